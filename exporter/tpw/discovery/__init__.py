@@ -1,0 +1,1 @@
+"""Which servers are on this host, and which GPU is whose."""

@@ -1,0 +1,164 @@
+"""The books: everything that was ever booked, and what is needed to book the next interval.
+
+One table carries all energy, time and money: a *posting* per (GPU, server, model, state). Every family of metrics is a
+sum over it: by GPU and state, by server and model, or over everything. So nothing can be booked twice, the parts of a
+whole always sum to it, and a new way to look at the numbers costs no new bookkeeping.
+
+All values are frozen; ``advance`` (see :mod:`tpw.ledger.advance`) makes new ones and shares what did not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tpw.model import Attribution, Cadence, Gpu, GpuSample, Instant, Load, Role, State, TokenKind
+
+
+class PostingKey(NamedTuple):
+    """Whose interval it was. ``server`` and ``model`` are "" while the GPU is idle."""
+
+    gpu: str
+    server: str
+    model: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """What was booked for one key since the books began. Nothing in it ever falls."""
+
+    seconds: float = 0.0
+    joules: float = 0.0
+    """Boundary gpu."""
+    facility_joules: float = 0.0
+    """Boundary facility."""
+    unpriced_joules: float = 0.0
+    """Facility joules for whose moment no price was known."""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """Money by component; ``energy`` is what positive prices charged."""
+    credit: float = 0.0
+    """Money that negative prices paid back."""
+    emissions_grams: Mapping[str, float] = field(default_factory=dict)
+    """CO2 equivalent by basis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Time of a GPU whose joules have not been read yet: [start, end) in wall seconds, and who shares it.
+
+    Joules that arrive are spread evenly over the pending time, so energy that a hardware counter gathered over an outage
+    lands in the states, and at the prices, of the time in which it was used.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    shares: tuple[tuple[PostingKey, float], ...]
+    """(key, weight); the weights sum to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuAccount:
+    """One GPU in the books."""
+
+    gpu: Gpu
+    up: bool = False
+    sample: GpuSample | None = None
+    """The last good look, for the gauges. None while the GPU is not up."""
+    baseline_joules: float | None = None
+    """Raw hardware counter up to which joules are booked."""
+    baseline_watts: float | None = None
+    """Power at the baseline, where power is integrated."""
+    baseline_at_seconds: float | None = None
+    """Monotonic instant of the baseline. None after a restart: then the wall clock bounds the gap."""
+    baseline_wall_seconds: float | None = None
+    pending: tuple[Pending, ...] = ()
+    unmetered_seconds: float = 0.0
+    anomalies: Mapping[str, int] = field(default_factory=dict)
+    throttle_seconds: Mapping[str, float] = field(default_factory=dict)
+    throttle_raw: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HostAccount:
+    """One host component in the books."""
+
+    joules: float = 0.0
+    power_watts: float | None = None
+    baseline_joules: float | None = None
+    baseline_watts: float | None = None
+    baseline_at_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSample:
+    """Cumulative totals of a server at one tick, for the live ratios. Keys: (model, kind), (model, boundary) ..."""
+
+    at_seconds: float
+    tokens: Mapping[tuple[str, TokenKind], float]
+    joules: Mapping[str, float]
+    """By model, all states."""
+    facility_joules: Mapping[str, float]
+    energy_cost: Mapping[str, float]
+    full_cost: Mapping[str, float]
+    priced: bool
+    """False while some of the joules since the last sample had no price."""
+    metered: bool
+    """False while a GPU of the server had no trustworthy reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAccount:
+    """One inference server in the books."""
+
+    name: str
+    up: bool = False
+    engine: str = ""
+    cadence: Cadence = Cadence.UNKNOWN
+    version: str = ""
+    attribution: Attribution = Attribution.NONE
+    gpus: frozenset[str] = frozenset()
+    """UUIDs it owns now."""
+    identity: str = ""
+    series: Mapping[str, float] = field(default_factory=dict)
+    """Last raw value by series key: what the counters' rises are taken from."""
+    counted: Mapping[tuple[str, Role], float] = field(default_factory=dict)
+    """Rises by (model, role), summed since the books began."""
+    tokens: Mapping[tuple[str, TokenKind], float] = field(default_factory=dict)
+    """The disjoint kinds made of them. Never falls."""
+    work: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Work units by (model, unit)."""
+    requests: Mapping[str, float] = field(default_factory=dict)
+    """Finished requests by model, where the engine counts them."""
+    loads: tuple[Load, ...] = ()
+    models: tuple[str, ...] = ()
+    """Models it serves, as last known: parked energy is theirs."""
+    reference_cost: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """By (model, reference)."""
+    window: tuple[WindowSample, ...] = ()
+    window_seconds: float = 0.0
+    """The window wanted for this server's cadence."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAccount:
+    """Counts of one source that survive the process."""
+
+    reads: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything. ``at`` is the tick up to which time is booked."""
+
+    at: Instant | None = None
+    currency: str = ""
+    gpus: Mapping[str, GpuAccount] = field(default_factory=dict)
+    postings: Mapping[PostingKey, Posting] = field(default_factory=dict)
+    hosts: Mapping[str, HostAccount] = field(default_factory=dict)
+    servers: Mapping[str, ServerAccount] = field(default_factory=dict)
+    sources: Mapping[str, SourceAccount] = field(default_factory=dict)
+    polls: int = 0
+    polls_skipped: int = 0

@@ -1,0 +1,394 @@
+"""Identities, readings and units that every room shares.
+
+Imports nothing of ours and does no I/O. Everything here is frozen: a reading is made once by a source, carried through
+the ledger and shown by the exposition, and nobody changes it on the way.
+
+Units are in the names: ``_watts``, ``_joules``, ``_seconds``, ``_bytes``, ``_celsius``, ``_ratio`` (0 to 1).
+``at_seconds`` is always a *monotonic* instant (``time.monotonic``), ``wall_seconds`` always Unix time. ``None`` means
+"not known", never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+UNKNOWN_MODEL = "unknown"
+"""Model label of tokens and joules whose server names no model."""
+
+
+class State(StrEnum):
+    """What a GPU was doing over an interval."""
+
+    ACTIVE = "active"
+    """A server that owns it was working: requests running, or tokens moved."""
+    PARKED = "parked"
+    """Owned, a model is loaded, no work."""
+    IDLE = "idle"
+    """Nobody owns it."""
+
+
+class TokenKind(StrEnum):
+    """The three disjoint kinds of tokens, like the lines of an API price list."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+    CACHED_INPUT = "cached_input"
+
+
+class Boundary(StrEnum):
+    """What a quantity of energy includes."""
+
+    GPU = "gpu"
+    """The board."""
+    FACILITY = "facility"
+    """The board and its share of the host, times PUE."""
+
+
+class Scope(StrEnum):
+    """Which costs a cost per token includes."""
+
+    ENERGY = "energy"
+    FULL = "full"
+
+
+class PowerScope(StrEnum):
+    """What a GPU's own meter includes (superchips report the whole module)."""
+
+    GPU = "gpu"
+    MODULE = "module"
+    MEMORY = "memory"
+
+
+class EnergyMethod(StrEnum):
+    """How a GPU's joules are obtained, best first."""
+
+    COUNTER = "counter"
+    """Difference of a hardware energy counter."""
+    AVERAGE_POWER = "average_power"
+    """Trapezoid over a sensor that reports the mean of the last second."""
+    INSTANT_POWER = "instant_power"
+    """Trapezoid over a sensor that reports an instant: aliases with periodic work."""
+    EXTERNAL = "external"
+    """Somebody else's meter (a PDU, a BMC, a Prometheus query)."""
+    CONFIGURED = "configured"
+    """A fixed number of watts from the configuration."""
+    NONE = "none"
+    """The board reports neither power nor energy."""
+
+
+class Cadence(StrEnum):
+    """When an engine's output counter moves."""
+
+    STEP = "step"
+    """At every engine step: the rate is live."""
+    CHUNK = "chunk"
+    """Whenever a chunk reaches the frontend: live."""
+    FINISH = "finish"
+    """Only when a request ends: short windows read zero, then a spike."""
+    UNKNOWN = "unknown"
+
+
+class Reason(StrEnum):
+    """Why a read ended without a reading. Failure is data, never a zero."""
+
+    UNSUPPORTED = "unsupported"
+    """The thing cannot tell, and never will."""
+    ABSENT = "absent"
+    """Not here: no driver, no library, HTTP 404."""
+    PERMISSION = "permission"
+    UNAUTHORIZED = "unauthorized"
+    """HTTP 401 or 403."""
+    LOST = "lost"
+    """The GPU has fallen off the bus."""
+    BROKEN = "broken"
+    """The device or its driver answers with an error."""
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    """Connection refused, name not found, reset."""
+    LOADING = "loading"
+    """HTTP 503: the model is being loaded."""
+    DISABLED = "disabled"
+    """HTTP 501, or a page without the engine's series: metrics are switched off."""
+    MALFORMED = "malformed"
+    """An answer that is not what it should be."""
+    NOT_YET = "not_yet"
+    """A price feed that has not published."""
+    INTERNAL = "internal"
+    """A bug of ours, caught at the poller."""
+
+
+class SourceError(Exception):
+    """A source could not read. Raised by sources, caught once, by the poller.
+
+    Args:
+        reason: which of the closed set of reasons.
+        detail: for the person who reads the log: what happened, in one line.
+        hint: how to allow it, or "" where nothing can be done.
+        fatal: True when only a new process can mend it (a driver library replaced on disk): the daemon exits with 1 and
+            its supervisor starts it afresh.
+    """
+
+    def __init__(self, reason: Reason, detail: str, hint: str = "", *, fatal: bool = False) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.hint = hint
+        self.fatal = fatal
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One moment on both clocks: monotonic for durations, wall for prices and books."""
+
+    monotonic_seconds: float
+    wall_seconds: float
+
+
+# --------------------------------------------------------------------------------------------------------------- power
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One physical board that reports power, as its meter found it. Changes only when the board is probed again."""
+
+    uuid: str
+    index: int
+    name: str = ""
+    vendor: str = "nvidia"
+    architecture: str = ""
+    driver_version: str = ""
+    pci_bus_id: str = ""
+    power_scope: PowerScope = PowerScope.GPU
+    energy_method: EnergyMethod = EnergyMethod.COUNTER
+    method_note: str = ""
+    """Why no better method is used; "" when the method is the best there is."""
+    max_power_watts: float | None = None
+    """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One look at one GPU. A field that could not be read in this look is None."""
+
+    uuid: str
+    at_seconds: float
+    """Monotonic instant of the energy or power reading."""
+    energy_joules: float | None = None
+    """The raw hardware counter: any epoch, may reset."""
+    power_watts: float | None = None
+    """What the sensor says now; what is integrated where there is no counter."""
+    power_limit_watts: float | None = None
+    utilization_ratio: float | None = None
+    memory_used_bytes: float | None = None
+    memory_total_bytes: float | None = None
+    temperature_celsius: float | None = None
+    throttle_seconds: tuple[tuple[str, float], ...] | None = None
+    """(reason, cumulative seconds) since some epoch of the driver's; may reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """One GPU that did not answer in this look; the others did."""
+
+    uuid: str
+    at_seconds: float
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorReading:
+    """Everything one accelerator meter saw in one look."""
+
+    gpus: tuple[Gpu, ...]
+    """All GPUs the meter has ever found since it was opened, lost ones too."""
+    samples: tuple[GpuSample, ...]
+    faults: tuple[GpuFault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostSample:
+    """One host component (cpu, dram, node) at one moment."""
+
+    component: str
+    at_seconds: float
+    energy_joules: float | None = None
+    """Monotone within the life of the meter object (wraps are already undone); any epoch."""
+    power_watts: float | None = None
+    """For meters that only know watts: integrated by trapezoid."""
+    max_power_watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """Everything one host meter saw in one look."""
+
+    samples: tuple[HostSample, ...]
+
+
+# -------------------------------------------------------------------------------------------------------------- tokens
+
+
+class Role(StrEnum):
+    """What a server's series counts, before the kinds are made disjoint."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+    """Prompt tokens computed, cached ones excluded."""
+    PROMPT = "prompt"
+    """Prompt tokens, cached ones included: INPUT = PROMPT - CACHED_INPUT."""
+    CACHED_INPUT = "cached_input"
+    REQUESTS = "requests"
+    """Finished requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSeries:
+    """One counter series of a server's page, as it stands now."""
+
+    role: Role
+    model: str
+    key: str
+    """Identifies the series across reads: its name and labels as on the page."""
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests in a server at one moment, by model. None where the engine does not say."""
+
+    model: str
+    running: float | None
+    waiting: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSeries:
+    """A counter of work where tokens are not the measure (audio seconds, images, requests)."""
+
+    unit: str
+    model: str
+    key: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReading:
+    """One look at one inference server."""
+
+    server: str
+    at_seconds: float
+    engine: str
+    cadence: Cadence
+    version: str
+    identity: str
+    """Changes when the process behind the counters is another one; "" where that cannot be known."""
+    series: tuple[TokenSeries, ...]
+    loads: tuple[Load, ...] = ()
+    work: tuple[WorkSeries, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFault:
+    """A server that did not give a reading."""
+
+    server: str
+    at_seconds: float
+    reason: Reason
+    detail: str
+
+
+# ----------------------------------------------------------------------------------------------------------- ownership
+
+
+class Attribution(StrEnum):
+    """How it is known which GPUs are a server's."""
+
+    CONFIGURED = "configured"
+    PROCESSES = "processes"
+    """Listening socket -> process tree -> the driver's process list."""
+    KUBERNETES = "kubernetes"
+    """The kubelet's device assignment."""
+    ENVIRONMENT = "environment"
+    """CUDA_VISIBLE_DEVICES of the process."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Which GPUs a server owns now.
+
+    ``held`` is whether some process still holds the GPUs: a server that answers no more owns its GPUs only while it is
+    held (contract, section "Field terms"). ``shares`` optionally weighs servers that sit on one GPU (SM share); GPUs
+    not named there are split evenly.
+    """
+
+    server: str
+    gpus: frozenset[str]
+    method: Attribution
+    held: bool = True
+    model: str = ""
+    """Configured model, for servers whose engine names none and for ranks whose counters are elsewhere."""
+    has_counters: bool = True
+    """False for ranks without an address: their activity is their GPUs' utilisation."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+# --------------------------------------------------------------------------------------------------------------- money
+
+
+class PriceState(StrEnum):
+    """How far a price can be relied on."""
+
+    FINAL = "final"
+    PRELIMINARY = "preliminary"
+    FORECAST = "forecast"
+    FALLBACK = "fallback"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceInterval:
+    """The all-in price per kWh over the half-open interval [start, end), Unix seconds. May be negative."""
+
+    start_seconds: float
+    end_seconds: float
+    price_per_kwh: float
+    state: PriceState = PriceState.FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A cost that runs with time, per GPU (hardware, hosting, operations)."""
+
+    component: str
+    per_gpu_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the same work would cost elsewhere: per token (API) or per GPU time (rented). Currency is the exporter's."""
+
+    name: str
+    price_per_gpu_second: float | None = None
+    price_per_token: Mapping[TokenKind, float] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """The life of one source as the poller sees it. Counts are since the books began, not since the process."""
+
+    name: str
+    up: bool
+    read_duration_seconds: float | None = None
+    last_success_wall_seconds: float | None = None
+    reads: int = 0
+    failures: tuple[tuple[str, int], ...] = ()
+    """(reason, count)."""
+    detail: str = ""
+    hint: str = ""
