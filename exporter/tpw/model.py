@@ -284,10 +284,14 @@ class ServerReading:
     cadence: Cadence
     version: str
     identity: str
-    """Changes when the process behind the counters is another one; "" where that cannot be known."""
+    """Changes when the process behind the counters is another one; "" where that cannot be known. ``page:...`` comes from
+    the page itself (its counters surely began at 0 with it), ``process:...`` from the operating system (a restarted server
+    may go on from files)."""
     series: tuple[TokenSeries, ...]
     loads: tuple[Load, ...] = ()
     work: tuple[WorkSeries, ...] = ()
+    started_wall_seconds: float | None = None
+    """When the process behind the counters began, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

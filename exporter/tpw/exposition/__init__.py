@@ -1,0 +1,1 @@
+"""What the world sees: the catalogue of metrics, snapshot -> families -> pages, and the HTTP server."""

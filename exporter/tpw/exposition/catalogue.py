@@ -54,7 +54,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_gpu_state_cost_total",
         Kind.COUNTER,
         (*_GPU, "state", "component", "currency"),
-        "What that time cost: component energy is the facility energy at the price of its moment, the others run with time.",
+        "What that time cost: component energy is the facility energy at the price of its moment, the others run with "
+        "time.",
     ),
     Metric(
         "tpw_gpu_unmetered_seconds_total", Kind.COUNTER, _GPU, "Time for which no trustworthy energy reading exists."
@@ -146,7 +147,10 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     # --------------------------------------------------------------------------------------------------- live ratios
     Metric(
-        "tpw_tokens_per_second", Kind.GAUGE, (*_MODEL, "kind"), "Tokens per second over the window; kind output or total."
+        "tpw_tokens_per_second",
+        Kind.GAUGE,
+        (*_MODEL, "kind"),
+        "Tokens per second over the window; kind output or total.",
     ),
     Metric(
         "tpw_tokens_per_watt",
@@ -188,13 +192,24 @@ CATALOGUE: tuple[Metric, ...] = (
     # ------------------------------------------------------------------------------------------------------ exporter
     Metric("tpw_build_info", Kind.GAUGE, ("version", "python_version"), "What runs; always 1."),
     Metric(
-        "tpw_config_last_reload_successful", Kind.GAUGE, (), "1 while the configuration in force is the file as it stands."
+        "tpw_config_last_reload_successful",
+        Kind.GAUGE,
+        (),
+        "1 while the configuration in force is the file as it stands.",
     ),
     Metric("tpw_snapshot_timestamp_seconds", Kind.GAUGE, (), "When the numbers of this page were taken, Unix time."),
     Metric("tpw_polls_total", Kind.COUNTER, (), "Polling ticks that were run."),
-    Metric("tpw_polls_skipped_total", Kind.COUNTER, (), "Polling ticks that were skipped because one was still running."),
+    Metric(
+        "tpw_polls_skipped_total", Kind.COUNTER, (), "Polling ticks that were skipped because one was still running."
+    ),
     Metric("tpw_poll_lag_seconds", Kind.GAUGE, (), "How late the last polling tick began."),
     Metric("tpw_store_last_write_timestamp_seconds", Kind.GAUGE, (), "When the books were last written to disk."),
+    Metric(
+        "tpw_exposition_dropped_samples_total",
+        Kind.COUNTER,
+        (),
+        "Samples left out of a page because they were not finite or not as the catalogue says: a bug in the exporter.",
+    ),
 )
 
 METRICS: dict[str, Metric] = {row.name: row for row in CATALOGUE}

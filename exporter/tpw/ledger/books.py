@@ -73,6 +73,8 @@ class GpuAccount:
     baseline_at_seconds: float | None = None
     """Monotonic instant of the baseline. None after a restart: then the wall clock bounds the gap."""
     baseline_wall_seconds: float | None = None
+    still_since_seconds: float | None = None
+    """Monotonic instant since which the hardware counter has not moved; None while it moves."""
     pending: tuple[Pending, ...] = ()
     unmetered_seconds: float = 0.0
     anomalies: Mapping[str, int] = field(default_factory=dict)
@@ -101,9 +103,10 @@ class WindowSample:
     """By model, all states."""
     facility_joules: Mapping[str, float]
     energy_cost: Mapping[str, float]
+    """By model, credit subtracted."""
     full_cost: Mapping[str, float]
-    priced: bool
-    """False while some of the joules since the last sample had no price."""
+    unpriced_joules: float
+    """All models: while this rises, a cost per token would be too low."""
     metered: bool
     """False while a GPU of the server had no trustworthy reading."""
 
@@ -114,6 +117,10 @@ class ServerAccount:
 
     name: str
     up: bool = False
+    active: bool = False
+    """Whether it was working at its last look."""
+    since_wall_seconds: float | None = None
+    """When it was first watched: counters of a process that began later are counted from 0."""
     engine: str = ""
     cadence: Cadence = Cadence.UNKNOWN
     version: str = ""
@@ -154,10 +161,14 @@ class Books:
     """Everything. ``at`` is the tick up to which time is booked."""
 
     at: Instant | None = None
+    resumed: bool = False
+    """True when they were just read from disk: then ``at.monotonic_seconds`` means nothing."""
     currency: str = ""
     gpus: Mapping[str, GpuAccount] = field(default_factory=dict)
     postings: Mapping[PostingKey, Posting] = field(default_factory=dict)
     hosts: Mapping[str, HostAccount] = field(default_factory=dict)
+    host_carry_joules: float = 0.0
+    """Host energy that no GPU energy has shared yet."""
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)
     polls: int = 0

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tpw.model import Gpu, GpuSample, HostReading
+from tpw.model import Gpu, GpuSample, HostReading, SourceError
 
 Clock = Callable[[], float]
 """A monotonic clock, seconds."""
+
+
+class MeterLost(SourceError):  # noqa: N818 - named for what happened, as SourceError's reasons are
+    """The library as a whole is gone: close the meter, and open it again after a while. ``fatal`` as in SourceError."""
 
 
 class AcceleratorMeter(Protocol):

@@ -1,0 +1,1 @@
+"""The books on disk: SQLite, written once per tick, read once at start."""

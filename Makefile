@@ -1,0 +1,148 @@
+# tpw-exporter: everything a checkout can do. Two commands matter to a newcomer:
+#
+#   make demo    the exporter over simulated GPUs and servers; needs no hardware
+#   make test    linters, types and the whole test suite, real servers included
+#
+# All of it stays inside the checkout (.venv, .cache, build). Nothing needs root. `make help` lists the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The interpreter the environment is made with: the first of these that is Python 3.11 or newer. Choose another one with
+# `make PYTHON=/path/to/python3.13 VENV=.venv-3.13 test`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+CACHE := .cache
+# The built wheel, unpacked. Tests import it through PYTHONPATH, before the editable installation.
+SITE := build/site
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+SOURCES := $(shell find exporter -name '*.py' -o -name py.typed) pyproject.toml README.md LICENSE
+CC ?= cc
+ARGS ?=
+PYTEST_ARGS ?=
+
+export PYTHONUTF8 := 1
+
+##@ Use
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## The real pipeline over simulated GPUs and a simulated server (ARGS='--help' for its options)
+	@exec $(BIN)/tpw-exporter demo $(ARGS)
+
+.PHONY: run
+run: $(VENV)/.runtime ## The daemon on this machine (ARGS='--config.file=...')
+	@exec $(BIN)/tpw-exporter run --state.dir=$(CACHE)/state $(ARGS)
+
+##@ Test
+
+.PHONY: test
+test: compiler $(VENV)/.dev lint $(SITE)/.built realparts ## Linters, types, and the whole suite against the built wheel and real servers
+	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'not heavy and not device' $(PYTEST_ARGS)
+
+.PHONY: test-unit
+test-unit: $(VENV)/.dev ## Only the tests that start no server, against the sources (seconds)
+	$(BIN)/pytest -m 'not e2e and not heavy and not device' $(PYTEST_ARGS)
+
+.PHONY: test-heavy
+test-heavy: $(VENV)/.dev $(SITE)/.built ## Tests that need a large download: vLLM on the CPU (2.3 GB)
+	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'heavy and not device' $(PYTEST_ARGS)
+
+.PHONY: test-device
+test-device: $(VENV)/.dev $(SITE)/.built ## Tests that need a real accelerator
+	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'device' $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.dev ## Rewrite the sources in the house's form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: realparts
+realparts: $(VENV)/.dev ## Fetch the real servers that tests talk to, into .cache/realparts
+	@PYTHONPATH=tests $(BIN)/python -m support.realparts fetch prometheus3 prometheus2 llama
+
+.PHONY: compiler
+compiler:
+	@command -v $(CC) >/dev/null || { \
+	  echo "No C compiler ($(CC)): the stand-in for the NVIDIA library cannot be built and its tests are skipped."; \
+	  echo "Install one (Debian: apt install gcc libc6-dev) or name it with CC=..."; \
+	  [[ "$${CI:-}" != true ]] || exit 1; } >&2
+
+##@ Generate
+
+.PHONY: generate
+generate: ## Rewrite every generated file
+	@true
+
+.PHONY: check-generated
+check-generated: generate ## Fails where a generated file is not what `make generate` writes
+	git diff --exit-code --stat
+	@untracked=$$(git ls-files --others --exclude-standard); \
+	[[ -z "$$untracked" ]] || { echo "Generated but not committed: $$untracked" >&2; exit 1; }
+
+# uv resolves for every supported Python and platform at once. The files name versions and hashes and no index.
+LOCK := $(CACHE)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--custom-compile-command "make lock" --no-emit-index-url --no-emit-find-links
+.PHONY: lock
+lock: ## Resolve requirements/*.txt anew
+	$(PYTHON) -m venv $(CACHE)/lock
+	$(CACHE)/lock/bin/python -m pip --disable-pip-version-check -q install uv
+	$(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(LOCK) requirements/build.in -o requirements/build.txt
+	$(LOCK) pyproject.toml requirements/dev.in -c requirements/runtime.txt -c requirements/build.txt -o requirements/dev.txt
+
+##@ Housekeeping
+
+.PHONY: wheel
+wheel: $(SITE)/.built ## Build dist/*.whl
+
+.PHONY: clean
+clean: ## Remove what was built; keeps .venv and the downloads
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -path ./$(CACHE) -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
+
+.PHONY: distclean
+distclean: clean ## Remove .venv and the downloads as well
+	rm -rf $(VENV) $(CACHE)
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+$(VENV)/.made:
+	@[[ -n "$(PYTHON)" ]] || { echo "No Python 3.11 or newer found. Name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments (Debian: apt install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Enough to run: the pinned requirements and the checkout itself, editable.
+$(VENV)/.runtime: $(VENV)/.made requirements/runtime.txt requirements/build.txt pyproject.toml
+	$(PIP) install --require-hashes -r requirements/runtime.txt -r requirements/build.txt
+	$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Built from the sources as they are and unpacked for the tests.
+$(SITE)/.built: $(VENV)/.runtime $(SOURCES)
+	@rm -rf $(SITE) build/wheel
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(PIP) install --no-deps --no-compile --target $(SITE) build/wheel/*.whl
+	@mkdir -p dist && cp build/wheel/*.whl dist/
+	@touch $@

@@ -1,0 +1,188 @@
+"""What no single setting can know: values that contradict or need each other.
+
+Every check looks at a configuration of which some values may be BAD (already reported), and says nothing about those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from tpw.config.money import Tariff, TimeOfUseLayer
+from tpw.config.nodes import BAD, Walk
+from tpw.config.parts import GpuChoice, Gpus, Meter
+from tpw.config.problems import did_you_mean
+from tpw.config.schema import Config, Server
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Names that other rooms know. An empty set means that nobody said: such names are then not checked."""
+
+    accelerators: Collection[str] = ()
+    host_meters: Collection[str] = ()
+    engines: Collection[str] = ()
+
+
+Report = Callable[[str, str], None]
+
+
+def check(config: Config, walk: Walk, known: Known) -> None:
+    """Note every contradiction in the walk, at the key it concerns."""
+    report = walk.problem_at
+    _polling(config, report)
+    _meters("accelerators", config.accelerators, known.accelerators, report)
+    if config.host:
+        _meters("host.meters", config.host.meters, known.host_meters, report)
+    _unique_names("servers", config.servers, report)
+    _unique_names("references", config.references, report)
+    engines = _engines(config, known)
+    for index, server in _whole(config.servers):
+        _server(f"servers[{index}]", server, engines, report)
+    _dialects(config, report)
+    _tariff(config.tariff, report)
+    _references(config, report)
+    _money_needs_currency(config, report)
+
+
+def _whole(items: Any) -> Iterator[tuple[int, Any]]:
+    """The entries of a list that could be read at all."""
+    return ((index, item) for index, item in enumerate(items or ()) if item is not BAD)
+
+
+def _is_given(value: Any) -> bool:
+    """Given, readable or not."""
+    return value is BAD or (value is not None and value != {} and value != ())
+
+
+def _polling(config: Config, report: Report) -> None:
+    polling = config.polling
+    if polling and polling.interval and polling.window and polling.window < 2 * polling.interval:
+        report("polling.window", "the window must span at least two intervals, or no rate can be told")
+
+
+def _meters(path: str, meters: Iterable[Meter], known: Collection[str], report: Report) -> None:
+    seen: set[str] = set()
+    for index, meter in _whole(meters):
+        if meter.name in seen:
+            report(f"{path}[{index}]", f"`{meter.name}` stands twice in this list")
+        elif known and meter.name not in known:
+            hint = did_you_mean(meter.name, known) or f"; there are {', '.join(sorted(known))}"
+            report(f"{path}[{index}]", f"unknown meter `{meter.name}`{hint}")
+        seen.add(meter.name)
+
+
+def _unique_names(path: str, items: Any, report: Report) -> None:
+    first: dict[str, int] = {}
+    for index, item in _whole(items):
+        if item.name is BAD:
+            continue
+        if item.name in first:
+            report(f"{path}[{index}].name", f"`{item.name}` is the name of {path}[{first[item.name]}] already")
+        first.setdefault(item.name, index)
+
+
+def _engines(config: Config, known: Known) -> frozenset[str]:
+    if not known.engines:
+        return frozenset()
+    own = {str(dialect["name"]) for _, dialect in _whole(config.dialects) if dialect.get("name")}
+    return frozenset({*known.engines, *own, "custom"})
+
+
+def _server(path: str, server: Server, engines: frozenset[str], report: Report) -> None:
+    if server.engine and engines and server.engine not in engines:
+        hint = did_you_mean(server.engine, engines) or f"; there are {', '.join(sorted(engines))}"
+        report(f"{path}.engine", f"unknown engine `{server.engine}`{hint}")
+    if server.url is None:
+        _server_without_address(path, server, report)
+    _server_tokens(path, server, report)
+    if server.tls:
+        _server_tls(path, server, report)
+
+
+def _server_without_address(path: str, server: Server, report: Report) -> None:
+    if isinstance(server.gpus, Gpus) and server.gpus.choice is not GpuChoice.LISTED:
+        report(
+            path,
+            "has neither url nor gpus: give the url of its metrics, or, for ranks whose counters are on another node,"
+            " list its gpus",
+        )
+    for key in ("headers_file", "tls", "tokens"):
+        if _is_given(getattr(server, key)):
+            report(f"{path}.{key}", "has no meaning without a url: nothing is fetched from this server")
+
+
+def _server_tokens(path: str, server: Server, report: Report) -> None:
+    tokens = server.tokens
+    if server.engine == "custom" and not _is_given(tokens) and server.url is not None:
+        report(f"{path}.engine", "engine custom needs `tokens`: which metrics of the page count what")
+    if _is_given(tokens) and server.engine != "custom" and server.engine is not BAD and server.url is not None:
+        report(f"{path}.tokens", "is for `engine: custom` alone; a known engine's metrics are known")
+    if tokens and "input" in tokens and "prompt" in tokens:
+        report(
+            f"{path}.tokens.prompt",
+            "give input (prompt tokens computed) or prompt (cached ones included), not both: one follows from the other",
+        )
+    if tokens and set(tokens) == {"requests"}:
+        report(f"{path}.tokens", "counts requests only: name at least one metric of tokens (output, input or prompt)")
+
+
+def _server_tls(path: str, server: Server, report: Report) -> None:
+    tls = server.tls
+    assert tls is not None  # noqa: S101 - asked by the caller
+    if (tls.cert_file is None) != (tls.key_file is None):
+        lacking = "cert_file" if tls.cert_file is None else "key_file"
+        report(f"{path}.tls", f"a client certificate is two files: `{lacking}` is missing")
+    if isinstance(server.url, str) and server.url.startswith("http://"):
+        report(f"{path}.tls", "has no meaning with an http address: write https in the url, or remove tls")
+
+
+def _dialects(config: Config, report: Report) -> None:
+    for index, dialect in _whole(config.dialects):
+        if not isinstance(dialect.get("name"), str) or not dialect["name"]:
+            report(f"dialects[{index}]", "a dialect needs a name, which servers give as their engine")
+
+
+def _tariff(tariff: Tariff, report: Report) -> None:
+    if not tariff:
+        return
+    for name in ("energy", "grid", "levies"):
+        layer = getattr(tariff, name)
+        if isinstance(layer, TimeOfUseLayer):
+            if tariff.timezone is None:
+                report("tariff", "prices by the clock need `timezone`: which clock is meant, such as Europe/Berlin")
+            if layer.holidays_region and find_spec("holidays") is None:
+                report(
+                    f"tariff.{name}.holidays_region",
+                    "needs the Python package `holidays`, which is not installed; or list the dates in `holidays`",
+                )
+            for index, zone in _whole(layer.zones):
+                if zone.valid_from and zone.valid_to and zone.valid_from > zone.valid_to:
+                    report(f"tariff.{name}.zones[{index}].valid_to", "lies before valid_from: the zone never holds")
+    if tariff.energy is None and (_is_given(tariff.grid) or _is_given(tariff.levies)):
+        report("tariff", "has grid or levies but no `energy`: the price would be wrong, not partial")
+
+
+def _references(config: Config, report: Report) -> None:
+    for index, reference in _whole(config.references):
+        given = [_is_given(reference.price_per_gpu_hour), _is_given(reference.price_per_million)]
+        if sum(given) != 1:
+            fault = "has both prices" if all(given) else "has no price"
+            report(f"references[{index}]", f"{fault}: give price_per_gpu_hour (rented) or price_per_million (an API)")
+
+
+def _money_needs_currency(config: Config, report: Report) -> None:
+    tariff = config.tariff
+    if tariff is BAD or tariff.currency is not None:
+        return
+    places = [
+        ("tariff", any(_is_given(layer) for layer in (tariff.energy, tariff.grid, tariff.levies))),
+        ("costs", bool(config.costs) and any(_is_given(getattr(config.costs, key)) for key in config.costs.__slots__)),
+        ("references", bool(config.references)),
+    ]
+    for path, names_money in places:
+        if names_money:
+            report(path, "names money, but `tariff.currency` is missing: say which, such as EUR")
+            return

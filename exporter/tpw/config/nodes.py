@@ -1,0 +1,240 @@
+"""YAML as a tree of nodes that remember their lines, and the walk that reads them.
+
+The tree is never turned into plain Python objects as a whole: every value is read by the shape of its setting from the
+text that stands in the file, so YAML's surprises (``no`` as false, ``22:00`` as a number in base 60, ``010`` as 8) never
+reach a setting, and every problem knows its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from tpw.config.problems import Problem
+
+MAX_NODES = 100_000
+"""More values than any real file has: what a short file with many aliases can blow up to is cut off here."""
+MAX_DEPTH = 40
+
+_KNOWN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
+)
+_NULL = "tag:yaml.org,2002:null"
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Bad:
+    """Stands where a value could not be read, so that the walk goes on and finds the other problems too."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "BAD"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+BAD: Final[Any] = _Bad()
+
+
+class Origin(NamedTuple):
+    """The mark of a node that stands in no file: a flag or an environment variable."""
+
+    name: str
+    line: int = -1
+    column: int = -1
+
+
+@dataclass(slots=True)
+class Walk:
+    """One reading of one configuration: where we are reading, what was found wrong, and where each key stands."""
+
+    file: str
+    directory: str = ""
+    """Relative paths in the file start here."""
+    problems: list[Problem] = field(default_factory=list)
+    places: dict[str, Node] = field(default_factory=dict)
+    expanded: int = 0
+
+    def problem(self, node: Node | None, path: str, message: str) -> Any:
+        """Note a problem at a node; returns BAD, to be returned by the shape."""
+        mark = None if node is None else node.start_mark
+        if isinstance(mark, Origin):
+            self.problems.append(Problem(mark.name, 0, 0, path, message))
+        elif mark is None:
+            self.problems.append(Problem(self.file, 0, 0, path, message))
+        else:
+            self.problems.append(Problem(self.file, mark.line + 1, mark.column + 1, path, message))
+        return BAD
+
+    def problem_at(self, path: str, message: str) -> None:
+        """Note a problem at a key path: at the key where it stands, else at the nearest section that holds it."""
+        place = path
+        while place and place not in self.places:
+            place = place[: max(place.rfind("."), place.rfind("["), 0)]
+        self.problem(self.places.get(place), path, message)
+
+
+def parse(text: str, walk: Walk) -> Node | None:
+    """The tree of a YAML text. Syntax errors are noted in the walk; None for an empty or unreadable text."""
+    loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        loader = loader_class(text)
+        try:
+            node: Node | None = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        walk.problems.append(Problem(walk.file, line, column, "", f"this is not YAML: {said}{_syntax_advice(said)}"))
+        return None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        walk.problems.append(
+            Problem(walk.file, line, 1, "", "this is not YAML: it has a character that text may not have")
+        )
+        return None
+    except RecursionError:
+        walk.problems.append(Problem(walk.file, 1, 1, "", f"nested deeper than {MAX_DEPTH} levels"))
+        return None
+    if node is None or not _survey(node, walk):
+        return None
+    return node
+
+
+def _syntax_advice(said: str) -> str:
+    if "'\\t'" in said:
+        return " (indent with spaces, not tabs)"
+    if "mapping values are not allowed" in said:
+        return " (a value that contains `: ` needs quotes; or the indentation is off)"
+    if "expected a single document" in said:
+        return " (one file holds one configuration: remove the `---` between them)"
+    return ""
+
+
+def _survey(root: Node, walk: Walk) -> bool:
+    """Refuse what the shapes should not have to think of: foreign tags, values that contain themselves, depth."""
+    sound = True
+    done: set[int] = set()
+    open_nodes: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(root, False)]
+    while stack:
+        node, leaving = stack.pop()
+        if leaving:
+            open_nodes.discard(id(node))
+            done.add(id(node))
+            continue
+        if id(node) in open_nodes:
+            walk.problem(node, "", "this value contains itself through an alias")
+            return False
+        if id(node) in done:
+            continue
+        if node.tag not in _KNOWN_TAGS:
+            walk.problem(node, "", f"the YAML tag `{node.tag}` has no meaning here: write the value without it")
+            sound = False
+        open_nodes.add(id(node))
+        if len(open_nodes) > MAX_DEPTH:
+            walk.problem(node, "", f"nested deeper than {MAX_DEPTH} levels")
+            return False
+        stack.append((node, True))
+        if isinstance(node, MappingNode):
+            for key, value in node.value:
+                stack.append((value, False))
+                stack.append((key, False))
+        elif isinstance(node, SequenceNode):
+            stack.extend((item, False) for item in node.value)
+    return sound
+
+
+def is_null(node: Node) -> bool:
+    """Whether nothing stands after the colon (or ``null``, ``~``)."""
+    return isinstance(node, ScalarNode) and node.tag == _NULL
+
+
+def described(node: Node) -> str:
+    """What kind of value stands there, for the reader of a message."""
+    if isinstance(node, MappingNode):
+        return "a mapping"
+    if isinstance(node, SequenceNode):
+        return "a list"
+    return "nothing" if is_null(node) else f"`{shortened(node.value)}`"
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """A value as it is shown in a message."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def entries(node: MappingNode, walk: Walk, path: str) -> Iterator[tuple[str, Node, Node]]:
+    """(key, node of the key, node of the value) of a mapping, merge keys (``<<``) resolved, each key once.
+
+    A key that stands twice is a problem: YAML would silently keep one of them.
+    """
+    lines: dict[str, int] = {}
+    merged: list[tuple[str, Node, Node]] = []
+    for key_node, value_node in node.value:
+        if key_node.tag == _MERGE:
+            sources = value_node.value if isinstance(value_node, SequenceNode) else [value_node]
+            for source in sources:
+                if isinstance(source, MappingNode):
+                    merged.extend(entries(source, walk, path))
+                else:
+                    walk.problem(source, path, "`<<` merges mappings only")
+            continue
+        if not isinstance(key_node, ScalarNode):
+            walk.problem(key_node, path, f"a key is a word, not {described(key_node)}")
+            continue
+        key = key_node.value
+        inner = join(path, key)
+        if key in lines:
+            first = f"; it already stands in line {lines[key]}" if lines[key] > 0 else ""
+            walk.problem(key_node, inner, f"this key stands twice{first}")
+            continue
+        lines[key] = key_node.start_mark.line + 1
+        yield key, key_node, value_node
+    for key, key_node, value_node in merged:
+        if key not in lines:
+            lines[key] = 0
+            yield key, key_node, value_node
+
+
+def join(path: str, key: str) -> str:
+    """Key path of a key inside a mapping."""
+    return f"{path}.{key}" if path else key
+
+
+def plain(node: Node, walk: Walk, path: str) -> Any:
+    """A free value as Python objects: str, int, float, bool, None, tuple, dict with str keys."""
+    walk.expanded += 1
+    if walk.expanded > MAX_NODES:
+        return BAD if walk.expanded > MAX_NODES + 1 else walk.problem(node, path, "aliases make this value too large")
+    if isinstance(node, MappingNode):
+        return {key: plain(value, walk, join(path, key)) for key, _, value in entries(node, walk, path)}
+    if isinstance(node, SequenceNode):
+        return tuple(plain(item, walk, f"{path}[{index}]") for index, item in enumerate(node.value))
+    return _plain_scalar(node)
+
+
+def _plain_scalar(node: Node) -> Any:
+    text: str = node.value
+    match node.tag.rpartition(":")[2]:
+        case "null":
+            return None
+        case "bool":
+            return text.lower() in {"true", "yes", "on"}
+        case "int" | "float":
+            try:
+                number = float(text)
+            except ValueError:
+                return text  # base 60, binary and the like: the text as it stands
+            is_whole = text.lstrip("+-").replace("_", "").isdigit()
+            return int(text) if is_whole else number
+        case _:
+            return text

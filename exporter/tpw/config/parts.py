@@ -1,0 +1,167 @@
+"""Values with a grammar of their own: a server's GPUs, meters with options, the generic token mapping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from tpw.config.nodes import BAD, Walk, described, entries, is_null, plain, shortened
+from tpw.config.problems import did_you_mean
+from tpw.config.shapes import JsonSchema, ListOf, MapOf, OrMapping, Scalar, Section, setting, text
+from tpw.config.values import WORD
+
+
+class GpuChoice(StrEnum):
+    """How a server's GPUs are known."""
+
+    AUTO = "auto"
+    NONE = "none"
+    LISTED = "listed"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """Which GPUs a server owns. ``listed`` holds each as it was written: index, UUID or PCI bus id."""
+
+    choice: GpuChoice
+    listed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GpusShape:
+    """``auto``, ``none``, or a list of GPUs."""
+
+    words: str = "auto, none, or a list of GPUs (index, UUID or PCI bus id)"
+
+    def read(self, node: Node, walk: Walk, path: str) -> Any:
+        """See Shape."""
+        if isinstance(node, ScalarNode) and node.value in {"auto", "none"}:
+            return Gpus(GpuChoice(node.value))
+        if not isinstance(node, SequenceNode):
+            advice = f": write [{shortened(node.value)}]" if isinstance(node, ScalarNode) and not is_null(node) else ""
+            return walk.problem(node, path, f"should be {self.words}, not {described(node)}{advice}")
+        values = ListOf(Scalar("a GPU", _gpu, {}), self.words, unique=True).read(node, walk, path)
+        if not values:
+            return walk.problem(node, path, "names no GPU: write none where the server has none")
+        return BAD if any(value is BAD for value in values) else Gpus(GpuChoice.LISTED, values)
+
+    def schema(self) -> JsonSchema:
+        """See Shape."""
+        item = {"anyOf": [{"type": "integer", "minimum": 0}, WORD]}
+        return {
+            "anyOf": [{"enum": ["auto", "none"]}, {"type": "array", "minItems": 1, "uniqueItems": True, "items": item}]
+        }
+
+
+def _gpu(value: str) -> str:
+    if re.fullmatch(r"\d{1,3}", value):
+        return str(int(value))
+    if re.fullmatch(r"[A-Za-z0-9][\w.:/-]{2,}", value) and value not in {"auto", "none", "all", "true", "false"}:
+        return value
+    raise ValueError(f"`{shortened(value)}` is no GPU: give its index (0, 1 ...), its UUID (GPU-...) or its PCI bus id")
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter to use, and its own options as plain values (the meter says what it understands)."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MeterShape:
+    """The name of a meter, or a mapping of its name to its options."""
+
+    words: str = "the name of a meter, or its name with options"
+
+    def read(self, node: Node, walk: Walk, path: str) -> Any:
+        """See Shape."""
+        if isinstance(node, ScalarNode) and not is_null(node):
+            return self._named(node, node, walk, path, {})
+        if not isinstance(node, MappingNode):
+            return walk.problem(node, path, f"should be {self.words}, not {described(node)}")
+        found = list(entries(node, walk, path))
+        if len(found) != 1:
+            message = f"one entry is one meter; this one holds {len(found)} keys: indent the options under the name"
+            return walk.problem(node, path, message)
+        name, key_node, value_node = found[0]
+        place = f"{path}.{name}"
+        walk.places[place] = key_node
+        if is_null(value_node):
+            return self._named(key_node, key_node, walk, place, {})
+        if not isinstance(value_node, MappingNode):
+            return walk.problem(value_node, place, f"should be a mapping of options, not {described(value_node)}")
+        return self._named(key_node, value_node, walk, place, plain(value_node, walk, place))
+
+    def _named(self, name_node: Node, node: Node, walk: Walk, path: str, options: Any) -> Any:
+        if options is BAD:
+            return BAD
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name_node.value):
+            return walk.problem(
+                name_node, path, f"{described(name_node)} is no name of a meter: small letters, such as nvml"
+            )
+        return Meter(name_node.value, options)
+
+    def schema(self) -> JsonSchema:
+        """See Shape."""
+        name = "^[a-z][a-z0-9_]*$"
+        options = {"type": ["object", "null"]}
+        with_options = {"type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": {"pattern": name}}
+        return {"anyOf": [{"type": "string", "pattern": name}, {**with_options, "additionalProperties": options}]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSelector:
+    """A metric and the labels its series must carry."""
+
+    metric: str = setting(
+        text("the name of a metric", pattern="[a-zA-Z_:][a-zA-Z0-9_:]*"), "Name of the metric as it stands on the page."
+    )
+    match: Mapping[str, str] = setting(
+        MapOf(text("the value of a label"), "a mapping of labels to values", "[a-zA-Z_][a-zA-Z0-9_]*", "a label"),
+        "Only series whose labels have these values are counted.",
+        default=dict,
+        default_words="all series",
+    )
+
+
+_TOKEN_ROLES = ("output", "input", "prompt", "cached_input", "requests")
+
+
+@dataclass(frozen=True, slots=True)
+class TokensShape:
+    """Role -> the name of a metric, or a selector; every value becomes a MetricSelector."""
+
+    words: str = f"a mapping of {', '.join(_TOKEN_ROLES)} to metrics"
+
+    def read(self, node: Node, walk: Walk, path: str) -> Any:
+        """See Shape."""
+        if not isinstance(node, MappingNode):
+            return walk.problem(node, path, f"should be {self.words}, not {described(node)}")
+        result: dict[str, MetricSelector] = {}
+        for role, key_node, value_node in entries(node, walk, path):
+            place = f"{path}.{role}"
+            walk.places[place] = key_node
+            if role not in _TOKEN_ROLES:
+                hint = did_you_mean(role, _TOKEN_ROLES) or f"; the roles are {', '.join(_TOKEN_ROLES)}"
+                walk.problem(key_node, place, f"unknown role{hint}")
+                continue
+            value = self._selector().read(value_node, walk, place)
+            result[role] = MetricSelector(metric=value) if isinstance(value, str) else value
+        return result
+
+    @staticmethod
+    def _selector() -> OrMapping:
+        name = text("the name of a metric", pattern="[a-zA-Z_:][a-zA-Z0-9_:]*")
+        return OrMapping(name, Section(MetricSelector), "the name of a metric, or {metric, match}")
+
+    def schema(self) -> JsonSchema:
+        """See Shape."""
+        roles = {role: self._selector().schema() for role in _TOKEN_ROLES}
+        return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": roles}

@@ -1,0 +1,50 @@
+"""What is wrong with a configuration, told to the person who wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that must be mended before the daemon starts.
+
+    ``file`` is where the value came from: the file's name, a flag (``--log.level``) or an environment variable.
+    ``line`` and ``column`` count from 1; 0 means that there is no line, as for a flag.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    """Key path, such as ``servers[1].gpus[0]``; "" for the file as a whole."""
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, with every problem found in it, ordered by place."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean `x`?` where one of the known words is close, else ""."""
+    from difflib import get_close_matches
+
+    by_folded = {name.casefold(): name for name in known}
+    close = get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return f"; did you mean `{by_folded[close[0]]}`?" if close else ""
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,208 @@
+# ruff: noqa: RUF009 - setting() is dataclasses.field() with metadata
+"""The configuration, typed. One field is one setting: loading, flags, JSON Schema and the reference page follow from it.
+
+Sections are frozen and hold plain values only, so a reloaded configuration compares with the one in force by ``==``.
+Durations are seconds, paths are text, money is in ``tariff.currency``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tpw.config.money import Costs, ReferencePrice, Tariff
+from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
+from tpw.config.shapes import FreeMapping, ListOf, Section, choice, file_path, number, setting, switch, text
+from tpw.config.values import duration, http_url, listen_address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """How often the meters and the servers are read."""
+
+    interval: float = setting(
+        duration(0.1, 60.0), "Energy and tokens are read on the same tick, this far apart.", default=1.0
+    )
+    window: float = setting(
+        duration(1.0, 3600.0),
+        "What the live ratios (tokens per watt, cost per token) look back over. Servers that count tokens only when a"
+        " request ends get a longer one.",
+        default=60.0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Where the books are kept."""
+
+    dir: str = setting(
+        file_path("the path of a directory"),
+        "Directory of the books: counters go on from there after a restart. It must be writable and must survive the"
+        " process.",
+        default="/var/lib/tpw-exporter",
+        flag="state.dir",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Meters of what is not an accelerator."""
+
+    meters: tuple[Meter, ...] = setting(
+        ListOf(MeterShape(), "a list of host meters"),
+        "Host meters to read: `rapl` and others; each may be a mapping of its name to its options. An empty list reads"
+        " none.",
+        default=lambda: (Meter("rapl"),),
+        default_words="[rapl]",
+    )
+    sysfs: str = setting(
+        file_path("the path of a directory"), "Where sysfs is mounted: `/host/sys` in many containers.", default="/sys"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """TLS towards a server."""
+
+    ca_file: str | None = setting(
+        file_path(), "Certificates to trust instead of the system's (PEM).", default=None, default_words="the system's"
+    )
+    cert_file: str | None = setting(file_path(), "Client certificate (PEM), with `key_file`.", default=None)
+    key_file: str | None = setting(file_path(), "Key of the client certificate (PEM).", default=None)
+    insecure_skip_verify: bool = setting(switch(), "Do not check the server's certificate.", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One inference server. Without an address: ranks whose counters are on another node; they own GPUs only."""
+
+    name: str = setting(text("a name"), "Name of the server, the `server` label. Each name once.")
+    url: str | None = setting(
+        http_url(),
+        "Base address, such as http://127.0.0.1:8000: the engine's own metrics path is known. A full path is taken as"
+        " it is.",
+        default=None,
+        default_words="none: ranks of a server whose counters are elsewhere",
+    )
+    engine: str | None = setting(
+        text("the name of an engine", pattern="[a-z][a-z0-9_.-]*"),
+        "Which engine serves: vllm, sglang ... , a name from `dialects`, or `custom` with `tokens`.",
+        default=None,
+        default_words="recognised from the page",
+    )
+    gpus: Gpus = setting(
+        GpusShape(),
+        "GPUs it owns, each by index, UUID or PCI bus id; `auto` looks them up by its processes; `none`.",
+        default=Gpus(GpuChoice.AUTO),
+        default_words="auto",
+    )
+    model: str | None = setting(
+        text("the name of a model"), "Name of the model, where the engine names none.", default=None
+    )
+    headers_file: str | None = setting(
+        file_path(),
+        "File with HTTP headers to send, one `Name: value` a line; the only way to give a token or a password.",
+        default=None,
+    )
+    tokens: Mapping[str, MetricSelector] = setting(
+        TokensShape(),
+        "With engine `custom`: which metrics of the page count what. Roles: `output`, `input` (prompt tokens computed),"
+        " `prompt` (all prompt tokens, cached ones included), `cached_input`, `requests`. Each is the name of a metric or"
+        " {metric, match}.",
+        default=dict,
+    )
+    timeout: float = setting(duration(0.1, 60.0), "How long one read may take.", default=2.0)
+    tls: Tls | None = setting(Section(Tls), "TLS towards the server.", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """Finding servers that are not listed."""
+
+    processes: bool = setting(switch(), "Look for inference servers among the processes of this host.", default=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facility:
+    """From the energy of the boards to the energy that is paid for."""
+
+    pue: float = setting(
+        number(
+            "a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy"
+        ),
+        "Power usage effectiveness: facility energy divided by IT energy, a year's mean.",
+        default=1.0,
+    )
+    host_share: bool = setting(switch(), "Give each GPU an even share of what the host meters read.", default=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """The HTTP server."""
+
+    listen_address: str = setting(
+        listen_address(), "Address to listen on.", default=":10101", flag="web.listen-address"
+    )
+    telemetry_path: str = setting(
+        text("a path that starts with /", pattern=r"/[^\s?#]*"),
+        "Path of the metrics.",
+        default="/metrics",
+        flag="web.telemetry-path",
+    )
+    config_file: str | None = setting(
+        file_path(),
+        "File with TLS and authentication of the HTTP server, in the exporter-toolkit format.",
+        default=None,
+        flag="web.config.file",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """The log, on standard error."""
+
+    level: str = setting(
+        choice("debug", "info", "warning", "error", aliases={"warn": "warning"}),
+        "Least severity that is written.",
+        default="info",
+        flag="log.level",
+    )
+    format: str = setting(choice("logfmt", "json"), "Form of a line.", default="logfmt", flag="log.format")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration. ``Config()`` is what an empty file means."""
+
+    polling: Polling = setting(Section(Polling), "How often everything is read.", default=Polling())
+    state: State = setting(Section(State), "Where the books are kept.", default=State())
+    accelerators: tuple[Meter, ...] = setting(
+        ListOf(MeterShape(), "a list of meters"),
+        "Meters of accelerators, by name: `nvml` and others; each may be a mapping of its name to its options. An empty"
+        " list reads none.",
+        default=lambda: (Meter("nvml"),),
+        default_words="[nvml]",
+    )
+    host: Host = setting(Section(Host), "Meters of the host.", default=Host)
+    servers: tuple[Server, ...] = setting(
+        ListOf(Section(Server, with_null=False), "a list of servers"), "Inference servers to read.", default=()
+    )
+    dialects: tuple[Mapping[str, Any], ...] = setting(
+        ListOf(FreeMapping("a mapping that describes an engine"), "a list of dialects"),
+        "Engines of your own: what their metrics are called, in the form of the built-in rows.",
+        default=(),
+    )
+    discovery: Discovery = setting(Section(Discovery), "Servers that are not listed.", default=Discovery())
+    facility: Facility = setting(
+        Section(Facility), "From the boards' energy to the energy paid for.", default=Facility()
+    )
+    tariff: Tariff = setting(Section(Tariff), "What electricity costs.", default=Tariff())
+    costs: Costs = setting(Section(Costs), "What is not energy.", default=Costs())
+    references: tuple[ReferencePrice, ...] = setting(
+        ListOf(Section(ReferencePrice, with_null=False), "a list of references"),
+        "What the same work costs elsewhere.",
+        default=(),
+    )
+    web: Web = setting(Section(Web), "The HTTP server.", default=Web())
+    log: Log = setting(Section(Log), "The log.", default=Log())

@@ -1,0 +1,127 @@
+"""Single values of this product's settings: durations, zones, currencies, addresses, hours and days."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from tpw.config import times
+from tpw.config.nodes import shortened
+from tpw.config.problems import did_you_mean
+from tpw.config.shapes import ListOf, Scalar
+
+
+def duration(minimum: float, maximum: float) -> Scalar:
+    """A duration within bounds, in seconds."""
+    bounds = f"between {times.duration_text(minimum)} and {times.duration_text(maximum)}"
+
+    def parse(value: str) -> float:
+        seconds = times.duration_seconds(value)
+        if not minimum <= seconds <= maximum:
+            raise ValueError(f"{value} is not {bounds}")
+        return seconds
+
+    pattern = r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"
+    return Scalar(f"a duration {bounds}", parse, {"type": "string", "pattern": pattern})
+
+
+def currency() -> Scalar:
+    """An ISO 4217 code."""
+
+    def parse(value: str) -> str:
+        if re.fullmatch(r"[A-Z]{3}", value):
+            return value
+        if re.fullmatch(r"[A-Za-z]{3}", value):
+            raise ValueError(f"`{value}`: write {value.upper()}, currency codes are capitals")
+        raise ValueError(f"`{shortened(value)}` is no currency code (ISO 4217): three capitals such as EUR or USD")
+
+    return Scalar("a currency code such as EUR", parse, {"type": "string", "pattern": "^[A-Z]{3}$"})
+
+
+def time_zone() -> Scalar:
+    """An IANA zone that the zone data knows."""
+
+    def parse(value: str) -> str:
+        import zoneinfo
+
+        try:
+            zoneinfo.ZoneInfo(value)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            hint = did_you_mean(value, zoneinfo.available_timezones())
+            raise ValueError(f"`{shortened(value)}` is no time zone; write one such as Europe/Berlin{hint}") from None
+        return value
+
+    return Scalar("a time zone such as Europe/Berlin", parse, {"type": "string", "minLength": 1})
+
+
+def http_url() -> Scalar:
+    """An http or https address without anything secret in it."""
+
+    def parse(value: str) -> str:
+        words = "an address such as http://127.0.0.1:8000"
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError:
+            raise ValueError(f"`{shortened(value)}` should be {words}; its host or port cannot be read") from None
+        if parts.scheme not in {"http", "https"}:
+            start = value.partition("://")[0] if "://" in value else ""
+            advice = f"`{start}` is not http or https" if start else f"write http://{shortened(value)}"
+            raise ValueError(f"`{shortened(value)}` should be {words}: {advice}")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("an address must not hold a user or a password: secrets are given by file, headers_file")
+        if not parts.hostname or port == 0 or re.search(r"\s", value):
+            raise ValueError(f"`{shortened(value)}` should be {words}")
+        if parts.fragment:
+            raise ValueError(f"`#{parts.fragment}` has no meaning in an address that is fetched: remove it")
+        return value
+
+    return Scalar("an http or https address", parse, {"type": "string", "pattern": "^https?://[^\\s@]+$"})
+
+
+def listen_address() -> Scalar:
+    """host:port to listen on; the host may be left out."""
+
+    def parse(value: str) -> str:
+        match = re.fullmatch(r"(?:\[[0-9a-fA-F:.%\w]*\]|[\w.-]*):(\d{1,5})", value)
+        if match is None:
+            advice = f": write :{value}" if value.isdigit() else ""
+            raise ValueError(f"`{shortened(value)}` should be host:port, such as :10101 or 127.0.0.1:10101{advice}")
+        if int(match.group(1)) > 65535:
+            raise ValueError(f"{match.group(1)} is no port: they end at 65535")
+        return value
+
+    return Scalar("host:port", parse, {"type": "string", "pattern": r"^.*:\d{1,5}$"})
+
+
+def calendar_date() -> Scalar:
+    """A local calendar day."""
+    return Scalar("a date such as 2026-12-25", times.calendar_date, {"type": "string", "format": "date"})
+
+
+def _ranges(parse: Any, words: str, json: Mapping[str, Any], example: str) -> ListOf:
+    def gather(values: tuple[tuple[int, ...], ...]) -> frozenset[int]:
+        return frozenset(value for each in values for value in each)
+
+    return ListOf(Scalar(words, parse, json), f"a list such as [{example}]", or_one=True, gather=gather)
+
+
+WORD = {"type": "string", "minLength": 1}
+HOURS = ListOf(
+    Scalar(
+        "a range of hours such as 22:00-06:00",
+        times.hour_range,
+        {"type": "string", "pattern": r"^\d{1,2}:\d{2}\s*-\s*\d{1,2}:\d{2}$"},
+    ),
+    "a range of hours such as 22:00-06:00, or a list of them",
+    or_one=True,
+)
+DAYS = _ranges(times.day_range, "a day or a range of days such as mon-fri", WORD, "mon-fri")
+MONTHS = _ranges(
+    times.month_range,
+    "a month or a range of months such as 11-3",
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 12}, WORD]},
+    "11-3",
+)

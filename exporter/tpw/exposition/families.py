@@ -1,0 +1,419 @@
+"""Snapshot -> metric families: which number stands under which name.
+
+``families`` is a pure function of the snapshot. Everything it fills goes through one :class:`Sheet`, which knows the
+catalogue and lets nothing else out. Counters that are sums over postings are rounded once from the exact sum
+(``math.fsum``): the order in which the books hold their postings can then not move a counter, not even by the last bit,
+which Prometheus would take for a reset.
+
+Absent means unknown: a GPU that does not answer shows no gauges, a server that is down no requests, no currency no cost.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import fsum, isfinite
+from typing import NamedTuple
+
+from tpw import __version__
+from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
+from tpw.ledger.books import Books, GpuAccount, Posting, ServerAccount
+from tpw.ledger.window import live_ratios
+from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, State
+from tpw.snapshot import Snapshot
+
+Sample = tuple[tuple[str, ...], float]
+"""Label values, in the order of the catalogue, and the value."""
+
+DROPPED = "tpw_exposition_dropped_samples_total"
+
+# Label values are plain strings: members of an enum hash by a function in Python, and differently from their text.
+_STATES = tuple(str(state) for state in State)
+_SERVER_STATES = (str(State.ACTIVE), str(State.PARKED))
+
+
+class Family(NamedTuple):
+    """One metric family with at least one sample."""
+
+    metric: Metric
+    samples: list[Sample]
+
+
+class ExpositionError(ValueError):
+    """A sample that must not leave: a bug of ours. Says which metric and what was wrong with it."""
+
+
+@dataclass(slots=True)
+class Drops:
+    """Samples left out in production. Owned by whoever keeps the page; only grows."""
+
+    count: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    """The first problem seen, by metric."""
+
+    def add(self, metric: str, problem: str) -> None:
+        """Count one sample."""
+        self.count += 1
+        self.problems.setdefault(metric, problem)
+
+
+class Sheet:
+    """The one place through which samples leave: names of the catalogue, all labels, finite values."""
+
+    __slots__ = ("_samples",)
+
+    def __init__(self) -> None:
+        self._samples: dict[str, list[Sample]] = {}
+
+    def __getitem__(self, name: str) -> list[Sample]:
+        """The samples of one metric, to append to."""
+        samples = self._samples.get(name)
+        if samples is None:
+            samples = self._samples[name] = []
+        return samples
+
+    def families(self, drops: Drops | None = None) -> list[Family]:
+        """What was filled in, in the order of the catalogue, without empty families.
+
+        Args:
+            drops: where to count samples that must not leave. Without it they raise :class:`ExpositionError`.
+        """
+        filled = self._samples
+        for name in filled.keys() - METRICS.keys():
+            for _ in filled[name]:
+                _refuse(drops, name, "is not in the catalogue")
+        result = []
+        for metric in CATALOGUE:
+            samples = filled.get(metric.name)
+            if not samples:
+                continue
+            width = len(metric.labels)
+            if drops is None and len({labels for labels, _ in samples}) != len(samples):
+                raise ExpositionError(f"{metric.name} has two samples with the same labels")
+            unsound = [labels for labels, value in samples if len(labels) != width or not isfinite(value)]
+            if unsound:
+                samples = [sample for sample in samples if _sound(metric, sample, drops)]
+            if samples:
+                result.append(Family(metric, samples))
+        return result
+
+
+def _sound(metric: Metric, sample: Sample, drops: Drops | None) -> bool:
+    labels, value = sample
+    if len(labels) != len(metric.labels):
+        _refuse(drops, metric.name, f"has {len(labels)} label values {labels!r} for the labels {metric.labels!r}")
+        return False
+    if not isfinite(value):
+        _refuse(drops, metric.name, f"is {value!r} at {labels!r}")
+        return False
+    return True
+
+
+def _refuse(drops: Drops | None, name: str, problem: str) -> None:
+    if drops is None:
+        raise ExpositionError(f"{name} {problem}")
+    drops.add(name, problem)
+
+
+def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
+    """Everything the snapshot can tell, in the order of the catalogue.
+
+    Args:
+        snapshot: one tick.
+        drops: for production: counts what had to be left out, and is shown as a metric of its own. Without it a sample
+            that must not leave raises :class:`ExpositionError`.
+    """
+    sheet = Sheet()
+    books = snapshot.books
+    accounts = sorted(books.gpus.values(), key=_by_index)
+    sums = Sums.of(books)
+    energy_priced = bool(books.currency) and (bool(snapshot.prices.currency) or "energy" in sums.components)
+    components = sums.components | {"energy"} if energy_priced else sums.components
+    ordered = tuple(sorted(components)) if books.currency else ()
+    for account in accounts:
+        _gpu(sheet, account)
+        _gpu_books(sheet, account, sums, books.currency, ordered)
+    _hosts(sheet, books)
+    watched = {source.name[7:] for source in snapshot.sources if source.name.startswith("server:")}
+    for name in sorted(books.servers):
+        server = books.servers[name]
+        _server(sheet, server, books, watched=name in watched)
+        _server_books(sheet, server, sums, books.currency, ordered)
+        _ratios(sheet, server, books.currency if energy_priced else "")
+    _money(sheet, snapshot)
+    _sources(sheet, snapshot)
+    _exporter(sheet, snapshot)
+    if drops is not None:
+        sheet[DROPPED].append(((), float(drops.count)))
+    return sheet.families(drops)
+
+
+def _by_index(account: GpuAccount) -> tuple[int, str]:
+    return account.gpu.index, account.gpu.uuid
+
+
+# ------------------------------------------------------------------------------------------------------------- postings
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The postings, gathered by whose they are."""
+
+    gpus: Mapping[tuple[str, str], list[Posting]]
+    """By (uuid, state)."""
+    servers: Mapping[tuple[str, str, str], list[Posting]]
+    """By (server, model, state)."""
+    components: frozenset[str]
+    """Every cost component that was ever booked."""
+    unmeasured: frozenset[tuple[str, str]]
+    """(server, model) all of whose postings are on boards that report no energy."""
+
+    @classmethod
+    def of(cls, books: Books) -> Sums:
+        """Gather the postings of the books."""
+        gpus: dict[tuple[str, str], list[Posting]] = {}
+        servers: dict[tuple[str, str, str], list[Posting]] = {}
+        components: set[str] = set()
+        measured: set[tuple[str, str]] = set()
+        mute = {uuid for uuid, account in books.gpus.items() if account.gpu.energy_method is EnergyMethod.NONE}
+        for (gpu, server, model, of), posting in books.postings.items():
+            state = str(of)
+            gpus.setdefault((gpu, state), []).append(posting)
+            components.update(posting.cost)
+            if server:
+                servers.setdefault((server, model, state), []).append(posting)
+                if posting.joules > 0.0 or gpu not in mute:
+                    measured.add((server, model))
+        unmeasured = frozenset((server, model) for server, model, _ in servers if (server, model) not in measured)
+        return cls(gpus, servers, frozenset(components), unmeasured)
+
+
+def _joules(postings: list[Posting]) -> float:
+    return postings[0].joules if len(postings) == 1 else fsum([posting.joules for posting in postings])
+
+
+def _facility_joules(postings: list[Posting]) -> float:
+    if len(postings) == 1:
+        return postings[0].facility_joules
+    return fsum([posting.facility_joules for posting in postings])
+
+
+def _seconds(postings: list[Posting]) -> float:
+    return postings[0].seconds if len(postings) == 1 else fsum([posting.seconds for posting in postings])
+
+
+def _cost(postings: list[Posting], component: str) -> float:
+    if len(postings) == 1:
+        return postings[0].cost.get(component, 0.0)
+    return fsum([posting.cost.get(component, 0.0) for posting in postings])
+
+
+# ----------------------------------------------------------------------------------------------------------------- GPUs
+
+
+def _gpu(sheet: Sheet, account: GpuAccount) -> None:
+    """What the board is, and its gauges while it answers."""
+    gpu = account.gpu
+    who = (str(gpu.index), gpu.uuid)
+    sheet["tpw_gpu_info"].append(
+        (
+            (
+                *who,
+                gpu.name,
+                gpu.vendor,
+                gpu.architecture,
+                gpu.driver_version,
+                str(gpu.power_scope),
+                str(gpu.energy_method),
+            ),
+            1.0,
+        )
+    )
+    sheet["tpw_gpu_up"].append((who, 1.0 if account.up else 0.0))
+    sample = account.sample
+    if not account.up or sample is None:
+        return
+    for name, value in (
+        ("tpw_gpu_power_watts", sample.power_watts),
+        ("tpw_gpu_power_limit_watts", sample.power_limit_watts),
+        ("tpw_gpu_utilization_ratio", sample.utilization_ratio),
+        ("tpw_gpu_memory_used_bytes", sample.memory_used_bytes),
+        ("tpw_gpu_memory_total_bytes", sample.memory_total_bytes),
+        ("tpw_gpu_temperature_celsius", sample.temperature_celsius),
+    ):
+        if value is not None:
+            sheet[name].append((who, value))
+
+
+def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, components: tuple[str, ...]) -> None:
+    """What was booked for the board. All states are there from the start, so that no first increment is lost."""
+    gpu = account.gpu
+    index, uuid = who = (str(gpu.index), gpu.uuid)
+    by_state = [(state, sums.gpus.get((uuid, state), [])) for state in _STATES]
+    joules = [_joules(postings) if postings else 0.0 for _, postings in by_state]
+    measured = gpu.energy_method is not EnergyMethod.NONE or any(joules)
+    if measured:
+        # The total is the sum of the states as shown, in their order: law 1 holds to the last bit. (Not sum(): what that
+        # does to floats depends on the version of Python.)
+        active, parked, idle = joules
+        sheet["tpw_gpu_energy_joules_total"].append((who, active + parked + idle))
+        state_energy = sheet["tpw_gpu_state_energy_joules_total"]
+        for (state, _), value in zip(by_state, joules, strict=True):
+            state_energy.append(((index, uuid, state), value))
+    state_seconds = sheet["tpw_gpu_state_seconds_total"]
+    for state, postings in by_state:
+        state_seconds.append(((index, uuid, state), _seconds(postings) if postings else 0.0))
+    for component in components:
+        if component == "energy" and not measured:
+            continue
+        state_cost = sheet["tpw_gpu_state_cost_total"]
+        for state, postings in by_state:
+            value = _cost(postings, component) if postings else 0.0
+            state_cost.append(((index, uuid, state, component, currency), value))
+    if measured and "energy" in components:
+        unpriced = [posting.unpriced_joules for _, postings in by_state for posting in postings]
+        sheet["tpw_energy_unpriced_joules_total"].append((who, fsum(unpriced)))
+    sheet["tpw_gpu_unmetered_seconds_total"].append((who, account.unmetered_seconds))
+    for reason, count in sorted(account.anomalies.items()):
+        sheet["tpw_gpu_energy_anomalies_total"].append(((index, uuid, reason), float(count)))
+    for reason, seconds in sorted(account.throttle_seconds.items()):
+        sheet["tpw_gpu_throttle_seconds_total"].append(((index, uuid, reason), seconds))
+
+
+def _hosts(sheet: Sheet, books: Books) -> None:
+    for component, account in sorted(books.hosts.items()):
+        if account.power_watts is not None:
+            sheet["tpw_host_power_watts"].append(((component,), account.power_watts))
+        sheet["tpw_host_energy_joules_total"].append(((component,), account.joules))
+
+
+# -------------------------------------------------------------------------------------------------------------- servers
+
+
+def _server(sheet: Sheet, server: ServerAccount, books: Books, *, watched: bool) -> None:
+    """What the server is, what it owns and what it is doing.
+
+    A server that is not watched any more (taken out of the configuration) keeps its counters only; one that was never
+    read (ranks whose counters are elsewhere) has no ``up``, because nothing was ever tried.
+    """
+    name = server.name
+    if watched or server.up:
+        sheet["tpw_server_up"].append(((name,), 1.0 if server.up else 0.0))
+    if watched or server.up or server.gpus:
+        sheet["tpw_server_info"].append(
+            ((name, server.engine, str(server.cadence), server.version, str(server.attribution)), 1.0)
+        )
+    owned = sorted((books.gpus[uuid] for uuid in server.gpus if uuid in books.gpus), key=_by_index)
+    for account in owned:
+        sheet["tpw_server_gpu"].append(((name, str(account.gpu.index), account.gpu.uuid), 1.0))
+    for (model, kind), tokens in sorted(server.tokens.items()):
+        sheet["tpw_server_tokens_total"].append(((name, model, str(kind)), tokens))
+    for model, finished in sorted(server.requests.items()):
+        sheet["tpw_server_requests_total"].append(((name, model), finished))
+    for (model, unit), units in sorted(server.work.items()):
+        sheet["tpw_server_work_units_total"].append(((name, model, unit), units))
+    if server.up:
+        for load in server.loads:
+            who = (name, load.model or UNKNOWN_MODEL)
+            if load.running is not None:
+                sheet["tpw_server_requests_running"].append((who, load.running))
+            if load.waiting is not None:
+                sheet["tpw_server_requests_waiting"].append((who, load.waiting))
+
+
+def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str, components: tuple[str, ...]) -> None:
+    """What was booked for the server, over all its GPUs; both states from the start for every model it has."""
+    name = server.name
+    booked = {model for owner, model, _ in sums.servers if owner == name}
+    # Without a GPU nothing is known of its energy, so nothing is shown: it is not zero.
+    models = sorted(booked.union(server.models) if server.gpus else booked)
+    for model in models:
+        measured = (name, model) not in sums.unmeasured
+        for state in _SERVER_STATES:
+            who = (name, model, state)
+            postings = sums.servers.get(who, [])
+            if measured:
+                sheet["tpw_server_energy_joules_total"].append((who, _joules(postings) if postings else 0.0))
+                sheet["tpw_server_facility_energy_joules_total"].append(
+                    (who, _facility_joules(postings) if postings else 0.0)
+                )
+            for component in components:
+                if measured or component != "energy":
+                    value = _cost(postings, component) if postings else 0.0
+                    sheet["tpw_server_cost_total"].append(((name, model, state, component, currency), value))
+            credit = fsum([posting.credit for posting in postings]) if currency else 0.0
+            if credit > 0.0:
+                sheet["tpw_server_credit_total"].append(((name, model, state, currency), credit))
+            bases = {basis for posting in postings for basis in posting.emissions_grams}
+            for basis in sorted(bases):
+                grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
+                sheet["tpw_server_emissions_grams_total"].append(((name, model, state, basis), grams))
+    if currency:
+        for (model, reference), cost in sorted(server.reference_cost.items()):
+            sheet["tpw_server_reference_cost_total"].append(((name, model, reference, currency), cost))
+
+
+def _ratios(sheet: Sheet, server: ServerAccount, currency: str) -> None:
+    ratios = live_ratios(server, priced=bool(currency))
+    if ratios is None:
+        return
+    name = server.name
+    sheet["tpw_window_seconds"].append(((name,), ratios.span_seconds))
+    for model, of in ratios.models.items():
+        for kind, rate in of.tokens_per_second.items():
+            sheet["tpw_tokens_per_second"].append(((name, model, kind), rate))
+        for (kind, boundary), ratio in of.tokens_per_joule.items():
+            sheet["tpw_tokens_per_watt"].append(((name, model, kind, str(boundary)), ratio))
+        for (kind, scope), cost in of.cost_per_token.items():
+            sheet["tpw_cost_per_token"].append(((name, model, kind, str(scope), currency), cost))
+
+
+# ------------------------------------------------------------------------------------------ money, sources, the exporter
+
+
+def _money(sheet: Sheet, snapshot: Snapshot) -> None:
+    prices = snapshot.prices
+    currency = prices.currency
+    if currency:
+        now = prices.now
+        if now is not None and now.state is not PriceState.MISSING:
+            sheet["tpw_electricity_price_per_kwh"].append(((currency,), now.price_per_kwh))
+        state = PriceState.MISSING if now is None else now.state
+        sheet["tpw_electricity_price_state"].append(((str(state),), 1.0))
+        if prices.next is not None:
+            sheet["tpw_electricity_price_next_change_timestamp_seconds"].append(((), prices.next.start_seconds))
+            sheet["tpw_electricity_price_next_per_kwh"].append(((currency,), prices.next.price_per_kwh))
+    currency = snapshot.books.currency or currency
+    if currency:
+        for reference in snapshot.references:
+            for kind, price in reference.price_per_token.items():
+                sheet["tpw_reference_price_per_token"].append(((reference.name, str(kind), currency), price))
+
+
+def _sources(sheet: Sheet, snapshot: Snapshot) -> None:
+    for source in snapshot.sources:
+        who = (source.name,)
+        sheet["tpw_source_up"].append((who, 1.0 if source.up else 0.0))
+        if source.read_duration_seconds is not None:
+            sheet["tpw_source_read_duration_seconds"].append((who, source.read_duration_seconds))
+        if source.last_success_wall_seconds is not None:
+            sheet["tpw_source_last_success_timestamp_seconds"].append((who, source.last_success_wall_seconds))
+        sheet["tpw_source_reads_total"].append((who, float(source.reads)))
+        for reason, count in source.failures:
+            sheet["tpw_source_read_failures_total"].append(((source.name, reason), float(count)))
+
+
+def _exporter(sheet: Sheet, snapshot: Snapshot) -> None:
+    plain: Iterable[tuple[str, float | None]] = (
+        ("tpw_config_last_reload_successful", 1.0 if snapshot.config_reload_successful else 0.0),
+        ("tpw_snapshot_timestamp_seconds", snapshot.at.wall_seconds),
+        ("tpw_polls_total", float(snapshot.books.polls)),
+        ("tpw_polls_skipped_total", float(snapshot.books.polls_skipped)),
+        ("tpw_poll_lag_seconds", snapshot.poll_lag_seconds),
+        ("tpw_store_last_write_timestamp_seconds", snapshot.store_written_wall_seconds),
+    )
+    sheet["tpw_build_info"].append(((__version__, platform.python_version()), 1.0))
+    for name, value in plain:
+        if value is not None:
+            sheet[name].append(((), value))

@@ -1,0 +1,382 @@
+"""One step of the ledger: ``advance(books, tick, policy) -> books``.
+
+The order of one step: tokens (what rose), activity of servers, shares of every GPU, time, host energy, joules of every
+GPU, money, windows. Nothing is read and no clock is asked: a step is a function of what it is given, so every law of the
+books is a property test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tpw.ledger.attribution import Activity, Shares, activity, shares
+from tpw.ledger.booking import Drafts, book_joules, book_time, extend
+from tpw.ledger.books import Books, GpuAccount, HostAccount, Pending, Posting, PostingKey, ServerAccount, WindowSample
+from tpw.ledger.counting import count
+from tpw.ledger.metering import Baseline, Step, measure, measure_host
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    Cadence,
+    GpuSample,
+    Instant,
+    Reference,
+    ServerFault,
+    State,
+    TokenKind,
+)
+
+_NO_RISE: Mapping[tuple[str, TokenKind], float] = {}
+
+_SCAN_SECONDS = 60.0
+"""Servers are looked for at least this often: one whose process is younger came up under watch."""
+
+_WINDOW_STEPS = 60
+"""Samples a live window is made of: enough to move smoothly, few enough to keep for many servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What the servers' part of a tick came to."""
+
+    accounts: dict[str, ServerAccount]
+    activities: dict[str, Activity]
+    risen: dict[str, Mapping[tuple[str, TokenKind], float]]
+
+
+def advance(books: Books, tick: Tick, policy: Policy) -> Books:
+    """Book one tick.
+
+    Args:
+        books: everything up to the last tick.
+        tick: the readings of this one. Its instant is not before the last one's.
+        policy: the rules in force.
+
+    Returns:
+        The books up to ``tick.at``. No counter in them is lower than before.
+    """
+    elapsed = _elapsed(books, tick.at)
+    looked = _servers(books, tick)
+    drafts = Drafts(books.postings)
+
+    samples = {sample.uuid: sample for sample in tick.accelerators.samples}
+    accounts = dict(books.gpus)
+    steps: dict[str, Step] = {}
+    for gpu in tick.accelerators.gpus:
+        account = accounts.get(gpu.uuid)
+        first = account is None
+        account = GpuAccount(gpu) if account is None else account
+        if account.gpu is not gpu and account.gpu != gpu:
+            account = _probed_again(account, gpu_account=GpuAccount(gpu))
+        sample = samples.get(gpu.uuid)
+        whose = shares(gpu.uuid, tick.owners, looked.activities, sample.utilization_ratio if sample else None)
+        seconds = 0.0 if first else elapsed
+        if seconds > 0.0:
+            book_time(drafts, whose, seconds, policy.rates)
+        _rented(looked.accounts, whose, seconds, policy.references)
+        account, step = _look(account, sample, whose, seconds, tick.at, policy)
+        accounts[gpu.uuid] = account
+        steps[gpu.uuid] = step
+    seen = {gpu.uuid for gpu in tick.accelerators.gpus}
+    for uuid, account in accounts.items():
+        if uuid not in seen and account.up:
+            accounts[uuid] = replace(account, up=False, sample=None)
+
+    hosts, host_joules = _hosts(books, tick, policy)
+    carry = books.host_carry_joules + (host_joules if policy.host_share else 0.0)
+    booked = sum(step.joules for step in steps.values() if step.joules)
+    host_factor = carry / booked if booked > 0.0 else 0.0
+    for uuid, step in steps.items():
+        if step.joules is None:
+            continue
+        account = accounts[uuid]
+        pending = account.pending or extend((), tick.at.wall_seconds, tick.at.wall_seconds, _own(tick, looked, uuid))
+        book_joules(drafts, pending, step.joules, (1.0 + host_factor) * policy.pue, policy.curve)
+        accounts[uuid] = replace(account, pending=())
+    postings = drafts.close()
+
+    _api(looked.accounts, looked.risen, policy.references)
+    servers = _windows(looked.accounts, postings, accounts, tick, policy)
+    return replace(
+        books,
+        at=tick.at,
+        resumed=False,
+        currency=policy.currency or books.currency,
+        gpus=accounts,
+        postings=postings,
+        hosts=hosts,
+        host_carry_joules=0.0 if booked > 0.0 else carry,
+        servers=servers,
+        polls=books.polls + 1,
+    )
+
+
+def _elapsed(books: Books, now: Instant) -> float:
+    """Time since the last tick: monotonic, or by the wall clock over a restart."""
+    if books.at is None:
+        return 0.0
+    if books.resumed:
+        return max(0.0, now.wall_seconds - books.at.wall_seconds)
+    return max(0.0, now.monotonic_seconds - books.at.monotonic_seconds)
+
+
+# -------------------------------------------------------------------------------------------------------------- servers
+
+
+def _watched_since(books: Books, tick: Tick) -> float:
+    """From when on a server that is new to the books was under watch: since they were closed, over a restart; else since
+    the last scan for servers."""
+    if books.resumed and books.at is not None:
+        return books.at.wall_seconds
+    return tick.at.wall_seconds - _SCAN_SECONDS
+
+
+def _servers(books: Books, tick: Tick) -> _Looked:
+    accounts = dict(books.servers)
+    risen: dict[str, Mapping[tuple[str, TokenKind], float]] = {}
+    moved: dict[str, bool] = {}
+    for name, owner in tick.owners.items():
+        account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_watched_since(books, tick))
+        if account.gpus != owner.gpus or account.attribution is not owner.method:
+            account = replace(account, gpus=owner.gpus, attribution=owner.method)
+        accounts[name] = account
+    for look in tick.servers:
+        if look.server not in accounts:
+            continue
+        before = accounts[look.server]
+        if isinstance(look, ServerFault):
+            accounts[look.server] = replace(before, up=False, active=False, loads=()) if before.up else before
+            continue
+        counted = count(before, look)
+        accounts[look.server] = counted.account
+        risen[look.server] = counted.risen
+        moved[look.server] = counted.moved
+    activities: dict[str, Activity] = {}
+    for name, owner in tick.owners.items():
+        done = activity(accounts[name], owner, risen.get(name), moved=moved.get(name, False))
+        activities[name] = done
+        account = accounts[name]
+        if name in risen and account.active is not bool(done.active):
+            account = replace(account, active=bool(done.active))
+        gpus = owner.gpus if done.owns else frozenset()
+        if account.gpus != gpus:
+            account = replace(account, gpus=gpus)
+        accounts[name] = account
+    for name, account in accounts.items():
+        if name not in tick.owners and (account.up or account.gpus):
+            accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
+    return _Looked(accounts, activities, risen)
+
+
+def _own(tick: Tick, looked: _Looked, uuid: str) -> Shares:
+    return shares(uuid, tick.owners, looked.activities, None)
+
+
+# ----------------------------------------------------------------------------------------------------------------- GPUs
+
+
+def _probed_again(account: GpuAccount, gpu_account: GpuAccount) -> GpuAccount:
+    """The same board, described anew. Another method of metering begins at a new baseline, without overlap."""
+    if account.gpu.energy_method is gpu_account.gpu.energy_method:
+        return replace(account, gpu=gpu_account.gpu)
+    return replace(
+        account,
+        gpu=gpu_account.gpu,
+        baseline_joules=None,
+        baseline_watts=None,
+        baseline_at_seconds=None,
+        still_since_seconds=None,
+    )
+
+
+def _look(
+    account: GpuAccount, sample: GpuSample | None, whose: Shares, seconds: float, now: Instant, policy: Policy
+) -> tuple[GpuAccount, Step]:
+    """One GPU's look: its joules are decided here, and booked when the host's share of the tick is known."""
+    pending = account.pending
+    if seconds > 0.0:
+        pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, whose)
+    if sample is None:
+        # Without a reading the time stays pending: a counter may still tell what was used in it.
+        return replace(account, up=False, sample=None, pending=pending), Step()
+    step, base = measure(account, sample, now, policy.interval_seconds)
+    unmetered = account.unmetered_seconds
+    if step.unmetered:
+        unmetered += sum(piece.end_seconds - piece.start_seconds for piece in pending)
+        pending = ()
+    anomalies = account.anomalies
+    if step.anomaly:
+        anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
+    throttle, throttle_raw = _throttle(account, sample)
+    return (
+        _settled(account, sample, base, pending, unmetered, anomalies, throttle, throttle_raw),
+        step,
+    )
+
+
+def _settled(
+    account: GpuAccount,
+    sample: GpuSample,
+    base: Baseline,
+    pending: tuple[Pending, ...],
+    unmetered: float,
+    anomalies: Mapping[str, int],
+    throttle: Mapping[str, float],
+    throttle_raw: Mapping[str, float],
+) -> GpuAccount:
+    return GpuAccount(
+        gpu=account.gpu,
+        up=True,
+        sample=sample,
+        baseline_joules=base.joules,
+        baseline_watts=base.watts,
+        baseline_at_seconds=base.at_seconds,
+        baseline_wall_seconds=base.wall_seconds,
+        still_since_seconds=base.still_since_seconds,
+        pending=pending,
+        unmetered_seconds=unmetered,
+        anomalies=anomalies,
+        throttle_seconds=throttle,
+        throttle_raw=throttle_raw,
+    )
+
+
+def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    if sample.throttle_seconds is None:
+        return account.throttle_seconds, account.throttle_raw
+    raw = dict(sample.throttle_seconds)
+    if raw == account.throttle_raw:
+        return account.throttle_seconds, account.throttle_raw
+    total = dict(account.throttle_seconds)
+    for reason, value in raw.items():
+        before = account.throttle_raw.get(reason)
+        rise = 0.0 if before is None else value - before if value >= before else value
+        total[reason] = total.get(reason, 0.0) + rise
+    return total, raw
+
+
+# ----------------------------------------------------------------------------------------------------------------- host
+
+
+def _hosts(books: Books, tick: Tick, policy: Policy) -> tuple[Mapping[str, HostAccount], float]:
+    if not tick.hosts:
+        return books.hosts, 0.0
+    hosts = dict(books.hosts)
+    joules = 0.0
+    for sample in tick.hosts:
+        added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)
+        hosts[sample.component] = account
+        joules += added
+    return hosts, joules
+
+
+# ----------------------------------------------------------------------------------------------------------- references
+
+
+def _rented(
+    accounts: dict[str, ServerAccount], whose: Shares, seconds: float, references: tuple[Reference, ...]
+) -> None:
+    """What the servers' GPU time would have cost at rented-GPU prices."""
+    if seconds <= 0.0:
+        return
+    for reference in references:
+        if reference.price_per_gpu_second is None:
+            continue
+        for key, weight in whose:
+            if key.state is State.IDLE:
+                continue
+            account = accounts[key.server]
+            cost = dict(account.reference_cost)
+            slot = (key.model, reference.name)
+            cost[slot] = cost.get(slot, 0.0) + seconds * weight * reference.price_per_gpu_second
+            accounts[key.server] = replace(account, reference_cost=cost)
+
+
+def _api(
+    accounts: dict[str, ServerAccount],
+    risen: Mapping[str, Mapping[tuple[str, TokenKind], float]],
+    references: tuple[Reference, ...],
+) -> None:
+    """What the servers' tokens would have cost at API prices."""
+    for reference in references:
+        if not reference.price_per_token:
+            continue
+        for name, tokens in risen.items():
+            account = accounts[name]
+            cost = dict(account.reference_cost)
+            for (model, kind), rise in tokens.items():
+                slot = (model, reference.name)
+                cost[slot] = cost.get(slot, 0.0) + rise * reference.price_per_token.get(kind, 0.0)
+            accounts[name] = replace(account, reference_cost=cost)
+
+
+# -------------------------------------------------------------------------------------------------------------- windows
+
+
+def _windows(
+    accounts: dict[str, ServerAccount],
+    postings: Mapping[PostingKey, Posting],
+    gpus: Mapping[str, GpuAccount],
+    tick: Tick,
+    policy: Policy,
+) -> dict[str, ServerAccount]:
+    """Add this tick to every server's window."""
+    sums: dict[
+        str, tuple[dict[str, float], dict[str, float], dict[str, float], dict[str, float], dict[str, float]]
+    ] = {}
+    for key, posting in postings.items():
+        if not key.server:
+            continue
+        of = sums.get(key.server)
+        if of is None:
+            of = sums[key.server] = ({}, {}, {}, {}, {})
+        joules, facility, energy, full, unpriced = of
+        model = key.model
+        energy_cost = posting.cost.get("energy", 0.0) - posting.credit
+        joules[model] = joules.get(model, 0.0) + posting.joules
+        facility[model] = facility.get(model, 0.0) + posting.facility_joules
+        energy[model] = energy.get(model, 0.0) + energy_cost
+        full[model] = full.get(model, 0.0) + sum(posting.cost.values()) - posting.credit
+        unpriced[""] = unpriced.get("", 0.0) + posting.unpriced_joules
+    late = 3.0 * policy.interval_seconds
+    result: dict[str, ServerAccount] = {}
+    for name, account in accounts.items():
+        owner = tick.owners.get(name)
+        if owner is None:
+            result[name] = replace(account, window=()) if account.window else account
+            continue
+        joules, facility, energy, full, unpriced = sums.get(name, ({}, {}, {}, {}, {}))
+        metered = all(_metered(gpus.get(uuid), late) for uuid in account.gpus)
+        sample = WindowSample(
+            at_seconds=tick.at.monotonic_seconds,
+            tokens=account.tokens,
+            joules=joules,
+            facility_joules=facility,
+            energy_cost=energy,
+            full_cost=full,
+            unpriced_joules=unpriced.get("", 0.0),
+            metered=metered,
+        )
+        seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
+        result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)
+    return result
+
+
+def _metered(account: GpuAccount | None, late_seconds: float) -> bool:
+    """Whether the GPU's energy is known up to now."""
+    if account is None or not account.up:
+        return False
+    return sum(piece.end_seconds - piece.start_seconds for piece in account.pending) <= late_seconds
+
+
+def _slide(window: tuple[WindowSample, ...], sample: WindowSample, seconds: float) -> tuple[WindowSample, ...]:
+    """The window with one more sample: spaced so that it holds some sixty, and one that is older than it."""
+    if len(window) >= 2 and window[-1].at_seconds - window[-2].at_seconds < 0.999 * seconds / _WINDOW_STEPS:
+        last = window[-1]
+        kept = (*window[:-1], replace(sample, metered=sample.metered and last.metered))
+    else:
+        kept = (*window, sample)
+    drop = 0
+    while drop + 1 < len(kept) and sample.at_seconds - kept[drop + 1].at_seconds >= seconds:
+        drop += 1
+    return kept[drop:]

@@ -1,0 +1,151 @@
+"""How many tokens a server's counters rose by.
+
+Rises are taken series by series, then summed: with several ranks one may restart while the others grow. A counter that
+fell began again at 0, so what it shows is its rise. A server seen for the first time tells a baseline, not a rise, unless
+its process began while it was being watched. The kinds are then made disjoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from tpw.ledger.books import ServerAccount
+from tpw.model import UNKNOWN_MODEL, Role, ServerReading, TokenKind
+
+_TOKEN_ROLES = (Role.OUTPUT, Role.INPUT, Role.PROMPT, Role.CACHED_INPUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one look at a server added."""
+
+    account: ServerAccount
+    risen: Mapping[tuple[str, TokenKind], float]
+    """Tokens by (model, kind) since the last look; only what rose."""
+    moved: bool
+    """Whether any token counter moved."""
+
+
+def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
+    """Whether all counters of this look began at 0 after the last look (or, the first time, under watch)."""
+    if not account.series:
+        return (
+            reading.started_wall_seconds is not None
+            and account.since_wall_seconds is not None
+            and reading.started_wall_seconds >= account.since_wall_seconds
+        )
+    if not reading.identity or not account.identity or reading.identity == account.identity:
+        return False
+    if reading.identity.startswith("page:"):
+        return True
+    # Another process, but its counters may go on from files of the old one: then none of them is lower than it was.
+    values = {series.key: series.value for series in reading.series}
+    return any(values.get(key, 0.0) < value for key, value in account.series.items())
+
+
+def count(account: ServerAccount, reading: ServerReading) -> Count:
+    """Add one look to a server's account."""
+    from_zero = _from_zero(account, reading)
+    known = account.series
+    first = not known and not from_zero
+    raw = dict(known)
+    counted = dict(account.counted)
+    work = dict(account.work)
+    requests = dict(account.requests)
+    moved = False
+
+    def rise_of(key: str, value: float) -> float:
+        before = None if from_zero else known.get(key)
+        raw[key] = value
+        if before is None:
+            return 0.0 if first else value
+        return value - before if value >= before else value
+
+    for series in reading.series:
+        rise = rise_of(series.key, series.value)
+        model = series.model or UNKNOWN_MODEL
+        if series.role is Role.REQUESTS:
+            requests[model] = requests.get(model, 0.0) + rise
+            continue
+        slot = (model, series.role)
+        counted[slot] = counted.get(slot, 0.0) + rise
+        moved = moved or rise > 0.0
+    for unit in reading.work:
+        rise = rise_of(unit.key, unit.value)
+        place = (unit.model or UNKNOWN_MODEL, unit.unit)
+        work[place] = work.get(place, 0.0) + rise
+        moved = moved or rise > 0.0
+
+    if not moved and not from_zero and raw.keys() == known.keys():
+        tokens: Mapping[tuple[str, TokenKind], float] = account.tokens or _disjoint(counted, account.tokens)
+    else:
+        tokens = _disjoint(counted, account.tokens)
+    risen = (
+        {
+            slot: total - account.tokens.get(slot, 0.0)
+            for slot, total in tokens.items()
+            if total > account.tokens.get(slot, 0.0)
+        }
+        if moved
+        else {}
+    )
+    models = _models(reading, account)
+    updated = replace(
+        account,
+        up=True,
+        engine=reading.engine,
+        cadence=reading.cadence,
+        version=reading.version or account.version,
+        identity=reading.identity or account.identity,
+        series=raw,
+        counted=counted,
+        tokens=tokens,
+        work=work,
+        requests=requests,
+        loads=reading.loads,
+        models=models,
+    )
+    return Count(updated, risen, moved)
+
+
+def _models(reading: ServerReading, account: ServerAccount) -> tuple[str, ...]:
+    """Models on this page, in a stable order; what was known where the page names none."""
+    names = {series.model for series in reading.series if series.role in _TOKEN_ROLES and series.model}
+    names.update(work.model for work in reading.work if work.model)
+    if not names:
+        names = {load.model for load in reading.loads if load.model}
+    return tuple(sorted(names)) or account.models
+
+
+def _disjoint(
+    counted: Mapping[tuple[str, Role], float], before: Mapping[tuple[str, TokenKind], float]
+) -> dict[tuple[str, TokenKind], float]:
+    """Output, computed input and cached input by model.
+
+    Engines count a cached prompt at another moment than the prompt itself, so prompt - cached may step back for a while:
+    a kind never falls, and catches up.
+    """
+    tokens = dict(before)
+    for model in _ordered(model for model, _ in counted):
+        output = counted.get((model, Role.OUTPUT))
+        prompt = counted.get((model, Role.PROMPT))
+        computed = counted.get((model, Role.INPUT))
+        cached = counted.get((model, Role.CACHED_INPUT))
+        if computed is None and prompt is not None:
+            if cached is not None:
+                cached = min(cached, prompt)
+            computed = prompt - (cached or 0.0)
+        for kind, value in (
+            (TokenKind.OUTPUT, output),
+            (TokenKind.INPUT, computed),
+            (TokenKind.CACHED_INPUT, cached),
+        ):
+            if value is not None:
+                slot = (model, kind)
+                tokens[slot] = max(tokens.get(slot, 0.0), value)
+    return tokens
+
+
+def _ordered(models: Iterable[str]) -> list[str]:
+    return sorted(set(models))

@@ -1,0 +1,59 @@
+"""What goes into one step of the ledger: the readings of a tick, and the rules in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tpw.model import (
+    AcceleratorReading,
+    HostSample,
+    Instant,
+    Ownership,
+    PriceInterval,
+    Rate,
+    Reference,
+    ServerFault,
+    ServerReading,
+)
+
+
+class Curve(Protocol):
+    """Prices over time."""
+
+    def pieces(self, start_seconds: float, end_seconds: float) -> Iterable[tuple[float, float, PriceInterval | None]]:
+        """[start, end) cut at the price boundaries: (start, end, price or None where it is not known)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Everything that was read at one moment.
+
+    ``servers`` holds only the looks that ended: a server that is still answering is not in it, and its account stands.
+    ``owners`` names every server there is, configured or found.
+    """
+
+    at: Instant
+    accelerators: AcceleratorReading
+    hosts: tuple[HostSample, ...] = ()
+    servers: tuple[ServerReading | ServerFault, ...] = ()
+    owners: Mapping[str, Ownership] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules by which a tick is booked. Changes only with the configuration and the price feed."""
+
+    interval_seconds: float = 1.0
+    window_seconds: float = 60.0
+    finish_window_seconds: float = 300.0
+    """The window for engines that count at the end of a request."""
+    pue: float = 1.0
+    host_share: bool = True
+    """Whether the host's energy beyond the GPUs enters the facility boundary."""
+    currency: str = ""
+    curve: Curve | None = None
+    """None: no tariff is configured, so nothing is priced and nothing is counted as unpriced."""
+    rates: tuple[Rate, ...] = ()
+    references: tuple[Reference, ...] = ()

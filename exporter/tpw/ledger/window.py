@@ -1,0 +1,157 @@
+"""The live ratios of one server: tokens per second, tokens per watt and cost per token over one stated window.
+
+A server's account keeps its cumulative totals of the last minutes, one sample per tick. A ratio is the rise of one total
+over the rise of another between two of those samples, so it is what a recording rule over the same counters would say;
+the time between the two is reported beside it.
+
+Which two: the newest sample, and the one whose age is nearest to the window wanted for this server (the older one where
+two are equally near). While the history is shorter than the window that is the oldest there is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tpw.ledger.books import ServerAccount, WindowSample
+from tpw.model import Boundary, Scope, TokenKind
+
+METERED_COVERAGE = 0.95
+"""Share of the window for which the server's GPUs must have had trustworthy readings for a ratio over joules."""
+
+OUTPUT = "output"
+TOTAL = "total"
+"""The sum of the three disjoint kinds, as far as the engine counts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRatios:
+    """Ratios of one model of a server. A key that is missing means: not known.
+
+    ``kind`` is "output" or "total" throughout.
+    """
+
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    """By kind."""
+    tokens_per_joule: Mapping[tuple[str, Boundary], float] = field(default_factory=dict)
+    """By (kind, boundary). 0 where joules rose and no token was made."""
+    cost_per_token: Mapping[tuple[str, Scope], float] = field(default_factory=dict)
+    """By (kind, scope), in the currency of the books. Negative where negative prices paid more than the rest cost."""
+    watts: Mapping[Boundary, float] = field(default_factory=dict)
+    """Mean power of the model's share of its GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRatios:
+    """The ratios of one server over the window they span."""
+
+    span_seconds: float
+    models: Mapping[str, ModelRatios]
+
+
+def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
+    """The ratios of a server over its window; None where fewer than two samples tell.
+
+    Args:
+        account: the server.
+        priced: whether the books have a currency at all; without one no cost per token is known.
+    """
+    window = account.window
+    if len(window) < 2:
+        return None
+    begin = _begin(window, account.window_seconds)
+    first, last = window[begin], window[-1]
+    span = last.at_seconds - first.at_seconds
+    if span <= 0.0:
+        return None
+    metered = _covered(window, begin) >= METERED_COVERAGE * span
+    priced = priced and metered and last.unpriced_joules <= first.unpriced_joules
+    names = dict.fromkeys(model for model, _ in last.tokens)
+    names.update(dict.fromkeys(last.joules))
+    return LiveRatios(
+        span, {model: _ratios(model, first, last, span, metered=metered, priced=priced) for model in names}
+    )
+
+
+def _begin(window: Sequence[WindowSample], wanted_seconds: float) -> int:
+    """Index of the sample, other than the newest, whose age is nearest to the one wanted."""
+    newest = len(window) - 1
+    target = window[newest].at_seconds - wanted_seconds
+    after = bisect_left(window, target, hi=newest, key=_at)
+    if after == 0:
+        return 0
+    before = after - 1
+    if after == newest or target - window[before].at_seconds <= window[after].at_seconds - target:
+        return before
+    return after
+
+
+def _at(sample: WindowSample) -> float:
+    return sample.at_seconds
+
+
+def _covered(window: Sequence[WindowSample], begin: int) -> float:
+    """Seconds since the sample at ``begin`` over which every GPU of the server was metered."""
+    gaps = [index for index in range(begin + 1, len(window)) if not window[index].metered]
+    lost = sum(window[index].at_seconds - window[index - 1].at_seconds for index in gaps)
+    return window[-1].at_seconds - window[begin].at_seconds - lost
+
+
+def _ratios(
+    model: str, first: WindowSample, last: WindowSample, span: float, *, metered: bool, priced: bool
+) -> ModelRatios:
+    tokens = _risen_tokens(model, first, last)
+    per_joule: dict[tuple[str, Boundary], float] = {}
+    watts: dict[Boundary, float] = {}
+    per_token: dict[tuple[str, Scope], float] = {}
+    if metered:
+        for boundary, totals in ((Boundary.GPU, _joules), (Boundary.FACILITY, _facility_joules)):
+            joules = _rise(model, totals(first), totals(last))
+            if joules > 0.0:
+                watts[boundary] = joules / span
+                for kind, risen in tokens.items():
+                    per_joule[kind, boundary] = risen / joules
+    if priced:
+        for scope, before, after in (
+            (Scope.ENERGY, first.energy_cost, last.energy_cost),
+            (Scope.FULL, first.full_cost, last.full_cost),
+        ):
+            if model in after:
+                money = _rise(model, before, after)
+                for kind, risen in tokens.items():
+                    if risen > 0.0:
+                        per_token[kind, scope] = money / risen
+    return ModelRatios({kind: risen / span for kind, risen in tokens.items()}, per_joule, per_token, watts)
+
+
+def _risen_tokens(model: str, first: WindowSample, last: WindowSample) -> dict[str, float]:
+    """Tokens made over the window by "output" and "total"; without the kinds the engine does not count."""
+    risen: dict[str, float] = {}
+    total = 0.0
+    counted = False
+    for kind in TokenKind:
+        key = (model, kind)
+        after = last.tokens.get(key)
+        if after is None:
+            continue
+        rise = after - first.tokens.get(key, 0.0)
+        if kind is TokenKind.OUTPUT:
+            risen[OUTPUT] = rise
+        total += rise
+        counted = True
+    if counted:
+        risen[TOTAL] = total
+    return risen
+
+
+def _rise(model: str, before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    return after.get(model, 0.0) - before.get(model, 0.0)
+
+
+def _joules(sample: WindowSample) -> Mapping[str, float]:
+    return sample.joules
+
+
+def _facility_joules(sample: WindowSample) -> Mapping[str, float]:
+    return sample.facility_joules

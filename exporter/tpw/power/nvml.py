@@ -1,0 +1,538 @@
+"""NVIDIA GPUs through the driver's own library (NVML, by the ``pynvml`` binding of nvidia-ml-py).
+
+Energy is the hardware counter where there is one, otherwise power that the ledger integrates; which, and why no better
+one, is found by asking each GPU (:mod:`tpw.power.nvml_probe`). A look costs two driver calls per GPU, a batch of field
+values and the utilisation; memory, temperature and the limit change slowly and are read at every fifth look.
+
+One GPU that fails is one GPU that fails: it is looked up again by UUID every few seconds and keeps its place in
+:meth:`NvmlMeter.gpus`. A library that fails is raised as :class:`tpw.power.MeterLost`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import log
+from typing import Any
+
+import pynvml
+
+from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.power import Clock, MeterLost
+from tpw.power.nvml_codes import (
+    ARCHITECTURES,
+    FATAL_CODES,
+    GONE_CODES,
+    LIBRARY_CODES,
+    NO_PERMISSION,
+    UNKNOWN,
+    UNSUPPORTED_CODES,
+    code_name,
+    gpu_error,
+    library_error,
+)
+from tpw.power.nvml_probe import Field, Plan, ask, probe, text, value_of
+
+RETRY_SECONDS = 5.0
+"""How often a GPU that does not answer is looked up again."""
+REDISCOVERY_SECONDS = 60.0
+"""How often new, renumbered or reconfigured GPUs are looked for."""
+SLOW_EVERY = 5
+"""Memory, temperature and limit are read at every so many-th look."""
+FAILURES_BEFORE_RETRY = 3
+"""A GPU with so many failed looks in a row is looked up again instead of read."""
+UNKNOWN_SWEEPS = 30
+"""All GPUs answering "unknown error" for so many looks: the library is initialised again."""
+UNKNOWN_OPENS = 5
+"""So many initialisations in a row that end in "unknown error" after a good start: the process must go."""
+SCOPE_SECONDS = 60.0
+"""How long a superchip's counter is compared with both powers before its scope is decided."""
+SCOPE_CONTRAST = 1.15
+"""Module and GPU power must differ by this factor for the comparison to mean anything."""
+
+
+class _Board:
+    """One GPU and how it is read. Touched only by the thread that reads it."""
+
+    __slots__ = (
+        "down_until",
+        "failures",
+        "fault",
+        "fields",
+        "gpu",
+        "handle",
+        "limit_watts",
+        "looks",
+        "memory_total_bytes",
+        "memory_used_bytes",
+        "mig",
+        "plan",
+        "reading",
+        "scope_check",
+        "temperature_celsius",
+        "throttle_start",
+        "unknown",
+    )
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.handle: Any = None
+        self.plan: Plan | None = None
+        self.fields: list[Field] = []
+        self.throttle_start = 0
+        self.looks = 0
+        self.reading = False
+        self.failures = 0
+        self.unknown = 0
+        self.fault: SourceError | None = None
+        self.down_until: float | None = None
+        self.scope_check: _ScopeCheck | None = None
+        self.mig = False
+        self.memory_used_bytes: float | None = None
+        self.memory_total_bytes: float | None = None
+        self.temperature_celsius: float | None = None
+        self.limit_watts: float | None = None
+
+    def follow(self, plan: Plan) -> None:
+        """Read as the plan says from now on."""
+        self.plan = plan
+        self.scope_check = _ScopeCheck() if plan.other_power is not None else None
+        self.fields = [field for field in (plan.energy, plan.power, plan.other_power) if field is not None]
+        self.throttle_start = len(self.fields)
+        self.fields.extend((field, 0) for field, _ in plan.throttle)
+        highest = plan.max_power_watts
+        if plan.scope is PowerScope.MODULE and plan.max_module_watts is not None:
+            highest = max(highest or 0.0, plan.max_module_watts)
+        self.gpu = replace(
+            self.gpu,
+            power_scope=plan.scope,
+            energy_method=plan.method,
+            method_note=plan.note,
+            max_power_watts=highest,
+        )
+
+
+class _ScopeCheck:
+    """Which of two powers a counter follows, over a minute of looks."""
+
+    __slots__ = ("gpu_joules", "last", "module_joules", "start_joules", "start_seconds")
+
+    def __init__(self) -> None:
+        self.last: tuple[float, float, float] | None = None
+        self.start_joules = self.start_seconds = self.gpu_joules = self.module_joules = 0.0
+
+    def add(self, at: float, joules: float, module_watts: float, gpu_watts: float) -> PowerScope | None:
+        """One look. Returns the scope once it is known."""
+        if self.last is None or joules < self.start_joules or at - self.last[0] > 10.0:
+            self.last, self.start_joules, self.start_seconds = (at, module_watts, gpu_watts), joules, at
+            self.gpu_joules = self.module_joules = 0.0
+            return None
+        before, module_before, gpu_before = self.last
+        self.module_joules += (module_watts + module_before) / 2 * (at - before)
+        self.gpu_joules += (gpu_watts + gpu_before) / 2 * (at - before)
+        self.last = (at, module_watts, gpu_watts)
+        counted = joules - self.start_joules
+        if at - self.start_seconds < SCOPE_SECONDS or counted <= 0 or self.gpu_joules <= 0:
+            return None
+        if self.module_joules < SCOPE_CONTRAST * self.gpu_joules:
+            return None
+        nearer_gpu = abs(log(counted / self.gpu_joules)) < abs(log(counted / self.module_joules))
+        return PowerScope.GPU if nearer_gpu else PowerScope.MODULE
+
+
+class NvmlMeter:
+    """An :class:`tpw.power.AcceleratorMeter` over NVML.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    name = "nvml"
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._boards: dict[str, _Board] = {}
+        self._gpus: tuple[Gpu, ...] = ()
+        self._driver_version = ""
+        self._open = False
+        self._started = False
+        self._unknown_opens = 0
+        self._unknown_sweeps = 0
+        self._discover_at = 0.0
+        self.notes: tuple[str, ...] = ()
+        """What was noticed at the last discovery, in sentences: GPUs that may not be used."""
+
+    # ------------------------------------------------------------------------------------------------- opening, closing
+
+    def open(self) -> None:
+        """Initialise the library and find the GPUs. Raises MeterLost (fatal where only a new process helps)."""
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            code = error.value
+            self._unknown_opens = self._unknown_opens + 1 if code == UNKNOWN else 0
+            lost = library_error(code, "initialisation", started=self._started)
+            if self._started and self._unknown_opens >= UNKNOWN_OPENS:
+                lost.fatal = True  # a container that lost its devices gets them back only by a restart
+            raise lost from None
+        self._unknown_opens = self._unknown_sweeps = 0
+        self._open = True
+        for board in self._boards.values():
+            board.handle = None
+        try:
+            with self._library("driver version"):
+                self._driver_version = text(ask(pynvml.nvmlSystemGetDriverVersion) or "")
+            self._discover()
+        except SourceError:
+            self.close()
+            raise
+        self._started = True
+
+    def close(self) -> None:
+        """Let go of the driver. While a call hangs in it the library stays initialised: shutting down would hang too."""
+        if not self._open:
+            return
+        self._open = False
+        if any(board.reading for board in self._boards.values()):
+            return
+        try:
+            pynvml.nvmlShutdown()
+        except pynvml.NVMLError:
+            return
+
+    # ---------------------------------------------------------------------------------------------------------- looking
+
+    def sweep(self) -> None:
+        """Once a minute, look for new, renumbered and reconfigured GPUs. Raises MeterLost."""
+        boards = self._boards.values()
+        if boards and all(board.unknown for board in boards):
+            self._unknown_sweeps += 1
+            if self._unknown_sweeps >= UNKNOWN_SWEEPS:
+                self._unknown_sweeps = 0
+                raise library_error(UNKNOWN, "of every GPU", started=self._started)
+        else:
+            self._unknown_sweeps = 0
+        # With a call hanging in the driver, asking for handles could hang as well and take the other GPUs along.
+        if self._clock() >= self._discover_at and not any(board.reading for board in boards):
+            self._discover()
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All GPUs ever found, lost ones too, by index."""
+        return self._gpus
+
+    def read(self, uuid: str) -> GpuSample:
+        """One look at one GPU. Raises SourceError, or MeterLost where the library is gone."""
+        board = self._boards.get(uuid)
+        if board is None:
+            raise SourceError(Reason.LOST, f"{uuid}: no such GPU was ever found")
+        if board.down_until is not None and self._clock() < board.down_until and board.fault is not None:
+            fault = board.fault
+            raise SourceError(fault.reason, fault.detail, fault.hint)
+        board.reading = True
+        try:
+            if board.down_until is not None or board.plan is None:
+                self._revive(board)
+            sample = self._look(board)
+        except pynvml.NVMLError as error:
+            raise self._failed(board, error.value) from None
+        finally:
+            board.reading = False
+        board.failures = board.unknown = 0
+        board.fault = None
+        return sample
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        """Process ids with a context on this GPU; of all its instances in MIG mode. None where the driver won't say."""
+        board = self._boards.get(uuid)
+        if board is None or board.handle is None or board.down_until is not None:
+            return None
+        board.reading = True
+        try:
+            handles = list(_instances(board.handle)) if board.mig else [board.handle]
+            lists = [pids for handle in handles for pids in _process_lists(handle)]
+        except pynvml.NVMLError as error:
+            if error.value == NO_PERMISSION or error.value in UNSUPPORTED_CODES:
+                return None
+            raise self._failed(board, error.value) from None
+        finally:
+            board.reading = False
+        if not lists and not board.mig:
+            return None
+        return frozenset(pid for pids in lists for pid in pids)
+
+    # --------------------------------------------------------------------------------------------------------- one look
+
+    def _look(self, board: _Board) -> GpuSample:
+        plan = board.plan
+        if plan is None:
+            raise SourceError(Reason.BROKEN, f"{board.gpu.uuid}: not probed yet")
+        handle = board.handle
+        energy: float | None = None
+        watts: float | None = None
+        throttle: tuple[tuple[str, float], ...] | None = None
+        if board.fields:
+            rows = pynvml.nvmlDeviceGetFieldValues(handle, board.fields)
+            at = self._clock()
+            position = 0
+            if plan.energy is not None:
+                energy = self._required(board, rows[0], "energy counter") / 1000.0
+                position = 1
+            if plan.power is not None:
+                row = rows[position]
+                if plan.method is EnergyMethod.COUNTER:
+                    watts = _optional_watts(row)
+                else:
+                    watts = _positive(self._required(board, row, "power"))
+            if board.scope_check is not None and energy is not None and watts is not None:
+                other = _optional_watts(rows[position + 1])
+                if other is not None:
+                    self._settle_scope(board, board.scope_check.add(at, energy, watts, other))
+            if plan.throttle:
+                throttle = _throttle(plan, rows, board.throttle_start)
+        else:
+            at = self._clock()
+        if plan.energy_by_call:
+            energy = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
+            at = self._clock()
+        if plan.power_by_call:
+            watts = self._watts_by_call(board, plan)
+            at = at if plan.energy_by_call else self._clock()
+        utilization = self._utilization(board) if plan.utilization else None
+        if board.looks % SLOW_EVERY == 0:
+            self._slow_look(board)
+        board.looks += 1
+        return GpuSample(
+            uuid=board.gpu.uuid,
+            at_seconds=at,
+            energy_joules=energy,
+            power_watts=watts,
+            power_limit_watts=board.limit_watts,
+            utilization_ratio=utilization,
+            memory_used_bytes=board.memory_used_bytes,
+            memory_total_bytes=board.memory_total_bytes,
+            temperature_celsius=board.temperature_celsius,
+            throttle_seconds=throttle,
+        )
+
+    def _required(self, board: _Board, row: Any, what: str) -> float:
+        """A value without which there is no reading. NOT_SUPPORTED after a good probe is a passing fault of the driver,
+        never "none used"."""
+        code = row.nvmlReturn
+        if code == 0:
+            return value_of(row)
+        if code in UNSUPPORTED_CODES:
+            raise _flicker(board, what, code)
+        raise pynvml.NVMLError(code)
+
+    def _watts_by_call(self, board: _Board, plan: Plan) -> float | None:
+        try:
+            return _positive(pynvml.nvmlDeviceGetPowerUsage(board.handle))
+        except pynvml.NVMLError as error:
+            if error.value not in UNSUPPORTED_CODES:
+                raise
+            if plan.method is EnergyMethod.COUNTER:
+                return None
+            raise _flicker(board, "power", error.value) from None
+
+    def _utilization(self, board: _Board) -> float | None:
+        rates = ask(pynvml.nvmlDeviceGetUtilizationRates, board.handle)
+        return None if rates is None else min(rates.gpu, 100) / 100.0
+
+    def _slow_look(self, board: _Board) -> None:
+        handle = board.handle
+        memory = ask(_memory, handle)
+        board.memory_used_bytes = None if memory is None else float(memory.used)
+        board.memory_total_bytes = None if memory is None else float(memory.total)
+        temperature = ask(_temperature, handle)
+        board.temperature_celsius = None if temperature is None else float(temperature)
+        limit = ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        board.limit_watts = limit / 1000.0 if limit else None
+
+    def _settle_scope(self, board: _Board, scope: PowerScope | None) -> None:
+        plan = board.plan
+        if scope is None or plan is None:
+            return
+        power = plan.other_power if scope is PowerScope.GPU else plan.power
+        board.follow(replace(plan, scope=scope, power=power, other_power=None))
+        self._publish()
+
+    # ----------------------------------------------------------------------------------------------------------- faults
+
+    def _failed(self, board: _Board, code: int) -> SourceError:
+        """What to raise for a failed look, and when to try this GPU again."""
+        if code in LIBRARY_CODES or code in FATAL_CODES:
+            return library_error(code, f"read of {board.gpu.uuid}", started=self._started)
+        if code in UNSUPPORTED_CODES and code not in GONE_CODES:
+            return _flicker(board, "reading", code)
+        fault = gpu_error(board.gpu.uuid, code)
+        board.failures += 1
+        board.unknown = board.unknown + 1 if code == UNKNOWN else 0
+        board.fault = fault
+        if code in GONE_CODES or board.failures >= FAILURES_BEFORE_RETRY:
+            board.down_until = self._clock() + RETRY_SECONDS
+        return fault
+
+    def _revive(self, board: _Board) -> None:
+        """Look a GPU up by its UUID and probe it again. Raises NVMLError."""
+        board.down_until = self._clock() + RETRY_SECONDS
+        board.handle = pynvml.nvmlDeviceGetHandleByUUID(board.gpu.uuid)
+        self._probe(board)
+        board.down_until = None
+
+    # -------------------------------------------------------------------------------------------------------- discovery
+
+    def _discover(self) -> None:
+        """Walk the indices: new boards are probed, known ones get the handle and index of now."""
+        self._discover_at = self._clock() + REDISCOVERY_SECONDS
+        with self._library("device count"):
+            count = pynvml.nvmlDeviceGetCount()
+        seen: set[str] = set()
+        notes: list[str] = []
+        forbidden = 0
+        for index in range(count):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = text(pynvml.nvmlDeviceGetUUID(handle))
+            except pynvml.NVMLError as error:
+                if error.value in LIBRARY_CODES or error.value in FATAL_CODES:
+                    raise library_error(error.value, "discovery", started=self._started) from None
+                forbidden += error.value == NO_PERMISSION
+                notes.append(f"GPU {index} of {count} cannot be used: {code_name(error.value)} ({error.value})")
+                continue
+            seen.add(uuid)
+            self._found(uuid, index, handle)
+        self.notes = tuple(notes)
+        if count and forbidden == count:
+            raise gpu_error("all GPUs", NO_PERMISSION, "lookup")
+        for uuid, board in self._boards.items():
+            if uuid not in seen and board.handle is None and board.down_until is None:
+                board.fault = gpu_error(uuid, 28, "lookup")
+                board.down_until = self._clock() + RETRY_SECONDS
+        self._publish()
+
+    def _found(self, uuid: str, index: int, handle: Any) -> None:
+        board = self._boards.get(uuid)
+        if board is None:
+            board = self._boards[uuid] = _Board(Gpu(uuid=uuid, index=index, energy_method=EnergyMethod.NONE))
+        fresh = board.handle is None
+        board.handle = handle
+        if board.gpu.index != index:
+            board.gpu = replace(board.gpu, index=index)
+        if not fresh and board.down_until is not None:
+            return  # its own retries bring it back
+        try:
+            mig = _mig_enabled(handle)
+            if fresh or mig != board.mig or board.gpu.energy_method is not EnergyMethod.COUNTER:
+                self._probe(board)
+                board.down_until = None
+        except pynvml.NVMLError as error:
+            fault = self._failed(board, error.value)
+            if isinstance(fault, MeterLost):
+                raise fault from None
+            board.fault = fault
+            if board.plan is None:
+                board.down_until = self._clock() + RETRY_SECONDS
+
+    def _probe(self, board: _Board) -> None:
+        """Ask a GPU who it is and what it can tell. Raises NVMLError."""
+        handle = board.handle
+        pci = ask(pynvml.nvmlDeviceGetPciInfo, handle)
+        architecture = ask(pynvml.nvmlDeviceGetArchitecture, handle) or 0
+        board.mig = _mig_enabled(handle)
+        board.gpu = replace(
+            board.gpu,
+            name=text(ask(pynvml.nvmlDeviceGetName, handle) or ""),
+            architecture=ARCHITECTURES.get(architecture, ""),
+            driver_version=self._driver_version,
+            pci_bus_id="" if pci is None else text(pci.busId),
+        )
+        plan = probe(handle)
+        if board.plan != plan:
+            # A scope that was found by comparison stays found.
+            board.follow(plan)
+        board.looks = 0
+        self._publish()
+
+    def _publish(self) -> None:
+        self._gpus = tuple(sorted((board.gpu for board in self._boards.values()), key=lambda g: (g.index, g.uuid)))
+
+    @contextmanager
+    def _library(self, doing: str) -> Iterator[None]:
+        """Failures of calls that are about no GPU are the library's."""
+        try:
+            yield
+        except pynvml.NVMLError as error:
+            raise library_error(error.value, doing, started=self._started) from None
+
+
+def _flicker(board: _Board, what: str, code: int) -> SourceError:
+    return SourceError(Reason.BROKEN, f"{board.gpu.uuid}: NVML gave no {what} in this look: {code_name(code)} ({code})")
+
+
+def _positive(milliwatts: float) -> float | None:
+    """Watts; None for zero, which sensors answer while they have nothing."""
+    return milliwatts / 1000.0 if milliwatts > 0 else None
+
+
+def _optional_watts(row: Any) -> float | None:
+    return _positive(value_of(row)) if row.nvmlReturn == 0 else None
+
+
+def _throttle(plan: Plan, rows: Any, start: int) -> tuple[tuple[str, float], ...]:
+    return tuple(
+        (reason, value_of(row) / 1e9)
+        for (_, reason), row in zip(plan.throttle, rows[start:], strict=False)
+        if row.nvmlReturn == 0
+    )
+
+
+def _memory(handle: Any) -> Any:
+    """Version 2 keeps what the driver reserves apart from what is used; older drivers have version 1 only."""
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
+    except pynvml.NVMLError as error:
+        if error.value not in UNSUPPORTED_CODES:
+            raise
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+
+
+def _temperature(handle: Any) -> int:
+    call = getattr(pynvml, "nvmlDeviceGetTemperatureV", None)
+    if call is not None:
+        try:
+            return int(call(handle, pynvml.NVML_TEMPERATURE_GPU))
+        except pynvml.NVMLError as error:
+            if error.value not in UNSUPPORTED_CODES:
+                raise
+    return int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+
+
+def _mig_enabled(handle: Any) -> bool:
+    mode = ask(pynvml.nvmlDeviceGetMigMode, handle)
+    return bool(mode and mode[0])
+
+
+def _instances(handle: Any) -> Iterator[Any]:
+    """Handles of a GPU's MIG instances. Always asked for anew: they are invalid once an instance is destroyed."""
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            yield pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+        except pynvml.NVMLError as error:
+            if error.value not in GONE_CODES:
+                raise
+
+
+def _process_lists(handle: Any) -> Iterator[frozenset[int]]:
+    """Process ids of one handle, one set per kind of list that the driver has."""
+    for name in (
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+        "nvmlDeviceGetGraphicsRunningProcesses_v3",
+    ):
+        call = getattr(pynvml, name, None)
+        rows = None if call is None else ask(call, handle)
+        if rows is not None:
+            # Old bindings misread the list of some drivers; a pid of zero is no process.
+            yield frozenset(int(row.pid) for row in rows if row.pid > 0)

@@ -1,0 +1,153 @@
+"""NVML's numbers: return codes, field ids, architectures, and what each means to a meter.
+
+All are from nvml.h, API version 13. They are kept here as integers because the binding's exceptions cannot be hashed or
+compared with other objects, and because asking a sick driver for the name of an error is one call more into it.
+"""
+
+from __future__ import annotations
+
+from tpw.model import Reason, SourceError
+from tpw.power import MeterLost
+
+UNINITIALIZED = 1
+INVALID_ARGUMENT = 2
+NOT_SUPPORTED = 3
+NO_PERMISSION = 4
+NOT_FOUND = 6
+DRIVER_NOT_LOADED = 9
+LIBRARY_NOT_FOUND = 12
+FUNCTION_NOT_FOUND = 13
+GPU_IS_LOST = 15
+RESET_REQUIRED = 16
+LIB_RM_VERSION_MISMATCH = 18
+GPU_NOT_FOUND = 28
+UNKNOWN = 999
+
+UNSUPPORTED_CODES = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, 25, 26, INVALID_ARGUMENT})
+"""A value that this board, driver or binding does not offer. INVALID_ARGUMENT: fields a driver is too old to know."""
+
+LIBRARY_CODES = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED})
+"""The library must be initialised again."""
+
+FATAL_CODES = frozenset({LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND})
+"""After a good start: the files of the driver were replaced. The old library stays mapped, so only a new process helps."""
+
+GONE_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND, NOT_FOUND, INVALID_ARGUMENT})
+"""The handle is good for nothing until the GPU has been looked up again."""
+
+_NAMES = {
+    1: "uninitialized",
+    2: "invalid argument",
+    3: "not supported",
+    4: "no permission",
+    5: "already initialized",
+    6: "not found",
+    7: "insufficient size",
+    8: "insufficient external power",
+    9: "driver not loaded",
+    10: "timeout",
+    11: "interrupt request issue",
+    12: "library not found",
+    13: "function not found",
+    14: "corrupted infoROM",
+    15: "GPU is lost",
+    16: "GPU requires reset",
+    17: "operating system blocked the request",
+    18: "driver and library version mismatch",
+    19: "in use by another client",
+    20: "insufficient memory",
+    21: "no data",
+    22: "vGPU ECC not supported",
+    23: "insufficient resources",
+    24: "frequency not supported",
+    25: "argument version mismatch",
+    26: "deprecated",
+    27: "not ready",
+    28: "GPU not found",
+    29: "invalid state",
+    30: "reset type not supported",
+    999: "unknown error",
+}
+
+_REASONS = {
+    NOT_SUPPORTED: Reason.UNSUPPORTED,
+    FUNCTION_NOT_FOUND: Reason.UNSUPPORTED,
+    25: Reason.UNSUPPORTED,
+    26: Reason.UNSUPPORTED,
+    NO_PERMISSION: Reason.PERMISSION,
+    17: Reason.PERMISSION,
+    10: Reason.TIMEOUT,
+    GPU_IS_LOST: Reason.LOST,
+    GPU_NOT_FOUND: Reason.LOST,
+    NOT_FOUND: Reason.LOST,
+    UNINITIALIZED: Reason.ABSENT,
+    DRIVER_NOT_LOADED: Reason.ABSENT,
+    LIBRARY_NOT_FOUND: Reason.ABSENT,
+}
+
+_HINTS = {
+    NO_PERMISSION: "The process may not use this GPU: give the container the device, or run as a user who may read it.",
+    17: "The process may not use this GPU: give the container the device, or run as a user who may read it.",
+    DRIVER_NOT_LOADED: "Load the NVIDIA kernel module (nvidia-smi tells whether it works).",
+    LIBRARY_NOT_FOUND: "Install the NVIDIA driver, or start the container with the NVIDIA runtime (--gpus all).",
+    LIB_RM_VERSION_MISMATCH: "The driver was upgraded: reload the kernel module or reboot, then restart the exporter.",
+    GPU_IS_LOST: "The GPU has fallen off the bus: look for Xid 79 in the kernel log; a reset or a reboot is needed.",
+    RESET_REQUIRED: "Reset the GPU (nvidia-smi --gpu-reset) once nothing uses it.",
+    14: "The board's infoROM is damaged: see nvidia-smi -q, then the vendor.",
+    11: "The GPU gets no interrupts: see the kernel log.",
+    UNKNOWN: "In a container: the device rules may have been rewritten (systemctl daemon-reload); restart the container.",
+}
+
+FIELD_TOTAL_ENERGY = 83
+FIELD_POWER_AVERAGE = 185
+FIELD_POWER_INSTANT = 186
+FIELD_POWER_MAX_LIMIT = 188
+FIELD_ENERGY = 191
+SCOPE_GPU = 0
+SCOPE_MODULE = 1
+
+THROTTLE_FIELDS: tuple[tuple[int, str], ...] = (
+    (74, "sw_power_cap"),
+    (269, "sw_thermal"),
+    (270, "hw_thermal"),
+    (271, "hw_power_brake"),
+)
+"""Cumulative nanoseconds with the clocks held down, by reason."""
+
+AMPERE = 7
+ARCHITECTURES = {
+    2: "kepler",
+    3: "maxwell",
+    4: "pascal",
+    5: "volta",
+    6: "turing",
+    7: "ampere",
+    8: "ada",
+    9: "hopper",
+    10: "blackwell",
+    13: "rubin",
+}
+
+
+def code_name(code: int) -> str:
+    """The name of a return code, without asking the driver."""
+    return _NAMES.get(code, f"error {code}")
+
+
+def gpu_error(uuid: str, code: int, doing: str = "read") -> SourceError:
+    """What one GPU's failure means."""
+    return SourceError(
+        _REASONS.get(code, Reason.BROKEN),
+        f"{uuid}: NVML {doing} failed: {code_name(code)} ({code})",
+        _HINTS.get(code, ""),
+    )
+
+
+def library_error(code: int, doing: str, *, started: bool) -> MeterLost:
+    """What a failure of the whole library means. ``started``: it has worked before in this process."""
+    return MeterLost(
+        _REASONS.get(code, Reason.BROKEN),
+        f"NVML {doing} failed: {code_name(code)} ({code})",
+        _HINTS.get(code, ""),
+        fatal=started and code in FATAL_CODES,
+    )

@@ -1,0 +1,213 @@
+"""Finds out what one NVIDIA GPU can tell, by asking it: which energy source, which power scope, which gauges.
+
+Tables of architectures are wrong for virtual GPUs, superchips and Jetsons; a call that succeeds is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pynvml
+
+from tpw.model import EnergyMethod, PowerScope
+from tpw.power.nvml_codes import (
+    AMPERE,
+    ARCHITECTURES,
+    FIELD_ENERGY,
+    FIELD_POWER_AVERAGE,
+    FIELD_POWER_INSTANT,
+    FIELD_POWER_MAX_LIMIT,
+    FIELD_TOTAL_ENERGY,
+    SCOPE_GPU,
+    SCOPE_MODULE,
+    THROTTLE_FIELDS,
+    UNSUPPORTED_CODES,
+)
+
+Field = tuple[int, int]
+"""(field id, scope id)."""
+
+_T = TypeVar("_T")
+
+_ENERGY: Field = (FIELD_TOTAL_ENERGY, SCOPE_GPU)
+_ENERGY_GPU: Field = (FIELD_ENERGY, SCOPE_GPU)
+_ENERGY_MODULE: Field = (FIELD_ENERGY, SCOPE_MODULE)
+_AVERAGE: Field = (FIELD_POWER_AVERAGE, SCOPE_GPU)
+_INSTANT: Field = (FIELD_POWER_INSTANT, SCOPE_GPU)
+_AVERAGE_MODULE: Field = (FIELD_POWER_AVERAGE, SCOPE_MODULE)
+_INSTANT_MODULE: Field = (FIELD_POWER_INSTANT, SCOPE_MODULE)
+_MAX_LIMIT: Field = (FIELD_POWER_MAX_LIMIT, SCOPE_GPU)
+_MAX_LIMIT_MODULE: Field = (FIELD_POWER_MAX_LIMIT, SCOPE_MODULE)
+
+_ENERGY_FIELDS = (_ENERGY, _ENERGY_GPU, _ENERGY_MODULE)
+_POWER_FIELDS = (_AVERAGE, _INSTANT, _AVERAGE_MODULE, _INSTANT_MODULE)
+_CANDIDATES: tuple[Field, ...] = (
+    *_ENERGY_FIELDS,
+    *_POWER_FIELDS,
+    _MAX_LIMIT,
+    _MAX_LIMIT_MODULE,
+    *((field, SCOPE_GPU) for field, _ in THROTTLE_FIELDS),
+)
+
+_RETRIES = 3
+_RETRY_SECONDS = 0.06
+"""A driver asked twice within some 50 ms may answer "not supported" for a value it has (seen by Zeus)."""
+
+# GA100 (A100, A30, A800): PCI device ids 2080 to 20ff. Its power reading is an instant, unlike that of other Amperes.
+_GA100 = range(0x2080, 0x2100)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one GPU is read."""
+
+    method: EnergyMethod
+    note: str
+    scope: PowerScope
+    energy: Field | None
+    """Field of the energy counter; None with ``energy_by_call``, or where there is none."""
+    energy_by_call: bool
+    power: Field | None
+    power_by_call: bool
+    other_power: Field | None
+    """Power of the GPU alone, on superchips whose counter may count the GPU or the module: the counter is compared with
+    both until its scope is known."""
+    throttle: tuple[tuple[int, str], ...]
+    max_power_watts: float | None
+    max_module_watts: float | None
+    utilization: bool
+
+
+def value_of(row: Any) -> float:
+    """The number in a field value, read by its type tag (nvmlValueType_t): other members of the union are garbage."""
+    kind = row.valueType
+    value = row.value
+    if kind == 3:
+        return value.ullVal  # type: ignore[no-any-return]
+    if kind == 1:
+        return value.uiVal  # type: ignore[no-any-return]
+    if kind == 0:
+        return value.dVal  # type: ignore[no-any-return]
+    if kind == 2:
+        return value.ulVal  # type: ignore[no-any-return]
+    if kind == 4:
+        return value.sllVal  # type: ignore[no-any-return]
+    if kind == 5:
+        return value.siVal  # type: ignore[no-any-return]
+    return value.usVal  # type: ignore[no-any-return]
+
+
+def text(value: Any) -> str:
+    """A string of the binding: bytes in some versions, str in others."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def ask(call: Callable[..., _T], *arguments: Any) -> _T | None:
+    """The answer of an NVML call, or None where it is not offered. Other failures are raised (NVMLError)."""
+    try:
+        return call(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in UNSUPPORTED_CODES or error.value == 0:
+            return None
+        raise
+
+
+def probe(handle: Any, sleep: Callable[[float], None] = time.sleep) -> Plan:
+    """Ask one GPU what it can tell. Raises NVMLError where it does not answer at all."""
+    fields = _fields(handle, sleep)
+    architecture = ask(pynvml.nvmlDeviceGetArchitecture, handle) or 0
+    energy = next((field for field in _ENERGY_FIELDS if field in fields), None)
+    energy_by_call = energy is None and ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle) is not None
+
+    gpu_power = next((field for field in (_AVERAGE, _INSTANT) if field in fields), None)
+    module_power = next((field for field in (_AVERAGE_MODULE, _INSTANT_MODULE) if field in fields), None)
+    power = gpu_power or module_power
+    power_by_call = power is None and bool(ask(pynvml.nvmlDeviceGetPowerUsage, handle))
+
+    has_counter = energy is not None or energy_by_call
+    method, note = _method(
+        has_counter=has_counter,
+        power=power,
+        call_kind=_call_kind(handle, architecture) if power_by_call else None,
+    )
+    # Superchips: a counter of the whole module was reported for GH200, so that is believed until shown otherwise.
+    undecided = energy == _ENERGY and gpu_power is not None and module_power is not None
+    module = undecided or energy == _ENERGY_MODULE or (gpu_power is None and module_power is not None)
+    return Plan(
+        method=method,
+        note=note,
+        scope=PowerScope.MODULE if module else PowerScope.GPU,
+        energy=energy,
+        energy_by_call=energy_by_call,
+        power=module_power or gpu_power if module else gpu_power,
+        power_by_call=power_by_call,
+        other_power=gpu_power if undecided else None,
+        throttle=tuple((field, reason) for field, reason in THROTTLE_FIELDS if (field, SCOPE_GPU) in fields),
+        max_power_watts=_max_power(handle, fields),
+        max_module_watts=fields.get(_MAX_LIMIT_MODULE, 0.0) / 1000.0 or None,
+        utilization=ask(pynvml.nvmlDeviceGetUtilizationRates, handle) is not None,
+    )
+
+
+def _fields(handle: Any, sleep: Callable[[float], None]) -> dict[Field, float]:
+    """All candidate fields that have a value. A power of zero means that the sensor is not there."""
+    found: dict[Field, float] = {}
+    for attempt in range(_RETRIES):
+        rows: Sequence[Any] | None = ask(pynvml.nvmlDeviceGetFieldValues, handle, list(_CANDIDATES))
+        if rows is None:
+            return found
+        for field, row in zip(_CANDIDATES, rows, strict=True):
+            code = row.nvmlReturn
+            if code == 0:
+                value = value_of(row)
+                if value > 0 or field not in _POWER_FIELDS:
+                    found[field] = value
+            elif code not in UNSUPPORTED_CODES:
+                raise pynvml.NVMLError(code)
+        if _ENERGY in found and _AVERAGE in found:
+            break
+        if attempt + 1 < _RETRIES:
+            sleep(_RETRY_SECONDS)
+    return found
+
+
+def _method(*, has_counter: bool, power: Field | None, call_kind: EnergyMethod | None) -> tuple[EnergyMethod, str]:
+    if has_counter:
+        return EnergyMethod.COUNTER, ""
+    no_counter = "no energy counter (before Volta, or a virtual GPU)"
+    if power is not None and power[0] == FIELD_POWER_AVERAGE:
+        return EnergyMethod.AVERAGE_POWER, f"{no_counter}: the one-second mean of power is integrated"
+    if power is not None:
+        return EnergyMethod.INSTANT_POWER, f"{no_counter} and no mean of power: instants are integrated"
+    if call_kind is EnergyMethod.AVERAGE_POWER:
+        return call_kind, f"{no_counter}: the one-second mean of power is integrated"
+    if call_kind is not None:
+        return call_kind, f"{no_counter} and no mean of power: instants are integrated"
+    return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
+
+
+def _call_kind(handle: Any, architecture: int) -> EnergyMethod:
+    """What nvmlDeviceGetPowerUsage means here: a mean from Ampere on except on GA100, an instant before (nvml.h)."""
+    if architecture < AMPERE or architecture not in ARCHITECTURES:
+        return EnergyMethod.INSTANT_POWER
+    pci = ask(pynvml.nvmlDeviceGetPciInfo, handle)
+    if pci is not None and (pci.pciDeviceId >> 16) in _GA100:
+        return EnergyMethod.INSTANT_POWER
+    return EnergyMethod.AVERAGE_POWER
+
+
+def _max_power(handle: Any, fields: dict[Field, float]) -> float | None:
+    """The highest limit the board can be given, or that is in force, in watts."""
+    highest = fields.get(_MAX_LIMIT, 0.0)
+    for call in (pynvml.nvmlDeviceGetPowerManagementLimitConstraints, pynvml.nvmlDeviceGetEnforcedPowerLimit):
+        try:
+            answer = call(handle)
+        except pynvml.NVMLError as error:
+            if error.value in UNSUPPORTED_CODES or error.value == 4:
+                continue
+            raise
+        highest = max(highest, answer[1] if isinstance(answer, list) else answer)
+    return highest / 1000.0 or None

@@ -1,0 +1,172 @@
+"""Accounts and postings to JSON and back.
+
+Only what the next tick needs is kept: gauges and live windows are not, they begin anew with the process. A key that is
+not there reads as its default, so books of an older version open in a newer one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tpw.ledger.books import GpuAccount, HostAccount, Pending, Posting, PostingKey, ServerAccount, SourceAccount
+from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role, State, TokenKind
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_Pairs = list[list[Any]]
+
+
+def dump_posting(posting: Posting) -> str:
+    """One posting."""
+    return _encode(
+        {
+            "seconds": posting.seconds,
+            "joules": posting.joules,
+            "facility_joules": posting.facility_joules,
+            "unpriced_joules": posting.unpriced_joules,
+            "credit": posting.credit,
+            "cost": posting.cost,
+            "emissions_grams": posting.emissions_grams,
+        }
+    )
+
+
+def load_posting(text: str) -> Posting:
+    """The posting in ``text``."""
+    data = json.loads(text)
+    return Posting(
+        seconds=data.get("seconds", 0.0),
+        joules=data.get("joules", 0.0),
+        facility_joules=data.get("facility_joules", 0.0),
+        unpriced_joules=data.get("unpriced_joules", 0.0),
+        cost=data.get("cost", {}),
+        credit=data.get("credit", 0.0),
+        emissions_grams=data.get("emissions_grams", {}),
+    )
+
+
+def dump_gpu(account: GpuAccount) -> str:
+    """One GPU's account."""
+    gpu = account.gpu
+    return _encode(
+        {
+            "index": gpu.index,
+            "name": gpu.name,
+            "vendor": gpu.vendor,
+            "architecture": gpu.architecture,
+            "driver_version": gpu.driver_version,
+            "pci_bus_id": gpu.pci_bus_id,
+            "power_scope": gpu.power_scope,
+            "energy_method": gpu.energy_method,
+            "max_power_watts": gpu.max_power_watts,
+            "baseline_joules": account.baseline_joules,
+            "baseline_wall_seconds": account.baseline_wall_seconds,
+            "pending": [
+                [piece.start_seconds, piece.end_seconds, [[*key, weight] for key, weight in piece.shares]]
+                for piece in account.pending
+            ],
+            "unmetered_seconds": account.unmetered_seconds,
+            "anomalies": account.anomalies,
+            "throttle_seconds": account.throttle_seconds,
+            "throttle_raw": account.throttle_raw,
+        }
+    )
+
+
+def load_gpu(uuid: str, text: str) -> GpuAccount:
+    """The account in ``text``: not up until it is read."""
+    data = json.loads(text)
+    return GpuAccount(
+        gpu=Gpu(
+            uuid=uuid,
+            index=data["index"],
+            name=data.get("name", ""),
+            vendor=data.get("vendor", "nvidia"),
+            architecture=data.get("architecture", ""),
+            driver_version=data.get("driver_version", ""),
+            pci_bus_id=data.get("pci_bus_id", ""),
+            power_scope=PowerScope(data.get("power_scope", "gpu")),
+            energy_method=EnergyMethod(data.get("energy_method", "counter")),
+            max_power_watts=data.get("max_power_watts"),
+        ),
+        baseline_joules=data.get("baseline_joules"),
+        baseline_wall_seconds=data.get("baseline_wall_seconds"),
+        pending=tuple(
+            Pending(
+                start,
+                end,
+                tuple(
+                    (PostingKey(gpu, server, model, State(state)), weight)
+                    for gpu, server, model, state, weight in shares
+                ),
+            )
+            for start, end, shares in data.get("pending", [])
+        ),
+        unmetered_seconds=data.get("unmetered_seconds", 0.0),
+        anomalies=data.get("anomalies", {}),
+        throttle_seconds=data.get("throttle_seconds", {}),
+        throttle_raw=data.get("throttle_raw", {}),
+    )
+
+
+def dump_server(account: ServerAccount) -> str:
+    """One server's account, without its live window."""
+    return _encode(
+        {
+            "engine": account.engine,
+            "cadence": account.cadence,
+            "version": account.version,
+            "attribution": account.attribution,
+            "since_wall_seconds": account.since_wall_seconds,
+            "identity": account.identity,
+            "series": account.series,
+            "counted": [[model, role, value] for (model, role), value in account.counted.items()],
+            "tokens": [[model, kind, value] for (model, kind), value in account.tokens.items()],
+            "work": [[model, unit, value] for (model, unit), value in account.work.items()],
+            "requests": account.requests,
+            "models": account.models,
+            "reference_cost": [[model, name, value] for (model, name), value in account.reference_cost.items()],
+        }
+    )
+
+
+def load_server(name: str, text: str) -> ServerAccount:
+    """The account in ``text``: not up until it is read."""
+    data = json.loads(text)
+    return ServerAccount(
+        name=name,
+        engine=data.get("engine", ""),
+        cadence=Cadence(data.get("cadence", "unknown")),
+        version=data.get("version", ""),
+        attribution=Attribution(data.get("attribution", "none")),
+        since_wall_seconds=data.get("since_wall_seconds"),
+        identity=data.get("identity", ""),
+        series=data.get("series", {}),
+        counted={(model, Role(role)): value for model, role, value in data.get("counted", [])},
+        tokens={(model, TokenKind(kind)): value for model, kind, value in data.get("tokens", [])},
+        work={(model, unit): value for model, unit, value in data.get("work", [])},
+        requests=data.get("requests", {}),
+        models=tuple(data.get("models", [])),
+        reference_cost={(model, ref): value for model, ref, value in data.get("reference_cost", [])},
+    )
+
+
+def dump_host(account: HostAccount) -> str:
+    """One host component. Its meter begins anew with the process, so only the total is kept."""
+    return _encode({"joules": account.joules})
+
+
+def load_host(text: str) -> HostAccount:
+    """The account in ``text``."""
+    return HostAccount(joules=json.loads(text).get("joules", 0.0))
+
+
+def dump_source(account: SourceAccount) -> str:
+    """One source's counts."""
+    return _encode({"reads": account.reads, "failures": account.failures})
+
+
+def load_source(text: str) -> SourceAccount:
+    """The counts in ``text``."""
+    data = json.loads(text)
+    return SourceAccount(reads=data.get("reads", 0), failures=data.get("failures", {}))

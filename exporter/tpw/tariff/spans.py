@@ -1,0 +1,72 @@
+"""Arithmetic on price intervals. Everywhere: half-open, ordered, disjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from tpw.model import PriceInterval, PriceState
+
+_RELIANCE = (
+    PriceState.FINAL,
+    PriceState.PRELIMINARY,
+    PriceState.FORECAST,
+    PriceState.FALLBACK,
+    PriceState.MISSING,
+)
+
+
+def least_reliable(states: Iterable[PriceState]) -> PriceState:
+    """The state of a sum: it can be relied on as far as its weakest part."""
+    return max(states, key=_RELIANCE.index)
+
+
+def merged(pieces: Iterable[PriceInterval]) -> tuple[PriceInterval, ...]:
+    """Neighbours that touch and say the same become one."""
+    result: list[PriceInterval] = []
+    for piece in pieces:
+        last = result[-1] if result else None
+        if (
+            last is not None
+            and last.end_seconds == piece.start_seconds
+            and last.price_per_kwh == piece.price_per_kwh
+            and last.state is piece.state
+        ):
+            result[-1] = replace(last, end_seconds=piece.end_seconds)
+        else:
+            result.append(piece)
+    return tuple(result)
+
+
+def clipped(pieces: Iterable[PriceInterval], start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+    """What lies within [start, end)."""
+    return tuple(
+        piece
+        if start_seconds <= piece.start_seconds and piece.end_seconds <= end_seconds
+        else replace(
+            piece,
+            start_seconds=max(piece.start_seconds, start_seconds),
+            end_seconds=min(piece.end_seconds, end_seconds),
+        )
+        for piece in pieces
+        if piece.start_seconds < end_seconds and piece.end_seconds > start_seconds
+    )
+
+
+def overlaid(upper: Sequence[PriceInterval], lower: Sequence[PriceInterval]) -> tuple[PriceInterval, ...]:
+    """``upper`` where it covers, ``lower`` elsewhere."""
+    result: list[PriceInterval] = list(upper)
+    for piece in lower:
+        start = piece.start_seconds
+        for cover in upper:
+            if cover.end_seconds <= start:
+                continue
+            if cover.start_seconds >= piece.end_seconds:
+                break
+            if cover.start_seconds > start:
+                result.append(replace(piece, start_seconds=start, end_seconds=cover.start_seconds))
+            start = cover.end_seconds
+        if start < piece.end_seconds:
+            result.append(replace(piece, start_seconds=start))
+    result.sort(key=lambda each: each.start_seconds)
+    return merged(result)

@@ -1,0 +1,289 @@
+"""What an inference engine calls its counters, as data.
+
+A :class:`Dialect` is one row: where an engine publishes its page, how the page is recognised, which samples count what,
+and what to tell a person when the samples are not there. The rows are in :mod:`tpw.tokens.engines`; a user's own mapping
+becomes a row through :meth:`Dialect.from_mapping`. Nothing here reads or parses.
+
+For every quantity there is an ordered list of candidates, best first: engines rename their counters, and one that moves
+at every step is worth more than one that moves when a request ends. The first candidate a page declares or samples is
+taken (see :mod:`tpw.tokens.reading` for how long it is kept).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from tpw.model import Cadence, Role
+
+_E = TypeVar("_E", bound=StrEnum)
+
+
+class Kind(StrEnum):
+    """How a candidate stands on the page."""
+
+    COUNTER = "counter"
+    """The sample is the name; ``_total`` may be there or not, whatever the row says."""
+    HISTOGRAM_SUM = "histogram_sum"
+    """The name is a histogram or summary; its ``_sum`` is the counter."""
+    GAUGE = "gauge"
+
+
+class Level(StrEnum):
+    """Where in a request's way a server counts. Tokens of two levels are never added: they are the same tokens."""
+
+    ENGINE = "engine"
+    FRONTEND = "frontend"
+    GATEWAY = "gateway"
+
+
+class Climb(StrEnum):
+    """Where an engine's GPU processes are, seen from its listening socket."""
+
+    SELF = "self"
+    """The listener itself or its descendants."""
+    ANCESTOR = "ancestor"
+    """Siblings of the listener: up to what started both, then down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sample that may count a quantity.
+
+    Args:
+        name: the sample's name without the engine's prefix; for ``HISTOGRAM_SUM`` the name of the histogram.
+        match: label values the sample must have.
+        cadence: when it moves, where that differs from the row's.
+        role: what it counts, where that differs from its list's (a prompt counter that includes cached tokens stands in
+            the ``input`` list with ``Role.PROMPT``).
+    """
+
+    name: str
+    kind: Kind = Kind.COUNTER
+    match: tuple[tuple[str, str], ...] = ()
+    cadence: Cadence | None = None
+    role: Role | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A counter of work where tokens are not the measure: its unit and its candidates."""
+
+    unit: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a page is recognised: every part that is not empty must hold. Prefixes are of sample or family names."""
+
+    any_prefix: tuple[str, ...] = ()
+    all_prefix: tuple[str, ...] = ()
+    all_series: tuple[str, ...] = ()
+    absent_prefix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A value in a JSON answer: the path to GET and the keys and positions that lead to it."""
+
+    path: str
+    pointer: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """How an engine's processes are called.
+
+    Patterns are beginnings of the process title or ``comm`` (which the kernel cuts to 15 characters; a longer pattern is
+    compared as cut), or the base name of a word at the head of the command line.
+    """
+
+    listener: tuple[str, ...] = ()
+    gpu: tuple[str, ...] = ()
+    climb: Climb = Climb.ANCESTOR
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One engine. See the module's text; sources of the facts are beside the rows."""
+
+    name: str
+    mark: Mark = Mark()
+    prefixes: tuple[str, ...] = ("",)
+    """Spellings of the prefix that all candidate names share, the usual one first."""
+    paths: tuple[str, ...] = ("/metrics",)
+    """Where the page is, the usual place first; tried in order on a base address. Query parameters included."""
+    port: int | None = None
+    other_ports: tuple[int, ...] = ()
+    level: Level = Level.ENGINE
+    cadence: Cadence = Cadence.FINISH
+    """When counters move that say nothing else."""
+    output: tuple[Candidate, ...] = ()
+    input: tuple[Candidate, ...] = ()
+    cached_input: tuple[Candidate, ...] = ()
+    requests: tuple[Candidate, ...] = ()
+    running: tuple[Candidate, ...] = ()
+    waiting: tuple[Candidate, ...] = ()
+    work: tuple[Work, ...] = ()
+    model_labels: tuple[str, ...] = ()
+    """Labels that name the model, the first that is there and not empty; none where the engine names none."""
+    pin: tuple[str, ...] = ()
+    """Labels whose values are replicas of one quantity (tensor-parallel ranks): one series of them is kept. All other
+    labels are real shards: each keeps its own series, and the ledger adds their rises."""
+    late: bool = False
+    """Token series appear with the first request: a page of this engine without them is a server that has not worked."""
+    model_source: tuple[Lookup, ...] = ()
+    """Where the model's name is, for engines whose series do not carry it."""
+    version_source: tuple[Lookup, ...] = ()
+    processes: Processes = Processes()
+    enable: str = ""
+    """How to switch the counters on, in words, for the hint of an error."""
+
+    def candidates(self, role: Role) -> tuple[Candidate, ...]:
+        """The list that a role's candidates stand in (``PROMPT`` stands in the list of ``INPUT``)."""
+        lists = {
+            Role.OUTPUT: self.output,
+            Role.INPUT: self.input,
+            Role.PROMPT: self.input,
+            Role.CACHED_INPUT: self.cached_input,
+            Role.REQUESTS: self.requests,
+        }
+        return lists[role]
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], *, name: str = "custom") -> Dialect:
+        """A row from plain words: a configuration's ``tokens:`` mapping, or a whole dialect written by a user.
+
+        Keys that count tokens (each a metric name, ``{metric, match, cadence}``, or a list of those, best first):
+        ``output``, ``input`` (cached tokens excluded), ``prompt`` (cached tokens included; instead of ``input``),
+        ``cached_input``, ``requests``; gauges likewise: ``running``, ``waiting``; and ``work``: a mapping of unit to the
+        same. Others: ``path`` (one or a list), ``model_label``, ``pin``, ``prefix``, ``recognised_by`` (each one or a
+        list), ``cadence`` (step, chunk or finish), ``level``, ``port``, ``enable``.
+
+        Raises:
+            ValueError: with every problem, one per line, each with its key path.
+        """
+        return _Words(mapping, name).dialect()
+
+
+CUSTOM_KEYS = ("output", "input", "prompt", "cached_input", "requests", "running", "waiting")
+"""Keys of :meth:`Dialect.from_mapping` that hold metric names."""
+
+
+class _Words:
+    """One reading of a user's mapping; collects problems instead of stopping at the first."""
+
+    def __init__(self, mapping: Mapping[str, Any], name: str) -> None:
+        self._mapping = mapping
+        self._name = name
+        self._problems: list[str] = []
+
+    def dialect(self) -> Dialect:
+        others = ("work", "path", "model_label", "pin", "prefix", "recognised_by", "cadence", "level", "port", "enable")
+        for key in self._mapping:
+            if key not in CUSTOM_KEYS and key not in others:
+                self._problems.append(f"{key}: unknown key; known are {', '.join((*CUSTOM_KEYS, *others))}")
+        metrics = {key: self._candidates(key, self._mapping.get(key)) for key in CUSTOM_KEYS}
+        if metrics["input"] and metrics["prompt"]:
+            self._problems.append("prompt: give input (cached tokens excluded) or prompt (included), not both")
+        if not any(metrics[key] for key in ("output", "input", "prompt")) and "work" not in self._mapping:
+            self._problems.append("output: at least one of output, input, prompt or work is needed")
+        prompt = tuple(Candidate(c.name, c.kind, c.match, c.cadence, Role.PROMPT) for c in metrics["prompt"])
+        prefixes = self._strings("prefix") or ("",)
+        marks = self._strings("recognised_by")
+        row = Dialect(
+            name=self._name,
+            mark=Mark(any_prefix=marks),
+            prefixes=prefixes,
+            paths=self._strings("path") or ("/metrics",),
+            port=self._number("port"),
+            level=self._member("level", Level, Level.ENGINE),
+            cadence=self._member("cadence", Cadence, Cadence.UNKNOWN),
+            output=metrics["output"],
+            input=metrics["input"] or prompt,
+            cached_input=metrics["cached_input"],
+            requests=metrics["requests"],
+            running=metrics["running"],
+            waiting=metrics["waiting"],
+            work=self._work(),
+            model_labels=self._strings("model_label") or ("model_name", "model"),
+            pin=self._strings("pin"),
+            enable="; ".join(self._strings("enable"))
+            or "compare the names under `tokens` with the page; a server that creates them with its first request heals"
+            " this by itself",
+        )
+        if self._problems:
+            raise ValueError("\n".join(self._problems))
+        return row
+
+    def _candidates(self, where: str, value: Any) -> tuple[Candidate, ...]:
+        if value is None:
+            return ()
+        entries = value if isinstance(value, list | tuple) else [value]
+        found = []
+        for position, entry in enumerate(entries):
+            place = f"{where}[{position}]" if isinstance(value, list | tuple) else where
+            candidate = self._candidate(place, entry)
+            if candidate is not None:
+                found.append(candidate)
+        return tuple(found)
+
+    def _candidate(self, where: str, entry: Any) -> Candidate | None:
+        if isinstance(entry, str) and entry:
+            return Candidate(entry)
+        if not isinstance(entry, Mapping):
+            self._problems.append(f"{where}: a metric name or {{metric, match}} is wanted, not {entry!r}")
+            return None
+        for key in entry:
+            if key not in ("metric", "match", "cadence"):
+                self._problems.append(f"{where}.{key}: unknown key; known are metric, match, cadence")
+        metric, match = entry.get("metric"), entry.get("match") or {}
+        if not isinstance(metric, str) or not metric:
+            self._problems.append(f"{where}.metric: the name of a metric is wanted")
+            return None
+        if not isinstance(match, Mapping):
+            self._problems.append(f"{where}.match: a mapping of label to value is wanted")
+            return None
+        cadence = entry.get("cadence")
+        if cadence is not None and cadence not in [c.value for c in Cadence]:
+            self._problems.append(f"{where}.cadence: one of {', '.join(c.value for c in Cadence)} is wanted")
+            cadence = None
+        pairs = tuple((str(label), str(wanted)) for label, wanted in match.items())
+        return Candidate(metric, match=pairs, cadence=Cadence(cadence) if cadence else None)
+
+    def _work(self) -> tuple[Work, ...]:
+        units = self._mapping.get("work") or {}
+        if not isinstance(units, Mapping):
+            self._problems.append("work: a mapping of unit to metric is wanted")
+            return ()
+        return tuple(Work(str(unit), self._candidates(f"work.{unit}", value)) for unit, value in units.items())
+
+    def _strings(self, key: str) -> tuple[str, ...]:
+        value = self._mapping.get(key)
+        if value is None:
+            return ()
+        entries = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(entry, str) for entry in entries):
+            self._problems.append(f"{key}: a word or a list of words is wanted")
+            return ()
+        return tuple(entries)
+
+    def _number(self, key: str) -> int | None:
+        value = self._mapping.get(key)
+        if value is None or (isinstance(value, int) and 0 < value < 65536):
+            return value
+        self._problems.append(f"{key}: a port number is wanted")
+        return None
+
+    def _member(self, key: str, members: type[_E], default: _E) -> _E:
+        value = self._mapping.get(key)
+        if value is None:
+            return default
+        try:
+            return members(value)
+        except ValueError:
+            self._problems.append(f"{key}: one of {', '.join(member.value for member in members)} is wanted")
+            return default

@@ -1,0 +1,196 @@
+"""A metrics page as bytes: find the few wanted lines, then split only those.
+
+An engine's page has 50 KB of which one per cent is wanted, and it is read every second: so the page is searched for the
+wanted names, never parsed. A line that cannot be split costs itself and nothing else. The Prometheus text format 0.0.4,
+OpenMetrics and bare ``name value`` lines (also tab separated) are all read by the same rules:
+
+- a sample begins at the start of a line with its name, followed by ``{``, a blank or a tab: so ``_created`` and
+  ``_bucket`` lines of the same metric are other names and never taken for it;
+- names outside the classic alphabet stand quoted inside the braces: ``{"gen_ai.client.token.usage_sum",...}``;
+- after the labels come the value, perhaps a timestamp, perhaps an exemplar after ``#``: only the value is used;
+- a value that is not finite, or below zero, counts nothing and is passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from math import inf
+
+_CLASSIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'
+_LABEL = re.compile(rf"\s*(?:([a-zA-Z_][a-zA-Z0-9_]*)|{_QUOTED})\s*(?:=\s*{_QUOTED}\s*)?(?:,|\Z)", re.DOTALL)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+
+_BRACE, _BLANK, _TAB, _COMMA, _CLOSE, _BACKSLASH, _QUOTE = b'{ \t,}\\"'
+
+
+class Page:
+    """One page, ready to be searched. Costs one copy of the body."""
+
+    __slots__ = ("_found", "_text")
+
+    def __init__(self, body: bytes) -> None:
+        self._text = b"\n" + body
+        self._found: dict[str, list[tuple[bytes, float]]] = {}
+
+    def lines(self, name: str) -> list[tuple[bytes, float]]:
+        """The samples of this exact name: (name and labels as they stand, value). Searched for once."""
+        if name in self._found:
+            return self._found[name]
+        text = self._text
+        needle = needle_of(name)
+        length = len(needle) - 1
+        found = []
+        at = text.find(needle)
+        while at >= 0:
+            start = at + 1
+            end = text.find(b"\n", start)
+            line = text[start:] if end < 0 else text[start:end]
+            sample = split(line, length)
+            if sample is not None:
+                found.append(sample)
+            if end < 0:
+                break
+            at = text.find(needle, end)
+        self._found[name] = found
+        return found
+
+    def samples(self, name: str) -> bool:
+        """Whether a sample of this exact name is there, readable or not."""
+        text = self._text
+        needle = needle_of(name)
+        at = text.find(needle)
+        while at >= 0:
+            after = text[at + len(needle) : at + len(needle) + 1]
+            if after in (b"{", b" ", b"\t", b",", b"}"):
+                return True
+            at = text.find(needle, at + 1)
+        return False
+
+    def declared(self, family: str) -> str | None:
+        """The type a ``# TYPE`` line gives this family; "" when there is only a ``# HELP`` line; None without either."""
+        spelling = family if _CLASSIC.match(family) else f'"{family}"'
+        mark = b"\n# TYPE " + spelling.encode() + b" "
+        at = self._text.find(mark)
+        if at >= 0:
+            end = self._text.find(b"\n", at + 1)
+            return self._text[at + len(mark) : None if end < 0 else end].strip().decode("ascii", "replace")
+        return "" if self._text.find(b"\n# HELP " + spelling.encode() + b" ") >= 0 else None
+
+    def prefixed(self, prefix: str) -> bool:
+        """Whether any sample or family has a name that begins so."""
+        raw = prefix.encode()
+        return any(self._text.find(mark + raw) >= 0 for mark in (b"\n", b"\n# TYPE ", b'\n{"', b'\n# TYPE "'))
+
+    def is_empty(self) -> bool:
+        """Whether there is no sample at all, of any name."""
+        return not any(line and not line.startswith(b"#") for line in self._text.split(b"\n"))
+
+    def has_samples(self) -> bool:
+        """Whether at least one line is a sample. For telling a metrics page from something else; not for hot paths."""
+        return any(_readable(line) for line in self._text.split(b"\n") if line and not line.startswith(b"#"))
+
+    def is_complete(self) -> bool:
+        """Whether an OpenMetrics page carries its end mark: without it, it was cut off."""
+        return self._text.rstrip().endswith(b"\n# EOF")
+
+
+def needle_of(name: str) -> bytes:
+    """The bytes a sample of this name begins with, the line break before it included."""
+    return b"\n" + name.encode() if _CLASSIC.match(name) else b'\n{"' + name.encode() + b'"'
+
+
+def split(line: bytes, length: int) -> tuple[bytes, float] | None:
+    """Split a line whose first ``length`` bytes are the wanted name (or ``{"name"``): (name and labels, value).
+
+    None when the name goes on (it is another metric), or the line is not a sample with a finite value of at least zero.
+    """
+    if length >= len(line):
+        return None
+    after = line[length]
+    if after == _BRACE or (after in (_COMMA, _CLOSE) and line[0] == _BRACE):
+        # Where there is no exemplar, the last brace closes the labels: a value or a timestamp has none.
+        end = _closing(line) if b" # " in line else line.rfind(b"}")
+        if end < 0:
+            return None
+        head, rest = line[: end + 1], line[end + 1 :]
+    elif after in (_BLANK, _TAB):
+        head, rest = line[:length], line[length:]
+        if rest.lstrip().startswith(b"{"):
+            return _spaced(line, length)
+    else:
+        return None
+    fields = rest.split(None, 1)
+    if not fields or b"_" in fields[0]:
+        return None
+    try:
+        value = float(fields[0])
+    except ValueError:
+        return None
+    return (head, value) if 0.0 <= value < inf else None
+
+
+def _spaced(line: bytes, length: int) -> tuple[bytes, float] | None:
+    """``name {labels} value``, which the format allows: as if the blank were not there."""
+    joined = line[:length] + line[length:].lstrip()
+    return split(joined, length)
+
+
+def _closing(line: bytes) -> int:
+    """Position of the brace that closes the labels; -1 when none does."""
+    quoted = escaped = False
+    for position, byte in enumerate(line):
+        if escaped:
+            escaped = False
+        elif quoted:
+            if byte == _BACKSLASH:
+                escaped = True
+            elif byte == _QUOTE:
+                quoted = False
+        elif byte == _QUOTE:
+            quoted = True
+        elif byte == _CLOSE:
+            return position
+    return -1
+
+
+def _readable(line: bytes) -> bool:
+    """Whether a line has the shape of a sample, whatever its name and value."""
+    match = re.match(rb"(?:[a-zA-Z_:][a-zA-Z0-9_:./-]*)?(?:\s*\{.*\})?[ \t]+[-+0-9.eEinfINFaN]+(?:\s|\Z)", line)
+    return match is not None and line[:1] not in b" \t"
+
+
+def labels_of(head: bytes) -> dict[str, str]:
+    """The labels of a sample's head, escapes undone. The quoted name of a UTF-8 metric is left out.
+
+    Raises:
+        ValueError: when they cannot be read.
+    """
+    text = head.decode("utf-8", "replace")
+    opening = text.find("{")
+    if opening < 0:
+        return {}
+    if not text.endswith("}"):
+        raise ValueError("labels do not end")
+    return dict(_pairs(text[opening + 1 : -1]))
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while at < len(text):
+        match = _LABEL.match(text, at)
+        if match is None or match.end() == at:
+            raise ValueError(f"not a label: {text[at:]!r}")
+        plain, quoted, value = match.groups()
+        if value is not None:
+            yield (plain if plain is not None else _unescaped(quoted)), _unescaped(value)
+        elif quoted is None:
+            raise ValueError(f"a label without a value: {text[at:]!r}")
+        at = match.end()
+
+
+def _unescaped(text: str) -> str:
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], text)

@@ -1,0 +1,520 @@
+"""A stand-in for NVIDIA's driver library, driven while a program runs on it.
+
+The real ``pynvml`` loads it in place of ``libnvidia-ml.so.1``: in a subprocess through :meth:`FakeNvml.env`, in this
+process through :meth:`FakeNvml.preload`. Tests then change what the boards do, and ask for the exact energy::
+
+    with FakeNvml(tmp_path, count=2) as nvml:
+        process = subprocess.Popen([...], env={**os.environ, **nvml.env()})
+        nvml.gpu(0).set_square(low=80, high=600, period=0.05, duty=0.5)
+        nvml.lose(1)
+        ...
+        expected = nvml.true_joules(0, start, end)
+
+A change of load takes effect a few milliseconds after the call, at the instant the call returns, so that both sides see
+the same energy up to the last bit of a double.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fakenvml.building import library_path
+
+__all__ = ["ERRORS", "FakeGpu", "FakeNvml", "library_path"]
+
+MAGIC = 0x4C4D564E454B4146
+MAX_GPUS = 16
+MAX_SEGMENTS = 128
+MAX_PIDS = 32
+MAX_INSTANCES = 8
+MAX_SYMBOLS = 64
+AHEAD_SECONDS = 0.003
+
+ERRORS = {
+    "uninitialized": 1,
+    "not_supported": 3,
+    "no_permission": 4,
+    "driver_not_loaded": 9,
+    "irq_issue": 11,
+    "library_not_found": 12,
+    "corrupted_inforom": 14,
+    "gpu_is_lost": 15,
+    "reset_required": 16,
+    "lib_rm_version_mismatch": 18,
+    "gpu_not_found": 28,
+    "unknown": 999,
+}
+
+_FLAGS = {
+    name: 1 << bit
+    for bit, name in enumerate(
+        (
+            "no_energy",
+            "no_average",
+            "no_instant",
+            "no_usage",
+            "zero_watts",
+            "frozen",
+            "no_utilization",
+            "no_memory",
+            "no_limit",
+            "no_temperature",
+            "no_processes",
+            "no_access",
+            "no_fields",
+            "mig",
+            "module",
+            "no_gpu_scope",
+            "no_throttle",
+        )
+    )
+}
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = [
+        ("start_seconds", ctypes.c_double),
+        ("joules_before", ctypes.c_double),
+        ("low_watts", ctypes.c_double),
+        ("high_watts", ctypes.c_double),
+        ("period_seconds", ctypes.c_double),
+        ("duty", ctypes.c_double),
+        ("phase_seconds", ctypes.c_double),
+    ]
+
+
+class _Instance(ctypes.Structure):
+    _fields_ = [("uuid", ctypes.c_char * 96), ("pid_count", ctypes.c_uint), ("pids", ctypes.c_uint * MAX_PIDS)]
+
+
+class _Gpu(ctypes.Structure):
+    _fields_ = [
+        ("uuid", ctypes.c_char * 96),
+        ("name", ctypes.c_char * 96),
+        ("architecture", ctypes.c_uint),
+        ("pci_device_id", ctypes.c_uint),
+        ("pci_bus", ctypes.c_uint),
+        ("flags", ctypes.c_uint),
+        ("error", ctypes.c_int),
+        ("flicker", ctypes.c_uint),
+        ("utilization_percent", ctypes.c_uint),
+        ("temperature_celsius", ctypes.c_int),
+        ("limit_mw", ctypes.c_uint),
+        ("min_limit_mw", ctypes.c_uint),
+        ("max_limit_mw", ctypes.c_uint),
+        ("module_limit_mw", ctypes.c_uint),
+        ("memory_total", ctypes.c_ulonglong),
+        ("memory_used", ctypes.c_ulonglong),
+        ("memory_reserved", ctypes.c_ulonglong),
+        ("throttle_ns", ctypes.c_ulonglong * 4),
+        ("frozen_mj", ctypes.c_ulonglong),
+        ("hang_until_seconds", ctypes.c_double),
+        ("offset_joules", ctypes.c_double),
+        ("refresh_seconds", ctypes.c_double),
+        ("module_factor", ctypes.c_double),
+        ("pid_count", ctypes.c_uint),
+        ("pids", ctypes.c_uint * MAX_PIDS),
+        ("instance_count", ctypes.c_uint),
+        ("instances", _Instance * MAX_INSTANCES),
+        ("segment_count", ctypes.c_uint),
+        ("spare", ctypes.c_uint),
+        ("segments", _Segment * MAX_SEGMENTS),
+    ]
+
+
+class _Symbol(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char * 56), ("calls", ctypes.c_ulonglong)]
+
+
+class _Control(ctypes.Structure):
+    _fields_ = [
+        ("magic", ctypes.c_ulonglong),
+        ("size", ctypes.c_ulonglong),
+        ("sequence", ctypes.c_uint),
+        ("init_error", ctypes.c_int),
+        ("driver_epoch", ctypes.c_uint),
+        ("count", ctypes.c_uint),
+        ("order", ctypes.c_uint * MAX_GPUS),
+        ("delay_us", ctypes.c_uint),
+        ("busy_us", ctypes.c_uint),
+        ("driver_version", ctypes.c_char * 80),
+        ("symbols", _Symbol * MAX_SYMBOLS),
+        ("gpus", _Gpu * MAX_GPUS),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Power of a board from an instant on: high watts for ``duty`` of every period, low watts for the rest."""
+
+    start: float
+    joules_before: float
+    low: float
+    high: float
+    period: float
+    duty: float
+    phase: float
+
+    def _integral(self, x: float) -> float:
+        if self.period <= 0:
+            return self.high * x
+        whole = math.floor(x / self.period)
+        rest = x - whole * self.period
+        on = self.duty * self.period
+        part = self.high * rest if rest < on else self.high * on + self.low * (rest - on)
+        return whole * (self.high * on + self.low * (self.period - on)) + part
+
+    def joules_at(self, at: float) -> float:
+        return self.joules_before + self._integral(at - self.start + self.phase) - self._integral(self.phase)
+
+
+class FakeGpu:
+    """One board of the stand-in. Made by :class:`FakeNvml`."""
+
+    def __init__(self, nvml: FakeNvml, slot: int, watts: float, counter_joules: float) -> None:
+        self._nvml = nvml
+        self._slot = slot
+        now = time.monotonic()
+        # The first load began a while ago, so the one-second mean is right from the start.
+        first = _Load(now - 100.0, 0.0, watts, watts, 0.0, 1.0, 0.0)
+        self._loads = [first]
+        self._resets: list[float] = []
+        with self._written() as board:
+            self._publish(board)
+            board.offset_joules = counter_joules - first.joules_at(now)
+
+    @property
+    def uuid(self) -> str:
+        return bytes(self._board.uuid).decode()
+
+    @property
+    def _board(self) -> _Gpu:
+        return self._nvml._control.gpus[self._slot]
+
+    @contextmanager
+    def _written(self) -> Iterator[_Gpu]:
+        with self._nvml._writing() as control:
+            yield control.gpus[self._slot]
+
+    def _publish(self, board: _Gpu) -> None:
+        recent = self._loads[-MAX_SEGMENTS:]
+        for row, load in zip(board.segments, recent, strict=False):
+            row.start_seconds, row.joules_before = load.start, load.joules_before
+            row.low_watts, row.high_watts = load.low, load.high
+            row.period_seconds, row.duty, row.phase_seconds = load.period, load.duty, load.phase
+        board.segment_count = len(recent)
+
+    def _add(self, low: float, high: float, period: float, duty: float, phase: float) -> float:
+        with self._written() as board:
+            start = max(time.monotonic(), self._loads[-1].start) + AHEAD_SECONDS
+            self._loads.append(_Load(start, self._loads[-1].joules_at(start), low, high, period, duty, phase))
+            self._publish(board)
+        return start
+
+    def set_constant(self, watts: float) -> float:
+        """Draw so many watts from the returned monotonic instant on."""
+        return self._add(watts, watts, 0.0, 1.0, 0.0)
+
+    def set_square(self, low: float, high: float, period: float, duty: float = 0.5, phase: float = 0.0) -> float:
+        """Draw ``high`` for ``duty`` of every ``period`` seconds and ``low`` for the rest, from the returned instant."""
+        return self._add(low, high, period, duty, phase)
+
+    def true_joules(self, start: float, end: float) -> float:
+        """Exactly what the board (or the module, where its counter counts that) used between two monotonic instants."""
+        factor = self._board.module_factor if self._board.flags & _FLAGS["module"] else 1.0
+        return (self._joules_at(end) - self._joules_at(start)) * factor
+
+    def _joules_at(self, at: float) -> float:
+        for load in reversed(self._loads):
+            if load.start <= at:
+                return load.joules_at(at)
+        return self._loads[0].joules_at(at)
+
+    def counter_joules(self) -> float:
+        """What the counter would show now if it were refreshed all the time."""
+        board = self._board
+        factor = board.module_factor if board.flags & _FLAGS["module"] else 1.0
+        return self._joules_at(time.monotonic()) * factor + board.offset_joules
+
+    def set(self, **values: object) -> None:
+        """Set plain fields of the board's record: ``limit_mw``, ``temperature_celsius``, ``refresh_seconds`` ..."""
+        with self._written() as board:
+            for name, value in values.items():
+                setattr(board, name, value.encode() if isinstance(value, str) else value)
+
+    def flag(self, name: str, *, on: bool = True) -> None:
+        """Set or clear one of the flags (``no_energy``, ``zero_watts``, ...)."""
+        with self._written() as board:
+            board.flags = board.flags | _FLAGS[name] if on else board.flags & ~_FLAGS[name]
+
+
+class FakeNvml:
+    """The library with some boards. A context manager: leaving it frees every hung call and the mapping.
+
+    Args:
+        directory: where the control file goes.
+        count: boards the driver shows at first.
+        spare: further boards that ``count`` or ``reorder`` can bring in later (hot-plug).
+        watts: what each board draws at first.
+        counter_joules: where the energy counters begin.
+        refresh_seconds: how often the counter moves; 0: always exact.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        count: int = 2,
+        *,
+        spare: int = 0,
+        watts: float = 100.0,
+        counter_joules: float = 1_000_000.0,
+        refresh_seconds: float = 0.02,
+        name: str = "NVIDIA H100 80GB HBM3",
+        architecture: int = 9,
+        pci_device_id: int = 0x233010DE,
+        limit_watts: float = 700.0,
+        driver_version: str = "580.95.05",
+    ) -> None:
+        self.library = library_path()
+        self.control_file = directory / "fakenvml.control"
+        self._lock = threading.RLock()
+        with self.control_file.open("w+b") as file:
+            file.truncate(ctypes.sizeof(_Control))
+            self._mapping = mmap.mmap(file.fileno(), ctypes.sizeof(_Control))
+        self._control = _Control.from_buffer(self._mapping)
+        self._control.size = ctypes.sizeof(_Control)
+        self._control.driver_version = driver_version.encode()
+        self._control.count = count
+        self._gpus: list[FakeGpu] = []
+        for slot in range(count + spare):
+            board = self._control.gpus[slot]
+            board.uuid = f"GPU-{slot:08x}-1111-2222-3333-444455556666".encode()
+            board.name = name.encode()
+            board.architecture = architecture
+            board.pci_device_id = pci_device_id
+            board.pci_bus = 0x10 + slot
+            board.temperature_celsius = 40 + slot
+            board.limit_mw = board.max_limit_mw = int(limit_watts * 1000)
+            board.min_limit_mw = 200_000
+            board.module_limit_mw = 1_000_000
+            board.memory_total = 80 << 30
+            board.memory_used = (slot + 1) << 30
+            board.memory_reserved = 1 << 29
+            board.module_factor = 1.0
+            board.refresh_seconds = refresh_seconds
+            self._control.order[slot] = slot
+            self._gpus.append(FakeGpu(self, slot, watts, counter_joules))
+        self._control.magic = MAGIC
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free every hung call. The file stays for processes that still have it mapped."""
+        for i in range(len(self._gpus)):
+            self.unhang(i)
+
+    # ------------------------------------------------------------------------------------------- loading the library
+
+    def env(self) -> dict[str, str]:
+        """Environment for a process that shall find this library instead of the driver's."""
+        others = os.environ.get("LD_LIBRARY_PATH", "")
+        path = f"{self.library.parent}:{others}" if others else str(self.library.parent)
+        return {"LD_LIBRARY_PATH": path, "FAKENVML_CONTROL": str(self.control_file)}
+
+    path_env = env
+
+    def preload(self) -> None:
+        """Load the library into this process: ``pynvml`` asks the loader for its soname and is given this one."""
+        os.environ["FAKENVML_CONTROL"] = str(self.control_file)
+        ctypes.CDLL(str(self.library), mode=ctypes.RTLD_GLOBAL)
+
+    # ----------------------------------------------------------------------------------------------------- the boards
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Control]:
+        with self._lock:
+            self._control.sequence += 1
+            try:
+                yield self._control
+            finally:
+                self._control.sequence += 1
+
+    def gpu(self, i: int) -> FakeGpu:
+        return self._gpus[i]
+
+    def uuid(self, i: int) -> str:
+        return self._gpus[i].uuid
+
+    def true_joules(self, i: int, start: float, end: float) -> float:
+        """Exact energy of a board between two monotonic instants, over all changes of load."""
+        return self._gpus[i].true_joules(start, end)
+
+    def fail(self, i: int, error: str | int) -> None:
+        """Every call on the board answers this error from now on."""
+        self._gpus[i].set(error=ERRORS[error] if isinstance(error, str) else error)
+
+    def lose(self, i: int) -> None:
+        """The board falls off the bus."""
+        self.fail(i, "gpu_is_lost")
+
+    def unknown(self, i: int) -> None:
+        self.fail(i, "unknown")
+
+    def restore(self, i: int) -> None:
+        """The board answers again, without any of the faults."""
+        self._gpus[i].set(error=0, flicker=0, hang_until_seconds=0.0)
+
+    def hang(self, i: int, seconds: float = 3600.0) -> None:
+        """Calls on the board do not return for so long (or until :meth:`unhang`)."""
+        self._gpus[i].set(hang_until_seconds=time.monotonic() + seconds)
+
+    def unhang(self, i: int) -> None:
+        self._gpus[i].set(hang_until_seconds=0.0)
+
+    def reset_counter(self, i: int) -> None:
+        """The energy counter begins again at zero, as after a driver reload."""
+        gpu = self._gpus[i]
+        with gpu._written() as board:
+            board.offset_joules -= gpu.counter_joules()
+
+    def step_back(self, i: int, joules: float) -> None:
+        with self._gpus[i]._written() as board:
+            board.offset_joules -= joules
+
+    def freeze(self, i: int) -> None:
+        """The counter stands still although the board draws power."""
+        gpu = self._gpus[i]
+        with gpu._written() as board:
+            board.frozen_mj = int(gpu.counter_joules() * 1000)
+            board.flags |= _FLAGS["frozen"]
+
+    def thaw(self, i: int) -> None:
+        self._gpus[i].flag("frozen", on=False)
+
+    def zero_watts(self, i: int, *, on: bool = True) -> None:
+        self._gpus[i].flag("zero_watts", on=on)
+
+    def no_energy(self, i: int, *, on: bool = True) -> None:
+        self._gpus[i].flag("no_energy", on=on)
+
+    def no_average(self, i: int, *, on: bool = True) -> None:
+        self._gpus[i].flag("no_average", on=on)
+
+    def flicker(self, i: int, values: int = 1) -> None:
+        """The next so many energy or power values answer NOT_SUPPORTED although they are supported."""
+        self._gpus[i].set(flicker=values)
+
+    def module_scope(self, i: int, factor: float = 1.6, *, gpu_scope: bool = True) -> None:
+        """A superchip: the counter counts the whole module; ``gpu_scope`` False: power only for the module too."""
+        gpu = self._gpus[i]
+        with gpu._written() as board:
+            at = time.monotonic()
+            board.offset_joules += gpu._joules_at(at) * (1.0 - factor)  # the counter goes on where it stood
+            board.module_factor = factor
+            board.flags |= _FLAGS["module"] | (0 if gpu_scope else _FLAGS["no_gpu_scope"])
+
+    def utilization(self, i: int, percent: int) -> None:
+        self._gpus[i].set(utilization_percent=percent)
+
+    def memory(self, i: int, used_bytes: int) -> None:
+        self._gpus[i].set(memory_used=used_bytes)
+
+    def temperature(self, i: int, celsius: int) -> None:
+        self._gpus[i].set(temperature_celsius=celsius)
+
+    def limit(self, i: int, watts: float) -> None:
+        self._gpus[i].set(limit_mw=int(watts * 1000))
+
+    def throttle(self, i: int, *, power_cap: float = 0.0, sw: float = 0.0, hw: float = 0.0, brake: float = 0.0) -> None:
+        """Cumulative seconds of the four reasons."""
+        with self._gpus[i]._written() as board:
+            board.throttle_ns[:] = [int(seconds * 1e9) for seconds in (power_cap, sw, hw, brake)]
+
+    def processes(self, i: int, pids: Sequence[int]) -> None:
+        with self._gpus[i]._written() as board:
+            board.pids[: len(pids)] = list(pids)
+            board.pid_count = len(pids)
+
+    def mig(self, i: int, instances: Sequence[Sequence[int]] = ((),)) -> None:
+        """MIG mode with these instances, each given as the process ids on it. No instances: MIG is off again."""
+        with self._gpus[i]._written() as board:
+            board.flags = board.flags | _FLAGS["mig"] if instances else board.flags & ~_FLAGS["mig"]
+            board.instance_count = len(instances)
+            for j, pids in enumerate(instances):
+                board.instances[j].uuid = f"MIG-{i:04x}{j:04x}-aaaa-bbbb-cccc-ddddeeeeffff".encode()
+                board.instances[j].pid_count = len(pids)
+                board.instances[j].pids[: len(pids)] = list(pids)
+
+    # ----------------------------------------------------------------------------------------------------- the driver
+
+    @property
+    def count(self) -> int:
+        return self._control.count
+
+    @count.setter
+    def count(self, value: int) -> None:
+        with self._writing() as control:
+            control.count = value
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Which boards the driver shows, in which order of indices."""
+        with self._writing() as control:
+            control.order[: len(order)] = list(order)
+            control.count = len(order)
+
+    @property
+    def delay_us(self) -> int:
+        """Microseconds every call sleeps."""
+        return self._control.delay_us
+
+    @delay_us.setter
+    def delay_us(self, value: int) -> None:
+        self._control.delay_us = value
+
+    @property
+    def busy_us(self) -> int:
+        """Microseconds every call burns on the processor."""
+        return self._control.busy_us
+
+    @busy_us.setter
+    def busy_us(self, value: int) -> None:
+        self._control.busy_us = value
+
+    def init_error(self, error: str | int) -> None:
+        """What initialisation answers from now on; 0 or "" for success."""
+        self._control.init_error = ERRORS[error] if isinstance(error, str) and error else int(error or 0)
+
+    def unload_driver(self) -> None:
+        """The driver is removed: calls answer UNINITIALIZED, initialisation DRIVER_NOT_LOADED."""
+        self.init_error("driver_not_loaded")
+        with self._writing() as control:
+            control.driver_epoch += 1
+
+    def load_driver(self) -> None:
+        """The driver is back: programs must initialise again, and the counters begin at zero."""
+        self.init_error(0)
+        for i in range(len(self._gpus)):
+            self.reset_counter(i)
+        with self._writing() as control:
+            control.driver_epoch += 1
+
+    def calls(self) -> dict[str, int]:
+        """How often each function was called so far, by any process on this control file."""
+        return {row.name.decode(): row.calls for row in self._control.symbols if row.name}

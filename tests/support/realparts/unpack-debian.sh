@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# unpack-debian.sh DIR SUITE PACKAGE...
+#
+# Unpacks Debian packages of SUITE into DIR, beside the system and without root: apt works in a state of its own, knows
+# no installed package, and only downloads. SUITE `release` means the release this machine runs. The mirror is the one
+# this machine's own apt configuration names. Prints name and version of each package.
+set -euo pipefail
+
+dir=$(mkdir -p "$1" && cd "$1" && pwd)
+suite=$2
+shift 2
+
+command -v apt-get >/dev/null && command -v dpkg >/dev/null || {
+  echo "no apt-get here: this part is taken from Debian packages" >&2
+  exit 1
+}
+if [[ $suite == release ]]; then
+  suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
+fi
+# The first package source of the archive itself, not of its security or update suites.
+mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+  awk '$1 !~ /-/ && $2 ~ /\/debian\/?$/ && !seen++ {print $2}')
+[[ -n $mirror ]] || {
+  echo "no Debian mirror among this machine's package sources" >&2
+  exit 1
+}
+
+state=$dir/.apt
+trap 'rm -rf "$state"' EXIT
+mkdir -p "$state"/{lists,cache/archives,debs,preferences.d}/partial
+: >"$state/status"
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+options=
+[[ -e $keyring ]] && options="[signed-by=$keyring]"
+echo "deb $options $mirror $suite main" >"$state/sources.list"
+apt=(apt-get -qq
+  -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/dev/null
+  -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
+  -o Dir::State="$state" -o Dir::State::Lists="$state/lists" -o Dir::State::Status="$state/status"
+  -o Dir::Cache="$state/cache" -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none
+  -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30)
+
+# apt-get update warns and succeeds where a mirror does not answer: the download below is the judge.
+"${apt[@]}" update
+cd "$state/debs"
+"${apt[@]}" download "$@"
+for package in *.deb; do
+  dpkg-deb --extract "$package" "$dir"
+  dpkg-deb --show --showformat '${Package} ${Version}\n' "$package"
+done

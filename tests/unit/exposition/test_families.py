@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+
+import pytest
+from support.snapshots import EPOCH, empty_snapshot, fleet_snapshot, posting, rich_snapshot, uuid
+
+from tpw.exposition.catalogue import CATALOGUE, Kind
+from tpw.exposition.families import Drops, ExpositionError, Sheet, families
+from tpw.ledger.books import PostingKey, ServerAccount
+from tpw.model import Attribution, Cadence, PriceInterval, PriceState, SourceStatus, State
+from tpw.snapshot import Prices, Snapshot
+
+
+def series(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], float]]:
+    return {family.metric.name: dict(family.samples) for family in families(snapshot)}
+
+
+def with_books(snapshot: Snapshot, **changes: object) -> Snapshot:
+    return replace(snapshot, books=replace(snapshot.books, **changes))
+
+
+# -------------------------------------------------------------------------------------------------------- the strict place
+
+
+def test_a_name_outside_the_catalogue_is_refused():
+    sheet = Sheet()
+    sheet["tpw_invented"].append(((), 1.0))
+    with pytest.raises(ExpositionError, match="tpw_invented is not in the catalogue"):
+        sheet.families()
+
+
+def test_a_missing_label_is_refused():
+    sheet = Sheet()
+    sheet["tpw_gpu_up"].append((("0",), 1.0))
+    with pytest.raises(ExpositionError, match="1 label values"):
+        sheet.families()
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_a_value_that_is_not_finite_is_refused(value: float):
+    sheet = Sheet()
+    sheet["tpw_poll_lag_seconds"].append(((), value))
+    with pytest.raises(ExpositionError, match="tpw_poll_lag_seconds is"):
+        sheet.families()
+
+
+def test_two_samples_of_one_series_are_refused():
+    sheet = Sheet()
+    sheet["tpw_polls_total"].extend([((), 1.0), ((), 2.0)])
+    with pytest.raises(ExpositionError, match="same labels"):
+        sheet.families()
+
+
+def test_in_production_unsound_samples_are_dropped_and_counted_and_the_others_stay():
+    sheet = Sheet()
+    sheet["tpw_invented"].append(((), 1.0))
+    sheet["tpw_gpu_up"].extend([(("0",), 1.0), (("0", "GPU-a"), 1.0)])
+    sheet["tpw_poll_lag_seconds"].append(((), nan))
+    drops = Drops()
+    kept = {family.metric.name: family.samples for family in sheet.families(drops)}
+    assert kept == {"tpw_gpu_up": [(("0", "GPU-a"), 1.0)]}
+    assert drops.count == 3
+    assert set(drops.problems) == {"tpw_invented", "tpw_gpu_up", "tpw_poll_lag_seconds"}
+
+
+def test_the_count_of_dropped_samples_is_a_metric():
+    shown = {family.metric.name: family.samples for family in families(rich_snapshot(), Drops(count=4))}
+    assert shown["tpw_exposition_dropped_samples_total"] == [((), 4.0)]
+
+
+# ----------------------------------------------------------------------------------------------------------- catalogue
+
+
+def test_names_follow_the_conventions():
+    for metric in CATALOGUE:
+        assert metric.name.startswith("tpw_")
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
+        assert len(set(metric.labels)) == len(metric.labels)
+        assert metric.help.endswith("."), metric.name
+
+
+def test_units_are_base_units():
+    wrong = ("milliwatts", "kilowatt", "kwh_total", "milliseconds", "percent", "megabytes", "_mb", "_ms", "wh_total")
+    assert [metric.name for metric in CATALOGUE if any(part in metric.name for part in wrong)] == []
+
+
+def test_everything_the_snapshot_can_tell_is_shown():
+    untold = {"tpw_grid_carbon_grams_per_kwh", "tpw_demand_interval_watts", "tpw_demand_peak_watts"}
+    shown = {family.metric.name for family in families(rich_snapshot(), Drops())}
+    assert {metric.name for metric in CATALOGUE} - shown == untold
+
+
+def test_families_come_in_the_order_of_the_catalogue():
+    order = [metric.name for metric in CATALOGUE]
+    shown = [family.metric.name for family in families(rich_snapshot())]
+    assert shown == sorted(shown, key=order.index)
+
+
+def test_label_values_are_plain_strings():
+    for family in families(rich_snapshot()):
+        for labels, value in family.samples:
+            assert {type(label) for label in labels} <= {str}, family.metric.name
+            assert type(value) is float, family.metric.name
+
+
+# ---------------------------------------------------------------------------------------------------------------- GPUs
+
+
+def test_energy_of_the_states_sums_to_the_total_to_the_last_bit():
+    shown = series(rich_snapshot())
+    by_state = shown["tpw_gpu_state_energy_joules_total"]
+    for (index, board), total in shown["tpw_gpu_energy_joules_total"].items():
+        assert total == (
+            by_state[index, board, "active"] + by_state[index, board, "parked"] + by_state[index, board, "idle"]
+        )
+
+
+def test_all_states_of_a_gpu_are_there_from_the_start():
+    snapshot = with_books(rich_snapshot(), postings={})
+    shown = series(snapshot)
+    states = {labels[2]: value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[0] == "0"}
+    assert states == {"active": 0.0, "parked": 0.0, "idle": 0.0}
+    assert shown["tpw_gpu_energy_joules_total"]["0", uuid(0)] == 0.0
+    assert shown["tpw_gpu_state_cost_total"]["0", uuid(0), "idle", "energy", "EUR"] == 0.0
+
+
+def test_the_order_of_the_postings_moves_no_counter():
+    snapshot = rich_snapshot()
+    spread = {
+        PostingKey(uuid(0), f"server-{n}", "m", State.ACTIVE): posting(0.1 * 3**n, 333.3 / (n + 1)) for n in range(12)
+    }
+    forward = with_books(snapshot, postings=spread)
+    backward = with_books(snapshot, postings=dict(reversed(spread.items())))
+    assert series(forward) == series(backward)
+
+
+def test_a_lost_gpu_keeps_its_counters_and_shows_no_gauges():
+    shown = series(rich_snapshot())
+    lost = ("4", uuid(4))
+    assert shown["tpw_gpu_up"][lost] == 0.0
+    assert shown["tpw_gpu_energy_joules_total"][lost] == 500_000.0
+    assert shown["tpw_gpu_unmetered_seconds_total"][lost] == 812.0
+    for gauge in ("power_watts", "power_limit_watts", "utilization_ratio", "memory_used_bytes", "temperature_celsius"):
+        assert lost not in shown[f"tpw_gpu_{gauge}"]
+
+
+def test_a_gpu_that_answers_no_more_shows_no_gauges_though_a_look_is_left():
+    snapshot = rich_snapshot()
+    account = replace(snapshot.books.gpus[uuid(0)], up=False)
+    shown = series(with_books(snapshot, gpus={uuid(0): account}))
+    assert "tpw_gpu_power_watts" not in shown
+
+
+def test_a_board_that_reports_no_energy_shows_time_but_no_joules():
+    shown = series(rich_snapshot())
+    odd = ("5", "sim:odd")
+    assert shown["tpw_gpu_state_seconds_total"][*odd, "idle"] == 0.0
+    assert shown["tpw_gpu_utilization_ratio"][odd] == 0.5
+    assert odd not in shown["tpw_gpu_power_watts"]
+    assert odd not in shown["tpw_gpu_energy_joules_total"]
+    assert odd not in shown["tpw_energy_unpriced_joules_total"]
+    costs = {labels[3] for labels in shown["tpw_gpu_state_cost_total"] if labels[1] == "sim:odd"}
+    assert costs == {"hardware"}
+
+
+def test_a_server_on_boards_without_energy_shows_none():
+    snapshot = rich_snapshot()
+    shown = series(
+        with_books(
+            snapshot,
+            postings={PostingKey("sim:odd", "odd", "m", State.ACTIVE): posting(10.0, 0.0)},
+            servers={"odd": ServerAccount("odd", up=True, gpus=frozenset({"sim:odd"}), models=("m",))},
+        )
+    )
+    assert "tpw_server_energy_joules_total" not in shown
+    assert {labels[3] for labels in shown["tpw_server_cost_total"]} == {"hardware"}
+
+
+def test_anomalies_are_shown_only_where_they_happened():
+    shown = series(rich_snapshot())
+    assert shown["tpw_gpu_energy_anomalies_total"] == {
+        ("4", uuid(4), "implausible"): 2.0,
+        ("4", uuid(4), "reset"): 1.0,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- servers
+
+
+def test_server_energy_is_the_sum_over_its_gpus():
+    snapshot = rich_snapshot()
+    shown = series(snapshot)
+    expected = sum(
+        item.joules for key, item in snapshot.books.postings.items() if key.server == "chat" and key.state == "active"
+    )
+    assert shown["tpw_server_energy_joules_total"]["chat", "acme/chat-70b", "active"] == expected
+
+
+def test_energy_of_servers_and_idle_is_the_energy_of_the_gpus():
+    shown = series(rich_snapshot())
+    servers = sum(shown["tpw_server_energy_joules_total"].values())
+    idle = sum(value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[2] == "idle")
+    assert servers + idle == pytest.approx(sum(shown["tpw_gpu_energy_joules_total"].values()), rel=1e-15)
+
+
+def test_every_component_of_cost_of_servers_and_idle_is_that_of_the_gpus():
+    shown = series(rich_snapshot())
+    for component in ("energy", "hardware"):
+        servers = sum(value for labels, value in shown["tpw_server_cost_total"].items() if labels[3] == component)
+        by_gpu = {labels: value for labels, value in shown["tpw_gpu_state_cost_total"].items() if labels[3] == component}
+        idle = sum(value for labels, value in by_gpu.items() if labels[2] == "idle")
+        assert servers + idle == pytest.approx(sum(by_gpu.values()), rel=1e-14)
+
+
+def test_both_states_of_a_server_are_there_from_the_start():
+    snapshot = with_books(rich_snapshot(), postings={})
+    shown = series(snapshot)
+    of_chat = {labels[2]: value for labels, value in shown["tpw_server_energy_joules_total"].items() if labels[0] == "chat"}
+    assert of_chat == {"active": 0.0, "parked": 0.0}
+
+
+def test_a_server_without_known_gpus_shows_no_energy():
+    snapshot = with_books(
+        rich_snapshot(), postings={}, servers={"alone": ServerAccount("alone", up=True, models=("m",))}
+    )
+    shown = series(snapshot)
+    assert "tpw_server_energy_joules_total" not in shown
+    assert "tpw_server_cost_total" not in shown
+
+
+def test_a_server_that_is_down_keeps_counters_but_no_requests():
+    shown = series(rich_snapshot())
+    model = rich_snapshot().books.servers["code"].models[0]
+    assert shown["tpw_server_up"]["code",] == 0.0
+    assert shown["tpw_server_tokens_total"]["code", model, "output"] == 250.0
+    assert ("code", model) not in shown["tpw_server_requests_running"]
+
+
+def test_a_server_that_is_no_longer_watched_keeps_only_its_counters():
+    shown = series(rich_snapshot())
+    assert ("gone",) not in shown["tpw_server_up"]
+    assert all(labels[0] != "gone" for labels in shown["tpw_server_info"])
+    assert shown["tpw_server_tokens_total"]["gone", "acme/old", "output"] == 9e6
+
+
+def test_ranks_without_an_address_have_no_up_but_own_gpus():
+    ranks = ServerAccount("big", attribution=Attribution.CONFIGURED, gpus=frozenset({uuid(0)}), models=("big-model",))
+    shown = series(with_books(rich_snapshot(), servers={"big": ranks}))
+    assert "tpw_server_up" not in shown
+    assert shown["tpw_server_gpu"] == {("big", "0", uuid(0)): 1.0}
+    assert shown["tpw_server_info"] == {("big", "", str(Cadence.UNKNOWN), "", "configured"): 1.0}
+
+
+def test_requests_waiting_are_absent_where_the_engine_does_not_say():
+    shown = series(rich_snapshot())
+    assert shown["tpw_server_requests_running"]["embed", "acme/embed"] == 0.0
+    assert ("embed", "acme/embed") not in shown["tpw_server_requests_waiting"]
+
+
+def test_credit_is_shown_only_where_prices_paid_back():
+    shown = series(rich_snapshot())
+    model = rich_snapshot().books.servers["code"].models[0]
+    assert shown["tpw_server_credit_total"] == {("code", model, "active", "EUR"): 0.0125}
+
+
+# --------------------------------------------------------------------------------------------------------------- money
+
+
+def test_without_a_currency_nothing_costs_anything():
+    shown = series(fleet_snapshot(2, 1, priced=False))
+    assert [name for name in shown if "cost" in name or "price" in name or "unpriced" in name] == []
+
+
+def test_costs_that_are_not_energy_do_not_make_electricity_free():
+    snapshot = fleet_snapshot(2, 1)
+    hardware_only = {
+        key: replace(item, cost={"hardware": item.cost["hardware"]}) for key, item in snapshot.books.postings.items()
+    }
+    shown = series(replace(with_books(snapshot, postings=hardware_only), prices=Prices()))
+    assert {labels[3] for labels in shown["tpw_gpu_state_cost_total"]} == {"hardware"}
+    assert "tpw_cost_per_token" not in shown
+
+
+def test_the_price_in_force_and_its_change():
+    shown = series(rich_snapshot())
+    assert shown["tpw_electricity_price_per_kwh"] == {("EUR",): 0.25}
+    assert shown["tpw_electricity_price_state"] == {("final",): 1.0}
+    assert shown["tpw_electricity_price_next_change_timestamp_seconds"] == {(): EPOCH + 3 * 3600.0}
+    assert shown["tpw_electricity_price_next_per_kwh"] == {("EUR",): 0.10}
+
+
+@pytest.mark.parametrize("now", [None, PriceInterval(0.0, 1.0, 0.3, PriceState.MISSING)])
+def test_a_missing_price_is_a_state_not_a_number(now: PriceInterval | None):
+    shown = series(replace(rich_snapshot(), prices=Prices("EUR", now)))
+    assert shown["tpw_electricity_price_state"] == {("missing",): 1.0}
+    assert "tpw_electricity_price_per_kwh" not in shown
+    assert "tpw_electricity_price_next_per_kwh" not in shown
+
+
+# -------------------------------------------------------------------------------------------------- sources, exporter
+
+
+def test_a_source_that_never_gave_a_reading_has_no_timestamp():
+    snapshot = replace(empty_snapshot(), sources=(SourceStatus("nvml", up=False),))
+    shown = series(snapshot)
+    assert shown["tpw_source_up"] == {("nvml",): 0.0}
+    assert shown["tpw_source_reads_total"] == {("nvml",): 0.0}
+    assert "tpw_source_last_success_timestamp_seconds" not in shown
+    assert "tpw_source_read_duration_seconds" not in shown
+
+
+def test_an_empty_machine_shows_the_exporter_alone():
+    assert set(series(empty_snapshot())) == {
+        "tpw_build_info",
+        "tpw_config_last_reload_successful",
+        "tpw_snapshot_timestamp_seconds",
+        "tpw_polls_total",
+        "tpw_polls_skipped_total",
+        "tpw_poll_lag_seconds",
+    }

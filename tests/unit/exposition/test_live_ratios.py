@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, rich_snapshot, window
+
+from tpw.exposition.families import families
+from tpw.ledger.books import ServerAccount, WindowSample
+from tpw.ledger.window import LiveRatios, live_ratios
+from tpw.model import Boundary, Scope, TokenKind
+
+NOW = BOOT + 1000.0
+
+
+def account(samples: tuple[WindowSample, ...], seconds: float = 60.0) -> ServerAccount:
+    return ServerAccount("s", up=True, models=("m",), window=samples, window_seconds=seconds)
+
+
+def ratios(samples: tuple[WindowSample, ...], seconds: float = 60.0, *, priced: bool = True) -> LiveRatios:
+    found = live_ratios(account(samples, seconds), priced=priced)
+    assert found is not None
+    return found
+
+
+def test_ratios_are_rise_over_rise_over_the_span_that_is_reported():
+    found = ratios(window("m", 1000.0, NOW))
+    of = found.models["m"]
+    assert found.span_seconds == 60.0
+    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
+    assert of.tokens_per_joule == {
+        ("output", Boundary.GPU): 400.0 / 1000.0,
+        ("total", Boundary.GPU): 600.0 / 1000.0,
+        ("output", Boundary.FACILITY): pytest.approx(400.0 / 1300.0),
+        ("total", Boundary.FACILITY): pytest.approx(600.0 / 1300.0),
+    }
+    energy_per_second = 1000.0 * PUE / 3.6e6 * PRICE
+    assert of.cost_per_token == {
+        ("output", Scope.ENERGY): pytest.approx(energy_per_second / 400.0),
+        ("total", Scope.ENERGY): pytest.approx(energy_per_second / 600.0),
+        ("output", Scope.FULL): pytest.approx((energy_per_second + HARDWARE_PER_SECOND) / 400.0),
+        ("total", Scope.FULL): pytest.approx((energy_per_second + HARDWARE_PER_SECOND) / 600.0),
+    }
+    assert of.watts == {Boundary.GPU: 1000.0, Boundary.FACILITY: pytest.approx(1300.0)}
+
+
+def test_the_window_begins_at_the_sample_nearest_to_the_one_wanted():
+    samples = window("m", 1000.0, NOW)
+    assert ratios(samples, 30.0).span_seconds == 30.0
+    assert ratios(samples, 29.6).span_seconds == 30.0
+    assert ratios(samples, 30.4).span_seconds == 30.0
+    assert ratios(samples, 29.5).span_seconds == 30.0  # equally near: the older one
+    assert ratios(samples, 0.1).span_seconds == 1.0  # never the newest itself
+
+
+def test_a_history_shorter_than_the_window_is_used_from_its_beginning():
+    assert ratios(window("m", 1000.0, NOW)[-4:], 60.0).span_seconds == 3.0
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_sample_tells_nothing(count: int):
+    assert live_ratios(account(window("m", 1000.0, NOW)[:count]), priced=True) is None
+
+
+def test_two_samples_of_one_instant_tell_nothing():
+    sample = window("m", 1000.0, NOW)[-1]
+    assert live_ratios(account((sample, sample)), priced=True) is None
+
+
+def test_no_token_is_zero_per_watt_and_no_cost():
+    of = ratios(window("m", 1000.0, NOW, busy=0.0)).models["m"]
+    assert of.tokens_per_second == {"output": 0.0, "total": 0.0}
+    assert set(of.tokens_per_joule.values()) == {0.0}
+    assert of.cost_per_token == {}
+
+
+def test_no_joule_is_no_ratio():
+    of = ratios(window("m", 0.0, NOW)).models["m"]
+    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
+    assert of.tokens_per_joule == {}
+    assert of.watts == {}
+
+
+def test_ranks_without_counters_have_watts_but_no_tokens():
+    samples = tuple(replace(sample, tokens={}) for sample in window("m", 1000.0, NOW))
+    of = ratios(samples).models["m"]
+    assert of.tokens_per_second == {}
+    assert of.tokens_per_joule == {}
+    assert of.cost_per_token == {}
+    assert of.watts[Boundary.GPU] == 1000.0
+
+
+def test_an_engine_without_output_tokens_has_a_total_only():
+    key = ("m", TokenKind.INPUT)
+    samples = tuple(replace(sample, tokens={key: sample.tokens[key]}) for sample in window("m", 1000.0, NOW))
+    assert ratios(samples).models["m"].tokens_per_second == {"total": 150.0}
+
+
+def test_up_to_a_twentieth_of_the_window_may_be_unmetered():
+    samples = list(window("m", 1000.0, NOW))
+    for index in (10, 20, 30):
+        samples[index] = replace(samples[index], metered=False)
+    assert ratios(tuple(samples)).models["m"].tokens_per_joule
+    samples[40] = replace(samples[40], metered=False)
+    of = ratios(tuple(samples)).models["m"]
+    assert of.tokens_per_joule == {}
+    assert of.cost_per_token == {}
+    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
+
+
+def test_what_was_unmetered_before_the_window_does_not_count():
+    samples = list(window("m", 1000.0, NOW))
+    for index in range(31):
+        samples[index] = replace(samples[index], metered=False)
+    assert ratios(tuple(samples), 30.0).models["m"].tokens_per_joule
+
+
+def test_a_joule_without_a_price_makes_the_cost_unknown():
+    samples = window("m", 1000.0, NOW)
+    late = tuple(replace(sample, unpriced_joules=5.0 if sample is samples[-1] else 0.0) for sample in samples)
+    of = ratios(late).models["m"]
+    assert of.cost_per_token == {}
+    assert of.tokens_per_joule
+    before = tuple(replace(sample, unpriced_joules=5.0) for sample in samples)
+    assert ratios(before).models["m"].cost_per_token
+
+
+def test_without_a_currency_there_is_no_cost():
+    assert ratios(window("m", 1000.0, NOW), priced=False).models["m"].cost_per_token == {}
+
+
+def test_negative_prices_make_tokens_that_pay():
+    samples = tuple(
+        replace(sample, energy_cost={"m": -2.0 * sample.energy_cost["m"]}) for sample in window("m", 1000.0, NOW)
+    )
+    assert ratios(samples).models["m"].cost_per_token["output", Scope.ENERGY] < 0.0
+
+
+def test_the_page_shows_these_ratios():
+    shown = {family.metric.name: dict(family.samples) for family in families(rich_snapshot())}
+    chat = ("chat", "acme/chat-70b")
+    assert shown["tpw_window_seconds"]["chat",] == 60.0
+    assert shown["tpw_tokens_per_second"][*chat, "output"] == pytest.approx(400.0)
+    assert shown["tpw_tokens_per_watt"][*chat, "output", "gpu"] == pytest.approx(400.0 / 1210.5)
+    assert shown["tpw_tokens_per_watt"]["embed", "acme/embed", "total", "gpu"] == 0.0
+    assert (*chat, "output", "full", "EUR") in shown["tpw_cost_per_token"]
+    assert not any(labels[0] == "embed" for labels in shown["tpw_cost_per_token"])

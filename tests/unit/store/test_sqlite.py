@@ -1,0 +1,147 @@
+"""The books on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, stretches, ticks
+from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.tick import Policy
+from tpw.model import Instant
+from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError
+
+POLICY = Policy(currency="EUR", curve=Steps((0.3, -0.1, None), 2.0))
+
+
+def kept(books: Books) -> Books:
+    """What of the books is kept: no gauges, no windows, no monotonic instants."""
+    return replace(
+        books,
+        at=None,
+        resumed=True,
+        gpus={
+            uuid: replace(
+                account,
+                up=False,
+                sample=None,
+                baseline_watts=None,
+                baseline_at_seconds=None,
+                still_since_seconds=None,
+                gpu=replace(account.gpu, method_note=""),
+            )
+            for uuid, account in books.gpus.items()
+        },
+        hosts={
+            name: replace(
+                account, power_watts=None, baseline_joules=None, baseline_watts=None, baseline_at_seconds=None
+            )
+            for name, account in books.hosts.items()
+        },
+        servers={
+            name: replace(account, up=False, active=False, gpus=frozenset(), loads=(), window=(), window_seconds=0.0)
+            for name, account in books.servers.items()
+        },
+    )
+
+
+@settings(max_examples=25)
+@given(stretches())
+def test_what_was_saved_tick_by_tick_is_what_is_loaded(
+    tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
+) -> None:
+    directory = tmp_path_factory.mktemp("books")
+    file = BooksFile(directory)
+    last = Books()
+    for books in play(ticks(stretch), POLICY):
+        last = replace(books, sources={"nvml": SourceAccount(books.polls, {"timeout": 2})})
+        file.save(last)
+    file.close()
+
+    again = BooksFile(directory)
+    loaded = again.load()
+    again.close()
+
+    assert loaded.at is not None and last.at is not None
+    assert loaded.at.wall_seconds == last.at.wall_seconds
+    assert replace(loaded, at=None) == kept(last)
+
+
+def test_a_killed_daemon_finds_everything_it_had_committed(tmp_path: Path) -> None:
+    """What kill -9 leaves: the file without a clean close, its journal beside it."""
+    file = BooksFile(tmp_path)
+    file.save(Books(at=Instant(START_MONOTONIC, START_WALL), polls=41))
+    file.save(Books(at=Instant(START_MONOTONIC + 1, START_WALL + 1), polls=42))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in (FILE_NAME, FILE_NAME + "-wal"):
+        (copy / name).write_bytes((tmp_path / name).read_bytes())
+    file.close()
+
+    again = BooksFile(copy)
+    loaded = again.load()
+    again.close()
+    assert loaded.at is not None
+    assert (loaded.polls, loaded.resumed, loaded.at.wall_seconds) == (42, True, START_WALL + 1)
+
+
+def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
+    first = BooksFile(tmp_path)
+    with pytest.raises(StoreError, match=r"another tpw-exporter keeps its books in .*--state\.dir"):
+        BooksFile(tmp_path)
+    first.close()
+    BooksFile(tmp_path).close()
+
+
+def test_a_directory_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write in the state directory"):
+        BooksFile(tmp_path / "file" / "state")
+
+
+def test_an_unreadable_file_is_set_aside_and_new_books_begin(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"this is not a database, not at all" * 100)
+
+    file = BooksFile(tmp_path, wall=lambda: 1234.0)
+
+    assert file.set_aside == tmp_path / f"{FILE_NAME}.unreadable-1234"
+    assert file.set_aside.read_bytes().startswith(b"this is not a database")
+    assert file.load() == Books()
+    file.close()
+
+
+def test_books_of_a_newer_layout_are_left_alone(tmp_path: Path) -> None:
+    BooksFile(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'layout'")
+    connection.close()
+
+    with pytest.raises(StoreError, match="newer tpw-exporter"):
+        BooksFile(tmp_path)
+
+
+def test_a_failed_write_loses_nothing_that_the_next_one_can_write(tmp_path: Path) -> None:
+    from support.days import START_MONOTONIC, START_WALL
+    from tpw.model import Instant
+
+    file = BooksFile(tmp_path)
+    one = Books(at=Instant(START_MONOTONIC, START_WALL), sources={"nvml": SourceAccount(1)})
+    two = replace(one, at=Instant(START_MONOTONIC + 1, START_WALL + 1), sources={"nvml": SourceAccount(2)})
+    file.save(one)
+    blocker = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OSError, match=r"books\.sqlite"):
+        file.save(two)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+
+    file.save(replace(two, polls=7))
+    file.close()
+    again = BooksFile(tmp_path)
+    loaded = again.load()
+    again.close()
+    assert (loaded.polls, loaded.sources["nvml"]) == (7, SourceAccount(2))
