@@ -49,10 +49,10 @@ CLOSED: Mapping[str, frozenset[str]] = {
 """Labels with a closed set of values: a matcher on another value can match nothing."""
 
 _AGGREGATORS = frozenset(
-    "sum min max avg group stddev stdvar count count_values bottomk topk quantile limitk limit_ratio".split()
+    ("sum", "min", "max", "avg", "group", "stddev", "stdvar", "count", "count_values", "bottomk", "topk", "quantile")
 )
-_LABEL_LISTS = frozenset("by without on ignoring group_left group_right".split())
-_WORDS = frozenset("and or unless bool offset atan2 inf nan start end".split())
+_LABEL_LISTS = frozenset(["by", "without", "on", "ignoring", "group_left", "group_right"])
+_WORDS = frozenset(["and", "or", "unless", "bool", "offset", "atan2", "inf", "nan", "start", "end"])
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<string>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
@@ -64,7 +64,7 @@ _TOKEN = re.compile(
 )
 
 
-class UnknownName(ValueError):
+class UnknownNameError(ValueError):
     """A series, a label or a label value that nobody exposes."""
 
 
@@ -109,20 +109,20 @@ class Vocabulary:
         return Vocabulary({**self.series, **{name: frozenset(labels) for name, labels in more.items()}})
 
     def check(self, expr: str) -> None:
-        """Raises UnknownName where the expression uses a word nobody exposes."""
+        """Raises UnknownNameError where the expression uses a word nobody exposes."""
         pieces = tokens(expr)
         for selector in _selectors(pieces):
             labels = self.series.get(selector.name)
             if labels is None:
-                raise UnknownName(f"no series {selector.name}, in: {expr}")
+                raise UnknownNameError(f"no series {selector.name}, in: {expr}")
             for label, operator, value in selector.matchers:
                 if label not in labels:
-                    raise UnknownName(f"{selector.name} has no label {label}, in: {expr}")
+                    raise UnknownNameError(f"{selector.name} has no label {label}, in: {expr}")
                 _check_value(label, operator, value, expr)
         known = frozenset().union(*self.series.values())
         for label in _listed_labels(pieces):
             if label not in known:
-                raise UnknownName(f"no series has a label {label}, in: {expr}")
+                raise UnknownNameError(f"no series has a label {label}, in: {expr}")
 
     def names(self, expr: str) -> list[str]:
         """The series of an expression, in order."""
@@ -159,7 +159,7 @@ def _check_value(label: str, operator: str, value: str, expr: str) -> None:
     options = text.split("|") if operator in ("=~", "!~") else [text]
     for option in options:
         if re.fullmatch(r"\w+", option) and option not in allowed:
-            raise UnknownName(f"{label} is never {option!r}, in: {expr}")
+            raise UnknownNameError(f"{label} is never {option!r}, in: {expr}")
 
 
 def _selectors(pieces: Sequence[Token]) -> Iterator[Selector]:

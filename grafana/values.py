@@ -69,9 +69,9 @@ class Values:
     """Tokens an hour below which ratios are noise."""
 
     # ------------------------------------------------------------------------------------------------------- money
-    cost_per_token_ratio: float = 1.25
-    cost_per_token_price_ratio: float = 1.25
-    cost_per_token_for: str = "1h"
+    dear_tokens_ratio: float = 1.25
+    dear_tokens_price_ratio: float = 1.25
+    dear_tokens_for: str = "1h"
     dearer_ratio: float = 1.0
     dearer_for: str = "6h"
     budget_burn_ratio: float = 2.0

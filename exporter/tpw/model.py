@@ -166,6 +166,8 @@ class Gpu:
     """Why no better method is used; "" when the method is the best there is."""
     max_power_watts: float | None = None
     """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
+    power_averaged: bool = False
+    """Whether ``GpuSample.power_watts`` is a mean over the last second or so: only then can its integral check a counter."""
 
 
 @dataclass(frozen=True, slots=True)

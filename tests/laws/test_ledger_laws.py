@@ -196,9 +196,12 @@ def test_the_order_of_the_sources_changes_nothing(stretch: Stretch) -> None:
         assert close(turned[what], value), what
 
 
-@given(stretches(), st.integers(2, 5))
+@given(stretches(), st.sampled_from([2, 4, 8]))
 def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> None:
-    """Ticks in between, at which everything was read and nothing else happened."""
+    """Ticks in between, at which everything was read and nothing else happened.
+
+    Cut into parts whose length a float can hold exactly, so that the wall clock itself adds no rounding.
+    """
     calm = replace(
         stretch,
         moments=tuple(
@@ -232,7 +235,7 @@ def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> N
     expected, actual = numbers(whole), numbers(pieces)
     assert actual.keys() == expected.keys()
     for what, value in expected.items():
-        assert math.isclose(actual[what], value, rel_tol=1e-6, abs_tol=1e-6), what
+        assert math.isclose(actual[what], value, rel_tol=1e-9, abs_tol=1e-9), what
 
 
 @given(stretches())

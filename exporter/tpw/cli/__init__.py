@@ -47,7 +47,7 @@ class Setting:
     overrides: tuple[Override, ...]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("settings", "Each is an environment variable too: --log.level is TPW_LOG_LEVEL.")
     group.add_argument(
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             command.name, parents=[shared], help=command.summary, description=command.summary.capitalize() + ".", allow_abbrev=False
         )
-        module = import_module(command.module) if command.name in sys.argv[1:] else None
+        module = import_module(command.module) if command.name == words[0] else None
         options: Callable[[argparse.ArgumentParser], None] | None = getattr(module, "options", None)
         if options is not None:
             options(added)
@@ -99,7 +99,7 @@ def setting_of(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status."""
     words = _command_first(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words)
+    arguments = _parser(words).parse_args(words)
     command = next(command for command in COMMANDS if command.name == arguments.command)
     run: Callable[[argparse.Namespace, Setting], int] = import_module(command.module).run
     return run(arguments, setting_of(arguments, os.environ))

@@ -125,8 +125,6 @@ def _server_tokens(path: str, server: Server, report: Report) -> None:
             f"{path}.tokens.prompt",
             "give input (prompt tokens computed) or prompt (cached ones included), not both: one follows from the other",
         )
-    if tokens and set(tokens) == {"requests"}:
-        report(f"{path}.tokens", "counts requests only: name at least one metric of tokens (output, input or prompt)")
 
 
 def _server_tls(path: str, server: Server, report: Report) -> None:

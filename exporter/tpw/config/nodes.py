@@ -84,6 +84,8 @@ def parse(text: str, walk: Walk) -> Node | None:
     """The tree of a YAML text. Syntax errors are noted in the walk; None for an empty or unreadable text."""
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        if not _is_shallow(text, loader_class, walk):
+            return None
         loader = loader_class(text)
         try:
             node: Node | None = loader.get_single_node()
@@ -93,7 +95,8 @@ def parse(text: str, walk: Walk) -> Node | None:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         said = " ".join(part for part in (error.context, error.problem) if part)
-        walk.problems.append(Problem(walk.file, line, column, "", f"this is not YAML: {said}{_syntax_advice(said)}"))
+        advice = _syntax_advice(said, text.splitlines()[line - 1 : line])
+        walk.problems.append(Problem(walk.file, line, column, "", f"this is not YAML: {said}{advice}"))
         return None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -101,16 +104,29 @@ def parse(text: str, walk: Walk) -> Node | None:
             Problem(walk.file, line, 1, "", "this is not YAML: it has a character that text may not have")
         )
         return None
-    except RecursionError:
-        walk.problems.append(Problem(walk.file, 1, 1, "", f"nested deeper than {MAX_DEPTH} levels"))
-        return None
     if node is None or not _survey(node, walk):
         return None
     return node
 
 
-def _syntax_advice(said: str) -> str:
-    if "'\\t'" in said:
+def _is_shallow(text: str, loader_class: type[yaml.SafeLoader], walk: Walk) -> bool:
+    """Look at the events before the tree is built: building it recurses, in C, and would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=loader_class):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                mark = event.start_mark
+                line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+                walk.problems.append(Problem(walk.file, line, column, "", f"nested deeper than {MAX_DEPTH} levels"))
+                return False
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return True
+
+
+def _syntax_advice(said: str, line: list[str]) -> str:
+    if line and line[0].lstrip(" ").startswith("\t"):
         return " (indent with spaces, not tabs)"
     if "mapping values are not allowed" in said:
         return " (a value that contains `: ` needs quotes; or the indentation is off)"
@@ -120,7 +136,7 @@ def _syntax_advice(said: str) -> str:
 
 
 def _survey(root: Node, walk: Walk) -> bool:
-    """Refuse what the shapes should not have to think of: foreign tags, values that contain themselves, depth."""
+    """Refuse what the shapes should not have to think of: foreign tags, values that contain themselves."""
     sound = True
     done: set[int] = set()
     open_nodes: set[int] = set()
@@ -140,9 +156,6 @@ def _survey(root: Node, walk: Walk) -> bool:
             walk.problem(node, "", f"the YAML tag `{node.tag}` has no meaning here: write the value without it")
             sound = False
         open_nodes.add(id(node))
-        if len(open_nodes) > MAX_DEPTH:
-            walk.problem(node, "", f"nested deeper than {MAX_DEPTH} levels")
-            return False
         stack.append((node, True))
         if isinstance(node, MappingNode):
             for key, value in node.value:

@@ -43,7 +43,9 @@ class GpusShape:
         if isinstance(node, ScalarNode) and node.value in {"auto", "none"}:
             return Gpus(GpuChoice(node.value))
         if not isinstance(node, SequenceNode):
-            advice = f": write [{shortened(node.value)}]" if isinstance(node, ScalarNode) and not is_null(node) else ""
+            advice = ""
+            if isinstance(node, ScalarNode) and not is_null(node):
+                advice = f": write [{node.value}]" if _looks_like_gpu(node.value) else ""
             return walk.problem(node, path, f"should be {self.words}, not {described(node)}{advice}")
         values = ListOf(Scalar("a GPU", _gpu, {}), self.words, unique=True).read(node, walk, path)
         if not values:
@@ -58,11 +60,17 @@ class GpusShape:
         }
 
 
+def _looks_like_gpu(value: str) -> bool:
+    is_index = re.fullmatch(r"\d{1,3}", value) is not None
+    is_word = (
+        re.fullmatch(r"[A-Za-z0-9][\w.:/-]{2,}", value) is not None and re.search(r"[A-Za-z:-]", value) is not None
+    )
+    return is_index or (is_word and value.lower() not in {"auto", "none", "all", "true", "false", "null"})
+
+
 def _gpu(value: str) -> str:
-    if re.fullmatch(r"\d{1,3}", value):
-        return str(int(value))
-    if re.fullmatch(r"[A-Za-z0-9][\w.:/-]{2,}", value) and value not in {"auto", "none", "all", "true", "false"}:
-        return value
+    if _looks_like_gpu(value):
+        return str(int(value)) if value.isdigit() else value
     raise ValueError(f"`{shortened(value)}` is no GPU: give its index (0, 1 ...), its UUID (GPU-...) or its PCI bus id")
 
 

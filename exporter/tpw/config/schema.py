@@ -186,7 +186,7 @@ class Config:
     )
     host: Host = setting(Section(Host), "Meters of the host.", default=Host)
     servers: tuple[Server, ...] = setting(
-        ListOf(Section(Server, with_null=False), "a list of servers"), "Inference servers to read.", default=()
+        ListOf(Section(Server), "a list of servers"), "Inference servers to read.", default=()
     )
     dialects: tuple[Mapping[str, Any], ...] = setting(
         ListOf(FreeMapping("a mapping that describes an engine"), "a list of dialects"),
@@ -200,7 +200,7 @@ class Config:
     tariff: Tariff = setting(Section(Tariff), "What electricity costs.", default=Tariff())
     costs: Costs = setting(Section(Costs), "What is not energy.", default=Costs())
     references: tuple[ReferencePrice, ...] = setting(
-        ListOf(Section(ReferencePrice, with_null=False), "a list of references"),
+        ListOf(Section(ReferencePrice), "a list of references"),
         "What the same work costs elsewhere.",
         default=(),
     )

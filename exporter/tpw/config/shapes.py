@@ -36,6 +36,11 @@ class Shape(Protocol):
         """The shape as JSON Schema (draft 2020-12)."""
 
 
+def may_be_empty(shape: Shape) -> bool:
+    """Whether a key with nothing after it (all lines below commented out) counts as left out: lists and sections."""
+    return isinstance(shape, Section | ByKind | ListOf | MapOf)
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
@@ -207,12 +212,10 @@ def _finite(value: str, words: str) -> float:
         raise ValueError(f"`{compact}`: write {re.sub(r'[^0-9.+-]', '', compact)}, without thousands separators")
     if match := re.fullmatch(r"([+-]?[\d.]+)\s*%", compact):
         raise ValueError(f"`{compact}`: write the fraction, {float(match.group(1)) / 100:g}")
-    if match := re.fullmatch(
-        r"[^\d\s+-]?\s*([+-]?\d+(?:\.\d+)?)\s*[^\d\s]+.*|[$\u20ac\u00a3]\s*(\d+(?:\.\d+)?)", compact
-    ):
-        bare = match.group(1) or match.group(2)
+    amounts = re.findall(r"[+-]?\d+(?:\.\d+)?", compact)
+    if len(amounts) == 1:
         raise ValueError(
-            f"`{shortened(compact)}` should be {words}: write {bare} alone, units and currency are said elsewhere"
+            f"`{shortened(compact)}` should be {words}: write {amounts[0]} alone, units and currency are said elsewhere"
         )
     raise ValueError(f"`{shortened(compact)}` should be {words}")
 
@@ -261,10 +264,8 @@ class ListOf:
             places = [(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
         elif self.or_one and isinstance(node, ScalarNode) and not is_null(node):
             places = [(node, path)]
-        elif is_null(node):
-            places = []
         else:
-            hint = f": write [{shortened(node.value)}]" if isinstance(node, ScalarNode) else ""
+            hint = f": write [{shortened(node.value)}]" if isinstance(node, ScalarNode) and not is_null(node) else ""
             return walk.problem(node, path, f"should be {self.words}, not {described(node)}{hint}")
         values = []
         for item, place in places:
@@ -344,6 +345,10 @@ def _advice_on_unknown(key: str, known: Mapping[str, object]) -> str:
     if key.lower().replace("-", "_") in _SECRET_KEYS:
         files = [name for name in known if name.endswith("_file")]
         return f"unknown key; secrets are given by file only{f': see `{files[0]}`' if files else ''}"
+    if key.isdigit():
+        return (
+            "unknown key; a comma in {...} starts the next key: write decimals after a point, thousands without commas"
+        )
     hint = did_you_mean(key, known)
     return f"unknown key{hint}" if hint else f"unknown key; the keys here are {', '.join(known)}"
 
@@ -354,8 +359,6 @@ class Section:
 
     section: type
     words: str = "a mapping of settings"
-    with_null: bool = True
-    """Whether a section with nothing in it (all lines commented out) counts as left out."""
 
     def read(self, node: Node, walk: Walk, path: str) -> Any:
         """See Shape. A field that could not be read holds BAD; the walk then has its problem."""
@@ -391,7 +394,7 @@ def read_section(
             walk.problem(key_node, place, explained or _advice_on_unknown(key, known))
             continue
         shape = known[key][0].shape
-        if is_null(value_node) and isinstance(shape, Section | ByKind) and not is_required(known[key][1]):
+        if is_null(value_node) and may_be_empty(shape) and not is_required(known[key][1]):
             continue
         values[key] = shape.read(value_node, walk, place)
     for key, (meaning, each) in known.items():
@@ -406,7 +409,7 @@ def section_schema(section: type) -> JsonSchema:
     required: list[str] = []
     for key, (meaning, each) in settings_of(section).items():
         schema = meaning.shape.schema()
-        if isinstance(meaning.shape, Section | ByKind) and not is_required(each):
+        if may_be_empty(meaning.shape) and not is_required(each):
             schema = {"anyOf": [schema, {"type": "null"}]}
         properties[key] = {"description": meaning.help, **schema}
         if is_required(each):

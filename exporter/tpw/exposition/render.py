@@ -206,7 +206,7 @@ def negotiate(accept: str) -> Format:
         media, _, rest = part.partition(";")
         media = media.strip().lower()
         weight, version = _parameters(rest)
-        if media == "application/openmetrics-text" and version in ("", "1.0.0", "0.0.1"):
+        if media == "application/openmetrics-text" and version in ("", "1.0.0"):
             form = Format.OPENMETRICS
         elif media in ("text/plain", "text/*", "*/*"):
             form = Format.TEXT

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from tpw.ledger.attribution import Activity, Shares, activity, shares
 from tpw.ledger.booking import Drafts, book_joules, book_time, extend
-from tpw.ledger.books import Books, GpuAccount, HostAccount, Pending, Posting, PostingKey, ServerAccount, WindowSample
+from tpw.ledger.books import Books, Check, GpuAccount, HostAccount, Posting, PostingKey, ServerAccount, WindowSample
 from tpw.ledger.counting import count
-from tpw.ledger.metering import Baseline, Step, measure, measure_host
+from tpw.ledger.metering import Step, measure, measure_host
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     Cadence,
@@ -186,6 +186,8 @@ def _probed_again(account: GpuAccount, gpu_account: GpuAccount) -> GpuAccount:
         baseline_watts=None,
         baseline_at_seconds=None,
         still_since_seconds=None,
+        still_joules=0.0,
+        check=Check(),
     )
 
 
@@ -199,7 +201,7 @@ def _look(
     if sample is None:
         # Without a reading the time stays pending: a counter may still tell what was used in it.
         return replace(account, up=False, sample=None, pending=pending), Step()
-    step, base = measure(account, sample, now, policy.interval_seconds)
+    step, settled = measure(account, sample, now, policy.interval_seconds)
     unmetered = account.unmetered_seconds
     if step.unmetered:
         unmetered += sum(piece.end_seconds - piece.start_seconds for piece in pending)
@@ -209,35 +211,17 @@ def _look(
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
     return (
-        _settled(account, sample, base, pending, unmetered, anomalies, throttle, throttle_raw),
+        replace(
+            settled,
+            up=True,
+            sample=sample,
+            pending=pending,
+            unmetered_seconds=unmetered,
+            anomalies=anomalies,
+            throttle_seconds=throttle,
+            throttle_raw=throttle_raw,
+        ),
         step,
-    )
-
-
-def _settled(
-    account: GpuAccount,
-    sample: GpuSample,
-    base: Baseline,
-    pending: tuple[Pending, ...],
-    unmetered: float,
-    anomalies: Mapping[str, int],
-    throttle: Mapping[str, float],
-    throttle_raw: Mapping[str, float],
-) -> GpuAccount:
-    return GpuAccount(
-        gpu=account.gpu,
-        up=True,
-        sample=sample,
-        baseline_joules=base.joules,
-        baseline_watts=base.watts,
-        baseline_at_seconds=base.at_seconds,
-        baseline_wall_seconds=base.wall_seconds,
-        still_since_seconds=base.still_since_seconds,
-        pending=pending,
-        unmetered_seconds=unmetered,
-        anomalies=anomalies,
-        throttle_seconds=throttle,
-        throttle_raw=throttle_raw,
     )
 
 

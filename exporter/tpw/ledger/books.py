@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tpw.model import Attribution, Cadence, Gpu, GpuSample, Instant, Load, Role, State, TokenKind
+from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, GpuSample, Instant, Load, Role, State, TokenKind
 
 
 class PostingKey(NamedTuple):
@@ -59,6 +59,24 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """A hardware counter held against the integral of average power, in windows of a minute."""
+
+    seconds: float = 0.0
+    """Of the window that is forming."""
+    counter_joules: float = 0.0
+    power_joules: float = 0.0
+    raw_joules: float | None = None
+    """The counter at the last look, believed or not."""
+    strange: int = 0
+    """Windows in a row in which the two disagreed."""
+    sound: int = 0
+    """Windows in a row in which the two agreed."""
+    distrusted: bool = False
+    """The counter is wrong or frozen: power is integrated in its place."""
+
+
+@dataclass(frozen=True, slots=True)
 class GpuAccount:
     """One GPU in the books."""
 
@@ -75,11 +93,21 @@ class GpuAccount:
     baseline_wall_seconds: float | None = None
     still_since_seconds: float | None = None
     """Monotonic instant since which the hardware counter has not moved; None while it moves."""
+    still_joules: float = 0.0
+    """Integral of power since then: what is booked should the counter turn out to be frozen."""
+    check: Check = field(default_factory=Check)
     pending: tuple[Pending, ...] = ()
     unmetered_seconds: float = 0.0
     anomalies: Mapping[str, int] = field(default_factory=dict)
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def method(self) -> EnergyMethod:
+        """How its joules are obtained now: power in place of a counter that is not believed."""
+        if self.check.distrusted and self.gpu.energy_method is EnergyMethod.COUNTER:
+            return EnergyMethod.AVERAGE_POWER if self.gpu.power_averaged else EnergyMethod.INSTANT_POWER
+        return self.gpu.energy_method
 
 
 @dataclass(frozen=True, slots=True)

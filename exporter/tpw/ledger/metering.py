@@ -4,13 +4,17 @@ A hardware counter is believed where its rise is one the board can make in the t
 with P the most it can draw. Everything else starts a new baseline and books nothing: a reset may add what the counter
 shows since, if that is plausible. Power is integrated by the trapezoid over real time, never across a gap. What is not
 believed is counted by reason, and its time is unmetered.
+
+A counter is also held against the integral of average power, minute by minute: where the two are apart by more than a
+quarter for five minutes that is said (``mismatch``), and where they are apart by more than a factor of two, or the counter
+stands still, power takes its place (``distrusted``, ``frozen``) until the two have agreed for five minutes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tpw.ledger.books import GpuAccount, HostAccount
+from tpw.ledger.books import Check, GpuAccount, HostAccount
 from tpw.model import EnergyMethod, GpuSample, HostSample, Instant
 
 DEFAULT_MAX_POWER_WATTS = 3000.0
@@ -24,6 +28,11 @@ _FROZEN_SECONDS = 10.0
 """A powered board always draws: a counter that stands this long is not counting."""
 
 _MAX_GAP_INTERVALS = 3.0
+
+_WINDOW_SECONDS = 60.0
+_AGREE = 1.25
+_WRONG = 2.0
+_WINDOWS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +48,36 @@ class Step:
     anomaly: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """Up to where a meter is booked."""
-
-    joules: float | None
-    watts: float | None
-    at_seconds: float | None
-    wall_seconds: float | None
-    still_since_seconds: float | None = None
-
-
-def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, Baseline]:
-    """Joules that ``sample`` adds to what is booked for the GPU, and the new baseline."""
-    method = account.gpu.energy_method
+def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, GpuAccount]:
+    """Joules that ``sample`` adds to what is booked for the GPU, and the account at its new baseline."""
+    account, complaint = _checked(account, sample, interval_seconds)
+    method = account.method
     if method is EnergyMethod.NONE:
-        return Step(unmetered=True), _baseline(account)
+        return Step(unmetered=True), account
     if method is EnergyMethod.COUNTER:
-        return _measure_counter(account, sample, now)
-    return _measure_power(account, sample, now, interval_seconds)
+        step, account = _measure_counter(account, sample, now, interval_seconds)
+    else:
+        step, account = _measure_power(account, sample, now, interval_seconds)
+    return (replace(step, anomaly=complaint) if complaint and not step.anomaly else step), account
 
 
-def _baseline(account: GpuAccount) -> Baseline:
-    return Baseline(
-        account.baseline_joules,
-        account.baseline_watts,
-        account.baseline_at_seconds,
-        account.baseline_wall_seconds,
-        account.still_since_seconds,
+def _at(account: GpuAccount, sample: GpuSample, now: Instant) -> GpuAccount:
+    """The account with its baseline at the sample. Both meters move together, so a switch between them overlaps nothing."""
+    return replace(
+        account,
+        baseline_joules=sample.energy_joules,
+        baseline_watts=sample.power_watts,
+        baseline_at_seconds=sample.at_seconds,
+        baseline_wall_seconds=now.wall_seconds,
+        still_since_seconds=None,
+        still_joules=0.0,
     )
 
 
 def _gap_seconds(account: GpuAccount, sample: GpuSample, now: Instant) -> float:
-    """Time between the baseline and the sample; by the wall clock where the baseline is of an earlier process."""
+    """Time the rise covers; by the wall clock where the baseline is of an earlier process."""
+    if account.still_since_seconds is not None:
+        return max(0.0, sample.at_seconds - account.still_since_seconds)
     if account.baseline_at_seconds is not None:
         return max(0.0, sample.at_seconds - account.baseline_at_seconds)
     if account.baseline_wall_seconds is not None:
@@ -79,57 +85,116 @@ def _gap_seconds(account: GpuAccount, sample: GpuSample, now: Instant) -> float:
     return 0.0
 
 
-def _measure_counter(account: GpuAccount, sample: GpuSample, now: Instant) -> tuple[Step, Baseline]:
-    new = sample.energy_joules
-    old = account.baseline_joules
+def _limit_watts(account: GpuAccount) -> float:
+    return account.gpu.max_power_watts or DEFAULT_MAX_POWER_WATTS
+
+
+def _measure_counter(
+    account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float
+) -> tuple[Step, GpuAccount]:
+    new, old = sample.energy_joules, account.baseline_joules
     if new is None:
-        return Step(), _baseline(account)
-    fresh = Baseline(new, sample.power_watts, sample.at_seconds, now.wall_seconds)
+        return Step(), account
     if old is None:
-        return Step(unmetered=True), fresh
+        return Step(unmetered=True), _at(account, sample, now)
     rise = new - old
-    limit_watts = account.gpu.max_power_watts or DEFAULT_MAX_POWER_WATTS
-    gap = _gap_seconds(account, sample, now)
-    bound = limit_watts * (gap * _HEADROOM + _SLACK_SECONDS)
+    bound = _limit_watts(account) * (_gap_seconds(account, sample, now) * _HEADROOM + _SLACK_SECONDS)
     if rise == 0.0:
-        since = account.still_since_seconds
-        if since is None:
-            since = account.baseline_at_seconds if account.baseline_at_seconds is not None else sample.at_seconds
-        if sample.at_seconds - since < _FROZEN_SECONDS:
-            standing = _baseline(account)
-            return Step(), Baseline(standing.joules, standing.watts, standing.at_seconds, standing.wall_seconds, since)
-        # Frozen: its time is lost, and goes on being lost until it moves. Counted once, when it is first noticed.
-        already = account.baseline_at_seconds is not None and account.baseline_at_seconds - since >= _FROZEN_SECONDS
-        lost = Baseline(new, sample.power_watts, sample.at_seconds, now.wall_seconds, since)
-        return Step(unmetered=True, anomaly="" if already else "frozen"), lost
+        return _standing(account, sample, now, interval_seconds)
     if 0.0 < rise <= bound:
-        return Step(joules=rise), fresh
+        return Step(joules=rise), _at(account, sample, now)
     if rise > bound:
-        return Step(unmetered=True, anomaly="implausible"), fresh
+        return Step(unmetered=True, anomaly="implausible"), _at(account, sample, now)
     if new <= bound:
         # The driver was loaded again: what it counted since is real, what it counted before and was not read is not known.
-        return Step(joules=new, anomaly="reset"), fresh
-    return Step(unmetered=True, anomaly="backwards"), fresh
+        return Step(joules=new, anomaly="reset"), _at(account, sample, now)
+    return Step(unmetered=True, anomaly="backwards"), _at(account, sample, now)
+
+
+def _standing(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, GpuAccount]:
+    """A counter that has not moved: no news for a while, then frozen, and power takes its place."""
+    since = account.still_since_seconds
+    if since is None:
+        since = account.baseline_at_seconds if account.baseline_at_seconds is not None else sample.at_seconds
+    more = _trapezoid(account, sample, interval_seconds)
+    waited = replace(
+        account,
+        baseline_watts=sample.power_watts,
+        baseline_at_seconds=sample.at_seconds,
+        still_since_seconds=since,
+        still_joules=account.still_joules + (more or 0.0),
+    )
+    if sample.at_seconds - since < _FROZEN_SECONDS:
+        return Step(), waited
+    if sample.power_watts is None:
+        # Nothing to put in its place: its time is lost, and counted as such once, when it is first noticed.
+        already = account.baseline_at_seconds is not None and account.baseline_at_seconds - since >= _FROZEN_SECONDS
+        return Step(unmetered=True, anomaly="" if already else "frozen"), waited
+    distrusting = replace(_at(waited, sample, now), check=replace(account.check, distrusted=True, sound=0, strange=0))
+    if waited.still_joules > 0.0:
+        return Step(joules=waited.still_joules, anomaly="frozen"), distrusting
+    return Step(unmetered=True, anomaly="frozen"), distrusting
+
+
+def _trapezoid(account: GpuAccount, sample: GpuSample, interval_seconds: float) -> float | None:
+    """Integral of power since the baseline; None over a gap or where one end is not believed."""
+    watts, before, since = sample.power_watts, account.baseline_watts, account.baseline_at_seconds
+    if watts is None or before is None or since is None:
+        return None
+    most = 1.5 * _limit_watts(account)
+    gap = sample.at_seconds - since
+    if not (0.0 < watts <= most and 0.0 < before <= most) or gap > _MAX_GAP_INTERVALS * interval_seconds:
+        return None
+    return 0.5 * (watts + before) * max(0.0, gap)
 
 
 def _measure_power(
     account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float
-) -> tuple[Step, Baseline]:
+) -> tuple[Step, GpuAccount]:
     watts = sample.power_watts
-    limit_watts = account.gpu.max_power_watts or DEFAULT_MAX_POWER_WATTS
     if watts is None:
-        return Step(), _baseline(account)
+        return Step(), account
     if watts <= 0.0:
-        return Step(anomaly="zero"), _baseline(account)
-    if watts > 1.5 * limit_watts:
-        return Step(anomaly="implausible"), _baseline(account)
-    fresh = Baseline(None, watts, sample.at_seconds, now.wall_seconds)
-    if account.baseline_watts is None or account.baseline_at_seconds is None:
-        return Step(unmetered=True), fresh
-    gap = sample.at_seconds - account.baseline_at_seconds
-    if gap > _MAX_GAP_INTERVALS * interval_seconds:
-        return Step(unmetered=True), fresh
-    return Step(joules=0.5 * (watts + account.baseline_watts) * max(0.0, gap)), fresh
+        return Step(anomaly="zero"), account
+    if watts > 1.5 * _limit_watts(account):
+        return Step(anomaly="implausible"), account
+    joules = _trapezoid(account, sample, interval_seconds)
+    return Step(joules=joules, unmetered=joules is None), _at(account, sample, now)
+
+
+def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) -> tuple[GpuAccount, str]:
+    """The account with this look added to the check of its counter, and what there is to complain of."""
+    if account.gpu.energy_method is not EnergyMethod.COUNTER or sample.energy_joules is None:
+        return account, ""
+    check = account.check
+    raw = check.raw_joules
+    check = replace(check, raw_joules=sample.energy_joules)
+    power = _trapezoid(account, sample, interval_seconds) if account.gpu.power_averaged else None
+    if raw is None or power is None or account.baseline_at_seconds is None or sample.energy_joules < raw:
+        return replace(account, check=check), ""
+    check = replace(
+        check,
+        seconds=check.seconds + sample.at_seconds - account.baseline_at_seconds,
+        counter_joules=check.counter_joules + sample.energy_joules - raw,
+        power_joules=check.power_joules + power,
+    )
+    if check.seconds < _WINDOW_SECONDS or check.power_joules <= 0.0:
+        return replace(account, check=check), ""
+    ratio = check.counter_joules / check.power_joules
+    agree = 1.0 / _AGREE <= ratio <= _AGREE
+    wrong = not 1.0 / _WRONG <= ratio <= _WRONG
+    strange = 0 if agree else check.strange + 1
+    sound = check.sound + 1 if agree else 0
+    complaint = ""
+    distrusted = check.distrusted
+    if wrong and not distrusted:
+        distrusted, complaint = True, "distrusted"
+    elif strange == _WINDOWS:
+        complaint = "mismatch"
+    elif distrusted and sound >= _WINDOWS:
+        distrusted = False
+    closed = Check(raw_joules=check.raw_joules, strange=strange, sound=sound, distrusted=distrusted)
+    return replace(account, check=closed), complaint
 
 
 def measure_host(account: HostAccount, sample: HostSample, interval_seconds: float) -> tuple[float, HostAccount]:

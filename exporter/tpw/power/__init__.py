@@ -8,7 +8,7 @@ clock as an argument, and raise :class:`tpw.model.SourceError` where they cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from tpw.model import Gpu, GpuSample, HostReading, SourceError
@@ -61,3 +61,39 @@ class HostMeter(Protocol):
 
     def close(self) -> None:
         """Never raises."""
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+#
+# Factories take plain values and import their meter when they are called: a meter that is not used costs no memory.
+# Their keyword arguments are the options of the meter in the configuration.
+
+
+def _nvml(clock: Clock) -> AcceleratorMeter:
+    from tpw.power.nvml import NvmlMeter
+
+    return NvmlMeter(clock)
+
+
+def _simulated(clock: Clock, *, gpus: int = 4) -> AcceleratorMeter:
+    from tpw.power.simulated import SimulatedMeter
+
+    return SimulatedMeter(gpus, clock)
+
+
+def _rapl(clock: Clock, *, sysfs_root: str = "/sys") -> HostMeter:
+    from tpw.power.rapl import RaplMeter
+
+    return RaplMeter(sysfs_root, clock)
+
+
+ACCELERATOR_METERS: Mapping[str, Callable[..., AcceleratorMeter]] = {
+    "nvml": _nvml,
+    "simulated": _simulated,
+}
+"""Accelerator meters by the name they have in the configuration. Called with the clock and the meter's options."""
+
+HOST_METERS: Mapping[str, Callable[..., HostMeter]] = {
+    "rapl": _rapl,
+}
+"""Host meters, likewise."""

@@ -17,10 +17,9 @@ from dataclasses import replace
 from math import log
 from typing import Any
 
-import pynvml
-
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
 from tpw.power import Clock, MeterLost
+from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_codes import (
     ARCHITECTURES,
     FATAL_CODES,
@@ -71,6 +70,7 @@ class _Board:
         "plan",
         "reading",
         "scope_check",
+        "scope_found",
         "temperature_celsius",
         "throttle_start",
         "unknown",
@@ -89,6 +89,7 @@ class _Board:
         self.fault: SourceError | None = None
         self.down_until: float | None = None
         self.scope_check: _ScopeCheck | None = None
+        self.scope_found: PowerScope | None = None
         self.mig = False
         self.memory_used_bytes: float | None = None
         self.memory_total_bytes: float | None = None
@@ -97,6 +98,9 @@ class _Board:
 
     def follow(self, plan: Plan) -> None:
         """Read as the plan says from now on."""
+        if plan.other_power is not None and self.scope_found is not None:
+            power = plan.other_power if self.scope_found is PowerScope.GPU else plan.power
+            plan = replace(plan, scope=self.scope_found, power=power, other_power=None)
         self.plan = plan
         self.scope_check = _ScopeCheck() if plan.other_power is not None else None
         self.fields = [field for field in (plan.energy, plan.power, plan.other_power) if field is not None]
@@ -156,7 +160,7 @@ class NvmlMeter:
         self._boards: dict[str, _Board] = {}
         self._gpus: tuple[Gpu, ...] = ()
         self._driver_version = ""
-        self._open = False
+        self._inits = 0
         self._started = False
         self._unknown_opens = 0
         self._unknown_sweeps = 0
@@ -169,8 +173,8 @@ class NvmlMeter:
     def open(self) -> None:
         """Initialise the library and find the GPUs. Raises MeterLost (fatal where only a new process helps)."""
         try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
+            nvml.nvmlInit()
+        except nvml.NVMLError as error:
             code = error.value
             self._unknown_opens = self._unknown_opens + 1 if code == UNKNOWN else 0
             lost = library_error(code, "initialisation", started=self._started)
@@ -178,12 +182,12 @@ class NvmlMeter:
                 lost.fatal = True  # a container that lost its devices gets them back only by a restart
             raise lost from None
         self._unknown_opens = self._unknown_sweeps = 0
-        self._open = True
+        self._inits += 1
         for board in self._boards.values():
             board.handle = None
         try:
             with self._library("driver version"):
-                self._driver_version = text(ask(pynvml.nvmlSystemGetDriverVersion) or "")
+                self._driver_version = text(ask(nvml.nvmlSystemGetDriverVersion) or "")
             self._discover()
         except SourceError:
             self.close()
@@ -192,15 +196,14 @@ class NvmlMeter:
 
     def close(self) -> None:
         """Let go of the driver. While a call hangs in it the library stays initialised: shutting down would hang too."""
-        if not self._open:
-            return
-        self._open = False
         if any(board.reading for board in self._boards.values()):
             return
-        try:
-            pynvml.nvmlShutdown()
-        except pynvml.NVMLError:
-            return
+        while self._inits:
+            self._inits -= 1
+            try:
+                nvml.nvmlShutdown()
+            except nvml.NVMLError:
+                self._inits = 0
 
     # ---------------------------------------------------------------------------------------------------------- looking
 
@@ -235,7 +238,7 @@ class NvmlMeter:
             if board.down_until is not None or board.plan is None:
                 self._revive(board)
             sample = self._look(board)
-        except pynvml.NVMLError as error:
+        except nvml.NVMLError as error:
             raise self._failed(board, error.value) from None
         finally:
             board.reading = False
@@ -250,15 +253,16 @@ class NvmlMeter:
             return None
         board.reading = True
         try:
-            handles = list(_instances(board.handle)) if board.mig else [board.handle]
+            mig = _mig_enabled(board.handle)  # asked anew: discovery sees a change only within a minute
+            handles = list(_instances(board.handle)) if mig else [board.handle]
             lists = [pids for handle in handles for pids in _process_lists(handle)]
-        except pynvml.NVMLError as error:
+        except nvml.NVMLError as error:
             if error.value == NO_PERMISSION or error.value in UNSUPPORTED_CODES:
                 return None
             raise self._failed(board, error.value) from None
         finally:
             board.reading = False
-        if not lists and not board.mig:
+        if not lists and not mig:
             return None
         return frozenset(pid for pids in lists for pid in pids)
 
@@ -273,7 +277,7 @@ class NvmlMeter:
         watts: float | None = None
         throttle: tuple[tuple[str, float], ...] | None = None
         if board.fields:
-            rows = pynvml.nvmlDeviceGetFieldValues(handle, board.fields)
+            rows = nvml.nvmlDeviceGetFieldValues(handle, board.fields)
             at = self._clock()
             position = 0
             if plan.energy is not None:
@@ -294,7 +298,7 @@ class NvmlMeter:
         else:
             at = self._clock()
         if plan.energy_by_call:
-            energy = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
+            energy = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
             at = self._clock()
         if plan.power_by_call:
             watts = self._watts_by_call(board, plan)
@@ -324,12 +328,12 @@ class NvmlMeter:
             return value_of(row)
         if code in UNSUPPORTED_CODES:
             raise _flicker(board, what, code)
-        raise pynvml.NVMLError(code)
+        raise nvml.NVMLError(code)
 
     def _watts_by_call(self, board: _Board, plan: Plan) -> float | None:
         try:
-            return _positive(pynvml.nvmlDeviceGetPowerUsage(board.handle))
-        except pynvml.NVMLError as error:
+            return _positive(nvml.nvmlDeviceGetPowerUsage(board.handle))
+        except nvml.NVMLError as error:
             if error.value not in UNSUPPORTED_CODES:
                 raise
             if plan.method is EnergyMethod.COUNTER:
@@ -337,7 +341,7 @@ class NvmlMeter:
             raise _flicker(board, "power", error.value) from None
 
     def _utilization(self, board: _Board) -> float | None:
-        rates = ask(pynvml.nvmlDeviceGetUtilizationRates, board.handle)
+        rates = ask(nvml.nvmlDeviceGetUtilizationRates, board.handle)
         return None if rates is None else min(rates.gpu, 100) / 100.0
 
     def _slow_look(self, board: _Board) -> None:
@@ -347,16 +351,14 @@ class NvmlMeter:
         board.memory_total_bytes = None if memory is None else float(memory.total)
         temperature = ask(_temperature, handle)
         board.temperature_celsius = None if temperature is None else float(temperature)
-        limit = ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        limit = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         board.limit_watts = limit / 1000.0 if limit else None
 
     def _settle_scope(self, board: _Board, scope: PowerScope | None) -> None:
-        plan = board.plan
-        if scope is None or plan is None:
-            return
-        power = plan.other_power if scope is PowerScope.GPU else plan.power
-        board.follow(replace(plan, scope=scope, power=power, other_power=None))
-        self._publish()
+        if scope is not None and board.plan is not None:
+            board.scope_found = scope
+            board.follow(board.plan)
+            self._publish()
 
     # ----------------------------------------------------------------------------------------------------------- faults
 
@@ -377,7 +379,7 @@ class NvmlMeter:
     def _revive(self, board: _Board) -> None:
         """Look a GPU up by its UUID and probe it again. Raises NVMLError."""
         board.down_until = self._clock() + RETRY_SECONDS
-        board.handle = pynvml.nvmlDeviceGetHandleByUUID(board.gpu.uuid)
+        board.handle = nvml.nvmlDeviceGetHandleByUUID(board.gpu.uuid)
         self._probe(board)
         board.down_until = None
 
@@ -387,15 +389,15 @@ class NvmlMeter:
         """Walk the indices: new boards are probed, known ones get the handle and index of now."""
         self._discover_at = self._clock() + REDISCOVERY_SECONDS
         with self._library("device count"):
-            count = pynvml.nvmlDeviceGetCount()
+            count = nvml.nvmlDeviceGetCount()
         seen: set[str] = set()
         notes: list[str] = []
         forbidden = 0
         for index in range(count):
             try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = text(pynvml.nvmlDeviceGetUUID(handle))
-            except pynvml.NVMLError as error:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = text(nvml.nvmlDeviceGetUUID(handle))
+            except nvml.NVMLError as error:
                 if error.value in LIBRARY_CODES or error.value in FATAL_CODES:
                     raise library_error(error.value, "discovery", started=self._started) from None
                 forbidden += error.value == NO_PERMISSION
@@ -424,10 +426,12 @@ class NvmlMeter:
             return  # its own retries bring it back
         try:
             mig = _mig_enabled(handle)
-            if fresh or mig != board.mig or board.gpu.energy_method is not EnergyMethod.COUNTER:
+            if fresh or board.plan is None or mig != board.mig:
                 self._probe(board)
                 board.down_until = None
-        except pynvml.NVMLError as error:
+            elif board.gpu.energy_method is not EnergyMethod.COUNTER:
+                self._upgrade(board)
+        except nvml.NVMLError as error:
             fault = self._failed(board, error.value)
             if isinstance(fault, MeterLost):
                 raise fault from None
@@ -438,22 +442,26 @@ class NvmlMeter:
     def _probe(self, board: _Board) -> None:
         """Ask a GPU who it is and what it can tell. Raises NVMLError."""
         handle = board.handle
-        pci = ask(pynvml.nvmlDeviceGetPciInfo, handle)
-        architecture = ask(pynvml.nvmlDeviceGetArchitecture, handle) or 0
+        pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
+        architecture = ask(nvml.nvmlDeviceGetArchitecture, handle) or 0
         board.mig = _mig_enabled(handle)
         board.gpu = replace(
             board.gpu,
-            name=text(ask(pynvml.nvmlDeviceGetName, handle) or ""),
+            name=text(ask(nvml.nvmlDeviceGetName, handle) or ""),
             architecture=ARCHITECTURES.get(architecture, ""),
             driver_version=self._driver_version,
             pci_bus_id="" if pci is None else text(pci.busId),
         )
-        plan = probe(handle)
-        if board.plan != plan:
-            # A scope that was found by comparison stays found.
-            board.follow(plan)
+        board.follow(probe(handle))
         board.looks = 0
         self._publish()
+
+    def _upgrade(self, board: _Board) -> None:
+        """A probe that was unlucky is not the last word: take a better method once the GPU offers it."""
+        plan = probe(board.handle, attempts=1)
+        methods = list(EnergyMethod)  # best first
+        if methods.index(plan.method) < methods.index(board.gpu.energy_method):
+            board.follow(plan)
 
     def _publish(self) -> None:
         self._gpus = tuple(sorted((board.gpu for board in self._boards.values()), key=lambda g: (g.index, g.uuid)))
@@ -463,7 +471,7 @@ class NvmlMeter:
         """Failures of calls that are about no GPU are the library's."""
         try:
             yield
-        except pynvml.NVMLError as error:
+        except nvml.NVMLError as error:
             raise library_error(error.value, doing, started=self._started) from None
 
 
@@ -491,35 +499,35 @@ def _throttle(plan: Plan, rows: Any, start: int) -> tuple[tuple[str, float], ...
 def _memory(handle: Any) -> Any:
     """Version 2 keeps what the driver reserves apart from what is used; older drivers have version 1 only."""
     try:
-        return pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
-    except pynvml.NVMLError as error:
+        return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+    except nvml.NVMLError as error:
         if error.value not in UNSUPPORTED_CODES:
             raise
-        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+        return nvml.nvmlDeviceGetMemoryInfo(handle)
 
 
 def _temperature(handle: Any) -> int:
-    call = getattr(pynvml, "nvmlDeviceGetTemperatureV", None)
+    call = getattr(nvml, "nvmlDeviceGetTemperatureV", None)
     if call is not None:
         try:
-            return int(call(handle, pynvml.NVML_TEMPERATURE_GPU))
-        except pynvml.NVMLError as error:
+            return int(call(handle, nvml.NVML_TEMPERATURE_GPU))
+        except nvml.NVMLError as error:
             if error.value not in UNSUPPORTED_CODES:
                 raise
-    return int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+    return int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
 
 
 def _mig_enabled(handle: Any) -> bool:
-    mode = ask(pynvml.nvmlDeviceGetMigMode, handle)
+    mode = ask(nvml.nvmlDeviceGetMigMode, handle)
     return bool(mode and mode[0])
 
 
 def _instances(handle: Any) -> Iterator[Any]:
     """Handles of a GPU's MIG instances. Always asked for anew: they are invalid once an instance is destroyed."""
-    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
-            yield pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-        except pynvml.NVMLError as error:
+            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+        except nvml.NVMLError as error:
             if error.value not in GONE_CODES:
                 raise
 
@@ -531,7 +539,7 @@ def _process_lists(handle: Any) -> Iterator[frozenset[int]]:
         "nvmlDeviceGetMPSComputeRunningProcesses_v3",
         "nvmlDeviceGetGraphicsRunningProcesses_v3",
     ):
-        call = getattr(pynvml, name, None)
+        call = getattr(nvml, name, None)
         rows = None if call is None else ask(call, handle)
         if rows is not None:
             # Old bindings misread the list of some drivers; a pid of zero is no process.

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pynvml
-
 from tpw.model import EnergyMethod, PowerScope
+from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_codes import (
     AMPERE,
     ARCHITECTURES,
@@ -52,7 +51,7 @@ _CANDIDATES: tuple[Field, ...] = (
     *((field, SCOPE_GPU) for field, _ in THROTTLE_FIELDS),
 )
 
-_RETRIES = 3
+_ATTEMPTS = 3
 _RETRY_SECONDS = 0.06
 """A driver asked twice within some 50 ms may answer "not supported" for a value it has (seen by Zeus)."""
 
@@ -109,23 +108,24 @@ def ask(call: Callable[..., _T], *arguments: Any) -> _T | None:
     """The answer of an NVML call, or None where it is not offered. Other failures are raised (NVMLError)."""
     try:
         return call(*arguments)
-    except pynvml.NVMLError as error:
+    except nvml.NVMLError as error:
         if error.value in UNSUPPORTED_CODES or error.value == 0:
             return None
         raise
 
 
-def probe(handle: Any, sleep: Callable[[float], None] = time.sleep) -> Plan:
-    """Ask one GPU what it can tell. Raises NVMLError where it does not answer at all."""
-    fields = _fields(handle, sleep)
-    architecture = ask(pynvml.nvmlDeviceGetArchitecture, handle) or 0
+def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
+    """Ask one GPU what it can tell, several times where it does not offer the best. Raises NVMLError where it does not
+    answer at all."""
+    fields = _fields(handle, attempts)
+    architecture = ask(nvml.nvmlDeviceGetArchitecture, handle) or 0
     energy = next((field for field in _ENERGY_FIELDS if field in fields), None)
-    energy_by_call = energy is None and ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle) is not None
+    energy_by_call = energy is None and ask(nvml.nvmlDeviceGetTotalEnergyConsumption, handle) is not None
 
     gpu_power = next((field for field in (_AVERAGE, _INSTANT) if field in fields), None)
     module_power = next((field for field in (_AVERAGE_MODULE, _INSTANT_MODULE) if field in fields), None)
     power = gpu_power or module_power
-    power_by_call = power is None and bool(ask(pynvml.nvmlDeviceGetPowerUsage, handle))
+    power_by_call = power is None and bool(ask(nvml.nvmlDeviceGetPowerUsage, handle))
 
     has_counter = energy is not None or energy_by_call
     method, note = _method(
@@ -148,15 +148,15 @@ def probe(handle: Any, sleep: Callable[[float], None] = time.sleep) -> Plan:
         throttle=tuple((field, reason) for field, reason in THROTTLE_FIELDS if (field, SCOPE_GPU) in fields),
         max_power_watts=_max_power(handle, fields),
         max_module_watts=fields.get(_MAX_LIMIT_MODULE, 0.0) / 1000.0 or None,
-        utilization=ask(pynvml.nvmlDeviceGetUtilizationRates, handle) is not None,
+        utilization=ask(nvml.nvmlDeviceGetUtilizationRates, handle) is not None,
     )
 
 
-def _fields(handle: Any, sleep: Callable[[float], None]) -> dict[Field, float]:
+def _fields(handle: Any, attempts: int) -> dict[Field, float]:
     """All candidate fields that have a value. A power of zero means that the sensor is not there."""
     found: dict[Field, float] = {}
-    for attempt in range(_RETRIES):
-        rows: Sequence[Any] | None = ask(pynvml.nvmlDeviceGetFieldValues, handle, list(_CANDIDATES))
+    for attempt in range(attempts):
+        rows: Sequence[Any] | None = ask(nvml.nvmlDeviceGetFieldValues, handle, list(_CANDIDATES))
         if rows is None:
             return found
         for field, row in zip(_CANDIDATES, rows, strict=True):
@@ -166,11 +166,11 @@ def _fields(handle: Any, sleep: Callable[[float], None]) -> dict[Field, float]:
                 if value > 0 or field not in _POWER_FIELDS:
                     found[field] = value
             elif code not in UNSUPPORTED_CODES:
-                raise pynvml.NVMLError(code)
+                raise nvml.NVMLError(code)
         if _ENERGY in found and _AVERAGE in found:
             break
-        if attempt + 1 < _RETRIES:
-            sleep(_RETRY_SECONDS)
+        if attempt + 1 < attempts:
+            time.sleep(_RETRY_SECONDS)
     return found
 
 
@@ -193,7 +193,7 @@ def _call_kind(handle: Any, architecture: int) -> EnergyMethod:
     """What nvmlDeviceGetPowerUsage means here: a mean from Ampere on except on GA100, an instant before (nvml.h)."""
     if architecture < AMPERE or architecture not in ARCHITECTURES:
         return EnergyMethod.INSTANT_POWER
-    pci = ask(pynvml.nvmlDeviceGetPciInfo, handle)
+    pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
     if pci is not None and (pci.pciDeviceId >> 16) in _GA100:
         return EnergyMethod.INSTANT_POWER
     return EnergyMethod.AVERAGE_POWER
@@ -202,10 +202,10 @@ def _call_kind(handle: Any, architecture: int) -> EnergyMethod:
 def _max_power(handle: Any, fields: dict[Field, float]) -> float | None:
     """The highest limit the board can be given, or that is in force, in watts."""
     highest = fields.get(_MAX_LIMIT, 0.0)
-    for call in (pynvml.nvmlDeviceGetPowerManagementLimitConstraints, pynvml.nvmlDeviceGetEnforcedPowerLimit):
+    for call in (nvml.nvmlDeviceGetPowerManagementLimitConstraints, nvml.nvmlDeviceGetEnforcedPowerLimit):
         try:
             answer = call(handle)
-        except pynvml.NVMLError as error:
+        except nvml.NVMLError as error:
             if error.value in UNSUPPORTED_CODES or error.value == 4:
                 continue
             raise

@@ -20,6 +20,9 @@ from math import inf
 _CLASSIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _LABEL = re.compile(rf"\s*(?:([a-zA-Z_][a-zA-Z0-9_]*)|{_QUOTED})\s*(?:=\s*{_QUOTED}\s*)?(?:,|\Z)", re.DOTALL)
+_SAMPLE = re.compile(
+    rb"(?:[a-zA-Z_:][a-zA-Z0-9_:./-]*)?(?:\s*\{.*\})?[ \t]+(?:NaN|[-+]?(?:Inf|[0-9.][-+0-9.eE]*))(?:\s|\Z)"
+)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 _BRACE, _BLANK, _TAB, _COMMA, _CLOSE, _BACKSLASH, _QUOTE = b'{ \t,}\\"'
@@ -157,7 +160,7 @@ def _closing(line: bytes) -> int:
 
 def _readable(line: bytes) -> bool:
     """Whether a line has the shape of a sample, whatever its name and value."""
-    match = re.match(rb"(?:[a-zA-Z_:][a-zA-Z0-9_:./-]*)?(?:\s*\{.*\})?[ \t]+[-+0-9.eEinfINFaN]+(?:\s|\Z)", line)
+    match = _SAMPLE.match(line)
     return match is not None and line[:1] not in b" \t"
 
 

@@ -29,10 +29,9 @@ class PageReading:
     series: tuple[TokenSeries, ...]
     loads: tuple[Load, ...]
     work: tuple[WorkSeries, ...]
-    identity: str
+    started_wall_seconds: float | None
+    """When the process behind the page started, as the page says; None where it does not."""
     cadence: Cadence
-    chosen: tuple[str, ...]
-    """Samples that count tokens or work here, present now or only declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +87,21 @@ class DialectReader:
                 for unit, slot in self._work.items()
                 for head, value in self._rows(page, slot)
             ),
-            identity=identity_of(page),
+            started_wall_seconds=started(page),
             cadence=self._cadence(),
-            chosen=self._chosen(),
         )
+
+    def counts(self, page: Page) -> bool:
+        """Whether the page has a counter of tokens or work, if only declared. Asked when a reading has no series."""
+        return any(slot.chosen and _is_present(page, slot.sample, slot.chosen) for slot in self._counters())
 
     def wanted(self) -> tuple[str, ...]:
         """Samples that would be taken as tokens or work, by their usual names, for messages."""
         prefix = self.dialect.prefixes[0]
-        slots = [slot for role, slot in self._roles.items() if role is not Role.REQUESTS] + list(self._work.values())
-        return tuple(dict.fromkeys(prefix + sample_name(c) for slot in slots for c in slot.candidates))
+        return tuple(dict.fromkeys(prefix + sample_name(c) for slot in self._counters() for c in slot.candidates))
+
+    def _counters(self) -> list[_Slot]:
+        return [slot for role, slot in self._roles.items() if role is not Role.REQUESTS] + list(self._work.values())
 
     def _series(self, page: Page) -> tuple[TokenSeries, ...]:
         found = []
@@ -186,10 +190,6 @@ class DialectReader:
     def _named(self, head: _Head) -> str:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)
 
-    def _chosen(self) -> tuple[str, ...]:
-        slots = [slot for role, slot in self._roles.items() if role is not Role.REQUESTS] + list(self._work.values())
-        return tuple(slot.sample for slot in slots if slot.sample)
-
     def _cadence(self) -> Cadence:
         for role in (Role.OUTPUT, Role.INPUT):
             slot = self._roles.get(role)
@@ -210,12 +210,13 @@ def spellings(sample: str, kind: Kind) -> tuple[str, ...]:
     return (sample, sample.removesuffix("_total") if sample.endswith("_total") else sample + "_total")
 
 
-def identity_of(page: Page) -> str:
-    """When the process behind the page started, as it writes it; "" where it does not say."""
+def started(page: Page) -> float | None:
+    """When the process behind the page started, Unix seconds.
+
+    None where the page does not say, or speaks of several processes: then its counters may outlive any of them.
+    """
     lines = page.lines(START_TIME)
-    if len(lines) != 1 or lines[0][0] != START_TIME.encode():
-        return ""
-    return repr(lines[0][1])
+    return lines[0][1] if len(lines) == 1 and lines[0][0] == START_TIME.encode() else None
 
 
 def recognise(page: Page, dialects: tuple[Dialect, ...]) -> Dialect | None:

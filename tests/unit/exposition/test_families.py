@@ -4,8 +4,8 @@ from dataclasses import replace
 from math import inf, nan
 
 import pytest
-from support.snapshots import EPOCH, empty_snapshot, fleet_snapshot, posting, rich_snapshot, uuid
 
+from support.snapshots import EPOCH, empty_snapshot, fleet_snapshot, posting, rich_snapshot, uuid
 from tpw.exposition.catalogue import CATALOGUE, Kind
 from tpw.exposition.families import Drops, ExpositionError, Sheet, families
 from tpw.ledger.books import PostingKey, ServerAccount
@@ -120,7 +120,9 @@ def test_energy_of_the_states_sums_to_the_total_to_the_last_bit():
 def test_all_states_of_a_gpu_are_there_from_the_start():
     snapshot = with_books(rich_snapshot(), postings={})
     shown = series(snapshot)
-    states = {labels[2]: value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[0] == "0"}
+    states = {
+        labels[2]: value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[0] == "0"
+    }
     assert states == {"active": 0.0, "parked": 0.0, "idle": 0.0}
     assert shown["tpw_gpu_energy_joules_total"]["0", uuid(0)] == 0.0
     assert shown["tpw_gpu_state_cost_total"]["0", uuid(0), "idle", "energy", "EUR"] == 0.0
@@ -209,7 +211,9 @@ def test_every_component_of_cost_of_servers_and_idle_is_that_of_the_gpus():
     shown = series(rich_snapshot())
     for component in ("energy", "hardware"):
         servers = sum(value for labels, value in shown["tpw_server_cost_total"].items() if labels[3] == component)
-        by_gpu = {labels: value for labels, value in shown["tpw_gpu_state_cost_total"].items() if labels[3] == component}
+        by_gpu = {
+            labels: value for labels, value in shown["tpw_gpu_state_cost_total"].items() if labels[3] == component
+        }
         idle = sum(value for labels, value in by_gpu.items() if labels[2] == "idle")
         assert servers + idle == pytest.approx(sum(by_gpu.values()), rel=1e-14)
 
@@ -217,7 +221,9 @@ def test_every_component_of_cost_of_servers_and_idle_is_that_of_the_gpus():
 def test_both_states_of_a_server_are_there_from_the_start():
     snapshot = with_books(rich_snapshot(), postings={})
     shown = series(snapshot)
-    of_chat = {labels[2]: value for labels, value in shown["tpw_server_energy_joules_total"].items() if labels[0] == "chat"}
+    of_chat = {
+        labels[2]: value for labels, value in shown["tpw_server_energy_joules_total"].items() if labels[0] == "chat"
+    }
     assert of_chat == {"active": 0.0, "parked": 0.0}
 
 

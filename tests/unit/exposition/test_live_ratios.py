@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, rich_snapshot, window
 
+from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, rich_snapshot, window
 from tpw.exposition.families import families
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.ledger.window import LiveRatios, live_ratios

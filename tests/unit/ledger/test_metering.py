@@ -45,7 +45,7 @@ def test_a_counter_starts_with_a_baseline_and_no_joules() -> None:
     step, base = measure(GpuAccount(COUNTER), *look(10.0, joules=123.0), 1.0)
 
     assert step == Step(unmetered=True)
-    assert (base.joules, base.at_seconds) == (123.0, 10.0)
+    assert (base.baseline_joules, base.baseline_at_seconds) == (123.0, 10.0)
 
 
 def test_a_failed_counter_read_leaves_the_baseline_and_the_time_pending() -> None:
@@ -53,7 +53,7 @@ def test_a_failed_counter_read_leaves_the_baseline_and_the_time_pending() -> Non
     step, base = measure(before, *look(11.0, joules=None, watts=300.0), 1.0)
 
     assert step == Step()
-    assert (base.joules, base.at_seconds) == (1000.0, 10.0)
+    assert (base.baseline_joules, base.baseline_at_seconds) == (1000.0, 10.0)
 
 
 def test_a_gap_is_bounded_by_the_wall_clock_after_a_restart() -> None:
@@ -67,28 +67,91 @@ def test_a_gap_is_bounded_by_the_wall_clock_after_a_restart() -> None:
     assert refused.anomaly == "implausible"
 
 
-def test_a_frozen_counter_is_noticed_after_ten_seconds_and_counted_once() -> None:
-    from dataclasses import replace
-
-    now = account(COUNTER, at=0.0, joules=1000.0)
+def played(account: GpuAccount, *looks: tuple[float, float | None, float | None]) -> tuple[list[Step], GpuAccount]:
+    """The steps of looks (at, joules, watts), one after the other."""
     steps = []
-    for second in range(1, 21):
-        step, base = measure(now, *look(float(second), joules=1000.0), 1.0)
-        now = replace(
-            now,
-            baseline_joules=base.joules,
-            baseline_at_seconds=base.at_seconds,
-            baseline_wall_seconds=base.wall_seconds,
-            still_since_seconds=base.still_since_seconds,
-        )
+    for at, joules, watts in looks:
+        step, account = measure(account, *look(at, joules, watts), 1.0)
         steps.append(step)
+    return steps, account
+
+
+def test_a_counter_that_stands_a_moment_is_no_news_and_is_caught_up() -> None:
+    steps, _ = played(
+        account(COUNTER, at=0.0, joules=1000.0, watts=600.0),
+        (1.0, 1000.0, 600.0),
+        (2.0, 1000.0, 600.0),
+        (3.0, 2800.0, 600.0),
+    )
+
+    assert steps == [Step(), Step(), Step(joules=1800.0)]
+
+
+def test_a_frozen_counter_is_replaced_by_power_and_nothing_is_lost() -> None:
+    looks = [(float(second), 1000.0, 300.0) for second in range(1, 21)]
+    steps, after = played(account(COUNTER, at=0.0, joules=1000.0, watts=300.0), *looks)
+
+    assert steps[:9] == [Step()] * 9
+    assert steps[9] == Step(joules=3000.0, anomaly="frozen")
+    assert steps[10:] == [Step(joules=300.0)] * 10
+    assert after.method is EnergyMethod.INSTANT_POWER
+
+
+def test_a_frozen_counter_without_power_is_noticed_after_ten_seconds_and_counted_once() -> None:
+    steps, after = played(
+        account(COUNTER, at=0.0, joules=1000.0), *((float(second), 1000.0, None) for second in range(1, 21))
+    )
 
     assert steps[:9] == [Step()] * 9
     assert steps[9] == Step(unmetered=True, anomaly="frozen")
     assert steps[10:] == [Step(unmetered=True)] * 10
-    moved, base = measure(now, *look(21.0, joules=1300.0), 1.0)
+    moved, after = measure(after, *look(21.0, joules=1300.0), 1.0)
     assert moved == Step(joules=300.0)
-    assert base.still_since_seconds is None
+    assert after.still_since_seconds is None
+
+
+def counting(factor: float, first: int, last: int, start: float = 0.0) -> list[tuple[float, float, float]]:
+    """A board at 300 W whose counter shows ``factor`` of it."""
+    return [(float(second), start + 300.0 * factor * (second - first + 1), 300.0) for second in range(first, last + 1)]
+
+
+def averaged() -> GpuAccount:
+    gpu = Gpu("GPU-0", 0, max_power_watts=700.0, power_averaged=True)
+    return account(gpu, at=0.0, joules=0.0, watts=300.0)
+
+
+def test_a_counter_that_agrees_with_power_is_left_in_peace() -> None:
+    steps, after = played(averaged(), *counting(1.1, 1, 600))
+
+    assert {step.anomaly for step in steps} == {""}
+    assert after.method is EnergyMethod.COUNTER
+
+
+def test_a_counter_a_third_off_for_five_minutes_is_said_once_and_kept() -> None:
+    steps, after = played(averaged(), *counting(0.7, 1, 900))
+
+    assert [second for second, step in enumerate(steps, 1) if step.anomaly == "mismatch"] == [301]
+    assert after.method is EnergyMethod.COUNTER
+
+
+def test_a_counter_off_by_more_than_two_gives_way_to_power_until_it_has_agreed_for_five_minutes() -> None:
+    steps, after = played(averaged(), *counting(0.25, 1, 120))
+
+    assert [second for second, step in enumerate(steps, 1) if step.anomaly] == [61]
+    assert steps[60].anomaly == "distrusted"
+    assert after.method is EnergyMethod.AVERAGE_POWER
+    assert steps[-1] == Step(joules=300.0)
+    steps, after = played(after, *counting(1.0, 121, 480, start=9000.0))
+    assert after.method is EnergyMethod.COUNTER
+    assert {step.joules for step in steps} == {300.0}
+
+
+def test_instant_power_is_no_judge_of_a_counter() -> None:
+    """Polled once a second it may meet a periodic load at the same point every time."""
+    steps, after = played(account(COUNTER, at=0.0, joules=0.0, watts=300.0), *counting(0.25, 1, 600))
+
+    assert {step.anomaly for step in steps} == {""}
+    assert after.method is EnergyMethod.COUNTER
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, stretches, ticks
-from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.books import Books, Check, SourceAccount
 from tpw.ledger.tick import Policy
 from tpw.model import Instant
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError
@@ -32,6 +32,8 @@ def kept(books: Books) -> Books:
                 baseline_watts=None,
                 baseline_at_seconds=None,
                 still_since_seconds=None,
+                still_joules=0.0,
+                check=Check(),
                 gpu=replace(account.gpu, method_note=""),
             )
             for uuid, account in books.gpus.items()

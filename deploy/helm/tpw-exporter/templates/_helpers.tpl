@@ -1,0 +1,54 @@
+{{- define "tpw-exporter.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "tpw-exporter.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains (include "tpw-exporter.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "tpw-exporter.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tpw-exporter.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tpw-exporter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "tpw-exporter.labels" -}}
+{{ include "tpw-exporter.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: exporter
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{- define "tpw-exporter.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "tpw-exporter.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tpw-exporter.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The configuration file: the given one, with what the mounts below make necessary. */}}
+{{- define "tpw-exporter.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $host := deepCopy (default (dict) (get $config "host")) -}}
+{{- if .Values.rapl.enabled -}}
+{{- $host = mergeOverwrite (dict "sysfs" "/host/sys") $host -}}
+{{- else if not (hasKey $host "meters") -}}
+{{- $_ := set $host "meters" list -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $config (dict "host" $host)) -}}
+{{- end -}}

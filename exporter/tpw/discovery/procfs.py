@@ -1,0 +1,189 @@
+"""Processes and listening sockets as /proc shows them. Linux only; the root of procfs is an argument.
+
+Read by hand and not through a library because of the price: the table is read again every half minute on every node of a
+fleet, and one ``stat`` per process is enough for it. Command lines are read once per process and title; descriptors and
+socket tables only of the few processes that are asked about.
+
+Facts: proc(5). ``stat`` and ``cmdline`` are world-readable (unless procfs is mounted with ``hidepid``); ``fd`` and
+``ns`` of another user's process need ptrace rights (CAP_SYS_PTRACE). ``net/tcp`` is of the process's own network
+namespace and lists listening sockets first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_LISTEN = b"0A"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process. ``(pid, started_ticks)`` identifies it for ever; the pid alone may come again."""
+
+    pid: int
+    parent: int
+    session: int
+    started_ticks: int
+    """Since boot."""
+    comm: str
+    """At most 15 characters."""
+    argv: tuple[str, ...]
+    """Empty for kernel threads and processes that are ending. A process that gave itself a title has that alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One listening TCP socket."""
+
+    address: Address
+    port: int
+    inode: int
+    uid: int
+
+
+class ProcFs:
+    """Everything that is read from one mounted procfs."""
+
+    def __init__(self, root: str | Path = "/proc") -> None:
+        self.root = str(root)
+        self._argv: dict[tuple[int, int, str], tuple[str, ...]] = {}
+        self._boot_seconds: float | None = None
+        self._ticks = os.sysconf("SC_CLK_TCK")
+
+    def processes(self) -> dict[int, Process]:
+        """All processes by pid. Those that end while they are read are left out."""
+        table: dict[int, Process] = {}
+        argv: dict[tuple[int, int, str], tuple[str, ...]] = {}
+        for name in _names(self.root):
+            if not name.isdecimal():
+                continue
+            stat = self._read(name, "stat")
+            # "pid (comm) state ppid pgrp session ..." where comm may itself hold blanks and brackets.
+            opening, closing = stat.find(b"("), stat.rfind(b")")
+            fields = stat[closing + 2 :].split(None, 20)
+            if closing < 0 or len(fields) < 20:
+                continue
+            pid = int(name)
+            comm = stat[opening + 1 : closing].decode("utf-8", "replace")
+            started = int(fields[19])
+            key = (pid, started, comm)
+            words = self._argv.get(key)
+            if not words:
+                words = _words(self._read(name, "cmdline"))
+            argv[key] = words
+            table[pid] = Process(pid, int(fields[1]), int(fields[3]), started, comm, words)
+        self._argv = argv
+        return table
+
+    def started_wall_seconds(self, process: Process) -> float:
+        """When a process began, Unix time."""
+        if self._boot_seconds is None:
+            line = next((row for row in self._read("stat").split(b"\n") if row.startswith(b"btime ")), b"btime 0")
+            self._boot_seconds = float(line.split()[1])
+        return self._boot_seconds + process.started_ticks / self._ticks
+
+    def cgroup(self, pid: int) -> bytes:
+        """The control groups of a process, as one opaque text; empty when it is gone."""
+        return self._read(str(pid), "cgroup")
+
+    def environment(self, pid: int) -> dict[str, str]:
+        """The environment a process was started with; empty without the rights for it."""
+        pairs = (entry.partition(b"=") for entry in self._read(str(pid), "environ").split(b"\0") if entry)
+        return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, _, value in pairs}
+
+    def network(self, pid: int | str = "self") -> str | None:
+        """Identity of a process's network namespace. None without the rights, or when the process is gone."""
+        try:
+            return os.readlink(f"{self.root}/{pid}/ns/net")
+        except OSError:
+            return None
+
+    def listeners(self, pid: int | str = "self") -> list[Listener]:
+        """All listening TCP sockets of a process's network namespace, whoever they belong to."""
+        return [*self._table(pid, "tcp"), *self._table(pid, "tcp6")]
+
+    def addresses(self, pid: int | str = "self") -> frozenset[Address]:
+        """Addresses of the interfaces of a process's network namespace, loopback excluded."""
+        found: set[Address] = set()
+        previous = ""
+        for line in self._read(str(pid), "net", "fib_trie").decode("ascii", "replace").splitlines():
+            if "host LOCAL" in line and previous:
+                found.add(ipaddress.IPv4Address(previous))
+            previous = line.rpartition("-- ")[2].strip() if "|-- " in line else ""
+        for line in self._read(str(pid), "net", "if_inet6").decode("ascii", "replace").splitlines():
+            found.add(ipaddress.IPv6Address(int(line.split()[0], 16)))
+        return frozenset(address for address in found if not address.is_loopback and not address.is_link_local)
+
+    def sockets(self, pid: int) -> frozenset[int] | None:
+        """Inodes of the sockets a process holds. None without the rights to see them; empty when it is gone."""
+        folder = f"{self.root}/{pid}/fd"
+        inodes = set()
+        try:
+            names = os.listdir(folder)  # noqa: PTH208 - names only, and often
+        except PermissionError:
+            return None
+        except OSError:
+            return frozenset()
+        for name in names:
+            try:
+                target = os.readlink(f"{folder}/{name}")
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(int(target[8:-1]))
+        return frozenset(inodes)
+
+    def owner(self, pid: int) -> int | None:
+        """The user a process runs as; None when it is gone."""
+        try:
+            return os.stat(f"{self.root}/{pid}").st_uid  # noqa: PTH116 - as above
+        except OSError:
+            return None
+
+    def _table(self, pid: int | str, name: str) -> Iterator[Listener]:
+        try:
+            with open(f"{self.root}/{pid}/net/{name}", "rb") as table:  # noqa: PTH123 - as above
+                next(table, None)
+                for line in table:
+                    fields = line.split(None, 10)
+                    if fields[3] != _LISTEN:
+                        return
+                    address, _, port = fields[1].partition(b":")
+                    yield Listener(_address(address), int(port, 16), int(fields[9]), int(fields[7]))
+        except (OSError, IndexError, ValueError):
+            return
+
+    def _read(self, *parts: str) -> bytes:
+        try:
+            with open("/".join((self.root, *parts)), "rb", buffering=0) as file:  # noqa: PTH123 - as above
+                return file.read() or b""
+        except OSError:
+            return b""
+
+
+def _names(root: str) -> Iterable[str]:
+    try:
+        return os.listdir(root)  # noqa: PTH208
+    except OSError:
+        return ()
+
+
+def _words(cmdline: bytes) -> tuple[str, ...]:
+    return tuple(word.decode("utf-8", "replace") for word in cmdline.rstrip(b"\0 ").split(b"\0") if word)
+
+
+def _address(text: bytes) -> Address:
+    """Words of four bytes in the machine's own order, as the kernel prints them."""
+    raw = bytes.fromhex(text.decode("ascii"))
+    if sys.byteorder == "little":
+        raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+    address = ipaddress.ip_address(raw)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if mapped is not None else address

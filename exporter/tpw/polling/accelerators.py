@@ -1,0 +1,476 @@
+"""Looks at the GPUs of one meter in a worker thread, and sets aside a GPU whose driver call does not return.
+
+A hung driver call cannot be cancelled: its thread is abandoned, its GPU is a fault until the call returns, and a fresh
+thread goes on with the others. There is never more than one call per GPU in the driver.
+
+All methods are called from one thread (the tick). The worker tells what it saw through one queue; nothing else is
+shared but the worker's note of what it is doing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+
+import structlog
+
+from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, SourceError
+from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
+from tpw.power import AcceleratorMeter, Clock, MeterLost
+
+HANG_SECONDS = 0.5
+"""A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns."""
+
+log = structlog.get_logger("tpw.source")
+
+_LIBRARY = ""
+"""Stands for a GPU in the note of a worker that is opening or sweeping the meter as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Doing:
+    """What a worker is in the middle of."""
+
+    uuid: str
+    since_seconds: float
+    holders: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    gpus: tuple[Gpu, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    uuid: str
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    """A call that was given up has come back; its thread ends."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The look is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    holders: dict[str, frozenset[int]]
+    at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    pass
+
+
+_Message = GpuSample | _Opened | _Found | _Failed | _Lost | _Returned | _Done | _Held | _Closed
+
+
+class _Worker:
+    """One thread and what it is doing."""
+
+    __slots__ = ("_lock", "abandoned", "doing", "remaining", "tasks", "thread")
+
+    def __init__(self, name: str) -> None:
+        self.tasks: SimpleQueue[Callable[[_Worker], bool] | None] = SimpleQueue()
+        self.remaining: deque[str] = deque()
+        self.doing: _Doing | None = None
+        self.abandoned = False
+        self._lock = threading.Lock()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while True:
+            task = self.tasks.get()
+            if task is None or not task(self):
+                return
+
+    def enter(self, doing: _Doing) -> None:
+        with self._lock:
+            self.doing = doing
+
+    def leave(self) -> bool:
+        """False when the worker was given up meanwhile."""
+        with self._lock:
+            self.doing = None
+            return not self.abandoned
+
+    def abandon_if_hung(self, now: float, hang_seconds: float) -> _Doing | None:
+        """Give the worker up if its call for a GPU hangs. Returns what it hangs in."""
+        with self._lock:
+            doing = self.doing
+            if doing is None or doing.uuid == _LIBRARY or now - doing.since_seconds < hang_seconds:
+                return None
+            self.abandoned = True
+            return doing
+
+
+class AcceleratorPoller:
+    """Polls one accelerator meter.
+
+    Args:
+        meter: what to poll. Opened by the first look, in the worker.
+        clock: monotonic seconds; ``finish`` really waits, so it must advance by itself where a call can hang.
+        life: bookkeeping of the source; made from the meter's name where it is left out.
+        hang_seconds: after how long a call counts as hung.
+        random: jitter of the back-off.
+    """
+
+    def __init__(
+        self,
+        meter: AcceleratorMeter,
+        clock: Clock = time.monotonic,
+        *,
+        life: SourceLife | None = None,
+        hang_seconds: float = HANG_SECONDS,
+        random: Jitter = JITTER,
+    ) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._hang_seconds = hang_seconds
+        self._back_off = BackOff(1.0, 60.0, random)
+        self._messages: SimpleQueue[_Message] = SimpleQueue()
+        self._worker: _Worker | None = None
+        self._looking = False
+        self._look_began = clock()
+        self._opened = False
+        self._released = False
+        self._retry_at = 0.0
+        self._error: SourceError | None = None
+        self._gpus: tuple[Gpu, ...] = ()
+        self._samples: dict[str, GpuSample] = {}
+        self._faults: dict[str, GpuFault] = {}
+        self._sampled = False
+        self._hung: dict[str, float] = {}
+        self._down: dict[str, Reason] = {}
+        self._holders: _Held | None = None
+        self._holders_wanted = False
+        self.life = life or SourceLife(meter.name, clock=clock)
+        self.fatal: SourceError | None = None
+        """Set once only a new process can mend the meter: the daemon is to exit with 1."""
+        self.skipped = 0
+        """Looks that were not begun because one was still running."""
+
+    # ----------------------------------------------------------------------------------------------------------- looking
+
+    def begin(self) -> None:
+        """Start a look, unless one is running, the meter is released, or it is not yet time to open it again."""
+        self._drain()
+        self._set_aside(self._clock())
+        if self.fatal is not None or self._released:
+            return
+        if self._looking:
+            self.skipped += 1
+            return
+        if not self._opened and self._clock() < self._retry_at:
+            return
+        self._looking = True
+        self._sampled = False
+        self._look_began = self._clock()
+        open_first, skip = not self._opened, frozenset(self._hung)
+        self._give(lambda worker: self._look(worker, open_first=open_first, skip=skip))
+
+    def finish(self, deadline_seconds: float) -> AcceleratorReading:
+        """What has come by this monotonic instant. Returns earlier when the look is complete."""
+        while self._looking:
+            now = self._clock()
+            hang_at = self._set_aside(now)
+            if now >= deadline_seconds:
+                break
+            try:
+                message = self._messages.get(timeout=max(0.0, min(deadline_seconds, hang_at) - now))
+            except Empty:
+                continue
+            self._take(message)
+        self._drain()
+        return self._reading()
+
+    def _reading(self) -> AcceleratorReading:
+        now = self._clock()
+        stuck = self._stuck(now)
+        if stuck is not None:
+            self.life.failed(stuck)
+        general = stuck or self._error or (_released_error() if self._released else None)
+        if general is not None:
+            for gpu in self._gpus:
+                if gpu.uuid not in self._samples:
+                    self._faults[gpu.uuid] = GpuFault(gpu.uuid, now, general.reason, general.detail)
+        for uuid, since in self._hung.items():
+            detail = f"{uuid}: a driver call has not returned for {now - since:.0f} s"
+            self._faults[uuid] = GpuFault(uuid, now, Reason.TIMEOUT, detail)
+        for uuid in self._samples:
+            self._faults.pop(uuid, None)
+        reading = AcceleratorReading(self._gpus, tuple(self._samples.values()), tuple(self._faults.values()))
+        self._note_transitions(reading)
+        self._samples = {}
+        self._faults = {}
+        return reading
+
+    def _stuck(self, now: float) -> SourceError | None:
+        """The meter as a whole does not return: nothing can be read, and nobody else is sent after it."""
+        doing = self._worker.doing if self._worker is not None else None
+        if not self._looking or doing is None or doing.uuid != _LIBRARY or not self._opened:
+            return None
+        waited = now - doing.since_seconds
+        if waited < self._hang_seconds:
+            return None
+        return SourceError(Reason.TIMEOUT, f"{self._meter.name}: the driver has not answered for {waited:.0f} s")
+
+    # ----------------------------------------------------------------------------------------------------------- holders
+
+    def request_holders(self) -> None:
+        """Have the process lists read when the worker has time: they take milliseconds each."""
+        if self._holders_wanted or not self._opened or self._released:
+            return
+        self._holders_wanted = True
+        remaining = deque(gpu.uuid for gpu in self._gpus if gpu.uuid not in self._hung)
+        self._give(self._holders_task(remaining, {}))
+
+    def holders(self, max_age_seconds: float | None = None) -> Mapping[str, frozenset[int]] | None:
+        """Process ids by GPU as last read, without the GPUs whose driver will not say. None before the first time, or
+        when the last time is longer ago than asked for."""
+        self._drain()
+        held = self._holders
+        if held is None or (max_age_seconds is not None and self._clock() - held.at_seconds > max_age_seconds):
+            return None
+        return held.holders
+
+    # ---------------------------------------------------------------------------------------------------- letting it go
+
+    def release(self, deadline_seconds: float) -> bool:
+        """Let go of the driver, so that somebody else can reset or partition a GPU. True once that is done."""
+        self._released = True
+        self._opened = False
+        if self._worker is not None:
+            self._give(self._close_task)
+            if not self._await_close(deadline_seconds):
+                return False
+        return not self._hung
+
+    def resume(self) -> None:
+        """Take the driver up again at the next look."""
+        self._released = False
+        self._retry_at = 0.0
+
+    @property
+    def released(self) -> bool:
+        """Whether the driver is let go of on request."""
+        return self._released
+
+    def close(self, deadline_seconds: float = 0.0) -> None:
+        """Let go of the driver for good and end the thread, waiting no longer than to the given instant."""
+        self.release(deadline_seconds)
+        if self._worker is not None:
+            self._worker.tasks.put(None)
+            self._worker.thread.join(max(0.0, deadline_seconds - self._clock()))
+            self._worker = None
+
+    def _await_close(self, deadline_seconds: float) -> bool:
+        while True:
+            try:
+                message = self._messages.get(timeout=max(0.0, deadline_seconds - self._clock()))
+            except Empty:
+                return False
+            self._take(message)
+            if isinstance(message, _Closed):
+                return True
+
+    # ------------------------------------------------------------------------------------------ in the caller's thread
+
+    def _give(self, task: Callable[[_Worker], bool]) -> None:
+        if self._worker is None:
+            self._worker = _Worker(f"{self._meter.name}-poller")
+        self._worker.tasks.put(task)
+
+    def _set_aside(self, now: float) -> float:
+        """Give up a worker that hangs in a GPU, and let a fresh one go on. Returns when to look again."""
+        worker = self._worker
+        if worker is None:
+            return now + self._hang_seconds
+        hung = worker.abandon_if_hung(now, self._hang_seconds)
+        if hung is None:
+            doing = worker.doing
+            return (now if doing is None else max(now, doing.since_seconds)) + self._hang_seconds
+        self._hung[hung.uuid] = hung.since_seconds
+        remaining = worker.remaining
+        self._worker = _Worker(f"{self._meter.name}-poller")
+        if hung.holders:
+            self._holders_wanted = False
+        else:
+            self._worker.tasks.put(lambda fresh: self._read_all(fresh, remaining))
+        while True:  # what was queued behind the call that hangs
+            try:
+                task = worker.tasks.get_nowait()
+            except Empty:
+                break
+            self._worker.tasks.put(task)
+        return now + self._hang_seconds
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                self._take(self._messages.get_nowait())
+            except Empty:
+                return
+
+    def _take(self, message: _Message) -> None:
+        match message:
+            case GpuSample():
+                self._sampled = True
+                self._samples[message.uuid] = message
+                self._faults.pop(message.uuid, None)
+            case _Failed(uuid, error):
+                self._faults[uuid] = GpuFault(uuid, self._clock(), error.reason, error.detail)
+                self._samples.pop(uuid, None)
+                self._note_down(uuid, error)
+                self.life.counted(error.reason)
+            case _Found(gpus):
+                self._gpus = gpus
+            case _Done():
+                self._looking = False
+                self._looked()
+            case _Opened():
+                self._opened = True
+            case _Lost(error):
+                self._looking = False
+                self._lose(error)
+            case _Returned(uuid):
+                self._hung.pop(uuid, None)
+            case _Held():
+                self._holders = message
+                self._holders_wanted = False
+            case _Closed():
+                self._opened = False
+                self._holders_wanted = False
+
+    def _looked(self) -> None:
+        """A look is complete: the meter works, even if some of its GPUs do not."""
+        self._error = None
+        self._back_off.reset()
+        duration = self._clock() - self._look_began
+        if self._gpus and not self._sampled:
+            fault = next(iter(self._faults.values()), None)
+            reason, detail = (Reason.TIMEOUT, "driver calls hang") if fault is None else (fault.reason, fault.detail)
+            self.life.failed(SourceError(reason, f"no GPU can be read; {detail}"), duration)
+        else:
+            self.life.succeeded(duration)
+
+    def _lose(self, error: SourceError) -> None:
+        self._opened = False
+        self._holders_wanted = False
+        self._error = error
+        self._retry_at = self._clock() + self._back_off.next_seconds()
+        self.life.failed(error, self._clock() - self._look_began)
+        if error.fatal:
+            self.fatal = error
+
+    def _note_down(self, uuid: str, error: SourceError) -> None:
+        if self._down.get(uuid) is not error.reason:
+            log.warning("gpu down", uuid=uuid, reason=error.reason.value, detail=error.detail, hint=error.hint)
+            self._down[uuid] = error.reason
+
+    def _note_transitions(self, reading: AcceleratorReading) -> None:
+        for uuid in self._hung:
+            if uuid not in self._down:
+                hint = "It is read again when the call returns. See the kernel log for Xid messages."
+                self._note_down(uuid, SourceError(Reason.TIMEOUT, f"{uuid}: a driver call does not return", hint))
+                self.life.counted(Reason.TIMEOUT)
+        if self._down:
+            for sample in reading.samples:
+                if self._down.pop(sample.uuid, None) is not None:
+                    log.info("gpu up", uuid=sample.uuid)
+
+    # ------------------------------------------------------------------------------------------- in the worker's thread
+
+    def _look(self, worker: _Worker, *, open_first: bool, skip: frozenset[str]) -> bool:
+        worker.enter(_Doing(_LIBRARY, self._clock()))
+        gpus = outcome_of(lambda: self._sweep(open_first=open_first))
+        if isinstance(gpus, SourceError):
+            self._meter.close()
+            worker.leave()
+            self._messages.put(_Found(self._meter.gpus()))
+            self._messages.put(_Lost(gpus))
+            return True
+        worker.leave()
+        self._messages.put(_Found(gpus))
+        return self._read_all(worker, deque(gpu.uuid for gpu in gpus if gpu.uuid not in skip))
+
+    def _sweep(self, *, open_first: bool) -> tuple[Gpu, ...]:
+        if open_first:
+            self._meter.open()
+            self._messages.put(_Opened())
+        self._meter.sweep()
+        return self._meter.gpus()
+
+    def _read_all(self, worker: _Worker, remaining: deque[str]) -> bool:
+        worker.remaining = remaining
+        while remaining:
+            uuid = remaining.popleft()
+            worker.enter(_Doing(uuid, self._clock()))
+            outcome = outcome_of(partial(self._meter.read, uuid))
+            if not worker.leave():
+                self._messages.put(_Returned(uuid))
+                return False
+            if isinstance(outcome, MeterLost):
+                worker.enter(_Doing(_LIBRARY, self._clock()))
+                self._meter.close()
+                worker.leave()
+                self._messages.put(_Lost(outcome))
+                return True
+            self._messages.put(_Failed(uuid, outcome) if isinstance(outcome, SourceError) else outcome)
+        self._messages.put(_Done())
+        return True
+
+    def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int]]) -> Callable[[_Worker], bool]:
+        """One GPU's process lists, and then the next as a new task, so that a look never waits for all of them."""
+
+        def task(worker: _Worker) -> bool:
+            if not remaining:
+                self._messages.put(_Held(found, self._clock()))
+                return True
+            uuid = remaining.popleft()
+            worker.enter(_Doing(uuid, self._clock(), holders=True))
+            pids = outcome_of(partial(self._meter.holders, uuid))
+            if not worker.leave():
+                self._messages.put(_Returned(uuid))
+                return False
+            if isinstance(pids, frozenset):  # a failure is told by the looks
+                found[uuid] = pids
+            worker.tasks.put(task)
+            return True
+
+        return task
+
+    def _close_task(self, worker: _Worker) -> bool:
+        worker.enter(_Doing(_LIBRARY, self._clock()))
+        self._meter.close()
+        worker.leave()
+        self._messages.put(_Closed())
+        return True
+
+
+def _released_error() -> SourceError:
+    return SourceError(Reason.DISABLED, "the driver was let go of on request", "Resume polling when the work is done.")

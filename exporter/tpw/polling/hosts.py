@@ -1,0 +1,105 @@
+"""Reads host meters: the fast ones (files of the kernel) in the tick, the slow ones (a BMC) in a thread of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from tpw.model import HostReading, SourceError
+from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
+from tpw.power import Clock, HostMeter
+
+_Result = tuple[HostReading | SourceError, float]
+
+
+class HostPoller:
+    """Polls one host meter. All methods are called from one thread (the tick).
+
+    Args:
+        meter: what to poll; opened by the first look, and again after a failure, with a back-off.
+        clock: monotonic seconds.
+        every_seconds: 0 for a meter that is read at every look, in the caller's thread; more for one that is slow and is
+            read in a thread of its own, no more often than this.
+        life: bookkeeping of the source; made from the meter's name where it is left out.
+        random: jitter of the back-off.
+    """
+
+    def __init__(
+        self,
+        meter: HostMeter,
+        clock: Clock = time.monotonic,
+        *,
+        every_seconds: float = 0.0,
+        life: SourceLife | None = None,
+        random: Jitter = JITTER,
+    ) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._every = every_seconds
+        self._back_off = BackOff(1.0, 60.0, random)
+        self._opened = False
+        self._due_at = float("-inf")
+        self._in_flight = False
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._results: SimpleQueue[_Result] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.life = life or SourceLife(meter.name, clock=clock)
+
+    def begin(self) -> None:
+        """Start a read if one is due and none is running."""
+        now = self._clock()
+        if self._in_flight or now < self._due_at:
+            return
+        self._in_flight = True
+        self._due_at = now + self._every
+        if self._every <= 0:
+            self._read()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"{self._meter.name}-poller", daemon=True)
+            self._thread.start()
+        self._tasks.put(self._read)
+
+    def finish(self) -> HostReading | None:
+        """What has come since the last look, without waiting. None where nothing has, or the read failed."""
+        try:
+            outcome, duration = self._results.get_nowait()
+        except Empty:
+            return None
+        self._in_flight = False
+        if isinstance(outcome, SourceError):
+            self.life.failed(outcome, duration)
+            self._due_at = self._clock() + max(self._every, self._back_off.next_seconds())
+            return None
+        self.life.succeeded(duration)
+        self._back_off.reset()
+        return outcome
+
+    def close(self) -> None:
+        """Close the meter, in its own thread where it has one."""
+        if self._thread is None:
+            self._meter.close()
+        else:
+            self._tasks.put(None)
+            self._thread = None
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+        self._meter.close()
+
+    def _read(self) -> None:
+        start = self._clock()
+        outcome = outcome_of(self._look)
+        if isinstance(outcome, SourceError):
+            self._opened = False
+            self._meter.close()
+        self._results.put((outcome, self._clock() - start))
+
+    def _look(self) -> HostReading:
+        if not self._opened:
+            self._meter.open()
+            self._opened = True
+        return self._meter.read()

@@ -1,0 +1,128 @@
+"""GPUs that are not there, for the demo and for trying a configuration: the real pipeline over a plausible load.
+
+Power follows the load a caller gives, with a jitter that depends on nothing but the GPU and the moment; energy is the
+exact integral of that power, so the two gauges agree to the last joule.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.power import Clock
+
+IDLE_WATTS = 70.0
+LOADED_WATTS = 640.0
+LIMIT_WATTS = 700.0
+MEMORY_BYTES = 80.0 * 2**30
+JITTER = 0.03
+CELL_SECONDS = 0.1
+"""Power is constant over cells of this length."""
+_MOST_CELLS = 10_000
+"""After a longer pause cells are made longer instead."""
+
+
+def wave(gpu: int, at_seconds: float) -> float:
+    """A load to look at: 0 to 1, a slow swell that reaches each GPU at another time."""
+    return max(0.0, min(1.0, 0.5 + 0.6 * math.sin(at_seconds / 60.0 + gpu)))
+
+
+class SimulatedMeter:
+    """An :class:`tpw.power.AcceleratorMeter` over GPUs of its own making.
+
+    Args:
+        gpus: how many.
+        clock: monotonic seconds.
+        load: (index, monotonic instant) -> load from 0 to 1. Asked for every tenth of a second that has passed.
+        holders: process ids by index; none: nobody holds a GPU.
+    """
+
+    name = "simulated"
+
+    def __init__(
+        self,
+        gpus: int = 4,
+        clock: Clock = time.monotonic,
+        load: Callable[[int, float], float] = wave,
+        holders: Callable[[], Mapping[int, frozenset[int]]] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._load = load
+        self._holders = holders
+        self._gpus = tuple(
+            Gpu(
+                uuid=f"GPU-51301a7e-0000-4000-8000-{index:012x}",
+                index=index,
+                name="Simulated H100 80GB",
+                vendor="simulated",
+                architecture="hopper",
+                pci_bus_id=f"00000000:{0x10 + index:02X}:00.0",
+                power_scope=PowerScope.GPU,
+                energy_method=EnergyMethod.COUNTER,
+                max_power_watts=LIMIT_WATTS,
+            )
+            for index in range(gpus)
+        )
+        self._index = {gpu.uuid: gpu.index for gpu in self._gpus}
+        start = clock()
+        self._joules = [0.0] * gpus
+        self._upto = [start] * gpus
+
+    def open(self) -> None:
+        """Nothing to find."""
+
+    def sweep(self) -> None:
+        """Nothing to fetch."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All of them, always."""
+        return self._gpus
+
+    def read(self, uuid: str) -> GpuSample:
+        """One look. Raises SourceError for a GPU that is none of these."""
+        index = self._index.get(uuid)
+        if index is None:
+            raise SourceError(Reason.LOST, f"{uuid}: not one of the simulated GPUs")
+        now = self._clock()
+        self._integrate(index, now)
+        load = self._load(index, now)
+        return GpuSample(
+            uuid=uuid,
+            at_seconds=now,
+            energy_joules=self._joules[index],
+            power_watts=self._watts(index, math.floor(now / CELL_SECONDS), load),
+            power_limit_watts=LIMIT_WATTS,
+            utilization_ratio=round(load, 2),
+            memory_used_bytes=MEMORY_BYTES * (0.85 if self._held(index) else 0.01),
+            memory_total_bytes=MEMORY_BYTES,
+            temperature_celsius=round(32.0 + 40.0 * load),
+            throttle_seconds=(("sw_power_cap", 0.0), ("hw_thermal", 0.0)),
+        )
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        """The process ids that the caller gave."""
+        return self._held(self._index.get(uuid, -1))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _held(self, index: int) -> frozenset[int]:
+        return frozenset() if self._holders is None else self._holders().get(index, frozenset())
+
+    def _watts(self, index: int, cell: int, load: float) -> float:
+        noise = ((cell * 2654435761 + index * 40503 + 12345) & 0xFFFFFFFF) / 2**32 - 0.5
+        return (IDLE_WATTS + (LOADED_WATTS - IDLE_WATTS) * max(0.0, min(1.0, load)) ** 0.8) * (1.0 + JITTER * noise)
+
+    def _integrate(self, index: int, now: float) -> None:
+        at = self._upto[index]
+        stride = max(1, math.ceil((now - at) / CELL_SECONDS / _MOST_CELLS))
+        while at < now:
+            cell = math.floor(at / CELL_SECONDS)
+            end = min(now, (cell + stride) * CELL_SECONDS)
+            if end <= at:  # a cell so short that a double cannot tell its ends apart
+                end = min(now, (cell + stride + 1) * CELL_SECONDS)
+            self._joules[index] += self._watts(index, cell, self._load(index, at)) * (end - at)
+            at = end
+        self._upto[index] = now

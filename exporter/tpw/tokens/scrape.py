@@ -1,0 +1,366 @@
+"""Reads a server's metrics page: the usual way to know its tokens.
+
+Everything a server may answer becomes a reading or a :class:`~tpw.model.SourceError` whose text says what happened, to
+what, and what to do. The connection is kept; the engine, the path and the model's name are found once and remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from tpw.model import Cadence, Reason, ServerReading, SourceError
+from tpw.tokens.dialects import Dialect, Lookup
+from tpw.tokens.engines import DIALECTS, KNOWN_PATHS
+from tpw.tokens.http import Answer, Connection, Tls
+from tpw.tokens.page import Page
+from tpw.tokens.reading import DialectReader, PageReading, bears, recognise
+
+ACCEPT = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"
+"""Plain text is wanted; what an engine sends all the same (OpenMetrics from Rust clients) is read too."""
+
+_OPENMETRICS = "application/openmetrics-text"
+_NO_PAGES = ("application/json", "text/html", "application/octet-stream")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 3
+_LOOK_UP_AGAIN_SECONDS = 60.0
+_LOOK_UP_TIMEOUT_SECONDS = 1.0
+_LOOK_UP_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class OsProcess:
+    """The process behind a server, as the operating system knows it."""
+
+    pid: int
+    started_wall_seconds: float
+
+
+class ScrapeSource:
+    """A :class:`tpw.tokens.TokenSource` over HTTP.
+
+    Args:
+        name: the server's name.
+        url: a base address (``http://127.0.0.1:8000``: the engine's own paths are tried) or a full one (taken as it is).
+        dialect: the engine's row; None recognises it from the page, and remembers.
+        clock: monotonic seconds.
+        timeout_seconds: for a whole read.
+        max_bytes: most a page may have.
+        headers_file: see :class:`tpw.tokens.http.Connection`.
+        tls: for https.
+        model: the model's name where the series carry none; without it the engine is asked.
+        cadence: overrides the dialect's, for servers that only speak like the engine.
+        process: who listens, where that is known; stands in for an identity where the page has none.
+        dialects: rows to recognise from.
+
+    Raises:
+        ValueError: from the constructor, when the address is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        dialect: Dialect | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        timeout_seconds: float = 2.0,
+        max_bytes: int = 8 << 20,
+        headers_file: str | Path | None = None,
+        tls: Tls | None = None,
+        model: str = "",
+        cadence: Cadence | None = None,
+        process: Callable[[], OsProcess | None] = lambda: None,
+        dialects: Sequence[Dialect] = DIALECTS,
+    ) -> None:
+        parts = urlsplit(url)
+        self.name = name
+        self.url = url
+        self._connection = Connection(url, clock=clock, max_bytes=max_bytes, headers_file=headers_file, tls=tls)
+        self._path = _full_path(url) if parts.path not in ("", "/") or parts.query else ""
+        self._target = ""
+        """The path that answered, once one did; after redirects."""
+        self._dialect = dialect
+        self._dialects = tuple(dialects)
+        self._reader: DialectReader | None = None
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._configured_model = model
+        self._cadence = cadence
+        self._process = process
+        self._looked_up = _LookedUp()
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """The engine: as given, or as recognised so far."""
+        return self._reader.dialect if self._reader is not None else self._dialect
+
+    def read(self) -> ServerReading:
+        """One look. Raises SourceError."""
+        deadline = self._clock() + self._timeout_seconds
+        answer, page = self._page(deadline)
+        reader = self._reader
+        assert reader is not None  # noqa: S101 - a page is only returned with its reader
+        found = reader.read(page)
+        if not found.series and not found.work:
+            reader, found = self._without_series(reader, page, found)
+        if self._look_up(reader.dialect, found, deadline):
+            found = reader.read(page)
+        identity, started = self._identity(found)
+        return ServerReading(
+            server=self.name,
+            at_seconds=answer.at_seconds,
+            engine=reader.dialect.name,
+            cadence=self._cadence or found.cadence,
+            version=self._looked_up.version,
+            identity=identity,
+            series=found.series,
+            loads=found.loads,
+            work=found.work,
+            started_wall_seconds=started,
+        )
+
+    def close(self) -> None:
+        """Drop the connection. Never raises."""
+        self._connection.close()
+
+    # ---------------------------------------------------------------------------------------------------------- paths
+
+    def _page(self, deadline: float) -> tuple[Answer, Page]:
+        """The page and, in ``_reader``, who reads it."""
+        if self._target:
+            try:
+                return self._attempt(self._target, deadline)
+            except SourceError:
+                self._target = ""
+                raise
+        failures: list[SourceError] = []
+        for path in self._paths():
+            try:
+                return self._attempt(path, deadline)
+            except SourceError as failure:
+                failures.append(failure)
+                if failure.reason in (Reason.UNREACHABLE, Reason.TIMEOUT, Reason.PERMISSION, Reason.LOADING):
+                    break
+        raise min(failures, key=_telling)
+
+    def _paths(self) -> tuple[str, ...]:
+        if self._path:
+            return (self._path,)
+        dialect = self.dialect
+        return dialect.paths if dialect is not None else KNOWN_PATHS
+
+    def _attempt(self, path: str, deadline: float) -> tuple[Answer, Page]:
+        answer, target = self._follow(path, deadline)
+        self._check_status(answer, path)
+        page = self._checked(answer, path)
+        if self._reader is None:
+            self._reader = DialectReader(self._dialect or self._recognised(page, path), self._model)
+        self._target = target
+        return answer, page
+
+    def _follow(self, path: str, deadline: float) -> tuple[Answer, str]:
+        for _ in range(_MOST_REDIRECTS + 1):
+            left = deadline - self._clock()
+            answer = self._connection.get(path, accept=ACCEPT, timeout_seconds=max(left, 0.001))
+            if answer.status not in _REDIRECTS or not answer.location:
+                return answer, path
+            there = urljoin(self._connection.origin + path, answer.location)
+            if urlsplit(there)[:2] != urlsplit(self._connection.origin)[:2]:
+                raise SourceError(
+                    Reason.BROKEN,
+                    f"{self._connection.origin}{path}: sends on to another address, {there}",
+                    "give that address as the server's url if it is right: secrets are not sent on to other hosts",
+                )
+            path = _full_path(there)
+        raise SourceError(Reason.BROKEN, f"{self._connection.origin}{path}: redirects in a circle")
+
+    def _check_status(self, answer: Answer, path: str) -> None:
+        if answer.status == 200:
+            return
+        where = f"{self._connection.origin}{path}"
+        dialect = self.dialect
+        enable = dialect.enable if dialect is not None else ""
+        said = _said(answer)
+        status = f"{where}: HTTP {answer.status}" + (f" ({said})" if said else "")
+        if answer.status in (401, 403):
+            # The secret may have been rotated: the next read connects anew and so reads the headers file again.
+            self._connection.close()
+            raise SourceError(Reason.UNAUTHORIZED, status, "give the server's key in its headers_file")
+        if answer.status == 404:
+            raise SourceError(Reason.ABSENT, status, enable or "give the full address of its metrics page as the url")
+        if answer.status == 501:
+            raise SourceError(Reason.DISABLED, status, enable or "the server's metrics are switched off")
+        if answer.status == 503:
+            raise SourceError(Reason.LOADING, status, "the model is being loaded; nothing to do but wait")
+        raise SourceError(Reason.BROKEN, status, "see the server's own log")
+
+    # ---------------------------------------------------------------------------------------------------------- pages
+
+    def _checked(self, answer: Answer, path: str) -> Page:
+        where = f"{self._connection.origin}{path}"
+        if answer.content_type in _NO_PAGES:
+            raise SourceError(
+                Reason.MALFORMED,
+                f"{where}: {answer.content_type} instead of a metrics page",
+                "give the full address of its Prometheus page as the url",
+            )
+        page = Page(answer.body)
+        if answer.content_type == _OPENMETRICS and not page.is_complete():
+            raise SourceError(Reason.MALFORMED, f"{where}: the page was cut off (no # EOF)")
+        if self._reader is None and not page.is_empty() and not page.has_samples():
+            raise SourceError(
+                Reason.MALFORMED,
+                f"{where}: not a metrics page, it begins with {answer.body[:40]!r}",
+                "give the full address of its Prometheus page as the url",
+            )
+        return page
+
+    def _recognised(self, page: Page, path: str) -> Dialect:
+        dialect = recognise(page, self._dialects)
+        if dialect is None:
+            raise SourceError(
+                Reason.DISABLED,
+                f"{self._connection.origin}{path}: a metrics page, but of no engine that is known",
+                "say which engine it is (`engine:`), or which metrics count tokens (`engine: custom`, `tokens:`);"
+                " an engine whose counters are switched off cannot be recognised",
+            )
+        return dialect
+
+    def _without_series(
+        self, reader: DialectReader, page: Page, found: PageReading
+    ) -> tuple[DialectReader, PageReading]:
+        """No series is there: a reading all the same where they come with the first request, or another engine by now."""
+        dialect = reader.dialect
+        speaks = bears(page, dialect.mark)
+        if self._dialect is None and not speaks and not page.is_empty():
+            reader = self._reader = DialectReader(self._recognised(page, self._target), self._model)
+            return reader, reader.read(page)
+        unmarked = not dialect.mark.any_prefix
+        if reader.counts(page) or (dialect.late and (speaks or unmarked or page.is_empty())):
+            return reader, found
+        raise SourceError(
+            Reason.DISABLED,
+            f"{self._connection.origin}{self._target}: the page has none of {dialect.name}'s counters"
+            f" ({', '.join(reader.wanted()[:4])})",
+            dialect.enable,
+        )
+
+    # ------------------------------------------------------------------------------------------------- who it is
+
+    def _identity(self, found: PageReading) -> tuple[str, float | None]:
+        if found.started_wall_seconds is not None:
+            return f"page:{found.started_wall_seconds!r}", found.started_wall_seconds
+        process = self._process()
+        if process is not None:
+            return f"process:{process.pid}:{process.started_wall_seconds!r}", process.started_wall_seconds
+        return "", None
+
+    def _model(self) -> str:
+        return self._configured_model or self._looked_up.model
+
+    def _look_up(self, dialect: Dialect, found: PageReading, deadline: float) -> bool:
+        """Ask for the model's name and the version once per process behind the page. True when the model's name is new."""
+        now = self._clock()
+        known = self._looked_up
+        epoch = (self._identity(found)[0], self._connection.opened)
+        if epoch == known.epoch or (known.at_seconds is not None and now - known.at_seconds < _LOOK_UP_AGAIN_SECONDS):
+            return False
+        needs_model = not self._configured_model and bool(dialect.model_source)
+        answers: dict[str, Any] = {}
+        model = self._value(dialect.model_source, answers, deadline) if needs_model else ""
+        version = self._value(dialect.version_source, answers, deadline)
+        # The lookups may themselves have had to connect anew.
+        self._looked_up = _LookedUp(
+            epoch=(epoch[0], self._connection.opened),
+            at_seconds=now,
+            model=_base_name(model) or known.model,
+            version=version or known.version,
+        )
+        return self._looked_up.model != known.model
+
+    def _value(self, lookups: tuple[Lookup, ...], answers: dict[str, Any], deadline: float) -> str:
+        """The first that is there. A failed lookup costs only itself: names are no reason to lose tokens."""
+        for lookup in lookups:
+            if lookup.path not in answers:
+                answers[lookup.path] = self._json(lookup.path, deadline)
+            value: Any = answers[lookup.path]
+            try:
+                for step in lookup.pointer:
+                    value = value[step]
+            except (KeyError, IndexError, TypeError):
+                continue
+            if isinstance(value, str) and value:
+                return value
+        return ""
+
+    def _json(self, path: str, deadline: float) -> Any:
+        left = min(deadline - self._clock(), _LOOK_UP_TIMEOUT_SECONDS)
+        if left <= 0:
+            return None
+        try:
+            answer = self._connection.get(path, accept="application/json", timeout_seconds=left)
+        except SourceError:
+            return None
+        if answer.status != 200 or len(answer.body) > _LOOK_UP_MAX_BYTES:
+            return None
+        try:
+            return json.loads(answer.body)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _LookedUp:
+    """What the engine said about itself, and for which process behind which connection."""
+
+    epoch: tuple[str, int] = ("", -1)
+    at_seconds: float | None = None
+    model: str = ""
+    version: str = ""
+
+
+_TELLING = (
+    Reason.PERMISSION,
+    Reason.UNAUTHORIZED,
+    Reason.LOADING,
+    Reason.DISABLED,
+    Reason.UNREACHABLE,
+    Reason.TIMEOUT,
+    Reason.BROKEN,
+    Reason.MALFORMED,
+    Reason.ABSENT,
+)
+
+
+def _telling(failure: SourceError) -> int:
+    """When several paths were tried: which failure says most about the server."""
+    return _TELLING.index(failure.reason) if failure.reason in _TELLING else len(_TELLING)
+
+
+def _full_path(url: str) -> str:
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _base_name(model: str) -> str:
+    """A file's own name: llama.cpp's last resort is the path of the model on its disk."""
+    return model.rpartition("/")[2] if model.endswith(".gguf") else model
+
+
+def _said(answer: Answer) -> str:
+    """What a server says about its refusal, where it says it in the usual JSON form; one line, short."""
+    if answer.content_type != "application/json" or len(answer.body) > 4096:
+        return ""
+    try:
+        error = json.loads(answer.body)
+        error = error.get("error", error)
+        text = error.get("message", "") if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        return ""
+    return " ".join(str(text).split())[:200]

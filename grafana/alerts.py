@@ -1,0 +1,672 @@
+"""The alerts, in the order of one triage: is it measured, is it lost, is it wasted, is it worse, is it dear.
+
+An alert that speaks about money does not need a price to fire: its condition is time, joules or tokens, and the money
+stands in its description where it is known. So an alert keeps its identity when a price comes or goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import quote
+
+from grafana.rules import LEVELS, Rules, promql, vocabulary
+from grafana.values import Values, number
+
+
+class Severity(StrEnum):
+    """How soon a person must look."""
+
+    CRITICAL = "critical"
+    """Now: what is measured is wrong, or hardware is gone."""
+    WARNING = "warning"
+    """In working hours: a ticket."""
+    INFO = "info"
+    """A fact worth knowing: a digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alerting rule. ``link`` maps variables of the board to labels of the alert."""
+
+    name: str
+    severity: Severity
+    expr: str
+    hold: str | None
+    summary: str
+    description: str
+    board: str
+    why: str
+    """Why this number; for the documentation."""
+    link: Mapping[str, str] = field(default_factory=dict)
+    knobs: tuple[str, ...] = ()
+    """Names of the values that decide when it fires; the tests change each of them and must then fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertGroup:
+    """Alerts of one subject."""
+
+    name: str
+    alerts: tuple[Alert, ...]
+
+
+def alert_groups(values: Values) -> tuple[AlertGroup, ...]:
+    """All alerts. Raises UnknownNameError where one uses a word that nobody exposes."""
+    alerts = Alerts(values)
+    groups = (
+        AlertGroup("tpw-measuring", tuple(alerts.measuring())),
+        AlertGroup("tpw-gpus", tuple(alerts.hardware())),
+        AlertGroup("tpw-wasted", tuple(alerts.wasted())),
+        AlertGroup("tpw-efficiency", tuple(alerts.efficiency())),
+        AlertGroup("tpw-money", tuple(alerts.money())),
+    )
+    words = vocabulary(values)
+    for group in groups:
+        for alert in group.alerts:
+            words.check(alert.expr)
+    return groups
+
+
+def annotations_of(alert: Alert, values: Values) -> dict[str, str]:
+    """Summary, description, and where to read on."""
+    query = "&".join(
+        f"var-{quote(variable)}={{{{ $labels.{label} | urlquery }}}}" for variable, label in alert.link.items()
+    )
+    address = f"{values.grafana_url}/d/{alert.board}"
+    return {
+        "summary": alert.summary,
+        "description": " ".join(alert.description.split()),
+        "runbook_url": values.runbook_url.format(alert=alert.name),
+        "dashboard_url": f"{address}?{query}" if query else address,
+    }
+
+
+def _money(expr: str, words: str, otherwise: str = "") -> str:
+    """Template text: every result of the expression as an amount with its currency and the words after it.
+
+    ``expr`` is PromQL in which ``%q`` stands for label values, followed by their names, separated by ``;``.
+    """
+    query, *labels = (part.strip() for part in expr.split(";"))
+    escaped = " ".join(query.split()).replace('"', '\\"')
+    names = " ".join(f"$labels.{label}" for label in labels)
+    call = f'printf "{escaped}" {names}' if labels else f'"{escaped}"'
+    text = f"{{{{ range {call} | query }}}}{words.replace('MONEY', _AMOUNT)}"
+    return text + (f"{{{{ else }}}}{otherwise}{{{{ end }}}}" if otherwise else "{{ end }}")
+
+
+_AMOUNT = '{{ . | value | printf "%.2f" }} {{ . | label "currency" }}'
+_WHERE = "{{ $labels.instance }}"
+_GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
+_MODEL = "{{ $labels.model }} on {{ $labels.server }}"
+_UNPRICED = "What it costs is not known: no price is configured."
+
+
+class Alerts:
+    """The alerts for one set of values."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        rules = Rules(values)
+        self._keys = rules.keys
+        self._gpu = rules.keys(*LEVELS["gpu"])
+        self._node = rules.keys(*LEVELS["node"])
+        self._model = rules.keys(*LEVELS["model"])
+
+    # ----------------------------------------------------------------------------------------------------- measuring
+
+    def measuring(self) -> Iterable[Alert]:
+        """A wrong number silences every alert after it, so these come first."""
+        v = self._values
+        yield Alert(
+            "TpwExporterDown",
+            Severity.WARNING,
+            f'up{{job=~"{v.job}"}} == 0',
+            v.exporter_down_for,
+            "An exporter does not answer.",
+            f"Prometheus cannot scrape the exporter of {_WHERE}. Its GPUs and servers are missing from every number.",
+            "tpw-measuring",
+            "Missed scrapes of 15 to 60 s must not page; per instance, because absent() alone hides a partial loss.",
+            {"instance": "instance"},
+            ("exporter_down_for",),
+        )
+        yield Alert(
+            "TpwExporterAbsent",
+            Severity.WARNING,
+            f'absent(up{{job=~"{v.job}"}})',
+            v.exporter_absent_for,
+            "Prometheus knows no exporter at all.",
+            f"No scrape target has a job like {v.job}: service discovery finds nothing, or the job has another name.",
+            "tpw-measuring",
+            "A job that is not there has no up series that could be 0.",
+            {},
+            ("exporter_absent_for",),
+        )
+        yield Alert(
+            "TpwSourceDown",
+            Severity.WARNING,
+            "tpw_source_up == 0",
+            v.source_down_for,
+            "A source of readings is down.",
+            f"The exporter of {_WHERE} cannot read {{{{ $labels.source }}}}. "
+            '{{ range printf "topk(1, increase(tpw_source_read_failures_total{instance=%q,source=%q}[15m])) > 0"'
+            " $labels.instance $labels.source | query }}Most failures of the last 15 minutes: "
+            '{{ . | label "reason" }}.{{ end }}',
+            "tpw-measuring",
+            "Inference servers restart in minutes; ten minutes is an outage.",
+            {"instance": "instance"},
+            ("source_down_for",),
+        )
+        yield Alert(
+            "TpwReadingsStale",
+            Severity.WARNING,
+            promql(f"""
+                time() - tpw_source_last_success_timestamp_seconds{{source!~"{v.slow_sources}"}}
+                > {number(v.stale_after_seconds)}
+                unless on ({self._keys("instance", "source")}) tpw_source_up == 0
+            """),
+            None,
+            "A source says it is up and gives no readings.",
+            f"{{{{ $labels.source }}}} of {_WHERE} gave its last reading {{{{ $value | humanizeDuration }}}} ago.",
+            "tpw-measuring",
+            "A read that hangs neither fails nor succeeds.",
+            {"instance": "instance"},
+            ("stale_after_seconds",),
+        )
+        yield Alert(
+            "TpwEnergyUnmetered",
+            Severity.WARNING,
+            promql(f"""
+                sum by ({self._gpu}) (rate(tpw_gpu_unmetered_seconds_total[15m])) > {number(v.unmetered_share)}
+                and on ({self._gpu}) tpw_gpu_up == 1
+            """),
+            v.unmetered_for,
+            "A GPU is not metered all of the time.",
+            f"{_GPU} had no trustworthy energy reading for {{{{ $value | humanizePercentage }}}} of the last 15 minutes. "
+            "Its joules and money are too low by about that much.",
+            "tpw-measuring",
+            "The error that is promised for boards without an energy counter is 1 %.",
+            {"instance": "instance", "gpu": "gpu"},
+            ("unmetered_share", "unmetered_for"),
+        )
+        anomaly = (
+            f'{_GPU}: {{{{ $value | printf "%.0f" }}}} energy readings of the last hour were not believed '
+            "(reason {{ $labels.reason }}). They are not in the books."
+        )
+        for severity, limit, knobs, why in (
+            (
+                Severity.INFO,
+                "0",
+                (),
+                "One reading that is not believed is worth a line; resets are normal on a driver reload.",
+            ),
+            (
+                Severity.WARNING,
+                number(v.anomalies_per_hour),
+                ("anomalies_per_hour",),
+                "Three an hour are no accident any more.",
+            ),
+        ):
+            yield Alert(
+                "TpwEnergyAnomaly",
+                severity,
+                f"gpu:tpw_gpu_energy_anomalies:increase1h {'>' if limit == '0' else '>='} {limit}",
+                None,
+                "Energy readings were not believed.",
+                anomaly,
+                "tpw-measuring",
+                why,
+                {"instance": "instance", "gpu": "gpu"},
+                knobs,
+            )
+        share = number(v.unbalanced_share)
+        yield Alert(
+            "TpwBooksUnbalanced",
+            Severity.CRITICAL,
+            promql(f"""
+                label_replace(
+                  abs(gpu:tpw_books_difference_joules:sum - gpu:tpw_books_difference_joules:sum offset 1h)
+                  / (sum by ({self._gpu}) (increase(tpw_gpu_energy_joules_total[1h])) > 0),
+                  "law", "states of a GPU", "", ""
+                ) > {share}
+                or
+                label_replace(
+                  abs(node:tpw_books_difference_joules:sum - node:tpw_books_difference_joules:sum offset 1h)
+                  / (sum by ({self._node}) (increase(tpw_gpu_energy_joules_total[1h])) > 0),
+                  "law", "servers and idle GPUs of a node", "", ""
+                ) > {share}
+            """),
+            v.unbalanced_for,
+            "The books do not balance: a bug of the exporter.",
+            f"On {_WHERE} the joules of the {{{{ $labels.law }}}} do not sum to those of the GPUs: "
+            "{{ $value | humanizePercentage }} of the last hour's energy is counted twice or not at all.",
+            "tpw-measuring",
+            "Energy is conserved by construction: above rounding, any difference is wrong.",
+            {"instance": "instance"},
+            ("unbalanced_share", "unbalanced_for"),
+        )
+        yield Alert(
+            "TpwTokensWithoutEnergy",
+            Severity.WARNING,
+            promql(f"""
+                model:tpw_server_tokens:rate5m{{kind="total"}} > 0
+                unless on ({self._model})
+                  sum by ({self._model}) (model:tpw_server_energy_joules:rate5m{{boundary="gpu"}}) > 0
+                unless on (server) tpw:cpu_server:info
+            """),
+            v.tokens_without_energy_for,
+            "A server makes tokens with no joules.",
+            f'{_MODEL} makes {{{{ $value | printf "%.1f" }}}} tokens per second and no energy is booked for it: '
+            "the exporter does not know which GPUs are its own.",
+            "tpw-measuring",
+            "Ownership is found within a few polls; ten minutes outlast a start.",
+            {"server": "server", "model": "model"},
+            ("tokens_without_energy_for",),
+        )
+        yield Alert(
+            "TpwEnergyWithoutTokens",
+            Severity.WARNING,
+            promql(f"""
+                sum by ({self._model}) (rate(tpw_server_energy_joules_total{{state="active"}}[30m]))
+                / (sum by ({self._model}) (rate(tpw_server_energy_joules_total[30m])) > 0)
+                >= {number(v.energy_without_tokens_active_share)}
+                unless on ({self._model}) sum by ({self._model}) (rate(tpw_server_tokens_total[30m])) > 0
+                unless on ({self._model}) sum by ({self._model}) (rate(tpw_server_work_units_total[30m])) > 0
+            """),
+            None,
+            "A server works and makes no tokens.",
+            f"{_MODEL} spent {{{{ $value | humanizePercentage }}}} of its energy of the last 30 minutes working and its "
+            "token counters stood still: it hangs, or its counters have other names now.",
+            "tpw-measuring",
+            "Thirty minutes outlast one very long request of an engine that counts at the end.",
+            {"server": "server", "model": "model"},
+            ("energy_without_tokens_active_share",),
+        )
+        yield Alert(
+            "TpwPriceNotLive",
+            Severity.WARNING,
+            promql(f"""
+                sum by ({self._node}) (tpw_electricity_price_state{{state=~"fallback|missing"}}) > 0
+                or
+                sum by ({self._node}) (rate(tpw_energy_unpriced_joules_total[15m])) > 0
+            """),
+            v.price_not_live_for,
+            "Electricity is priced by a fallback, or not at all.",
+            f"The exporter of {_WHERE} has had no real price for hours. "
+            '{{ range printf "sum(increase(tpw_energy_unpriced_joules_total{instance=%q}[2h])) / 3.6e6 > 0"'
+            " $labels.instance | query }}"
+            '{{ . | value | printf "%.1f" }} kWh of the last 2 hours have no price and are in no cost.{{ end }}',
+            "tpw-measuring",
+            "Day-ahead feeds pause; two hours of fallback are a visible error in a day's bill.",
+            {"instance": "instance"},
+            ("price_not_live_for",),
+        )
+        yield Alert(
+            "TpwConfigReloadFailed",
+            Severity.WARNING,
+            "tpw_config_last_reload_successful == 0",
+            v.reload_failed_for,
+            "The exporter runs with an older configuration than its file.",
+            f"The exporter of {_WHERE} refused its configuration file and goes on with the one before.",
+            "tpw-measuring",
+            "The usual five minutes: a file is often mended right after.",
+            {"instance": "instance"},
+            ("reload_failed_for",),
+        )
+        yield Alert(
+            "TpwBooksNotSaved",
+            Severity.WARNING,
+            f"time() - tpw_store_last_write_timestamp_seconds > {number(v.books_not_saved_seconds)}",
+            v.books_not_saved_for,
+            "The books are not written to disk.",
+            f"The exporter of {_WHERE} last saved its books {{{{ $value | humanizeDuration }}}} ago. "
+            "A restart would lose what was counted since.",
+            "tpw-measuring",
+            "Books are written every few seconds; ten minutes is a full or read-only disk.",
+            {"instance": "instance"},
+            ("books_not_saved_seconds", "books_not_saved_for"),
+        )
+
+    # ------------------------------------------------------------------------------------------------------ hardware
+
+    def hardware(self) -> Iterable[Alert]:
+        """GPUs that are gone or held down."""
+        v = self._values
+        yield Alert(
+            "TpwGpuLost",
+            Severity.CRITICAL,
+            "tpw_gpu_up == 0",
+            v.gpu_lost_for,
+            "A GPU does not answer.",
+            f"{_GPU} has fallen off the bus or its driver does not answer. It still draws power that nobody meters.",
+            "tpw-gpus",
+            "The series of a lost GPU stays at 0, so a planned removal does not look like a loss for hours.",
+            {"instance": "instance", "gpu": "gpu"},
+            ("gpu_lost_for",),
+        )
+        yield Alert(
+            "TpwGpuThrottled",
+            Severity.WARNING,
+            promql(f"""
+                max by ({self._gpu}) (
+                  rate(tpw_gpu_throttle_seconds_total{{reason=~"{v.throttle_reasons}"}}[15m])
+                ) > {number(v.throttled_share)}
+            """),
+            v.throttled_for,
+            "The hardware holds a GPU's clocks down.",
+            f"{_GPU} was slowed down by heat or by its power supply for {{{{ $value | humanizePercentage }}}} of the last "
+            "15 minutes: the same tokens take longer and cost more.",
+            "tpw-gpus",
+            "A software power cap is normal under load and left out; a tenth of the time is no blip.",
+            {"instance": "instance", "gpu": "gpu"},
+            ("throttled_share", "throttled_for"),
+        )
+
+    # --------------------------------------------------------------------------------------------------------- waste
+
+    def wasted(self) -> Iterable[Alert]:
+        """GPUs that cost money and make nothing."""
+        v = self._values
+        cost = _money(
+            'sum by (currency) (gpu:tpw_gpu_state_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
+            "instance; uuid",
+            "It costs MONEY a day.",
+            _UNPRICED,
+        )
+        yield Alert(
+            "TpwGpuIdle",
+            Severity.WARNING,
+            promql(f"""
+                gpu:tpw_gpu_state_seconds:rate30m{{state="idle"}} >= {number(v.idle_share)}
+                and on ({self._gpu}) tpw_gpu_up == 1
+                unless on (uuid) tpw:spare_gpu:info
+            """),
+            v.idle_for,
+            "A GPU belongs to nobody.",
+            f"{_GPU} had no owner for {{{{ $value | humanizePercentage }}}} of the last 30 minutes. "
+            + cost.replace("STATE", "idle"),
+            "tpw-gpus",
+            "Time by state, not utilisation (which some drivers latch or lack). Half an hour of half an hour filters "
+            "redeploys; 95 % tolerates a probe; nobody is harmed by being told.",
+            {"instance": "instance", "gpu": "gpu"},
+            ("idle_share", "idle_for"),
+        )
+        parked = promql(f"""
+            gpu:tpw_gpu_state_seconds:rate2h{{state="parked"}} >= {number(v.parked_share)}
+            and on ({self._gpu}) tpw_gpu_up == 1
+            unless on ({self._gpu}) (tpw_server_gpu and on (server) tpw:standby_server:info)
+        """)
+        owner = (
+            '{{ range printf "tpw_server_gpu{instance=%q,uuid=%q}" $labels.instance $labels.uuid | query }}'
+            '{{ . | label "server" }} owns it. {{ end }}'
+        )
+        for severity, hold, knob, why in (
+            (
+                Severity.INFO,
+                v.parked_for,
+                "parked_for",
+                "A loaded model is often wanted, so it is told, not ticketed; batch clusters act after one or two hours.",
+            ),
+            (Severity.WARNING, v.parked_warning_for, "parked_warning_for", "A working day without a request."),
+        ):
+            yield Alert(
+                "TpwGpuParked",
+                severity,
+                parked,
+                hold,
+                "A GPU holds a model that nobody asks.",
+                f"{_GPU} was parked for {{{{ $value | humanizePercentage }}}} of the last 2 hours. "
+                + owner
+                + cost.replace("STATE", "parked"),
+                "tpw-gpus",
+                why,
+                {"instance": "instance", "gpu": "gpu"},
+                ("parked_share", knob),
+            )
+        gross = f"sum by ({self._keys('currency')}) (cluster:tpw_gpu_state_cost:rate1d)"
+        yield Alert(
+            "TpwWasteHigh",
+            Severity.WARNING,
+            promql(f"""
+                cluster:tpw_waste_cost_per_hour:rate1d / (3600 * {gross} > 0) > {number(v.waste_share)}
+                and on ({self._keys("currency")})
+                  24 * cluster:tpw_waste_cost_per_hour:rate1d > {number(v.waste_floor_per_day)}
+            """),
+            v.waste_for,
+            "Much of the money goes into GPUs that do nothing.",
+            "{{ $value | humanizePercentage }} of what all GPUs cost in the last 24 hours went into parked and idle time: "
+            + _money(
+                "24 * sum by (currency) (cluster:tpw_waste_cost_per_hour:rate1d{currency=%q}); currency", "MONEY a day."
+            ),
+            "tpw-overview",
+            "A day covers the trough of the night, so it is a statement about capacity, not about a moment.",
+            {},
+            ("waste_share", "waste_floor_per_day", "waste_for"),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- efficiency
+
+    def efficiency(self) -> Iterable[Alert]:
+        """The same work for more."""
+        v = self._values
+        hourly = 'model:tpw_tokens_per_active_joule:ratio_rate1h{kind="output"}'
+        floor = f'model:tpw_server_tokens:rate1h{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}'
+        yield Alert(
+            "TpwUnderBatched",
+            Severity.INFO,
+            promql(f"""
+                {hourly} < {number(v.under_batched_ratio)} * model:tpw_tokens_per_active_joule:best7d{{kind="output"}}
+                and on ({self._model})
+                  model:tpw_active_energy_share:ratio_rate1h > {number(v.under_batched_active_share)}
+                unless on ({self._model}) model:tpw_server_requests_waiting:avg5m > 0
+            """),
+            v.under_batched_for,
+            "A server works on too few requests at once.",
+            f'{_MODEL} makes {{{{ $value | printf "%.3g" }}}} output tokens per joule while it works, less than half of '
+            "its own best of the week, and nobody waits: fewer replicas would serve the same.",
+            "tpw-models",
+            "Half of the own 95th percentile: batching moves tokens per joule by more than that. Never a page.",
+            {"server": "server", "model": "model"},
+            ("under_batched_ratio", "under_batched_active_share", "under_batched_for"),
+        )
+        load = promql("""
+            (
+              model:tpw_server_tokens:rate1h{kind="output"}
+              / (model:tpw_server_tokens:baseline7d{kind="output"} > 0)
+            )
+        """)
+        yield Alert(
+            "TpwEfficiencyRegressed",
+            Severity.WARNING,
+            promql(f"""
+                {hourly} / (model:tpw_tokens_per_active_joule:baseline7d{{kind="output"}} > 0) < {number(v.regressed_ratio)}
+                and on ({self._model}) {_indent(load, 16)} > {number(1 - v.regressed_load_band)}
+                and on ({self._model}) {_indent(load, 16)} < {number(1 + v.regressed_load_band)}
+                and on ({self._model}) {floor}
+                and on ({self._model}) model:tpw_server_tokens:rate1h{{kind="output"}} offset 1d
+            """),
+            v.regressed_for,
+            "The same load makes fewer tokens per joule than last week.",
+            f"{_MODEL} makes {{{{ $value | humanizePercentage }}}} of the output tokens per joule of its last 7 days, at "
+            "about the same token rate. Look for a new engine version, a changed model, throttling or longer prompts.",
+            "tpw-models",
+            "A fifth, as others use, mended: ratio of sums, the present left out of the baseline, the same load.",
+            {"server": "server", "model": "model"},
+            ("regressed_ratio", "regressed_load_band", "regressed_for", "tokens_floor_per_hour"),
+        )
+
+    # --------------------------------------------------------------------------------------------------------- money
+
+    def money(self) -> Iterable[Alert]:
+        """Dearer than before, than elsewhere, than planned."""
+        v = self._values
+        price = "cluster:tpw_electricity_price_per_kwh:max"
+        floor = f'model:tpw_server_tokens:rate1h{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}'
+        selector = '{kind="output", scope="full"}'
+        yield Alert(
+            "TpwCostPerTokenHigh",
+            Severity.WARNING,
+            promql(f"""
+                model:tpw_cost_per_million_tokens:ratio_rate1h{selector}
+                / (model:tpw_cost_per_million_tokens:baseline7d{selector} > 0) > {number(v.dear_tokens_ratio)}
+                and on ({self._model}) {floor}
+                and on ({self._model}) model:tpw_server_tokens:rate1h{{kind="output"}} offset 1d
+                unless on ({self._keys("currency")})
+                  {price} > {number(v.dear_tokens_price_ratio)} * (avg_over_time({price}[7d]) > 0)
+            """),
+            v.dear_tokens_for,
+            "Tokens cost more than last week.",
+            f"A million output tokens of {_MODEL} cost "
+            + _money(
+                'model:tpw_cost_per_million_tokens:ratio_rate1h{server=%q, model=%q, kind="output", scope="full"};'
+                "server; model",
+                "MONEY",
+            )
+            + ", {{ $value | humanizePercentage }} of the mean of the last 7 days, and it is not the price of electricity.",
+            "tpw-money",
+            "Hardware makes cost per token a measure of load; below the floor of tokens it is noise, and a dear hour of "
+            "electricity is another alert.",
+            {"server": "server", "model": "model"},
+            ("dear_tokens_ratio", "dear_tokens_price_ratio", "dear_tokens_for", "tokens_floor_per_hour"),
+        )
+        by = self._keys(*LEVELS["model"], "currency")
+        yield Alert(
+            "TpwDearerThanReference",
+            Severity.INFO,
+            promql(f"""
+                sum by ({by}) (model:tpw_server_cost:rate1d{{scope="full"}})
+                / on ({by}) group_right ()
+                (model:tpw_server_reference_cost:rate1d > 0) > {number(v.dearer_ratio)}
+            """),
+            v.dearer_for,
+            "The same work would have been cheaper elsewhere.",
+            f"{_MODEL} cost {{{{ $value | humanizePercentage }}}} of what {{{{ $labels.reference }}}} would have asked for "
+            "the work of the last 24 hours. "
+            + _money(
+                '86400 * (sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full"})'
+                " - sum by (currency) (model:tpw_server_reference_cost:rate1d{server=%q, model=%q, reference=%q}));"
+                "server; model; server; model; reference",
+                "The difference is MONEY a day.",
+            ),
+            "tpw-money",
+            "A business fact, not an incident: a day of tokens, six hours long.",
+            {"server": "server", "model": "model", "reference": "reference"},
+            ("dearer_ratio", "dearer_for"),
+        )
+        month = "86400 * scalar(days_in_month())"
+        budget = "sum by (currency) (tpw:budget_per_month:money)"
+        yield Alert(
+            "TpwBudgetBurn",
+            Severity.WARNING,
+            promql(f"""
+                {month} * sum by (currency) (cluster:tpw_cost:rate6h{{scope="full"}})
+                / ({budget} > 0) > {number(v.budget_burn_ratio)}
+                and on (currency)
+                {month} * sum by (currency) (cluster:tpw_cost:rate30m{{scope="full"}})
+                / ({budget} > 0) > {number(v.budget_burn_ratio)}
+            """),
+            None,
+            "Money is spent much faster than the month's budget allows.",
+            "At the pace of the last 6 hours and of the last 30 minutes this month costs {{ $value | humanizePercentage }} "
+            "of its budget: "
+            + _money(
+                '86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="full", currency=%q}); currency', "MONEY"
+            )
+            + " a day.",
+            "tpw-money",
+            "Two windows, as in burn-rate alerts; twice the even pace: fixed hardware cannot spend fourteen times it.",
+            {},
+            ("budget_burn_ratio",),
+        )
+        yield Alert(
+            "TpwBudgetForecast",
+            Severity.WARNING,
+            promql(f"""
+                {month} * sum by (currency) (avg_over_time(cluster:tpw_cost:rate1h{{scope="full"}}[7d]))
+                / ({budget} > 0) > {number(v.budget_forecast_ratio)}
+                and on (currency) sum by (currency) (cluster:tpw_cost:rate1h{{scope="full"}} offset 3d)
+            """),
+            v.budget_forecast_for,
+            "A month at this pace costs more than its budget.",
+            "At the pace of the last 7 days a month costs {{ $value | humanizePercentage }} of the budget: "
+            + _money(
+                '86400 * sum by (currency) (avg_over_time(cluster:tpw_cost:rate1h{scope="full",'
+                " currency=%q}[7d])); currency",
+                "MONEY",
+            )
+            + " a day.",
+            "tpw-money",
+            "A week evens out nights and weekends; silent until there are three days of data.",
+            {},
+            ("budget_forecast_ratio", "budget_forecast_for"),
+        )
+        spend = 'cluster:tpw_cost:rate1d{scope="full"}'
+        week = 'avg_over_time(cluster:tpw_cost:rate1h{scope="full"}[7d] offset 1d)'
+        yield Alert(
+            "TpwSpendChanged",
+            Severity.INFO,
+            promql(f"""
+                {spend} / ({week} > 0) > {number(v.spend_changed_ratio)}
+                and on ({self._keys("currency")}) cluster:tpw_cost:rate1h{{scope="full"}} offset 8d
+            """),
+            v.spend_changed_for,
+            "A day costs more than the days before.",
+            "The last 24 hours cost {{ $value | humanizePercentage }} of the mean day of the week before: "
+            + _money(
+                '86400 * sum by (currency) (cluster:tpw_cost:rate1d{scope="full", currency=%q}); currency', "MONEY"
+            )
+            + " a day.",
+            "tpw-money",
+            "A fifth, as cost monitors use; needs eight days of data, else silent.",
+            {},
+            ("spend_changed_ratio", "spend_changed_for"),
+        )
+        keys = self._keys("currency")
+        usual = f"(avg_over_time({price}[7d]) > 0)"
+        yield Alert(
+            "TpwPriceHigh",
+            Severity.INFO,
+            promql(f"""
+                (
+                  {price} / {usual} > {number(v.price_high_ratio)}
+                  or
+                  max by ({keys}) (tpw_electricity_price_next_per_kwh) / {usual} > {number(v.price_high_ratio)}
+                  and on ({self._keys()})
+                    min by ({self._keys()}) (tpw_electricity_price_next_change_timestamp_seconds) - time()
+                    <= {number(v.price_high_ahead_seconds)}
+                )
+                and on ({keys}) {price} offset 1d
+            """),
+            None,
+            "Electricity is dear, or will be within the hour.",
+            'A kWh costs {{ $value | printf "%.1f" }} times its mean of the last 7 days. '
+            "Work that can wait is cheaper later.",
+            "tpw-money",
+            "Twice the week's mean, an hour ahead: time to shift work. Never on a flat tariff; silent on the first day.",
+            {},
+            ("price_high_ratio", "price_high_ahead_seconds"),
+        )
+        yield Alert(
+            "TpwDemandPeakForming",
+            Severity.WARNING,
+            promql(f"""
+                max by ({self._node}) (tpw_demand_interval_watts)
+                / (max by ({self._node}) (tpw_demand_peak_watts) > 0) > {number(v.demand_peak_share)}
+                and on () minute() % {v.demand_interval_minutes} >= {v.demand_interval_minutes - v.demand_last_minutes}
+                and on () day_of_month() > 1
+            """),
+            v.demand_for,
+            "This demand interval may set the month's peak.",
+            f"The demand interval that is forming at {_WHERE} is at {{{{ $value | humanizePercentage }}}} of the month's "
+            "peak. Less load in the next minutes keeps the demand charge where it is.",
+            "tpw-money",
+            "Only in the last third of an interval is a peak both likely and avoidable; not on the 1st, when every "
+            "interval is a peak.",
+            {"instance": "instance"},
+            ("demand_peak_share", "demand_last_minutes", "demand_for"),
+        )
+
+
+def _indent(text: str, width: int) -> str:
+    return text.replace("\n", "\n" + " " * width)

@@ -1,0 +1,523 @@
+"""Recording rules: what boards and alerts read.
+
+Names follow Prometheus: ``level:metric:operation``. The level says which labels are left besides those of
+:attr:`grafana.values.Values.labels`:
+
+========  ==========================  =====================================================================
+level     labels                      what it is
+========  ==========================  =====================================================================
+gpu       instance, gpu, uuid         one board
+node      instance                    one exporter
+server    server                      one inference server, over all nodes it spans
+model     server, model               one model of one server, over all nodes it spans
+cluster   (none)                      everything of one installation, GPUs that nobody owns included
+========  ==========================  =====================================================================
+
+Numerators and denominators are summed apart and divided last, so a server whose tokens are counted on one node and whose
+joules are metered on three has one right ratio. Denominators are guarded: no joules, no ratio.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from grafana.metrics import Vocabulary
+from grafana.values import Values
+
+WINDOWS = ("5m", "1h", "1d")
+"""Windows of tokens, joules, money and the ratios between them."""
+GPU_WINDOWS = ("5m",)
+NODE_WINDOWS = ("5m", "1h")
+"""There are many of these; longer windows of them are read from the counters."""
+SPEND_WINDOWS = ("30m", "6h")
+"""Further windows of spend, for the budget alert."""
+LOADS = (("under 1", None, "1"), ("1 to 4", "1", "5"), ("5 to 16", "5", "17"), ("17 to 64", "17", "65"))
+"""Load buckets by mean requests running: (name, at least, below). What is above is ``OVERLOAD``."""
+OVERLOAD = ("over 64", "65", None)
+
+LEVELS: Mapping[str, tuple[str, ...]] = {
+    "gpu": ("instance", "gpu", "uuid"),
+    "node": ("instance",),
+    "server": ("server",),
+    "model": ("server", "model"),
+    "cluster": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recording rule. ``carries`` are the labels of the result besides the installation's."""
+
+    record: str
+    expr: str
+    carries: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules that are evaluated one after the other. Without an interval Prometheus' own holds."""
+
+    name: str
+    rules: tuple[Recording, ...]
+    interval: str | None = None
+
+
+def recording_groups(values: Values) -> tuple[Group, ...]:
+    """All recording rules, in an order in which every rule finds its inputs."""
+    rules = Rules(values)
+    return (
+        *(Group(f"tpw-{window}", tuple(rules.window(window)), _interval(window)) for window in WINDOWS),
+        Group("tpw-waste", tuple(rules.waste())),
+        Group("tpw-spend", tuple(rules.spend()), "1m"),
+        Group("tpw-baseline", tuple(rules.baselines()), "5m"),
+        Group("tpw-prices", tuple(rules.prices())),
+        Group("tpw-books", tuple(rules.books())),
+        Group("tpw-trust", tuple(rules.trust())),
+    )
+
+
+def recorded(groups: Iterable[Group], values: Values) -> dict[str, frozenset[str]]:
+    """Name -> labels of everything that is recorded."""
+    found: dict[str, frozenset[str]] = {}
+    for group in groups:
+        for rule in group.rules:
+            labels = frozenset((*values.labels, *rule.carries, *rule.labels))
+            found[rule.record] = found.get(rule.record, frozenset()) | labels
+    return found
+
+
+def vocabulary(values: Values) -> Vocabulary:
+    """Every word that alerts and boards may use. Raises UnknownNameError where a rule itself uses another one."""
+    groups = recording_groups(values)
+    words = Vocabulary.of_catalogue()
+    words = words.with_series({name: labels | frozenset(values.labels) for name, labels in words.series.items()})
+    words = words.with_series(recorded(groups, values))
+    for group in groups:
+        for rule in group.rules:
+            words.check(rule.expr)
+    return words
+
+
+def _interval(window: str) -> str | None:
+    """A day's window moves slowly: it is not worth a look every few seconds."""
+    return {"1h": "1m", "1d": "5m"}.get(window)
+
+
+def promql(text: str) -> str:
+    """A multi-line expression without the indentation it has in the source."""
+    return textwrap.dedent(text).strip()
+
+
+class Rules:
+    """The rules for one set of values."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def keys(self, *labels: str) -> str:
+        """Label list: what keeps installations apart, and these."""
+        return ", ".join((*self._values.labels, *labels))
+
+    def window(self, window: str) -> Iterable[Recording]:
+        """Everything over one window, inputs first."""
+        yield from self.gpus(window)
+        yield from self.servers(window)
+        if window in NODE_WINDOWS:
+            yield from self.nodes(window)
+        yield from self.clusters(window)
+        if window == "5m":
+            yield from self.load()
+
+    # ------------------------------------------------------------------------------------------------------ GPU side
+
+    def gpus(self, window: str) -> Iterable[Recording]:
+        """Joules, seconds and money by state: of every board, of every node, of all."""
+        for level, windows in (("gpu", GPU_WINDOWS), ("node", NODE_WINDOWS), ("cluster", WINDOWS)):
+            if window in windows:
+                yield from self._states(level, window)
+
+    def _states(self, level: str, window: str) -> Iterable[Recording]:
+        labels = LEVELS[level]
+        for metric in ("tpw_gpu_state_energy_joules", "tpw_gpu_state_seconds"):
+            yield Recording(
+                f"{level}:{metric}:rate{window}",
+                f"sum by ({self.keys(*labels, 'state')}) (rate({metric}_total[{window}]))",
+                (*labels, "state"),
+            )
+        parts = ("state", "currency") if level == "gpu" else ("state", "component", "currency")
+        yield Recording(
+            f"{level}:tpw_gpu_state_cost:rate{window}",
+            f"sum by ({self.keys(*labels, *parts)}) (rate(tpw_gpu_state_cost_total[{window}]))",
+            (*labels, *parts),
+        )
+        yield Recording(
+            f"{level}:tpw_waste_cost_per_hour:rate{window}",
+            promql(f"""
+                3600 * sum by ({self.keys(*labels, "currency")}) (
+                  {level}:tpw_gpu_state_cost:rate{window}{{state=~"parked|idle"}}
+                )
+            """),
+            (*labels, "currency"),
+        )
+        if level != "gpu":
+            yield Recording(
+                f"{level}:tpw_gpu_state_share:ratio_rate{window}",
+                promql(f"""
+                    {level}:tpw_gpu_state_seconds:rate{window}
+                    / ignoring (state) group_left ()
+                    (sum without (state) ({level}:tpw_gpu_state_seconds:rate{window}) > 0)
+                """),
+                (*labels, "state"),
+            )
+
+    def waste(self) -> Iterable[Recording]:
+        """Shares of time over the windows the waste alerts look at."""
+        for window in ("30m", "2h"):
+            yield Recording(
+                f"gpu:tpw_gpu_state_seconds:rate{window}",
+                f"sum by ({self.keys(*LEVELS['gpu'], 'state')}) (rate(tpw_gpu_state_seconds_total[{window}]))",
+                (*LEVELS["gpu"], "state"),
+            )
+
+    # --------------------------------------------------------------------------------------------------- server side
+
+    def servers(self, window: str) -> Iterable[Recording]:
+        """Tokens, joules, money and their ratios, by model and by server."""
+        for level in ("model", "server"):
+            labels = LEVELS[level]
+            yield from self._tokens(level, labels, window)
+            yield from self._energy(level, labels, window)
+            yield from self._cost(level, labels, window)
+            for boundary in ("gpu", "facility"):
+                yield self._tokens_per_joule(
+                    level, window, boundary, f'{level}:tpw_server_energy_joules:rate{window}{{boundary="{boundary}"}}'
+                )
+            yield from self._cost_per_million(level, window, f"{level}:tpw_server_cost:rate{window}")
+        labels = LEVELS["model"]
+        yield Recording(
+            f"model:tpw_tokens_per_active_joule:ratio_rate{window}",
+            promql(f"""
+                model:tpw_server_tokens:rate{window}{{kind=~"output|total"}}
+                / on ({self.keys(*labels)}) group_left ()
+                (sum by ({self.keys(*labels)}) (
+                  model:tpw_server_energy_joules:rate{window}{{boundary="gpu", state="active"}}
+                ) > 0)
+            """),
+            (*labels, "kind"),
+            {"boundary": "gpu"},
+        )
+        yield Recording(
+            f"model:tpw_active_energy_share:ratio_rate{window}",
+            promql(f"""
+                sum by ({self.keys(*labels)}) (
+                  model:tpw_server_energy_joules:rate{window}{{boundary="gpu", state="active"}}
+                )
+                /
+                (sum by ({self.keys(*labels)}) (model:tpw_server_energy_joules:rate{window}{{boundary="gpu"}}) > 0)
+            """),
+            labels,
+        )
+        yield Recording(
+            f"model:tpw_server_reference_cost:rate{window}",
+            f"sum by ({self.keys(*labels, 'reference', 'currency')}) (rate(tpw_server_reference_cost_total[{window}]))",
+            (*labels, "reference", "currency"),
+        )
+
+    def _tokens(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
+        yield Recording(
+            f"{level}:tpw_server_tokens:rate{window}",
+            f"sum by ({self.keys(*labels, 'kind')}) (rate(tpw_server_tokens_total[{window}]))",
+            (*labels, "kind"),
+        )
+        yield Recording(
+            f"{level}:tpw_server_tokens:rate{window}",
+            f"sum by ({self.keys(*labels)}) (rate(tpw_server_tokens_total[{window}]))",
+            labels,
+            {"kind": "total"},
+        )
+
+    def _energy(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
+        for boundary, metric in (
+            ("gpu", "tpw_server_energy_joules_total"),
+            ("facility", "tpw_server_facility_energy_joules_total"),
+        ):
+            yield Recording(
+                f"{level}:tpw_server_energy_joules:rate{window}",
+                f"sum by ({self.keys(*labels, 'state')}) (rate({metric}[{window}]))",
+                (*labels, "state"),
+                {"boundary": boundary},
+            )
+
+    def _cost(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
+        """What a server costs a second, less what negative prices paid back. ``full`` needs the energy to be priced."""
+        by = self.keys(*labels, "currency")
+        energy = f'sum by ({by}) (rate(tpw_server_cost_total{{component="energy"}}[{window}]))'
+        credit = f"sum by ({by}) (rate(tpw_server_credit_total[{window}]))"
+        yield Recording(
+            f"{level}:tpw_server_cost:rate{window}",
+            promql(f"""
+                {energy}
+                - ({credit} or 0 * {energy})
+            """),
+            (*labels, "currency"),
+            {"scope": "energy"},
+        )
+        yield Recording(
+            f"{level}:tpw_server_cost:rate{window}",
+            promql(f"""
+                (
+                  sum by ({by}) (rate(tpw_server_cost_total[{window}]))
+                  - ({credit} or 0 * {energy})
+                )
+                and
+                {energy}
+            """),
+            (*labels, "currency"),
+            {"scope": "full"},
+        )
+
+    def _tokens_per_joule(self, level: str, window: str, boundary: str, energy: str) -> Recording:
+        labels = LEVELS[level]
+        return Recording(
+            f"{level}:tpw_tokens_per_joule:ratio_rate{window}",
+            promql(f"""
+                {level}:tpw_server_tokens:rate{window}{{kind=~"output|total"}}
+                / on ({self.keys(*labels)}) group_left ()
+                (sum by ({self.keys(*labels)}) ({energy}) > 0)
+            """),
+            (*labels, "kind"),
+            {"boundary": boundary},
+        )
+
+    def _cost_per_million(self, level: str, window: str, cost: str) -> Iterable[Recording]:
+        labels = LEVELS[level]
+        for kind in ("output", "total"):
+            yield Recording(
+                f"{level}:tpw_cost_per_million_tokens:ratio_rate{window}",
+                promql(f"""
+                    1e6 * {cost}
+                    / on ({self.keys(*labels)}) group_left ()
+                    ({level}:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
+                """),
+                (*labels, "scope", "currency"),
+                {"kind": kind},
+            )
+
+    def load(self) -> Iterable[Recording]:
+        """Requests running, and tokens and joules by how many were running."""
+        labels = LEVELS["model"]
+        keys = self.keys(*labels)
+        for metric in ("tpw_server_requests_running", "tpw_server_requests_waiting"):
+            yield Recording(f"model:{metric}:avg5m", f"sum by ({keys}) (avg_over_time({metric}[5m]))", labels)
+        for load, at_least, below in (*LOADS, OVERLOAD):
+            bounds = f" >= {at_least}" if at_least else ""
+            bounds += f" < {below}" if below else ""
+            yield Recording(
+                "model:tpw_server_tokens_by_load:rate5m",
+                promql(f"""
+                    model:tpw_server_tokens:rate5m{{kind=~"output|total"}}
+                    and on ({keys}) (model:tpw_server_requests_running:avg5m{bounds})
+                """),
+                (*labels, "kind"),
+                {"load": load},
+            )
+            yield Recording(
+                "model:tpw_server_energy_joules_by_load:rate5m",
+                promql(f"""
+                    sum by ({self.keys(*labels, "boundary")}) (model:tpw_server_energy_joules:rate5m)
+                    and on ({keys}) (model:tpw_server_requests_running:avg5m{bounds})
+                """),
+                (*labels, "boundary"),
+                {"load": load},
+            )
+
+    def baselines(self) -> Iterable[Recording]:
+        """A week of each model, the present hour left out: what its last hour is compared with."""
+        labels = LEVELS["model"]
+        keys = self.keys(*labels)
+        week = "[7d] offset 1h"
+        yield Recording(
+            "model:tpw_server_tokens:baseline7d",
+            f'avg_over_time(model:tpw_server_tokens:rate1h{{kind=~"output|total"}}{week})',
+            (*labels, "kind"),
+        )
+        yield Recording(
+            "model:tpw_tokens_per_active_joule:baseline7d",
+            promql(f"""
+                model:tpw_server_tokens:baseline7d
+                / on ({keys}) group_left ()
+                (sum by ({keys}) (
+                  avg_over_time(model:tpw_server_energy_joules:rate1h{{boundary="gpu", state="active"}}{week})
+                ) > 0)
+            """),
+            (*labels, "kind"),
+            {"boundary": "gpu"},
+        )
+        for kind in ("output", "total"):
+            yield Recording(
+                "model:tpw_cost_per_million_tokens:baseline7d",
+                promql(f"""
+                    1e6 * avg_over_time(model:tpw_server_cost:rate1h{week})
+                    / on ({keys}) group_left ()
+                    (model:tpw_server_tokens:baseline7d{{kind="{kind}"}} > 0)
+                """),
+                (*labels, "scope", "currency"),
+                {"kind": kind},
+            )
+        yield Recording(
+            "model:tpw_tokens_per_active_joule:best7d",
+            'quantile_over_time(0.95, model:tpw_tokens_per_active_joule:ratio_rate1h{boundary="gpu"}[7d])',
+            (*labels, "kind", "boundary"),
+        )
+
+    # --------------------------------------------------------------------------------------------- nodes and clusters
+
+    def nodes(self, window: str) -> Iterable[Recording]:
+        """Nodes: their GPUs, and the tokens that their joules made.
+
+        A server's tokens are counted on one node and may be made on several. Each node gets the share of them that it has
+        of the server's joules, so nodes can be compared and their tokens still sum to all tokens.
+        """
+        labels = LEVELS["node"]
+        here = self.keys("instance", *LEVELS["model"])
+        everywhere = self.keys(*LEVELS["model"])
+        for kind in ("output", "total"):
+            yield Recording(
+                f"node:tpw_server_tokens:rate{window}",
+                promql(f"""
+                    sum by ({self.keys(*labels)}) (
+                      (
+                        sum by ({here}) (rate(tpw_server_energy_joules_total[{window}]))
+                        / on ({everywhere}) group_left ()
+                        (sum by ({everywhere}) (rate(tpw_server_energy_joules_total[{window}])) > 0)
+                      )
+                      * on ({everywhere}) group_left ()
+                      model:tpw_server_tokens:rate{window}{{kind="{kind}"}}
+                    )
+                """),
+                labels,
+                {"kind": kind},
+            )
+        yield self._tokens_per_joule("node", window, "gpu", f"node:tpw_gpu_state_energy_joules:rate{window}")
+        yield from self._whole_cost("node", window)
+        yield from self._cost_per_million("node", window, f"node:tpw_cost:rate{window}")
+
+    def clusters(self, window: str) -> Iterable[Recording]:
+        """Everything of an installation. Joules and money of GPUs that nobody owns are in its ratios."""
+        yield from self._tokens("cluster", (), window)
+        yield self._tokens_per_joule("cluster", window, "gpu", f"cluster:tpw_gpu_state_energy_joules:rate{window}")
+        yield from self._whole_cost("cluster", window)
+        yield from self._cost_per_million("cluster", window, f"cluster:tpw_cost:rate{window}")
+
+    def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
+        """What all GPUs cost a second, whoever owns them, less what negative prices paid back to servers."""
+        labels = LEVELS[level]
+        by = self.keys(*labels, "currency")
+        energy = f'sum by ({by}) (rate(tpw_gpu_state_cost_total{{component="energy"}}[{window}]))'
+        credit = f"sum by ({by}) (rate(tpw_server_credit_total[{window}]))"
+        yield Recording(
+            f"{level}:tpw_cost:rate{window}",
+            promql(f"""
+                {energy}
+                - ({credit} or 0 * {energy})
+            """),
+            (*labels, "currency"),
+            {"scope": "energy"},
+        )
+        yield Recording(
+            f"{level}:tpw_cost:rate{window}",
+            promql(f"""
+                (
+                  sum by ({by}) (rate(tpw_gpu_state_cost_total[{window}]))
+                  - ({credit} or 0 * {energy})
+                )
+                and
+                {energy}
+            """),
+            (*labels, "currency"),
+            {"scope": "full"},
+        )
+
+    def spend(self) -> Iterable[Recording]:
+        """Spend over the windows of the budget alert, and by hour of the day."""
+        for window in SPEND_WINDOWS:
+            yield from self._whole_cost("cluster", window)
+        yield Recording(
+            "cluster:tpw_cost_by_hour:rate5m",
+            promql("""
+                cluster:tpw_cost:rate5m
+                * on () group_left (hour)
+                label_replace(count_values("hour", hour()), "hour", "0$1", "hour", "(.)")
+            """),
+            ("hour", "scope", "currency"),
+        )
+
+    # ------------------------------------------------------------------------------------------- prices, books, trust
+
+    def prices(self) -> Iterable[Recording]:
+        """One price per installation and currency."""
+        yield Recording(
+            "cluster:tpw_electricity_price_per_kwh:max",
+            f"max by ({self.keys('currency')}) (tpw_electricity_price_per_kwh)",
+            ("currency",),
+        )
+
+    def books(self) -> Iterable[Recording]:
+        """What should be zero: joules in one place of the books and not in the other."""
+        gpu = self.keys(*LEVELS["gpu"])
+        node = self.keys(*LEVELS["node"])
+        yield Recording(
+            "gpu:tpw_books_difference_joules:sum",
+            promql(f"""
+                sum by ({gpu}) (tpw_gpu_state_energy_joules_total)
+                - sum by ({gpu}) (tpw_gpu_energy_joules_total)
+            """),
+            LEVELS["gpu"],
+        )
+        yield Recording(
+            "node:tpw_books_difference_joules:sum",
+            promql(f"""
+                (
+                  sum by ({node}) (tpw_server_energy_joules_total)
+                  or 0 * sum by ({node}) (tpw_gpu_energy_joules_total)
+                )
+                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state="idle"}})
+                - sum by ({node}) (tpw_gpu_energy_joules_total)
+            """),
+            LEVELS["node"],
+        )
+        anomalies = 'tpw_gpu_energy_anomalies_total{reason!="reset"}'
+        by = self.keys(*LEVELS["gpu"], "reason")
+        yield Recording(
+            "gpu:tpw_gpu_energy_anomalies:increase1h",
+            promql(f"""
+                sum by ({by}) (increase({anomalies}[1h]) > 0)
+                or
+                sum by ({by}) (
+                  {anomalies}
+                  unless {anomalies} offset 1h
+                )
+                and on ({gpu}) sum by ({gpu}) (tpw_gpu_up offset 1h)
+            """),
+            (*LEVELS["gpu"], "reason"),
+        )
+
+    def trust(self) -> Iterable[Recording]:
+        """How much of what should be measured is measured, in the four ways in which it can fail; 1 is all."""
+        keys = self.keys()
+        aspects = {
+            "exporters": f'avg by ({keys}) (up{{job=~"{self._values.job}"}})',
+            "sources": f"avg by ({keys}) (tpw_source_up)",
+            "energy": f"clamp_min(1 - avg by ({keys}) (rate(tpw_gpu_unmetered_seconds_total[5m])), 0)",
+            "price": promql(f"""
+                avg by ({keys}) (
+                  tpw_electricity_price_state{{state!~"fallback|missing"}}
+                  or 0 * tpw_electricity_price_state{{state=~"fallback|missing"}}
+                )
+            """),
+        }
+        for aspect, expr in aspects.items():
+            yield Recording("cluster:tpw_trust:ratio", expr, (), {"aspect": aspect})

@@ -1,0 +1,1 @@
+"""What the daemon weighs. ``python -m bench`` (see :mod:`bench.__main__`)."""

@@ -1,0 +1,80 @@
+"""JSON Schema and reference page follow from the sections."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tpw.config import reference
+from tpw.config.schema import Config
+from tpw.config.shapes import settings_of
+
+ROOT = Path(__file__).parents[3]
+GOOD = sorted((ROOT / "tests" / "captures" / "config" / "good").glob("*.yaml"))
+BAD = ROOT / "tests" / "captures" / "config" / "bad"
+
+
+@pytest.mark.parametrize("name", [reference.SCHEMA_FILE, reference.PAGE_FILE])
+def test_checked_in_file_is_what_is_generated(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == reference.generated()[name]
+
+
+def test_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(reference.json_schema())
+
+
+def _parsed(path: Path) -> object:
+    class Loader(yaml.SafeLoader):
+        """Leaves dates as text, as an editor that applies the schema does."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return yaml.load(path.read_text(), Loader)  # noqa: S506 - derived from SafeLoader
+
+
+@pytest.mark.parametrize("path", [path for path in GOOD if path.stem != "everything"], ids=lambda path: path.stem)
+def test_good_file_validates_against_the_schema(path: Path) -> None:
+    jsonschema.Draft202012Validator(reference.json_schema()).validate(_parsed(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["polling", "facility", "facility_types", "tariff", "costs", "web_and_log", "servers", "meters", "dialects"]
+)
+def test_what_is_wrong_by_itself_fails_the_schema_too(name: str) -> None:
+    validator = jsonschema.Draft202012Validator(reference.json_schema())
+    assert not validator.is_valid(_parsed(BAD / f"{name}.yaml"))
+
+
+def test_every_setting_is_on_the_page() -> None:
+    page = reference.reference_page()
+
+    def walk(section: type) -> None:
+        for key, (meaning, _) in settings_of(section).items():
+            assert f"| `{key}` |" in page
+            assert meaning.help.endswith((".", "..."))
+            for inner in getattr(meaning.shape, "kinds", {}).values():
+                walk(inner)
+            inner = getattr(meaning.shape, "section", None) or getattr(
+                getattr(meaning.shape, "item", None), "section", None
+            )
+            if inner is not None:
+                walk(inner)
+
+    walk(Config)
+
+
+def test_write_then_check_finds_nothing_and_a_change_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reference.main(["--write", str(tmp_path)]) == 0
+    assert reference.main(["--check", str(tmp_path)]) == 0
+    (tmp_path / reference.PAGE_FILE).write_text("old")
+    assert reference.main(["--check", str(tmp_path)]) == 1
+    assert f"{reference.PAGE_FILE} is not up to date" in capsys.readouterr().err
+    assert json.loads((tmp_path / reference.SCHEMA_FILE).read_text())["additionalProperties"] is False

@@ -1,0 +1,259 @@
+"""Prices by the local clock: daylight saving, midnight, calendar; against an evaluation minute by minute."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tpw.model import PriceInterval
+from tpw.tariff.flat import Flat
+from tpw.tariff.local_time import stretches
+from tpw.tariff.time_of_use import SUNDAY, TimeOfUse, Zone
+
+BERLIN = "Europe/Berlin"
+NIGHT = Zone(0.1, hours=((22 * 60, 6 * 60),))
+EVENING = Zone(0.3, hours=((17 * 60, 20 * 60),), days=frozenset(range(5)), months=frozenset({11, 12, 1, 2, 3}))
+EXAMPLE = TimeOfUse(0.2, [NIGHT, EVENING], BERLIN)
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def hours(intervals: tuple[PriceInterval, ...]) -> list[tuple[str, float, float]]:
+    """(UTC start, hours, price)."""
+    return [
+        (
+            f"{datetime.fromtimestamp(each.start_seconds, UTC):%d.%H:%M}",
+            (each.end_seconds - each.start_seconds) / 3600,
+            each.price_per_kwh,
+        )
+        for each in intervals
+    ]
+
+
+def test_flat_is_one_interval() -> None:
+    assert Flat(0.2).intervals(5.0, 7.5) == (PriceInterval(5.0, 7.5, 0.2),)
+    assert Flat(0.2).intervals(5.0, 5.0) == ()
+
+
+def test_winter_weekday() -> None:
+    assert hours(EXAMPLE.intervals(at("2026-01-14"), at("2026-01-15"))) == [
+        ("14.00:00", 5, 0.1),
+        ("14.05:00", 11, 0.2),
+        ("14.16:00", 3, 0.3),
+        ("14.19:00", 2, 0.2),
+        ("14.21:00", 3, 0.1),
+    ]
+
+
+def test_weekend_has_no_evening_price() -> None:
+    assert hours(EXAMPLE.intervals(at("2026-01-17T05:00"), at("2026-01-17T21:00"))) == [("17.05:00", 16, 0.2)]
+
+
+def test_spring_day_has_a_night_that_is_an_hour_shorter() -> None:
+    """On 2026-03-29 in Berlin, 02:00 is followed by 03:00: 22:00 to 06:00 lasts seven hours."""
+    prices = hours(EXAMPLE.intervals(at("2026-03-28T20:00"), at("2026-03-29T12:00")))
+    assert prices == [("28.20:00", 1, 0.2), ("28.21:00", 7, 0.1), ("29.04:00", 8, 0.2)]
+
+
+def test_autumn_day_has_a_night_that_is_an_hour_longer() -> None:
+    """On 2026-10-25 in Berlin, 03:00 is followed by 02:00."""
+    prices = hours(EXAMPLE.intervals(at("2026-10-24T18:00"), at("2026-10-25T12:00")))
+    assert prices == [("24.18:00", 2, 0.2), ("24.20:00", 9, 0.1), ("25.05:00", 7, 0.2)]
+
+
+def test_hour_that_comes_twice_has_its_price_twice() -> None:
+    """02:00 to 02:30 local is 00:00 to 00:30 UTC and again 01:00 to 01:30 UTC."""
+    source = TimeOfUse(0.2, [Zone(0.5, hours=((120, 150),))], BERLIN)
+    assert hours(source.intervals(at("2026-10-25"), at("2026-10-25T03:00"))) == [
+        ("25.00:00", 0.5, 0.5),
+        ("25.00:30", 0.5, 0.2),
+        ("25.01:00", 0.5, 0.5),
+        ("25.01:30", 1.5, 0.2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zone_hours", "expected"),
+    [
+        (
+            (150, 300),
+            [("29.00:00", 1, 0.2), ("29.01:00", 2, 0.5), ("29.03:00", 1, 0.2)],
+        ),  # starts at 02:30: at the jump
+        ((60, 150), [("29.00:00", 1, 0.5), ("29.01:00", 3, 0.2)]),  # ends at 02:30: at the jump
+        ((130, 150), [("29.00:00", 4, 0.2)]),  # lies within the missing hour: never
+    ],
+)
+def test_boundary_in_the_hour_that_is_missing_lies_at_the_jump(zone_hours: tuple[int, int], expected: object) -> None:
+    source = TimeOfUse(0.2, [Zone(0.5, hours=(zone_hours,))], BERLIN)
+    assert hours(source.intervals(at("2026-03-29"), at("2026-03-29T04:00"))) == expected
+
+
+@pytest.mark.parametrize(("day", "quarters"), [("2026-03-29", 92), ("2026-10-25", 100), ("2026-06-01", 96)])
+def test_local_day_has_its_true_length(day: str, quarters: int) -> None:
+    local = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(BERLIN))
+    day_only = Zone(0.5, valid_from=local.date(), valid_to=local.date())
+    source = TimeOfUse(0.2, [day_only], BERLIN)
+    start = local.timestamp()
+    [found] = [each for each in source.intervals(start - 86400, start + 2 * 86400) if each.price_per_kwh == 0.5]
+    assert (found.end_seconds - found.start_seconds) / 900 == quarters
+    assert found.start_seconds == start
+
+
+def test_last_zone_that_matches_wins() -> None:
+    source = TimeOfUse(0.2, [Zone(0.5, hours=((0, 720),)), Zone(0.7, hours=((360, 840),))], "UTC")
+    assert hours(source.intervals(at("2026-01-01"), at("2026-01-02"))) == [
+        ("01.00:00", 6, 0.5),
+        ("01.06:00", 8, 0.7),
+        ("01.14:00", 10, 0.2),
+    ]
+
+
+def test_holiday_counts_as_a_sunday() -> None:
+    weekday = Zone(0.5, days=frozenset(range(5)))
+    christmas = {date(2026, 12, 25)}  # a Friday
+    source = TimeOfUse(0.2, [weekday], "UTC", christmas.__contains__)
+    assert hours(source.intervals(at("2026-12-24"), at("2026-12-28"))) == [("24.00:00", 24, 0.5), ("25.00:00", 72, 0.2)]
+    sunday = TimeOfUse(0.2, [Zone(0.5, days=frozenset({SUNDAY}))], "UTC", christmas.__contains__)
+    assert hours(sunday.intervals(at("2026-12-25"), at("2026-12-26"))) == [("25.00:00", 24, 0.5)]
+
+
+def test_equal_neighbours_are_one_interval_over_a_year() -> None:
+    source = TimeOfUse(0.2, [Zone(0.2, hours=((60, 120),))], BERLIN)
+    assert len(source.intervals(at("2026-01-01"), at("2027-01-01"))) == 1
+
+
+def test_empty_range_has_no_interval() -> None:
+    assert EXAMPLE.intervals(100.0, 100.0) == ()
+    assert EXAMPLE.intervals(100.0, 50.0) == ()
+
+
+# --------------------------------------------------------------------------------------------- against a plain evaluation
+
+
+def plainly(source: TimeOfUse, zones: list[Zone], default: float, timezone: str, seconds: float) -> float:
+    """The price by looking at the local clock at that moment, nothing clever."""
+    local = datetime.fromtimestamp(seconds, ZoneInfo(timezone))
+    minute = local.hour * 60 + local.minute
+    price = default
+    for zone in zones:
+        if zone.days and local.weekday() not in zone.days:
+            continue
+        if zone.months and local.month not in zone.months:
+            continue
+        if zone.valid_from is not None and local.date() < zone.valid_from:
+            continue
+        if zone.valid_to is not None and local.date() > zone.valid_to:
+            continue
+        inside = not zone.hours
+        for start, end in zone.hours:
+            inside = inside or (start <= minute < end if start < end else (minute >= start or minute < end))
+        if inside:
+            price = zone.price_per_kwh
+    return price
+
+
+def assert_law(zones: list[Zone], timezone: str, start: float, end: float, step: float) -> None:
+    source = TimeOfUse(0.2, zones, timezone)
+    intervals = source.intervals(start, end)
+    assert intervals[0].start_seconds == start
+    assert intervals[-1].end_seconds == end
+    for before, after in zip(intervals, intervals[1:], strict=False):
+        assert before.end_seconds == after.start_seconds
+        assert before.price_per_kwh != after.price_per_kwh
+    position = 0
+    moment = start
+    while moment < end:
+        while intervals[position].end_seconds <= moment:
+            position += 1
+        assert intervals[position].price_per_kwh == plainly(source, zones, 0.2, timezone, moment), moment
+        moment += step
+
+
+minutes = st.integers(0, 1439)
+hour_ranges = st.tuples(minutes, st.integers(1, 1440)).filter(lambda pair: pair[0] != pair[1])
+dates = st.dates(date(2026, 3, 20), date(2026, 11, 10))
+zone_strategy = st.builds(
+    Zone,
+    price_per_kwh=st.sampled_from([-0.1, 0.1, 0.3, 0.5]),
+    hours=st.lists(hour_ranges, max_size=2).map(tuple),
+    days=st.frozensets(st.integers(0, 6)),
+    months=st.frozensets(st.integers(1, 12)),
+    valid_from=st.none() | dates,
+    valid_to=st.none() | dates,
+)
+zone_lists = st.lists(zone_strategy, max_size=4)
+# Lord Howe shifts by half an hour; Nepal is 45 minutes off; Havana changes at midnight; Casablanca during Ramadan.
+timezones = st.sampled_from(
+    [
+        BERLIN,
+        "America/Los_Angeles",
+        "Australia/Lord_Howe",
+        "Asia/Kathmandu",
+        "America/Havana",
+        "Africa/Casablanca",
+        "UTC",
+    ]
+)
+CHANGES = {
+    BERLIN: ("2026-03-29T01:00", "2026-10-25T01:00"),
+    "America/Los_Angeles": ("2026-03-08T10:00", "2026-11-01T09:00"),
+    "Australia/Lord_Howe": ("2026-04-04T15:00", "2026-10-03T15:30"),
+    "America/Havana": ("2026-03-08T05:00", "2026-11-01T05:00"),
+    "Africa/Casablanca": ("2026-02-15T02:00", "2026-03-22T02:00"),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(zone_lists, timezones, st.integers(0, 1), st.integers(0, 2880), st.integers(1, 2 * 1440))
+@example([NIGHT, EVENING], BERLIN, 0, 60, 2880)
+def test_law_minute_by_minute_around_clock_changes(
+    zones: list[Zone], timezone: str, which: int, before_minutes: int, length_minutes: int
+) -> None:
+    change = at(CHANGES.get(timezone, CHANGES[BERLIN])[which])
+    start = change - before_minutes * 60
+    assert_law(zones, timezone, start, start + length_minutes * 60, 60)
+
+
+@settings(max_examples=8, deadline=None)
+@given(zone_lists, timezones, st.floats(0, 86400, allow_nan=False))
+def test_law_over_a_year(zones: list[Zone], timezone: str, shift: float) -> None:
+    start = at("2026-01-01") + shift
+    assert_law(zones, timezone, start, start + 365 * 86400, 2999)
+
+
+@settings(max_examples=30, deadline=None)
+@given(zone_lists, timezones, st.integers(0, 400 * 86400), st.lists(st.integers(1, 10 * 86400), min_size=1, max_size=4))
+def test_law_asking_in_parts_gives_the_same_prices(
+    zones: list[Zone], timezone: str, offset: int, lengths: list[int]
+) -> None:
+    source = TimeOfUse(0.2, zones, timezone)
+    start = at("2026-01-01") + offset
+    parts: list[PriceInterval] = []
+    moment = start
+    for length in lengths:
+        parts.extend(source.intervals(moment, moment + length))
+        moment += length
+    whole = source.intervals(start, moment)
+    for part in parts:
+        [inside] = [each for each in whole if each.start_seconds <= part.start_seconds < each.end_seconds]
+        assert (inside.price_per_kwh, part.end_seconds <= inside.end_seconds) == (part.price_per_kwh, True)
+
+
+@pytest.mark.parametrize("timezone", sorted(CHANGES))
+def test_stretches_border_on_the_changes_of_the_clock(timezone: str) -> None:
+    found = list(stretches(ZoneInfo(timezone), at("2026-01-01"), at("2027-01-01")))
+    assert [start for start, _, _ in found[1:]] == [at(text) for text in CHANGES[timezone]]
+    assert [end for _, end, _ in found[:-1]] == [start for start, _, _ in found[1:]]
+
+
+@pytest.mark.parametrize("nudge", [timedelta(0), timedelta(seconds=1), timedelta(seconds=-1), timedelta(seconds=0.5)])
+def test_range_may_start_or_end_at_the_change_itself(nudge: timedelta) -> None:
+    change = at("2026-03-29T01:00") + nudge.total_seconds()
+    assert_law([Zone(0.5, hours=((60, 180),))], BERLIN, change, change + 7200, 60)
+    assert_law([Zone(0.5, hours=((60, 180),))], BERLIN, change - 7200, change, 60)

@@ -1,0 +1,505 @@
+"""Reading a server over HTTP: every answer becomes a reading or a reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from support.pageserver import NOT_FOUND, Asked, PageServer, answer, pages
+from tpw.model import Cadence, Load, Reason, Role, SourceError
+from tpw.tokens.dialects import Dialect
+from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
+from tpw.tokens.http import _bounded
+from tpw.tokens.reading import summary
+from tpw.tokens.scrape import OsProcess, ScrapeSource
+
+CAPTURES = Path(__file__).parents[2] / "captures" / "servers"
+VLLM_PAGE = (CAPTURES / "vllm-0.32.0-after-16-requests.txt").read_bytes()
+LLAMA_PAGE = (CAPTURES / "llamacpp-b11669-after-16-requests.txt").read_bytes()
+MODELS = answer(json.dumps({"data": [{"id": "smol"}]}), content_type="application/json")
+VERSION = answer(json.dumps({"version": "0.32.0"}), content_type="application/json")
+
+
+def failure_of(source: ScrapeSource) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        source.read()
+    source.close()
+    return caught.value
+
+
+def test_a_base_address_finds_the_engine_by_its_page():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE), "/version": VERSION})) as server:
+        source = ScrapeSource("chat", server.url)
+        reading = source.read()
+        source.close()
+    assert (reading.server, reading.engine, reading.version, reading.cadence) == (
+        "chat",
+        "vllm",
+        "0.32.0",
+        Cadence.STEP,
+    )
+    assert summary(reading.series) == {
+        Role.OUTPUT: 384.0,
+        Role.INPUT: 463.0,
+        Role.CACHED_INPUT: 0.0,
+        Role.REQUESTS: 16.0,
+    }
+    assert reading.loads == (Load("tiny", 0.0, 0.0),)
+    assert (reading.identity, reading.started_wall_seconds) == ("page:1795486027.04", 1795486027.04)
+
+
+def test_a_named_engine_is_read_at_its_own_path_alone():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url + "/", VLLM)
+        source.read()
+        source.read()
+        source.close()
+    assert server.paths() == ["/metrics", "/version", "/metrics"]
+
+
+def test_a_full_path_is_taken_as_it_is():
+    with PageServer(pages({"/team/a?format=text": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
+        source = ScrapeSource("chat", server.url + "/team/a?format=text")
+        reading = source.read()
+        source.close()
+    assert server.paths()[0] == "/team/a?format=text"
+    assert {series.model for series in reading.series} == {"smol"}
+
+
+def test_the_path_that_answered_is_remembered():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url)
+        source.read()
+        before = len(server.asked)
+        source.read()
+        source.close()
+    assert server.paths()[before:] == ["/metrics"]
+
+
+def test_one_connection_serves_many_reads():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        for _ in range(5):
+            source.read()
+        source.close()
+    assert server.connections == 1
+
+
+def test_a_stale_connection_is_opened_again_without_a_word():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        source.read()
+        server.hang_up()
+        reading = source.read()
+        source.close()
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert server.connections == 2
+
+
+def test_a_server_that_hangs_up_every_time_is_unreachable():
+    with PageServer(lambda asked: None) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert failure.reason is Reason.UNREACHABLE
+
+
+def test_a_server_that_closes_after_every_answer_is_read():
+    closing = answer(VLLM_PAGE, headers={"Connection": "close"})
+    with PageServer(pages({"/metrics": closing})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        source.read()
+        source.read()
+        source.close()
+    assert [asked.path for asked in server.asked].count("/metrics") == 2
+
+
+def test_an_http_1_0_answer_without_a_length_is_read_to_its_end():
+    old = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + VLLM_PAGE
+    with PageServer(pages({"/metrics": old})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+
+
+def test_a_chunked_answer_is_read():
+    half = len(VLLM_PAGE) // 2
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (VLLM_PAGE[:half], VLLM_PAGE[half:]))
+    said = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    with PageServer(pages({"/metrics": said})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        source.read()
+        reading = source.read()
+        source.close()
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert server.connections == 1
+
+
+def test_gzip_is_undone_though_it_was_not_asked_for():
+    packed = answer(gzip.compress(VLLM_PAGE), headers={"Content-Encoding": "gzip"})
+    with PageServer(pages({"/metrics": packed})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert server.asked[0].headers["accept-encoding"] == "identity"
+    assert server.asked[0].headers["accept"].startswith("text/plain;version=0.0.4")
+
+
+def test_a_gzip_bomb_is_refused():
+    packed = answer(gzip.compress(b"x 1\n" * 1_000_000), headers={"Content-Encoding": "gzip"})
+    with PageServer(pages({"/metrics": packed})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM, max_bytes=1 << 16))
+    assert (failure.reason, "larger than 64 KiB" in failure.detail) == (Reason.MALFORMED, True)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_body_over_the_limit_is_refused(told: bool):
+    body = b"x 1\n" * 100_000
+    said = answer(body) if told else b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + body
+    with PageServer(pages({"/metrics": said})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM, max_bytes=1 << 16))
+    assert (failure.reason, "larger than 64 KiB" in failure.detail) == (Reason.MALFORMED, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, Reason.UNAUTHORIZED),
+        (403, Reason.UNAUTHORIZED),
+        (404, Reason.ABSENT),
+        (501, Reason.DISABLED),
+        (503, Reason.LOADING),
+        (500, Reason.BROKEN),
+        (400, Reason.BROKEN),
+    ],
+)
+def test_t13_every_refusal_has_its_reason(status: int, reason: Reason):
+    said = answer('{"error":{"message":"because"}}', status=status, content_type="application/json")
+    with PageServer(lambda asked: said) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
+    assert failure.reason is reason
+    assert failure.detail == f"{server.url}/metrics: HTTP {status} (because)"
+    assert failure.hint
+
+
+def test_t13_disabled_metrics_say_how_to_enable_them():
+    with PageServer(lambda asked: answer("{}", status=501, content_type="application/json")) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
+    assert "--metrics" in failure.hint
+
+
+def test_t13_a_redirect_to_a_trailing_slash_is_followed_and_remembered():
+    moved = answer(status=307, headers={"Location": "/metrics/"})
+    with PageServer(pages({"/metrics": moved, "/metrics/": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        source.read()
+        source.read()
+        source.close()
+    assert [path for path in server.paths() if path != "/version"] == ["/metrics", "/metrics/", "/metrics/"]
+
+
+def test_a_redirect_to_another_host_is_not_followed():
+    moved = answer(status=302, headers={"Location": "http://192.0.2.1/metrics"})
+    with PageServer(pages({"/metrics": moved})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert (failure.reason, "192.0.2.1" in failure.detail) == (Reason.BROKEN, True)
+
+
+def test_redirects_in_a_circle_end():
+    with PageServer(lambda asked: answer(status=302, headers={"Location": "/metrics"})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert (failure.reason, "circle" in failure.detail) == (Reason.BROKEN, True)
+
+
+def test_nobody_listening_is_unreachable():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    failure = failure_of(ScrapeSource("chat", f"http://127.0.0.1:{port}", VLLM))
+    assert failure.reason is Reason.UNREACHABLE
+    assert failure.detail == f"http://127.0.0.1:{port}/metrics: connection refused"
+
+
+def test_a_server_that_never_answers_times_out():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        failure = failure_of(
+            ScrapeSource("chat", f"http://127.0.0.1:{listener.getsockname()[1]}", VLLM, timeout_seconds=0.05)
+        )
+    assert failure.reason is Reason.TIMEOUT
+
+
+def test_a_server_that_drips_bytes_is_given_up_when_the_time_for_the_whole_is_over():
+    """Every single receive is quick; only the whole is not. Each must be given what is left, not a time of its own."""
+    given = iter([1.0, 0.5])
+
+    def left() -> float:
+        try:
+            return next(given)
+        except StopIteration:
+            raise TimeoutError from None
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        response = _bounded(left)(ours, method="GET")
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        response.begin()
+        theirs.sendall(b"x")
+        with pytest.raises(TimeoutError):
+            response.read()
+        response.close()
+
+
+def test_an_answer_that_ends_before_its_length_is_malformed():
+    cut = answer(VLLM_PAGE, headers={"Connection": "close"})[:-100]
+    with PageServer(pages({"/metrics": cut})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert (failure.reason, "cut off" in failure.detail) == (Reason.MALFORMED, True)
+
+
+def test_what_does_not_speak_http_is_malformed():
+    with PageServer(lambda asked: b"SSH-2.0-OpenSSH_9.6\r\n") as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert failure.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer("[]", content_type="application/json"),
+        answer("<html></html>", content_type="text/html; charset=utf-8"),
+        answer("this is no page of metrics"),
+    ],
+)
+def test_t13_json_and_garbage_are_malformed(said: bytes):
+    with PageServer(pages({"/metrics": said})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert failure.reason is Reason.MALFORMED
+
+
+def test_t13_an_openmetrics_page_is_read_by_its_content_type():
+    body = b'# TYPE vllm:generation_tokens counter\nvllm:generation_tokens_total{model_name="m"} 7 # {t="1"} 1\n# EOF\n'
+    said = answer(body, content_type="application/openmetrics-text; version=1.0.0; charset=utf-8")
+    with PageServer(pages({"/metrics": said})) as server:
+        source = ScrapeSource("chat", server.url)
+        reading = source.read()
+        source.close()
+    assert [(series.role, series.model, series.value) for series in reading.series] == [(Role.OUTPUT, "m", 7.0)]
+
+
+def test_t13_an_openmetrics_page_without_its_end_is_malformed():
+    said = answer(b"vllm:generation_tokens_total 7\n", content_type="application/openmetrics-text; version=1.0.0")
+    with PageServer(pages({"/metrics": said})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert (failure.reason, "# EOF" in failure.detail) == (Reason.MALFORMED, True)
+
+
+def test_t24_the_json_list_of_trtllm_is_not_drained():
+    page = answer('trtllm_generation_tokens_total{model_name="m"} 5\n')
+    with PageServer(
+        pages({"/prometheus/metrics": page, "/metrics": answer("[]", content_type="application/json")})
+    ) as s:
+        source = ScrapeSource("chat", s.url)
+        reading = source.read()
+        source.close()
+    assert reading.engine == "trtllm_serve"
+    assert "/metrics" not in s.paths()
+    assert TRTLLM_SERVE.paths == ("/prometheus/metrics",)
+
+
+def test_a_page_of_nobody_known_says_what_to_configure():
+    with PageServer(pages({"/metrics": answer("go_goroutines 5\n")})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url))
+    assert (failure.reason, "engine: custom" in failure.hint) == (Reason.DISABLED, True)
+
+
+def test_vllm_with_its_statistics_off_is_disabled():
+    with PageServer(pages({"/metrics": answer("process_start_time_seconds 5\n")})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert failure.reason is Reason.DISABLED
+    assert "vllm:generation_tokens_total" in failure.detail
+    assert "--disable-log-stats" in failure.hint
+
+
+def test_t10_an_engine_whose_counters_come_with_the_first_request_is_read_before_it():
+    with PageServer(pages({"/metrics": answer('sglang:num_running_reqs{model_name="m"} 0\n')})) as server:
+        source = ScrapeSource("chat", server.url)
+        reading = source.read()
+        source.close()
+    assert (reading.engine, reading.series, reading.loads) == ("sglang", (), (Load("m", 0.0, None),))
+
+
+def test_an_empty_page_of_a_named_late_engine_is_a_reading():
+    with PageServer(pages({"/metrics": answer("")})) as server:
+        source = ScrapeSource("chat", server.url, ENGINES["tgi"])
+        reading = source.read()
+        source.close()
+    assert reading.series == ()
+
+
+def test_another_engine_behind_the_address_is_recognised():
+    said = {"/metrics": answer(LLAMA_PAGE)}
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url)
+        first = source.read().engine
+        said["/metrics"] = answer(VLLM_PAGE)
+        second = source.read()
+        source.close()
+    assert (first, second.engine, summary(second.series)[Role.OUTPUT]) == ("llamacpp", "vllm", 384.0)
+
+
+def test_the_model_of_an_engine_without_labels_is_asked_for_once():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP)
+        first = source.read()
+        source.read()
+        source.close()
+    assert {series.model for series in first.series} == {"smol"}
+    assert first.loads == (Load("smol", 0.0, 0.0),)
+    assert server.paths().count("/v1/models") == 1
+
+
+def test_a_configured_model_is_not_asked_for():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, model="mine")
+        reading = source.read()
+        source.close()
+    assert {series.model for series in reading.series} == {"mine"}
+    assert "/v1/models" not in server.paths()
+
+
+def test_a_model_that_cannot_be_asked_for_is_unknown_and_costs_nothing_else():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP)
+        reading = source.read()
+        source.close()
+    assert {series.model for series in reading.series} == {"unknown"}
+
+
+def test_the_model_is_asked_for_again_when_the_server_was_replaced():
+    now = [0.0]
+    names = ["old", "new"]
+
+    def script(asked: Asked) -> bytes:
+        if asked.path == "/v1/models":
+            return answer(json.dumps({"data": [{"id": names[asked.connection - 1]}]}), content_type="application/json")
+        return answer(LLAMA_PAGE) if asked.path == "/metrics" else NOT_FOUND
+
+    with PageServer(script) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
+        first = source.read()
+        server.hang_up()
+        now[0] = 61.0
+        second = source.read()
+        source.close()
+    assert [reading.series[0].model for reading in (first, second)] == ["old", "new"]
+
+
+def test_the_identity_is_the_process_where_the_page_has_none():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: OsProcess(42, 1700000000.5))
+        reading = source.read()
+        source.close()
+    assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", 1700000000.5)
+
+
+def test_the_instant_lies_between_asking_and_the_answer():
+    ticks = iter(range(1000))
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM, clock=lambda: float(next(ticks)), timeout_seconds=500.0)
+        reading = source.read()
+        source.close()
+    assert 0.0 < reading.at_seconds < 20.0
+
+
+def test_headers_are_read_again_at_every_connect(tmp_path: Path):
+    secrets = tmp_path / "headers"
+    secrets.write_text("# rotated daily\nAuthorization: Bearer one\nX-Team: a\n")
+
+    def script(asked: Asked) -> bytes:
+        if asked.headers.get("authorization") != "Bearer two":
+            return answer("{}", status=401, content_type="application/json")
+        return answer(VLLM_PAGE) if asked.path == "/metrics" else NOT_FOUND
+
+    with PageServer(script) as server:
+        source = ScrapeSource("chat", server.url, VLLM, headers_file=secrets)
+        with pytest.raises(SourceError) as caught:
+            source.read()
+        secrets.write_text("Authorization: Bearer two\nX-Team: a\n")
+        reading = source.read()
+        source.close()
+    assert caught.value.reason is Reason.UNAUTHORIZED
+    assert server.asked[0].headers["x-team"] == "a"
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+
+
+def test_a_bare_token_is_sent_as_a_bearer(tmp_path: Path):
+    secrets = tmp_path / "token"
+    secrets.write_text("s3cret\n")
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM, headers_file=secrets)
+        source.read()
+        source.close()
+    assert server.asked[0].headers["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("text", ["no header at all\nsecond\n", "Bad Name: secret\n", "A: b\x07\n"])
+def test_a_headers_file_that_is_none_is_refused_without_telling_the_secret(tmp_path: Path, text: str):
+    secrets = tmp_path / "headers"
+    secrets.write_text(text)
+    failure = failure_of(ScrapeSource("chat", "http://127.0.0.1:9", VLLM, headers_file=secrets))
+    assert failure.reason is Reason.PERMISSION
+    assert "secret" not in failure.detail
+
+
+def test_a_headers_file_that_is_not_there_is_a_matter_of_permission(tmp_path: Path):
+    failure = failure_of(ScrapeSource("chat", "http://127.0.0.1:9", VLLM, headers_file=tmp_path / "none"))
+    assert failure.reason is Reason.PERMISSION
+
+
+def test_t29_the_cadence_of_a_server_that_only_speaks_like_an_engine_can_be_told():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM, cadence=Cadence.FINISH)
+        reading = source.read()
+        source.close()
+    assert reading.cadence is Cadence.FINISH
+
+
+def test_a_custom_mapping_is_read():
+    dialect = Dialect.from_mapping(
+        {"output": "my_generated_tokens_total", "input": {"metric": "my_prompt_tokens_sum", "match": {"stage": "all"}}}
+    )
+    body = 'my_generated_tokens_total 5\nmy_prompt_tokens_sum{stage="all"} 7\nmy_prompt_tokens_sum{stage="part"} 3\n'
+    with PageServer(pages({"/metrics": answer(body)})) as server:
+        source = ScrapeSource("edge", server.url + "/metrics", dialect, model="m")
+        reading = source.read()
+        source.close()
+    assert [(series.role, series.model, series.value) for series in reading.series] == [
+        (Role.OUTPUT, "m", 5.0),
+        (Role.INPUT, "m", 7.0),
+    ]
+
+
+def test_a_custom_mapping_that_names_nothing_on_the_page_says_so():
+    dialect = Dialect.from_mapping({"output": "my_generated_tokens_total"})
+    with PageServer(pages({"/metrics": answer("other_total 5\n")})) as server:
+        failure = failure_of(ScrapeSource("edge", server.url + "/metrics", dialect))
+    assert failure.reason is Reason.DISABLED
+    assert "my_generated_tokens_total" in failure.detail
+
+
+def test_what_is_no_address_is_refused_at_once():
+    with pytest.raises(ValueError, match="not an http"):
+        ScrapeSource("chat", "127.0.0.1:8000")
+
+
+def test_sglang_is_recognised_and_its_live_counters_are_taken():
+    page = answer((CAPTURES / "sglang-0.5.23-collectors.txt").read_bytes())
+    with PageServer(pages({"/metrics": page})) as server:
+        source = ScrapeSource("chat", server.url)
+        reading = source.read()
+        source.close()
+    assert (reading.engine, reading.cadence, SGLANG.name) == ("sglang", Cadence.STEP, "sglang")
+    assert summary(reading.series)[Role.OUTPUT] == 272.0
