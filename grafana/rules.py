@@ -72,7 +72,7 @@ def recording_groups(values: Values) -> tuple[Group, ...]:
         *(Group(f"tpw-{window}", tuple(rules.window(window)), _interval(window)) for window in WINDOWS),
         Group("tpw-waste", tuple(rules.waste())),
         Group("tpw-spend", tuple(rules.spend()), "1m"),
-        Group("tpw-baseline", tuple(rules.baselines()), "5m"),
+        Group("tpw-baseline", tuple(rules.baselines()), "2m"),
         Group("tpw-prices", tuple(rules.prices())),
         Group("tpw-books", tuple(rules.books())),
         Group("tpw-trust", tuple(rules.trust())),
@@ -102,8 +102,9 @@ def vocabulary(values: Values) -> Vocabulary:
 
 
 def _interval(window: str) -> str | None:
-    """A day's window moves slowly: it is not worth a look every few seconds."""
-    return {"1h": "1m", "1d": "5m"}.get(window)
+    """A day's window moves slowly: it is not worth a look every few seconds. Well below the 5 minutes after which
+    Prometheus takes a series for gone."""
+    return {"1h": "1m", "1d": "2m"}.get(window)
 
 
 def promql(text: str) -> str:

@@ -1,19 +1,30 @@
-"""From a configuration to meters, token sources and the rules of the ledger: what the daemon is made of."""
+"""From a configuration to meters, token sources and the rules of the ledger: what the daemon is made of.
+
+Nothing here reads, opens or fetches anything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
 
 from tpw.config.checks import Known
+from tpw.config.parts import GpuChoice
 from tpw.config.prices import cost_rates, references
 from tpw.config.schema import Config, Server
-from tpw.discovery.servers import GpuWish
+from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.ledger.tick import Curve, Policy
-from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, HostMeter
+from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, Clock, HostMeter
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
 from tpw.tokens.http import Tls
 from tpw.tokens.scrape import OsProcess, ScrapeSource
+
+_Made = TypeVar("_Made")
+
+FINISH_WINDOWS = 5.0
+"""Engines that count when a request ends are looked at over so many windows: longer than most requests take."""
 
 
 def known_names() -> Known:
@@ -21,6 +32,94 @@ def known_names() -> Known:
     return Known(accelerators=tuple(ACCELERATOR_METERS), host_meters=tuple(HOST_METERS), engines=tuple(ENGINES))
 
 
-def accelerator_meters(config: Config) -> list[AcceleratorMeter]:
-    """The accelerator meters of a configuration, not opened. Raises ValueError for an option a meter does not know."""
-    return [ACCELERATOR_METERS[meter.name](**meter.options) for meter in config.accelerators]
+def accelerator_meters(config: Config, clock: Clock) -> list[AcceleratorMeter]:
+    """The accelerator meters, not opened. Raises ValueError for an option that a meter does not know."""
+    return [
+        _made("accelerators", meter.name, ACCELERATOR_METERS, clock, meter.options) for meter in config.accelerators
+    ]
+
+
+def host_meters(config: Config, clock: Clock) -> list[HostMeter]:
+    """The host meters, not opened. Raises ValueError for an option that a meter does not know."""
+    return [
+        _made("host.meters", meter.name, HOST_METERS, clock, {"sysfs_root": config.host.sysfs, **meter.options})
+        for meter in config.host.meters
+    ]
+
+
+def _made(
+    where: str, name: str, table: Mapping[str, Callable[..., _Made]], clock: Clock, options: Mapping[str, object]
+) -> _Made:
+    try:
+        return table[name](clock, **options)
+    except TypeError as error:
+        raise ValueError(f"{where}: {name}: {error}") from error
+
+
+def dialects(config: Config) -> tuple[Dialect, ...]:
+    """The engines' rows, the user's own first. Raises ValueError."""
+    own = [
+        Dialect.from_mapping({key: value for key, value in mapping.items() if key != "name"}, name=str(mapping["name"]))
+        for mapping in config.dialects
+    ]
+    return (*own, *DIALECTS)
+
+
+def token_source(
+    server: Server, rows: tuple[Dialect, ...], clock: Clock, process: Callable[[], OsProcess | None]
+) -> ScrapeSource:
+    """The source of a configured server that has an address. Raises ValueError."""
+    assert server.url is not None  # noqa: S101 - asked by the caller
+    dialect: Dialect | None = None
+    if server.engine == "custom":
+        words = {role: {"metric": chosen.metric, "match": dict(chosen.match)} for role, chosen in server.tokens.items()}
+        dialect = Dialect.from_mapping(words)
+    elif server.engine is not None:
+        dialect = next(row for row in rows if row.name == server.engine)
+    tls = server.tls
+    return ScrapeSource(
+        server.name,
+        server.url,
+        dialect,
+        clock=clock,
+        timeout_seconds=server.timeout,
+        headers_file=server.headers_file,
+        tls=None
+        if tls is None
+        else Tls(tls.ca_file or "", tls.cert_file or "", tls.key_file or "", skip_verify=tls.insecure_skip_verify),
+        model=server.model or "",
+        process=process,
+        dialects=rows,
+    )
+
+
+def claim(server: Server) -> Claim:
+    """What the configuration says about a server's GPUs."""
+    words = {GpuChoice.AUTO: AUTO, GpuChoice.NONE: NONE}
+    return Claim(
+        server.name,
+        words.get(server.gpus.choice, server.gpus.listed),
+        server.model or "",
+        has_counters=server.url is not None,
+    )
+
+
+def policy(config: Config, curve: Curve | None) -> Policy:
+    """The rules by which ticks are booked."""
+    window = config.polling.window
+    return Policy(
+        interval_seconds=config.polling.interval,
+        window_seconds=window,
+        finish_window_seconds=FINISH_WINDOWS * window,
+        pue=config.facility.pue,
+        host_share=config.facility.host_share,
+        currency=config.tariff.currency or "",
+        curve=curve,
+        rates=cost_rates(config),
+        references=references(config),
+    )
+
+
+def state_directory(config: Config) -> Path:
+    """Where the books are kept."""
+    return Path(config.state.dir)

@@ -71,6 +71,10 @@ class PageServer:
         for thread in self._threads:
             thread.join(5.0)
 
+    def fileno(self) -> int:
+        """Of the listening socket, for a child that is to hold it too."""
+        return self._listener.fileno()
+
     def hang_up(self) -> None:
         """Drop every open connection, as a server that is restarted does."""
         with self._lock:

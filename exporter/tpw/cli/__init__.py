@@ -51,12 +51,19 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("settings", "Each is an environment variable too: --log.level is TPW_LOG_LEVEL.")
     group.add_argument(
-        f"--{_CONFIG_FLAG}", metavar="FILE", default=None, help="The configuration file (YAML). Without one, the defaults."
+        f"--{_CONFIG_FLAG}",
+        metavar="FILE",
+        default=None,
+        help="The configuration file (YAML). Without one, the defaults.",
     )
     for flag in flags():
         default = "" if flag.default is None else f" Default: {flag.default}."
         group.add_argument(
-            f"--{flag.name}", dest=flag.name, metavar="VALUE", default=None, help=(flag.help + default).replace("%", "%%")
+            f"--{flag.name}",
+            dest=flag.name,
+            metavar="VALUE",
+            default=None,
+            help=(flag.help + default).replace("%", "%%"),
         )
     parser = argparse.ArgumentParser(
         prog="tpw-exporter",
@@ -64,11 +71,17 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         epilog="Without a command: run. `tpw-exporter COMMAND --help` tells the options of one.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"tpw-exporter {__version__} (Python {platform.python_version()})")
+    parser.add_argument(
+        "--version", action="version", version=f"tpw-exporter {__version__} (Python {platform.python_version()})"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         added = commands.add_parser(
-            command.name, parents=[shared], help=command.summary, description=command.summary.capitalize() + ".", allow_abbrev=False
+            command.name,
+            parents=[shared],
+            help=command.summary,
+            description=command.summary.capitalize() + ".",
+            allow_abbrev=False,
         )
         module = import_module(command.module) if command.name == words[0] else None
         options: Callable[[argparse.ArgumentParser], None] | None = getattr(module, "options", None)

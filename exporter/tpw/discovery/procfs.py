@@ -101,7 +101,7 @@ class ProcFs:
     def network(self, pid: int | str = "self") -> str | None:
         """Identity of a process's network namespace. None without the rights, or when the process is gone."""
         try:
-            return os.readlink(f"{self.root}/{pid}/ns/net")
+            return os.readlink(f"{self.root}/{pid}/ns/net")  # noqa: PTH115 - as below
         except OSError:
             return None
 
@@ -133,7 +133,7 @@ class ProcFs:
             return frozenset()
         for name in names:
             try:
-                target = os.readlink(f"{folder}/{name}")
+                target = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - as above
             except OSError:
                 continue
             if target.startswith("socket:["):

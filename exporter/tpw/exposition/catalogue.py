@@ -24,7 +24,10 @@ class Metric:
     name: str
     kind: Kind
     labels: tuple[str, ...]
+    """Names, in the order in which the exposition emits their values."""
     help: str
+    absent: str = ""
+    """What it means when a series is not there. "" where it is always there for what it describes."""
 
 
 _GPU = ("gpu", "uuid")
@@ -40,14 +43,33 @@ CATALOGUE: tuple[Metric, ...] = (
         "What the GPU is and how its energy is measured; always 1.",
     ),
     Metric("tpw_gpu_up", Kind.GAUGE, _GPU, "1 while the GPU answers; a lost GPU stays, at 0."),
-    Metric("tpw_gpu_power_watts", Kind.GAUGE, _GPU, "Power the board draws now, as its sensor reports it."),
-    Metric("tpw_gpu_power_limit_watts", Kind.GAUGE, _GPU, "Power limit in force."),
-    Metric("tpw_gpu_energy_joules_total", Kind.COUNTER, _GPU, "Energy of the board: every joule that was accepted."),
+    Metric(
+        "tpw_gpu_power_watts",
+        Kind.GAUGE,
+        _GPU,
+        "Power the board draws now, as its sensor reports it.",
+        absent="The board does not tell its power, or does not answer.",
+    ),
+    Metric(
+        "tpw_gpu_power_limit_watts",
+        Kind.GAUGE,
+        _GPU,
+        "Power limit in force.",
+        absent="The board has no limit to tell, or does not answer.",
+    ),
+    Metric(
+        "tpw_gpu_energy_joules_total",
+        Kind.COUNTER,
+        _GPU,
+        "Energy of the board: every joule that was accepted.",
+        absent="The board reports neither energy nor power.",
+    ),
     Metric(
         "tpw_gpu_state_energy_joules_total",
         Kind.COUNTER,
         (*_GPU, "state"),
         "The same joules by what the GPU was doing: active, parked (a model loaded, no work) or idle (nobody owns it).",
+        absent="The board reports neither energy nor power.",
     ),
     Metric("tpw_gpu_state_seconds_total", Kind.COUNTER, (*_GPU, "state"), "Time by what the GPU was doing."),
     Metric(
@@ -56,6 +78,7 @@ CATALOGUE: tuple[Metric, ...] = (
         (*_GPU, "state", "component", "currency"),
         "What that time cost: component energy is the facility energy at the price of its moment, the others run with "
         "time.",
+        absent="No currency is configured; for component energy also: no tariff, or the board reports no energy.",
     ),
     Metric(
         "tpw_gpu_unmetered_seconds_total", Kind.COUNTER, _GPU, "Time for which no trustworthy energy reading exists."
@@ -65,85 +88,163 @@ CATALOGUE: tuple[Metric, ...] = (
         Kind.COUNTER,
         (*_GPU, "reason"),
         "Energy readings that were not believed, by reason.",
+        absent="None of that reason happened.",
     ),
-    Metric("tpw_gpu_utilization_ratio", Kind.GAUGE, _GPU, "Share of time with at least one kernel resident, 0 to 1."),
-    Metric("tpw_gpu_memory_used_bytes", Kind.GAUGE, _GPU, "Device memory in use."),
-    Metric("tpw_gpu_memory_total_bytes", Kind.GAUGE, _GPU, "Device memory there is."),
-    Metric("tpw_gpu_temperature_celsius", Kind.GAUGE, _GPU, "Temperature of the GPU."),
+    Metric(
+        "tpw_gpu_utilization_ratio",
+        Kind.GAUGE,
+        _GPU,
+        "Share of time with at least one kernel resident, 0 to 1.",
+        absent="The board does not tell, or does not answer.",
+    ),
+    Metric(
+        "tpw_gpu_memory_used_bytes",
+        Kind.GAUGE,
+        _GPU,
+        "Device memory in use.",
+        absent="The board does not tell, or does not answer.",
+    ),
+    Metric(
+        "tpw_gpu_memory_total_bytes",
+        Kind.GAUGE,
+        _GPU,
+        "Device memory there is.",
+        absent="The board does not tell, or does not answer.",
+    ),
+    Metric(
+        "tpw_gpu_temperature_celsius",
+        Kind.GAUGE,
+        _GPU,
+        "Temperature of the GPU.",
+        absent="The board does not tell, or does not answer.",
+    ),
     Metric(
         "tpw_gpu_throttle_seconds_total",
         Kind.COUNTER,
         (*_GPU, "reason"),
         "Time the clocks were held down, by reason.",
+        absent="The driver does not count it.",
     ),
     Metric(
         "tpw_energy_unpriced_joules_total",
         Kind.COUNTER,
         _GPU,
         "Facility joules for whose moment no price was known.",
+        absent="No tariff is configured, or the board reports no energy.",
     ),
     # ---------------------------------------------------------------------------------------------------------- host
-    Metric("tpw_host_power_watts", Kind.GAUGE, ("component",), "Power of a host component (cpu, dram, node) now."),
-    Metric("tpw_host_energy_joules_total", Kind.COUNTER, ("component",), "Energy of a host component."),
+    Metric(
+        "tpw_host_power_watts",
+        Kind.GAUGE,
+        ("component",),
+        "Power of a host component (cpu, dram, node) now.",
+        absent="No meter of the host is readable (RAPL, hwmon, a BMC), or its first interval is not over.",
+    ),
+    Metric(
+        "tpw_host_energy_joules_total",
+        Kind.COUNTER,
+        ("component",),
+        "Energy of a host component.",
+        absent="No meter of the host is readable.",
+    ),
     # ------------------------------------------------------------------------------------------------------- servers
-    Metric("tpw_server_up", Kind.GAUGE, _SERVER, "1 while the server's counters can be read."),
+    Metric(
+        "tpw_server_up",
+        Kind.GAUGE,
+        _SERVER,
+        "1 while the server's counters can be read.",
+        absent="Nothing is read from it: its counters are elsewhere, or it is no longer configured.",
+    ),
     Metric(
         "tpw_server_info",
         Kind.GAUGE,
         ("server", "engine", "cadence", "version", "attribution"),
         "What serves, when its output counter moves, and how its GPUs are known; always 1.",
+        absent="The server is no longer configured or found; its counters stay.",
     ),
-    Metric("tpw_server_gpu", Kind.GAUGE, ("server", "gpu", "uuid"), "1 for every GPU the server owns now."),
+    Metric(
+        "tpw_server_gpu",
+        Kind.GAUGE,
+        ("server", "gpu", "uuid"),
+        "1 for every GPU the server owns now.",
+        absent="The server owns no GPU now, or which ones is not known.",
+    ),
     Metric(
         "tpw_server_tokens_total",
         Kind.COUNTER,
         ("server", "model", "kind"),
         "Tokens by kind: input (computed prompt), cached_input (prompt from the prefix cache), output. Disjoint.",
+        absent="The server was never read, or its engine does not count that kind.",
     ),
-    Metric("tpw_server_requests_total", Kind.COUNTER, _MODEL, "Requests finished."),
-    Metric("tpw_server_requests_running", Kind.GAUGE, _MODEL, "Requests being worked on."),
-    Metric("tpw_server_requests_waiting", Kind.GAUGE, _MODEL, "Requests in the server's queue."),
+    Metric(
+        "tpw_server_requests_total",
+        Kind.COUNTER,
+        _MODEL,
+        "Requests finished.",
+        absent="The engine does not count finished requests.",
+    ),
+    Metric(
+        "tpw_server_requests_running",
+        Kind.GAUGE,
+        _MODEL,
+        "Requests being worked on.",
+        absent="The engine does not tell, or the server is down.",
+    ),
+    Metric(
+        "tpw_server_requests_waiting",
+        Kind.GAUGE,
+        _MODEL,
+        "Requests in the server's queue.",
+        absent="The engine does not tell, or the server is down.",
+    ),
     Metric(
         "tpw_server_energy_joules_total",
         Kind.COUNTER,
         (*_MODEL, "state"),
         "Energy of the boards the server owns (boundary gpu), by state.",
+        absent="It is not known which GPUs are its own, or they report no energy.",
     ),
     Metric(
         "tpw_server_facility_energy_joules_total",
         Kind.COUNTER,
         (*_MODEL, "state"),
         "The same with the server's share of the host, times PUE (boundary facility).",
+        absent="It is not known which GPUs are its own, or they report no energy.",
     ),
     Metric(
         "tpw_server_cost_total",
         Kind.COUNTER,
         (*_MODEL, "state", "component", "currency"),
         "What the server cost, by component, priced at the moment of use.",
+        absent="No currency is configured, or it is not known which GPUs are its own.",
     ),
     Metric(
         "tpw_server_credit_total",
         Kind.COUNTER,
         (*_MODEL, "state", "currency"),
         "What negative electricity prices paid back.",
+        absent="No negative price was ever used.",
     ),
     Metric(
         "tpw_server_reference_cost_total",
         Kind.COUNTER,
         (*_MODEL, "reference", "currency"),
         "What the same tokens (API prices) or the same GPU time (rented) would have cost elsewhere.",
+        absent="No reference is configured.",
     ),
     Metric(
         "tpw_server_work_units_total",
         Kind.COUNTER,
         (*_MODEL, "unit"),
         "Work where tokens are not the measure: audio seconds, images, requests.",
+        absent="The engine counts no such work.",
     ),
     Metric(
         "tpw_server_emissions_grams_total",
         Kind.COUNTER,
         (*_MODEL, "state", "basis"),
         "CO2 equivalent of the server's facility energy.",
+        absent="No carbon intensity is known.",
     ),
     # --------------------------------------------------------------------------------------------------- live ratios
     Metric(
@@ -151,44 +252,110 @@ CATALOGUE: tuple[Metric, ...] = (
         Kind.GAUGE,
         (*_MODEL, "kind"),
         "Tokens per second over the window; kind output or total.",
+        absent="Fewer than two looks at the server so far, or its engine does not count that kind.",
     ),
     Metric(
         "tpw_tokens_per_watt",
         Kind.GAUGE,
         (*_MODEL, "kind", "boundary"),
         "Tokens per second per watt = tokens per joule over the window, all energy of the server's GPUs included.",
+        absent="As tokens per second; also while its GPUs used no energy or were metered for less than 95 % of the window.",
     ),
     Metric(
         "tpw_cost_per_token",
         Kind.GAUGE,
         (*_MODEL, "kind", "scope", "currency"),
         "Money per token over the window; absent when no token was made.",
+        absent="No token was made, no tariff is configured, or some of the window had no price or no meter.",
     ),
-    Metric("tpw_window_seconds", Kind.GAUGE, _SERVER, "The window the live ratios span."),
-    # --------------------------------------------------------------------------------------------------------- money
-    Metric("tpw_electricity_price_per_kwh", Kind.GAUGE, ("currency",), "All-in electricity price in force now."),
-    Metric("tpw_electricity_price_state", Kind.GAUGE, ("state",), "1 for the state of the price in force."),
     Metric(
-        "tpw_electricity_price_next_change_timestamp_seconds", Kind.GAUGE, (), "When the price changes next, Unix time."
+        "tpw_window_seconds",
+        Kind.GAUGE,
+        _SERVER,
+        "The window the live ratios span.",
+        absent="Fewer than two looks at the server so far.",
     ),
-    Metric("tpw_electricity_price_next_per_kwh", Kind.GAUGE, ("currency",), "The price after that change."),
+    # --------------------------------------------------------------------------------------------------------- money
+    Metric(
+        "tpw_electricity_price_per_kwh",
+        Kind.GAUGE,
+        ("currency",),
+        "All-in electricity price in force now.",
+        absent="No tariff is configured, or no price is known for now (state missing).",
+    ),
+    Metric(
+        "tpw_electricity_price_state",
+        Kind.GAUGE,
+        ("state",),
+        "1 for the state of the price in force.",
+        absent="No tariff is configured.",
+    ),
+    Metric(
+        "tpw_electricity_price_next_change_timestamp_seconds",
+        Kind.GAUGE,
+        (),
+        "When the price changes next, Unix time.",
+        absent="No later change is known yet.",
+    ),
+    Metric(
+        "tpw_electricity_price_next_per_kwh",
+        Kind.GAUGE,
+        ("currency",),
+        "The price after that change.",
+        absent="No later change is known yet.",
+    ),
     Metric(
         "tpw_reference_price_per_token",
         Kind.GAUGE,
         ("reference", "kind", "currency"),
         "What the same token costs elsewhere.",
+        absent="No reference with a price per token is configured.",
     ),
-    Metric("tpw_grid_carbon_grams_per_kwh", Kind.GAUGE, ("basis",), "Carbon intensity of the grid now."),
-    Metric("tpw_demand_interval_watts", Kind.GAUGE, (), "Mean power of the demand interval that is forming."),
-    Metric("tpw_demand_peak_watts", Kind.GAUGE, (), "Highest demand interval of the billing month."),
+    Metric(
+        "tpw_grid_carbon_grams_per_kwh",
+        Kind.GAUGE,
+        ("basis",),
+        "Carbon intensity of the grid now.",
+        absent="No carbon intensity is known.",
+    ),
+    Metric(
+        "tpw_demand_interval_watts",
+        Kind.GAUGE,
+        (),
+        "Mean power of the demand interval that is forming.",
+        absent="No demand charge is configured.",
+    ),
+    Metric(
+        "tpw_demand_peak_watts",
+        Kind.GAUGE,
+        (),
+        "Highest demand interval of the billing month.",
+        absent="No demand charge is configured.",
+    ),
     # ------------------------------------------------------------------------------------------------------- sources
     Metric("tpw_source_up", Kind.GAUGE, ("source",), "1 while the source's last read succeeded."),
-    Metric("tpw_source_read_duration_seconds", Kind.GAUGE, ("source",), "How long the last read took."),
     Metric(
-        "tpw_source_last_success_timestamp_seconds", Kind.GAUGE, ("source",), "When the source last gave a reading."
+        "tpw_source_read_duration_seconds",
+        Kind.GAUGE,
+        ("source",),
+        "How long the last read took.",
+        absent="The source was not tried yet.",
+    ),
+    Metric(
+        "tpw_source_last_success_timestamp_seconds",
+        Kind.GAUGE,
+        ("source",),
+        "When the source last gave a reading.",
+        absent="The source has not given a reading since the exporter started.",
     ),
     Metric("tpw_source_reads_total", Kind.COUNTER, ("source",), "Reads that were tried."),
-    Metric("tpw_source_read_failures_total", Kind.COUNTER, ("source", "reason"), "Reads that failed, by reason."),
+    Metric(
+        "tpw_source_read_failures_total",
+        Kind.COUNTER,
+        ("source", "reason"),
+        "Reads that failed, by reason.",
+        absent="No read failed for that reason.",
+    ),
     # ------------------------------------------------------------------------------------------------------ exporter
     Metric("tpw_build_info", Kind.GAUGE, ("version", "python_version"), "What runs; always 1."),
     Metric(
@@ -203,7 +370,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_polls_skipped_total", Kind.COUNTER, (), "Polling ticks that were skipped because one was still running."
     ),
     Metric("tpw_poll_lag_seconds", Kind.GAUGE, (), "How late the last polling tick began."),
-    Metric("tpw_store_last_write_timestamp_seconds", Kind.GAUGE, (), "When the books were last written to disk."),
+    Metric(
+        "tpw_store_last_write_timestamp_seconds",
+        Kind.GAUGE,
+        (),
+        "When the books were last written to disk.",
+        absent="The books were not written yet, or no state directory is configured.",
+    ),
     Metric(
         "tpw_exposition_dropped_samples_total",
         Kind.COUNTER,

@@ -78,6 +78,7 @@ def parse_head(head: bytes) -> tuple[Request, bool]:
 def response_head(
     status: int, content_type: str, length: int, headers: tuple[tuple[str, str], ...], *, close: bool
 ) -> bytes:
+    """The head of an answer with a body of ``length`` bytes, with its empty line."""
     lines = [
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}",
         f"Content-Type: {content_type}",

@@ -89,19 +89,11 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _listen(text: str) -> list[socket.socket]:
-    """Listening sockets for one address. Raises ListenError."""
+def _listen(text: str) -> socket.socket:
+    """A listening socket for one address. Raises ListenError."""
     host, port = parse_address(text)
     try:
-        if not host:
-            if socket.has_dualstack_ipv6():
-                with suppress(OSError):
-                    # Where IPv6 is compiled in but switched off in the kernel, IPv4 alone is tried below.
-                    return [_bound(socket.AF_INET6, ("::", port), dual=True)]
-            return [_bound(socket.AF_INET, ("", port))]
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, sockaddr = found[0]
-        return [_bound(family, sockaddr)]
+        return _listen_on(host, port) if host else _listen_everywhere(port)
     except OSError as error:
         hint = {
             "EADDRINUSE": "another process has it; choose another with --web.listen-address",
@@ -109,6 +101,24 @@ def _listen(text: str) -> list[socket.socket]:
             "EADDRNOTAVAIL": "it is no address of this host",
         }.get(_errno_name(error), "see --web.listen-address")
         raise ListenError(f"cannot listen on {text}: {error.strerror or error} ({hint})") from error
+
+
+def _listen_on(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # A name with addresses of both kinds (localhost) means IPv4, as it does for exporters written in Go.
+    family, _, _, _, address = next((entry for entry in found if entry[0] == socket.AF_INET), found[0])
+    return _bound(family, address)
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return _bound(socket.AF_INET6, ("::", port), dual=True)
+        except OSError as error:
+            # IPv6 may be compiled in but switched off in the kernel: then IPv4 is everywhere.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+    return _bound(socket.AF_INET, ("", port))
 
 
 def _errno_name(error: OSError) -> str:
@@ -178,7 +188,7 @@ class Server:
         """Listen. Raises ListenError or ValueError, and then listens nowhere."""
         try:
             for address in self._addresses:
-                self._listeners.extend(_listen(address))
+                self._listeners.append(_listen(address))
         except (OSError, ValueError):
             self._close_listeners()
             raise

@@ -3,8 +3,8 @@
 A hung driver call cannot be cancelled: its thread is abandoned, its GPU is a fault until the call returns, and a fresh
 thread goes on with the others. There is never more than one call per GPU in the driver.
 
-All methods are called from one thread (the tick). The worker tells what it saw through one queue; nothing else is
-shared but the worker's note of what it is doing.
+All methods are called from one thread (the tick). The worker tells what it saw through one queue; beside it they share
+the worker's note of what it is doing and the GPUs that are set aside, which the worker looks at before every call.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ class AcceleratorPoller:
         self._looking = True
         self._sampled = False
         self._look_began = self._clock()
-        open_first, skip = not self._opened, frozenset(self._hung)
-        self._give(lambda worker: self._look(worker, open_first=open_first, skip=skip))
+        open_first = not self._opened
+        self._give(lambda worker: self._look(worker, open_first=open_first))
 
     def finish(self, deadline_seconds: float) -> AcceleratorReading:
         """What has come by this monotonic instant. Returns earlier when the look is complete."""
@@ -246,7 +246,7 @@ class AcceleratorPoller:
         if self._holders_wanted or not self._opened or self._released:
             return
         self._holders_wanted = True
-        remaining = deque(gpu.uuid for gpu in self._gpus if gpu.uuid not in self._hung)
+        remaining = deque(gpu.uuid for gpu in self._gpus)
         self._give(self._holders_task(remaining, {}))
 
     def holders(self, max_age_seconds: float | None = None) -> Mapping[str, frozenset[int]] | None:
@@ -348,7 +348,9 @@ class AcceleratorPoller:
                 self._note_down(uuid, error)
                 self.life.counted(error.reason)
             case _Found(gpus):
-                self._gpus = gpus
+                if gpus != self._gpus:
+                    self._note_found(gpus)
+                    self._gpus = gpus
             case _Done():
                 self._looking = False
                 self._looked()
@@ -387,6 +389,21 @@ class AcceleratorPoller:
         if error.fatal:
             self.fatal = error
 
+    def _note_found(self, gpus: tuple[Gpu, ...]) -> None:
+        known = {gpu.uuid: gpu for gpu in self._gpus}
+        for gpu in gpus:
+            before = known.get(gpu.uuid)
+            if before is None or (before.energy_method, before.power_scope) != (gpu.energy_method, gpu.power_scope):
+                log.info(
+                    "gpu found" if before is None else "gpu metered otherwise",
+                    gpu=gpu.index,
+                    uuid=gpu.uuid,
+                    name=gpu.name,
+                    energy_method=gpu.energy_method.value,
+                    power_scope=gpu.power_scope.value,
+                    note=gpu.method_note,
+                )
+
     def _note_down(self, uuid: str, error: SourceError) -> None:
         if self._down.get(uuid) is not error.reason:
             log.warning("gpu down", uuid=uuid, reason=error.reason.value, detail=error.detail, hint=error.hint)
@@ -405,7 +422,7 @@ class AcceleratorPoller:
 
     # ------------------------------------------------------------------------------------------- in the worker's thread
 
-    def _look(self, worker: _Worker, *, open_first: bool, skip: frozenset[str]) -> bool:
+    def _look(self, worker: _Worker, *, open_first: bool) -> bool:
         worker.enter(_Doing(_LIBRARY, self._clock()))
         gpus = outcome_of(lambda: self._sweep(open_first=open_first))
         if isinstance(gpus, SourceError):
@@ -416,7 +433,7 @@ class AcceleratorPoller:
             return True
         worker.leave()
         self._messages.put(_Found(gpus))
-        return self._read_all(worker, deque(gpu.uuid for gpu in gpus if gpu.uuid not in skip))
+        return self._read_all(worker, deque(gpu.uuid for gpu in gpus))
 
     def _sweep(self, *, open_first: bool) -> tuple[Gpu, ...]:
         if open_first:
@@ -429,6 +446,8 @@ class AcceleratorPoller:
         worker.remaining = remaining
         while remaining:
             uuid = remaining.popleft()
+            if uuid in self._hung:
+                continue
             worker.enter(_Doing(uuid, self._clock()))
             outcome = outcome_of(partial(self._meter.read, uuid))
             if not worker.leave():
@@ -452,6 +471,9 @@ class AcceleratorPoller:
                 self._messages.put(_Held(found, self._clock()))
                 return True
             uuid = remaining.popleft()
+            if uuid in self._hung:
+                worker.tasks.put(task)
+                return True
             worker.enter(_Doing(uuid, self._clock(), holders=True))
             pids = outcome_of(partial(self._meter.holders, uuid))
             if not worker.leave():

@@ -23,6 +23,7 @@ from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_codes import (
     ARCHITECTURES,
     FATAL_CODES,
+    FIELD_POWER_AVERAGE,
     GONE_CODES,
     LIBRARY_CODES,
     NO_PERMISSION,
@@ -115,6 +116,7 @@ class _Board:
             energy_method=plan.method,
             method_note=plan.note,
             max_power_watts=highest,
+            power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
         )
 
 

@@ -71,6 +71,8 @@ class Plan:
     energy_by_call: bool
     power: Field | None
     power_by_call: bool
+    call_averages: bool
+    """Whether the power call gives the mean of a second."""
     other_power: Field | None
     """Power of the GPU alone, on superchips whose counter may count the GPU or the module: the counter is compared with
     both until its scope is known."""
@@ -127,11 +129,13 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
     power = gpu_power or module_power
     power_by_call = power is None and bool(ask(nvml.nvmlDeviceGetPowerUsage, handle))
 
+    call_kind = _call_kind(handle, architecture) if power_by_call else None
+
     has_counter = energy is not None or energy_by_call
     method, note = _method(
         has_counter=has_counter,
         power=power,
-        call_kind=_call_kind(handle, architecture) if power_by_call else None,
+        call_kind=call_kind,
     )
     # Superchips: a counter of the whole module was reported for GH200, so that is believed until shown otherwise.
     undecided = energy == _ENERGY and gpu_power is not None and module_power is not None
@@ -144,6 +148,7 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
         energy_by_call=energy_by_call,
         power=module_power or gpu_power if module else gpu_power,
         power_by_call=power_by_call,
+        call_averages=call_kind is EnergyMethod.AVERAGE_POWER,
         other_power=gpu_power if undecided else None,
         throttle=tuple((field, reason) for field, reason in THROTTLE_FIELDS if (field, SCOPE_GPU) in fields),
         max_power_watts=_max_power(handle, fields),

@@ -69,6 +69,8 @@ class SimulatedMeter:
         start = clock()
         self._joules = [0.0] * gpus
         self._upto = [start] * gpus
+        # Counted, not computed from the instant: at the seam of two cells a division may come out on either side.
+        self._cell = [math.floor(start / CELL_SECONDS)] * gpus
 
     def open(self) -> None:
         """Nothing to find."""
@@ -92,7 +94,7 @@ class SimulatedMeter:
             uuid=uuid,
             at_seconds=now,
             energy_joules=self._joules[index],
-            power_watts=self._watts(index, math.floor(now / CELL_SECONDS), load),
+            power_watts=self._watts(index, math.floor(now / CELL_SECONDS)),
             power_limit_watts=LIMIT_WATTS,
             utilization_ratio=round(load, 2),
             memory_used_bytes=MEMORY_BYTES * (0.85 if self._held(index) else 0.01),
@@ -111,18 +113,21 @@ class SimulatedMeter:
     def _held(self, index: int) -> frozenset[int]:
         return frozenset() if self._holders is None else self._holders().get(index, frozenset())
 
-    def _watts(self, index: int, cell: int, load: float) -> float:
+    def _watts(self, index: int, cell: int) -> float:
+        load = self._load(index, cell * CELL_SECONDS)
         noise = ((cell * 2654435761 + index * 40503 + 12345) & 0xFFFFFFFF) / 2**32 - 0.5
-        return (IDLE_WATTS + (LOADED_WATTS - IDLE_WATTS) * max(0.0, min(1.0, load)) ** 0.8) * (1.0 + JITTER * noise)
+        return (IDLE_WATTS + (LOADED_WATTS - IDLE_WATTS) * math.pow(max(0.0, min(1.0, load)), 0.8)) * (
+            1.0 + JITTER * noise
+        )
 
     def _integrate(self, index: int, now: float) -> None:
-        at = self._upto[index]
+        at, cell = self._upto[index], self._cell[index]
         stride = max(1, math.ceil((now - at) / CELL_SECONDS / _MOST_CELLS))
         while at < now:
-            cell = math.floor(at / CELL_SECONDS)
-            end = min(now, (cell + stride) * CELL_SECONDS)
-            if end <= at:  # a cell so short that a double cannot tell its ends apart
-                end = min(now, (cell + stride + 1) * CELL_SECONDS)
-            self._joules[index] += self._watts(index, cell, self._load(index, at)) * (end - at)
-            at = end
-        self._upto[index] = now
+            end = (cell + stride) * CELL_SECONDS
+            self._joules[index] += self._watts(index, cell) * (min(now, end) - at)
+            if now < end:
+                at = now
+            else:
+                at, cell = end, cell + stride
+        self._upto[index], self._cell[index] = at, cell

@@ -40,6 +40,10 @@ class StoreError(Exception):
     """The books cannot be opened. The message says what to do."""
 
 
+class StateDirectoryError(StoreError):
+    """The directory cannot be written: there are no books to endanger, one can go on without."""
+
+
 class BooksFile:
     """The books of one daemon. Holds a lock on its directory while it is open.
 
@@ -64,7 +68,7 @@ class BooksFile:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise StoreError(f"cannot write in the state directory {directory}: {error.strerror or error}") from error
+            raise StateDirectoryError(f"cannot write in the state directory {directory}: {error.strerror or error}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -54,18 +54,18 @@ def clipped(pieces: Iterable[PriceInterval], start_seconds: float, end_seconds: 
 
 
 def overlaid(upper: Sequence[PriceInterval], lower: Sequence[PriceInterval]) -> tuple[PriceInterval, ...]:
-    """``upper`` where it covers, ``lower`` elsewhere."""
+    """``upper`` where it covers, ``lower`` elsewhere. Both ordered and disjoint."""
     result: list[PriceInterval] = list(upper)
+    first = 0
     for piece in lower:
-        start = piece.start_seconds
-        for cover in upper:
-            if cover.end_seconds <= start:
-                continue
-            if cover.start_seconds >= piece.end_seconds:
-                break
-            if cover.start_seconds > start:
-                result.append(replace(piece, start_seconds=start, end_seconds=cover.start_seconds))
-            start = cover.end_seconds
+        while first < len(upper) and upper[first].end_seconds <= piece.start_seconds:
+            first += 1
+        start, index = piece.start_seconds, first
+        while index < len(upper) and upper[index].start_seconds < piece.end_seconds:
+            if upper[index].start_seconds > start:
+                result.append(replace(piece, start_seconds=start, end_seconds=upper[index].start_seconds))
+            start = upper[index].end_seconds
+            index += 1
         if start < piece.end_seconds:
             result.append(replace(piece, start_seconds=start))
     result.sort(key=lambda each: each.start_seconds)

@@ -57,6 +57,7 @@ class ScrapeSource:
         cadence: overrides the dialect's, for servers that only speak like the engine.
         process: who listens, where that is known; stands in for an identity where the page has none.
         dialects: rows to recognise from.
+        paths: where to look for the page while the engine is not known.
 
     Raises:
         ValueError: from the constructor, when the address is none.
@@ -77,6 +78,7 @@ class ScrapeSource:
         cadence: Cadence | None = None,
         process: Callable[[], OsProcess | None] = lambda: None,
         dialects: Sequence[Dialect] = DIALECTS,
+        paths: Sequence[str] = KNOWN_PATHS,
     ) -> None:
         parts = urlsplit(url)
         self.name = name
@@ -87,6 +89,7 @@ class ScrapeSource:
         """The path that answered, once one did; after redirects."""
         self._dialect = dialect
         self._dialects = tuple(dialects)
+        self._paths_to_try = tuple(paths)
         self._reader: DialectReader | None = None
         self._clock = clock
         self._timeout_seconds = timeout_seconds
@@ -153,7 +156,7 @@ class ScrapeSource:
         if self._path:
             return (self._path,)
         dialect = self.dialect
-        return dialect.paths if dialect is not None else KNOWN_PATHS
+        return dialect.paths if dialect is not None else self._paths_to_try
 
     def _attempt(self, path: str, deadline: float) -> tuple[Answer, Page]:
         answer, target = self._follow(path, deadline)
@@ -364,3 +367,27 @@ def _said(answer: Answer) -> str:
     except (ValueError, AttributeError):
         return ""
     return " ".join(str(text).split())[:200]
+
+
+def recognise_at(
+    url: str, dialects: Sequence[Dialect] = DIALECTS, *, timeout_seconds: float = 1.0, headers_file: str | None = None
+) -> Dialect:
+    """Ask an address once which of these engines speaks there: at their paths only, by the page's marks.
+
+    Raises:
+        SourceError: it is none of them, or it cannot be known now (LOADING, UNREACHABLE, UNAUTHORIZED, DISABLED ...).
+    """
+    few = len(dialects) < len(DIALECTS)
+    paths = tuple(dict.fromkeys(path for dialect in dialects for path in dialect.paths)) if few else KNOWN_PATHS
+    source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, headers_file=headers_file, paths=paths)
+    try:
+        source.read()
+    except SourceError as failure:
+        if failure.reason is Reason.DISABLED and few and not failure.hint.startswith("start"):
+            enable = next((dialect.enable for dialect in dialects if dialect.enable), "")
+            raise SourceError(failure.reason, failure.detail, enable or failure.hint) from failure
+        raise
+    finally:
+        source.close()
+    assert source.dialect is not None  # noqa: S101 - a reading has one
+    return source.dialect

@@ -1,0 +1,571 @@
+"""The composition root: everything is put together here, and nowhere else.
+
+One tick, in the scheduler's thread: accelerator meters and servers are asked at the same time, host meters meanwhile; what
+has answered by the deadline goes into one step of the ledger; the books are written; the reference to the snapshot is
+swapped. The scan for servers and the look at prices have slow ticks of their own on another thread and hand over finished
+values; whatever changes the sources waits for the next tick, so that the sources belong to one thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+
+import structlog
+
+from tpw import assembly
+from tpw.config.prices import price_source
+from tpw.config.schema import Config, Server
+from tpw.discovery.census import Census, take
+from tpw.discovery.ownership import Claim, ownership, resolve
+from tpw.discovery.processes import HostProcesses
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    AcceleratorReading,
+    Gpu,
+    HostSample,
+    Instant,
+    Ownership,
+    ServerFault,
+    ServerReading,
+    SourceError,
+    SourceStatus,
+)
+from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
+from tpw.power import AcceleratorMeter
+from tpw.scheduler import TICK, Scheduler
+from tpw.snapshot import Prices, Snapshot
+from tpw.store.sqlite import BooksFile
+from tpw.tariff import PriceSource
+from tpw.tariff.curve import PriceCurve
+from tpw.tokens.dialects import Dialect
+from tpw.tokens.scrape import OsProcess, ScrapeSource
+
+_log = structlog.get_logger("tpw")
+
+SCAN_SECONDS = 15.0
+"""How often processes and sockets are looked at."""
+PRICE_SECONDS = 60.0
+"""How often the price source is asked what it knows."""
+AHEAD_SECONDS = 48 * 3600.0
+"""How far ahead prices are wanted: the next change is shown, and feeds publish the day before."""
+BACK_SECONDS = 2 * 3600.0
+FIRST_LOOK_SECONDS = 1.5
+"""The first look waits longer: what was used while the daemon was down belongs to whoever worked then."""
+HOLDERS_SECONDS = 0.5
+STORE_RETRY_SECONDS = 10.0
+SLOW_HOST_METERS = {"redfish": 30.0}
+"""Host meters that ask over a network, and how often."""
+
+
+class CurrencyError(Exception):
+    """The books hold money in one currency, the configuration names another."""
+
+
+class Daemon:
+    """The daemon, without its HTTP server and its signals.
+
+    ``start`` and ``stop`` belong to one thread; ``snapshot`` and ``reload`` to any.
+
+    Args:
+        config: a valid configuration.
+        books_file: where the books are kept; None keeps them in memory only.
+        clock: monotonic seconds.
+        wall: Unix time.
+        accelerators: meters to use in place of the configured ones (the demo's).
+        notes: what the operator should know from the start.
+
+    Raises:
+        CurrencyError: the books hold another currency.
+        ValueError: a meter does not know one of its options.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        books_file: BooksFile | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        accelerators: Sequence[AcceleratorMeter] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._clock, self._wall = clock, wall
+        self._config = config
+        self._file = books_file
+        self._books = Books() if books_file is None else books_file.load()
+        _check_currency(self._books, config)
+        self._given_accelerators = accelerators
+        self._given_notes = tuple(notes)
+
+        self._accelerators = self._accelerator_pollers()
+        self._hosts = self._host_pollers()
+        self._tokens = TokenPoller((), clock)
+        self._sources: dict[str, ScrapeSource] = {}
+        self._made_of: dict[str, Server] = {}
+        self._claims: dict[str, Claim] = {}
+        self._was_up: set[str] = set()
+        self._rows = assembly.dialects(config)
+
+        self._prices: PriceSource | None = price_source(config)
+        self._tariff_life = self._life("tariff")
+        self._curve: PriceCurve | None = None
+        self._policy = Policy()
+
+        self._processes = HostProcesses(dialects=self._rows)
+        self._census = Census()
+        self._holders: Mapping[str, frozenset[int]] = {}
+        self._holders_asked_at = float("-inf")
+        self._gpus: tuple[Gpu, ...] = ()
+        self._owners: dict[str, Ownership] = {}
+        self._owners_of: tuple[object, ...] = ()
+        self._owner_notes: tuple[str, ...] = ()
+
+        self._scheduler = Scheduler()
+        self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._scanning = threading.Lock()
+        self._ticking = threading.Lock()
+        self._last_tick_at: float | None = None
+        self._lag_seconds = 0.0
+        self._reload_successful = True
+        self._store_retry_at = float("-inf")
+        self._store_down = False
+        self._written_wall: float | None = None
+        self.fatal: SourceError | None = None
+        """Set once only a new process can go on."""
+        self.snapshot = Snapshot(Instant(clock(), wall()), self._books)
+        """The newest one. Swapped whole: take the reference once."""
+
+    # ------------------------------------------------------------------------------------------------------------ life
+
+    def look(self) -> None:
+        """Look once at everything. ``snapshot`` is complete from then on."""
+        self._look_at_prices()
+        self._first_holders()
+        self._scan()
+        self._tick(FIRST_LOOK_SECONDS)
+
+    def look_again(self) -> None:
+        """One more tick, for those who do not start the daemon."""
+        self._tick(FIRST_LOOK_SECONDS)
+
+    def start(self) -> None:
+        """Look once at everything, then begin to tick."""
+        self.look()
+        self._scheduler.every(TICK, self._config.polling.interval, self._scheduled_tick)
+        self._scheduler.every("scan", SCAN_SECONDS, self._scan)
+        self._scheduler.every("prices", PRICE_SECONDS, self._look_at_prices)
+        self._scheduler.start()
+
+    def keep_ticking(self) -> None:
+        """To be called now and then: makes a tick due that the wall clock, set back, would let wait for hours."""
+        patience = max(5.0, 5.0 * self._config.polling.interval)
+        if self._last_tick_at is not None and self._clock() - self._last_tick_at > patience:
+            self._scheduler.nudge()
+
+    def stop(self) -> None:
+        """End everything within some two seconds. Everything that was booked is written already."""
+        self._scheduler.stop()
+        # A tick in progress ends first; one that hangs is left behind.
+        has_ended = self._ticking.acquire(timeout=2.0)
+        deadline = self._clock() + 1.0
+        for poller in self._accelerators:
+            poller.close(deadline)
+        for host in self._hosts:
+            host.close()
+        self._tokens.close()
+        if self._file is not None and has_ended:
+            self._file.close()
+
+    def reload(self, config: Config, apply_within_seconds: float = 10.0) -> None:
+        """Put another configuration in force at the next tick, and wait for it. What is booked stays as it is.
+
+        Raises:
+            CurrencyError, ValueError: as the constructor; nothing has changed then.
+            TimeoutError: no tick came in time; it will be in force with the next one.
+        """
+        try:
+            _check_currency(self._books, config)
+            assembly.dialects(config)
+            assembly.accelerator_meters(config, self._clock)
+            assembly.host_meters(config, self._clock)
+            prices = price_source(config)
+        except (CurrencyError, ValueError):
+            self._reload_successful = False
+            raise
+        done = threading.Event()
+
+        def apply() -> None:
+            self._apply(config, prices)
+            done.set()
+
+        self._mail.put(apply)
+        if not done.wait(apply_within_seconds):
+            raise TimeoutError("no tick came: the pollers do not move")
+
+    def reload_failed(self) -> None:
+        """A configuration could not even be read: say so in the metrics."""
+        self._reload_successful = False
+
+    def release(self) -> None:
+        """Let go of the accelerators' drivers at the next tick, so that somebody else can reset or partition a GPU."""
+
+        def let_go() -> None:
+            for poller in self._accelerators:
+                poller.release(self._clock() + 2.0)
+            _log.info("drivers released")
+
+        self._mail.put(let_go)
+
+    def resume(self) -> None:
+        """Take them up again."""
+
+        def take_up() -> None:
+            for poller in self._accelerators:
+                poller.resume()
+            _log.info("drivers resumed")
+
+        self._mail.put(take_up)
+
+    # ------------------------------------------------------------------------------------------------------------ tick
+
+    def _scheduled_tick(self) -> None:
+        self._lag_seconds = self._scheduler.lag_seconds()
+        self._tick(0.5 * self._config.polling.interval)
+
+    def _tick(self, patience_seconds: float) -> None:
+        with self._ticking:
+            try:
+                self._tick_once(patience_seconds)
+            except Exception:
+                # A bug of ours: this tick is lost, its joules and tokens come with the next one.
+                _log.exception("tick failed")
+
+    def _tick_once(self, patience_seconds: float) -> None:
+        self._take_mail()
+        begun = self._clock()
+        for poller in self._accelerators:
+            poller.begin()
+        self._tokens.begin()
+        for host in self._hosts:
+            host.begin()
+        deadline = begun + patience_seconds
+        reading = _merged([poller.finish(deadline) for poller in self._accelerators])
+        looks = self._tokens.finish(deadline)
+        hosts = tuple(sample for host in self._hosts for sample in _host_samples(host))
+        at = Instant(self._clock(), self._wall())
+
+        self._ask_for_holders(at.monotonic_seconds)
+        self._gpus = reading.gpus
+        owners = self._owners_now(looks)
+        books = advance(self._books, Tick(at, reading, hosts, tuple(looks), owners), self._policy)
+        interval = self._config.polling.interval
+        skipped = 0 if self._last_tick_at is None else max(0, round((begun - self._last_tick_at) / interval) - 1)
+        self._last_tick_at = begun
+        statuses = self._statuses()
+        books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
+        self._save(books)
+        self._books = books
+        self.snapshot = Snapshot(
+            at=at,
+            books=books,
+            sources=statuses,
+            prices=self._prices_at(at.wall_seconds),
+            references=self._policy.references,
+            config_reload_successful=self._reload_successful,
+            poll_lag_seconds=self._lag_seconds,
+            interval_seconds=interval,
+            store_written_wall_seconds=self._written_wall,
+            notes=self._notes(),
+        )
+        for poller in self._accelerators:
+            if poller.fatal is not None:
+                self.fatal = poller.fatal
+        self._notice_departures()
+
+    def _take_mail(self) -> None:
+        while True:
+            try:
+                job = self._mail.get_nowait()
+            except Empty:
+                return
+            job()
+
+    def _save(self, books: Books) -> None:
+        """Write the books; a full disk must not stop the counting."""
+        if self._file is None or self._clock() < self._store_retry_at:
+            return
+        try:
+            self._file.save(books)
+        except OSError as error:
+            self._store_retry_at = self._clock() + STORE_RETRY_SECONDS
+            if not self._store_down:
+                _log.error(
+                    "books not written",
+                    detail=str(error),
+                    hint="counting goes on in memory; free or repair the disk, it is tried again every 10 s",
+                )
+            self._store_down = True
+            return
+        if self._store_down:
+            _log.info("books written again")
+        self._store_down = False
+        self._written_wall = self._wall()
+
+    # ---------------------------------------------------------------------------------------------------------- owners
+
+    def _owners_now(self, looks: Sequence[ServerReading | ServerFault]) -> dict[str, Ownership]:
+        """Who owns what at this tick; reckoned anew only when something it depends on has changed."""
+        answering = {name: account.up for name, account in self._books.servers.items() if name in self._claims}
+        for look in looks:
+            answering[look.server] = isinstance(look, ServerReading)
+        key = (self._census, self._holders, self._gpus, tuple(sorted(answering.items())), tuple(self._claims))
+        if len(key) == len(self._owners_of) and all(
+            new is old or (number >= 2 and new == old)
+            for number, (new, old) in enumerate(zip(key, self._owners_of, strict=True))
+        ):
+            return self._owners
+        self._owners_of = key
+        notes: list[str] = []
+        owners: dict[str, Ownership] = {}
+        for name, claim in self._claims.items():
+            owners[name] = ownership(
+                claim,
+                answering=answering.get(name, False),
+                pids=self._census.pids.get(name),
+                holders=self._holders,
+                gpus=self._gpus,
+                foreign_pids=self._census.foreign(name),
+            )
+            if isinstance(claim.gpus, tuple):
+                notes.extend(f"server {name}: {problem}" for problem in resolve(claim.gpus, self._gpus).problems)
+        for note in notes:
+            if note not in self._owner_notes and self._gpus:
+                _log.warning("configured gpu not found", detail=note)
+        self._owner_notes = tuple(notes)
+        self._owners = owners
+        return owners
+
+    def _ask_for_holders(self, now: float) -> None:
+        """Process lists are slow to read: on the scan's rhythm, in the poller's own time."""
+        held = [poller.holders() for poller in self._accelerators]
+        merged = {uuid: pids for holders in held if holders for uuid, pids in holders.items()}
+        if merged != self._holders:
+            self._holders = merged
+        if now - self._holders_asked_at >= SCAN_SECONDS:
+            self._holders_asked_at = now
+            for poller in self._accelerators:
+                poller.request_holders()
+
+    def _first_holders(self) -> None:
+        """Open the meters and learn who holds the GPUs, so that the first scan already knows whose they are."""
+        for poller in self._accelerators:
+            poller.begin()
+        deadline = self._clock() + FIRST_LOOK_SECONDS
+        self._gpus = _merged([poller.finish(deadline) for poller in self._accelerators]).gpus
+        self._ask_for_holders(self._clock())
+        deadline = self._clock() + HOLDERS_SECONDS
+        while self._gpus and self._clock() < deadline:
+            if all(poller.holders() is not None for poller in self._accelerators):
+                break
+            time.sleep(0.005)
+        self._ask_for_holders(self._clock())
+
+    def _notice_departures(self) -> None:
+        """A server that has just gone may have left its GPUs: look at once, not at the next scan."""
+        up = {name for name, account in self._books.servers.items() if account.up}
+        if self._was_up - up:
+            self._holders_asked_at = float("-inf")
+            self._ask_for_holders(self._clock())
+            self._scheduler.once("scan-now", self._scan)
+        self._was_up = up
+
+    # ------------------------------------------------------------------------------------------------------------ scan
+
+    def _scan(self) -> None:
+        """Look at processes and sockets, and hand over what was seen."""
+        if not self._scanning.acquire(blocking=False):
+            return
+        try:
+            config = self._config
+            configured = {server.name: server.url for server in config.servers if server.url is not None}
+            dialects: dict[str, Dialect | None] = {name: source.dialect for name, source in self._sources.items()}
+            census = take(self._processes, configured, dialects, self._holders, find=config.discovery.processes)
+            self._mail.put(lambda: self._take_census(census))
+        except Exception:  # noqa: BLE001 - the next scan may do better
+            _log.exception("scan failed")
+        finally:
+            self._scanning.release()
+
+    def _take_census(self, census: Census) -> None:
+        for problem in census.problems:
+            if problem not in self._census.problems:
+                _log.warning("not all can be seen", detail=problem)
+        if census != self._census:
+            self._census = census
+        self._make_sources()
+
+    def _make_sources(self) -> None:
+        """Sources and claims of the servers there are: configured ones, and those that were found."""
+        wanted: dict[str, Server] = {server.name: server for server in self._config.servers}
+        for found in self._census.found:
+            if found.name not in wanted:
+                wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine)
+        if wanted == self._made_of:
+            return
+        sources: dict[str, ScrapeSource] = {}
+        for name, server in wanted.items():
+            if server.url is None:
+                continue
+            kept = self._sources.get(name)
+            if kept is None or self._made_of.get(name) != server:
+                kept = assembly.token_source(server, self._rows, self._clock, self._process_of(name))
+            sources[name] = kept
+        for name in wanted.keys() - self._made_of.keys():
+            if name not in {server.name for server in self._config.servers}:
+                _log.info("server found", server=name, url=wanted[name].url)
+        for name in self._made_of.keys() - wanted.keys():
+            _log.info("server gone", server=name)
+        self._made_of = wanted
+        self._sources = sources
+        self._claims = {name: assembly.claim(server) for name, server in wanted.items()}
+        self._tokens.set_sources(list(sources.values()))
+
+    def _process_of(self, name: str) -> Callable[[], OsProcess | None]:
+        return lambda: self._census.processes.get(name)
+
+    # ---------------------------------------------------------------------------------------------------------- prices
+
+    def _look_at_prices(self) -> None:
+        """Ask the price source what it knows, and hand it over. Without an answer the curve stays as it was."""
+        source = self._prices
+        curve: PriceCurve | None = None
+        if source is not None:
+            now = self._wall()
+            books = self._books
+            starts = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
+            if books.resumed and books.at is not None:
+                starts.append(books.at.wall_seconds)
+            start = min([now - BACK_SECONDS, *starts])
+            try:
+                curve = self._tariff_life.read(lambda: PriceCurve.of(source.intervals(start, now + AHEAD_SECONDS)))
+            except SourceError:
+                curve = self._curve or PriceCurve()
+        self._mail.put(lambda: self._take_curve(curve))
+
+    def _take_curve(self, curve: PriceCurve | None) -> None:
+        self._curve = curve
+        self._policy = assembly.policy(self._config, curve)
+
+    def _prices_at(self, wall_seconds: float) -> Prices:
+        curve = self._curve
+        if curve is None:
+            return Prices()
+        return Prices(self._policy.currency, curve.at(wall_seconds), curve.next_change(wall_seconds))
+
+    # ---------------------------------------------------------------------------------------------------------- making
+
+    def _apply(self, config: Config, prices: PriceSource | None) -> None:
+        """Put a checked configuration in force. In the tick's thread, between two ticks."""
+        old, self._config = self._config, config
+        deadline = self._clock() + 1.0
+        if config.accelerators != old.accelerators and self._given_accelerators is None:
+            for poller in self._accelerators:
+                poller.close(deadline)
+            self._accelerators = self._accelerator_pollers()
+        if config.host != old.host:
+            for host in self._hosts:
+                host.close()
+            self._hosts = self._host_pollers()
+        if config.dialects != old.dialects:
+            self._rows = assembly.dialects(config)
+            self._processes = HostProcesses(dialects=self._rows)
+            self._made_of = {}
+        self._make_sources()
+        self._prices = prices
+        self._look_at_prices()
+        self._take_mail()
+        if config.polling.interval != old.polling.interval:
+            self._scheduler.every(TICK, config.polling.interval, self._scheduled_tick)
+        for key in ("state", "web", "log"):
+            if getattr(config, key) != getattr(old, key):
+                _log.warning("takes effect at the next start", section=key)
+        self._reload_successful = True
+        self._scheduler.once("scan-now", self._scan)
+        _log.info("configuration reloaded")
+
+    def _accelerator_pollers(self) -> list[AcceleratorPoller]:
+        meters = self._given_accelerators
+        if meters is None:
+            meters = assembly.accelerator_meters(self._config, self._clock)
+        return [AcceleratorPoller(meter, self._clock, life=self._life(meter.name)) for meter in meters]
+
+    def _host_pollers(self) -> list[HostPoller]:
+        return [
+            HostPoller(
+                meter, self._clock, every_seconds=SLOW_HOST_METERS.get(meter.name, 0.0), life=self._life(meter.name)
+            )
+            for meter in assembly.host_meters(self._config, self._clock)
+        ]
+
+    def _life(self, name: str) -> SourceLife:
+        counts = self._books.sources.get(name, SourceAccount())
+        return SourceLife(name, clock=self._clock, wall=self._wall, reads=counts.reads, failures=counts.failures)
+
+    def _statuses(self) -> tuple[SourceStatus, ...]:
+        return (
+            *(poller.life.status() for poller in self._accelerators),
+            *(host.life.status() for host in self._hosts),
+            *self._tokens.statuses(),
+            *((self._tariff_life.status(),) if self._prices is not None else ()),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = [*self._given_notes, *self._owner_notes, *self._census.problems]
+        if self._prices is None:
+            notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
+        if self._store_down:
+            notes.append("The books are not being written: see the log.")
+        return tuple(notes)
+
+
+def _check_currency(books: Books, config: Config) -> None:
+    """One currency per set of books."""
+    wanted = config.tariff.currency
+    if not wanted or not books.currency or wanted == books.currency:
+        return
+    if any(posting.cost or posting.credit for posting in books.postings.values()):
+        raise CurrencyError(
+            f"tariff.currency is {wanted}, but the books in the state directory hold {books.currency}: money in them would"
+            " be relabelled. Keep the currency, or give a new --state.dir."
+        )
+
+
+def _merged(readings: Sequence[AcceleratorReading]) -> AcceleratorReading:
+    if len(readings) == 1:
+        return readings[0]
+    return AcceleratorReading(
+        tuple(gpu for reading in readings for gpu in reading.gpus),
+        tuple(sample for reading in readings for sample in reading.samples),
+        tuple(fault for reading in readings for fault in reading.faults),
+    )
+
+
+def _host_samples(host: HostPoller) -> tuple[HostSample, ...]:
+    reading = host.finish()
+    return () if reading is None else reading.samples
+
+
+def _counts(before: Mapping[str, SourceAccount], statuses: Sequence[SourceStatus]) -> Mapping[str, SourceAccount]:
+    """Counts of the sources for the books; an account object that did not change stays the same one."""
+    after = dict(before)
+    for status in statuses:
+        known = before.get(status.name)
+        if known is None or known.reads != status.reads:
+            after[status.name] = SourceAccount(status.reads, dict(status.failures))
+    return after

@@ -1,0 +1,81 @@
+"""``tpw-exporter demo``: the real pipeline over simulated GPUs and simulated servers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tpw import logs
+from tpw.app import Daemon
+from tpw.cli import Setting
+from tpw.cli.configuration import print_problems
+from tpw.cli.serving import serve
+from tpw.config.load import load
+from tpw.config.problems import ConfigError
+from tpw.power.simulated import SimulatedMeter
+from tpw.simulation import SimulatedServer
+
+_CONFIG = """
+accelerators: [simulated]
+host: {{meters: []}}
+discovery: {{processes: false}}
+servers:
+  - {{name: chat, url: "{chat}", gpus: [0, 1]}}
+  - {{name: code, url: "{code}", gpus: [2]}}
+facility: {{pue: 1.25}}
+tariff:
+  currency: EUR
+  timezone: Europe/Berlin
+  energy:
+    kind: time_of_use
+    price_per_kwh: 0.24
+    zones:
+      - {{price_per_kwh: 0.16, hours: "22:00-06:00"}}
+      - {{price_per_kwh: 0.34, hours: "17:00-20:00", days: [mon-fri]}}
+costs:
+  hardware: {{price_per_gpu: 30000, years: 4, interest: 0.10, residual: 0.20}}
+references:
+  - {{name: rented-h100, price_per_gpu_hour: 2.69}}
+  - {{name: api-70b, price_per_million: {{input: 0.59, cached_input: 0.30, output: 0.79}}}}
+"""
+
+
+def run(arguments: argparse.Namespace, setting: Setting) -> int:
+    """Run until told to end. No configuration, no hardware, nothing kept on disk."""
+    now = time.time()
+    chat = SimulatedServer("llama-3.3-70b", peak=2900.0, most=40, period_seconds=180.0, clock=time.monotonic, wall=now)
+    code = SimulatedServer("qwen3-coder-30b", peak=4200.0, most=12, period_seconds=70.0, clock=time.monotonic, wall=now)
+    try:
+        config = load(_CONFIG.format(chat=chat.url, code=code.url), "<demo>", overrides=setting.overrides)
+    except ConfigError as error:
+        print_problems(error)
+        return 2
+    level_given = any(override.path == "log.level" for override in setting.overrides)
+    logs.configure(config.log.level if level_given else "warning", config.log.format)
+    by_gpu = {0: chat, 1: chat, 2: code}
+
+    def load_of(gpu: int, at_seconds: float) -> float:
+        server = by_gpu.get(gpu)
+        return 0.0 if server is None else server.load(at_seconds)
+
+    def announce(port: int) -> None:
+        print(
+            f"tpw-exporter demo: 4 simulated GPUs, 2 simulated servers.\n"
+            f"  page for people   http://127.0.0.1:{port}/\n"
+            f"  metrics           http://127.0.0.1:{port}{config.web.telemetry_path}\n"
+            f"  in a terminal     tpw-exporter top --url=http://127.0.0.1:{port}\n"
+            "End it with Ctrl-C.",
+            flush=True,
+        )
+
+    chat.start()
+    code.start()
+    note = "This is the demo: GPUs and servers are simulated, everything between them and this page is the real thing."
+    daemon = Daemon(config, None, accelerators=[SimulatedMeter(4, time.monotonic, load_of)], notes=[note])
+    try:
+        return serve(daemon, config.web, announce=announce)
+    finally:
+        chat.stop()
+        code.stop()
+        sys.stdout.flush()

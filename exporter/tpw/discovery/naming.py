@@ -1,0 +1,146 @@
+"""Which engine a process is, by what it is called. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tpw.discovery.procfs import Process
+from tpw.tokens.dialects import Dialect
+
+COMM_LENGTH = 15
+"""The kernel cuts ``comm`` to this."""
+
+_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*\Z")
+_OPTIONS_WITH_VALUE = ("-X", "-W")
+
+_PORT_OPTION = re.compile(r"port|listen|bind|host|addr|url|\A-[pb]\Z", re.IGNORECASE)
+_OTHER_PORT = re.compile(r"master|rdzv|rendezvous|dist|nccl|rpc|kv|bootstrap|init|zmq|grpc|debug|report", re.IGNORECASE)
+
+# What climbing stops at: these start things that have nothing to do with each other.
+_STARTERS = frozenset(
+    name[:COMM_LENGTH]
+    for name in (
+        *(
+            "init",
+            "systemd",
+            "docker-init",
+            "tini",
+            "dumb-init",
+            "catatonit",
+            "supervisord",
+            "s6-supervise",
+            "s6-svscan",
+        ),
+        *("runsv", "runsvdir", "runit", "openrc-run", "start-stop-daemon", "monit", "pm2", "watchdog"),
+        *(
+            "containerd-shim",
+            "containerd-shim-runc-v2",
+            "conmon",
+            "dockerd",
+            "containerd",
+            "crio",
+            "podman",
+            "runc",
+            "kubelet",
+        ),
+        *("bash", "sh", "dash", "ash", "zsh", "fish", "ksh", "tcsh", "busybox", "login", "sshd", "sudo", "su", "doas"),
+        *("tmux", "tmux: server", "screen", "SCREEN", "script", "cron", "crond", "atd", "slurmstepd", "slurmd"),
+        *(
+            "raylet",
+            "make",
+            "timeout",
+            "watch",
+            "xargs",
+            "parallel",
+            "entr",
+            "nohup",
+            "setsid",
+            "time",
+            "strace",
+            "gdb",
+        ),
+    )
+)
+
+
+def is_starter(process: Process) -> bool:
+    """Whether a process starts unrelated things: an init, a shell, a container shim, a supervisor."""
+    return process.pid == 1 or process.comm in _STARTERS or process.comm.startswith(("tmux", "sshd", "systemd"))
+
+
+def listens_as(process: Process, dialects: Sequence[Dialect]) -> tuple[Dialect, ...]:
+    """Engines whose listener is called like this."""
+    return tuple(dialect for dialect in dialects if _is_called(process, dialect.processes.listener))
+
+
+def computes_as(process: Process, dialects: Sequence[Dialect]) -> bool:
+    """Whether it is called like some engine's GPU process and like no engine's listener: its sockets are internal."""
+    return any(_is_called(process, dialect.processes.gpu) for dialect in dialects) and not listens_as(process, dialects)
+
+
+def heads(argv: Sequence[str]) -> tuple[str, ...]:
+    """What a command line runs: base names of its program, and of the script or module behind an interpreter."""
+    found: list[str] = []
+    words = list(argv)
+    while words:
+        program = words.pop(0).rpartition("/")[2]
+        found.append(program)
+        if program == "uv" and words[:1] == ["run"]:
+            words.pop(0)
+        elif not _INTERPRETER.match(program):
+            break
+        while words and words[0].startswith("-"):
+            option = words.pop(0)
+            if option == "-m":
+                return (*found, *words[:1])
+            if option == "-c":
+                return tuple(found)
+            if option in _OPTIONS_WITH_VALUE:
+                del words[:1]
+    return tuple(found)
+
+
+def ports_named(argv: Sequence[str]) -> frozenset[int]:
+    """Ports that a command line names to listen on: ``--port 8000``, ``--port=8000``, ``--listen 0.0.0.0:8000``.
+
+    Not those of a rendezvous or of another protocol (``--master-port``, ``--data-parallel-rpc-port``).
+    """
+    found = set()
+    option = ""
+    for word in argv:
+        value = word
+        if word.startswith("-"):
+            option, _, value = word.partition("=")
+        if _PORT_OPTION.search(option) and not _OTHER_PORT.search(option):
+            tail = value.rpartition(":")[2]
+            if tail.isdecimal() and 0 < int(tail) < 65536:
+                found.add(int(tail))
+    return frozenset(found)
+
+
+def _is_called(process: Process, patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return False
+    names = heads(process.argv)
+    title = process.argv[0] if process.argv else process.comm
+    return any(
+        _bears_title(process, title, pattern) if "::" in pattern else _runs(process, names, pattern)
+        for pattern in patterns
+    )
+
+
+def _bears_title(process: Process, title: str, pattern: str) -> bool:
+    """Titles that processes give themselves; the rest of the title says the rank."""
+    return title.startswith(pattern) or _same_cut(process.comm, pattern)
+
+
+def _runs(process: Process, names: Sequence[str], pattern: str) -> bool:
+    """A program, a script, or a module or one inside it; the kernel's name where there is no command line."""
+    if not process.argv:
+        return process.comm == pattern[:COMM_LENGTH]
+    return any(name == pattern or name.startswith(pattern + ".") for name in names)
+
+
+def _same_cut(comm: str, pattern: str) -> bool:
+    return comm.startswith(pattern) or (len(comm) >= COMM_LENGTH and comm == pattern[:COMM_LENGTH])

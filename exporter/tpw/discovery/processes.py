@@ -1,0 +1,278 @@
+"""Servers among the processes of this host, and from a server's address to the GPUs its processes hold.
+
+The way: address -> listening socket -> the processes that hold it -> the tree they belong to -> the driver's process
+lists. It works across containers, because the sockets of another network namespace are read through a process in it;
+it needs the host's pid namespace, because that is the one the driver's process ids belong to.
+
+Requests are sent only to sockets of processes that are called like an inference engine, or whose tree holds a GPU, and
+there only to ports that their command line names or that are an engine's usual one: a training job's rendezvous socket
+is nobody to talk to.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from tpw.discovery.naming import computes_as, listens_as, ports_named
+from tpw.discovery.ownership import Holders
+from tpw.discovery.procfs import Listener, Process, ProcFs
+from tpw.discovery.sockets import Resolve, SocketFinder
+from tpw.discovery.table import ProcessTable
+from tpw.model import Reason, SourceError
+from tpw.tokens.dialects import Climb, Dialect, Level
+from tpw.tokens.engines import DIALECTS
+from tpw.tokens.scrape import OsProcess, recognise_at
+
+_TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
+_AGAIN_FIRST_SECONDS = 30.0
+_AGAIN_MOST_SECONDS = 900.0
+
+Probe = Callable[[str, Sequence[Dialect]], Dialect]
+"""Ask an address which of these engines speaks there. Raises SourceError."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundServer:
+    """A server that was found without being configured."""
+
+    name: str
+    """``engine-port``; with the address in it where that is another network namespace's."""
+    url: str
+    """The base address; the engine's row knows the path."""
+    engine: str
+    pid: int
+    create_time: float
+    """Unix seconds. With the pid, another value means another process."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    again_at_seconds: float
+    wait_seconds: float
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A socket worth asking. ``engines`` are those that its process is called like; empty where only its GPU speaks."""
+
+    process: Process
+    listener: Listener
+    engines: tuple[Dialect, ...]
+
+
+class HostProcesses:
+    """The processes of this host. ``refresh`` looks anew; everything else speaks of that moment. One thread at a time.
+
+    Args:
+        procfs: where procfs is mounted.
+        dialects: engines to look for.
+        probe: asks an address which engine it is.
+        clock: monotonic seconds.
+        resolve: host name to addresses; raises OSError.
+    """
+
+    def __init__(
+        self,
+        procfs: str = "/proc",
+        *,
+        dialects: Sequence[Dialect] = DIALECTS,
+        probe: Probe = recognise_at,
+        clock: Callable[[], float] = time.monotonic,
+        resolve: Resolve | None = None,
+    ) -> None:
+        self._fs = ProcFs(procfs)
+        self._dialects = tuple(dialects)
+        self._probe = probe
+        self._clock = clock
+        self._problems: dict[str, None] = {}
+        self._sockets = SocketFinder(self._fs, clock, self._report, resolve)
+        self._table = ProcessTable(ProcFs(os.devnull))
+        self._trees: dict[str, dict[int, int]] = {}
+        self._found: dict[int, FoundServer] = {}
+        self._refused: dict[int, _Refusal] = {}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be seen since the last refresh, in words: what, and how to allow it. Each once."""
+        return tuple(self._problems)
+
+    def refresh(self) -> None:
+        """Look at the processes anew. Never raises."""
+        self._problems.clear()
+        self._sockets.forget()
+        self._table = ProcessTable(self._fs)
+        if not self._table:
+            self._report(f"there are no processes in {self._fs.root}: is it a mounted procfs?")
+
+    def owner_pids(self, url: str) -> frozenset[int] | None:
+        """Processes that listen at an address. None when it is not of this host; empty when nobody is seen there."""
+        sockets = self._sockets.at(url, self._table)
+        return None if sockets is None else frozenset(pid for one in sockets for pid in one.pids)
+
+    def tree(
+        self, pids: Collection[int], climb: Climb = Climb.ANCESTOR, *, others: Collection[int] = ()
+    ) -> frozenset[int]:
+        """See :meth:`tpw.discovery.table.ProcessTable.tree`."""
+        return self._table.tree(pids, climb, others=others)
+
+    def server_pids(
+        self, url: str, dialect: Dialect | None = None, *, others: Collection[int] = ()
+    ) -> frozenset[int] | None:
+        """All processes of the server at an address: who listens, and its tree. None when it is not of this host.
+
+        Of a server that listens no more, what is left of its tree. ``others`` are listeners of other servers, whose
+        trees stay theirs.
+        """
+        owners = self.owner_pids(url)
+        if owners is None:
+            return None
+        if owners:
+            pids = self.tree(owners, dialect.processes.climb if dialect else Climb.ANCESTOR, others=others)
+            self._trees[url] = {pid: self._table[pid].started_ticks for pid in pids}
+            return pids
+        return frozenset(pid for pid, ticks in self._trees.get(url, {}).items() if self._table.is_same(pid, ticks))
+
+    def process_at(self, url: str) -> OsProcess | None:
+        """The oldest process that listens at an address, as an identity; None when it is not known."""
+        owners = [self._table[pid] for pid in self.owner_pids(url) or ()]
+        if not owners:
+            return None
+        first = min(owners, key=lambda process: (process.started_ticks, process.pid))
+        return OsProcess(first.pid, self._fs.started_wall_seconds(first))
+
+    def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
+        """Servers that are here and not configured, ordered by name. Those that are known are not asked again.
+
+        Args:
+            holders: process ids by GPU, from the driver.
+            configured: address by name of the servers that are configured: they are left alone.
+        """
+        self._check(holders)
+        taken = [one for url in (configured or {}).values() for one in self._sockets.at(url, self._table) or ()]
+        served = {pid for one in taken for pid in one.pids}
+        asked = {one.listener.inode for one in taken}
+        here: dict[int, FoundServer] = {}
+        for candidate in self._candidates(holders):
+            inode, pid = candidate.listener.inode, candidate.process.pid
+            if inode in asked or pid in served or self._is_inside(candidate, served):
+                continue
+            asked.add(inode)
+            found = self._still(candidate) or self._ask(candidate)
+            if found is not None:
+                here[inode] = found
+                served.add(pid)
+                asked |= self._same_place(candidate)
+        self._found = here
+        return sorted(here.values(), key=lambda server: server.name)
+
+    def _is_inside(self, candidate: _Candidate, served: set[int]) -> bool:
+        """A process that is only near a GPU, in the tree of a server that is already known."""
+        return not candidate.engines and not served.isdisjoint(self.tree([candidate.process.pid]))
+
+    def _same_place(self, candidate: _Candidate) -> set[int]:
+        """Sockets that share the port of this one (several API servers of one vLLM: SO_REUSEPORT)."""
+        here = candidate.listener
+        return {
+            one.inode
+            for one in self._fs.listeners(candidate.process.pid)
+            if one.port == here.port and one.address == here.address
+        }
+
+    def _candidates(self, holders: Holders) -> list[_Candidate]:
+        """Sockets worth asking: first of processes called like an engine, then of trees that hold a GPU."""
+        called: dict[int, tuple[Dialect, ...]] = {}
+        for pid, process in self._table.items():
+            engines = tuple(one for one in listens_as(process, self._dialects) if one.level is Level.ENGINE)
+            if engines:
+                called[pid] = engines
+        holding = {pid for pids in holders.values() for pid in pids or () if pid in self._table}
+        near = {pid for pid in self.tree(holding) if not computes_as(self._table[pid], self._dialects)}
+        found = [
+            _Candidate(self._table[pid], listener, called.get(pid, ()))
+            for pid in (called.keys() | near) - {os.getpid()}
+            for listener in self._likely(self._table[pid], called.get(pid, ()))
+        ]
+        return sorted(found, key=lambda one: (not one.engines, one.listener.port, one.process.pid))
+
+    def _likely(self, process: Process, engines: tuple[Dialect, ...]) -> list[Listener]:
+        """A process's listening sockets on ports that speak for a metrics page."""
+        named = ports_named(process.argv)
+        usual = {port for one in engines or self._dialects for port in (one.port, *one.other_ports) if port is not None}
+        mine = self._sockets.of(process.pid)
+        if mine is None:
+            # Not ours to look into: its user, and a port that it names, tell enough.
+            user = self._fs.owner(process.pid)
+            ports = named or usual
+            return [one for one in self._fs.listeners(process.pid) if one.uid == user and one.port in ports]
+        likely = [one for one in mine if one.port in named or one.port in usual]
+        if not likely and engines and len({one.port for one in mine}) == 1:
+            return mine
+        return likely
+
+    def _still(self, candidate: _Candidate) -> FoundServer | None:
+        """The server that was found at this socket before, if its process is still the same."""
+        found = self._found.get(candidate.listener.inode)
+        if found is None or found.pid != candidate.process.pid:
+            return None
+        return found if found.create_time == self._fs.started_wall_seconds(candidate.process) else None
+
+    def _ask(self, candidate: _Candidate) -> FoundServer | None:
+        inode, port, process = candidate.listener.inode, candidate.listener.port, candidate.process
+        now = self._clock()
+        refusal = self._refused.get(inode)
+        if refusal is not None and now < refusal.again_at_seconds:
+            if refusal.problem:
+                self._report(refusal.problem)
+            return None
+        host = self._sockets.host_for(candidate.listener, process.pid)
+        if host is None:
+            return None
+        url = f"http://{host}:{port}"
+        try:
+            dialect = self._probe(url, candidate.engines or self._dialects)
+        except SourceError as failure:
+            self._refuse(candidate, url, failure)
+            return None
+        if dialect.level is not Level.ENGINE:
+            # A gateway's tokens are its engines' tokens: never counted by itself.
+            self._refused[inode] = _Refusal(now + _AGAIN_MOST_SECONDS, _AGAIN_MOST_SECONDS, "")
+            return None
+        self._refused.pop(inode, None)
+        ours = self._sockets.is_ours(candidate.listener)
+        name = f"{dialect.name}-{port}" if ours else f"{dialect.name}-{host}-{port}"
+        return FoundServer(name, url, dialect.name, process.pid, self._fs.started_wall_seconds(process))
+
+    def _refuse(self, candidate: _Candidate, url: str, failure: SourceError) -> None:
+        """Remember not to ask again for a while: longer each time, but soon where the server is only starting."""
+        before = self._refused.get(candidate.listener.inode)
+        wait = min(before.wait_seconds * 2, _AGAIN_MOST_SECONDS) if before else _AGAIN_FIRST_SECONDS
+        if failure.reason in _TRANSIENT:
+            wait = 0.0
+        problem = ""
+        if candidate.engines:
+            process = candidate.process
+            problem = f"{process.comm} (pid {process.pid}) at {url} is not read: {failure.detail}"
+            problem += f"; {failure.hint}" if failure.hint else ""
+            self._report(problem)
+        self._refused[candidate.listener.inode] = _Refusal(self._clock() + wait, wait or _AGAIN_FIRST_SECONDS, problem)
+
+    def _check(self, holders: Holders) -> None:
+        pids = {pid for holding in holders.values() for pid in holding or ()}
+        if pids and not any(pid in self._table for pid in pids):
+            self._report(
+                f"the driver lists {len(pids)} processes on the GPUs and none of them can be seen here: run the exporter in"
+                " the host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
+            )
+        silent = sum(holding is None for holding in holders.values())
+        if silent:
+            self._report(
+                f"the driver does not list the processes on {silent} GPUs (WSL, vGPU, some boards): list each server's"
+                " `gpus`"
+            )
+
+    def _report(self, problem: str) -> None:
+        self._problems[problem] = None

@@ -1,0 +1,219 @@
+"""From an address to the listening sockets behind it, in whichever network namespace, and to who holds them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tpw.discovery.procfs import Address, Listener, ProcFs
+from tpw.discovery.table import ProcessTable
+
+_RESOLVED_FOR_SECONDS = 300.0
+_LOOPBACK = frozenset((ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")))
+
+Resolve = Callable[[str], Iterable[str]]
+"""Host name to addresses. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSocket:
+    """One listening socket, who holds it, and a process of its network namespace."""
+
+    listener: Listener
+    through: int | str
+    pids: tuple[int, ...]
+
+
+class SocketFinder:
+    """Looks sockets up in one procfs. Remembers who held a socket, because finding that out anew is the costly part.
+
+    Args:
+        fs: the procfs.
+        clock: monotonic seconds.
+        report: told in words what could not be seen.
+        resolve: host name to addresses.
+    """
+
+    def __init__(
+        self,
+        fs: ProcFs,
+        clock: Callable[[], float],
+        report: Callable[[str], None],
+        resolve: Resolve | None = None,
+    ) -> None:
+        self._fs = fs
+        self._clock = clock
+        self._report = report
+        self._resolve = resolve or _resolved
+        self._held: dict[int, frozenset[int] | None] = {}
+        self._own_inodes: frozenset[int] | None = None
+        self._own_addresses: frozenset[Address] | None = None
+        self._owners: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._names: dict[str, tuple[float, frozenset[Address]]] = {}
+
+    def forget(self) -> None:
+        """Begin a new moment."""
+        self._held = {}
+        self._own_inodes = None
+        self._own_addresses = None
+
+    def at(self, url: str, table: ProcessTable) -> list[HeldSocket] | None:
+        """Listening sockets behind an address; None when it is not of this host."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        addresses = self._addresses_of(parts.hostname or "")
+        if any(a.is_loopback or a.is_unspecified for a in addresses) or not addresses.isdisjoint(self._addresses()):
+            ours = self._listening("self", addresses, port, table)
+            if ours:
+                return self._through_proxy(ours, table)
+            # A port that a container runtime forwards in the kernel has no socket here.
+            elsewhere = self._elsewhere(None, port, table)
+            return elsewhere if len({one.through for one in elsewhere}) == 1 else []
+        return self._elsewhere(addresses, port, table) or None
+
+    def of(self, pid: int) -> list[Listener] | None:
+        """Listening sockets that a process holds; None without the rights to see."""
+        held = self.held(pid)
+        return None if held is None else [one for one in self._fs.listeners(pid) if one.inode in held]
+
+    def held(self, pid: int) -> frozenset[int] | None:
+        """Inodes of all sockets that a process holds, read once a moment; None without the rights to see."""
+        if pid not in self._held:
+            self._held[pid] = self._fs.sockets(pid)
+        return self._held[pid]
+
+    def is_ours(self, listener: Listener) -> bool:
+        """Whether a socket is in the network namespace of this process (socket inodes are unique on a host)."""
+        if self._own_inodes is None:
+            self._own_inodes = frozenset(one.inode for one in self._fs.listeners())
+        return listener.inode in self._own_inodes
+
+    def host_for(self, listener: Listener, pid: int) -> str | None:
+        """A host part of a URL that reaches a socket from here; None when it listens on a loopback of elsewhere."""
+        address = listener.address
+        if self.is_ours(listener):
+            return _text(ipaddress.ip_address("127.0.0.1") if address.is_unspecified else address)
+        if address.is_loopback:
+            return None
+        if not address.is_unspecified:
+            return _text(address)
+        addresses = sorted(self._fs.addresses(pid), key=lambda found: (found.version, int(found)))
+        return _text(addresses[0]) if addresses else None
+
+    def _listening(
+        self, through: int | str, addresses: frozenset[Address] | None, port: int, table: ProcessTable
+    ) -> list[HeldSocket]:
+        """Sockets in the namespace that a process is in, with their holders among all processes."""
+        matching = [
+            one
+            for one in self._fs.listeners(through)
+            if one.port == port and (one.address.is_unspecified or addresses is None or one.address in addresses)
+        ]
+        holders = self._holders({one.inode for one in matching}, table) if matching else {}
+        return [HeldSocket(one, through, holders.get(one.inode, ())) for one in matching]
+
+    def _through_proxy(self, sockets: list[HeldSocket], table: ProcessTable) -> list[HeldSocket]:
+        """A container's published port may be held by a proxy on the host: go on to what it leads to."""
+        for one in sockets:
+            for pid in one.pids:
+                target = proxy_target(table[pid].argv)
+                if target is not None:
+                    return self._elsewhere(frozenset((target[0],)), target[1], table) or sockets
+        return sockets
+
+    def _elsewhere(self, addresses: frozenset[Address] | None, port: int, table: ProcessTable) -> list[HeldSocket]:
+        """Sockets on a port in other network namespaces: in those that have one of the addresses, or in any."""
+        own = self._fs.network()
+        namespaces: dict[str, int] = {}
+        denied = 0
+        for pid in table:
+            network = self._fs.network(pid)
+            if network is None:
+                denied += 1
+            elif network != own:
+                namespaces.setdefault(network, pid)
+        found = []
+        for pid in namespaces.values():
+            if addresses is None or not addresses.isdisjoint(self._fs.addresses(pid)):
+                found += self._listening(pid, addresses, port, table)
+        if not found and denied > len(table) // 2:
+            self._report(
+                f"the network namespaces of {denied} processes cannot be seen, so servers in containers are not"
+                " connected with their GPUs: run as root, or allow CAP_SYS_PTRACE"
+            )
+        return found
+
+    def _holders(self, inodes: set[int], table: ProcessTable) -> dict[int, tuple[int, ...]]:
+        """Which processes hold these sockets. Those that held them before are looked at first."""
+        found: dict[int, tuple[int, ...]] = {}
+        for inode in inodes:
+            before = self._owners.get(inode, ())
+            if before and all(table.is_same(pid, t) and inode in (self.held(pid) or ()) for pid, t in before):
+                found[inode] = tuple(pid for pid, _ in before)
+        missing = inodes - found.keys()
+        if missing:
+            found.update(self._searched(missing, table))
+        for inode, pids in found.items():
+            self._owners[inode] = tuple((pid, table[pid].started_ticks) for pid in pids)
+        return found
+
+    def _searched(self, inodes: set[int], table: ProcessTable) -> dict[int, tuple[int, ...]]:
+        holding: dict[int, list[int]] = {}
+        denied = 0
+        for pid in table:
+            held = self.held(pid)
+            if held is None:
+                denied += 1
+                continue
+            for inode in inodes & held:
+                holding.setdefault(inode, []).append(pid)
+        if denied and inodes - holding.keys():
+            self._report(
+                f"the open files of {denied} processes of other users cannot be seen, so it is not known who listens and"
+                " servers are not connected with their GPUs: run as root or allow CAP_SYS_PTRACE (in a container, in the"
+                " host's pid namespace), or list each server's `gpus`"
+            )
+        return {inode: tuple(pids) for inode, pids in holding.items()}
+
+    def _addresses(self) -> frozenset[Address]:
+        if self._own_addresses is None:
+            self._own_addresses = self._fs.addresses()
+        return self._own_addresses
+
+    def _addresses_of(self, host: str) -> frozenset[Address]:
+        try:
+            return frozenset((ipaddress.ip_address(host),))
+        except ValueError:
+            pass
+        if host == "localhost":
+            return _LOOPBACK
+        known, now = self._names.get(host), self._clock()
+        if known is None or now - known[0] >= _RESOLVED_FOR_SECONDS:
+            try:
+                known = (now, frozenset(ipaddress.ip_address(text) for text in self._resolve(host)))
+            except (OSError, ValueError):
+                known = (now, frozenset())
+            self._names[host] = known
+        return known[1]
+
+
+def proxy_target(argv: Sequence[str]) -> tuple[Address, int] | None:
+    """Where Docker's userland proxy leads to, from its command line; None when it is something else."""
+    if not argv or argv[0].rpartition("/")[2] != "docker-proxy":
+        return None
+    try:
+        address = ipaddress.ip_address(argv[argv.index("-container-ip") + 1])
+        return address, int(argv[argv.index("-container-port") + 1])
+    except (ValueError, IndexError):
+        return None
+
+
+def _text(address: Address) -> str:
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _resolved(host: str) -> Iterable[str]:
+    return {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}

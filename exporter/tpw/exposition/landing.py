@@ -1,0 +1,377 @@
+"""The page for people: one self-contained HTML document over a status.
+
+Rendered here, so it works without JavaScript; with it, the page asks once a second or so for the same rendering of its main
+part and changes only the nodes that differ. Nothing is fetched from elsewhere, and the Content-Security-Policy allows
+nothing but the one style and the one script below. Every text from outside (names of GPUs, servers, models, messages) is
+escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from tpw.exposition import figures
+from tpw.exposition.catalogue import Metric
+from tpw.exposition.figures import UNKNOWN
+from tpw.exposition.landing_assets import ICON, SCRIPT, STYLE
+from tpw.exposition.reference import sections
+from tpw.exposition.status import GpuStatus, ModelStatus, ServerStatus, SourceEntry, Status
+from tpw.ledger.window import OUTPUT
+from tpw.model import Boundary, Scope
+
+_MILLION = 1e6
+
+_STATE_TITLES = {
+    "active": "a server that owns it is working",
+    "parked": "a model is loaded, nothing to do",
+    "idle": "nobody owns it",
+    "lost": "it does not answer",
+    "down": "it answered before and does not any more",
+    "waiting": "it has not answered yet",
+    "unread": "its counters are elsewhere; known by its GPUs",
+}
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def content_security_policy() -> str:
+    """Allows the page's own style and script, asking this server, and nothing else."""
+    return (
+        f"default-src 'none'; style-src 'sha256-{_digest(STYLE)}'; script-src 'sha256-{_digest(SCRIPT)}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def page(status: Status, telemetry_path: str, host: str = "") -> bytes:
+    """The whole document. ``host`` says whose numbers these are, for who has many such pages open."""
+    interval = max(1.0, min(10.0, status["interval_seconds"]))
+    return _document(
+        f"tpw-exporter on {host}" if host else "tpw-exporter",
+        f'<main id="live" data-every="{interval:g}">{main(status, host)}</main>',
+        f'<a href="{escape(telemetry_path.lstrip("/"))}">metrics</a> '
+        '<a href="api/v1/status">status as JSON</a> '
+        '<a href="docs/metrics">what each metric means</a> '
+        f"<span>tpw-exporter {escape(status['version'])}</span>",
+        script=True,
+    )
+
+
+def reference() -> bytes:
+    """The catalogue of metrics as a page."""
+    tables = "".join(
+        _table(title, ("metric", "meaning"), [(_named(metric), _meaning(metric)) for metric in metrics])
+        for title, metrics in sections()
+    )
+    head = (
+        "<header><h1>Metrics</h1></header>"
+        "<p class=note>Absent means unknown; 0 means observed zero. A counter never falls.</p>"
+    )
+    return _document("tpw-exporter: metrics", f"<main>{head}{tables}</main>", '<a href="../">back</a>')
+
+
+def _named(metric: Metric) -> _Cell:
+    facts = " \u00b7 ".join(part for part in (str(metric.kind), ", ".join(metric.labels)) if part)
+    return _Cell(f"<code>{metric.name}</code><small>{escape(facts)}</small>", "lead name")
+
+
+def _meaning(metric: Metric) -> _Cell:
+    absent = f"<br>Absent: {escape(metric.absent)}" if metric.absent else ""
+    return _Cell(f"<span class=hint>{escape(metric.help)}</span>{absent}", "wrap")
+
+
+def _document(title: str, body: str, foot: str, *, script: bool = False) -> bytes:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f'<link rel="icon" href="data:image/svg+xml,{ICON}"><title>{escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body>{body}<footer>{foot}</footer>{f'<script>{SCRIPT}</script>' if script else ''}</body></html>"
+    ).encode("utf-8", "replace")
+
+
+def main(status: Status, host: str = "") -> str:
+    """The part that lives: everything between header and footer."""
+    return "".join(
+        (
+            _header(status, host),
+            _headline(status),
+            _servers(status),
+            _gpus(status),
+            _sources(status),
+            _notes(status),
+        )
+    )
+
+
+def _header(status: Status, host: str) -> str:
+    down = [source["name"] for source in status["sources"] if source["tried"] and not source["up"]]
+    if not status["config_reload_successful"]:
+        mood, words = "warn", "the configuration file as it stands is not in force"
+    elif down:
+        mood, words = "warn", f"{len(down)} of {len(status['sources'])} sources cannot be read"
+    else:
+        mood, words = ("good", "all sources are read") if status["sources"] else ("", "no source yet")
+    on = f" <small>on {escape(host)}</small>" if host else ""
+    return (
+        f"<header><h1>Tokens per watt{on}</h1>"
+        f'<p class="mood {mood}" id="mood"><i></i><span>{escape(words)}</span>'
+        f"<time>{figures.clock(status['at'])}</time></p></header>"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- headline
+
+
+def _tile(label: str, value: str, unit: str, note: str) -> str:
+    kind, unit = ("tile none", "") if value == UNKNOWN else ("tile", unit)
+    return (
+        f"<div class='{kind}'><dt>{escape(label)}</dt><dd><b>{escape(value)}</b> <small>{escape(unit)}</small></dd>"
+        f"<dd class=note>{escape(note)}</dd></div>"
+    )
+
+
+def _headline(status: Status) -> str:
+    head, currency = status["headline"], status["currency"] or ""
+    rate, total = head["tokens_per_second"], head["all_tokens_per_second"]
+    up = sum(gpu["up"] for gpu in status["gpus"])
+    cost, energy_cost = head["cost_per_token"], head["energy_cost_per_token"]
+    value, unit = _split(figures.watts(head["power_watts"]))
+    tiles = (
+        _tile(
+            "Output tokens",
+            figures.figure(rate),
+            "tok/s",
+            f"{figures.figure(total)} tok/s with prompts" if total is not None else "no server tells its tokens",
+        ),
+        _tile("Power", value, unit, f"{up} of {len(status['gpus'])} GPUs, now" if status["gpus"] else "no GPU found"),
+        _tile(
+            "Tokens per watt",
+            figures.figure(head["tokens_per_watt"]),
+            "tok/s per W",
+            "output tokens per joule, parked time included" if head["tokens_per_watt"] is not None else "no ratio yet",
+        ),
+        _tile(
+            "Cost per 1M output tokens",
+            figures.figure(None if cost is None else cost * _MILLION),
+            currency if cost is not None else "",
+            _cost_note(status, cost, energy_cost),
+        ),
+        _price_tile(status),
+        _waste_tile(status),
+    )
+    return f"<dl class=tiles>{''.join(tiles)}</dl>"
+
+
+def _split(text: str) -> tuple[str, str]:
+    value, _, unit = text.partition(" ")
+    return value, unit
+
+
+def _cost_note(status: Status, cost: float | None, energy_cost: float | None) -> str:
+    if status["currency"] is None:
+        return "no tariff configured: add tariff: to see what a token costs"
+    if cost is None:
+        return "no priced token in the window"
+    if energy_cost is None or energy_cost == cost:
+        return "electricity alone; costs: adds hardware"
+    return f"{figures.money(energy_cost, status['currency'], scale=_MILLION)} of it electricity"
+
+
+def _price_tile(status: Status) -> str:
+    price, currency = status["price"], status["currency"] or ""
+    if price is None:
+        return _tile("Electricity", UNKNOWN, "", "no tariff configured: add tariff: with a price per kWh")
+    note = "no change known"
+    if price["next_at"] is not None and price["next_per_kwh"] is not None:
+        change = figures.duration(price["next_at"] - status["at"])
+        note = (
+            f"then {figures.money(price['next_per_kwh'], currency)}, in {change} ({figures.minute(price['next_at'])})"
+        )
+    if price["state"] != "final":
+        note = f"{price['state']} price; {note}"
+    return _tile("Electricity", figures.figure(price["per_kwh"]), f"{currency} per kWh", note)
+
+
+def _waste_tile(status: Status) -> str:
+    head, currency = status["headline"], status["currency"] or ""
+    gpus = head["wasted_gpus"]
+    doing = f"{gpus} GPU{'' if gpus == 1 else 's'} parked or idle"
+    if not status["gpus"]:
+        return _tile("Wasted", UNKNOWN, "", "no GPU found")
+    if not currency:
+        value, unit = _split(figures.watts(head["wasted_watts"] if gpus else 0.0))
+        return _tile("Wasted", value, unit, doing)
+    cost = head["wasted_cost_per_hour"]
+    note = f"{doing}, {figures.watts(head['wasted_watts'])}" if gpus else "every GPU is working"
+    return _tile("Wasted per hour", figures.figure(cost), currency, note if cost is not None else f"measuring; {note}")
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One cell: what stands in it (HTML), its classes, what a pointer shows. Its column's name is repeated in it, since on
+    a narrow screen a row becomes a card."""
+
+    html: str
+    kind: str = ""
+    title: str = ""
+
+    def under(self, head: str) -> str:
+        """The cell of that column."""
+        kind = f' class="{self.kind}"' if self.kind else ""
+        title = f' title="{escape(self.title)}"' if self.title else ""
+        return f'<td{kind}{title} data-head="{escape(head)}">{self.html}</td>'
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[_Cell]]) -> str:
+    """A table. A column is set right where its cells are."""
+    cells = [tuple(row) for row in rows]
+    kinds = [cell.kind for cell in cells[0]]
+    columns = "".join(
+        f"<th{' class=n' if kind == 'n' else ''}>{escape(head)}</th>" for head, kind in zip(heads, kinds, strict=True)
+    )
+    body = "".join(
+        f"<tr>{''.join(cell.under(head) for head, cell in zip(heads, row, strict=True))}</tr>" for row in cells
+    )
+    return (
+        f"<section><h2>{title}</h2><div class=scroll><table><thead><tr>{columns}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _state(state: str) -> _Cell:
+    return _Cell(f"<i></i>{state}", f"state {state.replace(' ', '-')}", _STATE_TITLES.get(state, ""))
+
+
+def _number(text: str, title: str = "") -> _Cell:
+    return _Cell(escape(text), "n", title)
+
+
+def _text(text: str, title: str = "") -> _Cell:
+    return _Cell(escape(text), "", title)
+
+
+_SAME = _Cell("", "same")
+"""A cell that would repeat the one above it."""
+
+
+def _bar(ratio: float | None) -> str:
+    """A thin bar, drawn with attributes since the policy allows no style in attributes."""
+    width = 0.0 if ratio is None else max(0.0, min(1.0, ratio)) * 100.0
+    return f'<svg class=bar aria-hidden="true"><rect width="{width:.1f}%" height="100%"/></svg>'
+
+
+def _servers(status: Status) -> str:
+    if not status["servers"]:
+        return (
+            "<section><h2>Servers</h2><p class=empty>No inference server is known. One that listens on this host is found "
+            "by itself; others go under <code>servers:</code> in the configuration.</p></section>"
+        )
+    currency = status["currency"] or ""
+    heads = (
+        "server",
+        "state",
+        "model",
+        "output tok/s",
+        "tok/s per W",
+        f"{currency} per 1M output" if currency else "cost per 1M",
+        "running",
+        "waiting",
+        "GPUs",
+    )
+    rows = (
+        _server_row(server, model, first=place == 0)
+        for server in status["servers"]
+        for place, model in enumerate(server["models"])
+    )
+    return _table("Servers", heads, rows)
+
+
+def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tuple[_Cell, ...]:
+    window = server["window_seconds"]
+    over = f"over {figures.duration(window)}" if window is not None else ""
+    energy = model["cost_per_token"].get(Scope.ENERGY, {}).get(OUTPUT)
+    full = model["cost_per_token"].get(Scope.FULL, {}).get(OUTPUT)
+    per_watt, boundaries = model["tokens_per_watt"], ""
+    if per_watt:
+        facility = figures.figure(per_watt.get(Boundary.FACILITY, {}).get(OUTPUT))
+        boundaries = f"the boards alone, {over}; with host and PUE: {facility}"
+    engine = " ".join(part for part in (server["engine"], server["version"]) if part)
+    name = f"<b>{escape(server['name'])}</b><small>{escape(engine)}</small>"
+    gpus = ", ".join(map(str, server["gpus"])) or UNKNOWN
+    return (
+        _Cell(name, "lead") if first else _SAME,
+        _state(server["state"]) if first else _SAME,
+        _Cell(escape(model["model"]), "model", model["model"]),
+        _number(figures.figure(model["tokens_per_second"].get(OUTPUT)), over),
+        _number(figures.figure(per_watt.get(Boundary.GPU, {}).get(OUTPUT)), boundaries),
+        _number(
+            figures.figure(None if full is None else full * _MILLION),
+            f"{figures.figure(energy * _MILLION)} of it electricity, {over}" if energy is not None else "",
+        ),
+        _number(figures.whole(model["running"])),
+        _number(figures.whole(model["waiting"])),
+        _text(gpus, f"known by: {server['attribution']}") if first else _SAME,
+    )
+
+
+def _gpus(status: Status) -> str:
+    if not status["gpus"]:
+        return (
+            "<section><h2>GPUs</h2><p class=empty>No GPU reports power here. <code>tpw-exporter probe</code> says "
+            "what was tried and what is missing.</p></section>"
+        )
+    heads = ("GPU", "state", "power", "utilisation", "memory GiB", "temp", "owner", "energy by")
+    return _table("GPUs", heads, map(_gpu_row, status["gpus"]))
+
+
+def _gpu_row(gpu: GpuStatus) -> tuple[_Cell, ...]:
+    power, limit = gpu["power_watts"], gpu["power_limit_watts"]
+    ratio = power / limit if power is not None and limit else None
+    drawn = f"{figures.watts(power)}<small> / {figures.watts(limit)}</small>" if limit else figures.watts(power)
+    used, total = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
+    return (
+        _Cell(f"<b>{gpu['index']}</b> {escape(gpu['name'])}", "lead", gpu["uuid"]),
+        _state(gpu["state"] or "lost"),
+        _Cell(f"<span>{drawn}</span>{_bar(ratio)}", "power"),
+        _number(figures.percent(gpu["utilization_ratio"])),
+        _number(UNKNOWN if used is None else f"{figures.gibibytes(used)} / {figures.gibibytes(total)}"),
+        _number(figures.celsius(gpu["temperature_celsius"])),
+        _text(", ".join(gpu["owners"]) or UNKNOWN),
+        _text(gpu["energy_method"].replace("_", " "), gpu["method_note"]),
+    )
+
+
+def _sources(status: Status) -> str:
+    if not status["sources"]:
+        return ""
+    heads = ("source", "state", "last read", "took", "")
+    return _table("Sources", heads, (_source_row(source, status["at"]) for source in status["sources"]))
+
+
+def _source_row(source: SourceEntry, now: float) -> tuple[_Cell, ...]:
+    last, took = source["last_success"], source["read_duration_seconds"]
+    said = escape(source["detail"])
+    if source["hint"]:
+        said += f"<br><span class=hint>{escape(source['hint'])}</span>"
+    return (
+        _Cell(escape(source["name"]), "lead"),
+        _state("ok" if source["up"] else ("failing" if source["tried"] else "not yet")),
+        _number(UNKNOWN if last is None else f"{figures.duration(now - last)} ago" if now - last >= 1.0 else "now"),
+        _number(UNKNOWN if took is None else f"{took * 1e3:,.1f} ms"),
+        _Cell(said, "wrap"),
+    )
+
+
+def _notes(status: Status) -> str:
+    if not status["notes"]:
+        return ""
+    items = "".join(f"<li>{escape(note)}</li>" for note in status["notes"])
+    return f"<section><h2>Notes</h2><ul>{items}</ul></section>"

@@ -1,0 +1,120 @@
+"""The style, the script and the icon of the page for people."""
+
+from __future__ import annotations
+
+ICON = (
+    "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath fill='%230f8a6a' "
+    "d='M9 0 2 9h4.5L6 16l8-10H9z'/%3E%3C/svg%3E"
+)
+
+STYLE = """
+:root{--bg:#f7f7f4;--card:#fff;--ink:#1d2321;--soft:#69716d;--line:#e6e7e2;--active:#0f8a6a;--parked:#b7791f;
+--idle:#8b938f;--lost:#b83232;--track:#e9ebe6}
+@media (prefers-color-scheme:dark){:root{--bg:#131716;--card:#1a1f1d;--ink:#e6eae7;--soft:#8f9994;--line:#272e2b;
+--active:#3dc79d;--parked:#dba652;--idle:#79827e;--lost:#f07a72;--track:#2a312e}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:76rem;padding:2rem 1.5rem 3rem;background:var(--bg);color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;font-variant-numeric:tabular-nums}
+header{display:flex;flex-wrap:wrap;align-items:baseline;justify-content:space-between;gap:.25rem 1.5rem}
+h1{font-size:1.35rem;font-weight:600;letter-spacing:-.01em;margin:0}
+h1 small{font-size:1rem;font-weight:400;color:var(--soft);letter-spacing:0}
+h2{font-size:.95rem;font-weight:600;margin:2.25rem 0 .6rem}
+p{margin:0}
+.mood{color:var(--soft);display:flex;align-items:center;gap:.5rem;font-size:.9rem}
+.mood time{padding-left:.5rem;border-left:1px solid var(--line)}
+i{display:inline-block;width:.5rem;height:.5rem;border-radius:50%;background:var(--idle);flex:none}
+.good i{background:var(--active)}.warn i{background:var(--parked)}.stale i{background:var(--lost)}
+.tiles{display:grid;grid-template-columns:repeat(3,1fr);gap:1px;margin:1.25rem 0 0;border:1px solid var(--line);
+border-radius:10px;background:var(--line);overflow:hidden}
+.tile{background:var(--card);padding:1rem 1.25rem 1.1rem;min-width:0}
+dt{color:var(--soft);font-size:.85rem}
+dd{margin:0}
+dd b{font-size:2rem;line-height:1.25;font-weight:500;letter-spacing:-.02em}
+dd small{color:var(--soft);font-size:.9rem}
+.note{color:var(--soft);font-size:.85rem}
+.none b{color:var(--soft);font-weight:400}
+.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.55rem .9rem;vertical-align:top;white-space:nowrap}
+th{font-size:.8rem;font-weight:500;color:var(--soft);border-bottom:1px solid var(--line)}
+tbody tr+tr td{border-top:1px solid var(--line)}
+tbody tr+tr td.same{border-top-color:transparent}
+td b{font-weight:600}
+td small{color:var(--soft);font-size:.85rem}
+td b+small,td code+small{display:block}
+.name{white-space:normal;min-width:22rem;max-width:26rem}
+.n{text-align:right}
+.wrap{white-space:normal;min-width:16rem;color:var(--soft)}
+.hint{color:var(--ink)}
+.model{max-width:18rem;overflow:hidden;text-overflow:ellipsis}
+.state i{margin-right:.5rem;vertical-align:.05rem}
+.state.active,.state.ok{color:var(--active)}.state.parked{color:var(--parked)}
+.state.idle,.state.waiting,.state.unread,.state.not-yet{color:var(--soft)}
+.state.lost,.state.down,.state.failing{color:var(--lost)}
+.state i{background:currentColor}
+.power{min-width:9rem}
+.bar{display:block;width:100%;height:4px;margin-top:.25rem;border-radius:2px;background:var(--track)}
+.bar rect{fill:var(--active)}
+tr:has(.parked) .bar rect{fill:var(--parked)}tr:has(.idle) .bar rect{fill:var(--idle)}
+.empty{color:var(--soft);background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.25rem}
+code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",monospace}
+ul{margin:0;padding-left:1.2rem;color:var(--soft)}
+footer{margin-top:2.5rem;padding-top:1rem;border-top:1px solid var(--line);display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;
+font-size:.9rem;color:var(--soft)}
+footer span{margin-left:auto}
+a{color:inherit;text-decoration:underline;text-decoration-color:var(--line);text-underline-offset:.2em}
+a:hover{text-decoration-color:currentColor}
+@media (max-width:48rem){body{padding:1.25rem 1rem 2rem}.tiles{grid-template-columns:repeat(2,1fr)}
+.tile{padding:.75rem .9rem .85rem}dd b{font-size:1.5rem}
+main thead{display:none}main table,main tbody,main tr,main td{display:block;width:auto;max-width:none;min-width:0}
+main tr{display:grid;grid-template-columns:repeat(6,1fr);gap:.1rem 1.25rem;padding:.7rem .9rem}
+main tr+tr{border-top:1px solid var(--line)}
+main tbody tr td{padding:.05rem 0;border:0;display:flex;justify-content:space-between;gap:.5rem;white-space:normal;
+text-align:right;grid-column:span 3;overflow-wrap:anywhere}
+main tbody tr td.lead{grid-column:span 4;gap:.35rem;flex-wrap:wrap}main tbody tr td.state{grid-column:span 2}
+main tbody tr td.n{white-space:nowrap}main tbody tr td.name{grid-column:1/-1;display:block}
+main td::before{content:attr(data-head);color:var(--soft);font-size:.85rem;white-space:nowrap;text-align:left}
+main td.lead,main td.model,main td.state,main td.power,main td.wrap{text-align:left;justify-content:flex-start}
+main td.lead::before,main td.model::before,main td.state::before,main td.power::before,main td.wrap::before{content:none}
+main td.state{justify-content:flex-end;align-items:center}main .state i{margin:0}
+main tbody tr td.model,main tbody tr td.power,main tbody tr td.wrap{grid-column:1/-1}
+main tbody tr td.wrap,main tbody tr td.power{display:block}
+main tbody tr td.same,main tbody tr td.wrap:empty{display:none}main .lead b+small{display:inline}}
+"""
+
+SCRIPT = """
+(function(){
+var live=document.getElementById('live'),every=live.dataset.every*1000,since=0;
+function same(a,b){
+ if(a.nodeType!==b.nodeType||a.nodeName!==b.nodeName)return a.replaceWith(b.cloneNode(true));
+ if(a.nodeType===3){if(a.data!==b.data)a.data=b.data;return}
+ for(var i=0;i<b.attributes.length;i++){var t=b.attributes[i];
+  if(a.getAttribute(t.name)!==t.value)a.setAttribute(t.name,t.value)}
+ for(i=a.attributes.length-1;i>=0;i--)if(!b.hasAttribute(a.attributes[i].name))a.removeAttribute(a.attributes[i].name);
+ children(a,b);
+}
+function children(a,b){
+ while(a.childNodes.length>b.childNodes.length)a.lastChild.remove();
+ for(var i=0;i<b.childNodes.length;i++)
+  if(i<a.childNodes.length)same(a.childNodes[i],b.childNodes[i]);
+  else a.appendChild(b.childNodes[i].cloneNode(true));
+}
+function stale(){
+ since=since||Date.now();
+ var mood=document.getElementById('mood');
+ if(mood){mood.className='mood stale';
+  mood.querySelector('span').textContent='no answer for '+Math.round((Date.now()-since)/1000)+' s; these numbers are old'}
+}
+function turn(){
+ if(document.hidden)return again();
+ fetch('api/v1/status?view=html',{cache:'no-store'}).then(function(answer){
+  if(!answer.ok)throw new Error(answer.status);return answer.text()
+ }).then(function(text){
+  children(live,new DOMParser().parseFromString('<main>'+text+'</main>','text/html').querySelector('main'));since=0
+ }).catch(stale).then(again);
+}
+function again(){setTimeout(turn,every)}
+document.addEventListener('visibilitychange',function(){if(!document.hidden&&since)turn()});
+again();
+})();
+"""

@@ -1,0 +1,390 @@
+"""Snapshot -> status: what the page for people, ``/api/v1/status`` and ``top`` show.
+
+The shape below is what the API answers as JSON. ``null`` means not known, never zero. Keys are added freely and not
+renamed. Energy is in joules, time in seconds, money in the currency at the top.
+"""
+
+from __future__ import annotations
+
+from math import fsum
+from typing import TypedDict
+
+from tpw import __version__
+from tpw.exposition.waste import Waste
+from tpw.ledger.books import Books, GpuAccount, Posting, ServerAccount
+from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
+from tpw.model import UNKNOWN_MODEL, Boundary, PriceState, Scope, State
+from tpw.snapshot import Prices, Snapshot
+
+
+class StateStatus(TypedDict):
+    """What was booked for one state."""
+
+    seconds: float
+    joules: float
+    facility_joules: float
+    cost: dict[str, float]
+    """By component; empty where nothing is priced."""
+
+
+class GpuStatus(TypedDict):
+    """One GPU."""
+
+    index: int
+    uuid: str
+    name: str
+    vendor: str
+    up: bool
+    state: str | None
+    """active, parked, idle; null while it does not answer."""
+    owners: list[str]
+    power_watts: float | None
+    power_limit_watts: float | None
+    utilization_ratio: float | None
+    memory_used_bytes: float | None
+    memory_total_bytes: float | None
+    temperature_celsius: float | None
+    energy_method: str
+    method_note: str
+    unmetered_seconds: float
+    states: dict[str, StateStatus]
+
+
+class ModelStatus(TypedDict):
+    """One model of a server. Ratios are by kind (output, total), over the server's window."""
+
+    model: str
+    tokens: dict[str, float]
+    requests: float | None
+    running: float | None
+    waiting: float | None
+    tokens_per_second: dict[str, float]
+    tokens_per_watt: dict[str, dict[str, float]]
+    """By boundary."""
+    cost_per_token: dict[str, dict[str, float]]
+    """By scope."""
+    watts: dict[str, float]
+    """Mean over the window, by boundary."""
+    states: dict[str, StateStatus]
+
+
+class ServerStatus(TypedDict):
+    """One inference server."""
+
+    name: str
+    state: str
+    """active, parked, down (it was read before and answers no more), waiting (not read yet), unread (its counters are
+    elsewhere)."""
+    up: bool
+    engine: str
+    version: str
+    cadence: str
+    attribution: str
+    gpus: list[int]
+    window_seconds: float | None
+    models: list[ModelStatus]
+
+
+class HostStatus(TypedDict):
+    """One host component."""
+
+    component: str
+    power_watts: float | None
+    joules: float
+
+
+class PriceStatus(TypedDict):
+    """The price of electricity around now."""
+
+    per_kwh: float | None
+    state: str
+    next_at: float | None
+    """Unix time."""
+    next_per_kwh: float | None
+
+
+class SourceEntry(TypedDict):
+    """One source."""
+
+    name: str
+    up: bool
+    tried: bool
+    read_duration_seconds: float | None
+    last_success: float | None
+    reads: int
+    failures: dict[str, int]
+    detail: str
+    hint: str
+
+
+class ReferenceStatus(TypedDict):
+    """What the same work costs elsewhere."""
+
+    name: str
+    price_per_gpu_hour: float | None
+    price_per_token: dict[str, float]
+
+
+class Headline(TypedDict):
+    """The whole machine in a few numbers. Ratios count output tokens, over all servers whose tokens are known."""
+
+    tokens_per_second: float | None
+    all_tokens_per_second: float | None
+    power_watts: float | None
+    """Of all GPUs that answer, now."""
+    tokens_per_watt: float | None
+    cost_per_token: float | None
+    """Scope full."""
+    energy_cost_per_token: float | None
+    wasted_watts: float | None
+    """Of the GPUs that are parked or idle, now."""
+    wasted_gpus: int
+    wasted_cost_per_hour: float | None
+    """What parked and idle GPUs cost, over the last minute."""
+
+
+class Status(TypedDict):
+    """Everything."""
+
+    version: str
+    at: float
+    """Unix time of the snapshot."""
+    interval_seconds: float
+    currency: str | None
+    headline: Headline
+    price: PriceStatus | None
+    """null where no tariff is configured."""
+    gpus: list[GpuStatus]
+    hosts: list[HostStatus]
+    servers: list[ServerStatus]
+    sources: list[SourceEntry]
+    references: list[ReferenceStatus]
+    config_reload_successful: bool
+    notes: list[str]
+
+
+def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
+    """The status of a snapshot.
+
+    Args:
+        snapshot: one tick.
+        waste: what parked and idle GPUs cost of late, where that is known.
+    """
+    books = snapshot.books
+    owners: dict[str, list[ServerAccount]] = {}
+    for server in books.servers.values():
+        for uuid in server.gpus:
+            owners.setdefault(uuid, []).append(server)
+    accounts = sorted(books.gpus.values(), key=lambda account: (account.gpu.index, account.gpu.uuid))
+    gpus = [_gpu(account, owners.get(account.gpu.uuid, []), books) for account in accounts]
+    watched = {source.name[7:] for source in snapshot.sources if source.name.startswith("server:")}
+    servers = [
+        _server(server, books, watched=name in watched)
+        for name, server in sorted(books.servers.items())
+        if name in watched or server.up or server.gpus
+    ]
+    return Status(
+        version=__version__,
+        at=snapshot.at.wall_seconds,
+        interval_seconds=snapshot.interval_seconds,
+        currency=books.currency or snapshot.prices.currency or None,
+        headline=_headline(gpus, servers, waste),
+        price=_price(snapshot.prices),
+        gpus=gpus,
+        hosts=[
+            HostStatus(component=component, power_watts=account.power_watts, joules=account.joules)
+            for component, account in sorted(books.hosts.items())
+        ],
+        servers=servers,
+        sources=[
+            SourceEntry(
+                name=source.name,
+                up=source.up,
+                tried=source.read_duration_seconds is not None,
+                read_duration_seconds=source.read_duration_seconds,
+                last_success=source.last_success_wall_seconds,
+                reads=source.reads,
+                failures=dict(source.failures),
+                detail=source.detail,
+                hint=source.hint,
+            )
+            for source in snapshot.sources
+        ],
+        references=[
+            ReferenceStatus(
+                name=reference.name,
+                price_per_gpu_hour=(
+                    None if reference.price_per_gpu_second is None else reference.price_per_gpu_second * 3600.0
+                ),
+                price_per_token={str(kind): price for kind, price in reference.price_per_token.items()},
+            )
+            for reference in snapshot.references
+        ],
+        config_reload_successful=snapshot.config_reload_successful,
+        notes=list(snapshot.notes),
+    )
+
+
+def state_now(account: GpuAccount, owners: list[ServerAccount]) -> State | None:
+    """What a GPU is doing now; None while it does not answer.
+
+    A server that is read tells itself whether it works; for one that is not, a busy board is the only sign of work.
+    """
+    if not account.up:
+        return None
+    if not owners:
+        return State.IDLE
+    utilization = account.sample.utilization_ratio if account.sample else None
+    busy = utilization is None or utilization > 0.0
+    active = any(server.active if server.up else busy for server in owners)
+    return State.ACTIVE if active else State.PARKED
+
+
+def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuStatus:
+    gpu, sample = account.gpu, account.sample if account.up else None
+    state = state_now(account, owners)
+    return GpuStatus(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        name=gpu.name,
+        vendor=gpu.vendor,
+        up=account.up,
+        state=None if state is None else str(state),
+        owners=sorted(server.name for server in owners),
+        power_watts=sample.power_watts if sample else None,
+        power_limit_watts=sample.power_limit_watts if sample else None,
+        utilization_ratio=sample.utilization_ratio if sample else None,
+        memory_used_bytes=sample.memory_used_bytes if sample else None,
+        memory_total_bytes=sample.memory_total_bytes if sample else None,
+        temperature_celsius=sample.temperature_celsius if sample else None,
+        energy_method=str(gpu.energy_method),
+        method_note=gpu.method_note,
+        unmetered_seconds=account.unmetered_seconds,
+        states={
+            str(state): _booked(
+                [item for key, item in books.postings.items() if key[0] == gpu.uuid and key[3] is state]
+            )
+            for state in State
+        },
+    )
+
+
+def _booked(postings: list[Posting]) -> StateStatus:
+    components = sorted({component for posting in postings for component in posting.cost})
+    return StateStatus(
+        seconds=fsum(posting.seconds for posting in postings),
+        joules=fsum(posting.joules for posting in postings),
+        facility_joules=fsum(posting.facility_joules for posting in postings),
+        cost={name: fsum(posting.cost.get(name, 0.0) for posting in postings) for name in components},
+    )
+
+
+def _server(server: ServerAccount, books: Books, *, watched: bool) -> ServerStatus:
+    ratios = live_ratios(server, priced=bool(books.currency))
+    booked = {key[2] for key in books.postings if key[1] == server.name}
+    counted = {model for model, _ in server.tokens}
+    models = sorted(booked.union(server.models, counted)) or [UNKNOWN_MODEL]
+    if server.up:
+        state = "active" if server.active else "parked"
+    elif server.engine:
+        state = "down"
+    else:
+        state = "waiting" if watched else "unread"
+    return ServerStatus(
+        name=server.name,
+        state=state,
+        up=server.up,
+        engine=server.engine,
+        version=server.version,
+        cadence=str(server.cadence),
+        attribution=str(server.attribution),
+        gpus=sorted(books.gpus[uuid].gpu.index for uuid in server.gpus if uuid in books.gpus),
+        window_seconds=ratios.span_seconds if ratios else None,
+        models=[_model(server, model, books, ratios.models.get(model) if ratios else None) for model in models],
+    )
+
+
+def _model(server: ServerAccount, model: str, books: Books, ratios: ModelRatios | None) -> ModelStatus:
+    per_watt: dict[str, dict[str, float]] = {}
+    per_token: dict[str, dict[str, float]] = {}
+    if ratios:
+        for (kind, boundary), value in ratios.tokens_per_joule.items():
+            per_watt.setdefault(str(boundary), {})[kind] = value
+        for (kind, scope), value in ratios.cost_per_token.items():
+            per_token.setdefault(str(scope), {})[kind] = value
+    load = next((load for load in server.loads if (load.model or UNKNOWN_MODEL) == model), None) if server.up else None
+    return ModelStatus(
+        model=model,
+        tokens={str(kind): tokens for (of, kind), tokens in server.tokens.items() if of == model},
+        requests=server.requests.get(model),
+        running=load.running if load else None,
+        waiting=load.waiting if load else None,
+        tokens_per_second=dict(ratios.tokens_per_second) if ratios else {},
+        tokens_per_watt=per_watt,
+        cost_per_token=per_token,
+        watts={str(boundary): value for boundary, value in ratios.watts.items()} if ratios else {},
+        states={
+            str(state): _booked(
+                [item for key, item in books.postings.items() if key[1:3] == (server.name, model) and key[3] is state]
+            )
+            for state in (State.ACTIVE, State.PARKED)
+        },
+    )
+
+
+def _price(prices: Prices) -> PriceStatus | None:
+    if not prices.currency:
+        return None
+    now = prices.now
+    known = now is not None and now.state is not PriceState.MISSING
+    return PriceStatus(
+        per_kwh=now.price_per_kwh if now is not None and known else None,
+        state=str(now.state if now is not None else PriceState.MISSING),
+        next_at=prices.next.start_seconds if prices.next else None,
+        next_per_kwh=prices.next.price_per_kwh if prices.next else None,
+    )
+
+
+def _headline(gpus: list[GpuStatus], servers: list[ServerStatus], waste: Waste | None) -> Headline:
+    models = [model for server in servers for model in server["models"]]
+    powers = [gpu["power_watts"] for gpu in gpus if gpu["power_watts"] is not None]
+    wasted = [gpu for gpu in gpus if gpu["state"] in (State.PARKED, State.IDLE)]
+    wasted_powers = [gpu["power_watts"] for gpu in wasted if gpu["power_watts"] is not None]
+    return Headline(
+        tokens_per_second=_total([model["tokens_per_second"].get(OUTPUT) for model in models]),
+        all_tokens_per_second=_total([model["tokens_per_second"].get(TOTAL) for model in models]),
+        power_watts=fsum(powers) if powers else None,
+        tokens_per_watt=_tokens_per_watt(models),
+        cost_per_token=_cost_per_token(models, Scope.FULL),
+        energy_cost_per_token=_cost_per_token(models, Scope.ENERGY),
+        wasted_watts=fsum(wasted_powers) if wasted_powers else None,
+        wasted_gpus=len(wasted),
+        wasted_cost_per_hour=waste.cost_per_hour if waste else None,
+    )
+
+
+def _total(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fsum(known) if known else None
+
+
+def _tokens_per_watt(models: list[ModelStatus]) -> float | None:
+    """Tokens per second of all models that make output, per watt of their GPUs."""
+    both = [
+        (model["tokens_per_second"][OUTPUT], model["watts"][Boundary.GPU])
+        for model in models
+        if OUTPUT in model["tokens_per_second"] and Boundary.GPU in model["watts"]
+    ]
+    power = fsum(power for _, power in both)
+    return fsum(rate for rate, _ in both) / power if power > 0.0 else None
+
+
+def _cost_per_token(models: list[ModelStatus], scope: Scope) -> float | None:
+    """The mean over models, weighed by the tokens they make."""
+    priced = [
+        (model["tokens_per_second"][OUTPUT], model["cost_per_token"][scope][OUTPUT])
+        for model in models
+        if OUTPUT in model["cost_per_token"].get(scope, {})
+    ]
+    rate = fsum(rate for rate, _ in priced)
+    return fsum(rate * cost for rate, cost in priced) / rate if rate > 0.0 else None

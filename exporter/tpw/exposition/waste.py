@@ -1,0 +1,71 @@
+"""What parked and idle GPUs cost per hour, from the books of two moments some seconds apart.
+
+The books only know totals; whoever shows a rate has to remember an earlier total. What is remembered is one pair of
+numbers every few seconds, for a minute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import fsum
+
+from tpw.ledger.books import Books
+from tpw.model import State
+from tpw.snapshot import Snapshot
+
+_SPACING_SECONDS = 2.0
+_WINDOW_SECONDS = 60.0
+_LONGEST_SECONDS = 600.0
+"""After a pause in which nobody asked, the rate may be taken over this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """A rate and the time it was taken over."""
+
+    cost_per_hour: float
+    span_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    at_seconds: float
+    cost: float
+    currency: str
+
+
+class WasteTrend:
+    """Remembers the cost of waste. Threads may share it: a mark is lost at worst."""
+
+    def __init__(self) -> None:
+        self._marks: tuple[_Mark, ...] = ()
+
+    def observe(self, snapshot: Snapshot) -> Waste | None:
+        """Take note of a snapshot; the rate up to it, or None while there is no earlier one or nothing is priced."""
+        books = snapshot.books
+        if not books.currency:
+            return None
+        marks = self._marks
+        now = snapshot.at.monotonic_seconds
+        if marks and (now < marks[-1].at_seconds or marks[-1].currency != books.currency):
+            marks = ()
+        if not marks or now - marks[-1].at_seconds >= _SPACING_SECONDS:
+            kept = [mark for mark in marks if now - mark.at_seconds <= _WINDOW_SECONDS]
+            if not kept:
+                kept = [mark for mark in marks[-1:] if now - mark.at_seconds <= _LONGEST_SECONDS]
+            self._marks = marks = (*kept, _Mark(now, _wasted(books), books.currency))
+        first = marks[0]
+        span = now - first.at_seconds
+        if span <= 0.0:
+            return None
+        cost = marks[-1].cost if marks[-1].at_seconds == now else _wasted(books)
+        return Waste((cost - first.cost) / span * 3600.0, span)
+
+
+def _wasted(books: Books) -> float:
+    """Everything that parked and idle time has cost, credit subtracted."""
+    return fsum(
+        fsum(posting.cost.values()) - posting.credit
+        for key, posting in books.postings.items()
+        if key.state is not State.ACTIVE
+    )

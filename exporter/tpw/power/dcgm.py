@@ -1,0 +1,236 @@
+"""NVIDIA GPUs by way of a dcgm-exporter that runs on the host already.
+
+For nodes where no second client of the driver is wanted. What is on the page is as old as that exporter's own collection
+interval (30 s by default), so energy is passed on only when it has changed: in between there is no news, not a standstill.
+
+Field names: dcgm_fields.h of NVIDIA/DCGM; units and labels as in dcgm-exporter's etc/default-counters.csv.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.power import Clock
+from tpw.power.web import Site
+
+ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
+POWER = "DCGM_FI_DEV_POWER_USAGE"
+UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
+TEMPERATURE = "DCGM_FI_DEV_GPU_TEMP"
+USED = "DCGM_FI_DEV_FB_USED"
+FREE = "DCGM_FI_DEV_FB_FREE"
+RESERVED = "DCGM_FI_DEV_FB_RESERVED"
+TOTAL = "DCGM_FI_DEV_FB_TOTAL"
+LIMIT = "DCGM_FI_DEV_ENFORCED_POWER_LIMIT"
+SET_LIMIT = "DCGM_FI_DEV_POWER_MGMT_LIMIT"
+MAX_LIMIT = "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX"
+
+WANTED = frozenset({ENERGY, POWER, UTILIZATION, TEMPERATURE, USED, FREE, RESERVED, TOTAL, LIMIT, SET_LIMIT, MAX_LIMIT})
+_PER_INSTANCE = frozenset({USED, FREE, RESERVED, TOTAL})
+"""What MIG rows split among the instances; everything else they repeat from the board."""
+
+_BLANKS = (2147483632.0, 140737488355328.0, 9223372036854775792.0)
+"""DCGM's blank values (int32, double, int64; dcgm_structs.h): each and the 15 after it mean "no value"."""
+
+STANDSTILL_SECONDS = 120.0
+"""Energy that has not changed for so long is passed on as it is: then it stands still indeed."""
+
+
+@dataclass(slots=True)
+class _Board:
+    """One GPU on the page."""
+
+    labels: dict[str, str]
+    values: dict[str, float] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
+    """Fields seen on a row of the board itself, which goes before rows of its instances."""
+
+    def add(self, name: str, value: float, *, instance: bool) -> None:
+        if not instance:
+            # Rows of one board repeat for every pod that shares it: the same value again, never a further part.
+            self.values[name] = value
+            self.whole.add(name)
+        elif name not in self.whole:
+            before = self.values.get(name)
+            if before is None:
+                self.values[name] = value
+            else:
+                self.values[name] = before + value if name in _PER_INSTANCE else max(before, value)
+
+
+def parse(page: str) -> dict[str, _Board]:
+    """The boards of a page by UUID. Rows that are not of a GPU, blanks and whatever cannot be read are passed over."""
+    boards: dict[str, _Board] = {}
+    seen: set[tuple[str, str, str]] = set()
+    for line in page.splitlines():
+        name, brace, rest = line.partition("{")
+        if not brace or name not in WANTED:
+            continue
+        body, closing, tail = rest.rpartition("}")
+        try:
+            value = float(tail.split()[0])
+        except (ValueError, IndexError):
+            continue
+        if not closing or value < 0 or is_blank(value):
+            continue
+        labels = _labels(body)
+        uuid = labels.get("UUID") or labels.get("uuid", "")
+        instance = labels.get("GPU_I_ID", "")
+        if not uuid:
+            continue
+        board = boards.get(uuid)
+        if board is None:
+            board = boards[uuid] = _Board(labels)
+        row = (uuid, name, instance)
+        if row not in seen:  # one instance again for every pod on it
+            seen.add(row)
+            board.add(name, value, instance=bool(instance))
+    return boards
+
+
+def is_blank(value: float) -> bool:
+    """Whether a number is one of DCGM's words for "no value"."""
+    return value != value or any(blank <= value < blank + 16 for blank in _BLANKS) or value >= 9.2e18
+
+
+def _labels(body: str) -> dict[str, str]:
+    """Labels of one row. dcgm-exporter's values hold no escaped quotes."""
+    labels: dict[str, str] = {}
+    for part in body.split('",'):
+        name, equals, value = part.partition('="')
+        if equals:
+            labels[name.strip()] = value.rstrip('"')
+    return labels
+
+
+class DcgmMeter:
+    """An :class:`tpw.power.AcceleratorMeter` over dcgm-exporter's page.
+
+    Args:
+        url: the page; its path is taken as it is.
+        clock: monotonic seconds.
+        timeout_seconds: for one fetch.
+        headers_file, ca_file, insecure_skip_verify: see :class:`tpw.power.web.Site`.
+    """
+
+    name = "dcgm"
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:9400/metrics",
+        clock: Clock = time.monotonic,
+        *,
+        timeout_seconds: float = 2.0,
+        headers_file: str = "",
+        ca_file: str = "",
+        insecure_skip_verify: bool = False,
+    ) -> None:
+        self._clock = clock
+        self._site = Site(
+            url,
+            timeout_seconds=timeout_seconds,
+            headers_file=headers_file,
+            ca_file=ca_file,
+            insecure_skip_verify=insecure_skip_verify,
+            clock=clock,
+        )
+        self._gpus: dict[str, Gpu] = {}
+        self._page: dict[str, _Board] = {}
+        self._at = 0.0
+        self._last: dict[str, tuple[float, float]] = {}
+
+    def open(self) -> None:
+        """Nothing to do: the page is fetched by the sweep."""
+
+    def sweep(self) -> None:
+        """Fetch the page. Raises SourceError where it cannot be had or shows no GPU."""
+        page = self._site.get().body.decode(errors="replace")
+        self._at = self._clock()
+        self._page = parse(page)
+        if not self._page:
+            raise SourceError(
+                Reason.DISABLED,
+                f"{self._site.url}: no GPU with a UUID on the page",
+                f"dcgm-exporter must export {ENERGY} (or {POWER}) with the label UUID.",
+            )
+        for uuid, board in self._page.items():
+            gpu = _gpu(uuid, board)
+            if self._gpus.get(uuid) != gpu:
+                self._gpus[uuid] = gpu
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All GPUs that were ever on the page, by index."""
+        return tuple(sorted(self._gpus.values(), key=lambda gpu: (gpu.index, gpu.uuid)))
+
+    def read(self, uuid: str) -> GpuSample:
+        """One GPU of the page. Raises SourceError where it is not on it any more."""
+        board = self._page.get(uuid)
+        if board is None:
+            raise SourceError(
+                Reason.LOST, f"{uuid} is no longer on {self._site.url}", "See dcgm-exporter's log for this GPU."
+            )
+        values = board.values
+        utilization = values.get(UTILIZATION)
+        power = values.get(POWER)
+        used, total = values.get(USED), _total(values)
+        return GpuSample(
+            uuid=uuid,
+            at_seconds=self._at,
+            energy_joules=self._news(uuid, values.get(ENERGY)),
+            power_watts=power if power else None,
+            power_limit_watts=values.get(LIMIT, values.get(SET_LIMIT)) or None,
+            utilization_ratio=None if utilization is None else min(utilization, 100.0) / 100.0,
+            memory_used_bytes=None if used is None else used * 2**20,
+            memory_total_bytes=None if total is None else total * 2**20,
+            temperature_celsius=values.get(TEMPERATURE),
+        )
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        """The page tells of pods, not of processes."""
+        return None
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._site.close()
+
+    def _news(self, uuid: str, millijoules: float | None) -> float | None:
+        if millijoules is None:
+            return None
+        last = self._last.get(uuid)
+        if last is not None and last[0] == millijoules and self._at - last[1] < STANDSTILL_SECONDS:
+            return None
+        if last is None or last[0] != millijoules:
+            self._last[uuid] = (millijoules, self._at)
+        return millijoules / 1000.0
+
+
+def _gpu(uuid: str, board: _Board) -> Gpu:
+    labels, values = board.labels, board.values
+    if ENERGY in values:
+        method, note = EnergyMethod.COUNTER, "from dcgm-exporter, as often as that collects"
+    elif POWER in values:
+        method, note = EnergyMethod.INSTANT_POWER, f"dcgm-exporter does not export {ENERGY}: power is integrated"
+    else:
+        method, note = EnergyMethod.NONE, f"dcgm-exporter exports neither {ENERGY} nor {POWER}"
+    index = labels.get("gpu", "")
+    return Gpu(
+        uuid=uuid,
+        index=int(index) if index.isdigit() else 0,
+        name=labels.get("modelName", ""),
+        driver_version=labels.get("DCGM_FI_DRIVER_VERSION", ""),
+        pci_bus_id=labels.get("pci_bus_id", ""),
+        power_scope=PowerScope.GPU,
+        energy_method=method,
+        method_note=note,
+        max_power_watts=max(values.get(MAX_LIMIT, 0.0), values.get(LIMIT, 0.0), values.get(SET_LIMIT, 0.0)) or None,
+    )
+
+
+def _total(values: dict[str, float]) -> float | None:
+    if TOTAL in values:
+        return values[TOTAL]
+    if USED in values and FREE in values:
+        return values[USED] + values[FREE] + values.get(RESERVED, 0.0)
+    return None

@@ -1,0 +1,243 @@
+"""Day-ahead prices of the European transparency platform of ENTSO-E: document type A44.
+
+What the format means (IEC 62325-451-3, and the platform's guide): a ``TimeSeries`` has ``Period``s; a period is a UTC
+time interval, a resolution and points counted from 1. With curve type A03 a point that is left out repeats the one before
+it; with A01 it is missing. Where a bidding zone has several auctions the series carry a sequence (Germany and Austria: 1
+is the coupled European auction, 2 is EXAA); mixing them yields prices that never were. A local day has 23, 24 or 25 hours,
+so the number of points follows from the period and nothing else. No data is an ``Acknowledgement_MarketDocument``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from typing import TYPE_CHECKING
+
+from tpw.model import PriceInterval, Reason, SourceError
+from tpw.tariff.fetch import Fetch, Request, body_of, secret_of
+from tpw.tariff.schedule import Publication
+from tpw.tariff.spans import merged, overlaid
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+BASE = "https://web-api.tp.entsoe.eu/api"
+PUBLICATION = Publication("Europe/Berlin", time(13, 0))
+MAX_POINTS = 400_000
+"""A year of five-minute prices several times over."""
+
+ZONES = {
+    "AT": "10YAT-APG------L",
+    "BE": "10YBE----------2",
+    "BG": "10YCA-BULGARIA-R",
+    "CH": "10YCH-SWISSGRIDZ",
+    "CZ": "10YCZ-CEPS-----N",
+    "DE-LU": "10Y1001A1001A82H",
+    "DK1": "10YDK-1--------W",
+    "DK2": "10YDK-2--------M",
+    "EE": "10Y1001A1001A39I",
+    "ES": "10YES-REE------0",
+    "FI": "10YFI-1--------U",
+    "FR": "10YFR-RTE------C",
+    "GR": "10YGR-HTSO-----Y",
+    "HR": "10YHR-HEP------M",
+    "HU": "10YHU-MAVIR----U",
+    "IE-SEM": "10Y1001A1001A59C",
+    "IT-NORTH": "10Y1001A1001A73I",
+    "LT": "10YLT-1001A0008Q",
+    "LV": "10YLV-1001A00074",
+    "NL": "10YNL----------L",
+    "NO1": "10YNO-1--------2",
+    "NO2": "10YNO-2--------T",
+    "NO3": "10YNO-3--------J",
+    "NO4": "10YNO-4--------9",
+    "NO5": "10Y1001A1001A48H",
+    "PL": "10YPL-AREA-----S",
+    "PT": "10YPT-REN------W",
+    "RO": "10YRO-TEL------P",
+    "SE1": "10Y1001A1001A44P",
+    "SE2": "10Y1001A1001A45N",
+    "SE3": "10Y1001A1001A46L",
+    "SE4": "10Y1001A1001A47J",
+    "SI": "10YSI-ELES-----O",
+    "SK": "10YSK-SEPS-----K",
+}
+"""Bidding zones by their usual names; any other is given by its code."""
+
+_EIC = re.compile(r"[0-9]{2}[A-Z][0-9A-Z-]{12}[0-9A-Z-]")
+_RESOLUTION = re.compile(r"PT(\d+)([MH])|P1D")
+_EIC_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-"
+
+
+def area_code(area: str) -> str:
+    """The energy identification code of an area given by name or code. Raises ValueError."""
+    code = ZONES.get(area, area)
+    if not _EIC.fullmatch(code) or eic_check_letter(code[:15]) != code[15]:
+        raise ValueError(
+            f"`{area}` is no bidding zone: give a name such as DE-LU or FR, or a code such as {ZONES['FR']}"
+        )
+    return code
+
+
+def eic_check_letter(first_fifteen: str) -> str:
+    """The sixteenth letter of an energy identification code (ENTSO-E, EIC reference manual)."""
+    total = sum(_EIC_LETTERS.index(letter) * (16 - index) for index, letter in enumerate(first_fifteen))
+    return _EIC_LETTERS[36 - (total - 1) % 37]
+
+
+@dataclass(frozen=True, slots=True)
+class Entsoe:
+    """Reads one bidding zone. The token is a file; ``sequence`` is which auction, where there are several."""
+
+    area: str
+    token_file: str
+    currency: str
+    fetch: Fetch
+    sequence: int = 1
+    name: str = "entsoe"
+
+    @property
+    def identity(self) -> str:
+        """Zone and auction."""
+        return f"{area_code(self.area)} sequence {self.sequence}"
+
+    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """See Reader."""
+        area = area_code(self.area)
+        period = f"periodStart={_stamp(start_seconds)}&periodEnd={_stamp(end_seconds)}"
+        token = secret_of(self.token_file, "a security token of the transparency platform")
+        url = f"{BASE}?documentType=A44&in_Domain={area}&out_Domain={area}&{period}&securityToken={token}"
+        request = Request(url)
+        response = self.fetch(request)
+        if response.status == 400 and b"Acknowledgement_MarketDocument" in response.body:
+            return parse(response.body, self.currency, self.sequence)
+        return parse(body_of(request, response), self.currency, self.sequence)
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%d%H%M")
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval, ...]:
+    """Prices per kWh of a document: those of one auction, finer resolutions over coarser. Raises SourceError."""
+    root = _document(body)
+    kind = _name(root)
+    if kind == "Acknowledgement_MarketDocument":
+        raise _acknowledged(root)
+    if kind != "Publication_MarketDocument":
+        raise SourceError(Reason.MALFORMED, f"the answer is a {kind}, not a Publication_MarketDocument")
+    try:
+        series = [each for each in _children(root, "TimeSeries") if _sequence(each) in {None, sequence}]
+        for each in series:
+            _check_unit(each, currency)
+        periods = [_period(period, _text(each, "curveType")) for each in series for period in _children(each, "Period")]
+    except (KeyError, ValueError, OverflowError) as error:
+        raise SourceError(Reason.MALFORMED, f"the price document cannot be read: {error}") from error
+    if not periods:
+        raise SourceError(
+            Reason.NOT_YET, f"the price document has no series of auction {sequence}", "check sequence, or wait"
+        )
+    result: tuple[PriceInterval, ...] = ()
+    for _, prices in sorted(periods, key=lambda each: -each[0]):
+        result = overlaid(prices, result)
+    return result
+
+
+def _document(body: bytes) -> Element:
+    from xml.etree import ElementTree
+
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
+        raise SourceError(Reason.MALFORMED, "the answer declares entities, which no price document does")
+    try:
+        return ElementTree.fromstring(body)  # noqa: S314 - no entities (above), bounded in size by the fetch
+    except ElementTree.ParseError as error:
+        raise SourceError(Reason.MALFORMED, f"the answer is not XML: {error}") from error
+
+
+def _acknowledged(root: Element) -> SourceError:
+    """What the platform answers instead of data. 999 is "no matching data found", and also most errors."""
+    reason = next(_children(root, "Reason"), None)
+    said = "" if reason is None else (_text(reason, "text", "") or _text(reason, "code", ""))
+    shown = " ".join(said.split())[:160]
+    if "no matching data" in said.lower() or not said:
+        return SourceError(Reason.NOT_YET, f"the transparency platform has no prices for this time: {shown}")
+    return SourceError(Reason.MALFORMED, f"the transparency platform refused the question: {shown}")
+
+
+def _name(element: Element) -> str:
+    """The local name: the namespace carries a version that changes."""
+    return element.tag.rpartition("}")[2]
+
+
+def _children(element: Element, name: str) -> Iterator[Element]:
+    return (child for child in element if _name(child) == name)
+
+
+def _text(element: Element, name: str, default: str | None = None) -> str:
+    child = next(_children(element, name), None)
+    if child is None or child.text is None:
+        if default is None:
+            raise KeyError(f"{_name(element)} without {name}")
+        return default
+    return child.text.strip()
+
+
+def _sequence(series: Element) -> int | None:
+    """Which auction; None where the document does not tell several apart."""
+    text = _text(series, "classificationSequence_AttributeInstanceComponent.position", "")
+    return int(text) if text else None
+
+
+def _check_unit(series: Element, currency: str) -> None:
+    unit, found = _text(series, "price_Measure_Unit.name", "MWH"), _text(series, "currency_Unit.name", "EUR")
+    if unit != "MWH":
+        raise ValueError(f"prices are per {unit}, expected MWH")
+    if found != currency:
+        raise ValueError(f"prices are in {found}, but tariff.currency is {currency}")
+
+
+def _period(period: Element, curve: str) -> tuple[float, tuple[PriceInterval, ...]]:
+    """(resolution, prices) of a period."""
+    interval = next(_children(period, "timeInterval"), None)
+    if interval is None:
+        raise KeyError("Period without timeInterval")
+    start, end = (datetime.fromisoformat(_text(interval, name)).timestamp() for name in ("start", "end"))
+    step = _resolution_seconds(_text(period, "resolution"))
+    count = round((end - start) / step)
+    if count < 1 or count > MAX_POINTS or start + count * step != end:
+        raise ValueError(f"a period of {end - start:g} s cannot be cut into pieces of {step:g} s")
+    points = dict(_points(_children(period, "Point"), count))
+    prices: list[PriceInterval] = []
+    price: float | None = None
+    for position in range(1, count + 1):
+        price = points.get(position, price if curve == "A03" else None)
+        if price is not None:
+            at = start + (position - 1) * step
+            prices.append(PriceInterval(at, at + step, price / 1000))
+    return step, merged(prices)
+
+
+def _points(points: Iterable[Element], count: int) -> Iterator[tuple[int, float]]:
+    seen: set[int] = set()
+    for point in points:
+        position = int(_text(point, "position"))
+        if not 1 <= position <= count:
+            raise ValueError(f"point {position} of a period with {count}")
+        if position in seen:
+            raise ValueError(f"point {position} stands twice")
+        seen.add(position)
+        yield position, float(_text(point, "price.amount"))
+
+
+def _resolution_seconds(text: str) -> float:
+    match = _RESOLUTION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"resolution {text}")
+    if match.group(1) is None:
+        return 86400.0
+    return int(match.group(1)) * (60.0 if match.group(2) == "M" else 3600.0)

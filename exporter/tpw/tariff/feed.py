@@ -1,0 +1,182 @@
+"""Prices that somebody publishes: asked for when they can be expected, kept on disk, never guessed.
+
+A :class:`Feed` is the patience around a :class:`Reader`, which knows one service and nothing of time. What was read once
+is kept: yesterday's prices are still needed when joules arrive late, and a feed that is down changes nothing that is
+known already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.curve import PriceCurve
+from tpw.tariff.sanity import refuse_implausible
+from tpw.tariff.schedule import Attempts, Schedule, is_due
+from tpw.tariff.spans import clipped, merged, overlaid
+
+DAY_SECONDS = 86400.0
+KEPT_SECONDS = 45 * DAY_SECONDS
+"""A billing month and what comes late."""
+LOOK_BACK_SECONDS = 8 * DAY_SECONDS
+"""History that is fetched for joules that were used while the daemon was down."""
+LOOK_AHEAD_SECONDS = 2.5 * DAY_SECONDS
+
+_CACHE_LAYOUT = 1
+
+
+class Reader(Protocol):
+    """Knows one service."""
+
+    name: str
+    """Kind of the source."""
+    identity: str
+    """What exactly is read (service, area, tariff): prices of another identity are not ours."""
+
+    def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
+        """Everything the service knows of [start, end), ordered and disjoint; may say more than was asked. Raises
+        SourceError; reason NOT_YET where nothing is published for the range."""
+
+
+class Feed:
+    """A price source around a reader.
+
+    Args:
+        reader: knows the service.
+        clock: Unix time.
+        currency: of the prices, for the bounds of what is plausible.
+        schedule: when to ask.
+        cache: file that keeps the prices over a restart; None keeps them in memory.
+        max_price_per_kwh: bound of what is plausible, instead of the currency's own.
+        fallback_price_per_kwh: price, marked as a fallback, for time for which none is known. None leaves it unpriced.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        clock: Callable[[], float],
+        currency: str,
+        schedule: Schedule,
+        cache: Path | None = None,
+        max_price_per_kwh: float | None = None,
+        fallback_price_per_kwh: float | None = None,
+    ) -> None:
+        self.name = reader.name
+        self.trouble: SourceError | None = None
+        """Why the last question had no good answer; None while all is well. Prices known from before still hold."""
+        self._reader = reader
+        self._clock = clock
+        self._currency = currency
+        self._schedule = schedule
+        self._cache = cache
+        self._max_price = max_price_per_kwh
+        self._fallback = fallback_price_per_kwh
+        self._attempts = Attempts()
+        self._asked_from = float("inf")
+        self._known = PriceCurve.of(_load(cache, reader.identity, currency)) if cache is not None else PriceCurve()
+
+    def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """Known prices, asking the service first where that is due. Raises the SourceError of the service where
+        nothing at all is known of the range."""
+        now = self._clock()
+        if self._is_due(start_seconds, now):
+            self._ask(start_seconds, now)
+        found = clipped(self._known.intervals, start_seconds, end_seconds)
+        if self._fallback is not None and end_seconds > start_seconds:
+            gap = PriceInterval(start_seconds, end_seconds, self._fallback, PriceState.FALLBACK)
+            return overlaid(found, (gap,))
+        if not found and self.trouble is not None and end_seconds > start_seconds:
+            raise self.trouble
+        return found
+
+    def _is_due(self, start_seconds: float, now: float) -> bool:
+        covered_until = _covered_until(self._known, now)
+        if is_due(self._schedule, self._attempts, now, covered_until):
+            return True
+        # Once for every stretch of the past that is wanted and was never asked for.
+        wanted_from = max(start_seconds, now - LOOK_BACK_SECONDS)
+        is_past_missing = wanted_from < now and (_covered_until(self._known, wanted_from) or wanted_from) < now
+        return is_past_missing and wanted_from < self._asked_from and self._attempts.failures == 0
+
+    def _ask(self, start_seconds: float, now: float) -> None:
+        asked_from = min(max(start_seconds, now - LOOK_BACK_SECONDS), now)
+        covered_until = _covered_until(self._known, asked_from)
+        if covered_until is not None and covered_until >= now:
+            asked_from = now
+        asked_from = asked_from // DAY_SECONDS * DAY_SECONDS
+        try:
+            fresh = merged(self._reader.read(asked_from, now + LOOK_AHEAD_SECONDS))
+            PriceCurve.of(fresh)
+            recent = [each for each in self._known.intervals if each.end_seconds > now - 3 * DAY_SECONDS]
+            refuse_implausible(fresh, recent, self._currency, self._max_price)
+        except SourceError as error:
+            self._fail(error, now)
+            return
+        except ValueError as error:
+            self._fail(SourceError(Reason.MALFORMED, f"{self._reader.identity}: {error}"), now)
+            return
+        self._asked_from = min(self._asked_from, asked_from)
+        kept = overlaid(fresh, self._known.intervals)
+        self._known = PriceCurve.of(clipped(kept, now - KEPT_SECONDS, float("inf")))
+        if self._known.at(now) is None:
+            self._fail(SourceError(Reason.NOT_YET, f"{self._reader.identity} knows no price for now"), now)
+        else:
+            self.trouble = None
+            self._attempts = self._attempts.succeeded(now)
+        self._save()
+
+    def _fail(self, error: SourceError, now: float) -> None:
+        self.trouble = error
+        self._attempts = self._attempts.failed(now, error.reason)
+        if error.reason is Reason.NOT_YET and self._known.at(now) is not None:
+            self.trouble = None  # tomorrow is not out yet, and now is known: all is well
+
+    def _save(self) -> None:
+        if self._cache is None:
+            return
+        rows = [
+            [each.start_seconds, each.end_seconds, each.price_per_kwh, each.state] for each in self._known.intervals
+        ]
+        document = {
+            "layout": _CACHE_LAYOUT,
+            "identity": self._reader.identity,
+            "currency": self._currency,
+            "intervals": rows,
+        }
+        temporary = self._cache.with_suffix(".new")
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a question after the next restart
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(document), encoding="utf-8")
+            os.replace(temporary, self._cache)  # noqa: PTH105 - atomic on purpose
+
+
+def _covered_until(known: PriceCurve, from_seconds: float) -> float | None:
+    """Until when prices are known without a gap; None where not even the moment itself is."""
+    first = known.at(from_seconds)
+    if first is None:
+        return None
+    until = first.end_seconds
+    while (following := known.at(until)) is not None:
+        until = following.end_seconds
+    return until
+
+
+def _load(cache: Path, identity: str, currency: str) -> tuple[PriceInterval, ...]:
+    """What the cache holds for this identity; nothing where it is missing, broken or somebody else's."""
+    try:
+        document = json.loads(cache.read_text(encoding="utf-8"))
+        if (document["layout"], document["identity"], document["currency"]) != (_CACHE_LAYOUT, identity, currency):
+            return ()
+        found = tuple(
+            PriceInterval(float(start), float(end), float(price), PriceState(state))
+            for start, end, price, state in document["intervals"]
+        )
+        return PriceCurve.of(found).intervals
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()

@@ -1,0 +1,272 @@
+"""How a table of prices is laid out, and the reader of all of them.
+
+Price lists differ in little things: where the rows are, whether a stamp is the start or the end of its interval, in which
+zone it is meant, per kWh or MWh, in euro or cents. A :class:`Layout` says these things; :func:`read_table` does the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from math import isfinite
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.spans import merged
+
+MAX_ROWS = 200_000
+"""More than two years of five-minute prices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are in a table of prices."""
+
+    price: str
+    """Column (CSV) or path within a row (JSON): ``price``, ``integrated[unit=CHF_kWh].value``, ``bands[0].price``."""
+    time: str
+    """The stamp, likewise."""
+    end: str = ""
+    """A second stamp that ends the interval; "" where there is none."""
+    rows: tuple[str, ...] = ("",)
+    """JSON: paths of the lists that hold the rows; "" is the document itself."""
+    is_columnar: bool = False
+    """JSON: ``time`` and ``price`` are parallel lists below ``rows`` instead of fields of rows."""
+    is_csv: bool = False
+    delimiter: str = ","
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Only rows whose fields have these values."""
+    stamps_end: bool = False
+    """The stamp is the end of its interval ("hour ending")."""
+    time_format: str = "iso"
+    """``iso``, ``unix`` (seconds), ``unix_ms``, or a pattern such as ``%d.%m.%Y %H:%M``."""
+    timezone: str = "UTC"
+    """Zone of stamps that name none."""
+    ignores_offset: bool = False
+    """The offset or Z in the stamps is wrong: they are local to ``timezone`` whatever they say."""
+    per_mwh: bool = False
+    in_minor_units: bool = False
+    """Cents, pence, oere: a hundredth of the currency."""
+    resolution_seconds: float | None = None
+    """Length of an interval; None: the shortest distance between two stamps."""
+    state: PriceState = PriceState.FINAL
+
+    @property
+    def factor(self) -> float:
+        """From a number in the table to whole units of the currency per kWh."""
+        return (0.001 if self.per_mwh else 1.0) * (0.01 if self.in_minor_units else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row as it stands: stamps in Unix seconds or as local clock readings, price as given."""
+
+    time: Any
+    end: Any
+    price: Any
+
+
+def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None = None) -> tuple[PriceInterval, ...]:
+    """The prices in a text, ordered and disjoint, per kWh in whole units.
+
+    Rows without a price are time without a price. An interval without an end lasts to the next row, or, the last one, to
+    ``until_seconds``. Raises SourceError: MALFORMED for anything that cannot be read, NOT_YET where there is no row.
+    """
+    try:
+        found = list(_rows_of(text, layout))
+        if not found:
+            raise SourceError(Reason.NOT_YET, "the table of prices has no rows yet")
+        return _intervals(found, layout, until_seconds)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError, csv.Error) as error:
+        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | IndexError) else str(error)
+        raise SourceError(Reason.MALFORMED, f"the table of prices cannot be read: {said}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def _rows_of(text: str | bytes, layout: Layout) -> Iterator[_Row]:
+    body = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    rows = _csv_rows(body, layout) if layout.is_csv else _json_rows(json.loads(body), layout)
+    for number, row in enumerate(rows):
+        if number >= MAX_ROWS:
+            raise ValueError(f"more than {MAX_ROWS} rows")
+        if all(str(pick(row, name)) == value for name, value in layout.where.items()):
+            yield _Row(pick(row, layout.time), pick(row, layout.end) if layout.end else None, pick(row, layout.price))
+
+
+def _csv_rows(body: str, layout: Layout) -> Iterator[Any]:
+    reader = csv.DictReader(io.StringIO(body), delimiter=layout.delimiter, skipinitialspace=True)
+    wanted = {layout.time, layout.price, *([layout.end] if layout.end else []), *layout.where}
+    missing = wanted - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"no column {', '.join(sorted(missing))}; there are {', '.join(reader.fieldnames or ())}")
+    for row in reader:
+        if None in row.values():
+            raise ValueError(f"line {reader.line_num} is shorter than the heading")
+        yield row
+
+
+def _json_rows(document: Any, layout: Layout) -> Iterator[Any]:
+    for path in layout.rows:
+        found = pick(document, path)
+        if layout.is_columnar:
+            times, prices = pick(found, layout.time), pick(found, layout.price)
+            if len(times) != len(prices):
+                raise ValueError(f"{len(times)} stamps but {len(prices)} prices")
+            for stamp, price in zip(times, prices, strict=True):
+                yield {layout.time: stamp, layout.price: price}
+        elif found is None:
+            continue
+        elif isinstance(found, list):
+            yield from found
+        else:
+            raise ValueError(f"{path or 'the document'} is no list of rows")
+
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\[([^=\]]+)=([^\]]*)\]")
+
+
+def pick(value: Any, path: str) -> Any:
+    """Follow a path into parsed JSON: ``a.b[0].c``, and ``list[key=value]`` for the first entry with that value.
+
+    A row that is a flat mapping may also have the whole path as its key. Raises KeyError, IndexError or ValueError.
+    """
+    if not path:
+        return value
+    if isinstance(value, dict) and path in value:
+        return value[path]
+    position = 0
+    for match in _STEP.finditer(path):
+        if path[position : match.start()] not in {"", "."}:
+            raise ValueError(f"path {path} cannot be followed")
+        position = match.end()
+        key, index, name, wanted = match.groups()
+        if key is not None:
+            value = value[key]
+        elif index is not None:
+            value = value[int(index)]
+        else:
+            value = next((each for each in value if str(each.get(name)) == wanted), None)
+            if value is None:
+                raise KeyError(f"[{name}={wanted}]")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------- times
+
+
+class _Clock:
+    """Turns stamps into Unix seconds. Local readings without offset are taken in order: of the hour that comes twice
+    the second is the one that is not later than what came before."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._zone = ZoneInfo(layout.timezone)
+        self._last = float("-inf")
+
+    def seconds(self, stamp: Any) -> float:
+        """Unix seconds of a stamp."""
+        if self._layout.time_format == "unix":
+            return _number(stamp)
+        if self._layout.time_format == "unix_ms":
+            return _number(stamp) / 1000
+        moment = self.reading(stamp)
+        if moment.tzinfo is not None and not self._layout.ignores_offset:
+            return moment.timestamp()
+        return self._local(moment.replace(tzinfo=None), stamp)
+
+    def reading(self, stamp: Any) -> datetime:
+        """What a textual stamp says, with the offset it names, if any."""
+        if not isinstance(stamp, str):
+            raise ValueError(f"{stamp!r} is no stamp in ISO 8601")
+        if "%" in self._layout.time_format:
+            return datetime.strptime(stamp.strip(), self._layout.time_format)  # noqa: DTZ007 - zones are seen to by the caller
+        return datetime.fromisoformat(stamp.strip())
+
+    def is_falling(self, first: Any, last: Any) -> bool:
+        """Whether the table runs from late to early."""
+        if self._layout.time_format in {"unix", "unix_ms"}:
+            return False
+        return self.reading(first).replace(tzinfo=None) > self.reading(last).replace(tzinfo=None)
+
+    def _local(self, reading: datetime, stamp: str) -> float:
+        first = reading.replace(tzinfo=self._zone, fold=0)
+        second = reading.replace(tzinfo=self._zone, fold=1)
+        if first.astimezone(UTC).astimezone(self._zone).replace(tzinfo=None) != reading:
+            raise ValueError(f"{stamp} does not exist in {self._layout.timezone}: the clock is put forward there")
+        seconds = first.timestamp()
+        if seconds <= self._last:
+            seconds = second.timestamp()
+        self._last = seconds
+        return seconds
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is no number")
+    if isinstance(value, str):
+        compact = value.strip().replace("\u00a0", "")
+        if re.fullmatch(r"[+-]?\d+,\d+", compact):
+            compact = compact.replace(",", ".")
+        value = compact
+    result = float(value)
+    if not isfinite(result):
+        raise ValueError(f"{value!r} is no number")
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------ intervals
+
+
+def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None) -> tuple[PriceInterval, ...]:
+    stamps, ends = _Clock(layout), _Clock(layout)
+    if stamps.is_falling(rows[0].time, rows[-1].time):
+        rows = rows[::-1]
+    timed = [
+        (stamps.seconds(row.time), None if row.end in {None, ""} else ends.seconds(row.end), row.price) for row in rows
+    ]
+    timed.sort(key=lambda each: each[0])
+    distances = [after[0] - before[0] for before, after in pairwise(timed) if after[0] > before[0]]
+    length = layout.resolution_seconds or (min(distances) if distances else None)
+    result: list[PriceInterval] = []
+    for index, (stamp, end, price) in enumerate(timed):
+        following = timed[index + 1][0] if index + 1 < len(timed) else None
+        if following == stamp:
+            if price != timed[index + 1][2]:
+                raise ValueError(f"two prices for {datetime.fromtimestamp(stamp, UTC):%Y-%m-%dT%H:%MZ}")
+            continue
+        start, until = _span(stamp, end, following, length, layout, until_seconds)
+        if price is None or price == "" or until <= start:
+            continue
+        result.append(PriceInterval(start, until, _number(price) * layout.factor, layout.state))
+    return merged(result)
+
+
+def _span(
+    stamp: float, end: float | None, following: float | None, length: float | None, layout: Layout, until: float | None
+) -> tuple[float, float]:
+    """(start, end) of the interval of one row."""
+    if layout.stamps_end:
+        if length is None:
+            raise ValueError("one row that says when it ends and not when it starts: give the resolution")
+        return stamp - length, stamp
+    if end is not None:
+        if end <= stamp:
+            raise ValueError(f"an interval ends before it starts, {datetime.fromtimestamp(stamp, UTC):%Y-%m-%dT%H:%MZ}")
+        return stamp, min(end, following) if following is not None else end
+    if layout.end:
+        open_end = following if following is not None else until
+        if open_end is None:
+            raise ValueError("the last interval has no end")
+        return stamp, open_end
+    if length is None:
+        raise ValueError("one row alone does not say how long it lasts: give the resolution")
+    return stamp, min(stamp + length, following) if following is not None else stamp + length

@@ -1,0 +1,117 @@
+"""Unit rates of Octopus Energy (Great Britain): half-hours of Agile, days of Tracker, years of fixed tariffs.
+
+The public API needs no key. Rates come newest first, in pages; ``valid_from`` is included, ``valid_to`` excluded, both
+UTC; a rate without ``valid_to`` holds until further notice. Prices are pence per kWh, read without VAT. The standing
+charge is per day and is no price per kWh.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from typing import Any
+from urllib.parse import urlsplit
+
+from tpw.model import PriceInterval, Reason, SourceError
+from tpw.tariff.fetch import Fetch, Request, body_of
+from tpw.tariff.schedule import Publication
+from tpw.tariff.spans import clipped, merged
+
+BASE = "https://api.octopus.energy"
+PUBLICATION = Publication("Europe/London", time(16, 0))
+"""Agile's next day is out at about 16:00."""
+MAX_PAGES = 20
+
+_CODE = re.compile(r"E-(?P<registers>[12])R-(?P<product>[A-Z0-9-]+)-(?P<region>[A-HJ-NP])")
+
+
+def product_of(tariff_code: str) -> str:
+    """The product of a tariff code: ``AGILE-24-10-01`` of ``E-1R-AGILE-24-10-01-C``. Raises ValueError."""
+    match = _CODE.fullmatch(tariff_code)
+    if match is None:
+        raise ValueError(
+            f"`{tariff_code}` is no tariff code: one looks like E-1R-AGILE-24-10-01-C, ending in the region"
+        )
+    if match["registers"] == "2":
+        raise ValueError(
+            f"`{tariff_code}` has a day and a night rate whose hours depend on the meter: give them as kind time_of_use"
+        )
+    return match["product"]
+
+
+@dataclass(frozen=True, slots=True)
+class Octopus:
+    """Reads one tariff. ``payment_method`` chooses where a tariff has several prices."""
+
+    tariff_code: str
+    fetch: Fetch
+    payment_method: str = "DIRECT_DEBIT"
+    name: str = "octopus"
+
+    @property
+    def identity(self) -> str:
+        """The tariff."""
+        return f"{self.tariff_code} {self.payment_method}"
+
+    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """See Reader."""
+        url: str | None = (
+            f"{BASE}/v1/products/{product_of(self.tariff_code)}/electricity-tariffs/{self.tariff_code}"
+            f"/standard-unit-rates/?page_size=1500&period_from={_stamp(start_seconds)}&period_to={_stamp(end_seconds)}"
+        )
+        found: list[Any] = []
+        for _ in range(MAX_PAGES):
+            request = Request(url)
+            page = _page(body_of(request, self.fetch(request)))
+            found.extend(page["results"])
+            url = page.get("next")
+            if url is None:
+                return intervals_of(found, self.payment_method, start_seconds, end_seconds)
+            if urlsplit(url).netloc != urlsplit(BASE).netloc:
+                raise SourceError(Reason.MALFORMED, f"the next page of {request.address} is on another host")
+        raise SourceError(Reason.MALFORMED, f"more than {MAX_PAGES} pages of rates for {self.tariff_code}")
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def _page(body: bytes) -> dict[str, Any]:
+    try:
+        page = json.loads(body)
+    except ValueError as error:
+        raise SourceError(Reason.MALFORMED, f"the answer with the unit rates is not JSON: {error}") from error
+    if not isinstance(page, dict) or not isinstance(page.get("results"), list):
+        raise SourceError(Reason.MALFORMED, "the answer has no list of unit rates")
+    return page
+
+
+def intervals_of(
+    results: Iterable[Any], payment_method: str, start_seconds: float, end_seconds: float
+) -> tuple[PriceInterval, ...]:
+    """The rates of one payment method within [start, end), in pounds per kWh. Raises SourceError."""
+    found: list[PriceInterval] = []
+    try:
+        for row in results:
+            if row.get("payment_method") not in {None, payment_method}:
+                continue
+            start = datetime.fromisoformat(row["valid_from"]).timestamp()
+            end = end_seconds if row.get("valid_to") is None else datetime.fromisoformat(row["valid_to"]).timestamp()
+            if end > start:
+                found.append(PriceInterval(start, end, float(row["value_exc_vat"]) / 100))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(Reason.MALFORMED, f"a unit rate cannot be read: {type(error).__name__}: {error}") from error
+    if not found:
+        raise SourceError(Reason.NOT_YET, "no unit rates for this time yet")
+    found.sort(key=lambda each: each.start_seconds)
+    for before, after in zip(found, found[1:], strict=False):
+        if before.end_seconds > after.start_seconds:
+            raise SourceError(
+                Reason.MALFORMED,
+                f"two unit rates at {_stamp(after.start_seconds)}",
+                "the tariff may have prices by payment method: set payment_method",
+            )
+    return merged(clipped(found, start_seconds, end_seconds))

@@ -1,0 +1,38 @@
+"""Prices that depend on how much was used in the billing month (block tariffs). Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A price up to a quantity, counted from the start of the billing month. The last tier has no bound."""
+
+    price: float
+    upper_bound: float | None = None
+
+
+def tier_at(tiers: Sequence[Tier], used: float) -> Tier:
+    """The tier in which the next unit falls after ``used`` units: what a further kWh costs."""
+    for tier in tiers:
+        if tier.upper_bound is None or used < tier.upper_bound:
+            return tier
+    return tiers[-1]
+
+
+def cost_between(tiers: Sequence[Tier], used_before: float, used_after: float) -> float:
+    """What the units from ``used_before`` to ``used_after`` cost, each in its tier.
+
+    Costs of neighbouring stretches sum to the cost of the whole, so a month may be booked in any pieces.
+    """
+    total, lower = 0.0, 0.0
+    for index, tier in enumerate(tiers):
+        is_last = index == len(tiers) - 1
+        upper = float("inf") if is_last or tier.upper_bound is None else tier.upper_bound
+        overlap = min(used_after, upper) - max(used_before, lower)
+        if overlap > 0:
+            total += overlap * tier.price
+        lower = upper
+    return total

@@ -1,0 +1,280 @@
+"""Rates of the OpenEI Utility Rate Database (United States): a JSON item as the API, its web page or a file gives it.
+
+Seen in real items, and therefore read: keys in several spellings of case, items bare or inside ``items``, demand blocks
+that are missing. The database knows no time zone and no holidays; both come from the configuration, and a holiday counts
+as a weekend. All money is in USD.
+
+Field meanings: OpenEI, "Utility Rates" API, versions 7 and 8. ``adj`` is *added* to ``rate``, and so is the month's fuel
+adjustment; leaving them out underbills.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
+from tpw.tariff.spans import merged
+from tpw.tariff.tiers import Tier, tier_at
+
+HOUR_SECONDS = 3600
+_SATURDAY = 5
+
+Matrix = tuple[tuple[int, ...], ...]
+"""12 months of 24 local clock hours: the period in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """Periods, each with its tiers, and when which period holds. Energy per kWh, demand per kW and month."""
+
+    periods: tuple[tuple[Tier, ...], ...]
+    weekday: Matrix
+    weekend: Matrix
+
+    def period(self, day: date, hour: int, *, is_weekend: bool) -> int:
+        """The period in force in a local clock hour."""
+        return (self.weekend if is_weekend else self.weekday)[day.month - 1][hour]
+
+
+@dataclass(frozen=True, slots=True)
+class FlatDemand:
+    """A charge on the month's peak, whenever it was: periods, and which one each month has."""
+
+    periods: tuple[tuple[Tier, ...], ...]
+    months: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One rate, in USD."""
+
+    label: str
+    utility: str
+    name: str
+    start_seconds: float | None
+    end_seconds: float | None
+    """None: in force until it is superseded."""
+    energy: Charges
+    fuel_adjustments: tuple[float, ...]
+    """Per kWh, by month; all zero where the rate has none."""
+    flat_demand: FlatDemand | None
+    flat_demand_unit: str
+    demand: Charges | None
+    demand_unit: str
+    """``kW`` nearly always; ``kVA``, ``hp`` and daily units exist."""
+    demand_window_minutes: float
+    """15 where the rate says nothing."""
+    demand_ratchet: tuple[float, ...]
+    """By month, the fraction of the highest earlier peak that is billed at least; all zero where there is none."""
+    fixed_charge: float
+    fixed_charge_unit: str
+    minimum_charge: float
+    minimum_charge_unit: str
+
+    @property
+    def is_tiered(self) -> bool:
+        """Whether the price of energy depends on how much was used in the month."""
+        return any(len(tiers) > 1 for tiers in self.energy.periods)
+
+
+class Urdb:
+    """The energy price of a rate. Demand and fixed charges are not per kWh and are not in it.
+
+    ``monthly_kwh`` is what the whole meter uses in a month: it says in which tier a further kWh falls. A rate with tiers
+    needs it. Before its first day and after its last, a rate is a fallback: prices are given, marked as such.
+    """
+
+    name = "urdb"
+
+    def __init__(
+        self,
+        rate: Rate,
+        timezone: str,
+        *,
+        monthly_kwh: float | None = None,
+        is_holiday: Callable[[date], bool] | None = None,
+    ) -> None:
+        if rate.is_tiered and monthly_kwh is None:
+            raise SourceError(
+                Reason.MALFORMED,
+                f"rate {rate.label} ({rate.name}) has tiers: the price depends on the month's use",
+                "set monthly_kwh to what the whole meter uses in a month",
+            )
+        self.rate = rate
+        self._timezone = ZoneInfo(timezone)
+        self._monthly_kwh = monthly_kwh or 0.0
+        self._is_holiday = is_holiday
+
+    def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """Exact for any range; equal neighbours are one interval."""
+        pieces: list[PriceInterval] = []
+        for start, end, offset in stretches(self._timezone, start_seconds, end_seconds):
+            local, local_end = start + offset, end + offset
+            while local < local_end:
+                following = min((local // HOUR_SECONDS + 1) * HOUR_SECONDS, local_end)
+                price = self.price_at(calendar_day(local), int(local % DAY_SECONDS // HOUR_SECONDS))
+                pieces.extend(self._judged(local - offset, following - offset, price))
+                local = following
+        return merged(pieces)
+
+    def price_at(self, day: date, hour: int) -> float:
+        """Price per kWh in a local clock hour: rate, adjustment and fuel adjustment."""
+        is_weekend = day.weekday() >= _SATURDAY or (self._is_holiday is not None and self._is_holiday(day))
+        tiers = self.rate.energy.periods[self.rate.energy.period(day, hour, is_weekend=is_weekend)]
+        return tier_at(tiers, self._monthly_kwh).price + self.rate.fuel_adjustments[day.month - 1]
+
+    def _judged(self, start: float, end: float, price: float) -> list[PriceInterval]:
+        """The piece, cut where the rate begins and ends to be in force."""
+        cuts = [
+            start,
+            *(cut for cut in (self.rate.start_seconds, self.rate.end_seconds) if cut and start < cut < end),
+            end,
+        ]
+        return [
+            PriceInterval(from_seconds, to_seconds, price, self._state(from_seconds))
+            for from_seconds, to_seconds in pairwise(cuts)
+        ]
+
+    def _state(self, at_seconds: float) -> PriceState:
+        before = self.rate.start_seconds is not None and at_seconds < self.rate.start_seconds
+        after = self.rate.end_seconds is not None and at_seconds >= self.rate.end_seconds
+        return PriceState.FALLBACK if before or after else PriceState.FINAL
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def parse(text: str | bytes, label: str = "") -> Rate:
+    """The rate in a JSON text: an item, ``items`` with one, or (with ``label``) with several. Raises SourceError."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _malformed(f"not JSON: {error}") from error
+    item = {str(key).lower(): value for key, value in _item(document, label).items()}
+    try:
+        return _rate(item)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _malformed(f"{type(error).__name__}: {error}") from error
+
+
+def _malformed(what: str) -> SourceError:
+    return SourceError(
+        Reason.MALFORMED,
+        f"this is no rate of the Utility Rate Database: {what}",
+        "save an item of api.openei.org/utility_rates (version=8, format=json, detail=full), or the page's JSON",
+    )
+
+
+def _item(document: Any, label: str) -> dict[str, Any]:
+    items = document
+    if isinstance(document, dict) and "items" in document:
+        items = document["items"]
+    candidates = [each for each in (items if isinstance(items, list) else [items]) if isinstance(each, dict)]
+    if label:
+        candidates = [each for each in candidates if each.get("label") == label]
+    if not candidates:
+        raise SourceError(
+            Reason.ABSENT, f"no rate{f' with label {label}' if label else ''} in the answer", "check label"
+        )
+    if len(candidates) > 1:
+        raise _malformed(f"it holds {len(candidates)} rates; say which by its label")
+    return candidates[0]
+
+
+def _rate(item: Mapping[str, Any]) -> Rate:
+    structure = item.get("energyratestructure")
+    if not structure:
+        raise _malformed("it has no energyratestructure, so it has no price per kWh")
+    energy = _charges(structure, item, "energy")
+    _check_units(structure)
+    demand_structure = item.get("demandratestructure")
+    flat_structure = item.get("flatdemandstructure")
+    monthly = item.get("fixedmonthlycharge")
+    return Rate(
+        label=str(item.get("label", "")),
+        utility=str(item.get("utility", "")),
+        name=str(item.get("name", "")),
+        start_seconds=_optional(item.get("startdate")),
+        end_seconds=_optional(item.get("enddate")),
+        energy=energy,
+        fuel_adjustments=_monthly(item.get("fueladjustmentsmonthly")),
+        flat_demand=None
+        if not flat_structure
+        else FlatDemand(_periods(flat_structure), _indices(item["flatdemandmonths"], 12, len(flat_structure))),
+        flat_demand_unit=str(item.get("flatdemandunit") or item.get("flatdemandunits") or "kW"),
+        demand=None if not demand_structure else _charges(demand_structure, item, "demand"),
+        demand_unit=str(item.get("demandrateunit") or item.get("demandrateunits") or "kW"),
+        demand_window_minutes=float(item.get("demandwindow") or 15.0),
+        demand_ratchet=_monthly(item.get("demandratchetpercentage")),
+        fixed_charge=float(item.get("fixedchargefirstmeter") or monthly or 0.0),
+        fixed_charge_unit=str(item.get("fixedchargeunits") or ("$/month" if monthly else "")),
+        minimum_charge=float(item.get("mincharge") or 0.0),
+        minimum_charge_unit=str(item.get("minchargeunits") or ""),
+    )
+
+
+def _charges(structure: Sequence[Any], item: Mapping[str, Any], what: str) -> Charges:
+    weekday = _matrix(item[f"{what}weekdayschedule"], len(structure))
+    weekend = item.get(f"{what}weekendschedule")
+    return Charges(_periods(structure), weekday, _matrix(weekend, len(structure)) if weekend else weekday)
+
+
+def _periods(structure: Sequence[Any]) -> tuple[tuple[Tier, ...], ...]:
+    return tuple(_tiers(tiers) for tiers in structure)
+
+
+def _tiers(tiers: Sequence[Mapping[str, Any]]) -> tuple[Tier, ...]:
+    result: list[Tier] = []
+    for index, tier in enumerate(tiers):
+        is_last = index == len(tiers) - 1
+        bound = None if is_last else _optional(tier.get("max"))
+        if not is_last and (bound is None or (result and bound <= (result[-1].upper_bound or 0.0))):
+            raise ValueError(f"tier {index} has no upper bound above the one before")
+        result.append(Tier(float(tier.get("rate") or 0.0) + float(tier.get("adj") or 0.0), bound))
+    if not result:
+        raise ValueError("a period has no tier")
+    return tuple(result)
+
+
+def _matrix(rows: Sequence[Sequence[Any]], periods: int) -> Matrix:
+    if len(rows) != 12:
+        raise ValueError(f"a schedule has {len(rows)} months")
+    return tuple(_indices(row, 24, periods) for row in rows)
+
+
+def _indices(values: Sequence[Any], length: int, periods: int) -> tuple[int, ...]:
+    indices = tuple(int(value) for value in values)
+    if len(indices) != length or not all(0 <= index < periods for index in indices):
+        raise ValueError(f"a schedule should name {length} of the {periods} periods")
+    return indices
+
+
+def _monthly(values: Any) -> tuple[float, ...]:
+    if not values:
+        return (0.0,) * 12
+    result = tuple(float(value or 0.0) for value in values)
+    if len(result) != 12:
+        raise ValueError(f"{len(result)} months")
+    return result
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None or value == "" else float(value)
+
+
+def _check_units(structure: Sequence[Any]) -> None:
+    """Tiers counted otherwise than in kWh a month (per day, per kW of demand) would silently be misread."""
+    for tiers in structure:
+        units = {str(tier.get("unit") or "kWh") for tier in tiers}
+        if len(tiers) > 1 and units != {"kWh"}:
+            raise SourceError(
+                Reason.UNSUPPORTED,
+                f"this rate counts its tiers in {', '.join(sorted(units))}; only kWh per month are understood",
+            )

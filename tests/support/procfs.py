@@ -1,0 +1,127 @@
+"""A procfs on disk, as much of it as discovery reads."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+BOOT_SECONDS = 1_700_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """One row of a network namespace's table."""
+
+    port: int
+    inode: int
+    address: str = "0.0.0.0"
+    uid: int = 0
+    listening: bool = True
+
+
+class FakeProcFs:
+    """Written row by row. Network namespaces are named; ``host`` is that of the exporter."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.root.mkdir(exist_ok=True)
+        (root / "stat").write_text(f"cpu 1 2\nbtime {BOOT_SECONDS}\n")
+        self._tables: dict[str, list[Tcp]] = {"host": []}
+        self._addresses: dict[str, tuple[str, ...]] = {"host": ("10.0.0.1",)}
+        self._networks: dict[str, str] = {"self": "host"}
+        (root / "self").mkdir()
+        self._write("self")
+
+    def process(
+        self,
+        pid: int,
+        argv: str | list[str],
+        *,
+        parent: int = 1,
+        session: int | None = None,
+        comm: str = "",
+        started: int = 100,
+        sockets: tuple[int, ...] = (),
+        network: str = "host",
+        cgroup: str = "0::/user.slice",
+    ) -> int:
+        """Add a process, or write it anew. Returns its pid."""
+        words = argv.split() if isinstance(argv, str) else argv
+        folder = self.root / str(pid)
+        (folder / "fd").mkdir(parents=True, exist_ok=True)
+        name = comm or (words[0].rpartition("/")[2][:15] if words else "kthread")
+        fields = ["S", parent, pid, session if session is not None else pid, 0, -1, *([0] * 13), started, 0, 0]
+        (folder / "stat").write_text(f"{pid} ({name}) {' '.join(str(field) for field in fields)}\n")
+        (folder / "cmdline").write_bytes(b"\0".join(word.encode() for word in words) + b"\0" if words else b"")
+        (folder / "cgroup").write_text(cgroup + "\n")
+        for number, inode in enumerate(sockets, 3):
+            link = folder / "fd" / str(number)
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"socket:[{inode}]")
+        (folder / "fd" / "0").unlink(missing_ok=True)
+        (folder / "fd" / "0").symlink_to("/dev/null")
+        self._tables.setdefault(network, [])
+        self._networks[str(pid)] = network
+        self._write(str(pid))
+        return pid
+
+    def network(self, name: str, addresses: tuple[str, ...], rows: list[Tcp]) -> None:
+        """Set a namespace's addresses and listening sockets."""
+        self._tables[name] = rows
+        self._addresses[name] = addresses
+        for pid, network in self._networks.items():
+            if network == name:
+                self._write(pid)
+
+    def end(self, pid: int) -> None:
+        """A process that is gone."""
+        folder = self.root / str(pid)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
+        self._networks.pop(str(pid))
+
+    def hide(self, pid: int) -> None:
+        """Take away what needs ptrace rights. (A dangling folder stands in for the refusal: tests may run as root.)"""
+        fd = self.root / str(pid) / "fd"
+        for link in fd.iterdir():
+            link.unlink()
+        fd.rmdir()
+
+    def _write(self, pid: str) -> None:
+        network = self._networks[pid]
+        net = self.root / pid / "net"
+        net.mkdir(exist_ok=True)
+        namespaces = self.root / pid / "ns"
+        namespaces.mkdir(exist_ok=True)
+        link = namespaces / "net"
+        link.unlink(missing_ok=True)
+        link.symlink_to(
+            f"net:[{4026531840 + sorted(self._tables).index(network) if network != 'host' else 4026531840}]"
+        )
+        header = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        four, six = header, header
+        for row in self._tables[network]:
+            address = ipaddress.ip_address(row.address)
+            text = _hex(address.packed)
+            line = (
+                f"   0: {text}:{row.port:04X} {'0' * len(text)}:0000 {'0A' if row.listening else '01'} 00000000:00000000"
+                f" 00:00000000 00000000 {row.uid:5d}        0 {row.inode} 1 0000000000000000 100 0 0 10 0\n"
+            )
+            if address.version == 4:
+                four += line
+            else:
+                six += line
+        (net / "tcp").write_text(four)
+        (net / "tcp6").write_text(six)
+        trie = "".join(
+            f"     |-- {address}\n        /32 host LOCAL\n"
+            for address in ("127.0.0.1", *self._addresses.get(network, ()))
+        )
+        (net / "fib_trie").write_text("Main:\n  +-- 0.0.0.0/0 3 0 5\n" + trie)
+        (net / "if_inet6").write_text("00000000000000000000000000000001 01 80 10 80       lo\n")
+
+
+def _hex(packed: bytes) -> str:
+    return "".join(packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4))

@@ -1,0 +1,163 @@
+"""The Helm chart and the manifests rendered from it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+import tpw
+from tpw.config.load import load
+
+ROOT = Path(__file__).resolve().parents[3]
+CHART = ROOT / "deploy" / "helm" / "tpw-exporter"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+RELEASES = [f"1.{minor}" for minor in range(25, int(kubernetes_validate.latest_version().split(".")[1]) + 1)]
+CASES = {"default": {}} | {
+    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
+    for path in sorted((CHART / "ci").glob("*-values.yaml"))
+}
+
+
+def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+    texts = helm_python.Chart.load(str(CHART)).render(values, name="tpw-exporter", namespace="monitoring")
+    return [
+        document
+        for name, text in texts.items()
+        if name.endswith(".yaml")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
+def committed() -> list[dict[str, Any]]:
+    files = sorted(MANIFESTS.glob("*.yaml"))
+    return [yaml.safe_load(file.read_text()) for file in files if file.name != "kustomization.yaml"]
+
+
+def of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next(document for document in documents if document["kind"] == kind)
+
+
+def pod_of(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    return of_kind(documents, "DaemonSet")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("case", [*CASES, "committed"])
+def test_manifests_are_valid_for_every_kubernetes_release(case, release):
+    documents = committed() if case == "committed" else render(CASES[case])
+    assert documents
+    for document in documents:
+        if document["kind"] != "PodMonitor":  # a custom resource: no schema to be had
+            kubernetes_validate.validate(document, release, strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chart_passes_helms_strict_lint(case):
+    report = helm_python.lint(str(CHART), CASES[case], strict=True, kube_version="v1.30.0")
+    complaints = [message for message in report["messages"] if message["severity"] > 1]
+    assert (report["errors"], complaints) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hostPid": True},
+        {"image": {"repository": "x", "tags": "1"}},
+        {"image": {"digest": "latest"}},
+        {"rapl": {"group": "rapl"}},
+        {"state": {"hostPath": "relative"}},
+        {"extraArgs": ["log.level=debug"]},
+        {"podMonitor": {"interval": "15"}},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_chart_refuses_values_that_mean_nothing(values):
+    with pytest.raises(helm_python.HelmError, match=next(iter(values))):
+        render(values)
+
+
+@pytest.mark.parametrize("case", [*CASES, "committed"])
+def test_config_map_holds_a_valid_configuration(case):
+    documents = committed() if case == "committed" else render(CASES[case])
+    text = of_kind(documents, "ConfigMap")["data"]["config.yaml"]
+    config = load(text, "config.yaml")
+    if case == "everything":
+        assert config.host.sysfs == "/host/sys"
+        assert config.facility.pue == 1.3
+        assert [server.name for server in config.servers] == ["chat"]
+    else:
+        assert config.host.meters == ()  # a container does not see them
+
+
+def test_committed_manifests_are_what_the_chart_renders():
+    spec = importlib.util.spec_from_file_location("render_kubernetes", ROOT / "scripts" / "render_kubernetes.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    files = {path.name: path.read_text() for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml"}
+    assert files == script.rendered(), "run `make generate`"
+
+
+def test_kustomization_lists_every_manifest_but_the_operators():
+    listed = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
+    there = {path.name for path in MANIFESTS.glob("*.yaml")} - {"kustomization.yaml", "podmonitor.yaml"}
+    assert set(listed) == there
+
+
+def test_chart_is_of_the_packages_version():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == tpw.__version__
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_exporter_runs_without_privileges(case):
+    pod = pod_of(render(CASES[case]))
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    for mount in container["volumeMounts"]:
+        assert mount.get("readOnly") or mount["name"] == "state", mount
+
+
+def test_state_is_handed_to_the_user_the_exporter_runs_as():
+    pod = pod_of(render({"podSecurityContext": {"runAsUser": 4321, "runAsGroup": 5432}}))
+    (container,) = pod["initContainers"]
+    assert {"--owner=4321", "--group=5432"} <= set(container["command"])
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "FOWNER"]}
+
+
+def test_rapl_mounts_sysfs_read_only_and_joins_the_group():
+    pod = pod_of(render({"rapl": {"enabled": True, "group": 2000}}))
+    (container,) = pod["containers"]
+    assert {"name": "sys", "mountPath": "/host/sys", "readOnly": True} in container["volumeMounts"]
+    assert pod["securityContext"]["supplementalGroups"] == [2000]
+
+
+def test_a_changed_configuration_rolls_the_pods():
+    def checksum(config: dict[str, Any]) -> str:
+        template = of_kind(render({"config": config}), "DaemonSet")["spec"]["template"]
+        return template["metadata"]["annotations"]["checksum/config"]
+
+    assert checksum({"facility": {"pue": 1.2}}) != checksum({"facility": {"pue": 1.3}})
+
+
+def test_pod_monitor_has_only_fields_that_the_operator_knows():
+    spec = of_kind(render(CASES["everything"]), "PodMonitor")["spec"]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert set(spec) == {"selector", "podMetricsEndpoints"}
+    assert set(endpoint) == {"port", "interval", "scrapeTimeout", "relabelings", "metricRelabelings"}
+    ports = [port["name"] for port in pod_of(render(CASES["everything"]))["containers"][0]["ports"]]
+    assert endpoint["port"] in ports

@@ -1,0 +1,140 @@
+"""A server owns its GPUs while it answers, or while a process still holds them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tpw.discovery.ownership import AUTO, NONE, Claim, held_by, ownership, resolve
+from tpw.model import Attribution, Gpu, Ownership
+
+A, B, C = "GPU-aaaa1111", "GPU-aaaa2222", "GPU-cccc3333"
+GPUS = (
+    Gpu(A, 0, pci_bus_id="00000000:01:00.0"),
+    Gpu(B, 1, pci_bus_id="00000000:65:00.0"),
+    Gpu(C, 2, pci_bus_id="00000001:65:00.0"),
+)
+NOBODY: dict[str, frozenset[int] | None] = {A: frozenset(), B: frozenset(), C: frozenset()}
+
+
+def held(**pids: set[int]) -> dict[str, frozenset[int] | None]:
+    return {**NOBODY, **{{"a": A, "b": B, "c": C}[name]: frozenset(holding) for name, holding in pids.items()}}
+
+
+@pytest.mark.parametrize(
+    ("name", "uuid"),
+    [
+        ("0", A),
+        ("2", C),
+        (1, B),
+        (A, A),
+        ("gpu-CCCC3333", C),
+        ("GPU-cccc...", C),
+        ("GPU-cc", C),
+        ("cccc3333", C),
+        ("00000000:65:00.0", B),
+        ("0000:65:00.0", B),
+        ("65:00.0", B),
+        ("0001:65:00.0", C),
+        ("00000000:01:00.0", A),
+    ],
+)
+def test_a_gpu_is_called_by_index_uuid_or_bus_id(name: str | int, uuid: str):
+    assert resolve([name], GPUS).gpus == frozenset({uuid})
+
+
+def test_an_unknown_gpu_is_reported_and_the_others_are_found():
+    found = resolve(["0", "7"], GPUS)
+    assert found.gpus == frozenset({A})
+    assert found.problems == (f"GPU 7 is not on this host; here are 0 ({A}), 1 ({B}), 2 ({C})",)
+
+
+def test_a_beginning_that_two_gpus_share_is_reported():
+    found = resolve(["GPU-aaaa"], GPUS)
+    assert (found.gpus, found.problems) == (
+        frozenset(),
+        (f"GPU GPU-aaaa is several: {A}, {B}; write more of its UUID",),
+    )
+
+
+def test_on_a_host_without_gpus_that_is_what_is_said():
+    assert resolve(["0"], ()).problems == ("GPU 0 is not on this host; here are none",)
+
+
+def owns(claim: Claim, *, answering: bool, pids: set[int] | None, holders=NOBODY, foreign: set[int] | None = None):
+    return ownership(
+        claim, answering=answering, pids=pids, holders=holders, gpus=GPUS, foreign_pids=foreign or frozenset()
+    )
+
+
+def test_listed_gpus_are_owned_while_the_server_answers_whoever_holds_them():
+    claim = Claim("chat", ("0", "1"), model="m")
+    assert owns(claim, answering=True, pids=None) == Ownership(
+        "chat", frozenset({A, B}), Attribution.CONFIGURED, held=False, model="m"
+    )
+
+
+def test_a_listed_gpu_that_is_not_there_is_not_owned():
+    assert owns(Claim("chat", ("0", "9")), answering=True, pids=None).gpus == frozenset({A})
+
+
+def test_a_server_that_answers_no_more_owns_what_its_processes_hold():
+    found = owns(Claim("chat", ("0", "1")), answering=False, pids={7}, holders=held(a={7}, b={9}))
+    assert (found.gpus, found.held) == (frozenset({A}), True)
+
+
+def test_a_listed_server_that_is_gone_owns_nothing():
+    found = owns(Claim("chat", ("0", "1")), answering=False, pids=None)
+    assert (found.gpus, found.held) == (frozenset(), False)
+
+
+def test_a_server_elsewhere_that_does_not_answer_owns_listed_gpus_that_anybody_holds():
+    found = owns(Claim("chat", ("0", "1")), answering=False, pids=None, holders=held(a={7}))
+    assert (found.gpus, found.held) == (frozenset({A}), True)
+
+
+def test_a_gpu_held_by_another_server_is_not_held_for_this_one():
+    found = owns(Claim("chat", ("0",)), answering=False, pids=None, holders=held(a={7}), foreign={7})
+    assert (found.gpus, found.held) == (frozenset(), False)
+
+
+def test_where_the_driver_does_not_tell_a_silent_server_owns_nothing():
+    found = owns(Claim("chat", ("0",)), answering=False, pids=None, holders={A: None})
+    assert (found.gpus, found.held) == (frozenset(), False)
+
+
+def test_ranks_without_an_address_own_while_a_process_holds():
+    claim = Claim("big", ("0", "1"), model="big-model", has_counters=False)
+    found = owns(claim, answering=False, pids=None, holders=held(b={3}))
+    assert found == Ownership(
+        "big", frozenset({B}), Attribution.CONFIGURED, held=True, model="big-model", has_counters=False
+    )
+
+
+def test_ranks_without_an_address_own_where_the_driver_does_not_tell():
+    claim = Claim("big", ("0",), has_counters=False)
+    assert owns(claim, answering=False, pids=None, holders={A: None}).gpus == frozenset({A})
+
+
+def test_auto_owns_what_its_processes_hold():
+    found = owns(Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7}, b={8, 9}, c={9}))
+    assert found == Ownership("chat", frozenset({A, B}), Attribution.PROCESSES, held=True)
+
+
+def test_auto_owns_while_a_process_holds_though_it_does_not_answer():
+    found = owns(Claim("chat", AUTO), answering=False, pids={7}, holders=held(a={7}))
+    assert (found.gpus, found.held) == (frozenset({A}), True)
+
+
+@pytest.mark.parametrize("pids", [None, set()])
+def test_auto_of_a_server_whose_processes_are_not_known_owns_nothing(pids: set[int] | None):
+    found = owns(Claim("chat", AUTO), answering=True, pids=pids, holders=held(a={7}))
+    assert found == Ownership("chat", frozenset(), Attribution.NONE, held=False)
+
+
+def test_none_owns_nothing_whatever_is_held():
+    found = owns(Claim("gateway", NONE), answering=True, pids={7}, holders=held(a={7}))
+    assert found == Ownership("gateway", frozenset(), Attribution.NONE, held=False)
+
+
+def test_a_gpu_may_have_several_owners():
+    assert held_by({1}, held(a={1, 2})) == held_by({2}, held(a={1, 2})) == frozenset({A})

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from fakenvml import FakeNvml
+
+
+class Clock:
+    """A monotonic clock that tests move."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """The stand-in, loaded into this process, with three boards in it of which two are shown."""
+    monkeypatch.setenv("FAKENVML_CONTROL", "")  # restored after the test
+    with FakeNvml(tmp_path, count=2, spare=1) as nvml:
+        nvml.preload()
+        yield nvml
+        nvml.close()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """The library counts initialisations: leave none to the next test, whose boards are others."""
+    try:
+        while True:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return

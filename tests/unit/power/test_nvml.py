@@ -1,0 +1,499 @@
+"""The NVML meter over the real binding and the stand-in for the driver's library."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from fakenvml import FakeNvml
+from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
+from tpw.power import MeterLost
+from tpw.power.nvml import NvmlMeter
+
+
+def opened(clock: Any = time.monotonic) -> NvmlMeter:
+    meter = NvmlMeter(clock)
+    meter.open()
+    return meter
+
+
+def reason_of(meter: NvmlMeter, uuid: str) -> Reason:
+    with pytest.raises(SourceError) as caught:
+        meter.read(uuid)
+    return caught.value.reason
+
+
+# ------------------------------------------------------------------------------------------------------------- identity
+
+
+def test_gpus_are_known_by_uuid_with_what_they_are(driver: FakeNvml) -> None:
+    meter = opened()
+
+    gpu = meter.gpus()[0]
+
+    assert (gpu.uuid, gpu.index, gpu.vendor) == (driver.uuid(0), 0, "nvidia")
+    assert (gpu.name, gpu.architecture, gpu.driver_version) == ("NVIDIA H100 80GB HBM3", "hopper", "580.95.05")
+    assert gpu.pci_bus_id == "00000000:10:00.0"
+    assert (gpu.power_scope, gpu.energy_method, gpu.method_note) == (PowerScope.GPU, EnergyMethod.COUNTER, "")
+    assert gpu.max_power_watts == 700.0
+    assert gpu.power_averaged
+
+
+def test_a_look_sees_everything_in_base_units(driver: FakeNvml) -> None:
+    driver.utilization(0, 87)
+    driver.memory(0, 5 << 30)
+    driver.temperature(0, 63)
+    driver.limit(0, 450)
+    driver.throttle(0, power_cap=12.5, sw=1, hw=2, brake=3)
+    meter = opened()
+
+    sample = meter.read(driver.uuid(0))
+
+    assert sample.energy_joules == pytest.approx(1_000_000, abs=100)
+    assert sample.power_watts == 100.0
+    assert sample.power_limit_watts == 450.0
+    assert sample.utilization_ratio == 0.87
+    assert (sample.memory_used_bytes, sample.memory_total_bytes) == (5 << 30, 80 << 30)
+    assert sample.temperature_celsius == 63
+    assert sample.throttle_seconds == (
+        ("sw_power_cap", 12.5),
+        ("sw_thermal", 1.0),
+        ("hw_thermal", 2.0),
+        ("hw_power_brake", 3.0),
+    )
+    assert abs(sample.at_seconds - time.monotonic()) < 5
+
+
+@pytest.mark.parametrize(("period", "duty"), [(0.05, 0.5), (0.1, 0.25), (0.033, 0.9)], ids=["50 ms", "100 ms", "33 ms"])
+def test_energy_between_two_looks_is_the_exact_integral_within_the_refresh(
+    driver: FakeNvml, period: float, duty: float
+) -> None:
+    meter = opened()
+    driver.gpu(0).set_square(low=80, high=690, period=period, duty=duty)
+    first = meter.read(driver.uuid(0))
+    time.sleep(0.3)
+    last = meter.read(driver.uuid(0))
+
+    assert first.energy_joules is not None and last.energy_joules is not None
+    true = driver.true_joules(0, first.at_seconds, last.at_seconds)
+    # Each edge may lie one refresh (20 ms) of full power apart from the truth.
+    assert last.energy_joules - first.energy_joules == pytest.approx(true, abs=0.02 * 690 + 1)
+
+
+# ------------------------------------------------------------------------------------------------- the ladder of methods
+
+
+def test_without_a_counter_the_one_second_mean_is_used(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    meter = opened()
+
+    gpu, sample = meter.gpus()[0], meter.read(driver.uuid(0))
+
+    assert gpu.energy_method is EnergyMethod.AVERAGE_POWER
+    assert "no energy counter" in gpu.method_note
+    assert (sample.energy_joules, sample.power_watts) == (None, 100.0)
+    assert meter.gpus()[1].energy_method is EnergyMethod.COUNTER
+
+
+def test_without_a_mean_instants_are_used_and_the_note_says_so(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    driver.no_average(0)
+    meter = opened()
+
+    gpu = meter.gpus()[0]
+
+    assert gpu.energy_method is EnergyMethod.INSTANT_POWER
+    assert gpu.method_note == (
+        "no energy counter (before Volta, or a virtual GPU) and no mean of power: instants are integrated"
+    )
+    assert meter.read(driver.uuid(0)).power_watts == 100.0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pci_device_id", "method"),
+    [
+        (7, 0x20B010DE, EnergyMethod.INSTANT_POWER),
+        (7, 0x220410DE, EnergyMethod.AVERAGE_POWER),
+        (6, 0x1EB810DE, EnergyMethod.INSTANT_POWER),
+    ],
+    ids=["GA100", "GA102", "Turing"],
+)
+def test_the_plain_power_call_means_what_the_architecture_says(
+    driver: FakeNvml, architecture: int, pci_device_id: int, method: EnergyMethod
+) -> None:
+    """An old driver has no field values: nvmlDeviceGetPowerUsage is a mean from Ampere on, except on GA100."""
+    driver.gpu(0).set(architecture=architecture, pci_device_id=pci_device_id)
+    driver.gpu(0).flag("no_fields")
+    driver.no_energy(0)
+    meter = opened()
+
+    assert meter.gpus()[0].energy_method is method
+    assert meter.gpus()[0].power_averaged is (method is EnergyMethod.AVERAGE_POWER)
+    assert meter.read(driver.uuid(0)).power_watts == 100.0
+
+
+def test_a_driver_without_field_values_is_read_call_by_call(driver: FakeNvml) -> None:
+    driver.gpu(0).flag("no_fields")
+    meter = opened()
+
+    sample = meter.read(driver.uuid(0))
+
+    assert meter.gpus()[0].energy_method is EnergyMethod.COUNTER
+    assert sample.energy_joules == pytest.approx(1_000_000, abs=100)
+    assert sample.power_watts == 100.0
+    assert sample.throttle_seconds is None
+
+
+def test_a_gpu_that_reports_nothing_says_so_and_shows_the_rest(driver: FakeNvml) -> None:
+    for flag in ("no_energy", "no_average", "no_instant", "no_usage"):
+        driver.gpu(0).flag(flag)
+    meter = opened()
+
+    gpu, sample = meter.gpus()[0], meter.read(driver.uuid(0))
+
+    assert gpu.energy_method is EnergyMethod.NONE
+    assert gpu.method_note.endswith("and no power reading either")
+    assert (sample.energy_joules, sample.power_watts) == (None, None)
+    assert sample.temperature_celsius == 40
+
+
+def test_a_probe_that_was_unlucky_is_mended_at_the_next_discovery(driver: FakeNvml, clock: Any) -> None:
+    driver.no_energy(0)
+    meter = opened(clock)
+    driver.no_energy(0, on=False)
+    clock.advance(61)
+
+    meter.sweep()
+
+    assert meter.gpus()[0].energy_method is EnergyMethod.COUNTER
+    assert meter.read(driver.uuid(0)).energy_joules is not None
+
+
+# --------------------------------------------------------------------------------------------------------- power scopes
+
+
+def test_a_superchip_that_offers_only_the_module_is_labelled_so(driver: FakeNvml) -> None:
+    driver.module_scope(0, 1.5, gpu_scope=False)
+    meter = opened()
+
+    gpu = meter.gpus()[0]
+
+    assert (gpu.power_scope, gpu.max_power_watts) == (PowerScope.MODULE, 1000.0)
+    assert meter.read(driver.uuid(0)).power_watts == 150.0
+
+
+@pytest.mark.parametrize("counts_module", [True, False])
+def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
+    driver: FakeNvml, clock: Any, counts_module: bool
+) -> None:
+    """The clock of the meter runs a thousand times faster than the board's, so its watts are a thousand times more."""
+    driver.module_scope(0, 2.0)
+    if not counts_module:
+        driver.gpu(0).flag("frozen")
+    meter = opened(clock)
+    board = meter._boards[driver.uuid(0)]
+    assert meter.gpus()[0].power_scope is PowerScope.MODULE, "believed until shown otherwise"
+
+    joules = 1000.0
+    for _ in range(70):
+        driver.gpu(0).set(frozen_mj=int(joules * 1000))
+        driver.gpu(0).flag("frozen")
+        meter.read(driver.uuid(0))
+        clock.advance(1.0)
+        joules += 200.0 if counts_module else 100.0
+
+    gpu = meter.gpus()[0]
+    assert gpu.power_scope is (PowerScope.MODULE if counts_module else PowerScope.GPU)
+    assert gpu.max_power_watts == (1000.0 if counts_module else 700.0)
+    assert meter.read(driver.uuid(0)).power_watts == (200.0 if counts_module else 100.0)
+    assert board.scope_check is None, "the other power is no longer read"
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("gpu_is_lost", Reason.LOST),
+        ("gpu_not_found", Reason.LOST),
+        ("reset_required", Reason.BROKEN),
+        ("irq_issue", Reason.BROKEN),
+        ("corrupted_inforom", Reason.BROKEN),
+        ("unknown", Reason.BROKEN),
+        ("no_permission", Reason.PERMISSION),
+    ],
+)
+def test_one_gpu_that_fails_is_one_gpu_that_fails(driver: FakeNvml, error: str, reason: Reason) -> None:
+    meter = opened()
+    driver.fail(0, error)
+
+    assert reason_of(meter, driver.uuid(0)) is reason
+    assert meter.read(driver.uuid(1)).power_watts == 100.0
+    assert [gpu.uuid for gpu in meter.gpus()] == [driver.uuid(0), driver.uuid(1)]
+
+
+def test_a_lost_gpu_is_looked_up_every_few_seconds_and_comes_back(driver: FakeNvml, clock: Any) -> None:
+    meter = opened(clock)
+    driver.lose(0)
+    reason_of(meter, driver.uuid(0))
+    calls = sum(driver.calls().values())
+    for _ in range(4):
+        clock.advance(1.0)
+        assert reason_of(meter, driver.uuid(0)) is Reason.LOST
+    assert sum(driver.calls().values()) == calls, "no call is spent on it in between"
+
+    driver.restore(0)
+    clock.advance(1.0)
+
+    assert meter.read(driver.uuid(0)).power_watts == 100.0
+
+
+def test_a_passing_error_is_read_again_at_the_next_look(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.unknown(0)
+    assert reason_of(meter, driver.uuid(0)) is Reason.BROKEN
+    driver.restore(0)
+
+    assert meter.read(driver.uuid(0)).power_watts == 100.0
+
+
+def test_a_counter_that_flickers_is_a_failed_look_and_never_a_zero(driver: FakeNvml) -> None:
+    meter = opened()
+    meter.read(driver.uuid(0))
+    driver.flicker(0, 1)
+
+    assert reason_of(meter, driver.uuid(0)) is Reason.BROKEN
+    assert meter.read(driver.uuid(0)).energy_joules == pytest.approx(1_000_000, abs=100)
+    assert meter.gpus()[0].energy_method is EnergyMethod.COUNTER
+
+
+def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.gpu(0).flag("no_average")
+
+    sample = meter.read(driver.uuid(0))
+
+    assert sample.power_watts is None
+    assert sample.energy_joules is not None
+
+
+def test_zero_watts_are_no_reading(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    meter = opened()
+    driver.zero_watts(0)
+
+    assert meter.read(driver.uuid(0)).power_watts is None
+
+
+def test_utilization_is_unknown_in_mig_mode_while_energy_goes_on(driver: FakeNvml) -> None:
+    driver.mig(0, [[100], [200]])
+    meter = opened()
+
+    sample = meter.read(driver.uuid(0))
+
+    assert sample.utilization_ratio is None
+    assert sample.energy_joules is not None
+
+
+# ---------------------------------------------------------------------------------------------------------- the library
+
+
+def test_a_driver_that_is_reloaded_is_a_lost_meter_and_opens_again(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.unload_driver()
+    with pytest.raises(MeterLost) as caught:
+        meter.read(driver.uuid(0))
+    assert (caught.value.reason, caught.value.fatal) == (Reason.ABSENT, False)
+    meter.close()
+    with pytest.raises(MeterLost, match="driver not loaded"):
+        meter.open()
+
+    driver.load_driver()
+    meter.open()
+
+    assert meter.read(driver.uuid(0)).energy_joules == pytest.approx(0, abs=100)
+    assert len(meter.gpus()) == 2
+
+
+@pytest.mark.parametrize("error", ["lib_rm_version_mismatch", "library_not_found"])
+def test_replaced_driver_files_are_fatal_after_a_good_start_only(driver: FakeNvml, error: str) -> None:
+    meter = NvmlMeter()
+    driver.init_error(error)
+    with pytest.raises(MeterLost) as first:
+        meter.open()
+    driver.init_error(0)
+    meter.open()
+    meter.close()
+    driver.init_error(error)
+    with pytest.raises(MeterLost) as second:
+        meter.open()
+
+    assert (first.value.fatal, second.value.fatal) == (False, True)
+
+
+def test_a_container_that_lost_its_devices_is_fatal_after_some_tries(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.unknown(0)
+    driver.unknown(1)
+    for _ in range(29):
+        for gpu in meter.gpus():
+            reason_of(meter, gpu.uuid)
+        meter.sweep()
+    with pytest.raises(MeterLost):
+        meter.sweep()
+    meter.close()
+    driver.init_error("unknown")
+    fatal = []
+    for _ in range(5):
+        with pytest.raises(MeterLost) as caught:
+            meter.open()
+        fatal.append(caught.value.fatal)
+
+    assert fatal == [False, False, False, False, True]
+
+
+def test_a_gpu_that_may_not_be_used_is_left_out_and_noted(driver: FakeNvml) -> None:
+    driver.gpu(0).flag("no_access")
+    meter = opened()
+
+    assert [gpu.uuid for gpu in meter.gpus()] == [driver.uuid(1)]
+    assert meter.notes == ("GPU 0 of 2 cannot be used: no permission (4)",)
+
+
+def test_no_gpu_that_may_be_used_is_a_question_of_permission(driver: FakeNvml) -> None:
+    driver.gpu(0).flag("no_access")
+    driver.gpu(1).flag("no_access")
+
+    with pytest.raises(SourceError) as caught:
+        NvmlMeter().open()
+
+    assert caught.value.reason is Reason.PERMISSION
+
+
+# ------------------------------------------------------------------------------------------------------------ discovery
+
+
+def test_new_and_renumbered_gpus_are_found_within_a_minute(driver: FakeNvml, clock: Any) -> None:
+    meter = opened(clock)
+    driver.reorder([2, 1, 0])
+    meter.sweep()
+    assert len(meter.gpus()) == 2, "not before its time"
+    clock.advance(61)
+
+    meter.sweep()
+
+    assert [(gpu.index, gpu.uuid) for gpu in meter.gpus()] == [
+        (0, driver.uuid(2)),
+        (1, driver.uuid(1)),
+        (2, driver.uuid(0)),
+    ]
+    assert meter.read(driver.uuid(2)).power_watts == 100.0
+
+
+def test_a_gpu_that_is_taken_out_stays_known_and_lost(driver: FakeNvml, clock: Any) -> None:
+    meter = opened(clock)
+    driver.count = 1
+    clock.advance(61)
+    meter.sweep()
+
+    assert reason_of(meter, driver.uuid(1)) is Reason.LOST
+    assert [gpu.uuid for gpu in meter.gpus()] == [driver.uuid(0), driver.uuid(1)]
+    assert meter.read(driver.uuid(0)).power_watts == 100.0
+
+
+def test_a_gpu_missing_after_the_driver_came_back_stays_known_and_lost(driver: FakeNvml) -> None:
+    meter = opened()
+    meter.close()
+    driver.count = 1
+
+    meter.open()
+
+    assert len(meter.gpus()) == 2
+    assert reason_of(meter, driver.uuid(1)) is Reason.LOST
+
+
+def test_a_gpu_that_is_broken_from_the_start_does_not_hide_the_others(driver: FakeNvml, clock: Any) -> None:
+    driver.gpu(0).set(flicker=10_000)  # no energy or power value at first
+    meter = opened(clock)
+    assert meter.gpus()[0].energy_method is EnergyMethod.NONE
+    driver.restore(0)
+    clock.advance(61)
+
+    meter.sweep()
+
+    assert [gpu.energy_method for gpu in meter.gpus()] == [EnergyMethod.COUNTER, EnergyMethod.COUNTER]
+
+
+def test_discovery_waits_while_a_call_hangs(driver: FakeNvml, clock: Any) -> None:
+    """Asking for the handles of a hung board would hang the look of all the others."""
+    meter = opened(clock)
+    driver.hang(0)
+    thread = threading.Thread(target=lambda: meter.read(driver.uuid(0)))
+    thread.start()
+    while not meter._boards[driver.uuid(0)].reading:
+        time.sleep(0.001)
+    clock.advance(61)
+
+    meter.sweep()
+    others = meter.read(driver.uuid(1)).power_watts
+    meter.close()
+    still_initialised = meter._inits
+    driver.unhang(0)
+    thread.join(5)
+    meter.close()
+
+    assert (others, still_initialised, meter._inits) == (100.0, 1, 0)
+
+
+# -------------------------------------------------------------------------------------------------------------- holders
+
+
+def test_holders_are_the_process_ids_on_the_gpu(driver: FakeNvml) -> None:
+    driver.processes(0, [4711, 4712])
+    meter = opened()
+
+    assert meter.holders(driver.uuid(0)) == {4711, 4712}
+    assert meter.holders(driver.uuid(1)) == frozenset()
+
+
+def test_holders_of_a_partitioned_gpu_are_those_of_its_instances(driver: FakeNvml) -> None:
+    driver.mig(0, [[100], [200, 201]])
+    meter = opened()
+
+    assert meter.holders(driver.uuid(0)) == {100, 200, 201}
+
+
+def test_holders_see_a_partition_that_was_made_a_moment_ago(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.mig(0, [[100]])
+
+    assert meter.holders(driver.uuid(0)) == {100}
+
+
+def test_holders_are_unknown_where_the_driver_keeps_no_list(driver: FakeNvml) -> None:
+    driver.gpu(0).flag("no_processes")
+    meter = opened()
+
+    assert meter.holders(driver.uuid(0)) is None
+
+
+# ----------------------------------------------------------------------------------------------------------------- cost
+
+
+def test_eight_gpus_cost_less_than_forty_driver_calls_a_look(driver: FakeNvml) -> None:
+    meter = opened()
+    before = sum(driver.calls().values())
+    looks = 50
+    for _ in range(looks):
+        meter.sweep()
+        for gpu in meter.gpus():
+            meter.read(gpu.uuid)
+
+    per_gpu_look = (sum(driver.calls().values()) - before) / looks / len(meter.gpus())
+
+    assert per_gpu_look <= 3.0
+    assert per_gpu_look * 8 <= 40

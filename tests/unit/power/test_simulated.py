@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tpw.model import Reason, SourceError
+from tpw.power import ACCELERATOR_METERS, HOST_METERS
+from tpw.power.simulated import IDLE_WATTS, JITTER, LOADED_WATTS, SimulatedMeter
+
+
+def test_power_follows_the_load(clock: Any) -> None:
+    meter = SimulatedMeter(2, clock, load=lambda index, at: float(index))
+
+    idle, busy = (meter.read(gpu.uuid) for gpu in meter.gpus())
+
+    assert idle.power_watts == pytest.approx(IDLE_WATTS, rel=JITTER)
+    assert busy.power_watts == pytest.approx(LOADED_WATTS, rel=JITTER)
+    assert (idle.utilization_ratio, busy.utilization_ratio) == (0.0, 1.0)
+
+
+def test_energy_is_the_same_however_often_it_is_read(clock: Any) -> None:
+    once = SimulatedMeter(1, clock)
+    often = SimulatedMeter(1, clock)
+    uuid = once.gpus()[0].uuid
+    for _ in range(173):
+        clock.advance(0.37)
+        often.read(uuid)
+
+    assert once.read(uuid).energy_joules == pytest.approx(often.read(uuid).energy_joules, rel=1e-12)
+
+
+def test_energy_is_the_integral_of_power(clock: Any) -> None:
+    meter = SimulatedMeter(1, clock, load=lambda index, at: 0.5)
+    uuid = meter.gpus()[0].uuid
+    meter.read(uuid)
+    clock.advance(1000)
+
+    mean = (IDLE_WATTS + (LOADED_WATTS - IDLE_WATTS) * 0.5**0.8) * 1000
+    assert meter.read(uuid).energy_joules == pytest.approx(mean, rel=0.002)
+
+
+def test_holders_are_those_of_the_caller(clock: Any) -> None:
+    meter = SimulatedMeter(2, clock, holders=lambda: {1: frozenset({42})})
+
+    assert [meter.holders(gpu.uuid) for gpu in meter.gpus()] == [frozenset(), {42}]
+
+
+def test_a_gpu_of_somebody_else_is_none_of_these(clock: Any) -> None:
+    with pytest.raises(SourceError) as caught:
+        SimulatedMeter(1, clock).read("GPU-else")
+    assert caught.value.reason is Reason.LOST
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("simulated", ACCELERATOR_METERS), ("nvml", ACCELERATOR_METERS), ("rapl", HOST_METERS)]
+)
+def test_a_meter_of_the_table_has_the_name_it_stands_under(name: str, table: Any, clock: Any) -> None:
+    assert table[name](clock).name == name

@@ -1,0 +1,150 @@
+"""The arrows between the rooms of the package, and who may import what from outside it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "exporter" / "tpw"
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "model": set(),
+    "logs": set(),
+    "hook": set(),
+    "power": {"model"},
+    "tokens": {"model"},
+    "tariff": {"model"},
+    "discovery": {"model"},
+    "ledger": {"model", "tariff.curve"},
+    "snapshot": {"model", "ledger"},
+    "store": {"model", "ledger", "snapshot"},
+    "exposition": {"model", "ledger", "snapshot", "logs"},
+    "config": {"model", "tariff"},
+    "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
+    "scheduler": {"model", "logs"},
+}
+"""Room -> what of ours it may import besides itself and the version. Rooms that are not listed compose the others."""
+
+COMPOSERS = {"app", "assembly", "cli", "simulation", "__main__", "__init__"}
+
+SOURCES = {"power", "tokens", "tariff", "discovery"}
+
+ONLY_IN: dict[str, set[str]] = {
+    "apscheduler": {"scheduler"},
+    "prometheus_client": {"exposition"},
+    "yaml": {"config", "exposition", "cli"},
+    "pynvml": {"power"},
+    "psutil": {"discovery", "power", "cli", "app"},
+    "structlog": {"logs", "polling", "exposition", "app", "assembly", "cli", "scheduler", "store"},
+}
+"""Distribution's module -> the rooms that may import it. What is not listed may not be imported at all."""
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    """Full names of what a module imports, inside functions too."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            assert node.module is not None
+            if node.module == "tpw":  # `from tpw import model` names a room, `from tpw import __version__` does not
+                yield from ("tpw" if alias.name.startswith("__") else f"tpw.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def of_ours(module: Path) -> set[str]:
+    """The rooms' modules it imports, without the leading ``tpw.``."""
+    names = {name.removeprefix("tpw.") for name in imports_of(module) if name.startswith("tpw.")}
+    return {name for name in names if name.split(".")[0] != room_of(module)}
+
+
+def from_outside(module: Path) -> set[str]:
+    """Top-level names it imports that are neither ours nor the standard library's."""
+    names = {name.split(".")[0] for name in imports_of(module)}
+    return names - set(sys.stdlib_module_names) - {"tpw"}
+
+
+def test_every_room_is_listed():
+    rooms = {room_of(module) for module in modules()}
+    assert rooms - set(MAY_IMPORT) - COMPOSERS == set()
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_its_arrows_allow(room):
+    allowed = MAY_IMPORT[room]
+    forbidden = {
+        f"{module.relative_to(PACKAGE)} imports {name}"
+        for module in modules()
+        if room_of(module) == room
+        for name in of_ours(module)
+        if not any(name == each or name.startswith(f"{each}.") for each in allowed)
+    }
+    assert forbidden == set()
+
+
+def test_nobody_but_composers_imports_a_composer():
+    offenders = {
+        f"{module.relative_to(PACKAGE)} imports {name}"
+        for module in modules()
+        if room_of(module) not in COMPOSERS
+        for name in of_ours(module)
+        if name.split(".")[0] in COMPOSERS
+    }
+    assert offenders == set()
+
+
+def test_each_distribution_is_imported_only_where_it_belongs():
+    offenders = {
+        f"{module.relative_to(PACKAGE)} imports {name}"
+        for module in modules()
+        for name in from_outside(module)
+        if room_of(module) not in ONLY_IN.get(name, set())
+    }
+    assert offenders == set()
+
+
+def test_sources_know_neither_prometheus_nor_scheduler_nor_configuration_nor_each_other():
+    foreign = {"prometheus_client", "apscheduler", "yaml"}
+    offenders = {
+        f"{module.relative_to(PACKAGE)} imports {name}"
+        for module in modules()
+        if room_of(module) in SOURCES
+        for name in (from_outside(module) & foreign)
+        | {name for name in of_ours(module) if name.split(".")[0] in SOURCES}
+    }
+    assert offenders == set()
+
+
+def test_the_hook_imports_only_the_standard_library():
+    offenders = {
+        f"{module.relative_to(PACKAGE)} imports {name}"
+        for module in modules()
+        if room_of(module) == "hook"
+        for name in from_outside(module) | of_ours(module)
+    }
+    assert offenders == set()
+
+
+def test_the_tests_import_the_wheel_when_told_so():
+    """``make test`` puts the built wheel first; a suite that then read the sources would prove nothing about it."""
+    import os
+
+    import tpw
+
+    wheel = os.environ.get("TPW_TEST_WHEEL")
+    expected = Path(wheel).resolve() / "tpw" if wheel else PACKAGE
+    assert Path(tpw.__file__).resolve().parent == expected

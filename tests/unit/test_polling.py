@@ -1,0 +1,742 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import structlog
+
+from tpw.model import (
+    AcceleratorReading,
+    Cadence,
+    EnergyMethod,
+    Gpu,
+    GpuSample,
+    HostReading,
+    HostSample,
+    Reason,
+    ServerFault,
+    ServerReading,
+    SourceError,
+)
+from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
+from tpw.power import MeterLost
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+def events(logs: list[Any]) -> list[str]:
+    """What happened to sources and GPUs, without the GPUs that were found at the start."""
+    return [entry["event"] for entry in logs if entry["event"] != "gpu found"]
+
+
+# -------------------------------------------------------------------------------------------------------------- meters
+
+
+class Gate:
+    """Makes calls hang until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+
+    def pass_through(self) -> None:
+        self.entered.set()
+        assert self._open.wait(20), "the test never opened the gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Meter:
+    """An accelerator meter that does as it is told."""
+
+    name = "fake"
+
+    def __init__(self, count: int = 3, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._gpus = tuple(Gpu(uuid=f"GPU-{index}", index=index) for index in range(count))
+        self.faults: dict[str, Exception] = {}
+        self.hangs: dict[str, Gate] = {}
+        self.open_faults: list[Exception] = []
+        self.sweep_faults: list[Exception] = []
+        self.sweep_gate: Gate | None = None
+        self.pids: dict[str, frozenset[int] | None] = {}
+        self.calls: list[str] = []
+        self.in_call: dict[str, int] = {}
+        self.most_in_call = 0
+        self.threads: set[int] = set()
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        self.calls.append("open")
+        if self.open_faults:
+            raise self.open_faults.pop(0)
+
+    def sweep(self) -> None:
+        if self.sweep_gate is not None:
+            self.sweep_gate.pass_through()
+        if self.sweep_faults:
+            raise self.sweep_faults.pop(0)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return self._gpus
+
+    def _enter(self, uuid: str) -> None:
+        with self._lock:
+            self.threads.add(threading.get_ident())
+            self.in_call[uuid] = self.in_call.get(uuid, 0) + 1
+            self.most_in_call = max(self.most_in_call, self.in_call[uuid])
+
+    def _leave(self, uuid: str) -> None:
+        with self._lock:
+            self.in_call[uuid] -= 1
+
+    def read(self, uuid: str) -> GpuSample:
+        self._enter(uuid)
+        try:
+            if gate := self.hangs.get(uuid):
+                gate.pass_through()
+            if fault := self.faults.get(uuid):
+                raise fault
+            return GpuSample(uuid=uuid, at_seconds=self._clock(), energy_joules=1.0)
+        finally:
+            self._leave(uuid)
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        self._enter(uuid)
+        try:
+            if gate := self.hangs.get(f"holders {uuid}"):
+                gate.pass_through()
+            return self.pids.get(uuid, frozenset())
+        finally:
+            self._leave(uuid)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def look(poller: AcceleratorPoller, seconds: float = 10.0) -> AcceleratorReading:
+    poller.begin()
+    return poller.finish(time.monotonic() + seconds)
+
+
+def sampled(reading: AcceleratorReading) -> set[str]:
+    return {sample.uuid for sample in reading.samples}
+
+
+def faulted(reading: AcceleratorReading) -> dict[str, Reason]:
+    return {fault.uuid: fault.reason for fault in reading.faults}
+
+
+@pytest.fixture
+def closing() -> Iterator[list[AcceleratorPoller]]:
+    pollers: list[AcceleratorPoller] = []
+    yield pollers
+    for poller in pollers:
+        poller.close(time.monotonic() + 5)
+
+
+# -------------------------------------------------------------------------------------------------------- accelerators
+
+
+def test_a_look_reads_every_gpu(closing: list[AcceleratorPoller]) -> None:
+    poller = AcceleratorPoller(Meter(3))
+    closing.append(poller)
+
+    reading = look(poller)
+
+    assert sampled(reading) == {"GPU-0", "GPU-1", "GPU-2"}
+    assert faulted(reading) == {}
+    assert [gpu.index for gpu in reading.gpus] == [0, 1, 2]
+    assert poller.life.status().up
+
+
+def test_a_gpu_that_fails_costs_the_others_nothing(closing: list[AcceleratorPoller], logs: list[Any]) -> None:
+    meter = Meter(3)
+    meter.faults["GPU-1"] = SourceError(Reason.LOST, "it is gone", "look at the log")
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+
+    readings = [look(poller) for _ in range(3)]
+    meter.faults.clear()
+    readings.append(look(poller))
+
+    assert [sampled(reading) for reading in readings] == [{"GPU-0", "GPU-2"}] * 3 + [{"GPU-0", "GPU-1", "GPU-2"}]
+    assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.LOST}] * 3 + [{}]
+    assert poller.life.status().failures == (("lost", 3),)
+    assert poller.life.status().up
+    assert events(logs) == ["gpu down", "source up", "gpu up"]
+
+
+def test_gpus_are_logged_once_and_again_when_they_are_metered_otherwise(
+    closing: list[AcceleratorPoller], logs: list[Any]
+) -> None:
+    meter = Meter(2)
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+    for _ in range(3):
+        look(poller)
+    worse = replace(meter._gpus[1], energy_method=EnergyMethod.INSTANT_POWER, method_note="no counter")
+    meter._gpus = (meter._gpus[0], worse)
+    for _ in range(3):
+        look(poller)
+
+    told = [(entry["event"], entry["gpu"]) for entry in logs if "energy_method" in entry]
+    assert told == [("gpu found", 0), ("gpu found", 1), ("gpu metered otherwise", 1)]
+
+
+def test_a_bug_in_a_meter_is_a_failure_of_that_gpu(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(2)
+    meter.faults["GPU-0"] = ZeroDivisionError("oh")
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+
+    reading = look(poller)
+
+    assert (sampled(reading), faulted(reading)) == ({"GPU-1"}, {"GPU-0": Reason.INTERNAL})
+
+
+def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_look(
+    closing: list[AcceleratorPoller],
+) -> None:
+    meter = Meter(4)
+    gate = meter.hangs["GPU-1"] = Gate()
+    poller = AcceleratorPoller(meter, hang_seconds=0.05)
+    closing.append(poller)
+
+    first = look(poller)
+    later = [look(poller) for _ in range(3)]
+
+    assert sampled(first) == {"GPU-0", "GPU-2", "GPU-3"}
+    assert [faulted(reading) for reading in [first, *later]] == [{"GPU-1": Reason.TIMEOUT}] * 4
+    assert meter.in_call["GPU-1"] == 1, "no second call is sent after the first"
+    assert poller.life.status().failures == (("timeout", 1),)
+    gate.open()
+
+
+def test_a_gpu_whose_call_returns_is_taken_back_and_its_thread_ends(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(2)
+    gate = meter.hangs.setdefault("GPU-0", Gate())
+    poller = AcceleratorPoller(meter, hang_seconds=0.05)
+    closing.append(poller)
+    look(poller)
+    abandoned = [thread for thread in threading.enumerate() if thread.name == "fake-poller"]
+    assert len(abandoned) == 2
+    del meter.hangs["GPU-0"]
+    gate.open()
+    deadline = time.monotonic() + 10
+    while "GPU-0" not in sampled(reading := look(poller)):
+        assert time.monotonic() < deadline
+
+    assert faulted(reading) == {}
+    for thread in abandoned:
+        if thread is not poller._worker.thread:  # type: ignore[union-attr]
+            thread.join(5)
+            assert not thread.is_alive()
+    assert meter.most_in_call == 1
+
+
+def test_two_gpus_that_hang_cost_the_third_nothing(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(3)
+    gates = [meter.hangs.setdefault(uuid, Gate()) for uuid in ("GPU-0", "GPU-1")]
+    poller = AcceleratorPoller(meter, hang_seconds=0.05)
+    closing.append(poller)
+
+    reading = look(poller)
+
+    assert sampled(reading) == {"GPU-2"}
+    assert faulted(reading) == {"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT}
+    for gate in gates:
+        gate.open()
+
+
+def test_the_only_gpu_hanging_is_a_source_that_is_down(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(1)
+    gate = meter.hangs["GPU-0"] = Gate()
+    poller = AcceleratorPoller(meter, hang_seconds=0.02)
+    closing.append(poller)
+
+    look(poller)
+
+    assert not poller.life.status().up
+    gate.open()
+
+
+def test_what_comes_after_the_deadline_comes_with_the_next_look(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(2)
+    gate = meter.hangs["GPU-1"] = Gate()
+    poller = AcceleratorPoller(meter, hang_seconds=60.0)
+    closing.append(poller)
+    poller.begin()
+    assert gate.entered.wait(10)
+
+    early = poller.finish(time.monotonic())
+    gate.open()
+    late = look(poller)
+
+    assert (sampled(early), faulted(early)) == ({"GPU-0"}, {})
+    assert (sampled(late), faulted(late)) == ({"GPU-1"}, {})
+    assert poller.skipped == 1
+
+
+def test_a_driver_that_hangs_as_a_whole_is_a_fault_of_every_gpu_and_is_not_asked_again(
+    closing: list[AcceleratorPoller],
+) -> None:
+    meter = Meter(2)
+    poller = AcceleratorPoller(meter, hang_seconds=0.02)
+    closing.append(poller)
+    look(poller)
+    meter.sweep_gate = Gate()
+    poller.begin()
+    assert meter.sweep_gate.entered.wait(10)
+
+    readings = [poller.finish(time.monotonic() + 0.05), look(poller, 0.05)]
+
+    assert [faulted(reading) for reading in readings] == [{"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT}] * 2
+    assert not poller.life.status().up
+    gate, meter.sweep_gate = meter.sweep_gate, None
+    gate.open()
+    assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
+
+
+def test_a_lost_library_is_closed_and_opened_again_ever_more_slowly(
+    closing: list[AcceleratorPoller], clock: Clock, logs: list[Any]
+) -> None:
+    meter = Meter(2, clock)
+    poller = AcceleratorPoller(meter, clock, random=lambda: 0.5)
+    closing.append(poller)
+
+    def tick() -> AcceleratorReading:
+        poller.begin()
+        return poller.finish(clock() + 5)
+
+    tick()
+    meter.sweep_faults = [MeterLost(Reason.ABSENT, "driver not loaded")]
+    meter.open_faults = [MeterLost(Reason.ABSENT, "driver not loaded") for _ in range(7)]
+    down = tick()
+    opens = []
+    for second in range(1, 200):
+        clock.advance(1.0)
+        before = meter.calls.count("open")
+        reading = tick()
+        if meter.calls.count("open") > before:
+            opens.append(second)
+        if not meter.open_faults and sampled(reading):
+            break
+
+    assert faulted(down) == {"GPU-0": Reason.ABSENT, "GPU-1": Reason.ABSENT}
+    assert opens == [1, 3, 7, 15, 31, 63, 123, 183]
+    assert sampled(reading) == {"GPU-0", "GPU-1"}
+    assert events(logs) == ["source up", "source down", "source up"]
+
+
+def test_a_library_lost_in_the_middle_of_a_look_is_a_fault_of_every_gpu(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(3)
+    meter.faults["GPU-1"] = MeterLost(Reason.ABSENT, "uninitialized")
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+
+    reading = look(poller)
+
+    assert sampled(reading) == {"GPU-0"}
+    assert faulted(reading) == {"GPU-1": Reason.ABSENT, "GPU-2": Reason.ABSENT}
+    assert meter.calls == ["open", "close"]
+
+
+def test_a_fatal_failure_is_told_and_nothing_is_tried_after_it(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(1)
+    meter.open_faults = [MeterLost(Reason.BROKEN, "the library was replaced", fatal=True)]
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+
+    look(poller)
+    look(poller)
+
+    assert poller.fatal is not None and poller.fatal.detail == "the library was replaced"
+    assert meter.calls.count("open") == 1
+
+
+def test_holders_are_read_on_request_and_kept(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(3)
+    meter.pids = {"GPU-0": frozenset({7}), "GPU-2": None}
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+    look(poller)
+    assert poller.holders() is None
+    poller.request_holders()
+    poller.request_holders()
+    while poller.holders() is None:
+        look(poller)
+
+    assert poller.holders() == {"GPU-0": {7}, "GPU-1": frozenset()}
+    assert poller.holders(max_age_seconds=60) is not None
+    assert poller.holders(max_age_seconds=-1) is None
+
+
+def test_a_process_list_that_hangs_costs_the_looks_nothing(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(2)
+    poller = AcceleratorPoller(meter, hang_seconds=0.05)
+    closing.append(poller)
+    look(poller)
+    gate = meter.hangs["holders GPU-0"] = Gate()
+    poller.request_holders()
+    assert gate.entered.wait(10)
+
+    reading = look(poller)
+
+    assert (sampled(reading), faulted(reading)) == ({"GPU-1"}, {"GPU-0": Reason.TIMEOUT})
+    gate.open()
+    deadline = time.monotonic() + 10
+    while sampled(look(poller)) != {"GPU-0", "GPU-1"}:
+        assert time.monotonic() < deadline
+    assert meter.most_in_call == 1
+
+
+def test_a_released_meter_is_closed_until_it_is_taken_up_again(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(1)
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+    look(poller)
+
+    released = poller.release(time.monotonic() + 5)
+    meanwhile = look(poller)
+    calls = list(meter.calls)
+    poller.resume()
+
+    assert released
+    assert faulted(meanwhile) == {"GPU-0": Reason.DISABLED}
+    assert calls == ["open", "close"]
+    assert sampled(look(poller)) == {"GPU-0"}
+
+
+def test_one_thread_reads_everything_while_nothing_hangs(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(4)
+    poller = AcceleratorPoller(meter)
+    closing.append(poller)
+    for _ in range(5):
+        look(poller)
+
+    assert len(meter.threads) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- servers
+
+
+class Source:
+    """A token source that does as it is told."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.gate: Gate | None = None
+        self.fault: Exception | None = None
+        self.reads = 0
+        self.closed = False
+
+    def read(self) -> ServerReading:
+        self.reads += 1
+        if self.gate is not None:
+            self.gate.pass_through()
+        if self.fault is not None:
+            raise self.fault
+        return ServerReading(self.name, 1.0, "fake", Cadence.STEP, "1", "", ())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def names(ended: list[ServerReading | ServerFault]) -> list[str]:
+    return sorted(entry.server for entry in ended)
+
+
+@pytest.fixture
+def token_pollers() -> Iterator[list[TokenPoller]]:
+    pollers: list[TokenPoller] = []
+    yield pollers
+    for poller in pollers:
+        poller.close()
+
+
+def test_every_server_is_read_in_every_look(token_pollers: list[TokenPoller]) -> None:
+    sources = [Source("a"), Source("b"), Source("c")]
+    poller = TokenPoller(sources)
+    token_pollers.append(poller)
+
+    for _ in range(3):
+        poller.begin()
+        assert names(poller.finish(time.monotonic() + 10)) == ["a", "b", "c"]
+
+    assert [source.reads for source in sources] == [3, 3, 3]
+
+
+def test_a_slow_server_delays_nobody_and_comes_late(token_pollers: list[TokenPoller]) -> None:
+    slow, quick = Source("slow"), Source("quick")
+    gate = slow.gate = Gate()
+    poller = TokenPoller([slow, quick])
+    token_pollers.append(poller)
+    poller.begin()
+    first: list[str] = []
+    while "quick" not in first:
+        first += names(poller.finish(time.monotonic() + 0.05))
+    poller.begin()
+    second = names(poller.finish(time.monotonic() + 10))
+    assert slow.reads == 1, "not read twice at once"
+    slow.gate = None
+    gate.open()
+    late: list[str] = []
+    while "slow" not in late:
+        poller.begin()
+        late = names(poller.finish(time.monotonic() + 10))
+
+    assert (first, second) == (["quick"], ["quick"])
+
+
+def test_many_servers_that_hang_delay_nobody(token_pollers: list[TokenPoller]) -> None:
+    hanging = [Source(f"hanging-{i}") for i in range(6)]
+    gate = Gate()
+    for source in hanging:
+        source.gate = gate
+    quick = Source("quick")
+    poller = TokenPoller([*hanging, quick])
+    token_pollers.append(poller)
+    poller.begin()
+    poller.finish(time.monotonic() + 1.0)
+
+    for _ in range(3):
+        poller.begin()
+        assert names(poller.finish(time.monotonic() + 10)) == ["quick"]
+    assert len(poller._threads) == 7
+    gate.open()
+
+
+def test_one_thread_is_enough_for_servers_that_answer(token_pollers: list[TokenPoller], monkeypatch: Any) -> None:
+    monkeypatch.setattr("tpw.polling.servers.PATIENCE_SECONDS", 30.0)
+    poller = TokenPoller([Source(str(i)) for i in range(8)])
+    token_pollers.append(poller)
+    for _ in range(5):
+        poller.begin()
+        assert len(poller.finish(time.monotonic() + 10)) == 8
+
+    assert len(poller._threads) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "gaps"),
+    [
+        (Reason.UNREACHABLE, [1, 2, 4, 5, 5]),
+        (Reason.LOADING, [1, 2, 4, 5, 5]),
+        (Reason.UNAUTHORIZED, [15, 30, 30]),
+        (Reason.DISABLED, [15, 30, 30]),
+        (Reason.ABSENT, [15, 30, 30]),
+    ],
+)
+def test_a_server_that_fails_is_asked_again_after_a_while(
+    token_pollers: list[TokenPoller], clock: Clock, reason: Reason, gaps: list[int]
+) -> None:
+    source = Source("a")
+    source.fault = SourceError(reason, "no")
+    poller = TokenPoller([source], clock, random=lambda: 0.5)
+    token_pollers.append(poller)
+    read_at: list[float] = []
+    faults: list[Reason] = []
+    for _ in range(sum(gaps) + 1):
+        before = source.reads
+        poller.begin()
+        faults += [entry.reason for entry in poller.finish(clock() + 10) if isinstance(entry, ServerFault)]
+        if source.reads > before:
+            read_at.append(clock())
+        clock.advance(1.0)
+
+    assert [round(b - a) for a, b in itertools.pairwise(read_at)] == gaps
+    assert faults == [reason] * (len(gaps) + 1)
+
+
+def test_a_server_that_is_back_is_read_in_every_look_again(token_pollers: list[TokenPoller], clock: Clock) -> None:
+    source = Source("a")
+    source.fault = SourceError(Reason.UNREACHABLE, "no")
+    poller = TokenPoller([source], clock, random=lambda: 0.5)
+    token_pollers.append(poller)
+    poller.begin()
+    poller.finish(clock() + 10)
+    source.fault = None
+    clock.advance(1.0)
+    ended = []
+    for _ in range(2):
+        poller.begin()
+        ended += poller.finish(clock() + 10)
+
+    assert [type(entry) for entry in ended] == [ServerReading, ServerReading]
+    (status,) = poller.statuses()
+    assert (status.name, status.up, status.reads, status.failures) == ("server:a", True, 3, (("unreachable", 1),))
+
+
+def test_sources_can_be_exchanged_while_one_is_being_read(token_pollers: list[TokenPoller]) -> None:
+    old, kept, new = Source("old"), Source("kept"), Source("new")
+    gate = old.gate = Gate()
+    poller = TokenPoller([old, kept])
+    token_pollers.append(poller)
+    poller.begin()
+    assert gate.entered.wait(10)
+    poller.finish(time.monotonic())
+
+    poller.set_sources([kept, new])
+    closed_while_reading = old.closed
+    gate.open()
+    ended: list[str] = []
+    while not old.closed:
+        poller.begin()
+        ended += names(poller.finish(time.monotonic() + 10))
+
+    assert not closed_while_reading
+    assert set(ended) <= {"kept", "new"}
+    assert not kept.closed
+    assert [status.name for status in poller.statuses()] == ["server:kept", "server:new"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- hosts
+
+
+class Host:
+    name = "host"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fault: Exception | None = None
+        self.gate: Gate | None = None
+
+    def open(self) -> None:
+        self.calls.append("open")
+
+    def read(self) -> HostReading:
+        if self.gate is not None:
+            self.gate.pass_through()
+        if self.fault is not None:
+            raise self.fault
+        self.calls.append("read")
+        return HostReading((HostSample("cpu", 1.0, energy_joules=5.0),))
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_a_fast_host_meter_is_read_in_every_look(clock: Clock) -> None:
+    host = Host()
+    poller = HostPoller(host, clock)
+    readings = []
+    for _ in range(2):
+        poller.begin()
+        readings.append(poller.finish())
+        clock.advance(1.0)
+    poller.close()
+
+    assert all(reading is not None and reading.samples[0].energy_joules == 5.0 for reading in readings)
+    assert host.calls == ["open", "read", "read", "close"]
+
+
+def test_a_host_meter_that_fails_is_opened_again_after_a_while(clock: Clock) -> None:
+    host = Host()
+    host.fault = SourceError(Reason.PERMISSION, "no", "allow it")
+    poller = HostPoller(host, clock, random=lambda: 0.5)
+    for _ in range(8):
+        poller.begin()
+        assert poller.finish() is None
+        clock.advance(1.0)
+    poller.close()
+
+    assert host.calls.count("open") == 4  # at 0, 1, 3 and 7 s
+    status = poller.life.status()
+    assert (status.up, status.detail, status.hint) == (False, "no", "allow it")
+
+
+def test_a_slow_host_meter_has_a_thread_and_an_interval_of_its_own(clock: Clock) -> None:
+    host = Host()
+    gate = host.gate = Gate()
+    poller = HostPoller(host, clock, every_seconds=30.0)
+    poller.begin()
+    assert gate.entered.wait(10)
+    while_it_runs = poller.finish()
+    host.gate = None
+    gate.open()
+    deadline = time.monotonic() + 10
+    while (reading := poller.finish()) is None:
+        assert time.monotonic() < deadline
+    poller.begin()
+    clock.advance(29.0)
+    poller.begin()
+    poller.close()
+
+    assert while_it_runs is None
+    assert reading.samples[0].component == "cpu"
+    assert host.calls.count("read") == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- life
+
+
+def test_a_source_is_logged_when_it_goes_down_and_when_it_comes_back(logs: list[Any]) -> None:
+    life = SourceLife("tariff", clock=lambda: 1.0, wall=lambda: 5.0)
+
+    def fail(reason: Reason) -> None:
+        with pytest.raises(SourceError):
+            life.read(lambda: (_ for _ in ()).throw(SourceError(reason, "why", "what to do")))
+
+    assert life.read(lambda: 42) == 42
+    life.read(lambda: 42)
+    fail(Reason.TIMEOUT)
+    fail(Reason.TIMEOUT)
+    fail(Reason.UNAUTHORIZED)
+    life.read(lambda: 42)
+
+    assert [(entry["event"], entry.get("reason")) for entry in logs] == [
+        ("source up", None),
+        ("source down", "timeout"),
+        ("source down", "unauthorized"),
+        ("source up", None),
+    ]
+    assert logs[1]["detail"] == "why" and logs[1]["hint"] == "what to do" and logs[1]["source"] == "tariff"
+
+
+def test_counts_go_on_from_those_of_the_books() -> None:
+    life = SourceLife("nvml", reads=100, failures={"lost": 3}, wall=lambda: 77.0)
+    life.succeeded(0.25)
+    life.failed(SourceError(Reason.LOST, "gone", "mend it"), 0.5)
+
+    status = life.status()
+
+    assert (status.reads, status.failures, status.up) == (102, (("lost", 4),), False)
+    assert (status.last_success_wall_seconds, status.read_duration_seconds) == (77.0, 0.5)
+    assert (status.detail, status.hint) == ("gone", "mend it")
+
+
+def test_a_bug_in_a_source_is_told_as_one(logs: list[Any]) -> None:
+    life = SourceLife("x")
+
+    with pytest.raises(SourceError, match="ZeroDivisionError") as caught:
+        life.read(lambda: 1 // 0)
+
+    assert caught.value.reason is Reason.INTERNAL
+    assert life.status().failures == (("internal", 1),)
