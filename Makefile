@@ -57,6 +57,14 @@ test-heavy: $(VENV)/.dev $(SITE)/.built ## Tests that need a large download: vLL
 test-device: $(VENV)/.dev $(SITE)/.built ## Tests that need a real accelerator
 	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'device' $(PYTEST_ARGS)
 
+.PHONY: test-image
+test-image: $(VENV)/.dev ## Build the Dockerfile without Docker and run what it makes (root, a minute and a half)
+	$(BIN)/pytest tests/e2e/test_image.py -m heavy $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.dev $(SITE)/.built compiler ## What the daemon weighs: CPU, memory, latency (ARGS='--help')
+	PYTHONPATH=$(SITE):tests $(BIN)/python -m bench $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check
@@ -82,8 +90,24 @@ compiler:
 ##@ Generate
 
 .PHONY: generate
-generate: ## Rewrite every generated file
-	@true
+generate: dashboards docs kubernetes ## Rewrite every generated file
+
+.PHONY: dashboards
+dashboards: $(VENV)/.dev ## Dashboards, recording rules and alerts, from grafana/
+	$(BIN)/python -m grafana.build
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Reference pages of metrics and configuration, and the configuration's JSON Schema
+	$(BIN)/python -m tpw.config.reference --write docs
+	$(BIN)/python -m tpw.exposition.reference docs/metrics.md
+
+.PHONY: kubernetes
+kubernetes: $(VENV)/.dev ## deploy/kubernetes, rendered from the Helm chart
+	$(BIN)/python scripts/render_kubernetes.py
+
+.PHONY: goldens
+goldens: $(VENV)/.dev ## Rewrite the expected pages of tests/golden and tests/captures; look at the diff
+	UPDATE_GOLDEN=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
 
 .PHONY: check-generated
 check-generated: generate ## Fails where a generated file is not what `make generate` writes

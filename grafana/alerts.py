@@ -146,7 +146,7 @@ class Alerts:
         yield Alert(
             "TpwSourceDown",
             Severity.WARNING,
-            "tpw_source_up == 0",
+            'label_replace(tpw_source_up == 0, "server", "$1", "source", "server:(.+)")',
             v.source_down_for,
             "A source of readings is down.",
             f"The exporter of {_WHERE} cannot read {{{{ $labels.source }}}}. "
@@ -225,16 +225,10 @@ class Alerts:
             "TpwBooksUnbalanced",
             Severity.CRITICAL,
             promql(f"""
-                label_replace(
-                  abs(gpu:tpw_books_difference_joules:sum - gpu:tpw_books_difference_joules:sum offset 1h)
-                  / (sum by ({self._gpu}) (increase(tpw_gpu_energy_joules_total[1h])) > 0),
-                  "law", "states of a GPU", "", ""
-                ) > {share}
+                label_replace(gpu:tpw_books_imbalance:ratio_increase1h, "law", "states of a GPU", "", "") > {share}
                 or
                 label_replace(
-                  abs(node:tpw_books_difference_joules:sum - node:tpw_books_difference_joules:sum offset 1h)
-                  / (sum by ({self._node}) (increase(tpw_gpu_energy_joules_total[1h])) > 0),
-                  "law", "servers and idle GPUs of a node", "", ""
+                  node:tpw_books_imbalance:ratio_increase1h, "law", "servers and idle GPUs of a node", "", ""
                 ) > {share}
             """),
             v.unbalanced_for,

@@ -467,29 +467,33 @@ class Rules:
         )
 
     def books(self) -> Iterable[Recording]:
-        """What should be zero: joules in one place of the books and not in the other."""
+        """What should be zero: joules of the last hour that are in one place of the books and not in the other.
+
+        The counters are compared as they stand, now and an hour ago: a series that is born in between takes nothing away.
+        """
         gpu = self.keys(*LEVELS["gpu"])
         node = self.keys(*LEVELS["node"])
-        yield Recording(
-            "gpu:tpw_books_difference_joules:sum",
-            promql(f"""
-                sum by ({gpu}) (tpw_gpu_state_energy_joules_total)
-                - sum by ({gpu}) (tpw_gpu_energy_joules_total)
-            """),
-            LEVELS["gpu"],
-        )
-        yield Recording(
-            "node:tpw_books_difference_joules:sum",
-            promql(f"""
-                (
-                  sum by ({node}) (tpw_server_energy_joules_total)
-                  or 0 * sum by ({node}) (tpw_gpu_energy_joules_total)
-                )
-                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state="idle"}})
-                - sum by ({node}) (tpw_gpu_energy_joules_total)
-            """),
-            LEVELS["node"],
-        )
+
+        def states(at: str) -> str:
+            total = f"sum by ({gpu}) (tpw_gpu_energy_joules_total{at})"
+            return f"sum by ({gpu}) (tpw_gpu_state_energy_joules_total{at}) - {total}"
+
+        def servers(at: str) -> str:
+            total = f"sum by ({node}) (tpw_gpu_energy_joules_total{at})"
+            return promql(f"""
+                (sum by ({node}) (tpw_server_energy_joules_total{at}) or 0 * {total})
+                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state="idle"}}{at})
+                - {total}
+            """)
+
+        for level, by, difference in (("gpu", gpu, states), ("node", node, servers)):
+            now, before = difference("").replace("\n", "\n    "), difference(" offset 1h").replace("\n", "\n    ")
+            yield Recording(
+                f"{level}:tpw_books_imbalance:ratio_increase1h",
+                f"abs(\n  (\n    {now}\n  )\n  - (\n    {before}\n  )\n)\n"
+                f"/ (sum by ({by}) (increase(tpw_gpu_energy_joules_total[1h])) > 0)",
+                LEVELS[level],
+            )
         anomalies = 'tpw_gpu_energy_anomalies_total{reason!="reset"}'
         by = self.keys(*LEVELS["gpu"], "reason")
         yield Recording(

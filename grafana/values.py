@@ -90,7 +90,7 @@ class Values:
     # ---------------------------------------------------------------------------------------------------- hardware
     throttled_share: float = 0.1
     throttled_for: str = "15m"
-    throttle_reasons: str = "hw_.*|hardware.*"
+    throttle_reasons: str = "hw_.*"
     """Hardware slowdowns. A software power cap is normal under load."""
 
     def with_changes(self, changes: dict[str, Any]) -> Values:

@@ -105,7 +105,7 @@ class Daemon:
 
         self._accelerators = self._accelerator_pollers()
         self._hosts = self._host_pollers()
-        self._tokens = TokenPoller((), clock)
+        self._tokens = TokenPoller((), clock, life_of=self._life)
         self._sources: dict[str, ScrapeSource] = {}
         self._made_of: dict[str, Server] = {}
         self._claims: dict[str, Claim] = {}
@@ -242,7 +242,7 @@ class Daemon:
         with self._ticking:
             try:
                 self._tick_once(patience_seconds)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the ticks must go on
                 # A bug of ours: this tick is lost, its joules and tokens come with the next one.
                 _log.exception("tick failed")
 

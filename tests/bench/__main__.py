@@ -74,7 +74,7 @@ def lag_seconds(page: bytes) -> float:
 
 def scene(name: str, gpus: int, ports: list[int], seconds: float) -> Figures:
     """Run the daemon for a while and weigh it."""
-    with FakeNvml(gpus) as nvml, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, FakeNvml(Path(directory), gpus, refresh_seconds=0.1) as nvml:
         for i in range(gpus):
             nvml.gpu(i).set_square(150.0, 600.0, 7.0, 0.5)
             nvml.utilization(i, 80)

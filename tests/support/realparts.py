@@ -96,9 +96,12 @@ class Vllm:
         """Its environment: nothing is looked up elsewhere, nothing is reported, and it talks to itself on loopback."""
         return {
             **os.environ,
-            **{"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-            **{"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"},
-            **{"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"},
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_HOST_IP": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
             "VLLM_CPU_KVCACHE_SPACE": "1",
         }
 
@@ -122,6 +125,35 @@ def llama_server() -> LlamaServer:
     return LlamaServer(root=root, model=next(root.glob("*.gguf")))
 
 
+@dataclass(frozen=True, slots=True)
+class Buildah:
+    """An unpacked buildah, and the root file system of a Debian with Python to build upon."""
+
+    root: Path
+
+    @property
+    def base(self) -> Path:
+        """A tar archive. Its Python is Debian's: it proves the steps of a Dockerfile, not the official image."""
+        return self.root / "base.tar"
+
+    def command(self, store: Path, subcommand: str, *arguments: str) -> list[str]:
+        """A buildah command that keeps everything in ``store``."""
+        policy = str(self.root / "etc/containers/policy.json")
+        return [
+            str(self.root / "usr/bin/buildah"),
+            *("--root", str(store / "root"), "--runroot", str(store / "run"), "--storage-driver", "vfs"),
+            *("--registries-conf", str(self.root / "etc/containers/registries.conf")),
+            subcommand,
+            *(("--signature-policy", policy) if subcommand in {"bud", "from"} else ()),
+            *arguments,
+        ]
+
+
+def buildah() -> Buildah:
+    """A builder of images that needs no daemon. Needs root; for tests marked ``heavy``."""
+    return Buildah(_or_skip("buildah"))
+
+
 def vllm() -> Vllm:
     """vLLM on the CPU: 2.3 GB, for tests marked ``heavy``."""
     return Vllm(_or_skip("vllm"))
@@ -140,7 +172,7 @@ class Part:
 
     def key(self) -> str:
         """Changes when the recipe does."""
-        texts = [(SCRIPTS / name).read_text() for name in ("unpack-debian.sh", *self.files)]
+        texts = [(SCRIPTS / name).read_text() for name in ("mirror.sh", "unpack-debian.sh", *self.files)]
         recipe = [RECIPE, platform.machine(), *self.suites, *self.packages, *texts]
         return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
 
@@ -207,7 +239,16 @@ def _relocate_alertmanager(target: Path, _deadline: float) -> None:
     binary.write_bytes(binary.read_bytes().replace(absolute, relative))
 
 
+def _prepare_buildah(target: Path, deadline: float) -> None:
+    """Tell buildah where its libraries are (it starts copies of itself that know no environment), and make a base."""
+    libraries = next(target.glob("usr/lib/*-linux-gnu"))
+    _run([str(target / "usr/bin/patchelf"), "--set-rpath", str(libraries), str(target / "usr/bin/buildah")], deadline)
+    _run([str(SCRIPTS / "python-base.sh"), str(target), str(target / "base.tar")], deadline)
+
+
 LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libssl3t64", "libzstd1", "zlib1g")
+BUILDAH_CONFIGURATION = ("golang-github-containers-common", "golang-github-containers-image")
+BUILDAH_LIBRARIES = ("libgpgme11", "libassuan0", "libgpg-error0", "libdevmapper1.02.1", "libsubid4", "libseccomp2")
 PARTS = {
     "prometheus2": Part(
         ("bookworm", "trixie"),
@@ -224,6 +265,12 @@ PARTS = {
         ("llama.cpp-tools", "libllama0", "libggml0", *LIBRARIES),
         finish=_add_model,
         files=("llama-model.txt",),
+    ),
+    "buildah": Part(
+        ("bookworm",),
+        ("buildah", "debootstrap", "patchelf", *BUILDAH_CONFIGURATION, *BUILDAH_LIBRARIES),
+        finish=_prepare_buildah,
+        files=("python-base.sh",),
     ),
     "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
 }

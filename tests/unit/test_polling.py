@@ -622,6 +622,7 @@ def test_sources_can_be_exchanged_while_one_is_being_read(token_pollers: list[To
 
 class Host:
     name = "host"
+    every_seconds = 0.0
 
     def __init__(self) -> None:
         self.calls: list[str] = []

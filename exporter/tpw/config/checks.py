@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
-from tpw.config.money import Tariff, TimeOfUseLayer
 from tpw.config.nodes import BAD, Walk
 from tpw.config.parts import GpuChoice, Gpus, Meter
 from tpw.config.problems import did_you_mean
 from tpw.config.schema import Config, Server
+from tpw.config.tariff_checks import check_tariff
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     for index, server in _whole(config.servers):
         _server(f"servers[{index}]", server, engines, report)
     _dialects(config, report)
-    _tariff(config.tariff, report)
+    check_tariff(config.tariff, report)
     _references(config, report)
     _money_needs_currency(config, report)
 
@@ -141,26 +140,6 @@ def _dialects(config: Config, report: Report) -> None:
     for index, dialect in _whole(config.dialects):
         if not isinstance(dialect.get("name"), str) or not dialect["name"]:
             report(f"dialects[{index}]", "a dialect needs a name, which servers give as their engine")
-
-
-def _tariff(tariff: Tariff, report: Report) -> None:
-    if not tariff:
-        return
-    for name in ("energy", "grid", "levies"):
-        layer = getattr(tariff, name)
-        if isinstance(layer, TimeOfUseLayer):
-            if tariff.timezone is None:
-                report("tariff", "prices by the clock need `timezone`: which clock is meant, such as Europe/Berlin")
-            if layer.holidays_region and find_spec("holidays") is None:
-                report(
-                    f"tariff.{name}.holidays_region",
-                    "needs the Python package `holidays`, which is not installed; or list the dates in `holidays`",
-                )
-            for index, zone in _whole(layer.zones):
-                if zone.valid_from and zone.valid_to and zone.valid_from > zone.valid_to:
-                    report(f"tariff.{name}.zones[{index}].valid_to", "lies before valid_from: the zone never holds")
-    if tariff.energy is None and (_is_given(tariff.grid) or _is_given(tariff.levies)):
-        report("tariff", "has grid or levies but no `energy`: the price would be wrong, not partial")
 
 
 def _references(config: Config, report: Report) -> None:

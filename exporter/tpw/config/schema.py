@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpw.config.money import Costs, ReferencePrice, Tariff
+from tpw.config.money import Costs, ReferencePrice
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
 from tpw.config.shapes import FreeMapping, ListOf, Section, choice, file_path, number, setting, switch, text
+from tpw.config.tariff import Tariff
 from tpw.config.values import duration, http_url, listen_address
 
 

@@ -96,6 +96,46 @@ def listen_address() -> Scalar:
     return Scalar("host:port", parse, {"type": "string", "pattern": r"^.*:\d{1,5}$"})
 
 
+def clock_time() -> Scalar:
+    """A time of day; minutes after midnight."""
+
+    def parse(value: str) -> int:
+        match = re.fullmatch(r"(\d{1,2}):(\d{2})", value)
+        if match is None or int(match.group(1)) > 23 or int(match.group(2)) > 59:
+            raise ValueError(f"`{shortened(value)}` is no time of day: write 13:00")
+        return int(match.group(1)) * 60 + int(match.group(2))
+
+    return Scalar("a time of day such as 13:00", parse, {"type": "string", "pattern": r"^\d{1,2}:\d{2}$"})
+
+
+def bidding_zone() -> Scalar:
+    """A bidding zone by name or energy identification code."""
+
+    def parse(value: str) -> str:
+        from tpw.tariff.entsoe import ZONES, area_code
+
+        try:
+            area_code(value)
+        except ValueError as error:
+            raise ValueError(f"{error}{did_you_mean(value, ZONES)}") from None
+        return value
+
+    return Scalar("a bidding zone such as DE-LU", parse, {"type": "string", "minLength": 2})
+
+
+def octopus_tariff_code() -> Scalar:
+    """A tariff code of Octopus Energy."""
+
+    def parse(value: str) -> str:
+        from tpw.tariff.octopus import product_of
+
+        product_of(value)
+        return value
+
+    words = "a tariff code such as E-1R-AGILE-24-10-01-C"
+    return Scalar(words, parse, {"type": "string", "pattern": "^E-1R-[A-Z0-9-]+-[A-P]$"})
+
+
 def calendar_date() -> Scalar:
     """A local calendar day."""
     return Scalar("a date such as 2026-12-25", times.calendar_date, {"type": "string", "format": "date"})

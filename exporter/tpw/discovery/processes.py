@@ -30,8 +30,8 @@ _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
 _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
 
-Probe = Callable[[str, Sequence[Dialect]], Dialect]
-"""Ask an address which of these engines speaks there. Raises SourceError."""
+Probe = Callable[[str, Sequence[Dialect], Sequence[Dialect]], Dialect]
+"""Ask an address which of these engines speaks there; the third are those its process is called like. SourceError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class HostProcesses:
         here = candidate.listener
         return {
             one.inode
-            for one in self._fs.listeners(candidate.process.pid)
+            for one in self._sockets.listeners(candidate.process.pid)
             if one.port == here.port and one.address == here.address
         }
 
@@ -207,7 +207,7 @@ class HostProcesses:
             # Not ours to look into: its user, and a port that it names, tell enough.
             user = self._fs.owner(process.pid)
             ports = named or usual
-            return [one for one in self._fs.listeners(process.pid) if one.uid == user and one.port in ports]
+            return [one for one in self._sockets.listeners(process.pid) if one.uid == user and one.port in ports]
         likely = [one for one in mine if one.port in named or one.port in usual]
         if not likely and engines and len({one.port for one in mine}) == 1:
             return mine
@@ -233,7 +233,7 @@ class HostProcesses:
             return None
         url = f"http://{host}:{port}"
         try:
-            dialect = self._probe(url, candidate.engines or self._dialects)
+            dialect = self._probe(url, self._dialects, candidate.engines)
         except SourceError as failure:
             self._refuse(candidate, url, failure)
             return None

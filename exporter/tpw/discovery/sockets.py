@@ -49,6 +49,7 @@ class SocketFinder:
         self._report = report
         self._resolve = resolve or _resolved
         self._held: dict[int, frozenset[int] | None] = {}
+        self._tables: dict[str, list[Listener]] = {}
         self._own_inodes: frozenset[int] | None = None
         self._own_addresses: frozenset[Address] | None = None
         self._owners: dict[int, tuple[tuple[int, int], ...]] = {}
@@ -57,6 +58,7 @@ class SocketFinder:
     def forget(self) -> None:
         """Begin a new moment."""
         self._held = {}
+        self._tables = {}
         self._own_inodes = None
         self._own_addresses = None
 
@@ -74,10 +76,18 @@ class SocketFinder:
             return elsewhere if len({one.through for one in elsewhere}) == 1 else []
         return self._elsewhere(addresses, port, table) or None
 
+    def listeners(self, through: int | str = "self") -> list[Listener]:
+        """All listening sockets of a process's network namespace, read once a moment: the kernel walks all its hash
+        buckets for it, which takes milliseconds on a large machine."""
+        network = self._fs.network(through) or f"of {through}"
+        if network not in self._tables:
+            self._tables[network] = self._fs.listeners(through)
+        return self._tables[network]
+
     def of(self, pid: int) -> list[Listener] | None:
         """Listening sockets that a process holds; None without the rights to see."""
         held = self.held(pid)
-        return None if held is None else [one for one in self._fs.listeners(pid) if one.inode in held]
+        return None if held is None else [one for one in self.listeners(pid) if one.inode in held]
 
     def held(self, pid: int) -> frozenset[int] | None:
         """Inodes of all sockets that a process holds, read once a moment; None without the rights to see."""
@@ -88,7 +98,7 @@ class SocketFinder:
     def is_ours(self, listener: Listener) -> bool:
         """Whether a socket is in the network namespace of this process (socket inodes are unique on a host)."""
         if self._own_inodes is None:
-            self._own_inodes = frozenset(one.inode for one in self._fs.listeners())
+            self._own_inodes = frozenset(one.inode for one in self.listeners())
         return listener.inode in self._own_inodes
 
     def host_for(self, listener: Listener, pid: int) -> str | None:
@@ -109,7 +119,7 @@ class SocketFinder:
         """Sockets in the namespace that a process is in, with their holders among all processes."""
         matching = [
             one
-            for one in self._fs.listeners(through)
+            for one in self.listeners(through)
             if one.port == port and (one.address.is_unspecified or addresses is None or one.address in addresses)
         ]
         holders = self._holders({one.inode for one in matching}, table) if matching else {}

@@ -58,19 +58,16 @@ class Drops:
         self.problems.setdefault(metric, problem)
 
 
-class Sheet:
-    """The one place through which samples leave: names of the catalogue, all labels, finite values."""
+class Sheet(dict[str, list[Sample]]):
+    """The one place through which samples leave: names of the catalogue, all labels, finite values.
 
-    __slots__ = ("_samples",)
+    ``sheet[name]`` is the list of that metric's samples, to append to.
+    """
 
-    def __init__(self) -> None:
-        self._samples: dict[str, list[Sample]] = {}
+    __slots__ = ()
 
-    def __getitem__(self, name: str) -> list[Sample]:
-        """The samples of one metric, to append to."""
-        samples = self._samples.get(name)
-        if samples is None:
-            samples = self._samples[name] = []
+    def __missing__(self, name: str) -> list[Sample]:
+        samples = self[name] = list[Sample]()
         return samples
 
     def families(self, drops: Drops | None = None) -> list[Family]:
@@ -79,19 +76,19 @@ class Sheet:
         Args:
             drops: where to count samples that must not leave. Without it they raise :class:`ExpositionError`.
         """
-        filled = self._samples
-        for name in filled.keys() - METRICS.keys():
-            for _ in filled[name]:
+        for name in self.keys() - METRICS.keys():
+            for _ in self[name]:
                 _refuse(drops, name, "is not in the catalogue")
         result = []
         for metric in CATALOGUE:
-            samples = filled.get(metric.name)
+            samples = self.get(metric.name)
             if not samples:
                 continue
             width = len(metric.labels)
             if drops is None and len({labels for labels, _ in samples}) != len(samples):
                 raise ExpositionError(f"{metric.name} has two samples with the same labels")
-            unsound = [labels for labels, value in samples if len(labels) != width or not isfinite(value)]
+            # What is not finite has no difference from itself: this is isfinite() without a call for each.
+            unsound = [labels for labels, value in samples if len(labels) != width or value - value != 0.0]
             if unsound:
                 samples = [sample for sample in samples if _sound(metric, sample, drops)]
             if samples:
@@ -164,6 +161,8 @@ class Sums:
     """By (uuid, state)."""
     servers: Mapping[tuple[str, str, str], list[Posting]]
     """By (server, model, state)."""
+    models: Mapping[str, set[str]]
+    """Models for which something was booked, by server."""
     components: frozenset[str]
     """Every cost component that was ever booked."""
     unmeasured: frozenset[tuple[str, str]]
@@ -174,6 +173,7 @@ class Sums:
         """Gather the postings of the books."""
         gpus: dict[tuple[str, str], list[Posting]] = {}
         servers: dict[tuple[str, str, str], list[Posting]] = {}
+        models: dict[str, set[str]] = {}
         components: set[str] = set()
         measured: set[tuple[str, str]] = set()
         mute = {uuid for uuid, account in books.gpus.items() if account.gpu.energy_method is EnergyMethod.NONE}
@@ -183,10 +183,11 @@ class Sums:
             components.update(posting.cost)
             if server:
                 servers.setdefault((server, model, state), []).append(posting)
+                models.setdefault(server, set()).add(model)
                 if posting.joules > 0.0 or gpu not in mute:
                     measured.add((server, model))
         unmeasured = frozenset((server, model) for server, model, _ in servers if (server, model) not in measured)
-        return cls(gpus, servers, frozenset(components), unmeasured)
+        return cls(gpus, servers, models, frozenset(components), unmeasured)
 
 
 def _joules(postings: list[Posting]) -> float:
@@ -325,7 +326,7 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, watched: bool)
 def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str, components: tuple[str, ...]) -> None:
     """What was booked for the server, over all its GPUs; both states from the start for every model it has."""
     name = server.name
-    booked = {model for owner, model, _ in sums.servers if owner == name}
+    booked = sums.models.get(name, set())
     # Without a GPU nothing is known of its energy, so nothing is shown: it is not zero.
     models = sorted(booked.union(server.models) if server.gpus else booked)
     for model in models:

@@ -141,6 +141,9 @@ class _Kept:
 
     snapshot: Snapshot
     pages: dict[tuple[Format, bool], bytes] = field(default_factory=dict)
+    """By (format, compressed)."""
+    asked: set[tuple[Format, bool]] = field(default_factory=set)
+    """Pages that somebody wanted."""
 
 
 class Page:
@@ -173,13 +176,30 @@ class Page:
         kept = self._kept
         if kept is None or kept.snapshot is not snapshot:
             kept = self._kept = _Kept(snapshot)
-        page = kept.pages.get((form, compressed), b"")
-        if not page:
-            page = gzipped(self.body(snapshot, form)) if compressed else self._render(snapshot, form, None)
+        kept.asked.add((form, compressed))
+        return self._fill(kept, form, compressed=compressed)
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Render a new snapshot ahead, if the last one was scraped: then this one will be too, and it costs no more to
+        render it now, before anyone waits for it. Where scrapes are rarer than ticks, nothing is done."""
+        kept = self._kept
+        if kept is not None and kept.snapshot is not snapshot and kept.asked:
+            fresh = _Kept(snapshot)
+            for form, compressed in tuple(kept.asked):
+                self._fill(fresh, form, compressed=compressed)
+            self._kept = fresh
+
+    def _fill(self, kept: _Kept, form: Format, *, compressed: bool) -> bytes:
+        """The page out of what is kept, rendered and kept if it is not there yet."""
+        page = kept.pages.get((form, compressed))
+        if page is None:
+            page = (
+                gzipped(self._fill(kept, form, compressed=False)) if compressed else self._render(kept.snapshot, form)
+            )
             kept.pages[form, compressed] = page
         return page
 
-    def _render(self, snapshot: Snapshot, form: Format, names: Container[str] | None) -> bytes:
+    def _render(self, snapshot: Snapshot, form: Format, names: Container[str] | None = None) -> bytes:
         rows = families(snapshot, self.drops)
         if names is not None:
             rows = [family for family in rows if family.metric.name in names]

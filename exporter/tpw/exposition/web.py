@@ -89,6 +89,13 @@ class Web:
             self._log_once(request.path, error)
             return Response(b"the answer could not be made; see the log of the exporter\n", 500)
 
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Render a new snapshot ahead of the scrapes that will come for it (see :meth:`Page.prepare`). Never raises."""
+        try:
+            self._page.prepare(snapshot)
+        except Exception as error:  # noqa: BLE001 (the same wall: the one who ticks is not to suffer)
+            self._log_once("prepare", error)
+
     def _log_once(self, path: str, error: Exception) -> None:
         what = f"{path} {type(error).__name__}"
         if what not in self._logged:

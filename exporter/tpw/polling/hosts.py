@@ -20,8 +20,8 @@ class HostPoller:
     Args:
         meter: what to poll; opened by the first look, and again after a failure, with a back-off.
         clock: monotonic seconds.
-        every_seconds: 0 for a meter that is read at every look, in the caller's thread; more for one that is slow and is
-            read in a thread of its own, no more often than this.
+        every_seconds: how often, instead of what the meter itself says: 0 for at every look, in the caller's thread; more
+            for no more often than this, in a thread of its own.
         life: bookkeeping of the source; made from the meter's name where it is left out.
         random: jitter of the back-off.
     """
@@ -31,13 +31,13 @@ class HostPoller:
         meter: HostMeter,
         clock: Clock = time.monotonic,
         *,
-        every_seconds: float = 0.0,
+        every_seconds: float | None = None,
         life: SourceLife | None = None,
         random: Jitter = JITTER,
     ) -> None:
         self._meter = meter
         self._clock = clock
-        self._every = every_seconds
+        self._every = meter.every_seconds if every_seconds is None else every_seconds
         self._back_off = BackOff(1.0, 60.0, random)
         self._opened = False
         self._due_at = float("-inf")

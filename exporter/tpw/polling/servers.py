@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from tpw.model import Reason, ServerFault, ServerReading, SourceError, SourceStatus
@@ -58,7 +58,7 @@ class TokenPoller:
     Args:
         sources: what to poll at first; see :meth:`set_sources`.
         clock: monotonic seconds.
-        lives: bookkeeping by server name, for counts that survive the process; made where left out.
+        life_of: makes the bookkeeping of a source, by its name, with the counts that survive the process.
         random: jitter of the back-offs.
     """
 
@@ -67,15 +67,17 @@ class TokenPoller:
         sources: Sequence[TokenSource] = (),
         clock: Clock = time.monotonic,
         *,
-        lives: Mapping[str, SourceLife] | None = None,
+        life_of: Callable[[str], SourceLife] | None = None,
         random: Jitter = JITTER,
     ) -> None:
         self._clock = clock
         self._random = random
-        self._lives = dict(lives or {})
+        self._life_of = life_of or (lambda name: SourceLife(name, clock=clock))
         self._servers: dict[str, _Server] = {}
         self._tasks: SimpleQueue[_Server | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
+        self._drained = threading.Event()
+        """Set by a thread that has ended a read and finds no other to begin."""
         self._threads: list[threading.Thread] = []
         self._in_flight = 0
         self.set_sources(sources)
@@ -87,9 +89,7 @@ class TokenPoller:
         for source in sources:
             server = self._servers.get(source.name)
             if server is None or server.source is not source:
-                life = self._lives.get(source.name)
-                if life is None:
-                    life = self._lives[source.name] = SourceLife(f"server:{source.name}", clock=self._clock)
+                life = server.life if server is not None else self._life_of(f"server:{source.name}")
                 server = _Server(source, life, self._random)
             kept[source.name] = server
         for server in self._servers.values():
@@ -98,7 +98,6 @@ class TokenPoller:
                 if not server.in_flight:
                     server.source.close()
         self._servers = kept
-        self._lives = {name: life for name, life in self._lives.items() if name in kept}
 
     def begin(self) -> None:
         """Start a read of every server that is due and not being read."""
@@ -131,13 +130,11 @@ class TokenPoller:
                 return ended
             crowded = self._in_flight > len(self._threads)
             patience = PATIENCE_SECONDS if crowded else deadline_seconds - now
-            try:
-                result = self._results.get(timeout=min(patience, deadline_seconds - now))
-            except Empty:
-                if crowded:
-                    self._reinforce()
-                continue
-            self._take(result, ended)
+            # One wake-up for all servers that are quick: waking for each costs more than reading them.
+            woken = self._drained.wait(min(patience, deadline_seconds - now))
+            self._drained.clear()
+            if crowded and not woken:
+                self._reinforce()
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """How the servers stand, in the order in which they were given."""
@@ -180,3 +177,5 @@ class TokenPoller:
             start = self._clock()
             outcome = outcome_of(server.source.read)
             self._results.put((server, outcome, self._clock() - start))
+            if self._tasks.empty():
+                self._drained.set()

@@ -8,7 +8,7 @@ clock as an argument, and raise :class:`tpw.model.SourceError` where they cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tpw.model import Gpu, GpuSample, HostReading, SourceError
@@ -53,6 +53,10 @@ class HostMeter(Protocol):
 
     name: str
 
+    every_seconds: float
+    """0 for a meter that is read in the tick; more for one that is slow: it is read in a thread of its own, no more often
+    than this."""
+
     def open(self) -> None:
         """Find the zones. Raises SourceError (reason PERMISSION with a hint where a file may not be read)."""
 
@@ -65,14 +69,86 @@ class HostMeter(Protocol):
 
 # ----------------------------------------------------------------------------------------------------------- the table
 #
-# Factories take plain values and import their meter when they are called: a meter that is not used costs no memory.
-# Their keyword arguments are the options of the meter in the configuration.
+# Factories take the clock and the meter's options, which are plain values, and import their meter when they are called: a
+# meter that is not used costs no memory. They raise TypeError for an option they do not know, ValueError for a bad value.
 
 
 def _nvml(clock: Clock) -> AcceleratorMeter:
     from tpw.power.nvml import NvmlMeter
 
     return NvmlMeter(clock)
+
+
+def _amdsmi(clock: Clock) -> AcceleratorMeter:
+    from tpw.power.amdsmi import AmdsmiMeter
+
+    return AmdsmiMeter(clock)
+
+
+def _dcgm(
+    clock: Clock,
+    *,
+    url: str = "http://127.0.0.1:9400/metrics",
+    timeout_seconds: float = 2.0,
+    headers_file: str = "",
+    ca_file: str = "",
+    insecure_skip_verify: bool = False,
+) -> AcceleratorMeter:
+    from tpw.power.dcgm import DcgmMeter
+
+    return DcgmMeter(
+        url,
+        clock,
+        timeout_seconds=timeout_seconds,
+        headers_file=headers_file,
+        ca_file=ca_file,
+        insecure_skip_verify=insecure_skip_verify,
+    )
+
+
+def _hwmon(
+    clock: Clock, *, sysfs_root: str = "/sys", drivers: Sequence[str] = ("xe", "i915", "ina3221")
+) -> AcceleratorMeter:
+    from tpw.power.hwmon import HwmonMeter
+
+    return HwmonMeter(sysfs_root, clock, drivers)
+
+
+def _external(
+    clock: Clock,
+    *,
+    watts: Mapping[str, float] | None = None,
+    url: str = "",
+    power_query: str = "",
+    energy_query: str = "",
+    label: str = "gpu",
+    model: str = "",
+    vendor: str = "external",
+    max_power_watts: float | None = None,
+    every_seconds: float = 15.0,
+    timeout_seconds: float = 5.0,
+    headers_file: str = "",
+    ca_file: str = "",
+    insecure_skip_verify: bool = False,
+) -> AcceleratorMeter:
+    from tpw.power.external import ExternalMeter
+
+    return ExternalMeter(
+        clock,
+        watts=watts,
+        url=url,
+        power_query=power_query,
+        energy_query=energy_query,
+        label=label,
+        model=model,
+        vendor=vendor,
+        max_power_watts=max_power_watts,
+        every_seconds=every_seconds,
+        timeout_seconds=timeout_seconds,
+        headers_file=headers_file,
+        ca_file=ca_file,
+        insecure_skip_verify=insecure_skip_verify,
+    )
 
 
 def _simulated(clock: Clock, *, gpus: int = 4) -> AcceleratorMeter:
@@ -87,13 +163,51 @@ def _rapl(clock: Clock, *, sysfs_root: str = "/sys") -> HostMeter:
     return RaplMeter(sysfs_root, clock)
 
 
+def _grace(clock: Clock, *, sysfs_root: str = "/sys") -> HostMeter:
+    from tpw.power.grace import GraceMeter
+
+    return GraceMeter(sysfs_root, clock)
+
+
+def _redfish(
+    clock: Clock,
+    *,
+    url: str,
+    credentials_file: str = "",
+    chassis: str = "",
+    every_seconds: float = 30.0,
+    timeout_seconds: float = 10.0,
+    ca_file: str = "",
+    insecure_skip_verify: bool = False,
+    sysfs_root: str = "",  # every host meter is told where sysfs is; this one does not need it
+) -> HostMeter:
+    from tpw.power.redfish import RedfishMeter
+
+    return RedfishMeter(
+        url,
+        clock,
+        credentials_file=credentials_file,
+        chassis=chassis,
+        every_seconds=every_seconds,
+        timeout_seconds=timeout_seconds,
+        ca_file=ca_file,
+        insecure_skip_verify=insecure_skip_verify,
+    )
+
+
 ACCELERATOR_METERS: Mapping[str, Callable[..., AcceleratorMeter]] = {
     "nvml": _nvml,
+    "amdsmi": _amdsmi,
+    "dcgm": _dcgm,
+    "hwmon": _hwmon,
+    "external": _external,
     "simulated": _simulated,
 }
 """Accelerator meters by the name they have in the configuration. Called with the clock and the meter's options."""
 
 HOST_METERS: Mapping[str, Callable[..., HostMeter]] = {
     "rapl": _rapl,
+    "grace": _grace,
+    "redfish": _redfish,
 }
-"""Host meters, likewise."""
+"""Host meters, likewise. Every one of them also takes ``sysfs_root``."""

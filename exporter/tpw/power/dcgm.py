@@ -179,7 +179,7 @@ class DcgmMeter:
             uuid=uuid,
             at_seconds=self._at,
             energy_joules=self._news(uuid, values.get(ENERGY)),
-            power_watts=power if power else None,
+            power_watts=power or None,
             power_limit_watts=values.get(LIMIT, values.get(SET_LIMIT)) or None,
             utilization_ratio=None if utilization is None else min(utilization, 100.0) / 100.0,
             memory_used_bytes=None if used is None else used * 2**20,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
@@ -52,7 +53,7 @@ class HwmonMeter:
         self,
         sysfs_root: str | Path = "/sys",
         clock: Clock = time.monotonic,
-        drivers: tuple[str, ...] | list[str] = DRIVERS,
+        drivers: Sequence[str] = DRIVERS,
     ) -> None:
         self._root = Path(sysfs_root)
         self._clock = clock
@@ -70,7 +71,7 @@ class HwmonMeter:
             raise SourceError(
                 Reason.ABSENT,
                 f"no accelerator of {', '.join(sorted(self._drivers))} under {self._root}/class/hwmon",
-                "Intel GPUs need the xe or i915 driver of a recent kernel; a container sees sysfs only where it is mounted.",
+                "Intel GPUs need the xe or i915 driver of a recent kernel; a container must have sysfs mounted.",
             )
 
     def sweep(self) -> None:
@@ -97,7 +98,7 @@ class HwmonMeter:
             uuid=uuid,
             at_seconds=self._clock(),
             energy_joules=energy,
-            power_watts=watts if watts else None,
+            power_watts=watts or None,
             power_limit_watts=limit / 1e6 if limit else None,
             utilization_ratio=None if busy is None else min(busy, 100.0) / 100.0,
             memory_used_bytes=used,
@@ -122,10 +123,9 @@ class HwmonMeter:
             board = _jetson(self._root, chip) if name == "ina3221" else _graphics(chip, name)
             if board is not None:
                 found.append(board)
-        for index, board in enumerate(_one_jetson(found)):
+        for board in _one_jetson(found):
             known = self._boards.get(board.gpu.uuid)
-            at = known.gpu.index if known is not None else max(index, len(self._boards))
-            board.gpu = Gpu(**{**_fields(board.gpu), "index": at})
+            board.gpu = replace(board.gpu, index=len(self._boards) if known is None else known.gpu.index)
             self._boards[board.gpu.uuid] = board
 
 
@@ -145,7 +145,7 @@ def _graphics(chip: Path, driver: str) -> _Board | None:
             pci_bus_id=device.name,
         )
     )
-    note, method, scope = "", EnergyMethod.COUNTER, PowerScope.GPU
+    note, method = "", EnergyMethod.COUNTER
     channel = 1
     card, package = chip / "energy1_input", chip / "energy2_input"
     if _value(card):
@@ -173,15 +173,12 @@ def _graphics(chip: Path, driver: str) -> _Board | None:
     names = ("power1_cap_max", f"power{channel}_max", f"power{channel}_rated_max", f"power{channel}_cap")
     # The burst limit (PL2, power1_cap on xe) may be above the sustained one; a limit of 0 is one that is switched off.
     highest = max((_value(chip / name) or 0.0 for name in names), default=0.0)
-    board.gpu = Gpu(
-        **{
-            **_fields(board.gpu),
-            "energy_method": method,
-            "method_note": note,
-            "power_scope": scope,
-            "power_averaged": board.power is not None and method is EnergyMethod.AVERAGE_POWER,
-            "max_power_watts": highest / 1e6 or None,
-        }
+    board.gpu = replace(
+        board.gpu,
+        energy_method=method,
+        method_note=note,
+        power_averaged=method is EnergyMethod.AVERAGE_POWER,
+        max_power_watts=highest / 1e6 or None,
     )
     return board
 
@@ -197,8 +194,8 @@ def _jetson(root: Path, chip: Path) -> _Board | None:
             rails[label] = (voltage, current)
     total = next((label for label in rails if re.search(r"(^|_)(IN|SYS|TOTAL)$", label.upper())), None)
     gpu = next((label for label in rails if "GPU" in label.upper()), None)
-    label = total or gpu
-    if label is None:
+    feeding = total or gpu
+    if feeding is None:
         return None
     tree = root / "firmware" / "devicetree" / "base"
     serial = _text(tree / "serial-number") or "0"
@@ -211,9 +208,9 @@ def _jetson(root: Path, chip: Path) -> _Board | None:
             vendor="nvidia",
             power_scope=scope,
             energy_method=EnergyMethod.INSTANT_POWER,
-            method_note=f"Jetson modules have no energy counter: voltage times current of the rail {label} is integrated",
+            method_note=f"Jetson modules have no energy counter: voltage times current of the rail {feeding} is integrated",
         ),
-        rails=[rails[label]],
+        rails=[rails[feeding]],
     )
 
 
@@ -274,7 +271,3 @@ def _text(path: Path) -> str:
 def _natural(path: Path) -> tuple[int, str]:
     digits = re.sub(r"\D", "", path.name)
     return (int(digits) if digits else 0, path.name)
-
-
-def _fields(gpu: Gpu) -> dict[str, object]:
-    return {name: getattr(gpu, name) for name in Gpu.__slots__}

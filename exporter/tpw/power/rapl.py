@@ -79,6 +79,7 @@ class RaplMeter:
     """
 
     name = "rapl"
+    every_seconds = 0.0
 
     def __init__(self, sysfs_root: str | Path = "/sys", clock: Clock = time.monotonic) -> None:
         self._root = Path(sysfs_root) / "class" / "powercap"

@@ -112,7 +112,8 @@ class Site:
             except (http.client.HTTPException, OSError) as error:
                 self.close()
                 # A kept connection that the server has closed meanwhile is no fault: ask once more on a new one.
-                if fresh or attempt == 2 or isinstance(error, ssl.SSLError):
+                stale = not fresh and isinstance(error, ConnectionError | http.client.BadStatusLine)
+                if not stale or attempt == 2:
                     raise self._broken(error) from None
         raise AssertionError("unreachable")
 
@@ -147,6 +148,7 @@ class Site:
                 raise self._failure(Reason.MALFORMED, f"more than {MOST_BYTES >> 20} MiB")
             if self._clock() > deadline:
                 raise TimeoutError
+        response.close()  # read to its end, which read1 alone does not notice: the connection is free again
         if response.will_close:
             self.close()
         return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, b"".join(chunks))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.fetch import Fetch, Request, body_of, secret_of
+from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication
 from tpw.tariff.spans import merged, overlaid
 
@@ -149,13 +150,13 @@ def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval,
 
 
 def _document(body: bytes) -> Element:
-    from xml.etree import ElementTree
+    from xml.etree import ElementTree as ET
 
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
         raise SourceError(Reason.MALFORMED, "the answer declares entities, which no price document does")
     try:
-        return ElementTree.fromstring(body)  # noqa: S314 - no entities (above), bounded in size by the fetch
-    except ElementTree.ParseError as error:
+        return ET.fromstring(body)  # noqa: S314 - no entities (above), bounded in size by the fetch
+    except ET.ParseError as error:
         raise SourceError(Reason.MALFORMED, f"the answer is not XML: {error}") from error
 
 
@@ -206,7 +207,7 @@ def _period(period: Element, curve: str) -> tuple[float, tuple[PriceInterval, ..
     interval = next(_children(period, "timeInterval"), None)
     if interval is None:
         raise KeyError("Period without timeInterval")
-    start, end = (datetime.fromisoformat(_text(interval, name)).timestamp() for name in ("start", "end"))
+    start, end = (utc_seconds(_text(interval, name)) for name in ("start", "end"))
     step = _resolution_seconds(_text(period, "resolution"))
     count = round((end - start) / step)
     if count < 1 or count > MAX_POINTS or start + count * step != end:

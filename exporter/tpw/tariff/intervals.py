@@ -8,7 +8,7 @@ network charges and levies are added as layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time
 from pathlib import Path
 from urllib.parse import quote
@@ -48,6 +48,34 @@ class Preset:
     needs_token: bool = False
     body: str = ""
     includes_vat: bool = False
+
+    def reader(
+        self,
+        area: str,
+        currency: str,
+        fetch: Fetch,
+        url: str | None = None,
+        token_file: str | None = None,
+        headers_file: str | None = None,
+    ) -> FromAddress:
+        """The reader for an area. ``url`` is for presets without an address of their own."""
+
+        def filled(pattern: str) -> str:
+            return pattern.replace("{area}", area).replace("{currency}", currency)
+
+        layout = replace(
+            self.layout, price=filled(self.layout.price), rows=tuple(filled(path) for path in self.layout.rows)
+        )
+        return FromAddress(
+            url or filled(self.url),
+            layout,
+            fetch,
+            self.stamp,
+            self.stamp_zone,
+            token_file,
+            headers_file,
+            self.body,
+        )
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -58,3 +58,12 @@ def _change(zone: tzinfo, low: float, high: float, old_offset: int) -> float:
 def calendar_day(local_seconds: float) -> date:
     """The local day of a local clock reading (Unix seconds plus offset)."""
     return date.fromordinal(_EPOCH_ORDINAL + int(local_seconds // DAY_SECONDS))
+
+
+def utc_seconds(stamp: str) -> float:
+    """Unix seconds of an ISO 8601 stamp that says its offset. Raises ValueError for one that does not: guessing a zone
+    would shift every price."""
+    moment = datetime.fromisoformat(stamp.strip())
+    if moment.tzinfo is None:
+        raise ValueError(f"{stamp} names no time zone")
+    return moment.timestamp()

@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.fetch import Fetch, Request, body_of
+from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication
 from tpw.tariff.spans import clipped, merged
 
@@ -58,7 +60,7 @@ class Octopus:
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
-        url: str | None = (
+        url = (
             f"{BASE}/v1/products/{product_of(self.tariff_code)}/electricity-tariffs/{self.tariff_code}"
             f"/standard-unit-rates/?page_size=1500&period_from={_stamp(start_seconds)}&period_to={_stamp(end_seconds)}"
         )
@@ -67,9 +69,9 @@ class Octopus:
             request = Request(url)
             page = _page(body_of(request, self.fetch(request)))
             found.extend(page["results"])
-            url = page.get("next")
-            if url is None:
+            if page.get("next") is None:
                 return intervals_of(found, self.payment_method, start_seconds, end_seconds)
+            url = str(page["next"])
             if urlsplit(url).netloc != urlsplit(BASE).netloc:
                 raise SourceError(Reason.MALFORMED, f"the next page of {request.address} is on another host")
         raise SourceError(Reason.MALFORMED, f"more than {MAX_PAGES} pages of rates for {self.tariff_code}")
@@ -98,8 +100,8 @@ def intervals_of(
         for row in results:
             if row.get("payment_method") not in {None, payment_method}:
                 continue
-            start = datetime.fromisoformat(row["valid_from"]).timestamp()
-            end = end_seconds if row.get("valid_to") is None else datetime.fromisoformat(row["valid_to"]).timestamp()
+            start = utc_seconds(row["valid_from"])
+            end = end_seconds if row.get("valid_to") is None else utc_seconds(row["valid_to"])
             if end > start:
                 found.append(PriceInterval(start, end, float(row["value_exc_vat"]) / 100))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -107,7 +109,7 @@ def intervals_of(
     if not found:
         raise SourceError(Reason.NOT_YET, "no unit rates for this time yet")
     found.sort(key=lambda each: each.start_seconds)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         if before.end_seconds > after.start_seconds:
             raise SourceError(
                 Reason.MALFORMED,

@@ -15,14 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.fetch import Fetch, Request, body_of, secret_of
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, tier_at
 
+API = "https://api.openei.org/utility_rates"
 HOUR_SECONDS = 3600
 _SATURDAY = 5
 
@@ -146,6 +150,50 @@ class Urdb:
         before = self.rate.start_seconds is not None and at_seconds < self.rate.start_seconds
         after = self.rate.end_seconds is not None and at_seconds >= self.rate.end_seconds
         return PriceState.FALLBACK if before or after else PriceState.FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class UrdbReader:
+    """Reads a rate anew from where it is kept, for a feed: a file that was replaced, a rate that was revised."""
+
+    load: Callable[[], bytes]
+    """The JSON; raises SourceError."""
+    identity: str
+    timezone: str
+    label: str = ""
+    monthly_kwh: float | None = None
+    is_holiday: Callable[[date], bool] | None = None
+    name: str = "urdb"
+
+    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """See Reader."""
+        rate = parse(self.load(), self.label)
+        source = Urdb(rate, self.timezone, monthly_kwh=self.monthly_kwh, is_holiday=self.is_holiday)
+        return source.intervals(start_seconds, end_seconds)
+
+
+def from_file(path: str) -> Callable[[], bytes]:
+    """Loads a rate from a file."""
+
+    def load() -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            reason = Reason.PERMISSION if isinstance(error, PermissionError) else Reason.ABSENT
+            raise SourceError(reason, f"the rate cannot be read from {path}: {error.strerror or error}") from error
+
+    return load
+
+
+def from_api(label: str, key_file: str, fetch: Fetch) -> Callable[[], bytes]:
+    """Loads a rate from OpenEI by its label, with the key in a file."""
+
+    def load() -> bytes:
+        key = secret_of(key_file, "an OpenEI key")
+        request = Request(f"{API}?version=8&format=json&detail=full&getpage={quote(label)}&api_key={quote(key)}")
+        return body_of(request, fetch(request))
+
+    return load
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -438,8 +438,8 @@ INFINITY = Dialect(
     name="infinity",
     port=7997,
     work=(
-        Work("requests", (_counter("http_requests_total", ("handler", "/embeddings")),)),
-        Work("rerank_requests", (_counter("http_requests_total", ("handler", "/rerank")),)),
+        Work("requests", (_counter("http_requests_total", ("handler", "/embeddings"), ("status", "2xx")),)),
+        Work("rerank_requests", (_counter("http_requests_total", ("handler", "/rerank"), ("status", "2xx")),)),
     ),
     late=True,
     model_source=(Lookup("/models", ("data", 0, "id")),),

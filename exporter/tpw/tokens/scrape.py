@@ -370,24 +370,34 @@ def _said(answer: Answer) -> str:
 
 
 def recognise_at(
-    url: str, dialects: Sequence[Dialect] = DIALECTS, *, timeout_seconds: float = 1.0, headers_file: str | None = None
+    url: str, dialects: Sequence[Dialect] = DIALECTS, expected: Sequence[Dialect] = (), *, timeout_seconds: float = 1.0
 ) -> Dialect:
-    """Ask an address once which of these engines speaks there: at their paths only, by the page's marks.
+    """Ask an address once which engine speaks there.
+
+    Args:
+        url: the base address.
+        dialects: rows to recognise from.
+        expected: engines that the process behind the address is called like: only their paths are asked, and one alone
+            is believed where a page bears no mark (a server that has not worked yet, or one whose page has none).
+        timeout_seconds: for all of it.
 
     Raises:
         SourceError: it is none of them, or it cannot be known now (LOADING, UNREACHABLE, UNAUTHORIZED, DISABLED ...).
     """
-    few = len(dialects) < len(DIALECTS)
-    paths = tuple(dict.fromkeys(path for dialect in dialects for path in dialect.paths)) if few else KNOWN_PATHS
-    source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, headers_file=headers_file, paths=paths)
+    paths = tuple(dict.fromkeys(path for dialect in expected for path in dialect.paths)) or KNOWN_PATHS
+    source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, dialects=dialects, paths=paths)
     try:
         source.read()
+        assert source.dialect is not None  # noqa: S101 - a reading has one
+        return source.dialect
     except SourceError as failure:
-        if failure.reason is Reason.DISABLED and few and not failure.hint.startswith("start"):
-            enable = next((dialect.enable for dialect in dialects if dialect.enable), "")
-            raise SourceError(failure.reason, failure.detail, enable or failure.hint) from failure
-        raise
+        if failure.reason is not Reason.DISABLED or len(expected) != 1:
+            raise
     finally:
         source.close()
-    assert source.dialect is not None  # noqa: S101 - a reading has one
-    return source.dialect
+    source = ScrapeSource("probe", url, expected[0], timeout_seconds=timeout_seconds)
+    try:
+        source.read()
+    finally:
+        source.close()
+    return expected[0]

@@ -2,36 +2,22 @@
 # unpack-debian.sh DIR SUITE PACKAGE...
 #
 # Unpacks Debian packages of SUITE into DIR, beside the system and without root: apt works in a state of its own, knows
-# no installed package, and only downloads. SUITE `release` means the release this machine runs. The mirror is the one
-# this machine's own apt configuration names. Prints name and version of each package.
+# no installed package, and only downloads. Prints name and version of each package.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/mirror.sh"
 
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 suite=$2
 shift 2
-
-command -v apt-get >/dev/null && command -v dpkg >/dev/null || {
-  echo "no apt-get here: this part is taken from Debian packages" >&2
-  exit 1
-}
-if [[ $suite == release ]]; then
-  suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
-fi
-# The first package source of the archive itself, not of its security or update suites.
-mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
-  awk '$1 !~ /-/ && $2 ~ /\/debian\/?$/ && !seen++ {print $2}')
-[[ -n $mirror ]] || {
-  echo "no Debian mirror among this machine's package sources" >&2
-  exit 1
-}
+mirror=$(debian_mirror)
 
 state=$dir/.apt
 trap 'rm -rf "$state"' EXIT
-mkdir -p "$state"/{lists,cache/archives,debs,preferences.d}/partial
+mkdir -p "$state"/{lists,cache/archives,debs}/partial
 : >"$state/status"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 options=
-[[ -e $keyring ]] && options="[signed-by=$keyring]"
+[[ ! -e $keyring ]] || options="[signed-by=$keyring]"
 echo "deb $options $mirror $suite main" >"$state/sources.list"
 apt=(apt-get -qq
   -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/dev/null

@@ -32,7 +32,7 @@ class Asker:
         self.speaks: dict[str, Dialect | SourceError] = {url.replace("_", ":"): said for url, said in speaks.items()}
         self.asked: list[str] = []
 
-    def __call__(self, url: str, dialects: Sequence[Dialect]) -> Dialect:
+    def __call__(self, url: str, dialects: Sequence[Dialect], expected: Sequence[Dialect]) -> Dialect:
         self.asked.append(url)
         said = self.speaks.get(url, SourceError(Reason.ABSENT, f"{url}: HTTP 404", "nothing"))
         if isinstance(said, SourceError):

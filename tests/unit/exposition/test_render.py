@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -23,8 +23,9 @@ from prometheus_client.utils import floatToGoString
 from support.realparts import prometheus_dir
 from support.snapshots import empty_snapshot, fleet_snapshot, rich_snapshot
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Kind
-from tpw.exposition.collector import ProcessTail, SnapshotCollector
+from tpw.exposition.collector import SnapshotCollector
 from tpw.exposition.families import Drops, Family, families
+from tpw.exposition.process import ProcessTail
 from tpw.exposition.render import Format, Page, Renderer, accepts_gzip, escape, negotiate, number
 from tpw.snapshot import Snapshot
 
@@ -194,9 +195,42 @@ def test_process_metrics_can_be_filtered_for():
     assert [line.split()[0] for line in page.decode().splitlines()] == ["#", "#", "process_open_fds"]
 
 
-def test_without_proc_the_page_is_ours_alone(tmp_path: Path):
-    page = Page(ProcessTail(str(tmp_path))).body(rich_snapshot(), Format.TEXT)
-    assert page == Page().body(rich_snapshot(), Format.TEXT)
+def test_process_metrics_are_those_of_the_library():
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for form in Format:
+        ours = ProcessTail()(form, None).decode().splitlines()
+        theirs = GENERATORS[form](registry).decode().removesuffix("# EOF\n").splitlines()
+        for our, their in zip(ours, theirs, strict=True):
+            name = our.split()[0]
+            if name == "process_open_fds":
+                # The library counts the listing that it has open itself.
+                assert float(our.split()[1]) == float(their.split()[1]) - 1
+            elif name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_virtual_memory_bytes"):
+                assert float(our.split()[1]) == pytest.approx(float(their.split()[1]), rel=0.05, abs=0.05)
+            elif name == "process_start_time_seconds":
+                assert float(our.split()[1]) == pytest.approx(float(their.split()[1]), abs=0.011)
+            else:
+                assert our == their
+
+
+def test_a_command_name_with_spaces_and_parentheses_is_not_taken_for_fields(tmp_path: Path):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "stat").write_text("cpu 1 2\nbtime 1000\n")
+    numbers = [str(place) for place in range(4, 53)]
+    (tmp_path / "self" / "stat").write_text(f"42 (odd) ) name (x) S {' '.join(numbers)}")
+    page = ProcessTail(str(tmp_path))(Format.TEXT, None).decode()
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert f"process_virtual_memory_bytes {number(23.0)}\n" in page
+    assert f"process_resident_memory_bytes {number(24.0 * os.sysconf('SC_PAGE_SIZE'))}\n" in page
+    assert f"process_cpu_seconds_total {number((14 + 15) / ticks)}\n" in page
+    assert f"process_start_time_seconds {number(1000.0 + 22 / ticks)}\n" in page
+    assert "process_open_fds " not in page
+
+
+def test_without_proc_only_the_limit_is_known(tmp_path: Path):
+    page = ProcessTail(str(tmp_path))(Format.TEXT, None).decode().splitlines()
+    assert [line.split()[0] for line in page if not line.startswith("#")] == ["process_max_fds"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the keeping
@@ -210,6 +244,30 @@ def test_a_page_is_kept_for_the_next_scraper_of_the_same_tick():
             first = page.body(snapshot, form, compressed=compressed)
             assert page.body(snapshot, form, compressed=compressed) is first
     assert page.body(rich_snapshot(1), Format.TEXT) is not page.body(snapshot, Format.TEXT)
+
+
+def test_a_scraped_page_is_rendered_ahead_for_the_next_tick():
+    page = Page()
+    page.body(rich_snapshot(), Format.TEXT, compressed=True)
+    following = rich_snapshot(1)
+    page.prepare(following)
+    kept = page._kept
+    assert kept is not None
+    assert set(kept.pages) == {(Format.TEXT, False), (Format.TEXT, True)}
+    assert page.body(following, Format.TEXT, compressed=True) is kept.pages[Format.TEXT, True]
+    assert gzip.decompress(kept.pages[Format.TEXT, True]) == Page().body(following, Format.TEXT)
+
+
+def test_nothing_is_rendered_ahead_where_scrapes_are_rarer_than_ticks():
+    page = Page()
+    first = rich_snapshot()
+    page.prepare(first)
+    assert page._kept is None
+    page.body(first, Format.TEXT)
+    for tick in (1, 2, 3):
+        page.prepare(rich_snapshot(tick))
+    assert page._kept is not None
+    assert page._kept.snapshot.books.polls == first.books.polls + 1
 
 
 def test_the_compressed_page_is_the_page():

@@ -1,0 +1,219 @@
+"""Counts tokens from the answers of a server as they go by.
+
+What an answer used stands in the answer: ``usage`` of the OpenAI, Responses and Anthropic forms, plain or as the last
+event of a stream; ``prompt_eval_count`` and ``eval_count`` of Ollama's own form. Only the beginning and the end of an
+answer are kept for a moment (a few tens of kilobytes), never the answer; nothing is parsed but the few bytes that count.
+
+Standard library only, and nothing of this project outside this package: it runs inside somebody else's server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+COUNTED_PATHS = (
+    *("/completions", "/responses", "/messages", "/embeddings", "/rerank", "/score", "/pooling", "/classify"),
+    *("/audio/transcriptions", "/audio/translations", "/images/generations"),
+    *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
+)
+"""Ends of the paths whose requests make tokens."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_ANSWERS = ("application/json", "text/event-stream", "application/x-ndjson", "application/jsonl")
+_HEAD_BYTES = 16 << 10
+_TAIL_BYTES = 64 << 10
+_USAGE_BYTES = 4 << 10
+_MODELS_KEPT = 100
+
+# A quote inside a string of the answer is escaped, so an unescaped one is the answer's own.
+_USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
+_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
+_OLLAMA = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,15})')
+
+
+@dataclass
+class _Totals:
+    """Of one model."""
+
+    output: float = 0.0
+    prompt: float = 0.0
+    cached: float = 0.0
+    audio_seconds: float = 0.0
+    requests: int = 0
+
+
+@dataclass
+class Counters:
+    """Everything counted since this object was made. Of one process and one event loop.
+
+    ``wall_clock`` gives Unix seconds; the moment of making is published as the start of the counters.
+    """
+
+    wall_clock: Callable[[], float] = time.time
+    running: int = 0
+    without_usage: int = 0
+    errors: int = 0
+    _models: dict[str, _Totals] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.began_wall_seconds = self.wall_clock()
+
+    def add(self, model: str, usage: Mapping[str, float]) -> None:
+        """Book one answer. ``usage`` has output, prompt, cached, audio_seconds, as far as they were told."""
+        if model not in self._models and len(self._models) >= _MODELS_KEPT:
+            model = "other"
+        totals = self._models.setdefault(model, _Totals())
+        totals.requests += 1
+        totals.output += usage.get("output", 0.0)
+        totals.prompt += usage.get("prompt", 0.0)
+        totals.cached += usage.get("cached", 0.0)
+        totals.audio_seconds += usage.get("audio_seconds", 0.0)
+
+    def page(self) -> bytes:
+        """The counters in the Prometheus text format."""
+        families: tuple[tuple[str, str, Callable[[_Totals], float]], ...] = (
+            ("output_tokens_total", "Tokens generated, as the answers say.", lambda each: each.output),
+            ("prompt_tokens_total", "Prompt tokens, cached ones included.", lambda each: each.prompt),
+            ("cached_tokens_total", "Prompt tokens from the prefix cache.", lambda each: each.cached),
+            ("audio_seconds_total", "Seconds of audio transcribed.", lambda each: each.audio_seconds),
+            ("requests_total", "Answers that said what they used.", lambda each: each.requests),
+        )
+        lines = []
+        for name, text, value_of in families:
+            lines += [f"# HELP tpw_hook_{name} {text}", f"# TYPE tpw_hook_{name} counter"]
+            for model, totals in self._models.items():
+                lines.append(f'tpw_hook_{name}{{model="{_escaped(model)}"}} {value_of(totals):.15g}')
+        for name, kind, text, value in (
+            ("tpw_hook_requests_running", "gauge", "Requests being answered.", self.running),
+            (
+                "tpw_hook_requests_without_usage_total",
+                "counter",
+                "Answers that did not say what they used: streams without stream_options.include_usage, aborted ones.",
+                self.without_usage,
+            ),
+            ("tpw_hook_errors_total", "counter", "Answers that could not be looked at.", self.errors),
+            ("process_start_time_seconds", "gauge", "When these counters began.", f"{self.began_wall_seconds:.3f}"),
+        ):
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}"]
+        return ("\n".join(lines) + "\n").encode()
+
+
+class AnswerWatch:
+    """Watches one answer go by. ``begin`` with its head, ``feed`` with every piece, ``end`` once. None of them raises."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._watched = False
+        self._readable = False
+        self._head = b""
+        self._tail = bytearray()
+        self._ended = False
+
+    def begin(self, status: int, content_type: str, content_encoding: str) -> None:
+        """The head of the answer. Refusals use nothing; what is compressed cannot be read."""
+        self._watched = 200 <= status < 300
+        kind = content_type.partition(";")[0].strip().lower()
+        self._readable = kind in _ANSWERS and content_encoding.strip().lower() in ("", "identity")
+
+    def feed(self, piece: bytes) -> None:
+        """A piece of the body, already on its way to the client."""
+        if not (self._watched and self._readable):
+            return
+        if len(self._head) < _HEAD_BYTES:
+            self._head += piece[: _HEAD_BYTES - len(self._head)]
+        self._tail += piece[-_TAIL_BYTES:]
+        if len(self._tail) > 2 * _TAIL_BYTES:
+            del self._tail[:-_TAIL_BYTES]
+
+    def end(self) -> None:
+        """The answer is over, in whichever way."""
+        if self._ended:
+            return
+        self._ended = True
+        if not self._watched:
+            return
+        try:
+            head, tail = self._head, bytes(self._tail)
+            usage = used(head, tail) if self._readable else {}
+            if usage:
+                self._counters.add(model_of(head, tail), usage)
+            else:
+                self._counters.without_usage += 1
+        except Exception:  # noqa: BLE001 - whatever is wrong with an answer, the server that gave it must not notice
+            self._counters.errors += 1
+
+
+def is_counted(method: str, path: str, ends: tuple[str, ...] = COUNTED_PATHS) -> bool:
+    """Whether a request is one that makes tokens."""
+    return method == "POST" and path.rstrip("/").endswith(ends)
+
+
+def used(head: bytes, tail: bytes) -> dict[str, float]:
+    """What an answer says it used, from its beginning and its end; empty where it does not say.
+
+    A stream may say it several times, each time for all that was used so far: the last word on each part counts.
+    """
+    said: dict[str, Any] = {}
+    found: dict[str, float] = {}
+    for text in (head, tail):
+        for match in _USAGE.finditer(text):
+            try:
+                usage, _ = json.JSONDecoder().raw_decode(
+                    text[match.end() : match.end() + _USAGE_BYTES].decode("utf-8", "replace")
+                )
+            except ValueError:
+                continue
+            said.update({name: value for name, value in usage.items() if value is not None})
+        for name, digits in _OLLAMA.findall(text):
+            found["prompt" if name == b"prompt_eval_count" else "output"] = float(digits)
+    return {**found, **_parts(said)}
+
+
+def model_of(head: bytes, tail: bytes) -> str:
+    """The model an answer names; "" where it names none."""
+    match = _MODEL.search(head)
+    if match is None:
+        match = next(iter(reversed(list(_MODEL.finditer(tail)))), None)
+    if match is None:
+        return ""
+    try:
+        return str(json.loads(b'"' + match[1] + b'"'))
+    except ValueError:
+        return ""
+
+
+def _parts(usage: Mapping[str, Any]) -> dict[str, float]:
+    """The forms of ``usage`` made one. Anthropic's input excludes what was read from or written to the cache."""
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    cached = _number(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    prompt = _number(usage.get("prompt_tokens"))
+    if prompt is None:
+        prompt = _number(usage.get("input_tokens"))
+        read = _number(usage.get("cache_read_input_tokens"))
+        written = _number(usage.get("cache_creation_input_tokens"))
+        if prompt is not None and (read is not None or written is not None):
+            prompt += (read or 0.0) + (written or 0.0)
+            cached = read
+    output = _number(usage.get("completion_tokens"))
+    if output is None:
+        output = _number(usage.get("output_tokens"))
+    if output is None and prompt is None:
+        prompt = _number(usage.get("total_tokens"))
+    audio = _number(usage.get("seconds")) if usage.get("type") == "duration" else None
+    parts = {"prompt": prompt, "cached": cached, "output": output, "audio_seconds": audio}
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+    return float(value) if usable else None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

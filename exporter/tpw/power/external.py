@@ -1,0 +1,226 @@
+"""Accelerators whose power somebody else knows: a metered socket, a BMC behind Prometheus, or a number from a data sheet.
+
+For boards that report nothing themselves (TPUs, LPUs) and for checking a board against a meter in front of it. Every
+joule of such a board carries the method ``external`` or ``configured``, so it is never taken for a measurement of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from tpw.model import EnergyMethod, Gpu, GpuSample, Reason, SourceError
+from tpw.power import Clock
+
+EVERY_SECONDS = 15.0
+"""How often Prometheus is asked: its own data is seldom newer."""
+STALE_LOOKS = 4.0
+"""A value older than so many intervals is no longer shown."""
+ALONE = "external"
+"""Name of a board whose series has not the label that names boards."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """What a query gave for one board."""
+
+    value: float
+    at_seconds: float
+    """Monotonic instant of the value itself, not of the query."""
+
+
+class ExternalMeter:
+    """An :class:`tpw.power.AcceleratorMeter` over Prometheus' HTTP API, or over fixed numbers.
+
+    Args:
+        clock: monotonic seconds.
+        watts: fixed watts by name of the board.
+        url: Prometheus (or anything with its ``/api/v1/query``).
+        power_query: PromQL that gives watts, one series per board.
+        energy_query: PromQL that gives a counter of joules, one series per board; goes before power.
+        label: which label of the series names the board.
+        model: what the boards are, for the label ``name``.
+        vendor: whose they are.
+        max_power_watts: the most a board draws, to tell impossible values.
+        every_seconds: how often to ask.
+        headers_file, ca_file, insecure_skip_verify, timeout_seconds: see :class:`tpw.power.web.Site`.
+        wall: Unix time, to tell how old a value is.
+    """
+
+    name = "external"
+
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        *,
+        watts: Mapping[str, float] | None = None,
+        url: str = "",
+        power_query: str = "",
+        energy_query: str = "",
+        label: str = "gpu",
+        model: str = "",
+        vendor: str = "external",
+        max_power_watts: float | None = None,
+        every_seconds: float = EVERY_SECONDS,
+        timeout_seconds: float = 5.0,
+        headers_file: str = "",
+        ca_file: str = "",
+        insecure_skip_verify: bool = False,
+        wall: Clock = time.time,
+    ) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._watts = {str(name): float(value) for name, value in (watts or {}).items()}
+        self._queries = {"power": power_query, "energy": energy_query}
+        self._label = label
+        self._model, self._vendor, self._max = model, vendor, max_power_watts
+        self._every = every_seconds
+        if any(not math.isfinite(value) or value <= 0 for value in self._watts.values()):
+            raise ValueError("watts of a board must be above 0")
+        if bool(url) != bool(power_query or energy_query):
+            raise ValueError("url needs power_query or energy_query, and they need url")
+        if not url and not self._watts:
+            raise ValueError("needs either watts, or url with power_query or energy_query")
+        self._site = None
+        if url:
+            from tpw.power.web import Site
+
+            self._site = Site(
+                url,
+                timeout_seconds=timeout_seconds,
+                headers_file=headers_file,
+                ca_file=ca_file,
+                insecure_skip_verify=insecure_skip_verify,
+                clock=clock,
+            )
+        self._gpus: dict[str, Gpu] = {}
+        self._power: dict[str, _Value] = {}
+        self._energy: dict[str, _Value] = {}
+        self._told: dict[str, float] = {}
+        self._ask_at = -math.inf
+        self._error: SourceError | None = None
+        for name in self._watts:
+            self._add(name, EnergyMethod.CONFIGURED, "a fixed number of watts from the configuration")
+
+    def open(self) -> None:
+        """Ask at the next sweep."""
+        self._ask_at = -math.inf
+
+    def sweep(self) -> None:
+        """Ask Prometheus when it is time. Raises SourceError only while no board is known at all; afterwards a failure is
+        one of the boards it was asked for."""
+        if self._site is None or self._clock() < self._ask_at:
+            return
+        self._ask_at = self._clock() + self._every
+        try:
+            self._power = self._query("power")
+            self._energy = self._query("energy")
+            self._error = None
+        except SourceError as error:
+            self._error = error
+            if not self._gpus:
+                raise
+            return
+        for name in {**self._energy, **self._power}:
+            if name in self._watts:
+                continue
+            what = "a counter of joules" if name in self._energy else "watts, which are integrated"
+            self._add(name, EnergyMethod.EXTERNAL, f"from a Prometheus query: {what}")
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All boards ever named, in the order in which they came up."""
+        return tuple(self._gpus.values())
+
+    def read(self, uuid: str) -> GpuSample:
+        """One board. Raises SourceError where its value is missing or too old."""
+        name = uuid.removeprefix("EXT-")
+        now = self._clock()
+        fixed = self._watts.get(name)
+        if fixed is not None:
+            return GpuSample(uuid=uuid, at_seconds=now, power_watts=fixed)
+        if self._error is not None:
+            raise SourceError(self._error.reason, self._error.detail, self._error.hint)
+        energy, power = self._energy.get(name), self._power.get(name)
+        newest = max((value.at_seconds for value in (energy, power) if value is not None), default=None)
+        if newest is None:
+            raise SourceError(
+                Reason.LOST,
+                f"the query gives no series with {self._label}={name!r} any more",
+                "Check the query in Prometheus, and the target behind it.",
+            )
+        if now - newest > STALE_LOOKS * max(self._every, EVERY_SECONDS):
+            raise SourceError(Reason.TIMEOUT, f"{name}: the newest value is {now - newest:.0f} s old")
+        return GpuSample(
+            uuid=uuid,
+            at_seconds=now,
+            energy_joules=None if energy is None else self._news(name, energy.value),
+            power_watts=power.value if power is not None and power.value > 0 else None,
+        )
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        """Nobody knows."""
+        return None
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._site is not None:
+            self._site.close()
+
+    def _news(self, name: str, joules: float) -> float | None:
+        """The counter when it has moved: between two queries there is no news, not a standstill."""
+        if self._told.get(name) == joules:
+            return None
+        self._told[name] = joules
+        return joules
+
+    def _add(self, name: str, method: EnergyMethod, note: str) -> None:
+        uuid = f"EXT-{name}"
+        if uuid not in self._gpus:
+            self._gpus[uuid] = Gpu(
+                uuid=uuid,
+                index=len(self._gpus),
+                name=self._model or name,
+                vendor=self._vendor,
+                energy_method=method,
+                method_note=note,
+                max_power_watts=self._max,
+            )
+
+    def _query(self, which: str) -> dict[str, _Value]:
+        query = self._queries[which]
+        if not query or self._site is None:
+            return {}
+        answer = self._site.ask("GET", f"/api/v1/query?query={quote(query, safe='')}")
+        if answer.status not in (200, 400, 422, 503):
+            raise self._site.refusal(answer.status, "/api/v1/query")
+        document = answer.json(f"{self._site.url}/api/v1/query")
+        if not isinstance(document, dict) or document.get("status") != "success":
+            told = document.get("error", "") if isinstance(document, dict) else ""
+            raise SourceError(Reason.MALFORMED, f"{which}_query failed: {told or f'HTTP {answer.status}'}")
+        return self._values(which, document.get("data") or {})
+
+    def _values(self, which: str, data: Mapping[str, Any]) -> dict[str, _Value]:
+        kind, result = data.get("resultType"), data.get("result") or []
+        if kind == "scalar":
+            rows: list[tuple[str, Any]] = [(ALONE, result)]
+        elif kind == "vector":
+            rows = [(str(row["metric"].get(self._label, ALONE)), row["value"]) for row in result]
+        else:
+            raise SourceError(Reason.MALFORMED, f"{which}_query gives a {kind}, not an instant vector")
+        now, wall = self._clock(), self._wall()
+        values: dict[str, _Value] = {}
+        for name, (at_wall, text) in rows:
+            if name in values:
+                raise SourceError(
+                    Reason.MALFORMED,
+                    f"{which}_query gives several series with {self._label}={name!r}",
+                    f"Aggregate it: sum by ({self._label}) (...).",
+                )
+            value = float(text)
+            if math.isfinite(value) and value >= 0:
+                values[name] = _Value(value, now - max(0.0, wall - float(at_wall)))
+        return values

@@ -1,0 +1,88 @@
+"""CPU power of NVIDIA Grace from the kernel's ACPI power meters.
+
+Each rail is a power meter of its own that says in ``power1_oem_info`` which it is: "CPU Power Socket n", "SysIO Power
+Socket n", "Module Power Socket n", "Grace Power Socket n". CPU and SysIO are summed. The module's rail contains the GPU,
+and Grace's contains the CPU's, so neither is ever added to them.
+
+Sources: Documentation/hwmon/acpi_power_meter.rst of Linux (power1_average: microwatts, a mean over an interval); the rail
+names are those that NVIDIA/DCGM reads in modules/sysmon.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from tpw.model import HostReading, HostSample, Reason, SourceError
+from tpw.power import Clock
+
+_COUNTED = re.compile(r"(CPU|SysIO) Power Socket (\d+)", re.IGNORECASE)
+_WHOLE = re.compile(r"Grace Power Socket (\d+)", re.IGNORECASE)
+MOST_WATTS_PER_SOCKET = 700.0
+
+
+class GraceMeter:
+    """A :class:`tpw.power.HostMeter` with the component ``cpu``.
+
+    Args:
+        sysfs_root: where sysfs is mounted.
+        clock: monotonic seconds.
+    """
+
+    name = "grace"
+    every_seconds = 0.0
+
+    def __init__(self, sysfs_root: str | Path = "/sys", clock: Clock = time.monotonic) -> None:
+        self._root = Path(sysfs_root) / "class" / "hwmon"
+        self._clock = clock
+        self._rails: list[Path] = []
+        self._sockets = 1
+
+    def open(self) -> None:
+        """Find the rails. Raises SourceError (ABSENT) where this is no Grace."""
+        named: dict[str, Path] = {}
+        for chip in sorted(self._root.glob("hwmon*")):
+            for directory in (chip / "device", chip):
+                name, value = directory / "power1_oem_info", directory / "power1_average"
+                if name.exists() and value.exists():
+                    named[_text(name)] = value
+                    break
+        counted = {name: path for name, path in named.items() if _COUNTED.search(name)}
+        # Where the parts are not told apart, what Grace draws as a whole is its CPU and SysIO together.
+        rails = counted or {name: path for name, path in named.items() if _WHOLE.search(name)}
+        if not rails:
+            raise SourceError(
+                Reason.ABSENT,
+                f"no power meter of a Grace CPU under {self._root}",
+                "Load the module acpi_power_meter; it must not cap (force_cap_on=0).",
+            )
+        self._rails = list(rails.values())
+        self._sockets = len({name.rsplit(" ", 1)[-1] for name in rails})
+
+    def read(self) -> HostReading:
+        """Watts now. Raises SourceError when a rail does not answer: a sum without it would be wrong."""
+        watts = 0.0
+        for rail in self._rails:
+            try:
+                watts += float(rail.read_text()) / 1e6
+            except PermissionError:
+                raise SourceError(
+                    Reason.PERMISSION, f"{rail} may not be read", "Let the exporter's user read it."
+                ) from None
+            except (OSError, ValueError) as error:
+                raise SourceError(Reason.BROKEN, f"{rail}: {error}") from None
+        sample = HostSample(
+            "cpu", self._clock(), power_watts=watts, max_power_watts=MOST_WATTS_PER_SOCKET * self._sockets
+        )
+        return HostReading((sample,))
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

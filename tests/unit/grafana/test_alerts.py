@@ -1,0 +1,141 @@
+"""Each alert fires, stays quiet when all is well, when the thing is absent or lost, and its thresholds matter.
+
+The cases are in tests/rules, one file per alert, and can be run by hand:
+``promtool test rules tests/rules/TpwGpuIdle.yaml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from grafana.alerts import Alert, alert_groups, annotations_of
+from grafana.render import files
+from grafana.values import Values
+from support import ruletests
+
+VALUES = Values()
+ALERTS = tuple(alert for group in alert_groups(VALUES) for alert in group.alerts)
+NAMES = tuple(dict.fromkeys(alert.name for alert in ALERTS))
+KNOBS = sorted({(alert.name, knob) for alert in ALERTS for knob in alert.knobs})
+NOT_KNOBS = {"labels", "job", "runbook_url", "grafana_url", "slow_sources", "throttle_reasons"}
+"""Names and addresses: changing them changes what an alert looks at, not when it fires."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alert_fires_and_stays_quiet_as_its_cases_say(name: str, tools: Path, tmp_path: Path):
+    groups = ruletests.closure(ruletests.written_groups(), {name})
+    status, words = ruletests.run_case(tools, name, groups, tmp_path)
+    assert (status, words) == (0, words)
+
+
+@pytest.mark.parametrize("change", ["less", "more"])
+@pytest.mark.parametrize(("name", "knob"), KNOBS)
+def test_a_changed_threshold_makes_the_cases_fail(name: str, knob: str, change: str, tools3: Path, tmp_path: Path):
+    values = VALUES.with_changes({knob: _changed(getattr(VALUES, knob), change)})
+    groups = ruletests.closure(ruletests.groups_of(files(values)), {name})
+    status, words = ruletests.run_case(tools3, name, groups, tmp_path)
+    assert status != 0, f"{name} with {knob} = {getattr(values, knob)} passes all its cases"
+    assert "FAILED" in words
+    assert "parse error" not in words
+
+
+def _changed(value: float | str, change: str) -> float | str:
+    """A fifth less or more; half or double a duration."""
+    if isinstance(value, str):
+        amount, unit = re.fullmatch(r"(\d+)([mh])", value).groups()  # type: ignore[union-attr]
+        seconds = int(amount) * {"m": 60, "h": 3600}[unit]
+        return f"{seconds // 2 if change == 'less' else seconds * 2}s"
+    changed = value * (0.8 if change == "less" else 1.2)
+    return round(changed) if isinstance(value, int) else changed
+
+
+def test_every_value_that_decides_about_an_alert_is_tested_by_changing_it():
+    fields = {field.name for field in dataclasses.fields(Values)}
+    assert {knob for _, knob in KNOBS} == fields - NOT_KNOBS
+
+
+def test_there_is_a_case_file_for_every_alert_and_no_other():
+    assert {path.stem for path in ruletests.CASES.glob("Tpw*.yaml")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cases_cover_firing_and_silence(name: str):
+    cases = yaml.safe_load((ruletests.CASES / f"{name}.yaml").read_text(encoding="utf-8"))["tests"]
+    fires = [case for case in cases for test in case.get("alert_rule_test", ()) if test["exp_alerts"]]
+    quiet = [case for case in cases if case["name"].startswith("stays quiet")]
+    assert fires
+    assert quiet
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alert_has_a_runbook_in_four_parts_under_its_name(name: str, root: Path):
+    text = (root / "deploy" / "runbooks" / f"{name}.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ .*$", text, flags=re.MULTILINE)
+    assert headings == [f"# {name}", "## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
+    parts = re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]
+    assert all(len(part.split()) >= 5 for part in parts), "a part of the runbook is empty"
+
+
+def test_there_is_no_runbook_without_an_alert(root: Path):
+    assert {path.stem for path in (root / "deploy" / "runbooks").glob("*.md")} == set(NAMES)
+
+
+def test_runbooks_link_to_pages_that_exist(root: Path):
+    folder = root / "deploy" / "runbooks"
+    missing = [
+        f"{path.name}: {target}"
+        for path in folder.glob("*.md")
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+        if not (folder / target).is_file()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
+def test_alert_says_what_to_know(alert: Alert):
+    notes = annotations_of(alert, VALUES)
+    assert alert.name.startswith("Tpw")
+    assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert "{{" not in notes["summary"], "the summary is one static sentence"
+    assert notes["summary"].endswith(".")
+    assert len(notes["summary"]) <= 80
+    assert notes["runbook_url"].endswith(f"/{alert.name}")
+    assert f"/d/{alert.board}" in notes["dashboard_url"]
+    assert alert.why
+
+
+def test_alerts_about_money_say_how_much_a_day():
+    speaks = {alert.name for alert in ALERTS if "a day" in annotations_of(alert, VALUES)["description"]}
+    assert speaks >= {
+        "TpwGpuIdle",
+        "TpwGpuParked",
+        "TpwWasteHigh",
+        "TpwBudgetBurn",
+        "TpwBudgetForecast",
+        "TpwSpendChanged",
+    }
+
+
+def test_no_threshold_is_written_into_an_expression(root: Path):
+    """Every number of the alerts' source that decides something comes from the values."""
+    source = (root / "grafana" / "alerts.py").read_text(encoding="utf-8")
+    compared = re.findall(r"(?:>=|<=|>|<) (\d[\d.]*)(?![\d%])", source)
+    assert set(compared) <= {"0", "1", "3600"}
+
+
+def test_rule_files_pass_promtool(tools: Path, root: Path):
+    paths = sorted(str(path) for path in (root / "deploy" / "prometheus").glob("*.rules.yaml"))
+    done = subprocess.run([tools / "promtool", "check", "rules", *paths], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("SUCCESS") == len(paths) == 3
+
+
+def test_the_whole_of_the_rules_runs_together(tools: Path, root: Path):
+    case = root / "tests" / "rules" / "TpwSourceDown.yaml"
+    done = subprocess.run([tools / "promtool", "test", "rules", str(case)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

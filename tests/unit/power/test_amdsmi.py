@@ -1,0 +1,297 @@
+"""The amdsmi meter over a stand-in for the binding, with the answers that were seen of each generation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
+from tpw.power import MeterLost
+from tpw.power.amdsmi import AmdsmiMeter, joules_of, number
+
+
+class LibraryError(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(f"Error code: {code}")
+        self.code = code
+
+    def get_error_code(self) -> int:
+        return self.code
+
+
+MI300X: dict[str, Any] = {
+    "uuid": "a6ff74a1-0000-1000-8049-0123456789ab",
+    "bdf": "0000:05:00.0",
+    "asic": {"market_name": "AMD Instinct MI300X", "target_graphics_version": "gfx942"},
+    "energy": {"energy_accumulator": 6_553_600_000, "counter_resolution": 15.300000190734863, "timestamp": 1},
+    "power": {"current_socket_power": 340, "average_socket_power": "N/A", "power_limit": 750000000},
+    "cap": {"power_cap": 750_000_000, "max_power_cap": 750_000_000, "min_power_cap": 0, "dpm_cap": 0},
+    "activity": {"gfx_activity": 91, "umc_activity": 10, "mm_activity": "N/A"},
+    "vram": {"vram_total": 196592, "vram_used": 1000},
+    "temperature": {"HOTSPOT": 66},
+    "processes": [
+        {"pid": 4711, "mem": 0, "memory_usage": {"vram_mem": 8192}},
+        {"pid": 99, "mem": 0, "memory_usage": {"vram_mem": 0}},
+    ],
+}
+
+
+class Smi:
+    """The binding's functions over dictionaries. A value that is an exception is raised."""
+
+    class AmdSmiTemperatureType:
+        EDGE = "EDGE"
+        HOTSPOT = "HOTSPOT"
+
+    class AmdSmiTemperatureMetric:
+        CURRENT = 0
+
+    def __init__(self, *cards: dict[str, Any]) -> None:
+        self.cards = [dict(card) for card in cards]
+        self.init_error: Exception | None = None
+        self.calls: list[str] = []
+
+    def amdsmi_init(self) -> None:
+        self.calls.append("init")
+        if self.init_error:
+            raise self.init_error
+
+    def amdsmi_shut_down(self) -> None:
+        self.calls.append("shut_down")
+
+    def amdsmi_get_processor_handles(self) -> list[dict[str, Any]]:
+        return self.cards
+
+    def _get(self, card: dict[str, Any], key: str) -> Any:
+        value = card.get(key, LibraryError(2))
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def amdsmi_get_gpu_device_uuid(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "uuid")
+
+    def amdsmi_get_gpu_device_bdf(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "bdf")
+
+    def amdsmi_get_gpu_asic_info(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "asic")
+
+    def amdsmi_get_gpu_driver_info(self, card: dict[str, Any]) -> Any:
+        return {"driver_name": "amdgpu", "driver_version": "6.10.5"}
+
+    def amdsmi_get_energy_count(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "energy")
+
+    def amdsmi_get_power_info(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "power")
+
+    def amdsmi_get_power_cap_info(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "cap")
+
+    def amdsmi_get_gpu_activity(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "activity")
+
+    def amdsmi_get_gpu_vram_usage(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "vram")
+
+    def amdsmi_get_temp_metric(self, card: dict[str, Any], sensor: str, metric: int) -> Any:
+        value = card["temperature"].get(sensor)
+        if value is None:
+            raise LibraryError(2)
+        return value
+
+    def amdsmi_get_gpu_process_list(self, card: dict[str, Any]) -> Any:
+        return self._get(card, "processes")
+
+
+def opened(smi: Any, clock: Any) -> AmdsmiMeter:
+    meter = AmdsmiMeter(clock, lambda: smi)
+    meter.open()
+    return meter
+
+
+def test_an_mi300_is_read_in_base_units(clock: Any) -> None:
+    meter = opened(Smi(MI300X), clock)
+
+    (gpu,) = meter.gpus()
+    sample = meter.read(gpu.uuid)
+
+    assert (gpu.uuid, gpu.vendor, gpu.name) == (MI300X["uuid"], "amd", "AMD Instinct MI300X")
+    assert (gpu.architecture, gpu.driver_version, gpu.pci_bus_id) == ("gfx942", "6.10.5", "0000:05:00.0")
+    assert (gpu.energy_method, gpu.power_scope, gpu.power_averaged) == (EnergyMethod.COUNTER, PowerScope.GPU, False)
+    assert gpu.max_power_watts == 750.0
+    assert sample.energy_joules == 100_000.0  # 2^-16 J each, whatever 15.3 says
+    assert (sample.power_watts, sample.power_limit_watts, sample.utilization_ratio) == (340.0, 750.0, 0.91)
+    assert (sample.memory_used_bytes, sample.memory_total_bytes) == (1000 * 2**20, 196592 * 2**20)
+    assert sample.temperature_celsius == 66.0
+
+
+def test_an_mi200_has_its_power_under_another_name(clock: Any) -> None:
+    card = {**MI300X, "power": {"current_socket_power": "N/A", "average_socket_power": 289}}
+    meter = opened(Smi(card), clock)
+
+    assert meter.read(MI300X["uuid"]).power_watts == 289.0
+    assert meter.gpus()[0].power_averaged
+
+
+def test_of_the_two_dies_of_an_mi250_the_first_reports_for_both(clock: Any) -> None:
+    name = {"market_name": "AMD Instinct MI250X"}
+    first = {**MI300X, "uuid": "die-0", "asic": name, "power": {"average_socket_power": 400}}
+    second = {
+        **MI300X,
+        "uuid": "die-1",
+        "asic": name,
+        "power": {"average_socket_power": "N/A", "current_socket_power": 0},
+        "energy": {"energy_accumulator": 0, "counter_resolution": 15.3},
+    }
+    meter = opened(Smi(first, second), clock)
+
+    assert [(gpu.energy_method, gpu.power_scope) for gpu in meter.gpus()] == [
+        (EnergyMethod.COUNTER, PowerScope.MODULE),
+        (EnergyMethod.NONE, PowerScope.GPU),
+    ]
+    assert "reports for all of them" in meter.gpus()[1].method_note
+    sample = meter.read("die-1")
+    assert (sample.energy_joules, sample.power_watts, sample.utilization_ratio) == (None, None, 0.91)
+
+
+def test_the_counter_had_another_name_before_rocm_6_4(clock: Any) -> None:
+    card = {**MI300X, "energy": {"power": 65536, "counter_resolution": 15.3, "timestamp": 1}}
+
+    assert opened(Smi(card), clock).read(MI300X["uuid"]).energy_joules == 1.0
+
+
+def test_without_a_counter_power_is_integrated(clock: Any) -> None:
+    card = {**MI300X, "energy": LibraryError(2)}
+    meter = opened(Smi(card), clock)
+
+    (gpu,) = meter.gpus()
+
+    assert gpu.energy_method is EnergyMethod.INSTANT_POWER
+    assert "virtual machines" in gpu.method_note
+    assert meter.read(gpu.uuid).power_watts == 340.0
+
+
+def test_a_counter_that_fails_once_is_a_failed_look_and_never_a_zero(clock: Any) -> None:
+    smi = Smi(MI300X)
+    meter = opened(smi, clock)
+    smi.cards[0]["energy"] = {"energy_accumulator": "N/A", "counter_resolution": "N/A"}
+
+    with pytest.raises(SourceError) as caught:
+        meter.read(MI300X["uuid"])
+
+    assert caught.value.reason is Reason.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(10, Reason.PERMISSION), (8, Reason.TIMEOUT), (31, Reason.LOST), (12, Reason.BROKEN)]
+)
+def test_one_gpu_that_fails_is_one_gpu_that_fails(clock: Any, code: int, reason: Reason) -> None:
+    smi = Smi(MI300X, {**MI300X, "uuid": "other"})
+    meter = opened(smi, clock)
+    smi.cards[0]["energy"] = LibraryError(code)
+
+    with pytest.raises(SourceError) as caught:
+        meter.read(MI300X["uuid"])
+
+    assert (caught.value.reason, isinstance(caught.value, MeterLost)) == (reason, False)
+    assert meter.read("other").power_watts == 340.0
+
+
+def test_a_gpu_that_is_broken_at_the_start_does_not_hide_the_others_and_is_asked_again(clock: Any) -> None:
+    smi = Smi({**MI300X, "uuid": "sick", "energy": LibraryError(12)}, MI300X)
+    meter = opened(smi, clock)
+    with pytest.raises(SourceError):
+        meter.read("sick")
+    assert meter.read(MI300X["uuid"]).power_watts == 340.0
+    smi.cards[0]["energy"] = MI300X["energy"]
+    clock.advance(61)
+    meter.sweep()
+
+    assert meter.read("sick").energy_joules == 100_000.0
+
+
+def test_a_library_that_is_not_initialised_any_more_is_lost_and_opens_again(clock: Any) -> None:
+    smi = Smi(MI300X)
+    meter = opened(smi, clock)
+    smi.cards[0]["energy"] = LibraryError(32)
+    with pytest.raises(MeterLost):
+        meter.read(MI300X["uuid"])
+    meter.close()
+    smi.cards[0]["energy"] = MI300X["energy"]
+    meter.open()
+
+    assert meter.read(MI300X["uuid"]).energy_joules == 100_000.0
+    assert smi.calls == ["init", "shut_down", "init"]
+
+
+def test_a_gpu_that_is_missing_after_another_start_is_lost_and_stays_known(clock: Any) -> None:
+    smi = Smi(MI300X, {**MI300X, "uuid": "other"})
+    meter = opened(smi, clock)
+    meter.close()
+    smi.cards.pop()
+    meter.open()
+
+    with pytest.raises(SourceError) as caught:
+        meter.read("other")
+
+    assert caught.value.reason is Reason.LOST
+    assert len(meter.gpus()) == 2
+
+
+def test_a_missing_driver_is_told(clock: Any) -> None:
+    smi = Smi(MI300X)
+    smi.init_error = LibraryError(34)
+
+    with pytest.raises(MeterLost) as caught:
+        opened(smi, clock)
+
+    assert caught.value.reason is Reason.ABSENT
+    assert "amdgpu" in caught.value.hint
+
+
+def test_a_binding_that_cannot_be_imported_is_told_and_prints_nothing(
+    clock: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> Any:
+        print("Unable to find libamd_smi.so library")
+        raise KeyError("libamd_smi.so")
+
+    with pytest.raises(SourceError) as caught:
+        AmdsmiMeter(clock, load).open()
+
+    assert caught.value.reason is Reason.ABSENT
+    assert "KeyError" in caught.value.detail
+    assert capsys.readouterr() == ("", "")
+
+
+def test_holders_are_processes_with_memory_on_the_gpu(clock: Any) -> None:
+    meter = opened(Smi(MI300X), clock)
+
+    assert meter.holders(MI300X["uuid"]) == {4711}
+
+
+def test_holders_of_old_bindings_are_asked_one_by_one(clock: Any) -> None:
+    smi: Any = Smi({**MI300X, "processes": [SimpleNamespace(n=7), SimpleNamespace(n=8)]})
+    smi.amdsmi_get_gpu_process_info = lambda card, process: {"pid": process.n}
+    meter = opened(smi, clock)
+
+    assert meter.holders(MI300X["uuid"]) == {7, 8}
+
+
+def test_holders_are_unknown_where_the_driver_will_not_say(clock: Any) -> None:
+    meter = opened(Smi({**MI300X, "processes": LibraryError(10)}), clock)
+
+    assert meter.holders(MI300X["uuid"]) is None
+
+
+@pytest.mark.parametrize(("value", "expected"), [(5, 5.0), ("N/A", None), (None, None), (0xFFFF, None), (True, None)])
+def test_numbers_of_the_binding(value: Any, expected: float | None) -> None:
+    assert number(value) == expected
+
+
+def test_a_resolution_of_its_own_is_believed() -> None:
+    assert joules_of({"energy_accumulator": 1_000_000, "counter_resolution": 10.0}) == 10.0
