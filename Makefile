@@ -109,11 +109,12 @@ kubernetes: $(VENV)/.dev ## deploy/kubernetes, rendered from the Helm chart
 goldens: $(VENV)/.dev ## Rewrite the expected pages of tests/golden and tests/captures; look at the diff
 	UPDATE_GOLDEN=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
 
+# What differs from the last commit, as one number.
+CHANGES := { git diff HEAD; git ls-files -z --others --exclude-standard | xargs -0r sha256sum; } | sha256sum
 .PHONY: check-generated
-check-generated: generate ## Fails where a generated file is not what `make generate` writes
-	git diff --exit-code --stat
-	@untracked=$$(git ls-files --others --exclude-standard); \
-	[[ -z "$$untracked" ]] || { echo "Generated but not committed: $$untracked" >&2; exit 1; }
+check-generated: $(VENV)/.dev ## Fails where `make generate` changes a file
+	@before=$$($(CHANGES)); $(MAKE) generate; [[ "$$($(CHANGES))" == "$$before" ]] || { \
+	  git status --short; echo "Generated files were not up to date: look at them and commit them." >&2; exit 1; }
 
 # uv resolves for every supported Python and platform at once. The files name versions and hashes and no index.
 LOCK := $(CACHE)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

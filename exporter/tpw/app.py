@@ -140,6 +140,8 @@ class Daemon:
         """Set once only a new process can go on."""
         self.snapshot = Snapshot(Instant(clock(), wall()), self._books)
         """The newest one. Swapped whole: take the reference once."""
+        self.on_snapshot: Callable[[Snapshot], None] | None = None
+        """Told each new snapshot, in the tick's thread."""
 
     # ------------------------------------------------------------------------------------------------------------ life
 
@@ -283,6 +285,8 @@ class Daemon:
             store_written_wall_seconds=self._written_wall,
             notes=self._notes(),
         )
+        if self.on_snapshot is not None:
+            self.on_snapshot(self.snapshot)
         for poller in self._accelerators:
             if poller.fatal is not None:
                 self.fatal = poller.fatal

@@ -17,7 +17,7 @@ from tpw import __version__
 from tpw.app import Daemon
 from tpw.config.schema import Web as WebSettings
 from tpw.exposition.access import Access
-from tpw.exposition.collector import ProcessTail
+from tpw.exposition.process import ProcessTail
 from tpw.exposition.render import Page
 from tpw.exposition.serving import ListenError, Server
 from tpw.exposition.web import Web
@@ -63,6 +63,7 @@ def serve(
         reload=reload,
         host=socket.gethostname(),
     )
+    daemon.on_snapshot = handler.prepare
     try:
         gate = None if web.config_file is None else Access(Path(web.config_file))
         server = Server([web.listen_address], handler, gate=gate)

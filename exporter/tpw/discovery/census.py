@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import Holders
-from tpw.discovery.processes import FoundServer, HostProcesses
-from tpw.tokens.dialects import Dialect
-from tpw.tokens.scrape import OsProcess
+from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Census:
 def take(
     host: HostProcesses,
     configured: Mapping[str, str],
-    dialects: Mapping[str, Dialect | None],
+    dialects: Mapping[str, Engine | None],
     holders: Holders,
     *,
     find: bool,

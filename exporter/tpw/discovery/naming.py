@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from tpw.discovery.engines import Engine
 from tpw.discovery.procfs import Process
-from tpw.tokens.dialects import Dialect
 
 COMM_LENGTH = 15
 """The kernel cuts ``comm`` to this."""
@@ -69,12 +69,12 @@ def is_starter(process: Process) -> bool:
     return process.pid == 1 or process.comm in _STARTERS or process.comm.startswith(("tmux", "sshd", "systemd"))
 
 
-def listens_as(process: Process, dialects: Sequence[Dialect]) -> tuple[Dialect, ...]:
+def listens_as(process: Process, dialects: Sequence[Engine]) -> tuple[Engine, ...]:
     """Engines whose listener is called like this."""
     return tuple(dialect for dialect in dialects if _is_called(process, dialect.processes.listener))
 
 
-def computes_as(process: Process, dialects: Sequence[Dialect]) -> bool:
+def computes_as(process: Process, dialects: Sequence[Engine]) -> bool:
     """Whether it is called like some engine's GPU process and like no engine's listener: its sockets are internal."""
     return any(_is_called(process, dialect.processes.gpu) for dialect in dialects) and not listens_as(process, dialects)
 

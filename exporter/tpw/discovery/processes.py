@@ -16,22 +16,29 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from tpw.discovery.engines import ANCESTOR, Engine
 from tpw.discovery.naming import computes_as, listens_as, ports_named
 from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import Listener, Process, ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
 from tpw.model import Reason, SourceError
-from tpw.tokens.dialects import Climb, Dialect, Level
-from tpw.tokens.engines import DIALECTS
-from tpw.tokens.scrape import OsProcess, recognise_at
 
 _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
+_ENGINE = "engine"
 _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
 
-Probe = Callable[[str, Sequence[Dialect], Sequence[Dialect]], Dialect]
+Probe = Callable[[str, Sequence[Engine], Sequence[Engine]], Engine]
 """Ask an address which of these engines speaks there; the third are those its process is called like. SourceError."""
+
+
+@dataclass(frozen=True, slots=True)
+class OsProcess:
+    """The process behind a server, as the operating system knows it."""
+
+    pid: int
+    started_wall_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class _Candidate:
 
     process: Process
     listener: Listener
-    engines: tuple[Dialect, ...]
+    engines: tuple[Engine, ...]
 
 
 class HostProcesses:
@@ -70,7 +77,7 @@ class HostProcesses:
     Args:
         procfs: where procfs is mounted.
         dialects: engines to look for.
-        probe: asks an address which engine it is.
+        probe: asks an address which engine it is; None asks nobody, and believes what a process is called like.
         clock: monotonic seconds.
         resolve: host name to addresses; raises OSError.
     """
@@ -79,8 +86,8 @@ class HostProcesses:
         self,
         procfs: str = "/proc",
         *,
-        dialects: Sequence[Dialect] = DIALECTS,
-        probe: Probe = recognise_at,
+        dialects: Sequence[Engine] = (),
+        probe: Probe | None = None,
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve | None = None,
     ) -> None:
@@ -113,14 +120,12 @@ class HostProcesses:
         sockets = self._sockets.at(url, self._table)
         return None if sockets is None else frozenset(pid for one in sockets for pid in one.pids)
 
-    def tree(
-        self, pids: Collection[int], climb: Climb = Climb.ANCESTOR, *, others: Collection[int] = ()
-    ) -> frozenset[int]:
+    def tree(self, pids: Collection[int], climb: str = ANCESTOR, *, others: Collection[int] = ()) -> frozenset[int]:
         """See :meth:`tpw.discovery.table.ProcessTable.tree`."""
         return self._table.tree(pids, climb, others=others)
 
     def server_pids(
-        self, url: str, dialect: Dialect | None = None, *, others: Collection[int] = ()
+        self, url: str, engine: Engine | None = None, *, others: Collection[int] = ()
     ) -> frozenset[int] | None:
         """All processes of the server at an address: who listens, and its tree. None when it is not of this host.
 
@@ -131,7 +136,7 @@ class HostProcesses:
         if owners is None:
             return None
         if owners:
-            pids = self.tree(owners, dialect.processes.climb if dialect else Climb.ANCESTOR, others=others)
+            pids = self.tree(owners, engine.processes.climb if engine else ANCESTOR, others=others)
             self._trees[url] = {pid: self._table[pid].started_ticks for pid in pids}
             return pids
         return frozenset(pid for pid, ticks in self._trees.get(url, {}).items() if self._table.is_same(pid, ticks))
@@ -184,9 +189,9 @@ class HostProcesses:
 
     def _candidates(self, holders: Holders) -> list[_Candidate]:
         """Sockets worth asking: first of processes called like an engine, then of trees that hold a GPU."""
-        called: dict[int, tuple[Dialect, ...]] = {}
+        called: dict[int, tuple[Engine, ...]] = {}
         for pid, process in self._table.items():
-            engines = tuple(one for one in listens_as(process, self._dialects) if one.level is Level.ENGINE)
+            engines = tuple(one for one in listens_as(process, self._dialects) if one.level == _ENGINE)
             if engines:
                 called[pid] = engines
         holding = {pid for pids in holders.values() for pid in pids or () if pid in self._table}
@@ -198,7 +203,7 @@ class HostProcesses:
         ]
         return sorted(found, key=lambda one: (not one.engines, one.listener.port, one.process.pid))
 
-    def _likely(self, process: Process, engines: tuple[Dialect, ...]) -> list[Listener]:
+    def _likely(self, process: Process, engines: tuple[Engine, ...]) -> list[Listener]:
         """A process's listening sockets on ports that speak for a metrics page."""
         named = ports_named(process.argv)
         usual = {port for one in engines or self._dialects for port in (one.port, *one.other_ports) if port is not None}
@@ -232,12 +237,18 @@ class HostProcesses:
         if host is None:
             return None
         url = f"http://{host}:{port}"
-        try:
-            dialect = self._probe(url, self._dialects, candidate.engines)
-        except SourceError as failure:
-            self._refuse(candidate, url, failure)
+        dialect: Engine | None
+        if self._probe is None:
+            dialect = candidate.engines[0] if len(candidate.engines) == 1 else None
+        else:
+            try:
+                dialect = self._probe(url, self._dialects, candidate.engines)
+            except SourceError as failure:
+                self._refuse(candidate, url, failure)
+                return None
+        if dialect is None:
             return None
-        if dialect.level is not Level.ENGINE:
+        if dialect.level != _ENGINE:
             # A gateway's tokens are its engines' tokens: never counted by itself.
             self._refused[inode] = _Refusal(now + _AGAIN_MOST_SECONDS, _AGAIN_MOST_SECONDS, "")
             return None

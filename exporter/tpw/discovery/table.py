@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from tpw.discovery.engines import ANCESTOR
 from tpw.discovery.naming import is_starter
 from tpw.discovery.procfs import Process, ProcFs
-from tpw.tokens.dialects import Climb
 
 
 class ProcessTable(Mapping[int, Process]):
@@ -33,9 +33,7 @@ class ProcessTable(Mapping[int, Process]):
         process = self._processes.get(pid)
         return process is not None and process.started_ticks == started_ticks
 
-    def tree(
-        self, pids: Collection[int], climb: Climb = Climb.ANCESTOR, *, others: Collection[int] = ()
-    ) -> frozenset[int]:
+    def tree(self, pids: Collection[int], climb: str = ANCESTOR, *, others: Collection[int] = ()) -> frozenset[int]:
         """The processes that belong together with these.
 
         Climbs while the parent is of the same session and control group, starts nothing unrelated (see
@@ -46,7 +44,7 @@ class ProcessTable(Mapping[int, Process]):
         found: set[int] = set()
         for pid in pids:
             top = pid
-            while climb is Climb.ANCESTOR:
+            while climb == ANCESTOR:
                 above = self._above(top)
                 if above is None or not strangers.isdisjoint(self.descendants(above)):
                     break

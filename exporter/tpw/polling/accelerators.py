@@ -9,7 +9,6 @@ the worker's note of what it is doing and the GPUs that are set aside, which the
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,24 +20,13 @@ import structlog
 
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, SourceError
 from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
+from tpw.polling.worker import LIBRARY, Doing, Worker
 from tpw.power import AcceleratorMeter, Clock, MeterLost
 
 HANG_SECONDS = 0.5
 """A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns."""
 
 log = structlog.get_logger("tpw.source")
-
-_LIBRARY = ""
-"""Stands for a GPU in the note of a worker that is opening or sweeping the meter as a whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Doing:
-    """What a worker is in the middle of."""
-
-    uuid: str
-    since_seconds: float
-    holders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,46 +76,6 @@ class _Closed:
 _Message = GpuSample | _Opened | _Found | _Failed | _Lost | _Returned | _Done | _Held | _Closed
 
 
-class _Worker:
-    """One thread and what it is doing."""
-
-    __slots__ = ("_lock", "abandoned", "doing", "remaining", "tasks", "thread")
-
-    def __init__(self, name: str) -> None:
-        self.tasks: SimpleQueue[Callable[[_Worker], bool] | None] = SimpleQueue()
-        self.remaining: deque[str] = deque()
-        self.doing: _Doing | None = None
-        self.abandoned = False
-        self._lock = threading.Lock()
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        while True:
-            task = self.tasks.get()
-            if task is None or not task(self):
-                return
-
-    def enter(self, doing: _Doing) -> None:
-        with self._lock:
-            self.doing = doing
-
-    def leave(self) -> bool:
-        """False when the worker was given up meanwhile."""
-        with self._lock:
-            self.doing = None
-            return not self.abandoned
-
-    def abandon_if_hung(self, now: float, hang_seconds: float) -> _Doing | None:
-        """Give the worker up if its call for a GPU hangs. Returns what it hangs in."""
-        with self._lock:
-            doing = self.doing
-            if doing is None or doing.uuid == _LIBRARY or now - doing.since_seconds < hang_seconds:
-                return None
-            self.abandoned = True
-            return doing
-
-
 class AcceleratorPoller:
     """Polls one accelerator meter.
 
@@ -153,7 +101,7 @@ class AcceleratorPoller:
         self._hang_seconds = hang_seconds
         self._back_off = BackOff(1.0, 60.0, random)
         self._messages: SimpleQueue[_Message] = SimpleQueue()
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._looking = False
         self._look_began = clock()
         self._opened = False
@@ -232,7 +180,7 @@ class AcceleratorPoller:
     def _stuck(self, now: float) -> SourceError | None:
         """The meter as a whole does not return: nothing can be read, and nobody else is sent after it."""
         doing = self._worker.doing if self._worker is not None else None
-        if not self._looking or doing is None or doing.uuid != _LIBRARY or not self._opened:
+        if not self._looking or doing is None or doing.uuid != LIBRARY or not self._opened:
             return None
         waited = now - doing.since_seconds
         if waited < self._hang_seconds:
@@ -300,9 +248,9 @@ class AcceleratorPoller:
 
     # ------------------------------------------------------------------------------------------ in the caller's thread
 
-    def _give(self, task: Callable[[_Worker], bool]) -> None:
+    def _give(self, task: Callable[[Worker], bool]) -> None:
         if self._worker is None:
-            self._worker = _Worker(f"{self._meter.name}-poller")
+            self._worker = Worker(f"{self._meter.name}-poller")
         self._worker.tasks.put(task)
 
     def _set_aside(self, now: float) -> float:
@@ -316,7 +264,7 @@ class AcceleratorPoller:
             return (now if doing is None else max(now, doing.since_seconds)) + self._hang_seconds
         self._hung[hung.uuid] = hung.since_seconds
         remaining = worker.remaining
-        self._worker = _Worker(f"{self._meter.name}-poller")
+        self._worker = Worker(f"{self._meter.name}-poller")
         if hung.holders:
             self._holders_wanted = False
         else:
@@ -422,8 +370,8 @@ class AcceleratorPoller:
 
     # ------------------------------------------------------------------------------------------- in the worker's thread
 
-    def _look(self, worker: _Worker, *, open_first: bool) -> bool:
-        worker.enter(_Doing(_LIBRARY, self._clock()))
+    def _look(self, worker: Worker, *, open_first: bool) -> bool:
+        worker.enter(Doing(LIBRARY, self._clock()))
         gpus = outcome_of(lambda: self._sweep(open_first=open_first))
         if isinstance(gpus, SourceError):
             self._meter.close()
@@ -442,19 +390,19 @@ class AcceleratorPoller:
         self._meter.sweep()
         return self._meter.gpus()
 
-    def _read_all(self, worker: _Worker, remaining: deque[str]) -> bool:
+    def _read_all(self, worker: Worker, remaining: deque[str]) -> bool:
         worker.remaining = remaining
         while remaining:
             uuid = remaining.popleft()
             if uuid in self._hung:
                 continue
-            worker.enter(_Doing(uuid, self._clock()))
+            worker.enter(Doing(uuid, self._clock()))
             outcome = outcome_of(partial(self._meter.read, uuid))
             if not worker.leave():
                 self._messages.put(_Returned(uuid))
                 return False
             if isinstance(outcome, MeterLost):
-                worker.enter(_Doing(_LIBRARY, self._clock()))
+                worker.enter(Doing(LIBRARY, self._clock()))
                 self._meter.close()
                 worker.leave()
                 self._messages.put(_Lost(outcome))
@@ -463,10 +411,10 @@ class AcceleratorPoller:
         self._messages.put(_Done())
         return True
 
-    def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int]]) -> Callable[[_Worker], bool]:
+    def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int]]) -> Callable[[Worker], bool]:
         """One GPU's process lists, and then the next as a new task, so that a look never waits for all of them."""
 
-        def task(worker: _Worker) -> bool:
+        def task(worker: Worker) -> bool:
             if not remaining:
                 self._messages.put(_Held(found, self._clock()))
                 return True
@@ -474,7 +422,7 @@ class AcceleratorPoller:
             if uuid in self._hung:
                 worker.tasks.put(task)
                 return True
-            worker.enter(_Doing(uuid, self._clock(), holders=True))
+            worker.enter(Doing(uuid, self._clock(), holders=True))
             pids = outcome_of(partial(self._meter.holders, uuid))
             if not worker.leave():
                 self._messages.put(_Returned(uuid))
@@ -486,8 +434,8 @@ class AcceleratorPoller:
 
         return task
 
-    def _close_task(self, worker: _Worker) -> bool:
-        worker.enter(_Doing(_LIBRARY, self._clock()))
+    def _close_task(self, worker: Worker) -> bool:
+        worker.enter(Doing(LIBRARY, self._clock()))
         self._meter.close()
         worker.leave()
         self._messages.put(_Closed())

@@ -14,16 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from math import log
 from typing import Any
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
 from tpw.power import Clock, MeterLost
 from tpw.power.nvml_binding import nvml
+from tpw.power.nvml_board import Board
 from tpw.power.nvml_codes import (
     ARCHITECTURES,
     FATAL_CODES,
-    FIELD_POWER_AVERAGE,
     GONE_CODES,
     LIBRARY_CODES,
     NO_PERMISSION,
@@ -33,7 +32,7 @@ from tpw.power.nvml_codes import (
     gpu_error,
     library_error,
 )
-from tpw.power.nvml_probe import Field, Plan, ask, probe, text, value_of
+from tpw.power.nvml_probe import Plan, ask, probe, text, value_of
 
 RETRY_SECONDS = 5.0
 """How often a GPU that does not answer is looked up again."""
@@ -47,105 +46,6 @@ UNKNOWN_SWEEPS = 30
 """All GPUs answering "unknown error" for so many looks: the library is initialised again."""
 UNKNOWN_OPENS = 5
 """So many initialisations in a row that end in "unknown error" after a good start: the process must go."""
-SCOPE_SECONDS = 60.0
-"""How long a superchip's counter is compared with both powers before its scope is decided."""
-SCOPE_CONTRAST = 1.15
-"""Module and GPU power must differ by this factor for the comparison to mean anything."""
-
-
-class _Board:
-    """One GPU and how it is read. Touched only by the thread that reads it."""
-
-    __slots__ = (
-        "down_until",
-        "failures",
-        "fault",
-        "fields",
-        "gpu",
-        "handle",
-        "limit_watts",
-        "looks",
-        "memory_total_bytes",
-        "memory_used_bytes",
-        "mig",
-        "plan",
-        "reading",
-        "scope_check",
-        "scope_found",
-        "temperature_celsius",
-        "throttle_start",
-        "unknown",
-    )
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self.handle: Any = None
-        self.plan: Plan | None = None
-        self.fields: list[Field] = []
-        self.throttle_start = 0
-        self.looks = 0
-        self.reading = False
-        self.failures = 0
-        self.unknown = 0
-        self.fault: SourceError | None = None
-        self.down_until: float | None = None
-        self.scope_check: _ScopeCheck | None = None
-        self.scope_found: PowerScope | None = None
-        self.mig = False
-        self.memory_used_bytes: float | None = None
-        self.memory_total_bytes: float | None = None
-        self.temperature_celsius: float | None = None
-        self.limit_watts: float | None = None
-
-    def follow(self, plan: Plan) -> None:
-        """Read as the plan says from now on."""
-        if plan.other_power is not None and self.scope_found is not None:
-            power = plan.other_power if self.scope_found is PowerScope.GPU else plan.power
-            plan = replace(plan, scope=self.scope_found, power=power, other_power=None)
-        self.plan = plan
-        self.scope_check = _ScopeCheck() if plan.other_power is not None else None
-        self.fields = [field for field in (plan.energy, plan.power, plan.other_power) if field is not None]
-        self.throttle_start = len(self.fields)
-        self.fields.extend((field, 0) for field, _ in plan.throttle)
-        highest = plan.max_power_watts
-        if plan.scope is PowerScope.MODULE and plan.max_module_watts is not None:
-            highest = max(highest or 0.0, plan.max_module_watts)
-        self.gpu = replace(
-            self.gpu,
-            power_scope=plan.scope,
-            energy_method=plan.method,
-            method_note=plan.note,
-            max_power_watts=highest,
-            power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
-        )
-
-
-class _ScopeCheck:
-    """Which of two powers a counter follows, over a minute of looks."""
-
-    __slots__ = ("gpu_joules", "last", "module_joules", "start_joules", "start_seconds")
-
-    def __init__(self) -> None:
-        self.last: tuple[float, float, float] | None = None
-        self.start_joules = self.start_seconds = self.gpu_joules = self.module_joules = 0.0
-
-    def add(self, at: float, joules: float, module_watts: float, gpu_watts: float) -> PowerScope | None:
-        """One look. Returns the scope once it is known."""
-        if self.last is None or joules < self.start_joules or at - self.last[0] > 10.0:
-            self.last, self.start_joules, self.start_seconds = (at, module_watts, gpu_watts), joules, at
-            self.gpu_joules = self.module_joules = 0.0
-            return None
-        before, module_before, gpu_before = self.last
-        self.module_joules += (module_watts + module_before) / 2 * (at - before)
-        self.gpu_joules += (gpu_watts + gpu_before) / 2 * (at - before)
-        self.last = (at, module_watts, gpu_watts)
-        counted = joules - self.start_joules
-        if at - self.start_seconds < SCOPE_SECONDS or counted <= 0 or self.gpu_joules <= 0:
-            return None
-        if self.module_joules < SCOPE_CONTRAST * self.gpu_joules:
-            return None
-        nearer_gpu = abs(log(counted / self.gpu_joules)) < abs(log(counted / self.module_joules))
-        return PowerScope.GPU if nearer_gpu else PowerScope.MODULE
 
 
 class NvmlMeter:
@@ -159,7 +59,7 @@ class NvmlMeter:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._boards: dict[str, _Board] = {}
+        self._boards: dict[str, Board] = {}
         self._gpus: tuple[Gpu, ...] = ()
         self._driver_version = ""
         self._inits = 0
@@ -270,7 +170,7 @@ class NvmlMeter:
 
     # --------------------------------------------------------------------------------------------------------- one look
 
-    def _look(self, board: _Board) -> GpuSample:
+    def _look(self, board: Board) -> GpuSample:
         plan = board.plan
         if plan is None:
             raise SourceError(Reason.BROKEN, f"{board.gpu.uuid}: not probed yet")
@@ -322,7 +222,7 @@ class NvmlMeter:
             throttle_seconds=throttle,
         )
 
-    def _required(self, board: _Board, row: Any, what: str) -> float:
+    def _required(self, board: Board, row: Any, what: str) -> float:
         """A value without which there is no reading. NOT_SUPPORTED after a good probe is a passing fault of the driver,
         never "none used"."""
         code = row.nvmlReturn
@@ -332,7 +232,7 @@ class NvmlMeter:
             raise _flicker(board, what, code)
         raise nvml.NVMLError(code)
 
-    def _watts_by_call(self, board: _Board, plan: Plan) -> float | None:
+    def _watts_by_call(self, board: Board, plan: Plan) -> float | None:
         try:
             return _positive(nvml.nvmlDeviceGetPowerUsage(board.handle))
         except nvml.NVMLError as error:
@@ -342,11 +242,11 @@ class NvmlMeter:
                 return None
             raise _flicker(board, "power", error.value) from None
 
-    def _utilization(self, board: _Board) -> float | None:
+    def _utilization(self, board: Board) -> float | None:
         rates = ask(nvml.nvmlDeviceGetUtilizationRates, board.handle)
         return None if rates is None else min(rates.gpu, 100) / 100.0
 
-    def _slow_look(self, board: _Board) -> None:
+    def _slow_look(self, board: Board) -> None:
         handle = board.handle
         memory = ask(_memory, handle)
         board.memory_used_bytes = None if memory is None else float(memory.used)
@@ -356,7 +256,7 @@ class NvmlMeter:
         limit = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         board.limit_watts = limit / 1000.0 if limit else None
 
-    def _settle_scope(self, board: _Board, scope: PowerScope | None) -> None:
+    def _settle_scope(self, board: Board, scope: PowerScope | None) -> None:
         if scope is not None and board.plan is not None:
             board.scope_found = scope
             board.follow(board.plan)
@@ -364,7 +264,7 @@ class NvmlMeter:
 
     # ----------------------------------------------------------------------------------------------------------- faults
 
-    def _failed(self, board: _Board, code: int) -> SourceError:
+    def _failed(self, board: Board, code: int) -> SourceError:
         """What to raise for a failed look, and when to try this GPU again."""
         if code in LIBRARY_CODES or code in FATAL_CODES:
             return library_error(code, f"read of {board.gpu.uuid}", started=self._started)
@@ -378,7 +278,7 @@ class NvmlMeter:
             board.down_until = self._clock() + RETRY_SECONDS
         return fault
 
-    def _revive(self, board: _Board) -> None:
+    def _revive(self, board: Board) -> None:
         """Look a GPU up by its UUID and probe it again. Raises NVMLError."""
         board.down_until = self._clock() + RETRY_SECONDS
         board.handle = nvml.nvmlDeviceGetHandleByUUID(board.gpu.uuid)
@@ -419,7 +319,7 @@ class NvmlMeter:
     def _found(self, uuid: str, index: int, handle: Any) -> None:
         board = self._boards.get(uuid)
         if board is None:
-            board = self._boards[uuid] = _Board(Gpu(uuid=uuid, index=index, energy_method=EnergyMethod.NONE))
+            board = self._boards[uuid] = Board(Gpu(uuid=uuid, index=index, energy_method=EnergyMethod.NONE))
         fresh = board.handle is None
         board.handle = handle
         if board.gpu.index != index:
@@ -441,7 +341,7 @@ class NvmlMeter:
             if board.plan is None:
                 board.down_until = self._clock() + RETRY_SECONDS
 
-    def _probe(self, board: _Board) -> None:
+    def _probe(self, board: Board) -> None:
         """Ask a GPU who it is and what it can tell. Raises NVMLError."""
         handle = board.handle
         pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
@@ -458,7 +358,7 @@ class NvmlMeter:
         board.looks = 0
         self._publish()
 
-    def _upgrade(self, board: _Board) -> None:
+    def _upgrade(self, board: Board) -> None:
         """A probe that was unlucky is not the last word: take a better method once the GPU offers it."""
         plan = probe(board.handle, attempts=1)
         methods = list(EnergyMethod)  # best first
@@ -477,7 +377,7 @@ class NvmlMeter:
             raise library_error(error.value, doing, started=self._started) from None
 
 
-def _flicker(board: _Board, what: str, code: int) -> SourceError:
+def _flicker(board: Board, what: str, code: int) -> SourceError:
     return SourceError(Reason.BROKEN, f"{board.gpu.uuid}: NVML gave no {what} in this look: {code_name(code)} ({code})")
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from tpw.model import Cadence, Reason, ServerReading, SourceError
@@ -33,12 +33,16 @@ _LOOK_UP_TIMEOUT_SECONDS = 1.0
 _LOOK_UP_MAX_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class OsProcess:
+class OsProcess(Protocol):
     """The process behind a server, as the operating system knows it."""
 
-    pid: int
-    started_wall_seconds: float
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
+    @property
+    def started_wall_seconds(self) -> float:
+        """When it began, Unix time."""
 
 
 class ScrapeSource:

@@ -15,12 +15,12 @@ import pytest
 from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
 from tpw.discovery.ownership import held_by
-from tpw.discovery.processes import FoundServer, HostProcesses
+from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
 from tpw.discovery.procfs import ProcFs
 from tpw.model import Reason, SourceError
 from tpw.tokens.dialects import Climb, Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES, LITELLM, LLAMACPP, SGLANG, TGI, VLLM
-from tpw.tokens.scrape import OsProcess
+from tpw.tokens.scrape import recognise_at
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -60,7 +60,9 @@ def look(
         return names[host]
 
     times = now or [0.0]
-    host = HostProcesses(str(fake.root), probe=probe or Asker(), clock=lambda: times[0], resolve=resolve)
+    host = HostProcesses(
+        str(fake.root), dialects=DIALECTS, probe=probe or Asker(), clock=lambda: times[0], resolve=resolve
+    )
     host.refresh()
     return host
 
@@ -405,6 +407,16 @@ def test_a_server_that_is_loading_is_asked_every_time(fake: FakeProcFs):
     assert [server.name for server in host.find_servers({})] == ["llamacpp-8080"]
 
 
+def test_without_a_probe_nobody_is_asked_and_names_are_believed(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(8000, 501), Tcp(8002, 502), Tcp(9123, 503)])
+    fake.process(100, "vllm serve m", sockets=(501,))
+    fake.process(200, "tritonserver", sockets=(502,))
+    fake.process(300, "python3 serve_it.py --port 9123", sockets=(503,))
+    host = HostProcesses(str(fake.root), dialects=DIALECTS)
+    host.refresh()
+    assert [server.name for server in host.find_servers({"GPU-a": {300}})] == ["vllm-8000"]
+
+
 # ------------------------------------------------------------------------------------------------------------ permissions
 
 
@@ -490,7 +502,7 @@ def test_a_real_engine_page_is_recognised_by_the_real_probe():
             stdin=subprocess.PIPE,
             pass_fds=(server.fileno(),),
         ) as child:
-            host = HostProcesses()
+            host = HostProcesses(dialects=DIALECTS, probe=recognise_at)
             host.refresh()
             found = [one for one in host.find_servers({}) if one.pid == child.pid]
             assert child.stdin is not None

@@ -16,6 +16,7 @@ import yaml
 from grafana.alerts import Alert, alert_groups, annotations_of
 from grafana.render import files
 from grafana.values import Values
+
 from support import ruletests
 
 VALUES = Values()

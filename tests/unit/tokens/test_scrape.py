@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,19 @@ from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.http import _bounded
 from tpw.tokens.reading import summary
-from tpw.tokens.scrape import OsProcess, ScrapeSource
+from tpw.tokens.scrape import ScrapeSource, recognise_at
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "servers"
 VLLM_PAGE = (CAPTURES / "vllm-0.32.0-after-16-requests.txt").read_bytes()
 LLAMA_PAGE = (CAPTURES / "llamacpp-b11669-after-16-requests.txt").read_bytes()
 MODELS = answer(json.dumps({"data": [{"id": "smol"}]}), content_type="application/json")
 VERSION = answer(json.dumps({"version": "0.32.0"}), content_type="application/json")
+
+
+@dataclass(frozen=True)
+class Listening:
+    pid: int
+    started_wall_seconds: float
 
 
 def failure_of(source: ScrapeSource) -> SourceError:
@@ -399,7 +406,7 @@ def test_the_model_is_asked_for_again_when_the_server_was_replaced():
 
 def test_the_identity_is_the_process_where_the_page_has_none():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
-        source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: OsProcess(42, 1700000000.5))
+        source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: Listening(42, 1700000000.5))
         reading = source.read()
         source.close()
     assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", 1700000000.5)
@@ -503,3 +510,28 @@ def test_sglang_is_recognised_and_its_live_counters_are_taken():
         source.close()
     assert (reading.engine, reading.cadence, SGLANG.name) == ("sglang", Cadence.STEP, "sglang")
     assert summary(reading.series)[Role.OUTPUT] == 272.0
+
+
+def test_an_address_is_recognised_at_the_paths_of_the_expected_engine_alone():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE)})) as server:
+        assert recognise_at(server.url, expected=(LLAMACPP,)) is LLAMACPP
+    assert server.paths()[0] == "/metrics"
+
+
+def test_an_expected_engine_is_believed_on_a_page_that_bears_no_mark_yet():
+    with PageServer(pages({"/metrics": answer("")})) as server:
+        assert recognise_at(server.url, expected=(ENGINES["tgi"],)) is ENGINES["tgi"]
+
+
+def test_an_expected_engine_with_its_counters_off_says_how_to_switch_them_on():
+    with (
+        PageServer(pages({"/metrics": answer("process_start_time_seconds 5\n")})) as server,
+        pytest.raises(SourceError) as caught,
+    ):
+        recognise_at(server.url, expected=(VLLM,))
+    assert (caught.value.reason, "--disable-log-stats" in caught.value.hint) == (Reason.DISABLED, True)
+
+
+def test_an_address_may_speak_another_dialect_than_its_process_is_called_like():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
+        assert recognise_at(server.url, expected=(LLAMACPP,)) is VLLM

@@ -1,0 +1,111 @@
+"""One NVIDIA GPU as the meter keeps it: who it is, how it is read, what was seen of it last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log
+from typing import Any
+
+from tpw.model import Gpu, PowerScope, SourceError
+from tpw.power.nvml_codes import FIELD_POWER_AVERAGE
+from tpw.power.nvml_probe import Field, Plan
+
+SCOPE_SECONDS = 60.0
+"""How long a superchip's counter is compared with both powers before its scope is decided."""
+SCOPE_CONTRAST = 1.15
+"""Module and GPU power must differ by this factor for the comparison to mean anything."""
+
+
+class Board:
+    """One GPU and how it is read. Touched only by the thread that reads it."""
+
+    __slots__ = (
+        "down_until",
+        "failures",
+        "fault",
+        "fields",
+        "gpu",
+        "handle",
+        "limit_watts",
+        "looks",
+        "memory_total_bytes",
+        "memory_used_bytes",
+        "mig",
+        "plan",
+        "reading",
+        "scope_check",
+        "scope_found",
+        "temperature_celsius",
+        "throttle_start",
+        "unknown",
+    )
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.handle: Any = None
+        self.plan: Plan | None = None
+        self.fields: list[Field] = []
+        self.throttle_start = 0
+        self.looks = 0
+        self.reading = False
+        self.failures = 0
+        self.unknown = 0
+        self.fault: SourceError | None = None
+        self.down_until: float | None = None
+        self.scope_check: ScopeCheck | None = None
+        self.scope_found: PowerScope | None = None
+        self.mig = False
+        self.memory_used_bytes: float | None = None
+        self.memory_total_bytes: float | None = None
+        self.temperature_celsius: float | None = None
+        self.limit_watts: float | None = None
+
+    def follow(self, plan: Plan) -> None:
+        """Read as the plan says from now on."""
+        if plan.other_power is not None and self.scope_found is not None:
+            power = plan.other_power if self.scope_found is PowerScope.GPU else plan.power
+            plan = replace(plan, scope=self.scope_found, power=power, other_power=None)
+        self.plan = plan
+        self.scope_check = ScopeCheck() if plan.other_power is not None else None
+        self.fields = [field for field in (plan.energy, plan.power, plan.other_power) if field is not None]
+        self.throttle_start = len(self.fields)
+        self.fields.extend((field, 0) for field, _ in plan.throttle)
+        highest = plan.max_power_watts
+        if plan.scope is PowerScope.MODULE and plan.max_module_watts is not None:
+            highest = max(highest or 0.0, plan.max_module_watts)
+        self.gpu = replace(
+            self.gpu,
+            power_scope=plan.scope,
+            energy_method=plan.method,
+            method_note=plan.note,
+            max_power_watts=highest,
+            power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
+        )
+
+
+class ScopeCheck:
+    """Which of two powers a counter follows, over a minute of looks."""
+
+    __slots__ = ("gpu_joules", "last", "module_joules", "start_joules", "start_seconds")
+
+    def __init__(self) -> None:
+        self.last: tuple[float, float, float] | None = None
+        self.start_joules = self.start_seconds = self.gpu_joules = self.module_joules = 0.0
+
+    def add(self, at: float, joules: float, module_watts: float, gpu_watts: float) -> PowerScope | None:
+        """One look. Returns the scope once it is known."""
+        if self.last is None or joules < self.start_joules or at - self.last[0] > 10.0:
+            self.last, self.start_joules, self.start_seconds = (at, module_watts, gpu_watts), joules, at
+            self.gpu_joules = self.module_joules = 0.0
+            return None
+        before, module_before, gpu_before = self.last
+        self.module_joules += (module_watts + module_before) / 2 * (at - before)
+        self.gpu_joules += (gpu_watts + gpu_before) / 2 * (at - before)
+        self.last = (at, module_watts, gpu_watts)
+        counted = joules - self.start_joules
+        if at - self.start_seconds < SCOPE_SECONDS or counted <= 0 or self.gpu_joules <= 0:
+            return None
+        if self.module_joules < SCOPE_CONTRAST * self.gpu_joules:
+            return None
+        nearer_gpu = abs(log(counted / self.gpu_joules)) < abs(log(counted / self.module_joules))
+        return PowerScope.GPU if nearer_gpu else PowerScope.MODULE
