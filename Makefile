@@ -125,7 +125,7 @@ lock: ## Resolve requirements/*.txt anew
 	$(CACHE)/lock/bin/python -m pip --disable-pip-version-check -q install uv
 	$(LOCK) pyproject.toml -o requirements/runtime.txt
 	$(LOCK) requirements/build.in -o requirements/build.txt
-	$(LOCK) pyproject.toml requirements/dev.in -c requirements/runtime.txt -c requirements/build.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml --all-extras requirements/dev.in -c requirements/runtime.txt -c requirements/build.txt -o requirements/dev.txt
 
 ##@ Housekeeping
 

@@ -400,7 +400,7 @@ class Alerts:
                 Severity.INFO,
                 v.parked_for,
                 "parked_for",
-                "A loaded model is often wanted, so it is told, not ticketed; batch clusters act after one or two hours.",
+                "A loaded model is often wanted: it is told, not ticketed; batch clusters act after one or two hours.",
             ),
             (Severity.WARNING, v.parked_warning_for, "parked_warning_for", "A working day without a request."),
         ):
@@ -429,7 +429,8 @@ class Alerts:
             """),
             v.waste_for,
             "Much of the money goes into GPUs that do nothing.",
-            "{{ $value | humanizePercentage }} of what all GPUs cost in the last 24 hours went into parked and idle time: "
+            "{{ $value | humanizePercentage }} of what all GPUs cost in the last 24 hours went into parked and idle "
+            "time: "
             + _money(
                 "24 * sum by (currency) (cluster:tpw_waste_cost_per_hour:rate1d{currency=%q}); currency", "MONEY a day."
             ),
@@ -519,8 +520,8 @@ class Alerts:
             )
             + ", {{ $value | humanizePercentage }} of the mean of the last 7 days, and it is not the price of electricity.",
             "tpw-money",
-            "Hardware makes cost per token a measure of load; below the floor of tokens it is noise, and a dear hour of "
-            "electricity is another alert.",
+            "Hardware makes cost per token a measure of load; below the floor of tokens it is noise, and a dear hour "
+            "of electricity is another alert.",
             {"server": "server", "model": "model"},
             ("dear_tokens_ratio", "dear_tokens_price_ratio", "dear_tokens_for", "tokens_floor_per_hour"),
         )
@@ -562,8 +563,8 @@ class Alerts:
             """),
             None,
             "Money is spent much faster than the month's budget allows.",
-            "At the pace of the last 6 hours and of the last 30 minutes this month costs {{ $value | humanizePercentage }} "
-            "of its budget: "
+            "At the pace of the last 6 hours and of the last 30 minutes this month costs {{ $value | "
+            "humanizePercentage }} of its budget: "
             + _money(
                 '86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="full", currency=%q}); currency', "MONEY"
             )
@@ -637,7 +638,8 @@ class Alerts:
             'A kWh costs {{ $value | printf "%.1f" }} times its mean of the last 7 days. '
             "Work that can wait is cheaper later.",
             "tpw-money",
-            "Twice the week's mean, an hour ahead: time to shift work. Never on a flat tariff; silent on the first day.",
+            "Twice the week's mean, an hour ahead: time to shift work. Never on a flat tariff; silent on the first "
+            "day.",
             {},
             ("price_high_ratio", "price_high_ahead_seconds"),
         )

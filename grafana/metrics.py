@@ -40,6 +40,9 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
 }
 """Series that an operator records to tell the alerts something (``tpw-parameters.rules.yaml``)."""
 
+VARIABLES: Mapping[str, str] = {"$boundary": "tpw_server_energy_joules_total"}
+"""Variables of boards that stand for a series, and a series with the same labels."""
+
 CLOSED: Mapping[str, frozenset[str]] = {
     "state": frozenset(map(str, (*State, *PriceState))),
     "kind": frozenset(map(str, (*TokenKind, "total"))),
@@ -102,7 +105,8 @@ class Vocabulary:
         target = frozenset(TARGET_LABELS)
         exposed = {name: target | frozenset(metric.labels) for name, metric in METRICS.items()}
         foreign = {name: target | labels for name, labels in FOREIGN.items()}
-        return cls({**exposed, **foreign, **PARAMETERS})
+        variables = {name: exposed[like] for name, like in VARIABLES.items()}
+        return cls({**exposed, **foreign, **PARAMETERS, **variables})
 
     def with_series(self, more: Mapping[str, Iterable[str]]) -> Vocabulary:
         """This vocabulary and recorded series."""
@@ -169,7 +173,7 @@ def _selectors(pieces: Sequence[Token]) -> Iterator[Selector]:
         if kind == "name" and text in _LABEL_LISTS:
             index = _after_list(pieces, index)
             continue
-        if kind == "name" and not _is_word(pieces, index):
+        if (kind == "name" and not _is_word(pieces, index)) or text in VARIABLES:
             opening = _next(pieces, index + 1)
             if opening < len(pieces) and pieces[opening].text == "{":
                 closing, matchers = _matchers(pieces, opening)

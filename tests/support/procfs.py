@@ -82,13 +82,6 @@ class FakeProcFs:
         folder.rmdir()
         self._networks.pop(str(pid))
 
-    def hide(self, pid: int) -> None:
-        """Take away what needs ptrace rights. (A dangling folder stands in for the refusal: tests may run as root.)"""
-        fd = self.root / str(pid) / "fd"
-        for link in fd.iterdir():
-            link.unlink()
-        fd.rmdir()
-
     def _write(self, pid: str) -> None:
         network = self._networks[pid]
         net = self.root / pid / "net"

@@ -126,6 +126,43 @@ def llama_server() -> LlamaServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Chromium:
+    """A browser without a window."""
+
+    root: Path | None
+    """Where it was unpacked; None for the system's own."""
+
+    def command(self, profile: Path, *arguments: str) -> list[str]:
+        """How to start it with an empty profile, talking to nobody but the page. ``--dump-dom``, ``--screenshot=``..."""
+        return [
+            "/usr/bin/chromium" if self.root is None else str(self.root / "usr/lib/chromium/chromium"),
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            f"--user-data-dir={profile}",
+            *arguments,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Its environment."""
+        if self.root is None:
+            return dict(os.environ)
+        folders = ("usr/lib/*-linux-gnu", "usr/lib/*-linux-gnu/pulseaudio", "lib/*-linux-gnu")
+        libraries = [path for folder in folders for path in self.root.glob(folder)]
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": ":".join(str(path) for path in libraries),
+            "XDG_DATA_DIRS": f"{self.root / 'usr/share'}:/usr/share",
+        }
+
+
+def chromium() -> Chromium:
+    """A real browser: the system's where there is one, else unpacked (215 MB of packages)."""
+    if Path("/usr/bin/chromium").exists():
+        return Chromium(None)
+    return Chromium(_or_skip("chromium"))
+
+
+@dataclass(frozen=True, slots=True)
 class Buildah:
     """An unpacked buildah, and the root file system of a Debian with Python to build upon."""
 
@@ -169,10 +206,13 @@ class Part:
     files: tuple[str, ...] = ()
     """Files beside the scripts that ``finish`` reads."""
     seconds: float = PART_SECONDS
+    dependencies: bool = False
+    """Whether the packages' dependencies are unpacked too."""
 
     def key(self) -> str:
         """Changes when the recipe does."""
         texts = [(SCRIPTS / name).read_text() for name in ("mirror.sh", "unpack-debian.sh", *self.files)]
+        texts += ["with dependencies"] if self.dependencies else []
         recipe = [RECIPE, platform.machine(), *self.suites, *self.packages, *texts]
         return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
 
@@ -187,7 +227,9 @@ class Part:
         reason = ""
         for suite in self.suites:
             try:
-                return _run([str(SCRIPTS / "unpack-debian.sh"), str(target), suite, *self.packages], deadline)
+                options = ["--with-dependencies"] if self.dependencies else []
+                script = [str(SCRIPTS / "unpack-debian.sh"), *options, str(target), suite]
+                return _run([*script, *self.packages], deadline)
             except UnavailableError as error:
                 reason = reason or str(error)
                 shutil.rmtree(target, ignore_errors=True)
@@ -246,6 +288,15 @@ def _prepare_buildah(target: Path, deadline: float) -> None:
     _run([str(SCRIPTS / "python-base.sh"), str(target), str(target / "base.tar")], deadline)
 
 
+def _trim_chromium(target: Path, _deadline: float) -> None:
+    """Chromium starts copies of itself by its own path, so the system's loader and libc have to serve: ours go."""
+    for name in ("ld-linux*", "libc.so*", "libm.so*", "libmvec.so*", "libpthread.so*", "libdl.so*", "librt.so*"):
+        for path in [*target.glob(f"usr/lib/*-linux-gnu/{name}"), *target.glob(f"lib/*-linux-gnu/{name}")]:
+            path.unlink()
+    for name in ("usr/share/doc", "usr/share/locale", "usr/share/man"):
+        shutil.rmtree(target / name, ignore_errors=True)
+
+
 LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libssl3t64", "libzstd1", "zlib1g")
 BUILDAH_CONFIGURATION = ("golang-github-containers-common", "golang-github-containers-image")
 BUILDAH_LIBRARIES = ("libgpgme11", "libassuan0", "libgpg-error0", "libdevmapper1.02.1", "libsubid4", "libseccomp2")
@@ -271,6 +322,12 @@ PARTS = {
         ("buildah", "debootstrap", "patchelf", *BUILDAH_CONFIGURATION, *BUILDAH_LIBRARIES),
         finish=_prepare_buildah,
         files=("python-base.sh",),
+    ),
+    "chromium": Part(
+        ("release",),
+        ("chromium", "fonts-dejavu-core"),
+        finish=_trim_chromium,
+        dependencies=True,
     ),
     "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
 }
@@ -376,8 +433,9 @@ def main(arguments: list[str]) -> int:
             missing += 1
             print(f"{name}: cannot be had here: {error}", file=sys.stderr)
         else:
-            told = [line for line in versions.splitlines() if line and not line.startswith(("#", " "))]
-            print(f"{name}: {', '.join(told[:12])} ({time.monotonic() - start:.1f} s)")
+            asked_for = PARTS[name].packages
+            told = [line for line in versions.splitlines() if line.split()[:1] and line.split()[0] in asked_for]
+            print(f"{name}: {', '.join(told) or 'there'} ({time.monotonic() - start:.1f} s)")
     return int(bool(missing) and os.environ.get("CI") == "true")
 
 

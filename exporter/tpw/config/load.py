@@ -38,7 +38,8 @@ def load(
         raise ConfigError(walk.problems)
     check(config, walk, known or Known())
     if walk.problems:
-        raise ConfigError(sorted(walk.problems, key=lambda each: (each.line, each.column)))
+        found = dict.fromkeys(walk.problems)
+        raise ConfigError(sorted(found, key=lambda each: (each.line, each.column)))
     return config
 
 

@@ -28,6 +28,7 @@ from tpw.tariff import costs as rates
 from tpw.tariff.fetch import Fetch, over_http
 
 if TYPE_CHECKING:
+    from tpw.tariff.layers import Layers
     from tpw.tariff.layout import Layout
 
 
@@ -44,7 +45,7 @@ class Surroundings:
     """In [0, 1): when after publication this process asks."""
 
 
-def price_source(config: Config, surroundings: Surroundings | None = None) -> PriceSource | None:
+def price_source(config: Config, surroundings: Surroundings | None = None) -> Layers | None:
     """The all-in price of electricity; None where no tariff is configured.
 
     Nothing is read or fetched here; the first question to the source does. That can take as long as the service takes to

@@ -43,7 +43,18 @@ def json_schema() -> dict[str, Any]:
         "title": "Configuration of tpw-exporter",
         **section_schema(Config),
         "type": ["object", "null"],
+        "$defs": {shape.definition: shape.whole_schema() for shape in _defined(Config)},
     }
+
+
+def _defined(section: type) -> Iterator[ByKind]:
+    """Shapes that are defined once and referred to."""
+    for meaning, _ in settings_of(section).values():
+        match meaning.shape:
+            case ByKind() if meaning.shape.definition:
+                yield meaning.shape
+            case Section(inner) | ListOf(Section(inner)):
+                yield from _defined(inner)
 
 
 def reference_page() -> str:

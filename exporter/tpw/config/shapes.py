@@ -428,6 +428,8 @@ class ByKind:
     words: str
     default: str = ""
     """The kind where none is given; "" where one must be."""
+    definition: str = ""
+    """Name under which the JSON Schema defines it once, where it is used in several places."""
 
     def read(self, node: Node, walk: Walk, path: str) -> Any:
         """See Shape."""
@@ -452,6 +454,10 @@ class ByKind:
 
     def schema(self) -> JsonSchema:
         """See Shape."""
+        return {"$ref": f"#/$defs/{self.definition}"} if self.definition else self.whole_schema()
+
+    def whole_schema(self) -> JsonSchema:
+        """The schema itself, not a reference to it."""
         branches = []
         for kind, section in self.kinds.items():
             branch = section_schema(section)

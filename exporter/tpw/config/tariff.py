@@ -259,7 +259,7 @@ LAYERS: Mapping[str, type] = {
 
 Layer = FlatLayer | TimeOfUseLayer | UrdbLayer | OctopusLayer | EntsoeLayer | IntervalsLayer
 
-_LAYER = ByKind(LAYERS, "a mapping of settings with a kind", default="flat")
+_LAYER = ByKind(LAYERS, "a mapping of settings with a kind", default="flat", definition="price_layer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

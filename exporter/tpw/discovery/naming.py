@@ -11,8 +11,9 @@ from tpw.discovery.procfs import Process
 COMM_LENGTH = 15
 """The kernel cuts ``comm`` to this."""
 
-_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*\Z")
-_OPTIONS_WITH_VALUE = ("-X", "-W")
+_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*\Z|ld-(linux|musl)[^/]*\.so(\.[0-9]+)*\Z|ld\.so\Z")
+"""The dynamic loader too: a program may be started through one of its own."""
+_OPTIONS_WITH_VALUE = ("-X", "-W", "--library-path", "--preload", "--argv0", "--audit")
 
 _PORT_OPTION = re.compile(r"port|listen|bind|host|addr|url|\A-[pb]\Z", re.IGNORECASE)
 _OTHER_PORT = re.compile(r"master|rdzv|rendezvous|dist|nccl|rpc|kv|bootstrap|init|zmq|grpc|debug|report", re.IGNORECASE)

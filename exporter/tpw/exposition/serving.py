@@ -178,6 +178,7 @@ class Server:
         self._lock = threading.Lock()
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
+        self.stopping = False
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -192,6 +193,7 @@ class Server:
         except (OSError, ValueError):
             self._close_listeners()
             raise
+        self.stopping = False
         self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._accept, name="http", daemon=True)
         self._thread.start()
@@ -200,6 +202,7 @@ class Server:
         """Stop listening, close idle connections, and wait for answers on their way, at most so long."""
         if self._thread is None or self._wake is None:
             return
+        self.stopping = True
         self._wake[1].send(b"x")
         self._thread.join()
         self._thread = None
@@ -347,6 +350,7 @@ class _Connection:
             # Made under other rules: the client comes again under the new ones.
             return False
         response = self._server.answer(request)
+        keep = keep and not self._server.stopping
         headers = response.headers
         fixed = self._server.gate.headers()
         if fixed:
@@ -379,10 +383,10 @@ class _Connection:
             self.idle_since = None
         while True:
             end = self._buffer.find(b"\r\n\r\n")
-            if end >= 0:
+            if 0 <= end <= _HEAD_LIMIT:
                 head, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
                 return head
-            if len(self._buffer) > _HEAD_LIMIT:
+            if end >= 0 or len(self._buffer) > _HEAD_LIMIT:
                 raise MalformedError(431, "the headers are too long")
             now = time.monotonic()
             deadline = deadline or now + self._server.request_seconds

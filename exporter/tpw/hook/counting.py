@@ -88,8 +88,10 @@ class Counters:
         for name, text, value_of in families:
             lines += [f"# HELP tpw_hook_{name} {text}", f"# TYPE tpw_hook_{name} counter"]
             for model, totals in self._models.items():
-                lines.append(f'tpw_hook_{name}{{model="{_escaped(model)}"}} {value_of(totals):.15g}')
-        for name, kind, text, value in (
+                value = value_of(totals)
+                if value or name != "audio_seconds_total":  # a zero would say that the model hears
+                    lines.append(f'tpw_hook_{name}{{model="{_escaped(model)}"}} {value:.15g}')
+        for name, kind, text, now in (
             ("tpw_hook_requests_running", "gauge", "Requests being answered.", self.running),
             (
                 "tpw_hook_requests_without_usage_total",
@@ -100,7 +102,7 @@ class Counters:
             ("tpw_hook_errors_total", "counter", "Answers that could not be looked at.", self.errors),
             ("process_start_time_seconds", "gauge", "When these counters began.", f"{self.began_wall_seconds:.3f}"),
         ):
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}"]
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {now}"]
         return ("\n".join(lines) + "\n").encode()
 
 

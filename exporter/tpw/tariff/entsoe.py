@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, secret_of
+from tpw.tariff.fetch import Fetch, Request, body_of, brief, secret_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication
 from tpw.tariff.spans import merged, overlaid
@@ -137,8 +138,8 @@ def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval,
         for each in series:
             _check_unit(each, currency)
         periods = [_period(period, _text(each, "curveType")) for each in series for period in _children(each, "Period")]
-    except (KeyError, ValueError, OverflowError) as error:
-        raise SourceError(Reason.MALFORMED, f"the price document cannot be read: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise SourceError(Reason.MALFORMED, f"the price document cannot be read: {brief(error)}") from error
     if not periods:
         raise SourceError(
             Reason.NOT_YET, f"the price document has no series of auction {sequence}", "check sequence, or wait"
@@ -183,7 +184,7 @@ def _text(element: Element, name: str, default: str | None = None) -> str:
     child = next(_children(element, name), None)
     if child is None or child.text is None:
         if default is None:
-            raise KeyError(f"{_name(element)} without {name}")
+            raise ValueError(f"{_name(element)} without {name}")
         return default
     return child.text.strip()
 
@@ -206,7 +207,7 @@ def _period(period: Element, curve: str) -> tuple[float, tuple[PriceInterval, ..
     """(resolution, prices) of a period."""
     interval = next(_children(period, "timeInterval"), None)
     if interval is None:
-        raise KeyError("Period without timeInterval")
+        raise ValueError("Period without timeInterval")
     start, end = (utc_seconds(_text(interval, name)) for name in ("start", "end"))
     step = _resolution_seconds(_text(period, "resolution"))
     count = round((end - start) / step)
@@ -232,7 +233,10 @@ def _points(points: Iterable[Element], count: int) -> Iterator[tuple[int, float]
         if position in seen:
             raise ValueError(f"point {position} stands twice")
         seen.add(position)
-        yield position, float(_text(point, "price.amount"))
+        price = float(_text(point, "price.amount"))
+        if not isfinite(price):
+            raise ValueError(f"point {position} is {price}")
+        yield position, price
 
 
 def _resolution_seconds(text: str) -> float:

@@ -33,10 +33,13 @@ _CACHE_LAYOUT = 1
 class Reader(Protocol):
     """Knows one service."""
 
-    name: str
-    """Kind of the source."""
-    identity: str
-    """What exactly is read (service, area, tariff): prices of another identity are not ours."""
+    @property
+    def name(self) -> str:
+        """Kind of the source."""
+
+    @property
+    def identity(self) -> str:
+        """What exactly is read (service, area, tariff): prices of another identity are not ours."""
 
     def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
         """Everything the service knows of [start, end), ordered and disjoint; may say more than was asked. Raises

@@ -6,12 +6,17 @@ what happened to which address; an address is shown without its query, which may
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tpw.model import Reason, SourceError
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 TIMEOUT_SECONDS = 20.0
 MAX_BYTES = 8 * 1024 * 1024
@@ -57,8 +62,9 @@ def over_http(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_by
     asked = urllib.request.Request(request.url, data=request.body, headers=headers)  # noqa: S310 - checked above
     try:
         with urllib.request.urlopen(asked, timeout=timeout_seconds) as answer:  # noqa: S310 - checked above
-            body = answer.read(max_bytes + 1)
+            body = _all_of(answer, max_bytes, time.monotonic() + timeout_seconds)
             status = answer.status
+            expected = answer.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
         with error:
             return Response(error.code, error.read(4096) if error.fp is not None else b"")
@@ -73,7 +79,21 @@ def over_http(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_by
         raise SourceError(Reason.UNREACHABLE, f"{request.address} cannot be reached: {said}") from error
     if len(body) > max_bytes:
         raise SourceError(Reason.MALFORMED, f"{request.address} sent more than {max_bytes // 1024 // 1024} MiB")
+    if expected.isdigit() and len(body) < int(expected):
+        raise SourceError(Reason.UNREACHABLE, f"{request.address} ended its answer early")
     return Response(status, body)
+
+
+def _all_of(answer: HTTPResponse, max_bytes: int, deadline: float) -> bytes:
+    """The body, one byte more than allowed at most. A server that drips is cut off: socket timeouts are per packet."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= max_bytes and (part := answer.read1(65536)):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)[: max_bytes + 1]
 
 
 _TOKEN_HINT = "check the token or key file, and that the account may use this service"  # noqa: S105 - a sentence
@@ -104,6 +124,25 @@ def _excerpt(body: bytes) -> str:
     """The start of an error's text, printable, on one line."""
     text = " ".join(body[:300].decode("utf-8", "replace").split())
     return f": {''.join(each if each.isprintable() else '?' for each in text[:160])}" if text else ""
+
+
+def json_of(body: str | bytes, what: str) -> Any:
+    """The JSON in a body; SourceError(MALFORMED) where it is none. ``what`` names it in the message."""
+    import json
+
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise SourceError(Reason.MALFORMED, f"{what} is nested too deep") from error
+    except ValueError as error:  # bytes that are no text, too
+        raise SourceError(Reason.MALFORMED, f"{what} is not JSON: {brief(error)}") from error
+
+
+def brief(error: BaseException, limit: int = 200) -> str:
+    """What an error says, short enough for a log line: bodies of feeds end up in messages."""
+    said = f"no field {error}" if isinstance(error, KeyError) else str(error)
+    said = " ".join(said.split())
+    return said if len(said) <= limit else f"{said[: limit - 3]}..."
 
 
 def secret_of(path: str, what: str) -> str:

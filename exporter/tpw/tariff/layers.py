@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tpw.model import PriceInterval
+from tpw.model import PriceInterval, SourceError
 from tpw.tariff import PriceSource
 from tpw.tariff.spans import least_reliable, merged
 
@@ -27,6 +27,15 @@ class Layers:
             raise ValueError("a price has at least one layer")
         self._layers = tuple(layers)
         self.name = layers[0].source.name
+
+    @property
+    def trouble(self) -> SourceError | None:
+        """Why a feed among the layers cannot be read now, though what it said before may still hold. None: all is well."""
+        for layer in self._layers:
+            trouble: SourceError | None = getattr(layer.source, "trouble", None)
+            if trouble is not None:
+                return trouble
+        return None
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """Raises what a layer raises."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.fetch import brief, json_of
 from tpw.tariff.spans import merged
 
 MAX_ROWS = 200_000
@@ -84,9 +84,8 @@ def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None
         if not found:
             raise SourceError(Reason.NOT_YET, "the table of prices has no rows yet")
         return _intervals(found, layout, until_seconds)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError, csv.Error) as error:
-        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | IndexError) else str(error)
-        raise SourceError(Reason.MALFORMED, f"the table of prices cannot be read: {said}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, csv.Error) as error:
+        raise SourceError(Reason.MALFORMED, f"the table of prices cannot be read: {brief(error)}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
@@ -94,7 +93,7 @@ def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None
 
 def _rows_of(text: str | bytes, layout: Layout) -> Iterator[_Row]:
     body = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-    rows = _csv_rows(body, layout) if layout.is_csv else _json_rows(json.loads(body), layout)
+    rows = _csv_rows(body, layout) if layout.is_csv else _json_rows(json_of(body, "the table of prices"), layout)
     for number, row in enumerate(rows):
         if number >= MAX_ROWS:
             raise ValueError(f"more than {MAX_ROWS} rows")
@@ -175,9 +174,9 @@ class _Clock:
     def seconds(self, stamp: Any) -> float:
         """Unix seconds of a stamp."""
         if self._layout.time_format == "unix":
-            return _number(stamp)
+            return number_of(stamp)
         if self._layout.time_format == "unix_ms":
-            return _number(stamp) / 1000
+            return number_of(stamp) / 1000
         moment = self.reading(stamp)
         if moment.tzinfo is not None and not self._layout.ignores_offset:
             return moment.timestamp()
@@ -209,7 +208,8 @@ class _Clock:
         return seconds
 
 
-def _number(value: Any) -> float:
+def number_of(value: Any) -> float:
+    """A finite number, also from text and with a decimal comma. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} is no number")
     if isinstance(value, str):
@@ -217,7 +217,10 @@ def _number(value: Any) -> float:
         if re.fullmatch(r"[+-]?\d+,\d+", compact):
             compact = compact.replace(",", ".")
         value = compact
-    result = float(value)
+    try:
+        result = float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no number") from None
     if not isfinite(result):
         raise ValueError(f"{value!r} is no number")
     return result
@@ -246,7 +249,7 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
         start, until = _span(stamp, end, following, length, layout, until_seconds)
         if price is None or price == "" or until <= start:
             continue
-        result.append(PriceInterval(start, until, _number(price) * layout.factor, layout.state))
+        result.append(PriceInterval(start, until, number_of(price) * layout.factor, layout.state))
     return merged(result)
 
 

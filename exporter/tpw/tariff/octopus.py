@@ -7,7 +7,6 @@ charge is per day and is no price per kWh.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of
+from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of
+from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication
 from tpw.tariff.spans import clipped, merged
@@ -82,10 +82,7 @@ def _stamp(seconds: float) -> str:
 
 
 def _page(body: bytes) -> dict[str, Any]:
-    try:
-        page = json.loads(body)
-    except ValueError as error:
-        raise SourceError(Reason.MALFORMED, f"the answer with the unit rates is not JSON: {error}") from error
+    page = json_of(body, "the answer with the unit rates")
     if not isinstance(page, dict) or not isinstance(page.get("results"), list):
         raise SourceError(Reason.MALFORMED, "the answer has no list of unit rates")
     return page
@@ -102,10 +99,11 @@ def intervals_of(
                 continue
             start = utc_seconds(row["valid_from"])
             end = end_seconds if row.get("valid_to") is None else utc_seconds(row["valid_to"])
+            price = number_of(row["value_exc_vat"]) / 100
             if end > start:
-                found.append(PriceInterval(start, end, float(row["value_exc_vat"]) / 100))
+                found.append(PriceInterval(start, end, price))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SourceError(Reason.MALFORMED, f"a unit rate cannot be read: {type(error).__name__}: {error}") from error
+        raise SourceError(Reason.MALFORMED, f"a unit rate cannot be read: {brief(error)}") from error
     if not found:
         raise SourceError(Reason.NOT_YET, "no unit rates for this time yet")
     found.sort(key=lambda each: each.start_seconds)

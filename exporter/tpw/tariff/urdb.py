@@ -10,7 +10,6 @@ adjustment; leaving them out underbills.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -21,7 +20,7 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, secret_of
+from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, tier_at
@@ -201,15 +200,12 @@ def from_api(label: str, key_file: str, fetch: Fetch) -> Callable[[], bytes]:
 
 def parse(text: str | bytes, label: str = "") -> Rate:
     """The rate in a JSON text: an item, ``items`` with one, or (with ``label``) with several. Raises SourceError."""
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise _malformed(f"not JSON: {error}") from error
+    document = json_of(text, "the rate")
     item = {str(key).lower(): value for key, value in _item(document, label).items()}
     try:
         return _rate(item)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _malformed(f"{type(error).__name__}: {error}") from error
+        raise _malformed(brief(error)) from error
 
 
 def _malformed(what: str) -> SourceError:

@@ -550,7 +550,7 @@ LLM_D = Dialect(
     enable="the scheduler publishes on its own metrics port (9090)",
 )
 
-# Our own counters inside a server (tpw.hook) or before it (tpw.tokens.proxy).
+# Our own counters inside a server (tpw.hook) or before it (tpw.hook.proxy).
 TPW_HOOK = Dialect(
     name="tpw_hook",
     mark=Mark(any_prefix=("tpw_hook_",)),
@@ -562,13 +562,10 @@ TPW_HOOK = Dialect(
     cached_input=(_counter("cached_tokens_total"),),
     requests=(_counter("requests_total"),),
     running=(_gauge("requests_running"),),
-    work=(
-        Work("audio_seconds", (_counter("audio_seconds_total"),)),
-        Work("images", (_counter("images_total"),)),
-    ),
+    work=(Work("audio_seconds", (_counter("audio_seconds_total"),)),),
     model_labels=("model",),
     late=True,
-    enable="wrap the application in tpw.hook.TokenCounter",
+    enable="wrap the application in tpw.hook.TokenCounter, or put the counting proxy before it",
 )
 
 # KServe's Hugging Face server publishes vLLM's names on its own port when that backend runs.

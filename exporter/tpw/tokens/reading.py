@@ -79,9 +79,10 @@ class DialectReader:
 
     def read(self, page: Page) -> PageReading:
         """What the page says now. Never raises: what is not there is not in the reading."""
+        series = self._series(page)
         return PageReading(
-            series=self._series(page),
-            loads=self._loads(page),
+            series=series,
+            loads=self._loads(page, {one.model for one in series}),
             work=tuple(
                 WorkSeries(unit, self._named(head), f"{unit}:{head.key}", value)
                 for unit, slot in self._work.items()
@@ -111,16 +112,18 @@ class DialectReader:
                 found.append(TokenSeries(assigned, self._named(head), head.key, value))
         return tuple(found)
 
-    def _loads(self, page: Page) -> tuple[Load, ...]:
-        running = self._gauge(page, self._running)
-        waiting = self._gauge(page, self._waiting)
+    def _loads(self, page: Page, models: set[str]) -> tuple[Load, ...]:
+        # Gauges of an engine that labels only its counters are of the one model that those name.
+        only = next(iter(models)) if len(models) == 1 else None
+        running = self._gauge(page, self._running, only)
+        waiting = self._gauge(page, self._waiting, only)
         return tuple(Load(model, running.get(model), waiting.get(model)) for model in {**running, **waiting})
 
-    def _gauge(self, page: Page, slot: _Slot) -> dict[str, float]:
+    def _gauge(self, page: Page, slot: _Slot, only: str | None) -> dict[str, float]:
         """By model: the sum over shards, the highest of replicas (an old multi-process client shows one per process)."""
         shards: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         for head, value in self._values(page, slot):
-            place = (self._named(head), head.shard)
+            place = (only if head.model is None and only is not None else self._named(head), head.shard)
             shards[place] = max(value, shards.get(place, 0.0))
         models: dict[str, float] = {}
         for (model, _), value in shards.items():

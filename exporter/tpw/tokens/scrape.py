@@ -146,15 +146,15 @@ class ScrapeSource:
             except SourceError:
                 self._target = ""
                 raise
-        failures: list[SourceError] = []
+        failures: list[tuple[str, SourceError]] = []
         for path in self._paths():
             try:
                 return self._attempt(path, deadline)
             except SourceError as failure:
-                failures.append(failure)
+                failures.append((path, failure))
                 if failure.reason in (Reason.UNREACHABLE, Reason.TIMEOUT, Reason.PERMISSION, Reason.LOADING):
                     break
-        raise min(failures, key=_telling)
+        raise min(failures, key=_telling)[1]
 
     def _paths(self) -> tuple[str, ...]:
         if self._path:
@@ -345,9 +345,11 @@ _TELLING = (
 )
 
 
-def _telling(failure: SourceError) -> int:
-    """When several paths were tried: which failure says most about the server."""
-    return _TELLING.index(failure.reason) if failure.reason in _TELLING else len(_TELLING)
+def _telling(failed: tuple[str, SourceError]) -> tuple[int, bool]:
+    """When several paths were tried: which failure says most about the server; of equals, that of the usual path."""
+    path, failure = failed
+    rank = _TELLING.index(failure.reason) if failure.reason in _TELLING else len(_TELLING)
+    return rank, path != "/metrics"
 
 
 def _full_path(url: str) -> str:

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# unpack-debian.sh DIR SUITE PACKAGE...
+# unpack-debian.sh [--with-dependencies] DIR SUITE PACKAGE...
 #
-# Unpacks Debian packages of SUITE into DIR, beside the system and without root: apt works in a state of its own, knows
-# no installed package, and only downloads. Prints name and version of each package.
+# Unpacks Debian packages of SUITE (`release`: the one this machine runs) into DIR, beside the system and without root: apt
+# works in a state of its own, knows no installed package, and only downloads. Prints name and version of each package.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/mirror.sh"
 
+dependencies=
+[[ $1 != --with-dependencies ]] || { dependencies=yes && shift; }
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 suite=$2
 shift 2
+[[ $suite != release ]] || suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
 mirror=$(debian_mirror)
 
 state=$dir/.apt
@@ -28,8 +31,13 @@ apt=(apt-get -qq
 
 # apt-get update warns and succeeds where a mirror does not answer: the download below is the judge.
 "${apt[@]}" update
-cd "$state/debs"
-"${apt[@]}" download "$@"
+if [[ $dependencies ]]; then
+  "${apt[@]}" -o Debug::NoLocking=1 install --download-only --no-install-recommends --yes "$@"
+  cd "$state/cache/archives"
+else
+  cd "$state/debs"
+  "${apt[@]}" download "$@"
+fi
 for package in *.deb; do
   dpkg-deb --extract "$package" "$dir"
   dpkg-deb --show --showformat '${Package} ${Version}\n' "$package"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tpw.config import Config, load, load_file
-from tpw.config.prices import cost_rates, price_source, references
+from tpw.config.prices import Surroundings, cost_rates, price_source, references
+from tpw.config.tariff import PRESET_NAMES
+from tpw.model import PriceState, Reason, SourceError
+from tpw.tariff.fetch import Request, Response
+from tpw.tariff.intervals import PRESETS
+from tpw.tariff.layers import Layers
 
-CONTRACT = Path(__file__).parents[2] / "captures" / "config" / "good" / "contract.yaml"
+CAPTURES = Path(__file__).parents[2] / "captures"
+CONTRACT = CAPTURES / "config" / "good" / "contract.yaml"
 
 
 def price_at(text: str, moment: str) -> float:
@@ -89,3 +95,124 @@ def test_references_of_the_contract() -> None:
     rented, api = references(load_file(CONTRACT))
     assert (rented.name, rented.price_per_gpu_second) == ("rented-h100", pytest.approx(2.69 / 3600))
     assert (api.name, sorted(api.price_per_token)) == ("api-70b", ["cached_input", "input", "output"])
+
+
+# --------------------------------------------------------------------------------------------------------------- feeds
+
+NOON = datetime(2026, 6, 14, 10, tzinfo=UTC).timestamp()
+
+
+def body(name: str) -> bytes:
+    return (CAPTURES / "tariff" / name).read_bytes()
+
+
+class World:
+    """A clock, and answers by the start of the address."""
+
+    def __init__(self, **answers: bytes | int) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def fetch(self, request: Request) -> Response:
+        self.asked.append(request.url)
+        for part, answer in self.answers.items():
+            if part in request.address:
+                return Response(answer, b"") if isinstance(answer, int) else Response(200, answer)
+        raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
+
+    def source(self, tariff: str, directory: Path) -> Layers:
+        config = load(f"tariff: {tariff}", str(directory / "tpw.yaml"))
+        found = price_source(config, Surroundings(lambda: NOON, self.fetch, directory / "prices", 0.0))
+        assert found is not None
+        return found
+
+
+def test_names_of_presets_are_those_there_are() -> None:
+    assert tuple(PRESETS) == PRESET_NAMES
+
+
+@pytest.mark.parametrize(
+    ("tariff", "answers", "price"),
+    [
+        (
+            "{currency: EUR, vat: 0.19, energy: {kind: entsoe, area: DE-LU, token_file: token}}",
+            {"entsoe": "entsoe-two-auctions.xml"},
+            -0.02371 * 1.19,
+        ),
+        (
+            "{currency: GBP, energy: {kind: octopus, tariff_code: E-1R-AGILE-24-10-01-C}}",
+            {"octopus": "octopus-agile.json"},
+            -0.048479,
+        ),
+        (
+            "{currency: EUR, energy: {kind: intervals, preset: awattar_de}}",
+            {"awattar": "awattar.json"},
+            -0.02301,
+        ),
+        (
+            "{currency: NOK, vat: 0.25, energy: {kind: intervals, preset: tibber, token_file: token}}",
+            {"tibber": "tibber.json"},
+            0.2025,
+        ),
+        (
+            (
+                "{currency: EUR, timezone: Europe/Berlin, energy: {kind: intervals, url: 'https://a.example/p', time: t,"
+                " price: p, ignore_offset: true}}"
+            ),
+            {"a.example": "local-with-false-z.json"},
+            -0.02126,
+        ),
+        (
+            (
+                "{currency: USD, timezone: America/Los_Angeles, energy: {kind: urdb, api_key_file: token,"
+                " label: 68c0cb49d7afaa668b0dc6fc}}"
+            ),
+            {"openei": "urdb-smud-ci-tod4-2025.json"},
+            0.1154,
+        ),
+    ],
+)
+def test_feed_of_each_kind_is_built_asked_and_kept(
+    tmp_path: Path, tariff: str, answers: dict[str, str], price: float
+) -> None:
+    (tmp_path / "token").write_text("t0ken")
+    world = World(**{part: body(name) for part, name in answers.items()})
+    [interval] = world.source(tariff, tmp_path).intervals(NOON, NOON + 60)
+    assert interval.price_per_kwh == pytest.approx(price)
+    assert interval.state is PriceState.FINAL
+    after_restart = World().source(tariff, tmp_path)
+    assert after_restart.intervals(NOON, NOON + 60) == (interval,)
+
+
+def test_file_is_a_feed_too_and_is_not_cached(tmp_path: Path) -> None:
+    (tmp_path / "rate.json").write_bytes(body("urdb-smud-ci-tod4-2025.json"))
+    (tmp_path / "fees.csv").write_text("t,e,ct\n2026-06-14T00:00Z,2026-06-15T00:00Z,5\n")
+    tariff = (
+        "{currency: USD, timezone: America/Los_Angeles, energy: {kind: urdb, file: rate.json},"
+        " grid: {kind: intervals, file: fees.csv, format: csv, time: t, end: e, price: ct, minor_units: true}}"
+    )
+    world = World()
+    [interval] = world.source(tariff, tmp_path).intervals(NOON, NOON + 60)
+    assert interval.price_per_kwh == pytest.approx(0.1154 + 0.05)
+    assert world.asked == []
+    assert not (tmp_path / "prices").exists()
+
+
+def test_feed_that_is_down_is_an_error_unless_there_is_a_fallback(tmp_path: Path) -> None:
+    tariff = "{{currency: EUR, vat: 0.19, energy: {{kind: intervals, preset: awattar_de{}}}}}"
+    source = World(awattar=503).source(tariff.format(""), tmp_path)
+    with pytest.raises(SourceError, match="HTTP 503"):
+        source.intervals(NOON, NOON + 60)
+    with_fallback = World(awattar=503).source(tariff.format(", fallback_price_per_kwh: 0.10"), tmp_path)
+    [interval] = with_fallback.intervals(NOON, NOON + 60)
+    assert interval.price_per_kwh == pytest.approx(0.119)
+    assert interval.state is PriceState.FALLBACK
+    assert with_fallback.trouble is not None
+    assert with_fallback.trouble.reason is Reason.BROKEN
+
+
+def test_two_feeds_do_not_share_a_file(tmp_path: Path) -> None:
+    tariff = "{{currency: EUR, energy: {{kind: intervals, preset: elering, area: {}}}}}"
+    for area in ("ee", "fi"):
+        World(elering=body("elering.json")).source(tariff.format(area), tmp_path).intervals(NOON, NOON + 60)
+    assert len(list((tmp_path / "prices").iterdir())) == 2

@@ -26,6 +26,7 @@ def called(argv: str, comm: str = "") -> Process:
         ("python3 -m sglang.launch_server --model-path m", "sglang"),
         ("python3 /usr/local/bin/sglang serve m", "sglang"),
         ("/usr/bin/llama-server -m x.gguf", "llamacpp"),
+        ("/x/ld-linux-x86-64.so.2 --library-path /x/lib:/y /x/bin/llama-server -m x.gguf", "llamacpp"),
         ("text-generation-router --port 80", "tgi"),
         ("python3 /usr/local/bin/trtllm-serve m", "trtllm_serve"),
         ("text-embeddings-router --model-id m", "tei"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,7 +94,7 @@ def test_law_pieces_partition_the_interval_and_agree_with_at(curve: PriceCurve, 
         return
     assert pieces[0][0] == start
     assert pieces[-1][1] == end
-    assert all(before[1] == after[0] for before, after in zip(pieces, pieces[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(pieces))
     for piece_start, piece_end, price in pieces:
         assert piece_start < piece_end
         assert curve.at(piece_start) == price

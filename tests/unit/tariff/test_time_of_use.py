@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -163,7 +164,7 @@ def assert_law(zones: list[Zone], timezone: str, start: float, end: float, step:
     intervals = source.intervals(start, end)
     assert intervals[0].start_seconds == start
     assert intervals[-1].end_seconds == end
-    for before, after in zip(intervals, intervals[1:], strict=False):
+    for before, after in pairwise(intervals):
         assert before.end_seconds == after.start_seconds
         assert before.price_per_kwh != after.price_per_kwh
     position = 0

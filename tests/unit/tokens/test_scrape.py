@@ -535,3 +535,16 @@ def test_an_expected_engine_with_its_counters_off_says_how_to_switch_them_on():
 def test_an_address_may_speak_another_dialect_than_its_process_is_called_like():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         assert recognise_at(server.url, expected=(LLAMACPP,)) is VLLM
+
+
+def test_when_every_path_is_refused_the_usual_one_is_told():
+    with PageServer(lambda asked: answer("{}", status=401, content_type="application/json")) as server:
+        failure = failure_of(ScrapeSource("chat", server.url))
+    assert (failure.reason, failure.detail) == (Reason.UNAUTHORIZED, f"{server.url}/metrics: HTTP 401")
+
+
+def test_of_several_failures_the_one_that_says_most_is_told():
+    off = answer("{}", status=501, content_type="application/json")
+    with PageServer(pages({"/v1/metrics": off})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url))
+    assert (failure.reason, failure.detail) == (Reason.DISABLED, f"{server.url}/v1/metrics: HTTP 501")

@@ -1,0 +1,407 @@
+"""``tpw-exporter top``: a live table of a running daemon, from its ``/api/v1/status``.
+
+Plain ANSI, no more than the terminal's width and height, the same numbers as the page for people. ``q`` or Ctrl-C ends it;
+``--once`` prints one table and ends, for scripts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import wrap
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from tpw.exposition import figures
+from tpw.exposition.figures import UNKNOWN
+
+if TYPE_CHECKING:
+    from tpw.cli import Setting
+    from tpw.exposition.status import GpuStatus, ModelStatus, ServerStatus, Status
+
+_DEFAULT_PORT = 10101
+_MILLION = 1e6
+_TIMEOUT_SECONDS = 5.0
+_LONGEST_ANSWER_BYTES = 16 * 2**20
+
+_COLOURS = {
+    "active": "32",
+    "ok": "32",
+    "parked": "33",
+    "idle": "90",
+    "waiting": "90",
+    "unread": "90",
+    "lost": "31",
+    "down": "31",
+    "failing": "31",
+    "soft": "90",
+    "strong": "1",
+}
+
+
+class NoAnswerError(Exception):
+    """The daemon did not answer with a status; the message says what happened and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of a line: text that cannot move the cursor, and the colour it may have."""
+
+    text: str
+    colour: str = ""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    group = parser.add_argument_group("top")
+    group.add_argument(
+        "--url", default="", help="Address of the daemon. Default: where this configuration would listen."
+    )
+    group.add_argument("--once", action="store_true", help="Print one table and end.")
+    group.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="Between two looks. Default: 1.")
+    group.add_argument(
+        "--headers-file", metavar="FILE", help="Headers to send, one `Name: value` a line (Authorization)."
+    )
+    group.add_argument("--ca-file", metavar="FILE", help="Certificates to trust for https, instead of the system's.")
+
+
+def run(arguments: argparse.Namespace, setting: Setting) -> int:
+    """Show the table until told to end. 1 when ``--once`` gets no answer."""
+    listens = next((override.text for override in setting.overrides if override.path == "web.listen_address"), "")
+    url = str(arguments.url or _local(listens))
+    try:
+        fetch = fetcher(url, headers_file=arguments.headers_file, ca_file=arguments.ca_file)
+    except (OSError, ValueError) as error:
+        print(f"tpw-exporter top: {error}", file=sys.stderr)
+        return 2
+    if arguments.once or not sys.stdout.isatty():
+        return once(url, fetch)
+    return live(url, fetch, max(0.1, arguments.interval))
+
+
+def top(url: str) -> int:
+    """Show the table of the daemon at an address until told to end."""
+    return live(url, fetcher(url), 1.0)
+
+
+def _local(listen_address: str) -> str:
+    """The address under which a daemon that listens there is reached from this host."""
+    host, _, port = listen_address.rpartition(":")
+    if host in ("", "0.0.0.0", "[::]"):  # noqa: S104 (an address to be reached, not to listen on)
+        host = "127.0.0.1"
+    return f"http://{host}:{port or _DEFAULT_PORT}"
+
+
+# -------------------------------------------------------------------------------------------------------------- fetching
+
+
+def fetcher(url: str, *, headers_file: str | None = None, ca_file: str | None = None) -> Callable[[], Status]:
+    """A function that gets the status. Raises OSError or ValueError for files and addresses that cannot be used.
+
+    What it returns raises :class:`NoAnswerError`.
+    """
+    from http.client import HTTPException
+    from ssl import create_default_context
+    from urllib.error import HTTPError, URLError
+    from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
+
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} is not an address: write http://HOST:PORT")
+    address = url.rstrip("/") + "/api/v1/status"
+    request = Request(address, headers=_headers(headers_file))  # noqa: S310 (http and https only, see above)
+    # No proxy: the daemon is on this host or near it.
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=create_default_context(cafile=ca_file)))
+
+    def fetch() -> Status:
+        try:
+            with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
+                body = answer.read(_LONGEST_ANSWER_BYTES)
+            found = json.loads(body)
+        except HTTPError as error:
+            hint = " (give it with --headers-file)" if error.code in (401, 403) else ""
+            raise NoAnswerError(f"{address} answers {error.code} {error.reason}{hint}") from error
+        except URLError as error:
+            raise NoAnswerError(f"{address} does not answer: {error.reason}. Does the daemon run?") from error
+        except (OSError, HTTPException) as error:
+            raise NoAnswerError(f"{address} does not answer: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise NoAnswerError(f"{address} does not answer with a status: is it a tpw-exporter?") from error
+        if not isinstance(found, dict) or "headline" not in found:
+            raise NoAnswerError(f"{address} does not answer with a status: is it a tpw-exporter?")
+        return cast("Status", found)
+
+    return fetch
+
+
+def _headers(file: str | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    headers = {}
+    with open(file, encoding="utf-8") as lines:  # noqa: PTH123 (a name from the command line)
+        for line in lines:
+            name, colon, value = line.strip().partition(":")
+            if colon:
+                headers[name.strip()] = value.strip()
+            elif name:
+                raise ValueError(f"{file}: a line is not `Name: value`")
+    return headers
+
+
+# --------------------------------------------------------------------------------------------------------------- showing
+
+
+def once(url: str, fetch: Callable[[], Status]) -> int:
+    """Print one table."""
+    try:
+        status = fetch()
+    except NoAnswerError as error:
+        print(f"tpw-exporter top: {error}", file=sys.stderr)
+        return 1
+    width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+    for line in screen(status, url, width=width, colours=_wants_colours()):
+        print(line)
+    return 0
+
+
+def live(url: str, fetch: Callable[[], Status], interval_seconds: float) -> int:
+    """Redraw until ``q``, Ctrl-C or a signal."""
+    colours = _wants_colours()
+    lines: list[str] = []
+    with _terminal() as key_within:
+        while True:
+            size = shutil.get_terminal_size((80, 24))
+            try:
+                # One column is left free: a full one makes some terminals erase its last character.
+                lines = screen(fetch(), url, width=size.columns - 1, height=size.lines, colours=colours)
+            except NoAnswerError as error:
+                # The last table stays below, so that one can still read it; its clock tells how old it is.
+                told = _line([_Part(plain(str(error)), "lost")], size.columns - 1, colours=colours)
+                lines = [told, *lines[1:]] if lines else [told]
+            sys.stdout.write("\x1b[H" + "\x1b[K\r\n".join(lines[: size.lines]) + "\x1b[K\x1b[J")
+            sys.stdout.flush()
+            if key_within(interval_seconds) in ("q", "Q", "\x03", "\x04"):
+                return 0
+
+
+@contextmanager
+def _terminal() -> Iterator[Callable[[float], str]]:
+    """The alternate screen without a cursor, and single keys; everything is put back, whatever happens.
+
+    Yields a function that waits so many seconds for a key and returns it, or "".
+    """
+    import termios
+    import tty
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    source = sys.stdin.fileno() if sys.stdin.isatty() else None
+    before = None if source is None else termios.tcgetattr(source)
+    signal.signal(signal.SIGTERM, end)
+
+    def key_within(seconds: float) -> str:
+        if source is None:
+            time.sleep(seconds)
+            return ""
+        ready, _, _ = select.select([source], [], [], seconds)
+        return os.read(source, 1).decode("latin-1") if ready else ""
+
+    try:
+        if source is not None:
+            tty.setcbreak(source)
+        sys.stdout.write("\x1b[?1049h\x1b[?25l")
+        yield key_within
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
+        if source is not None and before is not None:
+            termios.tcsetattr(source, termios.TCSADRAIN, before)
+
+
+def _wants_colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def plain(text: str) -> str:
+    """A text from outside, without what would move a cursor or change a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# --------------------------------------------------------------------------------------------------------------- drawing
+
+
+def screen(status: Status, url: str, *, width: int = 80, height: int | None = None, colours: bool = False) -> list[str]:
+    """The lines of the table, none longer than ``width``; no more than ``height`` of them."""
+    rows = [*_head(status, url, width), []]
+    servers = [
+        _server(status, server, model, first=place == 0, width=width)
+        for server in status["servers"]
+        for place, model in enumerate(server["models"])
+    ]
+    gpus = [_gpu(gpu, width) for gpu in status["gpus"]]
+    rows += [_server_heads(status, width), *(servers or [[_Part("no inference server is known", "soft")]]), []]
+    rows += [_gpu_heads(width), *(gpus or [[_Part("no GPU reports power here", "soft")]])]
+    broken = [source for source in status["sources"] if source["tried"] and not source["up"]]
+    if broken:
+        rows.append([])
+        for source in broken:
+            said = f"{source['detail']}{': ' if source['hint'] else ''}{source['hint']}"
+            for place, line in enumerate(_wrapped(said, width - 17)):
+                rows.append([_Part(_fit("" if place else source["name"], 16) + " ", "failing"), _Part(line)])
+    if status["notes"]:
+        rows += [[], *([_Part(line, "soft")] for note in status["notes"] for line in _wrapped(note, width))]
+    if height is not None and len(rows) > height:
+        hidden = len(rows) - height + 1
+        rows = [*rows[: height - 1], [_Part(f"... {hidden} more lines: make the window taller", "soft")]]
+    return [_line(row, width, colours=colours) for row in rows]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return wrap(plain(text), max(20, width), break_on_hyphens=False)
+
+
+def _line(parts: Sequence[_Part], width: int, *, colours: bool) -> str:
+    """The parts one after the other, cut at the width."""
+    out, left = [], width
+    for part in parts:
+        text = part.text[:left]
+        left -= len(text)
+        code = _COLOURS.get(part.colour, "") if colours else ""
+        out.append(f"\x1b[{code}m{text}\x1b[0m" if code and text.strip() else text)
+    line = "".join(out)
+    return line if colours else line.rstrip()
+
+
+def _fit(text: str, width: int, *, right: bool = False) -> str:
+    """A text in so many columns: cut with a mark, or filled up."""
+    text = plain(text)
+    if len(text) > width:
+        text = text[: max(0, width - 1)] + "~"
+    return text.rjust(width) if right else text.ljust(width)
+
+
+def _head(status: Status, url: str, width: int) -> list[list[_Part]]:
+    head, currency = status["headline"], status["currency"] or ""
+    broken = sum(1 for source in status["sources"] if source["tried"] and not source["up"])
+    mood = _Part(f"{broken} of {len(status['sources'])} sources failing", "parked") if broken else _Part("")
+    title = f"tpw-exporter  {plain(url)}  {figures.clock(status['at'])}  "
+    rate, total = head["tokens_per_second"], head["all_tokens_per_second"]
+    cost = head["cost_per_token"]
+    return [
+        [_Part(title, "strong"), mood],
+        [
+            _Part(f"{figures.figure(rate)} tok/s", "strong"),
+            _Part(f" ({figures.figure(total)} with prompts)" if total is not None else ""),
+            _Part(f"   {figures.watts(head['power_watts'])}", "strong"),
+            _Part(f"   {figures.figure(head['tokens_per_watt'])} tok/s per W", "strong"),
+            _Part(f"   {figures.money(cost, currency, scale=_MILLION)} per 1M" if cost is not None else "", "strong"),
+        ],
+        *([_Part(line)] for line in _joined((_price(status), _waste(status)), width)),
+    ]
+
+
+def _joined(texts: Sequence[str], width: int) -> list[str]:
+    """The texts on one line where they fit, else on one each."""
+    line = "   ".join(texts)
+    return [line] if len(line) <= width else list(texts)
+
+
+def _price(status: Status) -> str:
+    price, currency = status["price"], status["currency"] or ""
+    if price is None:
+        return "no tariff: no cost"
+    text = f"electricity {figures.money(price['per_kwh'], currency)}/kWh"
+    if price["state"] != "final":
+        text += f" ({price['state']})"
+    if price["next_at"] is not None and price["next_per_kwh"] is not None:
+        text += f", {figures.figure(price['next_per_kwh'])} in {figures.duration(price['next_at'] - status['at'])}"
+    return text
+
+
+def _waste(status: Status) -> str:
+    head, currency = status["headline"], status["currency"] or ""
+    gpus, cost = head["wasted_gpus"], head["wasted_cost_per_hour"]
+    what = f"{gpus} GPU{'' if gpus == 1 else 's'}, {figures.watts(head['wasted_watts'] if gpus else 0.0)}"
+    return f"wasted {figures.money(cost, currency)}/h ({what})" if cost is not None else f"wasted {what}"
+
+
+def _server_heads(status: Status, width: int) -> list[_Part]:
+    name, model = _widths(width)
+    cost = f"{status['currency']}/1M" if status["currency"] else "cost/1M"
+    heads = f"{'SERVER':{name}} {'STATE':7} {'MODEL':{model}} {'TOK/S':>7} {'TOK/S/W':>7} {cost:>7} "
+    heads += f"{'RUN':>5} {'WAIT':>5} GPU"
+    return [_Part(heads, "soft")]
+
+
+def _widths(width: int) -> tuple[int, int]:
+    """Columns of the server's name and of the model, out of what the numbers leave."""
+    room = max(24, width - 57)
+    name = max(8, min(20, room * 2 // 5))
+    return name, room - name
+
+
+def _server(status: Status, server: ServerStatus, model: ModelStatus, *, first: bool, width: int) -> list[_Part]:
+    name, room = _widths(width)
+    cost = model["cost_per_token"].get("full", {}).get("output")
+    numbers = (
+        (figures.figure(model["tokens_per_second"].get("output")), 7),
+        (figures.figure(model["tokens_per_watt"].get("gpu", {}).get("output")), 7),
+        (figures.figure(None if cost is None else cost * _MILLION), 7),
+        (figures.whole(model["running"]), 5),
+        (figures.whole(model["waiting"]), 5),
+    )
+    gpus = ",".join(map(str, server["gpus"])) or UNKNOWN
+    return [
+        _Part(_fit(server["name"] if first else "", name) + " "),
+        _Part(_fit(server["state"] if first else "", 7) + " ", server["state"]),
+        _Part(_fit(model["model"], room) + " "),
+        _Part(" ".join(_fit(text, columns, right=True) for text, columns in numbers)),
+        _Part(f" {gpus}" if first else ""),
+    ]
+
+
+def _gpu_heads(width: int) -> list[_Part]:
+    return [
+        _Part(
+            f"{'GPU':>3} {'STATE':7} {'POWER':<{_bar_width(width) + 14}} {'UTIL':>5} {'MEM GiB':>12} {'TEMP':>6} OWNER",
+            "soft",
+        )
+    ]
+
+
+def _bar_width(width: int) -> int:
+    return max(6, min(30, width - 66))
+
+
+def _gpu(gpu: GpuStatus, width: int) -> list[_Part]:
+    state = gpu["state"] or "lost"
+    power, limit = gpu["power_watts"], gpu["power_limit_watts"]
+    columns = _bar_width(width)
+    ratio = 0.0 if power is None or not limit else max(0.0, min(1.0, power / limit))
+    filled = round(ratio * columns)
+    drawn = f"{figures.whole(power)}/{figures.whole(limit)} W" if limit and power is not None else figures.watts(power)
+    used, total = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
+    memory = UNKNOWN if used is None else f"{figures.gibibytes(used)}/{figures.gibibytes(total)}"
+    return [
+        _Part(f"{gpu['index']:>3} "),
+        _Part(f"{state:7} ", state),
+        _Part(f"{drawn:>13} "),
+        _Part("|" * filled, state),
+        _Part("." * (columns - filled) + " ", "soft"),
+        _Part(
+            f"{figures.percent(gpu['utilization_ratio']):>5} {memory:>12} "
+            f"{figures.celsius(gpu['temperature_celsius']):>6} "
+        ),
+        _Part(plain(", ".join(gpu["owners"])) or UNKNOWN),
+    ]

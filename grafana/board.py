@@ -1,0 +1,342 @@
+"""What every board shares: variables in one order, a header of links, annotations, and how panels are placed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from grafana_foundation_sdk.builders import dashboard, prometheus
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard as d
+from grafana_foundation_sdk.models import prometheus as p
+
+from grafana import palette
+from grafana.metrics import Vocabulary
+from grafana.panels import Draft, Query, judged_down, tile
+from grafana.queries import TRUST
+
+SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
+TAG = "tpw"
+WIDTH = 24
+
+FILTERS: Mapping[str, tuple[str, str, str]] = {
+    # variable: (label, query, regular expression for all)
+    "cluster": ("Cluster", "label_values(tpw_build_info, cluster)", ".*"),
+    "job": ("Job", "label_values(tpw_build_info, job)", ".+"),
+    "instance": ("Node", 'label_values(tpw_build_info{job=~"$job"}, instance)', ".+"),
+    "gpu": ("GPU", 'label_values(tpw_gpu_info{job=~"$job", instance=~"$instance"}, gpu)', ".+"),
+    "server": ("Server", 'label_values(tpw_server_tokens_total{job=~"$job"}, server)', ".+"),
+    "model": ("Model", 'label_values(tpw_server_tokens_total{job=~"$job", server=~"$server"}, model)', ".+"),
+}
+"""Filters in the order in which they stand on a board."""
+
+CHOICES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "kind": ("Tokens", (("output", "output"), ("total", ".+"))),
+    "scope": ("Costs", (("full", ".+"), ("energy", "energy"))),
+    "boundary": (
+        "Boundary",
+        (("gpu", "tpw_server_energy_joules_total"), ("facility", "tpw_server_facility_energy_joules_total")),
+    ),
+}
+"""What a number means: (label, (text, value)...). See :mod:`grafana.queries`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a board is, besides its panels."""
+
+    uid: str
+    title: str
+    description: str
+    filters: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    reference: bool = False
+    money: bool = True
+    time: tuple[str, str] = ("now-6h", "now")
+    refresh: str = "1m"
+    timezone: str = "utc"
+    single: tuple[str, ...] = ()
+    """Filters without *All*: where every series would be a line of its own."""
+    annotations: tuple[str, ...] = ("price", "alerts", "restarts", "versions")
+
+
+@dataclass(slots=True)
+class Board:
+    """A board being laid out, line by line."""
+
+    settings: Settings
+    words: Vocabulary
+    _panels: list[dict[str, Any]] = field(default_factory=list)
+    _row: dict[str, Any] | None = None
+    _y: int = 0
+    _next_id: int = 1
+
+    # ------------------------------------------------------------------------------------------------------ placing
+
+    def row(self, title: str, *, collapsed: bool = False) -> None:
+        """A heading. The panels after it fold away with it."""
+        place = {"x": 0, "y": self._y, "w": WIDTH, "h": 1}
+        row: dict[str, Any] = {
+            "type": "row",
+            "title": title,
+            "collapsed": collapsed,
+            "id": self._id(),
+            "gridPos": place,
+        }
+        row["panels"] = []
+        self._panels.append(row)
+        self._row = row if collapsed else None
+        self._y += 1
+
+    def line(self, height: int, *drafts: tuple[Draft, int]) -> None:
+        """Panels side by side with their widths. Raises ValueError where they do not fill the line."""
+        if sum(width for _, width in drafts) != WIDTH:
+            raise ValueError(f"{self.settings.uid}: a line is {sum(width for _, width in drafts)} wide")
+        x = 0
+        for draft, width in drafts:
+            panel = self._finished(draft)
+            panel["gridPos"] = {"x": x, "y": self._y, "w": width, "h": height}
+            panel["id"] = self._id()
+            (self._row["panels"] if self._row is not None else self._panels).append(panel)
+            x += width
+        self._y += height
+
+    def _id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    # ----------------------------------------------------------------------------------------------------- finishing
+
+    def _finished(self, draft: Draft) -> dict[str, Any]:
+        builder = draft.builder.title(draft.title).datasource(SOURCE)
+        expressions = []
+        for index, query in enumerate(draft.queries):
+            expr = self.expression(query)
+            expressions.append(expr)
+            builder = builder.with_target(_target(query, expr, chr(ord("A") + index)))
+        builder = builder.description(self._description(draft, expressions))
+        panel: dict[str, Any] = json.loads(JSONEncoder().encode(builder.build()))
+        _plain_steps(panel)
+        return panel
+
+    def expression(self, query: Query) -> str:
+        """The query as it stands in the board, with the board's filters. Raises UnknownNameError."""
+        text = " ".join(query.expr.split())
+        self.words.check(text)
+        filters = [name for name in self.settings.filters if name not in query.unfiltered]
+        return self.words.filtered(text, filters)
+
+    def _description(self, draft: Draft, expressions: Sequence[str]) -> str:
+        """The description, and which of the filters on show do not apply to it."""
+        if not expressions:
+            return draft.description
+        ignored = [
+            FILTERS[name][0].lower()
+            for name in self.settings.filters
+            if not all(f"${name}" in expr for expr in expressions)
+        ]
+        if not ignored:
+            return draft.description
+        return (
+            f"{draft.description} Not filtered{' throughout' if self._some(expressions) else ''} by {_listed(ignored)}."
+        )
+
+    def _some(self, expressions: Sequence[str]) -> bool:
+        """Whether a filter applies to some of the queries and not to others."""
+        return any(
+            any(f"${name}" in expr for expr in expressions) and not all(f"${name}" in expr for expr in expressions)
+            for name in self.settings.filters
+        )
+
+    # --------------------------------------------------------------------------------------------------------- whole
+
+    def document(self) -> dict[str, Any]:
+        """The board as Grafana reads it."""
+        settings = self.settings
+        builder = (
+            dashboard.Dashboard(settings.title)
+            .uid(settings.uid)
+            .description(settings.description)
+            .tags([TAG])
+            .timezone(settings.timezone)
+            .time(*settings.time)
+            .refresh(settings.refresh)
+            .tooltip(d.DashboardCursorSync.CROSSHAIR)
+            .readonly()
+            .link(
+                dashboard.DashboardLink("tpw boards")
+                .type(d.DashboardLinkType.DASHBOARDS)
+                .tags([TAG])
+                .as_dropdown(True)  # noqa: FBT003
+                .keep_time(True)  # noqa: FBT003
+                .include_vars(True)  # noqa: FBT003
+            )
+        )
+        for variable in self._variables():
+            builder = builder.with_variable(variable)
+        document: dict[str, Any] = json.loads(JSONEncoder().encode(builder.build()))
+        document["panels"] = self._panels
+        document["annotations"] = {"list": [self._annotation(name) for name in settings.annotations]}
+        document["version"] = 1
+        return document
+
+    def _variables(self) -> list[Any]:
+        settings = self.settings
+        found: list[Any] = [dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")]
+        for name in FILTERS:
+            if name not in settings.filters:
+                continue
+            label, query, everything = FILTERS[name]
+            variable = (
+                dashboard.QueryVariable(name)
+                .label(label)
+                .datasource(SOURCE)
+                .query(query)
+                .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
+                .sort(d.VariableSort.NATURAL_ASC)
+                .multi(True)  # noqa: FBT003
+            )
+            if name not in settings.single:
+                variable = (
+                    variable.include_all(True)  # noqa: FBT003
+                    .all_value(everything)
+                    .current(d.VariableOption(selected=True, text="All", value="$__all"))
+                )
+            found.append(variable)
+        for name in settings.choices:
+            label, options = CHOICES[name]
+            text, value = options[0]
+            found.append(
+                dashboard.CustomVariable(name)
+                .label(label)
+                .values(", ".join(f"{text} : {value}" for text, value in options))
+                .current(d.VariableOption(selected=True, text=text, value=value))
+            )
+        if settings.reference:
+            found.append(
+                dashboard.QueryVariable("reference")
+                .label("Reference")
+                .datasource(SOURCE)
+                .query("label_values(tpw_server_reference_cost_total, reference)")
+                .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
+                .sort(d.VariableSort.ALPHABETICAL_ASC)
+            )
+        if settings.money:
+            found.append(
+                dashboard.QueryVariable("currency")
+                .label("Currency")
+                .datasource(SOURCE)
+                .query("label_values(tpw_gpu_state_cost_total, currency)")
+                .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
+                .sort(d.VariableSort.ALPHABETICAL_ASC)
+            )
+        found.append(dashboard.AdHocVariable("filters").label("Filters").datasource(SOURCE))
+        return found
+
+    def _annotation(self, name: str) -> dict[str, Any]:
+        title, color, expr, text = ANNOTATIONS[name]
+        step = "60s"
+        return {
+            "name": title,
+            "datasource": {"type": "prometheus", "uid": "${datasource}"},
+            "enable": name != "versions",
+            "hide": False,
+            "iconColor": color,
+            "expr": self.expression(Query(expr)),
+            "step": step,
+            "titleFormat": title,
+            "textFormat": text,
+            "tagKeys": "",
+            "useValueForTime": False,
+        }
+
+
+ANNOTATIONS: Mapping[str, tuple[str, str, str, str]] = {
+    "price": (
+        "Price changed",
+        palette.PRICE,
+        "max by (currency) (changes(tpw_electricity_price_per_kwh[1m]) > 0)",
+        "The price of electricity changed.",
+    ),
+    "alerts": (
+        "Alert firing",
+        "red",
+        (
+            'sum by (alertname, severity) (ALERTS{alertname=~"Tpw.+", alertstate="firing"})'
+            ' unless sum by (alertname, severity) (ALERTS{alertname=~"Tpw.+", alertstate="firing"} offset 2m)'
+        ),
+        "{{alertname}} ({{severity}})",
+    ),
+    "restarts": (
+        "Exporter restarted",
+        "blue",
+        "sum by (instance) (changes(process_start_time_seconds[2m]) > 0) and on (instance) tpw_build_info",
+        "{{instance}}",
+    ),
+    "versions": (
+        "Server version changed",
+        "purple",
+        (
+            "group by (server, version) (tpw_server_info) unless group by (server, version) (tpw_server_info offset 5m)"
+            " and on (server) group by (server) (tpw_server_info offset 5m)"
+        ),
+        "{{server}} {{version}}",
+    ),
+}
+"""What happened, drawn into the curves: (title, colour, query, text)."""
+
+
+def trust() -> Draft:
+    """The tile at the end of the first line of every board."""
+    link = (
+        dashboard.DashboardLink("Measuring")
+        .type(d.DashboardLinkType.LINK)
+        .url("/d/tpw-measuring?${datasource:queryparam}&${__url_time_range}")
+    )
+    return tile(
+        "Measured",
+        "How much of what should be measured is measured: the least of exporters that answer, sources that are up, "
+        "time with a trustworthy energy reading, and prices that are no fallback. Below 99 % a number on this board "
+        "may be wrong; the board Measuring says which.",
+        Query(TRUST),
+        unit="percentunit",
+        decimals=1,
+        thresholds=judged_down(0.99, 0.95),
+        no_value="nothing is measured",
+        links=(link,),
+    )
+
+
+def link_to(uid: str, title: str, **variables: str) -> dict[str, Any]:
+    """A link from a table's cell to another board; values are names of columns of the row."""
+    chosen = "".join(f"&var-{quote(name)}=${{__data.fields.{column}}}" for name, column in variables.items())
+    return {"title": title, "url": f"/d/{uid}?${{datasource:queryparam}}&${{__url_time_range}}{chosen}"}
+
+
+def _target(query: Query, expr: str, ref: str) -> prometheus.Dataquery:
+    target = (
+        prometheus.Dataquery()
+        .expr(expr)
+        .legend_format(query.legend)
+        .ref_id(ref)
+        .datasource(SOURCE)
+        .format(p.PromQueryFormat.TABLE if query.table else p.PromQueryFormat.TIME_SERIES)
+        .editor_mode(p.QueryEditorMode.CODE)
+    )
+    if query.step is not None:
+        target = target.interval(query.step)
+    return target.instant() if query.instant else target.range()
+
+
+def _plain_steps(panel: dict[str, Any]) -> None:
+    """Thresholds begin with a step without a value; JSON says null."""
+    steps = panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds", {}).get("steps", [])
+    for step in steps[:1]:
+        step["value"] = None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

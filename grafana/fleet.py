@@ -1,0 +1,291 @@
+"""Fleet: many nodes, many clusters. Sums and shares by node; no curve per GPU, which nobody can read beyond twenty."""
+
+from __future__ import annotations
+
+from grafana import palette, queries
+from grafana.board import Board, Settings, link_to, trust
+from grafana.metrics import Vocabulary
+from grafana.panels import NO_PRICE, NO_TOKENS, Column, Look, Query, bars, curve, grid, history, judged, tile
+from grafana.queries import KIND, MONEY, SCOPE
+
+SETTINGS = Settings(
+    uid="tpw-fleet",
+    title="tpw / Fleet",
+    description="Efficiency, spend and waste of all nodes.",
+    filters=("cluster", "job", "instance"),
+    choices=("kind", "scope"),
+    annotations=("alerts", "restarts"),
+)
+NODE = "cluster, instance"
+
+
+def board(words: Vocabulary) -> Board:
+    """The board."""
+    page = Board(SETTINGS, words)
+    _answers(page)
+    _nodes(page)
+    page.row("Where")
+    _where(page)
+    page.row("What")
+    _what(page)
+    return page
+
+
+def _answers(page: Board) -> None:
+    page.line(
+        5,
+        (
+            tile(
+                "Tokens / joule",
+                "${kind:text} tokens over all joules of all boards, idle GPUs included, over five minutes.",
+                Query(
+                    f"sum(node:tpw_server_tokens:rate5m{{{KIND}}}) / (sum(node:tpw_gpu_state_energy_joules:rate5m) > 0)"
+                ),
+                unit="none",
+                spark=True,
+                no_value=NO_TOKENS,
+            ),
+            3,
+        ),
+        (
+            tile(
+                "$currency / M tokens",
+                "Money per million ${kind:text} tokens over the last hour, ${scope:text} cost of all GPUs, idle ones "
+                "included.",
+                Query(
+                    f"1e6 * sum(node:tpw_cost:rate1h{{{SCOPE}, {MONEY}}})"
+                    f" / (sum(node:tpw_server_tokens:rate1h{{{KIND}}}) > 0)"
+                ),
+                unit="none",
+                spark=True,
+                no_value=NO_PRICE,
+            ),
+            3,
+        ),
+        (
+            tile(
+                "Power",
+                "All boards by their energy counters over five minutes, and the share of their enforced limits.",
+                Query("sum(node:tpw_gpu_state_energy_joules:rate5m)", "boards"),
+                Query(
+                    "sum(node:tpw_gpu_state_energy_joules:rate5m) / (sum(tpw_gpu_power_limit_watts) > 0)", "of limits"
+                ),
+                unit="watt",
+                looks={"of limits": Look(unit="percentunit", decimals=0)},
+            ),
+            3,
+        ),
+        (
+            tile(
+                "GPUs",
+                "By state, now. lost: the driver does not answer for it any more.",
+                *(
+                    Query(f'sum(node:tpw_gpu_state_seconds:rate5m{{state="{state}"}})', state)
+                    for state in palette.STATES
+                ),
+                Query(queries.LOST, "lost"),
+                unit="none",
+                decimals=0,
+                looks={
+                    **{state: Look(color=color) for state, color in palette.STATES.items()},
+                    "lost": Look(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
+                },
+                beside=True,
+            ),
+            5,
+        ),
+        (
+            tile(
+                "$currency wasted / hour",
+                "Cost of parked and idle GPUs over the last hour, and its share of all cost. Orange from 20 %, red "
+                "from 40 %.",
+                Query(f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "last hour"),
+                Query(
+                    f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
+                    f" / (3600 * sum(node:tpw_gpu_state_cost:rate1h{{{MONEY}}}) > 0)",
+                    "of all cost",
+                ),
+                unit="none",
+                no_value=NO_PRICE,
+                looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+            ),
+            4,
+        ),
+        (
+            tile(
+                "Exporters",
+                "How many answer the scrape, of how many there should be.",
+                Query("sum(up)", "up"),
+                Query("count(up)", "expected"),
+                unit="none",
+                decimals=0,
+            ),
+            3,
+        ),
+        (trust(), 3),
+    )
+
+
+def _nodes(page: Board) -> None:
+    page.line(
+        7,
+        (
+            grid(
+                "Nodes",
+                "A row per exporter, five-minute means. Tokens of a server that spans nodes are split by where its "
+                "joules went. A click on a node shows its GPUs.",
+                Query(f"count by ({NODE}) (tpw_gpu_up)", table=True, instant=True),
+                Query(f"sum by ({NODE}) (node:tpw_gpu_state_energy_joules:rate5m)", table=True, instant=True),
+                Query(
+                    f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="active"}})',
+                    table=True,
+                    instant=True,
+                ),
+                Query(
+                    f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="parked"}})',
+                    table=True,
+                    instant=True,
+                ),
+                Query(
+                    f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="idle"}})', table=True, instant=True
+                ),
+                Query(f"sum by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}}})", table=True, instant=True),
+                Query(
+                    f"sum by ({NODE}) (node:tpw_cost_per_million_tokens:ratio_rate1h{{{KIND}, {SCOPE}, {MONEY}}})",
+                    table=True,
+                    instant=True,
+                ),
+                Query(f"sum by ({NODE}) (node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", table=True, instant=True),
+                Query(f"time() - max by ({NODE}) (tpw_snapshot_timestamp_seconds)", table=True, instant=True),
+                Query(f"max by ({NODE}, version) (tpw_build_info)", table=True, instant=True),
+                columns=(
+                    Column("cluster", "Cluster", Look(width=100)),
+                    Column("instance", "Node"),
+                    Column("Value #A", "GPUs", Look(unit="none", decimals=0, width=70)),
+                    Column("Value #B", "Power", Look(unit="watt")),
+                    Column("Value #C", "Active", Look(unit="percentunit", decimals=0)),
+                    Column("Value #D", "Parked", Look(unit="percentunit", decimals=0)),
+                    Column("Value #E", "Idle", Look(unit="percentunit", decimals=0)),
+                    Column("Value #F", "Tokens per joule", Look(unit="suffix: tok/J")),
+                    Column("Value #G", "Cost per million", Look(unit="none")),
+                    Column("Value #H", "Wasted per hour", Look(unit="none", decimals=2)),
+                    Column("version", "Exporter", Look(width=100)),
+                    Column(
+                        "Value #I",
+                        "Age of numbers",
+                        Look(
+                            unit="s",
+                            decimals=0,
+                            thresholds=judged(60, 300),
+                            properties={"custom.cellOptions": {"type": "color-text"}},
+                        ),
+                    ),
+                ),
+                drop=("Value #J",),
+                links={"Node": link_to("tpw-gpus", "GPUs", instance="Node")},
+                sort="Wasted per hour",
+            ),
+            24,
+        ),
+    )
+
+
+def _where(page: Board) -> None:
+    page.line(
+        8,
+        (
+            history(
+                "Wasted GPU time by node",
+                "Share of GPU time that was parked or idle. Green below 20 %, orange below 40 %, red above.",
+                Query(
+                    'sum by (instance) (node:tpw_gpu_state_share:ratio_rate5m{state=~"parked|idle"})', "{{instance}}"
+                ),
+                unit="percentunit",
+                thresholds=judged(0.2, 0.4),
+            ),
+            12,
+        ),
+        (
+            curve(
+                "$currency per hour by node",
+                "${scope:text} cost of each node's GPUs, whoever owns them; the twenty dearest.",
+                Query(f"topk(20, 3600 * sum by (instance) (node:tpw_cost:rate5m{{{SCOPE}, {MONEY}}}))", "{{instance}}"),
+                unit="none",
+                stacked=True,
+                no_value=NO_PRICE,
+            ),
+            12,
+        ),
+    )
+
+
+def _what(page: Board) -> None:
+    name = (
+        "(group by (job, instance, name) (tpw_gpu_info)"
+        " and on (job, instance) (count by (job, instance) (group by (job, instance, name) (tpw_gpu_info)) == 1))"
+    )
+    page.line(
+        8,
+        (
+            bars(
+                "Tokens per joule by GPU model",
+                "Output and input tokens over all joules of the nodes with that GPU, over the last hour; nodes with "
+                "two models of GPU are left out. One bar compares nothing, and different work compares little.",
+                Query(
+                    f"sum by (name) (sum by (job, instance) (node:tpw_server_tokens:rate1h{{{KIND}}})"
+                    f" * on (job, instance) group_left (name) {name})"
+                    " / (sum by (name) (sum by (job, instance) (node:tpw_gpu_state_energy_joules:rate1h)"
+                    f" * on (job, instance) group_left (name) {name}) > 0)",
+                    "{{name}}",
+                    instant=True,
+                ),
+                unit="suffix: tok/J",
+                no_value=NO_TOKENS,
+            ),
+            6,
+        ),
+        (
+            bars(
+                "Idle GPUs by money, worst ten",
+                "$currency per hour of GPUs that nobody owns.",
+                Query(
+                    "topk(10, sum by (instance, gpu)"
+                    f' (gpu:tpw_gpu_state_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
+                    "{{instance}} GPU {{gpu}}",
+                    instant=True,
+                ),
+                unit="none",
+                color=palette.IDLE,
+                no_value="no idle GPU, or no price configured",
+            ),
+            6,
+        ),
+        (
+            grid(
+                "Servers over nodes",
+                "How many nodes and GPUs each server has; its tokens and joules are summed over all of them.",
+                Query("count by (server) (count by (server, instance) (tpw_server_gpu))", table=True, instant=True),
+                Query("count by (server) (tpw_server_gpu)", table=True, instant=True),
+                columns=(
+                    Column("server", "Server"),
+                    Column("Value #A", "Nodes", Look(unit="none", decimals=0, width=80)),
+                    Column("Value #B", "GPUs", Look(unit="none", decimals=0, width=80)),
+                ),
+                sort="Nodes",
+                links={"Server": link_to("tpw-models", "Models", server="Server")},
+            ),
+            6,
+        ),
+        (
+            curve(
+                "Electricity price by cluster, $currency per kWh",
+                "One line where all sites pay the same.",
+                Query(f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "price {{cluster}}"),
+                unit="none",
+                steps=True,
+                no_value=NO_PRICE,
+                looks={"price": Look(color=palette.PRICE)},
+            ),
+            6,
+        ),
+    )

@@ -1,0 +1,365 @@
+"""GPUs: every board, what it does, what it draws, what it wastes. For whoever runs the hardware."""
+
+from __future__ import annotations
+
+from grafana import palette, queries
+from grafana.board import Board, Settings, trust
+from grafana.metrics import Vocabulary
+from grafana.panels import (
+    DASHED,
+    Column,
+    Look,
+    Query,
+    bars,
+    curve,
+    grid,
+    scatter,
+    tile,
+    timeline,
+)
+from grafana.queries import MONEY
+
+SETTINGS = Settings(
+    uid="tpw-gpus",
+    title="tpw / GPUs",
+    description="Every GPU of a node: state, owner, power, energy, waste, heat.",
+    filters=("job", "instance", "gpu"),
+    single=("instance",),
+    annotations=("alerts", "restarts"),
+)
+WHO = "instance, gpu, uuid"
+NAME = "{{instance}} GPU {{gpu}}"
+
+
+def board(words: Vocabulary) -> Board:
+    """The board."""
+    page = Board(SETTINGS, words)
+    _table(page)
+    _states(page)
+    page.row("Power and energy")
+    _power(page)
+    page.row("Heat, memory, work")
+    _health(page)
+    page.row("Only on some hardware", collapsed=True)
+    _rare(page)
+    return page
+
+
+def _states(page: Board) -> None:
+    counts = tile(
+        "GPUs by state",
+        "Now. lost: the driver does not answer for it any more.",
+        *(Query(f'sum(gpu:tpw_gpu_state_seconds:rate5m{{state="{state}"}})', state) for state in palette.STATES),
+        Query(queries.LOST, "lost"),
+        unit="none",
+        decimals=0,
+        looks={
+            **{state: Look(color=color) for state, color in palette.STATES.items()},
+            "lost": Look(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
+        },
+    )
+    page.line(
+        9,
+        (counts, 3),
+        (
+            timeline(
+                "State of each GPU",
+                "active: its server works. parked: a model is loaded, nobody asks. idle: nobody owns it. lost: no "
+                "answer.",
+                Query(queries.state_code(), NAME),
+                states=palette.STATE_CODES,
+            ),
+            12,
+        ),
+        (
+            bars(
+                "$currency wasted per hour, worst ten",
+                "Cost of parked and idle time at the pace of the last five minutes.",
+                Query(f"topk(10, gpu:tpw_waste_cost_per_hour:rate5m{{{MONEY}}} > 0)", NAME, instant=True),
+                unit="none",
+                color=palette.STATES["parked"],
+                no_value="nothing is wasted, or no price is configured",
+            ),
+            6,
+        ),
+        (trust(), 3),
+    )
+
+
+def _table(page: Board) -> None:
+    waste = f'sum by ({WHO}) (increase(tpw_gpu_state_cost_total{{state=~"parked|idle", {MONEY}}}[$__range]))'
+    page.line(
+        10,
+        (
+            grid(
+                "GPUs",
+                "A row per GPU. Wasted: what its parked and idle time of the time range cost. A click on a number "
+                "shows that GPU alone.",
+                Query(f"max by ({WHO}, name, energy_method) (tpw_gpu_info)", table=True, instant=True),
+                Query(queries.state_code(WHO), table=True, instant=True),
+                Query(f"max by ({WHO}) (tpw_gpu_power_watts)", table=True, instant=True),
+                Query(
+                    f"max by ({WHO}) (tpw_gpu_power_watts) / (max by ({WHO}) (tpw_gpu_power_limit_watts) > 0)",
+                    table=True,
+                    instant=True,
+                ),
+                Query(f"max by ({WHO}) (tpw_gpu_utilization_ratio)", table=True, instant=True),
+                Query(
+                    f"max by ({WHO}) (tpw_gpu_memory_used_bytes) / (max by ({WHO}) (tpw_gpu_memory_total_bytes) > 0)",
+                    table=True,
+                    instant=True,
+                ),
+                Query(f"max by ({WHO}) (tpw_gpu_temperature_celsius)", table=True, instant=True),
+                Query(waste, table=True, instant=True),
+                Query(f"max by ({WHO}, server) (tpw_server_gpu)", table=True, instant=True),
+                columns=(
+                    Column("instance", "Node", Look(width=130)),
+                    Column(
+                        "gpu",
+                        "GPU",
+                        Look(
+                            width=60,
+                            properties={
+                                "links": [
+                                    {
+                                        "title": "This GPU alone",
+                                        "url": "/d/tpw-gpus?${datasource:queryparam}&${__url_time_range}"
+                                        "&var-instance=${__data.fields.Node}&var-gpu=${__data.fields.GPU}",
+                                    }
+                                ]
+                            },
+                        ),
+                    ),
+                    Column("name", "Board"),
+                    Column("server", "Owner", Look(width=90)),
+                    Column(
+                        "Value #B",
+                        "State",
+                        Look(
+                            width=90,
+                            properties={
+                                "custom.cellOptions": {"type": "color-text"},
+                                "mappings": [
+                                    {
+                                        "type": "value",
+                                        "options": {
+                                            str(code): {"text": name, "color": color, "index": index}
+                                            for index, (code, (name, color)) in enumerate(palette.STATE_CODES.items())
+                                        },
+                                    }
+                                ],
+                            },
+                        ),
+                    ),
+                    Column("Value #C", "Power", Look(unit="watt", decimals=0, width=80)),
+                    Column("Value #D", "Of limit", Look(unit="percentunit", decimals=0, width=90)),
+                    Column("Value #E", "Utilisation", Look(unit="percentunit", decimals=0, width=100)),
+                    Column("Value #F", "Memory", Look(unit="percentunit", decimals=0, width=90)),
+                    Column("Value #G", "Temperature", Look(unit="celsius", decimals=0, width=115)),
+                    Column("Value #H", "Wasted", Look(unit="none", decimals=2, width=90)),
+                    Column("energy_method", "Energy by", Look(width=130)),
+                    Column("uuid", "UUID", Look(width=180)),
+                ),
+                drop=("Value #A", "Value #I"),
+                sort="Wasted",
+            ),
+            24,
+        ),
+    )
+
+
+def _power(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "Power of each GPU",
+                "What the sensors say. Dashed: the highest enforced limit of the chosen GPUs.",
+                Query("tpw_gpu_power_watts", NAME),
+                Query("max(tpw_gpu_power_limit_watts)", "limit"),
+                unit="watt",
+                legend=(),
+                fill=0,
+                looks={"limit": Look(color=palette.REFERENCE, properties=DASHED)},
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Parked and idle power",
+                "Power that makes no token, by why.",
+                *(
+                    Query(f'sum(gpu:tpw_gpu_state_energy_joules:rate5m{{state="{state}"}})', state)
+                    for state in ("parked", "idle")
+                ),
+                unit="watt",
+                stacked=True,
+                looks={state: Look(color=palette.STATES[state]) for state in ("parked", "idle")},
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Sampled power against the energy counter",
+                "Mean of the power sensor over mean power by the energy counter, less one, over an hour. Within a few "
+                "per cent of zero is healthy; a board that stands apart meters wrongly.",
+                Query(queries.sensor_error(), NAME),
+                unit="percentunit",
+                at_least=None,
+                legend=(),
+                fill=0,
+            ),
+            8,
+        ),
+    )
+    page.line(
+        8,
+        (
+            curve(
+                "State of the node, share of time",
+                "Share of GPU time by state over five minutes.",
+                *(
+                    Query(
+                        f'sum(gpu:tpw_gpu_state_seconds:rate5m{{state="{state}"}})'
+                        " / (sum(gpu:tpw_gpu_state_seconds:rate5m) > 0)",
+                        state,
+                    )
+                    for state in palette.STATES
+                ),
+                unit="percentunit",
+                stacked=True,
+                at_most=1,
+                looks={state: Look(color=color) for state, color in palette.STATES.items()},
+            ),
+            8,
+        ),
+        (
+            bars(
+                "Energy since midnight, by state",
+                "Joules of the boards since midnight (UTC), in kWh.",
+                *(
+                    Query(
+                        f'sum(increase(tpw_gpu_state_energy_joules_total{{state="{state}"}}[$__range])) / 3.6e6',
+                        state,
+                        instant=True,
+                    )
+                    for state in palette.STATES
+                ),
+                unit="kwatth",
+                decimals=1,
+                time_from="now/d",
+                looks={state: Look(thresholds=((None, color),)) for state, color in palette.STATES.items()},
+            ),
+            8,
+        ),
+        (
+            scatter(
+                "Power against utilisation",
+                "One point per five minutes. High utilisation at low power is a latched reading or work that waits for "
+                "memory; utilisation is no measure of efficiency.",
+                Query("avg by (instance, gpu) (avg_over_time(tpw_gpu_utilization_ratio[5m]))"),
+                Query("avg by (instance, gpu) (avg_over_time(tpw_gpu_power_watts[5m]))"),
+                x_label="utilisation",
+                y_label="power",
+                unit_x="percentunit",
+                unit_y="watt",
+                partition=("instance", "gpu"),
+                name="${__field.labels.instance} GPU ${__field.labels.gpu}",
+                no_value="the boards do not report utilisation",
+            ),
+            8,
+        ),
+    )
+
+
+def _health(page: Board) -> None:
+    page.line(
+        7,
+        (
+            curve(
+                "Temperature",
+                "Of each GPU.",
+                Query("tpw_gpu_temperature_celsius", NAME),
+                unit="celsius",
+                at_least=20,
+                legend=(),
+                fill=0,
+            ),
+            12,
+        ),
+        (
+            curve(
+                "Memory used",
+                "Of each GPU. Loaded and parked models hold their memory.",
+                Query("tpw_gpu_memory_used_bytes", NAME),
+                unit="bytes",
+                legend=(),
+                fill=0,
+            ),
+            12,
+        ),
+    )
+    page.line(
+        7,
+        (
+            curve(
+                "Clocks held down, share of time",
+                "By reason and GPU. sw_power_cap is normal under load; hw_thermal and hw_power_brake are not.",
+                Query(
+                    "sum by (instance, gpu, reason) (rate(tpw_gpu_throttle_seconds_total[$__rate_interval]))",
+                    "GPU {{gpu}} {{reason}}",
+                ),
+                unit="percentunit",
+                legend=(),
+                fill=0,
+                no_value="the driver does not count it",
+            ),
+            12,
+        ),
+        (
+            curve(
+                "Tokens per GPU second by owner",
+                "Output tokens per second of each server over the GPUs it owns, on all its nodes.",
+                Query(
+                    'sum by (server) (model:tpw_server_tokens:rate5m{kind="output"})'
+                    " / (count by (server) (tpw_server_gpu) > 0)",
+                    "{{server}}",
+                    unfiltered=("instance", "gpu"),
+                ),
+                unit="short",
+            ),
+            12,
+        ),
+    )
+
+
+def _rare(page: Board) -> None:
+    page.line(
+        7,
+        (
+            curve(
+                "Host power by component",
+                "Where a meter of the host is readable (RAPL, hwmon, a BMC).",
+                Query("sum by (instance, component) (tpw_host_power_watts)", "{{instance}} {{component}}"),
+                unit="watt",
+                no_value="no meter of the host is readable",
+            ),
+            12,
+        ),
+        (
+            grid(
+                "What the meters include",
+                "Boards by what their own meter covers (superchips report the whole module) and how joules are "
+                "obtained.",
+                Query("count by (power_scope, energy_method, name) (tpw_gpu_info)", table=True, instant=True),
+                columns=(
+                    Column("name", "Board"),
+                    Column("power_scope", "Meter includes"),
+                    Column("energy_method", "Energy by"),
+                    Column("Value", "GPUs", Look(unit="none", decimals=0)),
+                ),
+                sort="GPUs",
+            ),
+            12,
+        ),
+    )

@@ -1,0 +1,402 @@
+"""Measuring: can the numbers be believed? For the doubter, and for whoever mends it.
+
+Every description says what a healthy picture looks like and what to do otherwise.
+"""
+
+from __future__ import annotations
+
+from grafana import palette, queries
+from grafana.board import Board, Settings, trust
+from grafana.metrics import Vocabulary
+from grafana.panels import DASHED, Column, Look, Query, bars, curve, grid, judged, tile, timeline
+from grafana.queries import GPU
+
+SETTINGS = Settings(
+    uid="tpw-measuring",
+    title="tpw / Measuring",
+    description="Whether the books balance, every source is read, and nothing is missing.",
+    filters=("job", "instance"),
+    money=False,
+    annotations=("alerts", "restarts", "versions"),
+)
+PRICE_STATES = {
+    "final": (4, "green"),
+    "preliminary": (3, "#8ab8ff"),
+    "forecast": (2, "#3274d9"),
+    "fallback": (1, "orange"),
+    "missing": (0, "red"),
+}
+
+
+def board(words: Vocabulary) -> Board:
+    """The board."""
+    page = Board(SETTINGS, words)
+    _answers(page)
+    _sources(page)
+    page.row("Energy")
+    _energy(page)
+    page.row("Tokens and money")
+    _tokens(page)
+    page.row("The exporter itself")
+    _exporter(page)
+    return page
+
+
+def _answers(page: Board) -> None:
+    unmetered = "sum(increase(tpw_gpu_unmetered_seconds_total[$__range])) / (count(tpw_gpu_up) * $__range_s)"
+    page.line(
+        5,
+        (
+            tile(
+                "Books balance",
+                "Joules of the last hour that stand in one place of the books and not in the other. GPUs: states "
+                "against the board's total. nodes: servers and idle GPUs against all GPUs. Healthy: 0 %. From 0.1 % "
+                "on it is a bug: keep the pages and report it.",
+                Query("max(gpu:tpw_books_imbalance:ratio_increase1h)", "GPUs"),
+                Query("max(node:tpw_books_imbalance:ratio_increase1h)", "nodes"),
+                unit="percentunit",
+                decimals=2,
+                thresholds=((None, palette.GOOD), (0.001, palette.BAD)),
+                no_value="an hour of data is needed",
+            ),
+            4,
+        ),
+        (
+            tile(
+                "Unmetered time",
+                "Share of GPU time of the time range without a trustworthy energy reading. Healthy: below 1 %. "
+                "Otherwise look at the table of sources and at anomalies.",
+                Query(unmetered, instant=True),
+                unit="percentunit",
+                decimals=2,
+                thresholds=judged(0.01, 0.05),
+            ),
+            4,
+        ),
+        (
+            tile(
+                "Sources up",
+                "Sources that answer, of all there are. Healthy: equal. Otherwise the table below names the one.",
+                Query("sum(tpw_source_up)", "up"),
+                Query("count(tpw_source_up)", "of"),
+                unit="none",
+                decimals=0,
+            ),
+            4,
+        ),
+        (
+            tile(
+                "Unpriced energy",
+                "Facility energy of the time range for whose moment no price was known; it is in no cost. Healthy: "
+                "zero. Otherwise set a fallback price or mend the feed.",
+                Query("sum(increase(tpw_energy_unpriced_joules_total[$__range])) / 3.6e6", instant=True),
+                unit="kwatth",
+                decimals=2,
+                thresholds=((None, palette.GOOD), (0.01, palette.WARN)),
+                no_value="no tariff configured",
+            ),
+            4,
+        ),
+        (
+            tile(
+                "What is missing",
+                "The four ways in which measuring can fail, each as the share that is well. Healthy: all 100 %.",
+                *(
+                    Query(f'min(cluster:tpw_trust:ratio{{aspect="{aspect}"}})', aspect)
+                    for aspect in ("exporters", "sources", "energy", "price")
+                ),
+                unit="percentunit",
+                decimals=0,
+                thresholds=((None, palette.BAD), (0.95, palette.WARN), (0.99, palette.GOOD)),
+                beside=True,
+            ),
+            5,
+        ),
+        (trust(), 3),
+    )
+
+
+def _sources(page: Board) -> None:
+    by = "instance, source"
+    page.line(
+        8,
+        (
+            grid(
+                "Sources",
+                "Everything the exporters read. Healthy: up, an age of seconds (prices: hours), no failures. A source "
+                "that is down has its reason in the exporter's log, once; tpw-exporter probe says what is missing and "
+                "how to get it.",
+                Query(f"min by ({by}) (tpw_source_up)", table=True, instant=True),
+                Query(f"time() - max by ({by}) (tpw_source_last_success_timestamp_seconds)", table=True, instant=True),
+                Query(f"sum by ({by}) (rate(tpw_source_reads_total[5m]))", table=True, instant=True),
+                Query(queries.gained("tpw_source_read_failures_total", by), table=True, instant=True),
+                Query(f"max by ({by}) (tpw_source_read_duration_seconds)", table=True, instant=True),
+                columns=(
+                    Column("instance", "Node"),
+                    Column("source", "Source"),
+                    Column(
+                        "Value #A",
+                        "Up",
+                        Look(
+                            width=70,
+                            properties={
+                                "custom.cellOptions": {"type": "color-text"},
+                                "mappings": [
+                                    {
+                                        "type": "value",
+                                        "options": {
+                                            "1": {"text": "up", "color": "green", "index": 0},
+                                            "0": {"text": "down", "color": "red", "index": 1},
+                                        },
+                                    }
+                                ],
+                            },
+                        ),
+                    ),
+                    Column("Value #B", "Last success", Look(unit="s", decimals=0, width=110)),
+                    Column("Value #C", "Reads", Look(unit="reqps", width=110)),
+                    Column("Value #D", "Failures in range", Look(unit="none", decimals=0, width=130)),
+                    Column("Value #E", "Last read took", Look(unit="s", width=120)),
+                ),
+                sort="Failures in range",
+            ),
+            16,
+        ),
+        (
+            bars(
+                "Failed reads by reason",
+                "In the time range. Healthy: none, or a few timeouts while a server restarts.",
+                Query(
+                    queries.gained("tpw_source_read_failures_total", "source, reason"),
+                    "{{source}} {{reason}}",
+                    instant=True,
+                ),
+                unit="none",
+                decimals=0,
+                color=palette.WARN,
+                no_value="no read failed",
+            ),
+            8,
+        ),
+    )
+
+
+def _energy(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "Sampled power against the energy counter",
+                "Mean of the power sensor over mean power by the energy counter, less one, over an hour; the ten that "
+                "are furthest off. Healthy: within a few per cent of zero, at the same place for ever. A board that "
+                "moves away has a sensor or a counter that lies.",
+                Query(f"max by (instance) ({queries.sensor_error()})", "{{instance}}, highest"),
+                Query(f"min by (instance) ({queries.sensor_error()})", "{{instance}}, lowest"),
+                unit="percentunit",
+                at_least=None,
+                legend=(),
+                fill=0,
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Power by energy method",
+                "How the joules were obtained. Healthy: counter. average_power and instant_power are integrated from "
+                "samples and miss what happens between them.",
+                Query(
+                    "sum by (energy_method) (sum by (job, instance, gpu, uuid) (rate(tpw_gpu_energy_joules_total[5m]))"
+                    " * on (job, instance, gpu, uuid) group_left (energy_method) tpw_gpu_info)",
+                    "{{energy_method}}",
+                ),
+                unit="watt",
+                stacked=True,
+            ),
+            8,
+        ),
+        (
+            bars(
+                "Energy readings not believed",
+                "In the time range, by reason. Healthy: none; resets after a driver reload. Otherwise compare the "
+                "board with the panel on the left.",
+                Query(
+                    queries.gained("tpw_gpu_energy_anomalies_total", "instance, gpu, reason"),
+                    "{{instance}} GPU {{gpu}} {{reason}}",
+                    instant=True,
+                ),
+                unit="none",
+                decimals=0,
+                color=palette.WARN,
+                no_value="all were believed",
+            ),
+            8,
+        ),
+    )
+    page.line(
+        8,
+        (
+            curve(
+                "Power by how ownership is known",
+                "Servers' power by the way their GPUs were found, and what nobody owns. Healthy: no none. none: name "
+                "the GPUs in the configuration.",
+                Query(
+                    "sum by (attribution) (sum by (job, instance, server) (rate(tpw_server_energy_joules_total[5m]))"
+                    " * on (job, instance, server) group_left (attribution) tpw_server_info)",
+                    "{{attribution}}",
+                ),
+                Query('sum(rate(tpw_gpu_state_energy_joules_total{state="idle"}[5m]))', "nobody"),
+                unit="watt",
+                stacked=True,
+                looks={"nobody": Look(color=palette.IDLE)},
+            ),
+            8,
+        ),
+        (
+            curve(
+                "GPUs against the node's own meter",
+                "Power of all boards of a node over what the node's meter shows (a BMC, a PDU), where there is one. "
+                "Healthy: below 100 %, steady at the same load. Above it, one of the two is wrong.",
+                Query(
+                    "sum by (job, instance) (tpw_gpu_power_watts)"
+                    ' / on (job, instance) (sum by (job, instance) (tpw_host_power_watts{component="node"}) > 0)',
+                    "{{instance}}",
+                ),
+                unit="percentunit",
+                no_value="no meter of a whole node is configured",
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Unmetered time",
+                "Share of GPU time without a trustworthy reading, by node. Healthy: zero.",
+                Query(
+                    "sum by (instance) (rate(tpw_gpu_unmetered_seconds_total[5m]))"
+                    " / (count by (instance) (tpw_gpu_up) > 0)",
+                    "{{instance}}",
+                ),
+                unit="percentunit",
+            ),
+            8,
+        ),
+    )
+
+
+def _tokens(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "Joules without tokens, tokens without joules",
+                "Power of models that work and make no token, and tokens per second of models without energy. "
+                "Healthy: both flat at zero. Otherwise a counter was renamed, or ownership is lost.",
+                Query(
+                    'sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}'
+                    ' unless on (job, server, model) model:tpw_server_tokens:rate5m{kind="total"} > 0)'
+                    ' or 0 * sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"})',
+                    "watts without tokens",
+                ),
+                Query(
+                    'sum(model:tpw_server_tokens:rate5m{kind="total"} unless on (job, server, model)'
+                    ' sum by (job, server, model) (model:tpw_server_energy_joules:rate5m{boundary="gpu"}) > 0)'
+                    ' or 0 * sum(model:tpw_server_tokens:rate5m{kind="total"})',
+                    "tokens/s without joules",
+                ),
+                unit="short",
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Live ratio against the rules",
+                "Output tokens per joule as the exporter shows it (dashed) and as the rules make it of the counters. "
+                "Healthy: one line on top of the other, apart only while the load changes.",
+                Query(
+                    'sum by (server, model) (model:tpw_tokens_per_joule:ratio_rate5m{kind="output", boundary="gpu"})',
+                    "{{server}} {{model}}",
+                ),
+                Query(
+                    'avg by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m]))',
+                    "{{server}} {{model}}, live",
+                ),
+                unit="suffix: tok/J",
+                fill=0,
+                legend=(),
+                looks={"/, live$/": Look(properties=DASHED)},
+            ),
+            8,
+        ),
+        (
+            timeline(
+                "State of the price",
+                "Healthy: final (or forecast, on tariffs that settle later). fallback: the feed is down and money is "
+                "approximate. missing: money is not booked at all.",
+                Query(
+                    " or ".join(
+                        f'(max by (instance) (tpw_electricity_price_state{{state="{state}"}}) * {code})'
+                        for state, (code, _) in PRICE_STATES.items()
+                    ),
+                    "{{instance}}",
+                ),
+                states={code: (state, color) for state, (code, color) in PRICE_STATES.items()},
+                no_value="no tariff configured",
+            ),
+            8,
+        ),
+    )
+
+
+def _exporter(page: Board) -> None:
+    page.line(
+        7,
+        (
+            curve(
+                "CPU and memory of the exporter",
+                "The most of any exporter. Healthy: below 2 % of a core and below 60 MB, flat over weeks.",
+                Query("max(rate(process_cpu_seconds_total[5m]) and on (job, instance) tpw_build_info)", "CPU, cores"),
+                Query("max(process_resident_memory_bytes and on (job, instance) tpw_build_info)", "memory"),
+                unit="percentunit",
+                looks={"memory": Look(unit="bytes", properties={"custom.axisPlacement": "right"})},
+            ),
+            6,
+        ),
+        (
+            curve(
+                "Lateness of polls, duration of scrapes",
+                "The most of any exporter. Healthy: milliseconds. Lateness that grows means a node without CPU to "
+                "spare.",
+                Query("max(tpw_poll_lag_seconds)", "poll lateness"),
+                Query("max(scrape_duration_seconds and on (job, instance) tpw_build_info)", "scrape"),
+                unit="s",
+            ),
+            6,
+        ),
+        (
+            curve(
+                "Skipped polls, dropped samples",
+                "Per second, all exporters. Healthy: zero. Skipped: a read takes longer than the interval. Dropped: a "
+                "bug, please report it.",
+                Query("sum(rate(tpw_polls_skipped_total[$__rate_interval]))", "skipped polls"),
+                Query("sum(rate(tpw_exposition_dropped_samples_total[$__rate_interval]))", "dropped samples"),
+                unit="cps",
+            ),
+            6,
+        ),
+        (
+            curve(
+                "Age of the books on disk, and restarts",
+                "The oldest save of any exporter, and how often exporters started in an hour. Healthy: seconds, and "
+                "zero.",
+                Query("max(time() - tpw_store_last_write_timestamp_seconds)", "age of the books"),
+                Query(
+                    "sum(changes(process_start_time_seconds[1h]) and on (job, instance) tpw_build_info)",
+                    "restarts per hour",
+                ),
+                unit="s",
+                looks={
+                    "restarts per hour": Look(unit="none", decimals=0, properties={"custom.axisPlacement": "right"})
+                },
+            ),
+            6,
+        ),
+    )

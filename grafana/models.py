@@ -1,0 +1,393 @@
+"""Models: how efficiency follows load. For whoever tunes the serving."""
+
+from __future__ import annotations
+
+from grafana import palette
+from grafana.board import Board, Settings, link_to, trust
+from grafana.metrics import Vocabulary
+from grafana.panels import (
+    DASHED,
+    NO_PRICE,
+    NO_TOKENS,
+    Column,
+    Look,
+    Query,
+    bars,
+    curve,
+    grid,
+    note,
+    scatter,
+    tile,
+    timeline,
+)
+from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
+
+SETTINGS = Settings(
+    uid="tpw-models",
+    title="tpw / Models",
+    description="Tokens per joule, cost and power of each model against its load.",
+    filters=("job", "server", "model"),
+    choices=("kind", "scope", "boundary"),
+    reference=True,
+)
+WHO = ("server", "model")
+BY = "server, model"
+LOADS = ("under 1", "1 to 4", "5 to 16", "17 to 64", "over 64")
+
+HOW_TO_READ = """\
+**A joule buys more tokens when more requests run at once.** Above, one point is five minutes: at the same load a lower \
+point is a regression, further right on the curve is only a busier hour.
+
+**Do not compare models by it.** Long prompts and short answers make few *output* tokens of a joule: read *Tokens by kind* \
+and *Prompt tokens from the cache* with it. Latency is the price of large batches: see the engine's own panels.
+"""
+
+
+def board(words: Vocabulary) -> Board:
+    """The board."""
+    page = Board(SETTINGS, words)
+    _against_load(page)
+    _now(page)
+    page.row("Over time")
+    _over_time(page)
+    page.row("What it is and what it costs")
+    _cost(page)
+    return page
+
+
+def _ratio(window: str) -> str:
+    return (
+        f"sum by ({BY}) (model:tpw_server_tokens:rate{window}{{{KIND}}})"
+        f" / (sum by ({BY}) (model:tpw_server_energy_joules:rate{window}{{{BOUNDARY}}}) > 0)"
+    )
+
+
+def _against_load(page: Board) -> None:
+    running = Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)")
+    speed = Query(f"sum by ({BY}) (model:tpw_server_tokens:rate5m{{{KIND}}})")
+    page.line(
+        10,
+        (
+            scatter(
+                "Tokens per joule against requests running",
+                "One point per five minutes. The curve is what batching buys; same load and a lower point is a "
+                "regression.",
+                running,
+                Query(f"{_ratio('5m')} > 0"),
+                x_label="requests running",
+                y_label="${kind:text} tokens per joule",
+                unit_x="none",
+                unit_y="suffix: tok/J",
+                partition=WHO,
+            ),
+            10,
+        ),
+        (
+            scatter(
+                "$currency per million tokens against tokens per second",
+                "One point per five minutes, ${scope:text} cost. Hardware runs with time: twice the tokens, half the "
+                "cost per token.",
+                speed,
+                Query(
+                    f"1e6 * sum by ({BY}) (model:tpw_server_cost:rate5m{{{SCOPE}, {MONEY}}})"
+                    f" / (sum by ({BY}) (model:tpw_server_tokens:rate5m{{{KIND}}}) > 1)"
+                ),
+                x_label="${kind:text} tokens per second",
+                y_label="per million tokens",
+                unit_x="short",
+                unit_y="none",
+                partition=WHO,
+                no_value=NO_PRICE,
+            ),
+            7,
+        ),
+        (
+            scatter(
+                "Power against tokens per second",
+                "One point per five minutes. Where the curve meets the axis is what the server draws parked; its "
+                "slope is what one more token costs in joules.",
+                speed,
+                Query(f"sum by ({BY}) (model:tpw_server_energy_joules:rate5m{{{BOUNDARY}}})"),
+                x_label="${kind:text} tokens per second",
+                y_label="${boundary:text} power",
+                unit_x="short",
+                unit_y="watt",
+                partition=WHO,
+            ),
+            7,
+        ),
+    )
+
+
+def _now(page: Board) -> None:
+    page.line(
+        7,
+        (
+            bars(
+                "Tokens per joule by load",
+                "Over the time range, by how many requests were running: all tokens made at that load over all joules "
+                "used at it.",
+                *(
+                    Query(
+                        f'sum(sum_over_time(model:tpw_server_tokens_by_load:rate5m{{load="{load}", {KIND}}}[$__range]))'
+                        f' / (sum(sum_over_time(model:tpw_server_energy_joules_by_load:rate5m{{load="{load}",'
+                        f" {BOUNDARY}}}[$__range])) > 0)",
+                        load,
+                        instant=True,
+                    )
+                    for load in LOADS
+                ),
+                unit="suffix: tok/J",
+                no_value=NO_TOKENS,
+            ),
+            7,
+        ),
+        (
+            bars(
+                "Share of the own best hour of the week",
+                "Tokens per joule of the last hour over the best hour of the last seven days. Low at night is low "
+                "load; low at noon is worth a look.",
+                Query(
+                    f"model:tpw_tokens_per_joule:ratio_rate1h{{{KIND}, {BOUNDARY}}}"
+                    f" / (max_over_time(model:tpw_tokens_per_joule:ratio_rate1h{{{KIND}, {BOUNDARY}}}[7d]) > 0)",
+                    "{{server}} {{model}}",
+                    instant=True,
+                ),
+                unit="percentunit",
+                at_most=1,
+                decimals=0,
+                no_value=NO_TOKENS,
+            ),
+            7,
+        ),
+        (note("How to read this", "Why load and efficiency belong together.", HOW_TO_READ), 7),
+        (trust(), 3),
+    )
+
+
+def _over_time(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "Active only, and parked time included",
+                "Tokens per joule of the boards over five minutes. The gap between the lines is what standing by "
+                "costs.",
+                Query(
+                    f"sum(model:tpw_server_tokens:rate5m{{{KIND}}})"
+                    ' / (sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}) > 0)',
+                    "active only",
+                ),
+                Query(
+                    f"sum(model:tpw_server_tokens:rate5m{{{KIND}}})"
+                    ' / (sum(model:tpw_server_energy_joules:rate5m{boundary="gpu"}) > 0)',
+                    "parked time included",
+                ),
+                unit="suffix: tok/J",
+                no_value=NO_TOKENS,
+                legend=("mean",),
+                looks={
+                    "active only": Look(color=palette.STATES["active"]),
+                    "parked time included": Look(color=palette.STATES["parked"]),
+                },
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Tokens by kind",
+                "Tokens per second. input: prompt tokens that had to be computed; cached_input: served from the prefix "
+                "cache; output: generated.",
+                *(
+                    Query(f'sum(model:tpw_server_tokens:rate5m{{kind="{kind}"}})', kind)
+                    for kind in ("output", "input", "cached_input")
+                ),
+                unit="short",
+                stacked=True,
+                no_value=NO_TOKENS,
+                looks={kind: Look(color=color) for kind, color in palette.TOKENS.items()},
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Requests running and waiting",
+                "Five-minute means. Waiting above zero: the batch is full. Running low and never waiting: fewer "
+                "replicas would do.",
+                Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)", "{{server}} {{model}} running"),
+                Query(f"sum by ({BY}) (model:tpw_server_requests_waiting:avg5m)", "{{server}} {{model}} waiting"),
+                unit="none",
+                looks={"/ waiting$/": Look(properties=DASHED)},
+            ),
+            8,
+        ),
+    )
+    page.line(
+        7,
+        (
+            curve(
+                "Prompt tokens from the cache",
+                "Share of prompt tokens that the prefix cache served. Cached tokens cost almost nothing; a change here "
+                "moves tokens per joule of kind total and not of kind output.",
+                Query(
+                    f'sum by ({BY}) (model:tpw_server_tokens:rate5m{{kind="cached_input"}})'
+                    f' / (sum by ({BY}) (model:tpw_server_tokens:rate5m{{kind=~"cached_input|input"}}) > 0)',
+                    "{{server}} {{model}}",
+                ),
+                unit="percentunit",
+                at_most=1,
+                no_value=NO_TOKENS,
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Joules per request",
+                "${boundary:text} energy of a finished request, and of a unit of work where tokens are not the measure "
+                "(audio seconds, images). One-hour means.",
+                Query(
+                    f"sum by ({BY}) (model:tpw_server_energy_joules:rate1h{{{BOUNDARY}}})"
+                    f" / (sum by ({BY}) (rate(tpw_server_requests_total[1h])) > 0)",
+                    "{{server}} {{model}}",
+                ),
+                Query(
+                    f"sum by ({BY}) (model:tpw_server_energy_joules:rate1h{{{BOUNDARY}}})"
+                    f" / on ({BY}) group_right () (sum by ({BY}, unit) (rate(tpw_server_work_units_total[1h])) > 0)",
+                    "{{server}} {{model}} per {{unit}}",
+                ),
+                unit="joule",
+                logarithmic=True,
+                no_value="no request finished",
+            ),
+            8,
+        ),
+        (
+            timeline(
+                "Active and parked",
+                "What each server's GPUs were doing: working, or holding a model that nobody asked.",
+                Query(
+                    "sum by (server)"
+                    ' (model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}) > bool'
+                    " sum by (server)"
+                    ' (model:tpw_server_energy_joules:rate5m{boundary="gpu", state="parked"})',
+                    "{{server}}",
+                ),
+                states={1: ("active", palette.STATES["active"]), 0: ("parked", palette.STATES["parked"])},
+            ),
+            8,
+        ),
+    )
+
+
+def _cost(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "$currency per million tokens by component",
+                "One-hour means of all chosen models together. Credit of negative prices is below zero.",
+                Query(
+                    f"1e6 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[1h]))"
+                    f" / on () group_left () (sum(model:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
+                    "{{component}}",
+                ),
+                Query(
+                    f"-1e6 * sum(rate(tpw_server_credit_total{{{MONEY}}}[1h]))"
+                    f" / (sum(model:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
+                    "credit",
+                ),
+                unit="none",
+                stacked=True,
+                no_value=NO_PRICE,
+                looks={
+                    **{name: Look(color=color) for name, color in palette.COMPONENTS.items()},
+                    "credit": Look(color=palette.CREDIT),
+                },
+            ),
+            8,
+        ),
+        (
+            curve(
+                "$currency per hour saved against $reference",
+                "What the same work costs at the reference, less what it costs here. Below zero, elsewhere is cheaper.",
+                Query(
+                    f'3600 * (sum by (server) (model:tpw_server_reference_cost:rate1h{{reference="$reference", {MONEY}}})'
+                    f' - sum by (server) (model:tpw_server_cost:rate1h{{scope="full", {MONEY}}}))',
+                    "{{server}}",
+                ),
+                unit="none",
+                at_least=None,
+                no_value="no reference configured",
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Power of the GPUs, share of their limits",
+                "Mean power of the boards each server owns over their enforced limits.",
+                Query(
+                    "sum by (server) (tpw_gpu_power_watts * on (job, instance, gpu, uuid) group_right () "
+                    "tpw_server_gpu) / (sum by (server) (tpw_gpu_power_limit_watts * on (job, instance, gpu, uuid) "
+                    "group_right () tpw_server_gpu) > 0)",
+                    "{{server}}",
+                ),
+                unit="percentunit",
+                at_most=1,
+            ),
+            8,
+        ),
+    )
+    page.line(
+        6,
+        (
+            grid(
+                "Servers",
+                "Engine, when its output counter moves (finish: only at the end of a request, so short windows lie), "
+                "how its GPUs are known, and the window of the live ratios. A click on a node shows its GPUs.",
+                Query("count by (server, instance) (tpw_server_gpu)", table=True, instant=True),
+                Query("max by (server, instance) (tpw_window_seconds)", table=True, instant=True),
+                Query(
+                    "max by (server, instance, engine, version, cadence, attribution) (tpw_server_info)",
+                    table=True,
+                    instant=True,
+                ),
+                columns=(
+                    Column("server", "Server"),
+                    Column("instance", "Node"),
+                    Column("engine", "Engine", Look(width=90)),
+                    Column("version", "Version", Look(width=90)),
+                    Column("attribution", "GPUs known by", Look(width=130)),
+                    Column("cadence", "Counter moves", Look(width=130)),
+                    Column("Value #A", "GPUs", Look(unit="none", decimals=0, width=70)),
+                    Column("Value #B", "Window", Look(unit="s", decimals=0, width=90)),
+                ),
+                drop=("Value #C",),
+                links={
+                    "Node": link_to("tpw-gpus", "GPUs", instance="Node"),
+                    "Server": link_to("tpw-money", "Money", server="Server"),
+                },
+                sort="Server",
+                descending=False,
+            ),
+            18,
+        ),
+        (
+            tile(
+                "GPUs owned",
+                "GPUs that the chosen servers own now.",
+                Query("count(count by (job, instance, uuid) (tpw_server_gpu))"),
+                unit="none",
+            ),
+            3,
+        ),
+        (
+            tile(
+                "Requests finished",
+                "In the time range of the board.",
+                Query("sum(increase(tpw_server_requests_total[$__range]))", instant=True),
+                unit="short",
+                no_value="not counted by the engine",
+            ),
+            3,
+        ),
+    )

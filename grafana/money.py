@@ -1,0 +1,431 @@
+"""Money: what it costs, why, and what the same would cost elsewhere. For finance and team leads; calendar ranges."""
+
+from __future__ import annotations
+
+from grafana import palette, queries
+from grafana.board import Board, Settings, link_to, trust
+from grafana.metrics import Vocabulary
+from grafana.panels import (
+    DASHED,
+    NO_PRICE,
+    NO_TOKENS,
+    Column,
+    Look,
+    Query,
+    bars,
+    curve,
+    grid,
+    judged,
+    note,
+    tile,
+)
+from grafana.queries import MONEY
+
+SETTINGS = Settings(
+    uid="tpw-money",
+    title="tpw / Money",
+    description="Spend by component, server and day; electricity price; forecast; comparison with a reference.",
+    filters=("job", "server", "model"),
+    choices=("kind", "scope"),
+    reference=True,
+    time=("now/M", "now"),
+    refresh="5m",
+    annotations=("price", "alerts"),
+)
+BY = "server, model"
+ENERGY = 'component="energy"'
+NO_REFERENCE = "no reference configured"
+DAYS_LEFT = "(scalar(days_in_month()) - scalar(day_of_month()) + 1 - scalar(hour()) / 24 - scalar(minute()) / 1440)"
+"""Days from now to the end of the month (UTC)."""
+
+SMALL_PRINT = """\
+**What is in it.** Energy is the joules of the boards with their share of the host, times PUE, at the price of the moment \
+in which they were used; nothing is priced again later. Hardware, hosting and what else is configured run with time, for \
+idle GPUs too. Prices are as configured: all-in, with or without VAT as you entered them. *Costs* chooses all of it (full) \
+or electricity alone (energy).
+
+**Servers and the rest.** Idle GPUs belong to nobody and are in no server's cost: they stand apart, as *idle GPUs*. Joules \
+without a price are in no cost: the board *Measuring* shows how many.
+"""
+
+
+def board(words: Vocabulary) -> Board:
+    """The board."""
+    page = Board(SETTINGS, words)
+    _answers(page)
+    _efficiency(page)
+    page.row("When")
+    _when(page)
+    page.row("Who")
+    _who(page)
+    page.row("Charges, credit, demand")
+    _charges(page)
+    return page
+
+
+def _answers(page: Board) -> None:
+    spent = queries.whole_cost_in("$__range")
+    tokens = queries.tokens_in("$__range")
+    by_reference = f'sum(increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
+    full = queries.server_cost_in("$__range", component="")
+    waste = f'sum(increase(tpw_gpu_state_cost_total{{state=~"parked|idle", component=~"$scope", {MONEY}}}[$__range]))'
+    gross = f'sum(increase(tpw_gpu_state_cost_total{{component=~"$scope", {MONEY}}}[$__range]))'
+    page.line(
+        5,
+        (
+            tile(
+                "$currency spent",
+                "${scope:text} cost of all GPUs in the time range of the board, and in the range of the same length "
+                "before it.",
+                Query(spent, "in this range", instant=True),
+                Query(queries.whole_cost_in("$__range", offset=" offset $__range"), "the range before", instant=True),
+                unit="none",
+                no_value=NO_PRICE,
+            ),
+            3,
+        ),
+        (
+            tile(
+                "Electricity",
+                "Cost of energy in the time range, less credit, and its share of everything.",
+                Query(queries.whole_cost_in("$__range", ENERGY), "$currency", instant=True),
+                Query(
+                    f"{queries.whole_cost_in('$__range', ENERGY)} / ({queries.whole_cost_in('$__range', '')} > 0)",
+                    "of everything",
+                    instant=True,
+                ),
+                unit="none",
+                no_value=NO_PRICE,
+                looks={"of everything": Look(unit="percentunit", decimals=0)},
+            ),
+            3,
+        ),
+        (
+            tile(
+                "Wasted",
+                "${scope:text} cost of parked and idle time in the time range, and its share. Orange from 20 %, red "
+                "from 40 %.",
+                Query(waste, "$currency", instant=True),
+                Query(f"{waste} / ({gross} > 0)", "of all cost", instant=True),
+                unit="none",
+                no_value=NO_PRICE,
+                looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+            ),
+            3,
+        ),
+        (
+            tile(
+                "$currency / M tokens",
+                "Money per million ${kind:text} tokens in the time range, ${scope:text} cost. servers: what they "
+                "cost. fleet: idle GPUs as well.",
+                Query(f"1e6 * {queries.server_cost_in('$__range')} / ({tokens} > 0)", "servers", instant=True),
+                Query(f"1e6 * {spent} / ({tokens} > 0)", "fleet", instant=True, unfiltered=("server", "model")),
+                unit="none",
+                no_value=NO_TOKENS,
+            ),
+            3,
+        ),
+        (
+            tile(
+                "Month's end",
+                "What this month will have cost: spent since the 1st (UTC), and the mean day of the last seven for "
+                "the days that are left.",
+                Query(
+                    f"{queries.whole_cost_in('$__range', '')}"
+                    f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="full", {MONEY}}}[7d]))',
+                    "forecast, $currency",
+                    instant=True,
+                ),
+                Query(queries.whole_cost_in("$__range", ""), "since the 1st", instant=True),
+                unit="none",
+                decimals=0,
+                no_value=NO_PRICE,
+                time_from="now/M",
+            ),
+            3,
+        ),
+        (
+            tile(
+                "Saved",
+                "What the work of the time range would have cost at $reference, less what it cost here. Red: it "
+                "would have been cheaper there.",
+                Query(f"{by_reference} - {full}", "$currency", instant=True),
+                Query(f"1 - {full} / ({by_reference} > 0)", "of its price", instant=True),
+                unit="none",
+                no_value=NO_REFERENCE,
+                thresholds=((None, palette.BAD), (0, palette.GOOD)),
+                looks={"of its price": Look(unit="percentunit", decimals=0)},
+            ),
+            3,
+        ),
+        (
+            tile(
+                "$currency paid / kWh",
+                "Cost of energy over the servers' facility kWh, beside the plain mean of the price. Paid below the "
+                "mean is what running at the right hours earned.",
+                Query(
+                    f"{queries.server_cost_in('$__range', component=ENERGY)}"
+                    " / (sum(increase(tpw_server_facility_energy_joules_total[$__range])) / 3.6e6 > 0)",
+                    "paid",
+                    instant=True,
+                ),
+                Query(
+                    f"avg(avg_over_time(tpw_electricity_price_per_kwh{{{MONEY}}}[$__range]))",
+                    "mean price",
+                    instant=True,
+                ),
+                unit="none",
+                no_value=NO_PRICE,
+            ),
+            3,
+        ),
+        (trust(), 3),
+    )
+
+
+def _efficiency(page: Board) -> None:
+    tokens = queries.tokens_in("$__range", BY)
+    cost = queries.server_cost_in("$__range", BY)
+    by_reference = (
+        f'sum by ({BY}) (increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
+    )
+    page.line(
+        7,
+        (
+            grid(
+                "Servers and models in this range",
+                "Sums over the time range. Share: of all servers' cost. Parked: cost of standing by. Idle GPUs belong "
+                "to nobody and are in no row. A click on a model opens its board.",
+                Query(tokens, table=True, instant=True),
+                Query(cost, table=True, instant=True),
+                Query(queries.server_cost_in("$__range", BY, ENERGY), table=True, instant=True),
+                Query(queries.server_cost_in("$__range", BY, state="parked"), table=True, instant=True),
+                Query(f"1e6 * {cost} / ({tokens} > 0)", table=True, instant=True),
+                Query(
+                    f"{cost} / on () group_left () ({queries.server_cost_in('$__range')} > 0)", table=True, instant=True
+                ),
+                Query(f"{by_reference} - {queries.server_cost_in('$__range', BY, '')}", table=True, instant=True),
+                columns=(
+                    Column("server", "Server"),
+                    Column("model", "Model"),
+                    Column("Value #A", "Tokens", Look(unit="short")),
+                    Column("Value #B", "Cost", Look(unit="none", decimals=2)),
+                    Column("Value #F", "Share", Look(unit="percentunit", decimals=0)),
+                    Column("Value #C", "Of it electricity", Look(unit="none", decimals=2)),
+                    Column("Value #D", "Of it parked", Look(unit="none", decimals=2)),
+                    Column("Value #E", "Per million tokens", Look(unit="none")),
+                    Column(
+                        "Value #G",
+                        "Saved against reference",
+                        Look(
+                            unit="none",
+                            decimals=2,
+                            thresholds=((None, palette.BAD), (0, palette.GOOD)),
+                            properties={"custom.cellOptions": {"type": "color-text"}},
+                        ),
+                    ),
+                ),
+                links={"Model": link_to("tpw-models", "Models", server="Server", model="Model")},
+                sort="Cost",
+            ),
+            24,
+        ),
+    )
+
+
+def _component_bars(rate: str, step: str) -> tuple[Query, ...]:
+    """Cost by component, and what was paid back, as means over each bar."""
+    return (
+        Query(
+            f"{rate} * sum by (component) (rate(tpw_gpu_state_cost_total{{{MONEY}}}[{step}] offset -{step}))",
+            "{{component}}",
+            step=step,
+        ),
+        Query(f"-{rate} * sum(rate(tpw_server_credit_total{{{MONEY}}}[{step}] offset -{step}))", "credit", step=step),
+    )
+
+
+COMPONENT_LOOKS = {
+    **{name: Look(color=color) for name, color in palette.COMPONENTS.items()},
+    "credit": Look(color=palette.CREDIT),
+}
+
+
+def _when(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "$currency per day, by component",
+                "A bar is a day (UTC) of all GPUs; today's is as far as it has come. Credit of negative prices is "
+                "below zero.",
+                *_component_bars("86400", "1d"),
+                unit="none",
+                stacked=True,
+                bars=True,
+                no_value=NO_PRICE,
+                legend=("mean",),
+                looks=COMPONENT_LOOKS,
+            ),
+            12,
+        ),
+        (
+            bars(
+                "$currency per hour, by hour of the day",
+                "Mean ${scope:text} cost rate of all GPUs in each hour of the day (UTC), over the time range.",
+                Query(
+                    'sum by (hour) (avg_over_time(cluster:tpw_cost_by_hour:rate5m{scope="${scope:text}",'
+                    f" {MONEY}}}[$__range])) * 3600",
+                    table=True,
+                    instant=True,
+                ),
+                unit="none",
+                no_value=NO_PRICE,
+                vertical=True,
+                rows=("hour", "Value"),
+            ),
+            12,
+        ),
+    )
+    page.line(
+        6,
+        (
+            curve(
+                "Electricity price, $currency per kWh",
+                "The price in force; dashed, the one after it as it was known. Same width as the cost rate below.",
+                Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
+                Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
+                unit="none",
+                steps=True,
+                no_value=NO_PRICE,
+                legend=("min", "mean", "max"),
+                looks={
+                    "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
+                    "next": Look(color=palette.NEXT, properties=DASHED),
+                },
+            ),
+            24,
+        ),
+    )
+    page.line(
+        8,
+        (
+            curve(
+                "Cost rate, $currency per hour",
+                "All GPUs by component at the pace of the last five minutes: where the price above moves it and where "
+                "load does.",
+                Query(f"3600 * sum by (component) (cluster:tpw_gpu_state_cost:rate5m{{{MONEY}}})", "{{component}}"),
+                Query(f"-3600 * sum(rate(tpw_server_credit_total{{{MONEY}}}[5m]))", "credit"),
+                unit="none",
+                stacked=True,
+                no_value=NO_PRICE,
+                legend=("mean", "max"),
+                looks=COMPONENT_LOOKS,
+            ),
+            24,
+        ),
+    )
+
+
+def _who(page: Board) -> None:
+    page.line(
+        8,
+        (
+            bars(
+                "Allocated and active, $currency",
+                "What each server cost in the time range, and the part of it while it worked. The difference is "
+                "parked time.",
+                Query(queries.server_cost_in("$__range", "server"), "{{server}}", instant=True),
+                Query(queries.server_cost_in("$__range", "server", state="active"), "{{server}}, active", instant=True),
+                unit="none",
+                decimals=2,
+                no_value=NO_PRICE,
+                looks={"/, active$/": Look(thresholds=((None, palette.STATES["active"]),))},
+                color=palette.STATES["parked"],
+            ),
+            8,
+        ),
+        (
+            bars(
+                "Idle GPUs by node, $currency",
+                "What nobody's model pays: cost of GPUs without an owner in the time range.",
+                Query(
+                    "sort_desc(sum by (instance)"
+                    f' (increase(tpw_gpu_state_cost_total{{state="idle", component=~"$scope", {MONEY}}}[$__range])))',
+                    "{{instance}}",
+                    instant=True,
+                ),
+                unit="none",
+                decimals=2,
+                no_value=NO_PRICE,
+                color=palette.IDLE,
+            ),
+            8,
+        ),
+        (
+            bars(
+                "Break-even, output tokens per day",
+                "How many output tokens a day would make this cost meet $reference at today's mix, and how many there "
+                "were, per server. Left of break-even, elsewhere is cheaper.",
+                Query(
+                    'sum by (server) (model:tpw_server_tokens:rate1d{kind="output"}) * 86400',
+                    "{{server}}, now",
+                    instant=True,
+                ),
+                Query(
+                    'sum by (server) (model:tpw_server_tokens:rate1d{kind="output"}) * 86400'
+                    f' * sum by (server) (model:tpw_server_cost:rate1d{{scope="full", {MONEY}}})'
+                    f' / (sum by (server) (model:tpw_server_reference_cost:rate1d{{reference="$reference", {MONEY}}}) > 0)',
+                    "{{server}}, break-even",
+                    instant=True,
+                ),
+                unit="short",
+                no_value=NO_REFERENCE,
+                color=palette.TOKENS["output"],
+                looks={"/, break-even$/": Look(thresholds=((None, palette.REFERENCE),))},
+            ),
+            8,
+        ),
+    )
+
+
+def _charges(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "Charge and credit of electricity, $currency per day",
+                "Servers' energy cost by day (UTC), and below zero what negative prices paid back.",
+                Query(
+                    f'86400 * sum(rate(tpw_server_cost_total{{component="energy", {MONEY}}}[1d] offset -1d))',
+                    "charge",
+                    step="1d",
+                ),
+                Query(f"-86400 * sum(rate(tpw_server_credit_total{{{MONEY}}}[1d] offset -1d))", "credit", step="1d"),
+                unit="none",
+                stacked=True,
+                bars=True,
+                no_value=NO_PRICE,
+                legend=("mean",),
+                looks={
+                    "charge": Look(color=palette.COMPONENTS["energy"]),
+                    "credit": Look(color=palette.CREDIT),
+                },
+            ),
+            8,
+        ),
+        (
+            curve(
+                "Demand interval against the month's peak",
+                "Mean power of the demand interval that is forming; dashed, the highest one of the billing month. "
+                "Above it, the demand charge of the month rises.",
+                Query("max(tpw_demand_interval_watts)", "forming"),
+                Query("max(tpw_demand_peak_watts)", "month's peak"),
+                unit="watt",
+                no_value="no demand charge configured",
+                looks={"month's peak": Look(color=palette.REFERENCE, properties=DASHED)},
+            ),
+            8,
+        ),
+        (note("What is in it", "Boundary, scope and what stands apart.", SMALL_PRINT), 8),
+    )

@@ -1,0 +1,328 @@
+"""Overview: is it cheap, is it wasting, can I trust it? For whoever runs the servers."""
+
+from __future__ import annotations
+
+from grafana import palette, queries
+from grafana.board import Board, Settings, link_to, trust
+from grafana.metrics import Vocabulary
+from grafana.panels import ALONE, DASHED, NO_PRICE, NO_TOKENS, Column, Look, Query, curve, grid, judged, tile
+from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
+
+SETTINGS = Settings(
+    uid="tpw-overview",
+    title="tpw / Overview",
+    description="Tokens per joule, cost per million tokens, waste, and whether the numbers can be trusted.",
+    filters=("job", "server", "model"),
+    choices=("kind", "scope", "boundary"),
+    reference=True,
+)
+
+
+def board(words: Vocabulary) -> Board:
+    """The board."""
+    page = Board(SETTINGS, words)
+    _now(page)
+    _table(page)
+    _over_time(page)
+    return page
+
+
+def _now(page: Board) -> None:
+    efficiency = tile(
+        "Tokens / joule",
+        "${kind:text} tokens per second per watt over the last five minutes. servers: all energy of the GPUs they own, "
+        "parked time included. fleet: idle GPUs that nobody owns as well, always at the boards.",
+        Query(
+            f"sum(model:tpw_server_tokens:rate5m{{{KIND}}})"
+            f" / (sum(model:tpw_server_energy_joules:rate5m{{{BOUNDARY}}}) > 0)",
+            "servers",
+        ),
+        Query(
+            f"sum(cluster:tpw_server_tokens:rate5m{{{KIND}}}) / (sum(cluster:tpw_gpu_state_energy_joules:rate5m) > 0)",
+            "fleet",
+        ),
+        unit="suffix: tok/J",
+        no_value=NO_TOKENS,
+    )
+    cost = tile(
+        "$currency / M tokens",
+        "Money per million ${kind:text} tokens over the last hour, ${scope:text} cost. servers: what the servers cost. "
+        "fleet: idle GPUs as well.",
+        Query(
+            f"1e6 * sum(model:tpw_server_cost:rate1h{{{SCOPE}, {MONEY}}})"
+            f" / (sum(model:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
+            "servers",
+        ),
+        Query(
+            f"1e6 * sum(cluster:tpw_cost:rate1h{{{SCOPE}, {MONEY}}})"
+            f" / (sum(cluster:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
+            "fleet",
+        ),
+        unit="none",
+        no_value=NO_PRICE,
+    )
+    spend = tile(
+        "$currency / hour",
+        "${scope:text} cost of all GPUs, whoever owns them, at the pace of the last five minutes, and "
+        "since midnight (UTC).",
+        Query(f"3600 * sum(cluster:tpw_cost:rate5m{{{SCOPE}, {MONEY}}})", "now"),
+        Query(queries.whole_cost_in("$__range"), "since midnight", instant=True),
+        unit="none",
+        no_value=NO_PRICE,
+        time_from="now/d",
+    )
+    wasted = tile(
+        "$currency wasted / hour",
+        "Cost of GPUs that are parked or idle over the last hour, and its share of the cost of all GPUs. Orange from "
+        "20 %, red from 40 %.",
+        Query(f"sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "now"),
+        Query(
+            f"sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
+            f" / (3600 * sum(cluster:tpw_gpu_state_cost:rate1h{{{MONEY}}}) > 0)",
+            "of all cost",
+        ),
+        unit="none",
+        no_value=NO_PRICE,
+        looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+    )
+    speed = tile(
+        "Tokens / second",
+        "Output tokens, and prompt tokens that had to be computed, over the last five minutes.",
+        Query('sum(model:tpw_server_tokens:rate5m{kind="output"})', "output"),
+        Query('sum(model:tpw_server_tokens:rate5m{kind="input"})', "input"),
+        unit="short",
+        no_value=NO_TOKENS,
+    )
+    power = tile(
+        "Power",
+        "Mean of the last five minutes. servers: their GPUs with their share of the host, times PUE. idle: boards that "
+        "nobody owns. limit: the enforced limits of all boards.",
+        Query('sum(model:tpw_server_energy_joules:rate5m{boundary="facility"})', "servers"),
+        Query('sum(cluster:tpw_gpu_state_energy_joules:rate5m{state="idle"})', "idle"),
+        Query("sum(tpw_gpu_power_limit_watts)", "limit"),
+        unit="watt",
+    )
+    price = tile(
+        "$currency / kWh",
+        "All-in electricity price in force now and how far it can be relied on, the next price, and when it begins.",
+        Query(
+            f"max by (state) (tpw_electricity_price_per_kwh{{{MONEY}}}"
+            " * on (job, instance) group_left (state) tpw_electricity_price_state)",
+            "now ({{state}})",
+        ),
+        Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
+        Query("min(tpw_electricity_price_next_change_timestamp_seconds) - time()", "begins in"),
+        unit="none",
+        no_value=NO_PRICE,
+        looks={"begins in": Look(unit="s", decimals=0)},
+    )
+    page.line(5, (efficiency, 3), (cost, 3), (spend, 3), (wasted, 3), (speed, 3), (power, 3), (price, 3), (trust(), 3))
+
+
+def _table(page: Board) -> None:
+    by = "server, model"
+    tokens = queries.tokens_in("$__range", by)
+    cost = queries.server_cost_in("$__range", by)
+    reference = (
+        f'sum by ({by}) (increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
+    )
+    page.line(
+        6,
+        (
+            grid(
+                "Models in this range",
+                "Sums over the time range of the board, then divided. Parked: share of the energy that was used while "
+                "no request ran. Against $reference: this cost over what the same work costs there; below 100 % is "
+                "cheaper here. A click on a model opens its board.",
+                Query(queries.tokens_in("$__range", by, 'kind="output"'), table=True, instant=True),
+                Query(f"{tokens} / ({queries.joules_in('$__range', by)} > 0)", table=True, instant=True),
+                Query(f"1e6 * {cost} / ({tokens} > 0)", table=True, instant=True),
+                Query(cost, table=True, instant=True),
+                Query(
+                    f"{queries.joules_in('$__range', by, 'parked')} / ({queries.joules_in('$__range', by)} > 0)",
+                    table=True,
+                    instant=True,
+                ),
+                Query(
+                    f"sum by ({by}) (avg_over_time(tpw_server_requests_running[$__range]))", table=True, instant=True
+                ),
+                Query(f"{queries.server_cost_in('$__range', by, '')} / ({reference} > 0)", table=True, instant=True),
+                columns=(
+                    Column("server", "Server"),
+                    Column("model", "Model"),
+                    Column("Value #A", "Output tokens", Look(unit="short")),
+                    Column("Value #B", "Tokens per joule", Look(unit="suffix: tok/J")),
+                    Column("Value #C", "Cost per million", Look(unit="none")),
+                    Column("Value #D", "Cost", Look(unit="none", decimals=2)),
+                    Column("Value #E", "Parked", Look(unit="percentunit", decimals=1)),
+                    Column("Value #F", "Requests running", Look(unit="none", decimals=1)),
+                    Column(
+                        "Value #G",
+                        "Against reference",
+                        Look(
+                            unit="percentunit",
+                            decimals=0,
+                            thresholds=judged(1, 1.5),
+                            properties={"custom.cellOptions": {"type": "color-text"}},
+                        ),
+                    ),
+                ),
+                links={"Model": link_to("tpw-models", "Models", server="Server", model="Model")},
+                sort="Cost",
+            ),
+            24,
+        ),
+    )
+
+
+def _over_time(page: Board) -> None:
+    page.line(
+        8,
+        (
+            curve(
+                "${kind:text} tokens per joule by model",
+                "Five-minute means, all energy of the GPUs a server owns. More requests at once make more tokens of a "
+                "joule: read it next to the load, on the board Models.",
+                Query(f"model:tpw_tokens_per_joule:ratio_rate5m{{{KIND}, {BOUNDARY}}}", "{{server}} {{model}}"),
+                unit="suffix: tok/J",
+                no_value=NO_TOKENS,
+            ),
+            12,
+        ),
+        (
+            curve(
+                "$currency per million ${kind:text} tokens by model",
+                "One-hour means, ${scope:text} cost, on a logarithmic axis: a server that is hardly asked costs many "
+                "times more per token. Dashed: what the same tokens would have cost at $reference.",
+                Query(
+                    f"model:tpw_cost_per_million_tokens:ratio_rate1h{{{KIND}, {SCOPE}, {MONEY}}}",
+                    "{{server}} {{model}}",
+                ),
+                Query(
+                    f'1e6 * sum(model:tpw_server_reference_cost:rate1h{{reference="$reference", {MONEY}}})'
+                    f" / (sum(model:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
+                    "at $reference",
+                ),
+                unit="none",
+                no_value=NO_PRICE,
+                logarithmic=True,
+                looks={"/^at /": Look(color=palette.REFERENCE, properties=DASHED)},
+            ),
+            12,
+        ),
+    )
+    page.line(
+        8,
+        (
+            curve(
+                "Power by state",
+                "Energy counters of all boards by what they were doing. Dashed: the sum of the power sensors, which "
+                "must run along the top.",
+                *(
+                    Query(f'sum(cluster:tpw_gpu_state_energy_joules:rate5m{{state="{state}"}})', state)
+                    for state in palette.STATES
+                ),
+                Query("sum(tpw_gpu_power_watts)", "sensors"),
+                unit="watt",
+                stacked=True,
+                looks={
+                    **{state: Look(color=color) for state, color in palette.STATES.items()},
+                    "sensors": Look(color=palette.NEUTRAL, properties={**DASHED, **ALONE}),
+                },
+            ),
+            12,
+        ),
+        (
+            curve(
+                "Where the money went, $currency per hour",
+                "Cost of the servers by component, and of idle GPUs, as a mean over each bar. What negative prices "
+                "paid back is below zero.",
+                Query(
+                    f"3600 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[$__interval]))",
+                    "{{component}}",
+                    step="1h",
+                ),
+                Query(
+                    f'3600 * sum(rate(tpw_gpu_state_cost_total{{state="idle", {MONEY}}}[$__interval]))',
+                    "idle GPUs",
+                    step="1h",
+                ),
+                Query(f"-3600 * sum(rate(tpw_server_credit_total{{{MONEY}}}[$__interval]))", "credit", step="1h"),
+                unit="none",
+                stacked=True,
+                bars=True,
+                no_value=NO_PRICE,
+                legend=("mean",),
+                looks={
+                    **{name: Look(color=color) for name, color in palette.COMPONENTS.items()},
+                    "idle GPUs": Look(color=palette.IDLE),
+                    "credit": Look(color=palette.CREDIT),
+                },
+            ),
+            12,
+        ),
+    )
+    page.line(
+        7,
+        (
+            curve(
+                "Electricity price, $currency per kWh",
+                "The price in force, and the one after it as it was known at the time.",
+                Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
+                Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
+                unit="none",
+                steps=True,
+                no_value=NO_PRICE,
+                legend=("min", "max", "lastNotNull"),
+                looks={
+                    "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
+                    "next": Look(color=palette.NEXT, properties=DASHED),
+                },
+            ),
+            12,
+        ),
+        (
+            grid(
+                "Firing alerts",
+                "Alerts of this project that fire now, as Prometheus evaluates them.",
+                Query(
+                    "sum by (severity, alertname, instance, gpu, server, model)"
+                    ' (ALERTS{alertname=~"Tpw.+", alertstate="firing"})',
+                    table=True,
+                    instant=True,
+                    unfiltered=("server", "model"),
+                ),
+                columns=(
+                    Column(
+                        "severity",
+                        "Severity",
+                        Look(
+                            width=90,
+                            properties={
+                                "custom.cellOptions": {"type": "color-text"},
+                                "mappings": [
+                                    {
+                                        "type": "value",
+                                        "options": {
+                                            "critical": {"color": "red", "index": 0},
+                                            "warning": {"color": "orange", "index": 1},
+                                            "info": {"color": "blue", "index": 2},
+                                        },
+                                    }
+                                ],
+                            },
+                        ),
+                    ),
+                    Column("alertname", "Alert", Look(width=220)),
+                    Column("instance", "Node", Look(width=130)),
+                    Column("gpu", "GPU", Look(width=60)),
+                    Column("server", "Server", Look(width=90)),
+                    Column("model", "Model"),
+                ),
+                drop=("Value",),
+                sort="Alert",
+                descending=False,
+            ),
+            12,
+        ),
+    )

@@ -1,0 +1,30 @@
+"""Colours, the same on every board. Only what is judged is green, orange or red; the rest is told apart, not valued.
+
+A state is never shown by colour alone: its name stands in the legend, and the order is always the same.
+"""
+
+from __future__ import annotations
+
+STATES = {"active": "#3274d9", "parked": "#ff9830", "idle": "#8a919e"}
+"""What a GPU was doing, in the order of stacking."""
+STATE_CODES = {
+    2: ("active", STATES["active"]),
+    1: ("parked", STATES["parked"]),
+    0: ("idle", STATES["idle"]),
+    -1: ("lost", "red"),
+}
+"""States as numbers, for timelines and tables."""
+TOKENS = {"output": "#1f60c4", "input": "#8ab8ff", "cached_input": "#a352cc"}
+COMPONENTS = {"energy": "#fade2a", "hardware": "#7b61c4", "hosting": "#9c6644", "operations": "#b5835a"}
+CREDIT = "#56a64b"
+"""Money that negative prices paid back; drawn below zero."""
+IDLE = STATES["idle"]
+PRICE = "#e0b400"
+NEXT = "#8a919e"
+REFERENCE = "#8a919e"
+NEUTRAL = "text"
+"""Numbers that are not judged."""
+GOOD, WARN, BAD = "green", "orange", "red"
+
+CLASSIC = "palette-classic"
+"""Grafana's own, for series that have no colour of their own here (models, nodes, GPUs)."""

@@ -1,0 +1,87 @@
+"""PromQL that more than one panel needs.
+
+Boards write series without their filters: :class:`grafana.board.Board` adds ``server=~"$server"`` and the like to every
+selector that has the label. Three variables hold what a counter needs and, as text, what a recorded series needs:
+
+========  ==================  =============================================  ===========================
+variable  as text             as value, for counters                         used as
+========  ==================  =============================================  ===========================
+kind      output, total       regular expression of the label ``kind``       ``kind=~"$kind"``
+scope     full, energy        regular expression of ``component``            ``component=~"$scope"``
+boundary  gpu, facility       the counter of joules                          ``$boundary``
+========  ==================  =============================================  ===========================
+"""
+
+from __future__ import annotations
+
+KIND = 'kind="${kind:text}"'
+SCOPE = 'scope="${scope:text}"'
+BOUNDARY = 'boundary="${boundary:text}"'
+MONEY = 'currency="$currency"'
+GPU = "job, instance, gpu, uuid"
+
+
+def _by(by: str) -> str:
+    return f" by ({by})" if by else ""
+
+
+def tokens_in(window: str, by: str = "", kind: str = 'kind=~"$kind"') -> str:
+    """Tokens made over a window."""
+    return f"sum{_by(by)} (increase(tpw_server_tokens_total{{{kind}}}[{window}]))"
+
+
+def joules_in(window: str, by: str = "", state: str = "") -> str:
+    """Joules of servers over a window, inside the chosen boundary."""
+    matcher = f'state="{state}"' if state else ""
+    return f"sum{_by(by)} (increase($boundary{{{matcher}}}[{window}]))"
+
+
+def server_cost_in(window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "") -> str:
+    """What servers cost over a window, less what negative prices paid back."""
+    matchers = ", ".join(part for part in (component, MONEY, f'state="{state}"' if state else "") if part)
+    cost = f"sum{_by(by)} (increase(tpw_server_cost_total{{{matchers}}}[{window}]))"
+    credit_matchers = ", ".join(part for part in (MONEY, f'state="{state}"' if state else "") if part)
+    credit = f"sum{_by(by)} (increase(tpw_server_credit_total{{{credit_matchers}}}[{window}]))"
+    return f"({cost} - ({credit} or 0 * {cost}))"
+
+
+def whole_cost_in(window: str, component: str = 'component=~"$scope"', offset: str = "") -> str:
+    """What all GPUs cost over a window, whoever owns them, less what negative prices paid back to servers."""
+    matchers = ", ".join(part for part in (component, MONEY) if part)
+    cost = f"sum (increase(tpw_gpu_state_cost_total{{{matchers}}}[{window}]{offset}))"
+    credit = f"sum (increase(tpw_server_credit_total{{{MONEY}}}[{window}]{offset}))"
+    return f"({cost} - ({credit} or 0 * {cost}))"
+
+
+def state_code(by: str = GPU) -> str:
+    """A GPU's state as a number: 2 active, 1 parked, 0 idle, -1 lost (see :data:`grafana.palette.STATE_CODES`)."""
+    active = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="active"}} > bool 0.5)'
+    parked = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="parked"}} > bool 0.5)'
+    gone = f"(max by ({by}) (tpw_gpu_up) == 0)"
+    return f"(({gone} - 1) or clamp_max(2 * {active} + {parked}, 2))"
+
+
+def gpus_by_state() -> str:
+    """Mean number of GPUs by state over five minutes."""
+    return "sum by (state) (gpu:tpw_gpu_state_seconds:rate5m)"
+
+
+LOST = "count(tpw_gpu_up == 0) or 0 * count(tpw_gpu_up)"
+TRUST = "min(cluster:tpw_trust:ratio)"
+
+
+def gained(counter: str, by: str) -> str:
+    """What a counter gained over the range of the board, its first value included.
+
+    For counters that appear with the first event, which ``increase`` would not see.
+    """
+    return f"sum by ({by}) ({counter} - ({counter} offset $__range or 0 * {counter})) > 0"
+
+
+def sensor_error(by: str = GPU) -> str:
+    """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap."""
+    return (
+        f"(avg by ({by}) (avg_over_time(tpw_gpu_power_watts[1h]))"
+        f" / (sum by ({by}) (rate(tpw_gpu_energy_joules_total[1h])) > 0) - 1)"
+        f" unless on ({by}) increase(tpw_gpu_unmetered_seconds_total[1h]) > 0"
+    )

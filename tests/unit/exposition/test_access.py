@@ -1,0 +1,515 @@
+"""TLS, client certificates, passwords, headers and rates: the file format that all exporters share, and its upkeep."""
+
+from __future__ import annotations
+
+import base64
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import types
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tpw.exposition.access import Access
+from tpw.exposition.http1 import Request, Response
+from tpw.exposition.serving import Server
+from tpw.exposition.web_config import WebConfigError, load
+
+HASH = "$2b$04$" + "a" * 53
+"""Has the form of a bcrypt hash; the stand-in below takes it for that of "secret"."""
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+def certify(folder: Path, name: str, extensions: str, *signing: str) -> None:
+    """A key and a certificate, self-signed or signed by another, with exactly these extensions."""
+    (folder / f"{name}.cnf").write_text(
+        f"[req]\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\n[ext]\n{extensions}\n"
+    )
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30")
+    out = ("-subj", f"/CN={name}", "-config", f"{name}.cnf", "-keyout", f"{name}.key", "-out", f"{name}.pem")
+    openssl(folder, "req", "-x509", *key, *out, *signing)
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA, a server's certificate for 127.0.0.1 and its renewal, clients' certificates, and one of a CA unknown here."""
+    folder = tmp_path_factory.mktemp("pki")
+    for ca in ("ca", "otherca"):
+        usage = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"
+        certify(folder, ca, usage)
+    for name, san, ca in (
+        ("server", "IP:127.0.0.1", "ca"),
+        ("renewed", "IP:127.0.0.1,DNS:renewed.example", "ca"),
+        ("prometheus", "DNS:prometheus.example", "ca"),
+        ("stranger", "DNS:stranger.example", "ca"),
+        ("forged", "DNS:prometheus.example", "otherca"),
+    ):
+        usage = f"basicConstraints=critical,CA:FALSE\nsubjectAltName={san}\nauthorityKeyIdentifier=keyid"
+        certify(folder, name, usage, "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key")
+    return folder
+
+
+@pytest.fixture
+def bcrypt_stand_in(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A bcrypt that knows one password, and tells which it was asked about."""
+    asked: list[bytes] = []
+
+    def checkpw(password: bytes, hashed: bytes) -> bool:
+        asked.append(password)
+        return hashed == HASH.encode() and password == b"secret"
+
+    module = types.ModuleType("bcrypt")
+    module.checkpw = checkpw  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bcrypt", module)
+    return asked
+
+
+def config(folder: Path, text: str) -> Path:
+    path = folder / "web.yml"
+    path.write_text(text)
+    return path
+
+
+def problems(folder: Path, text: str) -> tuple[str, ...]:
+    with pytest.raises(WebConfigError) as caught:
+        load(config(folder, text))
+    return caught.value.problems
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def serving(access: Access) -> Iterator[Server]:
+    server = Server(["127.0.0.1:0"], lambda request: Response(b"hello\n"), gate=access)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def get(server: Server, *, context: ssl.SSLContext | None = None, authorization: str = "") -> tuple[int, bytes]:
+    scheme = "http" if context is None else "https"
+    request = urllib.request.Request(f"{scheme}://127.0.0.1:{server.ports[0]}/")
+    if authorization:
+        request.add_header("Authorization", authorization)
+    try:
+        with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def trusting(pki: Path, client: str = "") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default of newer versions of Python
+    if client:
+        context.load_cert_chain(pki / f"{client}.pem", pki / f"{client}.key")
+    return context
+
+
+# ------------------------------------------------------------------------------------------------------------- the file
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "# nothing\n", "tls_server_config:\nbasic_auth_users:\nhttp_server_config:\n"]
+)
+def test_an_empty_file_asks_for_nothing(tmp_path: Path, text: str):
+    found = load(config(tmp_path, text))
+    assert (found.context, dict(found.users), found.headers) == (None, {}, ())
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path):
+    found = problems(
+        tmp_path,
+        """
+tls_server_config: {cert_file: gone.pem, min_version: TLS10, cipher_suites: [TLS_RSA_WITH_RC4_128_SHA], colour: red}
+http_server_config: {http2: maybe, headers: {X-Frame-Options: perhaps, X-Other: y}}
+basic_auth_users: {alice: plain}
+rate_limit: {interval: soon, burst: -1}
+other: 1
+""",
+    )
+    text = "\n".join(found)
+    for part in (
+        "other is not known",
+        "tls_server_config.colour is not known",
+        "tls_server_config.min_version is TLS10, which is not offered any more",
+        "tls_server_config.cipher_suites: 'TLS_RSA_WITH_RC4_128_SHA'",
+        "tls_server_config: one of key and key_file must be given",
+        "http_server_config.http2 must be true or false",
+        "http_server_config.headers.X-Frame-Options is 'perhaps'",
+        "http_server_config.headers.X-Other is not known",
+        "basic_auth_users.alice is not a bcrypt hash",
+        "rate_limit.interval is 'soon'",
+        "rate_limit.burst must be a whole number",
+    ):
+        assert part in text
+    assert "plain" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[1]", "the file must be a mapping"),
+        ("a: [", "is not YAML"),
+        ("tls_server_config: 5", "tls_server_config must be a mapping"),
+        ("tls_server_config: {cert_file: gone.pem, key_file: gone.key}", "gone.pem and gone.key cannot be loaded"),
+        ("tls_server_config: {cert_file: ca.pem, key_file: server.key}", "cannot be loaded"),
+        ("tls_server_config: {cert: a, cert_file: b, key: c}", "both cert and cert_file are given"),
+        ("tls_server_config: {client_auth_type: RequireAnyClientCert}", "nobody verified"),
+        ("tls_server_config: {client_auth_type: Whatever}", "client_auth_type is 'Whatever'"),
+        ("tls_server_config: {client_auth_type: RequireAndVerifyClientCert}", "client_ca_file must be given"),
+        ("tls_server_config: {client_ca_file: ca.pem}", "client_auth_type asks for no certificate"),
+        ("tls_server_config: {min_version: TLS13, max_version: TLS12}", "min_version is above max_version"),
+        ("tls_server_config: {curve_preferences: [CurveP256, CurveP384]}", "only one curve"),
+        ("tls_server_config: {curve_preferences: [Curve1]}", "Curve1 not known"),
+        ("tls_server_config: {cipher_suites: TLS_X}", "must be a list"),
+        ("tls_server_config: {client_allowed_sans: [a]}", "needs client_auth_type RequireAndVerifyClientCert"),
+        ('http_server_config: {headers: {Content-Security-Policy: "a\\nb"}}', "one line of ASCII"),
+        ("basic_auth_users: [alice]", "must be a mapping"),
+        ("rate_limit: {interval: 1s}", "no request is ever answered"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(pki: Path, tmp_path: Path, text: str, problem: str):
+    for name in ("ca.pem", "server.key"):
+        (tmp_path / name).write_bytes((pki / name).read_bytes())
+    assert any(problem in found for found in problems(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path):
+    with pytest.raises(WebConfigError, match=r"web\.yml: cannot be read"):
+        load(tmp_path / "web.yml")
+
+
+def test_without_the_package_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    (found,) = problems(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}")
+    assert found == "basic_auth_users needs the package bcrypt: pip install 'tpw-exporter[auth]'"
+
+
+def test_an_encrypted_key_is_refused_without_a_question(pki: Path, tmp_path: Path):
+    openssl(pki, "ec", "-in", "server.key", "-aes256", "-passout", "pass:x", "-out", str(tmp_path / "locked.key"))
+    found = problems(tmp_path, f"tls_server_config: {{cert_file: {pki}/server.pem, key_file: locked.key}}")
+    assert any("the key is encrypted" in problem for problem in found)
+
+
+# ----------------------------------------------------------------------------------------------------------------- TLS
+
+
+def test_tls_with_files_beside_the_configuration(pki: Path):
+    access = Access(config(pki, "tls_server_config: {cert_file: server.pem, key_file: server.key}"))
+    with serving(access) as server:
+        assert get(server, context=trusting(pki)) == (200, b"hello\n")
+
+
+def test_tls_with_certificate_and_key_in_the_file(pki: Path, tmp_path: Path):
+    def inline(name: str) -> str:
+        return "|\n    " + (pki / name).read_text().replace("\n", "\n    ")
+
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    text = f"tls_server_config:\n  cert: {inline('server.pem')}\n  key: {inline('server.key')}\n"
+    access = Access(config(tmp_path, text))
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    with serving(access) as server:
+        assert get(server, context=trusting(pki)) == (200, b"hello\n")
+
+
+def test_plain_http_to_a_tls_port_is_told_so(pki: Path):
+    access = Access(config(pki, "tls_server_config: {cert_file: server.pem, key_file: server.key}"))
+    with serving(access) as server:
+        assert get(server) == (400, b"this port speaks HTTPS: use https:// in the address\n")
+
+
+def test_versions_below_the_least_are_not_spoken(pki: Path):
+    access = Access(config(pki, "tls_server_config: {cert_file: server.pem, key_file: server.key, min_version: TLS13}"))
+    with serving(access) as server:
+        old = trusting(pki)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises(urllib.error.URLError):
+            get(server, context=old)
+        assert get(server, context=trusting(pki))[0] == 200
+
+
+def test_only_the_chosen_cipher_suites_are_spoken(pki: Path):
+    suite = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
+    files = "cert_file: server.pem, key_file: server.key"
+    text = f"tls_server_config: {{{files}, cipher_suites: [{suite}], max_version: TLS12}}"
+    with serving(Access(config(pki, text))) as server:
+        fitting, other = trusting(pki), trusting(pki)
+        fitting.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+        other.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+        assert get(server, context=fitting)[0] == 200
+        with pytest.raises(urllib.error.URLError):
+            get(server, context=other)
+
+
+@pytest.mark.parametrize(
+    ("client", "sans", "welcome"),
+    [
+        ("prometheus", "", True),
+        ("stranger", "", True),
+        ("", "", False),
+        ("forged", "", False),
+        ("prometheus", "[other, prometheus.example]", True),
+        ("stranger", "[other, prometheus.example]", False),
+    ],
+)
+def test_client_certificates(pki: Path, client: str, sans: str, welcome: bool):
+    allowed = f", client_allowed_sans: {sans}" if sans else ""
+    text = (
+        "tls_server_config: {cert_file: server.pem, key_file: server.key, client_ca_file: ca.pem, "
+        f"client_auth_type: RequireAndVerifyClientCert{allowed}}}"
+    )
+    with serving(Access(config(pki, text))) as server:
+        if welcome:
+            assert get(server, context=trusting(pki, client)) == (200, b"hello\n")
+        else:
+            with pytest.raises((urllib.error.URLError, OSError)):
+                get(server, context=trusting(pki, client))
+
+
+def test_a_client_without_certificate_may_come_where_one_is_optional(pki: Path):
+    text = (
+        "tls_server_config: {cert_file: server.pem, key_file: server.key, client_ca_file: ca.pem, "
+        "client_auth_type: VerifyClientCertIfGiven}"
+    )
+    with serving(Access(config(pki, text))) as server:
+        assert get(server, context=trusting(pki))[0] == 200
+        assert get(server, context=trusting(pki, "prometheus"))[0] == 200
+        with pytest.raises((urllib.error.URLError, OSError)):
+            get(server, context=trusting(pki, "forged"))
+
+
+# ----------------------------------------------------------------------------------------------------------- passwords
+
+
+def test_the_right_user_and_password_are_let_in(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
+
+    def status(authorization: str) -> int:
+        answer = access.refuse(
+            Request("GET", "/metrics", {}, {"authorization": authorization} if authorization else {})
+        )
+        return 200 if answer is None else answer.status
+
+    assert status(basic("alice", "secret")) == 200
+    assert status(basic("alice", "wrong")) == 401
+    assert status(basic("bob", "secret")) == 401
+    assert status("") == 401
+    assert status("Bearer secret") == 401
+    assert status("Basic !!!") == 401
+    assert status("Basic " + base64.b64encode(b"alice").decode()) == 401
+    assert status("Basic " + base64.b64encode(b"\xff:\xff").decode()) == 401
+
+
+def test_who_is_not_let_in_is_asked_for_a_password(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    with serving(Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))) as server:
+        assert get(server, authorization=basic("alice", "secret")) == (200, b"hello\n")
+        assert get(server) == (401, b"unauthorized\n")
+
+
+def test_a_right_password_is_computed_once_and_a_wrong_one_every_time(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
+    for _ in range(3):
+        access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", "secret")}))
+    assert bcrypt_stand_in == [b"secret"]
+    for _ in range(2):
+        access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", "wrong")}))
+    assert bcrypt_stand_in == [b"secret", b"wrong", b"wrong"]
+
+
+def test_an_unknown_user_costs_as_much_as_a_known_one(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
+    access.refuse(Request("GET", "/", {}, {"authorization": basic("nobody", "guess")}))
+    assert bcrypt_stand_in == [b"guess"]
+
+
+def test_passwords_are_tried_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    inside, most = [], []
+
+    def checkpw(password: bytes, hashed: bytes) -> bool:
+        inside.append(password)
+        most.append(len(inside))
+        threading.Event().wait(0.01)
+        inside.remove(password)
+        return False
+
+    module = types.ModuleType("bcrypt")
+    module.checkpw = checkpw  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bcrypt", module)
+    access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
+    guesses = [
+        threading.Thread(
+            target=access.refuse, args=[Request("GET", "/", {}, {"authorization": basic("alice", f"guess {n}")})]
+        )
+        for n in range(5)
+    ]
+    for guess in guesses:
+        guess.start()
+    for guess in guesses:
+        guess.join()
+    assert most == [1] * 5
+
+
+def test_hashes_of_the_real_package_are_understood(tmp_path: Path):
+    bcrypt = pytest.importorskip("bcrypt", reason="the package of the extra [auth] is not installed")
+    hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
+    long = "x" * 100
+    long_hashed = bcrypt.hashpw(long.encode()[:72], bcrypt.gensalt(4)).decode()
+    text = f"basic_auth_users: {{alice: '{hashed}', apache: '{hashed.replace('$2b$', '$2y$')}', long: '{long_hashed}'}}"
+    access = Access(config(tmp_path, text))
+
+    def knows(user: str, password: str) -> bool:
+        return access.refuse(Request("GET", "/", {}, {"authorization": basic(user, password)})) is None
+
+    assert knows("alice", "s3cret")
+    assert knows("apache", "s3cret")
+    assert knows("long", long)
+    assert not knows("alice", "S3cret")
+    assert not knows("long", "x" * 71)
+
+
+# ------------------------------------------------------------------------------------------------------ headers, rates
+
+
+def test_headers_are_on_every_answer_and_replace_our_own(tmp_path: Path):
+    text = "http_server_config: {headers: {X-Frame-Options: deny, Content-Security-Policy: default-src 'none'}}"
+    access = Access(config(tmp_path, text))
+    server = Server(
+        ["127.0.0.1:0"],
+        lambda request: Response(b"", headers=(("Content-Security-Policy", "ours"), ("Vary", "Accept"))),
+        gate=access,
+    )
+    server.start()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.ports[0]}/", timeout=10) as answer:
+            assert answer.headers.get_all("Content-Security-Policy") == ["default-src 'none'"]
+            assert answer.headers["X-Frame-Options"] == "deny"
+            assert answer.headers["Vary"] == "Accept"
+    finally:
+        server.stop()
+
+
+def test_requests_above_the_rate_are_refused(tmp_path: Path):
+    clock = Clock()
+    access = Access(config(tmp_path, "rate_limit: {interval: 500ms, burst: 3}"), clock)
+
+    def status() -> int:
+        answer = access.refuse(Request("GET", "/"))
+        return 200 if answer is None else answer.status
+
+    assert [status() for _ in range(4)] == [200, 200, 200, 429]
+    clock.now += 0.5
+    assert [status() for _ in range(2)] == [200, 429]
+    clock.now += 60.0
+    assert [status() for _ in range(4)] == [200, 200, 200, 429]
+
+
+# -------------------------------------------------------------------------------------------------------------- upkeep
+
+
+def test_a_changed_file_takes_effect_within_a_second(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    clock = Clock()
+    path = config(tmp_path, "")
+    access = Access(path, clock)
+    before = access.generation()
+    path.write_text(f"basic_auth_users: {{alice: '{HASH}'}}")
+    clock.now += 0.9
+    assert access.generation() is before
+    clock.now += 0.1
+    with capture_logs() as logs:
+        assert access.generation() is not before
+    assert [entry["event"] for entry in logs] == ["web_config_reloaded"]
+    assert access.refuse(Request("GET", "/")) is not None
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path):
+    clock = Clock()
+    access = Access(config(tmp_path, ""), clock)
+    before = access.generation()
+    for _ in range(5):
+        clock.now += 1.0
+        assert access.generation() is before
+
+
+def test_a_bad_change_changes_nothing_and_is_said_once(tmp_path: Path):
+    clock = Clock()
+    path = config(tmp_path, "http_server_config: {headers: {X-Frame-Options: deny}}")
+    access = Access(path, clock)
+    before = access.generation()
+    path.write_text("nonsense: true")
+    with capture_logs() as logs:
+        for _ in range(3):
+            clock.now += 1.0
+            assert access.generation() is before
+    assert [entry["event"] for entry in logs] == ["web_config_rejected"]
+    assert "nonsense is not known" in logs[0]["problems"][0]
+    assert access.headers() == (("X-Frame-Options", "deny"),)
+
+
+def test_a_bad_file_at_the_start_is_fatal(tmp_path: Path):
+    with pytest.raises(WebConfigError):
+        Access(config(tmp_path, "nonsense: true"))
+
+
+def test_a_renewed_certificate_is_served_to_the_next_connection(pki: Path, tmp_path: Path):
+    clock = Clock()
+    for kind in ("pem", "key"):
+        (tmp_path / f"tls.{kind}").write_bytes((pki / f"server.{kind}").read_bytes())
+    access = Access(config(tmp_path, "tls_server_config: {cert_file: tls.pem, key_file: tls.key}"), clock)
+
+    def names(server: Server) -> set[str]:
+        pem = ssl.get_server_certificate(("127.0.0.1", server.ports[0]), timeout=10)
+        return {"renewed" if b"renewed.example" in ssl.PEM_cert_to_DER_cert(pem) else "server"}
+
+    with serving(access) as server:
+        assert names(server) == {"server"}
+        for kind in ("pem", "key"):
+            (tmp_path / f"tls.{kind}").write_bytes((pki / f"renewed.{kind}").read_bytes())
+        clock.now += 1.0
+        # The thread of the first connection may be the one that looks, and this one not wait for it.
+        assert "renewed" in {name for _ in range(3) for name in names(server)}
+
+
+def test_connections_made_under_other_rules_end(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    import http.client
+
+    clock = Clock()
+    path = config(tmp_path, "")
+    access = Access(path, clock)
+    with serving(access) as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.ports[0], timeout=10)
+        client.request("GET", "/")
+        assert client.getresponse().read() == b"hello\n"
+        path.write_text(f"basic_auth_users: {{alice: '{HASH}'}}")
+        clock.now += 1.0
+        client.request("GET", "/")
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+            client.getresponse()
+        client.close()
+        assert get(server)[0] == 401

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, empty_snapshot, fleet_snapshot, rich_snapshot, uuid
+from tpw.exposition.status import Status, state_now, status
+from tpw.exposition.waste import Waste, WasteTrend
+from tpw.ledger.books import Posting, PostingKey, ServerAccount
+from tpw.model import Attribution, GpuSample, Instant, PriceInterval, PriceState, State
+from tpw.snapshot import Prices, Snapshot
+
+
+def server(found: Status, name: str) -> dict[str, object]:
+    return next(dict(entry) for entry in found["servers"] if entry["name"] == name)
+
+
+def test_the_status_survives_json():
+    found = status(rich_snapshot(), Waste(1.5, 60.0))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_headline_sums_the_machine():
+    head = status(rich_snapshot(), Waste(1.5, 60.0))["headline"]
+    assert head["tokens_per_second"] == pytest.approx(400.0)
+    assert head["all_tokens_per_second"] == pytest.approx(600.0)
+    assert head["power_watts"] == 612.5 + 598.0 + 118.0 + 70.5
+    assert head["tokens_per_watt"] == pytest.approx(400.0 / (1210.5 + 118.0))
+    assert head["wasted_gpus"] == 3
+    assert head["wasted_watts"] == 118.0 + 70.5
+    assert head["wasted_cost_per_hour"] == 1.5
+    energy = 1210.5 * PUE / 3.6e6 * PRICE
+    assert head["energy_cost_per_token"] == pytest.approx(energy / 400.0)
+    assert head["cost_per_token"] == pytest.approx((energy + HARDWARE_PER_SECOND) / 400.0)
+
+
+def test_costs_of_several_models_are_weighed_by_their_tokens():
+    snapshot = fleet_snapshot(8, 2)
+    busier = snapshot.books.servers["server-1"]
+    samples = tuple(
+        replace(sample, tokens={key: 3.0 * value for key, value in sample.tokens.items()}) for sample in busier.window
+    )
+    servers = {**snapshot.books.servers, "server-1": replace(busier, window=samples)}
+    found = status(replace(snapshot, books=replace(snapshot.books, servers=servers)))
+    money = [
+        model["tokens_per_second"]["output"] * model["cost_per_token"]["full"]["output"]
+        for entry in found["servers"]
+        for model in entry["models"]
+    ]
+    assert found["headline"]["cost_per_token"] == pytest.approx(sum(money) / 1600.0)
+
+
+def test_nothing_known_is_null_not_zero():
+    found = status(empty_snapshot())
+    assert found["currency"] is None
+    assert found["price"] is None
+    assert {key: value for key, value in found["headline"].items() if value is not None} == {"wasted_gpus": 0}
+
+
+def test_states_of_servers():
+    found = status(rich_snapshot())
+    assert [(entry["name"], entry["state"]) for entry in found["servers"]] == [
+        ("chat", "active"),
+        ("code", "down"),
+        ("embed", "parked"),
+    ]
+    snapshot = rich_snapshot()
+    ranks = ServerAccount("big", attribution=Attribution.CONFIGURED, gpus=frozenset({uuid(0)}), models=("m",))
+    loading = replace(snapshot.books.servers["code"], name="chat", engine="", tokens={}, models=())
+    books = replace(snapshot.books, servers={"big": ranks, "chat": loading}, postings={})
+    found = status(replace(snapshot, books=books))
+    assert [(entry["name"], entry["state"]) for entry in found["servers"]] == [("big", "unread"), ("chat", "waiting")]
+
+
+def test_a_server_that_is_down_shows_no_requests():
+    (model,) = server(status(rich_snapshot()), "code")["models"]  # type: ignore[misc]
+    assert (model["running"], model["waiting"]) == (None, None)
+    assert model["tokens"] == {"output": 250.0}
+
+
+@pytest.mark.parametrize(
+    ("up", "active", "utilization", "expected"),
+    [
+        (True, True, 0.0, State.ACTIVE),
+        (True, False, 1.0, State.PARKED),
+        (False, True, 0.5, State.ACTIVE),
+        (False, True, 0.0, State.PARKED),
+        (False, False, None, State.ACTIVE),
+    ],
+)
+def test_what_a_gpu_is_doing_now(*, up: bool, active: bool, utilization: float | None, expected: State):
+    account = rich_snapshot().books.gpus[uuid(0)]
+    account = replace(account, sample=GpuSample(uuid(0), BOOT, utilization_ratio=utilization))
+    assert state_now(account, [ServerAccount("s", up=up, active=active)]) is expected
+    assert state_now(account, []) is State.IDLE
+    assert state_now(replace(account, up=False), [ServerAccount("s", up=up, active=active)]) is None
+
+
+def test_a_shared_gpu_is_active_when_one_of_its_servers_is():
+    account = rich_snapshot().books.gpus[uuid(0)]
+    owners = [ServerAccount("a", up=True, active=False), ServerAccount("b", up=True, active=True)]
+    assert state_now(account, owners) is State.ACTIVE
+
+
+def test_a_price_that_is_missing_has_a_state_and_no_number():
+    missing = PriceInterval(0.0, 1.0, 0.3, PriceState.MISSING)
+    for now in (None, missing):
+        price = status(replace(rich_snapshot(), prices=Prices("EUR", now)))["price"]
+        assert price == {"per_kwh": None, "state": "missing", "next_at": None, "next_per_kwh": None}
+
+
+# --------------------------------------------------------------------------------------------------------------- waste
+
+
+def at(seconds: float, wasted: float, *, currency: str = "EUR") -> Snapshot:
+    snapshot = empty_snapshot()
+    postings = {
+        PostingKey("g", "s", "m", State.ACTIVE): Posting(cost={"energy": 99.0 * seconds}),
+        PostingKey("g", "s", "m", State.PARKED): Posting(
+            cost={"energy": wasted / 2, "hardware": wasted}, credit=wasted / 2
+        ),
+    }
+    books = replace(snapshot.books, currency=currency, postings=postings)
+    return replace(snapshot, at=Instant(BOOT + seconds, 0.0), books=books)
+
+
+def test_waste_is_what_parked_and_idle_time_costs_per_hour():
+    trend = WasteTrend()
+    assert trend.observe(at(0.0, 10.0)) is None
+    found = trend.observe(at(1.0, 10.0 + 1.0 / 3600.0))
+    assert found is not None
+    assert found.cost_per_hour == pytest.approx(1.0)
+    assert found.span_seconds == 1.0
+
+
+def test_waste_is_taken_over_the_last_minute():
+    trend = WasteTrend()
+    for second in range(0, 200, 5):
+        found = trend.observe(at(float(second), second * (2.0 if second < 100 else 3.0)))
+    assert found is not None
+    assert found.span_seconds == 60.0
+    assert found.cost_per_hour == pytest.approx(3.0 * 3600.0)
+
+
+def test_after_a_short_pause_the_last_mark_is_used_and_after_a_long_one_it_begins_anew():
+    trend = WasteTrend()
+    trend.observe(at(0.0, 0.0))
+    found = trend.observe(at(300.0, 300.0))
+    assert found is not None
+    assert found.span_seconds == 300.0
+    assert trend.observe(at(2000.0, 2000.0)) is None
+
+
+def test_without_a_currency_waste_has_no_cost():
+    trend = WasteTrend()
+    for second in (0.0, 5.0):
+        assert trend.observe(at(second, second, currency="")) is None
+
+
+def test_another_currency_or_an_older_snapshot_begins_anew():
+    trend = WasteTrend()
+    trend.observe(at(10.0, 1.0))
+    assert trend.observe(at(20.0, 2.0, currency="USD")) is None
+    assert trend.observe(at(5.0, 1.0, currency="USD")) is None
+
+
+def test_what_is_remembered_is_bounded():
+    trend = WasteTrend()
+    for tick in range(5000):
+        trend.observe(at(tick / 10.0, 0.0))
+    assert len(trend._marks) <= 32

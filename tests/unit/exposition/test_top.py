@@ -1,0 +1,214 @@
+"""The table in the terminal, drawn from a status, fetched from a real server, and shown on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.snapshots import empty_snapshot, fleet_snapshot, rich_snapshot
+from tpw.cli.top import NoAnswerError, fetcher, once, plain, screen
+from tpw.exposition.http1 import Request, Response
+from tpw.exposition.render import Page
+from tpw.exposition.serving import Server
+from tpw.exposition.status import Status, status
+from tpw.exposition.waste import Waste
+from tpw.exposition.web import Web
+from tpw.snapshot import Snapshot
+
+URL = "http://127.0.0.1:10101"
+GOLDEN = Path(__file__).parents[2] / "golden" / "exposition" / "top.txt"
+
+
+def as_fetched(snapshot: Snapshot) -> Status:
+    found: Status = json.loads(json.dumps(status(snapshot, Waste(1.86, 60.0))))
+    return found
+
+
+@contextmanager
+def serving(handler: Callable[[Request], Response]) -> Iterator[str]:
+    server = Server(["127.0.0.1:0"], handler)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{server.ports[0]}"
+    finally:
+        server.stop()
+
+
+def test_the_table_of_a_rich_machine_is_the_golden_table():
+    table = "\n".join(screen(as_fetched(rich_snapshot()), URL)) + "\n"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        GOLDEN.write_text(table, encoding="utf-8")
+    assert table == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_an_empty_machine_says_so():
+    text = "\n".join(screen(as_fetched(empty_snapshot()), URL))
+    for part in ("no tariff: no cost", "no inference server is known", "no GPU reports power here", "add `tariff:`"):
+        assert part in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
+@pytest.mark.parametrize("snapshot", [rich_snapshot, empty_snapshot, lambda: fleet_snapshot(16, 16)])
+def test_no_line_is_wider_than_the_terminal(width: int, snapshot: Callable[[], Snapshot]):
+    for colours in (False, True):
+        lines = screen(as_fetched(snapshot()), URL, width=width, colours=colours)
+        assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in lines) <= width
+
+
+def test_a_low_terminal_is_told_what_it_misses():
+    lines = screen(as_fetched(fleet_snapshot(16, 16)), URL, height=20)
+    assert len(lines) == 20
+    assert lines[-1] == "... 20 more lines: make the window taller"
+
+
+def test_colours_change_nothing_but_colours():
+    found = as_fetched(rich_snapshot())
+    stripped = [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in screen(found, URL, colours=True)]
+    assert stripped == screen(found, URL)
+
+
+def test_texts_from_outside_cannot_move_the_cursor():
+    evil = "\x1b[2J\x9b31m\r\n\u202eabc"
+    snapshot = rich_snapshot()
+    account = replace(snapshot.books.servers["chat"], name=evil, models=(evil,))
+    snapshot = replace(snapshot, books=replace(snapshot.books, servers={evil: account}), notes=(evil,))
+    for line in screen(as_fetched(snapshot), URL + evil):
+        assert line.isprintable()
+    assert plain(evil) == "?[2J?31m???abc"
+
+
+# ------------------------------------------------------------------------------------------------------------ fetching
+
+
+def test_the_status_of_a_daemon_is_fetched(capsys: pytest.CaptureFixture[str]):
+    with serving(Web(rich_snapshot, Page())) as url:
+        assert once(url, fetcher(url)) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"tpw-exporter  {url}  02:00:00 UTC")
+    assert "\x1b" not in out
+
+
+def test_no_daemon_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]):
+    with serving(Web(rich_snapshot, Page())) as url:
+        pass
+    assert once(url, fetcher(url)) == 1
+    assert "Does the daemon run?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Response(b"unauthorized\n", 401), "--headers-file"),
+        (Response(b"no\n", 404), "answers 404 Not Found"),
+        (Response(b"<html>"), "is it a tpw-exporter"),
+        (Response(b"[]"), "is it a tpw-exporter"),
+    ],
+)
+def test_answers_that_are_no_status_are_told(answer: Response, words: str):
+    with serving(lambda request: answer) as url, pytest.raises(NoAnswerError, match=words):
+        fetcher(url)()
+
+
+def test_headers_are_sent_from_a_file(tmp_path: Path):
+    file = tmp_path / "headers"
+    file.write_text("Authorization: Basic abc\n\nX-Other: a: b\n")
+    seen: list[Request] = []
+
+    def handler(request: Request) -> Response:
+        seen.append(request)
+        return Web(rich_snapshot, Page())(request)
+
+    with serving(handler) as url:
+        fetcher(url + "/", headers_file=str(file))()
+    assert seen[0].path == "/api/v1/status"
+    assert (seen[0].headers["authorization"], seen[0].headers["x-other"]) == ("Basic abc", "a: b")
+
+
+def test_addresses_and_files_that_cannot_be_used_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="write http://HOST:PORT"):
+        fetcher("file:///etc/passwd")
+    file = tmp_path / "headers"
+    file.write_text("nonsense\n")
+    with pytest.raises(ValueError, match="a line is not"):
+        fetcher(URL, headers_file=str(file))
+    with pytest.raises(OSError, match="gone"):
+        fetcher(URL, headers_file=str(tmp_path / "gone"))
+
+
+# -------------------------------------------------------------------------------------------------- the command itself
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tpw", "top", *arguments]
+
+
+def test_once_prints_the_table_and_ends():
+    with serving(Web(rich_snapshot, Page())) as url:
+        done = subprocess.run(command("--once", "--url", url), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[5].startswith("chat      active  acme/chat-70b")
+
+
+def test_the_address_is_the_one_this_configuration_would_listen_on():
+    with serving(Web(rich_snapshot, Page())) as url:
+        listen = url.replace("http://127.0.0.1", "")
+        done = subprocess.run(
+            command("--once", f"--web.listen-address={listen}"), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.stdout.startswith(f"tpw-exporter  {url}")
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal: the end of whoever looks at it, and that of the program in it."""
+    ends = pty.openpty()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Makes standard input the controlling terminal, so that Ctrl-C means what it does for a person, and becomes a command."""
+
+
+@pytest.mark.parametrize("end", ["q", "\x03", "TERM"])
+def test_it_redraws_until_told_to_end_and_puts_the_terminal_back(end: str):
+    out = b""
+    with serving(Web(rich_snapshot, Page())) as url, terminal() as (screen_end, child_end):
+        child = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *command("--url", url, "--interval", "0.1")],
+            stdin=child_end,
+            stdout=child_end,
+            env={**os.environ, "TERM": "xterm"},
+            start_new_session=True,
+        )
+        told = False
+        while b"\x1b[?1049l" not in out:
+            ready, _, _ = select.select([screen_end], [], [], 60)
+            assert ready, out
+            out += os.read(screen_end, 65536)
+            if not told and out.count(b"\x1b[H") >= 3:
+                told = True
+                if end == "TERM":
+                    child.terminate()
+                else:
+                    os.write(screen_end, end.encode())
+        assert child.wait(60) == 0
+    assert out.startswith(b"\x1b[?1049h\x1b[?25l")
+    assert out.endswith(b"\x1b[?25h\x1b[?1049l")
+    assert b"acme/chat-70b" in out

@@ -1,0 +1,357 @@
+"""What is answered where. Requests go to the handler; the way over a socket is tested beside it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.realparts import prometheus_dir
+from support.snapshots import BOOT, EPOCH, empty_snapshot, fleet_snapshot, rich_snapshot
+from tpw.exposition import landing
+from tpw.exposition.http1 import Request, Response
+from tpw.exposition.process import ProcessTail
+from tpw.exposition.render import Format, Page
+from tpw.exposition.serving import Server
+from tpw.exposition.web import Web
+from tpw.model import Instant, SourceStatus
+from tpw.snapshot import Snapshot
+
+
+class Current:
+    """The current snapshot, as the app holds it."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.taken = 0
+
+    def __call__(self) -> Snapshot:
+        self.taken += 1
+        return self.snapshot
+
+
+def web(snapshot: Snapshot, **settings: object) -> Web:
+    return Web(Current(snapshot), Page(), clock=lambda: snapshot.at.monotonic_seconds, **settings)  # type: ignore[arg-type]
+
+
+def get(
+    handler: Web, path: str, method: str = "GET", query: dict[str, list[str]] | None = None, **headers: str
+) -> Response:
+    return handler(
+        Request(method, path, query or {}, {name.replace("_", "-"): value for name, value in headers.items()})
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def test_the_metrics_page_is_text_unless_asked_otherwise():
+    snapshot = rich_snapshot()
+    answer = get(web(snapshot), "/metrics")
+    assert (answer.status, answer.content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"\ntpw_exposition_dropped_samples_total 0.0\n" in answer.body
+    openmetrics = get(web(snapshot), "/metrics", accept="application/openmetrics-text")
+    assert openmetrics.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert openmetrics.body.endswith(b"# EOF\n")
+
+
+def test_the_metrics_page_is_compressed_where_that_is_accepted():
+    snapshot = rich_snapshot()
+    handler = web(snapshot)
+    answer = get(handler, "/metrics", accept_encoding="gzip")
+    assert ("Content-Encoding", "gzip") in answer.headers
+    assert ("Vary", "Accept, Accept-Encoding") in answer.headers
+    assert gzip.decompress(answer.body) == get(handler, "/metrics").body
+
+
+def test_the_metrics_page_can_be_filtered():
+    answer = get(web(rich_snapshot()), "/metrics", query={"name[]": ["tpw_polls_total", "tpw_gpu_up"]})
+    names = {line.split("{")[0].split(" ")[0] for line in answer.body.decode().splitlines() if not line.startswith("#")}
+    assert names == {"tpw_polls_total", "tpw_gpu_up"}
+
+
+def test_a_scrape_takes_the_snapshot_once():
+    current = Current(rich_snapshot())
+    Web(current, Page())(Request("GET", "/metrics"))
+    assert current.taken == 1
+
+
+def test_the_metrics_may_be_elsewhere():
+    handler = web(rich_snapshot(), telemetry_path="gpu/metrics/")
+    assert get(handler, "/gpu/metrics").body.startswith(b"# HELP")
+    assert get(handler, "/metrics").status == 404
+    assert b'href="gpu/metrics"' in get(handler, "/").body
+
+
+def test_the_metrics_may_be_at_the_root():
+    assert get(web(rich_snapshot(), telemetry_path="/"), "/").body.startswith(b"# HELP")
+
+
+def test_a_bug_in_rendering_costs_that_answer_and_one_line_in_the_log(monkeypatch: pytest.MonkeyPatch):
+    handler = web(rich_snapshot())
+
+    def fail(*arguments: object, **settings: object) -> bytes:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(handler._page, "body", fail)
+    with capture_logs() as logs:
+        assert [get(handler, "/metrics").status for _ in range(3)] == [500, 500, 500]
+        assert get(handler, "/-/healthy").status == 200
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("http_answer_failed", "RuntimeError: a bug")]
+
+
+def test_a_bug_in_rendering_ahead_does_not_reach_the_one_who_ticks(monkeypatch: pytest.MonkeyPatch):
+    handler = web(rich_snapshot())
+
+    def fail(snapshot: Snapshot) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(handler._page, "prepare", fail)
+    with capture_logs() as logs:
+        handler.prepare(rich_snapshot(1))
+        handler.prepare(rich_snapshot(2))
+    assert [entry["event"] for entry in logs] == ["http_answer_failed"]
+
+
+def test_a_number_that_is_not_finite_is_left_out_counted_and_logged_once():
+    snapshot = replace(rich_snapshot(), poll_lag_seconds=float("nan"))
+    current = Current(snapshot)
+    handler = Web(current, Page())
+    with capture_logs() as logs:
+        assert b"\ntpw_poll_lag_seconds" not in get(handler, "/metrics").body
+        current.snapshot = replace(snapshot)
+        second = get(handler, "/metrics").body
+    assert b"\ntpw_exposition_dropped_samples_total 1.0\n" in second
+    assert [(entry["event"], entry["metric"]) for entry in logs] == [("sample_dropped", "tpw_poll_lag_seconds")]
+
+
+# -------------------------------------------------------------------------------------------------------------- health
+
+
+@pytest.mark.parametrize(
+    ("interval", "age", "status"), [(1.0, 9.9, 200), (1.0, 10.0, 503), (5.0, 24.9, 200), (5.0, 25.0, 503)]
+)
+def test_healthy_while_the_pollers_move(interval: float, age: float, status: int):
+    snapshot = replace(rich_snapshot(), at=Instant(BOOT, EPOCH), interval_seconds=interval)
+    handler = Web(Current(snapshot), Page(), clock=lambda: BOOT + age)
+    answer = get(handler, "/-/healthy")
+    assert answer.status == status
+    if status == 503:
+        assert b"nothing was polled since 2026-01-01 00:00:00 UTC" in answer.body
+
+
+def test_ready_once_every_source_was_tried_and_then_for_good():
+    tried = SourceStatus("nvml", up=False, read_duration_seconds=0.1, failures=(("absent", 1),))
+    untried = SourceStatus("server:chat", up=False, reads=7)
+    current = Current(replace(empty_snapshot(), sources=(tried, untried)))
+    handler = Web(current, Page())
+    answer = get(handler, "/-/ready")
+    assert (answer.status, answer.body) == (503, b"not ready: not tried yet: server:chat\n")
+    current.snapshot = replace(empty_snapshot(), sources=(tried,))
+    assert get(handler, "/-/ready").status == 200
+    current.snapshot = replace(empty_snapshot(), sources=(tried, untried))
+    assert get(handler, "/-/ready").status == 200
+
+
+# -------------------------------------------------------------------------------------------------------------- reload
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(
+    ("problems", "status", "words"),
+    [
+        ((), 200, b"reloaded"),
+        (
+            ("tpw.yml:3: polling.intervall is not known", "tpw.yml:9: no"),
+            400,
+            b"tpw.yml:3: polling.intervall is not known",
+        ),
+    ],
+)
+def test_reload_says_what_came_of_it(method: str, problems: Sequence[str], status: int, words: bytes):
+    answer = get(web(rich_snapshot(), reload=lambda: problems), "/-/reload", method)
+    assert answer.status == status
+    assert words in answer.body
+
+
+def test_reload_is_not_for_get_nor_for_pages_elsewhere():
+    called = []
+    handler = web(rich_snapshot(), reload=lambda: called.append(1) or ())
+    assert get(handler, "/-/reload").status == 405
+    assert get(handler, "/-/reload", "POST", sec_fetch_site="cross-site").status == 403
+    assert called == []
+    assert get(handler, "/-/reload", "POST", sec_fetch_site="same-origin").status == 200
+    assert called == [1]
+
+
+def test_a_reload_that_breaks_is_a_500():
+    def fail() -> Sequence[str]:
+        raise RuntimeError("a bug")
+
+    with capture_logs():
+        assert get(web(rich_snapshot(), reload=fail), "/-/reload", "POST").status == 500
+
+
+def test_where_nothing_can_be_reloaded_that_is_said():
+    assert get(web(rich_snapshot()), "/-/reload", "POST").status == 404
+
+
+# -------------------------------------------------------------------------------------------------------------- others
+
+
+def test_what_is_not_there_is_told_what_is():
+    answer = get(web(rich_snapshot()), "/metric")
+    assert answer.status == 404
+    assert b"/metrics" in answer.body
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/docs/metrics"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
+def test_other_methods_are_told_the_right_one(path: str, method: str):
+    answer = get(web(rich_snapshot()), path, method)
+    assert (answer.status, answer.headers) == (405, (("Allow", "GET, HEAD"),))
+
+
+def test_the_status_is_strict_json():
+    answer = get(web(rich_snapshot()), "/api/v1/status")
+    assert answer.content_type == "application/json; charset=utf-8"
+    found = json.loads(answer.body, parse_constant=pytest.fail)
+    assert found["currency"] == "EUR"
+    assert [gpu["state"] for gpu in found["gpus"]] == ["active", "active", "parked", "idle", None, "idle"]
+
+
+# ------------------------------------------------------------------------------------------------- the page for people
+
+
+class Outline(HTMLParser):
+    """Tags that are open and text that is shown; complains of tags that are not closed in order."""
+
+    _VOID = frozenset({"meta", "link", "br", "rect"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self._VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self._VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def outline(document: bytes) -> Outline:
+    parser = Outline()
+    parser.feed(document.decode())
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.mark.parametrize("snapshot", [rich_snapshot, empty_snapshot, lambda: fleet_snapshot(2, 2, priced=False)])
+def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(snapshot: object):
+    answer = get(web(snapshot(), host="node-1"), "/")  # type: ignore[operator]
+    page = outline(answer.body)
+    links = [value for _, attributes in page.seen for name, value in attributes.items() if name in ("href", "src")]
+    assert links
+    assert [link for link in links if link is None or "//" in link.removeprefix("data:image/svg+xml,")[:8]] == []
+    assert not any(name == "style" or name.startswith("on") for _, attributes in page.seen for name in attributes)
+
+
+def test_the_policy_allows_exactly_the_style_and_script_of_the_page():
+    answer = get(web(rich_snapshot()), "/")
+    policy = dict(answer.headers)["Content-Security-Policy"]
+    text = answer.body.decode()
+    style = text.split("<style>")[1].split("</style>")[0]
+    script = text.split("<script>")[1].split("</script>")[0]
+    assert f"style-src 'sha256-{landing._digest(style)}'" in policy
+    assert f"script-src 'sha256-{landing._digest(script)}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_names_from_outside_cannot_become_markup():
+    evil = "<script>alert(1)</script>\"'&"
+    snapshot = rich_snapshot()
+    server = replace(
+        snapshot.books.servers["chat"], name=evil, engine=evil, version=evil, models=(evil,), gpus=frozenset()
+    )
+    account = snapshot.books.gpus["sim:odd"]
+    board = replace(account, gpu=replace(account.gpu, name=evil, uuid=evil, method_note=evil))
+    books = replace(snapshot.books, servers={evil: server}, gpus={evil: board})
+    source = SourceStatus(evil, up=False, read_duration_seconds=0.1, detail=evil, hint=evil)
+    snapshot = replace(snapshot, books=books, sources=(source,), notes=(evil,))
+    answer = get(web(snapshot, host=evil), "/")
+    page = outline(answer.body)
+    assert [tag for tag, _ in page.seen].count("script") == 1
+    assert answer.body.count(b"<script>alert") == 0
+    assert evil in "".join(page.text)
+
+
+def test_the_page_shows_the_numbers():
+    handler = web(rich_snapshot(), host="node-1")
+    text = " ".join(outline(get(handler, "/").body).text)
+    for part in ("node-1", "400", "1,399", "0.301", "0.898", "0.250", "2 of 6 sources cannot be read", "acme/chat-70b"):
+        assert part in text
+    assert "connection refused at 127.0.0.1:8081" in text
+    assert "is the server running?" in text
+
+
+def test_the_first_paint_and_the_refresh_are_one_rendering():
+    handler = web(rich_snapshot(), host="node-1")
+    get(handler, "/")
+    part = get(handler, "/api/v1/status", query={"view": ["html"]})
+    assert part.content_type == "text/html; charset=utf-8"
+    assert part.body in get(handler, "/").body
+
+
+def test_empty_states_say_what_to_do():
+    text = " ".join(outline(get(web(empty_snapshot()), "/").body).text)
+    for part in ("No GPU reports power here", "No inference server is known", "add tariff:", "no source yet"):
+        assert part in text
+
+
+def test_without_a_tariff_waste_is_told_in_watts():
+    text = "".join(outline(get(web(fleet_snapshot(3, 1, priced=False)), "/").body).text)
+    assert "Wasted" in text
+    assert "2 GPUs parked or idle" in text
+    assert "no tariff configured" in text
+
+
+def test_every_metric_is_explained():
+    text = "".join(outline(get(web(rich_snapshot()), "/docs/metrics").body).text)
+    assert "tpw_cost_per_token" in text
+    assert "Absent: " in text
+
+
+# -------------------------------------------------------------------------------------------------- over a real socket
+
+
+def test_promtool_likes_the_page_as_it_is_served(tmp_path: Path):
+    promtool = prometheus_dir("3") / "promtool"
+    handler = Web(Current(rich_snapshot()), Page(ProcessTail()))
+    server = Server(["127.0.0.1:0"], handler)
+    server.start()
+    try:
+        from urllib.request import urlopen
+
+        with urlopen(f"http://127.0.0.1:{server.ports[0]}/metrics", timeout=10) as answer:
+            page = answer.read()
+    finally:
+        server.stop()
+    assert page.endswith(handler._page.body(handler._get_snapshot(), Format.TEXT)[-50:])
+    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")

@@ -1,0 +1,212 @@
+"""What an answer says it used, in all the forms there are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tpw.hook.counting import AnswerWatch, Counters, is_counted
+from tpw.model import Role
+from tpw.tokens.engines import DIALECTS, TPW_HOOK
+from tpw.tokens.page import Page
+from tpw.tokens.reading import DialectReader, recognise, summary
+
+
+def sse(*events: dict[str, Any] | str) -> bytes:
+    return b"".join(
+        b"data: " + (event if isinstance(event, str) else json.dumps(event)).encode() + b"\n\n" for event in events
+    )
+
+
+def totals(counters: Counters) -> dict[str, float]:
+    """The counters as the exporter reads them, by role; what is zero left out."""
+    page = Page(counters.page())
+    assert recognise(page, DIALECTS) is TPW_HOOK
+    found = DialectReader(TPW_HOOK).read(page)
+    numbers: dict[str, float] = {role.value: value for role, value in summary(found.series).items()}
+    numbers |= {work.unit: work.value for work in found.work}
+    return {name: value for name, value in numbers.items() if value}
+
+
+def watch(body: bytes, *, content_type: str = "application/json", status: int = 200, pieces: int = 0) -> Counters:
+    counters = Counters(wall_clock=lambda: 1700000000.5)
+    one = AnswerWatch(counters)
+    one.begin(status, content_type, "")
+    step = pieces or len(body) or 1
+    for start in range(0, len(body), step):
+        one.feed(body[start : start + step])
+    one.end()
+    return counters
+
+
+OPENAI = {
+    "id": "x",
+    "model": "m",
+    "choices": [{"message": {"content": 'say "usage": {"prompt_tokens": 999}'}}],
+    "usage": {"prompt_tokens": 30, "completion_tokens": 12, "prompt_tokens_details": {"cached_tokens": 16}},
+}
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 7])
+def test_an_openai_answer(pieces: int):
+    counters = watch(json.dumps(OPENAI).encode(), pieces=pieces)
+    assert totals(counters) == {"prompt": 30.0, "output": 12.0, "cached_input": 16.0, "requests": 1.0}
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 7])
+def test_an_openai_stream_counts_its_last_word(pieces: int):
+    body = sse(
+        {"model": "m", "choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}},
+        {"model": "m", "choices": [{"delta": {"content": "b"}}], "usage": None},
+        {"model": "m", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}},
+        "[DONE]",
+    )
+    assert totals(watch(body, content_type="text/event-stream; charset=utf-8", pieces=pieces)) == {
+        "prompt": 5.0,
+        "output": 3.0,
+        "requests": 1.0,
+    }
+
+
+def test_a_responses_stream():
+    usage = {"input_tokens": 9, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 8}}
+    body = sse({"type": "response.created", "response": {"model": "m"}}, {"response": {"model": "m", "usage": usage}})
+    assert totals(watch(body, content_type="text/event-stream")) == {
+        "prompt": 9.0,
+        "cached_input": 8.0,
+        "output": 4.0,
+        "requests": 1.0,
+    }
+
+
+def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_beside_the_input():
+    first = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 5, "output_tokens": 1}
+    filler = [{"type": "content_block_delta", "delta": {"text": "x" * 1000}} for _ in range(300)]
+    body = sse(
+        {"type": "message_start", "message": {"model": "m", "usage": first}},
+        *filler,
+        {"type": "message_delta", "usage": {"output_tokens": 40}},
+    )
+    assert totals(watch(body, content_type="text/event-stream")) == {
+        "prompt": 115.0,
+        "cached_input": 100.0,
+        "output": 40.0,
+        "requests": 1.0,
+    }
+
+
+def test_embeddings_have_input_alone_though_the_answer_is_large():
+    body = json.dumps(
+        {"data": [{"embedding": [0.5] * 100_000}], "model": "e", "usage": {"prompt_tokens": 7, "total_tokens": 7}}
+    )
+    counters = watch(body.encode(), pieces=65536)
+    assert totals(counters) == {"prompt": 7.0, "requests": 1.0}
+    assert b'model="e"' in counters.page()
+
+
+def test_transcriptions_are_seconds_of_audio():
+    counters = watch(json.dumps({"text": "hello", "usage": {"type": "duration", "seconds": 12}}).encode())
+    assert totals(counters) == {"audio_seconds": 12.0, "requests": 1.0}
+
+
+def test_ollama_says_it_in_its_last_line():
+    lines = [
+        {"model": "m", "message": {"content": "a"}, "done": False},
+        {"model": "m", "done": True, "prompt_eval_count": 26, "eval_count": 298, "eval_duration": 4},
+    ]
+    body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    assert totals(watch(body, content_type="application/x-ndjson")) == {
+        "prompt": 26.0,
+        "output": 298.0,
+        "requests": 1.0,
+    }
+
+
+def test_an_answer_that_does_not_say_is_counted_as_such():
+    counters = watch(sse({"choices": [{"delta": {"content": "a"}}]}, "[DONE]"), content_type="text/event-stream")
+    assert (totals(counters), counters.without_usage) == ({}, 1)
+
+
+@pytest.mark.parametrize("status", [400, 401, 500, 302])
+def test_refusals_count_nothing(status: int):
+    counters = watch(json.dumps(OPENAI).encode(), status=status)
+    assert (totals(counters), counters.without_usage) == ({}, 0)
+
+
+def test_what_is_compressed_cannot_be_read_and_is_told():
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, "application/json", "gzip")
+    one.feed(b"\x1f\x8b...")
+    one.end()
+    assert counters.without_usage == 1
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -1},
+        {"prompt_tokens": "12"},
+        {"prompt_tokens": True},
+        {"prompt_tokens": 1e99},
+        {"prompt_tokens_details": 5},
+        {},
+    ],
+)
+def test_what_is_no_number_of_tokens_is_not_counted(usage: dict[str, Any]):
+    counters = watch(json.dumps({"model": "m", "usage": usage}).encode())
+    assert (totals(counters), counters.errors) == ({}, 0)
+
+
+def test_an_answer_is_booked_once():
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, "application/json", "")
+    one.feed(json.dumps(OPENAI).encode())
+    one.end()
+    one.end()
+    assert totals(counters)["requests"] == 1.0
+
+
+def test_models_are_kept_apart_and_escaped_and_bounded():
+    counters = Counters()
+    for number in range(150):
+        counters.add(f'a "{number}"\n\\', {"output": 1.0})
+    found = DialectReader(TPW_HOOK).read(Page(counters.page()))
+    models = {one.model for one in found.series}
+    assert (len(models), 'a "7"\n\\' in models, "other" in models) == (101, True, True)
+    assert summary(found.series)[Role.OUTPUT] == 150.0
+
+
+def test_memory_of_a_long_answer_is_bounded():
+    one = AnswerWatch(Counters())
+    one.begin(200, "text/event-stream", "")
+    for _ in range(1000):
+        one.feed(b"x" * 65536)
+    assert len(one._tail) + len(one._head) <= 256 << 10
+
+
+def test_the_page_says_when_its_counters_began():
+    found = DialectReader(TPW_HOOK).read(Page(watch(b"{}").page()))
+    assert found.started_wall_seconds == 1700000000.5
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "counted"),
+    [
+        ("POST", "/v1/chat/completions", True),
+        ("POST", "/v1/completions/", True),
+        ("POST", "/v1/responses", True),
+        ("POST", "/v1/messages", True),
+        ("POST", "/v1/messages/count_tokens", False),
+        ("POST", "/api/generate", True),
+        ("POST", "/v1/audio/transcriptions", True),
+        ("GET", "/v1/chat/completions", False),
+        ("POST", "/tokenize", False),
+        ("GET", "/v1/models", False),
+    ],
+)
+def test_which_requests_make_tokens(method: str, path: str, counted: bool):
+    assert is_counted(method, path) is counted

@@ -1,0 +1,139 @@
+"""The ASGI middleware: counts, holds nothing back, and never gets in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tpw.hook import TokenCounter
+from tpw.hook.counting import AnswerWatch
+from tpw.model import Load, Role
+from tpw.tokens.engines import TPW_HOOK
+from tpw.tokens.page import Page
+from tpw.tokens.reading import DialectReader, PageReading, summary
+
+USAGE = {"model": "m", "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+
+
+def reading(page: bytes) -> PageReading:
+    return DialectReader(TPW_HOOK).read(Page(page))
+
+
+def answering(body: bytes, *, status: int = 200, content_type: bytes = b"application/json") -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"Content-Type", content_type)]})
+        await send({"type": "http.response.body", "body": body[:10], "more_body": True})
+        await send({"type": "http.response.body", "body": body[10:]})
+
+    return app
+
+
+def call(
+    app: Any, path: str = "/v1/chat/completions", method: str = "POST", kind: str = "http"
+) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(app({"type": kind, "path": path, "method": method}, receive, send))
+    return sent
+
+
+def test_an_answer_is_counted_and_goes_out_as_it_was():
+    app = TokenCounter(answering(json.dumps(USAGE).encode()))
+    sent = call(app)
+    assert sent == call(answering(json.dumps(USAGE).encode()))
+    assert dict(summary(reading(app.page()).series)) == {
+        Role.OUTPUT: 3.0,
+        Role.PROMPT: 5.0,
+        Role.CACHED_INPUT: 0.0,
+        Role.REQUESTS: 1.0,
+    }
+    assert reading(app.page()).loads == (Load("m", 0.0, None),)
+
+
+def test_the_counters_are_published_at_their_path():
+    app = TokenCounter(answering(json.dumps(USAGE).encode()))
+    call(app)
+    [start, body] = call(app, "/tpw/metrics", "GET")
+    assert (start["status"], dict(start["headers"])[b"content-type"]) == (
+        200,
+        b"text/plain; version=0.0.4; charset=utf-8",
+    )
+    assert summary(reading(body["body"]).series)[Role.OUTPUT] == 3.0
+
+
+def test_without_a_path_nothing_is_published():
+    app = TokenCounter(answering(b"{}"), path="")
+    assert call(app, "/tpw/metrics", "GET") == call(answering(b"{}"))
+
+
+@pytest.mark.parametrize(("path", "method", "kind"), [("/health", "GET", "http"), ("/x", "POST", "websocket")])
+def test_what_makes_no_tokens_is_passed_through(path: str, method: str, kind: str):
+    app = TokenCounter(answering(json.dumps(USAGE).encode()))
+    call(app, path, method, kind)
+    assert reading(app.page()).series == ()
+
+
+def test_a_piece_is_sent_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    order: list[str] = []
+    monkeypatch.setattr(AnswerWatch, "feed", lambda self, piece: order.append(f"looked {len(piece)}"))
+
+    async def send(message: dict[str, Any]) -> None:
+        order.append(f"sent {len(message.get('body', b''))}")
+
+    asyncio.run(
+        TokenCounter(answering(b"x" * 15))({"type": "http", "path": "/v1/completions", "method": "POST"}, None, send)
+    )  # type: ignore[arg-type]
+    assert order == ["sent 0", "sent 10", "looked 10", "sent 5", "looked 5"]
+
+
+def test_a_fault_of_ours_is_counted_and_reaches_nobody(monkeypatch: pytest.MonkeyPatch):
+    def broken(self: AnswerWatch, piece: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(AnswerWatch, "feed", broken)
+    app = TokenCounter(answering(b"x" * 15))
+    assert len(call(app)) == 3
+    assert b"\ntpw_hook_errors_total 2\n" in app.page()
+
+
+def test_a_fault_of_the_server_goes_its_own_way_and_the_request_is_over():
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("the server's own")
+
+    counter = TokenCounter(app)
+    with pytest.raises(RuntimeError, match="the server's own"):
+        call(counter)
+    assert b"\ntpw_hook_requests_running 0\n" in counter.page()
+
+
+def test_requests_that_are_being_answered_are_told():
+    seen: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(counter.page())
+        await answering(b"{}")(scope, receive, send)
+
+    counter = TokenCounter(app)
+    call(counter)
+    assert b"\ntpw_hook_requests_running 1\n" in seen[0]
+    assert b"\ntpw_hook_requests_running 0\n" in counter.page()
+
+
+def test_a_client_that_leaves_in_the_middle_is_an_answer_that_does_not_say():
+    async def gone(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("client is gone")
+
+    counter = TokenCounter(answering(json.dumps(USAGE).encode()))
+    with pytest.raises(OSError, match="client is gone"):
+        asyncio.run(counter({"type": "http", "path": "/v1/completions", "method": "POST"}, None, gone))  # type: ignore[arg-type]
+    assert b"\ntpw_hook_requests_without_usage_total 1\n" in counter.page()
