@@ -284,7 +284,7 @@ def _what(page: Board) -> None:
                 unit="none",
                 steps=True,
                 no_value=NO_PRICE,
-                looks={"price": Look(color=palette.PRICE)},
+                looks={"/^price/": Look(color=palette.PRICE)},
             ),
             6,
         ),

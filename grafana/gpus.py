@@ -60,7 +60,7 @@ def _states(page: Board) -> None:
     )
     page.line(
         9,
-        (counts, 3),
+        (counts, 4),
         (
             timeline(
                 "State of each GPU",
@@ -69,7 +69,7 @@ def _states(page: Board) -> None:
                 Query(queries.state_code(), NAME),
                 states=palette.STATE_CODES,
             ),
-            12,
+            13,
         ),
         (
             bars(
@@ -80,9 +80,8 @@ def _states(page: Board) -> None:
                 color=palette.STATES["parked"],
                 no_value="nothing is wasted, or no price is configured",
             ),
-            6,
+            7,
         ),
-        (trust(), 3),
     )
 
 
@@ -130,7 +129,7 @@ def _table(page: Board) -> None:
                             },
                         ),
                     ),
-                    Column("name", "Board"),
+                    Column("name", "Board", Look(width=200)),
                     Column("server", "Owner", Look(width=90)),
                     Column(
                         "Value #B",
@@ -158,13 +157,14 @@ def _table(page: Board) -> None:
                     Column("Value #G", "Temperature", Look(unit="celsius", decimals=0, width=115)),
                     Column("Value #H", "Wasted", Look(unit="none", decimals=2, width=90)),
                     Column("energy_method", "Energy by", Look(width=130)),
-                    Column("uuid", "UUID", Look(width=180)),
+                    Column("uuid", "UUID"),
                 ),
                 drop=("Value #A", "Value #I"),
                 sort="Wasted",
             ),
-            24,
+            21,
         ),
+        (trust(), 3),
     )
 
 

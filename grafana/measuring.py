@@ -9,7 +9,6 @@ from grafana import palette, queries
 from grafana.board import Board, Settings, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import DASHED, Column, Look, Query, bars, curve, grid, judged, tile, timeline
-from grafana.queries import GPU
 
 SETTINGS = Settings(
     uid="tpw-measuring",
@@ -187,9 +186,9 @@ def _energy(page: Board) -> None:
         (
             curve(
                 "Sampled power against the energy counter",
-                "Mean of the power sensor over mean power by the energy counter, less one, over an hour; the ten that "
-                "are furthest off. Healthy: within a few per cent of zero, at the same place for ever. A board that "
-                "moves away has a sensor or a counter that lies.",
+                "Mean of the power sensor over mean power by the energy counter, less one, over an hour; highest and "
+                "lowest of each node. Healthy: within a few per cent of zero, at the same place for ever. A board "
+                "that moves away has a sensor or a counter that lies.",
                 Query(f"max by (instance) ({queries.sensor_error()})", "{{instance}}, highest"),
                 Query(f"min by (instance) ({queries.sensor_error()})", "{{instance}}, lowest"),
                 unit="percentunit",

@@ -80,7 +80,7 @@ def _against_load(page: Board) -> None:
                 unit_y="suffix: tok/J",
                 partition=WHO,
             ),
-            10,
+            9,
         ),
         (
             scatter(
@@ -99,7 +99,7 @@ def _against_load(page: Board) -> None:
                 partition=WHO,
                 no_value=NO_PRICE,
             ),
-            7,
+            6,
         ),
         (
             scatter(
@@ -114,8 +114,9 @@ def _against_load(page: Board) -> None:
                 unit_y="watt",
                 partition=WHO,
             ),
-            7,
+            6,
         ),
+        (trust(), 3),
     )
 
 
@@ -140,7 +141,7 @@ def _now(page: Board) -> None:
                 unit="suffix: tok/J",
                 no_value=NO_TOKENS,
             ),
-            7,
+            8,
         ),
         (
             bars(
@@ -158,10 +159,9 @@ def _now(page: Board) -> None:
                 decimals=0,
                 no_value=NO_TOKENS,
             ),
-            7,
+            8,
         ),
-        (note("How to read this", "Why load and efficiency belong together.", HOW_TO_READ), 7),
-        (trust(), 3),
+        (note("How to read this", "Why load and efficiency belong together.", HOW_TO_READ), 8),
     )
 
 

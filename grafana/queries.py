@@ -55,7 +55,7 @@ def whole_cost_in(window: str, component: str = 'component=~"$scope"', offset: s
 
 def state_code(by: str = GPU) -> str:
     """A GPU's state as a number: 2 active, 1 parked, 0 idle, -1 lost (see :data:`grafana.palette.STATE_CODES`)."""
-    active = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="active"}} > bool 0.5)'
+    active = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="active"}} >= bool 0.5)'
     parked = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="parked"}} > bool 0.5)'
     gone = f"(max by ({by}) (tpw_gpu_up) == 0)"
     return f"(({gone} - 1) or clamp_max(2 * {active} + {parked}, 2))"

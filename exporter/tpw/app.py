@@ -59,8 +59,6 @@ FIRST_LOOK_SECONDS = 1.5
 """The first look waits longer: what was used while the daemon was down belongs to whoever worked then."""
 HOLDERS_SECONDS = 0.5
 STORE_RETRY_SECONDS = 10.0
-SLOW_HOST_METERS = {"redfish": 30.0}
-"""Host meters that ask over a network, and how often."""
 
 
 class CurrencyError(Exception):
@@ -117,7 +115,7 @@ class Daemon:
         self._curve: PriceCurve | None = None
         self._policy = Policy()
 
-        self._processes = HostProcesses(dialects=self._rows)
+        self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
         self._census = Census()
         self._holders: Mapping[str, frozenset[int]] = {}
         self._holders_asked_at = float("-inf")
@@ -488,7 +486,7 @@ class Daemon:
             self._hosts = self._host_pollers()
         if config.dialects != old.dialects:
             self._rows = assembly.dialects(config)
-            self._processes = HostProcesses(dialects=self._rows)
+            self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
             self._made_of = {}
         self._make_sources()
         self._prices = prices
@@ -511,9 +509,7 @@ class Daemon:
 
     def _host_pollers(self) -> list[HostPoller]:
         return [
-            HostPoller(
-                meter, self._clock, every_seconds=SLOW_HOST_METERS.get(meter.name, 0.0), life=self._life(meter.name)
-            )
+            HostPoller(meter, self._clock, life=self._life(meter.name))
             for meter in assembly.host_meters(self._config, self._clock)
         ]
 

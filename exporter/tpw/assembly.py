@@ -5,21 +5,22 @@ Nothing here reads, opens or fetches anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tpw.config.checks import Known
 from tpw.config.parts import GpuChoice
 from tpw.config.prices import cost_rates, references
 from tpw.config.schema import Config, Server
+from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.ledger.tick import Curve, Policy
 from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, Clock, HostMeter
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
 from tpw.tokens.http import Tls
-from tpw.tokens.scrape import OsProcess, ScrapeSource
+from tpw.tokens.scrape import OsProcess, ScrapeSource, recognise_at
 
 _Made = TypeVar("_Made")
 
@@ -91,6 +92,12 @@ def token_source(
         process=process,
         dialects=rows,
     )
+
+
+def probe(url: str, rows: Sequence[Engine], expected: Sequence[Engine]) -> Engine:
+    """Ask an address which of these engines speaks there, for discovery, which knows engines by their processes only.
+    Raises SourceError."""
+    return recognise_at(url, cast("Sequence[Dialect]", rows), cast("Sequence[Dialect]", expected))
 
 
 def claim(server: Server) -> Claim:

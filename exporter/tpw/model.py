@@ -167,7 +167,7 @@ class Gpu:
     max_power_watts: float | None = None
     """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
     power_averaged: bool = False
-    """Whether ``GpuSample.power_watts`` is a mean over the last second or so: only then can its integral check a counter."""
+    """Whether ``GpuSample.power_watts`` is a mean over the last second: only then can its integral check a counter."""
 
 
 @dataclass(frozen=True, slots=True)

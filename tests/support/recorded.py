@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from support.fleetday import Fleet
 from support.ruletests import written_groups
 
@@ -112,16 +110,36 @@ def import_fleet(tools: Path, fleet: Fleet, data: Path) -> None:
 
 
 def record(tools: Path, data: Path, start: int, end: int, step: int = 60) -> None:
-    """The recording rules, over a part of the time."""
+    """The recording rules, over a part of the time.
+
+    As ``promtool tsdb create-blocks-from rules`` does, by range queries; that writes a block per rule and two hours,
+    thousands of which Prometheus is slow to open, so the samples of a layer are written together.
+    """
     groups = [group for group in written_groups() if "record" in group["rules"][0]]
     for number, depth in enumerate(depths(groups)):
-        rules = data.parent / f"depth{number}.yaml"
-        rules.write_text(yaml.safe_dump({"groups": depth}, sort_keys=False), encoding="utf-8")
-        with serving(tools, data) as server:
-            _promtool(
-                tools, "create-blocks-from", "rules", f"--start={start}", f"--end={end}", f"--eval-interval={step}s",
-                f"--url={server.url}", f"--output-dir={data}", str(rules),
-            )  # fmt: skip
+        text = data.parent / f"depth{number}.om"
+        with serving(tools, data) as server, text.open("w", encoding="utf-8") as out:
+            names = dict.fromkeys(rule["record"] for rule in depth)
+            for name in names:
+                out.write(f"# TYPE {name} gauge\n")
+                for rule in depth:
+                    if rule["record"] == name:
+                        out.writelines(_rule_samples(server, rule, start, end, step))
+            out.write("# EOF\n")
+        _promtool(tools, "create-blocks-from", "openmetrics", str(text), str(data))
+        text.unlink()
+
+
+def _rule_samples(server: Prometheus, rule: dict[str, Any], start: int, end: int, step: int) -> Iterator[str]:
+    for labels, samples in server.between(rule["expr"], start, end, step):
+        kept = {key: value for key, value in labels.items() if key != "__name__"} | rule.get("labels", {})
+        head = _series(rule["record"], kept)
+        yield from (f"{head} {value} {int(at)}\n" for at, value in samples)
+
+
+def _series(name: str, labels: dict[str, str]) -> str:
+    inner = ",".join(f'{key}="{value}"' for key, value in labels.items() if value)
+    return f"{name}{{{inner}}}"
 
 
 def depths(groups: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -135,7 +153,7 @@ def depths(groups: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     while len(done) < len(reads):
         ready = {name for name, needs in reads.items() if name not in done and needs <= done}
         assert ready, f"rules read one another in a circle: {sorted(set(reads) - done)}"
-        layers.append([{"name": f"depth{len(layers)}", "rules": [rule for rule in rules if rule["record"] in ready]}])
+        layers.append([rule for rule in rules if rule["record"] in ready])
         done |= ready
     return layers
 
@@ -164,8 +182,7 @@ def _alert_samples(server: Prometheus, rule: dict[str, Any], start: int, end: in
             since = since if since and at - before <= 1.5 * step else at
             before = at
             state = "firing" if at - since >= seconds else "pending"
-            inner = ",".join(f'{k}="{v}"' for k, v in {"alertname": rule["alert"], "alertstate": state, **kept}.items())
-            yield f"ALERTS{{{inner}}} 1 {int(at)}"
+            yield _series("ALERTS", {"alertname": rule["alert"], "alertstate": state, **kept}) + f" 1 {int(at)}"
 
 
 def _promtool(tools: Path, *arguments: str) -> None:

@@ -68,7 +68,9 @@ class BooksFile:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise StateDirectoryError(f"cannot write in the state directory {directory}: {error.strerror or error}") from error
+            raise StateDirectoryError(
+                f"cannot write in the state directory {directory}: {error.strerror or error}"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

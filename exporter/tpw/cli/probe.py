@@ -1,0 +1,126 @@
+"""``tpw-exporter probe``: one look at this machine, and what is missing to see more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from tpw import logs
+from tpw.app import CurrencyError, Daemon
+from tpw.cli import Setting
+from tpw.cli.configuration import configuration, print_problems
+from tpw.config.problems import ConfigError
+from tpw.snapshot import Snapshot
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What else it takes."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace, setting: Setting) -> int:
+    """Exit status 0 when something could be read at all, 1 when neither a GPU nor a server is here."""
+    try:
+        config = configuration(setting)
+    except ConfigError as error:
+        print_problems(error)
+        return 2
+    # What is down is told below, in its place.
+    logs.configure("error", config.log.format)
+    try:
+        daemon = Daemon(config)
+    except (CurrencyError, ValueError) as error:
+        print(f"{setting.config_file or '<no file>'}: {error}", file=sys.stderr)
+        return 2
+    daemon.look()
+    time.sleep(min(1.0, config.polling.interval))
+    daemon.look_again()
+    seen = look(daemon.snapshot)
+    daemon.stop()
+    if arguments.json:
+        print(json.dumps(seen, indent=2))
+    else:
+        _print(seen)
+    return 0 if seen["gpus"] or seen["servers"] else 1
+
+
+def look(snapshot: Snapshot) -> dict[str, Any]:
+    """What a snapshot tells, as plain values."""
+    books = snapshot.books
+    owners = {uuid: name for name, server in books.servers.items() for uuid in server.gpus}
+    price = snapshot.prices.now
+    return {
+        "gpus": [
+            {
+                "index": account.gpu.index,
+                "uuid": account.gpu.uuid,
+                "name": account.gpu.name,
+                "up": account.up,
+                "energy_method": str(account.method),
+                "why_not_better": account.gpu.method_note,
+                "power_scope": str(account.gpu.power_scope),
+                "power_watts": account.sample.power_watts if account.sample else None,
+                "owner": owners.get(account.gpu.uuid),
+            }
+            for account in sorted(books.gpus.values(), key=lambda account: account.gpu.index)
+        ],
+        "host": [{"component": name, "power_watts": host.power_watts} for name, host in books.hosts.items()],
+        "servers": [
+            {
+                "name": server.name,
+                "up": server.up,
+                "engine": server.engine,
+                "models": list(server.models),
+                "cadence": str(server.cadence),
+                "gpus": sorted(books.gpus[uuid].gpu.index for uuid in server.gpus if uuid in books.gpus),
+                "attribution": str(server.attribution),
+            }
+            for server in books.servers.values()
+        ],
+        "price": None
+        if price is None
+        else {"per_kwh": price.price_per_kwh, "currency": snapshot.prices.currency, "state": str(price.state)},
+        "missing": [
+            {"source": source.name, "detail": source.detail, "hint": source.hint}
+            for source in snapshot.sources
+            if not source.up
+        ],
+        "notes": list(snapshot.notes),
+    }
+
+
+def _print(seen: dict[str, Any]) -> None:
+    print("GPUs" if seen["gpus"] else "GPUs: none seen")
+    for gpu in seen["gpus"]:
+        watts = "-" if gpu["power_watts"] is None else f"{gpu['power_watts']:.0f} W"
+        owner = gpu["owner"] or "nobody"
+        print(
+            f"  {gpu['index']}  {gpu['name']}  {gpu['uuid']}  {'up' if gpu['up'] else 'DOWN'}  {watts}  owner: {owner}"
+        )
+        print(f"     energy by {gpu['energy_method']}, scope {gpu['power_scope']}")
+        if gpu["why_not_better"]:
+            print(f"     {gpu['why_not_better']}")
+    for host in seen["host"]:
+        watts = "-" if host["power_watts"] is None else f"{host['power_watts']:.0f} W"
+        print(f"host {host['component']}  {watts}")
+    print("servers" if seen["servers"] else "servers: none seen")
+    for server in seen["servers"]:
+        gpus = ", ".join(map(str, server["gpus"])) or "none known"
+        state = "up" if server["up"] else "DOWN"
+        models = ", ".join(server["models"]) or "unknown model"
+        print(
+            f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus} ({server['attribution']})"
+        )
+    price = seen["price"]
+    print(
+        "price: not known" if price is None else f"price: {price['per_kwh']} {price['currency']}/kWh ({price['state']})"
+    )
+    for missing in seen["missing"]:
+        print(f"missing: {missing['source']}: {missing['detail']}")
+        if missing["hint"]:
+            print(f"         {missing['hint']}")
+    for note in seen["notes"]:
+        print(f"note: {note}")
