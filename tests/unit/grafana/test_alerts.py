@@ -23,7 +23,15 @@ VALUES = Values()
 ALERTS = tuple(alert for group in alert_groups(VALUES) for alert in group.alerts)
 NAMES = tuple(dict.fromkeys(alert.name for alert in ALERTS))
 KNOBS = sorted({(alert.name, knob) for alert in ALERTS for knob in alert.knobs})
-NOT_KNOBS = {"labels", "job", "runbook_url", "grafana_url", "slow_sources", "throttle_reasons"}
+NOT_KNOBS = {
+    "demand_interval_minutes",
+    "labels",
+    "job",
+    "runbook_url",
+    "grafana_url",
+    "slow_sources",
+    "throttle_reasons",
+}
 """Names and addresses: changing them changes what an alert looks at, not when it fires."""
 
 
