@@ -64,7 +64,9 @@ def run_case(tools: Path, case: str, groups: list[dict[str, Any]], folder: Path)
     for name, part in (("tpw-recording.rules.yaml", recording), ("tpw-alerts.rules.yaml", alerting)):
         (folder / name).write_text(yaml.safe_dump({"groups": part}, sort_keys=False), encoding="utf-8")
         text = text.replace(f"../../deploy/prometheus/{name}", name)
-    (folder / "case.yaml").write_text(text, encoding="utf-8")
+    # Without an order promtool evaluates groups as a Go map happens to iterate: an alert may see its inputs a step late.
+    order = [group["name"] for group in (*recording, *alerting)]
+    (folder / "case.yaml").write_text(f"group_eval_order: {order}\n{text}", encoding="utf-8")
     done = subprocess.run(
         [str(tools / "promtool"), "test", "rules", "case.yaml"],
         cwd=folder,
