@@ -660,7 +660,7 @@ class Alerts:
             "Only in the last third of an interval is a peak both likely and avoidable; not on the 1st, when every "
             "interval is a peak.",
             {"instance": "instance"},
-            ("demand_peak_share", "demand_last_minutes", "demand_for"),
+            ("demand_peak_share", "demand_interval_minutes", "demand_last_minutes", "demand_for"),
         )
 
 

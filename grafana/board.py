@@ -245,7 +245,7 @@ class Board:
             "enable": name != "versions",
             "hide": False,
             "iconColor": color,
-            "expr": self.expression(Query(expr)),
+            "expr": self.expression(Query(expr, unfiltered=tuple(FILTERS) if "ALERTS" in expr else ())),
             "step": step,
             "titleFormat": title,
             "textFormat": text,
@@ -273,7 +273,7 @@ ANNOTATIONS: Mapping[str, tuple[str, str, str, str]] = {
     "restarts": (
         "Exporter restarted",
         "blue",
-        "sum by (instance) (changes(process_start_time_seconds[2m]) > 0) and on (instance) tpw_build_info",
+        "changes(process_start_time_seconds[2m]) > 0 and on (cluster, job, instance) tpw_build_info",
         "{{instance}}",
     ),
     "versions": (

@@ -115,8 +115,8 @@ def _answers(page: Board) -> None:
             tile(
                 "Exporters",
                 "How many answer the scrape, of how many there should be.",
-                Query("sum(up)", "up"),
-                Query("count(up)", "expected"),
+                Query("sum(node:tpw_exporter_up:max)", "up"),
+                Query("count(node:tpw_exporter_up:max)", "expected"),
                 unit="none",
                 decimals=0,
             ),
@@ -220,10 +220,9 @@ def _where(page: Board) -> None:
 
 
 def _what(page: Board) -> None:
-    name = (
-        "(group by (job, instance, name) (tpw_gpu_info)"
-        " and on (job, instance) (count by (job, instance) (group by (job, instance, name) (tpw_gpu_info)) == 1))"
-    )
+    node = "cluster, job, instance"
+    names = f"group by ({node}, name) (tpw_gpu_info)"
+    name = f"({names} and on ({node}) (count by ({node}) ({names}) == 1))"
     page.line(
         8,
         (
@@ -232,10 +231,10 @@ def _what(page: Board) -> None:
                 "Output and input tokens over all joules of the nodes with that GPU, over the last hour; nodes with "
                 "two models of GPU are left out. One bar compares nothing, and different work compares little.",
                 Query(
-                    f"sum by (name) (sum by (job, instance) (node:tpw_server_tokens:rate1h{{{KIND}}})"
-                    f" * on (job, instance) group_left (name) {name})"
-                    " / (sum by (name) (sum by (job, instance) (node:tpw_gpu_state_energy_joules:rate1h)"
-                    f" * on (job, instance) group_left (name) {name}) > 0)",
+                    f"sum by (name) (sum by ({node}) (node:tpw_server_tokens:rate1h{{{KIND}}})"
+                    f" * on ({node}) group_left (name) {name})"
+                    f" / (sum by (name) (sum by ({node}) (node:tpw_gpu_state_energy_joules:rate1h)"
+                    f" * on ({node}) group_left (name) {name}) > 0)",
                     "{{name}}",
                     instant=True,
                 ),

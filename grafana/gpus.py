@@ -278,7 +278,8 @@ def _health(page: Board) -> None:
         (
             curve(
                 "Temperature",
-                "Of each GPU.",
+                "Of each GPU. Heat follows power; one GPU that runs hotter than its neighbours has a problem with its "
+                "air.",
                 Query("tpw_gpu_temperature_celsius", NAME),
                 unit="celsius",
                 at_least=20,

@@ -58,7 +58,7 @@ def _answers(page: Board) -> None:
                 thresholds=((None, palette.GOOD), (0.001, palette.BAD)),
                 no_value="an hour of data is needed",
             ),
-            4,
+            5,
         ),
         (
             tile(
@@ -69,17 +69,6 @@ def _answers(page: Board) -> None:
                 unit="percentunit",
                 decimals=2,
                 thresholds=judged(0.01, 0.05),
-            ),
-            4,
-        ),
-        (
-            tile(
-                "Sources up",
-                "Sources that answer, of all there are. Healthy: equal. Otherwise the table below names the one.",
-                Query("sum(tpw_source_up)", "up"),
-                Query("count(tpw_source_up)", "of"),
-                unit="none",
-                decimals=0,
             ),
             4,
         ),
@@ -109,7 +98,7 @@ def _answers(page: Board) -> None:
                 thresholds=((None, palette.BAD), (0.95, palette.WARN), (0.99, palette.GOOD)),
                 beside=True,
             ),
-            5,
+            8,
         ),
         (trust(), 3),
     )
@@ -153,8 +142,8 @@ def _sources(page: Board) -> None:
                         ),
                     ),
                     Column("Value #B", "Last success", Look(unit="s", decimals=0, width=110)),
-                    Column("Value #C", "Reads", Look(unit="reqps", width=110)),
-                    Column("Value #D", "Failures in range", Look(unit="none", decimals=0, width=130)),
+                    Column("Value #C", "Reads", Look(unit="reqps", width=125)),
+                    Column("Value #D", "Failures in range", Look(unit="none", decimals=0, width=150)),
                     Column("Value #E", "Last read took", Look(unit="s", width=120)),
                 ),
                 sort="Failures in range",
@@ -204,8 +193,9 @@ def _energy(page: Board) -> None:
                 "How the joules were obtained. Healthy: counter. average_power and instant_power are integrated from "
                 "samples and miss what happens between them.",
                 Query(
-                    "sum by (energy_method) (sum by (job, instance, gpu, uuid) (rate(tpw_gpu_energy_joules_total[5m]))"
-                    " * on (job, instance, gpu, uuid) group_left (energy_method) tpw_gpu_info)",
+                    "sum by (energy_method) (sum by (cluster, job, instance, gpu, uuid) "
+                    "(rate(tpw_gpu_energy_joules_total[5m])) * on (cluster, job, instance, gpu, uuid) group_left "
+                    "(energy_method) tpw_gpu_info)",
                     "{{energy_method}}",
                 ),
                 unit="watt",
@@ -239,8 +229,9 @@ def _energy(page: Board) -> None:
                 "Servers' power by the way their GPUs were found, and what nobody owns. Healthy: no none. none: name "
                 "the GPUs in the configuration.",
                 Query(
-                    "sum by (attribution) (sum by (job, instance, server) (rate(tpw_server_energy_joules_total[5m]))"
-                    " * on (job, instance, server) group_left (attribution) tpw_server_info)",
+                    "sum by (attribution) (sum by (cluster, job, instance, server) "
+                    "(rate(tpw_server_energy_joules_total[5m])) * on (cluster, job, instance, server) group_left "
+                    "(attribution) tpw_server_info)",
                     "{{attribution}}",
                 ),
                 Query('sum(rate(tpw_gpu_state_energy_joules_total{state="idle"}[5m]))', "nobody"),
@@ -256,8 +247,9 @@ def _energy(page: Board) -> None:
                 "Power of all boards of a node over what the node's meter shows (a BMC, a PDU), where there is one. "
                 "Healthy: below 100 %, steady at the same load. Above it, one of the two is wrong.",
                 Query(
-                    "sum by (job, instance) (tpw_gpu_power_watts)"
-                    ' / on (job, instance) (sum by (job, instance) (tpw_host_power_watts{component="node"}) > 0)',
+                    "sum by (cluster, job, instance) (tpw_gpu_power_watts)"
+                    " / on (cluster, job, instance)"
+                    ' (sum by (cluster, job, instance) (tpw_host_power_watts{component="node"}) > 0)',
                     "{{instance}}",
                 ),
                 unit="percentunit",
@@ -291,13 +283,13 @@ def _tokens(page: Board) -> None:
                 "Healthy: both flat at zero. Otherwise a counter was renamed, or ownership is lost.",
                 Query(
                     'sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}'
-                    ' unless on (job, server, model) model:tpw_server_tokens:rate5m{kind="total"} > 0)'
+                    ' unless on (cluster, job, server, model) model:tpw_server_tokens:rate5m{kind="total"} > 0)'
                     ' or 0 * sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"})',
                     "watts without tokens",
                 ),
                 Query(
-                    'sum(model:tpw_server_tokens:rate5m{kind="total"} unless on (job, server, model)'
-                    ' sum by (job, server, model) (model:tpw_server_energy_joules:rate5m{boundary="gpu"}) > 0)'
+                    'sum(model:tpw_server_tokens:rate5m{kind="total"} unless on (cluster, job, server, model)'
+                    ' sum by (cluster, job, server, model) (model:tpw_server_energy_joules:rate5m{boundary="gpu"}) > 0)'
                     ' or 0 * sum(model:tpw_server_tokens:rate5m{kind="total"})',
                     "tokens/s without joules",
                 ),
@@ -352,8 +344,11 @@ def _exporter(page: Board) -> None:
             curve(
                 "CPU and memory of the exporter",
                 "The most of any exporter. Healthy: below 2 % of a core and below 60 MB, flat over weeks.",
-                Query("max(rate(process_cpu_seconds_total[5m]) and on (job, instance) tpw_build_info)", "CPU, cores"),
-                Query("max(process_resident_memory_bytes and on (job, instance) tpw_build_info)", "memory"),
+                Query(
+                    "max(rate(process_cpu_seconds_total[5m]) and on (cluster, job, instance) tpw_build_info)",
+                    "CPU, cores",
+                ),
+                Query("max(process_resident_memory_bytes and on (cluster, job, instance) tpw_build_info)", "memory"),
                 unit="percentunit",
                 looks={"memory": Look(unit="bytes", properties={"custom.axisPlacement": "right"})},
             ),
@@ -365,7 +360,7 @@ def _exporter(page: Board) -> None:
                 "The most of any exporter. Healthy: milliseconds. Lateness that grows means a node without CPU to "
                 "spare.",
                 Query("max(tpw_poll_lag_seconds)", "poll lateness"),
-                Query("max(scrape_duration_seconds and on (job, instance) tpw_build_info)", "scrape"),
+                Query("max(scrape_duration_seconds and on (cluster, job, instance) tpw_build_info)", "scrape"),
                 unit="s",
             ),
             6,
@@ -388,7 +383,7 @@ def _exporter(page: Board) -> None:
                 "zero.",
                 Query("max(time() - tpw_store_last_write_timestamp_seconds)", "age of the books"),
                 Query(
-                    "sum(changes(process_start_time_seconds[1h]) and on (job, instance) tpw_build_info)",
+                    "sum(changes(process_start_time_seconds[1h]) and on (cluster, job, instance) tpw_build_info)",
                     "restarts per hour",
                 ),
                 unit="s",

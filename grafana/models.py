@@ -211,13 +211,13 @@ def _over_time(page: Board) -> None:
         ),
         (
             curve(
-                "Requests running and waiting",
+                "Requests running, and waiting",
                 "Five-minute means. Waiting above zero: the batch is full. Running low and never waiting: fewer "
                 "replicas would do.",
-                Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)", "{{server}} {{model}} running"),
-                Query(f"sum by ({BY}) (model:tpw_server_requests_waiting:avg5m)", "{{server}} {{model}} waiting"),
+                Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)", "{{server}} {{model}}"),
+                Query("sum(model:tpw_server_requests_waiting:avg5m)", "waiting, all"),
                 unit="none",
-                looks={"/ waiting$/": Look(properties=DASHED)},
+                looks={"waiting, all": Look(color=palette.WARN, properties=DASHED)},
             ),
             8,
         ),
@@ -326,9 +326,9 @@ def _cost(page: Board) -> None:
                 "Power of the GPUs, share of their limits",
                 "Mean power of the boards each server owns over their enforced limits.",
                 Query(
-                    "sum by (server) (tpw_gpu_power_watts * on (job, instance, gpu, uuid) group_right () "
-                    "tpw_server_gpu) / (sum by (server) (tpw_gpu_power_limit_watts * on (job, instance, gpu, uuid) "
-                    "group_right () tpw_server_gpu) > 0)",
+                    "sum by (server) (tpw_gpu_power_watts * on (cluster, job, instance, gpu, uuid) group_right () "
+                    "tpw_server_gpu) / (sum by (server) (tpw_gpu_power_limit_watts * on (cluster, job, instance, gpu, "
+                    "uuid) group_right () tpw_server_gpu) > 0)",
                     "{{server}}",
                 ),
                 unit="percentunit",
@@ -375,7 +375,7 @@ def _cost(page: Board) -> None:
             tile(
                 "GPUs owned",
                 "GPUs that the chosen servers own now.",
-                Query("count(count by (job, instance, uuid) (tpw_server_gpu))"),
+                Query("count(count by (cluster, job, instance, uuid) (tpw_server_gpu))"),
                 unit="none",
             ),
             3,

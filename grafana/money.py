@@ -336,11 +336,11 @@ def _who(page: Board) -> None:
                 "What each server cost in the time range, and the part of it while it worked. The difference is "
                 "parked time.",
                 Query(queries.server_cost_in("$__range", "server"), "{{server}}", instant=True),
-                Query(queries.server_cost_in("$__range", "server", state="active"), "{{server}}, active", instant=True),
+                Query(queries.server_cost_in("$__range", "server", state="active"), "{{server}} active", instant=True),
                 unit="none",
                 decimals=2,
                 no_value=NO_PRICE,
-                looks={"/, active$/": Look(thresholds=((None, palette.STATES["active"]),))},
+                looks={"/ active$/": Look(thresholds=((None, palette.STATES["active"]),))},
                 color=palette.STATES["parked"],
             ),
             8,
@@ -369,20 +369,20 @@ def _who(page: Board) -> None:
                 "were, per server. Left of break-even, elsewhere is cheaper.",
                 Query(
                     'sum by (server) (model:tpw_server_tokens:rate1d{kind="output"}) * 86400',
-                    "{{server}}, now",
+                    "{{server}} makes",
                     instant=True,
                 ),
                 Query(
                     'sum by (server) (model:tpw_server_tokens:rate1d{kind="output"}) * 86400'
                     f' * sum by (server) (model:tpw_server_cost:rate1d{{scope="full", {MONEY}}})'
                     f' / (sum by (server) (model:tpw_server_reference_cost:rate1d{{reference="$reference", {MONEY}}}) > 0)',
-                    "{{server}}, break-even",
+                    "{{server}} needs",
                     instant=True,
                 ),
                 unit="short",
                 no_value=NO_REFERENCE,
                 color=palette.TOKENS["output"],
-                looks={"/, break-even$/": Look(thresholds=((None, palette.REFERENCE),))},
+                looks={"/ needs$/": Look(thresholds=((None, palette.REFERENCE),))},
             ),
             8,
         ),

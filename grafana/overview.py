@@ -107,7 +107,7 @@ def _now(page: Board) -> None:
         "All-in electricity price in force now and how far it can be relied on, the next price, and when it begins.",
         Query(
             f"max by (state) (tpw_electricity_price_per_kwh{{{MONEY}}}"
-            " * on (job, instance) group_left (state) tpw_electricity_price_state)",
+            " * on (cluster, job, instance) group_left (state) tpw_electricity_price_state)",
             "now ({{state}})",
         ),
         Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
@@ -290,7 +290,7 @@ def _over_time(page: Board) -> None:
                     ' (ALERTS{alertname=~"Tpw.+", alertstate="firing"})',
                     table=True,
                     instant=True,
-                    unfiltered=("server", "model"),
+                    unfiltered=("job", "server", "model"),
                 ),
                 columns=(
                     Column(

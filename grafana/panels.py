@@ -277,7 +277,7 @@ def bars(
         .sizing(c.BarGaugeSizing.MANUAL)
         .min_viz_height(16)
         .max_viz_height(40)
-        .text(common.VizTextDisplayOptions().title_size(13).value_size(16))
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(11 if vertical else 16))
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(rows is not None))
         .thresholds(_thresholds(thresholds or ((None, color),)))
     )

@@ -18,7 +18,7 @@ KIND = 'kind="${kind:text}"'
 SCOPE = 'scope="${scope:text}"'
 BOUNDARY = 'boundary="${boundary:text}"'
 MONEY = 'currency="$currency"'
-GPU = "job, instance, gpu, uuid"
+GPU = "cluster, job, instance, gpu, uuid"
 
 
 def _by(by: str) -> str:

@@ -10,7 +10,8 @@ import yaml
 
 from grafana import fleet, gpus, measuring, models, money, overview
 from grafana.alerts import AlertGroup, alert_groups, annotations_of
-from grafana.board import Board
+from grafana.board import TAG, Board
+from grafana.documents import alerts_page
 from grafana.metrics import Vocabulary
 from grafana.rules import Group, recording_groups, vocabulary
 from grafana.values import Values
@@ -31,12 +32,47 @@ HEADER = (
 
 def files(values: Values) -> dict[str, str]:
     """Every generated file."""
-    recording = {"groups": recording_rules(recording_groups(values))}
-    alerting = {"groups": alerting_rules(alert_groups(values), values)}
+    recording, alerting = recording_groups(values), alert_groups(values)
+    recording_yaml = {"groups": recording_rules(recording)}
+    alerting_yaml = {"groups": alerting_rules(alerting, values)}
+    boards = dashboards(values)
     return {
-        "deploy/prometheus/tpw-recording.rules.yaml": HEADER.format(source="rules.py") + dump(recording),
-        "deploy/prometheus/tpw-alerts.rules.yaml": HEADER.format(source="alerts.py") + dump(alerting),
-        **{f"grafana/dashboards/{uid.removeprefix('tpw-')}.json": text for uid, text in dashboards(values).items()},
+        "deploy/prometheus/tpw-recording.rules.yaml": HEADER.format(source="rules.py") + dump(recording_yaml),
+        "deploy/prometheus/tpw-alerts.rules.yaml": HEADER.format(source="alerts.py") + dump(alerting_yaml),
+        "deploy/prometheus/prometheusrule.yaml": HEADER.format(source="rules.py and alerts.py")
+        + dump(_prometheus_rule([*recording_yaml["groups"], *alerting_yaml["groups"]])),
+        "deploy/grafana/dashboards.configmaps.yaml": HEADER.format(source="*.py")
+        + "".join("---\n" + dump(_config_map(uid, text)) for uid, text in boards.items()),
+        "docs/alerts.md": alerts_page(alerting, recording, values),
+        **{f"grafana/dashboards/{_file_name(uid)}": text for uid, text in boards.items()},
+    }
+
+
+def _file_name(uid: str) -> str:
+    return f"{uid.removeprefix(TAG + '-')}.json"
+
+
+def _prometheus_rule(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """For the Prometheus Operator. Its rule selector may want further labels."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "tpw-exporter", "labels": {"app.kubernetes.io/name": "tpw-exporter"}},
+        "spec": {"groups": groups},
+    }
+
+
+def _config_map(uid: str, text: str) -> dict[str, Any]:
+    """One board for the sidecar of Grafana's chart, which looks for the label."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"{uid}-dashboard",
+            "labels": {"app.kubernetes.io/name": "tpw-exporter", "grafana_dashboard": "1"},
+            "annotations": {"grafana_folder": TAG},
+        },
+        "data": {f"{TAG}-{_file_name(uid)}": text},
     }
 
 

@@ -512,6 +512,11 @@ class Rules:
 
     def trust(self) -> Iterable[Recording]:
         """How much of what should be measured is measured, in the four ways in which it can fail; 1 is all."""
+        yield Recording(
+            "node:tpw_exporter_up:max",
+            f'max by ({self.keys("instance")}) (up{{job=~"{self._values.job}"}})',
+            LEVELS["node"],
+        )
         keys = self.keys()
         aspects = {
             "exporters": f'avg by ({keys}) (up{{job=~"{self._values.job}"}})',

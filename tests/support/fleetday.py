@@ -120,6 +120,8 @@ class Fleet:
     end: int
     days: float = 1.0
     step: int = 60
+    priced: bool = True
+    """Without it there is no tariff, no reference and no cost: no series has a currency."""
     series: dict[str, dict[Labels, list[tuple[int, float]]]] = field(default_factory=dict)
     _counters: dict[tuple[str, Labels], float] = field(default_factory=dict)
 
@@ -168,10 +170,14 @@ class Fleet:
     # ------------------------------------------------------------------------------------------------------ writing
 
     def _put(self, name: str, node: str, at: int, value: float, /, **labels: str) -> None:
+        if not self.priced and (name.startswith("tpw_electricity") or "currency" in labels):
+            return
         key = (("job", JOB), ("instance", node), *labels.items())
         self.series.setdefault(name, {}).setdefault(key, []).append((at, value))
 
     def _count(self, name: str, node: str, at: int, more: float, /, **labels: str) -> None:
+        if not self.priced and (name == "tpw_energy_unpriced_joules_total" or "currency" in labels):
+            return
         key = (("job", JOB), ("instance", node), *labels.items())
         total = self._counters.get((name, key), 0.0) + more
         self._counters[name, key] = total

@@ -72,7 +72,9 @@ def serving(tools: Path, data: Path) -> Iterator[Prometheus]:
     process = subprocess.Popen(
         [
             tools / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}",
-            "--storage.tsdb.retention.time=100y", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+            "--storage.tsdb.retention.time=100y",
+            "--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h",
+            f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
         ],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip

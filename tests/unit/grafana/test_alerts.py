@@ -24,7 +24,6 @@ ALERTS = tuple(alert for group in alert_groups(VALUES) for alert in group.alerts
 NAMES = tuple(dict.fromkeys(alert.name for alert in ALERTS))
 KNOBS = sorted({(alert.name, knob) for alert in ALERTS for knob in alert.knobs})
 NOT_KNOBS = {
-    "demand_interval_minutes",
     "labels",
     "job",
     "runbook_url",

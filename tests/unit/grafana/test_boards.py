@@ -1,0 +1,272 @@
+"""The rules of the boards. Each is here because boards elsewhere break it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from grafana.board import CHOICES, FILTERS
+from grafana.metrics import Vocabulary
+from grafana.render import dashboards
+from grafana.rules import vocabulary
+from grafana.values import Values
+
+from tpw.exposition.catalogue import METRICS, Kind
+
+BOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
+WORDS: Vocabulary = vocabulary(Values())
+UIDS = ["tpw-overview", "tpw-models", "tpw-gpus", "tpw-money", "tpw-fleet", "tpw-measuring"]
+DRAWN_WITHOUT_DATA = {"text"}
+INSIDE = re.compile(r"(?:rate|increase|changes|avg_over_time|max_over_time|sum_over_time|delta)\s*\($")
+
+
+def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for panel in board["panels"]:
+        if panel["type"] == "row":
+            yield from panel.get("panels", ())
+        else:
+            yield panel
+
+
+PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in panels(board)]
+TARGETS = [(uid, panel, target) for uid, panel in PANELS for target in panel.get("targets", ())]
+each_board = pytest.mark.parametrize("uid", BOARDS)
+each_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}-{panel['title']}" for uid, panel in PANELS])
+each_target = pytest.mark.parametrize(
+    ("uid", "panel", "target"),
+    TARGETS,
+    ids=[f"{uid}-{panel['title']}-{target['refId']}" for uid, panel, target in TARGETS],
+)
+
+
+def test_addresses_of_the_boards_are_the_known_ones():
+    """A uid is in links, bookmarks and alerts: it never changes."""
+    assert list(BOARDS) == UIDS
+
+
+@each_board
+def test_board_is_one_question_on_a_page(uid: str):
+    assert 10 <= sum(1 for _ in panels(BOARDS[uid])) <= 20
+
+
+@each_board
+def test_board_fits_grafana_and_the_house(uid: str):
+    board = BOARDS[uid]
+    assert board["schemaVersion"] == 41
+    assert board["tags"] == ["tpw"]
+    assert board["timezone"] == "utc"
+    assert board["editable"] is False
+    assert board["graphTooltip"] == 1, "one crosshair for all curves"
+    assert board["description"]
+    assert board["refresh"] in ("1m", "5m")
+    (link,) = board["links"]
+    assert (link["type"], link["tags"], link["keepTime"], link["includeVars"]) == ("dashboards", ["tpw"], True, True)
+
+
+@each_board
+def test_panels_have_numbers_and_places_of_their_own(uid: str):
+    everything = [*BOARDS[uid]["panels"], *panels(BOARDS[uid])]
+    ids = {id(panel): panel["id"] for panel in everything}
+    assert len(set(ids.values())) == len(ids)
+    taken: set[tuple[int, int]] = set()
+    for panel in {id(panel): panel for panel in everything}.values():
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, f"{panel['title']} lies on another panel"
+        taken |= cells
+
+
+@each_board
+def test_trust_stands_at_the_right_of_the_first_line_and_leads_to_measuring(uid: str):
+    first = [panel for panel in panels(BOARDS[uid]) if panel["gridPos"]["y"] == 0]
+    last = max(first, key=lambda panel: panel["gridPos"]["x"])
+    assert last["title"] == "Measured"
+    assert "/d/tpw-measuring" in last["links"][0]["url"]
+
+
+@each_board
+def test_variables_come_in_one_order(uid: str):
+    order = ["datasource", *FILTERS, *CHOICES, "reference", "currency", "filters"]
+    names = [variable["name"] for variable in BOARDS[uid]["templating"]["list"]]
+    assert names == [name for name in order if name in names]
+    assert names[0] == "datasource"
+    assert names[-1] == "filters"
+
+
+@each_board
+def test_every_variable_is_used(uid: str):
+    board = BOARDS[uid]
+    text = json.dumps([board["panels"], board["annotations"]])
+    unused = [
+        variable["name"]
+        for variable in board["templating"]["list"]
+        if variable["type"] != "adhoc" and not re.search(rf"\$(?:{variable['name']}\b|{{{variable['name']}[:}}])", text)
+    ]
+    assert unused == []
+
+
+@each_board
+def test_choices_come_with_their_values(uid: str):
+    for variable in BOARDS[uid]["templating"]["list"]:
+        if variable["type"] != "custom":
+            continue
+        pairs = [tuple(pair.split(" : ")) for pair in variable["query"].split(", ")]
+        assert pairs == list(CHOICES[variable["name"]][1])
+        assert (variable["current"]["text"], variable["current"]["value"]) == pairs[0]
+
+
+@each_panel
+def test_panel_says_what_it_is(uid: str, panel: dict[str, Any]):
+    assert panel["title"]
+    assert len(panel["description"]) >= 15
+    assert panel["description"].rstrip(")").endswith("."), "a description is made of sentences"
+
+
+@each_panel
+def test_panel_has_a_unit_and_an_honest_empty_text(uid: str, panel: dict[str, Any]):
+    if panel["type"] in DRAWN_WITHOUT_DATA:
+        return
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["unit"]
+    assert defaults["noValue"]
+    assert defaults["noValue"] not in ("0", "0.00")
+
+
+@each_panel
+def test_money_is_not_in_a_fixed_currency(uid: str, panel: dict[str, Any]):
+    assert not re.search(r"currency[A-Z]|USD|EUR|€", json.dumps(panel))
+
+
+@each_panel
+def test_only_what_is_judged_is_green_or_red(uid: str, panel: dict[str, Any]):
+    """Grafana's own defaults paint 90 W red: no panel leaves them in."""
+    defaults = panel.get("fieldConfig", {}).get("defaults", {})
+    steps = defaults.get("thresholds", {}).get("steps", [])
+    assert [step["value"] for step in steps] != [None, 80]
+    if panel["type"] in ("stat", "bargauge", "table", "status-history"):
+        assert steps, "a panel without thresholds gets Grafana's own"
+
+
+@each_panel
+def test_number_does_not_change_with_the_zoom(uid: str, panel: dict[str, Any]):
+    for target in panel.get("targets", ()):
+        expr = target["expr"]
+        assert "$__interval_ms" not in expr
+        if "$__interval" in expr:
+            # A bar per step: its height is a rate over the bar, and a bar is an hour at least.
+            assert target.get("interval") in ("1h", "1d")
+            assert panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars"
+            assert re.search(r"rate\([^[]*\[\$__interval\]", expr)
+        for window in re.findall(r"\[\$__rate_interval\]", expr):
+            assert window
+            assert " / " not in expr, "$__rate_interval is for plain rates; ratios read recorded series or whole ranges"
+
+
+@each_target
+def test_every_word_is_in_the_catalogue_or_recorded(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    WORDS.check(target["expr"])
+
+
+@each_target
+def test_no_counter_is_drawn_raw(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    expr = target["expr"]
+    for name, metric in METRICS.items():
+        if metric.kind is not Kind.COUNTER:
+            continue
+        for match in re.finditer(rf"\b{name}\b", expr):
+            before = expr[: match.start()]
+            difference = f"offset $__range or 0 * {name}" in expr
+            assert INSIDE.search(before) or difference, f"{name} is read without a rate"
+
+
+@each_target
+def test_no_ratio_is_summed_or_averaged(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    """Sums of ratios mean nothing; of one series by all its labels, a sum only drops names."""
+    for selector in re.finditer(r"(sum|avg)( by \(([^)]*)\))? ?\(([a-z]+):(tpw_\w*):ratio\w*", target["expr"]):
+        by = set((selector.group(3) or "").replace(" ", "").split(","))
+        kept = {"model": {"server", "model"}, "node": {"instance"}, "gpu": {"instance", "gpu"}}[selector.group(4)]
+        parts = "tpw_gpu_state_share" in selector.group(5)  # shares of one node add up
+        assert kept <= by or parts, f"{selector.group(0)} adds ratios"
+
+
+@each_target
+def test_every_filter_applies_or_the_description_says_not(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    for variable in BOARDS[uid]["templating"]["list"]:
+        name = variable["name"]
+        if name not in FILTERS or f"${name}" in target["expr"]:
+            continue
+        tail = panel["description"].rsplit("(", 1)[-1].lower()
+        assert FILTERS[name][0].lower() in tail, f"{name} does not filter {panel['title']} and nothing says so"
+        assert "not filter" in tail
+
+
+@each_target
+def test_totals_and_kinds_are_not_added_up(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    """Recorded tokens hold every kind and their total, recorded joules both boundaries, recorded cost both scopes."""
+    needs = {
+        r"\w+:tpw_server_tokens:": "kind",
+        r"(?:model|server):tpw_server_energy_joules:": "boundary",
+        r"\w+:tpw_(?:server_)?cost:": "scope",
+        r"\w+:tpw_tokens_per_joule:": "kind",
+    }
+    for selector in WORDS.selectors(target["expr"]):
+        for pattern, label in needs.items():
+            if re.match(pattern, selector.name):
+                assert label in {found for found, _, _ in selector.matchers}, f"{selector.name} without {label}"
+
+
+@each_target
+def test_money_is_of_one_currency(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    for selector in WORDS.selectors(target["expr"]):
+        if "currency" in WORDS.series[selector.name] and selector.name != "ALERTS":
+            assert ("currency", "=", '"$currency"') in selector.matchers, f"{selector.name} adds currencies"
+
+
+@each_target
+def test_datasource_is_the_variable(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+@each_target
+def test_query_is_bounded(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    """A curve per GPU stands only where one node is chosen; elsewhere it is summed or the worst few."""
+    if target.get("instant") or uid == "tpw-gpus":
+        return
+    expr = target["expr"]
+    per_gpu = re.search(r"by \([^)]*\b(?:uuid|gpu)\b[^)]*\)", expr) or re.match(r"(?:gpu:)?tpw_gpu\w*\{", expr)
+    outer = re.match(r"(?:max|min|sum|count|topk|quantile|3600|1e6|-3600|86400)\b", expr)
+    assert not per_gpu or outer, f"{panel['title']} draws a line per GPU of the fleet"
+
+
+@each_target
+def test_legend_tells_series_apart(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    """The index of a GPU alone is the same on every node."""
+    legend = target.get("legendFormat", "")
+    if "{{gpu}}" in legend:
+        assert "{{instance}}" in legend or uid == "tpw-gpus"
+
+
+@each_board
+def test_annotations_say_what_happened(uid: str):
+    annotations = BOARDS[uid]["annotations"]["list"]
+    assert {"Alert firing"} <= {annotation["name"] for annotation in annotations}
+    for annotation in annotations:
+        WORDS.check(annotation["expr"])
+        assert annotation["datasource"]["uid"] == "${datasource}"
+
+
+def test_links_lead_to_boards_and_variables_that_exist():
+    for uid, board in BOARDS.items():
+        for target, query in re.findall(r"/d/(tpw-\w+)\?([^\"\\]*)", json.dumps(board)):
+            assert target in BOARDS, f"{uid} links to {target}"
+            known = {variable["name"] for variable in BOARDS[target]["templating"]["list"]}
+            assert set(re.findall(r"var-(\w+)=", query)) <= known
