@@ -191,17 +191,17 @@ class Daemon:
         """
         try:
             _check_currency(self._books, config)
-            assembly.dialects(config)
-            assembly.accelerator_meters(config, self._clock)
-            assembly.host_meters(config, self._clock)
+            assembly.examine(config)
             prices = price_source(config)
         except (CurrencyError, ValueError):
             self._reload_successful = False
             raise
+        # Asked here, in the caller's thread: a feed may take many seconds, and the ticks must not wait for it.
+        curve = self._curve_of(prices)
         done = threading.Event()
 
         def apply() -> None:
-            self._apply(config, prices)
+            self._apply(config, prices, curve)
             done.set()
 
         self._mail.put(apply)
@@ -326,11 +326,9 @@ class Daemon:
         answering = {name: account.up for name, account in self._books.servers.items() if name in self._claims}
         for look in looks:
             answering[look.server] = isinstance(look, ServerReading)
-        key = (self._census, self._holders, self._gpus, tuple(sorted(answering.items())), tuple(self._claims))
-        if len(key) == len(self._owners_of) and all(
-            new is old or (number >= 2 and new == old)
-            for number, (new, old) in enumerate(zip(key, self._owners_of, strict=True))
-        ):
+        # What did not change is the same object, so this compares references and the few answers.
+        key = (self._census, self._holders, self._gpus, self._claims, answering)
+        if key == self._owners_of:
             return self._owners
         self._owners_of = key
         notes: list[str] = []
@@ -444,21 +442,30 @@ class Daemon:
     # ---------------------------------------------------------------------------------------------------------- prices
 
     def _look_at_prices(self) -> None:
-        """Ask the price source what it knows, and hand it over. Without an answer the curve stays as it was."""
+        """Ask the price source in force what it knows, and hand it over."""
         source = self._prices
-        curve: PriceCurve | None = None
-        if source is not None:
-            now = self._wall()
-            books = self._books
-            starts = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
-            if books.resumed and books.at is not None:
-                starts.append(books.at.wall_seconds)
-            start = min([now - BACK_SECONDS, *starts])
-            try:
-                curve = self._tariff_life.read(lambda: PriceCurve.of(source.intervals(start, now + AHEAD_SECONDS)))
-            except SourceError:
-                curve = self._curve or PriceCurve()
-        self._mail.put(lambda: self._take_curve(curve))
+        curve = self._curve_of(source)
+
+        def hand_over() -> None:
+            if source is self._prices:  # not replaced by a reload meanwhile
+                self._take_curve(curve)
+
+        self._mail.put(hand_over)
+
+    def _curve_of(self, source: PriceSource | None) -> PriceCurve | None:
+        """What a price source knows; None without one. Without an answer it is the curve there was."""
+        if source is None:
+            return None
+        now = self._wall()
+        books = self._books
+        starts = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
+        if books.resumed and books.at is not None:
+            starts.append(books.at.wall_seconds)
+        start = min([now - BACK_SECONDS, *starts])
+        try:
+            return self._tariff_life.read(lambda: PriceCurve.of(source.intervals(start, now + AHEAD_SECONDS)))
+        except SourceError:
+            return self._curve or PriceCurve()
 
     def _take_curve(self, curve: PriceCurve | None) -> None:
         self._curve = curve
@@ -472,7 +479,7 @@ class Daemon:
 
     # ---------------------------------------------------------------------------------------------------------- making
 
-    def _apply(self, config: Config, prices: PriceSource | None) -> None:
+    def _apply(self, config: Config, prices: PriceSource | None, curve: PriceCurve | None) -> None:
         """Put a checked configuration in force. In the tick's thread, between two ticks."""
         old, self._config = self._config, config
         deadline = self._clock() + 1.0
@@ -490,8 +497,7 @@ class Daemon:
             self._made_of = {}
         self._make_sources()
         self._prices = prices
-        self._look_at_prices()
-        self._take_mail()
+        self._take_curve(curve)
         if config.polling.interval != old.polling.interval:
             self._scheduler.every(TICK, config.polling.interval, self._scheduled_tick)
         for key in ("state", "web", "log"):

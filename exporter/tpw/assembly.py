@@ -66,6 +66,17 @@ def dialects(config: Config) -> tuple[Dialect, ...]:
     return (*own, *DIALECTS)
 
 
+def examine(config: Config) -> None:
+    """What only the rooms themselves can tell of a configuration: options of meters, dialects of the user's.
+
+    Raises:
+        ValueError: the first thing that is wrong.
+    """
+    accelerator_meters(config, float)
+    host_meters(config, float)
+    dialects(config)
+
+
 def token_source(
     server: Server, rows: tuple[Dialect, ...], clock: Clock, process: Callable[[], OsProcess | None]
 ) -> ScrapeSource:

@@ -43,15 +43,10 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
 
 def _try(path: Path | None, config: Config) -> None:
     """What only the rooms themselves can tell: options of meters, dialects of the user's."""
-    for attempt in (
-        lambda: assembly.accelerator_meters(config, float),
-        lambda: assembly.host_meters(config, float),
-        lambda: assembly.dialects(config),
-    ):
-        try:
-            attempt()
-        except ValueError as error:
-            raise ConfigError([Problem(str(path), 0, 0, "", str(error))]) from error
+    try:
+        assembly.examine(config)
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), 0, 0, "", str(error))]) from error
 
 
 def _files(path: Path) -> list[Path]:

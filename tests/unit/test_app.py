@@ -1,0 +1,109 @@
+"""The daemon put together, without its HTTP server: reloads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tpw.app import Daemon
+from tpw.config.load import load
+from tpw.config.schema import Config
+from tpw.model import PriceInterval
+from tpw.power.simulated import SimulatedMeter
+from tpw.tariff.curve import PriceCurve
+
+
+def config(gpus: str, price: float = 0.2) -> Config:
+    return load(
+        f"""
+        host: {{meters: []}}
+        discovery: {{processes: false}}
+        servers: [{{name: big, gpus: {gpus}, model: m}}]
+        tariff: {{currency: EUR, energy: {{kind: flat, price_per_kwh: {price}}}}}
+        """
+    )
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    somebody = frozenset({1})
+    meter = SimulatedMeter(2, holders=lambda: {0: somebody, 1: somebody})
+    return Daemon(config("[0]"), accelerators=[meter])
+
+
+def reload(daemon: Daemon, new: Config) -> None:
+    """Reload as an HTTP request would, while the ticks go on."""
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            daemon.reload(new)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while thread.is_alive():
+        daemon.look_again()
+        thread.join(0.01)
+    assert failures == []
+
+
+def owned(daemon: Daemon) -> set[int]:
+    books = daemon.snapshot.books
+    return {books.gpus[uuid].gpu.index for uuid in books.servers["big"].gpus}
+
+
+def test_a_reload_that_gives_a_server_other_gpus_is_in_force_at_once(daemon: Daemon) -> None:
+    daemon.look()
+    assert owned(daemon) == {0}
+
+    reload(daemon, config("[1]"))
+    daemon.look_again()
+
+    assert owned(daemon) == {1}
+    daemon.stop()
+
+
+def test_a_reload_with_another_price_prices_what_comes_and_nothing_that_was(daemon: Daemon) -> None:
+    daemon.look()
+    daemon.look_again()
+    before = sum(posting.cost["energy"] for posting in daemon.snapshot.books.postings.values())
+
+    reload(daemon, config("[0]", price=0.5))
+    daemon.look_again()
+
+    after = daemon.snapshot
+    assert after.prices.now is not None
+    assert after.prices.now.price_per_kwh == 0.5
+    joules = sum(posting.facility_joules for posting in after.books.postings.values())
+    cost = sum(posting.cost["energy"] for posting in after.books.postings.values())
+    assert before < cost < joules / 3.6e6 * 0.5
+    daemon.stop()
+
+
+def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed is asked in the thread of whoever wants the reload."""
+    asked_by: list[threading.Thread] = []
+
+    class Slow:
+        name = "slow"
+
+        def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+            asked_by.append(threading.current_thread())
+            return (PriceInterval(start_seconds, end_seconds, 0.7),)
+
+    daemon.look()
+    make: Callable[[Config], Slow] = lambda config: Slow()  # noqa: E731
+    monkeypatch.setattr("tpw.app.price_source", make)
+    reload(daemon, config("[0]"))
+
+    assert len(asked_by) == 1
+    assert asked_by[0] is not threading.current_thread()
+    daemon.look_again()
+    assert isinstance(daemon._curve, PriceCurve)
+    assert daemon.snapshot.prices.now is not None
+    assert daemon.snapshot.prices.now.price_per_kwh == 0.7
+    daemon.stop()
