@@ -253,12 +253,16 @@ class Rules:
             )
 
     def _cost(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
-        """What a server costs a second, less what negative prices paid back. ``full`` needs the energy to be priced."""
+        """What a server costs a second, less what negative prices paid back."""
+        yield from self._less_credit(f"{level}:tpw_server_cost:rate{window}", "tpw_server_cost_total", labels, window)
+
+    def _less_credit(self, record: str, charged: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
+        """A cost rate in both scopes, less the servers' credit. ``full`` needs the energy to be priced."""
         by = self.keys(*labels, "currency")
-        energy = f'sum by ({by}) (rate(tpw_server_cost_total{{component="energy"}}[{window}]))'
+        energy = f'sum by ({by}) (rate({charged}{{component="energy"}}[{window}]))'
         credit = f"sum by ({by}) (rate(tpw_server_credit_total[{window}]))"
         yield Recording(
-            f"{level}:tpw_server_cost:rate{window}",
+            record,
             promql(f"""
                 {energy}
                 - ({credit} or 0 * {energy})
@@ -267,10 +271,10 @@ class Rules:
             {"scope": "energy"},
         )
         yield Recording(
-            f"{level}:tpw_server_cost:rate{window}",
+            record,
             promql(f"""
                 (
-                  sum by ({by}) (rate(tpw_server_cost_total[{window}]))
+                  sum by ({by}) (rate({charged}[{window}]))
                   - ({credit} or 0 * {energy})
                 )
                 and
@@ -415,32 +419,8 @@ class Rules:
 
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
         """What all GPUs cost a second, whoever owns them, less what negative prices paid back to servers."""
-        labels = LEVELS[level]
-        by = self.keys(*labels, "currency")
-        energy = f'sum by ({by}) (rate(tpw_gpu_state_cost_total{{component="energy"}}[{window}]))'
-        credit = f"sum by ({by}) (rate(tpw_server_credit_total[{window}]))"
-        yield Recording(
-            f"{level}:tpw_cost:rate{window}",
-            promql(f"""
-                {energy}
-                - ({credit} or 0 * {energy})
-            """),
-            (*labels, "currency"),
-            {"scope": "energy"},
-        )
-        yield Recording(
-            f"{level}:tpw_cost:rate{window}",
-            promql(f"""
-                (
-                  sum by ({by}) (rate(tpw_gpu_state_cost_total[{window}]))
-                  - ({credit} or 0 * {energy})
-                )
-                and
-                {energy}
-            """),
-            (*labels, "currency"),
-            {"scope": "full"},
-        )
+        record = f"{level}:tpw_cost:rate{window}"
+        yield from self._less_credit(record, "tpw_gpu_state_cost_total", LEVELS[level], window)
 
     def spend(self) -> Iterable[Recording]:
         """Spend over the windows of the budget alert, and by hour of the day."""

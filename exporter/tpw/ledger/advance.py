@@ -8,7 +8,7 @@ books is a property test.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tpw.ledger.attribution import Activity, Shares, activity, shares
 from tpw.ledger.booking import Drafts, book_joules, book_time, extend
@@ -18,6 +18,7 @@ from tpw.ledger.metering import Step, measure, measure_host
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     Cadence,
+    Gpu,
     GpuSample,
     Instant,
     Reference,
@@ -67,7 +68,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         first = account is None
         account = GpuAccount(gpu) if account is None else account
         if account.gpu is not gpu and account.gpu != gpu:
-            account = _probed_again(account, gpu_account=GpuAccount(gpu))
+            account = _probed_again(account, gpu)
         sample = samples.get(gpu.uuid)
         whose = shares(gpu.uuid, tick.owners, looked.activities, sample.utilization_ratio if sample else None)
         seconds = 0.0 if first else elapsed
@@ -137,9 +138,7 @@ def _servers(books: Books, tick: Tick) -> _Looked:
     moved: dict[str, bool] = {}
     for name, owner in tick.owners.items():
         account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_watched_since(books, tick))
-        if account.gpus != owner.gpus or account.attribution is not owner.method:
-            account = replace(account, gpus=owner.gpus, attribution=owner.method)
-        accounts[name] = account
+        accounts[name] = account if account.attribution is owner.method else replace(account, attribution=owner.method)
     for look in tick.servers:
         if look.server not in accounts:
             continue
@@ -175,13 +174,13 @@ def _own(tick: Tick, looked: _Looked, uuid: str) -> Shares:
 # ----------------------------------------------------------------------------------------------------------------- GPUs
 
 
-def _probed_again(account: GpuAccount, gpu_account: GpuAccount) -> GpuAccount:
+def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
     """The same board, described anew. Another method of metering begins at a new baseline, without overlap."""
-    if account.gpu.energy_method is gpu_account.gpu.energy_method:
-        return replace(account, gpu=gpu_account.gpu)
+    if account.gpu.energy_method is gpu.energy_method:
+        return replace(account, gpu=gpu)
     return replace(
         account,
-        gpu=gpu_account.gpu,
+        gpu=gpu,
         baseline_joules=None,
         baseline_watts=None,
         baseline_at_seconds=None,
@@ -297,6 +296,26 @@ def _api(
 # -------------------------------------------------------------------------------------------------------------- windows
 
 
+@dataclass(slots=True)
+class _Sums:
+    """What is booked for one server, by model. Its dicts are handed on to a WindowSample and not touched again."""
+
+    joules: dict[str, float] = field(default_factory=dict)
+    facility_joules: dict[str, float] = field(default_factory=dict)
+    energy_cost: dict[str, float] = field(default_factory=dict)
+    full_cost: dict[str, float] = field(default_factory=dict)
+    unpriced_joules: float = 0.0
+
+    def add(self, model: str, posting: Posting) -> None:
+        """One posting of the server."""
+        self.joules[model] = self.joules.get(model, 0.0) + posting.joules
+        self.facility_joules[model] = self.facility_joules.get(model, 0.0) + posting.facility_joules
+        energy = posting.cost.get("energy", 0.0) - posting.credit
+        self.energy_cost[model] = self.energy_cost.get(model, 0.0) + energy
+        self.full_cost[model] = self.full_cost.get(model, 0.0) + sum(posting.cost.values()) - posting.credit
+        self.unpriced_joules += posting.unpriced_joules
+
+
 def _windows(
     accounts: dict[str, ServerAccount],
     postings: Mapping[PostingKey, Posting],
@@ -305,23 +324,10 @@ def _windows(
     policy: Policy,
 ) -> dict[str, ServerAccount]:
     """Add this tick to every server's window."""
-    sums: dict[
-        str, tuple[dict[str, float], dict[str, float], dict[str, float], dict[str, float], dict[str, float]]
-    ] = {}
+    sums: dict[str, _Sums] = {}
     for key, posting in postings.items():
-        if not key.server:
-            continue
-        of = sums.get(key.server)
-        if of is None:
-            of = sums[key.server] = ({}, {}, {}, {}, {})
-        joules, facility, energy, full, unpriced = of
-        model = key.model
-        energy_cost = posting.cost.get("energy", 0.0) - posting.credit
-        joules[model] = joules.get(model, 0.0) + posting.joules
-        facility[model] = facility.get(model, 0.0) + posting.facility_joules
-        energy[model] = energy.get(model, 0.0) + energy_cost
-        full[model] = full.get(model, 0.0) + sum(posting.cost.values()) - posting.credit
-        unpriced[""] = unpriced.get("", 0.0) + posting.unpriced_joules
+        if key.server:
+            sums.setdefault(key.server, _Sums()).add(key.model, posting)
     late = 3.0 * policy.interval_seconds
     result: dict[str, ServerAccount] = {}
     for name, account in accounts.items():
@@ -329,16 +335,16 @@ def _windows(
         if owner is None:
             result[name] = replace(account, window=()) if account.window else account
             continue
-        joules, facility, energy, full, unpriced = sums.get(name, ({}, {}, {}, {}, {}))
+        of = sums.get(name) or _Sums()
         metered = all(_metered(gpus.get(uuid), late) for uuid in account.gpus)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
-            joules=joules,
-            facility_joules=facility,
-            energy_cost=energy,
-            full_cost=full,
-            unpriced_joules=unpriced.get("", 0.0),
+            joules=of.joules,
+            facility_joules=of.facility_joules,
+            energy_cost=of.energy_cost,
+            full_cost=of.full_cost,
+            unpriced_joules=of.unpriced_joules,
             metered=metered,
         )
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds

@@ -77,10 +77,9 @@ def count(account: ServerAccount, reading: ServerReading) -> Count:
         work[place] = work.get(place, 0.0) + rise
         moved = moved or rise > 0.0
 
-    if not moved and not from_zero and raw.keys() == known.keys():
-        tokens: Mapping[tuple[str, TokenKind], float] = account.tokens or _disjoint(counted, account.tokens)
-    else:
-        tokens = _disjoint(counted, account.tokens)
+    # Nothing rose and nothing is new: the kinds are what they were.
+    same = not moved and counted.keys() == account.counted.keys()
+    tokens = account.tokens if same else _disjoint(counted, account.tokens)
     risen = (
         {
             slot: total - account.tokens.get(slot, 0.0)
