@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tpw.config.carbon import check_carbon
 from tpw.config.nodes import BAD, Walk
 from tpw.config.parts import GpuChoice, Gpus, Meter
 from tpw.config.problems import did_you_mean
@@ -42,6 +43,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
         _server(f"servers[{index}]", server, engines, report)
     _dialects(config, report)
     check_tariff(config.tariff, report)
+    check_carbon(config.carbon, config.tariff.timezone if config.tariff else None, report)
     _references(config, report)
     _money_needs_currency(config, report)
 
@@ -155,7 +157,7 @@ def _money_needs_currency(config: Config, report: Report) -> None:
     if tariff is BAD or tariff.currency is not None:
         return
     places = [
-        ("tariff", any(_is_given(layer) for layer in (tariff.energy, tariff.grid, tariff.levies))),
+        ("tariff", any(_is_given(layer) for layer in (tariff.energy, tariff.grid, tariff.levies, tariff.demand))),
         ("costs", bool(config.costs) and any(_is_given(getattr(config.costs, key)) for key in config.costs.__slots__)),
         ("references", bool(config.references)),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpw.config.shapes import Section, number, setting, text
+from tpw.config.scalars import number, text
+from tpw.config.shapes import Section, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ reach a setting, and every problem knows its line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,8 @@ MAX_DEPTH = 40
 _KNOWN_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
 )
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+"""What YAML counts as the end of a line."""
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -94,8 +97,9 @@ def parse(text: str, walk: Walk) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        line = min(line, len(lines := _LINE_BREAK.split(text)))  # at the end of the text the parser counts one more
         said = " ".join(part for part in (error.context, error.problem) if part)
-        advice = _syntax_advice(said, text.splitlines()[line - 1 : line])
+        advice = _syntax_advice(said, lines[line - 1])
         walk.problems.append(Problem(walk.file, line, column, "", f"this is not YAML: {said}{advice}"))
         return None
     except yaml.reader.ReaderError as error:
@@ -125,8 +129,8 @@ def _is_shallow(text: str, loader_class: type[yaml.SafeLoader], walk: Walk) -> b
     return True
 
 
-def _syntax_advice(said: str, line: list[str]) -> str:
-    if line and line[0].lstrip(" ").startswith("\t"):
+def _syntax_advice(said: str, line: str) -> str:
+    if line.lstrip(" ").startswith("\t"):
         return " (indent with spaces, not tabs)"
     if "mapping values are not allowed" in said:
         return " (a value that contains `: ` needs quotes; or the indentation is off)"

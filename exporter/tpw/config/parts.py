@@ -12,7 +12,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tpw.config.nodes import BAD, Walk, described, entries, is_null, plain, shortened
 from tpw.config.problems import did_you_mean
-from tpw.config.shapes import JsonSchema, ListOf, MapOf, OrMapping, Scalar, Section, setting, text
+from tpw.config.scalars import Scalar, text
+from tpw.config.shapes import JsonSchema, ListOf, MapOf, OrMapping, Section, setting
 from tpw.config.values import WORD
 
 

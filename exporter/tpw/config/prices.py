@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tpw.config.feeds import Surroundings, cache_file, layout_of, table_reader, table_schedule
 from tpw.config.schema import Config
 from tpw.config.tariff import (
     EntsoeLayer,
@@ -25,24 +24,11 @@ from tpw.config.tariff import (
 from tpw.model import Rate, Reference
 from tpw.tariff import PriceSource
 from tpw.tariff import costs as rates
-from tpw.tariff.fetch import Fetch, over_http
 
 if TYPE_CHECKING:
+    from tpw.tariff.demand import DemandRules
+    from tpw.tariff.feed import Judge
     from tpw.tariff.layers import Layers
-    from tpw.tariff.layout import Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What feeds need of the world."""
-
-    clock: Callable[[], float] = time.time
-    """Unix time."""
-    fetch: Fetch = over_http
-    cache: Path | None = None
-    """Directory that keeps fetched prices; None keeps them in memory."""
-    jitter: float = field(default_factory=random.random)
-    """In [0, 1): when after publication this process asks."""
 
 
 def price_source(config: Config, surroundings: Surroundings | None = None) -> Layers | None:
@@ -114,9 +100,10 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
     return Feed(
         reader,
         clock=around.clock,
-        currency=tariff.currency or "",
+        unit=tariff.currency or "",
         schedule=schedule,
-        cache=None if is_file else _cache(around, reader.name, identity),
+        judge=_judge(tariff, None),
+        cache=None if is_file else cache_file(around, reader.name, identity),
     )
 
 
@@ -129,10 +116,10 @@ def _octopus(layer: OctopusLayer, tariff: Tariff, around: Surroundings) -> Price
     return Feed(
         reader,
         clock=around.clock,
-        currency=tariff.currency or "",
+        unit=tariff.currency or "",
         schedule=Schedule(PUBLICATION, jitter=around.jitter),
-        cache=_cache(around, reader.name, reader.identity),
-        max_price_per_kwh=layer.max_price_per_kwh,
+        cache=cache_file(around, reader.name, reader.identity),
+        judge=_judge(tariff, layer.max_price_per_kwh),
         fallback_price_per_kwh=layer.fallback_price_per_kwh,
     )
 
@@ -146,10 +133,10 @@ def _entsoe(layer: EntsoeLayer, tariff: Tariff, around: Surroundings) -> PriceSo
     return Feed(
         reader,
         clock=around.clock,
-        currency=tariff.currency or "",
+        unit=tariff.currency or "",
         schedule=Schedule(PUBLICATION, jitter=around.jitter),
-        cache=_cache(around, reader.name, reader.identity),
-        max_price_per_kwh=layer.max_price_per_kwh,
+        cache=cache_file(around, reader.name, reader.identity),
+        judge=_judge(tariff, layer.max_price_per_kwh),
         fallback_price_per_kwh=layer.fallback_price_per_kwh,
     )
 
@@ -158,71 +145,41 @@ def _intervals(layer: IntervalsLayer, tariff: Tariff, around: Surroundings) -> t
     from datetime import time as time_of_day
 
     from tpw.tariff.feed import Feed, Reader
-    from tpw.tariff.intervals import PRESETS, FromAddress, FromFile
-    from tpw.tariff.schedule import Publication, Schedule
+    from tpw.tariff.intervals import PRESETS
+    from tpw.tariff.schedule import Publication
 
-    currency, area = tariff.currency or "", layer.area or "0"
+    currency = tariff.currency or ""
     publication, includes_vat = None, layer.includes_vat
     reader: Reader
     if layer.preset is not None:
         preset = PRESETS[layer.preset]
         publication, includes_vat = preset.publication, includes_vat or preset.includes_vat
-        reader = preset.reader(area, currency, around.fetch, layer.url, layer.token_file, layer.headers_file)
-    elif layer.file is not None:
-        reader = FromFile(layer.file, _layout(layer, tariff))
-    else:
-        reader = FromAddress(
-            layer.url or "",
-            _layout(layer, tariff),
-            around.fetch,
-            token_file=layer.token_file,
-            headers_file=layer.headers_file,
+        reader = preset.reader(
+            layer.area or "0", currency, around.fetch, layer.url, layer.token_file, layer.headers_file
         )
+    else:
+        minor = layer.minor_units
+        layout = layout_of(layer, layer.price or "", tariff.timezone, per_mwh=layer.per == "MWh", in_minor_units=minor)
+        reader = table_reader(layer, layout, around.fetch)
     if layer.published_at is not None:
         zone = layer.timezone or tariff.timezone or "UTC"
         publication = Publication(zone, time_of_day(*divmod(layer.published_at, 60)))
-    schedule = Schedule(publication, every_seconds=layer.every, jitter=around.jitter)
-    if layer.file is not None:
-        schedule = replace(schedule, every_seconds=60.0, patience_seconds=60.0, last_retry_seconds=60.0)
     feed = Feed(
         reader,
         clock=around.clock,
-        currency=currency,
-        schedule=schedule,
-        cache=None if layer.file is not None else _cache(around, reader.name, reader.identity),
-        max_price_per_kwh=layer.max_price_per_kwh,
+        unit=currency,
+        schedule=table_schedule(layer, publication, around),
+        cache=None if layer.file is not None else cache_file(around, reader.name, reader.identity),
+        judge=_judge(tariff, layer.max_price_per_kwh),
         fallback_price_per_kwh=layer.fallback_price_per_kwh,
     )
     return feed, includes_vat
 
 
-def _layout(layer: IntervalsLayer, tariff: Tariff) -> Layout:
-    from tpw.tariff.layout import Layout
+def _judge(tariff: Tariff, max_price_per_kwh: float | None) -> Judge:
+    from tpw.tariff.sanity import refuse_implausible
 
-    return Layout(
-        price=layer.price or "",
-        time=layer.time or "",
-        end=layer.end or "",
-        rows=layer.rows or ("",),
-        is_columnar=layer.columns,
-        is_csv=layer.format == "csv",
-        delimiter=layer.delimiter,
-        where=layer.where,
-        stamps_end=layer.stamp == "end",
-        time_format=layer.time_format,
-        timezone=layer.timezone or tariff.timezone or "UTC",
-        ignores_offset=layer.ignore_offset,
-        per_mwh=layer.per == "MWh",
-        in_minor_units=layer.minor_units,
-        resolution_seconds=layer.resolution,
-    )
-
-
-def _cache(around: Surroundings, name: str, identity: str) -> Path | None:
-    """One file per thing that is read, so that two layers, or yesterday's tariff, are not mixed up."""
-    if around.cache is None:
-        return None
-    return around.cache / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
+    return partial(refuse_implausible, currency=tariff.currency or "", max_price_per_kwh=max_price_per_kwh)
 
 
 def cost_rates(config: Config) -> tuple[Rate, ...]:
@@ -239,6 +196,23 @@ def cost_rates(config: Config) -> tuple[Rate, ...]:
     if costs.operations is not None:
         result.append(rates.operations(costs.operations.price_per_gpu_month))
     return tuple(result)
+
+
+def demand_rules(config: Config) -> DemandRules | None:
+    """How demand is charged; None where it is not."""
+    from tpw.tariff.demand import DemandRules
+
+    charge = config.tariff.demand
+    if charge is None:
+        return None
+    return DemandRules(
+        price_per_kw_month=charge.price_per_kw_month * (1.0 + config.tariff.vat),
+        window_seconds=charge.window,
+        ratchet=charge.ratchet,
+        ratchet_months=charge.ratchet_months,
+        timezone=config.tariff.timezone or "UTC",
+        billing_day=charge.billing_day,
+    )
 
 
 def references(config: Config) -> tuple[Reference, ...]:

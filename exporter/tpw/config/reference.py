@@ -16,18 +16,9 @@ from typing import Any
 from tpw.config import times
 from tpw.config.flags import environment_name
 from tpw.config.parts import MetricSelector
+from tpw.config.scalars import Scalar
 from tpw.config.schema import Config
-from tpw.config.shapes import (
-    ByKind,
-    ListOf,
-    Scalar,
-    Section,
-    Setting,
-    Shape,
-    is_required,
-    section_schema,
-    settings_of,
-)
+from tpw.config.shapes import ByKind, ListOf, Section, Setting, Shape, is_required, section_schema, settings_of
 
 SCHEMA_FILE = "configuration.schema.json"
 PAGE_FILE = "configuration.md"
@@ -93,7 +84,7 @@ def _inner(prefix: str, section: type) -> Iterator[tuple[str, str, type]]:
                 name = f"{path}[]" if isinstance(meaning.shape, ListOf) else path
                 yield f"`{name}`", _first_line(inner), inner
                 yield from _inner(f"{name}.", inner)
-            case ByKind(kinds) if key in {"energy", "intensity"}:
+            case ByKind(kinds) if key in {"energy", "carbon"}:
                 for kind, inner in kinds.items():
                     yield f"`{path}` with `kind: {kind}`", _first_line(inner), inner
                     yield from _inner(f"{path}.", inner)

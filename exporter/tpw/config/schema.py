@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tpw.config.carbon import CARBON, CarbonSettings
 from tpw.config.money import Costs, ReferencePrice
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
-from tpw.config.shapes import FreeMapping, ListOf, Section, choice, file_path, number, setting, switch, text
+from tpw.config.scalars import choice, file_path, number, switch, text
+from tpw.config.shapes import FreeMapping, ListOf, Section, setting
 from tpw.config.tariff import Tariff
 from tpw.config.values import duration, http_url, listen_address
 
@@ -199,6 +201,9 @@ class Config:
         Section(Facility), "From the boards' energy to the energy paid for.", default=Facility()
     )
     tariff: Tariff = setting(Section(Tariff), "What electricity costs.", default=Tariff())
+    carbon: CarbonSettings | None = setting(
+        CARBON, "Carbon intensity of the grid.", default=None, default_words="none: no emissions"
+    )
     costs: Costs = setting(Section(Costs), "What is not energy.", default=Costs())
     references: tuple[ReferencePrice, ...] = setting(
         ListOf(Section(ReferencePrice), "a list of references"),

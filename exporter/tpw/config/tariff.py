@@ -8,19 +8,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from tpw.config.shapes import (
-    ByKind,
-    ListOf,
-    MapOf,
-    Section,
-    choice,
-    file_path,
-    number,
-    setting,
-    switch,
-    text,
-    whole_number,
-)
+from tpw.config.scalars import choice, file_path, number, switch, text, whole_number
+from tpw.config.shapes import ByKind, ListOf, Section, setting
+from tpw.config.tables import Table
 from tpw.config.values import (
     DAYS,
     HOURS,
@@ -30,7 +20,6 @@ from tpw.config.values import (
     clock_time,
     currency,
     duration,
-    http_url,
     octopus_tariff_code,
     time_zone,
 )
@@ -178,70 +167,22 @@ class EntsoeLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntervalsLayer:
+class IntervalsLayer(Table):
     """Prices by interval: a well-known list (`preset`), or any JSON or CSV from a `url` or `file`."""
 
     preset: str | None = setting(choice(*PRESET_NAMES), "A well-known list of prices.", default=None)
     area: str | None = setting(text("an area"), "Area of the preset: a bidding zone, a country.", default=None)
-    url: str | None = setting(
-        http_url(), "Address of the list; `{start}` and `{end}` in it are replaced by times in UTC.", default=None
-    )
-    file: str | None = setting(file_path(), "File with the list, looked at once a minute.", default=None)
-    token_file: str | None = setting(file_path(), "File with a bearer token to send.", default=None)
-    headers_file: str | None = setting(
-        file_path(), "File with HTTP headers to send, one `Name: value` a line.", default=None
-    )
-    format: str = setting(choice("json", "csv"), "Form of the list.", default="json")
-    delimiter: str = setting(text("one character", pattern="."), "CSV: what separates the columns.", default=",")
-    rows: tuple[str, ...] = setting(
-        ListOf(text("a path"), "a path, or a list of paths", or_one=True),
-        "JSON: path of the list of rows, such as `data.prices`; several are read one after the other.",
-        default=(),
-        default_words="the document itself",
-    )
-    columns: bool = setting(
-        switch(), "JSON: `time` and `price` are parallel lists instead of fields of a row.", default=False
-    )
-    time: str | None = setting(text("a field"), "Field, column or path of the time.", default=None)
-    end: str | None = setting(text("a field"), "Field of the end of the interval, where there is one.", default=None)
     price: str | None = setting(
         text("a field"), "Field of the price; a path such as `parts[unit=CHF_kWh].value` goes deeper.", default=None
     )
-    where: Mapping[str, str] = setting(
-        MapOf(text("a value"), "a mapping of fields to values"),
-        "Only rows whose fields have these values.",
-        default=dict,
-        default_words="all rows",
-    )
-    stamp: str = setting(
-        choice("start", "end"), "Whether the time is the start or the end of its interval.", default="start"
-    )
-    time_format: str = setting(
-        text("iso, unix, unix_ms or a pattern such as %d.%m.%Y %H:%M", pattern="iso|unix|unix_ms|.*%.*"),
-        "How times are written.",
-        default="iso",
-    )
-    timezone: str | None = setting(
-        time_zone(), "Zone of times that name none.", default=None, default_words="tariff.timezone, else UTC"
-    )
-    ignore_offset: bool = setting(
-        switch(), "The offset or Z of the times is wrong: they are local to `timezone`.", default=False
-    )
     per: str = setting(choice("kWh", "MWh"), "What the prices are for.", default="kWh")
     minor_units: bool = setting(switch(), "Prices are in hundredths of the currency: cents, pence.", default=False)
-    resolution: float | None = setting(
-        duration(60.0, 31 * 86400.0),
-        "Length of an interval, where no end is given.",
-        default=None,
-        default_words="the shortest distance between two times",
-    )
     published_at: int | None = setting(
         clock_time(),
         "Local time of day at which tomorrow's prices come out; asked again then until they are there.",
         default=None,
         default_words="by the preset; else no such time",
     )
-    every: float = setting(duration(60.0, 7 * 86400.0), "How often the list is asked for at least.", default=6 * 3600.0)
     includes_vat: bool = setting(switch(), _INCLUDES_VAT, default=False)
     fallback_price_per_kwh: float | None = _fallback()
     max_price_per_kwh: float | None = _max_price()
@@ -260,6 +201,29 @@ LAYERS: Mapping[str, type] = {
 Layer = FlatLayer | TimeOfUseLayer | UrdbLayer | OctopusLayer | EntsoeLayer | IntervalsLayer
 
 _LAYER = ByKind(LAYERS, "a mapping of settings with a kind", default="flat", definition="price_layer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandCharge:
+    """What the highest quarter-hour of a billing month costs. Accrued over the month; the exporter sees its own share."""
+
+    price_per_kw_month: float = setting(
+        number("an amount of money", minimum=0.0), "Price of one kW of the month's peak."
+    )
+    window: float = setting(
+        duration(60.0, 3600.0), "What the meter averages over: 15m, or 30m in some countries.", default=900.0
+    )
+    ratchet: float = setting(
+        number("a fraction such as 0.80", minimum=0.0, maximum=1.0, advice="write 80 % as 0.80"),
+        "Fraction of the highest peak of earlier months that is billed at least.",
+        default=0.0,
+    )
+    ratchet_months: int = setting(
+        whole_number("a number of months", minimum=1, maximum=24), "How many earlier months that looks at.", default=11
+    )
+    billing_day: int = setting(
+        whole_number("a day of the month", minimum=1, maximum=28), "Day on which a billing month begins.", default=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,3 +246,6 @@ class Tariff:
     energy: Layer | None = setting(_LAYER, "The energy itself.", default=None, default_words="none: no price, no cost")
     grid: Layer | None = setting(_LAYER, "Network charges per kWh, on top.", default=None)
     levies: Layer | None = setting(_LAYER, "Taxes and levies per kWh, on top.", default=None)
+    demand: DemandCharge | None = setting(
+        Section(DemandCharge), "What the highest demand of a month costs, beside the price per kWh.", default=None
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 
 from tpw.config.nodes import BAD
+from tpw.config.tables import Report, check_table
 from tpw.config.tariff import (
     FlatLayer,
     IntervalsLayer,
@@ -15,8 +15,6 @@ from tpw.config.tariff import (
     TimeOfUseLayer,
     UrdbLayer,
 )
-
-Report = Callable[[str, str], None]
 
 _LAYOUT_KEYS = ("rows", "time", "end", "price", "where", "resolution")
 _PLAIN = ("json", "iso", "start", "kWh")
@@ -30,6 +28,8 @@ def check_tariff(tariff: Tariff, report: Report) -> None:
         layer = getattr(tariff, name)
         if layer:
             _layer(f"tariff.{name}", layer, tariff, report)
+    if tariff.demand is not None and tariff.energy is None:
+        report("tariff", "has demand but no `energy`: the bill would lack its larger part")
     if tariff.energy is None and (tariff.grid is not None or tariff.levies is not None):
         report("tariff", "has grid or levies but no `energy`: the price would be wrong, not partial")
 
@@ -80,17 +80,9 @@ def _intervals(path: str, layer: IntervalsLayer, tariff: Tariff, report: Report)
     if len(given) != 1:
         report(path, f"give one of `preset`, `url` and `file`{f', not {len(given)}' if given else ''}")
         return
-    for key in ("time", "price"):
-        if getattr(layer, key) is None:
-            report(path, f"needs `{key}`: where in the list the {key} is")
+    check_table(path, layer, "price", tariff.timezone, report)
     if layer.area is not None:
         report(f"{path}.area", "is for a preset; write it into the url")
-    if layer.format == "csv" and (layer.rows or layer.columns):
-        report(f"{path}.format", "csv has no `rows` or `columns`: a line is a row")
-    if layer.file is not None and (layer.token_file is not None or layer.headers_file is not None):
-        report(f"{path}.file", "is read, not fetched: `token_file` and `headers_file` have no meaning")
-    if layer.ignore_offset and layer.timezone is None and tariff.timezone is None:
-        report(f"{path}.ignore_offset", "needs `timezone`: which clock the times really show")
     if layer.published_at is not None and layer.timezone is None and tariff.timezone is None:
         report(f"{path}.published_at", "needs `timezone`: whose clock it is")
 
@@ -123,11 +115,21 @@ def _needs_timezone(tariff: Tariff, report: Report) -> None:
 
 
 def _holidays(path: str, layer: TimeOfUseLayer | UrdbLayer, report: Report) -> None:
-    if layer.holidays_region and find_spec("holidays") is None:
+    region = layer.holidays_region
+    if not region:
+        return
+    if find_spec("holidays") is None:
         report(
             f"{path}.holidays_region",
             "needs the Python package `holidays`, which is not installed; or list the dates in `holidays`",
         )
+        return
+    from tpw.tariff.time_of_use import holidays_of
+
+    try:
+        holidays_of(region)
+    except ValueError as error:
+        report(f"{path}.holidays_region", str(error))
 
 
 def _currency_is(path: str, what: str, currencies: tuple[str, ...], tariff: Tariff, report: Report) -> None:

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from tpw.config import times
 from tpw.config.nodes import shortened
 from tpw.config.problems import did_you_mean
-from tpw.config.shapes import ListOf, Scalar
+from tpw.config.scalars import Scalar
+from tpw.config.shapes import ListOf
 
 
 def duration(minimum: float, maximum: float) -> Scalar:

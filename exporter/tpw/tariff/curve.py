@@ -1,46 +1,61 @@
-"""Prices around now, ready for the ledger: looked up by bisection, cut at boundaries."""
+"""What holds when, ready for the ledger: looked up by bisection, cut at boundaries."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from tpw.model import PriceInterval
 from tpw.tariff.spans import merged
 
-Piece = tuple[float, float, PriceInterval | None]
-"""(start, end, its price; None where no price is known)."""
+
+class Span(Protocol):
+    """Something that holds over [start, end), Unix seconds."""
+
+    @property
+    def start_seconds(self) -> float:
+        """Included."""
+
+    @property
+    def end_seconds(self) -> float:
+        """Excluded."""
+
+
+T = TypeVar("T", bound=Span)
+
+
+def starts_of(intervals: Sequence[Span]) -> tuple[float, ...]:
+    """The starts of intervals. Raises ValueError where they are empty, overlap or are out of order."""
+    previous_end = float("-inf")
+    for each in intervals:
+        if not (previous_end <= each.start_seconds < each.end_seconds):
+            raise ValueError(f"interval out of order: {each}")
+        previous_end = each.end_seconds
+    return tuple(each.start_seconds for each in intervals)
 
 
 @dataclass(frozen=True, slots=True)
-class PriceCurve:
-    """Known prices, ordered and disjoint, equal neighbours merged. Make it with :meth:`of`."""
+class Steps(Generic[T]):
+    """Intervals, ordered and disjoint. Make one with the ``of`` of its kind."""
 
-    intervals: tuple[PriceInterval, ...] = ()
+    intervals: tuple[T, ...] = ()
     _starts: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
-    @classmethod
-    def of(cls, intervals: Iterable[PriceInterval]) -> PriceCurve:
-        """A curve of what a source tells. Raises ValueError where intervals overlap or are empty."""
-        ordered = merged(intervals)
-        previous_end = float("-inf")
-        for each in ordered:
-            if not (previous_end <= each.start_seconds < each.end_seconds):
-                raise ValueError(f"price interval out of order: {each}")
-            previous_end = each.end_seconds
-        return cls(ordered, tuple(each.start_seconds for each in ordered))
-
-    def at(self, wall_seconds: float) -> PriceInterval | None:
-        """The interval in force at a moment. None where no price is known."""
+    def at(self, wall_seconds: float) -> T | None:
+        """The interval in force at a moment. None where none is known."""
         index = bisect_right(self._starts, wall_seconds) - 1
         if index < 0:
             return None
         found = self.intervals[index]
         return found if wall_seconds < found.end_seconds else None
 
-    def pieces(self, start_seconds: float, end_seconds: float) -> Iterator[Piece]:
-        """[start, end) cut at every boundary, time without a price included as None. Nothing where start >= end."""
+    def pieces(self, start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, T | None]]:
+        """[start, end) cut at every boundary: (start, end, what holds there or None where nothing is known).
+
+        Nothing where start >= end.
+        """
         index = bisect_right(self._starts, start_seconds) - 1
         at = start_seconds
         if index < 0 or self.intervals[index].end_seconds <= at:
@@ -57,6 +72,17 @@ class PriceCurve:
             yield at, end, found
             at = end
             index += 1
+
+
+@dataclass(frozen=True, slots=True)
+class PriceCurve(Steps[PriceInterval]):
+    """Known prices; equal neighbours are one interval."""
+
+    @classmethod
+    def of(cls, intervals: Iterable[PriceInterval]) -> PriceCurve:
+        """A curve of what a source tells. Raises ValueError where intervals overlap or are empty."""
+        ordered = merged(intervals)
+        return cls(ordered, starts_of(ordered))
 
     def next_change(self, wall_seconds: float) -> PriceInterval | None:
         """The first later interval with another price. None while none is known."""

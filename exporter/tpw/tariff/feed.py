@@ -16,7 +16,6 @@ from typing import Protocol
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.tariff.curve import PriceCurve
-from tpw.tariff.sanity import refuse_implausible
 from tpw.tariff.schedule import Attempts, Schedule, is_due
 from tpw.tariff.spans import clipped, merged, overlaid
 
@@ -28,6 +27,8 @@ LOOK_BACK_SECONDS = 8 * DAY_SECONDS
 LOOK_AHEAD_SECONDS = 2.5 * DAY_SECONDS
 
 _CACHE_LAYOUT = 1
+
+Judge = Callable[[Sequence[PriceInterval], Sequence[PriceInterval]], None]
 
 
 class Reader(Protocol):
@@ -52,10 +53,10 @@ class Feed:
     Args:
         reader: knows the service.
         clock: Unix time.
-        currency: of the prices, for the bounds of what is plausible.
+        unit: of the numbers per kWh, usually the currency: numbers kept in another unit are not ours.
         schedule: when to ask.
         cache: file that keeps the prices over a restart; None keeps them in memory.
-        max_price_per_kwh: bound of what is plausible, instead of the currency's own.
+        judge: raises SourceError for fresh intervals (first argument) that cannot be, given those known before.
         fallback_price_per_kwh: price, marked as a fallback, for time for which none is known. None leaves it unpriced.
     """
 
@@ -64,10 +65,10 @@ class Feed:
         reader: Reader,
         *,
         clock: Callable[[], float],
-        currency: str,
+        unit: str,
         schedule: Schedule,
+        judge: Judge,
         cache: Path | None = None,
-        max_price_per_kwh: float | None = None,
         fallback_price_per_kwh: float | None = None,
     ) -> None:
         self.name = reader.name
@@ -75,14 +76,14 @@ class Feed:
         """Why the last question had no good answer; None while all is well. Prices known from before still hold."""
         self._reader = reader
         self._clock = clock
-        self._currency = currency
+        self._unit = unit
         self._schedule = schedule
         self._cache = cache
-        self._max_price = max_price_per_kwh
+        self._judge = judge
         self._fallback = fallback_price_per_kwh
         self._attempts = Attempts()
         self._asked_from = float("inf")
-        self._known = PriceCurve.of(_load(cache, reader.identity, currency)) if cache is not None else PriceCurve()
+        self._known = PriceCurve.of(_load(cache, reader.identity, unit)) if cache is not None else PriceCurve()
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """Known prices, asking the service first where that is due. Raises the SourceError of the service where
@@ -117,7 +118,7 @@ class Feed:
             fresh = merged(self._reader.read(asked_from, now + LOOK_AHEAD_SECONDS))
             PriceCurve.of(fresh)
             recent = [each for each in self._known.intervals if each.end_seconds > now - 3 * DAY_SECONDS]
-            refuse_implausible(fresh, recent, self._currency, self._max_price)
+            self._judge(fresh, recent)
         except SourceError as error:
             self._fail(error, now)
             return
@@ -149,7 +150,7 @@ class Feed:
         document = {
             "layout": _CACHE_LAYOUT,
             "identity": self._reader.identity,
-            "currency": self._currency,
+            "unit": self._unit,
             "intervals": rows,
         }
         temporary = self._cache.with_suffix(".new")
@@ -170,11 +171,11 @@ def _covered_until(known: PriceCurve, from_seconds: float) -> float | None:
     return until
 
 
-def _load(cache: Path, identity: str, currency: str) -> tuple[PriceInterval, ...]:
+def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
     """What the cache holds for this identity; nothing where it is missing, broken or somebody else's."""
     try:
         document = json.loads(cache.read_text(encoding="utf-8"))
-        if (document["layout"], document["identity"], document["currency"]) != (_CACHE_LAYOUT, identity, currency):
+        if (document["layout"], document["identity"], document["unit"]) != (_CACHE_LAYOUT, identity, unit):
             return ()
         found = tuple(
             PriceInterval(float(start), float(end), float(price), PriceState(state))

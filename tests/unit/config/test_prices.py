@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tpw.config import Config, load, load_file
-from tpw.config.prices import Surroundings, cost_rates, price_source, references
+from tpw.config.feeds import Surroundings
+from tpw.config.prices import cost_rates, demand_rules, price_source, references
 from tpw.config.tariff import PRESET_NAMES
 from tpw.model import PriceState, Reason, SourceError
+from tpw.tariff.demand import DemandRules
 from tpw.tariff.fetch import Request, Response
 from tpw.tariff.intervals import PRESETS
 from tpw.tariff.layers import Layers
@@ -73,6 +75,14 @@ def test_holidays_listed() -> None:
     """
     assert price_at(text, "2026-12-24T12:00+01:00") == 0.3
     assert price_at(text, "2026-12-25T12:00+01:00") == 0.1
+
+
+def test_demand_rules() -> None:
+    config = load((CAPTURES / "config" / "good" / "carbon.yaml").read_text())
+    assert demand_rules(config) == DemandRules(
+        price_per_kw_month=24.37, window_seconds=1800, ratchet=0.8, ratchet_months=11, timezone="UTC", billing_day=15
+    )
+    assert demand_rules(Config()) is None
 
 
 def test_rates_by_component() -> None:

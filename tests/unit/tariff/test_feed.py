@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ class Service:
         return answer
 
 
+def believe(fresh: Sequence[PriceInterval], known: Sequence[PriceInterval]) -> None:
+    """Judge nothing."""
+
+
 class Clock:
     def __init__(self, now: float = NOON) -> None:
         self.now = now
@@ -56,7 +61,8 @@ NOT_YET = SourceError(Reason.NOT_YET, "not published")
 
 
 def feed(service: Service, clock: Clock, schedule: Schedule = DAY_AHEAD, **options: object) -> Feed:
-    return Feed(service, clock=clock, currency="EUR", schedule=schedule, **options)  # type: ignore[arg-type]
+    judge = partial(refuse_implausible, currency="EUR")
+    return Feed(service, clock=clock, unit="EUR", schedule=schedule, judge=judge, **options)  # type: ignore[arg-type]
 
 
 def test_prices_are_what_the_service_says_clipped_to_the_question() -> None:
@@ -212,7 +218,14 @@ class TestCache:
     def test_prices_of_somebody_else_are_not_ours(self, tmp_path: Path, identity: str, currency: str) -> None:
         clock, cache = Clock(), tmp_path / "a.json"
         feed(Service(hourly(MIDNIGHT, 48)), clock, cache=cache).intervals(NOON, NOON + DAY)
-        other = Feed(Service(DOWN, identity=identity), clock=clock, currency=currency, schedule=DAY_AHEAD, cache=cache)
+        other = Feed(
+            Service(DOWN, identity=identity),
+            clock=clock,
+            unit=currency,
+            schedule=DAY_AHEAD,
+            judge=lambda fresh, known: None,
+            cache=cache,
+        )
         with pytest.raises(SourceError):
             other.intervals(NOON, NOON + DAY)
 

@@ -1,0 +1,82 @@
+"""Electricity Maps: the mix of a zone by hour, with a token.
+
+``history`` holds the last 24 hours and ``latest`` the hour that runs; both are in every plan. An hour's number comes a
+little after the hour began, so the newest one is held for one hour more, marked preliminary. Hours that are estimated are
+preliminary too. Source: Electricity Maps API v3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from tpw.carbon import Basis
+from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
+from tpw.tariff.layout import number_of
+from tpw.tariff.local_time import utc_seconds
+from tpw.tariff.spans import merged, overlaid
+
+BASE = "https://api.electricitymaps.com"
+BASES = {"lifecycle": Basis.AVERAGE_LIFECYCLE, "direct": Basis.AVERAGE_DIRECT}
+"""The service's emission factor type -> what it means here."""
+
+_STEPS = {"5_minutes": 300.0, "15_minutes": 900.0, "hourly": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ElectricityMaps:
+    """Reads one zone."""
+
+    zone: str
+    token_file: str
+    fetch: Fetch
+    factors: str = "lifecycle"
+    name: str = "electricity_maps"
+
+    @property
+    def identity(self) -> str:
+        """Zone and kind of factors."""
+        return f"{self.zone} {self.factors}"
+
+    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """See tpw.tariff.feed.Reader. Always the last day: more is not in every plan."""
+        del start_seconds, end_seconds
+        history = parse(self._ask("history"))
+        latest = parse(self._ask("latest"))
+        hold = latest[-1]
+        held = PriceInterval(hold.end_seconds, hold.end_seconds + 3600.0, hold.price_per_kwh, PriceState.PRELIMINARY)
+        return overlaid(overlaid(latest, history), (held,))
+
+    def _ask(self, what: str) -> bytes:
+        token = secret_of(self.token_file, "a token of Electricity Maps")
+        query = f"zone={quote(self.zone)}&emissionFactorType={self.factors}"
+        request = Request(f"{BASE}/v3/carbon-intensity/{what}?{query}", {"auth-token": token})
+        return body_of(request, self.fetch(request))
+
+
+def parse(body: bytes) -> tuple[PriceInterval, ...]:
+    """The hours of ``latest`` (one) or ``history`` (a list). Raises SourceError."""
+    document = json_of(body, "the answer with the carbon intensity")
+    try:
+        rows = document.get("history", [document])
+        step = _STEPS[document.get("temporalGranularity", "hourly")]
+        found = sorted(_intervals(rows, step), key=lambda each: each.start_seconds)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise SourceError(Reason.MALFORMED, f"the carbon intensity cannot be read: {brief(error)}") from error
+    if not found:
+        raise SourceError(Reason.NOT_YET, "no carbon intensity for this zone yet")
+    return merged(found)
+
+
+def _intervals(rows: Any, step: float) -> Iterator[PriceInterval]:
+    seen: set[float] = set()
+    for row in rows:
+        start = utc_seconds(row["datetime"])
+        if row.get("carbonIntensity") is None or start in seen:
+            continue
+        seen.add(start)
+        state = PriceState.PRELIMINARY if row.get("isEstimated") else PriceState.FINAL
+        yield PriceInterval(start, start + step, number_of(row["carbonIntensity"]), state)

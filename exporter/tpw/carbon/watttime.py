@@ -1,0 +1,94 @@
+"""WattTime: what the plants that follow demand emit (marginal), every five minutes, with an account.
+
+``login`` trades user and password for a token of half an hour; ``historical`` has what was, ``forecast`` what is
+expected. Numbers are pounds of CO2 per MWh. Without a subscription only the region CAISO_NORTH answers. Source: WattTime
+API v3.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from tpw.carbon import Basis, Clock
+from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
+from tpw.tariff.layout import number_of
+from tpw.tariff.local_time import utc_seconds
+from tpw.tariff.spans import merged, overlaid
+
+BASE = "https://api.watttime.org"
+BASIS = Basis.MARGINAL_DIRECT
+GRAMS_PER_KWH = 0.45359237
+"""Grams per kWh in a pound per MWh: 453.59237 g over 1000 kWh."""
+STEP_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class WattTime:
+    """Reads one region. The account is a file with ``user:password``."""
+
+    region: str
+    account_file: str
+    fetch: Fetch
+    clock: Clock
+    name: str = "watttime"
+
+    @property
+    def identity(self) -> str:
+        """The region."""
+        return self.region
+
+    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
+        """See tpw.tariff.feed.Reader."""
+        del end_seconds  # a forecast reaches as far as it reaches
+        token = self._login()
+        span = f"start={_stamp(start_seconds)}&end={_stamp(self.clock())}"
+        past = parse(self._ask(f"historical?{self._what()}&{span}", token), PriceState.FINAL)
+        ahead = parse(self._ask(f"forecast?{self._what()}", token), PriceState.FORECAST)
+        both = overlaid(past, ahead)
+        if not both:
+            raise SourceError(Reason.NOT_YET, f"no marginal emissions for {self.region} yet")
+        return both
+
+    def _what(self) -> str:
+        return f"region={quote(self.region)}&signal_type=co2_moer"
+
+    def _login(self) -> str:
+        account = secret_of(self.account_file, "user:password of a WattTime account")
+        if ":" not in account:
+            raise SourceError(Reason.MALFORMED, f"{self.account_file} should hold user:password")
+        request = Request(f"{BASE}/login", {"Authorization": f"Basic {b64encode(account.encode()).decode()}"})
+        answer = json_of(body_of(request, self.fetch(request)), "the answer to the login")
+        token = answer.get("token") if isinstance(answer, dict) else None
+        if not isinstance(token, str):
+            raise SourceError(Reason.MALFORMED, f"{request.address} gave no token")
+        return token
+
+    def _ask(self, what: str, token: str) -> bytes:
+        request = Request(f"{BASE}/v3/{what}", {"Authorization": f"Bearer {token}"})
+        return body_of(request, self.fetch(request))
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse(body: bytes, state: PriceState) -> tuple[PriceInterval, ...]:
+    """The points of an answer in grams per kWh, each for five minutes or to the next. Raises SourceError."""
+    document = json_of(body, "the answer with the emissions")
+    try:
+        units = document["meta"]["units"]
+        if units != "lbs_co2_per_mwh":
+            raise ValueError(f"numbers are in {units}, expected lbs_co2_per_mwh")
+        points = sorted((utc_seconds(row["point_time"]), number_of(row["value"])) for row in document["data"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise SourceError(Reason.MALFORMED, f"the emissions cannot be read: {brief(error)}") from error
+    found: list[PriceInterval] = []
+    for index, (start, value) in enumerate(points):
+        end = min(start + STEP_SECONDS, points[index + 1][0]) if index + 1 < len(points) else start + STEP_SECONDS
+        if end > start:
+            found.append(PriceInterval(start, end, value * GRAMS_PER_KWH, state))
+    return merged(found)

@@ -1,0 +1,167 @@
+"""Shapes of single values: texts, choices, switches, numbers, paths. Each is read from the text in the file."""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from yaml.nodes import Node, ScalarNode
+
+from tpw.config.nodes import BAD, Origin, Walk, described, is_null, shortened
+from tpw.config.problems import did_you_mean, listed
+from tpw.config.shapes import JsonSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value, read from the text that stands in the file.
+
+    ``parse`` raises ValueError with a sentence. ``bare`` values (numbers, switches) may not stand in quotes.
+    """
+
+    words: str
+    parse: Callable[[str], Any]
+    json: Mapping[str, Any]
+    bare: bool = False
+
+    def read(self, node: Node, walk: Walk, path: str) -> Any:
+        """See Shape."""
+        if not isinstance(node, ScalarNode):
+            return walk.problem(node, path, f"should be {self.words}, not {described(node)}")
+        if is_null(node):
+            return walk.problem(node, path, f"has no value: give {self.words}, or remove the line")
+        if self.bare and node.style in {"'", '"'} and node.value:
+            return walk.problem(node, path, f"should be {self.words}: write {shortened(node.value)} without quotes")
+        try:
+            return self.parse(node.value)
+        except ValueError as error:
+            return walk.problem(node, path, str(error))
+
+    def schema(self) -> JsonSchema:
+        """See Shape."""
+        return dict(self.json)
+
+
+def text(words: str = "a text", *, pattern: str = "", advice: str = "") -> Scalar:
+    """A non-empty text; with a pattern, one that matches it as a whole."""
+    compiled = re.compile(pattern) if pattern else None
+
+    def parse(value: str) -> str:
+        if not value.strip():
+            raise ValueError(f"is empty: give {words}")
+        if compiled is not None and not compiled.fullmatch(value):
+            raise ValueError(f"`{shortened(value)}` should be {words}{f': {advice}' if advice else ''}")
+        return value
+
+    json = {"type": "string", "pattern": f"^(?:{pattern})$"} if pattern else {"type": "string", "minLength": 1}
+    return Scalar(words, parse, json)
+
+
+def choice(*words: str, aliases: Mapping[str, str] | None = None) -> Scalar:
+    """One of a closed set of words."""
+    accepted = {**{word: word for word in words}, **(aliases or {})}
+
+    def parse(value: str) -> str:
+        if value not in accepted:
+            raise ValueError(f"`{shortened(value)}` is not {listed(words)}{did_you_mean(value, words)}")
+        return accepted[value]
+
+    return Scalar(listed(words), parse, {"type": "string", "enum": list(accepted)})
+
+
+def switch() -> Scalar:
+    """True or false."""
+    values = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+    def parse(value: str) -> bool:
+        if value.lower() not in values:
+            raise ValueError(f"`{shortened(value)}` should be true or false")
+        return values[value.lower()]
+
+    return Scalar("true or false", parse, {"type": "boolean"}, bare=True)
+
+
+def number(
+    words: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    advice: str = "",
+) -> Scalar:
+    """A finite number within bounds. ``advice`` is added where it lies outside."""
+    tail = f": {advice}" if advice else ""
+
+    def parse(value: str) -> float:
+        result = _finite(value, words)
+        if minimum is not None and result < minimum:
+            raise ValueError(f"{value} is less than {minimum:g}{tail}")
+        if above is not None and result <= above:
+            raise ValueError(f"{value} is not more than {above:g}{tail}")
+        if maximum is not None and result > maximum:
+            raise ValueError(f"{value} is more than {maximum:g}{tail}")
+        return result
+
+    json: JsonSchema = {"type": "number"}
+    for key, bound in (("minimum", minimum), ("exclusiveMinimum", above), ("maximum", maximum)):
+        if bound is not None:
+            json[key] = bound
+    return Scalar(words, parse, json, bare=True)
+
+
+def whole_number(words: str, *, minimum: int, maximum: int) -> Scalar:
+    """A whole number within bounds."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", value):
+            raise ValueError(f"`{shortened(value)}` should be {words}")
+        if not minimum <= int(value) <= maximum:
+            raise ValueError(f"{value} is not between {minimum} and {maximum}")
+        return int(value)
+
+    return Scalar(words, parse, {"type": "integer", "minimum": minimum, "maximum": maximum}, bare=True)
+
+
+def _finite(value: str, words: str) -> float:
+    compact = value.strip()
+    if re.fullmatch(r"[+-]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?", compact):
+        return float(compact)
+    if re.fullmatch(r"[+-]?\d+,\d{1,2}", compact):
+        raise ValueError(f"`{compact}`: write the decimals after a point, {compact.replace(',', '.')}")
+    if re.fullmatch(r"[+-]?\d{1,3}([,' ]\d{3})+(\.\d+)?", compact):
+        raise ValueError(f"`{compact}`: write {re.sub(r'[^0-9.+-]', '', compact)}, without thousands separators")
+    if match := re.fullmatch(r"([+-]?[\d.]+)\s*%", compact):
+        raise ValueError(f"`{compact}`: write the fraction, {float(match.group(1)) / 100:g}")
+    amounts = re.findall(r"[+-]?\d+(?:\.\d+)?", compact)
+    if len(amounts) == 1:
+        raise ValueError(
+            f"`{shortened(compact)}` should be {words}: write {amounts[0]} alone, units and currency are said elsewhere"
+        )
+    raise ValueError(f"`{shortened(compact)}` should be {words}")
+
+
+def file_path(words: str = "the path of a file") -> FilePath:
+    """A path. Relative ones start at the directory of the configuration file."""
+    return FilePath(words)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath:
+    """A path, as text. Whether something is there is found out when it is needed: secrets may be mounted later."""
+
+    words: str
+
+    def read(self, node: Node, walk: Walk, path: str) -> Any:
+        """See Shape."""
+        value = text(self.words).read(node, walk, path)
+        from_file = not isinstance(node.start_mark, Origin)  # a flag's path starts at the working directory
+        if value is BAD or os.path.isabs(value) or not walk.directory or not from_file:  # noqa: PTH117
+            return value
+        return os.path.join(walk.directory, value)  # noqa: PTH118
+
+    def schema(self) -> JsonSchema:
+        """See Shape."""
+        return {"type": "string", "minLength": 1}

@@ -1,0 +1,88 @@
+"""From the file to a source of carbon intensities."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tpw.carbon import Basis, Intensity
+from tpw.carbon.intervals import GRAMS
+from tpw.config import Config, load
+from tpw.config.carbon import KINDS, IntensityTable
+from tpw.config.emissions import intensity_source
+from tpw.config.feeds import Surroundings
+from tpw.config.shapes import settings_of
+from tpw.model import PriceState, Reason, SourceError
+from tpw.tariff.fetch import Request, Response
+
+CAPTURES = Path(__file__).parents[2] / "captures" / "carbon"
+NOW = datetime(2026, 6, 14, 0, 20, tzinfo=UTC).timestamp()
+
+
+def fetch(request: Request) -> Response:
+    answers = {
+        "carbonintensity": "uk-national.json",
+        "history": "electricity-maps-history.json",
+        "latest": "electricity-maps-latest.json",
+        "historical": "watttime-historical.json",
+        "forecast": "watttime-forecast.json",
+    }
+    if request.url.endswith("login"):
+        return Response(200, b'{"token": "t"}')
+    for part, name in sorted(answers.items(), key=lambda each: -len(each[0])):
+        if part in request.url:
+            return Response(200, (CAPTURES / name).read_bytes())
+    raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
+
+
+def test_no_carbon_is_no_source() -> None:
+    assert intensity_source(Config()) is None
+
+
+def test_static() -> None:
+    source = intensity_source(load("carbon: {kind: static, grams_per_kwh: 380, basis: average_lifecycle}"))
+    assert source is not None
+    assert source.basis is Basis.AVERAGE_LIFECYCLE
+    assert source.intervals(0, 10) == (Intensity(0, 10, 380.0),)
+
+
+@pytest.mark.parametrize(
+    ("carbon", "basis", "grams"),
+    [
+        ("{kind: uk}", Basis.AVERAGE_DIRECT, 205.0),
+        ("{kind: electricity_maps, zone: DE, token_file: secret}", Basis.AVERAGE_LIFECYCLE, 400.0),
+        ("{kind: electricity_maps, zone: DE, token_file: secret, factors: direct}", Basis.AVERAGE_DIRECT, 400.0),
+        ("{kind: watttime, region: CAISO_NORTH, account_file: secret}", Basis.MARGINAL_DIRECT, 840 * 0.45359237),
+    ],
+)
+def test_service_of_each_kind_is_built_asked_and_kept(tmp_path: Path, carbon: str, basis: Basis, grams: float) -> None:
+    (tmp_path / "secret").write_text("me:password")
+    config = load(f"carbon: {carbon}", str(tmp_path / "tpw.yaml"))
+    source = intensity_source(config, Surroundings(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
+    assert source is not None
+    [found] = source.intervals(NOW, NOW + 60)
+    assert (source.basis, found.grams_per_kwh, found.state) == (basis, pytest.approx(grams), PriceState.FINAL)
+    assert len(list((tmp_path / "carbon").iterdir())) == 1
+
+
+def test_list_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t,e,lb\n2026-06-14T00:00Z,2026-06-14T01:00Z,1000\n")
+    config = load(
+        "carbon: {kind: intervals, file: a.csv, format: csv, time: t, end: e, value: lb, unit: lb/MWh,"
+        " basis: marginal_direct, fallback_grams_per_kwh: 400}",
+        str(tmp_path / "tpw.yaml"),
+    )
+    source = intensity_source(config, Surroundings(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
+    assert source is not None
+    first, second = source.intervals(NOW, NOW + 3600)
+    assert first.grams_per_kwh == pytest.approx(453.59237)
+    assert (second.grams_per_kwh, second.state) == (400.0, PriceState.FALLBACK)
+
+
+def test_bases_and_units_of_the_settings_are_those_of_the_room() -> None:
+    for section in (KINDS["static"], IntensityTable):
+        words = settings_of(section)["basis"][0].shape.schema()["enum"]
+        assert words == [str(basis) for basis in Basis]
+    assert settings_of(IntensityTable)["unit"][0].shape.schema()["enum"] == list(GRAMS)
