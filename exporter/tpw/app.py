@@ -17,13 +17,13 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from tpw import assembly
-from tpw.config.prices import price_source
 from tpw.config.schema import Config, Server
 from tpw.discovery.census import Census, take
 from tpw.discovery.ownership import Claim, ownership, resolve
 from tpw.discovery.processes import HostProcesses
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.rows import price_late, unpriced_since, without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
@@ -36,13 +36,13 @@ from tpw.model import (
     SourceError,
     SourceStatus,
 )
+from tpw.outlook import Facts, Outlook
 from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
 from tpw.power import AcceleratorMeter
 from tpw.scheduler import TICK, Scheduler
-from tpw.snapshot import Prices, Snapshot
+from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
 from tpw.store.sqlite import BooksFile
-from tpw.tariff import PriceSource
-from tpw.tariff.curve import PriceCurve
+from tpw.tariff.demand import forming_watts, peak_watts
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.scrape import OsProcess, ScrapeSource
 
@@ -52,9 +52,6 @@ SCAN_SECONDS = 15.0
 """How often processes and sockets are looked at."""
 PRICE_SECONDS = 60.0
 """How often the price source is asked what it knows."""
-AHEAD_SECONDS = 48 * 3600.0
-"""How far ahead prices are wanted: the next change is shown, and feeds publish the day before."""
-BACK_SECONDS = 2 * 3600.0
 FIRST_LOOK_SECONDS = 1.5
 """The first look waits longer: what was used while the daemon was down belongs to whoever worked then."""
 HOLDERS_SECONDS = 0.5
@@ -110,9 +107,7 @@ class Daemon:
         self._was_up: set[str] = set()
         self._rows = assembly.dialects(config)
 
-        self._prices: PriceSource | None = price_source(config)
-        self._tariff_life = self._life("tariff")
-        self._curve: PriceCurve | None = None
+        self._outlook = Outlook(config, self._life, wall)
         self._policy = Policy()
 
         self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
@@ -179,6 +174,7 @@ class Daemon:
         for host in self._hosts:
             host.close()
         self._tokens.close()
+        self._outlook.close()
         if self._file is not None and has_ended:
             self._file.close()
 
@@ -192,16 +188,16 @@ class Daemon:
         try:
             _check_currency(self._books, config)
             assembly.examine(config)
-            prices = price_source(config)
+            outlook = Outlook(config, self._life, self._wall)
         except (CurrencyError, ValueError):
             self._reload_successful = False
             raise
         # Asked here, in the caller's thread: a feed may take many seconds, and the ticks must not wait for it.
-        curve = self._curve_of(prices)
+        outlook.ask(self._prices_wanted_since())
         done = threading.Event()
 
         def apply() -> None:
-            self._apply(config, prices, curve)
+            self._apply(config, outlook)
             done.set()
 
         self._mail.put(apply)
@@ -269,13 +265,16 @@ class Daemon:
         self._last_tick_at = begun
         statuses = self._statuses()
         books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
-        self._save(books)
+        books = self._saved(books)
         self._books = books
         self.snapshot = Snapshot(
             at=at,
             books=books,
             sources=statuses,
             prices=self._prices_at(at.wall_seconds),
+            carbon=self._carbon_at(at.wall_seconds),
+            demand=self._demand_at(at.wall_seconds),
+            pue=self._policy.pue,
             references=self._policy.references,
             config_reload_successful=self._reload_successful,
             poll_lag_seconds=self._lag_seconds,
@@ -298,12 +297,14 @@ class Daemon:
                 return
             job()
 
-    def _save(self, books: Books) -> None:
-        """Write the books; a full disk must not stop the counting."""
-        if self._file is None or self._clock() < self._store_retry_at:
-            return
+    def _saved(self, books: Books) -> Books:
+        """Write the books, and the books to go on with. A full disk must not stop the counting."""
+        if self._file is None:
+            return without_closed(books)
+        if self._clock() < self._store_retry_at:
+            return books
         try:
-            self._file.save(books)
+            books = self._file.save(books)
         except OSError as error:
             self._store_retry_at = self._clock() + STORE_RETRY_SECONDS
             if not self._store_down:
@@ -313,11 +314,12 @@ class Daemon:
                     hint="counting goes on in memory; free or repair the disk, it is tried again every 10 s",
                 )
             self._store_down = True
-            return
+            return books
         if self._store_down:
             _log.info("books written again")
         self._store_down = False
         self._written_wall = self._wall()
+        return books
 
     # ---------------------------------------------------------------------------------------------------------- owners
 
@@ -442,44 +444,59 @@ class Daemon:
     # ---------------------------------------------------------------------------------------------------------- prices
 
     def _look_at_prices(self) -> None:
-        """Ask the price source in force what it knows, and hand it over."""
-        source = self._prices
-        curve = self._curve_of(source)
+        """Ask the outlook in force what is known, and hand it over."""
+        outlook = self._outlook
+        facts = outlook.ask(self._prices_wanted_since())
 
         def hand_over() -> None:
-            if source is self._prices:  # not replaced by a reload meanwhile
-                self._take_curve(curve)
+            if outlook is self._outlook:  # not replaced by a reload meanwhile
+                self._take_facts(facts)
 
         self._mail.put(hand_over)
 
-    def _curve_of(self, source: PriceSource | None) -> PriceCurve | None:
-        """What a price source knows; None without one. Without an answer it is the curve there was."""
-        if source is None:
-            return None
-        now = self._wall()
+    def _prices_wanted_since(self) -> float:
+        """Since when there is energy whose price may still be needed."""
         books = self._books
-        starts = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
+        wanted = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
         if books.resumed and books.at is not None:
-            starts.append(books.at.wall_seconds)
-        start = min([now - BACK_SECONDS, *starts])
-        try:
-            return self._tariff_life.read(lambda: PriceCurve.of(source.intervals(start, now + AHEAD_SECONDS)))
-        except SourceError:
-            return self._curve or PriceCurve()
+            wanted.append(books.at.wall_seconds)
+        unpriced = unpriced_since(books)
+        return min([self._wall(), *wanted, *([] if unpriced is None else [unpriced])])
 
-    def _take_curve(self, curve: PriceCurve | None) -> None:
-        self._curve = curve
-        self._policy = assembly.policy(self._config, curve)
+    def _take_facts(self, facts: Facts) -> None:
+        self._policy = assembly.policy(self._config, facts)
+        self._books = price_late(self._books, self._policy)
 
     def _prices_at(self, wall_seconds: float) -> Prices:
-        curve = self._curve
+        curve = self._outlook.facts.curve
         if curve is None:
             return Prices()
-        return Prices(self._policy.currency, curve.at(wall_seconds), curve.next_change(wall_seconds))
+        used = self._books.month_kwh
+        now, following = (
+            each
+            and replace(each, price_per_kwh=each.price_after(used.get(each.month_start_seconds or 0.0, 0.0)), steps=())
+            for each in (curve.at(wall_seconds), curve.next_change(wall_seconds))
+        )
+        return Prices(self._policy.currency, now, following)
+
+    def _carbon_at(self, wall_seconds: float) -> Carbon | None:
+        facts = self._outlook.facts
+        found = None if facts.intensities is None else facts.intensities.at(wall_seconds)
+        return None if found is None else Carbon(facts.carbon_basis, found.grams_per_kwh)
+
+    def _demand_at(self, wall_seconds: float) -> DemandNow | None:
+        rules, demand = self._policy.demand, self._books.demand
+        if rules is None or demand.began_seconds is None:
+            return None
+        return DemandNow(
+            forming_watts(demand, rules, wall_seconds),
+            peak_watts(demand, rules, wall_seconds),
+            rules.price_per_kw_month,
+        )
 
     # ---------------------------------------------------------------------------------------------------------- making
 
-    def _apply(self, config: Config, prices: PriceSource | None, curve: PriceCurve | None) -> None:
+    def _apply(self, config: Config, outlook: Outlook) -> None:
         """Put a checked configuration in force. In the tick's thread, between two ticks."""
         old, self._config = self._config, config
         deadline = self._clock() + 1.0
@@ -496,8 +513,9 @@ class Daemon:
             self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
             self._made_of = {}
         self._make_sources()
-        self._prices = prices
-        self._take_curve(curve)
+        self._outlook.close()
+        self._outlook = outlook
+        self._take_facts(outlook.facts)
         if config.polling.interval != old.polling.interval:
             self._scheduler.every(TICK, config.polling.interval, self._scheduled_tick)
         for key in ("state", "web", "log"):
@@ -528,12 +546,12 @@ class Daemon:
             *(poller.life.status() for poller in self._accelerators),
             *(host.life.status() for host in self._hosts),
             *self._tokens.statuses(),
-            *((self._tariff_life.status(),) if self._prices is not None else ()),
+            *self._outlook.statuses(),
         )
 
     def _notes(self) -> tuple[str, ...]:
         notes = [*self._given_notes, *self._owner_notes, *self._census.problems]
-        if self._prices is None:
+        if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._store_down:
             notes.append("The books are not being written: see the log.")

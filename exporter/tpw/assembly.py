@@ -11,11 +11,12 @@ from typing import TypeVar, cast
 
 from tpw.config.checks import Known
 from tpw.config.parts import GpuChoice
-from tpw.config.prices import cost_rates, references
+from tpw.config.prices import billing_months, cost_rates, demand_rules, references, standing_charges
 from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
-from tpw.ledger.tick import Curve, Policy
+from tpw.ledger.tick import Policy
+from tpw.outlook import Facts
 from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, Clock, HostMeter
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
@@ -122,17 +123,22 @@ def claim(server: Server) -> Claim:
     )
 
 
-def policy(config: Config, curve: Curve | None) -> Policy:
+def policy(config: Config, facts: Facts) -> Policy:
     """The rules by which ticks are booked."""
     window = config.polling.window
     return Policy(
         interval_seconds=config.polling.interval,
         window_seconds=window,
         finish_window_seconds=FINISH_WINDOWS * window,
-        pue=config.facility.pue,
+        pue=facts.pue,
         host_share=config.facility.host_share,
         currency=config.tariff.currency or "",
-        curve=curve,
+        curve=facts.curve,
+        demand=demand_rules(config),
+        standing=standing_charges(config),
+        months=billing_months(config),
+        intensities=facts.intensities,
+        carbon_basis=facts.carbon_basis,
         rates=cost_rates(config),
         references=references(config),
     )

@@ -362,7 +362,16 @@ class PriceInterval:
     start_seconds: float
     end_seconds: float
     price_per_kwh: float
+    """Of the first kWh of the billing month, where there are steps."""
     state: PriceState = PriceState.FINAL
+    steps: tuple[tuple[float, float], ...] = ()
+    """(kWh, difference), ascending: beyond so many kWh of the billing month each kWh costs so much more, or less."""
+    month_start_seconds: float | None = None
+    """Which billing month's kWh count. Given where there are steps; the interval lies within that month."""
+
+    def price_after(self, month_kwh: float) -> float:
+        """Price of the next kWh when so many of the month are used."""
+        return self.price_per_kwh + sum(difference for beyond, difference in self.steps if month_kwh >= beyond)
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +380,16 @@ class Rate:
 
     component: str
     per_gpu_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a contract costs however much is used: fixed charges, committed power. For the whole exporter."""
+
+    component: str
+    per_month: float = 0.0
+    """Per billing month."""
+    per_day: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

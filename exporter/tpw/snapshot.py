@@ -22,6 +22,24 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True)
+class Carbon:
+    """The carbon intensity of the grid now."""
+
+    basis: str
+    grams_per_kwh: float
+
+
+@dataclass(frozen=True, slots=True)
+class DemandNow:
+    """Where the demand of the billing month stands."""
+
+    interval_watts: float | None
+    """Mean power of the interval that forms, over its part that has passed."""
+    peak_watts: float
+    price_per_kw_month: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One tick, complete."""
 
@@ -29,6 +47,11 @@ class Snapshot:
     books: Books
     sources: tuple[SourceStatus, ...] = ()
     prices: Prices = field(default_factory=Prices)
+    carbon: Carbon | None = None
+    """None where no intensity is known for now."""
+    demand: DemandNow | None = None
+    """None where demand is not charged."""
+    pue: float = 1.0
     references: tuple[Reference, ...] = ()
     config_reload_successful: bool = True
     poll_lag_seconds: float = 0.0

@@ -78,6 +78,11 @@ def restarted(books: Books) -> Books:
         postings={key: codec.load_posting(codec.dump_posting(value)) for key, value in books.postings.items()},
         hosts={name: codec.load_host(codec.dump_host(account)) for name, account in books.hosts.items()},
         host_carry_joules=books.host_carry_joules,
+        rows=books.rows,
+        served=books.served,
+        month_kwh=books.month_kwh,
+        demand=books.demand,
+        demand_kw_months=books.demand_kw_months,
         servers={name: codec.load_server(name, codec.dump_server(account)) for name, account in books.servers.items()},
         polls=books.polls,
     )

@@ -34,7 +34,8 @@ from tpw.model import (
     TokenSeries,
 )
 
-START_WALL = 1_790_000_000.0
+START_WALL = 1_790_000_085.0
+"""A quarter of a minute before a quarter of an hour: stretches cross the border of two rows."""
 START_MONOTONIC = 5_000.0
 
 

@@ -30,7 +30,7 @@ from tpw.model import (
     State,
     TokenKind,
 )
-from tpw.snapshot import Prices, Snapshot
+from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
 
 EPOCH = 1_767_225_600.0
 """Wall clock of tick 0: 2026-01-01T00:00:00Z."""
@@ -233,7 +233,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         PostingKey(uuid(1), "chat", chat, State.PARKED): posting(600.0, 117.9),
         PostingKey(uuid(2), "embed", embed, State.PARKED): posting(seconds, 118.0),
         PostingKey(uuid(2), "code", code, State.ACTIVE): Posting(
-            10.0, 4000.0, 5200.0, 100.0, {"energy": 0.0, "hardware": 0.0025}, 0.0125, {"location": 1.75}
+            10.0, 4000.0, 5200.0, 100.0, {"energy": 0.0, "hardware": 0.0025}, 0.0125, {"location": 1.75}, 12.0, 40.0
         ),
         PostingKey(uuid(3), "", "", State.IDLE): posting(seconds, 70.5),
         PostingKey(uuid(4), "gone", "acme/old", State.ACTIVE): posting(1000.0, 500.0),
@@ -322,6 +322,9 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
             ),
             SourceStatus("tariff", True, 0.02, wall - 600.0, 2),
         ),
+        carbon=Carbon("location", 388.0),
+        demand=DemandNow(4120.0, 4650.5, 14.2),
+        pue=PUE,
         prices=_prices(wall),
         references=(
             Reference("rented-h100", price_per_gpu_second=2.69 / 3600),

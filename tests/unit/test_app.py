@@ -90,6 +90,7 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
 
     class Slow:
         name = "slow"
+        trouble = None
 
         def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
             asked_by.append(threading.current_thread())
@@ -97,13 +98,13 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
 
     daemon.look()
     make: Callable[[Config], Slow] = lambda config: Slow()  # noqa: E731
-    monkeypatch.setattr("tpw.app.price_source", make)
+    monkeypatch.setattr("tpw.outlook.price_source", make)
     reload(daemon, config("[0]"))
 
     assert len(asked_by) == 1
     assert asked_by[0] is not threading.current_thread()
     daemon.look_again()
-    assert isinstance(daemon._curve, PriceCurve)
+    assert isinstance(daemon._policy.curve, PriceCurve)
     assert daemon.snapshot.prices.now is not None
     assert daemon.snapshot.prices.now.price_per_kwh == 0.7
     daemon.stop()

@@ -20,9 +20,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tariff": {"model"},
     "carbon": {"model", "tariff"},
     "discovery": {"model"},
-    "ledger": {"model", "tariff.curve"},
+    "ledger": {"model", "tariff.demand", "tariff.months"},
     "snapshot": {"model", "ledger"},
-    "store": {"model", "ledger", "snapshot"},
+    "store": {"model", "ledger", "snapshot", "tariff.demand"},
     "exposition": {"model", "ledger", "snapshot", "logs"},
     "config": {"model", "tariff", "carbon"},
     "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room -> what of ours it may import besides itself and the version. Rooms that are not listed compose the others."""
 
-COMPOSERS = {"app", "assembly", "cli", "simulation", "__main__", "__init__"}
+COMPOSERS = {"app", "assembly", "outlook", "cli", "simulation", "__main__", "__init__"}
 
 SOURCES = {"power", "tokens", "tariff", "carbon", "discovery"}
 """Carbon feeds come the way price feeds come, so that one room may use the other's machinery: its arrow says so."""

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     notes: list[str] = []
     books: BooksFile | None = None
     try:
-        books = BooksFile(state_directory(config))
+        books = BooksFile(state_directory(config), keep_seconds=config.state.keep)
     except StateDirectoryError as error:
         notes.append(f"The books are not kept: {error}. Counters begin anew with every start.")
         _log.warning("books not kept", detail=str(error), hint="give a directory it may write with --state.dir")

@@ -152,12 +152,15 @@ def _references(config: Config, report: Report) -> None:
             report(f"references[{index}]", f"{fault}: give price_per_gpu_hour (rented) or price_per_million (an API)")
 
 
+_CHARGES = ("energy", "grid", "levies", "demand", "capacity", "fixed")
+
+
 def _money_needs_currency(config: Config, report: Report) -> None:
     tariff = config.tariff
     if tariff is BAD or tariff.currency is not None:
         return
     places = [
-        ("tariff", any(_is_given(layer) for layer in (tariff.energy, tariff.grid, tariff.levies, tariff.demand))),
+        ("tariff", any(_is_given(getattr(tariff, part)) for part in _CHARGES)),
         ("costs", bool(config.costs) and any(_is_given(getattr(config.costs, key)) for key in config.costs.__slots__)),
         ("references", bool(config.references)),
     ]

@@ -21,7 +21,7 @@ from tpw.config.tariff import (
     TimeOfUseLayer,
     UrdbLayer,
 )
-from tpw.model import Rate, Reference
+from tpw.model import Rate, Reference, Standing
 from tpw.tariff import PriceSource
 from tpw.tariff import costs as rates
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tpw.tariff.demand import DemandRules
     from tpw.tariff.feed import Judge
     from tpw.tariff.layers import Layers
+    from tpw.tariff.months import BillingMonths
 
 
 def price_source(config: Config, surroundings: Surroundings | None = None) -> Layers | None:
@@ -46,8 +47,16 @@ def price_source(config: Config, surroundings: Surroundings | None = None) -> La
     given = [layer for layer in (tariff.energy, tariff.grid, tariff.levies) if layer is not None]
     parts = [_source(layer, tariff, around) for layer in given]
     return layers.Layers(
-        [layers.Layer(source, 1.0 if includes_vat else 1.0 + tariff.vat) for source, includes_vat in parts]
+        [layers.Layer(source, 1.0 if includes_vat else 1.0 + tariff.vat) for source, includes_vat in parts],
+        billing_months(config),
     )
+
+
+def billing_months(config: Config) -> BillingMonths:
+    """The contract's billing months."""
+    from tpw.tariff.months import BillingMonths
+
+    return BillingMonths(config.tariff.timezone or "UTC", config.tariff.billing_day)
 
 
 def _source(layer: Layer, tariff: Tariff, around: Surroundings) -> tuple[PriceSource, bool]:
@@ -56,7 +65,7 @@ def _source(layer: Layer, tariff: Tariff, around: Surroundings) -> tuple[PriceSo
         case FlatLayer():
             from tpw.tariff.flat import Flat
 
-            return Flat(layer.price_per_kwh), layer.includes_vat
+            return Flat(layer.price_per_kwh, _block_steps(layer)), layer.includes_vat
         case TimeOfUseLayer():
             return _time_of_use(layer, tariff), layer.includes_vat
         case UrdbLayer():
@@ -67,6 +76,12 @@ def _source(layer: Layer, tariff: Tariff, around: Surroundings) -> tuple[PriceSo
             return _entsoe(layer, tariff, around), False
         case IntervalsLayer():
             return _intervals(layer, tariff, around)
+
+
+def _block_steps(layer: FlatLayer) -> tuple[tuple[float, float], ...]:
+    """Blocks as steps: by how much the price changes at each."""
+    prices = [layer.price_per_kwh, *(block.price_per_kwh for block in layer.blocks)]
+    return tuple((block.above_kwh, block.price_per_kwh - prices[i]) for i, block in enumerate(layer.blocks))
 
 
 def _time_of_use(layer: TimeOfUseLayer, tariff: Tariff) -> PriceSource:
@@ -210,9 +225,20 @@ def demand_rules(config: Config) -> DemandRules | None:
         window_seconds=charge.window,
         ratchet=charge.ratchet,
         ratchet_months=charge.ratchet_months,
-        timezone=config.tariff.timezone or "UTC",
-        billing_day=charge.billing_day,
+        months=billing_months(config),
     )
+
+
+def standing_charges(config: Config) -> tuple[Standing, ...]:
+    """What the contract costs however much is used."""
+    tariff = config.tariff
+    factor = 1.0 + tariff.vat
+    result: list[Standing] = []
+    if tariff.capacity is not None:
+        result.append(Standing("capacity", tariff.capacity.kw * tariff.capacity.price_per_kw_month * factor))
+    if tariff.fixed is not None:
+        result.append(Standing("fixed", tariff.fixed.per_month * factor, tariff.fixed.per_day * factor))
+    return tuple(result)
 
 
 def references(config: Config) -> tuple[Reference, ...]:

@@ -15,7 +15,7 @@ from tpw.config.carbon import CARBON, CarbonSettings
 from tpw.config.money import Costs, ReferencePrice
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
 from tpw.config.scalars import choice, file_path, number, switch, text
-from tpw.config.shapes import FreeMapping, ListOf, Section, setting
+from tpw.config.shapes import FreeMapping, ListOf, OrMapping, Section, setting
 from tpw.config.tariff import Tariff
 from tpw.config.values import duration, http_url, listen_address
 
@@ -45,6 +45,11 @@ class State:
         " process.",
         default="/var/lib/tpw-exporter",
         flag="state.dir",
+    )
+    keep: float = setting(
+        duration(86400.0, 3660 * 86400.0),
+        "How long the quarter-hours of the books are kept, for `tpw-exporter report`. Counters are kept for ever.",
+        default=400 * 86400.0,
     )
 
 
@@ -126,15 +131,28 @@ class Discovery:
     processes: bool = setting(switch(), "Look for inference servers among the processes of this host.", default=True)
 
 
+_PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PueQuery:
+    """A power usage effectiveness that a Prometheus knows. Values below 1 or above 10 are refused."""
+
+    url: str = setting(http_url(), "Address of Prometheus, or of anything with its `/api/v1/query`.")
+    query: str = setting(text("a PromQL expression"), "Gives one number.")
+    fallback: float = setting(_PUE, "Holds while the query gives none.")
+    headers_file: str | None = setting(
+        file_path(), "File with header lines, or one line that is a bearer token.", default=None
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facility:
     """From the energy of the boards to the energy that is paid for."""
 
-    pue: float = setting(
-        number(
-            "a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy"
-        ),
-        "Power usage effectiveness: facility energy divided by IT energy, a year's mean.",
+    pue: float | PueQuery = setting(
+        OrMapping(_PUE, Section(PueQuery), "a number such as 1.3, or a mapping with a query"),
+        "Power usage effectiveness: facility energy divided by IT energy. A number is a year's mean.",
         default=1.0,
     )
     host_share: bool = setting(switch(), "Give each GPU an even share of what the host meters read.", default=True)

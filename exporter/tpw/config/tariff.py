@@ -71,10 +71,26 @@ _INCLUDES_VAT = "Whether the price contains VAT already; `tariff.vat` is then no
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A price beyond a quantity."""
+
+    above_kwh: float = setting(
+        number("a number of kWh", above=0.0),
+        "Beyond so many kWh of the billing month, over everything the exporter sees.",
+    )
+    price_per_kwh: float = setting(_PRICE, "Price of each further kWh.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlatLayer:
-    """The same price always."""
+    """The same price always, or one by blocks of the month's kWh."""
 
     price_per_kwh: float = setting(_PRICE, "Price per kWh, in whole units of the currency.")
+    blocks: tuple[Block, ...] = setting(
+        ListOf(Section(Block), "a list of blocks"),
+        "Other prices beyond a quantity, in ascending order. In `grid` or `levies` the layer is added to the others.",
+        default=(),
+    )
     includes_vat: bool = setting(switch(), _INCLUDES_VAT, default=False)
 
 
@@ -131,8 +147,9 @@ class UrdbLayer:
     api_key_file: str | None = setting(file_path(), "File with the key for OpenEI.", default=None)
     monthly_kwh: float | None = setting(
         number("a number of kWh", minimum=0.0),
-        "What the whole meter uses in a month: says in which tier a further kWh falls. Needed for rates with tiers.",
+        "What the whole meter uses in a month: says in which tier a further kWh falls.",
         default=None,
+        default_words="tiers by the kWh of the billing month that the exporter sees",
     )
     holidays: frozenset[date] = _holidays("weekends")
     holidays_region: str | None = _holidays_region("weekends")
@@ -221,9 +238,22 @@ class DemandCharge:
     ratchet_months: int = setting(
         whole_number("a number of months", minimum=1, maximum=24), "How many earlier months that looks at.", default=11
     )
-    billing_day: int = setting(
-        whole_number("a day of the month", minimum=1, maximum=28), "Day on which a billing month begins.", default=1
-    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedCharge:
+    """What the contract costs however much is used. Accrued over time and shared evenly by the GPUs."""
+
+    per_month: float = setting(number("an amount of money", minimum=0.0), "Per billing month.", default=0.0)
+    per_day: float = setting(number("an amount of money", minimum=0.0), "Per day of 24 hours.", default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityCharge:
+    """Power that is paid for whether it is drawn or not: the connection, the contracted kW. Shared evenly by the GPUs."""
+
+    kw: float = setting(number("a power in kW", minimum=0.0, advice="kW, not W"), "Contracted power.")
+    price_per_kw_month: float = setting(number("an amount of money", minimum=0.0), "Price of one kW for a month.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,4 +278,9 @@ class Tariff:
     levies: Layer | None = setting(_LAYER, "Taxes and levies per kWh, on top.", default=None)
     demand: DemandCharge | None = setting(
         Section(DemandCharge), "What the highest demand of a month costs, beside the price per kWh.", default=None
+    )
+    capacity: CapacityCharge | None = setting(Section(CapacityCharge), "Contracted power.", default=None)
+    fixed: FixedCharge | None = setting(Section(FixedCharge), "Standing charges.", default=None)
+    billing_day: int = setting(
+        whole_number("a day of the month", minimum=1, maximum=28), "Day on which a billing month begins.", default=1
     )

@@ -30,6 +30,9 @@ def check_tariff(tariff: Tariff, report: Report) -> None:
             _layer(f"tariff.{name}", layer, tariff, report)
     if tariff.demand is not None and tariff.energy is None:
         report("tariff", "has demand but no `energy`: the bill would lack its larger part")
+    for charge in ("capacity", "fixed"):
+        if getattr(tariff, charge) is not None and tariff.energy is None:
+            report("tariff", f"has {charge} but no `energy`: the bill would lack its larger part")
     if tariff.energy is None and (tariff.grid is not None or tariff.levies is not None):
         report("tariff", "has grid or levies but no `energy`: the price would be wrong, not partial")
 
@@ -37,7 +40,7 @@ def check_tariff(tariff: Tariff, report: Report) -> None:
 def _layer(path: str, layer: Layer, tariff: Tariff, report: Report) -> None:
     match layer:
         case FlatLayer():
-            _plausible(f"{path}.price_per_kwh", layer.price_per_kwh, tariff, report)
+            _flat(path, layer, tariff, report)
         case TimeOfUseLayer():
             _time_of_use(path, layer, tariff, report)
         case UrdbLayer():
@@ -46,6 +49,18 @@ def _layer(path: str, layer: Layer, tariff: Tariff, report: Report) -> None:
             _currency_is(path, "Octopus Energy charges", ("GBP",), tariff, report)
         case IntervalsLayer():
             _intervals(path, layer, tariff, report)
+
+
+def _flat(path: str, layer: FlatLayer, tariff: Tariff, report: Report) -> None:
+    _plausible(f"{path}.price_per_kwh", layer.price_per_kwh, tariff, report)
+    beyond = 0.0
+    for index, block in enumerate(layer.blocks or ()):
+        if block is BAD or block.above_kwh is BAD:
+            continue
+        _plausible(f"{path}.blocks[{index}].price_per_kwh", block.price_per_kwh, tariff, report)
+        if block.above_kwh <= beyond:
+            report(f"{path}.blocks[{index}].above_kwh", "blocks stand in ascending order")
+        beyond = block.above_kwh
 
 
 def _time_of_use(path: str, layer: TimeOfUseLayer, tariff: Tariff, report: Report) -> None:

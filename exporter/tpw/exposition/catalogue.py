@@ -129,8 +129,29 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_energy_unpriced_joules_total",
         Kind.COUNTER,
         _GPU,
-        "Facility joules for whose moment no price was known.",
+        "Facility joules for whose moment no price was known when they were counted.",
         absent="No tariff is configured, or the board reports no energy.",
+    ),
+    Metric(
+        "tpw_energy_late_priced_joules_total",
+        Kind.COUNTER,
+        _GPU,
+        "Unpriced joules whose price arrived later: their cost was counted then.",
+        absent="Nothing was unpriced.",
+    ),
+    Metric(
+        "tpw_gpu_state_emissions_grams_total",
+        Kind.COUNTER,
+        (*_GPU, "state", "basis"),
+        "CO2 equivalent of the GPU's facility energy, by state.",
+        absent="No carbon intensity is configured, or the board reports no energy.",
+    ),
+    Metric(
+        "tpw_emissions_unknown_joules_total",
+        Kind.COUNTER,
+        _GPU,
+        "Facility joules for whose moment no carbon intensity was known: their grams are missing.",
+        absent="No carbon intensity is configured.",
     ),
     # ---------------------------------------------------------------------------------------------------------- host
     Metric(
@@ -331,6 +352,19 @@ CATALOGUE: tuple[Metric, ...] = (
         (),
         "Highest demand interval of the billing month.",
         absent="No demand charge is configured.",
+    ),
+    Metric(
+        "tpw_demand_price_per_kw_month",
+        Kind.GAUGE,
+        ("currency",),
+        "What one kW of the month's peak costs.",
+        absent="No demand charge is configured.",
+    ),
+    Metric(
+        "tpw_facility_pue_ratio",
+        Kind.GAUGE,
+        (),
+        "Power usage effectiveness that energy is multiplied with now.",
     ),
     # ------------------------------------------------------------------------------------------------------- sources
     Metric("tpw_source_up", Kind.GAUGE, ("source",), "1 while the source's last read succeeded."),

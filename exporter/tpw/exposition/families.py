@@ -275,11 +275,26 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
     if measured and "energy" in components:
         unpriced = [posting.unpriced_joules for _, postings in by_state for posting in postings]
         sheet["tpw_energy_unpriced_joules_total"].append((who, fsum(unpriced)))
+        late = fsum([posting.late_priced_joules for _, postings in by_state for posting in postings])
+        if late > 0.0:
+            sheet["tpw_energy_late_priced_joules_total"].append((who, late))
+    _gpu_emissions(sheet, who, by_state)
     sheet["tpw_gpu_unmetered_seconds_total"].append((who, account.unmetered_seconds))
     for reason, count in sorted(account.anomalies.items()):
         sheet["tpw_gpu_energy_anomalies_total"].append(((index, uuid, reason), float(count)))
     for reason, seconds in sorted(account.throttle_seconds.items()):
         sheet["tpw_gpu_throttle_seconds_total"].append(((index, uuid, reason), seconds))
+
+
+def _gpu_emissions(sheet: Sheet, who: tuple[str, str], by_state: list[tuple[str, list[Posting]]]) -> None:
+    bases = {basis for _, postings in by_state for posting in postings for basis in posting.emissions_grams}
+    for basis in sorted(bases):
+        for state, postings in by_state:
+            grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
+            sheet["tpw_gpu_state_emissions_grams_total"].append(((*who, state, basis), grams))
+    if bases:
+        unknown = fsum([posting.unrated_joules for _, postings in by_state for posting in postings])
+        sheet["tpw_emissions_unknown_joules_total"].append((who, unknown))
 
 
 def _hosts(sheet: Sheet, books: Books) -> None:
@@ -390,6 +405,15 @@ def _money(sheet: Sheet, snapshot: Snapshot) -> None:
         for reference in snapshot.references:
             for kind, price in reference.price_per_token.items():
                 sheet["tpw_reference_price_per_token"].append(((reference.name, str(kind), currency), price))
+    sheet["tpw_facility_pue_ratio"].append(((), snapshot.pue))
+    if snapshot.carbon is not None:
+        sheet["tpw_grid_carbon_grams_per_kwh"].append(((snapshot.carbon.basis,), snapshot.carbon.grams_per_kwh))
+    demand = snapshot.demand
+    if demand is not None:
+        if demand.interval_watts is not None:
+            sheet["tpw_demand_interval_watts"].append(((), demand.interval_watts))
+        sheet["tpw_demand_peak_watts"].append(((), demand.peak_watts))
+        sheet["tpw_demand_price_per_kw_month"].append(((currency,), demand.price_per_kw_month))
 
 
 def _sources(sheet: Sheet, snapshot: Snapshot) -> None:

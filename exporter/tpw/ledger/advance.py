@@ -11,10 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tpw.ledger.attribution import Activity, Shares, activity, shares
-from tpw.ledger.booking import Drafts, book_joules, book_time, extend
-from tpw.ledger.books import Books, Check, GpuAccount, HostAccount, Posting, PostingKey, ServerAccount, WindowSample
+from tpw.ledger.booking import Entries, Meter, book_demand, book_joules, book_standing, book_time, extend
+from tpw.ledger.books import (
+    ROW_SECONDS,
+    Books,
+    Check,
+    GpuAccount,
+    HostAccount,
+    Posting,
+    PostingKey,
+    ServerAccount,
+    WindowSample,
+)
 from tpw.ledger.counting import count
 from tpw.ledger.metering import Step, measure, measure_host
+from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     Cadence,
@@ -26,11 +37,14 @@ from tpw.model import (
     State,
     TokenKind,
 )
+from tpw.tariff.demand import Demand, kw_months, settled
 
 _NO_RISE: Mapping[tuple[str, TokenKind], float] = {}
 
 _SCAN_SECONDS = 60.0
 """Servers are looked for at least this often: one whose process is younger came up under watch."""
+
+_MONTHS_KEPT = 3
 
 _WINDOW_STEPS = 60
 """Samples a live window is made of: enough to move smoothly, few enough to keep for many servers."""
@@ -58,11 +72,13 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     """
     elapsed = _elapsed(books, tick.at)
     looked = _servers(books, tick)
-    drafts = Drafts(books.postings)
+    entries = Entries()
+    now = tick.at.wall_seconds
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
     accounts = dict(books.gpus)
     steps: dict[str, Step] = {}
+    everyone: list[Shares] = []
     for gpu in tick.accelerators.gpus:
         account = accounts.get(gpu.uuid)
         first = account is None
@@ -73,7 +89,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         whose = shares(gpu.uuid, tick.owners, looked.activities, sample.utilization_ratio if sample else None)
         seconds = 0.0 if first else elapsed
         if seconds > 0.0:
-            book_time(drafts, whose, seconds, policy.rates)
+            book_time(entries, whose, now - seconds, now, policy)
+            everyone.append(whose)
         _rented(looked.accounts, whose, seconds, policy.references)
         account, step = _look(account, sample, whose, seconds, tick.at, policy)
         accounts[gpu.uuid] = account
@@ -87,14 +104,18 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     carry = books.host_carry_joules + (host_joules if policy.host_share else 0.0)
     booked = sum(step.joules for step in steps.values() if step.joules)
     host_factor = carry / booked if booked > 0.0 else 0.0
+    if elapsed > 0.0:
+        book_standing(entries, everyone, now - elapsed, now, policy)
+    meter = Meter(dict(books.month_kwh), books.demand, policy.demand)
     for uuid, step in steps.items():
         if step.joules is None:
             continue
         account = accounts[uuid]
-        pending = account.pending or extend((), tick.at.wall_seconds, tick.at.wall_seconds, _own(tick, looked, uuid))
-        book_joules(drafts, pending, step.joules, (1.0 + host_factor) * policy.pue, policy.curve)
+        pending = account.pending or extend((), now, now, _own(tick, looked, uuid))
+        book_joules(entries, meter, pending, step.joules, (1.0 + host_factor) * policy.pue, policy)
         accounts[uuid] = replace(account, pending=())
-    postings = drafts.close()
+    demand, booked_kw_months = _demand(books, meter, entries, accounts, now)
+    postings = entries.posted(books.postings)
 
     _api(looked.accounts, looked.risen, policy.references)
     servers = _windows(looked.accounts, postings, accounts, tick, policy)
@@ -108,8 +129,31 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         hosts=hosts,
         host_carry_joules=0.0 if booked > 0.0 else carry,
         servers=servers,
+        rows=entries.filed(books.rows),
+        served=serve(books.served, books.servers, servers, now - elapsed, now),
+        month_kwh=_recent(meter.month_kwh),
+        demand=demand,
+        demand_kw_months=booked_kw_months,
         polls=books.polls + 1,
     )
+
+
+def _demand(
+    books: Books, meter: Meter, entries: Entries, accounts: Mapping[str, GpuAccount], now: float
+) -> tuple[Demand, float]:
+    """Where the month's demand stands, what has accrued of it booked."""
+    rules = meter.demand_rules
+    if rules is None:
+        return books.demand, books.demand_kw_months
+    demand = settled(meter.demand, rules, open_from(accounts, now))
+    due = kw_months(demand, rules, now)
+    row = now // ROW_SECONDS * ROW_SECONDS
+    return demand, book_demand(entries, meter, books.demand_kw_months, due, row)
+
+
+def _recent(month_kwh: dict[float, float]) -> dict[float, float]:
+    """Months that nothing can be added to any more are forgotten."""
+    return month_kwh if len(month_kwh) <= _MONTHS_KEPT else dict(sorted(month_kwh.items())[-_MONTHS_KEPT:])
 
 
 def _elapsed(books: Books, now: Instant) -> float:

@@ -1,4 +1,4 @@
-"""Time, joules and money into postings.
+"""Time, joules and money into entries: increments of one interval's row and, through it, of a posting.
 
 Time is booked as it passes, with the costs that run with it. Joules are booked when they have been read, spread evenly
 over the time they cover; each piece is priced at the price of its moment, so an interval that spans a price change is
@@ -7,34 +7,43 @@ split at it. What is booked is never priced again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tpw.ledger.attribution import Shares
-from tpw.ledger.books import Pending, Posting, PostingKey
-from tpw.ledger.tick import Curve
-from tpw.model import Rate
+from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows
+from tpw.ledger.tick import Curve, Policy
+from tpw.model import PriceInterval
+from tpw.tariff.demand import Demand, DemandRules, recorded
 
 JOULES_PER_KWH = 3.6e6
 
 _MAX_PENDING = 512
 """Pieces kept for a GPU that does not answer for a long time; above it the oldest two become one."""
 
+_MAX_CUT_SECONDS = 62 * 86400.0
+"""A longer stretch is a clock that was wrong: it is booked whole, where it ends."""
+
 
 @dataclass(slots=True)
-class Draft:
-    """One posting while a tick is being booked. Never leaves the ledger."""
+class Entry:
+    """What a tick adds to one row. Never leaves the ledger."""
 
-    seconds: float
-    joules: float
-    facility_joules: float
-    unpriced_joules: float
-    cost: dict[str, float]
-    credit: float
+    seconds: float = 0.0
+    joules: float = 0.0
+    facility_joules: float = 0.0
+    unpriced_joules: float = 0.0
+    cost: dict[str, float] = field(default_factory=dict)
+    credit: float = 0.0
     emissions_grams: dict[str, float] = field(default_factory=dict)
+    unrated_joules: float = 0.0
+
+    def charge(self, component: str, amount: float) -> None:
+        """Money of one component."""
+        self.cost[component] = self.cost.get(component, 0.0) + amount
 
     def freeze(self) -> Posting:
-        """The posting it has become."""
+        """What it has become."""
         return Posting(
             self.seconds,
             self.joules,
@@ -43,101 +52,221 @@ class Draft:
             self.cost,
             self.credit,
             self.emissions_grams,
+            self.unrated_joules,
         )
 
 
-class Drafts:
-    """The postings a tick changes, opened from the books on first touch."""
-
-    __slots__ = ("_books", "_open")
-
-    def __init__(self, books: Mapping[PostingKey, Posting]) -> None:
-        self._books = books
-        self._open: dict[PostingKey, Draft] = {}
-
-    def of(self, key: PostingKey) -> Draft:
-        """The draft of one posting."""
-        draft = self._open.get(key)
-        if draft is None:
-            old = self._books.get(key)
-            if old is None:
-                draft = Draft(0.0, 0.0, 0.0, 0.0, {}, 0.0)
-            else:
-                draft = Draft(
-                    old.seconds,
-                    old.joules,
-                    old.facility_joules,
-                    old.unpriced_joules,
-                    dict(old.cost),
-                    old.credit,
-                    dict(old.emissions_grams),
-                )
-            self._open[key] = draft
-        return draft
-
-    def close(self) -> dict[PostingKey, Posting]:
-        """The books with everything that was drafted."""
-        postings = dict(self._books)
-        for key, draft in self._open.items():
-            postings[key] = draft.freeze()
-        return postings
+NOTHING = Posting()
 
 
-def book_time(drafts: Drafts, shares: Shares, seconds: float, rates: Sequence[Rate]) -> None:
+class Entries:
+    """Everything one tick books."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: dict[float, dict[PostingKey, Entry]] = {}
+
+    def of(self, row: float, key: PostingKey) -> Entry:
+        """The entry of one key in one interval."""
+        entries = self._made.get(row)
+        if entries is None:
+            entries = self._made[row] = {}
+        entry = entries.get(key)
+        if entry is None:
+            entry = entries[key] = Entry()
+        return entry
+
+    def posted(self, postings: Mapping[PostingKey, Posting]) -> dict[PostingKey, Posting]:
+        """The postings with the entries."""
+        result = dict(postings)
+        for entries in self._made.values():
+            for key, entry in entries.items():
+                result[key] = result.get(key, NOTHING).plus(entry.freeze())
+        return result
+
+    def filed(self, rows: Rows) -> Rows:
+        """The rows with the entries."""
+        result = dict(rows)
+        for start, entries in self._made.items():
+            row = dict(result.get(start, {}))
+            for key, entry in entries.items():
+                row[key] = row.get(key, NOTHING).plus(entry.freeze())
+            result[start] = row
+        return result
+
+
+def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:
+    """[start, end) cut at the borders of the rows: (start, end, row). A stretch without length is one piece."""
+    row = start_seconds // ROW_SECONDS * ROW_SECONDS
+    if end_seconds <= row + ROW_SECONDS:
+        yield start_seconds, end_seconds, row
+        return
+    if end_seconds - start_seconds > _MAX_CUT_SECONDS:
+        yield start_seconds, end_seconds, end_seconds // ROW_SECONDS * ROW_SECONDS
+        return
+    at = start_seconds
+    while at < end_seconds:
+        until = min(row + ROW_SECONDS, end_seconds)
+        yield at, until, row
+        at, row = until, row + ROW_SECONDS
+
+
+def book_time(entries: Entries, shares: Shares, start_seconds: float, end_seconds: float, policy: Policy) -> None:
     """Time of one GPU, and the costs that run with it."""
-    for key, weight in shares:
-        draft = drafts.of(key)
-        part = seconds * weight
-        draft.seconds += part
-        for rate in rates:
-            draft.cost[rate.component] = draft.cost.get(rate.component, 0.0) + part * rate.per_gpu_second
+    for start, end, row in cut(start_seconds, end_seconds):
+        for key, weight in shares:
+            entry = entries.of(row, key)
+            part = (end - start) * weight
+            entry.seconds += part
+            for rate in policy.rates:
+                entry.charge(rate.component, part * rate.per_gpu_second)
+
+
+def book_standing(
+    entries: Entries,
+    whose: Sequence[Shares],
+    start_seconds: float,
+    end_seconds: float,
+    policy: Policy,
+) -> None:
+    """What a contract costs by the month or day, shared evenly by the GPUs there are."""
+    if not policy.standing or not whose:
+        return
+    for start, end, row in cut(start_seconds, end_seconds):
+        months, days = policy.months.between(start, end), (end - start) / 86400.0
+        for charge in policy.standing:
+            amount = (charge.per_month * months + charge.per_day * days) / len(whose)
+            for shares in whose:
+                for key, weight in shares:
+                    entries.of(row, key).charge(charge.component, amount * weight)
+
+
+@dataclass(slots=True)
+class Meter:
+    """What the whole exporter's use adds up to, for prices that depend on it. Lives for one tick."""
+
+    month_kwh: dict[float, float]
+    demand: Demand
+    demand_rules: DemandRules | None
+    facility_joules: dict[PostingKey, float] = field(default_factory=dict)
+    """Booked in this tick, by key."""
 
 
 def book_joules(
-    drafts: Drafts, pending: Sequence[Pending], joules: float, facility_factor: float, curve: Curve | None
+    entries: Entries, meter: Meter, pending: Sequence[Pending], joules: float, facility_factor: float, policy: Policy
 ) -> None:
     """Joules of one GPU over its pending time.
 
     Args:
-        drafts: where to.
+        entries: where to.
+        meter: takes note of what was used.
         pending: the time they cover, at least one piece.
         joules: boundary gpu.
         facility_factor: facility joules per joule of the board.
-        curve: prices; None where no tariff is configured.
+        policy: prices and intensities.
     """
     total_seconds = sum(piece.end_seconds - piece.start_seconds for piece in pending)
     for piece in pending:
         seconds = piece.end_seconds - piece.start_seconds
-        part = joules * seconds / total_seconds if total_seconds > 0.0 else joules / len(pending)
-        money, credit, unpriced = _price(piece, part * facility_factor, curve)
-        for key, weight in piece.shares:
-            draft = drafts.of(key)
-            draft.joules += part * weight
-            draft.facility_joules += part * facility_factor * weight
-            if curve is not None:
-                draft.cost["energy"] = draft.cost.get("energy", 0.0) + money * weight
-                draft.credit += credit * weight
-                draft.unpriced_joules += unpriced * weight
+        whole = joules * seconds / total_seconds if total_seconds > 0.0 else joules / len(pending)
+        for start, end, row in cut(piece.start_seconds, piece.end_seconds):
+            part = whole * (end - start) / seconds if seconds > 0.0 else whole
+            facility = part * facility_factor
+            charge, credit, unpriced = price(start, end, facility, policy.curve, meter.month_kwh)
+            grams, unrated = rate(start, end, facility, policy)
+            if meter.demand_rules is not None:
+                meter.demand = recorded(meter.demand, meter.demand_rules, start, end, facility)
+            for key, weight in piece.shares:
+                entry = entries.of(row, key)
+                entry.joules += part * weight
+                entry.facility_joules += facility * weight
+                meter.facility_joules[key] = meter.facility_joules.get(key, 0.0) + facility * weight
+                if policy.curve is not None:
+                    entry.charge("energy", charge * weight)
+                    entry.credit += credit * weight
+                    entry.unpriced_joules += unpriced * weight
+                if policy.intensities is not None:
+                    basis = entry.emissions_grams
+                    basis[policy.carbon_basis] = basis.get(policy.carbon_basis, 0.0) + grams * weight
+                    entry.unrated_joules += unrated * weight
 
 
-def _price(piece: Pending, facility_joules: float, curve: Curve | None) -> tuple[float, float, float]:
-    """(charge, credit, unpriced joules) of facility joules spread evenly over the piece."""
+def price(
+    start_seconds: float,
+    end_seconds: float,
+    facility_joules: float,
+    curve: Curve | None,
+    month_kwh: dict[float, float],
+) -> tuple[float, float, float]:
+    """(charge, credit, unpriced joules) of facility joules spread evenly over [start, end). Counts the kWh of the month
+    where the price depends on them."""
     if curve is None:
         return 0.0, 0.0, 0.0
-    seconds = piece.end_seconds - piece.start_seconds
     # A piece without length (the first look of a GPU) is priced at its moment.
-    end = piece.end_seconds if seconds > 0.0 else piece.start_seconds + 1e-3
-    span = end - piece.start_seconds
+    end = end_seconds if end_seconds > start_seconds else start_seconds + 1e-3
+    span = end - start_seconds
     charge = credit = unpriced = 0.0
-    for cut_start, cut_end, price in curve.pieces(piece.start_seconds, end):
+    for cut_start, cut_end, interval in curve.pieces(start_seconds, end):
         part = facility_joules * (cut_end - cut_start) / span
-        if price is None:
+        if interval is None:
             unpriced += part
-        elif price.price_per_kwh >= 0.0:
-            charge += part / JOULES_PER_KWH * price.price_per_kwh
-        else:
-            credit -= part / JOULES_PER_KWH * price.price_per_kwh
+            continue
+        for kwh, each in _stepped(interval, part / JOULES_PER_KWH, month_kwh):
+            if each >= 0.0:
+                charge += kwh * each
+            else:
+                credit -= kwh * each
     return charge, credit, unpriced
+
+
+def _stepped(interval: PriceInterval, kwh: float, month_kwh: dict[float, float]) -> Iterator[tuple[float, float]]:
+    """(kWh, price) of each step that the kWh fall in."""
+    if not interval.steps or interval.month_start_seconds is None:
+        yield kwh, interval.price_per_kwh
+        return
+    used = month_kwh.get(interval.month_start_seconds, 0.0)
+    month_kwh[interval.month_start_seconds] = used + kwh
+    left = kwh
+    for beyond, _ in interval.steps:
+        if used < beyond and left > 0.0:
+            part = min(left, beyond - used)
+            yield part, interval.price_after(used)
+            used, left = (beyond, left - part) if part < left else (used + part, 0.0)
+    if left > 0.0 or kwh == 0.0:
+        yield left, interval.price_after(used)
+
+
+def rate(start_seconds: float, end_seconds: float, facility_joules: float, policy: Policy) -> tuple[float, float]:
+    """(grams, joules without a known intensity) of facility joules spread evenly over [start, end).
+
+    A marginal intensity below zero counts as zero: a counter of grams must not fall.
+    """
+    if policy.intensities is None:
+        return 0.0, 0.0
+    end = end_seconds if end_seconds > start_seconds else start_seconds + 1e-3
+    span = end - start_seconds
+    grams = unrated = 0.0
+    for cut_start, cut_end, intensity in policy.intensities.pieces(start_seconds, end):
+        part = facility_joules * (cut_end - cut_start) / span
+        if intensity is None:
+            unrated += part
+        else:
+            grams += part / JOULES_PER_KWH * max(0.0, intensity.grams_per_kwh)
+    return grams, unrated
+
+
+def book_demand(entries: Entries, meter: Meter, booked_kw_months: float, due_kw_months: float, row: float) -> float:
+    """The demand charge that has accrued, shared by the facility joules of the tick. Returns what is booked by then:
+    without joules nothing is, and it waits."""
+    rules = meter.demand_rules
+    total = sum(meter.facility_joules.values())
+    due = due_kw_months - booked_kw_months
+    if rules is None or total <= 0.0 or due <= 0.0:
+        return booked_kw_months
+    for key, joules in meter.facility_joules.items():
+        entries.of(row, key).charge("demand", due * rules.price_per_kw_month * joules / total)
+    return due_kw_months
 
 
 def extend(pending: tuple[Pending, ...], start: float, end: float, shares: Shares) -> tuple[Pending, ...]:

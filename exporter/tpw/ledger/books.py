@@ -4,6 +4,9 @@ One table carries all energy, time and money: a *posting* per (GPU, server, mode
 sum over it: by GPU and state, by server and model, or over everything. So nothing can be booked twice, the parts of a
 whole always sum to it, and a new way to look at the numbers costs no new bookkeeping.
 
+What is booked is booked for a quarter of an hour: an entry goes into the *row* of its interval and into its posting, so the
+rows of all time sum to the postings. Rows stay here while something can still be added to them, and on disk after that.
+
 All values are frozen; ``advance`` (see :mod:`tpw.ledger.advance`) makes new ones and shares what did not change.
 """
 
@@ -11,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, GpuSample, Instant, Load, Role, State, TokenKind
+from tpw.tariff.demand import Demand
 
 
 class PostingKey(NamedTuple):
@@ -35,13 +39,76 @@ class Posting:
     facility_joules: float = 0.0
     """Boundary facility."""
     unpriced_joules: float = 0.0
-    """Facility joules for whose moment no price was known."""
+    """Facility joules for whose moment no price was known when they were booked. In a row of an interval: those that have
+    none yet."""
     cost: Mapping[str, float] = field(default_factory=dict)
     """Money by component; ``energy`` is what positive prices charged."""
     credit: float = 0.0
     """Money that negative prices paid back."""
     emissions_grams: Mapping[str, float] = field(default_factory=dict)
     """CO2 equivalent by basis."""
+    unrated_joules: float = 0.0
+    """Facility joules for whose moment no carbon intensity was known."""
+    late_priced_joules: float = 0.0
+    """Unpriced joules that were priced when their price arrived."""
+
+    def plus(self, other: Posting) -> Posting:
+        """Both together."""
+        return Posting(
+            self.seconds + other.seconds,
+            self.joules + other.joules,
+            self.facility_joules + other.facility_joules,
+            self.unpriced_joules + other.unpriced_joules,
+            summed(self.cost, other.cost),
+            self.credit + other.credit,
+            summed(self.emissions_grams, other.emissions_grams),
+            self.unrated_joules + other.unrated_joules,
+            self.late_priced_joules + other.late_priced_joules,
+        )
+
+
+_Name = TypeVar("_Name")
+
+
+def summed(old: Mapping[_Name, float], added: Mapping[_Name, float], part: float = 1.0) -> Mapping[_Name, float]:
+    """Amounts by name, a part of others added to them."""
+    if not added:
+        return old
+    result = dict(old)
+    for name, amount in added.items():
+        result[name] = result.get(name, 0.0) + amount * part
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one server did with one model in one interval of the books."""
+
+    tokens: Mapping[TokenKind, float] = field(default_factory=dict)
+    requests: float = 0.0
+    work: Mapping[str, float] = field(default_factory=dict)
+    """By unit."""
+    reference_cost: Mapping[str, float] = field(default_factory=dict)
+    """By reference."""
+
+    def plus(self, other: Served, part: float = 1.0) -> Served:
+        """This, and a part of another."""
+        return Served(
+            summed(self.tokens, other.tokens, part),
+            self.requests + other.requests * part,
+            summed(self.work, other.work, part),
+            summed(self.reference_cost, other.reference_cost, part),
+        )
+
+
+ROW_SECONDS = 900.0
+"""Length of an interval of the books: a quarter of an hour, as meters and markets have it, counted in UTC."""
+
+Rows = Mapping[float, Mapping[PostingKey, Posting]]
+"""Start of the interval -> what was booked for it, by key."""
+
+ServedRows = Mapping[float, Mapping[tuple[str, str], Served]]
+"""Start of the interval -> what was served in it, by (server, model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +264,13 @@ class Books:
     hosts: Mapping[str, HostAccount] = field(default_factory=dict)
     host_carry_joules: float = 0.0
     """Host energy that no GPU energy has shared yet."""
+    rows: Rows = field(default_factory=dict)
+    served: ServedRows = field(default_factory=dict)
+    month_kwh: Mapping[float, float] = field(default_factory=dict)
+    """Facility kWh that were priced, by start of the billing month: what the steps of a price count."""
+    demand: Demand = field(default_factory=Demand)
+    demand_kw_months: float = 0.0
+    """How much of the accrued demand is booked."""
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)
     polls: int = 0

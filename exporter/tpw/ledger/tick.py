@@ -16,7 +16,10 @@ from tpw.model import (
     Reference,
     ServerFault,
     ServerReading,
+    Standing,
 )
+from tpw.tariff.demand import DemandRules
+from tpw.tariff.months import BillingMonths
 
 
 class Curve(Protocol):
@@ -24,6 +27,21 @@ class Curve(Protocol):
 
     def pieces(self, start_seconds: float, end_seconds: float) -> Iterable[tuple[float, float, PriceInterval | None]]:
         """[start, end) cut at the price boundaries: (start, end, price or None where it is not known)."""
+
+
+class Grams(Protocol):
+    """A carbon intensity over some interval."""
+
+    @property
+    def grams_per_kwh(self) -> float:
+        """CO2 equivalent."""
+
+
+class Intensities(Protocol):
+    """Carbon intensities over time."""
+
+    def pieces(self, start_seconds: float, end_seconds: float) -> Iterable[tuple[float, float, Grams | None]]:
+        """[start, end) cut where the intensity changes: (start, end, intensity or None where it is not known)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +73,14 @@ class Policy:
     currency: str = ""
     curve: Curve | None = None
     """None: no tariff is configured, so nothing is priced and nothing is counted as unpriced."""
+    demand: DemandRules | None = None
+    """None: demand is not charged."""
+    standing: tuple[Standing, ...] = ()
+    months: BillingMonths = field(default_factory=BillingMonths)
+    """The contract's billing months."""
+    intensities: Intensities | None = None
+    """None: no carbon intensity is configured, so no grams are counted."""
+    carbon_basis: str = ""
+    """What the intensities count."""
     rates: tuple[Rate, ...] = ()
     references: tuple[Reference, ...] = ()

@@ -7,10 +7,22 @@ not there reads as its default, so books of an older version open in a newer one
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from tpw.ledger.books import GpuAccount, HostAccount, Pending, Posting, PostingKey, ServerAccount, SourceAccount
+from tpw.ledger.books import (
+    Books,
+    GpuAccount,
+    HostAccount,
+    Pending,
+    Posting,
+    PostingKey,
+    Served,
+    ServerAccount,
+    SourceAccount,
+)
 from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role, State, TokenKind
+from tpw.tariff.demand import Demand
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _Pairs = list[list[Any]]
@@ -24,9 +36,11 @@ def dump_posting(posting: Posting) -> str:
             "joules": posting.joules,
             "facility_joules": posting.facility_joules,
             "unpriced_joules": posting.unpriced_joules,
+            "late_priced_joules": posting.late_priced_joules,
             "credit": posting.credit,
             "cost": posting.cost,
             "emissions_grams": posting.emissions_grams,
+            "unrated_joules": posting.unrated_joules,
         }
     )
 
@@ -39,10 +53,66 @@ def load_posting(text: str) -> Posting:
         joules=data.get("joules", 0.0),
         facility_joules=data.get("facility_joules", 0.0),
         unpriced_joules=data.get("unpriced_joules", 0.0),
+        late_priced_joules=data.get("late_priced_joules", 0.0),
         cost=data.get("cost", {}),
         credit=data.get("credit", 0.0),
         emissions_grams=data.get("emissions_grams", {}),
+        unrated_joules=data.get("unrated_joules", 0.0),
     )
+
+
+def dump_served(served: Served) -> str:
+    """What a server did in one interval."""
+    return _encode(
+        {
+            "tokens": served.tokens,
+            "requests": served.requests,
+            "work": served.work,
+            "reference_cost": served.reference_cost,
+        }
+    )
+
+
+def load_served(text: str) -> Served:
+    """What ``text`` says."""
+    data = json.loads(text)
+    return Served(
+        tokens={TokenKind(kind): value for kind, value in data.get("tokens", {}).items()},
+        requests=data.get("requests", 0.0),
+        work=data.get("work", {}),
+        reference_cost=data.get("reference_cost", {}),
+    )
+
+
+def dump_contract(books: Books) -> str:
+    """What the contract's months and peaks have come to."""
+    demand = books.demand
+    return _encode(
+        {
+            "month_kwh": [[start, kwh] for start, kwh in books.month_kwh.items()],
+            "demand_kw_months": books.demand_kw_months,
+            "demand": {
+                "began_seconds": demand.began_seconds,
+                "month_start_seconds": demand.month_start_seconds,
+                "month_end_seconds": demand.month_end_seconds,
+                "peak_watts": demand.peak_watts,
+                "peak_at_seconds": demand.peak_at_seconds,
+                "windows": [[start, joules] for start, joules in demand.windows.items()],
+                "settled_until_seconds": demand.settled_until_seconds,
+                "earlier_peaks_watts": demand.earlier_peaks_watts,
+                "closed_kw_months": demand.closed_kw_months,
+            },
+        }
+    )
+
+
+def load_contract(text: str) -> tuple[Mapping[float, float], Demand, float]:
+    """(kWh by month, demand, kW-months of demand that are booked)."""
+    data = json.loads(text)
+    demand = dict(data.get("demand", {}))
+    demand["windows"] = dict(demand.get("windows", []))
+    demand["earlier_peaks_watts"] = tuple(demand.get("earlier_peaks_watts", []))
+    return dict(data.get("month_kwh", [])), Demand(**demand), data.get("demand_kw_months", 0.0)
 
 
 def dump_gpu(account: GpuAccount) -> str:

@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tpw.ledger.books import Books, PostingKey
+from tpw.ledger.books import ROW_SECONDS, Books, Posting, PostingKey, Served
+from tpw.ledger.rows import LATE_SECONDS, open_from, without_closed
 from tpw.model import Instant, State
 from tpw.store import codec
 
 FILE_NAME: Final = "books.sqlite"
 _LAYOUT: Final = 1
 _FLUSH_SECONDS: Final = 60.0
+_PRUNE_SECONDS: Final = 6 * 3600.0
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -33,6 +35,11 @@ CREATE TABLE IF NOT EXISTS gpu (uuid TEXT PRIMARY KEY, data TEXT NOT NULL) WITHO
 CREATE TABLE IF NOT EXISTS server (name TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS host (component TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS source (name TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS interval (start INTEGER, gpu TEXT, server TEXT, model TEXT, state TEXT,
+  unpriced INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (start, gpu, server, model, state)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS interval_unpriced ON interval (start) WHERE unpriced = 1;
+CREATE TABLE IF NOT EXISTS served (start INTEGER, server TEXT, model TEXT, data TEXT NOT NULL,
+  PRIMARY KEY (start, server, model)) WITHOUT ROWID;
 """
 
 
@@ -52,18 +59,25 @@ class BooksFile:
     Args:
         directory: made if it is not there.
         wall: Unix time.
+        keep_seconds: how long rows of intervals are kept.
 
     Raises:
         StoreError: the directory cannot be used, or another daemon uses it.
     """
 
-    def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: Path, wall: Callable[[], float] = time.time, keep_seconds: float = 400 * 86400.0
+    ) -> None:
         self._wall = wall
+        self._keep_seconds = keep_seconds
         self.path = directory / FILE_NAME
         self.set_aside: Path | None = None
         """Where an unreadable file was moved to, if one was."""
         self._written = Books()
         self._flushed_at = 0.0
+        self._pruned_at = 0.0
+        self._beneath: dict[float, dict[PostingKey, Posting]] = {}
+        self._beneath_served: dict[float, dict[tuple[str, str], Served]] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -121,11 +135,15 @@ class BooksFile:
         meta = dict(read("SELECT key, value FROM meta").fetchall())
         if "at_wall_seconds" not in meta:
             return Books()
+        at = float(meta["at_wall_seconds"])
+        gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
+        open_since = open_from(gpus, at) - ROW_SECONDS
+        month_kwh, demand, demand_kw_months = codec.load_contract(meta.get("contract", "{}"))
         books = Books(
-            at=Instant(0.0, float(meta["at_wall_seconds"])),
+            at=Instant(0.0, at),
             resumed=True,
             currency=meta.get("currency", ""),
-            gpus={uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")},
+            gpus=gpus,
             postings={
                 PostingKey(gpu, server, model, State(state)): codec.load_posting(data)
                 for gpu, server, model, state, data in read("SELECT gpu, server, model, state, data FROM posting")
@@ -134,20 +152,30 @@ class BooksFile:
             host_carry_joules=float(meta.get("host_carry_joules", "0")),
             servers={name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")},
             sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
+            rows=rows_where(
+                self._connection, "start >= ? OR (unpriced = 1 AND start >= ?)", (open_since, at - LATE_SECONDS)
+            ),
+            served=served_where(self._connection, "start >= ?", (open_since,)),
+            month_kwh=month_kwh,
+            demand=demand,
+            demand_kw_months=demand_kw_months,
             polls=int(meta.get("polls", "0")),
             polls_skipped=int(meta.get("polls_skipped", "0")),
         )
         self._written = books
         return books
 
-    def save(self, books: Books) -> None:
+    def save(self, books: Books) -> Books:
         """Write what changed since the last save, as one transaction.
+
+        Returns:
+            The books to go on with: without the rows that are closed, which only the disk has from now on.
 
         Raises:
             OSError: the disk is full, read-only or gone. Nothing was written; the next save writes it all.
         """
         if books.at is None:
-            return
+            return books
         old = self._written
         run = self._connection.executemany
         try:
@@ -156,6 +184,8 @@ class BooksFile:
                 "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
                 [(*key, codec.dump_posting(value)) for key, value in _changed(books.postings, old.postings)],
             )
+            run("INSERT OR REPLACE INTO interval VALUES (?, ?, ?, ?, ?, ?, ?)", self._intervals(books, old))
+            run("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?)", self._served(books, old))
             run("INSERT OR REPLACE INTO gpu VALUES (?, ?)", _rows(books.gpus, old.gpus, codec.dump_gpu))
             run("INSERT OR REPLACE INTO server VALUES (?, ?)", self._servers(books, old))
             run("INSERT OR REPLACE INTO host VALUES (?, ?)", _rows(books.hosts, old.hosts, codec.dump_host))
@@ -166,6 +196,7 @@ class BooksFile:
                     ("at_wall_seconds", repr(books.at.wall_seconds)),
                     ("currency", books.currency),
                     ("host_carry_joules", repr(books.host_carry_joules)),
+                    ("contract", codec.dump_contract(books)),
                     ("polls", str(books.polls)),
                     ("polls_skipped", str(books.polls_skipped)),
                 ],
@@ -175,12 +206,48 @@ class BooksFile:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise OSError(f"{self.path}: {error}") from error
-        self._written = books
+        self._written = books = without_closed(books)
         now = self._wall()
         if not 0.0 <= now - self._flushed_at < _FLUSH_SECONDS:
             self._flushed_at = now
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if not 0.0 <= now - self._pruned_at < _PRUNE_SECONDS:
+            self._pruned_at = now
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("DELETE FROM interval WHERE start < ?", (now - self._keep_seconds,))
+                self._connection.execute("DELETE FROM served WHERE start < ?", (now - self._keep_seconds,))
+        return books
+
+    def _intervals(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
+        """Rows that changed. A row that is new in memory may lie on disk already (a clock that was set back): what lies
+        there is kept beneath it."""
+        written: list[tuple[Any, ...]] = []
+        for start in self._beneath.keys() - books.rows.keys():
+            del self._beneath[start]
+        for start, row in _changed(books.rows, old.rows):
+            known = old.rows.get(start)
+            if known is None and start not in self._beneath:
+                self._beneath[start] = rows_where(self._connection, "start = ?", (start,)).get(start, {})
+            beneath = self._beneath.get(start, {})
+            for key, value in _changed(row, known or {}):
+                posting = beneath[key].plus(value) if key in beneath else value
+                written.append((int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_posting(posting)))
+        return written
+
+    def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
+        written: list[tuple[Any, ...]] = []
+        for start in self._beneath_served.keys() - books.served.keys():
+            del self._beneath_served[start]
+        for start, row in _changed(books.served, old.served):
+            known = old.served.get(start)
+            if known is None and start not in self._beneath_served:
+                self._beneath_served[start] = served_where(self._connection, "start = ?", (start,)).get(start, {})
+            beneath = self._beneath_served.get(start, {})
+            for key, value in _changed(row, known or {}):
+                served = beneath[key].plus(value) if key in beneath else value
+                written.append((int(start), *key, codec.dump_served(served)))
+        return written
 
     @staticmethod
     def _servers(books: Books, old: Books) -> list[tuple[str, str]]:
@@ -213,3 +280,26 @@ def _changed(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> Iterable[tuple[A
 
 def _rows(new: Mapping[str, Any], old: Mapping[str, Any], dump: Callable[[Any], str]) -> list[tuple[str, str]]:
     return [(key, dump(value)) for key, value in _changed(new, old)]
+
+
+def rows_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> dict[float, dict[PostingKey, Posting]]:
+    """Rows of the books by start of the interval."""
+    result: dict[float, dict[PostingKey, Posting]] = {}
+    query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
+    for start, gpu, server, model, state, data in connection.execute(query, values):
+        row = result.setdefault(float(start), {})
+        row[PostingKey(gpu, server, model, State(state))] = codec.load_posting(data)
+    return result
+
+
+def served_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> dict[float, dict[tuple[str, str], Served]]:
+    """What was served, by start of the interval."""
+    result: dict[float, dict[tuple[str, str], Served]] = {}
+    query = f"SELECT start, server, model, data FROM served WHERE {condition} ORDER BY start"  # noqa: S608
+    for start, server, model, data in connection.execute(query, values):
+        result.setdefault(float(start), {})[server, model] = codec.load_served(data)
+    return result

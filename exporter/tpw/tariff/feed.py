@@ -145,7 +145,14 @@ class Feed:
         if self._cache is None:
             return
         rows = [
-            [each.start_seconds, each.end_seconds, each.price_per_kwh, each.state] for each in self._known.intervals
+            [
+                each.start_seconds,
+                each.end_seconds,
+                each.price_per_kwh,
+                each.state,
+                *([each.steps] if each.steps else []),
+            ]
+            for each in self._known.intervals
         ]
         document = {
             "layout": _CACHE_LAYOUT,
@@ -178,8 +185,14 @@ def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
         if (document["layout"], document["identity"], document["unit"]) != (_CACHE_LAYOUT, identity, unit):
             return ()
         found = tuple(
-            PriceInterval(float(start), float(end), float(price), PriceState(state))
-            for start, end, price, state in document["intervals"]
+            PriceInterval(
+                float(start),
+                float(end),
+                float(price),
+                PriceState(state),
+                tuple((float(beyond), float(difference)) for beyond, difference in (steps[0] if steps else ())),
+            )
+            for start, end, price, state, *steps in document["intervals"]
         )
         return PriceCurve.of(found).intervals
     except (OSError, ValueError, KeyError, TypeError):

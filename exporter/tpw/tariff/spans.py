@@ -31,6 +31,8 @@ def merged(pieces: Iterable[PriceInterval]) -> tuple[PriceInterval, ...]:
             and last.end_seconds == piece.start_seconds
             and last.price_per_kwh == piece.price_per_kwh
             and last.state is piece.state
+            and last.steps == piece.steps
+            and last.month_start_seconds == piece.month_start_seconds
         ):
             result[-1] = replace(last, end_seconds=piece.end_seconds)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,12 @@ def cost_between(tiers: Sequence[Tier], used_before: float, used_after: float) -
             total += overlap * tier.price
         lower = upper
     return total
+
+
+def steps_of(tiers: Sequence[Tier]) -> tuple[tuple[float, float], ...]:
+    """The tiers as steps of a price: (bound, by how much the next tier's price differs from this one's)."""
+    return tuple(
+        (tier.upper_bound, following.price - tier.price)
+        for tier, following in pairwise(tiers)
+        if tier.upper_bound is not None
+    )

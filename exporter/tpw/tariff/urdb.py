@@ -23,7 +23,7 @@ from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
 from tpw.tariff.spans import merged
-from tpw.tariff.tiers import Tier, tier_at
+from tpw.tariff.tiers import Tier, steps_of, tier_at
 
 API = "https://api.openei.org/utility_rates"
 HOUR_SECONDS = 3600
@@ -90,8 +90,9 @@ class Rate:
 class Urdb:
     """The energy price of a rate. Demand and fixed charges are not per kWh and are not in it.
 
-    ``monthly_kwh`` is what the whole meter uses in a month: it says in which tier a further kWh falls. A rate with tiers
-    needs it. Before its first day and after its last, a rate is a fallback: prices are given, marked as such.
+    ``monthly_kwh`` is what the whole meter uses in a month: it says in which tier a further kWh falls. Without it the
+    prices of a rate with tiers have steps, by the kWh of the billing month over all periods. Before its first day and
+    after its last, a rate is a fallback: prices are given, marked as such.
     """
 
     name = "urdb"
@@ -104,15 +105,9 @@ class Urdb:
         monthly_kwh: float | None = None,
         is_holiday: Callable[[date], bool] | None = None,
     ) -> None:
-        if rate.is_tiered and monthly_kwh is None:
-            raise SourceError(
-                Reason.MALFORMED,
-                f"rate {rate.label} ({rate.name}) has tiers: the price depends on the month's use",
-                "set monthly_kwh to what the whole meter uses in a month",
-            )
         self.rate = rate
         self._timezone = ZoneInfo(timezone)
-        self._monthly_kwh = monthly_kwh or 0.0
+        self._monthly_kwh = monthly_kwh
         self._is_holiday = is_holiday
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
@@ -122,26 +117,31 @@ class Urdb:
             local, local_end = start + offset, end + offset
             while local < local_end:
                 following = min((local // HOUR_SECONDS + 1) * HOUR_SECONDS, local_end)
-                price = self.price_at(calendar_day(local), int(local % DAY_SECONDS // HOUR_SECONDS))
-                pieces.extend(self._judged(local - offset, following - offset, price))
+                day, hour = calendar_day(local), int(local % DAY_SECONDS // HOUR_SECONDS)
+                pieces.extend(self._judged(local - offset, following - offset, day, hour))
                 local = following
         return merged(pieces)
 
     def price_at(self, day: date, hour: int) -> float:
         """Price per kWh in a local clock hour: rate, adjustment and fuel adjustment."""
-        is_weekend = day.weekday() >= _SATURDAY or (self._is_holiday is not None and self._is_holiday(day))
-        tiers = self.rate.energy.periods[self.rate.energy.period(day, hour, is_weekend=is_weekend)]
-        return tier_at(tiers, self._monthly_kwh).price + self.rate.fuel_adjustments[day.month - 1]
+        tier = tier_at(self._tiers(day, hour), self._monthly_kwh or 0.0)
+        return tier.price + self.rate.fuel_adjustments[day.month - 1]
 
-    def _judged(self, start: float, end: float, price: float) -> list[PriceInterval]:
+    def _tiers(self, day: date, hour: int) -> tuple[Tier, ...]:
+        is_weekend = day.weekday() >= _SATURDAY or (self._is_holiday is not None and self._is_holiday(day))
+        return self.rate.energy.periods[self.rate.energy.period(day, hour, is_weekend=is_weekend)]
+
+    def _judged(self, start: float, end: float, day: date, hour: int) -> list[PriceInterval]:
         """The piece, cut where the rate begins and ends to be in force."""
+        price = self.price_at(day, hour)
+        steps = steps_of(self._tiers(day, hour)) if self._monthly_kwh is None else ()
         cuts = [
             start,
             *(cut for cut in (self.rate.start_seconds, self.rate.end_seconds) if cut and start < cut < end),
             end,
         ]
         return [
-            PriceInterval(from_seconds, to_seconds, price, self._state(from_seconds))
+            PriceInterval(from_seconds, to_seconds, price, self._state(from_seconds), steps)
             for from_seconds, to_seconds in pairwise(cuts)
         ]
 

@@ -9,13 +9,14 @@ import pytest
 
 from tpw.config import Config, load, load_file
 from tpw.config.feeds import Surroundings
-from tpw.config.prices import cost_rates, demand_rules, price_source, references
+from tpw.config.prices import cost_rates, demand_rules, price_source, references, standing_charges
 from tpw.config.tariff import PRESET_NAMES
-from tpw.model import PriceState, Reason, SourceError
+from tpw.model import PriceState, Reason, SourceError, Standing
 from tpw.tariff.demand import DemandRules
 from tpw.tariff.fetch import Request, Response
 from tpw.tariff.intervals import PRESETS
 from tpw.tariff.layers import Layers
+from tpw.tariff.months import BillingMonths
 
 CAPTURES = Path(__file__).parents[2] / "captures"
 CONTRACT = CAPTURES / "config" / "good" / "contract.yaml"
@@ -80,9 +81,49 @@ def test_holidays_listed() -> None:
 def test_demand_rules() -> None:
     config = load((CAPTURES / "config" / "good" / "carbon.yaml").read_text())
     assert demand_rules(config) == DemandRules(
-        price_per_kw_month=24.37, window_seconds=1800, ratchet=0.8, ratchet_months=11, timezone="UTC", billing_day=15
+        price_per_kw_month=24.37, window_seconds=1800, ratchet=0.8, ratchet_months=11, months=BillingMonths("UTC", 15)
     )
     assert demand_rules(Config()) is None
+
+
+def test_standing_charges() -> None:
+    text = """
+        tariff:
+          currency: EUR
+          vat: 0.20
+          energy: {price_per_kwh: 0.1}
+          capacity: {kw: 40, price_per_kw_month: 9.5}
+          fixed: {per_month: 120, per_day: 0.5}
+    """
+    assert standing_charges(load(text)) == (
+        Standing("capacity", per_month=pytest.approx(456.0)),
+        Standing("fixed", per_month=pytest.approx(144.0), per_day=pytest.approx(0.6)),
+    )
+    assert standing_charges(Config()) == ()
+
+
+def test_blocks_are_steps_of_the_month_with_value_added_tax() -> None:
+    text = """
+        tariff:
+          currency: EUR
+          timezone: Europe/Berlin
+          vat: 0.10
+          billing_day: 3
+          energy:
+            price_per_kwh: 0.20
+            blocks:
+              - {above_kwh: 100, price_per_kwh: 0.15}
+              - {above_kwh: 300, price_per_kwh: 0.18}
+          grid: {price_per_kwh: 0.05}
+    """
+    source = price_source(load(text))
+    assert source is not None
+    change = datetime.fromisoformat("2026-03-02T23:00+00:00").timestamp()
+    before, after = source.intervals(change - 3600, change + 3600)
+    assert (before.end_seconds, after.start_seconds, after.month_start_seconds) == (change, change, change)
+    assert before.month_start_seconds == datetime.fromisoformat("2026-02-02T23:00+00:00").timestamp()
+    assert before.price_per_kwh == pytest.approx(0.275)
+    assert before.steps == ((100, pytest.approx(-0.055)), (300, pytest.approx(0.033)))
 
 
 def test_rates_by_component() -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, stretches, ticks
-from tpw.ledger.books import Books, Check, SourceAccount
+from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, stretches, ticks
+from tpw.ledger.advance import advance
+from tpw.ledger.books import ROW_SECONDS, Books, Check, Posting, PostingKey, Served, SourceAccount
+from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy
-from tpw.model import Instant
-from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError
+from tpw.model import Instant, State
+from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
 
 POLICY = Policy(currency="EUR", curve=Steps((0.3, -0.1, None), 2.0))
 
 
 def kept(books: Books) -> Books:
-    """What of the books is kept: no gauges, no windows, no monotonic instants."""
+    """What of the books is kept: no gauges, no windows, no monotonic instants; rows while they are open."""
     return replace(
-        books,
+        without_closed(books),
         at=None,
         resumed=True,
         gpus={
@@ -59,9 +63,9 @@ def test_what_was_saved_tick_by_tick_is_what_is_loaded(
     directory = tmp_path_factory.mktemp("books")
     file = BooksFile(directory)
     last = Books()
-    for books in play(ticks(stretch), POLICY):
-        last = replace(books, sources={"nvml": SourceAccount(books.polls, {"timeout": 2})})
-        file.save(last)
+    for tick in ticks(stretch):
+        books = advance(last, tick, POLICY)
+        last = file.save(replace(books, sources={"nvml": SourceAccount(books.polls, {"timeout": 2})}))
     file.close()
 
     again = BooksFile(directory)
@@ -71,6 +75,57 @@ def test_what_was_saved_tick_by_tick_is_what_is_loaded(
     assert loaded.at is not None and last.at is not None
     assert loaded.at.wall_seconds == last.at.wall_seconds
     assert replace(loaded, at=None) == kept(last)
+
+
+@settings(max_examples=25)
+@given(stretches(), st.integers(0, 11))
+def test_rows_on_disk_sum_to_the_counters_across_restarts(
+    tmp_path_factory: pytest.TempPathFactory, stretch: Stretch, restart_at: int
+) -> None:
+    """Closed rows leave the memory, the clock is set to and fro, restarts come between: nothing is lost or doubled."""
+    directory = tmp_path_factory.mktemp("books")
+    file = BooksFile(directory)
+    books = Books()
+    for number, tick in enumerate(ticks(stretch)):
+        if number == restart_at:
+            file.close()
+            file = BooksFile(directory)
+            books = file.load()
+        set_to = tick.at.wall_seconds + 10_800.0 * (number // 2 % 2)
+        books = file.save(advance(books, replace(tick, at=replace(tick.at, wall_seconds=set_to)), POLICY))
+    file.close()
+
+    with sqlite3.connect(directory / FILE_NAME) as connection:
+        rows = rows_where(connection, "1", ())
+        served = served_where(connection, "1", ())
+    connection.close()
+    for key, posting in books.postings.items():
+        of_key = [row[key] for row in rows.values() if key in row]
+        assert math.fsum(each.joules for each in of_key) == pytest.approx(posting.joules, rel=1e-9)
+        assert math.fsum(each.seconds for each in of_key) == pytest.approx(posting.seconds, rel=1e-9)
+        for component, cost in posting.cost.items():
+            assert math.fsum(each.cost.get(component, 0.0) for each in of_key) == pytest.approx(cost, rel=1e-9)
+    for name, account in books.servers.items():
+        for (model, kind), tokens in account.tokens.items():
+            of_server = [row[name, model] for row in served.values() if (name, model) in row]
+            assert math.fsum(each.tokens.get(kind, 0.0) for each in of_server) == pytest.approx(tokens, rel=1e-9)
+
+
+def test_old_rows_are_thrown_away(tmp_path: Path) -> None:
+    now = START_WALL
+    file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
+    key = PostingKey("GPU-0", "", "", State.IDLE)
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    file.save(
+        Books(at=Instant(0.0, now), rows={start: {key: Posting(seconds=900.0)}}, served={start: {("s", "m"): Served()}})
+    )
+    now += 31 * 86400.0
+    file.save(Books(at=Instant(0.0, now), rows={start + 31 * 86400: {key: Posting(seconds=900.0)}}))
+    file.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        assert list(rows_where(connection, "1", ())) == [start + 31 * 86400]
+        assert served_where(connection, "1", ()) == {}
+    connection.close()
 
 
 def test_a_killed_daemon_finds_everything_it_had_committed(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from itertools import pairwise
+from datetime import datetime
 
 import pytest
 from hypothesis import given, settings
@@ -12,17 +11,16 @@ from hypothesis import strategies as st
 from tpw.tariff.demand import (
     Demand,
     DemandRules,
-    accrued_cost,
     billed_watts,
-    cost_of_a_new_peak,
-    month_start,
-    moved,
-    next_month_start,
+    forming_watts,
+    kw_months,
+    peak_watts,
     recorded,
+    settled,
 )
+from tpw.tariff.months import BillingMonths
 
 RULES = DemandRules(price_per_kw_month=10.0)
-WINDOW = 900.0
 
 
 def at(text: str) -> float:
@@ -35,81 +33,89 @@ JUNE, JULY, AUGUST = at("2026-06-01T00:00Z"), at("2026-07-01T00:00Z"), at("2026-
 def test_demand_is_the_mean_of_a_window() -> None:
     """1000 W for five minutes and 400 W for ten are 600 W."""
     state = recorded(Demand(), RULES, JUNE, JUNE + 300, 300_000)
-    assert state.window_mean_watts(JUNE + 300) == 1000
-    assert state.peak_watts == 0
+    assert forming_watts(state, RULES, JUNE + 300) == 1000
+    assert peak_watts(state, RULES, JUNE + 300) == 0
     state = recorded(state, RULES, JUNE + 300, JUNE + 900, 240_000)
-    assert (state.peak_watts, state.peak_at_seconds) == (600, JUNE)
-    assert state.window_mean_watts(JUNE + 900) is None
+    assert peak_watts(state, RULES, JUNE + 900) == 600
+    assert forming_watts(state, RULES, JUNE + 900) is None
+
+
+def test_a_window_in_whose_middle_the_books_began_has_its_mean_since_then() -> None:
+    state = recorded(Demand(), RULES, JUNE + 600, JUNE + 700, 50_000)
+    assert forming_watts(state, RULES, JUNE + 700) == 500
 
 
 def test_energy_over_several_windows_is_split_among_them() -> None:
     state = recorded(Demand(), RULES, JUNE + 450, JUNE + 2250, 1_800_000)
-    assert (state.peak_watts, state.peak_at_seconds) == (1000, JUNE + 900)
-    assert state.window_joules == 450_000
+    assert state.windows == {JUNE: 450_000, JUNE + 900: 900_000, JUNE + 1800: 450_000}
 
 
-def test_month_begins_on_the_billing_day_at_local_midnight() -> None:
-    rules = DemandRules(timezone="Europe/Berlin", billing_day=15)
-    assert month_start(at("2026-03-14T22:59Z"), rules) == at("2026-02-14T23:00Z")
-    assert month_start(at("2026-03-14T23:00Z"), rules) == at("2026-03-14T23:00Z")
-    assert next_month_start(at("2026-03-14T23:00Z"), rules) == at("2026-04-14T22:00Z")
-    assert month_start(at("2026-01-03T00:00Z"), rules) == at("2025-12-14T23:00Z")
-    assert next_month_start(at("2026-12-14T23:00Z"), rules) == at("2027-01-14T23:00Z")
+def test_boards_that_are_read_one_after_the_other_add_up_over_the_end_of_a_window() -> None:
+    state = Demand()
+    for _ in range(8):
+        state = recorded(state, RULES, JUNE + 890, JUNE + 910, 20 * 500)
+    assert state.windows == {JUNE: 8 * 10 * 500, JUNE + 900: 8 * 10 * 500}
+
+
+def test_joules_that_arrive_late_raise_the_peak_of_their_own_window() -> None:
+    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 10)
+    state = recorded(state, RULES, JUNE + 900, JUNE + 1800, 90_000)
+    state = recorded(state, RULES, JUNE, JUNE + 900, 450_000)
+    assert peak_watts(state, RULES, JUNE + 1800) == 1500
+    assert (settled(state, RULES, JUNE + 1800).peak_watts, settled(state, RULES, JUNE + 1800).windows) == (1500, {})
+
+
+def test_what_belongs_to_a_settled_window_is_left_out() -> None:
+    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 1800, 1_800_000), RULES, JUNE + 1800)
+    late = recorded(state, RULES, JUNE, JUNE + 2700, 2_700_000)
+    assert late.windows == {JUNE + 1800: 900_000}
 
 
 def test_month_that_ends_is_billed_and_the_next_begins_at_nothing() -> None:
-    state = recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5)
-    state = moved(state, RULES, JULY)
+    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5), RULES, JULY)
     assert (state.month_start_seconds, state.peak_watts, state.peak_at_seconds) == (JULY, 0, None)
-    assert state.closed_cost == 50.0
+    assert state.closed_kw_months == 5.0
     assert state.earlier_peaks_watts == (5000,)
+
+
+def test_a_month_in_whose_middle_the_books_began_is_billed_from_then() -> None:
+    half = JUNE + (JULY - JUNE) / 2
+    state = recorded(Demand(), RULES, half, half + 900, 900_000 * 5)
+    assert kw_months(state, RULES, half + 900) == pytest.approx(5 * 900 / (JULY - JUNE))
+    assert settled(state, RULES, JULY).closed_kw_months == pytest.approx(2.5)
 
 
 def test_ratchet_bills_a_fraction_of_the_highest_earlier_peak() -> None:
     rules = DemandRules(price_per_kw_month=10.0, ratchet=0.8, ratchet_months=2)
-    state = recorded(Demand(), rules, JUNE, JUNE + 900, 900_000 * 10)
+    state = settled(recorded(Demand(), rules, JUNE, JUNE + 900, 900_000 * 10), rules, JULY)
     state = recorded(state, rules, JULY, JULY + 900, 900_000 * 3)
-    assert billed_watts(state, rules) == 8000
-    state = moved(state, rules, AUGUST)
-    assert state.closed_cost == pytest.approx(100 + 80)
+    assert billed_watts(state, rules, JULY + 900) == 8000
+    state = settled(state, rules, AUGUST)
+    assert state.closed_kw_months == pytest.approx(10 + 8)
     september = at("2026-09-01T00:00Z")
-    state = moved(state, rules, september)
-    assert state.closed_cost == pytest.approx(100 + 80 + 80)
+    state = settled(state, rules, september)
+    assert state.closed_kw_months == pytest.approx(10 + 8 + 8)
     assert state.earlier_peaks_watts == (3000, 0)
-    assert billed_watts(state, rules) == pytest.approx(2400)
+    assert billed_watts(state, rules, september) == pytest.approx(2400)
 
 
 def test_charge_accrues_over_the_month() -> None:
     state = recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5)
-    half = JUNE + (JULY - JUNE) / 2
-    assert accrued_cost(state, RULES, half) == pytest.approx(25)
-    assert accrued_cost(moved(state, RULES, JULY), RULES, JULY) == pytest.approx(50)
-    assert accrued_cost(Demand(), RULES, JUNE) == 0
-
-
-def test_new_peak_costs_what_it_adds_to_the_bill() -> None:
-    state = recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5)
-    assert cost_of_a_new_peak(state, RULES, 7000) == pytest.approx(20)
-    assert cost_of_a_new_peak(state, RULES, 4000) == 0
-
-
-def test_what_belongs_to_a_closed_window_is_left_out() -> None:
-    state = recorded(Demand(), RULES, JUNE, JUNE + 1800, 1_800_000)
-    late = recorded(state, RULES, JUNE, JUNE + 2700, 2_700_000 * 50)
-    assert late.peak_at_seconds == JUNE + 1800
+    assert kw_months(state, RULES, JUNE + (JULY - JUNE) / 2) == pytest.approx(2.5)
+    assert kw_months(state, RULES, JULY) == kw_months(settled(state, RULES, JULY), RULES, JULY) == 5
+    assert kw_months(Demand(), RULES, JUNE) == 0
 
 
 def test_years_of_silence_are_passed_quickly() -> None:
     state = recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000)
-    later = moved(state, RULES, JUNE + 20 * 365.25 * 86400)
-    assert later.closed_cost == pytest.approx(10)
+    later = settled(state, RULES, JUNE + 20 * 365.25 * 86400)
+    assert later.closed_kw_months == pytest.approx(1)
     assert later.earlier_peaks_watts == (0.0,) * 11
 
 
 def test_window_that_does_not_divide_the_month_ends_with_it() -> None:
     rules = DemandRules(window_seconds=7 * 3600.0, price_per_kw_month=1.0)
-    state = recorded(Demand(), rules, JULY - 3600, JULY, 3600 * 1000.0)
-    assert state.month_start_seconds == JULY
+    state = settled(recorded(Demand(), rules, JULY - 3600, JULY, 3600 * 1000.0), rules, JULY)
     assert state.earlier_peaks_watts == (pytest.approx(1000 * 3600 / (720 % 7 * 3600)),)
 
 
@@ -120,60 +126,57 @@ begins = st.sampled_from([JUNE, JULY - 5000, at("2026-03-29T00:30Z"), at("2026-1
 rule_sets = st.sampled_from(
     [
         RULES,
-        DemandRules(price_per_kw_month=7.0, window_seconds=1800, timezone="Europe/Berlin", ratchet=0.5),
-        DemandRules(price_per_kw_month=7.0, window_seconds=3600, timezone="Asia/Kathmandu", billing_day=28),
+        DemandRules(price_per_kw_month=7.0, window_seconds=1800, months=BillingMonths("Europe/Berlin"), ratchet=0.5),
+        DemandRules(price_per_kw_month=7.0, window_seconds=3600, months=BillingMonths("Asia/Kathmandu", 28)),
     ]
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(stretches, begins, rule_sets)
+@given(stretches, begins, rule_sets, st.booleans())
 def test_law_peak_is_the_highest_window_second_by_second(
-    parts: list[tuple[int, float]], begin: float, rules: DemandRules
+    parts: list[tuple[int, float]], begin: float, rules: DemandRules, settles: bool
 ) -> None:
     state, moment = Demand(), begin
-    month = month_start(begin, rules)
     joules: dict[tuple[float, float], float] = {}
     for seconds, watts in parts:
         state = recorded(state, rules, moment, moment + seconds, watts * seconds)
         for second in range(seconds):
-            if moment + second >= next_month_start(month, rules):
-                month = next_month_start(month, rules)
+            month, _ = rules.months.bounds(moment + second)
             window = month + (moment + second - month) // rules.window_seconds * rules.window_seconds
             joules[month, window] = joules.get((month, window), 0.0) + watts
         moment += seconds
-    month = month_start(moment, rules)
-    closed = [
-        (total / rules.window_seconds, window)
+        if settles:
+            state = settled(state, rules, moment)
+    state = settled(state, rules, moment)
+    month, _ = rules.months.bounds(moment)
+    over = [
+        total / rules.window_seconds
         for (of, window), total in joules.items()
         if of == month and window + rules.window_seconds <= moment
     ]
-    assert state.month_start_seconds == month
-    assert state.peak_watts == pytest.approx(max((mean for mean, _ in closed), default=0.0))
+    assert peak_watts(state, rules, moment) == pytest.approx(max(over, default=0.0))
 
 
 @settings(max_examples=60, deadline=None)
-@given(stretches, begins, rule_sets, st.integers(2, 5))
-def test_law_cutting_changes_nothing_and_the_charge_never_falls(
-    parts: list[tuple[int, float]], begin: float, rules: DemandRules, cuts: int
+@given(stretches, begins, rule_sets, st.randoms(use_true_random=False))
+def test_law_what_accrues_never_falls_and_depends_on_no_order(
+    parts: list[tuple[int, float]], begin: float, rules: DemandRules, random: st.DrawFn
 ) -> None:
-    whole, cut, moment = Demand(), Demand(), begin
-    charged = 0.0
+    moment, pieces = begin, []
+    state, accrued = Demand(), 0.0
     for seconds, watts in parts:
-        whole = recorded(whole, rules, moment, moment + seconds, watts * seconds)
-        edges = [moment + seconds * index / cuts for index in range(cuts + 1)]
-        for start, end in pairwise(edges):
-            cut = recorded(cut, rules, start, end, watts * (end - start))
-            now = accrued_cost(cut, rules, end)
-            assert now >= charged - 1e-9
-            charged = now
+        pieces.append((moment, moment + seconds, watts * seconds))
+        state = settled(recorded(state, rules, *pieces[-1]), rules, moment)
         moment += seconds
-    assert cut.peak_watts == pytest.approx(whole.peak_watts)
-    assert cut.window_joules == pytest.approx(whole.window_joules, abs=1e-6)
-    assert cut.closed_cost == pytest.approx(whole.closed_cost)
-    assert cut.earlier_peaks_watts == pytest.approx(whole.earlier_peaks_watts)
-
-
-def test_month_boundaries_are_read_in_the_zone() -> None:
-    rules = DemandRules(timezone="America/Los_Angeles")
-    assert datetime.fromtimestamp(month_start(JUNE, rules), UTC) == datetime(2026, 5, 1, 7, tzinfo=UTC)
+        now = kw_months(state, rules, moment)
+        assert now >= accrued - 1e-12
+        accrued = now
+    first, *rest = pieces
+    random.shuffle(rest)  # type: ignore[attr-defined]
+    other = recorded(Demand(), rules, *first)
+    for piece in rest:
+        other = recorded(other, rules, *piece)
+    assert kw_months(settled(other, rules, moment), rules, moment) == pytest.approx(
+        kw_months(settled(state, rules, moment), rules, moment)
+    )

@@ -114,9 +114,16 @@ def test_tier_follows_from_the_use_of_the_month() -> None:
     day = date(2026, 1, 14)
     prices = [Urdb(rate, ZONE, monthly_kwh=kwh).price_at(day, 9) for kwh in (0, 999, 1000, 4999, 5000, 1e9)]
     assert prices == pytest.approx([0.30, 0.30, 0.21, 0.21, 0.10, 0.10])
-    with pytest.raises(SourceError, match="has tiers") as raised:
-        Urdb(rate, ZONE)
-    assert "monthly_kwh" in raised.value.hint
+
+
+def test_without_the_use_of_the_month_a_price_has_steps() -> None:
+    tiers = [{"rate": 0.30, "max": 1000}, {"rate": 0.20, "max": 5000, "adj": 0.01}, {"rate": 0.10}]
+    source = Urdb(parse(changed(energyratestructure=[tiers] * 5)), ZONE)
+    start = datetime(2026, 1, 14, tzinfo=UTC).timestamp()
+    (interval,) = source.intervals(start, start + 60)
+    assert interval.price_per_kwh == pytest.approx(0.30)
+    assert interval.steps == ((1000, pytest.approx(-0.09)), (5000, pytest.approx(-0.11)))
+    assert [interval.price_after(kwh) for kwh in (0, 999, 1000, 5000)] == pytest.approx([0.30, 0.30, 0.21, 0.10])
 
 
 def test_bare_item_and_other_spellings_are_read() -> None:

@@ -1,0 +1,153 @@
+"""The rows of the books: what was served in each, which of them are still open, and prices that arrive late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from tpw.ledger.booking import NOTHING, cut, price
+from tpw.ledger.books import (
+    ROW_SECONDS,
+    Books,
+    GpuAccount,
+    Posting,
+    PostingKey,
+    Served,
+    ServedRows,
+    ServerAccount,
+    summed,
+)
+from tpw.ledger.tick import Curve, Policy
+
+LATE_SECONDS = 8 * 86400.0
+"""For so long a price may come late: as far back as feeds tell their history."""
+
+_NOTHING_SERVED = Served()
+
+_MAX_OPEN_SECONDS = 2 * 86400.0
+
+
+def open_from(accounts: Mapping[str, GpuAccount], now_seconds: float) -> float:
+    """Before this moment no joule can be booked any more: the earliest time of a GPU that has no joules yet. A board that
+    has been silent for days holds nothing open."""
+    starts = [account.pending[0].start_seconds for account in accounts.values() if account.pending]
+    return max(min([now_seconds, *starts]), now_seconds - _MAX_OPEN_SECONDS)
+
+
+def serve(
+    rows: ServedRows,
+    before: Mapping[str, ServerAccount],
+    after: Mapping[str, ServerAccount],
+    start_seconds: float,
+    end_seconds: float,
+) -> ServedRows:
+    """The rows with what the servers did between two ticks, spread evenly over the time between."""
+    added: dict[tuple[str, str], Served] = {}
+    for name, account in after.items():
+        old = before.get(name) or ServerAccount(name)
+        if account is not old:
+            _rises(name, old, account, added)
+    if not added:
+        return rows
+    result = dict(rows)
+    span = end_seconds - start_seconds
+    for start, end, begin in cut(start_seconds, end_seconds):
+        part = (end - start) / span if span > 0.0 else 1.0
+        row = dict(result.get(begin, {}))
+        for key, served in added.items():
+            row[key] = row.get(key, _NOTHING_SERVED).plus(served, part)
+        result[begin] = row
+    return result
+
+
+def _rises(name: str, old: ServerAccount, new: ServerAccount, added: dict[tuple[str, str], Served]) -> None:
+    """What one server did since its account was ``old``, by model."""
+    tokens = _rise(old.tokens, new.tokens)
+    requests = _rise(old.requests, new.requests)
+    work = _rise(old.work, new.work)
+    references = _rise(old.reference_cost, new.reference_cost)
+    models = {model for model, _ in (*tokens, *work, *references)} | set(requests)
+    for model in models:
+        added[name, model] = Served(
+            {kind: value for (of, kind), value in tokens.items() if of == model},
+            requests.get(model, 0.0),
+            {unit: value for (of, unit), value in work.items() if of == model},
+            {reference: value for (of, reference), value in references.items() if of == model},
+        )
+
+
+_Key = TypeVar("_Key")
+
+
+def _rise(old: Mapping[_Key, float], new: Mapping[_Key, float]) -> dict[_Key, float]:
+    if new is old:
+        return {}
+    return {key: value - old.get(key, 0.0) for key, value in new.items() if value != old.get(key, 0.0)}
+
+
+def without_closed(books: Books) -> Books:
+    """The books without rows that nothing can be added to any more. Only for rows that are on disk."""
+    if books.at is None:
+        return books
+    now = books.at.wall_seconds
+    still_open = open_from(books.gpus, now) - ROW_SECONDS
+    rows = {
+        start: row
+        for start, row in books.rows.items()
+        if start >= still_open or (start >= now - LATE_SECONDS and _awaits_price(row))
+    }
+    served = {start: row for start, row in books.served.items() if start >= still_open}
+    if len(rows) == len(books.rows) and len(served) == len(books.served):
+        return books
+    return replace(books, rows=rows, served=served)
+
+
+def _awaits_price(row: Mapping[PostingKey, Posting]) -> bool:
+    return any(posting.unpriced_joules > 0.0 for posting in row.values())
+
+
+def unpriced_since(books: Books) -> float | None:
+    """Start of the first row with energy that has no price yet. None where all have one."""
+    return min((start for start, row in books.rows.items() if _awaits_price(row)), default=None)
+
+
+def price_late(books: Books, policy: Policy) -> Books:
+    """Price what had no price when it was booked and has one now.
+
+    A row is priced when prices are known for the whole of it, at their mean over its time. The live windows begin anew:
+    money of an hour ago is no cost of this minute's tokens.
+    """
+    curve = policy.curve
+    if curve is None or unpriced_since(books) is None:
+        return books
+    ripe = [start for start, row in books.rows.items() if _awaits_price(row) and _is_known(curve, start)]
+    if not ripe:
+        return books
+    postings, rows, month_kwh = dict(books.postings), dict(books.rows), dict(books.month_kwh)
+    for start in sorted(ripe):
+        row = books.rows[start]
+        priced_row = dict(row)
+        for key, posting in row.items():
+            joules = posting.unpriced_joules
+            if joules <= 0.0:
+                continue
+            charge, credit, _ = price(start, start + ROW_SECONDS, joules, curve, month_kwh)
+            priced_row[key] = replace(_priced(posting, joules, charge, credit), unpriced_joules=0.0)
+            postings[key] = _priced(postings.get(key, NOTHING), joules, charge, credit)
+        rows[start] = priced_row
+    servers = {name: replace(account, window=()) for name, account in books.servers.items()}
+    return replace(books, postings=postings, rows=rows, month_kwh=month_kwh, servers=servers)
+
+
+def _is_known(curve: Curve, start: float) -> bool:
+    return all(interval is not None for _, _, interval in curve.pieces(start, start + ROW_SECONDS))
+
+
+def _priced(posting: Posting, joules: float, charge: float, credit: float) -> Posting:
+    return replace(
+        posting,
+        cost=summed(posting.cost, {"energy": charge}),
+        credit=posting.credit + credit,
+        late_priced_joules=posting.late_priced_joules + joules,
+    )

@@ -1,0 +1,294 @@
+"""The laws of money: rows sum to counters, prices that depend on use, charges of the contract, prices that come late."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, stretches, ticks
+from tpw.ledger.advance import advance
+from tpw.ledger.books import ROW_SECONDS, Books, Posting, Served
+from tpw.ledger.rows import open_from, price_late, unpriced_since, without_closed
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    AcceleratorReading,
+    Attribution,
+    Gpu,
+    GpuSample,
+    Instant,
+    Ownership,
+    PriceInterval,
+    Rate,
+    Reference,
+    Standing,
+    TokenKind,
+)
+from tpw.tariff.curve import PriceCurve
+from tpw.tariff.demand import DemandRules
+from tpw.tariff.months import BillingMonths
+from tpw.tariff.tiers import Tier, cost_between, steps_of
+
+
+@dataclass(frozen=True)
+class Grams:
+    """One intensity."""
+
+    grams_per_kwh: float
+
+
+@dataclass(frozen=True)
+class Carbon:
+    """Intensities in equal steps, repeated for ever; None is unknown."""
+
+    steps: tuple[float | None, ...]
+    step_seconds: float
+
+    def pieces(self, start: float, end: float) -> Iterator[tuple[float, float, Grams | None]]:
+        for at, stop, price in Steps(self.steps, self.step_seconds).pieces(start, end):
+            yield at, stop, None if price is None else Grams(price.price_per_kwh)
+
+
+POLICY = Policy(
+    pue=1.3,
+    currency="EUR",
+    curve=Steps((0.30, 0.10, -0.05, None), 3.0),
+    rates=(Rate("hardware", 0.0003),),
+    standing=(Standing("fixed", per_month=100.0, per_day=0.5), Standing("capacity", per_month=380.0)),
+    demand=DemandRules(price_per_kw_month=12.0, window_seconds=60.0),
+    intensities=Carbon((400.0, None, 20.0), 4.0),
+    carbon_basis="average_direct",
+    references=(
+        Reference("api", price_per_token={TokenKind.OUTPUT: 8e-7}),
+        Reference("rented", price_per_gpu_second=0.0007),
+    ),
+)
+
+
+def summed_rows(books: Books) -> dict[object, Posting]:
+    """The rows, summed by key."""
+    sums: dict[object, Posting] = {}
+    for row in books.rows.values():
+        for key, posting in row.items():
+            sums[key] = sums.get(key, Posting()).plus(posting)
+    return sums
+
+
+def flat(posting: Posting) -> dict[str, float]:
+    """Every number of a posting but those of late prices, which rows have in another sense."""
+    return {
+        "seconds": posting.seconds,
+        "joules": posting.joules,
+        "facility": posting.facility_joules,
+        "credit": posting.credit,
+        "unrated": posting.unrated_joules,
+        **{f"cost {name}": value for name, value in posting.cost.items()},
+        **{f"grams {name}": value for name, value in posting.emissions_grams.items()},
+    }
+
+
+def of_cost(books: Books, component: str) -> float:
+    return math.fsum(posting.cost.get(component, 0.0) for posting in books.postings.values())
+
+
+@given(stretches())
+def test_rows_sum_to_the_counters(stretch: Stretch) -> None:
+    books = play(ticks(stretch), POLICY)[-1]
+
+    sums = summed_rows(books)
+    assert sums.keys() == books.postings.keys()
+    for key, posting in books.postings.items():
+        assert flat(sums[key]) == pytest.approx(flat(posting), rel=1e-9, abs=1e-12)
+        assert sums[key].unpriced_joules == pytest.approx(posting.unpriced_joules, rel=1e-9)
+
+
+@given(stretches())
+def test_rows_of_servers_sum_to_their_counters(stretch: Stretch) -> None:
+    books = play(ticks(stretch), POLICY)[-1]
+
+    sums: dict[tuple[str, str], Served] = {}
+    for row in books.served.values():
+        for key, served in row.items():
+            sums[key] = sums.get(key, Served()).plus(served)
+    for name, account in books.servers.items():
+        for (model, kind), tokens in account.tokens.items():
+            got = sums[name, model].tokens.get(kind, 0.0) if (name, model) in sums else 0.0
+            assert got == pytest.approx(tokens, rel=1e-9)
+        for (model, reference), cost in account.reference_cost.items():
+            assert sums[name, model].reference_cost.get(reference, 0.0) == pytest.approx(cost, rel=1e-9)
+
+
+@given(stretches())
+def test_time_lies_in_the_row_in_which_it_passed(stretch: Stretch) -> None:
+    books = play(ticks(stretch), POLICY)[-1]
+    end = START_WALL + math.fsum(moment.seconds for moment in stretch.moments)
+
+    for start, row in books.rows.items():
+        passed = min(end, start + ROW_SECONDS) - max(START_WALL, start)
+        for gpu in stretch.gpus:
+            seconds = math.fsum(posting.seconds for key, posting in row.items() if key.gpu == gpu.uuid)
+            assert seconds == pytest.approx(max(0.0, passed), abs=1e-6)
+
+
+@given(stretches())
+def test_standing_charges_are_accrued_once_however_many_gpus_there_are(stretch: Stretch) -> None:
+    books = play(ticks(stretch), POLICY)[-1]
+
+    elapsed = math.fsum(moment.seconds for moment in stretch.moments)
+    months = POLICY.months.between(START_WALL, START_WALL + elapsed)
+    assert of_cost(books, "fixed") == pytest.approx(100.0 * months + 0.5 * elapsed / 86400.0, rel=1e-9)
+    assert of_cost(books, "capacity") == pytest.approx(380.0 * months, rel=1e-9)
+
+
+@given(stretches())
+def test_the_demand_charge_is_the_accrued_peak(stretch: Stretch) -> None:
+    """What is booked is what has accrued, down to what waits for the next joules."""
+    books = play(ticks(stretch), POLICY)[-1]
+
+    assert of_cost(books, "demand") == pytest.approx(12.0 * books.demand_kw_months, rel=1e-9, abs=1e-15)
+
+
+@given(stretches())
+def test_grams_are_facility_energy_times_the_intensity_of_its_moment(stretch: Stretch) -> None:
+    constant = replace(POLICY, intensities=Carbon((250.0,), 1e9))
+    books = play(ticks(stretch), constant)[-1]
+
+    for posting in books.postings.values():
+        grams = posting.emissions_grams.get("average_direct", 0.0)
+        assert grams == pytest.approx(posting.facility_joules / 3.6e6 * 250.0, rel=1e-9)
+        assert posting.unrated_joules == 0.0
+
+
+@given(stretches())
+def test_energy_has_an_intensity_or_is_counted_as_without(stretch: Stretch) -> None:
+    books = play(ticks(stretch), replace(POLICY, intensities=Carbon((100.0, None), 4.0)))[-1]
+
+    for posting in books.postings.values():
+        rated = posting.emissions_grams.get("average_direct", 0.0) / 100.0 * 3.6e6
+        assert rated + posting.unrated_joules == pytest.approx(posting.facility_joules, rel=1e-9, abs=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------- price by the month's kWh
+
+TIERS = (Tier(0.30, 0.001), Tier(0.20, 0.004), Tier(0.25))
+MONTH_END = START_WALL + 30.0
+TIERED = PriceCurve.of(
+    [
+        PriceInterval(0.0, MONTH_END, 0.30, steps=steps_of(TIERS), month_start_seconds=0.0),
+        PriceInterval(MONTH_END, 1e11, 0.30, steps=steps_of(TIERS), month_start_seconds=MONTH_END),
+    ]
+)
+
+
+@given(stretches())
+def test_the_months_kwh_cost_what_the_tiers_say(stretch: Stretch) -> None:
+    """Whatever the ticks, the boards and their order: each month costs the price of its tiers, from nothing on."""
+    books = play(ticks(stretch), replace(POLICY, curve=TIERED))[-1]
+
+    expected = math.fsum(cost_between(TIERS, 0.0, kwh) for kwh in books.month_kwh.values())
+    assert of_cost(books, "energy") == pytest.approx(expected, rel=1e-9)
+    facility = math.fsum(posting.facility_joules for posting in books.postings.values())
+    assert math.fsum(books.month_kwh.values()) * 3.6e6 == pytest.approx(facility, rel=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------------------- late prices
+
+GPU = Gpu("GPU-0", 0, max_power_watts=1000.0)
+LATE_TARIFF = Policy(currency="EUR", curve=PriceCurve())
+
+
+def quarter_hours(count: int, watts: float = 500.0) -> Iterator[Tick]:
+    """One GPU, read every 100 seconds from the start of a row on."""
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    for step in range(count * 9 + 1):
+        at = step * 100.0
+        yield Tick(
+            Instant(START_MONOTONIC + at, start + at),
+            AcceleratorReading((GPU,), (GpuSample(GPU.uuid, START_MONOTONIC + at, 1000.0 + watts * at, watts),)),
+            owners={"s": Ownership("s", frozenset({GPU.uuid}), Attribution.CONFIGURED, has_counters=False)},
+        )
+
+
+def test_energy_without_a_price_is_priced_when_the_price_arrives() -> None:
+    books = play(quarter_hours(4), LATE_TARIFF)[-1]
+    start = min(books.rows)
+    assert math.fsum(p.unpriced_joules for p in books.postings.values()) == pytest.approx(500.0 * 3600)
+    assert of_cost(books, "energy") == 0.0
+    assert unpriced_since(books) == start
+
+    known = PriceCurve.of([PriceInterval(start, start + 900, 0.2), PriceInterval(start + 900, start + 1800, -0.1)])
+    priced = price_late(books, replace(LATE_TARIFF, curve=known))
+    assert of_cost(priced, "energy") == pytest.approx(500.0 * 900 / 3.6e6 * 0.2)
+    (posting,) = priced.postings.values()
+    assert posting.credit == pytest.approx(500.0 * 900 / 3.6e6 * 0.1)
+    assert posting.late_priced_joules == pytest.approx(500.0 * 1800)
+    assert posting.unpriced_joules == pytest.approx(500.0 * 3600), "what was unpriced is a counter: it stays"
+    assert unpriced_since(priced) == start + 1800
+    assert summed_rows(priced)[next(iter(priced.postings))].cost == pytest.approx(posting.cost)
+
+
+def test_what_is_priced_late_is_priced_once() -> None:
+    books = play(quarter_hours(2), LATE_TARIFF)[-1]
+    policy = replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    once = price_late(books, policy)
+    assert price_late(once, replace(policy, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.9)]))) is once
+    assert of_cost(once, "energy") == pytest.approx(500.0 * 1800 / 3.6e6 * 0.2)
+
+
+def test_a_late_price_is_no_cost_of_this_minutes_tokens() -> None:
+    books = play(quarter_hours(2), LATE_TARIFF)[-1]
+    assert books.servers["s"].window
+    priced = price_late(books, replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)])))
+    assert priced.servers["s"].window == ()
+
+
+@given(st.lists(st.sampled_from([0.1, 0.3, -0.2, None]), min_size=4, max_size=4), st.lists(st.integers(0, 3)))
+def test_law_prices_that_come_late_in_any_order_cost_what_they_cost_in_time(
+    prices: list[float | None], order: list[int]
+) -> None:
+    """A feed that tells quarter after quarter, late, ends with the cost of one that told in time."""
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    intervals = [
+        PriceInterval(start + i * 900, start + (i + 1) * 900, each) for i, each in enumerate(prices) if each is not None
+    ]
+    in_time = play(quarter_hours(4), replace(LATE_TARIFF, curve=PriceCurve.of(intervals)))[-1]
+    late = play(quarter_hours(4), LATE_TARIFF)[-1]
+    for index in (*order, 0, 1, 2, 3):
+        known = [each for each in intervals if each.start_seconds == start + index * 900]
+        late = price_late(late, replace(LATE_TARIFF, curve=PriceCurve.of(known)))
+    for key, posting in in_time.postings.items():
+        assert late.postings[key].cost.get("energy", 0.0) == pytest.approx(posting.cost.get("energy", 0.0))
+        assert late.postings[key].credit == pytest.approx(posting.credit)
+
+
+# --------------------------------------------------------------------------------------------------------------- open rows
+
+
+def test_rows_are_kept_while_something_can_still_be_added() -> None:
+    every = list(quarter_hours(12))
+    priced = replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    books = play(every, priced)[-1]
+    assert len(books.rows) == 12
+    kept = without_closed(books)
+    assert sorted(kept.rows) == sorted(books.rows)[-1:]
+    assert sorted(without_closed(play(every, LATE_TARIFF)[-1]).rows) == sorted(books.rows)
+
+    silent = advance(
+        kept,
+        replace(every[-1], at=Instant(every[-1].at.monotonic_seconds + 7200, every[-1].at.wall_seconds + 7200),
+                accelerators=AcceleratorReading((GPU,), ())),
+        priced,
+    )  # fmt: skip
+    assert open_from(silent.gpus, silent.at.wall_seconds if silent.at else 0.0) == every[-1].at.wall_seconds
+    assert min(without_closed(silent).rows) <= every[-1].at.wall_seconds
+
+
+def test_the_contracts_months_may_begin_on_another_day() -> None:
+    policy = replace(LATE_TARIFF, standing=(Standing("fixed", per_month=30.0),), months=BillingMonths("UTC", 10))
+    books = play(quarter_hours(4), policy)[-1]
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    assert of_cost(books, "fixed") == pytest.approx(30.0 * BillingMonths("UTC", 10).between(start, start + 3600))
