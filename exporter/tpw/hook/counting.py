@@ -1,14 +1,18 @@
 """Counts tokens from the answers of a server as they go by.
 
 What an answer used stands in the answer: ``usage`` of the OpenAI, Responses and Anthropic forms, plain or as the last
-event of a stream; ``prompt_eval_count`` and ``eval_count`` of Ollama's own form. Only the beginning and the end of an
-answer are kept for a moment (a few tens of kilobytes), never the answer; nothing is parsed but the few bytes that count.
+event of a stream; ``prompt_eval_count`` and ``eval_count`` of Ollama's own form; ``timings``, which llama.cpp adds to the
+end of every answer, where no usage was asked for. Only the beginning and the end of an answer are kept for a moment (a
+few tens of kilobytes), never the answer; nothing is parsed but the few bytes that count.
+
+What an answer does not say is not guessed: such answers are counted as ``requests_without_usage``, their tokens are not.
 
 Standard library only, and nothing of this project outside this package: it runs inside somebody else's server.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -18,6 +22,7 @@ from typing import Any
 
 COUNTED_PATHS = (
     *("/completions", "/responses", "/messages", "/embeddings", "/rerank", "/score", "/pooling", "/classify"),
+    *("/completion", "/infill"),
     *("/audio/transcriptions", "/audio/translations", "/images/generations"),
     *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
 )
@@ -33,6 +38,7 @@ _MODELS_KEPT = 100
 
 # A quote inside a string of the answer is escaped, so an unescaped one is the answer's own.
 _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
+_TIMINGS = re.compile(rb'(?<!\\)"timings"\s*:\s*(?=\{)')
 _MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
 _OLLAMA = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,15})')
 
@@ -96,7 +102,7 @@ class Counters:
             (
                 "tpw_hook_requests_without_usage_total",
                 "counter",
-                "Answers that did not say what they used: streams without stream_options.include_usage, aborted ones.",
+                "Requests whose answer did not say what it used: streams without include_usage, aborted ones.",
                 self.without_usage,
             ),
             ("tpw_hook_errors_total", "counter", "Answers that could not be looked at.", self.errors),
@@ -111,7 +117,7 @@ class AnswerWatch:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._watched = False
+        self._watched = True  # until the head says otherwise: an answer that never came says nothing either
         self._readable = False
         self._head = b""
         self._tail = bytearray()
@@ -119,19 +125,17 @@ class AnswerWatch:
 
     def begin(self, status: int, content_type: str, content_encoding: str) -> None:
         """The head of the answer. Refusals use nothing; what is compressed cannot be read."""
-        self._watched = 200 <= status < 300
-        kind = content_type.partition(";")[0].strip().lower()
-        self._readable = kind in _ANSWERS and content_encoding.strip().lower() in ("", "identity")
+        try:
+            self._judge(status, content_type, content_encoding)
+        except Exception:  # noqa: BLE001 - whatever is wrong with an answer, the server that gave it must not notice
+            self._counters.errors += 1
 
     def feed(self, piece: bytes) -> None:
         """A piece of the body, already on its way to the client."""
-        if not (self._watched and self._readable):
-            return
-        if len(self._head) < _HEAD_BYTES:
-            self._head += piece[: _HEAD_BYTES - len(self._head)]
-        self._tail += piece[-_TAIL_BYTES:]
-        if len(self._tail) > 2 * _TAIL_BYTES:
-            del self._tail[:-_TAIL_BYTES]
+        try:
+            self._keep(piece)
+        except Exception:  # noqa: BLE001 - as above
+            self._counters.errors += 1
 
     def end(self) -> None:
         """The answer is over, in whichever way."""
@@ -147,8 +151,22 @@ class AnswerWatch:
                 self._counters.add(model_of(head, tail), usage)
             else:
                 self._counters.without_usage += 1
-        except Exception:  # noqa: BLE001 - whatever is wrong with an answer, the server that gave it must not notice
+        except Exception:  # noqa: BLE001 - as above
             self._counters.errors += 1
+
+    def _judge(self, status: int, content_type: str, content_encoding: str) -> None:
+        self._watched = 200 <= status < 300
+        kind = content_type.partition(";")[0].strip().lower()
+        self._readable = kind in _ANSWERS and content_encoding.strip().lower() in ("", "identity")
+
+    def _keep(self, piece: bytes) -> None:
+        if not (self._watched and self._readable):
+            return
+        if len(self._head) < _HEAD_BYTES:
+            self._head += piece[: _HEAD_BYTES - len(self._head)]
+        self._tail += piece[-_TAIL_BYTES:]
+        if len(self._tail) > 2 * _TAIL_BYTES:
+            del self._tail[:-_TAIL_BYTES]
 
 
 def is_counted(method: str, path: str, ends: tuple[str, ...] = COUNTED_PATHS) -> bool:
@@ -164,17 +182,11 @@ def used(head: bytes, tail: bytes) -> dict[str, float]:
     said: dict[str, Any] = {}
     found: dict[str, float] = {}
     for text in (head, tail):
-        for match in _USAGE.finditer(text):
-            try:
-                usage, _ = json.JSONDecoder().raw_decode(
-                    text[match.end() : match.end() + _USAGE_BYTES].decode("utf-8", "replace")
-                )
-            except ValueError:
-                continue
+        for usage in _objects(_USAGE, text):
             said.update({name: value for name, value in usage.items() if value is not None})
         for name, digits in _OLLAMA.findall(text):
             found["prompt" if name == b"prompt_eval_count" else "output"] = float(digits)
-    return {**found, **_parts(said)}
+    return {**found, **_parts(said)} or _of_timings(_objects(_TIMINGS, tail))
 
 
 def model_of(head: bytes, tail: bytes) -> str:
@@ -188,6 +200,25 @@ def model_of(head: bytes, tail: bytes) -> str:
         return str(json.loads(b'"' + match[1] + b'"'))
     except ValueError:
         return ""
+
+
+def _objects(key: re.Pattern[bytes], text: bytes) -> list[dict[str, Any]]:
+    """The JSON objects that stand behind a key; what is cut off is left out."""
+    found = []
+    for match in key.finditer(text):
+        piece = text[match.end() : match.end() + _USAGE_BYTES].decode("utf-8", "replace")
+        with contextlib.suppress(ValueError):
+            found.append(json.JSONDecoder().raw_decode(piece)[0])
+    return found
+
+
+def _of_timings(timings: list[dict[str, Any]]) -> dict[str, float]:
+    """llama.cpp's own account of a request (llama-server b11669): ``prompt_n`` was computed, ``cache_n`` was not."""
+    last = timings[-1] if timings else {}
+    computed, cached, output = (_number(last.get(name)) for name in ("prompt_n", "cache_n", "predicted_n"))
+    if computed is None or output is None:
+        return {}
+    return {"prompt": computed + (cached or 0.0), "cached": cached or 0.0, "output": output}
 
 
 def _parts(usage: Mapping[str, Any]) -> dict[str, float]:

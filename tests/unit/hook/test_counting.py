@@ -210,3 +210,26 @@ def test_the_page_says_when_its_counters_began():
 )
 def test_which_requests_make_tokens(method: str, path: str, counted: bool):
     assert is_counted(method, path) is counted
+
+
+def test_llamacpp_says_in_its_timings_what_was_not_asked_for():
+    """As llama-server b11669 ends a stream without stream_options."""
+    timings = {"cache_n": 30, "prompt_n": 1, "prompt_ms": 252.7, "predicted_n": 3, "predicted_ms": 25.5}
+    body = sse({"model": "m", "choices": [{"delta": {}}], "timings": timings}, "[DONE]")
+    assert totals(watch(body, content_type="text/event-stream")) == {
+        "prompt": 31.0,
+        "cached_input": 30.0,
+        "output": 3.0,
+        "requests": 1.0,
+    }
+
+
+def test_usage_beats_timings():
+    answer = {**OPENAI, "timings": {"cache_n": 1, "prompt_n": 1, "predicted_n": 999}}
+    assert totals(watch(json.dumps(answer).encode()))["output"] == 12.0
+
+
+def test_an_answer_that_never_came_does_not_say_what_it_used():
+    counters = Counters()
+    AnswerWatch(counters).end()
+    assert counters.without_usage == 1

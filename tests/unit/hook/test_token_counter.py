@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tpw.hook import TokenCounter
+from tpw.hook import TokenCounter, counting
 from tpw.hook.counting import AnswerWatch
 from tpw.model import Load, Role
 from tpw.tokens.engines import TPW_HOOK
@@ -137,3 +137,17 @@ def test_a_client_that_leaves_in_the_middle_is_an_answer_that_does_not_say():
     with pytest.raises(OSError, match="client is gone"):
         asyncio.run(counter({"type": "http", "path": "/v1/completions", "method": "POST"}, None, gone))  # type: ignore[arg-type]
     assert b"\ntpw_hook_requests_without_usage_total 1\n" in counter.page()
+
+
+@pytest.mark.parametrize("fault", ["_judge", "_keep", "add", "used", "model_of"])
+def test_no_fault_in_counting_reaches_the_server(fault: str, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    place = {"add": counting.Counters, "used": counting, "model_of": counting}.get(fault, AnswerWatch)
+    monkeypatch.setattr(place, fault, broken)
+    server = answering(json.dumps(USAGE).encode())
+    app = TokenCounter(server)
+    assert call(app) == call(server)
+    assert b"\ntpw_hook_requests_running 0\n" in app.page()
+    assert b"\ntpw_hook_errors_total 0\n" not in app.page()
