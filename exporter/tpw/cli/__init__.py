@@ -23,7 +23,10 @@ _CONFIG_FLAG = "config.file"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: ``module`` has ``run(arguments, setting) -> exit status`` and may have ``options(parser)``."""
+    """One command: ``module`` has ``run(arguments, setting) -> exit status`` and may have ``options(parser)``.
+
+    It may also have ``FLAGS``: those of the settings it takes, with defaults of its own; it then reads no file.
+    """
 
     name: str
     module: str
@@ -36,6 +39,7 @@ COMMANDS = (
     Command("probe", "tpw.cli.probe", "one look at this machine: GPUs, meters, servers, who owns what, the price now"),
     Command("demo", "tpw.cli.demo", "the real pipeline over simulated GPUs and a simulated server"),
     Command("top", "tpw.cli.top", "a live table of a running daemon"),
+    Command("proxy", "tpw.cli.proxy", "a reverse proxy that counts tokens, before a server that publishes no counters"),
 )
 
 
@@ -47,24 +51,32 @@ class Setting:
     overrides: tuple[Override, ...]
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def _shared(own: Mapping[str, str] | None) -> argparse.ArgumentParser:
+    """The settings a command takes: all, or ``own`` with their own defaults ("" is the usual one)."""
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("settings", "Each is an environment variable too: --log.level is TPW_LOG_LEVEL.")
-    group.add_argument(
-        f"--{_CONFIG_FLAG}",
-        metavar="FILE",
-        default=None,
-        help="The configuration file (YAML). Without one, the defaults.",
-    )
+    if own is None:
+        group.add_argument(
+            f"--{_CONFIG_FLAG}",
+            metavar="FILE",
+            default=None,
+            help="The configuration file (YAML). Without one, the defaults.",
+        )
     for flag in flags():
-        default = "" if flag.default is None else f" Default: {flag.default}."
+        if own is not None and flag.name not in own:
+            continue
+        default = (own or {}).get(flag.name) or flag.default
         group.add_argument(
             f"--{flag.name}",
             dest=flag.name,
             metavar="VALUE",
             default=None,
-            help=(flag.help + default).replace("%", "%%"),
+            help=(flag.help + ("" if default is None else f" Default: {default}.")).replace("%", "%%"),
         )
+    return shared
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tpw-exporter",
         description="Tokens per watt and cost per token of inference servers, for Prometheus.",
@@ -76,14 +88,14 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
+        module = import_module(command.module) if command.name == words[0] else None
         added = commands.add_parser(
             command.name,
-            parents=[shared],
+            parents=[_shared(getattr(module, "FLAGS", None))],
             help=command.summary,
             description=command.summary.capitalize() + ".",
             allow_abbrev=False,
         )
-        module = import_module(command.module) if command.name == words[0] else None
         options: Callable[[argparse.ArgumentParser], None] | None = getattr(module, "options", None)
         if options is not None:
             options(added)
@@ -104,9 +116,11 @@ def _command_first(argv: Sequence[str]) -> list[str]:
 
 def setting_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Setting:
     """What was said beyond the file, and which file."""
-    given = {flag.name: getattr(arguments, flag.name) for flag in flags()}
-    config_file = getattr(arguments, _CONFIG_FLAG) or environment.get(environment_name(_CONFIG_FLAG)) or None
-    return Setting(config_file, overrides(given, environment))
+    given = vars(arguments)
+    taken = [flag for flag in flags() if flag.name in given]
+    config_file = given.get(_CONFIG_FLAG) or environment.get(environment_name(_CONFIG_FLAG)) or None
+    said = overrides({flag.name: given[flag.name] for flag in taken}, environment)
+    return Setting(config_file, tuple(each for each in said if each.path in {flag.path for flag in taken}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from textwrap import wrap
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from tpw.config.problems import ConfigError
 from tpw.exposition import figures
 from tpw.exposition.figures import UNKNOWN
 
@@ -64,7 +65,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     group = parser.add_argument_group("top")
     group.add_argument(
-        "--url", default="", help="Address of the daemon. Default: where this configuration would listen."
+        "--url",
+        default="",
+        help="Address of the daemon, such as http://127.0.0.1:10101. Default: where a daemon with this configuration"
+        " listens, by http.",
     )
     group.add_argument("--once", action="store_true", help="Print one table and end.")
     group.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="Between two looks. Default: 1.")
@@ -76,10 +80,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
     """Show the table until told to end. 1 when ``--once`` gets no answer."""
-    listens = next((override.text for override in setting.overrides if override.path == "web.listen_address"), "")
-    url = str(arguments.url or _local(listens))
     try:
+        url = str(arguments.url or _local(_listen_address(setting)))
         fetch = fetcher(url, headers_file=arguments.headers_file, ca_file=arguments.ca_file)
+    except ConfigError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 2
     except (OSError, ValueError) as error:
         print(f"tpw-exporter top: {error}", file=sys.stderr)
         return 2
@@ -91,6 +97,15 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
 def top(url: str) -> int:
     """Show the table of the daemon at an address until told to end."""
     return live(url, fetcher(url), 1.0)
+
+
+def _listen_address(setting: Setting) -> str:
+    """Where a daemon with this configuration listens. Raises ConfigError."""
+    if setting.config_file is None:  # what follows costs memory and time, which a look at the default need not
+        return next((override.text for override in setting.overrides if override.path == "web.listen_address"), "")
+    from tpw.cli.configuration import configuration
+
+    return configuration(setting).web.listen_address
 
 
 def _local(listen_address: str) -> str:

@@ -1,0 +1,166 @@
+"""``tpw-exporter proxy``: the counting reverse proxy before a server that publishes no counters of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from tpw import __version__, logs
+from tpw.cli.configuration import print_problems
+from tpw.config.flags import environment_name
+from tpw.config.load import load
+from tpw.config.problems import ConfigError
+from tpw.hook.proxy import METRICS_PATH, Upstream, serve_proxy
+
+if TYPE_CHECKING:
+    from tpw.cli import Setting
+
+FLAGS = {"web.listen-address": "127.0.0.1:11435", "web.telemetry-path": METRICS_PATH, "log.level": "", "log.format": ""}
+"""The daemon's flags that this command takes as well, and its own defaults for them; "" is the daemon's."""
+
+_SWITCH = {"true": True, "1": True, "false": False, "0": False, "": False}
+_log = structlog.get_logger("tpw")
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What the command's own flags and their variables say."""
+
+    upstream: Upstream
+    ask_for_usage: bool
+    grace_seconds: float
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    group = parser.add_argument_group("proxy", "Environment variables as well: --upstream is TPW_UPSTREAM.")
+    group.add_argument(
+        "--upstream", metavar="URL", help="Base address of the server, such as http://127.0.0.1:11434. Required."
+    )
+    group.add_argument(
+        "--upstream.ca-file",
+        dest="upstream.ca-file",
+        metavar="FILE",
+        help="Certificates (PEM) to trust for an https:// upstream, instead of the system's.",
+    )
+    group.add_argument(
+        "--inject-usage",
+        dest="inject-usage",
+        action="store_const",
+        const="true",
+        help="Add stream_options.include_usage to OpenAI-compatible streams that lack it, and take the extra event out of"
+        " the answer again. Without it, requests are not touched, and such streams are counted only where the server says"
+        " what they used all the same.",
+    )
+    group.add_argument(
+        "--shutdown-grace",
+        dest="shutdown-grace",
+        metavar="SECONDS",
+        help="How long answers may go on after SIGTERM. Default: 25.",
+    )
+
+
+def run(arguments: argparse.Namespace, setting: Setting) -> int:
+    """Serve until told to end. 1 when the address cannot be listened on."""
+    given = {override.path for override in setting.overrides}
+    try:
+        config = load("", "<proxy>", overrides=setting.overrides)
+        settings = _settings(vars(arguments), os.environ)
+    except ConfigError as error:
+        print_problems(error)
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"tpw-exporter proxy: {error}", file=sys.stderr)
+        return 2
+    web = config.web
+    if "web.listen_address" not in given:
+        web = replace(web, listen_address=FLAGS["web.listen-address"])
+    if "web.telemetry_path" not in given:
+        web = replace(web, telemetry_path=FLAGS["web.telemetry-path"])
+    logs.configure(config.log.level, config.log.format)
+    try:
+        asyncio.run(_serve(settings, web.listen_address, web.telemetry_path))
+    except OSError as error:
+        _log.error("cannot listen", address=web.listen_address, detail=str(error))
+        return 1
+    _log.info("proxy stopped")
+    return 0
+
+
+def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
+    """Raises ValueError, OSError; the message names the flag."""
+
+    def said(name: str) -> str:
+        return str(given[name] if given[name] is not None else environment.get(environment_name(name), ""))
+
+    address = said("upstream")
+    if not address:
+        raise ValueError("say where the server is: --upstream=http://HOST:PORT, or TPW_UPSTREAM")
+    ca_file = said("upstream.ca-file") or None
+    try:
+        upstream = Upstream.at(address, ca_file=ca_file)
+    except ValueError as error:
+        raise ValueError(f"--upstream: {error}") from None
+    except OSError as error:
+        raise ValueError(f"--upstream.ca-file: {ca_file}: {error}") from None
+    switch = said("inject-usage").lower()
+    if switch not in _SWITCH:
+        raise ValueError(f"{environment_name('inject-usage')} is true or false, not {switch!r}")
+    grace = said("shutdown-grace") or "25"
+    try:
+        grace_seconds = float(grace)
+    except ValueError:
+        grace_seconds = -1.0
+    if not 0.0 <= grace_seconds <= 86400.0:
+        raise ValueError(f"--shutdown-grace is a number of seconds up to a day, not {grace!r}")
+    return _Settings(upstream, _SWITCH[switch], grace_seconds)
+
+
+async def _serve(settings: _Settings, listen_address: str, metrics_path: str) -> None:
+    stop = asyncio.Event()
+    server = asyncio.current_task()
+    assert server is not None  # noqa: S101 - a coroutine of asyncio.run has one
+
+    def end() -> None:
+        if stop.is_set():  # told twice: wait no longer
+            server.cancel()
+        else:
+            _log.info("proxy stopping", grace_seconds=settings.grace_seconds)
+            stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+
+    def ready(host: str, port: int) -> None:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        behind = f"{settings.upstream.host}:{settings.upstream.port}"
+        _log.info("proxy started", version=__version__, address=address, upstream=behind, pid=os.getpid())
+
+    def reached(why: str) -> None:
+        if why:
+            _log.warning("upstream down", upstream=settings.upstream.authority, detail=why)
+        else:
+            _log.info("upstream up again", upstream=settings.upstream.authority)
+
+    try:
+        await serve_proxy(
+            settings.upstream,
+            listen_address,
+            metrics_path=metrics_path,
+            ask_for_usage=settings.ask_for_usage,
+            ready=ready,
+            reached=reached,
+            stop=stop,
+            grace_seconds=settings.grace_seconds,
+        )
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise

@@ -1,0 +1,105 @@
+"""The command line: what each command takes, and what it says when it is called wrongly."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.servers import clean_environment, exporter_command, free_port
+from tpw.cli import COMMANDS, main
+
+README = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+
+
+def help_of(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
+    text = help_of(capsys=capsys)
+    assert {command.name for command in COMMANDS if f" {command.name} {command.summary}" in text} == {
+        command.name for command in COMMANDS
+    }
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_every_command_has_a_help_and_a_line_in_the_readme(name: str, capsys: pytest.CaptureFixture[str]):
+    text = help_of(name, capsys=capsys)
+    assert f"usage: tpw-exporter {name} " in text
+    assert "--log.level VALUE" in text
+    assert re.search(rf"^\| `tpw-exporter {name}\b[^|]*\| ", README, re.MULTILINE)
+
+
+def test_proxy_takes_only_what_concerns_it_and_says_its_own_defaults(capsys: pytest.CaptureFixture[str]):
+    text = help_of("proxy", capsys=capsys)
+    assert "--config.file" not in text
+    assert "--state.dir" not in text
+    assert "Address to listen on. Default: 127.0.0.1:11435." in text
+    assert "Path of the metrics. Default: /tpw/metrics." in text
+    assert "Least severity that is written. Default: info." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ((), {}, "say where the server is: --upstream=http://HOST:PORT, or TPW_UPSTREAM"),
+        (("--upstream=here",), {}, "--upstream: not the base address of a server: 'here'"),
+        (("--upstream=http://x:99999",), {}, "--upstream: "),
+        ((), {"TPW_UPSTREAM": "http://x/v1"}, "--upstream: not the base address of a server: 'http://x/v1'"),
+        (("--upstream=https://x", "--upstream.ca-file=/nowhere.pem"), {}, "--upstream.ca-file: /nowhere.pem: "),
+        (("--upstream=http://x", "--web.listen-address=80"), {}, "should be host:port"),
+        (("--upstream=http://x", "--web.telemetry-path=x"), {}, "a path that starts with /"),
+        (("--upstream=http://x", "--log.level=loud"), {}, "--log.level"),
+        (("--upstream=http://x", "--shutdown-grace=soon"), {}, "--shutdown-grace is a number of seconds"),
+        (("--upstream=http://x",), {"TPW_INJECT_USAGE": "maybe"}, "TPW_INJECT_USAGE is true or false, not 'maybe'"),
+    ],
+)
+def test_proxy_refuses_what_cannot_be_meant(
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["proxy", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_proxy_does_not_mind_variables_that_are_the_daemons(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TPW_STATE_DIR", "relative and wrong")
+    monkeypatch.setenv("TPW_CONFIG_FILE", "/nowhere.yaml")
+    assert main(["proxy"]) == 2
+    assert capsys.readouterr().err.startswith("tpw-exporter proxy: say where the server is")
+
+
+def test_top_asks_where_a_daemon_with_this_configuration_listens(tmp_path: Path):
+    port = free_port()
+    file = tmp_path / "tpw.yaml"
+    file.write_text(f"web: {{listen_address: ':{port}'}}\n")
+    done = subprocess.run(
+        exporter_command("top", "--once", f"--config.file={file}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
+    )
+    assert done.returncode == 1
+    assert f"http://127.0.0.1:{port}/api/v1/status does not answer" in done.stderr
+
+
+def test_top_says_what_is_wrong_with_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "tpw.yaml"
+    file.write_text("webb: {}\n")
+    assert main(["top", "--once", f"--config.file={file}"]) == 2
+    assert f"{file}:1:1: webb" in capsys.readouterr().err
