@@ -4,6 +4,9 @@ Two scenes: 8 GPUs alone, and 8 GPUs with 8 servers whose pages are vLLM's (50 K
 seconds per 100 s (of the process, all threads, no scrapes in that time), resident memory at the end, NVML calls per
 second, scrape latency of 200 requests over one connection (median, p99), poll lag, and the time from start to ready.
 
+Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
+time of reading one of vLLM's pages (:mod:`bench.counting`).
+
 The figures are of this machine and this moment; nothing fails here when a goal is missed.
 """
 
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import counting
 from fakenvml import FakeNvml
 
 GOALS = {
@@ -166,15 +170,19 @@ def free_port() -> int:
 
 
 def main() -> None:
-    """Both scenes."""
+    """All scenes."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
-    parser.add_argument("--scene", choices=[*GOALS, "both"], default="both")
+    parser.add_argument("--scene", choices=[*GOALS, "counting", "all"], default="all")
     arguments = parser.parse_args()
+    if arguments.scene in ("counting", "all"):
+        counting.table()
+    if arguments.scene == "counting":
+        return
     heads = ["CPU s/100 s", "RSS MiB", "NVML calls/s", "median ms", "p99 ms", "lag ms", "start s", "series", "bytes"]
     print(f"{'scene':<10}" + "".join(f"{head:>15}" for head in heads))
     for name, goal in GOALS.items():
-        if arguments.scene not in (name, "both"):
+        if arguments.scene not in (name, "all"):
             continue
         servers = None
         ports: list[int] = []
