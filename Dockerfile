@@ -1,5 +1,5 @@
 # The exporter in two stages: the wheel and its pinned requirements are installed into /opt/tpw, and only that is copied
-# into an image without compilers or caches. The base has glibc because the NVIDIA container runtime injects the
+# into an image without compilers or caches. The extras for basic auth and holidays are in it: nobody can add them later. The base has glibc because the NVIDIA container runtime injects the
 # driver's libnvidia-ml.so.1, which is linked against it.
 ARG PYTHON_VERSION=3.13
 
@@ -8,7 +8,7 @@ WORKDIR /src
 COPY requirements/ requirements/
 RUN python -m venv /opt/build && python -m venv /opt/tpw \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
- && /opt/tpw/bin/pip install --no-cache-dir --require-hashes -r requirements/runtime.txt
+ && /opt/tpw/bin/pip install --no-cache-dir --require-hashes -r requirements/image.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter/ exporter/
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /src/dist . \

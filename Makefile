@@ -124,8 +124,9 @@ lock: ## Resolve requirements/*.txt anew
 	$(PYTHON) -m venv $(CACHE)/lock
 	$(CACHE)/lock/bin/python -m pip --disable-pip-version-check -q install uv
 	$(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(LOCK) pyproject.toml --extra auth --extra holidays -c requirements/runtime.txt -o requirements/image.txt
 	$(LOCK) requirements/build.in -o requirements/build.txt
-	$(LOCK) pyproject.toml --all-extras requirements/dev.in -c requirements/runtime.txt -c requirements/build.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml --all-extras requirements/dev.in -c requirements/image.txt -c requirements/build.txt -o requirements/dev.txt
 
 ##@ Housekeeping
 

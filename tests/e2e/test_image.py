@@ -91,6 +91,14 @@ def test_image_keeps_neither_pip_nor_sources(image):
     assert "/opt/build" not in listing
 
 
+def test_image_can_do_basic_auth_and_knows_holidays(image):
+    image.run(
+        "python",
+        "-c",
+        "import bcrypt, holidays; bcrypt.hashpw(b'x', bcrypt.gensalt(4)); holidays.country_holidays('DE')",
+    )
+
+
 def test_books_can_be_written_where_the_volume_is(image):
     assert image.run("sh", "-c", "touch $TPW_STATE_DIR/books && stat --format=%u $TPW_STATE_DIR/books") == "10101"
 

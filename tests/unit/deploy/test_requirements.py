@@ -40,9 +40,20 @@ def test_everything_is_pinned_and_hashed(path):
 
 def test_the_larger_file_agrees_with_the_smaller_ones():
     all_of_it = pins(ROOT / "requirements" / "dev.txt")
-    for name in ("runtime.txt", "build.txt"):
+    for name in ("runtime.txt", "image.txt", "build.txt"):
         part = pins(ROOT / "requirements" / name)
         assert {each: all_of_it.get(each) for each in part} == part
+
+
+def test_the_image_has_what_the_settings_need_that_ask_for_more():
+    """Basic auth and calendars of holidays: in a container nobody can install them later."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    image, runtime = pins(ROOT / "requirements" / "image.txt"), pins(ROOT / "requirements" / "runtime.txt")
+    assert image.items() >= runtime.items()
+    for extra in ("auth", "holidays"):
+        for requirement in map(Requirement, project["optional-dependencies"][extra]):
+            assert requirement.specifier.contains(image[requirement.name])
+    assert "-r requirements/image.txt" in (ROOT / "Dockerfile").read_text()
 
 
 def test_pinned_versions_satisfy_what_the_package_asks_for():
