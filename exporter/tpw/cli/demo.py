@@ -16,6 +16,15 @@ from tpw.config.problems import ConfigError
 from tpw.power.simulated import SimulatedMeter
 from tpw.simulation import SimulatedServer
 
+FLAGS = {
+    "web.listen-address": "",
+    "web.telemetry-path": "",
+    "web.config.file": "",
+    "log.level": "warning",
+    "log.format": "",
+}
+"""It brings its own configuration and keeps nothing: no file, no state directory."""
+
 _CONFIG = """
 accelerators: [simulated]
 host: {{meters: []}}

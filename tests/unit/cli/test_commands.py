@@ -45,6 +45,14 @@ def test_proxy_takes_only_what_concerns_it_and_says_its_own_defaults(capsys: pyt
     assert "Least severity that is written. Default: info." in text
 
 
+def test_demo_takes_no_file_since_it_brings_its_own(capsys: pytest.CaptureFixture[str]):
+    assert "--state.dir" not in help_of("demo", capsys=capsys)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--config.file=mine.yaml"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --config.file=mine.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
