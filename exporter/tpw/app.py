@@ -118,6 +118,7 @@ class Daemon:
         self._owners: dict[str, Ownership] = {}
         self._owners_of: tuple[object, ...] = ()
         self._owner_notes: tuple[str, ...] = ()
+        self._server_notes: dict[str, str] = {}
 
         self._scheduler = Scheduler()
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -253,6 +254,7 @@ class Daemon:
         deadline = begun + patience_seconds
         reading = _merged([poller.finish(deadline) for poller in self._accelerators])
         looks = self._tokens.finish(deadline)
+        self._take_notes(looks)
         hosts = tuple(sample for host in self._hosts for sample in _host_samples(host))
         at = Instant(self._clock(), self._wall())
 
@@ -288,6 +290,14 @@ class Daemon:
             if poller.fatal is not None:
                 self.fatal = poller.fatal
         self._notice_departures()
+
+    def _take_notes(self, looks: Sequence[ServerReading | ServerFault]) -> None:
+        """What servers could tell and do not, said once each."""
+        for look in looks:
+            if isinstance(look, ServerReading) and look.note != self._server_notes.get(look.server, ""):
+                if look.note:
+                    _log.warning("not all is told", server=look.server, detail=look.note)
+                self._server_notes[look.server] = look.note
 
     def _take_mail(self) -> None:
         while True:
@@ -551,6 +561,9 @@ class Daemon:
 
     def _notes(self) -> tuple[str, ...]:
         notes = [*self._given_notes, *self._owner_notes, *self._census.problems]
+        notes += [
+            f"server {name}: {note}" for name, note in self._server_notes.items() if note and name in self._claims
+        ]
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._store_down:

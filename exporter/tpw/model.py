@@ -267,6 +267,18 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """Output tokens of requests that are being worked on, which no counter of the server holds yet.
+
+    Read after the counters: a request that ends in between is then in neither, never in both, so that counter and these
+    together are at most what was generated.
+    """
+
+    model: str
+    output_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkSeries:
     """A counter of work where tokens are not the measure (audio seconds, images, requests)."""
 
@@ -294,6 +306,9 @@ class ServerReading:
     work: tuple[WorkSeries, ...] = ()
     started_wall_seconds: float | None = None
     """When the process behind the counters began, where that is known."""
+    in_flight: tuple[InFlight, ...] = ()
+    note: str = ""
+    """What this server could tell and does not, and how to let it; "" where nothing is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,9 +167,9 @@ class Llama:
         body = {"prompt": prompt, "max_tokens": tokens, "ignore_eos": True, **options}
         return dict(http_post_json(f"{self.url}/v1/completions", body)["usage"])
 
-    def stream(self, prompt: str, tokens: int) -> Iterator[bytes]:
+    def stream(self, prompt: str, tokens: int, **options: object) -> Iterator[bytes]:
         """The lines of a streamed completion as they come. Closing the iterator drops the connection."""
-        body = {"prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
+        body = {"prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True, **options}
         request = urllib.request.Request(
             f"{self.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

@@ -3,6 +3,10 @@
 Rises are taken series by series, then summed: with several ranks one may restart while the others grow. A counter that
 fell began again at 0, so what it shows is its rise. A server seen for the first time tells a baseline, not a rise, unless
 its process began while it was being watched. The kinds are then made disjoint.
+
+Tokens of requests in work, where a server tells them, come on top of what its counter rose by. They may go away uncounted
+(a server that is killed takes its requests with it): what was told stands, because a counter never falls, and the server's
+next tokens fill it up first. So the total is the rise of the server's own counters again as soon as they have passed it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from tpw.ledger.books import ServerAccount
-from tpw.model import UNKNOWN_MODEL, Role, ServerReading, TokenKind
+from tpw.model import UNKNOWN_MODEL, InFlight, Role, ServerReading, TokenKind
 
 _TOKEN_ROLES = (Role.OUTPUT, Role.INPUT, Role.PROMPT, Role.CACHED_INPUT)
 
@@ -78,8 +82,9 @@ def count(account: ServerAccount, reading: ServerReading) -> Count:
         moved = moved or rise > 0.0
 
     # Nothing rose and nothing is new: the kinds are what they were.
-    same = not moved and counted.keys() == account.counted.keys()
-    tokens = account.tokens if same else _disjoint(counted, account.tokens)
+    same = not moved and not reading.in_flight and counted.keys() == account.counted.keys()
+    tokens = account.tokens if same else _disjoint(_with(counted, reading.in_flight), account.tokens)
+    moved = moved or (bool(reading.in_flight) and tokens != account.tokens)
     risen = (
         {
             slot: total - account.tokens.get(slot, 0.0)
@@ -106,6 +111,16 @@ def count(account: ServerAccount, reading: ServerReading) -> Count:
         models=models,
     )
     return Count(updated, risen, moved)
+
+
+def _with(counted: Mapping[tuple[str, Role], float], in_flight: Iterable[InFlight]) -> Mapping[tuple[str, Role], float]:
+    """What the counters rose by, and what is on its way into them."""
+    total = dict(counted)
+    for one in in_flight:
+        slot = (one.model or UNKNOWN_MODEL, Role.OUTPUT)
+        if slot in total:
+            total[slot] += one.output_tokens
+    return total
 
 
 def _models(reading: ServerReading, account: ServerAccount) -> tuple[str, ...]:

@@ -94,6 +94,25 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Where an engine, whose output counter moves when a request ends, tells how far the requests in work are: a JSON list.
+
+    Args:
+        path: beside the page: ``/slots`` for a page at ``/metrics``. Asked only while requests are running.
+        busy: key of an entry that is true while it works.
+        identity: keys of an entry that together name its request.
+        tokens: where an entry has its output tokens so far; the first that is there.
+        note: what to tell where it is switched off.
+    """
+
+    path: str
+    busy: str
+    identity: tuple[str, ...]
+    tokens: tuple[tuple[str | int, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Processes:
     """How an engine's processes are called.
 
@@ -138,6 +157,8 @@ class Dialect:
     model_source: tuple[Lookup, ...] = ()
     """Where the model's name is, for engines whose series do not carry it."""
     version_source: tuple[Lookup, ...] = ()
+    progress: Progress | None = None
+    """Where output tokens of requests in work are told, which the counter takes over when they end, however they end."""
     processes: Processes = Processes()
     enable: str = ""
     """How to switch the counters on, in words, for the hint of an error."""

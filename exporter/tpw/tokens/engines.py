@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tpw.model import Cadence, Role
-from tpw.tokens.dialects import Candidate, Climb, Dialect, Kind, Level, Lookup, Mark, Processes, Work
+from tpw.tokens.dialects import Candidate, Climb, Dialect, Kind, Level, Lookup, Mark, Processes, Progress, Work
 
 STEP, CHUNK, FINISH = Cadence.STEP, Cadence.CHUNK, Cadence.FINISH
 
@@ -145,6 +145,8 @@ SGLANG = Dialect(
 # ggml-org/llama.cpp: tools/server/README.md, tools/server/server-http.cpp; measured against b11669.
 # prompt_tokens_total excludes cached tokens, and moves with the prompt; tokens_predicted_total moves when a request ends.
 # The *_seconds gauges are averages since the last scrape by anyone: never used. n_tokens_max is a maximum typed counter.
+# /slots tells how far each request is (next_token is a list, in older builds a mapping); when a request ends, also by a
+# client that goes away, the counter rises by exactly its n_decoded. Reading /slots resets nothing.
 LLAMACPP = Dialect(
     name="llamacpp",
     mark=Mark(any_prefix=("llamacpp:",)),
@@ -159,6 +161,13 @@ LLAMACPP = Dialect(
     model_labels=("model",),
     model_source=(Lookup("/v1/models", ("data", 0, "id")), Lookup("/props", ("model_path",))),
     version_source=(Lookup("/props", ("build_info",)),),
+    progress=Progress(
+        path="/slots",
+        busy="is_processing",
+        identity=("id", "id_task"),
+        tokens=(("next_token", 0, "n_decoded"), ("next_token", "n_decoded")),
+        note="start llama-server with --slots (or without --no-slots) to see tokens while requests are running",
+    ),
     processes=Processes(listener=("llama-server",), gpu=("llama-server",), climb=Climb.SELF),
     enable="start llama-server with --metrics (or LLAMA_ARG_ENDPOINT_METRICS=1, which Ollama hands on to its child too)",
 )

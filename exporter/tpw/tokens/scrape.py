@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from tpw.model import Cadence, Reason, ServerReading, SourceError
-from tpw.tokens.dialects import Dialect, Lookup
+from tpw.model import Cadence, InFlight, Reason, Role, ServerReading, SourceError
+from tpw.tokens.dialects import Dialect, Lookup, Progress
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS
 from tpw.tokens.http import Answer, Connection, Tls
 from tpw.tokens.page import Page
+from tpw.tokens.progress import Requests, Takeover, requests_in
 from tpw.tokens.reading import DialectReader, PageReading, bears, recognise
 
 ACCEPT = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"
@@ -31,6 +32,8 @@ _MOST_REDIRECTS = 3
 _LOOK_UP_AGAIN_SECONDS = 60.0
 _LOOK_UP_TIMEOUT_SECONDS = 1.0
 _LOOK_UP_MAX_BYTES = 1 << 20
+_SLOW_SECONDS = 10.0
+_MISTRUSTED_SECONDS = 3600.0
 
 
 class OsProcess(Protocol):
@@ -101,6 +104,8 @@ class ScrapeSource:
         self._cadence = cadence
         self._process = process
         self._looked_up = _LookedUp()
+        self._takeover = Takeover()
+        self._progress_off = _Off()
 
     @property
     def dialect(self) -> Dialect | None:
@@ -119,17 +124,21 @@ class ScrapeSource:
         if self._look_up(reader.dialect, found, deadline):
             found = reader.read(page)
         identity, started = self._identity(found)
+        in_flight = self._in_flight(reader.dialect, found, deadline)
+        live = reader.dialect.progress is not None and not self._progress_off.note and found.cadence is Cadence.FINISH
         return ServerReading(
             server=self.name,
             at_seconds=answer.at_seconds,
             engine=reader.dialect.name,
-            cadence=self._cadence or found.cadence,
+            cadence=self._cadence or (Cadence.STEP if live else found.cadence),
             version=self._looked_up.version,
             identity=identity,
             series=found.series,
             loads=found.loads,
             work=found.work,
             started_wall_seconds=started,
+            in_flight=in_flight,
+            note=self._progress_off.note,
         )
 
     def close(self) -> None:
@@ -258,6 +267,54 @@ class ScrapeSource:
             dialect.enable,
         )
 
+    # -------------------------------------------------------------------------------------------- requests in work
+
+    def _in_flight(self, dialect: Dialect, found: PageReading, deadline: float) -> tuple[InFlight, ...]:
+        """Output tokens that the counters of the page do not hold yet, where the engine tells them."""
+        output = [series for series in found.series if series.role is Role.OUTPUT]
+        models = {series.model for series in output}
+        if dialect.progress is None or found.cadence is not Cadence.FINISH or len(models) != 1:
+            return ()
+        requests: Requests | None = {}
+        if any(load.running for load in found.loads):
+            requests = self._requests(dialect.progress, deadline)
+        if requests is None:
+            self._takeover = Takeover()
+            return ()
+        if not self._takeover.holds(sum(series.value for series in output), requests):
+            self._progress_off = _Off(
+                f"{self._connection.origin}: its output counter did not take over the tokens of a request that ended, so"
+                " tokens are counted when requests end",
+                self._clock() + _MISTRUSTED_SECONDS,
+            )
+            return ()
+        tokens = sum(requests.values())
+        return (InFlight(models.pop(), tokens),) if tokens else ()
+
+    def _requests(self, progress: Progress, deadline: float) -> Requests | None:
+        """The requests in work; None where they are not known at this look."""
+        off = self._progress_off
+        left = min(deadline - self._clock(), _LOOK_UP_TIMEOUT_SECONDS)
+        if self._clock() < off.until_seconds or left <= 0:
+            return None
+        path = _beside(self._target, progress.path)
+        try:
+            answer = self._connection.get(path, accept="application/json", timeout_seconds=left)
+        except SourceError:
+            # The page was read a moment ago. It may pass; but a page must not wait for this at every look.
+            self._progress_off = _Off(off.note, self._clock() + _SLOW_SECONDS)
+            return None
+        requests = requests_in(answer.body, progress) if answer.status == 200 else None
+        if requests is not None:
+            self._progress_off = _Off()
+            return requests
+        said = f"HTTP {answer.status}" if answer.status != 200 else "an answer of another form"
+        self._progress_off = _Off(
+            f"{self._connection.origin}{path}: {said}, so tokens are counted when requests end; {progress.note}",
+            self._clock() + _LOOK_UP_AGAIN_SECONDS,
+        )
+        return None
+
     # ------------------------------------------------------------------------------------------------- who it is
 
     def _identity(self, found: PageReading) -> tuple[str, float | None]:
@@ -332,6 +389,14 @@ class _LookedUp:
     version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Off:
+    """Why requests in work are not asked for, and until when."""
+
+    note: str = ""
+    until_seconds: float = float("-inf")
+
+
 _TELLING = (
     Reason.PERMISSION,
     Reason.UNAUTHORIZED,
@@ -355,6 +420,12 @@ def _telling(failed: tuple[str, SourceError]) -> tuple[int, bool]:
 def _full_path(url: str) -> str:
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _beside(page: str, path: str) -> str:
+    """The address of something that stands beside the page, with the page's own query (a router's model)."""
+    place, mark, query = page.partition("?")
+    return place.rpartition("/")[0] + path + mark + query
 
 
 def _base_name(model: str) -> str:
