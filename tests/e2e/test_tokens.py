@@ -1,4 +1,4 @@
-"""Tokens of real llama-servers, held against what their answers say they are: streamed, at once, given up, cached, twice."""
+"""Tokens of real llama-servers, held against what their answers say: streamed, at once, given up, cached, twice."""
 
 from __future__ import annotations
 

@@ -118,8 +118,7 @@ def _with(counted: Mapping[tuple[str, Role], float], in_flight: Iterable[InFligh
     total = dict(counted)
     for one in in_flight:
         slot = (one.model or UNKNOWN_MODEL, Role.OUTPUT)
-        if slot in total:
-            total[slot] += one.output_tokens
+        total[slot] = total.get(slot, 0.0) + one.output_tokens
     return total
 
 
@@ -146,6 +145,8 @@ def _disjoint(
         prompt = counted.get((model, Role.PROMPT))
         computed = counted.get((model, Role.INPUT))
         cached = counted.get((model, Role.CACHED_INPUT))
+        if computed is not None and prompt is not None and cached is None:
+            cached = max(0.0, prompt - computed)
         if computed is None and prompt is not None:
             if cached is not None:
                 cached = min(cached, prompt)

@@ -54,7 +54,8 @@ class Candidate:
 
     Args:
         name: the sample's name without the engine's prefix; for ``HISTOGRAM_SUM`` the name of the histogram.
-        match: label values the sample must have.
+        match: label values the sample must have; a label that stands twice may have either.
+        unless: label values that it must not have.
         cadence: when it moves, where that differs from the row's.
         role: what it counts, where that differs from its list's (a prompt counter that includes cached tokens stands in
             the ``input`` list with ``Role.PROMPT``).
@@ -65,6 +66,7 @@ class Candidate:
     match: tuple[tuple[str, str], ...] = ()
     cadence: Cadence | None = None
     role: Role | None = None
+    unless: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,9 @@ class Dialect:
     output: tuple[Candidate, ...] = ()
     input: tuple[Candidate, ...] = ()
     cached_input: tuple[Candidate, ...] = ()
+    prompt: tuple[Candidate, ...] = ()
+    """All prompt tokens, beside an ``input`` without the cached ones: for engines that count cached ones nowhere. Not a
+    sample that stands in ``input`` too: it would be counted twice."""
     requests: tuple[Candidate, ...] = ()
     running: tuple[Candidate, ...] = ()
     waiting: tuple[Candidate, ...] = ()
@@ -157,6 +162,8 @@ class Dialect:
     model_source: tuple[Lookup, ...] = ()
     """Where the model's name is, for engines whose series do not carry it."""
     version_source: tuple[Lookup, ...] = ()
+    live_output: tuple[Candidate, ...] = ()
+    """A counter of about the same tokens as ``output`` that moves at every step: what it is ahead by is in flight."""
     progress: Progress | None = None
     """Where output tokens of requests in work are told, which the counter takes over when they end, however they end."""
     processes: Processes = Processes()

@@ -98,7 +98,8 @@ RAY_SERVE = replace(
     enable="Ray publishes engine metrics on the node's --metrics-export-port; log_engine_metrics must be true",
 )
 
-# triton-inference-server/vllm_backend: src/utils/metrics.py
+# triton-inference-server/vllm_backend: src/utils/metrics.py. Versions of a model that are loaded side by side are engines
+# of their own: their tokens are added.
 TRITON_VLLM = replace(
     VLLM,
     name="triton_vllm",
@@ -106,28 +107,40 @@ TRITON_VLLM = replace(
     port=8002,
     late=True,
     model_labels=("model",),
-    pin=("version",),
+    pin=(),
     version_source=(),
     processes=Processes(listener=("tritonserver",), gpu=("tritonserver", "triton_python_backend_stub")),
     enable="Triton's vLLM backend publishes engine counters when the model's configuration sets REPORT_CUSTOM_METRICS",
 )
 
 # sgl-project/sglang: python/sglang/srt/observability/metrics_collector.py, srt/managers/tokenizer_manager.py.
-# realtime_tokens_total moves with every decode step and prefill batch, the others when a request has finished; it counts
-# the work of retracted requests again. Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor
-# rank, publishes a full copy; data-parallel ranks are real shards.
+# realtime_tokens_total moves with every decode step and prefill batch, the request counters when a request has finished.
+# Of output it counts decode steps only, without the token that each prefill makes (metrics_reporter.py): it shows what is
+# in flight, the request counter says what it was. Of prompts it counts the work of retracted requests again;
+# prefill_effective_tokens_total does not. A prefill instance makes one token of each request, which the decode instance
+# counts too. Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor rank, publishes a full copy;
+# data-parallel ranks are real shards.
 SGLANG = Dialect(
     name="sglang",
-    mark=Mark(any_prefix=("sglang:", "sglang_")),
-    prefixes=("sglang:", "sglang_"),
+    mark=Mark(any_prefix=("sglang:", "sglang_", "ray_sglang_", "ray_sglang:")),
+    prefixes=("sglang:", "sglang_", "ray_sglang_", "ray_sglang:"),
     port=30000,
     cadence=FINISH,
-    output=(_counter("realtime_tokens_total", ("mode", "decode"), cadence=STEP), _counter("generation_tokens_total")),
+    output=(Candidate("generation_tokens_total", unless=(("engine_type", "prefill"),)),),
+    live_output=(_counter("realtime_tokens_total", ("mode", "decode"), cadence=STEP),),
     input=(
+        _counter("prefill_effective_tokens_total", ("mode", "input"), cadence=STEP),
         _counter("realtime_tokens_total", ("mode", "prefill_compute"), cadence=STEP),
         _prompt("prompt_tokens_total"),
     ),
     cached_input=(
+        _counter(
+            "prefill_effective_tokens_total",
+            ("mode", "device_hit"),
+            ("mode", "host_hit"),
+            ("mode", "storage_hit"),
+            cadence=STEP,
+        ),
         _counter("realtime_tokens_total", ("mode", "prefill_cache"), cadence=STEP),
         _counter("cached_tokens_total"),
     ),
@@ -302,6 +315,7 @@ DYNAMO_WORKER = Dialect(
     port=8081,
     cadence=FINISH,
     output=_passed_on("output"),
+    live_output=_absolute(SGLANG, SGLANG.live_output),
     input=_passed_on("input"),
     cached_input=_passed_on("cached_input"),
     requests=_passed_on("requests"),
@@ -372,14 +386,16 @@ MISTRALRS = Dialect(
 )
 
 # mlc-ai/mlc-llm: cpp/serve/metrics.h, python/mlc_llm/serve/engine_base.py. `name<TAB>value` lines; a read runs a
-# small dummy request through the engine; only the first model is told.
+# small dummy request through the engine; only the first model is told. prefill_tokens_sum leaves cached prompt tokens out,
+# prompt_tokens_sum has them: the difference is what came from the cache.
 MLC_LLM = Dialect(
     name="mlc_llm",
     mark=Mark(all_series=("prompt_tokens_sum", "completion_tokens_sum", "engine_decode_time_sum")),
     port=8000,
     cadence=FINISH,
     output=(_counter("completion_tokens_sum"),),
-    input=(_counter("prefill_tokens_sum"), _prompt("prompt_tokens_sum")),
+    input=(_counter("prefill_tokens_sum"),),
+    prompt=(_prompt("prompt_tokens_sum"),),
     model_source=(Lookup("/v1/models", ("data", 0, "id")),),
     processes=Processes(listener=("mlc_llm",), climb=Climb.SELF),
     enable="MLC publishes its metrics at /metrics of mlc_llm serve",

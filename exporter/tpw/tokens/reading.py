@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tpw.model import UNKNOWN_MODEL, Cadence, Load, Role, TokenSeries, WorkSeries
+from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, WorkSeries
 from tpw.tokens.dialects import Candidate, Dialect, Kind, Mark
 from tpw.tokens.page import Page, labels_of
 
 _HEADS_KEPT = 4096
 """Label sets remembered per sample name. Far above what one engine has; a page of ever new labels must not fill memory."""
+
+_STILL_LOOKS = 5
 
 START_TIME = "process_start_time_seconds"
 """Written by the official client libraries about their own process: the identity of the counters behind the page."""
@@ -32,6 +34,7 @@ class PageReading:
     started_wall_seconds: float | None
     """When the process behind the page started, as the page says; None where it does not."""
     cadence: Cadence
+    in_flight: tuple[InFlight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,31 @@ class _Slot:
     heads: dict[bytes, _Head | None] = field(default_factory=dict)
 
 
+class _Ahead:
+    """By how much a live counter is ahead of the one that moves when requests end: what is in flight, of one model.
+
+    The two never agree exactly, so the difference is taken from where it was least, and anew whenever both have stood
+    still for some looks: nothing was in flight then.
+    """
+
+    __slots__ = ("_ended", "_least", "_live", "_still")
+
+    def __init__(self) -> None:
+        self._live = self._ended = -1.0
+        self._least = 0.0
+        self._still = 0
+
+    def tokens(self, live: float, ended: float) -> float:
+        """Output tokens in flight at this look."""
+        ahead = live - ended
+        if live < self._live or ended < self._ended or self._live < 0.0:
+            self._least = ahead  # the first look, or another process
+        self._still = self._still + 1 if (live, ended) == (self._live, self._ended) else 0
+        self._live, self._ended = live, ended
+        self._least = ahead if self._still >= _STILL_LOOKS else min(self._least, ahead)
+        return ahead - self._least
+
+
 class DialectReader:
     """Reads the pages of one server. Remembers what it chose and the label sets it has understood.
 
@@ -73,6 +101,10 @@ class DialectReader:
             for role in (Role.OUTPUT, Role.INPUT, Role.CACHED_INPUT, Role.REQUESTS)
             if dialect.candidates(role)
         }
+        if dialect.prompt:
+            self._roles[Role.PROMPT] = _Slot(dialect.prompt)
+        self._live = _Slot(dialect.live_output)
+        self._ahead: dict[str, _Ahead] = {}
         self._work = {work.unit: _Slot(work.candidates) for work in dialect.work}
         self._running = _Slot(dialect.running)
         self._waiting = _Slot(dialect.waiting)
@@ -80,6 +112,7 @@ class DialectReader:
     def read(self, page: Page) -> PageReading:
         """What the page says now. Never raises: what is not there is not in the reading."""
         series = self._series(page)
+        in_flight = self._in_flight(page, series) if self.dialect.live_output else ()
         return PageReading(
             series=series,
             loads=self._loads(page, {one.model for one in series}),
@@ -90,6 +123,7 @@ class DialectReader:
             ),
             started_wall_seconds=started(page),
             cadence=self._cadence(),
+            in_flight=in_flight,
         )
 
     def counts(self, page: Page) -> bool:
@@ -103,6 +137,19 @@ class DialectReader:
 
     def _counters(self) -> list[_Slot]:
         return [slot for role, slot in self._roles.items() if role is not Role.REQUESTS] + list(self._work.values())
+
+    def _in_flight(self, page: Page, series: tuple[TokenSeries, ...]) -> tuple[InFlight, ...]:
+        live: dict[str, float] = {}
+        for head, value in self._rows(page, self._live):
+            model = self._named(head)
+            live[model] = live.get(model, 0.0) + value
+        found = []
+        for model, value in live.items():
+            ended = sum(one.value for one in series if one.role is Role.OUTPUT and one.model == model)
+            tokens = self._ahead.setdefault(model, _Ahead()).tokens(value, ended)
+            if tokens:
+                found.append(InFlight(model, tokens))
+        return tuple(found)
 
     def _series(self, page: Page) -> tuple[TokenSeries, ...]:
         found = []
@@ -180,7 +227,7 @@ class DialectReader:
 
     def _head(self, candidate: Candidate | None, raw: bytes) -> _Head | None:
         labels = labels_of(raw)
-        if candidate is not None and any(labels.get(label) != wanted for label, wanted in candidate.match):
+        if candidate is not None and not _matches(candidate, labels):
             return None
         pinned = self.dialect.pin
         return _Head(
@@ -194,11 +241,22 @@ class DialectReader:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)
 
     def _cadence(self) -> Cadence:
+        if self._live.chosen is not None:
+            return self._live.chosen.cadence or self.dialect.cadence
         for role in (Role.OUTPUT, Role.INPUT):
             slot = self._roles.get(role)
             if slot is not None and slot.chosen is not None:
                 return slot.chosen.cadence or self.dialect.cadence
         return self.dialect.cadence
+
+
+def _matches(candidate: Candidate, labels: Mapping[str, str]) -> bool:
+    wanted: dict[str, set[str]] = {}
+    for label, value in candidate.match:
+        wanted.setdefault(label, set()).add(value)
+    return all(labels.get(label) in values for label, values in wanted.items()) and not any(
+        labels.get(label) == value for label, value in candidate.unless
+    )
 
 
 def sample_name(candidate: Candidate) -> str:

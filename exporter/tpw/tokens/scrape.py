@@ -273,8 +273,8 @@ class ScrapeSource:
         """Output tokens that the counters of the page do not hold yet, where the engine tells them."""
         output = [series for series in found.series if series.role is Role.OUTPUT]
         models = {series.model for series in output}
-        if dialect.progress is None or found.cadence is not Cadence.FINISH or len(models) != 1:
-            return ()
+        if found.in_flight or dialect.progress is None or found.cadence is not Cadence.FINISH or len(models) != 1:
+            return found.in_flight
         requests: Requests | None = {}
         if any(load.running for load in found.loads):
             requests = self._requests(dialect.progress, deadline)

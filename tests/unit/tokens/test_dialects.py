@@ -98,19 +98,24 @@ def test_t11_what_only_looks_like_a_counter_is_never_counted(path: Path):
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
 def test_a_reading_says_input_in_one_way_only(path: Path):
-    """Computed prompt tokens, or all of them: never both, for the ledger subtracts in the second case only."""
-    roles = {one["role"] for one in reading_of(path)["series"]}
-    assert not {"input", "prompt"} <= roles
+    """Computed prompt tokens, or all of them. Both only where cached ones are their difference and counted nowhere."""
+    series = reading_of(path)["series"]
+    assert not {"input", "prompt", "cached_input"} <= {one["role"] for one in series}
+    assert len({one["key"] for one in series}) == len(series)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda one: one.name)
 def test_a_row_is_sound(dialect: Dialect):
-    lists = (dialect.output, dialect.input, dialect.cached_input, dialect.requests)
+    lists = (dialect.output, dialect.input, dialect.cached_input, dialect.prompt, dialect.requests)
     counters = [*(one for each in lists for one in each), *(one for work in dialect.work for one in work.candidates)]
     assert counters
     assert all(one.kind is not Kind.GAUGE for one in counters)
     assert all(one.kind is Kind.GAUGE for one in (*dialect.running, *dialect.waiting))
     assert all(one.role in (None, Role.PROMPT) for one in dialect.input)
+    assert all(one.role is Role.PROMPT for one in dialect.prompt)
+    assert not (dialect.prompt and dialect.cached_input)
+    assert not {one.name for one in dialect.prompt} & {one.name for one in dialect.input}
+    assert all(one.cadence is Cadence.STEP and one.kind is Kind.COUNTER for one in dialect.live_output)
     assert all(one.role is None for one in (*dialect.output, *dialect.cached_input, *dialect.requests))
     assert dialect.enable or dialect.name == "infinity"
     assert all(path.startswith("/") for path in dialect.paths)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer, pages
-from tpw.model import Cadence, Load, Reason, Role, SourceError
+from tpw.model import Cadence, InFlight, Load, Reason, Role, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.http import _bounded
@@ -502,14 +502,19 @@ def test_what_is_no_address_is_refused_at_once():
         ScrapeSource("chat", "127.0.0.1:8000")
 
 
-def test_sglang_is_recognised_and_its_live_counters_are_taken():
-    page = answer((CAPTURES / "sglang-0.5.23-collectors.txt").read_bytes())
-    with PageServer(pages({"/metrics": page})) as server:
+def test_sglang_is_recognised_and_its_live_counter_shows_what_is_in_flight():
+    page = (CAPTURES / "sglang-0.5.23-collectors.txt").read_bytes()
+    later = page.replace(b'tp_rank="0"} 272.0', b'tp_rank="0"} 300.0')
+    said = {"/metrics": answer(page)}
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
         source = ScrapeSource("chat", server.url)
         reading = source.read()
+        said["/metrics"] = answer(later)
+        after = source.read()
         source.close()
     assert (reading.engine, reading.cadence, SGLANG.name) == ("sglang", Cadence.STEP, "sglang")
-    assert summary(reading.series)[Role.OUTPUT] == 272.0
+    assert summary(reading.series)[Role.OUTPUT] == 240.0
+    assert (reading.in_flight, after.in_flight) == ((), (InFlight("demo-model", 28.0),))
 
 
 def test_an_address_is_recognised_at_the_paths_of_the_expected_engine_alone():

@@ -9,8 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tpw.model import Cadence, Load, Role
-from tpw.tokens.engines import DIALECTS, ENGINES, LLAMACPP, MISTRALRS, RAY_SERVE, SGLANG, TGI, TRITON_TRTLLM, VLLM
+from tpw.ledger.books import ServerAccount
+from tpw.ledger.counting import count
+from tpw.model import Cadence, Load, Role, ServerReading, TokenKind
+from tpw.tokens.engines import (
+    DIALECTS,
+    ENGINES,
+    LLAMACPP,
+    MISTRALRS,
+    MLC_LLM,
+    RAY_SERVE,
+    SGLANG,
+    TGI,
+    TRITON_TRTLLM,
+    TRITON_VLLM,
+    VLLM,
+)
 from tpw.tokens.page import Page
 from tpw.tokens.reading import DialectReader, PageReading, recognise, summary
 
@@ -23,6 +37,11 @@ def read(dialect, body: str | bytes, reader: DialectReader | None = None) -> Pag
 
 def totals(dialect, body: str | bytes) -> dict[Role, float]:
     return dict(summary(read(dialect, body).series))
+
+
+def looked_at(found: PageReading) -> ServerReading:
+    """As the ledger sees a server that has just begun."""
+    return ServerReading("m", 1.0, "e", found.cadence, "", "page:1", found.series, started_wall_seconds=1.0)
 
 
 def captured(name: str) -> bytes:
@@ -48,11 +67,52 @@ def test_t01_counters_that_move_at_request_end_are_marked(engine: str, cadence: 
     assert read(ENGINES[engine], path.read_bytes()).cadence is cadence
 
 
-def test_t01_a_live_counter_is_taken_before_one_that_moves_at_request_end():
+def sglang(live: float, ended: float) -> str:
+    """SGLang counts output at every decode step, and again, exactly, when a request has finished."""
+    return (
+        f'sglang:realtime_tokens_total{{mode="decode",model_name="m",tp_rank="0"}} {live}\n'
+        f'sglang:generation_tokens_total{{model_name="m"}} {ended}\n'
+    )
+
+
+def in_flight(*pages: tuple[float, float]) -> list[float]:
+    reader = DialectReader(SGLANG)
+    return [sum(one.output_tokens for one in read(SGLANG, sglang(*each), reader).in_flight) for each in pages]
+
+
+def test_t01_what_a_live_counter_is_ahead_of_the_exact_one_is_in_flight():
     body = captured("sglang-0.5.23-collectors")
-    assert (read(SGLANG, body).cadence, totals(SGLANG, body)[Role.OUTPUT]) == (Cadence.STEP, 272.0)
+    assert (read(SGLANG, body).cadence, totals(SGLANG, body)[Role.OUTPUT]) == (Cadence.STEP, 240.0)
     older = body.replace(b"sglang:realtime_tokens_total", b"sglang:something_else_total")
     assert (read(SGLANG, older).cadence, totals(SGLANG, older)[Role.OUTPUT]) == (Cadence.FINISH, 240.0)
+    # Three requests of 50: the first token of each is made by its prefill and is not in the live counter.
+    assert in_flight((0, 0), (100, 0), (147, 50), (147, 150)) == [0.0, 100.0, 97.0, 0.0]
+
+
+def test_t01_what_was_in_flight_before_the_first_look_is_told_when_it_ends():
+    assert in_flight((1500, 1000), (1600, 1000), (1700, 1700)) == [0.0, 100.0, 0.0]
+
+
+def test_t01_two_counters_that_drift_apart_meet_again_when_nothing_moves():
+    """A live counter that counts too much leaves nothing in flight once all is done."""
+    assert in_flight((0, 0), *[(108, 100)] * 7) == [0.0] + [8.0] * 5 + [0.0] * 2
+
+
+def test_t01_a_restarted_server_has_nothing_in_flight_at_its_first_look():
+    assert in_flight((500, 100), (600, 100), (20, 0), (30, 0)) == [0.0, 100.0, 0.0, 10.0]
+
+
+def test_t02_a_prompt_is_read_where_the_engine_counts_it_when_its_prefill_has_ended():
+    """Until then nothing moves but the requests running: that they run is what keeps its joules from being parked (see
+    the ledger's test of the same number)."""
+    page = (
+        'vllm:prompt_tokens_by_source_total{{source="local_compute"}} {}\n'
+        "vllm:generation_tokens_total {}\nvllm:num_requests_running 1\n"
+    )
+    during, after = read(VLLM, page.format(0, 0)), read(VLLM, page.format(100_000, 1))
+    assert summary(during.series) == {Role.OUTPUT: 0.0, Role.INPUT: 0.0}
+    assert during.loads == (Load("unknown", 1.0, None),)
+    assert summary(after.series) == {Role.OUTPUT: 1.0, Role.INPUT: 100_000.0}
 
 
 def test_t03_cached_tokens_are_inside_or_outside_of_input_and_the_role_says_which():
@@ -71,6 +131,16 @@ def test_t03_cached_tokens_are_inside_or_outside_of_input_and_the_role_says_whic
     assert totals(VLLM, newer) == {Role.OUTPUT: 1.0, Role.INPUT: 80.0, Role.CACHED_INPUT: 640.0}
 
 
+def test_t03_cached_tokens_that_are_counted_nowhere_are_the_difference():
+    """MLC: ``prefill_tokens_sum`` leaves cached prompt tokens out, ``prompt_tokens_sum`` has them."""
+    reading = read(MLC_LLM, captured("mlc_llm-documented"))
+    found = dict(summary(reading.series))
+    account = count(ServerAccount("m", since_wall_seconds=0.0), looked_at(reading)).account
+    kinds = {kind: value for (_, kind), value in account.tokens.items()}
+    assert kinds[TokenKind.INPUT] == found[Role.INPUT]
+    assert kinds[TokenKind.CACHED_INPUT] == found[Role.PROMPT] - found[Role.INPUT] > 0.0
+
+
 def test_t03_blocks_are_not_taken_for_tokens():
     """The first releases counted prefix-cache hits in blocks, under another name."""
     body = "vllm:prompt_tokens_total 720\nvllm:gpu_prefix_cache_hits_total 40\n"
@@ -79,16 +149,16 @@ def test_t03_blocks_are_not_taken_for_tokens():
 
 def test_t04_tensor_parallel_ranks_are_replicas():
     lines = [
-        f'sglang:realtime_tokens_total{{mode="decode",model_name="m",pp_rank="{pp}",tp_rank="{tp}"}} 100\n'
+        f'sglang:realtime_tokens_total{{mode="prefill_compute",model_name="m",pp_rank="{pp}",tp_rank="{tp}"}} 100\n'
         for pp in (0, 1)
         for tp in (0, 1, 2, 3)
     ]
-    assert totals(SGLANG, "".join(lines)) == {Role.OUTPUT: 100.0}
+    assert totals(SGLANG, "".join(lines)) == {Role.INPUT: 100.0}
 
 
 def test_t04_of_replicas_the_lowest_rank_is_kept_whatever_the_order_on_the_page():
     def line(rank: int) -> str:
-        return f'sglang:realtime_tokens_total{{mode="decode",model_name="m",tp_rank="{rank}"}} {100 + rank}\n'
+        return f'sglang:realtime_tokens_total{{mode="prefill_cache",tp_rank="{rank}"}} {100 + rank}\n'
 
     for ranks in ((10, 2, 9), (2, 10, 9), (9, 10, 2)):
         found = read(SGLANG, "".join(line(rank) for rank in ranks))
@@ -106,11 +176,16 @@ def test_t05_data_parallel_ranks_are_shards():
     )
     assert totals(VLLM, body) == {Role.OUTPUT: 12.0}
     body = "".join(
-        f'sglang:realtime_tokens_total{{dp_rank="{dp}",mode="decode",model_name="m",tp_rank="{tp}"}} {5 + 2 * dp}\n'
+        f'sglang:realtime_tokens_total{{dp_rank="{dp}",mode="prefill_compute",tp_rank="{tp}"}} {5 + 2 * dp}\n'
         for dp in (0, 1)
         for tp in (0, 1)
     )
-    assert totals(SGLANG, body) == {Role.OUTPUT: 12.0}
+    assert totals(SGLANG, body) == {Role.INPUT: 12.0}
+
+
+def test_t05_versions_of_a_model_side_by_side_are_shards():
+    body = "".join(f'vllm:generation_tokens_total{{model="m",version="{version}"}} 5\n' for version in (1, 2))
+    assert totals(TRITON_VLLM, body) == {Role.OUTPUT: 10.0}
 
 
 def test_t05_replicas_of_ray_are_shards():
@@ -129,6 +204,13 @@ def test_t06_a_prompt_that_was_computed_elsewhere_is_counted_there_alone():
     prefill, decode = totals(VLLM, instance(1000, 0)), totals(VLLM, instance(0, 1000))
     assert prefill[Role.INPUT] + decode[Role.INPUT] == 1000.0
     assert prefill[Role.CACHED_INPUT] + decode[Role.CACHED_INPUT] == 0.0
+
+
+def test_t06_the_one_token_of_a_prefill_instance_is_counted_where_the_rest_is():
+    line = 'sglang:generation_tokens_total{{engine_type="{}",model_name="m"}} {}\n'
+    assert totals(SGLANG, line.format("prefill", 7)) == {}
+    assert totals(SGLANG, line.format("decode", 350)) == {Role.OUTPUT: 350.0}
+    assert totals(SGLANG, line.format("unified", 350)) == {Role.OUTPUT: 350.0}
 
 
 def test_t06_a_frontend_is_of_another_level_than_its_workers():
@@ -159,21 +241,21 @@ def test_t09_a_page_of_several_processes_has_no_start_time():
 
 
 def test_t10_a_counter_that_appears_later_does_not_change_the_choice():
-    """Declared is enough: the live counter is chosen before its first sample, and stays chosen."""
+    """Declared is enough: the counter without re-counts is chosen before its first sample, and stays chosen."""
     reader = DialectReader(SGLANG)
-    declared = "# TYPE sglang:realtime_tokens_total counter\n"
-    finished = '# TYPE sglang:generation_tokens_total counter\nsglang:generation_tokens_total{model_name="m"} 9\n'
-    assert read(SGLANG, declared + finished, reader).series == ()
-    live = 'sglang:realtime_tokens_total{mode="decode",model_name="m"} 12\n'
-    assert dict(summary(read(SGLANG, declared + live + finished, reader).series)) == {Role.OUTPUT: 12.0}
+    declared = "# TYPE sglang:prefill_effective_tokens_total counter\n"
+    other = 'sglang:realtime_tokens_total{mode="prefill_compute",model_name="m"} 9\n'
+    assert read(SGLANG, declared + other, reader).series == ()
+    effective = 'sglang:prefill_effective_tokens_total{mode="input",model_name="m"} 7\n'
+    assert dict(summary(read(SGLANG, declared + effective + other, reader).series)) == {Role.INPUT: 7.0}
 
 
 def test_t10_what_was_chosen_stays_chosen_when_something_better_appears():
     reader = DialectReader(SGLANG)
-    finished = 'sglang:generation_tokens_total{model_name="m"} 9\n'
-    live = 'sglang:realtime_tokens_total{mode="decode",model_name="m"} 12\n'
-    assert dict(summary(read(SGLANG, finished, reader).series)) == {Role.OUTPUT: 9.0}
-    assert dict(summary(read(SGLANG, live + finished, reader).series)) == {Role.OUTPUT: 9.0}
+    other = 'sglang:realtime_tokens_total{mode="prefill_compute",model_name="m"} 9\n'
+    effective = 'sglang:prefill_effective_tokens_total{mode="input",model_name="m"} 7\n'
+    assert dict(summary(read(SGLANG, other, reader).series)) == {Role.INPUT: 9.0}
+    assert dict(summary(read(SGLANG, other + effective, reader).series)) == {Role.INPUT: 9.0}
 
 
 def test_t10_a_server_replaced_by_another_version_is_chosen_for_anew():
@@ -232,12 +314,33 @@ def test_t15_models_of_one_page_are_kept_apart():
     assert [(one.model, one.value) for one in read(VLLM, body).series] == [("a", 5.0), ("b", 7.0)]
 
 
+def test_t16_what_an_engine_counts_twice_is_not_put_right():
+    """vLLM counts a prompt once for each of its n answers, and offers nothing to undo it: the counter is told as it is."""
+    page = "vllm:prompt_tokens_total 15\nvllm:generation_tokens_total 12\nvllm:request_success_total 3\n"
+    assert totals(VLLM, page) == {Role.PROMPT: 15.0, Role.OUTPUT: 12.0, Role.REQUESTS: 3.0}
+
+
 def test_t17_tokens_of_aborted_requests_are_counted_though_their_requests_are_not():
     """Between the two pages one request of 400 tokens finished, and one was dropped by its client after 5."""
     before = totals(VLLM, captured("vllm-0.32.0-after-16-requests"))
     after = totals(VLLM, captured("vllm-0.32.0-after-abort"))
     assert after[Role.REQUESTS] - before[Role.REQUESTS] == 1.0
     assert after[Role.OUTPUT] - before[Role.OUTPUT] > 400.0
+
+
+def test_t18_work_that_is_done_again_is_counted_once():
+    """vLLM counts the tokens of a preempted request once; SGLang twice, and once where it says so."""
+    page = "vllm:prompt_tokens_total 100\nvllm:num_preemptions_total 3\nvllm:prompt_tokens_recomputed_total 90\n"
+    assert totals(VLLM, page) == {Role.PROMPT: 100.0}
+    counted_again = 'sglang:realtime_tokens_total{mode="prefill_compute"} 190\nsglang:realtime_tokens_total{mode="prefill_cache"} 60\n'
+    counted_once = (
+        'sglang:prefill_effective_tokens_total{mode="input"} 100\n'
+        'sglang:prefill_effective_tokens_total{mode="device_hit"} 30\n'
+        'sglang:prefill_effective_tokens_total{mode="host_hit"} 8\n'
+        'sglang:prefill_effective_tokens_total{mode="storage_hit"} 2\n'
+    )
+    assert totals(SGLANG, counted_again) == {Role.INPUT: 190.0, Role.CACHED_INPUT: 60.0}
+    assert totals(SGLANG, counted_again + counted_once) == {Role.INPUT: 100.0, Role.CACHED_INPUT: 40.0}
 
 
 def test_t19_draft_tokens_are_no_output():
