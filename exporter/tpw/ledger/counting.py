@@ -58,16 +58,23 @@ def count(account: ServerAccount, reading: ServerReading) -> Count:
     work = dict(account.work)
     requests = dict(account.requests)
     moved = False
+    known_names: set[str] | None = None
 
-    def rise_of(key: str, value: float) -> float:
+    def rise_of(key: str, value: float, *, baseline: bool = False) -> float:
         before = None if from_zero else known.get(key)
         raw[key] = value
         if before is None:
-            return 0.0 if first else value
+            return 0.0 if first or baseline else value
         return value - before if value >= before else value
 
     for series in reading.series:
-        rise = rise_of(series.key, series.value)
+        replaces = False
+        if series.key not in known and not from_zero and not first:
+            # Another counter for what was counted before (an exporter that knows the engine better) has the whole life
+            # of the server in it: its first look is a baseline too.
+            known_names = {_name(key) for key in known} if known_names is None else known_names
+            replaces = _name(series.key) not in known_names and _is_counted(series.role, account)
+        rise = rise_of(series.key, series.value, baseline=replaces)
         model = series.model or UNKNOWN_MODEL
         if series.role is Role.REQUESTS:
             requests[model] = requests.get(model, 0.0) + rise
@@ -111,6 +118,17 @@ def count(account: ServerAccount, reading: ServerReading) -> Count:
         models=models,
     )
     return Count(updated, risen, moved)
+
+
+def _is_counted(role: Role, account: ServerAccount) -> bool:
+    """Whether tokens of this role were counted before. Prompts with and without the cached part are the same tokens."""
+    same = (Role.INPUT, Role.PROMPT) if role in (Role.INPUT, Role.PROMPT) else (role,)
+    return any(before in same for _, before in account.counted)
+
+
+def _name(key: str) -> str:
+    """The sample's name in a series' key; its quoted name where the key begins with one."""
+    return key.partition(",")[0] if key.startswith("{") else key.partition("{")[0]
 
 
 def _with(counted: Mapping[tuple[str, Role], float], in_flight: Iterable[InFlight]) -> Mapping[tuple[str, Role], float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, Role, ServerReading, TokenKind, TokenSeries
+from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries
 
 
 def reading(
@@ -50,7 +52,8 @@ def test_rises_are_taken_series_by_series() -> None:
 
 
 def test_a_series_that_appears_later_counts_from_zero() -> None:
-    assert output(after(reading({"a": 5.0}), reading({"a": 5.0, "b": 7.0}))) == 7.0
+    one, two = 'a{engine="0"}', 'a{engine="1"}'
+    assert output(after(reading({one: 5.0}), reading({one: 5.0, two: 7.0}))) == 7.0
 
 
 def test_a_series_that_is_missing_for_a_while_is_not_counted_again() -> None:
@@ -109,3 +112,69 @@ def test_computed_input_is_taken_as_it_is_where_the_engine_counts_it() -> None:
     account = after(reading({"a": 0.0}, role=Role.INPUT), reading({"a": 9.0}, role=Role.INPUT))
 
     assert account.tokens == {("m", TokenKind.INPUT): 9.0}
+
+
+def test_t10_another_counter_for_what_was_counted_before_is_a_baseline() -> None:
+    """An exporter that knows an engine better takes a better counter of it: the server's whole life is in that one."""
+    account = after(reading({'old{model="m"}': 1000.0}), reading({'old{model="m"}': 1010.0}))
+    account = count(account, reading({'better{model="m"}': 990.0})).account
+    assert output(account) == 10.0
+    account = count(account, reading({'better{model="m"}': 1000.0})).account
+    assert output(account) == 20.0
+
+
+def test_t10_the_same_counter_with_other_labels_counts_from_zero() -> None:
+    account = after(reading({'a{worker="1"}': 1000.0}), reading({'a{worker="2"}': 30.0}))
+
+    assert output(account) == 30.0
+
+
+def test_t10_prompts_with_and_without_cached_tokens_are_the_same_tokens() -> None:
+    account = after(reading({"prompt": 500.0}, role=Role.PROMPT), reading({"computed": 400.0}, role=Role.INPUT))
+
+    assert account.tokens[("m", TokenKind.INPUT)] == 0.0
+
+
+def test_t10_what_was_not_counted_before_counts_from_zero() -> None:
+    account = after(reading({"output": 500.0}), reading({"computed": 40.0}, role=Role.INPUT))
+
+    assert account.tokens[("m", TokenKind.INPUT)] == 40.0
+
+
+def test_t10_another_counter_of_another_process_counts_from_zero() -> None:
+    account = after(reading({"old": 1000.0}), reading({"better": 40.0}, identity="page:2"))
+
+    assert output(account) == 40.0
+
+
+# ------------------------------------------------------------------------------------------------- requests in work
+
+
+def working(counter: float, made: float) -> ServerReading:
+    return replace(reading({"a": counter}), in_flight=(InFlight("m", made),) if made else ())
+
+
+def test_t01_tokens_in_flight_come_on_top_of_the_counter_until_it_takes_them_over() -> None:
+    account = ServerAccount("chat")
+    seen = []
+    for one in (working(0, 0), working(0, 30), working(0, 70), working(75, 0), working(75, 0)):
+        counted = count(account, one)
+        account = counted.account
+        seen.append((output(account), counted.risen.get(("m", TokenKind.OUTPUT), 0.0), counted.moved))
+
+    assert seen == [(0.0, 0.0, False), (30.0, 30.0, True), (70.0, 40.0, True), (75.0, 5.0, True), (75.0, 0.0, False)]
+
+
+def test_t17_tokens_in_flight_that_are_never_counted_are_filled_up_by_the_next() -> None:
+    account = after(working(0, 0), working(10, 50), working(10, 0))
+    assert output(account) == 60.0
+    assert output(count(account, working(40, 0)).account) == 60.0
+    assert output(count(account, working(90, 0)).account) == 90.0
+
+
+def test_tokens_in_flight_of_a_server_whose_counter_is_not_there_yet() -> None:
+    first = replace(reading({"p": 9.0}, role=Role.INPUT), in_flight=(InFlight("m", 5.0),))
+    account = after(reading({"p": 9.0}, role=Role.INPUT), first)
+    assert output(account) == 5.0
+    both = replace(first, in_flight=(), series=(*first.series, *reading({"a": 8.0}).series))
+    assert output(count(account, both).account) == 8.0

@@ -332,7 +332,10 @@ def test_t18_work_that_is_done_again_is_counted_once():
     """vLLM counts the tokens of a preempted request once; SGLang twice, and once where it says so."""
     page = "vllm:prompt_tokens_total 100\nvllm:num_preemptions_total 3\nvllm:prompt_tokens_recomputed_total 90\n"
     assert totals(VLLM, page) == {Role.PROMPT: 100.0}
-    counted_again = 'sglang:realtime_tokens_total{mode="prefill_compute"} 190\nsglang:realtime_tokens_total{mode="prefill_cache"} 60\n'
+    counted_again = (
+        'sglang:realtime_tokens_total{mode="prefill_compute"} 190\n'
+        'sglang:realtime_tokens_total{mode="prefill_cache"} 60\n'
+    )
     counted_once = (
         'sglang:prefill_effective_tokens_total{mode="input"} 100\n'
         'sglang:prefill_effective_tokens_total{mode="device_hit"} 30\n'
