@@ -19,7 +19,8 @@ import structlog
 from tpw import assembly
 from tpw.config.schema import Config, Server
 from tpw.discovery.census import Census, take
-from tpw.discovery.ownership import Claim, ownership, resolve
+from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
 from tpw.discovery.processes import HostProcesses
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, SourceAccount
@@ -346,6 +347,8 @@ class Daemon:
         notes: list[str] = []
         owners: dict[str, Ownership] = {}
         for name, claim in self._claims.items():
+            assigned, unclear = self._census.assigned(name, self._gpus) if claim.gpus == AUTO else (None, ())
+            notes.extend(f"server {name}: {problem}" for problem in unclear)
             owners[name] = ownership(
                 claim,
                 answering=answering.get(name, False),
@@ -353,12 +356,13 @@ class Daemon:
                 holders=self._holders,
                 gpus=self._gpus,
                 foreign_pids=self._census.foreign(name),
+                assigned=assigned,
             )
             if isinstance(claim.gpus, tuple):
                 notes.extend(f"server {name}: {problem}" for problem in resolve(claim.gpus, self._gpus).problems)
         for note in notes:
             if note not in self._owner_notes and self._gpus:
-                _log.warning("configured gpu not found", detail=note)
+                _log.warning("gpu of a server not known", detail=note)
         self._owner_notes = tuple(notes)
         self._owners = owners
         return owners
@@ -407,7 +411,14 @@ class Daemon:
             config = self._config
             configured = {server.name: server.url for server in config.servers if server.url is not None}
             dialects: dict[str, Dialect | None] = {name: source.dialect for name, source in self._sources.items()}
-            census = take(self._processes, configured, dialects, self._holders, find=config.discovery.processes)
+            census = take(
+                self._processes,
+                configured,
+                dialects,
+                self._holders,
+                find=config.discovery.processes,
+                kubelet=Checkpoint(config.discovery.kubelet_checkpoint),
+            )
             self._mail.put(lambda: self._take_census(census))
         except Exception:  # noqa: BLE001 - the next scan may do better
             _log.exception("scan failed")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from tpw.config.checks import Known
 from tpw.config.parts import GpuChoice
@@ -16,6 +16,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.ledger.tick import Policy
+from tpw.model import Cadence
 from tpw.outlook import Facts
 from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, Clock, HostMeter
 from tpw.tokens.dialects import Dialect
@@ -31,7 +32,27 @@ FINISH_WINDOWS = 5.0
 
 def known_names() -> Known:
     """Names a configuration may use."""
-    return Known(accelerators=tuple(ACCELERATOR_METERS), host_meters=tuple(HOST_METERS), engines=tuple(ENGINES))
+    return Known(
+        accelerators=tuple(ACCELERATOR_METERS),
+        host_meters=tuple(HOST_METERS),
+        engines=tuple(ENGINES),
+        dialect=_problems_of,
+    )
+
+
+def _problems_of(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is wrong with a dialect of the user's; each begins with its key path and a colon."""
+    try:
+        _dialect(mapping)
+    except ValueError as error:
+        return tuple(str(error).splitlines())
+    return ()
+
+
+def _dialect(mapping: Mapping[str, Any]) -> Dialect:
+    return Dialect.from_mapping(
+        {key: value for key, value in mapping.items() if key != "name"}, name=str(mapping.get("name"))
+    )
 
 
 def accelerator_meters(config: Config, clock: Clock) -> list[AcceleratorMeter]:
@@ -60,11 +81,7 @@ def _made(
 
 def dialects(config: Config) -> tuple[Dialect, ...]:
     """The engines' rows, the user's own first. Raises ValueError."""
-    own = [
-        Dialect.from_mapping({key: value for key, value in mapping.items() if key != "name"}, name=str(mapping["name"]))
-        for mapping in config.dialects
-    ]
-    return (*own, *DIALECTS)
+    return (*(_dialect(mapping) for mapping in config.dialects), *DIALECTS)
 
 
 def examine(config: Config) -> None:
@@ -101,6 +118,7 @@ def token_source(
         if tls is None
         else Tls(tls.ca_file or "", tls.cert_file or "", tls.key_file or "", skip_verify=tls.insecure_skip_verify),
         model=server.model or "",
+        cadence=None if server.cadence is None else Cadence(server.cadence),
         process=process,
         dialects=rows,
     )

@@ -166,6 +166,8 @@ class Gpu:
     """Why no better method is used; "" when the method is the best there is."""
     max_power_watts: float | None = None
     """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
+    mig_uuids: tuple[str, ...] = ()
+    """UUIDs of the instances it is cut into. Power is of the whole board."""
     power_averaged: bool = False
     """Whether ``GpuSample.power_watts`` is a mean over the last second: only then can its integral check a counter."""
 

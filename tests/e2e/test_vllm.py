@@ -2,41 +2,247 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fakenvml import FakeNvml
 from support import realparts
-from support.servers import Child, free_port, http_get, http_post_json
+from support.scraped import Page, parse
+from support.servers import Child, Exporter, Llama, free_port, http_get, http_post_json, wait_until
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
-
-@pytest.fixture(scope="module")
-def vllm():
-    parts = realparts.vllm()
-    port = free_port()
-    with ExitStack() as stack:
-        child = Child(f"vllm-{port}", parts.command(port), parts.environment())
-        stack.callback(child.stop, timeout=30)
-        child.wait_ready(f"http://127.0.0.1:{port}/health", timeout=240)
-        yield f"http://127.0.0.1:{port}"
+STORY = "A power plant in the hills sends its current down to the valley, where a small machine writes. " * 4
 
 
-def total(page: str, name: str) -> float:
-    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+Usage = dict[str, Any]
+
+
+@dataclass
+class Vllm:
+    """vLLM on one port, which may be started again."""
+
+    port: int
+    child: Child
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def complete(self, prompt: str, tokens: int, **options: object) -> Usage:
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, **options}
+        return dict(http_post_json(f"{self.url}/v1/completions", body)["usage"])
+
+    def stream(self, prompt: str, tokens: int) -> Iterator[bytes]:
+        """Lines of a streamed completion, its usage in the last but one."""
+        told = {"model": "tiny", "stream_options": {"include_usage": True}}
+        return Llama(self.child, self.url).stream(prompt, tokens, **told)
+
+    def counters(self) -> dict[str, float]:
+        """By our kind of token, as vLLM itself counts."""
+        text = http_get(f"{self.url}/metrics").decode()
+        source = "vllm:prompt_tokens_by_source_total{"
+        return {
+            "output": total(text, "vllm:generation_tokens_total{"),
+            "input": total(text, source, 'source="local_compute"'),
+            "cached_input": total(text, source, 'source="local_cache_hit"'),
+        }
+
+
+def total(text: str, beginning: str, part: str = "") -> float:
+    lines = [line for line in text.splitlines() if line.startswith(beginning) and part in line]
     return sum(float(line.split()[-1]) for line in lines)
 
 
-def test_vllm_counts_exactly_what_it_says_it_processed(vllm):
-    before = http_get(f"{vllm}/metrics").decode()
-    body = {"model": "tiny", "prompt": "a watt for a second", "max_tokens": 24, "ignore_eos": True}
-    usage = http_post_json(f"{vllm}/v1/completions", body)["usage"]
-    after = http_get(f"{vllm}/metrics").decode()
+def start(port: int) -> Child:
+    parts = realparts.vllm()
+    child = Child(f"vllm-{port}", parts.command(port, "--enable-prompt-tokens-details"), parts.environment())
+    child.wait_ready(f"http://127.0.0.1:{port}/health", timeout=240)
+    return child
 
-    assert usage["completion_tokens"] == 24
-    for name, field in [
-        ("vllm:generation_tokens_total", "completion_tokens"),
-        ("vllm:prompt_tokens_total", "prompt_tokens"),
-    ]:
-        assert total(after, name) - total(before, name) == usage[field]
+
+@pytest.fixture(scope="module")
+def vllm() -> Iterator[Vllm]:
+    port = free_port()
+    with ExitStack() as stack:
+        server = Vllm(port, start(port))
+        stack.callback(lambda: server.child.stop(timeout=30))
+        server.complete("Warm up.", 2)
+        yield server
+
+
+@pytest.fixture
+def nvml(tmp_path: Path) -> Iterator[FakeNvml]:
+    with FakeNvml(tmp_path, 2, refresh_seconds=0.1) as fake:
+        yield fake
+
+
+@pytest.fixture
+def daemon(exporter: Callable[..., Exporter], vllm: Vllm, nvml: FakeNvml) -> Exporter:
+    configuration = {
+        "host": {"meters": []},
+        "discovery": {"processes": False},
+        "servers": [{"name": "chat", "url": vllm.url, "gpus": [0]}],
+    }
+    return exporter(configuration, environment=nvml.env())
+
+
+def page(exporter: Exporter) -> Page:
+    return parse(exporter.metrics())
+
+
+def tokens(of: Page, kind: str) -> float:
+    return of.value("tpw_server_tokens_total", server="chat", kind=kind)
+
+
+def settle(daemon: Exporter, kinds: dict[str, float], first: Page) -> dict[str, float]:
+    """What the exporter's counters rose by, once they have risen by this much, and still two ticks later."""
+    wait_until(
+        lambda: all(tokens(page(daemon), kind) - tokens(first, kind) >= rise for kind, rise in kinds.items()),
+        f"tokens {kinds}",
+        timeout=15,
+    )
+    time.sleep(2.2)
+    last = page(daemon)
+    return {kind: tokens(last, kind) - tokens(first, kind) for kind in kinds}
+
+
+def risen(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    return {kind: after[kind] - before[kind] for kind in after}
+
+
+def summed(usages: list[Usage]) -> dict[str, float]:
+    cached = sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in usages)
+    prompts = sum(usage["prompt_tokens"] for usage in usages)
+    output = sum(usage["completion_tokens"] for usage in usages)
+    return {"output": output, "input": prompts - cached, "cached_input": cached}
+
+
+def usage_of(lines: list[bytes]) -> Usage:
+    return next(told["usage"] for told in map(json.loads, lines[-2::-1]) if told.get("usage"))
+
+
+def test_tokens_are_the_sum_of_usage_streamed_at_once_and_from_the_cache(vllm: Vllm, daemon: Exporter) -> None:
+    first, before = page(daemon), vllm.counters()
+    usages: list[Usage] = []
+    jobs = [
+        threading.Thread(target=lambda n=n: usages.append(vllm.complete(f"Number {n} is", 20 + n))) for n in range(4)
+    ]
+    jobs += [
+        threading.Thread(target=lambda n=n: usages.append(usage_of(list(vllm.stream(f"Once upon {n}", 15 + n)))))
+        for n in range(4)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    usages += [vllm.complete(STORY + end, 4) for end in ("One.", "Two.")]
+    said = summed(usages)
+
+    assert (len(usages), said["cached_input"] > 100) == (10, True)
+    assert settle(daemon, said, first) == said
+    assert risen(vllm.counters(), before) == said
+    assert page(daemon).value("tpw_server_info", server="chat", engine="vllm", cadence="step") == 1.0
+
+
+def test_t01_tokens_move_while_a_request_runs(vllm: Vllm, daemon: Exporter) -> None:
+    first = page(daemon)
+    usages: list[Usage] = []
+    generation = threading.Thread(target=lambda: usages.append(vllm.complete("Once upon a time", 900)))
+    generation.start()
+    seen: dict[float, float] = {}
+    while generation.is_alive():
+        now = page(daemon)
+        seen[now.value("tpw_snapshot_timestamp_seconds")] = tokens(now, "output") - tokens(first, "output")
+        time.sleep(0.25)
+    generation.join()
+    moved = sorted(set(seen.values()) - {0.0, 900.0})
+
+    assert len(moved) >= 2, seen
+    assert settle(daemon, {"output": 900.0}, first) == {"output": usages[0]["completion_tokens"]}
+
+
+def test_t16_a_prompt_with_two_answers_is_counted_twice_by_vllm_itself(vllm: Vllm, daemon: Exporter) -> None:
+    """vLLM's rule: ``usage`` has the prompt once, its counters once for each answer. They are told as they are."""
+    first = page(daemon)
+    usage = vllm.complete("The second law says", 20, n=2)
+    rise = {"output": 40.0, "input": 2.0 * usage["prompt_tokens"]}
+
+    assert usage["completion_tokens"] == 40
+    last = settle(daemon, {"output": 40.0}, first)
+    assert last == {"output": 40.0}
+    both = page(daemon)
+    prompts = sum(tokens(both, kind) - tokens(first, kind) for kind in ("input", "cached_input"))
+    assert prompts == rise["input"]
+
+
+def test_t17_what_was_made_for_a_client_that_went_away_is_counted(vllm: Vllm, daemon: Exporter) -> None:
+    """vLLM's rule: the tokens of a request that is given up are in the counters, the request is not."""
+    first, before = page(daemon), vllm.counters()
+    finished = first.sum("tpw_server_requests_total", server="chat")
+    lines = vllm.stream("Once upon a time", 900)
+    for _ in range(20):
+        next(lines)
+    lines.close()  # type: ignore[attr-defined]
+    wait_until(
+        lambda: total(http_get(f"{vllm.url}/metrics").decode(), "vllm:num_requests_running{") == 0.0,
+        "given up",
+        timeout=10,
+    )
+    rise = risen(vllm.counters(), before)
+
+    assert 20 <= rise["output"] < 900
+    assert settle(daemon, rise, first) == rise
+    assert page(daemon).sum("tpw_server_requests_total", server="chat") == finished
+
+
+def test_t28_it_is_found_with_no_configuration_and_owns_what_its_engine_holds(
+    vllm: Vllm, exporter: Callable[..., Exporter], nvml: FakeNvml
+) -> None:
+    """The engine is another process than the one that listens."""
+    children = Path(f"/proc/{vllm.child.pid}/task/{vllm.child.pid}/children").read_text().split()
+    engines = [int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text()]
+    nvml.processes(1, engines)
+    found = exporter(None, environment=nvml.env())
+    name = f"vllm-{vllm.port}"
+    wait_until(lambda: page(found).values_of("tpw_server_up", server=name) == [1.0], f"{name} up", timeout=30)
+    last = page(found)
+
+    assert len(engines) == 1
+    assert last.value("tpw_server_gpu", server=name, gpu="1") == 1.0
+    assert last.values_of("tpw_server_gpu", server=name, gpu="0") == []
+    assert last.value("tpw_server_info", server=name, engine="vllm", attribution="processes") == 1.0
+    assert last.value("tpw_server_tokens_total", server=name, kind="output", model="tiny") >= 0.0
+
+
+def test_t08_a_restart_in_the_middle_loses_and_invents_nothing(vllm: Vllm, daemon: Exporter) -> None:
+    """The last test: the server of this module is another process after it."""
+    first = page(daemon)
+    done = [vllm.complete("Before", 30)]
+    lines = vllm.stream("Once upon a time", 900)
+    for _ in range(40):
+        next(lines)
+    wait_until(lambda: tokens(page(daemon), "output") - tokens(first, "output") > 30, "some of it seen", timeout=10)
+    counted = vllm.counters()
+    time.sleep(1.5)  # what was counted by then has been read
+    vllm.child.stop(timeout=30)
+    lines.close()  # type: ignore[attr-defined]
+    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 0.0, "down", timeout=15)
+    down = page(daemon)
+    vllm.child = start(vllm.port)
+    done.append(vllm.complete("After", 50))
+
+    # Counted when it went: at least what was counted a moment before, at most all that was wanted of it.
+    gone = tokens(down, "output") - tokens(first, "output")
+    assert counted["output"] - gone <= 900 + 30
+    assert gone >= 30 + 40 - 1
+    assert settle(daemon, {"output": gone + 50.0}, first) == {"output": gone + 50.0}
+    assert vllm.counters()["output"] == 50.0

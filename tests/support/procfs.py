@@ -45,6 +45,7 @@ class FakeProcFs:
         sockets: tuple[int, ...] = (),
         network: str = "host",
         cgroup: str = "0::/user.slice",
+        environment: dict[str, str] | None = None,
     ) -> int:
         """Add a process, or write it anew. Returns its pid."""
         words = argv.split() if isinstance(argv, str) else argv
@@ -55,6 +56,7 @@ class FakeProcFs:
         (folder / "stat").write_text(f"{pid} ({name}) {' '.join(str(field) for field in fields)}\n")
         (folder / "cmdline").write_bytes(b"\0".join(word.encode() for word in words) + b"\0" if words else b"")
         (folder / "cgroup").write_text(cgroup + "\n")
+        (folder / "environ").write_text("".join(f"{key}={value}\0" for key, value in (environment or {}).items()))
         for number, inode in enumerate(sockets, 3):
             link = folder / "fd" / str(number)
             link.unlink(missing_ok=True)

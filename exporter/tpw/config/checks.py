@@ -5,7 +5,7 @@ Every check looks at a configuration of which some values may be BAD (already re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ class Known:
     accelerators: Collection[str] = ()
     host_meters: Collection[str] = ()
     engines: Collection[str] = ()
+    dialect: Callable[[Mapping[str, Any]], Collection[str]] | None = None
+    """Problems of a dialect, each with its key path and a colon before it."""
 
 
 Report = Callable[[str, str], None]
@@ -41,7 +43,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     engines = _engines(config, known)
     for index, server in _whole(config.servers):
         _server(f"servers[{index}]", server, engines, report)
-    _dialects(config, report)
+    _dialects(config, known, report)
     check_tariff(config.tariff, report)
     check_carbon(config.carbon, config.tariff.timezone if config.tariff else None, report)
     _references(config, report)
@@ -138,10 +140,13 @@ def _server_tls(path: str, server: Server, report: Report) -> None:
         report(f"{path}.tls", "has no meaning with an http address: write https in the url, or remove tls")
 
 
-def _dialects(config: Config, report: Report) -> None:
+def _dialects(config: Config, known: Known, report: Report) -> None:
     for index, dialect in _whole(config.dialects):
         if not isinstance(dialect.get("name"), str) or not dialect["name"]:
             report(f"dialects[{index}]", "a dialect needs a name, which servers give as their engine")
+        for problem in known.dialect(dialect) if known.dialect is not None else ():
+            key, _, message = problem.partition(": ")
+            report(f"dialects[{index}].{key}", message)
 
 
 def _references(config: Config, report: Report) -> None:

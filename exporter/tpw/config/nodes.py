@@ -233,7 +233,12 @@ def plain(node: Node, walk: Walk, path: str) -> Any:
     if walk.expanded > MAX_NODES:
         return BAD if walk.expanded > MAX_NODES + 1 else walk.problem(node, path, "aliases make this value too large")
     if isinstance(node, MappingNode):
-        return {key: plain(value, walk, join(path, key)) for key, _, value in entries(node, walk, path)}
+        found = {}
+        for key, key_node, value in entries(node, walk, path):
+            place = join(path, key)
+            walk.places[place] = key_node
+            found[key] = plain(value, walk, place)
+        return found
     if isinstance(node, SequenceNode):
         return tuple(plain(item, walk, f"{path}[{index}]") for index, item in enumerate(node.value))
     return _plain_scalar(node)

@@ -120,6 +120,13 @@ class Server:
         " {metric, match}.",
         default=dict,
     )
+    cadence: str | None = setting(
+        choice("step", "chunk", "finish"),
+        "When the server's output counter moves (at every step, with every chunk, at the end of a request), for servers"
+        " that speak like an engine and do not count like it.",
+        default=None,
+        default_words="the engine's",
+    )
     timeout: float = setting(duration(0.1, 60.0), "How long one read may take.", default=2.0)
     tls: Tls | None = setting(Section(Tls), "TLS towards the server.", default=None)
 
@@ -129,6 +136,12 @@ class Discovery:
     """Finding servers that are not listed."""
 
     processes: bool = setting(switch(), "Look for inference servers among the processes of this host.", default=True)
+    kubelet_checkpoint: str = setting(
+        file_path(),
+        "Where the kubelet keeps which devices it gave to which pod. Read only where the driver does not say who holds a"
+        " GPU; it need not be there.",
+        default="/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
+    )
 
 
 _PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tpw.discovery.engines import Engine
-from tpw.discovery.ownership import Holders
+from tpw.discovery.environment import Visible, allowed
+from tpw.discovery.kubelet import Checkpoint, given
+from tpw.discovery.ownership import Assigned, Holders, held_by
 from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
+from tpw.model import Attribution, Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,25 @@ class Census:
     processes: Mapping[str, OsProcess | None] = field(default_factory=dict)
     """Who listens, by server."""
     problems: tuple[str, ...] = ()
+    blind: frozenset[str] = frozenset()
+    """GPUs of which the driver does not tell here who holds them."""
+    visible: Mapping[str, tuple[Visible, ...]] = field(default_factory=dict)
+    """What the processes of servers that hold nothing, as far as the driver tells, were allowed."""
+    devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """What the kubelet gave to the pods of those servers."""
+
+    def assigned(self, server: str, gpus: Sequence[Gpu]) -> tuple[Assigned | None, tuple[str, ...]]:
+        """The GPUs of a server whose processes the driver's lists do not show, and in words what is unclear. By the
+        kubelet, else by the environment; only boards of which the driver does not tell who holds them."""
+        told = (
+            (Attribution.KUBERNETES, given(self.devices.get(server, frozenset()), gpus)),
+            (Attribution.ENVIRONMENT, allowed(self.visible.get(server, ()), gpus)),
+        )
+        for method, found in told:
+            mine = found.gpus & self.blind
+            if mine:
+                return Assigned(mine, method), found.problems
+        return None, tuple(problem for _, found in told for problem in found.problems)
 
     def foreign(self, server: str) -> frozenset[int]:
         """Processes of all other servers."""
@@ -32,6 +54,7 @@ def take(
     holders: Holders,
     *,
     find: bool,
+    kubelet: Checkpoint | None = None,
 ) -> Census:
     """Scan the host.
 
@@ -41,6 +64,7 @@ def take(
         dialects: engine by name of those, as far as it is known.
         holders: process ids by GPU, from the driver.
         find: whether to look for servers that are not configured.
+        kubelet: where it keeps what it gave to which pod.
     """
     host.refresh()
     found = tuple(host.find_servers(holders, configured)) if find else ()
@@ -50,4 +74,28 @@ def take(
     for name, url in addresses.items():
         others = frozenset().union(*(of for other, of in listening.items() if other != name and of))
         pids[name] = host.server_pids(url, dialects.get(name), others=others)
-    return Census(found, pids, {name: host.process_at(url) for name, url in addresses.items()}, host.problems)
+    blind = host.blind(holders)
+    unknown = {name: of for name, of in pids.items() if of and not held_by(of, holders)} if blind else {}
+    visible = {name: host.visible(of) for name, of in unknown.items()}
+    devices, problem = _devices(host, unknown, kubelet)
+    return Census(
+        found,
+        pids,
+        {name: host.process_at(url) for name, url in addresses.items()},
+        (*host.problems, problem) if problem else host.problems,
+        blind,
+        {name: told for name, told in visible.items() if told},
+        devices,
+    )
+
+
+def _devices(
+    host: HostProcesses, servers: Mapping[str, frozenset[int]], kubelet: Checkpoint | None
+) -> tuple[Mapping[str, frozenset[str]], str]:
+    """What the kubelet gave to the pods of these servers."""
+    pods = {name: host.pods(pids) for name, pids in servers.items()}
+    if kubelet is None or not any(pods.values()):
+        return {}, ""
+    devices, problem = kubelet.devices()
+    given_to = {name: frozenset().union(*(devices.get(pod, ()) for pod in of)) for name, of in pods.items()}
+    return {name: identifiers for name, identifiers in given_to.items() if identifiers}, problem

@@ -33,6 +33,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Assigned:
+    """GPUs that a server's processes were given, and how that is known. They are there as long as the processes are."""
+
+    gpus: frozenset[str]
+    method: Attribution
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """Listed names as UUIDs, and in words what could not be found."""
 
@@ -64,6 +72,7 @@ def ownership(
     holders: Holders,
     gpus: Sequence[Gpu],
     foreign_pids: Collection[int] = (),
+    assigned: Assigned | None = None,
 ) -> Ownership:
     """Which GPUs a server owns now.
 
@@ -74,6 +83,7 @@ def ownership(
         holders: from the driver.
         gpus: all GPUs there are.
         foreign_pids: processes that are known to be other servers': that they hold a GPU says nothing for this one.
+        assigned: what else is known of a server whose processes the driver's lists do not show.
 
     Returns:
         ``gpus`` is empty when it owns nothing; ``held`` is whether a process still holds one of them.
@@ -82,6 +92,8 @@ def ownership(
         return _owned(claim, frozenset(), Attribution.NONE, held=False)
     if claim.gpus == AUTO:
         mine = held_by(pids or (), holders)
+        if not mine and assigned is not None and assigned.gpus:
+            return _owned(claim, assigned.gpus, assigned.method, held=True)
         return _owned(claim, mine, Attribution.PROCESSES if mine else Attribution.NONE, held=bool(mine))
     names = (claim.gpus,) if isinstance(claim.gpus, str) else claim.gpus
     listed = resolve(names, gpus).gpus
@@ -117,6 +129,8 @@ def _is_called(gpu: Gpu, name: str) -> bool:
     if name.isdecimal():
         return gpu.index == int(name)
     lower = name.lower().removesuffix("...")
+    if lower.startswith("mig-"):
+        return lower in (uuid.lower() for uuid in gpu.mig_uuids)
     if ":" in name:
         return bool(gpu.pci_bus_id) and _bus_id(gpu.pci_bus_id) == _bus_id(name)
     return bool(lower) and (gpu.uuid.lower().startswith(lower) or gpu.uuid.lower().startswith(f"gpu-{lower}"))

@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tpw.discovery.engines import ANCESTOR, Engine
+from tpw.discovery.environment import Visible
+from tpw.discovery.kubelet import pod_of
 from tpw.discovery.naming import computes_as, listens_as, ports_named
 from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import Listener, Process, ProcFs
@@ -140,6 +142,31 @@ class HostProcesses:
             self._trees[url] = {pid: self._table[pid].started_ticks for pid in pids}
             return pids
         return frozenset(pid for pid, ticks in self._trees.get(url, {}).items() if self._table.is_same(pid, ticks))
+
+    def blind(self, holders: Holders) -> frozenset[str]:
+        """GPUs whose list of processes tells nothing here: the driver gives none, or it speaks of another pid namespace.
+
+        The driver's ids are those of the host. An empty list is nobody only if this procfs shows the host's processes.
+        """
+        of_host = self._table.shows_host()
+        return frozenset(
+            uuid
+            for uuid, pids in holders.items()
+            if pids is None or (not any(pid in self._table for pid in pids) if pids else not of_host)
+        )
+
+    def visible(self, pids: Collection[int]) -> tuple[Visible, ...]:
+        """What these processes were told about the GPUs they may use; each saying once."""
+        told = {
+            Visible.of(self._fs.environment(pid), self._fs.cgroup(pid)): None
+            for pid in sorted(pids)
+            if pid in self._table
+        }
+        return tuple(one for one in told if one is not None)
+
+    def pods(self, pids: Collection[int]) -> frozenset[str]:
+        """Uids of the pods that these processes are in."""
+        return frozenset(pod for pod in (pod_of(self._fs.cgroup(pid)) for pid in pids) if pod is not None)
 
     def process_at(self, url: str) -> OsProcess | None:
         """The oldest process that listens at an address, as an identity; None when it is not known."""

@@ -28,6 +28,11 @@ class ProcessTable(Mapping[int, Process]):
     def __len__(self) -> int:
         return len(self._processes)
 
+    def shows_host(self) -> bool:
+        """Whether these are the processes of the host, and not of a pid namespace in it: kernel threads are there."""
+        kthreadd = self._processes.get(2)
+        return kthreadd is not None and kthreadd.parent == 0 and not kthreadd.argv
+
     def is_same(self, pid: int, started_ticks: int) -> bool:
         """Whether a process that was seen before is still there, and not another one with its pid."""
         process = self._processes.get(pid)

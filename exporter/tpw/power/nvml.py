@@ -333,6 +333,7 @@ class NvmlMeter:
                 board.down_until = None
             elif board.gpu.energy_method is not EnergyMethod.COUNTER:
                 self._upgrade(board)
+            self._name_instances(board, mig=mig)
         except nvml.NVMLError as error:
             fault = self._failed(board, error.value)
             if isinstance(fault, MeterLost):
@@ -357,6 +358,13 @@ class NvmlMeter:
         board.follow(probe(handle))
         board.looks = 0
         self._publish()
+
+    def _name_instances(self, board: Board, *, mig: bool) -> None:
+        """Instances come and go while the board stays in MIG mode."""
+        uuids = (ask(nvml.nvmlDeviceGetUUID, instance) for instance in _instances(board.handle)) if mig else ()
+        named = tuple(text(uuid) for uuid in uuids if uuid)
+        if named != board.gpu.mig_uuids:
+            board.gpu = replace(board.gpu, mig_uuids=named)
 
     def _upgrade(self, board: Board) -> None:
         """A probe that was unlucky is not the last word: take a better method once the GPU offers it."""

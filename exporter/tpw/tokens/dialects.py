@@ -14,11 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from tpw.model import Cadence, Role
-
-_E = TypeVar("_E", bound=StrEnum)
 
 
 class Kind(StrEnum):
@@ -183,135 +181,7 @@ class Dialect:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, name: str = "custom") -> Dialect:
-        """A row from plain words: a configuration's ``tokens:`` mapping, or a whole dialect written by a user.
+        """A row from plain words: see :mod:`tpw.tokens.words`. Raises ValueError with every problem, one per line."""
+        from tpw.tokens.words import dialect_of
 
-        Keys that count tokens (each a metric name, ``{metric, match, cadence}``, or a list of those, best first):
-        ``output``, ``input`` (cached tokens excluded), ``prompt`` (cached tokens included; instead of ``input``),
-        ``cached_input``, ``requests``; gauges likewise: ``running``, ``waiting``; and ``work``: a mapping of unit to the
-        same. Others: ``path`` (one or a list), ``model_label``, ``pin``, ``prefix``, ``recognised_by`` (each one or a
-        list), ``cadence`` (step, chunk or finish), ``level``, ``port``, ``enable``.
-
-        Raises:
-            ValueError: with every problem, one per line, each with its key path.
-        """
-        return _Words(mapping, name).dialect()
-
-
-CUSTOM_KEYS = ("output", "input", "prompt", "cached_input", "requests", "running", "waiting")
-"""Keys of :meth:`Dialect.from_mapping` that hold metric names."""
-
-
-class _Words:
-    """One reading of a user's mapping; collects problems instead of stopping at the first."""
-
-    def __init__(self, mapping: Mapping[str, Any], name: str) -> None:
-        self._mapping = mapping
-        self._name = name
-        self._problems: list[str] = []
-
-    def dialect(self) -> Dialect:
-        others = ("work", "path", "model_label", "pin", "prefix", "recognised_by", "cadence", "level", "port", "enable")
-        for key in self._mapping:
-            if key not in CUSTOM_KEYS and key not in others:
-                self._problems.append(f"{key}: unknown key; known are {', '.join((*CUSTOM_KEYS, *others))}")
-        metrics = {key: self._candidates(key, self._mapping.get(key)) for key in CUSTOM_KEYS}
-        if metrics["input"] and metrics["prompt"]:
-            self._problems.append("prompt: give input (cached tokens excluded) or prompt (included), not both")
-        if not any(metrics[key] for key in ("output", "input", "prompt")) and "work" not in self._mapping:
-            self._problems.append("output: at least one of output, input, prompt or work is needed")
-        prompt = tuple(Candidate(c.name, c.kind, c.match, c.cadence, Role.PROMPT) for c in metrics["prompt"])
-        prefixes = self._strings("prefix") or ("",)
-        marks = self._strings("recognised_by")
-        row = Dialect(
-            name=self._name,
-            mark=Mark(any_prefix=marks),
-            prefixes=prefixes,
-            paths=self._strings("path") or ("/metrics",),
-            port=self._number("port"),
-            level=self._member("level", Level, Level.ENGINE),
-            cadence=self._member("cadence", Cadence, Cadence.UNKNOWN),
-            output=metrics["output"],
-            input=metrics["input"] or prompt,
-            cached_input=metrics["cached_input"],
-            requests=metrics["requests"],
-            running=metrics["running"],
-            waiting=metrics["waiting"],
-            work=self._work(),
-            model_labels=self._strings("model_label") or ("model_name", "model"),
-            pin=self._strings("pin"),
-            enable="; ".join(self._strings("enable"))
-            or "compare the names under `tokens` with the page; a server that creates them with its first request heals"
-            " this by itself",
-        )
-        if self._problems:
-            raise ValueError("\n".join(self._problems))
-        return row
-
-    def _candidates(self, where: str, value: Any) -> tuple[Candidate, ...]:
-        if value is None:
-            return ()
-        entries = value if isinstance(value, list | tuple) else [value]
-        found = []
-        for position, entry in enumerate(entries):
-            place = f"{where}[{position}]" if isinstance(value, list | tuple) else where
-            candidate = self._candidate(place, entry)
-            if candidate is not None:
-                found.append(candidate)
-        return tuple(found)
-
-    def _candidate(self, where: str, entry: Any) -> Candidate | None:
-        if isinstance(entry, str) and entry:
-            return Candidate(entry)
-        if not isinstance(entry, Mapping):
-            self._problems.append(f"{where}: a metric name or {{metric, match}} is wanted, not {entry!r}")
-            return None
-        for key in entry:
-            if key not in ("metric", "match", "cadence"):
-                self._problems.append(f"{where}.{key}: unknown key; known are metric, match, cadence")
-        metric, match = entry.get("metric"), entry.get("match") or {}
-        if not isinstance(metric, str) or not metric:
-            self._problems.append(f"{where}.metric: the name of a metric is wanted")
-            return None
-        if not isinstance(match, Mapping):
-            self._problems.append(f"{where}.match: a mapping of label to value is wanted")
-            return None
-        cadence = entry.get("cadence")
-        if cadence is not None and cadence not in [c.value for c in Cadence]:
-            self._problems.append(f"{where}.cadence: one of {', '.join(c.value for c in Cadence)} is wanted")
-            cadence = None
-        pairs = tuple((str(label), str(wanted)) for label, wanted in match.items())
-        return Candidate(metric, match=pairs, cadence=Cadence(cadence) if cadence else None)
-
-    def _work(self) -> tuple[Work, ...]:
-        units = self._mapping.get("work") or {}
-        if not isinstance(units, Mapping):
-            self._problems.append("work: a mapping of unit to metric is wanted")
-            return ()
-        return tuple(Work(str(unit), self._candidates(f"work.{unit}", value)) for unit, value in units.items())
-
-    def _strings(self, key: str) -> tuple[str, ...]:
-        value = self._mapping.get(key)
-        if value is None:
-            return ()
-        entries = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(entry, str) for entry in entries):
-            self._problems.append(f"{key}: a word or a list of words is wanted")
-            return ()
-        return tuple(entries)
-
-    def _number(self, key: str) -> int | None:
-        value = self._mapping.get(key)
-        if value is None or (isinstance(value, int) and 0 < value < 65536):
-            return value
-        self._problems.append(f"{key}: a port number is wanted")
-        return None
-
-    def _member(self, key: str, members: type[_E], default: _E) -> _E:
-        value = self._mapping.get(key)
-        if value is None:
-            return default
-        try:
-            return members(value)
-        except ValueError:
-            self._problems.append(f"{key}: one of {', '.join(member.value for member in members)} is wanted")
-            return default
+        return dialect_of(mapping, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tpw.discovery.ownership import AUTO, NONE, Claim, held_by, ownership, resolve
@@ -40,6 +42,12 @@ def held(**pids: set[int]) -> dict[str, frozenset[int] | None]:
 )
 def test_a_gpu_is_called_by_index_uuid_or_bus_id(name: str | int, uuid: str):
     assert resolve([name], GPUS).gpus == frozenset({uuid})
+
+
+def test_t27_an_instance_is_listed_by_its_uuid_and_means_its_board():
+    cut = (replace(GPUS[0], mig_uuids=("MIG-11", "MIG-12")), *GPUS[1:])
+    assert resolve(["MIG-12"], cut).gpus == frozenset({A})
+    assert resolve(["MIG-1"], cut).gpus == frozenset()
 
 
 def test_an_unknown_gpu_is_reported_and_the_others_are_found():

@@ -474,6 +474,18 @@ def test_holders_see_a_partition_that_was_made_a_moment_ago(driver: FakeNvml) ->
     assert meter.holders(driver.uuid(0)) == {100}
 
 
+def test_t27_a_partitioned_gpu_names_its_instances_within_a_minute(driver: FakeNvml, clock: Any) -> None:
+    driver.mig(0, [[], []])
+    meter = opened(clock)
+    assert [len(gpu.mig_uuids) for gpu in meter.gpus()[:2]] == [2, 0]
+    assert all(uuid.startswith("MIG-") for uuid in meter.gpus()[0].mig_uuids)
+
+    driver.mig(0, [[]])
+    clock.advance(61)
+    meter.sweep()
+    assert len(meter.gpus()[0].mig_uuids) == 1
+
+
 def test_holders_are_unknown_where_the_driver_keeps_no_list(driver: FakeNvml) -> None:
     driver.gpu(0).flag("no_processes")
     meter = opened()

@@ -218,6 +218,9 @@ def test_a_mapping_that_counts_nothing_is_refused():
         Dialect.from_mapping({"requests": "x_total"})
 
 
-def test_input_and_prompt_together_are_refused():
-    with pytest.raises(ValueError, match="not both"):
-        Dialect.from_mapping({"input": "x_total", "prompt": "y_total"})
+def test_t03_input_and_prompt_together_tell_the_cached_tokens():
+    dialect = Dialect.from_mapping({"input": "x_total", "prompt": "y_total"})
+    assert (dialect.input, dialect.prompt) == (
+        (Candidate("x_total"),),
+        (Candidate("y_total", role=Role.PROMPT),),
+    )

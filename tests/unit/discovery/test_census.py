@@ -1,0 +1,127 @@
+"""Whose GPUs are whose where the driver does not tell it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from support.procfs import FakeProcFs, Tcp
+from tpw.discovery.census import Census, take
+from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.ownership import AUTO, Claim, ownership
+from tpw.discovery.processes import HostProcesses
+from tpw.model import Attribution, Gpu, Ownership
+
+GPUS = (Gpu("GPU-aaaa", 0, name="H100"), Gpu("GPU-bbbb", 1, name="H100"))
+POD = "6f8d2c1e-0b0a-4a57-9d1b-2f3c4d5e6f70"
+Lists = Mapping[str, frozenset[int] | None]
+SILENT: Lists = {"GPU-aaaa": None, "GPU-bbbb": None}
+EMPTY: Lists = {"GPU-aaaa": frozenset(), "GPU-bbbb": frozenset()}
+FOREIGN: Lists = {"GPU-aaaa": frozenset({900_001}), "GPU-bbbb": frozenset({900_002})}
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeProcFs:
+    return FakeProcFs(tmp_path / "proc")
+
+
+def server(fake: FakeProcFs, *, cgroup: str = "0::/user.slice", **environment: str) -> None:
+    """A server on port 8000 whose engine is a child of it."""
+    fake.process(50, "vllm serve m --port 8000", session=50, sockets=(500,), environment=environment, cgroup=cgroup)
+    fake.process(51, ["VLLM::EngineCore"], parent=50, session=50, environment=environment, cgroup=cgroup)
+    fake.network("host", ("10.0.0.1",), [Tcp(8000, 500)])
+
+
+def kernel(fake: FakeProcFs) -> None:
+    """What only the host's own pid namespace shows."""
+    fake.process(2, [], parent=0, comm="kthreadd")
+
+
+def scanned(fake: FakeProcFs, lists: Lists, kubelet: Checkpoint | None = None) -> Census:
+    host = HostProcesses(str(fake.root))
+    return take(host, {"chat": "http://127.0.0.1:8000"}, {}, lists, find=False, kubelet=kubelet)
+
+
+def owned(census: Census, lists: Lists, gpus: str | tuple[str, ...] = AUTO) -> Ownership:
+    assigned, _ = census.assigned("chat", GPUS)
+    return ownership(
+        Claim("chat", gpus), answering=True, pids=census.pids["chat"], holders=lists, gpus=GPUS, assigned=assigned
+    )
+
+
+@pytest.mark.parametrize("lists", [SILENT, EMPTY, FOREIGN], ids=["silent", "empty", "foreign"])
+def test_the_environment_tells_where_the_driver_does_not(fake: FakeProcFs, lists: Lists):
+    server(fake, CUDA_VISIBLE_DEVICES="1")
+    mine = owned(scanned(fake, lists), lists)
+    assert (mine.gpus, mine.method, mine.held) == ({"GPU-bbbb"}, Attribution.ENVIRONMENT, True)
+
+
+def test_the_driver_wins_over_the_environment(fake: FakeProcFs):
+    server(fake, CUDA_VISIBLE_DEVICES="0,1")
+    lists: Lists = {"GPU-aaaa": None, "GPU-bbbb": frozenset({51})}
+    mine = owned(scanned(fake, lists), lists)
+    assert (mine.gpus, mine.method) == ({"GPU-bbbb"}, Attribution.PROCESSES)
+
+
+def test_on_the_host_an_empty_list_is_nobody(fake: FakeProcFs):
+    """A server that may use a GPU and does not (built for the CPU, or still loading) owns nothing yet."""
+    kernel(fake)
+    server(fake, CUDA_VISIBLE_DEVICES="1")
+    mine = owned(scanned(fake, EMPTY), EMPTY)
+    assert (mine.gpus, mine.method) == (frozenset(), Attribution.NONE)
+
+
+def test_a_board_whose_holder_is_seen_is_not_given_away(fake: FakeProcFs):
+    server(fake, CUDA_VISIBLE_DEVICES="0,1")
+    fake.process(60, "python train.py")
+    lists: Lists = {"GPU-aaaa": frozenset({60}), "GPU-bbbb": None}
+    assert owned(scanned(fake, lists), lists).gpus == {"GPU-bbbb"}
+
+
+def test_what_is_configured_wins(fake: FakeProcFs):
+    server(fake, CUDA_VISIBLE_DEVICES="1")
+    mine = owned(scanned(fake, SILENT), SILENT, ("0",))
+    assert (mine.gpus, mine.method) == ({"GPU-aaaa"}, Attribution.CONFIGURED)
+
+
+def test_a_server_that_is_gone_has_no_environment_left(fake: FakeProcFs):
+    server(fake, CUDA_VISIBLE_DEVICES="1")
+    host = HostProcesses(str(fake.root))
+    servers = {"chat": "http://127.0.0.1:8000"}
+    take(host, servers, {}, SILENT, find=False)
+    fake.network("host", ("10.0.0.1",), [])
+    fake.end(50)
+    assert owned(take(host, servers, {}, SILENT, find=False), SILENT).gpus == {"GPU-bbbb"}
+    fake.end(51)
+    assert owned(take(host, servers, {}, SILENT, find=False), SILENT).gpus == frozenset()
+
+
+def test_the_kubelet_tells_before_the_environment(fake: FakeProcFs, tmp_path: Path):
+    server(fake, cgroup=f"0::/kubepods/pod{POD}/0123", NVIDIA_VISIBLE_DEVICES="GPU-aaaa")
+    file = tmp_path / "checkpoint"
+    entries = [{"PodUID": POD, "ResourceName": "nvidia.com/gpu", "DeviceIDs": {"-1": ["GPU-bbbb"]}}]
+    file.write_text(json.dumps({"Data": {"PodDeviceEntries": entries}}))
+    mine = owned(scanned(fake, SILENT, Checkpoint(str(file))), SILENT)
+    assert (mine.gpus, mine.method) == ({"GPU-bbbb"}, Attribution.KUBERNETES)
+    without = owned(scanned(fake, SILENT, Checkpoint(str(tmp_path / "none"))), SILENT)
+    assert (without.gpus, without.method) == ({"GPU-aaaa"}, Attribution.ENVIRONMENT)
+
+
+def test_the_kubelet_s_file_is_read_only_where_it_is_needed(fake: FakeProcFs, tmp_path: Path):
+    """A directory in its place would be told as a problem."""
+    wrong = Checkpoint(str(tmp_path))
+    server(fake, cgroup=f"0::/kubepods/pod{POD}/0123")
+    held: Lists = {"GPU-aaaa": frozenset({51}), "GPU-bbbb": None}
+    assert not any(str(tmp_path) in problem for problem in scanned(fake, held, wrong).problems)
+    assert any(str(tmp_path) in problem for problem in scanned(fake, SILENT, wrong).problems)
+
+
+def test_what_the_environment_cannot_tell_is_said(fake: FakeProcFs):
+    server(fake, CUDA_VISIBLE_DEVICES="1")
+    unequal = (GPUS[0], Gpu("GPU-bbbb", 1, name="L4"))
+    assigned, problems = scanned(fake, SILENT).assigned("chat", unequal)
+    assert assigned is None
+    assert len(problems) == 1

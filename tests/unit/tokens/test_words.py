@@ -1,0 +1,137 @@
+"""Whatever a built-in row says, a user can say in the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from tpw import assembly
+from tpw.config.load import load
+from tpw.config.problems import ConfigError
+from tpw.model import Role
+from tpw.tokens.dialects import Candidate, Dialect, Kind
+from tpw.tokens.engines import DIALECTS
+
+
+def labels_in_words(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
+    words: dict[str, list[str]] = {}
+    for label, value in pairs:
+        words.setdefault(label, []).append(value)
+    return words
+
+
+def metrics_in_words(candidates: tuple[Candidate, ...], *, says_prompt: bool = False) -> list[dict[str, Any]]:
+    return [
+        {"metric": one.name}
+        | ({"kind": one.kind.value} if one.kind is Kind.HISTOGRAM_SUM else {})
+        | ({"match": labels_in_words(one.match)} if one.match else {})
+        | ({"unless": labels_in_words(one.unless)} if one.unless else {})
+        | ({"cadence": one.cadence.value} if one.cadence else {})
+        | ({"includes_cached": True} if one.role is Role.PROMPT and not says_prompt else {})
+        for one in candidates
+    ]
+
+
+def in_words(row: Dialect) -> dict[str, Any]:
+    """A row as an entry of ``dialects:``."""
+    words: dict[str, Any] = {
+        "prefix": list(row.prefixes),
+        "path": list(row.paths),
+        "other_ports": list(row.other_ports),
+        "level": row.level.value,
+        "cadence": row.cadence.value,
+        "recognised_by": {part: list(getattr(row.mark, part)) for part in row.mark.__slots__},
+        "output": metrics_in_words(row.output),
+        "input": metrics_in_words(row.input),
+        "cached_input": metrics_in_words(row.cached_input),
+        "prompt": metrics_in_words(row.prompt, says_prompt=True),
+        "requests": metrics_in_words(row.requests),
+        "live_output": metrics_in_words(row.live_output),
+        "running": metrics_in_words(row.running),
+        "waiting": metrics_in_words(row.waiting),
+        "work": {work.unit: metrics_in_words(work.candidates) for work in row.work},
+        "model_label": list(row.model_labels),
+        "pin": list(row.pin),
+        "late": row.late,
+        "model_source": [{"path": one.path, "pointer": list(one.pointer)} for one in row.model_source],
+        "version_source": [{"path": one.path, "pointer": list(one.pointer)} for one in row.version_source],
+        "processes": {
+            "listener": list(row.processes.listener),
+            "gpu": list(row.processes.gpu),
+            "climb": row.processes.climb.value,
+        },
+        "enable": row.enable,
+    }
+    if row.port is not None:
+        words["port"] = row.port
+    if row.progress is not None:
+        words["progress"] = {
+            "path": row.progress.path,
+            "busy": row.progress.busy,
+            "identity": list(row.progress.identity),
+            "tokens": [list(pointer) for pointer in row.progress.tokens],
+            "note": row.progress.note,
+        }
+    return words
+
+
+@pytest.mark.parametrize("row", DIALECTS, ids=lambda row: row.name)
+def test_a_user_can_say_what_a_built_in_row_says(row: Dialect) -> None:
+    document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **in_words(row)}]})
+    [mine, *_] = assembly.dialects(load(document))
+    assert mine == replace(row, name=f"my-{row.name}")
+
+
+def test_a_server_may_name_a_dialect_of_the_configuration() -> None:
+    config = load(
+        """
+        dialects: [{name: mine, prefix: mine_, output: made_total, running: running, processes: {listener: mined}}]
+        servers: [{name: chat, url: "http://127.0.0.1:1", engine: mine, gpus: none, cadence: step}]
+        """,
+        known=assembly.known_names(),
+    )
+    rows = assembly.dialects(config)
+    source = assembly.token_source(config.servers[0], rows, float, lambda: None)
+    assert source.dialect is rows[0]
+    assert rows[0].running == (Candidate("running", Kind.GAUGE),)
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ({"progress": 5}, "progress"),
+        ({"progress": {"path": "/slots", "busy": "b", "tokens": []}}, "progress.tokens"),
+        ({"progress": {"path": "/slots", "busy": "b", "identity": [1], "tokens": ["n"]}}, "progress.identity[0]"),
+        ({"progress": {"busy": "b", "tokens": ["n"]}}, "progress.path"),
+        ({"model_source": "/v1/models"}, "model_source"),
+        ({"model_source": {"path": "/v1/models", "pointer": [True]}}, "model_source.pointer"),
+        ({"processes": {"listens": "x"}}, "processes.listens"),
+        ({"processes": {"climb": "up"}}, "processes.climb"),
+        ({"recognised_by": {"any": "x"}}, "recognised_by.any"),
+        ({"late": "yes"}, "late"),
+        ({"other_ports": [80, 0]}, "other_ports[1]"),
+        ({"input": {"metric": "x", "includes_cached": "no"}}, "input.includes_cached"),
+        ({"input": {"metric": "x", "kind": "sum"}}, "input.kind"),
+        ({"input": {"metric": "x", "unless": "y"}}, "input.unless"),
+        ({"input": "a", "prompt": "b", "cached_input": "c"}, "prompt"),
+    ],
+)
+def test_a_word_that_is_not_understood_is_named(words: dict[str, Any], where: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        Dialect.from_mapping({"output": "x_total", **words})
+    assert str(caught.value).partition(":")[0] == where
+
+
+def test_problems_of_a_dialect_are_told_with_their_lines() -> None:
+    lines = ["dialects:", "- name: mine", "  output: made_total", "  progress:", "    path: /slots", "    bussy: works"]
+    with pytest.raises(ConfigError) as caught:
+        load("\n".join([*lines, "  late: perhaps"]), known=assembly.known_names())
+    assert [(problem.line, problem.path) for problem in caught.value.problems] == [
+        (4, "dialects[0].progress.busy"),
+        (4, "dialects[0].progress.tokens"),
+        (6, "dialects[0].progress.bussy"),
+        (7, "dialects[0].late"),
+    ]
