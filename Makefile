@@ -100,6 +100,7 @@ dashboards: $(VENV)/.dev ## Dashboards, recording rules and alerts, from grafana
 docs: $(VENV)/.dev ## Reference pages of metrics and configuration, and the configuration's JSON Schema
 	$(BIN)/python -m tpw.config.reference --write docs
 	$(BIN)/python -m tpw.exposition.reference docs/metrics.md
+	$(BIN)/python -m tpw.tokens.reference --write docs/servers.md
 
 .PHONY: kubernetes
 kubernetes: $(VENV)/.dev ## deploy/kubernetes, rendered from the Helm chart

@@ -113,7 +113,7 @@ class Daemon:
 
         self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
         self._census = Census()
-        self._holders: Mapping[str, frozenset[int]] = {}
+        self._holders: Mapping[str, frozenset[int] | None] = {}
         self._holders_asked_at = float("-inf")
         self._gpus: tuple[Gpu, ...] = ()
         self._owners: dict[str, Ownership] = {}

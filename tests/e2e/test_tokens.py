@@ -230,3 +230,25 @@ def test_t28_a_server_is_found_with_no_configuration_and_owns_what_its_process_h
         timeout=10,
     )
     assert page(daemon).value("tpw_server_tokens_total", server=name, model="smollm", kind="output") == made
+
+
+def test_a_server_s_gpus_are_known_by_its_environment_where_the_driver_lists_no_processes(
+    exporter: Callable[..., Exporter],
+    start_llama: Callable[..., Llama],
+    nvml: FakeNvml,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for i in range(2):
+        nvml.gpu(i).flag("no_processes")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nvml.uuid(1))
+    own = start_llama()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    watched = {"host": {"meters": []}, "discovery": {"processes": False}, "servers": [{"name": "chat", "url": own.url}]}
+    daemon = exporter(watched, environment=nvml.env())
+    wait_until(lambda: page(daemon).values_of("tpw_server_gpu", server="chat", gpu="1") == [1.0], "its GPU", timeout=10)
+    found = page(daemon)
+
+    assert found.values_of("tpw_server_gpu", server="chat", gpu="0") == []
+    assert found.value("tpw_server_info", server="chat", attribution="environment") == 1.0
+    own.child.stop()
+    wait_until(lambda: page(daemon).values_of("tpw_server_gpu", server="chat") == [], "nobody's again", timeout=30)

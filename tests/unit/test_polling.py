@@ -393,7 +393,7 @@ def test_holders_are_read_on_request_and_kept(closing: list[AcceleratorPoller]) 
     while poller.holders() is None:
         look(poller)
 
-    assert poller.holders() == {"GPU-0": {7}, "GPU-1": frozenset()}
+    assert poller.holders() == {"GPU-0": {7}, "GPU-1": frozenset(), "GPU-2": None}
     assert poller.holders(max_age_seconds=60) is not None
     assert poller.holders(max_age_seconds=-1) is None
 

@@ -308,8 +308,8 @@ class HostProcesses:
         silent = sum(holding is None for holding in holders.values())
         if silent:
             self._report(
-                f"the driver does not list the processes on {silent} GPUs (WSL, vGPU, some boards): list each server's"
-                " `gpus`"
+                f"the driver does not list the processes on {silent} GPUs (WSL, vGPU, some boards): their servers are known"
+                " by the kubelet or by their environment, where these tell; else list each server's `gpus`"
             )
 
     def _report(self, problem: str) -> None:

@@ -64,7 +64,7 @@ class _Done:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    holders: dict[str, frozenset[int]]
+    holders: dict[str, frozenset[int] | None]
     at_seconds: float
 
 
@@ -197,9 +197,9 @@ class AcceleratorPoller:
         remaining = deque(gpu.uuid for gpu in self._gpus)
         self._give(self._holders_task(remaining, {}))
 
-    def holders(self, max_age_seconds: float | None = None) -> Mapping[str, frozenset[int]] | None:
-        """Process ids by GPU as last read, without the GPUs whose driver will not say. None before the first time, or
-        when the last time is longer ago than asked for."""
+    def holders(self, max_age_seconds: float | None = None) -> Mapping[str, frozenset[int] | None] | None:
+        """Process ids by GPU as last read; None for a GPU whose driver will not say. None before the first time, or when
+        the last time is longer ago than asked for."""
         self._drain()
         held = self._holders
         if held is None or (max_age_seconds is not None and self._clock() - held.at_seconds > max_age_seconds):
@@ -411,7 +411,7 @@ class AcceleratorPoller:
         self._messages.put(_Done())
         return True
 
-    def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int]]) -> Callable[[Worker], bool]:
+    def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int] | None]) -> Callable[[Worker], bool]:
         """One GPU's process lists, and then the next as a new task, so that a look never waits for all of them."""
 
         def task(worker: Worker) -> bool:
@@ -427,7 +427,7 @@ class AcceleratorPoller:
             if not worker.leave():
                 self._messages.put(_Returned(uuid))
                 return False
-            if isinstance(pids, frozenset):  # a failure is told by the looks
+            if pids is None or isinstance(pids, frozenset):  # a failure is told by the looks
                 found[uuid] = pids
             worker.tasks.put(task)
             return True

@@ -1,0 +1,64 @@
+"""The tables of engines in the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tpw import assembly
+from tpw.config.load import load
+from tpw.tokens import reference
+from tpw.tokens.engines import DIALECTS
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "servers.md"
+
+
+def test_the_tables_in_the_documentation_are_current() -> None:
+    """Rewrite them with: python -m tpw.tokens.reference --write docs/servers.md"""
+    assert reference.main(["--check", str(DOCUMENT)]) == 0
+
+
+def test_a_document_that_is_not_current_is_told_and_renewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "servers.md"
+    file.write_text(f"before\n{reference.BEGIN}\nold\n{reference.END}\nafter\n")
+    assert reference.main(["--check", str(file)]) == 1
+    assert "not up to date" in capsys.readouterr().err
+    assert reference.main(["--write", str(file)]) == 0
+    assert reference.main(["--check", str(file)]) == 0
+    text = file.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text.splitlines()
+
+
+def test_a_document_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="marks"):
+        reference.renewed("nothing")
+
+
+def test_every_engine_has_its_caveats_and_no_other() -> None:
+    assert set(reference.CAVEATS) == {dialect.name for dialect in DIALECTS}
+
+
+def test_every_engine_is_in_both_tables() -> None:
+    lines = reference.tables().splitlines()
+    for dialect in DIALECTS:
+        assert sum(line.startswith(f"| `{dialect.name}` |") for line in lines) == 2
+
+
+def examples() -> list[str]:
+    """Indented blocks of YAML; of one with several files, each."""
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", DOCUMENT.read_text(), re.MULTILINE)
+    parts = [part for block in blocks for part in re.split(r"(?m)^    #.*\n", block)]
+    return [part for part in parts if part.strip().startswith(("servers:", "dialects:"))]
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda text: text.split()[0] + str(len(text)))
+def test_an_example_of_the_documentation_is_valid(example: str) -> None:
+    assembly.examine(load(example, known=assembly.known_names()))
+
+
+def test_the_documentation_has_its_examples() -> None:
+    assert len(examples()) == 5
