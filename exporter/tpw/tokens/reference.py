@@ -26,7 +26,7 @@ _MOVES = {
 }
 
 CAVEATS: dict[str, str] = {
-    "tpw_hook": "Streamed answers that carry no usage are counted as the hook's own page says.",
+    "tpw_hook": "For servers without counters: see [their page](uncounted-servers.md).",
     "dynamo_frontend": "Counts a user's request once; its workers count every phase of it. Read one or the other. Never"
     " found by discovery, because its tokens are its workers'.",
     "dynamo_worker": "Publishes its engine's own names. A request that moves to another worker is prefilled twice.",
