@@ -194,6 +194,24 @@ def test_t08_a_server_killed_in_the_middle_loses_and_invents_nothing(
     assert settle(daemon, {"output": float(done + made)}, first) == {"output": float(done + made)}
 
 
+def test_t24_reading_slots_changes_nothing_that_others_read(start_llama: Callable[..., Llama]) -> None:
+    """The page resets its gauges of throughput at every read, whoever reads; asking for slots does not."""
+    own = start_llama()
+
+    def throughput() -> float:
+        return next(
+            float(line.split()[1])
+            for line in own.metrics().splitlines()
+            if line.startswith("llamacpp:predicted_tokens_seconds ")
+        )
+
+    own.complete("Once upon a time", 30)
+    for _ in range(3):
+        http_get(f"{own.url}/slots")
+    assert throughput() > 0.0
+    assert throughput() == 0.0
+
+
 def test_a_server_without_slots_is_counted_at_the_end_of_requests_and_that_is_said_once(
     exporter: Callable[..., Exporter], start_llama: Callable[..., Llama], nvml: FakeNvml
 ) -> None:

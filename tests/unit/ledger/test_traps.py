@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tpw.ledger.advance import advance
@@ -157,3 +159,15 @@ def test_t27_who_does_not_work_has_no_part_of_a_board_that_works() -> None:
 
     books = play(*(tick(n, 400.0 * n, looks(n), (owner("a"), owner("b"))) for n in range(2)))
     assert (joules(books, server="a"), joules(books, server="b")) == (400.0, 0.0)
+
+
+def test_one_server_on_several_boards_owns_all_their_joules() -> None:
+    second = Gpu("GPU-1", 1, max_power_watts=700.0)
+    both = Ownership("chat", frozenset({GPU.uuid, second.uuid}), Attribution.CONFIGURED)
+    books = Books()
+    for n in range(3):
+        one = tick(n, 300.0 * n, (look(n, {"m": 10.0 * n}, running=1.0),), (both,))
+        samples = (*one.accelerators.samples, GpuSample(second.uuid, START + n, energy_joules=100.0 * n))
+        books = advance(books, replace(one, accelerators=AcceleratorReading((GPU, second), samples)), Policy())
+    assert joules(books, server="chat", state=State.ACTIVE) == 800.0
+    assert joules(books, server="chat", gpu="GPU-1") == 200.0

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
+from support.pageserver import PageServer, answer, pages
 from tpw import assembly
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
-from tpw.model import Role
+from tpw.model import Cadence, Load, Role
 from tpw.tokens.dialects import Candidate, Dialect, Kind
 from tpw.tokens.engines import DIALECTS
 
@@ -85,18 +87,23 @@ def test_a_user_can_say_what_a_built_in_row_says(row: Dialect) -> None:
     assert mine == replace(row, name=f"my-{row.name}")
 
 
-def test_a_server_may_name_a_dialect_of_the_configuration() -> None:
-    config = load(
-        """
-        dialects: [{name: mine, prefix: mine_, output: made_total, running: running, processes: {listener: mined}}]
-        servers: [{name: chat, url: "http://127.0.0.1:1", engine: mine, gpus: none, cadence: step}]
-        """,
-        known=assembly.known_names(),
-    )
-    rows = assembly.dialects(config)
-    source = assembly.token_source(config.servers[0], rows, float, lambda: None)
+def test_t29_a_server_may_name_a_dialect_of_the_configuration_and_its_own_cadence() -> None:
+    with PageServer(pages({"/metrics": answer("mine_made_total 5\nmine_running 2\n")})) as server:
+        config = load(
+            f"""
+            dialects: [{{name: mine, prefix: mine_, output: made_total, running: running}}]
+            servers: [{{name: chat, url: "{server.url}", engine: mine, gpus: none, model: m, cadence: step}}]
+            """,
+            known=assembly.known_names(),
+        )
+        rows = assembly.dialects(config)
+        source = assembly.token_source(config.servers[0], rows, time.monotonic, lambda: None)
+        reading = source.read()
+        source.close()
     assert source.dialect is rows[0]
-    assert rows[0].running == (Candidate("running", Kind.GAUGE),)
+    assert (reading.engine, reading.cadence, rows[0].cadence) == ("mine", Cadence.STEP, Cadence.UNKNOWN)
+    assert [(one.role, one.model, one.value) for one in reading.series] == [(Role.OUTPUT, "m", 5.0)]
+    assert reading.loads == (Load("m", 2.0, None),)
 
 
 @pytest.mark.parametrize(
