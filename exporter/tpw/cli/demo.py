@@ -42,6 +42,9 @@ tariff:
     zones:
       - {{price_per_kwh: 0.16, hours: "22:00-06:00"}}
       - {{price_per_kwh: 0.34, hours: "17:00-20:00", days: [mon-fri]}}
+  demand: {{price_per_kw_month: 11.50}}
+  fixed: {{per_month: 60}}
+carbon: {{kind: static, grams_per_kwh: 332, basis: average_direct}}
 costs:
   hardware: {{price_per_gpu: 30000, years: 4, interest: 0.10, residual: 0.20}}
 references:
