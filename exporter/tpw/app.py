@@ -547,25 +547,41 @@ class Daemon:
         _log.info("configuration reloaded")
 
     def _accelerator_pollers(self) -> list[AcceleratorPoller]:
-        meters = self._given_accelerators
-        if meters is None:
-            meters = assembly.accelerator_meters(self._config, self._clock)
-        return [AcceleratorPoller(meter, self._clock, life=self._life(meter.name)) for meter in meters]
-
-    def _host_pollers(self) -> list[HostPoller]:
+        if self._given_accelerators is not None:
+            return [
+                AcceleratorPoller(meter, self._clock, life=self._life(meter.name)) for meter in self._given_accelerators
+            ]
+        meters = assembly.accelerator_meters(self._config, self._clock)
         return [
-            HostPoller(meter, self._clock, life=self._life(meter.name))
-            for meter in assembly.host_meters(self._config, self._clock)
+            AcceleratorPoller(meter, self._clock, life=self._life(meter.name, optional=chosen.optional))
+            for chosen, meter in zip(self._config.accelerators, meters, strict=True)
         ]
 
-    def _life(self, name: str) -> SourceLife:
+    def _host_pollers(self) -> list[HostPoller]:
+        meters = assembly.host_meters(self._config, self._clock)
+        return [
+            HostPoller(meter, self._clock, life=self._life(meter.name, optional=chosen.optional))
+            for chosen, meter in zip(self._config.host.meters, meters, strict=True)
+        ]
+
+    def _life(self, name: str, *, optional: bool = False) -> SourceLife:
         counts = self._books.sources.get(name, SourceAccount())
-        return SourceLife(name, clock=self._clock, wall=self._wall, reads=counts.reads, failures=counts.failures)
+        return SourceLife(
+            name,
+            clock=self._clock,
+            wall=self._wall,
+            reads=counts.reads,
+            failures=counts.failures,
+            optional=optional,
+        )
+
+    def _meter_lives(self) -> tuple[SourceLife, ...]:
+        return (*(poller.life for poller in self._accelerators), *(host.life for host in self._hosts))
 
     def _statuses(self) -> tuple[SourceStatus, ...]:
+        """The sources there are. A default meter that this machine does not have is none: a note tells of it."""
         return (
-            *(poller.life.status() for poller in self._accelerators),
-            *(host.life.status() for host in self._hosts),
+            *(life.status() for life in self._meter_lives() if not life.is_left_out),
             *self._tokens.statuses(),
             *self._outlook.statuses(),
         )
@@ -575,6 +591,10 @@ class Daemon:
         notes += [
             f"server {name}: {note}" for name, note in self._server_notes.items() if note and name in self._claims
         ]
+        for life in self._meter_lives():
+            if life.is_left_out:
+                status = life.status()
+                notes.append(f"{life.name} is not read: {status.detail}. {status.hint}".rstrip())
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._store_down:

@@ -1,9 +1,10 @@
-"""The daemon put together, without its HTTP server: reloads."""
+"""The daemon put together, without its HTTP server: reloads, and the meters a machine does not have."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -107,4 +108,64 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
     assert isinstance(daemon._policy.curve, PriceCurve)
     assert daemon.snapshot.prices.now is not None
     assert daemon.snapshot.prices.now.price_per_kwh == 0.7
+    daemon.stop()
+
+
+RAPL = """
+accelerators: []
+discovery: {{processes: false}}
+host: {{sysfs: {sysfs}{meters}}}
+"""
+
+
+def rapl(sysfs: Path, meters: str = "") -> Config:
+    return load(RAPL.format(sysfs=sysfs, meters=meters))
+
+
+def test_a_default_meter_that_this_machine_does_not_have_is_a_note_and_no_source(tmp_path: Path) -> None:
+    daemon = Daemon(rapl(tmp_path))
+    daemon.look()
+
+    assert daemon.snapshot.sources == ()
+    assert daemon.snapshot.books.sources == {}
+    note = next(note for note in daemon.snapshot.notes if "rapl" in note)
+    assert note.startswith(f"rapl is not read: no RAPL package zone under {tmp_path}/class/powercap. Virtual machines ")
+    daemon.stop()
+
+
+def test_a_meter_that_is_named_stays_a_source_that_is_down(tmp_path: Path) -> None:
+    daemon = Daemon(rapl(tmp_path, ", meters: [rapl]"))
+    daemon.look()
+
+    assert [(source.name, source.up, source.failures) for source in daemon.snapshot.sources] == [
+        ("rapl", False, (("absent", 1),))
+    ]
+    assert not [note for note in daemon.snapshot.notes if "rapl" in note]
+    daemon.stop()
+
+
+def test_naming_a_meter_in_a_reload_makes_it_a_source(tmp_path: Path) -> None:
+    daemon = Daemon(rapl(tmp_path))
+    daemon.look()
+    reload(daemon, rapl(tmp_path, ", meters: [rapl]"))
+    daemon.look_again()
+
+    assert [source.name for source in daemon.snapshot.sources] == ["rapl"]
+    daemon.stop()
+
+
+def test_a_default_meter_that_is_here_is_a_source_and_its_loss_is_seen(tmp_path: Path) -> None:
+    zone = tmp_path / "class" / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "1000000")):
+        (zone / name).write_text(f"{text}\n")
+    daemon = Daemon(rapl(tmp_path))
+    daemon.look()
+    first = [(source.name, source.up) for source in daemon.snapshot.sources]
+    (zone / "energy_uj").write_text("")
+    (zone / "energy_uj").unlink()
+    daemon.look_again()
+
+    assert first == [("rapl", True)]
+    assert [(source.name, source.up) for source in daemon.snapshot.sources] == [("rapl", False)]
     daemon.stop()

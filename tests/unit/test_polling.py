@@ -733,6 +733,57 @@ def test_counts_go_on_from_those_of_the_books() -> None:
     assert (status.detail, status.hint) == ("gone", "mend it")
 
 
+@pytest.mark.parametrize("reason", [Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION])
+def test_a_default_that_is_not_on_this_machine_is_left_out_and_said_once(logs: list[Any], reason: Reason) -> None:
+    life = SourceLife("rapl", optional=True)
+    assert not life.is_left_out  # not tried yet: what is not known is not left out
+    for _ in range(3):
+        life.failed(SourceError(reason, "none", "what to do"), 0.1)
+
+    assert life.is_left_out
+    level = "warning" if reason is Reason.PERMISSION else "info"
+    assert [(entry["event"], entry["log_level"], entry["hint"]) for entry in logs] == [
+        ("source not here", level, "what to do")
+    ]
+
+
+def test_what_is_named_is_down_where_it_is_not_there(logs: list[Any]) -> None:
+    life = SourceLife("rapl")
+    life.failed(SourceError(Reason.ABSENT, "none"), 0.1)
+
+    assert not life.is_left_out
+    assert events(logs) == ["source down"]
+
+
+def test_a_default_that_is_there_and_does_not_work_is_down(logs: list[Any]) -> None:
+    life = SourceLife("nvml", optional=True)
+    life.failed(SourceError(Reason.ABSENT, "no driver"), 0.1)
+    life.failed(SourceError(Reason.BROKEN, "driver and library differ"), 0.1)
+
+    assert not life.is_left_out
+    assert events(logs) == ["source not here", "source down"]
+
+
+@pytest.mark.parametrize("before", [{}, {"reads": 10, "failures": {"absent": 9}}])
+def test_a_default_that_once_gave_a_reading_is_a_source_as_any_other(logs: list[Any], before: dict[str, Any]) -> None:
+    """In this process, or in one before it."""
+    life = SourceLife("nvml", optional=True, **before)
+    if not before:
+        life.failed(SourceError(Reason.ABSENT, "the driver is being loaded"), 0.1)
+        life.succeeded(0.1)
+    life.failed(SourceError(Reason.ABSENT, "the driver is gone"), 0.1)
+
+    assert not life.is_left_out
+    assert events(logs)[-1] == "source down"
+
+
+def test_failures_of_a_default_before_this_process_do_not_make_it_one_that_was_there() -> None:
+    life = SourceLife("rapl", optional=True, reads=10, failures={"permission": 10})
+    life.failed(SourceError(Reason.PERMISSION, "no"), 0.1)
+
+    assert life.is_left_out
+
+
 def test_a_bug_in_a_source_is_told_as_one(logs: list[Any]) -> None:
     life = SourceLife("x")
 

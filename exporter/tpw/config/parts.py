@@ -81,6 +81,8 @@ class Meter:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
+    """True for one that nobody asked for: a default, tried on every machine. That it is not there is no fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,8 @@ class Host:
     meters: tuple[Meter, ...] = setting(
         ListOf(MeterShape(), "a list of host meters"),
         "Host meters to read: `rapl` and others; each may be a mapping of its name to its options. An empty list reads"
-        " none.",
-        default=lambda: (Meter("rapl"),),
+        " none. One that is named is expected to be there; the default is only tried.",
+        default=lambda: (Meter("rapl", optional=True),),
         default_words="[rapl]",
     )
     sysfs: str = setting(
@@ -214,8 +214,8 @@ class Config:
     accelerators: tuple[Meter, ...] = setting(
         ListOf(MeterShape(), "a list of meters"),
         "Meters of accelerators, by name: `nvml` and others; each may be a mapping of its name to its options. An empty"
-        " list reads none.",
-        default=lambda: (Meter("nvml"),),
+        " list reads none. One that is named is expected to be there; the default is only tried.",
+        default=lambda: (Meter("nvml", optional=True),),
         default_words="[nvml]",
     )
     host: Host = setting(Section(Host), "Meters of the host.", default=Host)

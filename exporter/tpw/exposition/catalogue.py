@@ -367,7 +367,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "Power usage effectiveness that energy is multiplied with now.",
     ),
     # ------------------------------------------------------------------------------------------------------- sources
-    Metric("tpw_source_up", Kind.GAUGE, ("source",), "1 while the source's last read succeeded."),
+    Metric(
+        "tpw_source_up",
+        Kind.GAUGE,
+        ("source",),
+        "1 while the source's last read succeeded.",
+        absent="There is no such source: also a meter that is only a default (nvml, rapl) and that this machine does not "
+        "have or does not let the exporter read.",
+    ),
     Metric(
         "tpw_source_read_duration_seconds",
         Kind.GAUGE,

@@ -22,8 +22,15 @@ Jitter = Callable[[], float]
 JITTER: Jitter = random
 
 
+_NOT_HERE = frozenset({Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION})
+"""What a machine that has no such thing, or does not let us have it, answers from the first try on."""
+
+
 class SourceLife:
     """Bookkeeping of one source, of whatever kind. Logs when the source goes down or comes back, and never in between.
+
+    An optional source that a machine does not have is not down: it is left out (see :attr:`is_left_out`), so that nobody is
+    called for a meter that nobody asked for. Once it has given a reading it is a source as any other.
 
     Args:
         name: of the source in metrics and logs, e.g. ``nvml`` or ``server:chat``.
@@ -31,9 +38,13 @@ class SourceLife:
         wall: Unix time, for the last success.
         reads: reads before this process, from the books.
         failures: failures before this process by reason, from the books.
+        optional: whether it is only tried because it is a default.
     """
 
-    __slots__ = ("_clock", "_down", "_duration", "_failures", "_last_success", "_reads", "_up", "_wall", "name")
+    __slots__ = (
+        *("_clock", "_down", "_duration", "_failures", "_last_success", "_optional", "_reads", "_up", "_wall"),
+        "name",
+    )
 
     def __init__(
         self,
@@ -43,12 +54,15 @@ class SourceLife:
         wall: Callable[[], float] = time.time,
         reads: int = 0,
         failures: Mapping[str, int] | None = None,
+        optional: bool = False,
     ) -> None:
         self.name = name
         self._clock = clock
         self._wall = wall
         self._reads = reads
         self._failures: dict[str, int] = dict(failures or {})
+        # Reads beyond the failures gave readings. (GPUs that failed one by one may hide that; then it shows at the next.)
+        self._optional = optional and reads <= sum(self._failures.values())
         self._duration: float | None = None
         self._last_success: float | None = None
         self._up: bool | None = None
@@ -73,6 +87,7 @@ class SourceLife:
             log.info("source up", source=self.name)
         self._up = True
         self._down = None
+        self._optional = False
 
     def failed(self, error: SourceError, duration_seconds: float | None = None) -> None:
         """A read gave none."""
@@ -80,12 +95,20 @@ class SourceLife:
         self.counted(error.reason)
         if duration_seconds is not None:
             self._duration = duration_seconds
-        if self._down is None or self._down.reason is not error.reason:
-            log.warning(
-                "source down", source=self.name, reason=error.reason.value, detail=error.detail, hint=error.hint
-            )
+        is_news = self._down is None or self._down.reason is not error.reason
         self._up = False
         self._down = error
+        if is_news:
+            # What is forbidden can be allowed: worth a warning where what is not there is not.
+            tell = log.info if self.is_left_out and error.reason is not Reason.PERMISSION else log.warning
+            event = "source not here" if self.is_left_out else "source down"
+            tell(event, source=self.name, reason=error.reason.value, detail=error.detail, hint=error.hint)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it is optional, has never given a reading, and cannot be had on this machine: no source of it, then, and
+        no fault. One that is there and does not work is a fault all the same."""
+        return self._optional and self._down is not None and self._down.reason in _NOT_HERE
 
     def counted(self, reason: Reason) -> None:
         """A part of the source (one GPU of many) failed: counted, but the source is not down for it."""

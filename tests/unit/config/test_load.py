@@ -62,8 +62,8 @@ def test_sections_with_every_line_commented_out_mean_the_defaults() -> None:
 def test_defaults_are_those_of_the_contract() -> None:
     config = Config()
     assert (config.polling.interval, config.polling.window) == (1.0, 60.0)
-    assert config.accelerators == (Meter("nvml"),)
-    assert config.host.meters == (Meter("rapl"),)
+    assert config.accelerators == (Meter("nvml", optional=True),)
+    assert config.host.meters == (Meter("rapl", optional=True),)
     assert config.web.listen_address == ":10101"
     assert config.web.telemetry_path == "/metrics"
     assert config.discovery.processes is True
@@ -181,6 +181,7 @@ def test_deep_nesting_is_refused(depth: int) -> None:
 
 def test_list_without_entries_reads_none() -> None:
     assert load("accelerators: []").accelerators == ()
+    assert load("accelerators: [nvml]").accelerators == (Meter("nvml"),)  # named: more than the default of that name
 
 
 def test_names_are_checked_only_where_somebody_knows_them() -> None:
