@@ -120,6 +120,7 @@ class ScrapeSource:
         assert reader is not None  # noqa: S101 - a page is only returned with its reader
         found = reader.read(page)
         if not found.series and not found.work:
+            self._check_is_page(answer, page, self._target)
             reader, found = self._without_series(reader, page, found)
         if self._look_up(reader.dialect, found, deadline):
             found = reader.read(page)
@@ -229,13 +230,18 @@ class ScrapeSource:
         page = Page(answer.body)
         if answer.content_type == _OPENMETRICS and not page.is_complete():
             raise SourceError(Reason.MALFORMED, f"{where}: the page was cut off (no # EOF)")
-        if self._reader is None and not page.is_empty() and not page.has_samples():
+        if self._reader is None:
+            self._check_is_page(answer, page, path)
+        return page
+
+    def _check_is_page(self, answer: Answer, page: Page, path: str) -> None:
+        """Looks at every line, so it is asked only where the engine is not known yet or its counters are missing."""
+        if not page.is_empty() and not page.has_samples():
             raise SourceError(
                 Reason.MALFORMED,
-                f"{where}: not a metrics page, it begins with {answer.body[:40]!r}",
+                f"{self._connection.origin}{path}: not a metrics page, it begins with {answer.body[:40]!r}",
                 "give the full address of its Prometheus page as the url",
             )
-        return page
 
     def _recognised(self, page: Page, path: str) -> Dialect:
         dialect = recognise(page, self._dialects)

@@ -286,6 +286,23 @@ def test_t13_json_and_garbage_are_malformed(said: bytes):
     assert failure.reason is Reason.MALFORMED
 
 
+@pytest.mark.parametrize("dialect", [None, VLLM, LLAMACPP])
+def test_a_page_that_turns_into_something_else_is_malformed_and_read_again_when_it_is_back(dialect: Dialect | None):
+    page = LLAMA_PAGE if dialect is LLAMACPP else VLLM_PAGE
+    said = {"/metrics": answer(page)}
+    with PageServer(pages(said)) as server:
+        source = ScrapeSource("chat", server.url, dialect)
+        before = source.read()
+        said["/metrics"] = answer(b"\x7fELF\x02\x01 no page\nof metrics\n")
+        with pytest.raises(SourceError) as caught:
+            source.read()
+        said["/metrics"] = answer(page)
+        after = source.read()
+        source.close()
+    assert (caught.value.reason, "begins with b'\\x7fELF" in caught.value.detail) == (Reason.MALFORMED, True)
+    assert after.series == before.series
+
+
 def test_t13_an_openmetrics_page_is_read_by_its_content_type():
     body = b'# TYPE vllm:generation_tokens counter\nvllm:generation_tokens_total{model_name="m"} 7 # {t="1"} 1\n# EOF\n'
     said = answer(body, content_type="application/openmetrics-text; version=1.0.0; charset=utf-8")
