@@ -290,7 +290,7 @@ class Daemon:
         for poller in self._accelerators:
             if poller.fatal is not None:
                 self.fatal = poller.fatal
-        self._notice_departures()
+        self._notice_changes()
 
     def _take_notes(self, looks: Sequence[ServerReading | ServerFault]) -> None:
         """What servers could tell and do not, said once each."""
@@ -392,10 +392,11 @@ class Daemon:
             time.sleep(0.005)
         self._ask_for_holders(self._clock())
 
-    def _notice_departures(self) -> None:
-        """A server that has just gone may have left its GPUs: look at once, not at the next scan."""
+    def _notice_changes(self) -> None:
+        """A server that has just gone may have left its GPUs, and one that has just come has taken some, with processes that
+        are only told apart once its engine is known: look at once, not at the next scan."""
         up = {name for name, account in self._books.servers.items() if account.up}
-        if self._was_up - up:
+        if self._was_up != up:
             self._holders_asked_at = float("-inf")
             self._ask_for_holders(self._clock())
             self._scheduler.once("scan-now", self._scan)

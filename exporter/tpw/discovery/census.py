@@ -61,7 +61,7 @@ def take(
     Args:
         host: its processes.
         configured: address by name of the configured servers.
-        dialects: engine by name of those, as far as it is known.
+        dialects: engine by name of the servers, as far as it is known.
         holders: process ids by GPU, from the driver.
         find: whether to look for servers that are not configured.
         kubelet: where it keeps what it gave to which pod.
@@ -69,11 +69,12 @@ def take(
     host.refresh()
     found = tuple(host.find_servers(holders, configured)) if find else ()
     addresses = {**configured, **{server.name: server.url for server in found if server.name not in configured}}
+    engines = {**{server.name: host.engine(server.engine) for server in found}, **_known(dialects)}
     listening = {name: host.owner_pids(url) for name, url in addresses.items()}
     pids = {}
     for name, url in addresses.items():
         others = frozenset().union(*(of for other, of in listening.items() if other != name and of))
-        pids[name] = host.server_pids(url, dialects.get(name), others=others)
+        pids[name] = host.server_pids(url, engines.get(name), others=others)
     blind = host.blind(holders)
     unknown = {name: of for name, of in pids.items() if of and not held_by(of, holders)} if blind else {}
     visible = {name: host.visible(of) for name, of in unknown.items()}
@@ -99,3 +100,7 @@ def _devices(
     devices, problem = kubelet.devices()
     given_to = {name: frozenset().union(*(devices.get(pod, ()) for pod in of)) for name, of in pods.items()}
     return {name: identifiers for name, identifiers in given_to.items() if identifiers}, problem
+
+
+def _known(dialects: Mapping[str, Engine | None]) -> dict[str, Engine]:
+    return {name: engine for name, engine in dialects.items() if engine is not None}

@@ -132,16 +132,26 @@ class HostProcesses:
         """All processes of the server at an address: who listens, and its tree. None when it is not of this host.
 
         Of a server that listens no more, what is left of its tree. ``others`` are listeners of other servers, whose
-        trees stay theirs.
+        trees stay theirs. While the engine is not known, it is taken from what the listener is called: climbing from one
+        that has its GPU processes below itself would take in whatever else its parent started.
         """
         owners = self.owner_pids(url)
         if owners is None:
             return None
         if owners:
-            pids = self.tree(owners, engine.processes.climb if engine else ANCESTOR, others=others)
+            climb = engine.processes.climb if engine else self._climb_of(owners)
+            pids = self.tree(owners, climb, others=others)
             self._trees[url] = {pid: self._table[pid].started_ticks for pid in pids}
             return pids
         return frozenset(pid for pid, ticks in self._trees.get(url, {}).items() if self._table.is_same(pid, ticks))
+
+    def _climb_of(self, owners: Collection[int]) -> str:
+        called = {one.processes.climb for pid in owners for one in listens_as(self._table[pid], self._dialects)}
+        return called.pop() if len(called) == 1 else ANCESTOR
+
+    def engine(self, name: str) -> Engine | None:
+        """The engine of this name among those that are looked for."""
+        return next((one for one in self._dialects if one.name == name), None)
 
     def blind(self, holders: Holders) -> frozenset[str]:
         """GPUs whose list of processes tells nothing here: the driver gives none, or it speaks of another pid namespace.

@@ -14,6 +14,7 @@ import pytest
 
 from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
+from tpw.discovery.census import take
 from tpw.discovery.ownership import held_by
 from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
 from tpw.discovery.procfs import ProcFs
@@ -192,6 +193,33 @@ def test_the_gpus_are_those_that_the_tree_holds(fake: FakeProcFs):
     holders = {"GPU-a": {101}, "GPU-b": {102}, "GPU-c": {900}}
     assert pids is not None
     assert held_by(pids, holders) == {"GPU-a", "GPU-b"}
+
+
+def test_while_its_engine_is_not_known_a_server_is_taken_for_what_its_process_is_called(fake: FakeProcFs):
+    """A supervisor starts a server and a training job; another a TGI, whose router does not hold the GPUs."""
+    fake.network("host", (), [Tcp(8080, 501), Tcp(80, 502)])
+    fake.process(90, "python3 run_all.py", session=90)
+    fake.process(100, "llama-server -m x", parent=90, session=90, sockets=(501,))
+    fake.process(101, "helper", parent=100, session=90)
+    fake.process(102, "python3 train.py", parent=90, session=90)
+    fake.process(200, "text-generation-launcher", session=200)
+    fake.process(201, "text-generation-router --port 80", parent=200, session=200, sockets=(502,))
+    fake.process(202, "python3 /usr/bin/text-generation-server serve", parent=200, session=200)
+    host = look(fake)
+    assert host.server_pids(url_of(8080)) == {100, 101}
+    assert host.server_pids(url_of(80)) == {200, 201, 202}
+
+
+def test_a_server_that_is_found_has_its_engine_s_processes_from_the_first_scan_on(fake: FakeProcFs):
+    """Its process is called like nothing known, so only what its page said tells that it is not to be climbed from."""
+    fake.network("host", (), [Tcp(8080, 501)])
+    fake.process(90, "python3 run_all.py", session=90)
+    fake.process(100, "my-server --port 8080", parent=90, session=90, sockets=(501,))
+    fake.process(102, "python3 train.py", parent=90, session=90)
+    host = look(fake, Asker(**{url_of(8080): LLAMACPP}))
+    census = take(host, {}, {}, {"GPU-a": {100}, "GPU-b": {102}}, find=True)
+    assert [server.name for server in census.found] == ["llamacpp-8080"]
+    assert census.pids == {"llamacpp-8080": {100}}
 
 
 def test_what_is_left_of_a_server_that_listens_no_more_is_still_its_own(fake: FakeProcFs):
