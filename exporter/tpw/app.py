@@ -393,8 +393,8 @@ class Daemon:
         self._ask_for_holders(self._clock())
 
     def _notice_changes(self) -> None:
-        """A server that has just gone may have left its GPUs, and one that has just come has taken some, with processes that
-        are only told apart once its engine is known: look at once, not at the next scan."""
+        """Look at once, not at the next scan: a server that has just gone may have left its GPUs, one that has just come
+        has taken some, and which processes are its own is sure once its engine is known."""
         up = {name for name, account in self._books.servers.items() if account.up}
         if self._was_up != up:
             self._holders_asked_at = float("-inf")

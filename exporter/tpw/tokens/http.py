@@ -208,7 +208,7 @@ class Connection:
         where = f"{self.origin}{path}"
         if isinstance(error, TimeoutError):
             return SourceError(
-                Reason.TIMEOUT, f"{where}: no whole answer within {timeout_seconds:g} s", "is the server overloaded?"
+                Reason.TIMEOUT, f"{where}: no whole answer within {timeout_seconds:.2g} s", "is the server overloaded?"
             )
         if isinstance(error, ssl.SSLCertVerificationError):
             return SourceError(

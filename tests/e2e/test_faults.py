@@ -1,0 +1,178 @@
+"""Law 8: servers that answer rubbish, hang, or are something else leave everybody else as they were."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fakenvml import FakeNvml
+from support.pageserver import NOT_FOUND, Asked, PageServer, answer
+from support.scraped import Page, parse
+from support.servers import Exporter, Llama, wait_until
+
+GARBAGE = answer(bytes(range(1, 256)) * 40)
+HTML = answer("<!doctype html><title>Sign in</title><p>5 6</p>", content_type="text/html; charset=utf-8")
+
+
+class Scripted:
+    """A vLLM-like server that can be made to say something else, or nothing at all."""
+
+    def __init__(self) -> None:
+        self.tokens = 1000
+        self.says: bytes | None = None
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def __call__(self, asked: Asked) -> bytes:
+        self.goes_on.wait(60)
+        if asked.path != "/metrics":
+            return NOT_FOUND
+        return self.says or answer(
+            "process_start_time_seconds 1795486027.04\n"
+            'vllm:num_requests_running{engine="0",model_name="m"} 1\n'
+            f'vllm:generation_tokens_total{{engine="0",model_name="m"}} {self.tokens}\n'
+        )
+
+
+@pytest.fixture
+def nvml(tmp_path: Path) -> Iterator[FakeNvml]:
+    with FakeNvml(tmp_path, 3, refresh_seconds=0.1) as fake:
+        yield fake
+
+
+@pytest.fixture
+def turning() -> Iterator[tuple[Scripted, PageServer]]:
+    script = Scripted()
+    with PageServer(script) as server:
+        yield script, server
+
+
+@pytest.fixture
+def hanging() -> Iterator[tuple[Scripted, PageServer]]:
+    script = Scripted()
+    with ExitStack() as stack:
+        server = stack.enter_context(PageServer(script))
+        stack.callback(script.goes_on.set)
+        yield script, server
+
+
+@pytest.fixture
+def website() -> Iterator[PageServer]:
+    with PageServer(lambda asked: HTML) as server:
+        yield server
+
+
+def page(exporter: Exporter) -> Page:
+    return parse(exporter.metrics())
+
+
+def up(of: Page) -> dict[str, tuple[float, float]]:
+    """Of every server: tpw_server_up and tpw_source_up."""
+    return {
+        name: (of.value("tpw_server_up", server=name), of.value("tpw_source_up", source=f"server:{name}"))
+        for name in ("chat", "turning", "hanging", "website")
+    }
+
+
+def tokens(of: Page, server: str) -> float:
+    return of.value("tpw_server_tokens_total", server=server, kind="output")
+
+
+def fallen(before: Page, after: Page) -> list[object]:
+    """Counters that fell or are gone (law 5)."""
+    return [(key, value, after.get(key)) for key, value in before.counters().items() if after.get(key, -1.0) < value]
+
+
+def reasons(of: Page, server: str) -> set[str]:
+    return {
+        dict(labels)["reason"]
+        for name, labels in of
+        if name == "tpw_source_read_failures_total" and dict(labels)["source"] == f"server:{server}"
+    }
+
+
+def test_servers_that_say_rubbish_hang_or_are_something_else_disturb_nobody(
+    exporter: Callable[..., Exporter],
+    llama: Llama,
+    nvml: FakeNvml,
+    turning: tuple[Scripted, PageServer],
+    hanging: tuple[Scripted, PageServer],
+    website: PageServer,
+) -> None:
+    nvml.gpu(0).set_constant(300.0)
+    daemon = exporter(
+        {
+            "host": {"meters": []},
+            "discovery": {"processes": False},
+            "servers": [
+                {"name": "chat", "url": llama.url, "gpus": [0]},
+                {"name": "turning", "url": turning[1].url, "gpus": [1]},
+                {"name": "hanging", "url": hanging[1].url, "gpus": [2], "timeout": "1s"},
+                {"name": "website", "url": website.url, "gpus": "none"},
+            ],
+        },
+        environment=nvml.env(),
+    )
+    good, bad = (1.0, 1.0), (0.0, 0.0)
+    fine = {"chat": good, "turning": good, "hanging": good, "website": bad}
+    wait_until(lambda: up(page(daemon)) == fine, "all but the website up", timeout=15)
+    energy = "tpw_server_energy_joules_total"
+    wait_until(
+        lambda: all(page(daemon).sum(energy, server=name) > 0.0 for name in ("turning", "hanging")),
+        "joules",
+        timeout=10,
+    )
+    first = page(daemon)
+
+    turning[0].says = GARBAGE
+    hanging[0].goes_on.clear()
+    down = {"chat": good, "turning": bad, "hanging": bad, "website": bad}
+    wait_until(lambda: up(page(daemon)) == down, "two more down", timeout=15)
+    one = page(daemon)
+    assert {name: reasons(one, name) for name in up(one)} == {
+        "chat": set(),
+        "turning": {"malformed"},
+        "hanging": {"timeout"},
+        "website": {"malformed"},
+    }
+
+    # Nobody else notices: every token and every joule of the others, at every tick.
+    made = llama.complete("Go on as before", 20)["completion_tokens"]
+    turning[0].tokens += 500
+    hanging[0].tokens += 70
+    time.sleep(4.0)
+    two = page(daemon)
+    passed = two.value("tpw_snapshot_timestamp_seconds") - one.value("tpw_snapshot_timestamp_seconds")
+    assert up(two) == down
+    assert tokens(two, "chat") - tokens(one, "chat") == made
+    for gpu, watts in (("0", 300.0), ("1", 100.0), ("2", 100.0)):
+        board = "tpw_gpu_energy_joules_total"
+        assert two.value(board, gpu=gpu) - one.value(board, gpu=gpu) == pytest.approx(watts * passed, rel=0.1)
+    for source in ("nvml", "server:chat"):
+        reads = "tpw_source_reads_total"
+        assert two.value(reads, source=source) - one.value(reads, source=source) >= 0.75 * passed
+    # They keep their counters, and their work is not guessed.
+    for name in ("turning", "hanging"):
+        assert tokens(two, name) == tokens(one, name) == tokens(first, name)
+        assert two.values_of("tpw_server_requests_running", server=name) == []
+    assert fallen(first, two) == []
+
+    turning[0].says = None
+    hanging[0].goes_on.set()
+    wait_until(lambda: up(page(daemon)) == fine, "both back", timeout=30)
+    last = page(daemon)
+    assert tokens(last, "turning") - tokens(two, "turning") == 500
+    assert tokens(last, "hanging") - tokens(two, "hanging") == 70
+    assert fallen(two, last) == []
+    log = daemon.child.log.read_text()
+    said = {
+        name: [log.count(f'event="source {way}" source=server:{name}') for way in ("down", "up")] for name in up(last)
+    }
+    # Up at the start counts as one.
+    assert said == {"chat": [0, 1], "turning": [1, 2], "hanging": [1, 2], "website": [1, 0]}
+    assert "traceback" not in log.lower()
