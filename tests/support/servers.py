@@ -222,6 +222,14 @@ class Prometheus:
         ]
         return [Sample(labels, values[-1][1], values) for labels, values in ranges]
 
+    def points(self, selector: str, at: float) -> list[Sample]:
+        """The samples as they were scraped or recorded, of a selector with a range (``name[5m]``) that ends at ``at``."""
+        series = self._ask("query", {"query": selector, "time": at})["result"]
+        return [
+            Sample(one["metric"], float(one["values"][-1][1]), tuple((float(t), float(v)) for t, v in one["values"]))
+            for one in series
+        ]
+
     def wait_for(self, expr: str, *, timeout: float = 30.0) -> list[Sample]:
         """The first non-empty answer."""
         return wait_until(lambda: self.query(expr), expr, timeout=timeout, every=0.25)
