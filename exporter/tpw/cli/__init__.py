@@ -17,6 +17,7 @@ from importlib import import_module
 
 from tpw import __version__
 from tpw.config.flags import Override, environment_name, flags, overrides
+from tpw.config.problems import did_you_mean
 
 _CONFIG_FLAG = "config.file"
 
@@ -126,7 +127,17 @@ def setting_of(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status."""
     words = _command_first(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
+    parser = _parser(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(_not_understood(unknown[0], arguments))
     command = next(command for command in COMMANDS if command.name == arguments.command)
     run: Callable[[argparse.Namespace, Setting], int] = import_module(command.module).run
     return run(arguments, setting_of(arguments, os.environ))
+
+
+def _not_understood(word: str, arguments: argparse.Namespace) -> str:
+    """What is said of a word that the command does not know."""
+    known = [*(f"--{name}" for name in vars(arguments) if name != "command"), *(command.name for command in COMMANDS)]
+    meant = did_you_mean(word.partition("=")[0], known)
+    return f"{arguments.command}: `{word}` is not understood{meant}; see tpw-exporter {arguments.command} --help"

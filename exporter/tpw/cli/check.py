@@ -6,12 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from tpw import assembly
 from tpw.cli import Setting
-from tpw.cli.configuration import print_problems
-from tpw.config.load import load_file
-from tpw.config.problems import ConfigError, Problem
-from tpw.config.schema import Config
+from tpw.cli.configuration import checked, print_problems
+from tpw.config.problems import ConfigError
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -28,25 +25,20 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     if named and not paths:
         print("no *.yaml there: " + ", ".join(map(str, named)), file=sys.stderr)
         return 2
-    status = 0
+    wrong: list[int] = []
     for path in paths or [None]:
         try:
-            config = load_file(path, overrides=setting.overrides, known=assembly.known_names())
-            _try(path, config)
+            checked(path, setting.overrides)
         except ConfigError as error:
             print_problems(error)
-            status = 2
+            wrong.append(len(error.problems))
         else:
             print(f"{path or 'no file: the defaults'}: valid")
-    return status
-
-
-def _try(path: Path | None, config: Config) -> None:
-    """What only the rooms themselves can tell: options of meters, dialects of the user's."""
-    try:
-        assembly.examine(config)
-    except ValueError as error:
-        raise ConfigError([Problem(str(path), 0, 0, "", str(error))]) from error
+    if len(paths) > 1:
+        sys.stdout.flush()
+        tally = "all valid" if not wrong else f"{len(wrong)} not valid, with {sum(wrong)} problems"
+        print(f"{len(paths)} files: {tally}", file=sys.stderr)
+    return 2 if wrong else 0
 
 
 def _files(path: Path) -> list[Path]:

@@ -100,7 +100,7 @@ def number(
         if minimum is not None and result < minimum:
             raise ValueError(f"{value} is less than {minimum:g}{tail}")
         if above is not None and result <= above:
-            raise ValueError(f"{value} is not more than {above:g}{tail}")
+            raise ValueError(f"should be more than {above:g}, not {value}{tail}")
         if maximum is not None and result > maximum:
             raise ValueError(f"{value} is more than {maximum:g}{tail}")
         return result

@@ -91,7 +91,9 @@ def load(path: Path) -> WebConfig:
 
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise WebConfigError(path, [f"cannot be read: {error.strerror or error}"]) from error
+    except UnicodeDecodeError as error:
         raise WebConfigError(path, [f"cannot be read: {error}"]) from error
     except yaml.YAMLError as error:
         raise WebConfigError(path, [f"is not YAML: {error}"]) from error
