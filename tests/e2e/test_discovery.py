@@ -5,6 +5,8 @@ Other servers may run on the machine at the same time and are found too, so only
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,15 @@ import pytest
 
 from fakenvml import FakeNvml
 from support.scraped import Page, parse
-from support.servers import Child, Exporter, Llama, free_port, wait_until
+from support.servers import (
+    Child,
+    Exporter,
+    Llama,
+    clean_environment,
+    exporter_command,
+    free_port,
+    wait_until,
+)
 
 SCAN_SECONDS = 15.0
 
@@ -216,3 +226,22 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
     nvml.processes(3, [again.child.pid])
     wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 1.0, "chat back", timeout=15)
     wait_until(lambda: owned(page(daemon), "chat") == {"3"}, "chat's new GPU at once", timeout=SCAN_SECONDS / 3)
+
+
+def test_probe_tells_who_holds_a_gpu_that_no_server_owns(
+    start_llama: Callable[..., Llama], start: Callable[..., Child], nvml: FakeNvml
+) -> None:
+    own = start_llama()
+    other = start("somebody-else-again", "-c", "import time; time.sleep(600)")
+    nvml.processes(0, [own.child.pid])
+    nvml.processes(1, [other.pid])
+    command = exporter_command("probe", "--json")
+    done = subprocess.run(command, env=clean_environment(**nvml.env()), capture_output=True, timeout=60, check=True)
+
+    gpus = json.loads(done.stdout)["gpus"]
+    assert [gpu["owner"] for gpu in gpus] == [f"llamacpp-{own.url.rpartition(':')[2]}", None, None, None]
+    assert [[holder["pid"] for holder in gpu["held_by"]] for gpu in gpus] == [[own.child.pid], [other.pid], [], []]
+    assert [gpus[0]["held_by"][0]["runs"].split()[-1], gpus[1]["held_by"][0]["runs"]] == [
+        "llama-server",
+        Path(sys.executable).name,
+    ]

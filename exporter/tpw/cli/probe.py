@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from tpw import logs
 from tpw.app import CurrencyError, Daemon
 from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems
+from tpw.cli.holders import Holder, holders
 from tpw.config.problems import ConfigError
 from tpw.snapshot import Snapshot
 
@@ -38,7 +41,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     daemon.look()
     time.sleep(min(1.0, config.polling.interval))
     daemon.look_again()
-    seen = look(daemon.snapshot)
+    seen = look(daemon.snapshot, daemon.holders())
     daemon.stop()
     if arguments.json:
         print(json.dumps(seen, indent=2))
@@ -47,8 +50,8 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     return 0 if seen["gpus"] or seen["servers"] else 1
 
 
-def look(snapshot: Snapshot) -> dict[str, Any]:
-    """What a snapshot tells, as plain values."""
+def look(snapshot: Snapshot, held: Mapping[str, Collection[int]]) -> dict[str, Any]:
+    """What a snapshot tells, and who holds the GPUs, as plain values."""
     books = snapshot.books
     owners = {uuid: name for name, server in books.servers.items() for uuid in server.gpus}
     price = snapshot.prices.now
@@ -64,6 +67,7 @@ def look(snapshot: Snapshot) -> dict[str, Any]:
                 "power_scope": str(account.gpu.power_scope),
                 "power_watts": account.sample.power_watts if account.sample else None,
                 "owner": owners.get(account.gpu.uuid),
+                "held_by": [asdict(holder) for holder in holders(held.get(account.gpu.uuid, ()))],
             }
             for account in sorted(books.gpus.values(), key=lambda account: account.gpu.index)
         ],
@@ -103,6 +107,8 @@ def _print(seen: dict[str, Any]) -> None:
         print(f"     energy by {gpu['energy_method']}, scope {gpu['power_scope']}")
         if gpu["why_not_better"]:
             print(f"     {gpu['why_not_better']}")
+        for holder in gpu["held_by"]:
+            print(f"     held by {Holder(**holder)}")
     for host in seen["host"]:
         watts = "-" if host["power_watts"] is None else f"{host['power_watts']:.0f} W"
         print(f"host {host['component']}  {watts}")

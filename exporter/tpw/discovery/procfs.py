@@ -1,6 +1,6 @@
 """Processes and listening sockets as /proc shows them. Linux only; the root of procfs is an argument.
 
-Read by hand and not through a library because of the price: the table is read again every half minute on every node of a
+Read by hand and not through a library because of the price: the table is read again four times a minute on every node of a
 fleet, and one ``stat`` per process is enough for it. Command lines are read once per process and title; descriptors and
 socket tables only of the few processes that are asked about.
 

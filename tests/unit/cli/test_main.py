@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tpw.cli import main
@@ -30,3 +33,13 @@ def test_a_flag_that_is_not_known_names_the_command_and_the_nearest_flag(
         capsys.readouterr().err.splitlines()[-1]
         == f"tpw-exporter: error: {command}: {said}; see tpw-exporter {command} --help"
     )
+
+
+def test_the_daemon_does_not_load_what_only_other_commands_need() -> None:
+    """Memory on every node of a fleet."""
+    look = (
+        "import sys, tpw.cli.run, tpw.cli.serving; print(*{'psutil', 'difflib', 'urllib.request'} & sys.modules.keys())"
+    )
+    loaded = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
+
+    assert loaded.split() == []

@@ -1,0 +1,36 @@
+"""Who holds a GPU, in words."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import sys
+import time
+
+from tpw.cli.holders import Holder, holders
+
+
+def test_a_process_is_told_by_what_it_runs_and_never_by_its_arguments() -> None:
+    begun = time.time()
+    command = [sys.executable, "-m", "timeit", "-n", "1", "-s", "import time; key = 'secret'", "time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        try:
+            [holder] = holders([child.pid])
+        finally:
+            child.kill()
+
+    assert holder.runs is not None
+    assert holder.runs.split()[1:] == ["timeit"]
+    assert holder.user == getpass.getuser()
+    assert holder.started_wall_seconds is not None
+    assert abs(holder.started_wall_seconds - begun) < 5.0
+    assert "secret" not in str(holder)
+    assert str(holder).startswith(f"pid {child.pid}: {holder.runs}, of {holder.user}, since ")
+
+
+def test_a_process_that_cannot_be_seen_is_told_as_such() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+
+    assert holders([child.pid]) == [Holder(child.pid)]
+    assert str(Holder(7)) == "pid 7, which cannot be seen from here"
