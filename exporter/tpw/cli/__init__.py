@@ -138,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _not_understood(word: str, arguments: argparse.Namespace) -> str:
     """What is said of a word that the command does not know."""
+    flag = word.partition("=")[0]
+    if flag in {f"--{_CONFIG_FLAG}", *(f"--{flag.name}" for flag in flags())}:
+        return f"{arguments.command} does not take `{flag}`; see tpw-exporter {arguments.command} --help"
     known = [*(f"--{name}" for name in vars(arguments) if name != "command"), *(command.name for command in COMMANDS)]
-    meant = did_you_mean(word.partition("=")[0], known)
+    meant = did_you_mean(flag, known)
     return f"{arguments.command}: `{word}` is not understood{meant}; see tpw-exporter {arguments.command} --help"
