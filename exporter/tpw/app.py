@@ -151,8 +151,8 @@ class Daemon:
         """One more tick, for those who do not start the daemon."""
         self._tick(FIRST_LOOK_SECONDS)
 
-    def holders(self) -> Mapping[str, frozenset[int]]:
-        """Process ids by GPU, as the driver listed them last; without the GPUs of which it does not tell."""
+    def holders(self) -> Mapping[str, frozenset[int] | None]:
+        """Process ids by GPU, as the driver listed them last; None where it does not tell."""
         return self._holders
 
     def start(self) -> None:

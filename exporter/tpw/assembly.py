@@ -39,7 +39,30 @@ def known_names() -> Known:
         host_meters=tuple(HOST_METERS),
         engines=tuple(ENGINES),
         dialect=_problems_of,
+        meter=_problems_of_meter,
     )
+
+
+def _problems_of_meter(where: str, meter: Meter) -> Iterator[str]:
+    """What is wrong with the options of a meter of ``accelerators`` or ``host.meters``."""
+    maker: Callable[..., object] = HOST_METERS[meter.name] if where == "host.meters" else ACCELERATOR_METERS[meter.name]
+    _clock, *parameters = signature(maker).parameters.values()
+    known = {parameter.name: parameter for parameter in parameters}
+    fits = True
+    for key in meter.options:
+        if key not in known:
+            fits = False
+            there_are = f"; there are {', '.join(known)}" if known else ": this meter has none"
+            yield f"{key}: unknown option{did_you_mean(key, known) or there_are}"
+    for name, parameter in known.items():
+        if parameter.default is Parameter.empty and name not in meter.options:
+            fits = False
+            yield f"{name}: is missing"
+    if fits:
+        try:
+            maker(float, **meter.options)
+        except (TypeError, ValueError) as error:
+            yield f": an option has a value that makes no sense: {error}"
 
 
 def _problems_of(mapping: Mapping[str, Any]) -> tuple[str, ...]:
@@ -58,52 +81,27 @@ def _dialect(mapping: Mapping[str, Any]) -> Dialect:
 
 
 def accelerator_meters(config: Config, clock: Clock) -> list[AcceleratorMeter]:
-    """The accelerator meters, not opened. Raises ValueError for options that they do not understand."""
-    return _made("accelerators", ACCELERATOR_METERS, clock, config.accelerators)
+    """The accelerator meters, not opened. Raises ValueError for an option that a meter does not know."""
+    return [
+        _made("accelerators", meter.name, ACCELERATOR_METERS, clock, meter.options) for meter in config.accelerators
+    ]
 
 
 def host_meters(config: Config, clock: Clock) -> list[HostMeter]:
-    """The host meters, not opened. Raises ValueError for options that they do not understand."""
-    return _made("host.meters", HOST_METERS, clock, config.host.meters, sysfs_root=config.host.sysfs)
+    """The host meters, not opened. Raises ValueError for an option that a meter does not know."""
+    return [
+        _made("host.meters", meter.name, HOST_METERS, clock, {"sysfs_root": config.host.sysfs, **meter.options})
+        for meter in config.host.meters
+    ]
 
 
 def _made(
-    where: str,
-    table: Mapping[str, Callable[..., _Made]],
-    clock: Clock,
-    meters: Sequence[Meter],
-    **shared: object,
-) -> list[_Made]:
-    """The meters of a list. Raises ValueError with everything that is wrong with their options, one problem a line."""
-    made, problems = [], []
-    for index, meter in enumerate(meters):
-        place = f"{where}[{index}].{meter.name}"
-        wrong = list(_misfits(place, table[meter.name], {**shared, **meter.options}))
-        problems += wrong
-        if not wrong:
-            try:
-                made.append(table[meter.name](clock, **{**shared, **meter.options}))
-            except (TypeError, ValueError) as error:
-                problems.append(f"{place}: an option has a value that makes no sense: {error}")
-    if problems:
-        raise ValueError("\n".join(problems))
-    return made
-
-
-def _misfits(place: str, maker: Callable[..., object], options: Mapping[str, object]) -> Iterator[str]:
-    """Options that a meter does not have, and those it must have and was not given."""
-    _clock, *parameters = signature(maker).parameters.values()
-    known = {parameter.name: parameter for parameter in parameters}
-    for key in options:
-        if key not in known:
-            yield f"{place}.{key}: unknown option{did_you_mean(key, known) or _there_are(tuple(known))}"
-    for name, parameter in known.items():
-        if parameter.default is Parameter.empty and name not in options:
-            yield f"{place}.{name}: is missing"
-
-
-def _there_are(options: Sequence[str]) -> str:
-    return f"; there are {', '.join(options)}" if options else ": this meter has none"
+    where: str, name: str, table: Mapping[str, Callable[..., _Made]], clock: Clock, options: Mapping[str, object]
+) -> _Made:
+    try:
+        return table[name](clock, **options)
+    except TypeError as error:
+        raise ValueError(f"{where}: {name}: {error}") from error
 
 
 def dialects(config: Config) -> tuple[Dialect, ...]:
@@ -115,20 +113,11 @@ def examine(config: Config) -> None:
     """What only the rooms themselves can tell of a configuration: options of meters, dialects of the user's.
 
     Raises:
-        ValueError: what is wrong, one problem a line, each with its key path.
+        ValueError: the first thing that is wrong.
     """
-    problems = []
-    for look in (
-        lambda: accelerator_meters(config, float),
-        lambda: host_meters(config, float),
-        lambda: dialects(config),
-    ):
-        try:
-            look()
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("\n".join(problems))
+    accelerator_meters(config, float)
+    host_meters(config, float)
+    dialects(config)
 
 
 def token_source(

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from tpw.assembly import known_names
 from tpw.cli import Setting
-from tpw.cli.configuration import checked, print_problems
+from tpw.cli.configuration import print_problems
+from tpw.config.load import load_file
 from tpw.config.problems import ConfigError
 
 
@@ -28,7 +30,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     wrong: list[int] = []
     for path in paths or [None]:
         try:
-            checked(path, setting.overrides)
+            load_file(path, overrides=setting.overrides, known=known_names())
         except ConfigError as error:
             print_problems(error)
             wrong.append(len(error.problems))

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from tpw.assembly import examine, known_names
+from tpw.assembly import known_names
 from tpw.cli import Setting
-from tpw.config.flags import Override
 from tpw.config.load import load_file
-from tpw.config.problems import ConfigError, Problem
+from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 
 
 def configuration(setting: Setting) -> Config:
     """The configuration as the command line, the environment and the file say. Raises ConfigError."""
-    return checked(setting.config_file, setting.overrides)
-
-
-def checked(path: str | Path | None, overrides: Sequence[Override] = ()) -> Config:
-    """A file's configuration; None means no file. Raises ConfigError, also for what only the rooms themselves can tell:
-    options of meters, dialects of the user's."""
-    config = load_file(path, overrides=overrides, known=known_names())
-    try:
-        examine(config)
-    except ValueError as error:
-        name = "<no file>" if path is None else str(path)
-        raise ConfigError(Problem(name, 0, 0, "", line) for line in str(error).splitlines()) from error
-    return config
+    return load_file(setting.config_file, overrides=setting.overrides, known=known_names())
 
 
 def print_problems(error: ConfigError) -> None:

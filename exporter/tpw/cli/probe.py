@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     return 0 if seen["gpus"] or seen["servers"] else 1
 
 
-def look(snapshot: Snapshot, held: Mapping[str, Collection[int]]) -> dict[str, Any]:
+def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None]) -> dict[str, Any]:
     """What a snapshot tells, and who holds the GPUs, as plain values."""
     books = snapshot.books
     owners = {uuid: name for name, server in books.servers.items() for uuid in server.gpus}
@@ -67,7 +67,7 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int]]) -> dict[str, A
                 "power_scope": str(account.gpu.power_scope),
                 "power_watts": account.sample.power_watts if account.sample else None,
                 "owner": owners.get(account.gpu.uuid),
-                "held_by": [asdict(holder) for holder in holders(held.get(account.gpu.uuid, ()))],
+                "held_by": _holders(held.get(account.gpu.uuid)),
             }
             for account in sorted(books.gpus.values(), key=lambda account: account.gpu.index)
         ],
@@ -96,6 +96,11 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int]]) -> dict[str, A
     }
 
 
+def _holders(pids: Collection[int] | None) -> list[dict[str, Any]] | None:
+    """Who they are; None where the driver does not tell."""
+    return None if pids is None else [asdict(holder) for holder in holders(pids)]
+
+
 def _print(seen: dict[str, Any]) -> None:
     print("GPUs" if seen["gpus"] else "GPUs: none seen")
     for gpu in seen["gpus"]:
@@ -107,7 +112,7 @@ def _print(seen: dict[str, Any]) -> None:
         print(f"     energy by {gpu['energy_method']}, scope {gpu['power_scope']}")
         if gpu["why_not_better"]:
             print(f"     {gpu['why_not_better']}")
-        for holder in gpu["held_by"]:
+        for holder in gpu["held_by"] or ():
             print(f"     held by {Holder(**holder)}")
     for host in seen["host"]:
         watts = "-" if host["power_watts"] is None else f"{host['power_watts']:.0f} W"

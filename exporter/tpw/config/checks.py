@@ -26,6 +26,8 @@ class Known:
     engines: Collection[str] = ()
     dialect: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     """Problems of a dialect, each with its key path and a colon before it."""
+    meter: Callable[[str, Meter], Iterable[str]] | None = None
+    """Problems of a meter's options, by the list it stands in; each with its key ("" for all of it) before a colon."""
 
 
 Report = Callable[[str, str], None]
@@ -35,9 +37,9 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     """Note every contradiction in the walk, at the key it concerns."""
     report = walk.problem_at
     _polling(config, report)
-    _meters("accelerators", config.accelerators, known.accelerators, report)
+    _meters("accelerators", config.accelerators, known.accelerators, known, report)
     if config.host:
-        _meters("host.meters", config.host.meters, known.host_meters, report)
+        _meters("host.meters", config.host.meters, known.host_meters, known, report)
     _unique_names("servers", config.servers, report)
     _unique_names("references", config.references, report)
     engines = _engines(config, known)
@@ -66,14 +68,18 @@ def _polling(config: Config, report: Report) -> None:
         report("polling.window", "the window must span at least two intervals, or no rate can be told")
 
 
-def _meters(path: str, meters: Iterable[Meter], known: Collection[str], report: Report) -> None:
+def _meters(path: str, meters: Iterable[Meter], names: Collection[str], known: Known, report: Report) -> None:
     seen: set[str] = set()
     for index, meter in _whole(meters):
         if meter.name in seen:
             report(f"{path}[{index}]", f"`{meter.name}` stands twice in this list")
-        elif known and meter.name not in known:
-            hint = did_you_mean(meter.name, known) or f"; there are {', '.join(sorted(known))}"
+        elif names and meter.name not in names:
+            hint = did_you_mean(meter.name, names) or f"; there are {', '.join(sorted(names))}"
             report(f"{path}[{index}]", f"unknown meter `{meter.name}`{hint}")
+        elif known.meter is not None:
+            for problem in known.meter(path, meter):
+                key, _, message = problem.partition(": ")
+                report(f"{path}[{index}].{meter.name}" + (f".{key}" if key else ""), message)
         seen.add(meter.name)
 
 

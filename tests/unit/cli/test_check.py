@@ -21,8 +21,8 @@ def test_a_directory_is_told_file_by_file_and_summed_up(tmp_path: Path, capsys: 
     assert status == 2
     assert told.out == f"{tmp_path}/b.yml: valid\n"
     lines = told.err.splitlines()
-    assert lines[0] == f"{tmp_path}/a.yaml: accelerators[0].nvml.index: unknown option: this meter has none"
-    assert lines[1].startswith(f"{tmp_path}/a.yaml: dialects[0].output: ")
+    assert lines[0] == f"{tmp_path}/a.yaml:1:24: accelerators[0].nvml.index: unknown option: this meter has none"
+    assert lines[1].startswith(f"{tmp_path}/a.yaml:2:12: dialects[0].output: ")
     assert lines[2] == f"{tmp_path}/c.yaml:1:1: poling: unknown key; did you mean `polling`?"
     assert lines[3:] == ["3 files: 2 not valid, with 3 problems"]
 
