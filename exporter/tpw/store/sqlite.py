@@ -153,7 +153,9 @@ class BooksFile:
             servers={name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")},
             sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
             rows=rows_where(
-                self._connection, "start >= ? OR (unpriced = 1 AND start >= ?)", (open_since, at - LATE_SECONDS)
+                self._connection,
+                "start >= ? OR start IN (SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
+                (open_since, at - LATE_SECONDS),
             ),
             served=served_where(self._connection, "start >= ?", (open_since,)),
             month_kwh=month_kwh,
@@ -207,6 +209,9 @@ class BooksFile:
                 self._connection.execute("ROLLBACK")
             raise OSError(f"{self.path}: {error}") from error
         self._written = books = without_closed(books)
+        # A row that has left the memory has all it had on disk: should it come back, it is read again.
+        self._beneath = {start: row for start, row in self._beneath.items() if start in books.rows}
+        self._beneath_served = {start: row for start, row in self._beneath_served.items() if start in books.served}
         now = self._wall()
         if not 0.0 <= now - self._flushed_at < _FLUSH_SECONDS:
             self._flushed_at = now
@@ -223,8 +228,6 @@ class BooksFile:
         """Rows that changed. A row that is new in memory may lie on disk already (a clock that was set back): what lies
         there is kept beneath it."""
         written: list[tuple[Any, ...]] = []
-        for start in self._beneath.keys() - books.rows.keys():
-            del self._beneath[start]
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
             if known is None and start not in self._beneath:
@@ -237,8 +240,6 @@ class BooksFile:
 
     def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         written: list[tuple[Any, ...]] = []
-        for start in self._beneath_served.keys() - books.served.keys():
-            del self._beneath_served[start]
         for start, row in _changed(books.served, old.served):
             known = old.served.get(start)
             if known is None and start not in self._beneath_served:
