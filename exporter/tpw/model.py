@@ -344,8 +344,7 @@ class Ownership:
     """Which GPUs a server owns now.
 
     ``held`` is whether some process still holds the GPUs: a server that answers no more owns its GPUs only while it is
-    held (contract, section "Field terms"). ``shares`` optionally weighs servers that sit on one GPU (SM share); GPUs
-    not named there are split evenly.
+    held (contract, section "Field terms").
     """
 
     server: str
@@ -357,6 +356,72 @@ class Ownership:
     has_counters: bool = True
     """False for ranks without an address: their activity is their GPUs' utilisation."""
     shares: Mapping[str, float] = field(default_factory=dict)
+    """By GPU: what its processes used of the multiprocessors of late, a weight against other servers' there. Not named:
+    not known."""
+    instances: frozenset[str] = frozenset()
+    """UUIDs of the instances (MIG) it sits on. A GPU of ``gpus`` with none of its instances here is owned as a whole."""
+
+
+# ------------------------------------------------------------------------------------------------------------- sharing
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance of a partitioned GPU (MIG), as the driver told of it last."""
+
+    uuid: str
+    profile: str = ""
+    """Such as 1g.10gb."""
+    slices: int = 1
+    """Compute slices it has."""
+    pids: frozenset[int] = frozenset()
+    busy_ratio: float | None = None
+    """Share of its own multiprocessors that were busy since the last look. None where that is not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who is on one GPU, and how they share it. Read on a slow tier: it costs the driver milliseconds."""
+
+    pids: frozenset[int] | None = None
+    """Process ids with a context on it. None where the driver does not say."""
+    usage: Mapping[int, float] | None = None
+    """What each process used of the multiprocessors since the last look, percent; one that used nothing is left out. A
+    sampled weight, not a measurement. None where the driver does not say."""
+    instances: tuple[Instance, ...] = ()
+    """Empty where the GPU is not partitioned."""
+    slices: int = 0
+    """Compute slices a partitioned GPU has in all."""
+    standing_ratio: float | None = None
+    """Share of its power of late that a partitioned GPU draws whatever its instances do: the least power seen over the
+    mean since the last look."""
+
+
+class SplitMethod(StrEnum):
+    """How a GPU's time and energy were split among servers, or among its instances."""
+
+    SOLE = "sole"
+    """Not at all: one server owns it, or one of its servers was working."""
+    SM = "sm"
+    """By what each server's processes used of the multiprocessors (time-slicing, MPS)."""
+    EVEN = "even"
+    """Evenly: the driver does not tell who used how much."""
+    GPM = "gpm"
+    """By instance (MIG): standing power by compute slices, the rest by slices that were busy."""
+    SLICES = "slices"
+    """By instance (MIG): by compute slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An instance's part of its GPU. The weights of a GPU's parts sum to 1 or less."""
+
+    instance: str
+    profile: str
+    weight: float
+    method: SplitMethod
+    busy: bool | None = None
+    """Whether it was busy of late; None where that is not measured."""
 
 
 # --------------------------------------------------------------------------------------------------------------- money

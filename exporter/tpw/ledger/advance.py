@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tpw.ledger.attribution import Activity, Shares, activity, shares
+from tpw.ledger.attribution import Activity, activity, divide
 from tpw.ledger.booking import Entries, Meter, book_demand, book_joules, book_standing, book_time, extend
 from tpw.ledger.books import (
     ROW_SECONDS,
     Books,
     Check,
+    Division,
     GpuAccount,
     HostAccount,
     Posting,
     PostingKey,
     ServerAccount,
+    Shares,
     WindowSample,
 )
 from tpw.ledger.counting import count
@@ -34,6 +36,7 @@ from tpw.model import (
     Instant,
     Reference,
     ServerFault,
+    SplitMethod,
     State,
     TokenKind,
 )
@@ -86,13 +89,16 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if account.gpu is not gpu and account.gpu != gpu:
             account = _probed_again(account, gpu)
         sample = samples.get(gpu.uuid)
-        whose = shares(gpu.uuid, tick.owners, looked.activities, sample.utilization_ratio if sample else None)
+        parts = tick.parts.get(gpu.uuid, ())
+        busy = sample.utilization_ratio if sample else None
+        division = divide(gpu.uuid, tick.owners, looked.activities, busy, parts)
+        whose = division.shares
         seconds = 0.0 if first else elapsed
         if seconds > 0.0:
             book_time(entries, whose, now - seconds, now, policy)
             everyone.append(whose)
         _rented(looked.accounts, whose, seconds, policy.references)
-        account, step = _look(account, sample, whose, seconds, tick.at, policy)
+        account, step = _look(account, sample, division, seconds, tick.at, policy)
         accounts[gpu.uuid] = account
         steps[gpu.uuid] = step
     seen = {gpu.uuid for gpu in tick.accelerators.gpus}
@@ -111,9 +117,9 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if step.joules is None:
             continue
         account = accounts[uuid]
-        pending = account.pending or extend((), now, now, _own(tick, looked, uuid))
+        pending = account.pending or extend((), now, now, _own(account))
         book_joules(entries, meter, pending, step.joules, (1.0 + host_factor) * policy.pue, policy)
-        accounts[uuid] = replace(account, pending=())
+        accounts[uuid] = replace(account, pending=(), instance_joules=_estimates(account, step.joules))
     demand, booked_kw_months = _demand(books, meter, entries, accounts, now)
     postings = entries.posted(books.postings)
 
@@ -211,8 +217,20 @@ def _servers(books: Books, tick: Tick) -> _Looked:
     return _Looked(accounts, activities, risen)
 
 
-def _own(tick: Tick, looked: _Looked, uuid: str) -> Shares:
-    return shares(uuid, tick.owners, looked.activities, None)
+def _own(account: GpuAccount) -> Shares:
+    return () if account.division is None else account.division.shares
+
+
+def _estimates(account: GpuAccount, joules: float) -> Mapping[tuple[str, str, SplitMethod], float]:
+    """The instances' estimated energy with their parts of these joules added. Never more than the joules in all."""
+    parts = account.division.parts if account.division is not None else ()
+    if not parts:
+        return account.instance_joules
+    estimates = dict(account.instance_joules)
+    for part in parts:
+        key = (part.instance, part.profile, part.method)
+        estimates[key] = estimates.get(key, 0.0) + joules * part.weight
+    return estimates
 
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs
@@ -235,15 +253,15 @@ def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
 
 
 def _look(
-    account: GpuAccount, sample: GpuSample | None, whose: Shares, seconds: float, now: Instant, policy: Policy
+    account: GpuAccount, sample: GpuSample | None, division: Division, seconds: float, now: Instant, policy: Policy
 ) -> tuple[GpuAccount, Step]:
     """One GPU's look: its joules are decided here, and booked when the host's share of the tick is known."""
     pending = account.pending
     if seconds > 0.0:
-        pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, whose)
+        pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, division.shares)
     if sample is None:
         # Without a reading the time stays pending: a counter may still tell what was used in it.
-        return replace(account, up=False, sample=None, pending=pending), Step()
+        return replace(account, up=False, sample=None, pending=pending, division=division), Step()
     step, settled = measure(account, sample, now, policy.interval_seconds)
     unmetered = account.unmetered_seconds
     if step.unmetered:
@@ -263,6 +281,7 @@ def _look(
             anomalies=anomalies,
             throttle_seconds=throttle,
             throttle_raw=throttle_raw,
+            division=division,
         ),
         step,
     )

@@ -16,7 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, GpuSample, Instant, Load, Role, State, TokenKind
+from tpw.model import (
+    Attribution,
+    Cadence,
+    EnergyMethod,
+    Gpu,
+    GpuSample,
+    Instant,
+    Load,
+    Part,
+    Role,
+    SplitMethod,
+    State,
+    TokenKind,
+)
 from tpw.tariff.demand import Demand
 
 
@@ -111,6 +124,25 @@ ServedRows = Mapping[float, Mapping[tuple[str, str], Served]]
 """Start of the interval -> what was served in it, by (server, model)."""
 
 
+Shares = tuple[tuple[PostingKey, float], ...]
+"""Who shares an interval of one GPU, and the weight of each; the weights sum to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How one GPU is shared now."""
+
+    shares: Shares
+    method: SplitMethod | None
+    """None while nobody owns it."""
+    parts: tuple[Part, ...] = ()
+    """Its instances, while it is partitioned."""
+
+    def ratio(self, server: str) -> float:
+        """Share of the GPU that a server takes now."""
+        return sum(weight for key, weight in self.shares if key.server == server)
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """Time of a GPU whose joules have not been read yet: [start, end) in wall seconds, and who shares it.
@@ -121,8 +153,7 @@ class Pending:
 
     start_seconds: float
     end_seconds: float
-    shares: tuple[tuple[PostingKey, float], ...]
-    """(key, weight); the weights sum to 1."""
+    shares: Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +199,10 @@ class GpuAccount:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
+    division: Division | None = None
+    """Who shared it at its last look. None before the first."""
+    instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)
+    """Estimates of its instances' energy, by (UUID of the instance, profile, method): parts of what is booked for it."""
 
     @property
     def method(self) -> EnergyMethod:

@@ -11,6 +11,7 @@ from tpw.model import (
     HostSample,
     Instant,
     Ownership,
+    Part,
     PriceInterval,
     Rate,
     Reference,
@@ -57,6 +58,8 @@ class Tick:
     hosts: tuple[HostSample, ...] = ()
     servers: tuple[ServerReading | ServerFault, ...] = ()
     owners: Mapping[str, Ownership] = field(default_factory=dict)
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    """Instances of the GPUs that are partitioned, by UUID of the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
