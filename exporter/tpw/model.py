@@ -397,6 +397,19 @@ class Sharing:
     mean since the last look."""
 
 
+class HostMethod(StrEnum):
+    """By which rule the host enters the facility boundary. See :mod:`tpw.ledger.host`."""
+
+    NODE = "node_minus_gpus"
+    """The node's meter less the boards."""
+    COMPONENTS = "components"
+    """CPU and memory as read."""
+    IN_GPUS = "in_gpus"
+    """The boards' own meters count the CPU: nothing is added."""
+    NONE = "none"
+    """Not at all."""
+
+
 class SplitMethod(StrEnum):
     """How a GPU's time and energy were split among servers, or among its instances."""
 

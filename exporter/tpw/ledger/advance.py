@@ -19,6 +19,7 @@ from tpw.ledger.books import (
     Division,
     GpuAccount,
     HostAccount,
+    HostShare,
     Posting,
     PostingKey,
     ServerAccount,
@@ -26,6 +27,7 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.counting import count
+from tpw.ledger.host import Rise, given_out, settle
 from tpw.ledger.metering import Step, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
@@ -34,6 +36,7 @@ from tpw.model import (
     Gpu,
     GpuSample,
     Instant,
+    PowerScope,
     Reference,
     ServerFault,
     SplitMethod,
@@ -106,10 +109,10 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if uuid not in seen and account.up:
             accounts[uuid] = replace(account, up=False, sample=None)
 
-    hosts, host_joules = _hosts(books, tick, policy)
-    carry = books.host_carry_joules + (host_joules if policy.host_share else 0.0)
     booked = sum(step.joules for step in steps.values() if step.joules)
-    host_factor = carry / booked if booked > 0.0 else 0.0
+    hosts, host_share, carry = _hosts(books, tick, policy, accounts, booked)
+    given = given_out(host_share, carry, elapsed) if booked > 0.0 else 0.0
+    host_factor = given / booked if booked > 0.0 else 0.0
     if elapsed > 0.0:
         book_standing(entries, everyone, now - elapsed, now, policy)
     meter = Meter(dict(books.month_kwh), books.demand, policy.demand)
@@ -133,7 +136,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         gpus=accounts,
         postings=postings,
         hosts=hosts,
-        host_carry_joules=0.0 if booked > 0.0 else carry,
+        host_carry_joules=carry - given,
+        host_share=host_share,
         servers=servers,
         rows=entries.filed(books.rows),
         served=serve(books.served, books.servers, servers, now - elapsed, now),
@@ -304,16 +308,31 @@ def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, floa
 # ----------------------------------------------------------------------------------------------------------------- host
 
 
-def _hosts(books: Books, tick: Tick, policy: Policy) -> tuple[Mapping[str, HostAccount], float]:
-    if not tick.hosts:
-        return books.hosts, 0.0
-    hosts = dict(books.hosts)
-    joules = 0.0
-    for sample in tick.hosts:
-        added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)
-        hosts[sample.component] = account
-        joules += added
-    return hosts, joules
+def _hosts(
+    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], booked_joules: float
+) -> tuple[Mapping[str, HostAccount], HostShare, float]:
+    """The host's accounts, by which rule it is shared, and the joules there are to share."""
+    hosts = books.hosts
+    rises: dict[str, Rise] = {}
+    if tick.hosts:
+        hosts = dict(hosts)
+        for sample in tick.hosts:
+            added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)
+            hosts[sample.component] = account
+            rises[sample.component] = Rise(added, account.gap_seconds)
+    if not policy.host_share:
+        return hosts, HostShare(), books.host_carry_joules
+    boards_hold_cpu = any(account.up and account.gpu.power_scope is PowerScope.MODULE for account in accounts.values())
+    share, carry = settle(
+        books.host_share,
+        books.host_carry_joules,
+        rises,
+        hosts,
+        booked_joules,
+        tick.at.monotonic_seconds,
+        boards_hold_cpu=boards_hold_cpu,
+    )
+    return hosts, share, carry
 
 
 # ----------------------------------------------------------------------------------------------------------- references

@@ -22,6 +22,7 @@ from tpw.model import (
     EnergyMethod,
     Gpu,
     GpuSample,
+    HostMethod,
     Instant,
     Load,
     Part,
@@ -221,6 +222,21 @@ class HostAccount:
     baseline_joules: float | None = None
     baseline_watts: float | None = None
     baseline_at_seconds: float | None = None
+    gap_seconds: float = 0.0
+    """Between its last two readings."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostShare:
+    """How the host's energy beyond the boards is found. Begins anew with the process, as its meters do."""
+
+    method: HostMethod = HostMethod.NONE
+    booked_joules: float = 0.0
+    """Of boards and host since the node's last reading: what its next one holds already."""
+    owed_joules: float = 0.0
+    """Booked above what the node used."""
+    release_watts: float = 0.0
+    """How fast carried joules are given out; 0: all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +322,7 @@ class Books:
     demand: Demand = field(default_factory=Demand)
     demand_kw_months: float = 0.0
     """How much of the accrued demand is booked."""
+    host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)
     polls: int = 0
