@@ -590,6 +590,12 @@ class Daemon:
         ]
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
+        if self._gpus:
+            here = {gpu.uuid for gpu in self._gpus}
+            notes += [
+                f"calibration: no GPU here has the UUID {uuid}: `tpw-exporter probe` shows those that are."
+                for uuid in self._policy.calibration.keys() - here
+            ]
         if self._store_down:
             notes.append("The books are not being written: see the log.")
         return tuple(notes)

@@ -173,6 +173,25 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """What somebody found with a better meter: true watts = ``gain`` * shown watts + ``offset_watts``.
+
+    The error of boards' sensors is of this form, stable on one board and different between boards (arXiv 2312.02741).
+    """
+
+    gain: float = 1.0
+    offset_watts: float = 0.0
+
+    def watts(self, shown: float) -> float:
+        """Of power."""
+        return max(0.0, self.gain * shown + self.offset_watts)
+
+    def joules(self, shown: float, seconds: float) -> float:
+        """Of energy used over so many seconds. Never below 0, so nothing that sums it up can fall."""
+        return max(0.0, self.gain * shown + self.offset_watts * seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSample:
     """One look at one GPU. A field that could not be read in this look is None."""
 

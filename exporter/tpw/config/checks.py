@@ -38,6 +38,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     _meters("accelerators", config.accelerators, known.accelerators, report)
     if config.host:
         _meters("host.meters", config.host.meters, known.host_meters, report)
+    _calibration(config, report)
     _unique_names("servers", config.servers, report)
     _unique_names("references", config.references, report)
     engines = _engines(config, known)
@@ -75,6 +76,17 @@ def _meters(path: str, meters: Iterable[Meter], known: Collection[str], report: 
             hint = did_you_mean(meter.name, known) or f"; there are {', '.join(sorted(known))}"
             report(f"{path}[{index}]", f"unknown meter `{meter.name}`{hint}")
         seen.add(meter.name)
+
+
+def _calibration(config: Config, report: Report) -> None:
+    seen: set[str] = set()
+    for index, item in _whole(config.calibration):
+        if item.gpu is not BAD:
+            if item.gpu.lower() in seen:
+                report(f"calibration[{index}].gpu", f"`{item.gpu}` stands twice in this list")
+            seen.add(item.gpu.lower())
+        if item.gain == 1.0 and item.offset_watts == 0.0:
+            report(f"calibration[{index}]", "corrects nothing: give gain (such as 1.05), offset_watts, or both")
 
 
 def _unique_names(path: str, items: Any, report: Report) -> None:

@@ -275,6 +275,14 @@ def _look(
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
+    calibration = policy.calibration.get(sample.uuid)
+    if calibration is not None:
+        # Only here: what is believed of a meter is decided on what it shows.
+        if step.joules is not None:
+            covered = sum(piece.end_seconds - piece.start_seconds for piece in pending)
+            step = replace(step, joules=calibration.joules(step.joules, covered))
+        if sample.power_watts is not None:
+            sample = replace(sample, power_watts=calibration.watts(sample.power_watts))
     return (
         replace(
             settled,
@@ -286,6 +294,7 @@ def _look(
             throttle_seconds=throttle,
             throttle_raw=throttle_raw,
             division=division,
+            calibration=calibration,
         ),
         step,
     )

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from tpw.model import (
     Attribution,
     Cadence,
+    Calibration,
     EnergyMethod,
     Gpu,
     GpuSample,
@@ -200,6 +201,8 @@ class GpuAccount:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    """In force for what is booked now. The baselines stay as the meter shows them."""
     division: Division | None = None
     """Who shared it at its last look. None before the first."""
     instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tpw.model import (
     AcceleratorReading,
+    Calibration,
     HostSample,
     Instant,
     Ownership,
@@ -87,3 +88,5 @@ class Policy:
     """What the intensities count."""
     rates: tuple[Rate, ...] = ()
     references: tuple[Reference, ...] = ()
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    """By UUID of a GPU. Applied to what is booked from now on."""
