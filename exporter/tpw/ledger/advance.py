@@ -127,7 +127,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     postings = entries.posted(books.postings)
 
     _api(looked.accounts, looked.risen, policy.references)
-    servers = _windows(looked.accounts, postings, accounts, tick, policy)
+    servers = _windows(looked.accounts, postings, accounts, books.gpus, tick, policy)
     return replace(
         books,
         at=tick.at,
@@ -411,6 +411,7 @@ def _windows(
     accounts: dict[str, ServerAccount],
     postings: Mapping[PostingKey, Posting],
     gpus: Mapping[str, GpuAccount],
+    before: Mapping[str, GpuAccount],
     tick: Tick,
     policy: Policy,
 ) -> dict[str, ServerAccount]:
@@ -427,7 +428,8 @@ def _windows(
             result[name] = replace(account, window=()) if account.window else account
             continue
         of = sums.get(name) or _Sums()
-        metered = all(_metered(gpus.get(uuid), late) for uuid in account.gpus)
+        settled = all(_settled(gpus.get(uuid), late) for uuid in account.gpus)
+        lost = any(_lost(gpus.get(uuid), before.get(uuid)) for uuid in account.gpus)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
@@ -436,14 +438,22 @@ def _windows(
             energy_cost=of.energy_cost,
             full_cost=of.full_cost,
             unpriced_joules=of.unpriced_joules,
-            metered=metered,
+            metered=settled and not lost,
+            settled=settled,
         )
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)
     return result
 
 
-def _metered(account: GpuAccount | None, late_seconds: float) -> bool:
+def _lost(account: GpuAccount | None, before: GpuAccount | None) -> bool:
+    """Whether time of the GPU was given up at this tick: its joules will never be known."""
+    if account is None or before is None:
+        return False
+    return account.unmetered_seconds > before.unmetered_seconds
+
+
+def _settled(account: GpuAccount | None, late_seconds: float) -> bool:
     """Whether the GPU's energy is known up to now."""
     if account is None or not account.up:
         return False

@@ -257,7 +257,9 @@ class WindowSample:
     unpriced_joules: float
     """All models: while this rises, a cost per token would be too low."""
     metered: bool
-    """False while a GPU of the server had no trustworthy reading."""
+    """False while a GPU of the server had no trustworthy reading since the sample before."""
+    settled: bool = True
+    """False while joules of a time before this sample may still come: a rise from here would hold them."""
 
 
 @dataclass(frozen=True, slots=True)
