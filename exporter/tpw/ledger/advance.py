@@ -52,6 +52,10 @@ _SCAN_SECONDS = 60.0
 
 _MONTHS_KEPT = 3
 
+_LEAST_JOULES = 1e-6
+"""Boards that used less in a tick share nothing of the host: a meter's step is a thousand times that, and a factor over it
+would be no number."""
+
 _WINDOW_STEPS = 60
 """Samples a live window is made of: enough to move smoothly, few enough to keep for many servers."""
 
@@ -111,8 +115,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
 
     booked = sum(step.joules for step in steps.values() if step.joules)
     hosts, host_share, carry = _hosts(books, tick, policy, accounts, booked)
-    given = given_out(host_share, carry, elapsed) if booked > 0.0 else 0.0
-    host_factor = given / booked if booked > 0.0 else 0.0
+    given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
+    host_factor = given / booked if given > 0.0 else 0.0
     if elapsed > 0.0:
         book_standing(entries, everyone, now - elapsed, now, policy)
     meter = Meter(dict(books.month_kwh), books.demand, policy.demand)

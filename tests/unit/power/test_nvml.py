@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fakenvml import FakeNvml
 from tpw.model import EnergyMethod, Instance, PowerScope, Reason, Sharing, SourceError
 from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
+from tpw.power.nvml_binding import nvml
 
 
 def opened(clock: Any = time.monotonic) -> NvmlMeter:
@@ -526,6 +528,21 @@ def test_use_by_process_is_what_each_used_since_the_last_look(driver: FakeNvml) 
     assert meter.sharing(driver.uuid(0)).usage == {11: 30.0}
     # An idle board answers NOT_FOUND.
     assert meter.sharing(driver.uuid(1)) == Sharing(frozenset(), {})
+
+
+def test_use_that_was_seen_before_is_not_counted_again(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may replay its buffer; of a process that is listed several times the highest counts."""
+    meter = opened()
+    rows = [(10, 1000, 30), (10, 1001, 50), (10, 1002, 40)]
+    monkeypatch.setattr(
+        nvml,
+        "nvmlDeviceGetProcessUtilization",
+        lambda handle, since: [SimpleNamespace(pid=pid, timeStamp=at, smUtil=percent) for pid, at, percent in rows],
+    )
+
+    assert meter.sharing(driver.uuid(0)).usage == {10: 50.0}
+    rows.append((11, 1003, 5))
+    assert meter.sharing(driver.uuid(0)).usage == {11: 5.0}
 
 
 def test_use_by_process_of_newer_drivers_is_asked_by_their_call(driver: FakeNvml) -> None:
