@@ -418,7 +418,7 @@ def test_a_meter_that_knows_how_gpus_are_shared_is_asked_that_once_for_both(clos
         look(poller)
 
     assert poller.sharing() == {"GPU-0": Sharing(frozenset({7}), {7: 40.0}), "GPU-2": Sharing()}
-    assert poller.holders() == {"GPU-0": {7}}
+    assert poller.holders() == {"GPU-0": {7}, "GPU-2": None}
 
 
 def test_a_process_list_that_hangs_costs_the_looks_nothing(closing: list[AcceleratorPoller]) -> None:
