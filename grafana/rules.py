@@ -14,7 +14,8 @@ cluster   (none)                      everything of one installation, GPUs that 
 ========  ==========================  =====================================================================
 
 Numerators and denominators are summed apart and divided last, so a server whose tokens are counted on one node and whose
-joules are metered on three has one right ratio. Denominators are guarded: no joules, no ratio.
+joules are metered on three has one right ratio. Denominators are guarded: no joules, no ratio; nor is there one where a
+GPU of the server was metered for less than 95 % of the window.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from grafana.metrics import Vocabulary
-from grafana.values import Values
+from grafana.values import Values, number
+from tpw.ledger.window import METERED_COVERAGE
 
 WINDOWS = ("5m", "1h", "1d")
 """Windows of tokens, joules, money and the ratios between them."""
@@ -187,6 +189,19 @@ class Rules:
 
     def servers(self, window: str) -> Iterable[Recording]:
         """Tokens, joules, money and their ratios, by model and by server."""
+        gpu = self.keys(*LEVELS["gpu"])
+        # Of the GPU that was metered least: without one of them the joules of a server are not all.
+        yield Recording(
+            f"server:tpw_metered:ratio_rate{window}",
+            promql(f"""
+                min by ({self.keys(*LEVELS["server"])}) (
+                  tpw_server_gpu
+                  * on ({gpu}) group_left ()
+                  clamp_min(1 - sum by ({gpu}) (rate(tpw_gpu_unmetered_seconds_total[{window}])), 0)
+                )
+            """),
+            LEVELS["server"],
+        )
         for level in ("model", "server"):
             labels = LEVELS[level]
             yield from self._tokens(level, labels, window)
@@ -292,10 +307,19 @@ class Rules:
                 {level}:tpw_server_tokens:rate{window}{{kind=~"output|total"}}
                 / on ({self.keys(*labels)}) group_left ()
                 (sum by ({self.keys(*labels)}) ({energy}) > 0)
-            """),
+            """)
+            + self._where_metered(level, window),
             (*labels, "kind"),
             {"boundary": boundary},
         )
+
+    def _where_metered(self, level: str, window: str) -> str:
+        """Withholds a ratio over a server's joules where its GPUs were metered for too little of the window, as the
+        exporter withholds its live ones."""
+        if "server" not in LEVELS[level]:
+            return ""
+        covered = f"server:tpw_metered:ratio_rate{window} < {number(METERED_COVERAGE)}"
+        return f"\nunless on ({self.keys(*LEVELS['server'])}) {covered}"
 
     def _cost_per_million(self, level: str, window: str, cost: str) -> Iterable[Recording]:
         labels = LEVELS[level]
@@ -306,7 +330,8 @@ class Rules:
                     1e6 * {cost}
                     / on ({self.keys(*labels)}) group_left ()
                     ({level}:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
-                """),
+                """)
+                + self._where_metered(level, window),
                 (*labels, "scope", "currency"),
                 {"kind": kind},
             )

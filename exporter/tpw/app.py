@@ -21,6 +21,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.census import Census, take
 from tpw.discovery.kubelet import Checkpoint
 from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
+from tpw.discovery.partition import parts
 from tpw.discovery.processes import HostProcesses
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, SourceAccount
@@ -32,8 +33,10 @@ from tpw.model import (
     HostSample,
     Instant,
     Ownership,
+    Part,
     ServerFault,
     ServerReading,
+    Sharing,
     SourceError,
     SourceStatus,
 )
@@ -114,6 +117,9 @@ class Daemon:
         self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
         self._census = Census()
         self._holders: Mapping[str, frozenset[int] | None] = {}
+        self._sharing: Mapping[str, Sharing] = {}
+        self._sharing_read: tuple[Mapping[str, Sharing], ...] = ()
+        self._parts: Mapping[str, tuple[Part, ...]] = {}
         self._holders_asked_at = float("-inf")
         self._gpus: tuple[Gpu, ...] = ()
         self._owners: dict[str, Ownership] = {}
@@ -266,7 +272,7 @@ class Daemon:
         self._ask_for_holders(at.monotonic_seconds)
         self._gpus = reading.gpus
         owners = self._owners_now(looks)
-        books = advance(self._books, Tick(at, reading, hosts, tuple(looks), owners), self._policy)
+        books = advance(self._books, Tick(at, reading, hosts, tuple(looks), owners, self._parts), self._policy)
         interval = self._config.polling.interval
         skipped = 0 if self._last_tick_at is None else max(0, round((begun - self._last_tick_at) / interval) - 1)
         self._last_tick_at = begun
@@ -344,7 +350,7 @@ class Daemon:
         for look in looks:
             answering[look.server] = isinstance(look, ServerReading)
         # What did not change is the same object, so this compares references and the few answers.
-        key = (self._census, self._holders, self._gpus, self._claims, answering)
+        key = (self._census, self._holders, self._sharing, self._gpus, self._claims, answering)
         if key == self._owners_of:
             return self._owners
         self._owners_of = key
@@ -361,9 +367,11 @@ class Daemon:
                 gpus=self._gpus,
                 foreign_pids=self._census.foreign(name),
                 assigned=assigned,
+                sharing=self._sharing,
             )
             if isinstance(claim.gpus, tuple):
-                notes.extend(f"server {name}: {problem}" for problem in resolve(claim.gpus, self._gpus).problems)
+                problems = resolve(claim.gpus, self._gpus, self._sharing).problems
+                notes.extend(f"server {name}: {problem}" for problem in problems)
         for note in notes:
             if note not in self._owner_notes and self._gpus:
                 _log.warning("gpu of a server not known", detail=note)
@@ -377,6 +385,11 @@ class Daemon:
         merged = {uuid: pids for holders in held if holders for uuid, pids in holders.items()}
         if merged != self._holders:
             self._holders = merged
+        read = tuple(poller.sharing() for poller in self._accelerators)
+        if read != self._sharing_read:
+            self._sharing_read = read
+            self._sharing = {uuid: sharing for of in read for uuid, sharing in of.items()}
+            self._parts = {uuid: found for uuid, of in self._sharing.items() if (found := parts(of))}
         if now - self._holders_asked_at >= SCAN_SECONDS:
             self._holders_asked_at = now
             for poller in self._accelerators:
@@ -602,6 +615,12 @@ class Daemon:
                 notes.append(f"{life.name} is not read: {status.detail}. {status.hint}".rstrip())
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
+        if self._gpus:
+            here = {gpu.uuid for gpu in self._gpus}
+            notes += [
+                f"calibration: no GPU here has the UUID {uuid}: `tpw-exporter probe` shows those that are."
+                for uuid in self._policy.calibration.keys() - here
+            ]
         if self._store_down:
             notes.append("The books are not being written: see the log.")
         return tuple(notes)

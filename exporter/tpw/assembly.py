@@ -18,7 +18,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.ledger.tick import Policy
-from tpw.model import Cadence
+from tpw.model import Cadence, Calibration
 from tpw.outlook import Facts
 from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, Clock, HostMeter
 from tpw.tokens.dialects import Dialect
@@ -184,6 +184,7 @@ def policy(config: Config, facts: Facts) -> Policy:
         carbon_basis=facts.carbon_basis,
         rates=cost_rates(config),
         references=references(config),
+        calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
     )
 
 

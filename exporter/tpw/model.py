@@ -173,6 +173,25 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """What somebody found with a better meter: true watts = ``gain`` * shown watts + ``offset_watts``.
+
+    The error of boards' sensors is of this form, stable on one board and different between boards (arXiv 2312.02741).
+    """
+
+    gain: float = 1.0
+    offset_watts: float = 0.0
+
+    def watts(self, shown: float) -> float:
+        """Of power."""
+        return max(0.0, self.gain * shown + self.offset_watts)
+
+    def joules(self, shown: float, seconds: float) -> float:
+        """Of energy used over so many seconds. Never below 0, so nothing that sums it up can fall."""
+        return max(0.0, self.gain * shown + self.offset_watts * seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSample:
     """One look at one GPU. A field that could not be read in this look is None."""
 
@@ -344,8 +363,7 @@ class Ownership:
     """Which GPUs a server owns now.
 
     ``held`` is whether some process still holds the GPUs: a server that answers no more owns its GPUs only while it is
-    held (contract, section "Field terms"). ``shares`` optionally weighs servers that sit on one GPU (SM share); GPUs
-    not named there are split evenly.
+    held (contract, section "Field terms").
     """
 
     server: str
@@ -357,6 +375,85 @@ class Ownership:
     has_counters: bool = True
     """False for ranks without an address: their activity is their GPUs' utilisation."""
     shares: Mapping[str, float] = field(default_factory=dict)
+    """By GPU: what its processes used of the multiprocessors of late, a weight against other servers' there. Not named:
+    not known."""
+    instances: frozenset[str] = frozenset()
+    """UUIDs of the instances (MIG) it sits on. A GPU of ``gpus`` with none of its instances here is owned as a whole."""
+
+
+# ------------------------------------------------------------------------------------------------------------- sharing
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance of a partitioned GPU (MIG), as the driver told of it last."""
+
+    uuid: str
+    profile: str = ""
+    """Such as 1g.10gb."""
+    slices: int = 1
+    """Compute slices it has."""
+    pids: frozenset[int] = frozenset()
+    busy_ratio: float | None = None
+    """Share of its own multiprocessors that were busy since the last look. None where that is not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who is on one GPU, and how they share it. Read on a slow tier: it costs the driver milliseconds."""
+
+    pids: frozenset[int] | None = None
+    """Process ids with a context on it. None where the driver does not say."""
+    usage: Mapping[int, float] | None = None
+    """What each process used of the multiprocessors since the last look, percent; one that used nothing is left out. A
+    sampled weight, not a measurement. None where the driver does not say."""
+    instances: tuple[Instance, ...] = ()
+    """Empty where the GPU is not partitioned."""
+    slices: int = 0
+    """Compute slices a partitioned GPU has in all."""
+    standing_ratio: float | None = None
+    """Share of its power of late that a partitioned GPU draws whatever its instances do: the least power seen over the
+    mean since the last look."""
+
+
+class HostMethod(StrEnum):
+    """By which rule the host enters the facility boundary. See :mod:`tpw.ledger.host`."""
+
+    NODE = "node_minus_gpus"
+    """The node's meter less the boards."""
+    COMPONENTS = "components"
+    """CPU and memory as read."""
+    IN_GPUS = "in_gpus"
+    """The boards' own meters count the CPU: nothing is added."""
+    NONE = "none"
+    """Not at all."""
+
+
+class SplitMethod(StrEnum):
+    """How a GPU's time and energy were split among servers, or among its instances."""
+
+    SOLE = "sole"
+    """Not at all: one server owns it, or one of its servers was working."""
+    SM = "sm"
+    """By what each server's processes used of the multiprocessors (time-slicing, MPS)."""
+    EVEN = "even"
+    """Evenly: the driver does not tell who used how much."""
+    GPM = "gpm"
+    """By instance (MIG): standing power by compute slices, the rest by slices that were busy."""
+    SLICES = "slices"
+    """By instance (MIG): by compute slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An instance's part of its GPU. The weights of a GPU's parts sum to 1 or less."""
+
+    instance: str
+    profile: str
+    weight: float
+    method: SplitMethod
+    busy: bool | None = None
+    """Whether it was busy of late; None where that is not measured."""
 
 
 # --------------------------------------------------------------------------------------------------------------- money

@@ -22,7 +22,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,9 @@ _FLAGS = {
             "module",
             "no_gpu_scope",
             "no_throttle",
+            "no_usage_by_process",
+            "old_usage_by_process",
+            "no_gpm",
         )
     )
 }
@@ -95,7 +98,15 @@ class _Segment(ctypes.Structure):
 
 
 class _Instance(ctypes.Structure):
-    _fields_ = [("uuid", ctypes.c_char * 96), ("pid_count", ctypes.c_uint), ("pids", ctypes.c_uint * MAX_PIDS)]
+    _fields_ = [
+        ("uuid", ctypes.c_char * 96),
+        ("pid_count", ctypes.c_uint),
+        ("pids", ctypes.c_uint * MAX_PIDS),
+        ("profile", ctypes.c_char * 32),
+        ("gpu_instance", ctypes.c_uint),
+        ("slices", ctypes.c_uint),
+        ("busy_percent", ctypes.c_double),
+    ]
 
 
 class _Gpu(ctypes.Structure):
@@ -125,6 +136,11 @@ class _Gpu(ctypes.Structure):
         ("module_factor", ctypes.c_double),
         ("pid_count", ctypes.c_uint),
         ("pids", ctypes.c_uint * MAX_PIDS),
+        ("usage_count", ctypes.c_uint),
+        ("usage_pids", ctypes.c_uint * MAX_PIDS),
+        ("usage_percent", ctypes.c_uint * MAX_PIDS),
+        ("usage_us", ctypes.c_ulonglong),
+        ("total_slices", ctypes.c_uint),
         ("instance_count", ctypes.c_uint),
         ("instances", _Instance * MAX_INSTANCES),
         ("segment_count", ctypes.c_uint),
@@ -148,6 +164,8 @@ class _Control(ctypes.Structure):
         ("order", ctypes.c_uint * MAX_GPUS),
         ("delay_us", ctypes.c_uint),
         ("busy_us", ctypes.c_uint),
+        ("gpm_samples", ctypes.c_int),
+        ("spare", ctypes.c_uint),
         ("driver_version", ctypes.c_char * 80),
         ("symbols", _Symbol * MAX_SYMBOLS),
         ("gpus", _Gpu * MAX_GPUS),
@@ -308,6 +326,7 @@ class FakeNvml:
             board.limit_mw = board.max_limit_mw = int(limit_watts * 1000)
             board.min_limit_mw = 200_000
             board.module_limit_mw = 1_000_000
+            board.total_slices = 7
             board.memory_total = 80 << 30
             board.memory_used = (slot + 1) << 30
             board.memory_reserved = 1 << 29
@@ -452,15 +471,51 @@ class FakeNvml:
             board.pids[: len(pids)] = list(pids)
             board.pid_count = len(pids)
 
-    def mig(self, i: int, instances: Sequence[Sequence[int]] = ((),)) -> None:
-        """MIG mode with these instances, each given as the process ids on it. No instances: MIG is off again."""
+    def usage(self, i: int, percents: Mapping[int, int]) -> None:
+        """What processes use of the multiprocessors, as one more sample of each: percent by process id."""
+        with self._gpus[i]._written() as board:
+            board.usage_pids[: len(percents)] = list(percents)
+            board.usage_percent[: len(percents)] = list(percents.values())
+            board.usage_count = len(percents)
+            board.usage_us = max(time.time_ns() // 1000, board.usage_us + 1)
+
+    def mig(self, i: int, instances: Sequence[Sequence[int]] = ((),), profiles: Sequence[str] = ()) -> None:
+        """MIG mode with these instances, each given as the process ids on it. No instances: MIG is off again.
+
+        Args:
+            i: the board.
+            instances: process ids of each.
+            profiles: name of each, such as ``1g.10gb`` or ``1c.3g.40gb`` (a compute instance, in the GPU instance of
+                the entry before it where that has the same one); ``1g.10gb`` where they are left out.
+        """
         with self._gpus[i]._written() as board:
             board.flags = board.flags | _FLAGS["mig"] if instances else board.flags & ~_FLAGS["mig"]
             board.instance_count = len(instances)
-            for j, pids in enumerate(instances):
+            names = [*profiles, *["1g.10gb"] * (len(instances) - len(profiles))]
+            gpu_instance = 0
+            for j, (pids, profile) in enumerate(zip(instances, names, strict=True)):
+                if j and not ("c." in profile and profile == names[j - 1]):
+                    gpu_instance += 1
                 board.instances[j].uuid = f"MIG-{i:04x}{j:04x}-aaaa-bbbb-cccc-ddddeeeeffff".encode()
                 board.instances[j].pid_count = len(pids)
                 board.instances[j].pids[: len(pids)] = list(pids)
+                board.instances[j].profile = profile.encode()
+                board.instances[j].gpu_instance = 3 + gpu_instance
+                board.instances[j].slices = int(profile[0])
+                board.instances[j].busy_percent = 0.0
+
+    def instance_uuid(self, i: int, j: int) -> str:
+        return bytes(self._gpus[i]._board.instances[j].uuid).decode()
+
+    def busy(self, i: int, percents: Sequence[float]) -> None:
+        """How busy the multiprocessors of each instance are, percent."""
+        with self._gpus[i]._written() as board:
+            for j, percent in enumerate(percents):
+                board.instances[j].busy_percent = percent
+
+    def samples(self) -> int:
+        """GPM samples that were allocated and not freed."""
+        return self._control.gpm_samples
 
     # ----------------------------------------------------------------------------------------------------- the driver
 

@@ -38,7 +38,8 @@ enum {
     FLAG_ZERO_WATTS = 1 << 4, FLAG_FROZEN = 1 << 5, FLAG_NO_UTILIZATION = 1 << 6, FLAG_NO_MEMORY = 1 << 7,
     FLAG_NO_LIMIT = 1 << 8, FLAG_NO_TEMPERATURE = 1 << 9, FLAG_NO_PROCESSES = 1 << 10, FLAG_NO_ACCESS = 1 << 11,
     FLAG_NO_FIELDS = 1 << 12, FLAG_MIG = 1 << 13, FLAG_MODULE = 1 << 14, FLAG_NO_GPU_SCOPE = 1 << 15,
-    FLAG_NO_THROTTLE = 1 << 16
+    FLAG_NO_THROTTLE = 1 << 16, FLAG_NO_USAGE_BY_PROCESS = 1 << 17, FLAG_OLD_USAGE_BY_PROCESS = 1 << 18,
+    FLAG_NO_GPM = 1 << 19
 };
 
 struct segment {
@@ -55,6 +56,10 @@ struct instance {
     char uuid[96];
     unsigned int pid_count;
     unsigned int pids[MAX_PIDS];
+    char profile[32];
+    unsigned int gpu_instance;
+    unsigned int slices; /* compute slices */
+    double busy_percent; /* of its own multiprocessors */
 };
 
 struct gpu {
@@ -83,6 +88,11 @@ struct gpu {
     double module_factor; /* module watts / GPU watts */
     unsigned int pid_count;
     unsigned int pids[MAX_PIDS];
+    unsigned int usage_count;
+    unsigned int usage_pids[MAX_PIDS];
+    unsigned int usage_percent[MAX_PIDS];
+    unsigned long long usage_us; /* time stamp of these */
+    unsigned int total_slices;
     unsigned int instance_count;
     struct instance instances[MAX_INSTANCES];
     unsigned int segment_count;
@@ -105,6 +115,8 @@ struct control {
     unsigned int order[MAX_GPUS]; /* index -> board */
     unsigned int delay_us;
     unsigned int busy_us;
+    int gpm_samples; /* allocated and not freed */
+    unsigned int spare;
     char driver_version[80];
     struct symbol symbols[MAX_SYMBOLS];
     struct gpu gpus[MAX_GPUS];
@@ -456,7 +468,11 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned int length)
 int nvmlDeviceGetName(void *device, char *name, unsigned int length)
 {
     ON_BOARD(device);
-    return copy_text(name, length, g->name);
+    if (h->instance < 0)
+        return copy_text(name, length, g->name);
+    char whole[160];
+    snprintf(whole, sizeof whole, "%s MIG %s", g->name, g->instances[h->instance].profile);
+    return copy_text(name, length, whole);
 }
 
 struct pci_info {
@@ -806,5 +822,199 @@ int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *device, unsigned int *count
     (void)out;
     REFUSE_IF(FLAG_NO_PROCESSES);
     *count = 0;
+    return SUCCESS;
+}
+
+/* Use by process: rows newer than a time stamp; NOT_FOUND where there are none, as the driver answers while idle. */
+
+struct usage_row {
+    unsigned int pid;
+    unsigned long long time_stamp;
+    unsigned int sm, memory, encoder, decoder;
+};
+
+struct usage_row_v1 {
+    unsigned long long time_stamp;
+    unsigned int pid, sm, memory, encoder, decoder, jpeg, optical_flow;
+};
+
+struct usage_info {
+    unsigned int version, count;
+    unsigned long long last_seen;
+    struct usage_row_v1 *rows;
+};
+
+static unsigned int usage_count(const struct gpu *g, unsigned long long since)
+{
+    return g->usage_us > since && g->usage_count <= MAX_PIDS ? g->usage_count : 0;
+}
+
+int nvmlDeviceGetProcessUtilization(void *device, struct usage_row *rows, unsigned int *count, unsigned long long since)
+{
+    ON_BOARD(device);
+    BOARD_ONLY;
+    REFUSE_IF(FLAG_NO_USAGE_BY_PROCESS | FLAG_OLD_USAGE_BY_PROCESS | FLAG_MIG);
+    unsigned int n = usage_count(g, since);
+    if (!n)
+        return NOT_FOUND;
+    if (!rows || *count < n) {
+        *count = n;
+        return INSUFFICIENT_SIZE;
+    }
+    *count = n;
+    for (unsigned int i = 0; i < n; i++)
+        rows[i] = (struct usage_row){g->usage_pids[i], g->usage_us, g->usage_percent[i], 0, 0, 0};
+    return SUCCESS;
+}
+
+int nvmlDeviceGetProcessesUtilizationInfo(void *device, struct usage_info *info)
+{
+    ON_BOARD(device);
+    BOARD_ONLY;
+    REFUSE_IF(FLAG_NO_USAGE_BY_PROCESS | FLAG_MIG);
+    if (info->version != 0x01000018)
+        return ARGUMENT_VERSION_MISMATCH;
+    unsigned int n = usage_count(g, info->last_seen);
+    if (!n)
+        return NOT_FOUND;
+    if (!info->rows || info->count < n) {
+        info->count = n;
+        return INSUFFICIENT_SIZE;
+    }
+    info->count = n;
+    for (unsigned int i = 0; i < n; i++)
+        info->rows[i] = (struct usage_row_v1){g->usage_us, g->usage_pids[i], g->usage_percent[i], 0, 0, 0, 0, 0};
+    return SUCCESS;
+}
+
+/* ---------------------------------------------------------------------------------------------- instances, their GPM */
+
+#define INSTANCE_ONLY                                                                                                  \
+    if (h->instance < 0)                                                                                               \
+    return INVALID_ARGUMENT
+
+int nvmlDeviceGetGpuInstanceId(void *device, unsigned int *id)
+{
+    ON_BOARD(device);
+    INSTANCE_ONLY;
+    *id = g->instances[h->instance].gpu_instance;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetComputeInstanceId(void *device, unsigned int *id)
+{
+    ON_BOARD(device);
+    INSTANCE_ONLY;
+    *id = (unsigned int)h->instance;
+    return SUCCESS;
+}
+
+struct attributes {
+    unsigned int multiprocessors, copy_engines, decoders, encoders, jpeg, optical_flow, gpu_slices, compute_slices;
+    unsigned long long memory_mb;
+};
+
+int nvmlDeviceGetAttributes_v2(void *device, struct attributes *a)
+{
+    ON_BOARD(device);
+    INSTANCE_ONLY;
+    memset(a, 0, sizeof *a);
+    a->compute_slices = g->instances[h->instance].slices;
+    a->gpu_slices = a->compute_slices;
+    return SUCCESS;
+}
+
+struct profile_info_v2 {
+    unsigned int version, id, is_p2p, slices, instances, multiprocessors, copy_engines, decoders, encoders, jpeg, ofa;
+    unsigned long long memory_mb;
+    char name[96];
+};
+
+int nvmlDeviceGetGpuInstanceProfileInfoV(void *device, unsigned int profile, struct profile_info_v2 *info)
+{
+    static const unsigned int slices[] = {1, 2, 3, 4, 7, 8, 6};
+    ON_BOARD(device);
+    BOARD_ONLY;
+    if (profile >= sizeof slices / sizeof *slices || slices[profile] > g->total_slices)
+        return NOT_SUPPORTED;
+    info->slices = slices[profile];
+    return SUCCESS;
+}
+
+struct gpm_support {
+    unsigned int version, supported;
+};
+
+int nvmlGpmQueryDeviceSupport(void *device, struct gpm_support *support)
+{
+    ON_BOARD(device);
+    BOARD_ONLY;
+    support->supported = g->architecture >= 9 && !(g->flags & FLAG_NO_GPM);
+    return SUCCESS;
+}
+
+struct gpm_sample {
+    int taken;
+    unsigned int slot, gpu_instance;
+    double at;
+};
+
+int nvmlGpmSampleAlloc(struct gpm_sample **sample)
+{
+    COUNTED;
+    *sample = calloc(1, sizeof **sample);
+    page->gpm_samples++;
+    return *sample ? SUCCESS : UNKNOWN;
+}
+
+int nvmlGpmSampleFree(struct gpm_sample *sample)
+{
+    COUNTED;
+    page->gpm_samples--;
+    free(sample);
+    return SUCCESS;
+}
+
+int nvmlGpmMigSampleGet(void *device, unsigned int gpu_instance, struct gpm_sample *sample)
+{
+    ON_BOARD(device);
+    BOARD_ONLY;
+    if (!(g->flags & FLAG_MIG) || g->architecture < 9 || g->flags & FLAG_NO_GPM)
+        return NOT_SUPPORTED;
+    *sample = (struct gpm_sample){1, h->slot, gpu_instance, now_seconds()};
+    return SUCCESS;
+}
+
+struct gpm_metric {
+    unsigned int id;
+    int answer;
+    double value;
+    const char *names[3];
+};
+
+struct gpm_metrics {
+    unsigned int version, count;
+    struct gpm_sample *before, *after;
+    struct gpm_metric rows[];
+};
+
+/* Metric 2, busy multiprocessors, of the instance as it stands now; no other is known. */
+int nvmlGpmMetricsGet(struct gpm_metrics *m)
+{
+    COUNTED;
+    if (m->version != 1 || !m->before || !m->after || !m->before->taken || !m->after->taken)
+        return INVALID_ARGUMENT;
+    if (m->before->slot != m->after->slot || m->before->gpu_instance != m->after->gpu_instance ||
+        m->after->at - m->before->at < 0.1)
+        return INVALID_ARGUMENT;
+    const struct gpu *g = &page->gpus[m->after->slot];
+    for (unsigned int i = 0; i < m->count; i++) {
+        m->rows[i].answer = NOT_SUPPORTED;
+        for (unsigned int j = 0; m->rows[i].id == 2 && j < g->instance_count && j < MAX_INSTANCES; j++)
+            if (g->instances[j].gpu_instance == m->after->gpu_instance) {
+                m->rows[i].answer = SUCCESS;
+                m->rows[i].value = g->instances[j].busy_percent;
+            }
+    }
     return SUCCESS;
 }

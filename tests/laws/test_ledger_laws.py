@@ -58,6 +58,8 @@ def numbers(books: Books) -> dict[tuple[object, ...], float]:
         flat["gpu", uuid, "unmetered"] = account.unmetered_seconds
         for reason, times in account.anomalies.items():
             flat["gpu", uuid, "anomaly", reason] = times
+        for instance, joules in account.instance_joules.items():
+            flat["gpu", uuid, "instance", *instance] = joules
     for name, server in books.servers.items():
         for (model, kind), tokens in server.tokens.items():
             flat["tokens", name, model, kind] = tokens
@@ -128,6 +130,16 @@ def test_servers_and_idle_together_are_all_gpus_in_energy_and_in_every_component
     for rate in POLICY.rates:
         money = math.fsum(p.cost.get(rate.component, 0.0) for p in (*idle.values(), *owned.values()))
         assert close(money, elapsed * rate.per_gpu_second)
+
+
+@given(stretches())
+def test_estimates_of_instances_are_parts_of_their_gpu_and_sum_to_it_or_less(stretch: Stretch) -> None:
+    books = play(ticks(stretch), POLICY)[-1]
+
+    for uuid, account in books.gpus.items():
+        estimates = math.fsum(account.instance_joules.values())
+        booked = math.fsum(p.joules for key, p in books.postings.items() if key.gpu == uuid)
+        assert 0.0 <= estimates <= booked * (1.0 + 1e-9)
 
 
 @given(stretches())
@@ -215,6 +227,8 @@ def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> N
                 heard=tuple(True for _ in moment.heard),
                 answers=tuple("ok" for _ in moment.answers),
                 owned=stretch.moments[0].owned,
+                used=stretch.moments[0].used,
+                instances=stretch.moments[0].instances,
                 running=tuple(1 for _ in moment.running),
             )
             for moment in stretch.moments

@@ -26,11 +26,13 @@ from tpw.model import (
     Instant,
     Load,
     Ownership,
+    Part,
     PriceInterval,
     Reason,
     Role,
     ServerFault,
     ServerReading,
+    SplitMethod,
     TokenSeries,
 )
 
@@ -76,6 +78,10 @@ class Moment:
     """By server: ok, fault, late (no look ended) or restart (answers, counters from 0)."""
     owned: tuple[tuple[int, ...], ...]
     """By server: indices of its GPUs."""
+    used: tuple[float | None, ...] = ()
+    """By server: what its processes used of every GPU it owns; None or not there: the driver does not tell."""
+    instances: tuple[float, ...] = ()
+    """Weights of the instances of the first GPU; empty: it is not partitioned. Server n sits on the n-th."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ def moments(draw: st.DrawFn, gpus: int, servers: int) -> Moment:
         ),
         running=tuple(draw(st.integers(0, 3)) for _ in range(servers)),
         answers=tuple(draw(st.sampled_from(["ok", "ok", "ok", "fault", "late", "restart"])) for _ in range(servers)),
+        used=tuple(draw(st.sampled_from([None, 0.0, 10.0, 70.0])) for _ in range(servers)),
+        instances=draw(st.sampled_from([(), (), (1 / 7,), (1 / 7, 3 / 7), (0.5, 0.5), (0.3, 0.2, 0.5)])),
         owned=tuple(
             tuple(draw(st.sets(st.integers(0, gpus - 1), max_size=gpus))) if gpus else () for _ in range(servers)
         ),
@@ -189,9 +197,20 @@ def ticks(stretch: Stretch) -> list[Tick]:
                         frozenset(stretch.gpus[g].uuid for g in moment.owned[i]),
                         Attribution.CONFIGURED,
                         held=(i + len(moment.owned[i])) % 2 == 0,
+                        shares={}
+                        if i >= len(moment.used) or (used := moment.used[i]) is None
+                        else dict.fromkeys((stretch.gpus[g].uuid for g in moment.owned[i]), used),
+                        instances=frozenset({f"MIG-{i}"} if i < len(moment.instances) else ()),
                     )
                     for i, name in enumerate(stretch.servers)
                 },
+                {
+                    stretch.gpus[0].uuid: tuple(
+                        Part(f"MIG-{i}", "1g", weight, SplitMethod.SLICES) for i, weight in enumerate(moment.instances)
+                    )
+                }
+                if moment.instances
+                else {},
             )
         )
     return made

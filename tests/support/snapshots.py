@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from tpw.ledger.books import (
     Books,
+    Division,
     GpuAccount,
     HostAccount,
+    HostShare,
     Posting,
     PostingKey,
     ServerAccount,
@@ -18,15 +20,19 @@ from tpw.ledger.books import (
 from tpw.model import (
     Attribution,
     Cadence,
+    Calibration,
     EnergyMethod,
     Gpu,
     GpuSample,
+    HostMethod,
     Instant,
     Load,
+    Part,
     PriceInterval,
     PriceState,
     Reference,
     SourceStatus,
+    SplitMethod,
     State,
     TokenKind,
 )
@@ -105,6 +111,11 @@ def window(model: str, watts: float, now: float, *, busy: float = 1.0, priced: b
     return tuple(samples)
 
 
+def sole(index: int, server: str, model: str, state: State = State.ACTIVE) -> Division:
+    """A GPU that one server has to itself."""
+    return Division(((PostingKey(uuid(index), server, model, state), 1.0),), SplitMethod.SOLE)
+
+
 def empty_snapshot() -> Snapshot:
     """A daemon that just began on a machine without anything."""
     at = Instant(BOOT, EPOCH)
@@ -130,6 +141,7 @@ def fleet_snapshot(gpus: int = 8, servers: int = 0, tick: int = 100, *, priced: 
             sample=look(index, watts + tick % 7, 0.93 if busy else 0.0),
             unmetered_seconds=0.25,
             throttle_seconds={"power_cap": 3.5, "thermal": 0.0},
+            division=sole(index, f"server-{index}", f"acme/model-{index}-70b") if busy else None,
         )
         postings[PostingKey(uuid(index), "", "", State.IDLE)] = posting(
             120.0 if busy else seconds, watts, priced=priced
@@ -200,9 +212,34 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
     at = Instant(now, wall)
     chat, embed, code = "acme/chat-70b", "acme/embed", 'odd "name"\\with\nall\u00e9'
     accounts = {
-        uuid(0): GpuAccount(gpu(0), up=True, sample=look(0, 612.5, 0.97), throttle_seconds={"power_cap": 41.25}),
-        uuid(1): GpuAccount(gpu(1), up=True, sample=look(1, 598.0, 0.95)),
-        uuid(2): GpuAccount(gpu(2), up=True, sample=look(2, 118.0)),
+        uuid(0): GpuAccount(
+            gpu(0),
+            up=True,
+            sample=look(0, 612.5, 0.97),
+            throttle_seconds={"power_cap": 41.25},
+            calibration=Calibration(1.02, -3.5),
+            division=sole(0, "chat", chat),
+        ),
+        uuid(1): GpuAccount(gpu(1), up=True, sample=look(1, 598.0, 0.95), division=sole(1, "chat", chat)),
+        uuid(2): GpuAccount(
+            gpu(2),
+            up=True,
+            sample=look(2, 118.0),
+            division=Division(
+                (
+                    (PostingKey(uuid(2), "embed", embed, State.PARKED), 0.375),
+                    (PostingKey(uuid(2), "", "", State.IDLE), 0.625),
+                ),
+                SplitMethod.GPM,
+                (Part("MIG-2a", "3g.40gb", 0.375, SplitMethod.GPM), Part("MIG-2b", "1g.10gb", 0.125, SplitMethod.GPM)),
+            ),
+            instance_joules={
+                ("MIG-2a", "3g.40gb", SplitMethod.SLICES): 1000.0,
+                ("MIG-2a", "3g.40gb", SplitMethod.GPM): 250_000.5,
+                ("MIG-2b", "1g.10gb", SplitMethod.GPM): 90_000.0,
+                ("MIG-gone", "1g.10gb", SplitMethod.GPM): 7.0,
+            },
+        ),
         uuid(3): GpuAccount(gpu(3), up=True, sample=look(3, 70.5)),
         uuid(4): GpuAccount(
             gpu(4),
@@ -292,6 +329,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
             gpus=accounts,
             postings=postings,
             hosts={"cpu": HostAccount(seconds * 141.0, 141.5), "dram": HostAccount(seconds * 22.0, None)},
+            host_share=HostShare(HostMethod.COMPONENTS),
             servers=servers,
             polls=7200 + tick,
             polls_skipped=2,

@@ -21,6 +21,7 @@ from tpw.model import (
     Reason,
     ServerFault,
     ServerReading,
+    Sharing,
     SourceError,
 )
 from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
@@ -396,6 +397,28 @@ def test_holders_are_read_on_request_and_kept(closing: list[AcceleratorPoller]) 
     assert poller.holders() == {"GPU-0": {7}, "GPU-1": frozenset(), "GPU-2": None}
     assert poller.holders(max_age_seconds=60) is not None
     assert poller.holders(max_age_seconds=-1) is None
+
+
+def test_a_meter_that_knows_how_gpus_are_shared_is_asked_that_once_for_both(closing: list[AcceleratorPoller]) -> None:
+    class Telling(Meter):
+        def sharing(self, uuid: str) -> Sharing:
+            if uuid == "GPU-1":
+                raise SourceError(Reason.LOST, "gone")
+            return Sharing(frozenset({7}), {7: 40.0}) if uuid == "GPU-0" else Sharing()
+
+        def holders(self, uuid: str) -> frozenset[int] | None:
+            raise AssertionError("asked twice")
+
+    poller = AcceleratorPoller(Telling(3))
+    closing.append(poller)
+    look(poller)
+    assert poller.sharing() == {}
+    poller.request_holders()
+    while poller.holders() is None:
+        look(poller)
+
+    assert poller.sharing() == {"GPU-0": Sharing(frozenset({7}), {7: 40.0}), "GPU-2": Sharing()}
+    assert poller.holders() == {"GPU-0": {7}, "GPU-2": None}
 
 
 def test_a_process_list_that_hangs_costs_the_looks_nothing(closing: list[AcceleratorPoller]) -> None:

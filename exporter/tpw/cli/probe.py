@@ -16,7 +16,15 @@ from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems
 from tpw.cli.holders import Holder, holders
 from tpw.config.problems import ConfigError
+from tpw.model import HostMethod
 from tpw.snapshot import Snapshot
+
+_HOST = {
+    HostMethod.NODE: "the node's meter less its GPUs; CPU and memory are in it and are not added",
+    HostMethod.COMPONENTS: "CPU and memory as their meters show them",
+    HostMethod.IN_GPUS: "the GPUs' own meters hold the CPU, so nothing is added",
+    HostMethod.NONE: "nothing of the host is in the facility's energy",
+}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +61,10 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
 def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None]) -> dict[str, Any]:
     """What a snapshot tells, and who holds the GPUs, as plain values."""
     books = snapshot.books
-    owners = {uuid: name for name, server in books.servers.items() for uuid in server.gpus}
+    owners: dict[str, list[str]] = {}
+    for name, server in books.servers.items():
+        for uuid in server.gpus:
+            owners.setdefault(uuid, []).append(name)
     price = snapshot.prices.now
     return {
         "gpus": [
@@ -66,12 +77,32 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None]) -> dict
                 "why_not_better": account.gpu.method_note,
                 "power_scope": str(account.gpu.power_scope),
                 "power_watts": account.sample.power_watts if account.sample else None,
-                "owner": owners.get(account.gpu.uuid),
                 "held_by": _holders(held.get(account.gpu.uuid)),
+                "calibration": None
+                if account.calibration is None
+                else {"gain": account.calibration.gain, "offset_watts": account.calibration.offset_watts},
+                "owner": ", ".join(sorted(owners.get(account.gpu.uuid, ()))) or None,
+                "split_method": None
+                if account.division is None or account.division.method is None
+                else str(account.division.method),
+                "shares": {
+                    name: account.division.ratio(name) if account.division else None
+                    for name in sorted(owners.get(account.gpu.uuid, ()))
+                },
+                "instances": [
+                    {
+                        "uuid": part.instance,
+                        "profile": part.profile,
+                        "estimated_share": part.weight,
+                        "method": str(part.method),
+                    }
+                    for part in (account.division.parts if account.division else ())
+                ],
             }
             for account in sorted(books.gpus.values(), key=lambda account: account.gpu.index)
         ],
         "host": [{"component": name, "power_watts": host.power_watts} for name, host in books.hosts.items()],
+        "host_share": {"method": str(books.host_share.method), "meaning": _HOST[books.host_share.method]},
         "servers": [
             {
                 "name": server.name,
@@ -114,9 +145,22 @@ def _print(seen: dict[str, Any]) -> None:
             print(f"     {gpu['why_not_better']}")
         for holder in gpu["held_by"] or ():
             print(f"     held by {Holder(**holder)}")
+        if gpu["calibration"]:
+            print(f"     corrected: {gpu['calibration']['gain']:g} * shown {gpu['calibration']['offset_watts']:+g} W")
+        if len(gpu["shares"]) > 1 or gpu["instances"]:
+            shares = (
+                ", ".join(f"{name} {100 * (share or 0):.0f} %" for name, share in gpu["shares"].items()) or "nobody"
+            )
+            print(f"     shared now: {shares} (by {gpu['split_method'] or 'nothing'})")
+        for instance in gpu["instances"]:
+            print(
+                f"     instance {instance['uuid']}  {instance['profile']}"
+                f"  about {100 * instance['estimated_share']:.0f} % of the board ({instance['method']})"
+            )
     for host in seen["host"]:
         watts = "-" if host["power_watts"] is None else f"{host['power_watts']:.0f} W"
         print(f"host {host['component']}  {watts}")
+    print(f"host share by {seen['host_share']['method']}: {seen['host_share']['meaning']}")
     print("servers" if seen["servers"] else "servers: none seen")
     for server in seen["servers"]:
         gpus = ", ".join(map(str, server["gpus"])) or "none known"

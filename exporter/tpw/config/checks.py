@@ -40,6 +40,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     _meters("accelerators", config.accelerators, known.accelerators, known, report)
     if config.host:
         _meters("host.meters", config.host.meters, known.host_meters, known, report)
+    _calibration(config, report)
     _unique_names("servers", config.servers, report)
     _unique_names("references", config.references, report)
     engines = _engines(config, known)
@@ -81,6 +82,17 @@ def _meters(path: str, meters: Iterable[Meter], names: Collection[str], known: K
                 key, _, message = problem.partition(": ")
                 report(f"{path}[{index}].{meter.name}" + (f".{key}" if key else ""), message)
         seen.add(meter.name)
+
+
+def _calibration(config: Config, report: Report) -> None:
+    seen: set[str] = set()
+    for index, item in _whole(config.calibration):
+        if item.gpu is not BAD:
+            if item.gpu.lower() in seen:
+                report(f"calibration[{index}].gpu", f"`{item.gpu}` stands twice in this list")
+            seen.add(item.gpu.lower())
+        if item.gain == 1.0 and item.offset_watts == 0.0:
+            report(f"calibration[{index}]", "corrects nothing: give gain (such as 1.05), offset_watts, or both")
 
 
 def _unique_names(path: str, items: Any, report: Report) -> None:

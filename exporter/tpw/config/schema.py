@@ -54,6 +54,28 @@ class State:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuCalibration:
+    """What a better meter found of one GPU's own: true watts = gain * shown watts + offset_watts."""
+
+    gpu: str = setting(
+        text(
+            "the UUID of a GPU",
+            pattern=r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9_.:/-]*",
+            advice="an index may be another board's after a reboot; nvidia-smi -L tells the UUID",
+        ),
+        "UUID of the GPU, as `tpw-exporter probe` shows it.",
+    )
+    gain: float = setting(
+        number("a factor such as 1.05", minimum=0.5, maximum=2.0, advice="write +5 % as 1.05"),
+        "True watts per watt shown.",
+        default=1.0,
+    )
+    offset_watts: float = setting(
+        number("a power in watts", minimum=-200.0, maximum=200.0), "Watts to add to that.", default=0.0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """Meters of what is not an accelerator."""
 
@@ -101,7 +123,8 @@ class Server:
     )
     gpus: Gpus = setting(
         GpusShape(),
-        "GPUs it owns, each by index, UUID or PCI bus id; `auto` looks them up by its processes; `none`.",
+        "GPUs it owns, each by index, UUID or PCI bus id, a MIG instance by its UUID; `auto` looks them up by its"
+        " processes; `none`.",
         default=Gpus(GpuChoice.AUTO),
         default_words="auto",
     )
@@ -168,7 +191,12 @@ class Facility:
         "Power usage effectiveness: facility energy divided by IT energy. A number is a year's mean.",
         default=1.0,
     )
-    host_share: bool = setting(switch(), "Give each GPU an even share of what the host meters read.", default=True)
+    host_share: bool = setting(
+        switch(),
+        "Add the host's energy beyond the GPUs to theirs, shared by their energy: what the node's meter shows less the"
+        " GPUs, or else CPU and memory.",
+        default=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +245,11 @@ class Config:
         " list reads none. One that is named is expected to be there; the default is only tried.",
         default=lambda: (Meter("nvml", optional=True),),
         default_words="[nvml]",
+    )
+    calibration: tuple[GpuCalibration, ...] = setting(
+        ListOf(Section(GpuCalibration), "a list of calibrations"),
+        "Corrections of GPUs' own meters, for power and energy alike. A change is in force for what is used from then on.",
+        default=(),
     )
     host: Host = setting(Section(Host), "Meters of the host.", default=Host)
     servers: tuple[Server, ...] = setting(

@@ -126,6 +126,28 @@ CATALOGUE: tuple[Metric, ...] = (
         absent="The driver does not count it.",
     ),
     Metric(
+        "tpw_gpu_instance_estimated_energy_joules_total",
+        Kind.COUNTER,
+        (*_GPU, "instance", "profile", "method"),
+        "Estimated part of the GPU's energy that an instance of it (MIG) took: no instance has a meter. All of a GPU's sum "
+        "to its energy or less. method gpm: by how busy each was, slices: by its compute slices.",
+        absent="The GPU is not partitioned, or its instances are not known.",
+    ),
+    Metric(
+        "tpw_gpu_calibration_gain_ratio",
+        Kind.GAUGE,
+        _GPU,
+        "Factor of the configuration that the board's power and energy are multiplied by.",
+        absent="None is configured for the GPU.",
+    ),
+    Metric(
+        "tpw_gpu_calibration_offset_watts",
+        Kind.GAUGE,
+        _GPU,
+        "Watts of the configuration that are added to the board's after that.",
+        absent="None is configured for the GPU.",
+    ),
+    Metric(
         "tpw_energy_unpriced_joules_total",
         Kind.COUNTER,
         _GPU,
@@ -168,6 +190,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "Energy of a host component.",
         absent="No meter of the host is readable.",
     ),
+    Metric(
+        "tpw_host_share_info",
+        Kind.GAUGE,
+        ("method",),
+        "How the host's part of facility energy is found: node_minus_gpus, components (CPU and memory), in_gpus (the "
+        "boards' meters hold the CPU), none; always 1.",
+        absent="No GPU was seen.",
+    ),
     # ------------------------------------------------------------------------------------------------------- servers
     Metric(
         "tpw_server_up",
@@ -188,6 +218,14 @@ CATALOGUE: tuple[Metric, ...] = (
         Kind.GAUGE,
         ("server", "gpu", "uuid"),
         "1 for every GPU the server owns now.",
+        absent="The server owns no GPU now, or which ones is not known.",
+    ),
+    Metric(
+        "tpw_server_gpu_share_ratio",
+        Kind.GAUGE,
+        ("server", "gpu", "uuid", "method"),
+        "Share of the GPU's time and energy that is the server's now. method sole: it alone works there, sm: by use of the "
+        "multiprocessors, even: the driver does not tell, gpm and slices: by instance (MIG).",
         absent="The server owns no GPU now, or which ones is not known.",
     ),
     Metric(

@@ -232,6 +232,9 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
         )
     )
     sheet["tpw_gpu_up"].append((who, 1.0 if account.up else 0.0))
+    if account.calibration is not None:
+        sheet["tpw_gpu_calibration_gain_ratio"].append((who, account.calibration.gain))
+        sheet["tpw_gpu_calibration_offset_watts"].append((who, account.calibration.offset_watts))
     sample = account.sample
     if not account.up or sample is None:
         return
@@ -282,6 +285,12 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
     sheet["tpw_gpu_unmetered_seconds_total"].append((who, account.unmetered_seconds))
     for reason, count in sorted(account.anomalies.items()):
         sheet["tpw_gpu_energy_anomalies_total"].append(((index, uuid, reason), float(count)))
+    if account.division is not None:
+        here = {(part.instance, part.profile) for part in account.division.parts}
+        for (instance, profile, method), estimate in sorted(account.instance_joules.items()):
+            if (instance, profile) in here:
+                labels = (index, uuid, instance, profile, str(method))
+                sheet["tpw_gpu_instance_estimated_energy_joules_total"].append((labels, estimate))
     for reason, seconds in sorted(account.throttle_seconds.items()):
         sheet["tpw_gpu_throttle_seconds_total"].append(((index, uuid, reason), seconds))
 
@@ -302,6 +311,8 @@ def _hosts(sheet: Sheet, books: Books) -> None:
         if account.power_watts is not None:
             sheet["tpw_host_power_watts"].append(((component,), account.power_watts))
         sheet["tpw_host_energy_joules_total"].append(((component,), account.joules))
+    if books.gpus:
+        sheet["tpw_host_share_info"].append(((str(books.host_share.method),), 1.0))
 
 
 # -------------------------------------------------------------------------------------------------------------- servers
@@ -322,7 +333,12 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, watched: bool)
         )
     owned = sorted((books.gpus[uuid] for uuid in server.gpus if uuid in books.gpus), key=_by_index)
     for account in owned:
-        sheet["tpw_server_gpu"].append(((name, str(account.gpu.index), account.gpu.uuid), 1.0))
+        who_owns = (name, str(account.gpu.index), account.gpu.uuid)
+        sheet["tpw_server_gpu"].append((who_owns, 1.0))
+        division = account.division
+        if division is not None and division.method is not None:
+            share = (*who_owns, str(division.method))
+            sheet["tpw_server_gpu_share_ratio"].append((share, division.ratio(name)))
     for (model, kind), tokens in sorted(server.tokens.items()):
         sheet["tpw_server_tokens_total"].append(((name, model, str(kind)), tokens))
     for model, finished in sorted(server.requests.items()):

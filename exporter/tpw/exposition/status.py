@@ -27,6 +27,13 @@ class StateStatus(TypedDict):
     """By component; empty where nothing is priced."""
 
 
+class CalibrationStatus(TypedDict):
+    """What the configuration corrects a board's meter by."""
+
+    gain: float
+    offset_watts: float
+
+
 class GpuStatus(TypedDict):
     """One GPU."""
 
@@ -46,6 +53,12 @@ class GpuStatus(TypedDict):
     temperature_celsius: float | None
     energy_method: str
     method_note: str
+    calibration: CalibrationStatus | None
+    """null where none is configured."""
+    split_method: str | None
+    """How it is shared among its owners: sole, sm, even, gpm, slices; null while it has none."""
+    shares: dict[str, float]
+    """By server that owns it."""
     unmetered_seconds: float
     states: dict[str, StateStatus]
 
@@ -156,6 +169,8 @@ class Status(TypedDict):
     """null where no tariff is configured."""
     gpus: list[GpuStatus]
     hosts: list[HostStatus]
+    host_share_method: str
+    """node_minus_gpus, components, in_gpus or none."""
     servers: list[ServerStatus]
     sources: list[SourceEntry]
     references: list[ReferenceStatus]
@@ -195,6 +210,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
             HostStatus(component=component, power_watts=account.power_watts, joules=account.joules)
             for component, account in sorted(books.hosts.items())
         ],
+        host_share_method=str(books.host_share.method),
         servers=servers,
         sources=[
             SourceEntry(
@@ -243,6 +259,7 @@ def state_now(account: GpuAccount, owners: list[ServerAccount]) -> State | None:
 def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuStatus:
     gpu, sample = account.gpu, account.sample if account.up else None
     state = state_now(account, owners)
+    division = account.division
     return GpuStatus(
         index=gpu.index,
         uuid=gpu.uuid,
@@ -259,6 +276,11 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuS
         temperature_celsius=sample.temperature_celsius if sample else None,
         energy_method=str(gpu.energy_method),
         method_note=gpu.method_note,
+        calibration=None
+        if account.calibration is None
+        else CalibrationStatus(gain=account.calibration.gain, offset_watts=account.calibration.offset_watts),
+        split_method=None if division is None or division.method is None else str(division.method),
+        shares={} if division is None else {server.name: division.ratio(server.name) for server in owners},
         unmetered_seconds=account.unmetered_seconds,
         states={
             str(state): _booked(

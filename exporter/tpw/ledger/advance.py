@@ -10,20 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tpw.ledger.attribution import Activity, Shares, activity, shares
+from tpw.ledger.attribution import Activity, activity, divide
 from tpw.ledger.booking import Entries, Meter, book_demand, book_joules, book_standing, book_time, extend
 from tpw.ledger.books import (
     ROW_SECONDS,
     Books,
     Check,
+    Division,
     GpuAccount,
     HostAccount,
+    HostShare,
     Posting,
     PostingKey,
     ServerAccount,
+    Shares,
     WindowSample,
 )
 from tpw.ledger.counting import count
+from tpw.ledger.host import Rise, given_out, settle
 from tpw.ledger.metering import Step, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
@@ -32,8 +36,10 @@ from tpw.model import (
     Gpu,
     GpuSample,
     Instant,
+    PowerScope,
     Reference,
     ServerFault,
+    SplitMethod,
     State,
     TokenKind,
 )
@@ -45,6 +51,10 @@ _SCAN_SECONDS = 60.0
 """Servers are looked for at least this often: one whose process is younger came up under watch."""
 
 _MONTHS_KEPT = 3
+
+_LEAST_JOULES = 1e-6
+"""Boards that used less in a tick share nothing of the host: a meter's step is a thousand times that, and a factor over it
+would be no number."""
 
 _WINDOW_STEPS = 60
 """Samples a live window is made of: enough to move smoothly, few enough to keep for many servers."""
@@ -86,13 +96,16 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if account.gpu is not gpu and account.gpu != gpu:
             account = _probed_again(account, gpu)
         sample = samples.get(gpu.uuid)
-        whose = shares(gpu.uuid, tick.owners, looked.activities, sample.utilization_ratio if sample else None)
+        parts = tick.parts.get(gpu.uuid, ())
+        busy = sample.utilization_ratio if sample else None
+        division = divide(gpu.uuid, tick.owners, looked.activities, busy, parts)
+        whose = division.shares
         seconds = 0.0 if first else elapsed
         if seconds > 0.0:
             book_time(entries, whose, now - seconds, now, policy)
             everyone.append(whose)
         _rented(looked.accounts, whose, seconds, policy.references)
-        account, step = _look(account, sample, whose, seconds, tick.at, policy)
+        account, step = _look(account, sample, division, seconds, tick.at, policy)
         accounts[gpu.uuid] = account
         steps[gpu.uuid] = step
     seen = {gpu.uuid for gpu in tick.accelerators.gpus}
@@ -100,10 +113,10 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if uuid not in seen and account.up:
             accounts[uuid] = replace(account, up=False, sample=None)
 
-    hosts, host_joules = _hosts(books, tick, policy)
-    carry = books.host_carry_joules + (host_joules if policy.host_share else 0.0)
     booked = sum(step.joules for step in steps.values() if step.joules)
-    host_factor = carry / booked if booked > 0.0 else 0.0
+    hosts, host_share, carry = _hosts(books, tick, policy, accounts, booked)
+    given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
+    host_factor = given / booked if given > 0.0 else 0.0
     if elapsed > 0.0:
         book_standing(entries, everyone, now - elapsed, now, policy)
     meter = Meter(dict(books.month_kwh), books.demand, policy.demand)
@@ -111,14 +124,14 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if step.joules is None:
             continue
         account = accounts[uuid]
-        pending = account.pending or extend((), now, now, _own(tick, looked, uuid))
+        pending = account.pending or extend((), now, now, _own(account))
         book_joules(entries, meter, pending, step.joules, (1.0 + host_factor) * policy.pue, policy)
-        accounts[uuid] = replace(account, pending=())
+        accounts[uuid] = replace(account, pending=(), instance_joules=_estimates(account, step.joules))
     demand, booked_kw_months = _demand(books, meter, entries, accounts, now)
     postings = entries.posted(books.postings)
 
     _api(looked.accounts, looked.risen, policy.references)
-    servers = _windows(looked.accounts, postings, accounts, tick, policy)
+    servers = _windows(looked.accounts, postings, accounts, books.gpus, tick, policy)
     return replace(
         books,
         at=tick.at,
@@ -127,7 +140,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         gpus=accounts,
         postings=postings,
         hosts=hosts,
-        host_carry_joules=0.0 if booked > 0.0 else carry,
+        host_carry_joules=carry - given,
+        host_share=host_share,
         servers=servers,
         rows=entries.filed(books.rows),
         served=serve(books.served, books.servers, servers, now - elapsed, now),
@@ -211,8 +225,20 @@ def _servers(books: Books, tick: Tick) -> _Looked:
     return _Looked(accounts, activities, risen)
 
 
-def _own(tick: Tick, looked: _Looked, uuid: str) -> Shares:
-    return shares(uuid, tick.owners, looked.activities, None)
+def _own(account: GpuAccount) -> Shares:
+    return () if account.division is None else account.division.shares
+
+
+def _estimates(account: GpuAccount, joules: float) -> Mapping[tuple[str, str, SplitMethod], float]:
+    """The instances' estimated energy with their parts of these joules added. Never more than the joules in all."""
+    parts = account.division.parts if account.division is not None else ()
+    if not parts:
+        return account.instance_joules
+    estimates = dict(account.instance_joules)
+    for part in parts:
+        key = (part.instance, part.profile, part.method)
+        estimates[key] = estimates.get(key, 0.0) + joules * part.weight
+    return estimates
 
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs
@@ -235,15 +261,15 @@ def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
 
 
 def _look(
-    account: GpuAccount, sample: GpuSample | None, whose: Shares, seconds: float, now: Instant, policy: Policy
+    account: GpuAccount, sample: GpuSample | None, division: Division, seconds: float, now: Instant, policy: Policy
 ) -> tuple[GpuAccount, Step]:
     """One GPU's look: its joules are decided here, and booked when the host's share of the tick is known."""
     pending = account.pending
     if seconds > 0.0:
-        pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, whose)
+        pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, division.shares)
     if sample is None:
         # Without a reading the time stays pending: a counter may still tell what was used in it.
-        return replace(account, up=False, sample=None, pending=pending), Step()
+        return replace(account, up=False, sample=None, pending=pending, division=division), Step()
     step, settled = measure(account, sample, now, policy.interval_seconds)
     unmetered = account.unmetered_seconds
     if step.unmetered:
@@ -253,6 +279,14 @@ def _look(
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
+    calibration = policy.calibration.get(sample.uuid)
+    if calibration is not None:
+        # Only here: what is believed of a meter is decided on what it shows.
+        if step.joules is not None:
+            covered = sum(piece.end_seconds - piece.start_seconds for piece in pending)
+            step = replace(step, joules=calibration.joules(step.joules, covered))
+        if sample.power_watts is not None:
+            sample = replace(sample, power_watts=calibration.watts(sample.power_watts))
     return (
         replace(
             settled,
@@ -263,6 +297,8 @@ def _look(
             anomalies=anomalies,
             throttle_seconds=throttle,
             throttle_raw=throttle_raw,
+            division=division,
+            calibration=calibration,
         ),
         step,
     )
@@ -285,16 +321,31 @@ def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, floa
 # ----------------------------------------------------------------------------------------------------------------- host
 
 
-def _hosts(books: Books, tick: Tick, policy: Policy) -> tuple[Mapping[str, HostAccount], float]:
-    if not tick.hosts:
-        return books.hosts, 0.0
-    hosts = dict(books.hosts)
-    joules = 0.0
-    for sample in tick.hosts:
-        added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)
-        hosts[sample.component] = account
-        joules += added
-    return hosts, joules
+def _hosts(
+    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], booked_joules: float
+) -> tuple[Mapping[str, HostAccount], HostShare, float]:
+    """The host's accounts, by which rule it is shared, and the joules there are to share."""
+    hosts = books.hosts
+    rises: dict[str, Rise] = {}
+    if tick.hosts:
+        hosts = dict(hosts)
+        for sample in tick.hosts:
+            added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)
+            hosts[sample.component] = account
+            rises[sample.component] = Rise(added, account.gap_seconds)
+    if not policy.host_share:
+        return hosts, HostShare(), books.host_carry_joules
+    boards_hold_cpu = any(account.up and account.gpu.power_scope is PowerScope.MODULE for account in accounts.values())
+    share, carry = settle(
+        books.host_share,
+        books.host_carry_joules,
+        rises,
+        hosts,
+        booked_joules,
+        tick.at.monotonic_seconds,
+        boards_hold_cpu=boards_hold_cpu,
+    )
+    return hosts, share, carry
 
 
 # ----------------------------------------------------------------------------------------------------------- references
@@ -364,6 +415,7 @@ def _windows(
     accounts: dict[str, ServerAccount],
     postings: Mapping[PostingKey, Posting],
     gpus: Mapping[str, GpuAccount],
+    before: Mapping[str, GpuAccount],
     tick: Tick,
     policy: Policy,
 ) -> dict[str, ServerAccount]:
@@ -380,7 +432,8 @@ def _windows(
             result[name] = replace(account, window=()) if account.window else account
             continue
         of = sums.get(name) or _Sums()
-        metered = all(_metered(gpus.get(uuid), late) for uuid in account.gpus)
+        settled = all(_settled(gpus.get(uuid), late) for uuid in account.gpus)
+        lost = any(_lost(gpus.get(uuid), before.get(uuid)) for uuid in account.gpus)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
@@ -389,14 +442,22 @@ def _windows(
             energy_cost=of.energy_cost,
             full_cost=of.full_cost,
             unpriced_joules=of.unpriced_joules,
-            metered=metered,
+            metered=settled and not lost,
+            settled=settled,
         )
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)
     return result
 
 
-def _metered(account: GpuAccount | None, late_seconds: float) -> bool:
+def _lost(account: GpuAccount | None, before: GpuAccount | None) -> bool:
+    """Whether time of the GPU was given up at this tick: its joules will never be known."""
+    if account is None or before is None:
+        return False
+    return account.unmetered_seconds > before.unmetered_seconds
+
+
+def _settled(account: GpuAccount | None, late_seconds: float) -> bool:
     """Whether the GPU's energy is known up to now."""
     if account is None or not account.up:
         return False

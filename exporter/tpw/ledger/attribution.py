@@ -1,9 +1,16 @@
 """Whose time a GPU's time was, and in which state.
 
 A server owns its GPUs while it answers, or while a process still holds them. Where several servers own one GPU, those that
-were working share its time and energy, by their measured share where one is known (``Ownership.shares``), else evenly; if
-none was working, all of them do. Within a server the models share by the tokens of the interval, else by running
-requests, else evenly: a convention, since no meter knows.
+were working share its time and energy, by what their processes used of it where that is known of all of them
+(``Ownership.shares``), else evenly; if none was working, all of them do. So a parked server beside a working one takes
+nothing of the time in which the other works.
+
+A partitioned GPU (MIG) is first divided into its instances, by the weights of its parts, and each instance is then shared
+as above by the servers that sit on it; what belongs to no instance, or to one that nobody owns, is idle. An instance is
+set aside for its server whether that works or not, so here a parked server beside a working one keeps its own part.
+
+Within a server the models share by the tokens of the interval, else by running requests, else evenly. All of this is
+convention: there is one meter on the board, and no meter knows whose joules they were. The parts always sum to the whole.
 """
 
 from __future__ import annotations
@@ -11,10 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tpw.ledger.books import PostingKey, ServerAccount
-from tpw.model import UNKNOWN_MODEL, Ownership, State, TokenKind
-
-Shares = tuple[tuple[PostingKey, float], ...]
+from tpw.ledger.books import Division, PostingKey, ServerAccount
+from tpw.model import UNKNOWN_MODEL, Ownership, Part, SplitMethod, State, TokenKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +72,82 @@ def _weights(
     return tuple((model, 1.0 / len(models)) for model in models)
 
 
-def shares(
-    gpu: str, owners: Mapping[str, Ownership], activities: Mapping[str, Activity], utilization_ratio: float | None
-) -> Shares:
-    """Who shares the interval on one GPU; the weights sum to 1."""
+def divide(
+    gpu: str,
+    owners: Mapping[str, Ownership],
+    activities: Mapping[str, Activity],
+    utilization_ratio: float | None,
+    parts: tuple[Part, ...] = (),
+) -> Division:
+    """Who shares the interval on one GPU; the weights sum to 1.
+
+    Args:
+        gpu: its UUID.
+        owners: of every server, which GPUs are its own.
+        activities: of every server, whether it worked.
+        utilization_ratio: of the board, where it tells.
+        parts: its instances, where it is partitioned.
+    """
     present = [name for name, owner in owners.items() if gpu in owner.gpus and activities[name].owns]
-    if not present:
-        return ((PostingKey(gpu, "", "", State.IDLE), 1.0),)
     # Without counters a busy board is the only sign of work; where it does not tell, its owner is believed to work.
     busy = utilization_ratio is None or utilization_ratio > 0.0
+    instances = frozenset(part.instance for part in parts)
+    if not any(owners[name].instances & instances for name in present):
+        weights, method = _among(gpu, present, owners, activities, busy=busy)
+        return Division(tuple(weights.items()), method, parts)
+    # Whoever owns the GPU as a whole sits on every instance, and on what is in none.
+    whole = [name for name in present if not owners[name].instances & instances]
+    total: dict[PostingKey, float] = {}
+    for part in parts:
+        there = [name for name in present if name in whole or part.instance in owners[name].instances]
+        inner, _ = _among(gpu, there, owners, activities, busy=part.busy is not False)
+        _add(total, inner, part.weight)
+    rest = 1.0 - sum(part.weight for part in parts)
+    if rest > 0.0:
+        inner, _ = _among(gpu, whole, owners, activities, busy=busy)
+        _add(total, inner, rest)
+    return Division(tuple(total.items()), parts[0].method, parts)
+
+
+def _add(total: dict[PostingKey, float], inner: Mapping[PostingKey, float], weight: float) -> None:
+    for key, share in inner.items():
+        total[key] = total.get(key, 0.0) + share * weight
+
+
+def _among(
+    gpu: str,
+    present: list[str],
+    owners: Mapping[str, Ownership],
+    activities: Mapping[str, Activity],
+    *,
+    busy: bool,
+) -> tuple[dict[PostingKey, float], SplitMethod | None]:
+    """The split among the servers that are there, and by which method. Nobody there: idle."""
+    if not present:
+        return {PostingKey(gpu, "", "", State.IDLE): 1.0}, None
     working = [name for name in present if _works(activities[name], busy=busy)]
     state = State.ACTIVE if working else State.PARKED
-    names = working or present
-    result: list[tuple[PostingKey, float]] = []
-    for name, weight in _split(gpu, names, owners):
-        result.extend((PostingKey(gpu, name, model, state), weight * share) for model, share in activities[name].models)
-    return tuple(result)
+    split, method = _split(gpu, working or present, owners)
+    weights: dict[PostingKey, float] = {}
+    for name, weight in split:
+        for model, share in activities[name].models:
+            key = PostingKey(gpu, name, model, state)
+            weights[key] = weights.get(key, 0.0) + weight * share
+    return weights, method
 
 
 def _works(activity: Activity, *, busy: bool) -> bool:
-    return busy if activity.active is None else activity.active
+    return busy if activity.active is None else bool(activity.active)
 
 
-def _split(gpu: str, names: list[str], owners: Mapping[str, Ownership]) -> list[tuple[str, float]]:
+def _split(gpu: str, names: list[str], owners: Mapping[str, Ownership]) -> tuple[list[tuple[str, float]], SplitMethod]:
     if len(names) == 1:
-        return [(names[0], 1.0)]
-    known = {name: owners[name].shares.get(gpu, 0.0) for name in names}
-    total = sum(known.values())
-    if total > 0.0:
-        return [(name, share / total) for name, share in known.items() if share > 0.0]
-    return [(name, 1.0 / len(names)) for name in names]
+        return [(names[0], 1.0)], SplitMethod.SOLE
+    known = [owners[name].shares.get(gpu) for name in names]
+    used = [share for share in known if share is not None]
+    total = sum(used)
+    # One whose use is not known must not go free because the others' is.
+    if total > 0.0 and len(used) == len(names):
+        split = zip(names, used, strict=True)
+        return [(name, share / total) for name, share in split if share > 0.0], SplitMethod.SM
+    return [(name, 1.0 / len(names)) for name in names], SplitMethod.EVEN

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tpw.ledger.attribution import Shares
-from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows
+from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
 from tpw.tariff.demand import Demand, DemandRules, recorded

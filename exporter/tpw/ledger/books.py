@@ -16,7 +16,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, GpuSample, Instant, Load, Role, State, TokenKind
+from tpw.model import (
+    Attribution,
+    Cadence,
+    Calibration,
+    EnergyMethod,
+    Gpu,
+    GpuSample,
+    HostMethod,
+    Instant,
+    Load,
+    Part,
+    Role,
+    SplitMethod,
+    State,
+    TokenKind,
+)
 from tpw.tariff.demand import Demand
 
 
@@ -111,6 +126,25 @@ ServedRows = Mapping[float, Mapping[tuple[str, str], Served]]
 """Start of the interval -> what was served in it, by (server, model)."""
 
 
+Shares = tuple[tuple[PostingKey, float], ...]
+"""Who shares an interval of one GPU, and the weight of each; the weights sum to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How one GPU is shared now."""
+
+    shares: Shares
+    method: SplitMethod | None
+    """None while nobody owns it."""
+    parts: tuple[Part, ...] = ()
+    """Its instances, while it is partitioned."""
+
+    def ratio(self, server: str) -> float:
+        """Share of the GPU that a server takes now."""
+        return sum(weight for key, weight in self.shares if key.server == server)
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """Time of a GPU whose joules have not been read yet: [start, end) in wall seconds, and who shares it.
@@ -121,8 +155,7 @@ class Pending:
 
     start_seconds: float
     end_seconds: float
-    shares: tuple[tuple[PostingKey, float], ...]
-    """(key, weight); the weights sum to 1."""
+    shares: Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +201,12 @@ class GpuAccount:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    """In force for what is booked now. The baselines stay as the meter shows them."""
+    division: Division | None = None
+    """Who shared it at its last look. None before the first."""
+    instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)
+    """Estimates of its instances' energy, by (UUID of the instance, profile, method): parts of what is booked for it."""
 
     @property
     def method(self) -> EnergyMethod:
@@ -186,6 +225,21 @@ class HostAccount:
     baseline_joules: float | None = None
     baseline_watts: float | None = None
     baseline_at_seconds: float | None = None
+    gap_seconds: float = 0.0
+    """Between its last two readings."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostShare:
+    """How the host's energy beyond the boards is found. Begins anew with the process, as its meters do."""
+
+    method: HostMethod = HostMethod.NONE
+    booked_joules: float = 0.0
+    """Of boards and host since the node's last reading: what its next one holds already."""
+    owed_joules: float = 0.0
+    """Booked above what the node used."""
+    release_watts: float = 0.0
+    """How fast carried joules are given out; 0: all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +257,9 @@ class WindowSample:
     unpriced_joules: float
     """All models: while this rises, a cost per token would be too low."""
     metered: bool
-    """False while a GPU of the server had no trustworthy reading."""
+    """False while a GPU of the server had no trustworthy reading since the sample before."""
+    settled: bool = True
+    """False while joules of a time before this sample may still come: a rise from here would hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +327,7 @@ class Books:
     demand: Demand = field(default_factory=Demand)
     demand_kw_months: float = 0.0
     """How much of the accrued demand is booked."""
+    host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)
     polls: int = 0

@@ -220,4 +220,5 @@ def measure_host(account: HostAccount, sample: HostSample, interval_seconds: flo
         baseline_joules=sample.energy_joules,
         baseline_watts=sample.power_watts,
         baseline_at_seconds=sample.at_seconds,
+        gap_seconds=max(0.0, gap),
     )

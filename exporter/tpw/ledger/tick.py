@@ -8,9 +8,11 @@ from typing import Protocol
 
 from tpw.model import (
     AcceleratorReading,
+    Calibration,
     HostSample,
     Instant,
     Ownership,
+    Part,
     PriceInterval,
     Rate,
     Reference,
@@ -57,6 +59,8 @@ class Tick:
     hosts: tuple[HostSample, ...] = ()
     servers: tuple[ServerReading | ServerFault, ...] = ()
     owners: Mapping[str, Ownership] = field(default_factory=dict)
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    """Instances of the GPUs that are partitioned, by UUID of the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +88,5 @@ class Policy:
     """What the intensities count."""
     rates: tuple[Rate, ...] = ()
     references: tuple[Reference, ...] = ()
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    """By UUID of a GPU. Applied to what is booked from now on."""

@@ -65,7 +65,7 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     span = last.at_seconds - first.at_seconds
     if span <= 0.0:
         return None
-    metered = _covered(window, begin) >= METERED_COVERAGE * span
+    metered = first.settled and _covered(window, begin) >= METERED_COVERAGE * span
     priced = priced and metered and last.unpriced_joules <= first.unpriced_joules
     names = dict.fromkeys(model for model, _ in last.tokens)
     names.update(dict.fromkeys(last.joules))

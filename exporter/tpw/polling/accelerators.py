@@ -18,10 +18,10 @@ from queue import Empty, SimpleQueue
 
 import structlog
 
-from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, SourceError
+from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
 from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
 from tpw.polling.worker import LIBRARY, Doing, Worker
-from tpw.power import AcceleratorMeter, Clock, MeterLost
+from tpw.power import AcceleratorMeter, Clock, MeterLost, SharingMeter
 
 HANG_SECONDS = 0.5
 """A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns."""
@@ -65,6 +65,7 @@ class _Done:
 @dataclass(frozen=True, slots=True)
 class _Held:
     holders: dict[str, frozenset[int] | None]
+    sharing: dict[str, Sharing]
     at_seconds: float
 
 
@@ -195,7 +196,7 @@ class AcceleratorPoller:
             return
         self._holders_wanted = True
         remaining = deque(gpu.uuid for gpu in self._gpus)
-        self._give(self._holders_task(remaining, {}))
+        self._give(self._holders_task(remaining, _Held({}, {}, 0.0)))
 
     def holders(self, max_age_seconds: float | None = None) -> Mapping[str, frozenset[int] | None] | None:
         """Process ids by GPU as last read; None for a GPU whose driver will not say. None before the first time, or when
@@ -205,6 +206,10 @@ class AcceleratorPoller:
         if held is None or (max_age_seconds is not None and self._clock() - held.at_seconds > max_age_seconds):
             return None
         return held.holders
+
+    def sharing(self) -> Mapping[str, Sharing]:
+        """How each GPU is shared, as last read with the process lists; empty where the meter does not know."""
+        return {} if self._holders is None else self._holders.sharing
 
     # ---------------------------------------------------------------------------------------------------- letting it go
 
@@ -411,28 +416,34 @@ class AcceleratorPoller:
         self._messages.put(_Done())
         return True
 
-    def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int] | None]) -> Callable[[Worker], bool]:
+    def _holders_task(self, remaining: deque[str], found: _Held) -> Callable[[Worker], bool]:
         """One GPU's process lists, and then the next as a new task, so that a look never waits for all of them."""
 
         def task(worker: Worker) -> bool:
             if not remaining:
-                self._messages.put(_Held(found, self._clock()))
+                self._messages.put(_Held(found.holders, found.sharing, self._clock()))
                 return True
             uuid = remaining.popleft()
             if uuid in self._hung:
                 worker.tasks.put(task)
                 return True
             worker.enter(Doing(uuid, self._clock(), holders=True))
-            pids = outcome_of(partial(self._meter.holders, uuid))
+            outcome = outcome_of(partial(self._ask, uuid))
             if not worker.leave():
                 self._messages.put(_Returned(uuid))
                 return False
-            if pids is None or isinstance(pids, frozenset):  # a failure is told by the looks
-                found[uuid] = pids
+            if isinstance(outcome, Sharing):  # a failure is told by the looks
+                found.sharing[uuid] = outcome
+                found.holders[uuid] = outcome.pids
             worker.tasks.put(task)
             return True
 
         return task
+
+    def _ask(self, uuid: str) -> Sharing:
+        if isinstance(self._meter, SharingMeter):
+            return self._meter.sharing(uuid)
+        return Sharing(self._meter.holders(uuid))
 
     def _close_task(self, worker: Worker) -> bool:
         worker.enter(Doing(LIBRARY, self._clock()))

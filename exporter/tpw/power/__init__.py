@@ -9,9 +9,9 @@ clock as an argument, and raise :class:`tpw.model.SourceError` where they cannot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from tpw.model import Gpu, GpuSample, HostReading, SourceError
+from tpw.model import Gpu, GpuSample, HostReading, Sharing, SourceError
 
 Clock = Callable[[], float]
 """A monotonic clock, seconds."""
@@ -46,6 +46,15 @@ class AcceleratorMeter(Protocol):
 
     def close(self) -> None:
         """Let go of the library. Never raises."""
+
+
+@runtime_checkable
+class SharingMeter(Protocol):
+    """An accelerator meter that also knows how those who hold a GPU share it."""
+
+    def sharing(self, uuid: str) -> Sharing:
+        """Who is on this GPU and uses how much of it, and its instances (slow; what ``holders`` says is in it). Raises
+        SourceError when this GPU does not answer."""
 
 
 class HostMeter(Protocol):

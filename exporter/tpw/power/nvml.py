@@ -11,12 +11,12 @@ One GPU that fails is one GPU that fails: it is looked up again by UUID every fe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, Sharing, SourceError
 from tpw.power import Clock, MeterLost
 from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_board import Board
@@ -33,6 +33,7 @@ from tpw.power.nvml_codes import (
     library_error,
 )
 from tpw.power.nvml_probe import Plan, ask, probe, text, value_of
+from tpw.power.nvml_sharing import handles, instances, measures_activity, process_lists, total_slices, usage
 
 RETRY_SECONDS = 5.0
 """How often a GPU that does not answer is looked up again."""
@@ -46,6 +47,8 @@ UNKNOWN_SWEEPS = 30
 """All GPUs answering "unknown error" for so many looks: the library is initialised again."""
 UNKNOWN_OPENS = 5
 """So many initialisations in a row that end in "unknown error" after a good start: the process must go."""
+
+_T = TypeVar("_T")
 
 
 class NvmlMeter:
@@ -100,6 +103,8 @@ class NvmlMeter:
         """Let go of the driver. While a call hangs in it the library stays initialised: shutting down would hang too."""
         if any(board.reading for board in self._boards.values()):
             return
+        for board in self._boards.values():
+            board.occupancy.forget()
         while self._inits:
             self._inits -= 1
             try:
@@ -156,8 +161,8 @@ class NvmlMeter:
         board.reading = True
         try:
             mig = _mig_enabled(board.handle)  # asked anew: discovery sees a change only within a minute
-            handles = list(_instances(board.handle)) if mig else [board.handle]
-            lists = [pids for handle in handles for pids in _process_lists(handle)]
+            boards = list(handles(board.handle)) if mig else [board.handle]
+            lists = [pids for handle in boards for pids in process_lists(handle)]
         except nvml.NVMLError as error:
             if error.value == NO_PERMISSION or error.value in UNSUPPORTED_CODES:
                 return None
@@ -167,6 +172,37 @@ class NvmlMeter:
         if not lists and not mig:
             return None
         return frozenset(pid for pids in lists for pid in pids)
+
+    def sharing(self, uuid: str) -> Sharing:
+        """Who is on this GPU and uses how much of it; in MIG mode its instances. See :mod:`tpw.power.nvml_sharing`."""
+        board = self._boards.get(uuid)
+        if board is None or board.handle is None or board.down_until is not None:
+            return Sharing()
+        if not self._asked(board, lambda: _mig_enabled(board.handle)):  # asked anew, as above
+            pids = self.holders(uuid)
+            return Sharing(pids, self._asked(board, lambda: usage(board.handle, board.occupancy)))
+        return self._asked(board, lambda: self._partition(board)) or Sharing()
+
+    def _partition(self, board: Board) -> Sharing:
+        occupancy = board.occupancy
+        if not board.slices:
+            board.slices = total_slices(board.handle)
+            board.measures_activity = measures_activity(board.handle)
+        found = instances(board.handle, occupancy, self._clock(), measured=board.measures_activity)
+        pids = frozenset(pid for instance in found for pid in instance.pids)
+        return Sharing(pids, None, found, board.slices, occupancy.standing_ratio())
+
+    def _asked(self, board: Board, call: Callable[[], _T]) -> _T | None:
+        """The answer to a question that a GPU need not answer. Raises SourceError where it is gone."""
+        board.reading = True
+        try:
+            return call()
+        except nvml.NVMLError as error:
+            if error.value == NO_PERMISSION or error.value in UNSUPPORTED_CODES:
+                return None
+            raise self._failed(board, error.value) from None
+        finally:
+            board.reading = False
 
     # --------------------------------------------------------------------------------------------------------- one look
 
@@ -205,6 +241,8 @@ class NvmlMeter:
         if plan.power_by_call:
             watts = self._watts_by_call(board, plan)
             at = at if plan.energy_by_call else self._clock()
+        if board.mig and watts is not None:
+            board.occupancy.drew(watts)
         utilization = self._utilization(board) if plan.utilization else None
         if board.looks % SLOW_EVERY == 0:
             self._slow_look(board)
@@ -361,7 +399,7 @@ class NvmlMeter:
 
     def _name_instances(self, board: Board, *, mig: bool) -> None:
         """Instances come and go while the board stays in MIG mode."""
-        uuids = (ask(nvml.nvmlDeviceGetUUID, instance) for instance in _instances(board.handle)) if mig else ()
+        uuids = (ask(nvml.nvmlDeviceGetUUID, instance) for instance in handles(board.handle)) if mig else ()
         named = tuple(text(uuid) for uuid in uuids if uuid)
         if named != board.gpu.mig_uuids:
             board.gpu = replace(board.gpu, mig_uuids=named)
@@ -430,27 +468,3 @@ def _temperature(handle: Any) -> int:
 def _mig_enabled(handle: Any) -> bool:
     mode = ask(nvml.nvmlDeviceGetMigMode, handle)
     return bool(mode and mode[0])
-
-
-def _instances(handle: Any) -> Iterator[Any]:
-    """Handles of a GPU's MIG instances. Always asked for anew: they are invalid once an instance is destroyed."""
-    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        try:
-            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-        except nvml.NVMLError as error:
-            if error.value not in GONE_CODES:
-                raise
-
-
-def _process_lists(handle: Any) -> Iterator[frozenset[int]]:
-    """Process ids of one handle, one set per kind of list that the driver has."""
-    for name in (
-        "nvmlDeviceGetComputeRunningProcesses_v3",
-        "nvmlDeviceGetMPSComputeRunningProcesses_v3",
-        "nvmlDeviceGetGraphicsRunningProcesses_v3",
-    ):
-        call = getattr(nvml, name, None)
-        rows = None if call is None else ask(call, handle)
-        if rows is not None:
-            # Old bindings misread the list of some drivers; a pid of zero is no process.
-            yield frozenset(int(row.pid) for row in rows if row.pid > 0)

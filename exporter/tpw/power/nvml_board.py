@@ -9,6 +9,7 @@ from typing import Any
 from tpw.model import Gpu, PowerScope, SourceError
 from tpw.power.nvml_codes import FIELD_POWER_AVERAGE
 from tpw.power.nvml_probe import Field, Plan
+from tpw.power.nvml_sharing import Occupancy
 
 SCOPE_SECONDS = 60.0
 """How long a superchip's counter is compared with both powers before its scope is decided."""
@@ -28,13 +29,16 @@ class Board:
         "handle",
         "limit_watts",
         "looks",
+        "measures_activity",
         "memory_total_bytes",
         "memory_used_bytes",
         "mig",
+        "occupancy",
         "plan",
         "reading",
         "scope_check",
         "scope_found",
+        "slices",
         "temperature_celsius",
         "throttle_start",
         "unknown",
@@ -55,6 +59,9 @@ class Board:
         self.scope_check: ScopeCheck | None = None
         self.scope_found: PowerScope | None = None
         self.mig = False
+        self.occupancy = Occupancy()
+        self.slices = 0
+        self.measures_activity = False
         self.memory_used_bytes: float | None = None
         self.memory_total_bytes: float | None = None
         self.temperature_celsius: float | None = None

@@ -21,7 +21,7 @@ from tpw.ledger.books import (
     ServerAccount,
     SourceAccount,
 )
-from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role, State, TokenKind
+from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role, SplitMethod, State, TokenKind
 from tpw.tariff.demand import Demand
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -139,6 +139,7 @@ def dump_gpu(account: GpuAccount) -> str:
             "anomalies": account.anomalies,
             "throttle_seconds": account.throttle_seconds,
             "throttle_raw": account.throttle_raw,
+            "instance_joules": [[*key, joules] for key, joules in account.instance_joules.items()],
         }
     )
 
@@ -176,6 +177,10 @@ def load_gpu(uuid: str, text: str) -> GpuAccount:
         anomalies=data.get("anomalies", {}),
         throttle_seconds=data.get("throttle_seconds", {}),
         throttle_raw=data.get("throttle_raw", {}),
+        instance_joules={
+            (instance, profile, SplitMethod(method)): joules
+            for instance, profile, method, joules in data.get("instance_joules", [])
+        },
     )
 
 

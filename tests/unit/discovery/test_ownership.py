@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tpw.discovery.ownership import AUTO, NONE, Claim, held_by, ownership, resolve
-from tpw.model import Attribution, Gpu, Ownership
+from tpw.model import Attribution, Gpu, Instance, Ownership, Sharing
 
 A, B, C = "GPU-aaaa1111", "GPU-aaaa2222", "GPU-cccc3333"
 GPUS = (
@@ -146,3 +146,74 @@ def test_none_owns_nothing_whatever_is_held():
 
 def test_a_gpu_may_have_several_owners():
     assert held_by({1}, held(a={1, 2})) == held_by({2}, held(a={1, 2})) == frozenset({A})
+
+
+MIG = {
+    A: Sharing(
+        frozenset({7, 8, 9}),
+        instances=(
+            Instance("MIG-1111", "1g.10gb", 1, frozenset({7})),
+            Instance("MIG-2222", "3g.40gb", 3, frozenset({8, 9})),
+            Instance("MIG-2233", "3g.40gb", 3),
+        ),
+        slices=7,
+    )
+}
+
+
+def on_instances(claim: Claim, *, answering: bool = True, pids: set[int] | None = None) -> Ownership:
+    return ownership(claim, answering=answering, pids=pids, holders=held(a={7, 8, 9}), gpus=GPUS, sharing=MIG)
+
+
+def test_a_listed_instance_is_owned_and_with_it_its_gpu():
+    found = on_instances(Claim("chat", ("MIG-1111", "1")))
+    assert (found.gpus, found.instances) == (frozenset({A, B}), frozenset({"MIG-1111"}))
+
+
+def test_a_listed_instance_is_held_by_its_own_processes_only():
+    assert on_instances(Claim("chat", ("mig-2222",)), answering=False, pids={7}).gpus == frozenset()
+    assert on_instances(Claim("chat", ("mig-2222",)), answering=False, pids={9}).gpus == frozenset({A})
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (
+            "MIG-9",
+            f"GPU MIG-9 is not on this host; here are 0 ({A}), 1 ({B}), 2 ({C}), MIG-1111, MIG-2222, MIG-2233",
+        ),
+        ("MIG-22", "instance MIG-22 is several: MIG-2222, MIG-2233; write more of its UUID"),
+    ],
+)
+def test_an_instance_that_is_not_clear_is_reported(name: str, problem: str):
+    found = resolve([name], GPUS, MIG)
+    assert (found.gpus, found.instances, found.problems) == (frozenset(), frozenset(), (problem,))
+
+
+def test_auto_owns_the_instances_its_processes_sit_on():
+    assert on_instances(Claim("chat", AUTO), pids={8}).instances == frozenset({"MIG-2222"})
+
+
+def test_a_partitioned_gpu_listed_whole_is_narrowed_to_where_the_processes_are():
+    assert on_instances(Claim("chat", ("0",)), pids={7}).instances == frozenset({"MIG-1111"})
+    assert on_instances(Claim("chat", ("0",)), pids=None).instances == frozenset()
+
+
+def test_use_of_a_gpu_is_that_of_the_servers_own_processes():
+    use = {A: Sharing(frozenset({7, 8}), {7: 40.0, 8: 20.0, 9: 5.0}), B: Sharing(frozenset({7}))}
+    found = ownership(
+        Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7, 8}, b={7}), gpus=GPUS, sharing=use
+    )
+    assert found.shares == {A: 60.0}  # of B the driver does not tell
+
+
+def test_use_by_a_server_whose_processes_are_not_known_is_not_known():
+    found = ownership(
+        Claim("chat", ("0",)),
+        answering=True,
+        pids=None,
+        holders=NOBODY,
+        gpus=GPUS,
+        sharing={A: Sharing(frozenset({7}), {7: 40.0})},
+    )
+    assert found.shares == {}

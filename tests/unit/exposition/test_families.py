@@ -104,6 +104,34 @@ def test_label_values_are_plain_strings():
             assert type(value) is float, family.metric.name
 
 
+# ------------------------------------------------------------------------------------------------- sharing, correction
+
+
+def test_how_a_gpu_is_shared_is_shown_with_its_method():
+    shown = series(rich_snapshot())["tpw_server_gpu_share_ratio"]
+    assert {(labels[0], labels[1], labels[3]): ratio for labels, ratio in shown.items()} == {
+        ("chat", "0", "sole"): 1.0,
+        ("chat", "1", "sole"): 1.0,
+        ("embed", "2", "gpm"): 0.375,
+    }
+
+
+def test_estimates_are_shown_for_the_instances_there_are_by_method():
+    shown = series(rich_snapshot())["tpw_gpu_instance_estimated_energy_joules_total"]
+    assert {labels[2:]: joules for labels, joules in shown.items()} == {
+        ("MIG-2a", "3g.40gb", "gpm"): 250_000.5,
+        ("MIG-2a", "3g.40gb", "slices"): 1000.0,
+        ("MIG-2b", "1g.10gb", "gpm"): 90_000.0,
+    }
+
+
+def test_a_correction_and_the_rule_of_the_host_are_shown():
+    shown = series(rich_snapshot())
+    assert list(shown["tpw_gpu_calibration_gain_ratio"].values()) == [1.02]
+    assert list(shown["tpw_gpu_calibration_offset_watts"].values()) == [-3.5]
+    assert shown["tpw_host_share_info"] == {("components",): 1.0}
+
+
 # ---------------------------------------------------------------------------------------------------------------- GPUs
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fakenvml import FakeNvml
-from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
+from tpw.model import EnergyMethod, Instance, PowerScope, Reason, Sharing, SourceError
 from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
+from tpw.power.nvml_binding import nvml
 
 
 def opened(clock: Any = time.monotonic) -> NvmlMeter:
@@ -509,3 +511,126 @@ def test_eight_gpus_cost_less_than_forty_driver_calls_a_look(driver: FakeNvml) -
 
     assert per_gpu_look <= 3.0
     assert per_gpu_look * 8 <= 40
+
+
+# -------------------------------------------------------------------------------------------------------------- sharing
+
+
+def test_use_by_process_is_what_each_used_since_the_last_look(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.processes(0, [10, 11])
+    driver.usage(0, {10: 60, 11: 20, 0: 5, 12: 4_000_000_000})
+
+    assert meter.sharing(driver.uuid(0)) == Sharing(frozenset({10, 11}), {10: 60.0, 11: 20.0})
+    # Nothing newer than what was seen: nobody used anything.
+    assert meter.sharing(driver.uuid(0)).usage == {}
+    driver.usage(0, {11: 30})
+    assert meter.sharing(driver.uuid(0)).usage == {11: 30.0}
+    # An idle board answers NOT_FOUND.
+    assert meter.sharing(driver.uuid(1)) == Sharing(frozenset(), {})
+
+
+def test_use_that_was_seen_before_is_not_counted_again(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may replay its buffer; of a process that is listed several times the highest counts."""
+    meter = opened()
+    rows = [(10, 1000, 30), (10, 1001, 50), (10, 1002, 40)]
+    monkeypatch.setattr(
+        nvml,
+        "nvmlDeviceGetProcessUtilization",
+        lambda handle, since: [SimpleNamespace(pid=pid, timeStamp=at, smUtil=percent) for pid, at, percent in rows],
+    )
+
+    assert meter.sharing(driver.uuid(0)).usage == {10: 50.0}
+    rows.append((11, 1003, 5))
+    assert meter.sharing(driver.uuid(0)).usage == {11: 5.0}
+
+
+def test_use_by_process_of_newer_drivers_is_asked_by_their_call(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.gpu(0).flag("old_usage_by_process")
+    driver.usage(0, {10: 60})
+
+    assert meter.sharing(driver.uuid(0)).usage == {10: 60.0}
+
+
+def test_use_by_process_is_unknown_where_the_driver_does_not_tell(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.gpu(0).flag("no_usage_by_process")
+    driver.gpu(0).flag("no_processes")
+
+    assert meter.sharing(driver.uuid(0)) == Sharing()
+
+
+def test_a_partitioned_gpu_tells_its_instances_and_who_sits_on_them(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.gpu(0).flag("no_gpm")
+    driver.mig(0, [[100], [200, 201], [], [300]], ["1g.10gb", "3g.40gb", "1c.2g.20gb", "1c.2g.20gb"])
+
+    sharing = meter.sharing(driver.uuid(0))
+
+    assert sharing.pids == {100, 200, 201, 300}
+    assert sharing.slices == 7
+    assert sharing.instances == (
+        Instance(driver.instance_uuid(0, 0), "1g.10gb", 1, frozenset({100})),
+        Instance(driver.instance_uuid(0, 1), "3g.40gb", 3, frozenset({200, 201})),
+        Instance(driver.instance_uuid(0, 2), "1c.2g.20gb", 1, frozenset()),
+        Instance(driver.instance_uuid(0, 3), "1c.2g.20gb", 1, frozenset({300})),
+    )
+
+
+def test_how_busy_an_instance_is_needs_two_looks_and_frees_its_samples(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.mig(0, [[100], [200]], ["1g.10gb", "3g.40gb"])
+    driver.busy(0, [90.0, 12.5])
+    ratios = []
+    for _ in range(2):
+        ratios.append([instance.busy_ratio for instance in meter.sharing(driver.uuid(0)).instances])
+        time.sleep(0.12)  # the library itself measures how far two samples are apart
+
+    assert ratios == [[None, None], [0.9, 0.125]]
+    assert driver.samples() == 2
+
+    driver.mig(0, [[100]], ["7g.80gb"])  # another partition: its numbers are used again, its samples are not
+    assert [instance.busy_ratio for instance in meter.sharing(driver.uuid(0)).instances] == [None]
+    assert driver.samples() == 1
+    meter.close()
+    assert driver.samples() == 0
+
+
+def test_standing_power_is_the_least_seen_over_what_is_drawn_of_late(driver: FakeNvml) -> None:
+    driver.no_average(0)
+    driver.mig(0, [[100]], ["1g.10gb"])
+    meter = opened()
+    uuid = driver.uuid(0)
+    meter.read(uuid)
+    assert meter.sharing(uuid).standing_ratio == 1.0
+    assert meter.sharing(uuid).standing_ratio is None
+
+    for watts in (400.0, 600.0):
+        begun = driver.gpu(0).set_constant(watts)
+        while time.monotonic() < begun:
+            pass
+        meter.read(uuid)
+    assert meter.sharing(uuid).standing_ratio == 0.2
+
+
+def test_a_gpu_before_hopper_measures_no_activity(driver: FakeNvml) -> None:
+    driver.gpu(0).set(architecture=7, total_slices=4)
+    driver.mig(0, [[100]], ["2g.12gb"])
+    meter = opened()
+
+    sharing = meter.sharing(driver.uuid(0))
+
+    assert (sharing.slices, [i.busy_ratio for i in sharing.instances]) == (4, [None])
+    assert driver.samples() == 0
+
+
+def test_sharing_of_a_lost_gpu_is_a_fault_and_the_others_stay(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.processes(1, [7])
+    driver.lose(0)
+
+    with pytest.raises(SourceError) as caught:
+        meter.sharing(driver.uuid(0))
+    assert caught.value.reason is Reason.LOST
+    assert meter.sharing(driver.uuid(1)).pids == {7}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, stretches, ticks
 from tpw.ledger.advance import advance
-from tpw.ledger.books import ROW_SECONDS, Books, Check, Posting, PostingKey, Served, SourceAccount
+from tpw.ledger.books import ROW_SECONDS, Books, Check, HostShare, Posting, PostingKey, Served, SourceAccount
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy
 from tpw.model import Instant, State
@@ -38,16 +38,23 @@ def kept(books: Books) -> Books:
                 still_since_seconds=None,
                 still_joules=0.0,
                 check=Check(),
+                division=None,
                 gpu=replace(account.gpu, method_note=""),
             )
             for uuid, account in books.gpus.items()
         },
         hosts={
             name: replace(
-                account, power_watts=None, baseline_joules=None, baseline_watts=None, baseline_at_seconds=None
+                account,
+                power_watts=None,
+                baseline_joules=None,
+                baseline_watts=None,
+                baseline_at_seconds=None,
+                gap_seconds=0.0,
             )
             for name, account in books.hosts.items()
         },
+        host_share=HostShare(),
         servers={
             name: replace(account, up=False, active=False, gpus=frozenset(), loads=(), window=(), window_seconds=0.0)
             for name, account in books.servers.items()

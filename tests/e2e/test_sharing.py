@@ -1,0 +1,122 @@
+"""The daemon over a GPU that two real servers share: by use of the multiprocessors, and by instance (MIG)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakenvml import FakeNvml
+from support.scraped import Page, parse
+from support.servers import Exporter, Llama, clean_environment, exporter_command, wait_until
+
+
+@pytest.fixture
+def nvml(tmp_path: Path) -> Iterator[FakeNvml]:
+    with FakeNvml(tmp_path, 1, refresh_seconds=0.1, watts=280.0) as fake:
+        yield fake
+
+
+def config(gpus: dict[str, Any], llamas: dict[str, Llama]) -> dict[str, Any]:
+    return {
+        "polling": {"interval": "500ms"},
+        "host": {"meters": []},
+        "discovery": {"processes": False},
+        "servers": [{"name": name, "url": llama.url, "gpus": gpus[name]} for name, llama in llamas.items()],
+    }
+
+
+def shares(of: Page, method: str) -> dict[str, float]:
+    found = {}
+    for (name, labels), ratio in of.items():
+        if name == "tpw_server_gpu_share_ratio" and dict(labels)["method"] == method:
+            found[dict(labels)["server"]] = ratio
+    return found
+
+
+def conserved(of: Page) -> None:
+    """Law 2: servers and idle are all of the board."""
+    boards = of.sum("tpw_gpu_energy_joules_total")
+    idle = of.sum("tpw_gpu_state_energy_joules_total", state="idle")
+    assert boards > 0.0
+    assert of.sum("tpw_server_energy_joules_total") + idle == pytest.approx(boards, rel=1e-12)
+
+
+def risen(after: Page, before: Page, name: str, **labels: str) -> float:
+    return after.sum(name, **labels) - before.sum(name, **labels)
+
+
+def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
+    exporter: Callable[..., Exporter], llama: Llama, start_llama: Callable[..., Llama], nvml: FakeNvml
+) -> None:
+    other = start_llama()
+    nvml.processes(0, [llama.child.pid, other.child.pid, 1])
+    nvml.usage(0, {llama.child.pid: 60, other.child.pid: 20, 1: 9})
+    daemon = exporter(config({"a": "auto", "b": "auto"}, {"a": llama, "b": other}), environment=nvml.env())
+
+    def shared() -> Page | None:
+        of = parse(daemon.metrics())
+        return of if len(shares(of, "sm")) == 2 else None
+
+    before = wait_until(shared, "both servers to share the GPU by use", timeout=30)
+    assert shares(before, "sm") == {"a": 0.75, "b": 0.25}
+    after = wait_until(
+        lambda: of if risen(of := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
+        "two seconds of energy",
+        timeout=30,
+    )
+    conserved(after)
+    board = risen(after, before, "tpw_gpu_energy_joules_total")
+    assert risen(after, before, "tpw_server_energy_joules_total", server="a") == pytest.approx(0.75 * board)
+    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(0.25 * board)
+
+
+def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
+    exporter: Callable[..., Exporter], llama: Llama, start_llama: Callable[..., Llama], nvml: FakeNvml, tmp_path: Path
+) -> None:
+    other = start_llama()
+    nvml.gpu(0).flag("no_gpm")
+    nvml.mig(0, [[llama.child.pid], [other.child.pid], []], ["1g.10gb", "3g.40gb", "2g.20gb"])
+    uuids = [nvml.instance_uuid(0, j) for j in range(3)]
+    # One is found by its process, the other is listed.
+    daemon = exporter(config({"a": "auto", "b": [uuids[1]]}, {"a": llama, "b": other}), environment=nvml.env())
+
+    def shared() -> Page | None:
+        of = parse(daemon.metrics())
+        return of if len(shares(of, "slices")) == 2 else None
+
+    before = wait_until(shared, "both servers to be on their instances", timeout=30)
+    assert shares(before, "slices") == {"a": pytest.approx(1 / 7), "b": pytest.approx(3 / 7)}
+    after = wait_until(
+        lambda: of if risen(of := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
+        "two seconds of energy",
+        timeout=30,
+    )
+    conserved(after)
+    board = risen(after, before, "tpw_gpu_energy_joules_total")
+    estimate = "tpw_gpu_instance_estimated_energy_joules_total"
+    for uuid, slices, profile in zip(uuids, (1, 3, 2), ("1g.10gb", "3g.40gb", "2g.20gb"), strict=True):
+        of_instance = risen(after, before, estimate, instance=uuid, profile=profile, method="slices")
+        assert of_instance == pytest.approx(board * slices / 7)
+    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(board * 3 / 7)
+    assert risen(after, before, "tpw_gpu_state_energy_joules_total", state="idle") == pytest.approx(board * 3 / 7)
+
+    file = next(tmp_path.glob("exporter-*.yaml"))
+    told = json.loads(
+        subprocess.run(
+            exporter_command("probe", "--json", f"--config.file={file}"),
+            env=clean_environment(**nvml.env()),
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout
+    )
+    (gpu,) = told["gpus"]
+    assert [instance["uuid"] for instance in gpu["instances"]] == uuids
+    assert gpu["shares"] == {"a": pytest.approx(1 / 7), "b": pytest.approx(3 / 7)}
+    assert told["host_share"]["method"] == "none"
