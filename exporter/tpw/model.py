@@ -67,7 +67,7 @@ class EnergyMethod(StrEnum):
     COUNTER = "counter"
     """Difference of a hardware energy counter."""
     AVERAGE_POWER = "average_power"
-    """Trapezoid over a sensor that reports the mean of the last second."""
+    """Integral of a sensor that reports the mean of the last second."""
     INSTANT_POWER = "instant_power"
     """Trapezoid over a sensor that reports an instant: aliases with periodic work."""
     EXTERNAL = "external"

@@ -226,7 +226,7 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
                 gpu.architecture,
                 gpu.driver_version,
                 str(gpu.power_scope),
-                str(gpu.energy_method),
+                str(account.method),
             ),
             1.0,
         )

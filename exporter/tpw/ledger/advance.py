@@ -7,7 +7,7 @@ books is a property test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tpw.ledger.attribution import Activity, Shares, activity, shares
@@ -18,13 +18,14 @@ from tpw.ledger.books import (
     Check,
     GpuAccount,
     HostAccount,
+    Pending,
     Posting,
     PostingKey,
     ServerAccount,
     WindowSample,
 )
 from tpw.ledger.counting import count
-from tpw.ledger.metering import Step, measure, measure_host
+from tpw.ledger.metering import Step, doubt, is_too_late, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -118,7 +119,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     postings = entries.posted(books.postings)
 
     _api(looked.accounts, looked.risen, policy.references)
-    servers = _windows(looked.accounts, postings, accounts, tick, policy)
+    servers = _windows(looked.accounts, postings, books.gpus, accounts, tick, policy)
     return replace(
         books,
         at=tick.at,
@@ -228,6 +229,7 @@ def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
         baseline_joules=None,
         baseline_watts=None,
         baseline_at_seconds=None,
+        mark_joules=None,
         still_since_seconds=None,
         still_joules=0.0,
         check=Check(),
@@ -242,17 +244,23 @@ def _look(
     if seconds > 0.0:
         pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, whose)
     if sample is None:
-        # Without a reading the time stays pending: a counter may still tell what was used in it.
-        return replace(account, up=False, sample=None, pending=pending), Step()
+        # Without a reading the time stays pending as long as a counter may still tell what was used in it.
+        account = replace(account, up=False, sample=None)
+        if is_too_late(account, now, policy.interval_seconds):
+            return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), Step()
+        return replace(account, pending=pending), Step()
     step, settled = measure(account, sample, now, policy.interval_seconds)
-    unmetered = account.unmetered_seconds
+    unmetered = account.unmetered_seconds + step.also_unmetered_seconds
     if step.unmetered:
-        unmetered += sum(piece.end_seconds - piece.start_seconds for piece in pending)
-        pending = ()
+        unmetered += _length(pending)
+        if step.joules is None:
+            pending = ()
     anomalies = account.anomalies
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
+    if doubt(account.gpu, sample.power_watts):
+        sample = replace(sample, power_watts=None)  # nor is it shown
     return (
         replace(
             settled,
@@ -266,6 +274,10 @@ def _look(
         ),
         step,
     )
+
+
+def _length(pending: Iterable[Pending]) -> float:
+    return sum(piece.end_seconds - piece.start_seconds for piece in pending)
 
 
 def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -363,6 +375,7 @@ class _Sums:
 def _windows(
     accounts: dict[str, ServerAccount],
     postings: Mapping[PostingKey, Posting],
+    before: Mapping[str, GpuAccount],
     gpus: Mapping[str, GpuAccount],
     tick: Tick,
     policy: Policy,
@@ -380,7 +393,7 @@ def _windows(
             result[name] = replace(account, window=()) if account.window else account
             continue
         of = sums.get(name) or _Sums()
-        metered = all(_metered(gpus.get(uuid), late) for uuid in account.gpus)
+        metered = all(_metered(before.get(uuid), gpus.get(uuid), late) for uuid in account.gpus)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
@@ -396,11 +409,13 @@ def _windows(
     return result
 
 
-def _metered(account: GpuAccount | None, late_seconds: float) -> bool:
-    """Whether the GPU's energy is known up to now."""
+def _metered(before: GpuAccount | None, account: GpuAccount | None, late_seconds: float) -> bool:
+    """Whether the GPU's energy is known up to now, and no time of this tick was given up as unmetered."""
     if account is None or not account.up:
         return False
-    return sum(piece.end_seconds - piece.start_seconds for piece in account.pending) <= late_seconds
+    if before is not None and account.unmetered_seconds > before.unmetered_seconds:
+        return False
+    return _length(account.pending) <= late_seconds
 
 
 def _slide(window: tuple[WindowSample, ...], sample: WindowSample, seconds: float) -> tuple[WindowSample, ...]:

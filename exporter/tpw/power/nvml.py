@@ -190,10 +190,10 @@ class NvmlMeter:
                 if plan.method is EnergyMethod.COUNTER:
                     watts = _optional_watts(row)
                 else:
-                    watts = _positive(self._required(board, row, "power"))
+                    watts = self._required(board, row, "power") / 1000.0
             if board.scope_check is not None and energy is not None and watts is not None:
                 other = _optional_watts(rows[position + 1])
-                if other is not None:
+                if other and watts:
                     self._settle_scope(board, board.scope_check.add(at, energy, watts, other))
             if plan.throttle:
                 throttle = _throttle(plan, rows, board.throttle_start)
@@ -234,7 +234,7 @@ class NvmlMeter:
 
     def _watts_by_call(self, board: Board, plan: Plan) -> float | None:
         try:
-            return _positive(nvml.nvmlDeviceGetPowerUsage(board.handle))
+            return float(nvml.nvmlDeviceGetPowerUsage(board.handle)) / 1000.0
         except nvml.NVMLError as error:
             if error.value not in UNSUPPORTED_CODES:
                 raise
@@ -389,13 +389,8 @@ def _flicker(board: Board, what: str, code: int) -> SourceError:
     return SourceError(Reason.BROKEN, f"{board.gpu.uuid}: NVML gave no {what} in this look: {code_name(code)} ({code})")
 
 
-def _positive(milliwatts: float) -> float | None:
-    """Watts; None for zero, which sensors answer while they have nothing."""
-    return milliwatts / 1000.0 if milliwatts > 0 else None
-
-
 def _optional_watts(row: Any) -> float | None:
-    return _positive(value_of(row)) if row.nvmlReturn == 0 else None
+    return value_of(row) / 1000.0 if row.nvmlReturn == 0 else None
 
 
 def _throttle(plan: Plan, rows: Any, start: int) -> tuple[tuple[str, float], ...]:

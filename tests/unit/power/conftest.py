@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pynvml
@@ -36,6 +36,12 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml
         yield nvml
         nvml.close()
         _shut_down()
+
+
+@pytest.fixture
+def shut_down() -> Callable[[], None]:
+    """For tests that load a stand-in of their own."""
+    return _shut_down
 
 
 def _shut_down() -> None:

@@ -281,12 +281,21 @@ def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeN
     assert sample.energy_joules is not None
 
 
-def test_zero_watts_are_no_reading(driver: FakeNvml) -> None:
-    driver.no_energy(0)
+@pytest.mark.parametrize("no_energy", [True, False])
+def test_zero_watts_are_told_as_seen_for_the_ledger_to_judge(driver: FakeNvml, no_energy: bool) -> None:
+    driver.no_energy(0, on=no_energy)
     meter = opened()
     driver.zero_watts(0)
 
-    assert meter.read(driver.uuid(0)).power_watts is None
+    assert meter.read(driver.uuid(0)).power_watts == 0.0
+
+
+def test_zero_watts_at_the_first_look_are_a_sensor_that_is_not_there(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    driver.zero_watts(0)
+    meter = opened()
+
+    assert meter.gpus()[0].energy_method is EnergyMethod.NONE
 
 
 def test_utilization_is_unknown_in_mig_mode_while_energy_goes_on(driver: FakeNvml) -> None:
