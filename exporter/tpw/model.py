@@ -183,6 +183,8 @@ class GpuSample:
     """The raw hardware counter: any epoch, may reset."""
     power_watts: float | None = None
     """What the sensor says now; what is integrated where there is no counter."""
+    power_mean_seconds: float = 0.0
+    """``power_watts`` is the mean of so many seconds before ``at_seconds``; 0: an instant, or not known."""
     power_limit_watts: float | None = None
     utilization_ratio: float | None = None
     memory_used_bytes: float | None = None

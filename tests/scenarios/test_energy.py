@@ -238,7 +238,9 @@ SCENARIOS = [
     Scenario("MIG on", events=((20.4, lambda n: n.nvml.mig(0, [[1], [1]])),), seconds=120),
     Scenario("module scope only", board=lambda nvml: nvml.module_scope(0, 1.5, gpu_scope=False)),
     Scenario("no average", constant(300.0), instants_only, method=INSTANT, error=AVERAGE_ERROR),
-    Scenario("no average, square 7 s", square(7.0), instants_only, method=INSTANT, error=0.03),
+    Scenario("no average, square 50 ms", square(0.05), instants_only, method=INSTANT, error=0.05),
+    Scenario("no average, square 0.9 s", square(0.9), instants_only, method=INSTANT, error=0.03),
+    Scenario("no average, square 7 s", square(7.0), instants_only, method=INSTANT, error=AVERAGE_ERROR),
     # -------------------------------------------------------------------------------------------------------------- clocks
     Scenario("suspended 5 min", asleep=(20.0, 320.0), seconds=360),
     Scenario(
@@ -261,6 +263,16 @@ def ticks(scenario: Scenario) -> Iterator[float]:
     for second in range(1, scenario.seconds + 1):
         if not scenario.asleep[0] < second < scenario.asleep[1]:
             yield second + 0.01 * ((0.618 * second) % 1.0 - 0.5)
+
+
+def glance(node: Node, until: float) -> None:
+    """Ten times a second, and never in step with anything."""
+    for n in itertools.count():
+        pause = 0.1 * (0.5 + (0.618 * (n + node.nvml.now())) % 1.0)
+        if node.nvml.now() + pause >= until:
+            return
+        node.nvml.advance(pause)
+        node.glance()
 
 
 def never_below(before: Page, after: Page) -> None:
@@ -305,6 +317,8 @@ def test_energy(scenario: Scenario, nvml: FakeNvml, tmp_path: Path, losses: Loss
                 at, happens = due.pop(0)
                 nvml.set_now(begun + at)
                 happens(node)
+            if scenario.method is INSTANT:
+                glance(node, begun + second)
             nvml.set_now(begun + second)
             nvml.utilization(0, 80 if int(second) % 20 < 10 else 0)
             node.tick()

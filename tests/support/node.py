@@ -23,6 +23,7 @@ from tpw.config.load import load
 from tpw.exposition.render import Format, Page
 from tpw.ledger.books import GpuAccount
 from tpw.polling.life import BackOff
+from tpw.polling.worker import Worker
 from tpw.power.nvml import NvmlMeter
 from tpw.store.sqlite import BooksFile
 
@@ -79,7 +80,9 @@ class Node:
         books = None if self._state is None else BooksFile(self._state)
         meter = NvmlMeter(self.nvml.now)
         daemon = Daemon(config, books, clock=self.nvml.now, wall=self.wall, accelerators=[meter])
-        daemon._accelerators[0]._back_off = BackOff(1.0, 60.0, lambda: 0.5)
+        poller = daemon._accelerators[0]
+        poller._back_off = BackOff(1.0, 60.0, lambda: 0.5)
+        poller._pause = lambda: None  # type: ignore[method-assign]  # glances are the test's: they go by its clock
         daemon.look()
         return daemon
 
@@ -103,6 +106,18 @@ class Node:
             self.daemon.look_again()
         finally:
             self._in_tick.clear()
+
+    def glance(self) -> None:
+        """What the poller's thread does between two ticks, now."""
+        poller, done = self.daemon._accelerators[0], threading.Event()
+
+        def task(worker: Worker) -> bool:
+            goes_on = poller._glance(worker)
+            done.set()
+            return goes_on
+
+        poller._give(task)
+        assert done.wait(10)
 
     @property
     def account(self) -> GpuAccount:

@@ -2,9 +2,9 @@
 
 A hardware counter is believed where its rise is one the board can make in the time: 0 <= rise <= P * dt * 1.25 + P * 0.2 s
 with P the most it can draw. Everything else starts a new baseline and books nothing: a reset may add what the counter
-shows since, if that is plausible. Power is integrated over real time, never across a gap: instants by the trapezoid, a mean
-of the last second as that second's energy. What is not
-believed is counted by reason, and its time is unmetered, as soon as nothing can tell its energy any more.
+shows since, if that is plausible. Power is integrated over real time, never across a gap: instants by the trapezoid, a
+mean as the energy of the time it is of. What is not believed is counted by reason, and its time is unmetered, as soon as
+nothing can tell its energy any more.
 
 A counter that stepped back may have been misread once: until it has moved on below the old mark, only what it shows above
 that mark is booked, so that a step back and forth never counts the same joules twice.
@@ -32,9 +32,6 @@ _FROZEN_SECONDS = 10.0
 """A powered board always draws: a counter that stands this long is not counting."""
 
 _MAX_GAP_INTERVALS = 3.0
-
-_MEAN_SECONDS = 1.0
-"""What ``Gpu.power_averaged`` means."""
 
 _WINDOW_SECONDS = 60.0
 _AGREE = 1.25
@@ -185,8 +182,8 @@ def _trapezoid(account: GpuAccount, sample: GpuSample, interval_seconds: float) 
     gap = max(0.0, sample.at_seconds - since)
     if gap > _MAX_GAP_INTERVALS * interval_seconds:
         return None
-    # A mean tells all of the second before it, so at one look a second its sum is exact; the trapezoid would lag.
-    told = min(gap, _MEAN_SECONDS) if account.gpu.power_averaged else 0.0
+    # A mean tells all of the time it is of, so at one look in that time the sum is exact; the trapezoid would lag.
+    told = min(gap, sample.power_mean_seconds)
     return watts * told + 0.5 * (watts + before) * (gap - told)
 
 

@@ -21,10 +21,13 @@ import structlog
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, SourceError
 from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
 from tpw.polling.worker import LIBRARY, Doing, Worker
-from tpw.power import AcceleratorMeter, Clock, MeterLost
+from tpw.power import AcceleratorMeter, Clock, GlancingMeter, MeterLost
 
 HANG_SECONDS = 0.5
 """A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns."""
+
+GLANCE_SECONDS = 0.1
+"""Between two glances at a board that tells instants only, on average."""
 
 log = structlog.get_logger("tpw.source")
 
@@ -84,7 +87,8 @@ class AcceleratorPoller:
         clock: monotonic seconds; ``finish`` really waits, so it must advance by itself where a call can hang.
         life: bookkeeping of the source; made from the meter's name where it is left out.
         hang_seconds: after how long a call counts as hung.
-        random: jitter of the back-off.
+        random: jitter of the back-off and of the glances.
+        glance_seconds: between two glances, where the meter has boards that want them; 0: none.
     """
 
     def __init__(
@@ -95,8 +99,12 @@ class AcceleratorPoller:
         life: SourceLife | None = None,
         hang_seconds: float = HANG_SECONDS,
         random: Jitter = JITTER,
+        glance_seconds: float = GLANCE_SECONDS,
     ) -> None:
         self._meter = meter
+        self._glancing = meter if isinstance(meter, GlancingMeter) and glance_seconds > 0.0 else None
+        self._glance_seconds = glance_seconds
+        self._random = random
         self._clock = clock
         self._hang_seconds = hang_seconds
         self._back_off = BackOff(1.0, 60.0, random)
@@ -250,8 +258,11 @@ class AcceleratorPoller:
 
     def _give(self, task: Callable[[Worker], bool]) -> None:
         if self._worker is None:
-            self._worker = Worker(f"{self._meter.name}-poller")
+            self._worker = self._new_worker()
         self._worker.tasks.put(task)
+
+    def _new_worker(self) -> Worker:
+        return Worker(f"{self._meter.name}-poller", self._glance, self._pause)
 
     def _set_aside(self, now: float) -> float:
         """Give up a worker that hangs in a GPU, and let a fresh one go on. Returns when to look again."""
@@ -264,10 +275,10 @@ class AcceleratorPoller:
             return (now if doing is None else max(now, doing.since_seconds)) + self._hang_seconds
         self._hung[hung.uuid] = hung.since_seconds
         remaining = worker.remaining
-        self._worker = Worker(f"{self._meter.name}-poller")
+        self._worker = self._new_worker()
         if hung.holders:
             self._holders_wanted = False
-        else:
+        elif not hung.glance:
             self._worker.tasks.put(lambda fresh: self._read_all(fresh, remaining))
         while True:  # what was queued behind the call that hangs
             try:
@@ -409,6 +420,26 @@ class AcceleratorPoller:
                 return True
             self._messages.put(_Failed(uuid, outcome) if isinstance(outcome, SourceError) else outcome)
         self._messages.put(_Done())
+        return True
+
+    def _pause(self) -> float | None:
+        """Seconds to the next glances, never the same twice, or they would keep step with the load; None without any."""
+        if self._glancing is None or not self._glancing.glancing():
+            return None
+        return self._glance_seconds * (0.5 + self._random())
+
+    def _glance(self, worker: Worker) -> bool:
+        meter = self._glancing
+        if meter is None:
+            return True
+        for uuid in meter.glancing():
+            if uuid in self._hung:
+                continue
+            worker.enter(Doing(uuid, self._clock(), glance=True))
+            outcome_of(partial(meter.glance, uuid))  # a failure is told by the looks
+            if not worker.leave():
+                self._messages.put(_Returned(uuid))
+                return False
         return True
 
     def _holders_task(self, remaining: deque[str], found: dict[str, frozenset[int] | None]) -> Callable[[Worker], bool]:

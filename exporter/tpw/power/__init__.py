@@ -9,7 +9,7 @@ clock as an argument, and raise :class:`tpw.model.SourceError` where they cannot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tpw.model import Gpu, GpuSample, HostReading, SourceError
 
@@ -46,6 +46,18 @@ class AcceleratorMeter(Protocol):
 
     def close(self) -> None:
         """Let go of the library. Never raises."""
+
+
+@runtime_checkable
+class GlancingMeter(Protocol):
+    """A meter some of whose boards tell nothing but their power of an instant: one look a second would meet a periodic load
+    at the same point every time, so it is asked for more in between, and answers a look with the mean."""
+
+    def glancing(self) -> Sequence[str]:
+        """UUIDs of the boards that want glances."""
+
+    def glance(self, uuid: str) -> None:
+        """Note the power of this moment. A failure is told by the next look."""
 
 
 class HostMeter(Protocol):

@@ -168,6 +168,31 @@ class NvmlMeter:
             return None
         return frozenset(pid for pids in lists for pid in pids)
 
+    def glancing(self) -> tuple[str, ...]:
+        """Boards whose instants are integrated (see :class:`tpw.power.GlancingMeter`)."""
+        if not self._inits:
+            return ()
+        return tuple(uuid for uuid, board in self._boards.items() if _is_instant(board) and board.down_until is None)
+
+    def glance(self, uuid: str) -> None:
+        """Note the instant power of one GPU. A failure is told by the next look."""
+        board = self._boards[uuid]
+        plan = board.plan
+        if plan is None or plan.method is not EnergyMethod.INSTANT_POWER:
+            return
+        board.reading = True
+        try:
+            if plan.power is not None:
+                watts = _optional_watts(nvml.nvmlDeviceGetFieldValues(board.handle, [plan.power])[0])
+            else:
+                watts = nvml.nvmlDeviceGetPowerUsage(board.handle) / 1000.0
+        except nvml.NVMLError:
+            return
+        finally:
+            board.reading = False
+        if watts:
+            board.burst.add(self._clock(), watts)
+
     # --------------------------------------------------------------------------------------------------------- one look
 
     def _look(self, board: Board) -> GpuSample:
@@ -205,6 +230,10 @@ class NvmlMeter:
         if plan.power_by_call:
             watts = self._watts_by_call(board, plan)
             at = at if plan.energy_by_call else self._clock()
+        averaged = 1.0 if watts is not None and board.gpu.power_averaged else 0.0
+        if watts and _is_instant(board):
+            board.burst.add(at, watts)
+            watts, averaged = board.burst.take()
         utilization = self._utilization(board) if plan.utilization else None
         if board.looks % SLOW_EVERY == 0:
             self._slow_look(board)
@@ -214,6 +243,7 @@ class NvmlMeter:
             at_seconds=at,
             energy_joules=energy,
             power_watts=watts,
+            power_mean_seconds=averaged,
             power_limit_watts=board.limit_watts,
             utilization_ratio=utilization,
             memory_used_bytes=board.memory_used_bytes,
@@ -383,6 +413,10 @@ class NvmlMeter:
             yield
         except nvml.NVMLError as error:
             raise library_error(error.value, doing, started=self._started) from None
+
+
+def _is_instant(board: Board) -> bool:
+    return board.plan is not None and board.plan.method is EnergyMethod.INSTANT_POWER
 
 
 def _flicker(board: Board, what: str, code: int) -> SourceError:

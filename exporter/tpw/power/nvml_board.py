@@ -16,10 +16,15 @@ SCOPE_CONTRAST = 1.15
 """Module and GPU power must differ by this factor for the comparison to mean anything."""
 
 
+BURST_GAP_SECONDS = 1.5
+"""Instants further apart than this are not joined."""
+
+
 class Board:
     """One GPU and how it is read. Touched only by the thread that reads it."""
 
     __slots__ = (
+        "burst",
         "down_until",
         "failures",
         "fault",
@@ -43,6 +48,7 @@ class Board:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.handle: Any = None
+        self.burst = Burst()
         self.plan: Plan | None = None
         self.fields: list[Field] = []
         self.throttle_start = 0
@@ -81,6 +87,32 @@ class Board:
             max_power_watts=highest,
             power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
         )
+
+
+class Burst:
+    """Instants of power since the last look, and their mean."""
+
+    __slots__ = ("_at", "_joules", "_since", "_watts")
+
+    def __init__(self) -> None:
+        self._at = self._since = float("-inf")
+        self._watts = self._joules = 0.0
+
+    def add(self, at: float, watts: float) -> None:
+        """One instant. What lies further back than a moment is forgotten: nothing is known of the time between."""
+        gap = at - self._at
+        if gap > BURST_GAP_SECONDS:
+            self._since, self._joules = at, 0.0
+        else:
+            self._joules += 0.5 * (watts + self._watts) * gap
+        self._at, self._watts = at, watts
+
+    def take(self) -> tuple[float, float]:
+        """(watts, seconds): the mean and what it is the mean of, and begin anew. Zero seconds: the instant alone."""
+        seconds = self._at - self._since
+        watts = self._joules / seconds if seconds > 0.0 else self._watts
+        self._since, self._joules = self._at, 0.0
+        return watts, seconds
 
 
 class ScopeCheck:

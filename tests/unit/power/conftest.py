@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
@@ -39,9 +40,17 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml
 
 
 @pytest.fixture
-def shut_down() -> Callable[[], None]:
-    """For tests that load a stand-in of their own."""
-    return _shut_down
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeNvml]]:
+    """For tests that want another stand-in than ``driver``: loaded, and gone after the test."""
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+
+    def load(count: int = 1, **what: Any) -> FakeNvml:
+        nvml = FakeNvml(tmp_path, count, **what)
+        nvml.preload()
+        return nvml
+
+    yield load
+    _shut_down()
 
 
 def _shut_down() -> None:

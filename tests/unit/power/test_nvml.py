@@ -112,6 +112,49 @@ def test_without_a_mean_instants_are_used_and_the_note_says_so(driver: FakeNvml)
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
 
+def test_instants_between_the_looks_become_the_mean_of_the_time_between_them(stand_in: Any) -> None:
+    """One look a second at a load with a period of a second would always meet the same point of it."""
+    with stand_in(start_seconds=1000.0) as driver:
+        driver.no_energy(0)
+        driver.no_average(0)
+        driver.gpu(0).set_square(low=100, high=500, period=1.0, duty=0.5)
+        meter = opened(driver.now)
+        assert meter.glancing() == (driver.uuid(0),)
+        first = meter.read(driver.uuid(0))
+        for _ in range(9):
+            driver.advance(0.1)
+            meter.glance(driver.uuid(0))
+        driver.advance(0.1)
+        second = meter.read(driver.uuid(0))
+        driver.advance(300.0)
+        late = meter.read(driver.uuid(0))
+
+    assert (first.power_watts, first.power_mean_seconds) == (500.0, 0.0)
+    assert second.power_watts == pytest.approx(
+        300.0, abs=21.0
+    )  # by the trapezoid, each edge within a tenth of a second
+    assert second.power_mean_seconds == pytest.approx(1.0)
+    assert (late.power_watts, late.power_mean_seconds) == (500.0, 0.0), "nothing is known of the time between"
+
+
+def test_only_gpus_that_tell_nothing_but_instants_want_glances(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    meter = opened()
+    assert meter.glancing() == ()
+    assert [meter.read(driver.uuid(i)).power_mean_seconds for i in (0, 1)] == [1.0, 1.0]
+    meter.close()
+    driver.no_average(0)
+    meter = opened()
+    assert meter.glancing() == (driver.uuid(0),)
+    driver.lose(0)
+    meter.glance(driver.uuid(0))
+    assert reason_of(meter, driver.uuid(0)) is Reason.LOST
+    assert meter.glancing() == (), "a lost one is left alone"
+    meter.close()
+
+    assert meter.glancing() == ()
+
+
 @pytest.mark.parametrize(
     ("architecture", "pci_device_id", "method"),
     [
