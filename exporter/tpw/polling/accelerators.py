@@ -23,8 +23,9 @@ from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
 from tpw.polling.worker import LIBRARY, Doing, Worker
 from tpw.power import AcceleratorMeter, Clock, GlancingMeter, MeterLost
 
-HANG_SECONDS = 0.5
-"""A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns."""
+HANG_SECONDS = 0.3
+"""A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns. Less
+than a tick waits for its looks (half a second of a second), so that the other GPUs are read in the same tick."""
 
 GLANCE_SECONDS = 0.1
 """Between two glances at a board that tells instants only, on average."""
@@ -114,6 +115,7 @@ class AcceleratorPoller:
         self._look_began = clock()
         self._opened = False
         self._released = False
+        self._close_again = False
         self._retry_at = 0.0
         self._error: SourceError | None = None
         self._gpus: tuple[Gpu, ...] = ()
@@ -136,6 +138,9 @@ class AcceleratorPoller:
         """Start a look, unless one is running, the meter is released, or it is not yet time to open it again."""
         self._drain()
         self._set_aside(self._clock())
+        if self._close_again and not self._hung:
+            self._close_again = False
+            self._give(self._close_task)
         if self.fatal is not None or self._released:
             return
         if self._looking:
@@ -217,18 +222,25 @@ class AcceleratorPoller:
     # ---------------------------------------------------------------------------------------------------- letting it go
 
     def release(self, deadline_seconds: float) -> bool:
-        """Let go of the driver, so that somebody else can reset or partition a GPU. True once that is done."""
+        """Let go of the driver, so that somebody else can reset or partition a GPU. True once that is done; while a call
+        hangs in the driver it cannot be, and is done when the call has returned."""
+        if not self._released:
+            self.life.failed(_released_error())
+        return self._let_go(deadline_seconds)
+
+    def _let_go(self, deadline_seconds: float) -> bool:
         self._released = True
         self._opened = False
         if self._worker is not None:
             self._give(self._close_task)
             if not self._await_close(deadline_seconds):
                 return False
+        self._close_again = bool(self._hung)
         return not self._hung
 
     def resume(self) -> None:
         """Take the driver up again at the next look."""
-        self._released = False
+        self._released = self._close_again = False
         self._retry_at = 0.0
 
     @property
@@ -238,7 +250,7 @@ class AcceleratorPoller:
 
     def close(self, deadline_seconds: float = 0.0) -> None:
         """Let go of the driver for good and end the thread, waiting no longer than to the given instant."""
-        self.release(deadline_seconds)
+        self._let_go(deadline_seconds)
         if self._worker is not None:
             self._worker.tasks.put(None)
             self._worker.thread.join(max(0.0, deadline_seconds - self._clock()))
