@@ -186,6 +186,8 @@ class GpuSample:
     power_mean_seconds: float = 0.0
     """``power_watts`` is the mean of so many seconds before ``at_seconds``; 0: an instant, or not known."""
     power_limit_watts: float | None = None
+    power_floor_watts: float | None = None
+    """Below which power smoothing holds the board up on purpose; None where there is none."""
     utilization_ratio: float | None = None
     memory_used_bytes: float | None = None
     memory_total_bytes: float | None = None

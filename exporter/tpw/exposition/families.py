@@ -238,6 +238,7 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
     for name, value in (
         ("tpw_gpu_power_watts", sample.power_watts),
         ("tpw_gpu_power_limit_watts", sample.power_limit_watts),
+        ("tpw_gpu_power_smoothing_floor_watts", sample.power_floor_watts),
         ("tpw_gpu_utilization_ratio", sample.utilization_ratio),
         ("tpw_gpu_memory_used_bytes", sample.memory_used_bytes),
         ("tpw_gpu_memory_total_bytes", sample.memory_total_bytes),

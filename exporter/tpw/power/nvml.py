@@ -32,7 +32,7 @@ from tpw.power.nvml_codes import (
     gpu_error,
     library_error,
 )
-from tpw.power.nvml_probe import Plan, ask, probe, text, value_of
+from tpw.power.nvml_probe import Plan, ask, floor_of, probe, text, value_of
 
 RETRY_SECONDS = 5.0
 """How often a GPU that does not answer is looked up again."""
@@ -245,6 +245,7 @@ class NvmlMeter:
             power_watts=watts,
             power_mean_seconds=averaged,
             power_limit_watts=board.limit_watts,
+            power_floor_watts=board.floor_watts,
             utilization_ratio=utilization,
             memory_used_bytes=board.memory_used_bytes,
             memory_total_bytes=board.memory_total_bytes,
@@ -285,6 +286,10 @@ class NvmlMeter:
         board.temperature_celsius = None if temperature is None else float(temperature)
         limit = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         board.limit_watts = limit / 1000.0 if limit else None
+        smoothing = None if board.plan is None else board.plan.smoothing
+        if smoothing is not None:
+            rows = ask(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
+            board.floor_watts = None if rows is None else floor_of(rows, board.gpu.max_power_watts)
 
     def _settle_scope(self, board: Board, scope: PowerScope | None) -> None:
         if scope is not None and board.plan is not None:

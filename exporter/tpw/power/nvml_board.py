@@ -29,6 +29,7 @@ class Board:
         "failures",
         "fault",
         "fields",
+        "floor_watts",
         "gpu",
         "handle",
         "limit_watts",
@@ -65,6 +66,7 @@ class Board:
         self.memory_total_bytes: float | None = None
         self.temperature_celsius: float | None = None
         self.limit_watts: float | None = None
+        self.floor_watts: float | None = None
 
     def follow(self, plan: Plan) -> None:
         """Read as the plan says from now on."""
@@ -77,8 +79,10 @@ class Board:
         self.throttle_start = len(self.fields)
         self.fields.extend((field, 0) for field, _ in plan.throttle)
         highest = plan.max_power_watts
-        if plan.scope is PowerScope.MODULE and plan.max_module_watts is not None:
-            highest = max(highest or 0.0, plan.max_module_watts)
+        if plan.scope is PowerScope.MODULE:
+            # Where the module does not tell its own limit, the GPU's says nothing: the module draws more.
+            module = plan.max_module_watts
+            highest = None if module is None else max(highest or 0.0, module)
         self.gpu = replace(
             self.gpu,
             power_scope=plan.scope,

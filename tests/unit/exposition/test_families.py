@@ -328,6 +328,19 @@ def test_an_empty_machine_shows_the_exporter_alone():
     }
 
 
+def test_the_floor_of_power_smoothing_is_shown_of_the_boards_that_have_one():
+    snapshot = rich_snapshot()
+
+    expected = {
+        (str(account.gpu.index), account.gpu.uuid): account.sample.power_floor_watts
+        for account in snapshot.books.gpus.values()
+        if account.sample is not None and account.sample.power_floor_watts is not None
+    }
+
+    assert len(expected) == 1
+    assert series(snapshot)["tpw_gpu_power_smoothing_floor_watts"] == expected
+
+
 def test_a_gpu_whose_counter_is_not_believed_is_shown_as_it_is_metered_now():
     snapshot = rich_snapshot()
     gpus = {

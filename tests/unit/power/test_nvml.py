@@ -228,6 +228,14 @@ def test_a_superchip_that_offers_only_the_module_is_labelled_so(driver: FakeNvml
     assert meter.read(driver.uuid(0)).power_watts == 150.0
 
 
+def test_a_module_that_does_not_tell_its_limit_is_not_held_to_that_of_its_gpu(driver: FakeNvml) -> None:
+    """A module of 1000 W around a GPU of 700 W would be implausible all day."""
+    driver.gpu(0).set(module_limit_mw=0)
+    driver.module_scope(0, 1.5, gpu_scope=False)
+
+    assert opened().gpus()[0].max_power_watts is None
+
+
 @pytest.mark.parametrize("counts_module", [True, False])
 def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     driver: FakeNvml, clock: Any, counts_module: bool
@@ -253,6 +261,33 @@ def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     assert gpu.max_power_watts == (1000.0 if counts_module else 700.0)
     assert meter.read(driver.uuid(0)).power_watts == (200.0 if counts_module else 100.0)
     assert board.scope_check is None, "the other power is no longer read"
+
+
+# ------------------------------------------------------------------------------------------------------ power smoothing
+
+
+@pytest.mark.parametrize(
+    ("architecture", "floor_watts", "shown"),
+    [(10, 420, 420.0), (10, None, None), (10, 5000, None), (9, 420, None)],
+    ids=["on", "switched off", "above the limit", "not Blackwell"],
+)
+def test_the_floor_of_power_smoothing_is_told_where_there_is_one(
+    driver: FakeNvml, architecture: int, floor_watts: int | None, shown: float | None
+) -> None:
+    driver.gpu(0).set(architecture=architecture)
+    driver.smoothing(0, floor_watts)
+    meter = opened()
+
+    assert meter.read(driver.uuid(0)).power_floor_watts == shown
+
+
+def test_a_blackwell_without_power_smoothing_is_asked_for_it_once(driver: FakeNvml) -> None:
+    driver.gpu(0).set(architecture=10)
+    meter = opened()
+    before = driver.calls()["nvmlDeviceGetFieldValues"]
+
+    assert meter.read(driver.uuid(0)).power_floor_watts is None
+    assert driver.calls()["nvmlDeviceGetFieldValues"] == before + 1
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
