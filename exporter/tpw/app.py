@@ -600,6 +600,7 @@ class Daemon:
         notes += [
             f"server {name}: {note}" for name, note in self._server_notes.items() if note and name in self._claims
         ]
+        notes.extend(note for poller in self._accelerators for note in poller.notes)
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._released:

@@ -164,6 +164,8 @@ class Gpu:
     energy_method: EnergyMethod = EnergyMethod.COUNTER
     method_note: str = ""
     """Why no better method is used; "" when the method is the best there is."""
+    remarks: tuple[str, ...] = ()
+    """What else there is to know about its figures, in sentences."""
     max_power_watts: float | None = None
     """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
     mig_uuids: tuple[str, ...] = ()

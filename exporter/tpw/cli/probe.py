@@ -62,6 +62,7 @@ def look(snapshot: Snapshot) -> dict[str, Any]:
                 "energy_method": str(account.method),
                 "why_not_better": account.gpu.method_note,
                 "power_scope": str(account.gpu.power_scope),
+                "remarks": list(account.gpu.remarks),
                 "power_watts": account.sample.power_watts if account.sample else None,
                 "owner": owners.get(account.gpu.uuid),
             }
@@ -103,6 +104,8 @@ def _print(seen: dict[str, Any]) -> None:
         print(f"     energy by {gpu['energy_method']}, scope {gpu['power_scope']}")
         if gpu["why_not_better"]:
             print(f"     {gpu['why_not_better']}")
+        for remark in gpu["remarks"]:
+            print(f"     {remark}")
     for host in seen["host"]:
         watts = "-" if host["power_watts"] is None else f"{host['power_watts']:.0f} W"
         print(f"host {host['component']}  {watts}")

@@ -244,6 +244,11 @@ class AcceleratorPoller:
         self._retry_at = 0.0
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the meter noticed and the operator should know, where it notices anything."""
+        return tuple(getattr(self._meter, "notes", ()))
+
+    @property
     def released(self) -> bool:
         """Whether the driver is let go of on request."""
         return self._released

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import log
 from typing import Any
@@ -90,6 +91,22 @@ class Board:
             method_note=plan.note,
             max_power_watts=highest,
             power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
+            remarks=tuple(_remarks(plan, mig=self.mig)),
+        )
+
+
+def _remarks(plan: Plan, *, mig: bool) -> Iterator[str]:
+    if plan.other_power is not None:
+        yield (
+            "A superchip: whether its counter is of the GPU or of the whole module is found out within a minute; until"
+            " then it is taken for the module's."
+        )
+    elif plan.scope is PowerScope.MODULE:
+        yield "Power and energy are those of the whole module, its CPU included: the driver tells none of the GPU alone."
+    if mig:
+        yield (
+            "MIG is on: power and energy are the whole board's, for its instances have no meters, and the driver tells no"
+            " utilisation."
         )
 
 
