@@ -25,7 +25,7 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.counting import count
-from tpw.ledger.metering import Step, doubt, is_too_late, measure, measure_host
+from tpw.ledger.metering import Step, doubt, is_host_late, is_too_late, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -298,9 +298,16 @@ def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, floa
 
 
 def _hosts(books: Books, tick: Tick, policy: Policy) -> tuple[Mapping[str, HostAccount], float]:
-    if not tick.hosts:
+    late = [
+        name
+        for name, account in books.hosts.items()
+        if account.power_watts is not None and is_host_late(account, tick.at, policy.interval_seconds)
+    ]
+    if not tick.hosts and not late:
         return books.hosts, 0.0
     hosts = dict(books.hosts)
+    for name in late:
+        hosts[name] = replace(hosts[name], power_watts=None)
     joules = 0.0
     for sample in tick.hosts:
         added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)

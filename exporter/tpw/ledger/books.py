@@ -190,6 +190,8 @@ class HostAccount:
     baseline_joules: float | None = None
     baseline_watts: float | None = None
     baseline_at_seconds: float | None = None
+    gap_seconds: float = 0.0
+    """Between the last two samples: some meters are read every second, some every half minute."""
 
 
 @dataclass(frozen=True, slots=True)

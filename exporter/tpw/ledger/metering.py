@@ -33,6 +33,9 @@ _FROZEN_SECONDS = 10.0
 
 _MAX_GAP_INTERVALS = 3.0
 
+_SLOW_SECONDS = 60.0
+"""Host meters are read at least this often: what is assumed of one that was read once."""
+
 _WINDOW_SECONDS = 60.0
 _AGREE = 1.25
 _WRONG = 2.0
@@ -254,4 +257,12 @@ def measure_host(account: HostAccount, sample: HostSample, interval_seconds: flo
         baseline_joules=sample.energy_joules,
         baseline_watts=sample.power_watts,
         baseline_at_seconds=sample.at_seconds,
+        gap_seconds=max(0.0, gap),
     )
+
+
+def is_host_late(account: HostAccount, now: Instant, interval_seconds: float) -> bool:
+    """Whether a host component should have been read again by now: its power is not known any more."""
+    at = account.baseline_at_seconds
+    patience = _MAX_GAP_INTERVALS * max(interval_seconds, account.gap_seconds or _SLOW_SECONDS)
+    return at is None or now.monotonic_seconds - at > patience

@@ -17,6 +17,7 @@ from tpw.model import (
     Gpu,
     GpuFault,
     GpuSample,
+    HostSample,
     Instant,
     Ownership,
     Reason,
@@ -111,3 +112,23 @@ def test_power_that_is_not_believed_is_not_shown(watts: float) -> None:
 
     assert believed.gpus["GPU-0"].sample is not None and believed.gpus["GPU-0"].sample.power_watts == 300.0
     assert doubted.gpus["GPU-0"].sample is not None and doubted.gpus["GPU-0"].sample.power_watts is None
+
+
+@pytest.mark.parametrize(("every", "last_shown"), [(1.0, 3.0), (30.0, 90.0)])
+def test_power_of_a_host_meter_that_fell_silent_is_shown_no_longer(every: float, last_shown: float) -> None:
+    """A meter of half a minute is not silent in between; one of every second is after three."""
+    books, nothing = Books(), AcceleratorReading((), ())
+
+    def tick(second: float, *samples: HostSample) -> float | None:
+        nonlocal books
+        books = advance(books, Tick(Instant(1000.0 + second, EPOCH + second), nothing, samples), Policy())
+        return books.hosts["node"].power_watts
+
+    first = [tick(second, HostSample("node", 1000.0 + second, 10.0 * second, 300.0)) for second in (0.0, every)]
+    energy = books.hosts["node"].joules
+    between = [tick(every + second) for second in (1.0, last_shown - 0.5, last_shown, last_shown + 0.5)]
+
+    assert first == [300.0, 300.0]
+    assert between == [300.0, 300.0, 300.0, None]
+    assert books.hosts["node"].joules == energy > 0.0
+    assert tick(every + last_shown + 5.0, HostSample("node", 1000.0 + every + last_shown + 5.0, 1e4, 310.0)) == 310.0

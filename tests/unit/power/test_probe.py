@@ -43,7 +43,7 @@ def nothing(nvml: FakeNvml) -> None:
 COUNTER = ("counter", "gpu", "", [])
 MODULE = "Power and energy are those of the whole module, its CPU included: the driver tells none of the GPU alone."
 UNDECIDED = (
-    "A superchip: whether its energy counter is of the GPU or of the whole module is found out within a minute; until then"
+    "A superchip: whether its counter is of the GPU or of the whole module is found out within a minute; until then"
     " it is taken for the module's."
 )
 MIG = (

@@ -45,7 +45,12 @@ def kept(books: Books) -> Books:
         },
         hosts={
             name: replace(
-                account, power_watts=None, baseline_joules=None, baseline_watts=None, baseline_at_seconds=None
+                account,
+                power_watts=None,
+                baseline_joules=None,
+                baseline_watts=None,
+                baseline_at_seconds=None,
+                gap_seconds=0.0,
             )
             for name, account in books.hosts.items()
         },
