@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,14 @@ from pathlib import Path
 import pytest
 
 from fakenvml import FakeNvml
-from support.losses import Loss, Losses
+from support.losses import HEADINGS, Loss, Losses, table
 from support.node import PRICE_PER_KWH, PUE, Node
 from support.scraped import Page
 from tpw.model import EnergyMethod
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "accuracy.md"
+BEGIN = "<!-- begin: written by UPDATE_GOLDEN=1 pytest tests/scenarios -->"
+END = "<!-- end -->"
 
 SECONDS = 60
 MOST_WATTS = 600.0
@@ -354,3 +359,24 @@ def test_every_scenario_has_a_name_of_its_own() -> None:
 
     assert len(names) == len(set(names))
     assert all(a < b for scenario in SCENARIOS for (a, _), (b, _) in itertools.pairwise(scenario.events))
+
+
+def test_the_documented_table_is_the_one_of_these_scenarios(losses: Losses) -> None:
+    """docs/accuracy.md names every scenario, and after a whole run its figures are those of the run."""
+    names = [scenario.name for scenario in SCENARIOS]
+    ran = list(losses) == names
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        assert ran, "the table is written after a whole run: pytest tests/scenarios"
+        head, begin, rest = DOCUMENT.read_text().partition(BEGIN)
+        DOCUMENT.write_text(head + begin + "\n".join(["", *table(losses), ""]) + END + rest.partition(END)[2])
+    text = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    documented = {row[0]: row[1:] for row in rows[2:]}
+
+    assert tuple(rows[0]) == HEADINGS
+    assert list(documented) == names
+    for name, loss in losses.items():
+        method, _, _, error, unmetered, anomalies = documented[name]
+        assert (method, anomalies) == (str(loss.method), loss.cells(name)[-1])
+        assert float(error) == pytest.approx(100 * loss.error, abs=0.02), name
+        assert float(unmetered) == pytest.approx(loss.unmetered_seconds, abs=0.06), name

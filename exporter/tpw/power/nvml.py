@@ -44,6 +44,8 @@ FAILURES_BEFORE_RETRY = 3
 """A GPU with so many failed looks in a row is looked up again instead of read."""
 UNKNOWN_SWEEPS = 30
 """All GPUs answering "unknown error" for so many looks: the library is initialised again."""
+UNKNOWN_ROUNDS = 3
+"""So many initialisations in a row that mended nothing, after good looks before: the process must go."""
 UNKNOWN_OPENS = 5
 """So many initialisations in a row that end in "unknown error" after a good start: the process must go."""
 
@@ -66,6 +68,8 @@ class NvmlMeter:
         self._started = False
         self._unknown_opens = 0
         self._unknown_sweeps = 0
+        self._unknown_rounds = 0
+        self._has_read = False
         self._discover_at = 0.0
         self.notes: tuple[str, ...] = ()
         """What was noticed at the last discovery, in sentences: GPUs that may not be used."""
@@ -116,7 +120,10 @@ class NvmlMeter:
             self._unknown_sweeps += 1
             if self._unknown_sweeps >= UNKNOWN_SWEEPS:
                 self._unknown_sweeps = 0
-                raise library_error(UNKNOWN, "of every GPU", started=self._started)
+                self._unknown_rounds += 1
+                lost = library_error(UNKNOWN, "of every GPU", started=self._started)
+                lost.fatal = self._has_read and self._unknown_rounds >= UNKNOWN_ROUNDS
+                raise lost
         else:
             self._unknown_sweeps = 0
         # With a call hanging in the driver, asking for handles could hang as well and take the other GPUs along.
@@ -144,7 +151,8 @@ class NvmlMeter:
             raise self._failed(board, error.value) from None
         finally:
             board.reading = False
-        board.failures = board.unknown = 0
+        self._has_read = True
+        self._unknown_rounds = board.failures = board.unknown = 0
         board.fault = None
         return sample
 

@@ -443,6 +443,39 @@ def test_a_container_that_lost_its_devices_is_fatal_after_some_tries(driver: Fak
     assert fatal == [False, False, False, False, True]
 
 
+@pytest.mark.parametrize("was_good", [True, False])
+def test_gpus_that_stay_unknown_though_the_library_initialises_end_the_process_only_after_a_good_start(
+    driver: FakeNvml, clock: Any, was_good: bool
+) -> None:
+    meter = opened(clock)
+    if was_good:
+        meter.read(driver.uuid(0))
+    driver.unknown(0)
+    driver.unknown(1)
+    fatal = []
+
+    def looks() -> None:
+        for _ in range(31):
+            for gpu in meter.gpus():
+                reason_of(meter, gpu.uuid)
+            clock.advance(1.0)
+            meter.sweep()
+
+    for _ in range(4):
+        with pytest.raises(MeterLost) as caught:
+            looks()
+        fatal.append(caught.value.fatal)
+        meter.close()
+        meter.open()
+    assert fatal == [False, False, was_good, was_good]
+
+    driver.restore(0)
+    clock.advance(61.0)
+    meter.sweep()
+    meter.read(driver.uuid(0))
+    assert meter._unknown_rounds == 0
+
+
 def test_a_gpu_that_may_not_be_used_is_left_out_and_noted(driver: FakeNvml) -> None:
     driver.gpu(0).flag("no_access")
     meter = opened()
