@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from fakenvml import FakeNvml
 from support.node import Node
-from tpw.cli import main, probe
+from support.servers import clean_environment, exporter_command
+from tpw.cli import probe
 
 
 @pytest.fixture
@@ -123,16 +125,16 @@ def test_a_gpu_that_may_not_be_used_is_told_as_such(nvml: FakeNvml) -> None:
     assert "GPU 1 of 2 cannot be used: no permission (4)" in seen["notes"]
 
 
-def test_the_command_looks_once_and_prints_it(
-    stand_in: Callable[..., FakeNvml], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_looks_once_and_prints_it(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("host: {meters: []}\ndiscovery: {processes: false}\npolling: {interval: 100ms}\n")
-    with stand_in(2) as nvml:
+    with FakeNvml(tmp_path) as nvml:
         nvml.no_energy(1)
-        status = main(["probe", "--json", f"--config.file={config}"])
-        printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+        command = exporter_command("probe", "--json", f"--config.file={config}")
+        done = subprocess.run(
+            command, env=clean_environment(**nvml.env()), capture_output=True, text=True, timeout=60, check=True
+        )
+    printed: dict[str, Any] = json.loads(done.stdout)
 
-    assert status == 0
     assert [gpu["energy_method"] for gpu in printed["gpus"]] == ["counter", "average_power"]
     assert [gpu["power_watts"] for gpu in printed["gpus"]] == [100.0, 100.0]
