@@ -59,6 +59,7 @@ PRICE_SECONDS = 60.0
 FIRST_LOOK_SECONDS = 1.5
 """The first look waits longer: what was used while the daemon was down belongs to whoever worked then."""
 HOLDERS_SECONDS = 0.5
+RELEASE_SECONDS = 2.0
 STORE_RETRY_SECONDS = 10.0
 
 
@@ -134,6 +135,7 @@ class Daemon:
         self._last_tick_at: float | None = None
         self._lag_seconds = 0.0
         self._reload_successful = True
+        self._released = False
         self._store_retry_at = float("-inf")
         self._store_down = False
         self._written_wall: float | None = None
@@ -220,25 +222,46 @@ class Daemon:
         """A configuration could not even be read: say so in the metrics."""
         self._reload_successful = False
 
-    def release(self) -> None:
-        """Let go of the accelerators' drivers at the next tick, so that somebody else can reset or partition a GPU."""
+    def release(self, within_seconds: float = 0.0) -> bool:
+        """Let go of the accelerators' drivers at the next tick, so that somebody else can reset or partition a GPU.
+
+        Args:
+            within_seconds: how long to wait for it.
+
+        Returns:
+            Whether no driver has a client here any more. False where that takes longer: it is done as soon as it can be.
+        """
+        done: SimpleQueue[bool] = SimpleQueue()
 
         def let_go() -> None:
-            for poller in self._accelerators:
-                poller.release(self._clock() + 2.0)
-            _log.info("drivers released")
+            self._released = True
+            deadline = self._clock() + RELEASE_SECONDS
+            clinging = [poller for poller in self._accelerators if not poller.release(deadline)]
+            if not clinging:
+                _log.info("drivers released")
+            else:
+                _log.warning("drivers not released yet", hint="a call has not returned; it is done when it does")
+            done.put(not clinging)
 
         self._mail.put(let_go)
+        try:
+            return done.get(timeout=within_seconds)
+        except Empty:
+            return False
 
-    def resume(self) -> None:
-        """Take them up again."""
+    def resume(self, within_seconds: float = 0.0) -> bool:
+        """Take them up again at the next tick, and wait so long for it. Whether it has come."""
+        done = threading.Event()
 
         def take_up() -> None:
+            self._released = False
             for poller in self._accelerators:
                 poller.resume()
             _log.info("drivers resumed")
+            done.set()
 
         self._mail.put(take_up)
+        return done.wait(within_seconds)
 
     # ------------------------------------------------------------------------------------------------------------ tick
 
@@ -543,6 +566,8 @@ class Daemon:
             for poller in self._accelerators:
                 poller.close(deadline)
             self._accelerators = self._accelerator_pollers()
+            for poller in self._accelerators if self._released else ():
+                poller.release(deadline)  # whoever has the GPUs now still has them
         if config.host != old.host:
             for host in self._hosts:
                 host.close()
@@ -613,6 +638,7 @@ class Daemon:
             if life.is_left_out:
                 status = life.status()
                 notes.append(f"{life.name} is not read: {status.detail}. {status.hint}".rstrip())
+        notes.extend(note for poller in self._accelerators for note in poller.notes)
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._gpus:
@@ -621,6 +647,8 @@ class Daemon:
                 f"calibration: no GPU here has the UUID {uuid}: `tpw-exporter probe` shows those that are."
                 for uuid in self._policy.calibration.keys() - here
             ]
+        if self._released:
+            notes.append("The GPUs' driver was let go of on request: `POST /-/resume` (or SIGUSR2) takes it up again.")
         if self._store_down:
             notes.append("The books are not being written: see the log.")
         return tuple(notes)

@@ -67,7 +67,7 @@ class EnergyMethod(StrEnum):
     COUNTER = "counter"
     """Difference of a hardware energy counter."""
     AVERAGE_POWER = "average_power"
-    """Trapezoid over a sensor that reports the mean of the last second."""
+    """Integral of a sensor that reports the mean of the last second."""
     INSTANT_POWER = "instant_power"
     """Trapezoid over a sensor that reports an instant: aliases with periodic work."""
     EXTERNAL = "external"
@@ -164,6 +164,8 @@ class Gpu:
     energy_method: EnergyMethod = EnergyMethod.COUNTER
     method_note: str = ""
     """Why no better method is used; "" when the method is the best there is."""
+    remarks: tuple[str, ...] = ()
+    """What else there is to know about its figures, in sentences."""
     max_power_watts: float | None = None
     """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
     mig_uuids: tuple[str, ...] = ()
@@ -202,7 +204,11 @@ class GpuSample:
     """The raw hardware counter: any epoch, may reset."""
     power_watts: float | None = None
     """What the sensor says now; what is integrated where there is no counter."""
+    power_mean_seconds: float = 0.0
+    """``power_watts`` is the mean of so many seconds before ``at_seconds``; 0: an instant, or not known."""
     power_limit_watts: float | None = None
+    power_floor_watts: float | None = None
+    """Below which power smoothing holds the board up on purpose; None where there is none."""
     utilization_ratio: float | None = None
     memory_used_bytes: float | None = None
     memory_total_bytes: float | None = None

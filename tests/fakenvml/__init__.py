@@ -12,6 +12,9 @@ process through :meth:`FakeNvml.preload`. Tests then change what the boards do, 
 
 A change of load takes effect a few milliseconds after the call, at the instant the call returns, so that both sides see
 the same energy up to the last bit of a double.
+
+With ``start_seconds`` the test keeps the time: the library's clock stands at :meth:`FakeNvml.now` until it is moved, so
+that a minute takes milliseconds and comes out the same every time.
 """
 
 from __future__ import annotations
@@ -129,6 +132,8 @@ class _Gpu(ctypes.Structure):
         ("memory_used", ctypes.c_ulonglong),
         ("memory_reserved", ctypes.c_ulonglong),
         ("throttle_ns", ctypes.c_ulonglong * 4),
+        ("smoothing", ctypes.c_uint),
+        ("floor_watts", ctypes.c_uint),
         ("frozen_mj", ctypes.c_ulonglong),
         ("hang_until_seconds", ctypes.c_double),
         ("offset_joules", ctypes.c_double),
@@ -165,7 +170,8 @@ class _Control(ctypes.Structure):
         ("delay_us", ctypes.c_uint),
         ("busy_us", ctypes.c_uint),
         ("gpm_samples", ctypes.c_int),
-        ("spare", ctypes.c_uint),
+        ("hanging", ctypes.c_uint),
+        ("now_seconds", ctypes.c_double),
         ("driver_version", ctypes.c_char * 80),
         ("symbols", _Symbol * MAX_SYMBOLS),
         ("gpus", _Gpu * MAX_GPUS),
@@ -203,7 +209,7 @@ class FakeGpu:
     def __init__(self, nvml: FakeNvml, slot: int, watts: float, counter_joules: float) -> None:
         self._nvml = nvml
         self._slot = slot
-        now = time.monotonic()
+        now = nvml.now()
         # The first load began a while ago, so the one-second mean is right from the start.
         first = _Load(now - 100.0, 0.0, watts, watts, 0.0, 1.0, 0.0)
         self._loads = [first]
@@ -235,7 +241,7 @@ class FakeGpu:
 
     def _add(self, low: float, high: float, period: float, duty: float, phase: float) -> float:
         with self._written() as board:
-            start = max(time.monotonic(), self._loads[-1].start) + AHEAD_SECONDS
+            start = max(self._nvml.now(), self._loads[-1].start) + self._nvml.ahead_seconds
             self._loads.append(_Load(start, self._loads[-1].joules_at(start), low, high, period, duty, phase))
             self._publish(board)
         return start
@@ -263,7 +269,7 @@ class FakeGpu:
         """What the counter would show now if it were refreshed all the time."""
         board = self._board
         factor = board.module_factor if board.flags & _FLAGS["module"] else 1.0
-        return self._joules_at(time.monotonic()) * factor + board.offset_joules
+        return self._joules_at(self._nvml.now()) * factor + board.offset_joules
 
     def set(self, **values: object) -> None:
         """Set plain fields of the board's record: ``limit_mw``, ``temperature_celsius``, ``refresh_seconds`` ..."""
@@ -287,6 +293,7 @@ class FakeNvml:
         watts: what each board draws at first.
         counter_joules: where the energy counters begin.
         refresh_seconds: how often the counter moves; 0: always exact.
+        start_seconds: where the clock of the library begins, if the test is to keep it; 0: it is the real one.
     """
 
     def __init__(
@@ -303,6 +310,7 @@ class FakeNvml:
         pci_device_id: int = 0x233010DE,
         limit_watts: float = 700.0,
         driver_version: str = "580.95.05",
+        start_seconds: float = 0.0,
     ) -> None:
         self.library = library_path()
         self.control_file = directory / "fakenvml.control"
@@ -313,6 +321,8 @@ class FakeNvml:
         self._control = _Control.from_buffer(self._mapping)
         self._control.size = ctypes.sizeof(_Control)
         self._control.driver_version = driver_version.encode()
+        self._control.now_seconds = start_seconds
+        self.ahead_seconds = 0.0 if start_seconds else AHEAD_SECONDS
         self._control.count = count
         self._gpus: list[FakeGpu] = []
         for slot in range(count + spare):
@@ -348,6 +358,26 @@ class FakeNvml:
         """Free every hung call. The file stays for processes that still have it mapped."""
         for i in range(len(self._gpus)):
             self.unhang(i)
+
+    # ------------------------------------------------------------------------------------------------------- the clock
+
+    def now(self) -> float:
+        """Monotonic instant, as the library sees it."""
+        kept: float = self._control.now_seconds
+        return kept or time.monotonic()
+
+    def set_now(self, at_seconds: float) -> None:
+        """Move the clock that the test keeps. It never goes back."""
+        assert self._control.now_seconds, "the clock is the real one"
+        self._control.now_seconds = max(at_seconds, self._control.now_seconds)
+
+    def advance(self, seconds: float) -> None:
+        self.set_now(self.now() + seconds)
+
+    @property
+    def hanging(self) -> int:
+        """Calls that are in the library now and do not return."""
+        return self._control.hanging
 
     # ------------------------------------------------------------------------------------------- loading the library
 
@@ -402,7 +432,7 @@ class FakeNvml:
 
     def hang(self, i: int, seconds: float = 3600.0) -> None:
         """Calls on the board do not return for so long (or until :meth:`unhang`)."""
-        self._gpus[i].set(hang_until_seconds=time.monotonic() + seconds)
+        self._gpus[i].set(hang_until_seconds=self.now() + seconds)
 
     def unhang(self, i: int) -> None:
         self._gpus[i].set(hang_until_seconds=0.0)
@@ -444,7 +474,7 @@ class FakeNvml:
         """A superchip: the counter counts the whole module; ``gpu_scope`` False: power only for the module too."""
         gpu = self._gpus[i]
         with gpu._written() as board:
-            at = time.monotonic()
+            at = self.now()
             board.offset_joules += gpu._joules_at(at) * (1.0 - factor)  # the counter goes on where it stood
             board.module_factor = factor
             board.flags |= _FLAGS["module"] | (0 if gpu_scope else _FLAGS["no_gpu_scope"])
@@ -465,6 +495,10 @@ class FakeNvml:
         """Cumulative seconds of the four reasons."""
         with self._gpus[i]._written() as board:
             board.throttle_ns[:] = [int(seconds * 1e9) for seconds in (power_cap, sw, hw, brake)]
+
+    def smoothing(self, i: int, floor_watts: int | None) -> None:
+        """Power smoothing of Blackwell: on with this floor, or offered and switched off."""
+        self._gpus[i].set(smoothing=1 if floor_watts is None else 2, floor_watts=floor_watts or 0)
 
     def processes(self, i: int, pids: Sequence[int]) -> None:
         with self._gpus[i]._written() as board:

@@ -4,7 +4,8 @@
  * Everything it answers is computed from one memory-mapped page of control (the file named by FAKENVML_CONTROL), which
  * tests write from Python (see __init__.py; the structs here and there are the same, and the page carries its size).
  * A board's power is a list of segments, each a square wave with a closed-form integral, so the energy counter, the
- * instant power and the one-second mean all follow from one exact function of CLOCK_MONOTONIC.
+ * instant power and the one-second mean all follow from one exact function of time: CLOCK_MONOTONIC, or the instant
+ * that the test has put on the page, where it keeps the time itself.
  *
  * Readers are consistent without locks: the writer makes `sequence` odd while it writes, and a reader starts over when
  * it saw an odd or a changed one.
@@ -81,6 +82,8 @@ struct gpu {
     unsigned long long memory_used;
     unsigned long long memory_reserved;
     unsigned long long throttle_ns[4]; /* fields 74, 269, 270, 271 */
+    unsigned int smoothing; /* field 251: 0 not offered, 1 switched off, 2 on */
+    unsigned int floor_watts; /* field 255 */
     unsigned long long frozen_mj;
     double hang_until_seconds;
     double offset_joules;
@@ -116,7 +119,8 @@ struct control {
     unsigned int delay_us;
     unsigned int busy_us;
     int gpm_samples; /* allocated and not freed */
-    unsigned int spare;
+    unsigned int hanging; /* calls that do not return now */
+    double now_seconds; /* 0: CLOCK_MONOTONIC */
     char driver_version[80];
     struct symbol symbols[MAX_SYMBOLS];
     struct gpu gpus[MAX_GPUS];
@@ -133,11 +137,17 @@ static unsigned int epoch;
 static struct handle board_handles[MAX_GPUS];
 static struct handle instance_handles[MAX_GPUS][MAX_INSTANCES];
 
-static double now_seconds(void)
+static double monotonic_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double now_seconds(void)
+{
+    double kept = page ? *(volatile const double *)&page->now_seconds : 0.0;
+    return kept > 0.0 ? kept : monotonic_seconds();
 }
 
 /* ---------------------------------------------------------------------------------------------------- consistency */
@@ -264,8 +274,8 @@ static void spend_time(const struct control *c)
         nanosleep(&t, NULL);
     }
     if (busy) {
-        double end = now_seconds() + busy * 1e-6;
-        while (now_seconds() < end)
+        double end = monotonic_seconds() + busy * 1e-6;
+        while (monotonic_seconds() < end)
             ;
     }
 }
@@ -278,14 +288,19 @@ static int alive(const struct control *c)
 }
 
 /* Is the board there at all, and what does every call on it answer? Blocks while it hangs. */
-static int board_state(const struct control *c, const struct handle *h)
+static int board_state(struct control *c, const struct handle *h)
 {
     if (!h || h->slot >= MAX_GPUS)
         return INVALID_ARGUMENT;
     const struct gpu *g = &c->gpus[h->slot];
-    while (*(volatile const double *)&g->hang_until_seconds > now_seconds()) {
-        struct timespec t = {0, 2000000};
-        nanosleep(&t, NULL);
+    volatile const double *until = &g->hang_until_seconds;
+    if (*until > now_seconds()) {
+        __atomic_fetch_add(&c->hanging, 1, __ATOMIC_RELAXED);
+        while (*until > now_seconds()) {
+            struct timespec t = {0, 2000000};
+            nanosleep(&t, NULL);
+        }
+        __atomic_fetch_sub(&c->hanging, 1, __ATOMIC_RELAXED);
     }
     int answer = LOST;
     READING(c)
@@ -590,6 +605,18 @@ static void one_field(struct control *c, struct gpu *g, double at, struct field_
                 narrow = module ? g->module_limit_mw
                                 : v->field_id == 187 ? g->min_limit_mw
                                                      : v->field_id == 188 ? g->max_limit_mw : g->limit_mw;
+                answer = SUCCESS;
+            }
+            break;
+        case 251:
+            if (g->smoothing) {
+                narrow = g->smoothing - 1;
+                answer = SUCCESS;
+            }
+            break;
+        case 255:
+            if (g->smoothing == 2) {
+                narrow = g->floor_watts;
                 answer = SUCCESS;
             }
             break;

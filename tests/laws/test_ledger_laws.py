@@ -310,7 +310,8 @@ def test_a_broken_source_leaves_the_others_as_they_were(stretch: Stretch, which:
 
 @given(stretches(method=EnergyMethod.AVERAGE_POWER))
 def test_integrated_power_and_unmetered_time_are_all_time(stretch: Stretch) -> None:
-    """Without a counter: a trapezoid between neighbours, nothing over a gap; what is not integrated is unmetered."""
+    """Without a counter: a trapezoid between neighbours, nothing over a gap; what cannot be integrated any more is
+    unmetered, at once."""
     books = play(ticks(stretch), POLICY)[-1]
 
     for i, gpu in enumerate(stretch.gpus):
@@ -326,6 +327,8 @@ def test_integrated_power_and_unmetered_time_are_all_time(stretch: Stretch) -> N
             else:
                 joules += (watts + now) / 2.0 * waiting
             watts, waiting = now, 0.0
+        if waiting > 3.0:
+            unmetered += waiting
         booked = math.fsum(p.joules for key, p in books.postings.items() if key.gpu == gpu.uuid)
         assert close(booked, joules)
         assert close(books.gpus[gpu.uuid].unmetered_seconds, unmetered)

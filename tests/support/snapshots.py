@@ -74,6 +74,7 @@ def look(index: int, watts: float, utilization: float = 0.0) -> GpuSample:
         energy_joules=1e9,
         power_watts=watts,
         power_limit_watts=700.0,
+        power_floor_watts=200.0 if index == 1 else None,
         utilization_ratio=utilization,
         memory_used_bytes=float(68 * 2**30 if utilization else 2**29),
         memory_total_bytes=float(80 * 2**30),

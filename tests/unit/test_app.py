@@ -168,4 +168,69 @@ def test_a_default_meter_that_is_here_is_a_source_and_its_loss_is_seen(tmp_path:
 
     assert first == [("rapl", True)]
     assert [(source.name, source.up) for source in daemon.snapshot.sources] == [("rapl", False)]
+
+
+def asked(daemon: Daemon, deed: Callable[[], bool]) -> bool:
+    """What an HTTP request is answered while the ticks go on."""
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(deed()))
+    thread.start()
+    while thread.is_alive():
+        daemon.look_again()
+        thread.join(0.01)
+    return answers[0]
+
+
+def up(daemon: Daemon) -> list[bool]:
+    return [account.up for account in daemon.snapshot.books.gpus.values()]
+
+
+def test_a_driver_is_let_go_of_and_taken_up_again_on_request(daemon: Daemon) -> None:
+    daemon.look()
+
+    released = asked(daemon, lambda: daemon.release(10.0))
+    daemon.look_again()
+    meanwhile = daemon.snapshot
+    resumed = asked(daemon, lambda: daemon.resume(10.0))
+    daemon.look_again()
+
+    assert (released, resumed) == (True, True)
+    assert [account.up for account in meanwhile.books.gpus.values()] == [False, False]
+    assert any("/-/resume" in note for note in meanwhile.notes)
+    assert {source.name: source.up for source in meanwhile.sources}["simulated"] is False
+    assert up(daemon) == [True, True]
+    assert not any("/-/resume" in note for note in daemon.snapshot.notes)
+    daemon.stop()
+
+
+def test_without_a_tick_nothing_is_let_go_of_and_that_is_said(daemon: Daemon) -> None:
+    daemon.look()
+
+    assert not daemon.release(0.01)
+    assert not daemon.resume(0.01)
+    daemon.stop()
+
+
+def test_a_reload_leaves_a_driver_alone_that_was_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    class Meter(SimulatedMeter):
+        def open(self) -> None:
+            opened.append("open")
+            super().open()
+
+    monkeypatch.setattr("tpw.assembly.accelerator_meters", lambda config, clock: [Meter(2)])
+    daemon = Daemon(config("[0]"))
+    daemon.look()
+    asked(daemon, lambda: daemon.release(10.0))
+    before = len(opened)
+    new = load("host: {meters: []}\ndiscovery: {processes: false}\naccelerators: [{simulated: {gpus: 3}}]\n")
+
+    reload(daemon, new)
+    daemon.look_again()
+    kept = len(opened)
+    asked(daemon, lambda: daemon.resume(10.0))
+    daemon.look_again()
+
+    assert (before, kept, len(opened)) == (1, 1, 2)
     daemon.stop()

@@ -467,6 +467,102 @@ def test_one_thread_reads_everything_while_nothing_hangs(closing: list[Accelerat
     assert len(meter.threads) == 1
 
 
+class Glanced(Meter):
+    """A meter whose second GPU wants glances."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.glances: list[float] = []
+        self.wanted = True
+
+    def glancing(self) -> tuple[str, ...]:
+        return ("GPU-1",) if self.wanted else ()
+
+    def glance(self, uuid: str) -> None:
+        self._enter(uuid)
+        try:
+            self.glances.append(time.monotonic())
+            if gate := self.hangs.get(f"glance {uuid}"):
+                gate.pass_through()
+            if fault := self.faults.get(uuid):
+                raise fault
+        finally:
+            self._leave(uuid)
+
+    def seen(self, count: int) -> None:
+        """Wait for so many glances in all."""
+        deadline = time.monotonic() + 10
+        while len(self.glances) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+def test_a_gpu_that_wants_glances_is_glanced_at_between_the_looks_by_the_same_thread(
+    closing: list[AcceleratorPoller],
+) -> None:
+    meter = Glanced()
+    jitter = itertools.cycle([0.0, 1.0])
+    poller = AcceleratorPoller(meter, glance_seconds=0.04, random=lambda: next(jitter))
+    closing.append(poller)
+    look(poller)
+    meter.seen(12)
+
+    gaps = sorted(b - a for a, b in itertools.pairwise(meter.glances))
+    assert gaps[0] >= 0.5 * 0.04, "never sooner than half the time"
+    assert gaps[6] >= 1.5 * 0.04, "every other one after one and a half: they keep no step"
+    assert len(meter.threads) == 1
+    assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
+
+
+def test_glances_end_when_no_gpu_wants_them(closing: list[AcceleratorPoller]) -> None:
+    meter = Glanced()
+    poller = AcceleratorPoller(meter, glance_seconds=0.005)
+    closing.append(poller)
+    look(poller)
+    meter.seen(2)
+    meter.wanted = False
+    look(poller)
+    seen = len(meter.glances)
+    time.sleep(0.05)
+
+    assert len(meter.glances) == seen
+
+
+def test_a_glance_that_fails_costs_nothing(closing: list[AcceleratorPoller]) -> None:
+    meter = Glanced()
+    poller = AcceleratorPoller(meter, glance_seconds=0.005)
+    closing.append(poller)
+    look(poller)
+    meter.faults["GPU-1"] = SourceError(Reason.BROKEN, "not now")
+    seen = len(meter.glances)
+    meter.seen(seen + 3)
+    meter.faults.clear()
+
+    assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
+    assert poller.life.status().failures == ()
+
+
+def test_a_glance_that_hangs_sets_its_gpu_aside_and_costs_the_others_nothing(closing: list[AcceleratorPoller]) -> None:
+    meter = Glanced()
+    poller = AcceleratorPoller(meter, hang_seconds=0.05, glance_seconds=0.005)
+    closing.append(poller)
+    look(poller)
+    gate = meter.hangs["glance GPU-1"] = Gate()
+    assert gate.entered.wait(10)
+
+    readings = [look(poller) for _ in range(3)]
+
+    assert [sampled(reading) for reading in readings] == [{"GPU-0"}] * 3
+    assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.TIMEOUT}] * 3
+    assert meter.in_call["GPU-1"] == 1
+    del meter.hangs["glance GPU-1"]
+    gate.open()
+    deadline = time.monotonic() + 10
+    while sampled(look(poller)) != {"GPU-0", "GPU-1"}:
+        assert time.monotonic() < deadline
+    assert meter.most_in_call == 1
+
+
 # -------------------------------------------------------------------------------------------------------------- servers
 
 

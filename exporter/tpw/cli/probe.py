@@ -76,6 +76,7 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None]) -> dict
                 "energy_method": str(account.method),
                 "why_not_better": account.gpu.method_note,
                 "power_scope": str(account.gpu.power_scope),
+                "remarks": list(account.gpu.remarks),
                 "power_watts": account.sample.power_watts if account.sample else None,
                 "held_by": _holders(held.get(account.gpu.uuid)),
                 "calibration": None
@@ -143,6 +144,8 @@ def _print(seen: dict[str, Any]) -> None:
         print(f"     energy by {gpu['energy_method']}, scope {gpu['power_scope']}")
         if gpu["why_not_better"]:
             print(f"     {gpu['why_not_better']}")
+        for remark in gpu["remarks"]:
+            print(f"     {remark}")
         for holder in gpu["held_by"] or ():
             print(f"     held by {Holder(**holder)}")
         if gpu["calibration"]:

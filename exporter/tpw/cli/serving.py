@@ -25,6 +25,11 @@ from tpw.exposition.web_config import WebConfigError
 
 _log = structlog.get_logger("tpw")
 
+_DEED_SECONDS = 10.0
+"""How long an operator's request waits for the tick that does it."""
+_NOT_RELEASED = "a driver call does not return, or no tick came; it is done as soon as it can be: ask again"
+_NOT_RESUMED = "no tick came: the pollers do not move; see the log of the exporter"
+
 
 def serve(
     daemon: Daemon,
@@ -61,6 +66,8 @@ def serve(
         Page(ProcessTail()),
         telemetry_path=web.telemetry_path,
         reload=reload,
+        release=lambda: [] if daemon.release(_DEED_SECONDS) else [_NOT_RELEASED],
+        resume=lambda: [] if daemon.resume(_DEED_SECONDS) else [_NOT_RESUMED],
         host=socket.gethostname(),
     )
     daemon.on_snapshot = handler.prepare

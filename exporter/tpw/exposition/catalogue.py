@@ -58,6 +58,13 @@ CATALOGUE: tuple[Metric, ...] = (
         absent="The board has no limit to tell, or does not answer.",
     ),
     Metric(
+        "tpw_gpu_power_smoothing_floor_watts",
+        Kind.GAUGE,
+        _GPU,
+        "Power below which the board's power smoothing holds it up on purpose: idle and decode draw at least this much.",
+        absent="The board has no power smoothing (Blackwell has), it is switched off, or the board does not answer.",
+    ),
+    Metric(
         "tpw_gpu_energy_joules_total",
         Kind.COUNTER,
         _GPU,

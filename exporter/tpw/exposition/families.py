@@ -226,7 +226,7 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
                 gpu.architecture,
                 gpu.driver_version,
                 str(gpu.power_scope),
-                str(gpu.energy_method),
+                str(account.method),
             ),
             1.0,
         )
@@ -241,6 +241,7 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
     for name, value in (
         ("tpw_gpu_power_watts", sample.power_watts),
         ("tpw_gpu_power_limit_watts", sample.power_limit_watts),
+        ("tpw_gpu_power_smoothing_floor_watts", sample.power_floor_watts),
         ("tpw_gpu_utilization_ratio", sample.utilization_ratio),
         ("tpw_gpu_memory_used_bytes", sample.memory_used_bytes),
         ("tpw_gpu_memory_total_bytes", sample.memory_total_bytes),

@@ -1,4 +1,4 @@
-"""What is answered where: the metrics page, the page for people, health, status, reload.
+"""What is answered where: the metrics page, the page for people, health, status, and what an operator may ask for.
 
 Everything shown comes from one snapshot, whose reference is taken once per request. Nothing here waits for a source, so a
 scrape cannot be slow because a GPU is; a bug in rendering costs that answer (500, logged once) and nothing else.
@@ -27,8 +27,8 @@ _HTML = "text/html; charset=utf-8"
 _NO_STORE = ("Cache-Control", "no-store")
 _VARY = ("Vary", "Accept, Accept-Encoding")
 
-Reload = Callable[[], Sequence[str]]
-"""Reloads the configuration; returns what is wrong with it, nothing where it is now in force."""
+Deed = Callable[[], Sequence[str]]
+"""Does what an operator asks for; returns what stood in the way, nothing where it is done."""
 
 
 class Web:
@@ -38,7 +38,9 @@ class Web:
         get_snapshot: the current snapshot. Called once per request; must not wait.
         page: renders the metrics; owns what is kept between scrapes.
         telemetry_path: where the metrics are.
-        reload: called by ``POST /-/reload``, one at a time; None where nothing can be reloaded.
+        reload: called by ``POST /-/reload``, one deed at a time; None where nothing can be reloaded.
+        release: called by ``POST /-/release``: lets go of the GPUs' driver.
+        resume: called by ``POST /-/resume``: takes it up again.
         host: whose numbers these are, for the title of the page for people.
         clock: monotonic, the one the snapshots are stamped with.
     """
@@ -49,15 +51,26 @@ class Web:
         page: Page,
         *,
         telemetry_path: str = "/metrics",
-        reload: Reload | None = None,
+        reload: Deed | None = None,
+        release: Deed | None = None,
+        resume: Deed | None = None,
         host: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._get_snapshot = get_snapshot
         self._page = page
         self._telemetry_path = "/" + telemetry_path.strip("/")
-        self._reload = reload
-        self._reloading = threading.Lock()
+        self._doing = threading.Lock()
+        self._deeds: dict[str, tuple[Deed | None, str, str, int]] = {
+            "/-/reload": (
+                reload,
+                "reloaded",
+                "the configuration was not reloaded; the old one stays in force:",
+                400,
+            ),
+            "/-/release": (release, "released", "the driver is not let go of yet:", 503),
+            "/-/resume": (resume, "resumed", "the driver was not taken up again:", 503),
+        }
         self._host = host
         self._clock = clock
         self._waste = WasteTrend()
@@ -76,11 +89,11 @@ class Web:
     def __call__(self, request: Request) -> Response:
         """Answer. Never raises."""
         try:
-            if request.path == "/-/reload":
-                return self._on_reload(request)
+            if request.path in self._deeds:
+                return self._do(request)
             route = self._routes.get(request.path)
             if route is None:
-                known = ", ".join(sorted({*self._routes, "/-/reload"}))
+                known = ", ".join(sorted({*self._routes, *self._deeds}))
                 return Response(f"not found; here are: {known}\n".encode(), 404)
             if request.method not in ("GET", "HEAD"):
                 return Response(b"use GET\n", 405, headers=(("Allow", "GET, HEAD"),))
@@ -165,22 +178,18 @@ class Web:
             self._ready = True
         return Response(b"ready\n", headers=(_NO_STORE,))
 
-    def _on_reload(self, request: Request) -> Response:
+    def _do(self, request: Request) -> Response:
+        deed, done, undone, status = self._deeds[request.path]
         if request.method not in ("POST", "PUT"):
             return Response(b"use POST or PUT\n", 405, headers=(("Allow", "POST, PUT"),))
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             # A page elsewhere that a person's browser has open has no business here.
             return Response(b"not from another site\n", 403)
-        if self._reload is None:
-            return Response(b"nothing to reload\n", 404)
-        with self._reloading:
-            problems = self._reload()
+        if deed is None:
+            return Response(f"nothing to {request.path.rpartition('/')[2]}\n".encode(), 404)
+        with self._doing:
+            problems = deed()
         if problems:
-            lines = "\n".join(problems)
-            return Response(
-                f"the configuration was not reloaded; the old one stays in force:\n{lines}\n".encode(
-                    "utf-8", "replace"
-                ),
-                400,
-            )
-        return Response(b"reloaded\n")
+            lines = "\n".join((undone, *problems))
+            return Response(f"{lines}\n".encode("utf-8", "replace"), status)
+        return Response(f"{done}\n".encode())

@@ -7,7 +7,7 @@ books is a property test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tpw.ledger.attribution import Activity, activity, divide
@@ -20,6 +20,7 @@ from tpw.ledger.books import (
     GpuAccount,
     HostAccount,
     HostShare,
+    Pending,
     Posting,
     PostingKey,
     ServerAccount,
@@ -28,7 +29,7 @@ from tpw.ledger.books import (
 )
 from tpw.ledger.counting import count
 from tpw.ledger.host import Rise, given_out, settle
-from tpw.ledger.metering import Step, measure, measure_host
+from tpw.ledger.metering import Step, doubt, is_host_late, is_too_late, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -131,7 +132,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     postings = entries.posted(books.postings)
 
     _api(looked.accounts, looked.risen, policy.references)
-    servers = _windows(looked.accounts, postings, accounts, books.gpus, tick, policy)
+    servers = _windows(looked.accounts, postings, books.gpus, accounts, tick, policy)
     return replace(
         books,
         at=tick.at,
@@ -254,6 +255,7 @@ def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
         baseline_joules=None,
         baseline_watts=None,
         baseline_at_seconds=None,
+        mark_joules=None,
         still_since_seconds=None,
         still_joules=0.0,
         check=Check(),
@@ -268,23 +270,28 @@ def _look(
     if seconds > 0.0:
         pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, division.shares)
     if sample is None:
-        # Without a reading the time stays pending: a counter may still tell what was used in it.
-        return replace(account, up=False, sample=None, pending=pending, division=division), Step()
+        # Without a reading the time stays pending as long as a counter may still tell what was used in it.
+        account = replace(account, up=False, sample=None, division=division)
+        if is_too_late(account, now, policy.interval_seconds):
+            return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), Step()
+        return replace(account, pending=pending), Step()
     step, settled = measure(account, sample, now, policy.interval_seconds)
-    unmetered = account.unmetered_seconds
+    unmetered = account.unmetered_seconds + step.also_unmetered_seconds
     if step.unmetered:
-        unmetered += sum(piece.end_seconds - piece.start_seconds for piece in pending)
-        pending = ()
+        unmetered += _length(pending)
+        if step.joules is None:
+            pending = ()
     anomalies = account.anomalies
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
+    if doubt(account.gpu, sample.power_watts):
+        sample = replace(sample, power_watts=None)  # nor is it shown
     calibration = policy.calibration.get(sample.uuid)
     if calibration is not None:
         # Only here: what is believed of a meter is decided on what it shows.
         if step.joules is not None:
-            covered = sum(piece.end_seconds - piece.start_seconds for piece in pending)
-            step = replace(step, joules=calibration.joules(step.joules, covered))
+            step = replace(step, joules=calibration.joules(step.joules, _length(pending)))
         if sample.power_watts is not None:
             sample = replace(sample, power_watts=calibration.watts(sample.power_watts))
     return (
@@ -302,6 +309,10 @@ def _look(
         ),
         step,
     )
+
+
+def _length(pending: Iterable[Pending]) -> float:
+    return sum(piece.end_seconds - piece.start_seconds for piece in pending)
 
 
 def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -327,8 +338,15 @@ def _hosts(
     """The host's accounts, by which rule it is shared, and the joules there are to share."""
     hosts = books.hosts
     rises: dict[str, Rise] = {}
-    if tick.hosts:
+    late = [
+        name
+        for name, account in hosts.items()
+        if account.power_watts is not None and is_host_late(account, tick.at, policy.interval_seconds)
+    ]
+    if tick.hosts or late:
         hosts = dict(hosts)
+        for name in late:
+            hosts[name] = replace(hosts[name], power_watts=None)
         for sample in tick.hosts:
             added, account = measure_host(hosts.get(sample.component) or HostAccount(), sample, policy.interval_seconds)
             hosts[sample.component] = account
@@ -414,8 +432,8 @@ class _Sums:
 def _windows(
     accounts: dict[str, ServerAccount],
     postings: Mapping[PostingKey, Posting],
-    gpus: Mapping[str, GpuAccount],
     before: Mapping[str, GpuAccount],
+    gpus: Mapping[str, GpuAccount],
     tick: Tick,
     policy: Policy,
 ) -> dict[str, ServerAccount]:
@@ -459,9 +477,7 @@ def _lost(account: GpuAccount | None, before: GpuAccount | None) -> bool:
 
 def _settled(account: GpuAccount | None, late_seconds: float) -> bool:
     """Whether the GPU's energy is known up to now."""
-    if account is None or not account.up:
-        return False
-    return sum(piece.end_seconds - piece.start_seconds for piece in account.pending) <= late_seconds
+    return account is not None and account.up and _length(account.pending) <= late_seconds
 
 
 def _slide(window: tuple[WindowSample, ...], sample: WindowSample, seconds: float) -> tuple[WindowSample, ...]:

@@ -191,6 +191,10 @@ class GpuAccount:
     baseline_at_seconds: float | None = None
     """Monotonic instant of the baseline. None after a restart: then the wall clock bounds the gap."""
     baseline_wall_seconds: float | None = None
+    last_gap_seconds: float = 0.0
+    """Time between the baseline and the one before it."""
+    mark_joules: float | None = None
+    """Where the raw counter stood before it stepped back, until it has moved on below that."""
     still_since_seconds: float | None = None
     """Monotonic instant since which the hardware counter has not moved; None while it moves."""
     still_joules: float = 0.0
@@ -226,7 +230,7 @@ class HostAccount:
     baseline_watts: float | None = None
     baseline_at_seconds: float | None = None
     gap_seconds: float = 0.0
-    """Between its last two readings."""
+    """Between the last two samples: some meters are read every second, some every half minute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,12 @@
 
 A hardware counter is believed where its rise is one the board can make in the time: 0 <= rise <= P * dt * 1.25 + P * 0.2 s
 with P the most it can draw. Everything else starts a new baseline and books nothing: a reset may add what the counter
-shows since, if that is plausible. Power is integrated by the trapezoid over real time, never across a gap. What is not
-believed is counted by reason, and its time is unmetered.
+shows since, if that is plausible. Power is integrated over real time, never across a gap: instants by the trapezoid, a
+mean as the energy of the time it is of. What is not believed is counted by reason, and its time is unmetered, as soon as
+nothing can tell its energy any more.
+
+A counter that stepped back may have been misread once: until it has moved on below the old mark, only what it shows above
+that mark is booked, so that a step back and forth never counts the same joules twice.
 
 A counter is also held against the integral of average power, minute by minute: where the two are apart by more than a
 quarter for five minutes that is said (``mismatch``), and where they are apart by more than a factor of two, or the counter
@@ -15,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tpw.ledger.books import Check, GpuAccount, HostAccount
-from tpw.model import EnergyMethod, GpuSample, HostSample, Instant
+from tpw.model import EnergyMethod, Gpu, GpuSample, HostSample, Instant
 
 DEFAULT_MAX_POWER_WATTS = 3000.0
 """For boards that do not tell their limit: above the 2900 W of a GB300 module."""
@@ -29,6 +33,9 @@ _FROZEN_SECONDS = 10.0
 
 _MAX_GAP_INTERVALS = 3.0
 
+_SLOW_SECONDS = 60.0
+"""Host meters are read at least this often: what is assumed of one that was read once."""
+
 _WINDOW_SECONDS = 60.0
 _AGREE = 1.25
 _WRONG = 2.0
@@ -39,21 +46,44 @@ _WINDOWS = 5
 class Step:
     """What one look added.
 
-    ``joules`` is None where the look settles nothing (the time stays pending), and ``unmetered`` says that the pending
-    time will never be known.
+    ``joules`` is None where the look settles nothing (the time stays pending), and ``unmetered`` says that the energy of
+    the pending time will never be known, or (with joules) not all of it. ``also_unmetered_seconds`` is time before it
+    that seemed to be settled and, as it turns out, was not.
     """
 
     joules: float | None = None
     unmetered: bool = False
     anomaly: str = ""
+    also_unmetered_seconds: float = 0.0
+
+
+def doubt(gpu: Gpu, watts: float | None) -> str:
+    """Why a reading of power is not believed: "zero" (a powered board always draws), "implausible", or ""."""
+    if watts is None:
+        return ""
+    if watts <= 0.0:
+        return "zero"
+    return "implausible" if watts > 1.5 * (gpu.max_power_watts or DEFAULT_MAX_POWER_WATTS) else ""
+
+
+def is_too_late(account: GpuAccount, now: Instant, interval_seconds: float) -> bool:
+    """Whether the time since the last good look will never be metered, whatever comes. A counter may still tell."""
+    if account.method is EnergyMethod.COUNTER:
+        return account.baseline_joules is None
+    at = account.baseline_at_seconds
+    return at is None or now.monotonic_seconds - at > _MAX_GAP_INTERVALS * interval_seconds
 
 
 def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, GpuAccount]:
     """Joules that ``sample`` adds to what is booked for the GPU, and the account at its new baseline."""
+    doubted = doubt(account.gpu, sample.power_watts)
+    if doubted:
+        sample = replace(sample, power_watts=None)
     account, complaint = _checked(account, sample, interval_seconds)
+    complaint = complaint or doubted
     method = account.method
     if method is EnergyMethod.NONE:
-        return Step(unmetered=True), account
+        return Step(unmetered=True, anomaly=complaint), account
     if method is EnergyMethod.COUNTER:
         step, account = _measure_counter(account, sample, now, interval_seconds)
     else:
@@ -63,12 +93,15 @@ def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_secon
 
 def _at(account: GpuAccount, sample: GpuSample, now: Instant) -> GpuAccount:
     """The account with its baseline at the sample. Both meters move together, so a switch between them overlaps nothing."""
+    before = account.baseline_at_seconds
     return replace(
         account,
         baseline_joules=sample.energy_joules,
         baseline_watts=sample.power_watts,
         baseline_at_seconds=sample.at_seconds,
         baseline_wall_seconds=now.wall_seconds,
+        last_gap_seconds=0.0 if before is None else max(0.0, sample.at_seconds - before),
+        mark_joules=None,
         still_since_seconds=None,
         still_joules=0.0,
     )
@@ -101,14 +134,18 @@ def _measure_counter(
     bound = _limit_watts(account) * (_gap_seconds(account, sample, now) * _HEADROOM + _SLACK_SECONDS)
     if rise == 0.0:
         return _standing(account, sample, now, interval_seconds)
+    mark = account.mark_joules
     if 0.0 < rise <= bound:
+        if mark is not None and new > mark:
+            return Step(joules=new - mark, unmetered=True), _at(account, sample, now)
         return Step(joules=rise), _at(account, sample, now)
     if rise > bound:
         return Step(unmetered=True, anomaly="implausible"), _at(account, sample, now)
+    lower = replace(_at(account, sample, now), mark_joules=old if mark is None else max(old, mark))
     if new <= bound:
         # The driver was loaded again: what it counted since is real, what it counted before and was not read is not known.
-        return Step(joules=new, anomaly="reset"), _at(account, sample, now)
-    return Step(unmetered=True, anomaly="backwards"), _at(account, sample, now)
+        return Step(joules=new, unmetered=True, anomaly="reset"), lower
+    return Step(unmetered=True, anomaly="backwards"), lower
 
 
 def _standing(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, GpuAccount]:
@@ -129,11 +166,15 @@ def _standing(account: GpuAccount, sample: GpuSample, now: Instant, interval_sec
     if sample.power_watts is None:
         # Nothing to put in its place: its time is lost, and counted as such once, when it is first noticed.
         already = account.baseline_at_seconds is not None and account.baseline_at_seconds - since >= _FROZEN_SECONDS
-        return Step(unmetered=True, anomaly="" if already else "frozen"), waited
+        if already:
+            return Step(unmetered=True), waited
+        return Step(unmetered=True, anomaly="frozen", also_unmetered_seconds=account.last_gap_seconds), waited
     distrusting = replace(_at(waited, sample, now), check=replace(account.check, distrusted=True, sound=0, strange=0))
+    # When in its last interval it stopped is not known, so that one was not all metered.
+    last = account.last_gap_seconds
     if waited.still_joules > 0.0:
-        return Step(joules=waited.still_joules, anomaly="frozen"), distrusting
-    return Step(unmetered=True, anomaly="frozen"), distrusting
+        return Step(joules=waited.still_joules, anomaly="frozen", also_unmetered_seconds=last), distrusting
+    return Step(unmetered=True, anomaly="frozen", also_unmetered_seconds=last), distrusting
 
 
 def _trapezoid(account: GpuAccount, sample: GpuSample, interval_seconds: float) -> float | None:
@@ -141,23 +182,19 @@ def _trapezoid(account: GpuAccount, sample: GpuSample, interval_seconds: float) 
     watts, before, since = sample.power_watts, account.baseline_watts, account.baseline_at_seconds
     if watts is None or before is None or since is None:
         return None
-    most = 1.5 * _limit_watts(account)
-    gap = sample.at_seconds - since
-    if not (0.0 < watts <= most and 0.0 < before <= most) or gap > _MAX_GAP_INTERVALS * interval_seconds:
+    gap = max(0.0, sample.at_seconds - since)
+    if gap > _MAX_GAP_INTERVALS * interval_seconds:
         return None
-    return 0.5 * (watts + before) * max(0.0, gap)
+    # A mean tells all of the time it is of, so at one look in that time the sum is exact; the trapezoid would lag.
+    told = min(gap, sample.power_mean_seconds)
+    return watts * told + 0.5 * (watts + before) * (gap - told)
 
 
 def _measure_power(
     account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float
 ) -> tuple[Step, GpuAccount]:
-    watts = sample.power_watts
-    if watts is None:
-        return Step(), account
-    if watts <= 0.0:
-        return Step(anomaly="zero"), account
-    if watts > 1.5 * _limit_watts(account):
-        return Step(anomaly="implausible"), account
+    if sample.power_watts is None:
+        return Step(unmetered=is_too_late(account, now, interval_seconds)), account
     joules = _trapezoid(account, sample, interval_seconds)
     return Step(joules=joules, unmetered=joules is None), _at(account, sample, now)
 
@@ -222,3 +259,10 @@ def measure_host(account: HostAccount, sample: HostSample, interval_seconds: flo
         baseline_at_seconds=sample.at_seconds,
         gap_seconds=max(0.0, gap),
     )
+
+
+def is_host_late(account: HostAccount, now: Instant, interval_seconds: float) -> bool:
+    """Whether a host component should have been read again by now: its power is not known any more."""
+    at = account.baseline_at_seconds
+    patience = _MAX_GAP_INTERVALS * max(interval_seconds, account.gap_seconds or _SLOW_SECONDS)
+    return at is None or now.monotonic_seconds - at > patience

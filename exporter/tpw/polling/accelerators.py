@@ -21,10 +21,14 @@ import structlog
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
 from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
 from tpw.polling.worker import LIBRARY, Doing, Worker
-from tpw.power import AcceleratorMeter, Clock, MeterLost, SharingMeter
+from tpw.power import AcceleratorMeter, Clock, GlancingMeter, MeterLost, SharingMeter
 
-HANG_SECONDS = 0.5
-"""A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns."""
+HANG_SECONDS = 0.3
+"""A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns. Less
+than a tick waits for its looks (half a second of a second), so that the other GPUs are read in the same tick."""
+
+GLANCE_SECONDS = 0.1
+"""Between two glances at a board that tells instants only, on average."""
 
 log = structlog.get_logger("tpw.source")
 
@@ -85,7 +89,8 @@ class AcceleratorPoller:
         clock: monotonic seconds; ``finish`` really waits, so it must advance by itself where a call can hang.
         life: bookkeeping of the source; made from the meter's name where it is left out.
         hang_seconds: after how long a call counts as hung.
-        random: jitter of the back-off.
+        random: jitter of the back-off and of the glances.
+        glance_seconds: between two glances, where the meter has boards that want them; 0: none.
     """
 
     def __init__(
@@ -96,8 +101,12 @@ class AcceleratorPoller:
         life: SourceLife | None = None,
         hang_seconds: float = HANG_SECONDS,
         random: Jitter = JITTER,
+        glance_seconds: float = GLANCE_SECONDS,
     ) -> None:
         self._meter = meter
+        self._glancing = meter if isinstance(meter, GlancingMeter) and glance_seconds > 0.0 else None
+        self._glance_seconds = glance_seconds
+        self._random = random
         self._clock = clock
         self._hang_seconds = hang_seconds
         self._back_off = BackOff(1.0, 60.0, random)
@@ -107,6 +116,7 @@ class AcceleratorPoller:
         self._look_began = clock()
         self._opened = False
         self._released = False
+        self._close_again = False
         self._retry_at = 0.0
         self._error: SourceError | None = None
         self._gpus: tuple[Gpu, ...] = ()
@@ -129,6 +139,9 @@ class AcceleratorPoller:
         """Start a look, unless one is running, the meter is released, or it is not yet time to open it again."""
         self._drain()
         self._set_aside(self._clock())
+        if self._close_again and not self._hung:
+            self._close_again = False
+            self._give(self._close_task)
         if self.fatal is not None or self._released:
             return
         if self._looking:
@@ -214,19 +227,31 @@ class AcceleratorPoller:
     # ---------------------------------------------------------------------------------------------------- letting it go
 
     def release(self, deadline_seconds: float) -> bool:
-        """Let go of the driver, so that somebody else can reset or partition a GPU. True once that is done."""
+        """Let go of the driver, so that somebody else can reset or partition a GPU. True once that is done; while a call
+        hangs in the driver it cannot be, and is done when the call has returned."""
+        if not self._released:
+            self.life.failed(_released_error())
+        return self._let_go(deadline_seconds)
+
+    def _let_go(self, deadline_seconds: float) -> bool:
         self._released = True
         self._opened = False
         if self._worker is not None:
             self._give(self._close_task)
             if not self._await_close(deadline_seconds):
                 return False
+        self._close_again = bool(self._hung)
         return not self._hung
 
     def resume(self) -> None:
         """Take the driver up again at the next look."""
-        self._released = False
+        self._released = self._close_again = False
         self._retry_at = 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the meter noticed and the operator should know, where it notices anything."""
+        return tuple(getattr(self._meter, "notes", ()))
 
     @property
     def released(self) -> bool:
@@ -235,7 +260,7 @@ class AcceleratorPoller:
 
     def close(self, deadline_seconds: float = 0.0) -> None:
         """Let go of the driver for good and end the thread, waiting no longer than to the given instant."""
-        self.release(deadline_seconds)
+        self._let_go(deadline_seconds)
         if self._worker is not None:
             self._worker.tasks.put(None)
             self._worker.thread.join(max(0.0, deadline_seconds - self._clock()))
@@ -255,8 +280,11 @@ class AcceleratorPoller:
 
     def _give(self, task: Callable[[Worker], bool]) -> None:
         if self._worker is None:
-            self._worker = Worker(f"{self._meter.name}-poller")
+            self._worker = self._new_worker()
         self._worker.tasks.put(task)
+
+    def _new_worker(self) -> Worker:
+        return Worker(f"{self._meter.name}-poller", self._glance, self._pause)
 
     def _set_aside(self, now: float) -> float:
         """Give up a worker that hangs in a GPU, and let a fresh one go on. Returns when to look again."""
@@ -269,10 +297,10 @@ class AcceleratorPoller:
             return (now if doing is None else max(now, doing.since_seconds)) + self._hang_seconds
         self._hung[hung.uuid] = hung.since_seconds
         remaining = worker.remaining
-        self._worker = Worker(f"{self._meter.name}-poller")
+        self._worker = self._new_worker()
         if hung.holders:
             self._holders_wanted = False
-        else:
+        elif not hung.glance:
             self._worker.tasks.put(lambda fresh: self._read_all(fresh, remaining))
         while True:  # what was queued behind the call that hangs
             try:
@@ -414,6 +442,26 @@ class AcceleratorPoller:
                 return True
             self._messages.put(_Failed(uuid, outcome) if isinstance(outcome, SourceError) else outcome)
         self._messages.put(_Done())
+        return True
+
+    def _pause(self) -> float | None:
+        """Seconds to the next glances, never the same twice, or they would keep step with the load; None without any."""
+        if self._glancing is None or not self._glancing.glancing():
+            return None
+        return self._glance_seconds * (0.5 + self._random())
+
+    def _glance(self, worker: Worker) -> bool:
+        meter = self._glancing
+        if meter is None:
+            return True
+        for uuid in meter.glancing():
+            if uuid in self._hung:
+                continue
+            worker.enter(Doing(uuid, self._clock(), glance=True))
+            outcome_of(partial(meter.glance, uuid))  # a failure is told by the looks
+            if not worker.leave():
+                self._messages.put(_Returned(uuid))
+                return False
         return True
 
     def _holders_task(self, remaining: deque[str], found: _Held) -> Callable[[Worker], bool]:

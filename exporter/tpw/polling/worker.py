@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 LIBRARY = ""
 """Stands for a GPU in the note of a worker that is opening or sweeping the meter as a whole."""
@@ -19,17 +19,30 @@ class Doing:
     uuid: str
     since_seconds: float
     holders: bool = False
+    glance: bool = False
 
 
 class Worker:
     """One thread, its tasks, and what it is in the middle of.
 
     A task returns False when the worker was given up meanwhile: then its thread ends.
+
+    Args:
+        name: of the thread.
+        between: what to do when there is no task, after ``pause``.
+        pause: seconds until then; None: nothing is to be done between tasks.
     """
 
-    __slots__ = ("_lock", "abandoned", "doing", "remaining", "tasks", "thread")
+    __slots__ = ("_between", "_lock", "_pause", "abandoned", "doing", "remaining", "tasks", "thread")
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        between: Callable[[Worker], bool] = lambda worker: True,
+        pause: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._between = between
+        self._pause = pause
         self.tasks: SimpleQueue[Callable[[Worker], bool] | None] = SimpleQueue()
         self.remaining: deque[str] = deque()
         self.doing: Doing | None = None
@@ -39,10 +52,16 @@ class Worker:
         self.thread.start()
 
     def _run(self) -> None:
+        pause: float | None = None
         while True:
-            task = self.tasks.get()
+            task: Callable[[Worker], bool] | None
+            try:
+                task = self.tasks.get(timeout=pause)
+            except Empty:
+                task = self._between
             if task is None or not task(self):
                 return
+            pause = self._pause()
 
     def enter(self, doing: Doing) -> None:
         """Note what call comes next."""

@@ -57,6 +57,18 @@ class SharingMeter(Protocol):
         SourceError when this GPU does not answer."""
 
 
+@runtime_checkable
+class GlancingMeter(Protocol):
+    """A meter some of whose boards tell nothing but their power of an instant: one look a second would meet a periodic load
+    at the same point every time, so it is asked for more in between, and answers a look with the mean."""
+
+    def glancing(self) -> Sequence[str]:
+        """UUIDs of the boards that want glances."""
+
+    def glance(self, uuid: str) -> None:
+        """Note the power of this moment. A failure is told by the next look."""
+
+
 class HostMeter(Protocol):
     """Reads what is not an accelerator: CPU, DRAM, the whole node."""
 

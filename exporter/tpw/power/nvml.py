@@ -32,7 +32,7 @@ from tpw.power.nvml_codes import (
     gpu_error,
     library_error,
 )
-from tpw.power.nvml_probe import Plan, ask, probe, text, value_of
+from tpw.power.nvml_probe import Plan, ask, floor_of, probe, text, value_of
 from tpw.power.nvml_sharing import handles, instances, measures_activity, process_lists, total_slices, usage
 
 RETRY_SECONDS = 5.0
@@ -45,6 +45,8 @@ FAILURES_BEFORE_RETRY = 3
 """A GPU with so many failed looks in a row is looked up again instead of read."""
 UNKNOWN_SWEEPS = 30
 """All GPUs answering "unknown error" for so many looks: the library is initialised again."""
+UNKNOWN_ROUNDS = 3
+"""So many initialisations in a row that mended nothing, after good looks before: the process must go."""
 UNKNOWN_OPENS = 5
 """So many initialisations in a row that end in "unknown error" after a good start: the process must go."""
 
@@ -69,6 +71,8 @@ class NvmlMeter:
         self._started = False
         self._unknown_opens = 0
         self._unknown_sweeps = 0
+        self._unknown_rounds = 0
+        self._has_read = False
         self._discover_at = 0.0
         self.notes: tuple[str, ...] = ()
         """What was noticed at the last discovery, in sentences: GPUs that may not be used."""
@@ -121,7 +125,10 @@ class NvmlMeter:
             self._unknown_sweeps += 1
             if self._unknown_sweeps >= UNKNOWN_SWEEPS:
                 self._unknown_sweeps = 0
-                raise library_error(UNKNOWN, "of every GPU", started=self._started)
+                self._unknown_rounds += 1
+                lost = library_error(UNKNOWN, "of every GPU", started=self._started)
+                lost.fatal = self._has_read and self._unknown_rounds >= UNKNOWN_ROUNDS
+                raise lost
         else:
             self._unknown_sweeps = 0
         # With a call hanging in the driver, asking for handles could hang as well and take the other GPUs along.
@@ -149,7 +156,8 @@ class NvmlMeter:
             raise self._failed(board, error.value) from None
         finally:
             board.reading = False
-        board.failures = board.unknown = 0
+        self._has_read = True
+        self._unknown_rounds = board.failures = board.unknown = 0
         board.fault = None
         return sample
 
@@ -204,6 +212,31 @@ class NvmlMeter:
         finally:
             board.reading = False
 
+    def glancing(self) -> tuple[str, ...]:
+        """Boards whose instants are integrated (see :class:`tpw.power.GlancingMeter`)."""
+        if not self._inits:
+            return ()
+        return tuple(uuid for uuid, board in self._boards.items() if _is_instant(board) and board.down_until is None)
+
+    def glance(self, uuid: str) -> None:
+        """Note the instant power of one GPU. A failure is told by the next look."""
+        board = self._boards[uuid]
+        plan = board.plan
+        if plan is None or plan.method is not EnergyMethod.INSTANT_POWER:
+            return
+        board.reading = True
+        try:
+            if plan.power is not None:
+                watts = _optional_watts(nvml.nvmlDeviceGetFieldValues(board.handle, [plan.power])[0])
+            else:
+                watts = nvml.nvmlDeviceGetPowerUsage(board.handle) / 1000.0
+        except nvml.NVMLError:
+            return
+        finally:
+            board.reading = False
+        if watts:
+            board.burst.add(self._clock(), watts)
+
     # --------------------------------------------------------------------------------------------------------- one look
 
     def _look(self, board: Board) -> GpuSample:
@@ -226,10 +259,10 @@ class NvmlMeter:
                 if plan.method is EnergyMethod.COUNTER:
                     watts = _optional_watts(row)
                 else:
-                    watts = _positive(self._required(board, row, "power"))
+                    watts = self._required(board, row, "power") / 1000.0
             if board.scope_check is not None and energy is not None and watts is not None:
                 other = _optional_watts(rows[position + 1])
-                if other is not None:
+                if other and watts:
                     self._settle_scope(board, board.scope_check.add(at, energy, watts, other))
             if plan.throttle:
                 throttle = _throttle(plan, rows, board.throttle_start)
@@ -243,6 +276,10 @@ class NvmlMeter:
             at = at if plan.energy_by_call else self._clock()
         if board.mig and watts is not None:
             board.occupancy.drew(watts)
+        averaged = 1.0 if watts is not None and board.gpu.power_averaged else 0.0
+        if watts and _is_instant(board):
+            board.burst.add(at, watts)
+            watts, averaged = board.burst.take()
         utilization = self._utilization(board) if plan.utilization else None
         if board.looks % SLOW_EVERY == 0:
             self._slow_look(board)
@@ -252,7 +289,9 @@ class NvmlMeter:
             at_seconds=at,
             energy_joules=energy,
             power_watts=watts,
+            power_mean_seconds=averaged,
             power_limit_watts=board.limit_watts,
+            power_floor_watts=board.floor_watts,
             utilization_ratio=utilization,
             memory_used_bytes=board.memory_used_bytes,
             memory_total_bytes=board.memory_total_bytes,
@@ -272,7 +311,7 @@ class NvmlMeter:
 
     def _watts_by_call(self, board: Board, plan: Plan) -> float | None:
         try:
-            return _positive(nvml.nvmlDeviceGetPowerUsage(board.handle))
+            return float(nvml.nvmlDeviceGetPowerUsage(board.handle)) / 1000.0
         except nvml.NVMLError as error:
             if error.value not in UNSUPPORTED_CODES:
                 raise
@@ -293,6 +332,10 @@ class NvmlMeter:
         board.temperature_celsius = None if temperature is None else float(temperature)
         limit = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         board.limit_watts = limit / 1000.0 if limit else None
+        smoothing = None if board.plan is None else board.plan.smoothing
+        if smoothing is not None:
+            rows = ask(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
+            board.floor_watts = None if rows is None else floor_of(rows, board.gpu.max_power_watts)
 
     def _settle_scope(self, board: Board, scope: PowerScope | None) -> None:
         if scope is not None and board.plan is not None:
@@ -423,17 +466,16 @@ class NvmlMeter:
             raise library_error(error.value, doing, started=self._started) from None
 
 
+def _is_instant(board: Board) -> bool:
+    return board.plan is not None and board.plan.method is EnergyMethod.INSTANT_POWER
+
+
 def _flicker(board: Board, what: str, code: int) -> SourceError:
     return SourceError(Reason.BROKEN, f"{board.gpu.uuid}: NVML gave no {what} in this look: {code_name(code)} ({code})")
 
 
-def _positive(milliwatts: float) -> float | None:
-    """Watts; None for zero, which sensors answer while they have nothing."""
-    return milliwatts / 1000.0 if milliwatts > 0 else None
-
-
 def _optional_watts(row: Any) -> float | None:
-    return _positive(value_of(row)) if row.nvmlReturn == 0 else None
+    return value_of(row) / 1000.0 if row.nvmlReturn == 0 else None
 
 
 def _throttle(plan: Plan, rows: Any, start: int) -> tuple[tuple[str, float], ...]:

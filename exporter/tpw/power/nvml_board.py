@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import log
 from typing import Any
@@ -17,14 +18,20 @@ SCOPE_CONTRAST = 1.15
 """Module and GPU power must differ by this factor for the comparison to mean anything."""
 
 
+BURST_GAP_SECONDS = 1.5
+"""Instants further apart than this are not joined."""
+
+
 class Board:
     """One GPU and how it is read. Touched only by the thread that reads it."""
 
     __slots__ = (
+        "burst",
         "down_until",
         "failures",
         "fault",
         "fields",
+        "floor_watts",
         "gpu",
         "handle",
         "limit_watts",
@@ -47,6 +54,7 @@ class Board:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.handle: Any = None
+        self.burst = Burst()
         self.plan: Plan | None = None
         self.fields: list[Field] = []
         self.throttle_start = 0
@@ -66,6 +74,7 @@ class Board:
         self.memory_total_bytes: float | None = None
         self.temperature_celsius: float | None = None
         self.limit_watts: float | None = None
+        self.floor_watts: float | None = None
 
     def follow(self, plan: Plan) -> None:
         """Read as the plan says from now on."""
@@ -78,8 +87,10 @@ class Board:
         self.throttle_start = len(self.fields)
         self.fields.extend((field, 0) for field, _ in plan.throttle)
         highest = plan.max_power_watts
-        if plan.scope is PowerScope.MODULE and plan.max_module_watts is not None:
-            highest = max(highest or 0.0, plan.max_module_watts)
+        if plan.scope is PowerScope.MODULE:
+            # Where the module does not tell its own limit, the GPU's says nothing: the module draws more.
+            module = plan.max_module_watts
+            highest = None if module is None else max(highest or 0.0, module)
         self.gpu = replace(
             self.gpu,
             power_scope=plan.scope,
@@ -87,7 +98,49 @@ class Board:
             method_note=plan.note,
             max_power_watts=highest,
             power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
+            remarks=tuple(_remarks(plan, mig=self.mig)),
         )
+
+
+def _remarks(plan: Plan, *, mig: bool) -> Iterator[str]:
+    if plan.other_power is not None:
+        yield (
+            "A superchip: whether its counter is of the GPU or of the whole module is found out within a minute; until"
+            " then it is taken for the module's."
+        )
+    elif plan.scope is PowerScope.MODULE:
+        yield "Power and energy are those of the whole module, its CPU included: the driver tells none of the GPU alone."
+    if mig:
+        yield (
+            "MIG is on: power and energy are the whole board's, for its instances have no meters, and the driver tells no"
+            " utilisation."
+        )
+
+
+class Burst:
+    """Instants of power since the last look, and their mean."""
+
+    __slots__ = ("_at", "_joules", "_since", "_watts")
+
+    def __init__(self) -> None:
+        self._at = self._since = float("-inf")
+        self._watts = self._joules = 0.0
+
+    def add(self, at: float, watts: float) -> None:
+        """One instant. What lies further back than a moment is forgotten: nothing is known of the time between."""
+        gap = at - self._at
+        if gap > BURST_GAP_SECONDS:
+            self._since, self._joules = at, 0.0
+        else:
+            self._joules += 0.5 * (watts + self._watts) * gap
+        self._at, self._watts = at, watts
+
+    def take(self) -> tuple[float, float]:
+        """(watts, seconds): the mean and what it is the mean of, and begin anew. Zero seconds: the instant alone."""
+        seconds = self._at - self._since
+        watts = self._joules / seconds if seconds > 0.0 else self._watts
+        self._since, self._joules = self._at, 0.0
+        return watts, seconds
 
 
 class ScopeCheck:

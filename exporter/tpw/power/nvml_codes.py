@@ -117,6 +117,7 @@ THROTTLE_FIELDS: tuple[tuple[int, str], ...] = (
 """Cumulative nanoseconds with the clocks held down, by reason."""
 
 AMPERE = 7
+BLACKWELL = 10
 ARCHITECTURES = {
     2: "kepler",
     3: "maxwell",

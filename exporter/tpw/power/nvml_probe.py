@@ -15,6 +15,7 @@ from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_codes import (
     AMPERE,
     ARCHITECTURES,
+    BLACKWELL,
     FIELD_ENERGY,
     FIELD_POWER_AVERAGE,
     FIELD_POWER_INSTANT,
@@ -51,6 +52,9 @@ _CANDIDATES: tuple[Field, ...] = (
     *((field, SCOPE_GPU) for field, _ in THROTTLE_FIELDS),
 )
 
+DEFAULT_FLOOR_BOUND_WATTS = 3000.0
+"""For boards that do not tell their limit."""
+
 _ATTEMPTS = 3
 _RETRY_SECONDS = 0.06
 """A driver asked twice within some 50 ms may answer "not supported" for a value it has (seen by Zeus)."""
@@ -80,6 +84,8 @@ class Plan:
     max_power_watts: float | None
     max_module_watts: float | None
     utilization: bool
+    smoothing: tuple[Field, Field] | None = None
+    """(enabled, applied floor) of power smoothing, where the board has it."""
 
 
 def value_of(row: Any) -> float:
@@ -154,6 +160,7 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
         max_power_watts=_max_power(handle, fields),
         max_module_watts=fields.get(_MAX_LIMIT_MODULE, 0.0) / 1000.0 or None,
         utilization=ask(nvml.nvmlDeviceGetUtilizationRates, handle) is not None,
+        smoothing=_smoothing(handle, architecture),
     )
 
 
@@ -192,6 +199,26 @@ def _method(*, has_counter: bool, power: Field | None, call_kind: EnergyMethod |
     if call_kind is not None:
         return call_kind, f"{no_counter} and no mean of power: instants are integrated"
     return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
+
+
+def _smoothing(handle: Any, architecture: int) -> tuple[Field, Field] | None:
+    """The fields of power smoothing. Their numbers have changed between versions of nvml.h, so they are the binding's, and
+    asked of those architectures only that have it."""
+    enabled = getattr(nvml, "NVML_FI_PWR_SMOOTHING_ENABLED", None)
+    floor = getattr(nvml, "NVML_FI_PWR_SMOOTHING_APPLIED_TMP_FLOOR", None)
+    if enabled is None or floor is None or architecture < BLACKWELL:
+        return None
+    fields = ((enabled, SCOPE_GPU), (floor, SCOPE_GPU))
+    rows = ask(nvml.nvmlDeviceGetFieldValues, handle, list(fields))
+    return fields if rows and rows[0].nvmlReturn == 0 else None
+
+
+def floor_of(rows: Sequence[Any], max_power_watts: float | None) -> float | None:
+    """Watts of the floor in force, from the values of the two fields. A floor above the limit is none."""
+    if any(row.nvmlReturn for row in rows) or value_of(rows[0]) != 1:
+        return None
+    watts = float(value_of(rows[1]))
+    return watts if 0.0 < watts <= (max_power_watts or DEFAULT_FLOOR_BOUND_WATTS) else None
 
 
 def _call_kind(handle: Any, architecture: int) -> EnergyMethod:

@@ -131,6 +131,7 @@ def dump_gpu(account: GpuAccount) -> str:
             "max_power_watts": gpu.max_power_watts,
             "baseline_joules": account.baseline_joules,
             "baseline_wall_seconds": account.baseline_wall_seconds,
+            "mark_joules": account.mark_joules,
             "pending": [
                 [piece.start_seconds, piece.end_seconds, [[*key, weight] for key, weight in piece.shares]]
                 for piece in account.pending
@@ -162,6 +163,7 @@ def load_gpu(uuid: str, text: str) -> GpuAccount:
         ),
         baseline_joules=data.get("baseline_joules"),
         baseline_wall_seconds=data.get("baseline_wall_seconds"),
+        mark_joules=data.get("mark_joules"),
         pending=tuple(
             Pending(
                 start,

@@ -8,7 +8,7 @@ import pytest
 from support.snapshots import EPOCH, empty_snapshot, fleet_snapshot, posting, rich_snapshot, uuid
 from tpw.exposition.catalogue import CATALOGUE, Kind
 from tpw.exposition.families import Drops, ExpositionError, Sheet, families
-from tpw.ledger.books import PostingKey, ServerAccount
+from tpw.ledger.books import Check, PostingKey, ServerAccount
 from tpw.model import Attribution, Cadence, PriceInterval, PriceState, SourceStatus, State
 from tpw.snapshot import Prices, Snapshot
 
@@ -353,4 +353,35 @@ def test_an_empty_machine_shows_the_exporter_alone():
         "tpw_polls_total",
         "tpw_polls_skipped_total",
         "tpw_poll_lag_seconds",
+    }
+
+
+def test_the_floor_of_power_smoothing_is_shown_of_the_boards_that_have_one():
+    snapshot = rich_snapshot()
+
+    expected = {
+        (str(account.gpu.index), account.gpu.uuid): account.sample.power_floor_watts
+        for account in snapshot.books.gpus.values()
+        if account.sample is not None and account.sample.power_floor_watts is not None
+    }
+
+    assert len(expected) == 1
+    assert series(snapshot)["tpw_gpu_power_smoothing_floor_watts"] == expected
+
+
+def test_a_gpu_whose_counter_is_not_believed_is_shown_as_it_is_metered_now():
+    snapshot = rich_snapshot()
+    gpus = {
+        name: replace(account, check=Check(distrusted=True)) if account.gpu.index == 0 else account
+        for name, account in snapshot.books.gpus.items()
+    }
+
+    before, after = (
+        {labels[0]: labels[-1] for labels in series(shown)["tpw_gpu_info"]}
+        for shown in (snapshot, with_books(snapshot, gpus=gpus))
+    )
+
+    assert (before["0"], after["0"]) == ("counter", "instant_power")
+    assert {index: how for index, how in after.items() if index != "0"} == {
+        index: how for index, how in before.items() if index != "0"
     }

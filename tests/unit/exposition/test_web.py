@@ -165,29 +165,37 @@ def test_ready_once_every_source_was_tried_and_then_for_good():
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize(
-    ("problems", "status", "words"),
+    ("deed", "problems", "status", "words"),
     [
-        ((), 200, b"reloaded"),
+        ("reload", (), 200, b"reloaded"),
         (
+            "reload",
             ("tpw.yml:3: polling.intervall is not known", "tpw.yml:9: no"),
             400,
             b"tpw.yml:3: polling.intervall is not known",
         ),
+        ("release", (), 200, b"released"),
+        ("release", ("a driver call does not return",), 503, b"a driver call does not return"),
+        ("resume", (), 200, b"resumed"),
+        ("resume", ("no tick came",), 503, b"no tick came"),
     ],
 )
-def test_reload_says_what_came_of_it(method: str, problems: Sequence[str], status: int, words: bytes):
-    answer = get(web(rich_snapshot(), reload=lambda: problems), "/-/reload", method)
+def test_what_is_asked_for_is_answered_with_what_came_of_it(
+    method: str, deed: str, problems: Sequence[str], status: int, words: bytes
+):
+    answer = get(web(rich_snapshot(), **{deed: lambda: problems}), f"/-/{deed}", method)
     assert answer.status == status
     assert words in answer.body
 
 
-def test_reload_is_not_for_get_nor_for_pages_elsewhere():
+@pytest.mark.parametrize("deed", ["reload", "release", "resume"])
+def test_nothing_is_done_by_get_nor_for_pages_elsewhere(deed: str):
     called = []
-    handler = web(rich_snapshot(), reload=lambda: called.append(1) or ())
-    assert get(handler, "/-/reload").status == 405
-    assert get(handler, "/-/reload", "POST", sec_fetch_site="cross-site").status == 403
+    handler = web(rich_snapshot(), **{deed: lambda: called.append(1) or ()})
+    assert get(handler, f"/-/{deed}").status == 405
+    assert get(handler, f"/-/{deed}", "POST", sec_fetch_site="cross-site").status == 403
     assert called == []
-    assert get(handler, "/-/reload", "POST", sec_fetch_site="same-origin").status == 200
+    assert get(handler, f"/-/{deed}", "POST", sec_fetch_site="same-origin").status == 200
     assert called == [1]
 
 
@@ -199,8 +207,10 @@ def test_a_reload_that_breaks_is_a_500():
         assert get(web(rich_snapshot(), reload=fail), "/-/reload", "POST").status == 500
 
 
-def test_where_nothing_can_be_reloaded_that_is_said():
-    assert get(web(rich_snapshot()), "/-/reload", "POST").status == 404
+@pytest.mark.parametrize("deed", ["reload", "release", "resume"])
+def test_where_nothing_can_be_done_that_is_said(deed: str):
+    answer = get(web(rich_snapshot()), f"/-/{deed}", "POST")
+    assert (answer.status, answer.body) == (404, f"nothing to {deed}\n".encode())
 
 
 # -------------------------------------------------------------------------------------------------------------- others

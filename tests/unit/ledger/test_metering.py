@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tpw.ledger.books import GpuAccount, HostAccount
-from tpw.ledger.metering import Step, measure, measure_host
+from tpw.ledger.metering import Step, is_too_late, measure, measure_host
 from tpw.model import EnergyMethod, Gpu, GpuSample, HostSample, Instant
 
 COUNTER = Gpu("GPU-0", 0, max_power_watts=700.0)
@@ -30,7 +32,8 @@ def account(gpu: Gpu, at: float = 10.0, joules: float | None = None, watts: floa
         (1000.0, 2015.0, Step(joules=1015.0)),
         (1000.0, 2015.1, Step(unmetered=True, anomaly="implausible")),
         (1000.0, 9.2e15, Step(unmetered=True, anomaly="implausible")),
-        (1e6, 300.0, Step(joules=300.0, anomaly="reset")),
+        # What was counted before the reset and not read is lost, so the time is not all metered.
+        (1e6, 300.0, Step(joules=300.0, unmetered=True, anomaly="reset")),
         (1e6, 999_950.0, Step(unmetered=True, anomaly="backwards")),
         (1000.0, 1000.0, Step()),
     ],
@@ -67,6 +70,30 @@ def test_a_gap_is_bounded_by_the_wall_clock_after_a_restart() -> None:
     assert refused.anomaly == "implausible"
 
 
+def test_a_counter_misread_once_is_counted_once() -> None:
+    """200 J too low for one look: the joules of both looks, once, though the rise to the second alone is possible."""
+    steps, after = played(account(COUNTER, joules=1e6), (11.0, 1e6 + 100.0 - 200.0, None), (12.0, 1e6 + 600.0, None))
+
+    assert steps == [Step(unmetered=True, anomaly="backwards"), Step(joules=600.0, unmetered=True)]
+    assert after.mark_joules is None
+
+
+def test_a_counter_that_stays_where_it_stepped_back_to_is_believed_from_there_on() -> None:
+    steps, after = played(
+        account(COUNTER, at=10.0, joules=5000.0),
+        (11.0, 3000.0, None),
+        (12.0, 3000.0, None),
+        (13.0, 3600.0, None),
+        (14.0, 4300.0, None),
+        (15.0, 5000.0, None),
+        (16.0, 5700.0, None),
+    )
+
+    assert steps[0] == Step(unmetered=True, anomaly="backwards")
+    assert steps[1:] == [Step(), Step(joules=600.0), *[Step(joules=700.0)] * 3]
+    assert after.mark_joules is None
+
+
 def played(account: GpuAccount, *looks: tuple[float, float | None, float | None]) -> tuple[list[Step], GpuAccount]:
     """The steps of looks (at, joules, watts), one after the other."""
     steps = []
@@ -92,9 +119,20 @@ def test_a_frozen_counter_is_replaced_by_power_and_nothing_is_lost() -> None:
     steps, after = played(account(COUNTER, at=0.0, joules=1000.0, watts=300.0), *looks)
 
     assert steps[:9] == [Step()] * 9
-    assert steps[9] == Step(joules=3000.0, anomaly="frozen")
+    assert steps[9] == Step(joules=3000.0, anomaly="frozen"), (
+        "the baseline was the first look: nothing before it is lost"
+    )
     assert steps[10:] == [Step(joules=300.0)] * 10
     assert after.method is EnergyMethod.INSTANT_POWER
+
+
+def test_a_counter_that_froze_since_the_last_look_leaves_that_time_unmetered() -> None:
+    """When in the interval it stopped is not known."""
+    looks = [(float(second), 1000.0, 300.0) for second in range(2, 13)]
+    steps, _ = played(account(COUNTER, at=0.0, joules=700.0, watts=300.0), (1.0, 1000.0, 300.0), *looks)
+
+    assert steps[10] == Step(joules=3000.0, anomaly="frozen", also_unmetered_seconds=1.0)
+    assert {step.also_unmetered_seconds for step in (*steps[:10], *steps[11:])} == {0.0}
 
 
 def test_a_frozen_counter_without_power_is_noticed_after_ten_seconds_and_counted_once() -> None:
@@ -164,6 +202,8 @@ def test_instant_power_is_no_judge_of_a_counter() -> None:
         (300.0, 13.0, Step(joules=600.0)),
         (300.0, 13.5, Step(unmetered=True)),
         (None, 11.0, Step()),
+        (None, 13.5, Step(unmetered=True)),
+        (0.0, 13.5, Step(unmetered=True, anomaly="zero")),
     ],
 )
 def test_power_is_integrated_between_neighbours_and_not_over_a_gap(
@@ -172,6 +212,41 @@ def test_power_is_integrated_between_neighbours_and_not_over_a_gap(
     step, _ = measure(account(POWER, watts=100.0), *look(at, watts=watts), 1.0)
 
     assert step == expected
+
+
+def test_a_mean_of_a_second_is_the_energy_of_that_second() -> None:
+    """A load that falls from 600 W to 100 W between two looks: the trapezoid would book 350 J for a second of 100 W."""
+    joules = []
+    for at in (11.0, 12.0, 10.5):
+        sample, now = look(at, watts=100.0)
+        step, _ = measure(account(POWER, watts=600.0), replace(sample, power_mean_seconds=1.0), now, 1.0)
+        joules.append(step.joules)
+
+    assert joules == [100.0, 100.0 + 350.0, 50.0]
+
+
+@pytest.mark.parametrize(("watts", "reason"), [(0.0, "zero"), (5000.0, "implausible")])
+def test_power_that_is_not_believed_is_counted_beside_a_counter_too(watts: float, reason: str) -> None:
+    step, after = measure(account(COUNTER, joules=1000.0), *look(11.0, joules=1300.0, watts=watts), 1.0)
+
+    assert step == Step(joules=300.0, anomaly=reason)
+    assert after.baseline_watts is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "joules", "at", "expected"),
+    [
+        (COUNTER, 1000.0, 100.0, False),  # a counter tells it all when it comes back
+        (COUNTER, None, 11.0, True),
+        (POWER, None, 13.0, False),
+        (POWER, None, 13.1, True),
+        (replace(POWER, energy_method=EnergyMethod.NONE), None, 20.0, True),
+    ],
+)
+def test_time_is_given_up_when_nothing_can_tell_its_energy_any_more(
+    gpu: Gpu, joules: float | None, at: float, expected: bool
+) -> None:
+    assert is_too_late(account(gpu, joules=joules, watts=100.0), Instant(at, 1e9 + at), 1.0) is expected
 
 
 def test_a_board_that_tells_nothing_is_unmetered() -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
@@ -36,6 +37,20 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml
         yield nvml
         nvml.close()
         _shut_down()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeNvml]]:
+    """For tests that want another stand-in than ``driver``: loaded, and gone after the test."""
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+
+    def load(count: int = 1, **what: Any) -> FakeNvml:
+        nvml = FakeNvml(tmp_path, count, **what)
+        nvml.preload()
+        return nvml
+
+    yield load
+    _shut_down()
 
 
 def _shut_down() -> None:

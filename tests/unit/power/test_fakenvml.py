@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pynvml
@@ -34,6 +35,22 @@ def test_counter_follows_the_exact_integral_over_changes_of_load(driver: FakeNvm
     # The same energy by hand: 0.3 of the time at 650 W, 0.7 at 50 W, over whole periods.
     first = driver.gpu(0)._loads[1].start
     assert driver.true_joules(0, first, first + 0.1) == pytest.approx(0.1 * (0.3 * 650 + 0.7 * 50))
+
+
+def test_a_clock_that_the_test_keeps_stands_until_it_is_moved(stand_in: Callable[..., FakeNvml]) -> None:
+    with stand_in(start_seconds=1000.0, refresh_seconds=0.0) as nvml:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        nvml.gpu(0).set_square(low=100, high=700, period=7.0, duty=0.25)
+        before, still = energy_joules(handle), energy_joules(handle)
+        nvml.advance(3600.0)
+        after = energy_joules(handle)
+        true = nvml.true_joules(0, 1000.0, 4600.0)
+
+    assert before == still
+    # 514 periods of 7 s at 250 W on average, and 2 s more, of which 1.75 s at 700 W.
+    assert after - before == pytest.approx(514 * 7 * 250 + 1.75 * 700 + 0.25 * 100, abs=0.002)
+    assert true == pytest.approx(after - before, abs=0.002)
 
 
 def test_counter_moves_only_at_its_refresh(driver: FakeNvml) -> None:

@@ -183,6 +183,38 @@ def test_a_rail_that_is_switched_off_is_not_read(tree: Tree, clock: Any) -> None
     assert meter.read(meter.gpus()[0].uuid).power_watts == 10.0
 
 
+def test_a_file_that_may_not_be_read_is_a_question_of_permission_of_that_gpu(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000) / "energy1_input"
+    tree.chip("xe", "0000:04:00.0", energy1_input=6_000_000)
+    meter = opened(tree, clock)
+    read_text = Path.read_text
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> str:
+        if path == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(SourceError) as caught:
+        meter.read("PCI-0000:03:00.0")
+
+    assert (caught.value.reason, caught.value.hint) == (Reason.PERMISSION, "Let the exporter's user read it.")
+    assert meter.read("PCI-0000:04:00.0").energy_joules == 6.0
+
+
+@pytest.mark.parametrize("content", ["", "no number", "nan joules"])
+def test_a_file_that_holds_no_number_is_a_failed_look_and_never_a_zero(tree: Tree, clock: Any, content: str) -> None:
+    chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000)
+    meter = opened(tree, clock)
+    (chip / "energy1_input").write_text(content)
+    with pytest.raises(SourceError) as caught:
+        meter.read("PCI-0000:03:00.0")
+
+    assert caught.value.reason is Reason.BROKEN
+
+
 def test_a_gpu_that_is_unplugged_is_lost_and_one_that_is_plugged_in_is_found(tree: Tree, clock: Any) -> None:
     chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000)
     meter = opened(tree, clock)

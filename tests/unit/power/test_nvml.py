@@ -114,6 +114,49 @@ def test_without_a_mean_instants_are_used_and_the_note_says_so(driver: FakeNvml)
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
 
+def test_instants_between_the_looks_become_the_mean_of_the_time_between_them(stand_in: Any) -> None:
+    """One look a second at a load with a period of a second would always meet the same point of it."""
+    with stand_in(start_seconds=1000.0) as driver:
+        driver.no_energy(0)
+        driver.no_average(0)
+        driver.gpu(0).set_square(low=100, high=500, period=1.0, duty=0.5)
+        meter = opened(driver.now)
+        assert meter.glancing() == (driver.uuid(0),)
+        first = meter.read(driver.uuid(0))
+        for _ in range(9):
+            driver.advance(0.1)
+            meter.glance(driver.uuid(0))
+        driver.advance(0.1)
+        second = meter.read(driver.uuid(0))
+        driver.advance(300.0)
+        late = meter.read(driver.uuid(0))
+
+    assert (first.power_watts, first.power_mean_seconds) == (500.0, 0.0)
+    assert second.power_watts == pytest.approx(
+        300.0, abs=21.0
+    )  # by the trapezoid, each edge within a tenth of a second
+    assert second.power_mean_seconds == pytest.approx(1.0)
+    assert (late.power_watts, late.power_mean_seconds) == (500.0, 0.0), "nothing is known of the time between"
+
+
+def test_only_gpus_that_tell_nothing_but_instants_want_glances(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    meter = opened()
+    assert meter.glancing() == ()
+    assert [meter.read(driver.uuid(i)).power_mean_seconds for i in (0, 1)] == [1.0, 1.0]
+    meter.close()
+    driver.no_average(0)
+    meter = opened()
+    assert meter.glancing() == (driver.uuid(0),)
+    driver.lose(0)
+    meter.glance(driver.uuid(0))
+    assert reason_of(meter, driver.uuid(0)) is Reason.LOST
+    assert meter.glancing() == (), "a lost one is left alone"
+    meter.close()
+
+    assert meter.glancing() == ()
+
+
 @pytest.mark.parametrize(
     ("architecture", "pci_device_id", "method"),
     [
@@ -187,6 +230,14 @@ def test_a_superchip_that_offers_only_the_module_is_labelled_so(driver: FakeNvml
     assert meter.read(driver.uuid(0)).power_watts == 150.0
 
 
+def test_a_module_that_does_not_tell_its_limit_is_not_held_to_that_of_its_gpu(driver: FakeNvml) -> None:
+    """A module of 1000 W around a GPU of 700 W would be implausible all day."""
+    driver.gpu(0).set(module_limit_mw=0)
+    driver.module_scope(0, 1.5, gpu_scope=False)
+
+    assert opened().gpus()[0].max_power_watts is None
+
+
 @pytest.mark.parametrize("counts_module", [True, False])
 def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     driver: FakeNvml, clock: Any, counts_module: bool
@@ -212,6 +263,33 @@ def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     assert gpu.max_power_watts == (1000.0 if counts_module else 700.0)
     assert meter.read(driver.uuid(0)).power_watts == (200.0 if counts_module else 100.0)
     assert board.scope_check is None, "the other power is no longer read"
+
+
+# ------------------------------------------------------------------------------------------------------ power smoothing
+
+
+@pytest.mark.parametrize(
+    ("architecture", "floor_watts", "shown"),
+    [(10, 420, 420.0), (10, None, None), (10, 5000, None), (9, 420, None)],
+    ids=["on", "switched off", "above the limit", "not Blackwell"],
+)
+def test_the_floor_of_power_smoothing_is_told_where_there_is_one(
+    driver: FakeNvml, architecture: int, floor_watts: int | None, shown: float | None
+) -> None:
+    driver.gpu(0).set(architecture=architecture)
+    driver.smoothing(0, floor_watts)
+    meter = opened()
+
+    assert meter.read(driver.uuid(0)).power_floor_watts == shown
+
+
+def test_a_blackwell_without_power_smoothing_is_asked_for_it_once(driver: FakeNvml) -> None:
+    driver.gpu(0).set(architecture=10)
+    meter = opened()
+    before = driver.calls()["nvmlDeviceGetFieldValues"]
+
+    assert meter.read(driver.uuid(0)).power_floor_watts is None
+    assert driver.calls()["nvmlDeviceGetFieldValues"] == before + 1
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
@@ -283,12 +361,21 @@ def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeN
     assert sample.energy_joules is not None
 
 
-def test_zero_watts_are_no_reading(driver: FakeNvml) -> None:
-    driver.no_energy(0)
+@pytest.mark.parametrize("no_energy", [True, False])
+def test_zero_watts_are_told_as_seen_for_the_ledger_to_judge(driver: FakeNvml, no_energy: bool) -> None:
+    driver.no_energy(0, on=no_energy)
     meter = opened()
     driver.zero_watts(0)
 
-    assert meter.read(driver.uuid(0)).power_watts is None
+    assert meter.read(driver.uuid(0)).power_watts == 0.0
+
+
+def test_zero_watts_at_the_first_look_are_a_sensor_that_is_not_there(driver: FakeNvml) -> None:
+    driver.no_energy(0)
+    driver.zero_watts(0)
+    meter = opened()
+
+    assert meter.gpus()[0].energy_method is EnergyMethod.NONE
 
 
 def test_utilization_is_unknown_in_mig_mode_while_energy_goes_on(driver: FakeNvml) -> None:
@@ -356,6 +443,39 @@ def test_a_container_that_lost_its_devices_is_fatal_after_some_tries(driver: Fak
         fatal.append(caught.value.fatal)
 
     assert fatal == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("was_good", [True, False])
+def test_gpus_that_stay_unknown_though_the_library_initialises_end_the_process_only_after_a_good_start(
+    driver: FakeNvml, clock: Any, was_good: bool
+) -> None:
+    meter = opened(clock)
+    if was_good:
+        meter.read(driver.uuid(0))
+    driver.unknown(0)
+    driver.unknown(1)
+    fatal = []
+
+    def looks() -> None:
+        for _ in range(31):
+            for gpu in meter.gpus():
+                reason_of(meter, gpu.uuid)
+            clock.advance(1.0)
+            meter.sweep()
+
+    for _ in range(4):
+        with pytest.raises(MeterLost) as caught:
+            looks()
+        fatal.append(caught.value.fatal)
+        meter.close()
+        meter.open()
+    assert fatal == [False, False, was_good, was_good]
+
+    driver.restore(0)
+    clock.advance(61.0)
+    meter.sweep()
+    meter.read(driver.uuid(0))
+    assert meter._unknown_rounds == 0
 
 
 def test_a_gpu_that_may_not_be_used_is_left_out_and_noted(driver: FakeNvml) -> None:

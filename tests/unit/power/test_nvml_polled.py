@@ -121,6 +121,34 @@ def test_a_released_driver_has_no_client(polled: Polled) -> None:
     assert len(uuids(polled.look())) == 2
 
 
+def test_a_driver_that_could_not_be_let_go_of_while_a_call_hung_is_when_the_call_has_returned(polled: Polled) -> None:
+    driver = polled.driver
+    polled.look()
+    driver.hang(0)
+    polled.look()
+    released = polled.poller.release(time.monotonic() + 0.2)
+    shut_down = driver.calls().get("nvmlShutdown", 0)
+    driver.unhang(0)
+    polled.until(lambda reading: driver.calls().get("nvmlShutdown", 0) == 1)
+    again = polled.poller.release(time.monotonic() + 5)
+    polled.poller.resume()
+
+    assert (released, shut_down, again) == (False, 0, True)
+    assert len(uuids(polled.until(lambda reading: bool(reading.samples)))) == 2
+
+
+def test_a_source_that_was_let_go_of_is_down_until_it_is_taken_up_again(polled: Polled) -> None:
+    polled.look()
+    polled.poller.release(time.monotonic() + 5)
+    polled.look()
+    down = polled.poller.life.status()
+    polled.poller.resume()
+    polled.look()
+
+    assert (down.up, down.failures, down.detail) == (False, (("disabled", 1),), "the driver was let go of on request")
+    assert polled.poller.life.status().up
+
+
 def test_holders_of_a_board_that_hangs_cost_nobody_anything(polled: Polled) -> None:
     driver = polled.driver
     driver.processes(1, [4711])

@@ -13,10 +13,20 @@ from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, stretches, ticks
 from tpw.ledger.advance import advance
-from tpw.ledger.books import ROW_SECONDS, Books, Check, HostShare, Posting, PostingKey, Served, SourceAccount
+from tpw.ledger.books import (
+    ROW_SECONDS,
+    Books,
+    Check,
+    GpuAccount,
+    HostShare,
+    Posting,
+    PostingKey,
+    Served,
+    SourceAccount,
+)
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy
-from tpw.model import Instant, State
+from tpw.model import Gpu, Instant, State
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
 
 POLICY = Policy(currency="EUR", curve=Steps((0.3, -0.1, None), 2.0))
@@ -35,6 +45,7 @@ def kept(books: Books) -> Books:
                 sample=None,
                 baseline_watts=None,
                 baseline_at_seconds=None,
+                last_gap_seconds=0.0,
                 still_since_seconds=None,
                 still_joules=0.0,
                 check=Check(),
@@ -133,6 +144,16 @@ def test_old_rows_are_thrown_away(tmp_path: Path) -> None:
         assert list(rows_where(connection, "1", ())) == [start + 31 * 86400]
         assert served_where(connection, "1", ()) == {}
     connection.close()
+
+
+def test_where_a_counter_stood_before_it_stepped_back_is_kept(tmp_path: Path) -> None:
+    file = BooksFile(tmp_path)
+    file.save(Books(at=Instant(1.0, 2.0), gpus={"GPU-0": GpuAccount(Gpu("GPU-0", 0), mark_joules=5000.0)}))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    assert again.load().gpus["GPU-0"].mark_joules == 5000.0
+    again.close()
 
 
 def test_a_killed_daemon_finds_everything_it_had_committed(tmp_path: Path) -> None:

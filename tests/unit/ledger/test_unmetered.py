@@ -1,0 +1,134 @@
+"""Time whose energy is not known: when it is given up, and what it withholds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from support.snapshots import EPOCH
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    AcceleratorReading,
+    Attribution,
+    EnergyMethod,
+    Gpu,
+    GpuFault,
+    GpuSample,
+    HostSample,
+    Instant,
+    Ownership,
+    Reason,
+    State,
+)
+
+COUNTER = Gpu("GPU-0", 0, max_power_watts=700.0)
+POWER = replace(COUNTER, energy_method=EnergyMethod.AVERAGE_POWER)
+OWNERS = {"big": Ownership("big", frozenset({"GPU-0"}), Attribution.CONFIGURED, model="m", has_counters=False)}
+
+Look = tuple[float, float | None, float | None]
+"""(second, joules, watts)."""
+
+
+def played(gpu: Gpu, *looks: Look | float) -> list[Books]:
+    """The books after each look; a number alone is a tick at which the GPU did not answer."""
+    books, all_books = Books(), []
+    for look in looks:
+        second, joules, watts = look if isinstance(look, tuple) else (look, None, None)
+        at = Instant(1000.0 + second, EPOCH + second)
+        sample = GpuSample("GPU-0", at.monotonic_seconds, joules, watts, utilization_ratio=0.5)
+        fault = GpuFault("GPU-0", at.monotonic_seconds, Reason.LOST, "gone")
+        reading = (
+            AcceleratorReading((gpu,), (sample,))
+            if isinstance(look, tuple)
+            else AcceleratorReading((gpu,), (), (fault,))
+        )
+        books = advance(books, Tick(at, reading, owners=OWNERS), Policy())
+        all_books.append(books)
+    return all_books
+
+
+def unmetered(books: list[Books]) -> list[float]:
+    return [each.gpus["GPU-0"].unmetered_seconds for each in books]
+
+
+def metered(books: list[Books]) -> list[bool]:
+    return [each.servers["big"].window[-1].metered for each in books]
+
+
+def booked(books: Books) -> float:
+    return sum(posting.joules for posting in books.postings.values())
+
+
+def test_a_lost_gpu_without_a_counter_is_unmetered_from_when_nothing_can_be_integrated_any_more() -> None:
+    books = played(POWER, (0.0, None, 300.0), (1.0, None, 300.0), 2.0, 3.0, 4.0, 5.0, 6.0, (7.0, None, 300.0))
+
+    assert unmetered(books) == [0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 5.0, 6.0]
+    assert booked(books[-1]) == 300.0
+
+
+def test_a_lost_gpu_with_a_counter_is_waited_for_and_nothing_of_it_is_unmetered() -> None:
+    books = played(COUNTER, (0.0, 1000.0, None), *map(float, range(1, 100)), (100.0, 31000.0, None))
+
+    assert unmetered(books) == [0.0] * 101
+    assert booked(books[-1]) == 30000.0
+
+
+def test_a_gpu_that_never_answered_is_unmetered_from_the_start() -> None:
+    assert unmetered(played(COUNTER, 0.0, 1.0, 2.0)) == [0.0, 1.0, 2.0]
+
+
+def test_a_reset_books_what_the_counter_shows_in_the_state_of_its_time_and_the_time_is_unmetered() -> None:
+    books = played(COUNTER, (0.0, 1e6, None), (1.0, 1e6 + 300, None), (2.0, 200.0, None))
+
+    assert unmetered(books) == [0.0, 0.0, 1.0]
+    assert booked(books[-1]) == 500.0
+    assert {key.state for key, posting in books[-1].postings.items() if posting.joules} == {State.ACTIVE}
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [(0.0, 1e6, None), (1.0, 1e6 + 300, None), (2.0, 200.0, None), (3.0, 500.0, None)],
+        [(0.0, 1e6, None), (1.0, 1e6 + 300, None), (2.0, 9e6, None), (3.0, 9e6 + 300, None)],
+    ],
+    ids=["reset", "implausible"],
+)
+def test_a_tick_that_is_not_metered_is_no_part_of_a_live_ratio(looks: list[Look]) -> None:
+    assert metered(played(COUNTER, *looks)) == [True, True, False, True]
+
+
+def test_a_gap_without_a_counter_is_no_part_of_a_live_ratio() -> None:
+    looks: list[Look] = [(0.0, None, 300.0), (1.0, None, 300.0), (31.0, None, 300.0), (32.0, None, 300.0)]
+
+    assert metered(played(POWER, *looks)) == [True, True, False, True]
+
+
+@pytest.mark.parametrize("watts", [0.0, 5000.0])
+def test_power_that_is_not_believed_is_not_shown(watts: float) -> None:
+    believed, doubted = played(COUNTER, (0.0, 1000.0, 300.0), (1.0, 1300.0, watts))[:2]
+
+    assert believed.gpus["GPU-0"].sample is not None and believed.gpus["GPU-0"].sample.power_watts == 300.0
+    assert doubted.gpus["GPU-0"].sample is not None and doubted.gpus["GPU-0"].sample.power_watts is None
+
+
+@pytest.mark.parametrize(("every", "last_shown"), [(1.0, 3.0), (30.0, 90.0)])
+def test_power_of_a_host_meter_that_fell_silent_is_shown_no_longer(every: float, last_shown: float) -> None:
+    """A meter of half a minute is not silent in between; one of every second is after three."""
+    books, nothing = Books(), AcceleratorReading((), ())
+
+    def tick(second: float, *samples: HostSample) -> float | None:
+        nonlocal books
+        books = advance(books, Tick(Instant(1000.0 + second, EPOCH + second), nothing, samples), Policy())
+        return books.hosts["node"].power_watts
+
+    first = [tick(second, HostSample("node", 1000.0 + second, 10.0 * second, 300.0)) for second in (0.0, every)]
+    energy = books.hosts["node"].joules
+    between = [tick(every + second) for second in (1.0, last_shown - 0.5, last_shown, last_shown + 0.5)]
+
+    assert first == [300.0, 300.0]
+    assert between == [300.0, 300.0, 300.0, None]
+    assert books.hosts["node"].joules == energy > 0.0
+    assert tick(every + last_shown + 5.0, HostSample("node", 1000.0 + every + last_shown + 5.0, 1e4, 310.0)) == 310.0
