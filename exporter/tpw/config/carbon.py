@@ -72,7 +72,7 @@ class WattTimeIntensity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntensityTable(Table):
-    """Intensities by interval: any JSON or CSV from a `url` or `file`."""
+    """Intensities by interval: any JSON, CSV or Prometheus series from a `url` or `file`."""
 
     value: str | None = setting(text("a field"), "Field, column or path of the number.", default=None)
     unit: str = setting(choice("g/kWh", "kg/MWh", "lb/MWh", "kg/kWh"), "Unit of the numbers.", default="g/kWh")

@@ -13,7 +13,7 @@ from tpw.config.carbon import (
     UkIntensity,
     WattTimeIntensity,
 )
-from tpw.config.feeds import Surroundings, cache_file, layout_of, table_reader, table_schedule
+from tpw.config.feeds import Surroundings, cache_file, layout_of, table_cache, table_reader, table_schedule
 from tpw.config.schema import Config
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def _feed(
         unit="g",
         schedule=schedule,
         judge=refuse_implausible,
-        cache=None if getattr(carbon, "file", None) else cache_file(around, reader.name, reader.identity),
+        cache=table_cache(carbon, around, reader)
+        if isinstance(carbon, IntensityTable)
+        else cache_file(around, reader.name, reader.identity),
         fallback_price_per_kwh=carbon.fallback_grams_per_kwh,
     )
     return FromFeed(feed, basis)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tpw.tariff.layout import Layout
     from tpw.tariff.schedule import Publication, Schedule
 
+_MINUTE, _SIX_HOURS = 60.0, 6 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -66,6 +68,13 @@ def layout_of(
 
 def table_reader(table: Table, layout: Layout, fetch: Fetch) -> Reader:
     """What reads a list of one's own."""
+    if table.format == "prometheus":
+        from tpw.tariff.prometheus import STEP_SECONDS, FromPrometheus
+
+        step = table.resolution or STEP_SECONDS
+        return FromPrometheus(
+            table.url or "", table.query or "", fetch, step, layout.factor, table.token_file, table.headers_file
+        )
     from tpw.tariff.intervals import FromAddress, FromFile
 
     if table.file is not None:
@@ -74,9 +83,17 @@ def table_reader(table: Table, layout: Layout, fetch: Fetch) -> Reader:
 
 
 def table_schedule(table: Table, publication: Publication | None, around: Surroundings) -> Schedule:
-    """When a list is read: a file once a minute, an address as the settings say."""
+    """When a list is read: a file and a Prometheus once a minute, an address as the settings say."""
     from tpw.tariff.schedule import Schedule
 
-    if table.file is not None:
-        return Schedule(every_seconds=60.0, patience_seconds=60.0, last_retry_seconds=60.0)
-    return Schedule(publication, every_seconds=table.every, jitter=around.jitter)
+    if table.file is not None or table.format == "prometheus":
+        every = table.every if table.file is None else None
+        return Schedule(every_seconds=every or _MINUTE, patience_seconds=_MINUTE, last_retry_seconds=_MINUTE)
+    return Schedule(publication, every_seconds=table.every or _SIX_HOURS, jitter=around.jitter)
+
+
+def table_cache(table: Table, around: Surroundings, reader: Reader) -> Path | None:
+    """Where the numbers of a list are kept: a file and a Prometheus keep their own."""
+    if table.file is not None or table.format == "prometheus":
+        return None
+    return cache_file(around, reader.name, reader.identity)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpw.config.feeds import Surroundings, cache_file, layout_of, table_reader, table_schedule
+from tpw.config.feeds import Surroundings, cache_file, layout_of, table_cache, table_reader, table_schedule
 from tpw.config.schema import Config
 from tpw.config.tariff import (
     EntsoeLayer,
@@ -184,7 +184,7 @@ def _intervals(layer: IntervalsLayer, tariff: Tariff, around: Surroundings) -> t
         clock=around.clock,
         unit=currency,
         schedule=table_schedule(layer, publication, around),
-        cache=None if layer.file is not None else cache_file(around, reader.name, reader.identity),
+        cache=table_cache(layer, around, reader),
         judge=_judge(tariff, layer.max_price_per_kwh),
         fallback_price_per_kwh=layer.fallback_price_per_kwh,
     )

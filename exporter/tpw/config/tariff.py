@@ -185,7 +185,7 @@ class EntsoeLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalsLayer(Table):
-    """Prices by interval: a well-known list (`preset`), or any JSON or CSV from a `url` or `file`."""
+    """Prices by interval: a well-known list (`preset`), or any JSON, CSV or Prometheus series from a `url` or `file`."""
 
     preset: str | None = setting(choice(*PRESET_NAMES), "A well-known list of prices.", default=None)
     area: str | None = setting(text("an area"), "Area of the preset: a bidding zone, a country.", default=None)

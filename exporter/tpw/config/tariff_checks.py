@@ -98,7 +98,9 @@ def _intervals(path: str, layer: IntervalsLayer, tariff: Tariff, report: Report)
     check_table(path, layer, "price", tariff.timezone, report)
     if layer.area is not None:
         report(f"{path}.area", "is for a preset; write it into the url")
-    if layer.published_at is not None and layer.timezone is None and tariff.timezone is None:
+    if layer.published_at is not None and layer.format == "prometheus":
+        report(f"{path}.published_at", "has no meaning with `format: prometheus`: it is asked every minute")
+    elif layer.published_at is not None and layer.timezone is None and tariff.timezone is None:
         report(f"{path}.published_at", "needs `timezone`: whose clock it is")
 
 
@@ -118,7 +120,7 @@ def _preset(path: str, layer: IntervalsLayer, tariff: Tariff, report: Report) ->
         report(path, f"preset {layer.preset} needs `token_file`")
     changed = [key for key in _LAYOUT_KEYS if getattr(layer, key)]
     plain = (layer.format, layer.time_format, layer.stamp, layer.per) == _PLAIN
-    if changed or not plain or layer.columns or layer.minor_units or layer.ignore_offset:
+    if changed or not plain or layer.columns or layer.minor_units or layer.ignore_offset or layer.query:
         what = f"{path}.{changed[0]}" if changed else path
         report(what, f"preset {layer.preset} knows its layout: remove the settings of the layout, or the preset")
     _currency_is(path, f"prices of {layer.preset} are", preset.currencies, tariff, report)

@@ -1,0 +1,55 @@
+"""Prices from a real Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from support.pageserver import NOT_FOUND, Asked, PageServer, answer
+from support.servers import wait_until
+from tpw.model import Reason, SourceError
+from tpw.tariff.fetch import over_http
+from tpw.tariff.prometheus import FromPrometheus
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
+    prometheus: Callable[..., Any], version: Literal["2", "3"]
+) -> None:
+    """A scrape that fails ends the series at once: its last price is not held for the five minutes of the lookback."""
+    price: list[str | None] = ["80.25"]
+
+    def page(asked: Asked) -> bytes:
+        return NOT_FOUND if price[0] is None else answer(f'spot_price_eur_per_mwh{{zone="DE-LU"}} {price[0]}\n')
+
+    begun = time.time()
+    with PageServer(page) as target:
+        server = prometheus({"prices": [target.url.removeprefix("http://")]}, version=version)
+        server.wait_for("spot_price_eur_per_mwh == 80.25")
+        price[0] = "-12.5"
+        server.wait_for("spot_price_eur_per_mwh == -12.5")
+        time.sleep(1.2)  # Prometheus' own clock: one more step with that price
+        price[0] = None
+        wait_until(lambda: not server.query("spot_price_eur_per_mwh"), "the series has ended", timeout=30)
+
+    reader = FromPrometheus(
+        server.url, 'avg(spot_price_eur_per_mwh{zone="DE-LU"})', over_http, step_seconds=1.0, factor=0.001
+    )
+    found = reader.read(begun, time.time() + 3600)
+    assert [each.price_per_kwh for each in found] == pytest.approx([0.08025, -0.0125])
+    assert found[0].end_seconds == found[1].start_seconds
+    assert begun < found[0].start_seconds
+    assert found[1].end_seconds <= time.time() + 1
+
+    for query, reason, words in (
+        ("avg(", Reason.MALFORMED, "parse error"),
+        ("no_such_metric", Reason.ABSENT, "gives no series"),
+        ('{job="prometheus"} or up or vector(1)', Reason.MALFORMED, "aggregate it to one"),
+    ):
+        with pytest.raises(SourceError) as raised:
+            FromPrometheus(server.url, query, over_http, step_seconds=1.0).read(begun, time.time())
+        assert raised.value.reason is reason
+        assert words in raised.value.detail
