@@ -44,9 +44,8 @@ from tpw.outlook import Facts, Outlook
 from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
 from tpw.power import AcceleratorMeter
 from tpw.scheduler import TICK, Scheduler
-from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
+from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot, demand_now
 from tpw.store.sqlite import BooksFile
-from tpw.tariff.demand import forming_watts, peak_watts
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.scrape import OsProcess, ScrapeSource
 
@@ -547,14 +546,7 @@ class Daemon:
         return None if found is None else Carbon(facts.carbon_basis, found.grams_per_kwh)
 
     def _demand_at(self, wall_seconds: float) -> DemandNow | None:
-        rules, demand = self._policy.demand, self._books.demand
-        if rules is None or demand.began_seconds is None:
-            return None
-        return DemandNow(
-            forming_watts(demand, rules, wall_seconds),
-            peak_watts(demand, rules, wall_seconds),
-            rules.price_per_kw_month,
-        )
+        return demand_now(self._policy.demand, self._books.demand, wall_seconds)
 
     # ---------------------------------------------------------------------------------------------------------- making
 

@@ -8,14 +8,17 @@ frozen :class:`Facts`, from which the rules of the ledger are made.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpw.config.emissions import intensity_source
+from tpw.config.feeds import Surroundings
 from tpw.config.prices import price_source
 from tpw.config.schema import Config
 from tpw.model import SourceError, SourceStatus
 from tpw.polling import SourceLife
+from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class Facts:
     intensities: IntensityCurve | None = None
     carbon_basis: str = ""
     pue: float = 1.0
+    contract: Contract = field(default_factory=Contract)
+    """What the source of the prices charges beside them."""
 
 
 class Outlook:
@@ -50,8 +55,9 @@ class Outlook:
 
     def __init__(self, config: Config, life_of: Callable[[str], SourceLife], wall: Callable[[], float]) -> None:
         self._wall = wall
-        self._prices: Layers | None = price_source(config)
-        self._carbon: IntensitySource | None = intensity_source(config)
+        state = Path(config.state.dir)
+        self._prices: Layers | None = price_source(config, Surroundings(wall, cache=state / "prices"))
+        self._carbon: IntensitySource | None = intensity_source(config, Surroundings(wall, cache=state / "carbon"))
         self._pue: PueQuery | None = None
         pue = config.facility.pue
         fallback = pue if isinstance(pue, float | int) else pue.fallback
@@ -96,7 +102,10 @@ class Outlook:
     def _read_prices(self, start: float, end: float) -> None:
         source = self._prices
         assert source is not None  # noqa: S101 - asked by the caller
-        self.facts = replace(self.facts, curve=PriceCurve.of(source.intervals(start, end)))
+        try:
+            self.facts = replace(self.facts, curve=PriceCurve.of(source.intervals(start, end)))
+        finally:
+            self.facts = replace(self.facts, contract=source.contract)
         if source.trouble is not None:
             # Prices known from before, or a fallback, hold; that the feed is down is said all the same.
             raise source.trouble

@@ -5,10 +5,12 @@ The app swaps one reference to a new snapshot per tick; a scrape takes that refe
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
 from tpw.model import Instant, PriceInterval, Reference, SourceStatus
+from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,25 @@ class DemandNow:
     interval_watts: float | None
     """Mean power of the interval that forms, over its part that has passed."""
     peak_watts: float
+    """The month's highest, of the charges that count the interval that forms; of several the lowest, raised first."""
     price_per_kw_month: float
+    """What one kW more costs, over all those charges."""
+
+
+def demand_now(charges: Sequence[DemandRules], states: Mapping[str, Demand], wall_seconds: float) -> DemandNow | None:
+    """Where the demand of the month stands at a moment. None while nothing was recorded, and where none is charged."""
+    begun = [(each, states[each.name]) for each in charges if each.name in states]
+    begun = [(rules, state) for rules, state in begun if state.began_seconds is not None]
+    counting = [(rules, state) for rules, state in begun if rules.counts(wall_seconds)] or begun
+    if not counting:
+        return None
+    forming = [forming_watts(state, rules, wall_seconds) for rules, state in counting]
+    kw = [(rules, billed_watts(state, rules, wall_seconds) / 1000.0) for rules, state in counting]
+    return DemandNow(
+        max((watts for watts in forming if watts is not None), default=None),
+        min(peak_watts(state, rules, wall_seconds) for rules, state in counting),
+        sum(rules.price_per_kw_month for rules, peak in kw if rules.above_kw <= peak < rules.up_to_kw),
+    )
 
 
 @dataclass(frozen=True, slots=True)

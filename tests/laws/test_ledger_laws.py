@@ -84,7 +84,6 @@ def restarted(books: Books) -> Books:
         served=books.served,
         month_kwh=books.month_kwh,
         demand=books.demand,
-        demand_kw_months=books.demand_kw_months,
         servers={name: codec.load_server(name, codec.dump_server(account)) for name, account in books.servers.items()},
         polls=books.polls,
     )

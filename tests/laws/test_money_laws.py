@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, stretches, ticks
@@ -29,9 +31,11 @@ from tpw.model import (
     TokenKind,
 )
 from tpw.tariff.curve import PriceCurve
-from tpw.tariff.demand import DemandRules
+from tpw.tariff.demand import DemandRules, kw_months
+from tpw.tariff.flat import Flat
+from tpw.tariff.layers import Layer, Layers
 from tpw.tariff.months import BillingMonths
-from tpw.tariff.tiers import Tier, cost_between, steps_of
+from tpw.tariff.tiers import Tier, steps_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ POLICY = Policy(
     curve=Steps((0.30, 0.10, -0.05, None), 3.0),
     rates=(Rate("hardware", 0.0003),),
     standing=(Standing("fixed", per_month=100.0, per_day=0.5), Standing("capacity", per_month=380.0)),
-    demand=DemandRules(price_per_kw_month=12.0, window_seconds=60.0),
+    demand=(
+        DemandRules(price_per_kw_month=12.0, window_seconds=60.0),
+        DemandRules(price_per_kw_month=5.0, name="above", above_kw=0.3, window_seconds=4.0),
+    ),
     intensities=Carbon((400.0, None, 20.0), 4.0),
     carbon_basis="average_direct",
     references=(
@@ -149,7 +156,10 @@ def test_the_demand_charge_is_the_accrued_peak(stretch: Stretch) -> None:
     """What is booked is what has accrued, down to what waits for the next joules."""
     books = play(ticks(stretch), POLICY)[-1]
 
-    assert of_cost(books, "demand") == pytest.approx(12.0 * books.demand_kw_months, rel=1e-9, abs=1e-15)
+    booked = {name: demand.booked_kw_months for name, demand in books.demand.items()}
+    assert of_cost(books, "demand") == pytest.approx(
+        12.0 * booked["demand"] + 5.0 * booked["above"], rel=1e-9, abs=1e-15
+    )
 
 
 @given(stretches())
@@ -172,6 +182,75 @@ def test_energy_has_an_intensity_or_is_counted_as_without(stretch: Stretch) -> N
         assert rated + posting.unrated_joules == pytest.approx(posting.facility_joules, rel=1e-9, abs=1e-9)
 
 
+# ------------------------------------------------------------------------------------------- demand, whatever comes late
+
+
+@dataclass(frozen=True)
+class EvenHours:
+    """Charges that count every other hour."""
+
+    def holds(self, month_start: float, at: float) -> bool:
+        return at // 3600 % 2 == 0
+
+
+PEAKS = (DemandRules(10.0), DemandRules(4.0, "even", hours=EvenHours()), DemandRules(7.0, "block", above_kw=0.9))
+
+
+_QUIET = (0.0, (0.0, 0.0), (True, True))
+
+
+@st.composite
+def days_with_gaps(draw: st.DrawFn) -> tuple[float, list[tuple[float, tuple[float, float], tuple[bool, bool]]]]:
+    """Where it begins before the end of a month, and (seconds, watts of both boards, which of them answer)."""
+    steps = st.tuples(
+        st.sampled_from([100.0, 450.0, 900.0, 1700.0]),
+        st.tuples(st.sampled_from([30.0, 80.0, 700.0]), st.sampled_from([40.0, 300.0, 650.0])),
+        st.tuples(st.booleans(), st.booleans()),
+    )
+    return draw(st.sampled_from([3600.0, 40_000.0])), draw(st.lists(steps, min_size=2, max_size=40))
+
+
+@settings(max_examples=30, deadline=None)
+@given(days_with_gaps())
+def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come(
+    given_days: tuple[float, list[tuple[float, tuple[float, float], tuple[bool, bool]]]],
+) -> None:
+    """Boards that stay silent tell what they used when they answer again, over the end of a month too. The quarter-hours of
+    the books are those of the meter: the highest of a month is its peak."""
+    before_end, steps = given_days
+    month_end = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+    wall, joules = month_end - before_end, [1e6, 2e6]
+    boards = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
+    policy = Policy(demand=PEAKS, currency="EUR")
+    books = Books()
+    for seconds, watts, heard in [_QUIET, *steps, (60.0, (50.0, 50.0), (True, True))]:
+        wall += seconds
+        joules = [total + seconds * each for total, each in zip(joules, watts, strict=True)]
+        samples = tuple(GpuSample(board.uuid, wall, joules[i], watts[i]) for i, board in enumerate(boards) if heard[i])
+        books = advance(books, Tick(Instant(wall, wall), AcceleratorReading(boards, samples)), policy)
+
+    used = {
+        start: math.fsum(posting.facility_joules for posting in row.values()) / 900
+        for start, row in books.rows.items()
+        if start + 900 <= wall
+    }
+    months = BillingMonths()
+    for rules in PEAKS:
+        counting = {start: watts for start, watts in used.items() if rules.hours is None or rules.hours.holds(0, start)}
+        peaks: dict[float, float] = {}
+        for start, watts in counting.items():
+            month, _ = months.bounds(start)
+            peaks[month] = max(peaks.get(month, 0.0), watts)
+        demand = books.demand[rules.name]
+        assert demand.began_seconds is not None
+        expected = 0.0
+        for month in {months.bounds(demand.began_seconds)[0], months.bounds(wall)[0]}:
+            first, last = max(month, demand.began_seconds), min(months.bounds(month)[1], wall)
+            kw = max(0.0, peaks.get(month, 0.0) / 1000 - rules.above_kw)
+            expected += kw * max(0.0, last - first) / (months.bounds(month)[1] - month)
+        assert kw_months(demand, rules, wall) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------- price by the month's kWh
 
 TIERS = (Tier(0.30, 0.001), Tier(0.20, 0.004), Tier(0.25))
@@ -189,10 +268,58 @@ def test_the_months_kwh_cost_what_the_tiers_say(stretch: Stretch) -> None:
     """Whatever the ticks, the boards and their order: each month costs the price of its tiers, from nothing on."""
     books = play(ticks(stretch), replace(POLICY, curve=TIERED))[-1]
 
-    expected = math.fsum(cost_between(TIERS, 0.0, kwh) for kwh in books.month_kwh.values())
+    def costs(kwh: float) -> float:
+        first, second = min(kwh, 0.001), min(max(0.0, kwh - 0.001), 0.003)
+        return 0.30 * first + 0.20 * second + 0.25 * (kwh - first - second)
+
+    expected = math.fsum(map(costs, books.month_kwh.values()))
     assert of_cost(books, "energy") == pytest.approx(expected, rel=1e-9)
     facility = math.fsum(posting.facility_joules for posting in books.postings.values())
     assert math.fsum(books.month_kwh.values()) * 3.6e6 == pytest.approx(facility, rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(
+        [("Europe/Berlin", 1), ("America/Los_Angeles", 26), ("Australia/Lord_Howe", 5), ("Asia/Kathmandu", 1)]
+    ),
+    st.lists(
+        st.tuples(st.sampled_from([900.0, 5400.0, 86_400.0, 201_600.0]), st.integers(20, 700)), min_size=20, max_size=40
+    ),
+)
+def test_law_blocks_begin_anew_with_each_month_of_the_contracts_clock(
+    contract: tuple[str, int], loads: list[tuple[float, int]]
+) -> None:
+    """Through the autumn, in which clocks are put back and forward: every month costs the blocks of its own kWh, to which
+    each second belongs by the date on the contract's calendar."""
+    timezone, billing_day = contract
+    zone = ZoneInfo(timezone)
+    start = datetime(2026, 9, 20, tzinfo=UTC).timestamp()
+    total = math.fsum(seconds for seconds, _ in loads)
+    blocks = [(60.0, 0.20), (150.0, 0.35)]
+    prices = Layers(
+        [Layer(Flat(0.30, [(60.0, -0.10), (150.0, 0.15)])), Layer(Flat(0.05))], BillingMonths(timezone, billing_day)
+    )
+    policy = Policy(currency="EUR", curve=PriceCurve.of(prices.intervals(start, start + total)))
+    books, wall, joules = Books(), start, 1e6
+    used: dict[tuple[int, int], float] = {}
+    for seconds, watts in [(0.0, 0), *loads]:
+        for piece in range(int(seconds // 900)):
+            day = datetime.fromtimestamp(wall + piece * 900, UTC).astimezone(zone)
+            month = (day.year, day.month - (1 if day.day < billing_day else 0))
+            used[month] = used.get(month, 0.0) + watts * 900 / 3.6e6
+        wall, joules = wall + seconds, joules + seconds * watts
+        sample = GpuSample(GPU.uuid, wall, joules, float(watts))
+        books = advance(books, Tick(Instant(wall, wall), AcceleratorReading((GPU,), (sample,))), policy)
+
+    def costs(kwh: float) -> float:
+        cost, lower, price = 0.0, 0.0, 0.30
+        for beyond, following in [*blocks, (math.inf, 0.0)]:
+            cost += max(0.0, min(kwh, beyond) - lower) * (price + 0.05)
+            lower, price = beyond, following
+        return cost
+
+    assert of_cost(books, "energy") == pytest.approx(math.fsum(map(costs, used.values())), rel=1e-9, abs=1e-12)
 
 
 # -------------------------------------------------------------------------------------------------------------- late prices

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tpw.app import Daemon
+from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
 from tpw.model import PriceInterval
 from tpw.power.simulated import SimulatedMeter
+from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 
 
@@ -92,13 +94,14 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
     class Slow:
         name = "slow"
         trouble = None
+        contract = Contract()
 
         def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
             asked_by.append(threading.current_thread())
             return (PriceInterval(start_seconds, end_seconds, 0.7),)
 
     daemon.look()
-    make: Callable[[Config], Slow] = lambda config: Slow()  # noqa: E731
+    make: Callable[[Config, Surroundings], Slow] = lambda config, around: Slow()  # noqa: E731
     monkeypatch.setattr("tpw.outlook.price_source", make)
     reload(daemon, config("[0]"))
 

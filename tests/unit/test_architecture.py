@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "carbon": {"model", "tariff"},
     "discovery": {"model"},
     "ledger": {"model", "tariff.demand", "tariff.months"},
-    "snapshot": {"model", "ledger"},
+    "snapshot": {"model", "ledger", "tariff.demand"},
     "store": {"model", "ledger", "snapshot", "tariff.demand"},
     "exposition": {"model", "ledger", "snapshot", "logs"},
     "config": {"model", "tariff", "carbon"},

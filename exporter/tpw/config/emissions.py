@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpw.config.carbon import (
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _HALF_HOUR_SECONDS = 1800.0
 
 
-def intensity_source(config: Config, surroundings: Surroundings | None = None) -> IntensitySource | None:
+def intensity_source(config: Config, around: Surroundings) -> IntensitySource | None:
     """The carbon intensity of the grid; None where none is configured.
 
     Nothing is read or fetched here; the first question to the source does, and takes as long as the service does.
@@ -34,7 +33,6 @@ def intensity_source(config: Config, surroundings: Surroundings | None = None) -
         return None
     from tpw.carbon import Basis, Static
 
-    around = surroundings or Surroundings(cache=Path(config.state.dir) / "carbon")
     if isinstance(carbon, StaticIntensity):
         return Static(carbon.grams_per_kwh, Basis(carbon.basis))
     return _feed(carbon, config.tariff.timezone, around)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpw.config.feeds import Surroundings, cache_file, layout_of, table_cache, table_reader, table_schedule
@@ -26,13 +25,15 @@ from tpw.tariff import PriceSource
 from tpw.tariff import costs as rates
 
 if TYPE_CHECKING:
+    from tpw.tariff.contract import Contract
     from tpw.tariff.demand import DemandRules
     from tpw.tariff.feed import Judge
     from tpw.tariff.layers import Layers
     from tpw.tariff.months import BillingMonths
+    from tpw.tariff.urdb import Rate as UrdbRate
 
 
-def price_source(config: Config, surroundings: Surroundings | None = None) -> Layers | None:
+def price_source(config: Config, around: Surroundings) -> Layers | None:
     """The all-in price of electricity; None where no tariff is configured.
 
     Nothing is read or fetched here; the first question to the source does. That can take as long as the service takes to
@@ -43,7 +44,6 @@ def price_source(config: Config, surroundings: Surroundings | None = None) -> La
     tariff = config.tariff
     if tariff.energy is None:
         return None
-    around = surroundings or Surroundings(cache=Path(config.state.dir) / "prices")
     given = [layer for layer in (tariff.energy, tariff.grid, tariff.levies) if layer is not None]
     parts = [_source(layer, tariff, around) for layer in given]
     return layers.Layers(
@@ -54,9 +54,13 @@ def price_source(config: Config, surroundings: Surroundings | None = None) -> La
 
 def billing_months(config: Config) -> BillingMonths:
     """The contract's billing months."""
+    return _months(config.tariff)
+
+
+def _months(tariff: Tariff) -> BillingMonths:
     from tpw.tariff.months import BillingMonths
 
-    return BillingMonths(config.tariff.timezone or "UTC", config.tariff.billing_day)
+    return BillingMonths(tariff.timezone or "UTC", tariff.billing_day)
 
 
 def _source(layer: Layer, tariff: Tariff, around: Surroundings) -> tuple[PriceSource, bool]:
@@ -104,15 +108,25 @@ def _holidays(layer: TimeOfUseLayer | UrdbLayer) -> Callable[[date], bool] | Non
 def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource:
     from tpw.tariff.feed import Feed
     from tpw.tariff.schedule import Schedule
-    from tpw.tariff.urdb import UrdbReader, from_api, from_file
+    from tpw.tariff.urdb import UrdbPrices, UrdbReader, from_api, from_file
 
     label, is_file = layer.label or "", layer.file is not None
     load = from_file(layer.file) if layer.file is not None else from_api(label, layer.api_key_file or "", around.fetch)
     identity = f"{layer.file or 'openei'} {label} {layer.monthly_kwh} {sorted(layer.holidays)} {layer.holidays_region}"
-    reader = UrdbReader(load, identity, tariff.timezone or "UTC", label, layer.monthly_kwh, _holidays(layer))
+    is_holiday = _holidays(layer)
+    reader = UrdbReader(
+        load,
+        identity,
+        tariff.timezone or "UTC",
+        label,
+        monthly_kwh=layer.monthly_kwh,
+        is_holiday=is_holiday,
+        charges=_rate_charges(layer, tariff, is_holiday),
+        kept=None if is_file else cache_file(around, "urdb-rate", identity),
+    )
     every = 60.0 if is_file else 86400.0
     schedule = Schedule(every_seconds=every, patience_seconds=60.0 if is_file else 600.0, jitter=around.jitter)
-    return Feed(
+    feed = Feed(
         reader,
         clock=around.clock,
         unit=tariff.currency or "",
@@ -120,6 +134,18 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
         judge=_judge(tariff, None),
         cache=None if is_file else cache_file(around, reader.name, identity),
     )
+    return UrdbPrices(feed, reader)
+
+
+def _rate_charges(
+    layer: UrdbLayer, tariff: Tariff, is_holiday: Callable[[date], bool] | None
+) -> Callable[[UrdbRate], Contract] | None:
+    if not layer.charges:
+        return None
+    from tpw.tariff.urdb_charges import contract_of
+
+    timezone = tariff.timezone or "UTC"
+    return partial(contract_of, wanted=layer.charges, months=_months(tariff), timezone=timezone, is_holiday=is_holiday)
 
 
 def _octopus(layer: OctopusLayer, tariff: Tariff, around: Surroundings) -> PriceSource:
@@ -213,20 +239,21 @@ def cost_rates(config: Config) -> tuple[Rate, ...]:
     return tuple(result)
 
 
-def demand_rules(config: Config) -> DemandRules | None:
-    """How demand is charged; None where it is not."""
+def demand_rules(config: Config) -> tuple[DemandRules, ...]:
+    """How demand is charged by the file itself; a rate may have charges of its own."""
     from tpw.tariff.demand import DemandRules
 
     charge = config.tariff.demand
     if charge is None:
-        return None
-    return DemandRules(
+        return ()
+    rules = DemandRules(
         price_per_kw_month=charge.price_per_kw_month * (1.0 + config.tariff.vat),
         window_seconds=charge.window,
         ratchet=charge.ratchet,
         ratchet_months=charge.ratchet_months,
         months=billing_months(config),
     )
+    return (rules,)
 
 
 def standing_charges(config: Config) -> tuple[Standing, ...]:

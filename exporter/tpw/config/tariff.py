@@ -151,6 +151,13 @@ class UrdbLayer:
         default=None,
         default_words="tiers by the kWh of the billing month that the exporter sees",
     )
+    charges: frozenset[str] = setting(
+        ListOf(choice("demand", "fixed"), "a list of charges", or_one=True, gather=frozenset),
+        "What else of the rate is charged: `demand` (peaks by hours, seasons and blocks), `fixed`. A rate that goes beyond"
+        " what is understood is refused.",
+        default=frozenset(),
+        default_words="the price per kWh alone",
+    )
     holidays: frozenset[date] = _holidays("weekends")
     holidays_region: str | None = _holidays_region("weekends")
     includes_vat: bool = setting(switch(), _INCLUDES_VAT, default=False)

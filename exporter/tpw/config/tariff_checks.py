@@ -79,6 +79,9 @@ def _urdb(path: str, layer: UrdbLayer, tariff: Tariff, report: Report) -> None:
     _needs_timezone(tariff, report)
     _holidays(path, layer, report)
     _currency_is(path, "rates of this database are", ("USD",), tariff, report)
+    for charge in ("demand", "fixed"):
+        if charge in (layer.charges or ()) and getattr(tariff, charge) is not None:
+            report(f"tariff.{charge}", f"is charged twice: `{path}.charges` takes it from the rate")
     if layer.file is None and layer.label is None:
         report(path, "says no rate: give `file`, or `label` and `api_key_file`")
     elif layer.file is None and layer.api_key_file is None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from tpw.ledger.attribution import Activity, activity, divide
 from tpw.ledger.booking import Entries, Meter, book_demand, book_joules, book_standing, book_time, extend
 from tpw.ledger.books import (
-    ROW_SECONDS,
     Books,
     Check,
     Division,
@@ -44,7 +43,6 @@ from tpw.model import (
     State,
     TokenKind,
 )
-from tpw.tariff.demand import Demand, kw_months, settled
 
 _NO_RISE: Mapping[tuple[str, TokenKind], float] = {}
 
@@ -120,7 +118,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     host_factor = given / booked if given > 0.0 else 0.0
     if elapsed > 0.0:
         book_standing(entries, everyone, now - elapsed, now, policy)
-    meter = Meter(dict(books.month_kwh), books.demand, policy.demand)
+    meter = Meter(dict(books.month_kwh))
     for uuid, step in steps.items():
         if step.joules is None:
             continue
@@ -128,7 +126,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         pending = account.pending or extend((), now, now, _own(account))
         book_joules(entries, meter, pending, step.joules, (1.0 + host_factor) * policy.pue, policy)
         accounts[uuid] = replace(account, pending=(), instance_joules=_estimates(account, step.joules))
-    demand, booked_kw_months = _demand(books, meter, entries, accounts, now)
+    demand = book_demand(entries, meter, books.demand, policy, open_from(accounts, now), now)
     postings = entries.posted(books.postings)
 
     _api(looked.accounts, looked.risen, policy.references)
@@ -148,22 +146,8 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         served=serve(books.served, books.servers, servers, now - elapsed, now),
         month_kwh=_recent(meter.month_kwh),
         demand=demand,
-        demand_kw_months=booked_kw_months,
         polls=books.polls + 1,
     )
-
-
-def _demand(
-    books: Books, meter: Meter, entries: Entries, accounts: Mapping[str, GpuAccount], now: float
-) -> tuple[Demand, float]:
-    """Where the month's demand stands, what has accrued of it booked."""
-    rules = meter.demand_rules
-    if rules is None:
-        return books.demand, books.demand_kw_months
-    demand = settled(meter.demand, rules, open_from(accounts, now))
-    due = kw_months(demand, rules, now)
-    row = now // ROW_SECONDS * ROW_SECONDS
-    return demand, book_demand(entries, meter, books.demand_kw_months, due, row)
 
 
 def _recent(month_kwh: dict[float, float]) -> dict[float, float]:

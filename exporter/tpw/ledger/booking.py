@@ -8,14 +8,16 @@ split at it. What is booked is never priced again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
-from tpw.tariff.demand import Demand, DemandRules, recorded
+from tpw.tariff.demand import Demand, kw_months, recorded, settled
 
 JOULES_PER_KWH = 3.6e6
+
+_NO_DEMAND = Demand()
 
 _MAX_PENDING = 512
 """Pieces kept for a GPU that does not answer for a long time; above it the oldest two become one."""
@@ -146,10 +148,10 @@ class Meter:
     """What the whole exporter's use adds up to, for prices that depend on it. Lives for one tick."""
 
     month_kwh: dict[float, float]
-    demand: Demand
-    demand_rules: DemandRules | None
     facility_joules: dict[PostingKey, float] = field(default_factory=dict)
     """Booked in this tick, by key."""
+    spans: dict[tuple[float, float], float] = field(default_factory=dict)
+    """The same joules by the time in which they were used: what peaks are made of."""
 
 
 def book_joules(
@@ -174,8 +176,8 @@ def book_joules(
             facility = part * facility_factor
             charge, credit, unpriced = price(start, end, facility, policy.curve, meter.month_kwh)
             grams, unrated = rate(start, end, facility, policy)
-            if meter.demand_rules is not None:
-                meter.demand = recorded(meter.demand, meter.demand_rules, start, end, facility)
+            if policy.demand:
+                meter.spans[start, end] = meter.spans.get((start, end), 0.0) + facility
             for key, weight in piece.shares:
                 entry = entries.of(row, key)
                 entry.joules += part * weight
@@ -255,17 +257,30 @@ def rate(start_seconds: float, end_seconds: float, facility_joules: float, polic
     return grams, unrated
 
 
-def book_demand(entries: Entries, meter: Meter, booked_kw_months: float, due_kw_months: float, row: float) -> float:
-    """The demand charge that has accrued, shared by the facility joules of the tick. Returns what is booked by then:
-    without joules nothing is, and it waits."""
-    rules = meter.demand_rules
+def book_demand(
+    entries: Entries, meter: Meter, before: Mapping[str, Demand], policy: Policy, open_from: float, now: float
+) -> dict[str, Demand]:
+    """The demand charges that have accrued, shared by the facility joules of the tick: without joules nothing is booked,
+    and it waits. Returns where the peaks stand. A charge that is not in force any more is kept until its month is over, in
+    case it is only the rate that cannot be read now."""
     total = sum(meter.facility_joules.values())
-    due = due_kw_months - booked_kw_months
-    if rules is None or total <= 0.0 or due <= 0.0:
-        return booked_kw_months
-    for key, joules in meter.facility_joules.items():
-        entries.of(row, key).charge("demand", due * rules.price_per_kw_month * joules / total)
-    return due_kw_months
+    result = {name: state for name, state in before.items() if now < state.month_end_seconds}
+    amount = 0.0
+    for rules in policy.demand:
+        state = before.get(rules.name, _NO_DEMAND)
+        for (start, end), joules in meter.spans.items():
+            state = recorded(state, rules, start, end, joules)
+        state = settled(state, rules, open_from)
+        accrued = kw_months(state, rules, now)
+        if total > 0.0 and accrued > state.booked_kw_months:
+            amount += (accrued - state.booked_kw_months) * rules.price_per_kw_month
+            state = replace(state, booked_kw_months=accrued)
+        result[rules.name] = state
+    if amount > 0.0:
+        row = now // ROW_SECONDS * ROW_SECONDS
+        for key, joules in meter.facility_joules.items():
+            entries.of(row, key).charge("demand", amount * joules / total)
+    return result
 
 
 def extend(pending: tuple[Pending, ...], start: float, end: float, shares: Shares) -> tuple[Pending, ...]:

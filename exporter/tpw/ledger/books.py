@@ -328,9 +328,8 @@ class Books:
     served: ServedRows = field(default_factory=dict)
     month_kwh: Mapping[float, float] = field(default_factory=dict)
     """Facility kWh that were priced, by start of the billing month: what the steps of a price count."""
-    demand: Demand = field(default_factory=Demand)
-    demand_kw_months: float = 0.0
-    """How much of the accrued demand is booked."""
+    demand: Mapping[str, Demand] = field(default_factory=dict)
+    """Where the month's peaks stand, by name of the charge."""
     host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)

@@ -77,8 +77,8 @@ class Policy:
     currency: str = ""
     curve: Curve | None = None
     """None: no tariff is configured, so nothing is priced and nothing is counted as unpriced."""
-    demand: DemandRules | None = None
-    """None: demand is not charged."""
+    demand: tuple[DemandRules, ...] = ()
+    """Charges on peaks; each has another name."""
     standing: tuple[Standing, ...] = ()
     months: BillingMonths = field(default_factory=BillingMonths)
     """The contract's billing months."""

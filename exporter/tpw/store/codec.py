@@ -86,33 +86,38 @@ def load_served(text: str) -> Served:
 
 def dump_contract(books: Books) -> str:
     """What the contract's months and peaks have come to."""
-    demand = books.demand
     return _encode(
         {
             "month_kwh": [[start, kwh] for start, kwh in books.month_kwh.items()],
-            "demand_kw_months": books.demand_kw_months,
-            "demand": {
-                "began_seconds": demand.began_seconds,
-                "month_start_seconds": demand.month_start_seconds,
-                "month_end_seconds": demand.month_end_seconds,
-                "peak_watts": demand.peak_watts,
-                "peak_at_seconds": demand.peak_at_seconds,
-                "windows": [[start, joules] for start, joules in demand.windows.items()],
-                "settled_until_seconds": demand.settled_until_seconds,
-                "earlier_peaks_watts": demand.earlier_peaks_watts,
-                "closed_kw_months": demand.closed_kw_months,
+            "peaks": {
+                name: {
+                    "began_seconds": demand.began_seconds,
+                    "month_start_seconds": demand.month_start_seconds,
+                    "month_end_seconds": demand.month_end_seconds,
+                    "peak_watts": demand.peak_watts,
+                    "peak_at_seconds": demand.peak_at_seconds,
+                    "windows": [[start, joules] for start, joules in demand.windows.items()],
+                    "settled_until_seconds": demand.settled_until_seconds,
+                    "earlier_peaks_watts": demand.earlier_peaks_watts,
+                    "closed_kw_months": demand.closed_kw_months,
+                    "booked_kw_months": demand.booked_kw_months,
+                }
+                for name, demand in books.demand.items()
             },
         }
     )
 
 
-def load_contract(text: str) -> tuple[Mapping[float, float], Demand, float]:
-    """(kWh by month, demand, kW-months of demand that are booked)."""
+def load_contract(text: str) -> tuple[Mapping[float, float], Mapping[str, Demand]]:
+    """(kWh by month, peaks by charge)."""
     data = json.loads(text)
-    demand = dict(data.get("demand", {}))
-    demand["windows"] = dict(demand.get("windows", []))
-    demand["earlier_peaks_watts"] = tuple(demand.get("earlier_peaks_watts", []))
-    return dict(data.get("month_kwh", [])), Demand(**demand), data.get("demand_kw_months", 0.0)
+    peaks = {name: _load_demand(state) for name, state in data.get("peaks", {}).items()}
+    return dict(data.get("month_kwh", [])), peaks
+
+
+def _load_demand(state: Mapping[str, Any]) -> Demand:
+    windows, earlier = dict(state.get("windows", [])), tuple(state.get("earlier_peaks_watts", []))
+    return Demand(**{**state, "windows": windows, "earlier_peaks_watts": earlier})
 
 
 def dump_gpu(account: GpuAccount) -> str:

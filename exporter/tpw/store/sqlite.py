@@ -138,7 +138,7 @@ class BooksFile:
         at = float(meta["at_wall_seconds"])
         gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
         open_since = open_from(gpus, at) - ROW_SECONDS
-        month_kwh, demand, demand_kw_months = codec.load_contract(meta.get("contract", "{}"))
+        month_kwh, demand = codec.load_contract(meta.get("contract", "{}"))
         books = Books(
             at=Instant(0.0, at),
             resumed=True,
@@ -160,7 +160,6 @@ class BooksFile:
             served=served_where(self._connection, "start >= ?", (open_since,)),
             month_kwh=month_kwh,
             demand=demand,
-            demand_kw_months=demand_kw_months,
             polls=int(meta.get("polls", "0")),
             polls_skipped=int(meta.get("polls_skipped", "0")),
         )

@@ -1,5 +1,8 @@
 """Demand charges: what the highest quarter-hour of a billing month costs. Pure functions on frozen states.
 
+A contract may have several: one on the month's peak whenever it was, others on the peak of some hours, each by blocks of
+kW. Every one of them is a :class:`DemandRules` of its own with a state of its own; together they are the bill.
+
 The meter's clock cuts time into windows (15 minutes, from the hour on); the mean power of a window is its demand, the
 highest of the month is billed, and with a ratchet at least a fraction of the highest of earlier months. The charge is
 accrued over the month as peak so far x elapsed fraction of the month, in kW-months: both factors only grow, so the total
@@ -13,9 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import floor
+from math import floor, inf
+from typing import Protocol
 
 from tpw.tariff.months import BillingMonths
+
+
+class Hours(Protocol):
+    """Some of the time."""
+
+    def holds(self, month_start_seconds: float, at_seconds: float) -> bool:
+        """Whether a window that starts at this moment counts, in the billing month that starts at that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,13 @@ class DemandRules:
     """How demand is charged."""
 
     price_per_kw_month: float = 0.0
+    name: str = "demand"
+    """Each charge of a contract has another: its state is kept under it."""
+    above_kw: float = 0.0
+    up_to_kw: float = inf
+    """Only the kW between these two are charged: one block of a price by blocks."""
+    hours: Hours | None = None
+    """Only windows that start in these hours count. None: all do."""
     window_seconds: float = 900.0
     ratchet: float = 0.0
     """Fraction of the highest earlier peak that is billed at least."""
@@ -35,6 +53,12 @@ class DemandRules:
         month, month_end = self.months.bounds(at_seconds)
         start = month + floor((at_seconds - month) / self.window_seconds) * self.window_seconds
         return start, min(start + self.window_seconds, month_end)
+
+    def counts(self, at_seconds: float) -> bool:
+        """Whether the window of a moment can raise the peak."""
+        if self.hours is None:
+            return True
+        return self.hours.holds(self.months.bounds(at_seconds)[0], self.window(at_seconds)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +81,8 @@ class Demand:
     """Of the months before, the newest last."""
     closed_kw_months: float = 0.0
     """Billed for months that are over."""
+    booked_kw_months: float = 0.0
+    """How much of what has accrued is in the books."""
 
 
 def recorded(state: Demand, rules: DemandRules, start_seconds: float, end_seconds: float, joules: float) -> Demand:
@@ -78,7 +104,8 @@ def recorded(state: Demand, rules: DemandRules, start_seconds: float, end_second
     while at < end_seconds:
         start, end = rules.window(at)
         until = min(end_seconds, end)
-        windows[start] = windows.get(start, 0.0) + watts * (until - at)
+        if rules.hours is None or rules.hours.holds(rules.months.bounds(at)[0], start):
+            windows[start] = windows.get(start, 0.0) + watts * (until - at)
         at = until
     return replace(state, windows=windows)
 
@@ -144,6 +171,12 @@ def billed_watts(state: Demand, rules: DemandRules, now_seconds: float) -> float
     return max(peak_watts(state, rules, now_seconds), floor_watts)
 
 
+def billed_kw(state: Demand, rules: DemandRules, now_seconds: float) -> float:
+    """Of that demand, what falls into the block of these rules."""
+    kw = billed_watts(state, rules, now_seconds) / 1000.0
+    return max(0.0, min(kw, rules.up_to_kw) - rules.above_kw)
+
+
 def kw_months(state: Demand, rules: DemandRules, now_seconds: float) -> float:
     """What has accrued: bills of the months that are over, and the elapsed part of this one's. Never falls."""
     if state.began_seconds is None:
@@ -151,4 +184,4 @@ def kw_months(state: Demand, rules: DemandRules, now_seconds: float) -> float:
     length = state.month_end_seconds - state.month_start_seconds
     begun = max(state.month_start_seconds, state.began_seconds)
     elapsed = (min(now_seconds, state.month_end_seconds) - begun) / length
-    return state.closed_kw_months + billed_watts(state, rules, now_seconds) / 1000.0 * max(elapsed, 0.0)
+    return state.closed_kw_months + billed_kw(state, rules, now_seconds) * max(elapsed, 0.0)

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from tpw.model import PriceInterval, SourceError
 from tpw.tariff import PriceSource
+from tpw.tariff.contract import Contract
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.spans import least_reliable, merged
 
@@ -42,6 +43,16 @@ class Layers:
             if trouble is not None:
                 return trouble
         return None
+
+    @property
+    def contract(self) -> Contract:
+        """What the sources of the layers charge beside their prices, value added tax on top."""
+        result = Contract()
+        for layer in self._layers:
+            charges: Contract | None = getattr(layer.source, "contract", None)
+            if charges is not None:
+                result = result.plus(charges.times(layer.factor))
+        return result
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """Raises what a layer raises."""

@@ -23,22 +23,6 @@ def tier_at(tiers: Sequence[Tier], used: float) -> Tier:
     return tiers[-1]
 
 
-def cost_between(tiers: Sequence[Tier], used_before: float, used_after: float) -> float:
-    """What the units from ``used_before`` to ``used_after`` cost, each in its tier.
-
-    Costs of neighbouring stretches sum to the cost of the whole, so a month may be booked in any pieces.
-    """
-    total, lower = 0.0, 0.0
-    for index, tier in enumerate(tiers):
-        is_last = index == len(tiers) - 1
-        upper = float("inf") if is_last or tier.upper_bound is None else tier.upper_bound
-        overlap = min(used_after, upper) - max(used_before, lower)
-        if overlap > 0:
-            total += overlap * tier.price
-        lower = upper
-    return total
-
-
 def steps_of(tiers: Sequence[Tier]) -> tuple[tuple[float, float], ...]:
     """The tiers as steps of a price: (bound, by how much the next tier's price differs from this one's)."""
     return tuple(

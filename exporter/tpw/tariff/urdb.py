@@ -10,6 +10,7 @@ adjustment; leaving them out underbills.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,6 +21,8 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff import PriceSource
+from tpw.tariff.contract import Contract
 from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
 from tpw.tariff.spans import merged
@@ -59,8 +62,6 @@ class Rate:
     """One rate, in USD."""
 
     label: str
-    utility: str
-    name: str
     start_seconds: float | None
     end_seconds: float | None
     """None: in force until it is superseded."""
@@ -74,21 +75,15 @@ class Rate:
     """``kW`` nearly always; ``kVA``, ``hp`` and daily units exist."""
     demand_window_minutes: float
     """15 where the rate says nothing."""
-    demand_ratchet: tuple[float, ...]
-    """By month, the fraction of the highest earlier peak that is billed at least; all zero where there is none."""
+    demand_beyond: str
+    """What its demand charges depend on beside the peaks of the month (a ratchet, the utility's own peak), in words;
+    "" where on nothing."""
     fixed_charge: float
     fixed_charge_unit: str
-    minimum_charge: float
-    minimum_charge_unit: str
-
-    @property
-    def is_tiered(self) -> bool:
-        """Whether the price of energy depends on how much was used in the month."""
-        return any(len(tiers) > 1 for tiers in self.energy.periods)
 
 
 class Urdb:
-    """The energy price of a rate. Demand and fixed charges are not per kWh and are not in it.
+    """The energy price of a rate. Demand and fixed charges are not per kWh: see :mod:`tpw.tariff.urdb_charges`.
 
     ``monthly_kwh`` is what the whole meter uses in a month: it says in which tier a further kWh falls. Without it the
     prices of a rate with tiers have steps, by the kWh of the billing month over all periods. Before its first day and
@@ -151,24 +146,84 @@ class Urdb:
         return PriceState.FALLBACK if before or after else PriceState.FINAL
 
 
-@dataclass(frozen=True, slots=True)
 class UrdbReader:
-    """Reads a rate anew from where it is kept, for a feed: a file that was replaced, a rate that was revised."""
+    """Reads a rate anew from where it is kept, for a feed: a file that was replaced, a rate that was revised.
 
-    load: Callable[[], bytes]
-    """The JSON; raises SourceError."""
-    identity: str
-    timezone: str
-    label: str = ""
-    monthly_kwh: float | None = None
-    is_holiday: Callable[[date], bool] | None = None
-    name: str = "urdb"
+    Args:
+        load: gives the JSON; raises SourceError.
+        identity: see Reader.
+        timezone, monthly_kwh, is_holiday: see Urdb.
+        label: which rate, where the JSON holds several.
+        charges: what of a rate is charged beside its prices; raises SourceError.
+        kept: file that keeps the rate over a restart, for its charges: prices are kept by the feed.
+    """
+
+    name = "urdb"
+
+    def __init__(
+        self,
+        load: Callable[[], bytes],
+        identity: str,
+        timezone: str,
+        label: str = "",
+        *,
+        monthly_kwh: float | None = None,
+        is_holiday: Callable[[date], bool] | None = None,
+        charges: Callable[[Rate], Contract] | None = None,
+        kept: Path | None = None,
+    ) -> None:
+        self.identity = identity
+        self.contract = Contract()
+        """Of the rate as it was read last."""
+        self._load, self._label = load, label
+        self._timezone, self._monthly_kwh, self._is_holiday = timezone, monthly_kwh, is_holiday
+        self._charges, self._kept = charges, kept
+        if charges is not None and kept is not None:
+            with contextlib.suppress(OSError, SourceError):  # not there yet, or no longer understood: it is read anew
+                self.contract = charges(parse(kept.read_bytes(), label))
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
-        rate = parse(self.load(), self.label)
-        source = Urdb(rate, self.timezone, monthly_kwh=self.monthly_kwh, is_holiday=self.is_holiday)
+        body = self._load()
+        rate = parse(body, self._label)
+        if self._charges is not None:
+            self.contract = self._charges(rate)
+            self._keep(body)
+        source = Urdb(rate, self._timezone, monthly_kwh=self._monthly_kwh, is_holiday=self._is_holiday)
         return source.intervals(start_seconds, end_seconds)
+
+    def _keep(self, body: bytes) -> None:
+        if self._kept is None:
+            return
+        temporary = self._kept.with_suffix(".new")
+        with contextlib.suppress(OSError):  # it costs the charges after the next restart while the service is down
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(body)
+            temporary.replace(self._kept)
+
+
+class UrdbPrices:
+    """A price source: the prices of a feed around a reader, and the charges that it read."""
+
+    name = "urdb"
+
+    def __init__(self, feed: PriceSource, reader: UrdbReader) -> None:
+        self._feed, self._reader = feed, reader
+
+    @property
+    def trouble(self) -> SourceError | None:
+        """Why the rate cannot be read now."""
+        trouble: SourceError | None = getattr(self._feed, "trouble", None)
+        return trouble
+
+    @property
+    def contract(self) -> Contract:
+        """What the rate costs beside its prices."""
+        return self._reader.contract
+
+    def intervals(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
+        """See PriceSource."""
+        return self._feed.intervals(start_seconds, end_seconds)
 
 
 def from_file(path: str) -> Callable[[], bytes]:
@@ -243,8 +298,6 @@ def _rate(item: Mapping[str, Any]) -> Rate:
     monthly = item.get("fixedmonthlycharge")
     return Rate(
         label=str(item.get("label", "")),
-        utility=str(item.get("utility", "")),
-        name=str(item.get("name", "")),
         start_seconds=_optional(item.get("startdate")),
         end_seconds=_optional(item.get("enddate")),
         energy=energy,
@@ -256,12 +309,31 @@ def _rate(item: Mapping[str, Any]) -> Rate:
         demand=None if not demand_structure else _charges(demand_structure, item, "demand"),
         demand_unit=str(item.get("demandrateunit") or item.get("demandrateunits") or "kW"),
         demand_window_minutes=float(item.get("demandwindow") or 15.0),
-        demand_ratchet=_monthly(item.get("demandratchetpercentage")),
+        demand_beyond=_demand_beyond(item),
         fixed_charge=float(item.get("fixedchargefirstmeter") or monthly or 0.0),
         fixed_charge_unit=str(item.get("fixedchargeunits") or ("$/month" if monthly else "")),
-        minimum_charge=float(item.get("mincharge") or 0.0),
-        minimum_charge_unit=str(item.get("minchargeunits") or ""),
     )
+
+
+_BEYOND = {
+    "demandratchetpercentage": "a ratchet (demandratchetpercentage)",
+    "lookbackpercent": "a look back at earlier peaks (lookbackpercent)",
+    "coincidentratestructure": "a charge on the peak of the utility's grid (coincidentratestructure)",
+    "demandreactivepowercharge": "a charge on reactive power (demandreactivepowercharge)",
+}
+
+
+def _demand_beyond(item: Mapping[str, Any]) -> str:
+    return ", ".join(words for key, words in _BEYOND.items() if _says_a_number(item.get(key)))
+
+
+def _says_a_number(value: Any) -> bool:
+    """Whether there is a number other than 0 in it, at any depth."""
+    if isinstance(value, list):
+        return any(map(_says_a_number, value))
+    if isinstance(value, dict):
+        return any(_says_a_number(value.get(key)) for key in ("rate", "adj"))
+    return value not in (None, "") and float(value) != 0.0
 
 
 def _charges(structure: Sequence[Any], item: Mapping[str, Any], what: str) -> Charges:

@@ -38,11 +38,13 @@ def fetch(request: Request) -> Response:
 
 
 def test_no_carbon_is_no_source() -> None:
-    assert intensity_source(Config()) is None
+    assert intensity_source(Config(), Surroundings()) is None
 
 
 def test_static() -> None:
-    source = intensity_source(load("carbon: {kind: static, grams_per_kwh: 380, basis: average_lifecycle}"))
+    source = intensity_source(
+        load("carbon: {kind: static, grams_per_kwh: 380, basis: average_lifecycle}"), Surroundings()
+    )
     assert source is not None
     assert source.basis is Basis.AVERAGE_LIFECYCLE
     assert source.intervals(0, 10) == (Intensity(0, 10, 380.0),)

@@ -23,7 +23,7 @@ CONTRACT = CAPTURES / "config" / "good" / "contract.yaml"
 
 
 def price_at(text: str, moment: str) -> float:
-    source = price_source(load(text))
+    source = price_source(load(text), Surroundings())
     assert source is not None
     at = datetime.fromisoformat(moment).timestamp()
     [interval] = source.intervals(at, at + 1)
@@ -31,8 +31,8 @@ def price_at(text: str, moment: str) -> float:
 
 
 def test_no_tariff_is_no_source() -> None:
-    assert price_source(Config()) is None
-    assert price_source(load("tariff: {currency: EUR}")) is None
+    assert price_source(Config(), Surroundings()) is None
+    assert price_source(load("tariff: {currency: EUR}"), Surroundings()) is None
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,11 @@ def test_holidays_listed() -> None:
 
 def test_demand_rules() -> None:
     config = load((CAPTURES / "config" / "good" / "carbon.yaml").read_text())
-    assert demand_rules(config) == DemandRules(
+    (rules,) = demand_rules(config)
+    assert rules == DemandRules(
         price_per_kw_month=24.37, window_seconds=1800, ratchet=0.8, ratchet_months=11, months=BillingMonths("UTC", 15)
     )
-    assert demand_rules(Config()) is None
+    assert demand_rules(Config()) == ()
 
 
 def test_standing_charges() -> None:
@@ -116,7 +117,7 @@ def test_blocks_are_steps_of_the_month_with_value_added_tax() -> None:
               - {above_kwh: 300, price_per_kwh: 0.18}
           grid: {price_per_kwh: 0.05}
     """
-    source = price_source(load(text))
+    source = price_source(load(text), Surroundings())
     assert source is not None
     change = datetime.fromisoformat("2026-03-02T23:00+00:00").timestamp()
     before, after = source.intervals(change - 3600, change + 3600)

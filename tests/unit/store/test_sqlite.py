@@ -28,8 +28,13 @@ from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy
 from tpw.model import Gpu, Instant, State
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
+from tpw.tariff.demand import DemandRules
 
-POLICY = Policy(currency="EUR", curve=Steps((0.3, -0.1, None), 2.0))
+POLICY = Policy(
+    currency="EUR",
+    curve=Steps((0.3, -0.1, None), 2.0),
+    demand=(DemandRules(3.0, window_seconds=2.0), DemandRules(5.0, "upper", above_kw=0.2, window_seconds=60.0)),
+)
 
 
 def kept(books: Books) -> Books:

@@ -36,7 +36,7 @@ def refusal(text: str, label: str = "") -> SourceError:
 
 def test_rate_of_smud_is_read_whole() -> None:
     rate = parse(CAPTURE.read_bytes())
-    assert (rate.label, rate.utility) == ("68c0cb49d7afaa668b0dc6fc", "Sacramento Municipal Utility District")
+    assert rate.label == "68c0cb49d7afaa668b0dc6fc"
     assert rate.start_seconds == FROM_MAY_2025
     assert rate.end_seconds is None
     assert [tiers[0].price for tiers in rate.energy.periods] == pytest.approx([0.1445, 0.1189, 0.0768, 0.2370, 0.1154])
@@ -45,7 +45,7 @@ def test_rate_of_smud_is_read_whole() -> None:
     assert [tiers[0].price for tiers in rate.demand.periods] == [0.0, 11.609]
     assert (rate.demand_window_minutes, rate.demand_unit, rate.flat_demand_unit) == (15.0, "kW", "kW")
     assert (rate.fixed_charge, rate.fixed_charge_unit) == (3897.4, "$/month")
-    assert rate.is_tiered is False
+    assert rate.demand_beyond == ""
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,6 @@ def test_fuel_adjustment_of_the_month_is_added() -> None:
 def test_tier_follows_from_the_use_of_the_month() -> None:
     tiers = [{"rate": 0.30, "max": 1000}, {"rate": 0.20, "max": 5000, "adj": 0.01}, {"rate": 0.10, "max": 7}]
     rate = parse(changed(energyratestructure=[tiers] * 5))
-    assert rate.is_tiered is True
     day = date(2026, 1, 14)
     prices = [Urdb(rate, ZONE, monthly_kwh=kwh).price_at(day, 9) for kwh in (0, 999, 1000, 4999, 5000, 1e9)]
     assert prices == pytest.approx([0.30, 0.30, 0.21, 0.21, 0.10, 0.10])
@@ -147,7 +146,7 @@ def test_rate_without_weekend_has_the_weekday_every_day() -> None:
 def test_rate_is_chosen_by_its_label() -> None:
     other = {**item(), "label": "0" * 24, "name": "another"}
     both = json.dumps({"items": [item(), other]})
-    assert parse(both, "0" * 24).name == "another"
+    assert parse(both, "0" * 24).label == "0" * 24
     assert "2 rates" in refusal(both).detail
     assert refusal(both, "1" * 24).reason is Reason.ABSENT
 

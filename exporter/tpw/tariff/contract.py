@@ -1,0 +1,30 @@
+"""What a contract costs beside its price per kWh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tpw.model import Standing
+from tpw.tariff.demand import DemandRules
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Charges on peaks and standing charges, as the source of the prices tells them."""
+
+    demand: tuple[DemandRules, ...] = ()
+    standing: tuple[Standing, ...] = ()
+
+    def times(self, factor: float) -> Contract:
+        """With value added tax."""
+        return Contract(
+            tuple(replace(each, price_per_kw_month=each.price_per_kw_month * factor) for each in self.demand),
+            tuple(
+                replace(each, per_month=each.per_month * factor, per_day=each.per_day * factor)
+                for each in self.standing
+            ),
+        )
+
+    def plus(self, other: Contract) -> Contract:
+        """Both together."""
+        return Contract((*self.demand, *other.demand), (*self.standing, *other.standing))

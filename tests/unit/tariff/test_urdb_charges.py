@@ -1,0 +1,304 @@
+"""Peaks and fixed charges of a rate: read from it, counted by hours, kept over a restart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpw.config import load
+from tpw.config.feeds import Surroundings
+from tpw.config.prices import price_source
+from tpw.model import Reason, SourceError, Standing
+from tpw.snapshot import DemandNow, demand_now
+from tpw.tariff.contract import Contract
+from tpw.tariff.demand import Demand, DemandRules, billed_kw, kw_months, recorded, settled
+from tpw.tariff.fetch import Request, Response
+from tpw.tariff.layers import Layers
+from tpw.tariff.months import BillingMonths
+from tpw.tariff.urdb import parse
+from tpw.tariff.urdb_charges import contract_of
+
+CAPTURE = Path(__file__).parents[2] / "captures" / "tariff" / "urdb-smud-ci-tod4-2025.json"
+ZONE = "America/Los_Angeles"
+MONTHS = BillingMonths(ZONE)
+BOTH = frozenset({"demand", "fixed"})
+
+
+def item(**changes: object) -> str:
+    found: dict[str, Any] = json.loads(CAPTURE.read_text())["items"][0]
+    return json.dumps({**found, **changes})
+
+
+def charges(months: BillingMonths = MONTHS, wanted: frozenset[str] = BOTH, **changes: object) -> Contract:
+    return contract_of(parse(item(**changes)), wanted, months, ZONE)
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(ZONE)).timestamp()
+
+
+def month_of(rules: tuple[DemandRules, ...], begin: str, end: str, *loads: tuple[str, float]) -> dict[str, float]:
+    """Money by charge, of a month with a quarter-hour of so many kW at these moments, and nothing else."""
+    bills = {}
+    for each in rules:
+        state = recorded(Demand(), each, at(begin), at(begin) + 900, 0.0)
+        for moment, kw in loads:
+            state = recorded(state, each, at(moment), at(moment) + 900, kw * 1000 * 900)
+        state = settled(state, each, at(end))
+        bills[each.name.removeprefix("68c0cb49d7afaa668b0dc6fc ")] = (
+            kw_months(state, each, at(end)) * each.price_per_kw_month
+        )
+    return bills
+
+
+def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> None:
+    contract = charges()
+    assert contract.standing == (Standing("fixed", per_month=3897.4),)
+    assert [(each.price_per_kw_month, each.window_seconds) for each in contract.demand] == [
+        (5.539, 900.0),
+        (11.609, 900.0),
+    ]
+    loads = [("2026-07-08T11:00", 1500.0), ("2026-07-14T17:00", 1200.0), ("2026-07-18T17:00", 1300.0)]
+    bills = month_of(contract.demand, "2026-07-01", "2026-08-01", *loads)
+    assert bills == pytest.approx({"peak 0": 1500 * 5.539, "period 1": 1200 * 11.609})
+    january = [(moment.replace("07-", "01-"), kw) for moment, kw in loads]
+    bills = month_of(contract.demand, "2026-01-01", "2026-02-01", *january)
+    assert bills == pytest.approx({"peak 0": 1500 * 5.539, "period 1": 0.0})
+
+
+def test_only_what_is_wanted_is_charged() -> None:
+    assert charges(wanted=frozenset()) == Contract()
+    assert charges(wanted=frozenset({"fixed"})).demand == ()
+    assert charges(wanted=frozenset({"demand"})).standing == ()
+
+
+def test_blocks_of_kw_are_charged_each_at_its_price() -> None:
+    """24.368 for the first 100 kW and 17.031 beyond: 250 kW are 2436.80 and 2554.65."""
+    tiers = [{"rate": 24.0, "adj": 0.368, "max": 100}, {"rate": 17.031}]
+    rules = charges(flatdemandstructure=[tiers], demandratestructure=None).demand
+    bills = month_of(rules, "2026-03-01", "2026-04-01", ("2026-03-09T09:00", 250.0))
+    assert bills == pytest.approx({"peak 0 block 0": 2436.80, "peak 0 block 1": 150 * 17.031})
+    bills = month_of(rules, "2026-03-01", "2026-04-01", ("2026-03-09T09:00", 60.0))
+    assert bills == pytest.approx({"peak 0 block 0": 60 * 24.368, "peak 0 block 1": 0.0})
+
+
+def test_a_season_is_that_of_the_calendar_month_in_which_a_billing_month_begins() -> None:
+    """From 15 May to 15 June the winter price alone, from then on that of summer: no peak is paid for twice."""
+    months = BillingMonths(ZONE, 15)
+    rules = charges(
+        months,
+        flatdemandstructure=[[{"rate": 5.0}], [{"rate": 8.0}]],
+        flatdemandmonths=[0] * 5 + [1] * 4 + [0] * 3,
+        demandratestructure=None,
+    ).demand
+    loads = [("2026-05-20T09:00", 100.0), ("2026-06-10T09:00", 120.0)]
+    assert month_of(rules, "2026-05-15", "2026-06-15", *loads) == pytest.approx({"peak 0": 600.0, "peak 1": 0.0})
+    loads = [("2026-06-20T09:00", 100.0)]
+    assert month_of(rules, "2026-06-15", "2026-07-15", *loads) == pytest.approx({"peak 0": 0.0, "peak 1": 800.0})
+
+
+def test_holidays_have_the_hours_of_a_weekend() -> None:
+    christmas = date(2026, 7, 14)
+    rules = contract_of(parse(item()), BOTH, MONTHS, ZONE, {christmas}.__contains__).demand
+    bills = month_of(rules, "2026-07-01", "2026-08-01", ("2026-07-14T17:00", 1200.0), ("2026-07-15T17:00", 800.0))
+    assert bills["period 1"] == pytest.approx(800 * 11.609)
+
+
+@pytest.mark.parametrize(
+    ("unit", "charge", "standing"),
+    [
+        ("$/month", 30.0, Standing("fixed", per_month=30.0)),
+        ("$/year", 120.0, Standing("fixed", per_month=10.0)),
+        ("$/day", 0.5, Standing("fixed", per_day=0.5)),
+    ],
+)
+def test_fixed_charge_in_each_unit(unit: str, charge: float, standing: Standing) -> None:
+    found = charges(wanted=frozenset({"fixed"}), fixedchargefirstmeter=charge, fixedchargeunits=unit)
+    assert found.standing == (standing,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"flatDemandUnits": "kVA"}, "per kVA"),
+        ({"demandrateunit": "hp"}, "per hp"),
+        ({"demandrateunit": "kW daily"}, "per kW daily"),
+        ({"demandratchetpercentage": [0.0] * 11 + [0.5]}, "a ratchet"),
+        ({"lookbackpercent": 0.8}, "earlier peaks"),
+        ({"coincidentratestructure": [[{"rate": 3.0}]]}, "utility's grid"),
+        ({"demandreactivepowercharge": 0.3}, "reactive power"),
+        ({"flatdemandstructure": [[{"rate": -1.0}]]}, "pays 1 back"),
+        ({"fixedchargeunits": "$/furlong"}, "$/furlong"),
+        ({"fixedchargeunits": ""}, "without a unit"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_and_says_what_to_write(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(SourceError) as raised:
+        charges(**changes)
+    assert raised.value.reason is Reason.UNSUPPORTED
+    assert words in raised.value.detail
+    assert "out of `charges`" in raised.value.hint
+    parse(item(**changes))  # as a price alone it is fine
+
+
+@pytest.mark.parametrize("nothing", [{"demandratchetpercentage": [0.0] * 12}, {"coincidentratestructure": [[{}]]}])
+def test_what_is_there_and_says_nothing_is_no_obstacle(nothing: dict[str, object]) -> None:
+    assert len(charges(**nothing).demand) == 2
+
+
+# ------------------------------------------------------------------------------------------ through the file, over restarts
+
+
+class World:
+    """A service that can be down."""
+
+    def __init__(self) -> None:
+        self.now = at("2026-07-14T12:00")
+        self.body: bytes | None = CAPTURE.read_bytes()
+
+    def fetch(self, request: Request) -> Response:
+        if self.body is None:
+            raise SourceError(Reason.UNREACHABLE, "nobody there")
+        return Response(200, self.body)
+
+    def source(self, directory: Path, charged: str = "[demand, fixed]", more: str = "") -> Layers:
+        (directory / "key").write_text("k")
+        text = f"""
+            tariff:
+              currency: USD
+              timezone: {ZONE}
+              vat: 0.10
+              energy: {{kind: urdb, label: 68c0cb49d7afaa668b0dc6fc, api_key_file: key, charges: {charged}{more}}}
+        """
+        found = price_source(
+            load(text, str(directory / "tpw.yaml")),
+            Surroundings(lambda: self.now, self.fetch, directory / "prices", 0.0),
+        )
+        assert found is not None
+        return found
+
+
+def test_contract_has_value_added_tax_as_the_price_has(tmp_path: Path) -> None:
+    world = World()
+    source = world.source(tmp_path)
+    assert source.contract == Contract()
+    source.intervals(world.now, world.now + 60)
+    assert [each.price_per_kw_month for each in source.contract.demand] == pytest.approx([5.539 * 1.1, 11.609 * 1.1])
+    assert source.contract.standing == (Standing("fixed", per_month=pytest.approx(3897.4 * 1.1)),)
+    included = world.source(tmp_path, more=", includes_vat: true")
+    included.intervals(world.now, world.now + 60)
+    assert included.contract.standing == (Standing("fixed", per_month=3897.4),)
+    without = world.source(tmp_path, charged="[]")
+    without.intervals(world.now, world.now + 60)
+    assert without.contract == Contract()
+
+
+def test_contract_is_known_after_a_restart_while_the_service_is_down(tmp_path: Path) -> None:
+    world = World()
+    first = world.source(tmp_path)
+    first.intervals(world.now, world.now + 60)
+    world.body = None
+    again = world.source(tmp_path)
+    assert [replace(each, hours=None) for each in again.contract.demand] == [
+        replace(each, hours=None) for each in first.contract.demand
+    ]
+    assert again.intervals(world.now, world.now + 60)
+    assert again.trouble is not None
+    assert len(again.contract.demand) == 2
+
+
+def test_rate_whose_charges_cannot_be_followed_has_no_price(tmp_path: Path) -> None:
+    world = World()
+    world.body = item(demandrateunit="kVA").encode()
+    with pytest.raises(SourceError, match="per kVA"):
+        world.source(tmp_path).intervals(world.now, world.now + 60)
+    assert world.source(tmp_path, charged="fixed").intervals(world.now, world.now + 60)
+
+
+# ------------------------------------------------------------------------------------------------------ where it stands now
+
+
+def test_what_is_shown_is_the_peak_that_is_raised_first_and_what_a_kw_more_costs() -> None:
+    rules = charges().demand
+    states = {}
+    for each in rules:
+        state = recorded(Demand(), each, at("2026-07-08T11:00"), at("2026-07-08T11:15"), 900 * 1_500_000.0)
+        state = recorded(state, each, at("2026-07-13T17:00"), at("2026-07-13T17:15"), 900 * 900_000.0)
+        states[each.name] = recorded(state, each, at("2026-07-14T17:00"), at("2026-07-14T17:10"), 600 * 950_000.0)
+    assert demand_now(rules, states, at("2026-07-14T17:10")) == DemandNow(
+        pytest.approx(950_000.0), 900_000.0, pytest.approx(5.539 + 11.609)
+    )
+    assert demand_now(rules, states, at("2026-07-15T11:05")) == DemandNow(None, 1_500_000.0, 5.539)
+    assert demand_now(rules, {}, at("2026-07-15T11:05")) is None
+    assert demand_now((), states, at("2026-07-15T11:05")) is None
+
+
+# ---------------------------------------------------------------------------------------------------------- by brute force
+
+
+@st.composite
+def rates(draw: st.DrawFn) -> dict[str, object]:
+    """Rates with two periods by hours, two seasons, blocks."""
+    day = st.lists(st.integers(0, 1), min_size=24, max_size=24)
+    tiers = draw(st.sampled_from([[{"rate": 3.0}], [{"rate": 7.0, "max": 50}, {"rate": 2.0}]]))
+    return {
+        "demandratestructure": [[{"rate": draw(st.sampled_from([0.0, 4.0]))}], tiers],
+        "demandweekdayschedule": [draw(day)] * 6 + [draw(day)] * 6,
+        "demandweekendschedule": [draw(day)] * 12,
+        "flatdemandstructure": [[{"rate": 5.0}], tiers],
+        "flatdemandmonths": [draw(st.integers(0, 1)) for _ in range(12)],
+    }
+
+
+def priced(tiers: list[dict[str, float]], kw: float) -> float:
+    """Kilowatt by block."""
+    money, lower = 0.0, 0.0
+    for tier in tiers:
+        upper = tier.get("max", float("inf"))
+        money += tier["rate"] * max(0.0, min(kw, upper) - lower)
+        lower = upper
+    return money
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rates(),
+    st.sampled_from(["2026-03-01", "2026-11-01", "2026-07-01"]),
+    st.lists(st.tuples(st.integers(0, 27 * 96), st.floats(0, 300)), min_size=1, max_size=12),
+)
+def test_law_a_months_bill_is_that_of_its_quarter_hours_one_by_one(
+    changes: dict[str, Any], begin: str, loads: list[tuple[int, float]]
+) -> None:
+    """Over the months in which the clock changes, too: which period a quarter-hour belongs to is looked up for each."""
+    start = at(begin)
+    end = MONTHS.bounds(start)[1]
+    kw: dict[int, float] = {}
+    for quarter, more in loads:
+        kw[quarter] = kw.get(quarter, 0.0) + more
+
+    bill = 0.0
+    for rules in charges(wanted=frozenset({"demand"}), **changes).demand:
+        state = recorded(Demand(), rules, start, start + 1, 0.0)
+        for quarter, more in loads:
+            state = recorded(state, rules, start + quarter * 900, start + quarter * 900 + 900, more * 1000 * 900)
+        assert billed_kw(state, rules, end) >= 0.0
+        bill += kw_months(settled(state, rules, end), rules, end) * rules.price_per_kw_month
+
+    by_period: dict[int, float] = {}
+    month = datetime.fromtimestamp(start, UTC).astimezone(ZoneInfo(ZONE)).month - 1
+    for quarter, load_kw in kw.items():
+        moment = datetime.fromtimestamp(start + quarter * 900, UTC).astimezone(ZoneInfo(ZONE))
+        which = "demandweekendschedule" if moment.weekday() >= 5 else "demandweekdayschedule"
+        period = changes[which][month][moment.hour]
+        by_period[period] = max(by_period.get(period, 0.0), load_kw)
+    expected = priced(changes["flatdemandstructure"][changes["flatdemandmonths"][month]], max(kw.values()))
+    expected += sum(priced(changes["demandratestructure"][period], peak) for period, peak in by_period.items())
+    assert bill == pytest.approx(expected, rel=1e-9, abs=1e-9)

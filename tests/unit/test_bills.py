@@ -1,0 +1,197 @@
+"""Bills of public tariffs, computed by hand, against what the books come to: from the file to the counters.
+
+The prices of the feeds are invented, their form is the one of the service; the industrial rate is a real one. What is
+computed here is computed without the exporter's own arithmetic of tariffs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from math import fsum
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tpw import assembly
+from tpw.config import load
+from tpw.config.feeds import Surroundings
+from tpw.config.prices import price_source
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books
+from tpw.ledger.rows import without_closed
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
+from tpw.outlook import Facts, Outlook
+from tpw.polling import SourceLife
+from tpw.tariff.curve import PriceCurve
+from tpw.tariff.fetch import Request, Response
+
+CAPTURES = Path(__file__).parents[1] / "captures" / "tariff"
+SITE = Gpu("SITE", 0, max_power_watts=1e7)
+"""Everything the exporter sees, as one board."""
+
+
+def local(text: str, zone: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def metered(start: float, end: float, step: float, watts: Callable[[float], float]) -> Iterator[Tick]:
+    """A counter that is read every ``step``; what is drawn from a tick to the next is ``watts`` of the first."""
+    joules, at = 1e6, start
+    while at <= end:
+        sample = GpuSample(SITE.uuid, at, energy_joules=joules, power_watts=watts(at))
+        yield Tick(Instant(at, at), AcceleratorReading((SITE,), (sample,)))
+        joules, at = joules + watts(at) * step, at + step
+
+
+def cost(books: Books, component: str) -> float:
+    return fsum(posting.cost.get(component, 0.0) for posting in books.postings.values())
+
+
+# ------------------------------------------------------------------------------------------------- an industrial rate, July
+
+
+ZONE = "America/Los_Angeles"
+JULY, AUGUST = local("2026-07-01T00:00", ZONE), local("2026-08-01T00:00", ZONE)
+
+
+def site_watts(at: float) -> float:
+    """800 kW, 1500 kW for half an hour of a morning, 1200 kW for an hour of an afternoon when energy is dear."""
+    if local("2026-07-08T11:00", ZONE) <= at < local("2026-07-08T11:30", ZONE):
+        return 1_500_000.0
+    if local("2026-07-14T17:00", ZONE) <= at < local("2026-07-14T18:00", ZONE):
+        return 1_200_000.0
+    return 800_000.0
+
+
+@pytest.mark.parametrize("step", [900.0, 300.0])
+def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step: float) -> None:
+    """CI-TOD4 of the Sacramento Municipal Utility District, July 2026; the third, when the fourth is celebrated, is listed.
+
+    Hours: 22 working days of five dear hours (16 to 21) are 110, of 744 hours 634 are left.
+    """
+    (tmp_path / "rate.json").write_bytes((CAPTURES / "urdb-smud-ci-tod4-2025.json").read_bytes())
+    config = load(
+        """
+        facility: {host_share: false}
+        tariff:
+          currency: USD
+          timezone: America/Los_Angeles
+          energy: {kind: urdb, file: rate.json, holidays: [2026-07-03], charges: [demand, fixed]}
+        """,
+        str(tmp_path / "tpw.yaml"),
+    )
+    clock = [JULY]
+    outlook = Outlook(config, lambda name: SourceLife(name, wall=lambda: clock[0]), lambda: clock[0])
+    policy = Policy()
+    by_hours = {"dear": 0.0, "other": 0.0}
+    money = dict(by_hours)
+    books, before, spent = Books(), 0.0, 0.0
+    for tick in metered(JULY, AUGUST, step, site_watts):
+        now = clock[0] = tick.at.wall_seconds
+        if (now - JULY) % 86400 == 0:
+            policy = assembly.policy(config, outlook.ask(now))
+        books = without_closed(advance(books, tick, policy))
+        posting = fsum(each.facility_joules for each in books.postings.values())
+        moment = datetime.fromtimestamp(now - step, ZoneInfo(ZONE))
+        dear = 16 <= moment.hour < 21 and moment.weekday() < 5 and moment.day != 3
+        by_hours["dear" if dear else "other"] += (posting - before) / 3.6e6
+        money["dear" if dear else "other"] += cost(books, "energy") - spent
+        before, spent = posting, cost(books, "energy")
+
+    assert by_hours["dear"] == pytest.approx(110 * 800 + 1 * 400)
+    assert by_hours["other"] == pytest.approx(634 * 800 + 0.5 * 700)
+    assert money["dear"] == pytest.approx(88_400 * (0.2367 + 0.0003)) == pytest.approx(20_950.80)
+    assert money["other"] == pytest.approx(507_550 * (0.1151 + 0.0003)) == pytest.approx(58_571.27)
+    assert cost(books, "demand") == pytest.approx(1500 * 5.539 + 1200 * 11.609) == pytest.approx(8_308.50 + 13_930.80)
+    assert cost(books, "fixed") == pytest.approx(3_897.40)
+    bill = fsum(sum(each.cost.values()) - each.credit for each in books.postings.values())
+    assert bill == pytest.approx(105_658.77)
+
+
+# ----------------------------------------------------------------------------------------------------------- days of a feed
+
+
+def of_a_day(
+    tmp_path: Path, tariff: str, capture: str, start: float, end: float, watts: Callable[[float], float]
+) -> Books:
+    """The books of a day under a tariff whose service answers with a capture."""
+    (tmp_path / "token").write_text("t")
+    asked: list[Request] = []
+
+    def fetch(request: Request) -> Response:
+        asked.append(request)
+        return Response(200, (CAPTURES / capture).read_bytes())
+
+    config = load(f"facility: {{host_share: false}}\ntariff: {tariff}", str(tmp_path / "tpw.yaml"))
+    source = price_source(config, Surroundings(lambda: start + 3600, fetch, jitter=0.0))
+    assert source is not None
+    policy = assembly.policy(config, Facts(PriceCurve.of(source.intervals(start, end))))
+    books = Books()
+    for tick in metered(start, end, 300.0, watts):
+        books = advance(books, tick, policy)
+    assert len(asked) == 1
+    return books
+
+
+def test_a_day_of_a_hundred_quarter_hours_with_a_negative_price(tmp_path: Path) -> None:
+    """25 hours of 10 kW, 2.5 kWh at each of a hundred prices of the auction; network and levies on top, then 19 %."""
+    zone = "Europe/Berlin"
+    start, end = local("2026-10-25T00:00", zone), local("2026-10-26T00:00", zone)
+    points = re.findall(
+        r"<position>(\d+)</position>\s*<price.amount>([-\d.]+)<", (CAPTURES / "entsoe-autumn-100.xml").read_text()
+    )
+    told = {int(position): float(price) for position, price in points}
+    spot: list[float] = []
+    for position in range(1, 101):
+        spot.append(told.get(position, spot[-1] if spot else 0.0))
+    quarters = [2.5 * (price / 1000 + 0.045 + 0.0105) * 1.19 for price in spot]
+
+    books = of_a_day(
+        tmp_path,
+        """{currency: EUR, timezone: Europe/Berlin, vat: 0.19, energy: {kind: entsoe, area: DE-LU, token_file: token},
+            grid: {price_per_kwh: 0.045}, levies: {price_per_kwh: 0.0105}}""",
+        "entsoe-autumn-100.xml",
+        start,
+        end,
+        lambda at: 10_000.0,
+    )
+
+    (posting,) = books.postings.values()
+    assert posting.facility_joules == pytest.approx(250 * 3.6e6)
+    assert posting.cost["energy"] == pytest.approx(fsum(each for each in quarters if each > 0), rel=1e-9)
+    assert posting.credit == pytest.approx(-fsum(each for each in quarters if each < 0), rel=1e-9)
+    assert min(quarters) < 0 < posting.credit
+    for (start_of, row), quarter in zip(sorted(books.rows.items()), quarters, strict=True):
+        (of_row,) = row.values()
+        assert of_row.cost["energy"] - of_row.credit == pytest.approx(quarter, rel=1e-9), start_of
+
+
+def test_a_day_of_agile_with_value_added_tax(tmp_path: Path) -> None:
+    """48 half-hours of 4 kW, 2 kWh at each price: with 5 % on top, what the service's own prices with VAT come to."""
+    rates = json.loads((CAPTURES / "octopus-agile.json").read_text())["results"]
+    day = sorted(
+        (each for each in rates if each["payment_method"] != "NON_DIRECT_DEBIT"), key=lambda e: e["valid_from"]
+    )
+    start = datetime.fromisoformat(day[0]["valid_from"]).timestamp()
+    end = datetime.fromisoformat(day[-1]["valid_to"]).timestamp()
+    assert (len(day), end - start) == (48, 86400.0)
+
+    books = of_a_day(
+        tmp_path,
+        "{currency: GBP, vat: 0.05, energy: {kind: octopus, tariff_code: E-1R-AGILE-24-10-01-C}}",
+        "octopus-agile.json",
+        start,
+        end,
+        lambda at: 4_000.0,
+    )
+
+    (posting,) = books.postings.values()
+    without = fsum(2 * each["value_exc_vat"] / 100 for each in day)
+    assert posting.cost["energy"] - posting.credit == pytest.approx(without * 1.05, rel=1e-9)
+    with_vat = fsum(2 * each["value_inc_vat"] / 100 for each in day)
+    assert posting.cost["energy"] - posting.credit == pytest.approx(with_vat, abs=48 * 2 * 0.00005 / 100)
