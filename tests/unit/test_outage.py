@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from math import cos, fsum
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -231,7 +232,7 @@ def test_when_the_feed_is_back_what_waited_costs_what_it_would_have_cost(outage:
 
 def test_no_counter_falls_meanwhile(outage: Course) -> None:
     moments = sorted(outage.pages)
-    for before, after in zip(moments, moments[1:], strict=False):
+    for before, after in pairwise(moments):
         for key, value in outage.pages[before].items():
             if key[0].endswith("_total"):
                 assert outage.pages[after][key] >= value, key

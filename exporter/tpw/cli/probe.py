@@ -15,7 +15,9 @@ from tpw.app import CurrencyError, Daemon
 from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems
 from tpw.cli.holders import Holder, holders
+from tpw.cli.surroundings import print_surroundings, surroundings
 from tpw.config.problems import ConfigError
+from tpw.config.schema import Config
 from tpw.model import HostMethod
 from tpw.snapshot import Snapshot
 
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     daemon.look()
     time.sleep(min(1.0, config.polling.interval))
     daemon.look_again()
-    seen = look(daemon.snapshot, daemon.holders())
+    seen = look(daemon.snapshot, daemon.holders(), config)
     daemon.stop()
     if arguments.json:
         print(json.dumps(seen, indent=2))
@@ -58,14 +60,13 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     return 0 if seen["gpus"] or seen["servers"] else 1
 
 
-def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None]) -> dict[str, Any]:
+def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], config: Config) -> dict[str, Any]:
     """What a snapshot tells, and who holds the GPUs, as plain values."""
     books = snapshot.books
     owners: dict[str, list[str]] = {}
     for name, server in books.servers.items():
         for uuid in server.gpus:
             owners.setdefault(uuid, []).append(name)
-    price = snapshot.prices.now
     return {
         "gpus": [
             {
@@ -116,9 +117,7 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None]) -> dict
             }
             for server in books.servers.values()
         ],
-        "price": None
-        if price is None
-        else {"per_kwh": price.price_per_kwh, "currency": snapshot.prices.currency, "state": str(price.state)},
+        **surroundings(snapshot, config),
         "missing": [
             {"source": source.name, "detail": source.detail, "hint": source.hint}
             for source in snapshot.sources
@@ -172,11 +171,10 @@ def _print(seen: dict[str, Any]) -> None:
         print(
             f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus} ({server['attribution']})"
         )
-    price = seen["price"]
-    print(
-        "price: not known" if price is None else f"price: {price['per_kwh']} {price['currency']}/kWh ({price['state']})"
-    )
+    print_surroundings(seen)
     for missing in seen["missing"]:
+        if missing["source"] in {"tariff", "carbon", "pue"} and not missing["hint"]:
+            continue  # told above
         print(f"missing: {missing['source']}: {missing['detail']}")
         if missing["hint"]:
             print(f"         {missing['hint']}")

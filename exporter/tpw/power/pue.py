@@ -48,7 +48,7 @@ class PueQuery:
         if not isinstance(document, dict) or document.get("status") != "success":
             told = document.get("error", "") if isinstance(document, dict) else ""
             raise SourceError(Reason.MALFORMED, f"the query of the PUE failed: {told or f'HTTP {answer.status}'}")
-        value = _number(document.get("data") or {})
+        value = _number(document.get("data"))
         if not LOWEST <= value <= HIGHEST:
             raise SourceError(
                 Reason.MALFORMED,
@@ -62,8 +62,10 @@ class PueQuery:
         self._site.close()
 
 
-def _number(data: dict[str, Any]) -> float:
-    kind, result = data.get("resultType"), data.get("result") or []
+def _number(data: Any) -> float:
+    kind, result = (data.get("resultType"), data.get("result")) if isinstance(data, dict) else (None, None)
+    if not isinstance(result, list):
+        raise SourceError(Reason.MALFORMED, "the answer to the query of the PUE holds no result")
     if kind == "vector" and not result:
         raise SourceError(
             Reason.ABSENT, "the query of the PUE gives no series", "check facility.pue.query, and the target behind it"
@@ -75,7 +77,9 @@ def _number(data: dict[str, Any]) -> float:
     try:
         value = float(result[1] if kind == "scalar" else result[0]["value"][1])
     except (LookupError, TypeError, ValueError) as error:
-        raise SourceError(Reason.MALFORMED, f"the query of the PUE gives a {kind}, not a number") from error
+        raise SourceError(
+            Reason.MALFORMED, f"the query of the PUE gives a {kind}, not one number", "check facility.pue.query"
+        ) from error
     if not math.isfinite(value):
         raise SourceError(Reason.ABSENT, f"the query of the PUE gives {value}", "check facility.pue.query")
     return value

@@ -1,0 +1,69 @@
+"""What ``probe`` tells of the price, the carbon and the PUE of now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tpw.config.carbon import KINDS as INTENSITIES
+from tpw.config.schema import Config, PueQuery
+from tpw.config.tariff import LAYERS
+from tpw.snapshot import Snapshot
+
+
+def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
+    """Price, carbon and PUE: what they are now, where that is from, and why there is nothing better."""
+    why_not = {source.name: source.detail for source in snapshot.sources if not source.up}
+    price, carbon, pue = snapshot.prices.now, snapshot.carbon, config.facility.pue
+    layer = config.tariff.energy
+    return {
+        "price": None
+        if layer is None
+        else {
+            "per_kwh": None if price is None else price.price_per_kwh,
+            "currency": snapshot.prices.currency,
+            "state": "missing" if price is None else str(price.state),
+            "source": _kind(LAYERS, layer),
+            "why_not": why_not.get("tariff", ""),
+        },
+        "carbon": None
+        if config.carbon is None
+        else {
+            "grams_per_kwh": None if carbon is None else carbon.grams_per_kwh,
+            "basis": None if carbon is None else carbon.basis,
+            "source": _kind(INTENSITIES, config.carbon),
+            "why_not": why_not.get("carbon", ""),
+        },
+        "pue": {
+            "ratio": snapshot.pue,
+            "source": "query" if isinstance(pue, PueQuery) and "pue" not in why_not else "configuration",
+            "why_not": why_not.get("pue", ""),
+        },
+    }
+
+
+def _kind(kinds: Mapping[str, type], settings: object) -> str:
+    return next(kind for kind, of in kinds.items() if of is type(settings))
+
+
+def print_surroundings(seen: Mapping[str, Any]) -> None:
+    """In three lines at most."""
+    price, carbon, pue = seen["price"], seen["carbon"], seen["pue"]
+    if price is None:
+        print("price: no tariff is configured")
+    elif price["per_kwh"] is None:
+        print(f"price: not known, from {price['source']}{_because(price)}")
+    else:
+        told = f"{price['per_kwh']:g} {price['currency']}/kWh ({price['state']})"
+        print(f"price: {told}, from {price['source']}{_because(price)}")
+    if carbon is not None and carbon["grams_per_kwh"] is None:
+        print(f"carbon: not known, from {carbon['source']}{_because(carbon)}")
+    elif carbon is not None:
+        print(
+            f"carbon: {carbon['grams_per_kwh']:g} g/kWh ({carbon['basis']}), from {carbon['source']}{_because(carbon)}"
+        )
+    print(f"PUE: {pue['ratio']:g}, from the {pue['source']}{_because(pue)}")
+
+
+def _because(what: Mapping[str, Any]) -> str:
+    return f"; now: {what['why_not']}" if what["why_not"] else ""
