@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import fsum
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
-from tpw.app import Daemon
+from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
 from tpw.model import PriceInterval
 from tpw.power.simulated import SimulatedMeter
+from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 
@@ -237,3 +240,162 @@ def test_a_reload_leaves_a_driver_alone_that_was_let_go_of(monkeypatch: pytest.M
 
     assert (before, kept, len(opened)) == (1, 1, 2)
     daemon.stop()
+
+
+# ----------------------------------------------------------------------------------------- reloads on a clock that stands
+
+
+WALL = 1781524800.0  # 2026-06-15T12:00Z
+
+CONTRACT = dedent(
+    """
+    tariff:
+      currency: EUR
+      timezone: Europe/Berlin
+      energy: {price_per_kwh: 0.20, blocks: [{above_kwh: 0.001, price_per_kwh: 0.40}]}
+      demand: {price_per_kw_month: 12}
+      fixed: {per_month: 100}
+"""
+)
+
+OTHERS = {
+    "another price": "tariff: {currency: EUR, energy: {price_per_kwh: 0.9}}",
+    "value added tax": "tariff: {currency: EUR, vat: 0.19, energy: {price_per_kwh: 0.2}}",
+    "a lower one": "tariff: {currency: EUR, energy: {price_per_kwh: -0.5}}",
+    "by the clock": """
+        tariff:
+          currency: EUR
+          timezone: Europe/Berlin
+          energy: {kind: time_of_use, price_per_kwh: 0.1, zones: [{hours: "15:00-17:00", price_per_kwh: 0.7}]}
+        """,
+    "a feed that knows nothing": "tariff: {currency: EUR, energy: {kind: intervals, file: /nowhere, time: t, price: p}}",
+    "no tariff": "tariff: {currency: EUR}",
+    "nothing": "",
+    "another PUE": CONTRACT + "facility: {pue: 1.5}",
+    "a PUE that nobody tells": CONTRACT + "facility: {pue: {url: 'http://127.0.0.1:1', query: q, fallback: 2}}",
+    "another month": CONTRACT.replace("fixed:", "billing_day: 10\n  fixed:"),
+    "other charges": CONTRACT.replace("12}", "24, window: 30m}").replace("100}", "300}"),
+}
+
+
+class Standing:
+    """A daemon whose clocks stand until they are moved: between two ticks nothing is used."""
+
+    def __init__(self, directory: Path, text: str) -> None:
+        self.seconds = 5000.0
+        somebody = frozenset({1})
+        meter = SimulatedMeter(2, lambda: self.seconds, holders=lambda: {0: somebody, 1: somebody})
+        self.daemon = Daemon(
+            self.config(text),
+            BooksFile(directory, lambda: WALL + self.seconds),
+            clock=lambda: self.seconds,
+            wall=lambda: WALL + self.seconds,
+            accelerators=[meter],
+        )
+
+    @staticmethod
+    def config(text: str) -> Config:
+        head = """
+            host: {meters: []}
+            discovery: {processes: false}
+            servers: [{name: big, gpus: [0], model: m}]
+        """
+        return load(dedent(head) + dedent(text))
+
+    def pass_time(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.daemon.look_again()
+
+    def sum(self, what: str) -> float:
+        postings = self.daemon.snapshot.books.postings.values()
+        if what in {"joules", "facility_joules", "credit", "unpriced_joules"}:
+            return fsum(getattr(posting, what) for posting in postings)
+        return fsum(posting.cost.get(what, 0.0) for posting in postings)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> None:
+    there = Standing(tmp_path, CONTRACT)
+    daemon = there.daemon
+    daemon.look()
+    for _ in range(40):
+        there.pass_time(30.0)
+    before = daemon.snapshot.books
+    assert there.sum("energy") > 0.0
+    assert there.sum("demand") > 0.0
+    assert there.sum("fixed") > 0.0
+    assert len(before.rows) >= 1
+
+    reload(daemon, there.config(OTHERS[name]))
+    daemon.look_again()
+    after = daemon.snapshot.books
+    assert after.postings == before.postings
+    assert after.rows == before.rows
+    assert after.month_kwh == before.month_kwh
+    assert after.demand == before.demand or not daemon._policy.demand
+
+    energy, facility = there.sum("energy"), there.sum("facility_joules")
+    for _ in range(20):
+        there.pass_time(30.0)
+    used = there.sum("facility_joules") - facility
+    assert used > 0.0
+    paid = there.sum("energy") - energy
+    if name in {"another price", "value added tax", "by the clock"}:
+        price = {"another price": 0.9, "value added tax": 0.2 * 1.19, "by the clock": 0.7}[name]
+        assert paid == pytest.approx(used / 3.6e6 * price, rel=1e-9)
+    daemon.stop()
+
+
+@pytest.mark.parametrize(("name", "pue"), [("another PUE", 1.5), ("a PUE that nobody tells", 2.0)])
+def test_another_pue_holds_for_what_comes(tmp_path: Path, name: str, pue: float) -> None:
+    there = Standing(tmp_path, CONTRACT)
+    there.daemon.look()
+    there.pass_time(30.0)
+    assert there.sum("facility_joules") == pytest.approx(there.sum("joules"))
+    reload(there.daemon, there.config(OTHERS[name]))
+    joules, facility = there.sum("joules"), there.sum("facility_joules")
+    there.pass_time(30.0)
+    assert there.sum("facility_joules") - facility == pytest.approx((there.sum("joules") - joules) * pue)
+    there.daemon.stop()
+
+
+def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp_path: Path) -> None:
+    there = Standing(tmp_path, CONTRACT)
+    daemon = there.daemon
+    daemon.look()
+    there.pass_time(30.0)
+    before = daemon.snapshot.books
+    dollars = there.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}")
+
+    with pytest.raises(CurrencyError) as raised:
+        daemon.reload(dollars)
+    assert str(raised.value) == (
+        "tariff.currency is USD, but the books in the state directory hold EUR: money in them would be relabelled."
+        " Keep the currency, or give a new --state.dir."
+    )
+    daemon.look_again()
+    assert daemon.snapshot.config_reload_successful is False
+    assert daemon.snapshot.books.postings == before.postings
+    assert daemon.snapshot.books.currency == "EUR"
+    energy, facility = there.sum("energy"), there.sum("facility_joules")
+    there.pass_time(30.0)
+    assert there.sum("energy") - energy == pytest.approx((there.sum("facility_joules") - facility) / 3.6e6 * 0.4), (
+        "the contract that was in force still is"
+    )
+    daemon.stop()
+
+    file = BooksFile(tmp_path)
+    with pytest.raises(CurrencyError, match="hold EUR"):
+        Daemon(dollars, file, accelerators=[SimulatedMeter(1)])
+    file.close()
+
+
+def test_a_currency_may_be_changed_while_there_is_no_money_in_the_books(tmp_path: Path) -> None:
+    there = Standing(tmp_path, "tariff: {currency: EUR}")
+    there.daemon.look()
+    there.pass_time(30.0)
+    reload(there.daemon, there.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}"))
+    there.pass_time(30.0)
+    assert there.daemon.snapshot.books.currency == "USD"
+    assert there.sum("energy") > 0.0
+    there.daemon.stop()

@@ -1,0 +1,153 @@
+"""What is asked from outside: what is down leaves what it said, or its fallback, and says so; what probe tells of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.pageserver import Asked, PageServer, answer
+from tpw import assembly
+from tpw.app import Daemon
+from tpw.cli import probe
+from tpw.config import load
+from tpw.config.schema import Config
+from tpw.exposition.families import families
+from tpw.outlook import Outlook
+from tpw.polling import SourceLife
+from tpw.power.simulated import SimulatedMeter
+
+NOW = 1781524800.0  # 2026-06-15T12:00Z
+
+
+@dataclass
+class Facility:
+    """A Prometheus that knows a PUE, a list of prices and one of intensities; each can be down."""
+
+    pue: str | None = "1.25"
+    prices: list[dict[str, float]] | None = field(default_factory=lambda: [{"t": NOW - 3600, "v": 0.2}])
+    grams: list[dict[str, float]] | None = field(default_factory=lambda: [{"t": NOW - 3600, "v": 380.0}])
+
+    def __call__(self, asked: Asked) -> bytes:
+        if asked.path.startswith("/api/v1/query"):
+            if self.pue is None:
+                return answer("", status=503)
+            value = {"resultType": "scalar", "result": [NOW, self.pue]}
+            return answer(json.dumps({"status": "success", "data": value}))
+        rows = self.prices if asked.path == "/prices" else self.grams
+        return answer("gone", status=500) if rows is None else answer(json.dumps(rows))
+
+
+def config(url: str, directory: Path, more: str = "") -> Config:
+    rows = "time: t, time_format: unix, resolution: 6h"
+    return load(
+        f"""
+        host: {{meters: []}}
+        discovery: {{processes: false}}
+        state: {{dir: {directory}}}
+        facility: {{pue: {{url: '{url}', query: pue, fallback: 1.4}}}}
+        tariff: {{currency: EUR, energy: {{kind: intervals, url: '{url}/prices', price: v, {rows}{more}}}}}
+        carbon: {{kind: intervals, url: '{url}/grams', value: v, {rows}, basis: average_direct}}
+        """
+    )
+
+
+def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path: Path) -> None:
+    """Nobody knows for how long the last one would have held."""
+    facility = Facility()
+    with PageServer(facility) as server, capture_logs() as log:
+        settings = config(server.url, tmp_path)
+        outlook = Outlook(settings, lambda name: SourceLife(name, wall=lambda: NOW), lambda: NOW)
+        assert outlook.facts.pue == 1.4, "nothing was asked yet"
+        assert outlook.ask(NOW).pue == 1.25
+        assert assembly.policy(settings, outlook.facts).pue == 1.25
+        for broken in (None, "NaN", "0.3"):
+            facility.pue = broken
+            assert outlook.ask(NOW).pue == 1.4
+            status = next(each for each in outlook.statuses() if each.name == "pue")
+            assert (status.up, bool(status.detail)) == (False, True)
+        facility.pue = "1.27"
+        assert outlook.ask(NOW).pue == 1.27
+        assert all(each.up for each in outlook.statuses())
+        outlook.close()
+    assert [entry["event"] for entry in log if entry.get("source") == "pue"].count("source up") == 2
+    assert [entry["reason"] for entry in log if entry["event"] == "source down"] == ["malformed", "absent", "malformed"]
+
+
+def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> None:
+    facility = Facility(prices=None)
+    with PageServer(facility) as server:
+        outlook = Outlook(config(server.url, tmp_path), lambda name: SourceLife(name, wall=lambda: NOW), lambda: NOW)
+        facts = outlook.ask(NOW)
+        outlook.close()
+    assert facts.pue == 1.25
+    assert facts.intensities is not None
+    assert facts.intensities.at(NOW) is not None
+    assert facts.carbon_basis == "average_direct"
+    assert facts.curve is not None
+    assert facts.curve.at(NOW) is None
+    assert [(each.name, each.up) for each in outlook.statuses()] == [("tariff", False), ("carbon", True), ("pue", True)]
+
+
+def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
+    with PageServer(Facility(pue=None, grams=None)) as server:
+        daemon = Daemon(config(server.url, tmp_path), wall=lambda: NOW, accelerators=[SimulatedMeter(1)])
+        daemon.look()
+        daemon.stop()
+    page = {metric.name: dict(samples) for metric, samples in families(daemon.snapshot)}
+    up = {name[0]: value for name, value in page["tpw_source_up"].items()}
+    assert (up["tariff"], up["carbon"], up["pue"]) == (1.0, 0.0, 0.0)
+    assert page["tpw_facility_pue_ratio"] == {(): 1.4}
+
+
+# -------------------------------------------------------------------------------------------------------------------- probe
+
+
+def probed(settings: Config, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, object], str]:
+    daemon = Daemon(settings, wall=lambda: NOW, accelerators=[SimulatedMeter(1)])
+    daemon.look()
+    seen = probe.look(daemon.snapshot, daemon.holders(), settings)
+    daemon.stop()
+    probe._print(seen)
+    return json.loads(json.dumps(seen)), capsys.readouterr().out
+
+
+def test_probe_tells_price_carbon_and_pue_and_where_they_are_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with PageServer(Facility()) as server:
+        seen, printed = probed(config(server.url, tmp_path), capsys)
+    assert seen["price"] == {"per_kwh": 0.2, "currency": "EUR", "state": "final", "source": "intervals", "why_not": ""}
+    assert seen["carbon"] == {
+        "grams_per_kwh": 380.0,
+        "basis": "average_direct",
+        "source": "intervals",
+        "why_not": "",
+    }
+    assert seen["pue"] == {"ratio": 1.25, "source": "query", "why_not": ""}
+    assert "price: 0.2 EUR/kWh (final), from intervals\n" in printed
+    assert "carbon: 380 g/kWh (average_direct), from intervals\n" in printed
+    assert "PUE: 1.25, from the query\n" in printed
+
+
+def test_probe_tells_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with PageServer(Facility(None, None, None)) as server:
+        _, printed = probed(config(server.url, tmp_path), capsys)
+        _, fallen_back = probed(config(server.url, tmp_path, ", fallback_price_per_kwh: 0.3"), capsys)
+    gone = f"; now: {server.url}/{{}} answered HTTP 500: gone\n"
+    assert f"price: not known, from intervals{gone.format('prices')}" in printed
+    assert f"carbon: not known, from intervals{gone.format('grams')}" in printed
+    assert "PUE: 1.4, from the configuration; now: " in printed
+    assert f"price: 0.3 EUR/kWh (fallback), from intervals{gone.format('prices')}" in fallen_back
+
+
+def test_probe_without_tariff_carbon_or_query(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load("{host: {meters: []}, discovery: {processes: false}, facility: {pue: 1.3}}")
+    seen, printed = probed(settings, capsys)
+    assert (seen["price"], seen["carbon"]) == (None, None)
+    assert "price: no tariff is configured\n" in printed
+    assert "PUE: 1.3, from the configuration\n" in printed
+    assert "carbon" not in printed
