@@ -134,7 +134,13 @@ PRESETS: Mapping[str, Preset] = {
     # The common interface of Swiss utilities (EKZ, Groupe E, CKW ...): the utility's address is given as url.
     "swiss": Preset(
         "",
-        Layout(price="integrated[unit=CHF_kWh].value", time="start_timestamp", end="end_timestamp", rows=("prices",)),
+        Layout(
+            price="integrated[unit=CHF_kWh].value",
+            time="start_timestamp",
+            end="end_timestamp",
+            rows=("prices",),
+            timezone="",
+        ),
         ("CHF",),
         publication=Publication("Europe/Zurich", time(18, 0)),
     ),
@@ -149,6 +155,7 @@ PRESETS: Mapping[str, Preset] = {
                 "data.viewer.homes[{area}].currentSubscription.priceInfo.tomorrow",
             ),
             resolution_seconds=900.0,
+            timezone="",
         ),
         ("EUR", "NOK", "SEK"),
         areas="the number of the home, 0 for the first",

@@ -48,7 +48,7 @@ class Layout:
     time_format: str = "iso"
     """``iso``, ``unix`` (seconds), ``unix_ms``, or a pattern such as ``%d.%m.%Y %H:%M``."""
     timezone: str = "UTC"
-    """Zone of stamps that name none."""
+    """Zone of stamps that name none; "" where such a stamp is refused, because guessing would shift every price."""
     ignores_offset: bool = False
     """The offset or Z in the stamps is wrong: they are local to ``timezone`` whatever they say."""
     per_mwh: bool = False
@@ -168,7 +168,7 @@ class _Clock:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._zone = ZoneInfo(layout.timezone)
+        self._zone = ZoneInfo(layout.timezone) if layout.timezone else None
         self._last = float("-inf")
 
     def seconds(self, stamp: Any) -> float:
@@ -197,6 +197,8 @@ class _Clock:
         return self.reading(first).replace(tzinfo=None) > self.reading(last).replace(tzinfo=None)
 
     def _local(self, reading: datetime, stamp: str) -> float:
+        if self._zone is None:
+            raise ValueError(f"{stamp} names no time zone")
         first = reading.replace(tzinfo=self._zone, fold=0)
         second = reading.replace(tzinfo=self._zone, fold=1)
         if first.astimezone(UTC).astimezone(self._zone).replace(tzinfo=None) != reading:

@@ -1,0 +1,435 @@
+"""Every feed against everything that feeds do: a table of feeds by cases, with nothing left out.
+
+Bodies are written here in the form of each service, for local days of 23, 24 and 25 hours, and read through its reader; the
+captures beside it (test_bodies, test_carbon) hold what was written down once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tpw.carbon.electricity_maps import ElectricityMaps
+from tpw.carbon.intervals import InGrams
+from tpw.carbon.uk import Uk
+from tpw.carbon.watttime import GRAMS_PER_KWH, WattTime
+from tpw.model import PriceInterval, Reason, SourceError
+from tpw.tariff.entsoe import Entsoe
+from tpw.tariff.feed import Reader
+from tpw.tariff.fetch import Fetch, Request, Response
+from tpw.tariff.intervals import PRESETS, FromAddress
+from tpw.tariff.layout import Layout
+from tpw.tariff.octopus import Octopus
+from tpw.tariff.prometheus import FromPrometheus
+from tpw.tariff.spans import clipped, merged
+
+BERLIN = ZoneInfo("Europe/Berlin")
+DAYS = {"92": "2026-03-29", "96": "2026-06-15", "100": "2026-10-25"}
+"""Quarter-hours of a local day -> the day."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number as the service tells it; None where it tells that it has none."""
+
+    start: float
+    end: float
+    number: float | None
+
+
+Rows = Sequence[Row]
+Stamp = Callable[[float], str]
+
+
+def zulu(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def offset(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, BERLIN).isoformat(timespec="minutes")
+
+
+def bare(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def entsoe(rows: Rows, stamp: Stamp) -> bytes:
+    """Curve type A01: what is left out is missing. A period from the first to the last."""
+    first, last = rows[0].start, rows[-1].end
+    points = "".join(
+        f"<Point><position>{round((row.start - first) / 900) + 1}</position>"
+        + ("" if row.number is None else f"<price.amount>{row.number}</price.amount>")
+        + "</Point>"
+        for row in rows
+    )
+    return (
+        '<Publication_MarketDocument xmlns="urn:iec62325.351:tc57wg16:451-3:publicationdocument:7:3"><TimeSeries>'
+        "<currency_Unit.name>EUR</currency_Unit.name><price_Measure_Unit.name>MWH</price_Measure_Unit.name>"
+        f"<curveType>A01</curveType><Period><timeInterval><start>{stamp(first)}</start><end>{stamp(last)}</end>"
+        f"</timeInterval><resolution>PT15M</resolution>{points}</Period></TimeSeries></Publication_MarketDocument>"
+    ).encode()
+
+
+def octopus(rows: Rows, stamp: Stamp) -> bytes:
+    """Newest first."""
+    results = [
+        {
+            "value_exc_vat": row.number,
+            "valid_from": stamp(row.start),
+            "valid_to": stamp(row.end),
+            "payment_method": None,
+        }
+        for row in reversed(rows)
+    ]
+    return json.dumps({"count": len(rows), "next": None, "previous": None, "results": results}).encode()
+
+
+def energy_charts(rows: Rows, stamp: Stamp) -> bytes:
+    return json.dumps({"unix_seconds": [row.start for row in rows], "price": [row.number for row in rows]}).encode()
+
+
+def energidataservice(rows: Rows, stamp: Stamp) -> bytes:
+    records = [{"TimeUTC": stamp(row.start), "PriceArea": "DK1", "DayAheadPriceDKK": row.number} for row in rows]
+    return json.dumps({"total": len(rows), "records": records}).encode()
+
+
+def awattar(rows: Rows, stamp: Stamp) -> bytes:
+    data = [
+        {"start_timestamp": row.start * 1000, "end_timestamp": row.end * 1000, "marketprice": row.number}
+        for row in rows
+    ]
+    return json.dumps({"object": "list", "data": data}).encode()
+
+
+def elering(rows: Rows, stamp: Stamp) -> bytes:
+    return json.dumps({"data": {"ee": [{"timestamp": row.start, "price": row.number} for row in rows]}}).encode()
+
+
+def swiss(rows: Rows, stamp: Stamp) -> bytes:
+    prices = [
+        {
+            "start_timestamp": stamp(row.start),
+            "end_timestamp": stamp(row.end),
+            "integrated": [{"unit": "CHF_m", "value": 9}, {"unit": "CHF_kWh", "value": row.number}],
+        }
+        for row in rows
+    ]
+    return json.dumps({"prices": prices}).encode()
+
+
+def tibber(rows: Rows, stamp: Stamp) -> bytes:
+    told = [{"total": row.number, "startsAt": stamp(row.start), "currency": "NOK"} for row in rows]
+    info = {"priceInfo": {"today": told[: len(told) // 2], "tomorrow": told[len(told) // 2 :]}}
+    return json.dumps({"data": {"viewer": {"homes": [{"currentSubscription": info}]}}}).encode()
+
+
+def own_json(rows: Rows, stamp: Stamp) -> bytes:
+    return json.dumps([{"t": stamp(row.start), "p": row.number} for row in rows]).encode()
+
+
+def own_csv(rows: Rows, stamp: Stamp) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["t", "p"])
+    writer.writerows([[stamp(row.start), "" if row.number is None else row.number] for row in rows])
+    return text.getvalue().encode()
+
+
+def prometheus(rows: Rows, stamp: Stamp) -> bytes:
+    values = [[row.start, "NaN" if row.number is None else repr(row.number)] for row in rows]
+    data = {"resultType": "matrix", "result": [{"metric": {}, "values": values}]}
+    return json.dumps({"status": "success", "data": data}).encode()
+
+
+def uk(rows: Rows, stamp: Stamp) -> bytes:
+    data = [
+        {"from": stamp(row.start), "to": stamp(row.end), "intensity": {"forecast": row.number, "actual": row.number}}
+        for row in rows
+    ]
+    return json.dumps({"data": data}).encode()
+
+
+def electricity_maps(rows: Rows, stamp: Stamp) -> bytes:
+    history = [{"datetime": stamp(row.start), "carbonIntensity": row.number} for row in rows]
+    return json.dumps({"zone": "DE", "history": history, "temporalGranularity": "hourly"}).encode()
+
+
+def watttime(rows: Rows, stamp: Stamp) -> bytes:
+    data = [{"point_time": stamp(row.start), "value": row.number} for row in rows]
+    return json.dumps({"data": data, "meta": {"units": "lbs_co2_per_mwh"}}).encode()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A feed: its reader, its form, how long its intervals are, and what of the cases is otherwise with it."""
+
+    reader: Callable[[Fetch, str], Reader]
+    body: Callable[[Rows, Stamp], bytes]
+    step: float = 900.0
+    factor: float = 0.001
+    """From its numbers to those per kWh."""
+    stamp: Stamp | None = zulu
+    """How it writes times. None: as numbers, which are of no zone."""
+    without_number: str = "missing"
+    """A row whose number is null: time without a number, or ``refused``."""
+    without_zone: str = "refused"
+    """A time that names no zone: ``refused``, or ``utc`` where the service says so, or the configuration does."""
+
+
+def preset(name: str, area: str = "", currency: str = "EUR") -> Callable[[Fetch, str], Reader]:
+    def reader(fetch: Fetch, secret: str) -> Reader:
+        token = secret if PRESETS[name].needs_token else None
+        return PRESETS[name].reader(area, currency, fetch, "https://utility.example/prices", token)
+
+    return reader
+
+
+def own(**layout: object) -> Callable[[Fetch, str], Reader]:
+    table = Layout(price="p", time="t", per_mwh=True, **layout)  # type: ignore[arg-type]
+    return lambda fetch, secret: FromAddress("https://list.example/", table, fetch)
+
+
+NUMBERS = {"stamp": None, "without_zone": "numbers"}
+
+FEEDS: dict[str, Service] = {
+    "entsoe": Service(lambda fetch, secret: Entsoe("DE-LU", secret, "EUR", fetch), entsoe, without_number="refused"),
+    "octopus": Service(
+        lambda fetch, secret: Octopus("E-1R-AGILE-24-10-01-C", fetch), octopus, 1800, 0.01, without_number="refused"
+    ),
+    "energy_charts": Service(preset("energy_charts", "DE-LU"), energy_charts, stamp=None),
+    "energidataservice": Service(
+        preset("energidataservice", "DK1", "DKK"), energidataservice, stamp=bare, without_zone="utc"
+    ),
+    "awattar_de": Service(preset("awattar_de"), awattar, stamp=None),
+    "awattar_at": Service(preset("awattar_at"), awattar, 3600, stamp=None),
+    "elering": Service(preset("elering", "ee"), elering, stamp=None),
+    "swiss": Service(preset("swiss", currency="CHF"), swiss, factor=1.0, stamp=offset),
+    "tibber": Service(preset("tibber", "0", "NOK"), tibber, factor=1.0, stamp=offset),
+    "json": Service(own(), own_json, without_zone="utc"),
+    "csv": Service(own(is_csv=True), own_csv, without_zone="utc"),
+    "prometheus": Service(
+        lambda fetch, secret: FromPrometheus("https://p.example", "price", fetch, 900.0, 0.001), prometheus, stamp=None
+    ),
+    "uk": Service(lambda fetch, secret: Uk(fetch), uk, 1800, 1.0),
+    "electricity_maps": Service(
+        lambda fetch, secret: ElectricityMaps("DE", secret, fetch), electricity_maps, 3600, 1.0
+    ),
+    "watttime": Service(
+        lambda fetch, secret: WattTime("CAISO_NORTH", secret, fetch, lambda: 0.0),
+        watttime,
+        300,
+        GRAMS_PER_KWH,
+        without_number="refused",
+    ),
+    "carbon list": Service(
+        lambda fetch, secret: InGrams(FromAddress("https://list.example/", Layout("p", "t"), fetch), "lb/MWh"),
+        own_json,
+        factor=GRAMS_PER_KWH,
+        without_zone="utc",
+    ),
+}
+
+
+def test_no_preset_is_missing() -> None:
+    assert set(PRESETS) < set(FEEDS)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> str:
+    (tmp_path / "secret").write_text("user:password")
+    return str(tmp_path / "secret")
+
+
+def answering(response: Response) -> Fetch:
+    """Everything is answered alike, but for what comes before and after the numbers of WattTime."""
+
+    def fetch(request: Request) -> Response:
+        if request.url.endswith("/login"):
+            return Response(200, b'{"token": "t"}')
+        if "/forecast?" in request.url:
+            return Response(200, b'{"data": [], "meta": {"units": "lbs_co2_per_mwh"}}')
+        return response
+
+    return fetch
+
+
+def day_of(service: Service, day: str) -> list[Row]:
+    """Numbers of a local day: a quarter of them negative, some alike in a row."""
+    start = datetime.fromisoformat(day).replace(tzinfo=BERLIN)
+    end = datetime.combine(start.date() + timedelta(days=1), start.time(), BERLIN)
+    begin, length = start.timestamp(), end.timestamp() - start.timestamp()
+    numbers = random.Random(day)
+    rows, number = [], 0.0
+    for n in range(round(length / service.step)):
+        if n % 3 != 1:
+            number = float(numbers.randint(-60, 200))
+        rows.append(Row(begin + n * service.step, begin + (n + 1) * service.step, number))
+    return rows
+
+
+def read(service: Service, rows: Rows, secret: str, stamp: Stamp | None = None) -> Sequence[PriceInterval]:
+    body = service.body(rows, stamp or service.stamp or zulu)
+    start, end = rows[0].start, rows[-1].end
+    found = service.reader(answering(Response(200, body)), secret).read(start, end)
+    return clipped(found, start, end)
+
+
+def shape(intervals: Sequence[PriceInterval]) -> list[tuple[float, float, float]]:
+    """Without how reliable they are: a service has its own words for that."""
+    plain = merged(
+        PriceInterval(each.start_seconds, each.end_seconds, round(each.price_per_kwh, 9)) for each in intervals
+    )
+    return [(each.start_seconds, each.end_seconds, each.price_per_kwh) for each in plain]
+
+
+def told(service: Service, rows: Rows) -> list[tuple[float, float, float]]:
+    """What the rows say, row by row."""
+    return shape(
+        [PriceInterval(row.start, row.end, row.number * service.factor) for row in rows if row.number is not None]
+    )
+
+
+every_feed = pytest.mark.parametrize("name", FEEDS)
+
+
+@every_feed
+@pytest.mark.parametrize("quarters", DAYS)
+def test_a_local_day_is_read_to_its_true_length_negative_numbers_too(name: str, quarters: str, secret: str) -> None:
+    service = FEEDS[name]
+    rows = day_of(service, DAYS[quarters])
+    found = shape(read(service, rows, secret))
+    assert found == told(service, rows)
+    assert sum(end - start for start, end, _ in found) / 900 == int(quarters)
+    assert min(number for _, _, number in found) < 0
+
+
+@every_feed
+def test_rows_that_are_missing_are_time_without_a_number(name: str, secret: str) -> None:
+    """Two rows of the twice-told hour are gone, and one at noon."""
+    service = FEEDS[name]
+    rows = day_of(service, DAYS["100"])
+    at = round(3 * 3600 / service.step)
+    rows = [row for n, row in enumerate(rows) if n not in {at, at + 1, 3 * at}]
+    assert shape(read(service, rows, secret)) == told(service, rows)
+
+
+@every_feed
+def test_a_row_without_a_number_is_the_same_or_refused(name: str, secret: str) -> None:
+    service = FEEDS[name]
+    rows = [
+        Row(row.start, row.end, None if n == 3 else row.number) for n, row in enumerate(day_of(service, DAYS["96"]))
+    ]
+    if service.without_number == "refused":
+        with pytest.raises(SourceError) as raised:
+            read(service, rows, secret)
+        assert raised.value.reason is Reason.MALFORMED
+    else:
+        assert shape(read(service, rows, secret)) == told(service, rows)
+
+
+@every_feed
+def test_times_with_an_offset_are_the_moments_they_name(name: str, secret: str) -> None:
+    service = FEEDS[name]
+    rows = day_of(service, DAYS["100"])
+    if service.stamp is None:
+        assert service.body(rows, zulu) == service.body(rows, offset)
+    assert shape(read(service, rows, secret, offset)) == told(service, rows)
+
+
+@every_feed
+def test_times_without_a_zone_are_refused_but_where_the_service_says_which(name: str, secret: str) -> None:
+    service = FEEDS[name]
+    rows = day_of(service, DAYS["96"])
+    if service.stamp is None:
+        assert service.body(rows, zulu) == service.body(rows, bare)
+    elif service.without_zone == "utc":
+        assert shape(read(service, rows, secret, bare)) == told(service, rows)
+    else:
+        with pytest.raises(SourceError, match="names no time zone") as raised:
+            read(service, rows, secret, bare)
+        assert raised.value.reason is Reason.MALFORMED
+
+
+@every_feed
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.95])
+def test_a_body_that_ends_early_is_refused(name: str, share: float, secret: str) -> None:
+    service = FEEDS[name]
+    rows = day_of(service, DAYS["96"])
+    body = service.body(rows, service.stamp or zulu)
+    reader = service.reader(answering(Response(200, body[: int(len(body) * share)])), secret)
+    with pytest.raises(SourceError) as raised:
+        reader.read(rows[0].start, rows[-1].end)
+    assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET}
+
+
+def test_a_csv_that_ends_early_at_the_end_of_a_line_is_the_part_that_it_is(secret: str) -> None:
+    """Nothing in it tells that it is not whole; over HTTP its length does."""
+    service = FEEDS["csv"]
+    rows = day_of(service, DAYS["96"])
+    lines = service.body(rows, zulu).splitlines(keepends=True)
+    reader = service.reader(answering(Response(200, b"".join(lines[:41]))), secret)
+    assert shape(reader.read(rows[0].start, rows[-1].end)) == told(service, rows[:40])
+
+
+ACKNOWLEDGEMENT = (Path(__file__).parents[2] / "captures" / "tariff" / "entsoe-acknowledgement.xml").read_bytes()
+
+ANSWERS: dict[str, tuple[Response, set[Reason]]] = {
+    "204": (Response(204, b""), {Reason.NOT_YET}),
+    "HTTP 401": (Response(401, b"no"), {Reason.UNAUTHORIZED}),
+    "HTTP 404": (Response(404, b"no"), {Reason.ABSENT}),
+    "HTTP 429": (Response(429, b"slow down"), {Reason.BROKEN}),
+    "HTTP 500": (Response(500, b"<h1>sorry</h1>"), {Reason.BROKEN}),
+    "acknowledgement": (Response(200, ACKNOWLEDGEMENT), {Reason.MALFORMED, Reason.NOT_YET}),
+    "page": (Response(200, b"<!DOCTYPE html><html><body>Please log in</body></html>"), {Reason.MALFORMED}),
+    "10 MB of garbage": (Response(200, bytes(range(256)) * 40_000), {Reason.MALFORMED}),
+    "7 MB of garbage": (Response(200, bytes(range(1, 256)) * 28_000), {Reason.MALFORMED}),
+    "nothing": (Response(200, b""), {Reason.MALFORMED}),
+    "null": (Response(200, b"null"), {Reason.MALFORMED, Reason.NOT_YET}),
+    "number": (Response(200, b"42"), {Reason.MALFORMED}),
+    "empty list": (Response(200, b"[]"), {Reason.MALFORMED, Reason.NOT_YET}),
+    "empty object": (Response(200, b"{}"), {Reason.MALFORMED, Reason.NOT_YET}),
+    "nested": (Response(200, b"[" * 200_000), {Reason.MALFORMED}),
+}
+
+
+@every_feed
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_that_holds_no_numbers_is_a_reason_and_never_a_number(name: str, answer: str, secret: str) -> None:
+    response, reasons = ANSWERS[answer]
+    reader = FEEDS[name].reader(answering(response), secret)
+    with pytest.raises(SourceError) as raised:
+        reader.read(1781481600.0, 1781568000.0)
+    assert raised.value.reason in reasons
+    assert len(raised.value.detail) < 500
+
+
+@every_feed
+def test_a_service_that_cannot_be_reached_says_so(name: str, secret: str) -> None:
+    def nobody(request: Request) -> Response:
+        raise SourceError(Reason.UNREACHABLE, f"{request.address} cannot be reached")
+
+    with pytest.raises(SourceError) as raised:
+        FEEDS[name].reader(nobody, secret).read(1781481600.0, 1781568000.0)
+    assert raised.value.reason is Reason.UNREACHABLE
+
+
+def test_an_end_that_is_null_is_until_further_notice(secret: str) -> None:
+    """Of the services only Octopus has such ends; a list of one's own may."""
+    start, end = 1781481600.0, 1781568000.0
+    results = [{"value_exc_vat": 20.0, "valid_from": zulu(start - 9e6), "valid_to": None, "payment_method": None}]
+    agile = FEEDS["octopus"].reader(answering(Response(200, json.dumps({"results": results}).encode())), secret)
+    assert shape(agile.read(start, end)) == [(start, end, 0.2)]
+    rows = [{"t": zulu(start), "e": zulu(start + 3600), "p": 1}, {"t": zulu(start + 3600), "e": None, "p": 2}]
+    table = FromAddress(
+        "https://list.example/", Layout("p", "t", "e"), answering(Response(200, json.dumps(rows).encode()))
+    )
+    assert shape(table.read(start, end)) == [(start, start + 3600, 1.0), (start + 3600, end, 2.0)]
