@@ -8,7 +8,7 @@ network charges and levies are added as layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from pathlib import Path
 from urllib.parse import quote
@@ -181,7 +181,6 @@ class FromAddress:
     """``Name: value`` lines."""
     body: str = ""
     name: str = "intervals"
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -191,9 +190,7 @@ class FromAddress:
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
         url = self.url.replace("{start}", self._stamp(start_seconds)).replace("{end}", self._stamp(end_seconds))
-        headers = dict(self.headers)
-        if self.headers_file is not None:
-            headers.update(headers_of(self.headers_file))
+        headers = {} if self.headers_file is None else headers_of(self.headers_file)
         if self.token_file is not None:
             headers["Authorization"] = f"Bearer {secret_of(self.token_file, 'a token')}"
         body = None

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tpw.ledger.booking import price
 from tpw.model import PriceInterval
+from tpw.tariff.curve import PriceCurve
 from tpw.tariff.flat import Flat
 from tpw.tariff.local_time import stretches
 from tpw.tariff.time_of_use import SUNDAY, TimeOfUse, Zone
@@ -137,13 +139,16 @@ def test_empty_range_has_no_interval() -> None:
 # --------------------------------------------------------------------------------------------- against a plain evaluation
 
 
-def plainly(source: TimeOfUse, zones: list[Zone], default: float, timezone: str, seconds: float) -> float:
+def plainly(
+    zones: list[Zone], default: float, timezone: str, seconds: float, holidays: frozenset[date] = frozenset()
+) -> float:
     """The price by looking at the local clock at that moment, nothing clever."""
     local = datetime.fromtimestamp(seconds, ZoneInfo(timezone))
     minute = local.hour * 60 + local.minute
+    weekday = 6 if local.date() in holidays else local.weekday()
     price = default
     for zone in zones:
-        if zone.days and local.weekday() not in zone.days:
+        if zone.days and weekday not in zone.days:
             continue
         if zone.months and local.month not in zone.months:
             continue
@@ -172,7 +177,7 @@ def assert_law(zones: list[Zone], timezone: str, start: float, end: float, step:
     while moment < end:
         while intervals[position].end_seconds <= moment:
             position += 1
-        assert intervals[position].price_per_kwh == plainly(source, zones, 0.2, timezone, moment), moment
+        assert intervals[position].price_per_kwh == plainly(zones, 0.2, timezone, moment), moment
         moment += step
 
 
@@ -226,6 +231,46 @@ def test_law_minute_by_minute_around_clock_changes(
 def test_law_over_a_year(zones: list[Zone], timezone: str, shift: float) -> None:
     start = at("2026-01-01") + shift
     assert_law(zones, timezone, start, start + 365 * 86400, 2999)
+
+
+@pytest.mark.parametrize("timezone", [BERLIN, "Australia/Lord_Howe"])
+def test_every_minute_of_a_year(timezone: str) -> None:
+    """Seasons, nights that wrap, weekends, holidays, a zone for some weeks, both changes of the clock: each minute has the
+    price that a look at its local clock and calendar gives."""
+    holidays = frozenset(
+        date(2026, *day) for day in ((1, 1), (4, 3), (4, 6), (5, 1), (5, 14), (10, 3), (12, 25), (12, 26))
+    )
+    zones = [
+        Zone(0.10, hours=((1320, 360),)),
+        Zone(0.30, hours=((990, 1200),), days=frozenset(range(5)), months=frozenset({11, 12, 1, 2, 3})),
+        Zone(0.08, days=frozenset({5, 6}), hours=((0, 840), (1080, 1440))),
+        Zone(0.05, hours=((105, 165),), valid_from=date(2026, 3, 20), valid_to=date(2026, 10, 31)),
+        Zone(-0.02, days=frozenset({6}), hours=((720, 840),), months=frozenset({5, 6, 7, 8})),
+    ]
+    start, end = at("2026-01-01"), at("2027-01-01")
+    intervals = TimeOfUse(0.2, zones, timezone, holidays.__contains__).intervals(start, end)
+    assert sum(each.end_seconds - each.start_seconds for each in intervals) == end - start
+    minute = start
+    for each in intervals:
+        while minute < each.end_seconds:
+            assert each.price_per_kwh == plainly(zones, 0.2, timezone, minute, holidays), minute
+            minute += 60
+    assert minute == end
+
+
+@settings(max_examples=60, deadline=None)
+@given(zone_lists, timezones, st.integers(0, 1), st.floats(-7200, 7200, allow_nan=False), st.integers(1, 5400))
+def test_law_a_stretch_costs_what_its_seconds_cost(
+    zones: list[Zone], timezone: str, which: int, offset: float, seconds: int
+) -> None:
+    """Around the changes of the clock: joules spread evenly over a stretch, each second at the price of its moment."""
+    start = at(CHANGES.get(timezone, CHANGES[BERLIN])[which]) + round(offset)
+    curve = PriceCurve.of(TimeOfUse(0.2, zones, timezone).intervals(start - 60, start + seconds + 60))
+    charge, credit, unpriced = price(start, start + seconds, seconds * 700.0, curve, {})
+    by_second = [700.0 / 3.6e6 * plainly(zones, 0.2, timezone, start + second) for second in range(seconds)]
+    assert charge == pytest.approx(sum(each for each in by_second if each > 0), rel=1e-9, abs=1e-15)
+    assert credit == pytest.approx(-sum(each for each in by_second if each < 0), rel=1e-9, abs=1e-15)
+    assert unpriced == 0.0
 
 
 @settings(max_examples=30, deadline=None)

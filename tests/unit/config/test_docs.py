@@ -1,0 +1,33 @@
+"""Settings shown in the docs are settings that hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tpw.config import load
+
+DOCS = Path(__file__).parents[3] / "docs"
+SNIPPETS = [
+    pytest.param(snippet, id=f"{name}-{number}")
+    for name in ("tariffs.md",)
+    for number, snippet in enumerate(re.findall(r"```yaml\n(.*?)```", (DOCS / name).read_text(), re.DOTALL), start=1)
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_settings_in_the_docs_are_valid(snippet: str) -> None:
+    """What stands below `tariff` is put there; what other snippets say of the tariff is filled in."""
+    document = yaml.safe_load(snippet)
+    if "energy" in document:
+        document = {"tariff": document}
+    if "tariff" in document:
+        document["tariff"] = {"currency": "EUR", "energy": {"price_per_kwh": 0.2}, **document["tariff"]}
+    load(yaml.safe_dump(document))
+
+
+def test_there_are_some() -> None:
+    assert len(SNIPPETS) >= 7
