@@ -251,6 +251,22 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
         assert kw_months(demand, rules, wall) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+def test_a_charge_that_is_gone_for_a_while_is_kept_for_its_month_and_no_longer() -> None:
+    """A rate that cannot be read after a restart: its peak stands when it is back."""
+    every = list(quarter_hours(8))
+    with_demand = replace(LATE_TARIFF, demand=PEAKS)
+    books = play(every[:40], with_demand)[-1]
+    gone = play(every[40:60], LATE_TARIFF, books)[-1]
+    assert gone.demand == books.demand
+    back = play(every[60:], with_demand, gone)[-1]
+    for rules in PEAKS:
+        assert back.demand[rules.name].began_seconds == books.demand[rules.name].began_seconds
+        assert back.demand[rules.name].peak_watts >= books.demand[rules.name].peak_watts
+    last = every[-1]
+    much_later = replace(last, at=Instant(last.at.monotonic_seconds + 40 * 86400, last.at.wall_seconds + 40 * 86400))
+    assert advance(gone, much_later, LATE_TARIFF).demand == {}
+
+
 # ------------------------------------------------------------------------------------------------- price by the month's kWh
 
 TIERS = (Tier(0.30, 0.001), Tier(0.20, 0.004), Tier(0.25))

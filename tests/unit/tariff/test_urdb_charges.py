@@ -105,6 +105,18 @@ def test_a_season_is_that_of_the_calendar_month_in_which_a_billing_month_begins(
     assert month_of(rules, "2026-06-15", "2026-07-15", *loads) == pytest.approx({"peak 0": 0.0, "peak 1": 800.0})
 
 
+def test_hours_are_those_of_that_season_too() -> None:
+    """Afternoons are charged from June on: in the billing month from 15 May none is, in that from 15 June all are."""
+    months = BillingMonths(ZONE, 15)
+    rules = charges(months, flatdemandstructure=None).demand
+    loads = [("2026-06-10T17:00", 120.0)]
+    assert month_of(rules, "2026-05-15", "2026-06-15", *loads) == pytest.approx({"period 1": 0.0})
+    loads = [("2026-06-16T17:00", 100.0), ("2026-07-10T17:00", 110.0)]
+    assert month_of(rules, "2026-06-15", "2026-07-15", *loads) == pytest.approx({"period 1": 110 * 11.609})
+    loads = [("2026-10-01T17:00", 130.0)]
+    assert month_of(rules, "2026-09-15", "2026-10-15", *loads) == pytest.approx({"period 1": 130 * 11.609})
+
+
 def test_holidays_have_the_hours_of_a_weekend() -> None:
     christmas = date(2026, 7, 14)
     rules = contract_of(parse(item()), BOTH, MONTHS, ZONE, {christmas}.__contains__).demand
