@@ -188,7 +188,7 @@ class NvmlMeter:
             return Sharing()
         if not self._asked(board, lambda: _mig_enabled(board.handle)):  # asked anew, as above
             pids = self.holders(uuid)
-            return Sharing(pids, self._asked(board, lambda: usage(board.handle, board.occupancy)))
+            return Sharing(pids, self._asked(board, lambda: usage(board.handle, board.occupancy, self._clock())))
         return self._asked(board, lambda: self._partition(board)) or Sharing()
 
     def _partition(self, board: Board) -> Sharing:

@@ -34,6 +34,9 @@ from tpw.power.nvml_probe import ask, text
 GPM_SECONDS = 0.1
 """Two samples that are nearer to each other tell nothing."""
 
+USAGE_SECONDS = 5.0
+"""How long an answer about the use by process holds."""
+
 _PROFILE = re.compile(r"MIG\s+((?:(\d+)c\.)?(\d+)g\.\S+)")
 _TOTAL_SLICES = ((5, 8), (4, 7), (6, 6), (3, 4), (2, 3), (1, 2), (0, 1))
 """NVML_GPU_INSTANCE_PROFILE_x_SLICE and x, the largest first: the largest that a GPU offers is the whole of it."""
@@ -44,10 +47,13 @@ _GPM_METRICS = (2, 1)
 class Occupancy:
     """What is remembered of one GPU between two looks at how it is shared."""
 
-    __slots__ = ("_floor_watts", "_looks", "_samples", "_watts", "seen_us")
+    __slots__ = ("_floor_watts", "_looks", "_samples", "_watts", "percents", "percents_at", "seen_us")
 
     def __init__(self) -> None:
         self.seen_us = 0
+        self.percents: dict[int, float] | None = None
+        """What :func:`usage` answered last, and when (monotonic seconds)."""
+        self.percents_at = float("-inf")
         self._floor_watts = 0.0
         self._watts = 0.0
         self._looks = 0
@@ -187,12 +193,23 @@ def process_lists(handle: Any) -> Iterator[frozenset[int]]:
             yield frozenset(int(row.pid) for row in rows if row.pid > 0)
 
 
-def usage(board: Any, occupancy: Occupancy) -> dict[int, float] | None:
+def usage(board: Any, occupancy: Occupancy, now: float) -> dict[int, float] | None:
     """What each process used of the multiprocessors since this was asked last, percent. None where the driver does not
     say. Raises NVMLError.
 
+    Asked again soon (a server came or went), the last answer holds: the driver samples a few times a second at best, and
+    no sample since a moment ago does not mean that nobody worked.
+
     A process may be listed several times (seen by Kepler, which takes the highest too).
     """
+    if now - occupancy.percents_at < USAGE_SECONDS:
+        return occupancy.percents
+    occupancy.percents = _usage(board, occupancy)
+    occupancy.percents_at = now
+    return occupancy.percents
+
+
+def _usage(board: Any, occupancy: Occupancy) -> dict[int, float] | None:
     for name in ("nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"):
         call = getattr(nvml, name, None)
         rows = None if call is None else _samples(call, board, occupancy.seen_us)

@@ -637,14 +637,19 @@ def test_eight_gpus_cost_less_than_forty_driver_calls_a_look(driver: FakeNvml) -
 
 
 def test_use_by_process_is_what_each_used_since_the_last_look(driver: FakeNvml) -> None:
-    meter = opened()
+    now = [100.0]
+    meter = opened(lambda: now[0])
     driver.processes(0, [10, 11])
     driver.usage(0, {10: 60, 11: 20, 0: 5, 12: 4_000_000_000})
 
     assert meter.sharing(driver.uuid(0)) == Sharing(frozenset({10, 11}), {10: 60.0, 11: 20.0})
+    # Asked again at once: no sample can have come.
+    assert meter.sharing(driver.uuid(0)).usage == {10: 60.0, 11: 20.0}
     # Nothing newer than what was seen: nobody used anything.
+    now[0] += 5.0
     assert meter.sharing(driver.uuid(0)).usage == {}
     driver.usage(0, {11: 30})
+    now[0] += 5.0
     assert meter.sharing(driver.uuid(0)).usage == {11: 30.0}
     # An idle board answers NOT_FOUND.
     assert meter.sharing(driver.uuid(1)) == Sharing(frozenset(), {})
@@ -652,7 +657,8 @@ def test_use_by_process_is_what_each_used_since_the_last_look(driver: FakeNvml) 
 
 def test_use_that_was_seen_before_is_not_counted_again(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver may replay its buffer; of a process that is listed several times the highest counts."""
-    meter = opened()
+    now = [100.0]
+    meter = opened(lambda: now[0])
     rows = [(10, 1000, 30), (10, 1001, 50), (10, 1002, 40)]
     monkeypatch.setattr(
         nvml,
@@ -662,6 +668,7 @@ def test_use_that_was_seen_before_is_not_counted_again(driver: FakeNvml, monkeyp
 
     assert meter.sharing(driver.uuid(0)).usage == {10: 50.0}
     rows.append((11, 1003, 5))
+    now[0] += 5.0
     assert meter.sharing(driver.uuid(0)).usage == {11: 5.0}
 
 
