@@ -13,7 +13,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from tpw.model import Instant, State
 from tpw.store import codec
 
 FILE_NAME: Final = "books.sqlite"
-_LAYOUT: Final = 1
+LAYOUT: Final = 1
 _FLUSH_SECONDS: Final = 60.0
 _PRUNE_SECONDS: Final = 6 * 3600.0
 
@@ -119,11 +119,11 @@ class BooksFile:
             connection.execute("PRAGMA cache_size = -512")
             connection.executescript(_SCHEMA)
             layout = connection.execute("SELECT value FROM meta WHERE key = 'layout'").fetchone()
-            if layout is not None and int(layout[0]) > _LAYOUT:
+            if layout is not None and int(layout[0]) > LAYOUT:
                 raise sqlite3.OperationalError(
-                    f"the books were written by a newer tpw-exporter (layout {layout[0]}, this one knows {_LAYOUT})"
+                    f"the books were written by a newer tpw-exporter (layout {layout[0]}, this one knows {LAYOUT})"
                 )
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('layout', ?)", (str(_LAYOUT),))
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('layout', ?)", (str(LAYOUT),))
         except BaseException:
             connection.close()
             raise
@@ -154,7 +154,9 @@ class BooksFile:
             sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
             rows=rows_where(
                 self._connection,
-                "start >= ? OR start IN (SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
+                # Whole rows: what is added to a row that memory has is not looked for beneath it on disk.
+                "start IN (SELECT start FROM interval WHERE start >= ?"
+                " UNION SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
                 (open_since, at - LATE_SECONDS),
             ),
             served=served_where(self._connection, "start >= ?", (open_since,)),
@@ -219,9 +221,23 @@ class BooksFile:
         if not 0.0 <= now - self._pruned_at < _PRUNE_SECONDS:
             self._pruned_at = now
             with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("DELETE FROM interval WHERE start < ?", (now - self._keep_seconds,))
-                self._connection.execute("DELETE FROM served WHERE start < ?", (now - self._keep_seconds,))
+                self._prune(now - self._keep_seconds)
         return books
+
+    def _prune(self, before: float) -> None:
+        """Throw away rows that began before a moment, and note it: from then on rows no longer sum to the counters."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            gone = sum(
+                self._connection.execute(f"DELETE FROM {table} WHERE start < ?", (before,)).rowcount  # noqa: S608
+                for table in ("interval", "served")
+            )
+            if gone:
+                self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('pruned_before', ?)", (repr(before),))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            self._connection.execute("ROLLBACK")
+            raise
 
     def _intervals(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         """Rows that changed. A row that is new in memory may lie on disk already (a clock that was set back): what lies
@@ -287,10 +303,8 @@ def rows_where(
 ) -> dict[float, dict[PostingKey, Posting]]:
     """Rows of the books by start of the interval."""
     result: dict[float, dict[PostingKey, Posting]] = {}
-    query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
-    for start, gpu, server, model, state, data in connection.execute(query, values):
-        row = result.setdefault(float(start), {})
-        row[PostingKey(gpu, server, model, State(state))] = codec.load_posting(data)
+    for start, key, posting in postings_where(connection, condition, values):
+        result.setdefault(start, {})[key] = posting
     return result
 
 
@@ -299,7 +313,24 @@ def served_where(
 ) -> dict[float, dict[tuple[str, str], Served]]:
     """What was served, by start of the interval."""
     result: dict[float, dict[tuple[str, str], Served]] = {}
+    for start, server, model, served in work_where(connection, condition, values):
+        result.setdefault(start, {})[server, model] = served
+    return result
+
+
+def postings_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> Iterator[tuple[float, PostingKey, Posting]]:
+    """The same one by one: (start, key, posting), in order of time."""
+    query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
+    for start, gpu, server, model, state, data in connection.execute(query, values):
+        yield float(start), PostingKey(gpu, server, model, State(state)), codec.load_posting(data)
+
+
+def work_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> Iterator[tuple[float, str, str, Served]]:
+    """The same one by one: (start, server, model, served), in order of time."""
     query = f"SELECT start, server, model, data FROM served WHERE {condition} ORDER BY start"  # noqa: S608
     for start, server, model, data in connection.execute(query, values):
-        result.setdefault(float(start), {})[server, model] = codec.load_served(data)
-    return result
+        yield float(start), server, model, codec.load_served(data)

@@ -134,6 +134,38 @@ def test_rows_on_disk_sum_to_the_counters_across_restarts(
             assert math.fsum(each.tokens.get(kind, 0.0) for each in of_server) == pytest.approx(tokens, rel=1e-9)
 
 
+def test_a_clock_that_is_set_to_and_fro_loses_nothing_of_a_row_that_was_closed(tmp_path: Path) -> None:
+    """The row leaves the memory with the save of one tick and is begun anew in the next."""
+    file = BooksFile(tmp_path)
+    key, start = PostingKey("GPU-0", "", "", State.IDLE), START_WALL // ROW_SECONDS * ROW_SECONDS
+    later = start + 20 * ROW_SECONDS
+    for _ in range(3):
+        row, work = {key: Posting(seconds=1.0)}, {("s", "m"): Served(requests=1.0)}
+        for at in (start + 1.0, later):
+            file.save(Books(at=Instant(0.0, at), rows={start: row}, served={start: work}))
+    file.close()
+
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        assert rows_where(connection, "1", ()) == {start: {key: Posting(seconds=3.0)}}
+        assert served_where(connection, "1", ()) == {start: {("s", "m"): Served(requests=3.0)}}
+    connection.close()
+
+
+def test_a_row_of_which_a_part_awaits_its_price_is_loaded_whole(tmp_path: Path) -> None:
+    """What is added to a row in memory is not looked for beneath it on disk."""
+    unpriced, priced = PostingKey("GPU-0", "", "", State.IDLE), PostingKey("GPU-1", "", "", State.IDLE)
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    row = {unpriced: Posting(facility_joules=5.0, unpriced_joules=5.0), priced: Posting(facility_joules=7.0)}
+    file = BooksFile(tmp_path)
+    file.save(Books(at=Instant(0.0, start + 1.0), rows={start: row}))
+    file.save(Books(at=Instant(0.0, start + 86400.0), rows={start: row}))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    assert again.load().rows == {start: row}
+    again.close()
+
+
 def test_old_rows_are_thrown_away(tmp_path: Path) -> None:
     now = START_WALL
     file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
@@ -144,11 +176,16 @@ def test_old_rows_are_thrown_away(tmp_path: Path) -> None:
     )
     now += 31 * 86400.0
     file.save(Books(at=Instant(0.0, now), rows={start + 31 * 86400: {key: Posting(seconds=900.0)}}))
+    now += 7 * 3600.0
+    file.save(Books(at=Instant(0.0, now)))
+    now -= 7 * 3600.0
     file.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         assert list(rows_where(connection, "1", ())) == [start + 31 * 86400]
         assert served_where(connection, "1", ()) == {}
+        noted = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
     connection.close()
+    assert float(noted[0]) == now - 30 * 86400.0
 
 
 def test_where_a_counter_stood_before_it_stepped_back_is_kept(tmp_path: Path) -> None:
