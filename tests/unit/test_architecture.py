@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "snapshot": {"model", "ledger", "tariff.demand"},
     "store": {"model", "ledger", "snapshot", "tariff.demand"},
     "exposition": {"model", "ledger", "snapshot", "logs"},
+    "report": {"model", "ledger", "exposition.figures"},
     "config": {"model", "tariff", "carbon"},
     "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
     "scheduler": {"model", "logs"},

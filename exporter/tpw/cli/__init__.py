@@ -40,6 +40,7 @@ COMMANDS = (
     Command("probe", "tpw.cli.probe", "one look at this machine: GPUs, meters, servers, who owns what, the price now"),
     Command("demo", "tpw.cli.demo", "the real pipeline over simulated GPUs and a simulated server"),
     Command("top", "tpw.cli.top", "a live table of a running daemon"),
+    Command("report", "tpw.cli.report", "tokens, energy and money by day, server and model; table, CSV, JSON, FOCUS"),
     Command("proxy", "tpw.cli.proxy", "a reverse proxy that counts tokens, before a server that publishes no counters"),
 )
 

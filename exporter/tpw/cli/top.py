@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from tpw.config.problems import ConfigError
 from tpw.exposition import figures
-from tpw.exposition.figures import UNKNOWN
+from tpw.exposition.figures import UNKNOWN, plain
 
 if TYPE_CHECKING:
     from tpw.cli import Setting
@@ -246,11 +246,6 @@ def _terminal() -> Iterator[Callable[[float], str]]:
 
 def _wants_colours() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def plain(text: str) -> str:
-    """A text from outside, without what would move a cursor or change a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # --------------------------------------------------------------------------------------------------------------- drawing

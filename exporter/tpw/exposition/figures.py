@@ -104,3 +104,8 @@ def minute(wall_seconds: float) -> str:
 def moment(wall_seconds: float) -> str:
     """2026-01-01 17:00:05 UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wall_seconds))
+
+
+def plain(text: str) -> str:
+    """A text from outside, without what would move a cursor or change a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

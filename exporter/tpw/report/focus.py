@@ -1,0 +1,240 @@
+"""A report as a FOCUS 1.2 data set: FinOps Open Cost and Usage Specification, https://focus.finops.org/.
+
+One row per charge: what one GPU cost in one period, for one server, model and state, by component of cost. What negative
+prices paid back is a charge of its own, a credit. Tokens are rows too, of no cost: what they cost is in the rows of the
+GPUs that made them, and a tool that knows nothing of this exporter finds quantity and cost in one data set.
+
+There is no price list behind these costs, and no discount: billed, effective, contracted and list cost are the same
+number, and the columns of unit prices, commitments and reservations, which are for those who have them, are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from tpw.ledger.books import PostingKey
+from tpw.model import Gpu, State
+from tpw.report.periods import Period
+from tpw.report.tabulate import ENERGY, JOULES_PER_KWH, Amounts, Dimension, Line, Report
+
+VERSION = "1.2"
+
+LINES_BY = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.GPU)
+"""What the report behind a data set is grouped by, beside time."""
+
+COLUMNS = (
+    "BilledCost",
+    "BillingAccountId",
+    "BillingAccountName",
+    "BillingCurrency",
+    "BillingPeriodEnd",
+    "BillingPeriodStart",
+    "ChargeCategory",
+    "ChargeClass",
+    "ChargeDescription",
+    "ChargeFrequency",
+    "ChargePeriodEnd",
+    "ChargePeriodStart",
+    "ConsumedQuantity",
+    "ConsumedUnit",
+    "ContractedCost",
+    "EffectiveCost",
+    "InvoiceId",
+    "InvoiceIssuerName",
+    "ListCost",
+    "PricingQuantity",
+    "PricingUnit",
+    "ProviderName",
+    "PublisherName",
+    "ResourceId",
+    "ResourceName",
+    "ResourceType",
+    "ServiceCategory",
+    "ServiceName",
+    "ServiceSubcategory",
+    "SkuId",
+    "SkuMeter",
+    "Tags",
+    "x_UnpricedKilowattHours",
+)
+"""Of the data set, in the order of the specification; custom columns begin with ``x_``."""
+
+_KWH = "Kilowatt-Hours"
+_GPU_HOURS = "GPU-Hours"
+_TOKENS = "Tokens"
+_BY_ENERGY = {ENERGY, "demand"}
+"""Components that are charged by the energy used; others run with time, used or not."""
+
+_METERS = {
+    ENERGY: "Facility Energy",
+    "demand": "Peak Demand",
+    "fixed": "Standing Charges",
+    "capacity": "Contracted Power",
+    "hardware": "GPU Hardware",
+    "gpu_hour": "GPU Rental",
+    "hosting": "Hosting",
+    "operations": "Operations",
+}
+
+
+class _Category(StrEnum):
+    USAGE = "Usage"
+    CREDIT = "Credit"
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Who charges whom."""
+
+    provider: str
+    """Who runs the GPUs: provider, publisher and issuer of the invoice."""
+    billing_account: str
+    """Identifies what is charged."""
+
+
+class NoCurrencyError(ValueError):
+    """A data set of costs without a currency."""
+
+
+def focus_text(
+    report: Report, gpus: Mapping[str, Gpu], billing_period: Callable[[float], Period], parties: Parties
+) -> str:
+    """The data set as CSV; an empty field is null.
+
+    Args:
+        report: grouped by a unit of time and ``LINES_BY``.
+        gpus: by UUID.
+        billing_period: the billing period of a moment.
+        parties: who charges whom.
+
+    Raises:
+        NoCurrencyError: the books hold no money.
+    """
+    if not report.currency:
+        raise NoCurrencyError(
+            "these books hold no money, and a FOCUS data set has a currency: configure `tariff` or `costs`"
+        )
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for line in report.lines:
+        assert line.period is not None  # noqa: S101 - it is grouped by time
+        around = _around(line, line.period, billing_period(line.period.start_seconds), parties, report.currency)
+        for charge in _charges(line, gpus.get(line.gpu)):
+            writer.writerow({**around, **charge})
+    return out.getvalue()
+
+
+def _around(line: Line, period: Period, billing: Period, parties: Parties, currency: str) -> dict[str, str]:
+    """What all charges of a line have in common."""
+    who = PostingKey(line.gpu, line.server, line.model, State(line.state))
+    tags = {f"tpw/{name}": value for name, value in zip(who._fields[1:], who[1:], strict=True) if value}
+    return {
+        "BillingAccountId": parties.billing_account,
+        "BillingAccountName": parties.billing_account,
+        "BillingCurrency": currency,
+        "BillingPeriodStart": _utc(billing.start_seconds),
+        "BillingPeriodEnd": _utc(billing.end_seconds),
+        "ChargePeriodStart": _utc(period.start_seconds),
+        "ChargePeriodEnd": _utc(period.end_seconds),
+        "InvoiceIssuerName": parties.provider,
+        "ProviderName": parties.provider,
+        "PublisherName": parties.provider,
+        "ServiceCategory": "AI and Machine Learning",
+        "ServiceName": "LLM Inference",
+        "ServiceSubcategory": "Generative AI",
+        "Tags": json.dumps(tags, ensure_ascii=False),
+    }
+
+
+def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
+    amounts = line.amounts
+    whose = ", ".join(name for name in (line.server, line.model) if name)
+    board = "a GPU" if gpu is None else f"GPU {gpu.index}"
+    doing = f"{board}, {line.state}" + (f" ({whose})" if whose else "")
+    on = {
+        "ResourceId": line.gpu,
+        "ResourceName": "" if gpu is None else f"{board}, {gpu.name}".removesuffix(", "),
+        "ResourceType": "GPU" if line.gpu else "",
+    }
+    for component, cost in sorted(amounts.cost.items(), key=lambda item: (item[0] != ENERGY, item[0])):
+        quantity, unit = _quantity(component, amounts)
+        if cost == 0.0 and quantity <= 0.0:
+            # Energy that has no price yet is no charge yet, least of all one of nothing.
+            continue
+        meter = _METERS.get(component, component.capitalize())
+        yield {
+            **on,
+            **_cost(cost),
+            "ChargeCategory": _Category.USAGE,
+            "ChargeDescription": f"{meter}: {doing}",
+            "ChargeFrequency": "Usage-Based" if component in _BY_ENERGY else "Recurring",
+            **_used(quantity, unit),
+            "SkuId": component,
+            "SkuMeter": meter,
+            "x_UnpricedKilowattHours": _decimal(amounts.unpriced_joules / JOULES_PER_KWH)
+            if component == ENERGY and amounts.unpriced_joules > 0.0
+            else "",
+        }
+    if amounts.credit:
+        yield {
+            **on,
+            **_cost(-amounts.credit),
+            "ChargeCategory": _Category.CREDIT,
+            "ChargeDescription": f"Paid back by negative prices: {doing}",
+            "ChargeFrequency": "Usage-Based",
+            "SkuId": ENERGY,
+            "SkuMeter": _METERS[ENERGY],
+        }
+    for kind, tokens in sorted(amounts.tokens.items()):
+        if tokens > 0.0:
+            words = kind.replace("_", " ")
+            yield {
+                "ResourceId": line.server,
+                "ResourceName": line.server,
+                "ResourceType": "Inference Server",
+                **_cost(0.0),
+                "ChargeCategory": _Category.USAGE,
+                "ChargeDescription": f"{words.capitalize()} tokens ({whose}); their cost is that of the GPUs",
+                "ChargeFrequency": "Usage-Based",
+                **_used(tokens, _TOKENS),
+                "SkuId": f"tokens-{kind.replace('_', '-')}",
+                "SkuMeter": f"{words.title()} Tokens",
+            }
+
+
+def _quantity(component: str, amounts: Amounts) -> tuple[float, str]:
+    """What a component is charged by."""
+    if component == ENERGY:
+        return max(0.0, amounts.facility_joules - amounts.unpriced_joules) / JOULES_PER_KWH, _KWH
+    if component in _BY_ENERGY:
+        return amounts.facility_joules / JOULES_PER_KWH, _KWH
+    return amounts.gpu_seconds / 3600.0, _GPU_HOURS
+
+
+def _used(quantity: float, unit: str) -> dict[str, str]:
+    text = _decimal(quantity)
+    return {"ConsumedQuantity": text, "ConsumedUnit": unit, "PricingQuantity": text, "PricingUnit": unit}
+
+
+def _cost(amount: float) -> dict[str, str]:
+    text = _decimal(amount)
+    return {"BilledCost": text, "EffectiveCost": text, "ContractedCost": text, "ListCost": text}
+
+
+def _decimal(value: float) -> str:
+    """All digits, without an exponent (Numeric Format)."""
+    text = format(Decimal(repr(value)), "f")
+    return text.removesuffix(".0") if value else "0"
+
+
+def _utc(at_seconds: float) -> str:
+    """Date/Time Format."""
+    return f"{datetime.fromtimestamp(at_seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

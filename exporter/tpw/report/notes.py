@@ -1,0 +1,67 @@
+"""What is to be known beside the numbers of a report, in whole sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tpw.exposition.figures import figure
+from tpw.report.periods import Calendar
+from tpw.report.tabulate import ENERGY, JOULES_PER_KWH, Dimension, Report
+
+
+def notes(report: Report, calendar: Calendar, first_row_seconds: float | None, until_seconds: float) -> list[str]:
+    """The notes of a report.
+
+    Args:
+        report: what is shown.
+        calendar: of its zone.
+        first_row_seconds: start of the first quarter-hour of the books.
+        until_seconds: up to when the books have been written.
+    """
+    return [*_extent(report, calendar, first_row_seconds, until_seconds), *_money(report), *_elsewhere(report)]
+
+
+def _extent(report: Report, calendar: Calendar, first: float | None, until: float) -> Iterator[str]:
+    covered = report.covered
+    if not report.lines:
+        if first is not None:
+            yield f"The books hold {_day(calendar, first)} to {_moment(calendar, until)}."
+        return
+    if first is not None and covered.start_seconds < first:
+        yield f"The books begin on {_moment(calendar, first)}."
+    if until < covered.end_seconds:
+        yield f"Booked up to {_moment(calendar, until)}."
+
+
+def _money(report: Report) -> Iterator[str]:
+    totals = report.totals
+    if report.lines and not report.has_money:
+        yield "Nothing has a cost: neither `tariff` nor `costs` was configured when this was booked."
+    elif report.lines and ENERGY not in totals.cost and totals.facility_joules > 0.0:
+        yield "The energy has no cost: no `tariff` was configured when it was booked."
+    if totals.unpriced_joules > 0.0:
+        yield (
+            f"* {figure(totals.unpriced_joules / JOULES_PER_KWH)} kWh have no price yet: what they will cost is in no"
+            " figure here, and lines that have such energy have no cost per token."
+        )
+    if Dimension.STATE in report.by and totals.tokens:
+        yield "Tokens stand with the active state: they are counted by server and model, not by state."
+    if Dimension.GPU in report.by and totals.tokens:
+        yield "Tokens stand in lines without a GPU: they are counted by server and model, not by GPU."
+    others = sorted(totals.emissions_grams)[1:]
+    if others:
+        amounts = ", ".join(f"{figure(totals.emissions_grams[basis])} g {basis}" for basis in others)
+        yield f"The column of grams is {min(totals.emissions_grams)}. By another basis: {amounts}."
+
+
+def _elsewhere(report: Report) -> Iterator[str]:
+    for reference, amount in sorted(report.totals.reference_cost.items()):
+        yield f"The same at {reference}: {figure(amount)} {report.currency}."
+
+
+def _moment(calendar: Calendar, at_seconds: float) -> str:
+    return f"{calendar.local(at_seconds):%Y-%m-%d %H:%M}"
+
+
+def _day(calendar: Calendar, at_seconds: float) -> str:
+    return f"{calendar.local(at_seconds):%Y-%m-%d}"

@@ -1,0 +1,107 @@
+"""A report for machines: CSV and JSON. Full precision, no number where nothing is known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from tpw.model import Gpu, TokenKind
+from tpw.report.periods import Calendar
+from tpw.report.tabulate import JOULES_PER_KWH, Amounts, Dimension, Line, Report
+
+_KINDS = (TokenKind.INPUT, TokenKind.CACHED_INPUT, TokenKind.OUTPUT)
+
+Value = str | float | int | None
+
+
+def csv_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu]) -> str:
+    """One row per line, names with units in the first; an empty field is unknown. No row of totals: rows sum to them."""
+    rows = [{**_key(report.by, line, calendar, gpus), **_amounts(report, line.amounts)} for line in report.lines]
+    header = [*_key_names(report.by), *_amounts(report, report.totals)]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str]) -> str:
+    """Everything in one document; null is unknown."""
+    document = {
+        "from": calendar.local(report.covered.start_seconds).isoformat(timespec="minutes"),
+        "to": calendar.local(report.covered.end_seconds).isoformat(timespec="minutes"),
+        "timezone": report.timezone,
+        "currency": report.currency or None,
+        "by": list(report.by),
+        "rows": [{**_key(report.by, line, calendar, gpus), **_amounts(report, line.amounts)} for line in report.lines],
+        "totals": _amounts(report, report.totals),
+        "notes": list(notes),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _key_names(by: Sequence[Dimension]) -> Iterator[str]:
+    for each in by:
+        yield from ("gpu", "gpu_uuid") if each is Dimension.GPU else (each.value,)
+
+
+def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[str, Gpu]) -> dict[str, Value]:
+    key: dict[str, Value] = {}
+    for each in by:
+        match each:
+            case Dimension.SERVER:
+                key["server"] = line.server
+            case Dimension.MODEL:
+                key["model"] = line.model
+            case Dimension.STATE:
+                key["state"] = line.state
+            case Dimension.COMPONENT:
+                key["component"] = line.component
+            case Dimension.GPU:
+                gpu = gpus.get(line.gpu)
+                key["gpu"] = None if gpu is None else gpu.index
+                key["gpu_uuid"] = line.gpu
+            case _:
+                unit = each.unit
+                assert unit is not None and line.period is not None  # noqa: S101, PT018 - it is grouped by time
+                key[each.value] = calendar.name(unit, calendar.period(unit, line.period.start_seconds))
+    return key
+
+
+def _amounts(report: Report, amounts: Amounts) -> dict[str, Value]:
+    """The same keys for every line: what occurs anywhere in the report."""
+    totals = report.totals
+    output, total = amounts.tokens.get(TokenKind.OUTPUT, 0.0), amounts.total_tokens
+    record: dict[str, Value] = {"gpu_seconds": amounts.gpu_seconds}
+    for kind in _KINDS:
+        record[f"tokens_{kind}"] = amounts.tokens.get(kind, 0.0)
+    record |= {"tokens_total": total, "requests": amounts.requests}
+    for unit in sorted(totals.work):
+        record[f"work_{unit}"] = amounts.work.get(unit, 0.0)
+    record |= {
+        "energy_gpu_kwh": amounts.joules / JOULES_PER_KWH,
+        "energy_facility_kwh": amounts.facility_joules / JOULES_PER_KWH,
+        "energy_unpriced_kwh": amounts.unpriced_joules / JOULES_PER_KWH,
+        "output_tokens_per_joule_gpu": amounts.per_joule(output, amounts.joules),
+        "output_tokens_per_joule_facility": amounts.per_joule(output, amounts.facility_joules),
+        "tokens_per_joule_gpu": amounts.per_joule(total, amounts.joules),
+        "tokens_per_joule_facility": amounts.per_joule(total, amounts.facility_joules),
+    }
+    for basis in sorted(totals.emissions_grams):
+        record[f"emissions_{basis}_grams"] = amounts.emissions_grams.get(basis, 0.0)
+    record["currency"] = report.currency or None
+    for component in report.components:
+        record[f"cost_{component}"] = amounts.cost.get(component)
+    record |= {"credit": amounts.credit if amounts.cost else None, "cost_net": amounts.net_cost}
+    energy, net = amounts.energy_cost, amounts.net_cost
+    record |= {
+        "cost_energy_per_million_output_tokens": amounts.per_million(energy, output),
+        "cost_full_per_million_output_tokens": amounts.per_million(net, output),
+        "cost_energy_per_million_tokens": amounts.per_million(energy, total),
+        "cost_full_per_million_tokens": amounts.per_million(net, total),
+    }
+    for reference in sorted(totals.reference_cost):
+        record[f"reference_cost_{reference}"] = amounts.reference_cost.get(reference, 0.0)
+    return record

@@ -1,0 +1,238 @@
+"""A report for people: two tables of the same lines, what was done and what it cost, no wider than asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from tpw.exposition.figures import UNKNOWN, figure, plain
+from tpw.model import Gpu, TokenKind
+from tpw.report.periods import Calendar, Unit
+from tpw.report.tabulate import ENERGY, JOULES_PER_KWH, Amounts, Dimension, Line, Report
+
+NOBODY = "(idle)"
+"""In the place of a server, for GPUs that nobody owned."""
+
+_NARROWEST = {Dimension.SERVER: 8, Dimension.MODEL: 10}
+"""What a column of words may be cut to. Others are never cut."""
+_TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of numbers. ``text`` makes one of a line's amounts, or of the totals."""
+
+    head: str
+    text: Callable[[Amounts], str]
+
+
+def table_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str], width: int) -> str:
+    """Both tables, each with its totals, and the notes."""
+    start, end = (calendar.local(each) for each in (report.covered.start_seconds, report.covered.end_seconds))
+    span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, {report.timezone}"
+    if not report.lines:
+        return "\n".join([f"Nothing is booked from {span}.", *notes]) + "\n"
+    labels = _Labels(report, calendar, gpus)
+    out = [f"From {span}", "", *_laid_out(report, labels, _work_columns(report), width)]
+    if report.has_money:
+        out += ["", f"{report.currency}; ENERGY/M and NET/M: for a million output tokens", ""]
+        out += _laid_out(report, labels, _money_columns(report, width - labels.least_width), width)
+    if notes:
+        out += ["", *notes]
+    return "\n".join(line.rstrip() for line in out) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------------------- columns
+
+
+def _output(amounts: Amounts) -> float:
+    return amounts.tokens.get(TokenKind.OUTPUT, 0.0)
+
+
+def _number(head: str, value: Callable[[Amounts], float | None]) -> _Column:
+    return _Column(head, lambda amounts: figure(value(amounts)))
+
+
+def _count(head: str, value: Callable[[Amounts], float]) -> _Column:
+    """Of things that some lines have none of: a dash there, so that what matters is seen."""
+    return _Column(head, lambda amounts: figure(value(amounts) or None))
+
+
+def _work_columns(report: Report) -> list[_Column]:
+    columns = [
+        _count("GPU h", lambda amounts: amounts.gpu_seconds / 3600.0),
+        _count("IN", lambda amounts: amounts.tokens.get(TokenKind.INPUT, 0.0)),
+        _count("CACHED", lambda amounts: amounts.tokens.get(TokenKind.CACHED_INPUT, 0.0)),
+        _count("OUT", _output),
+        _count("REQ", lambda amounts: amounts.requests),
+        _count("GPU kWh", lambda amounts: amounts.joules / JOULES_PER_KWH),
+        _count("ALL kWh", lambda amounts: amounts.facility_joules / JOULES_PER_KWH),
+        _number("TOK/J", lambda amounts: amounts.per_joule(_output(amounts), amounts.joules)),
+    ]
+    if report.totals.emissions_grams:
+        first = min(report.totals.emissions_grams)
+        columns.append(_count("gCO2e", lambda amounts: amounts.emissions_grams.get(first, 0.0)))
+    return columns
+
+
+def _money_columns(report: Report, room: int) -> list[_Column]:
+    """A column per component while there is room; the smallest share one where there is not."""
+    if Dimension.COMPONENT in report.by:
+        return [_number("COST", lambda amounts: _sum_of(amounts, tuple(amounts.cost))), *_beside(report)]
+    by_size = sorted(report.components, key=lambda name: (name != ENERGY, -report.totals.cost[name]))
+    columns: list[_Column] = []
+    for shown in range(len(by_size), 0, -1):
+        rest = by_size[shown:]
+        columns = [_component(name) for name in report.components if name not in rest]
+        if rest:
+            columns.append(_other(rest))
+        columns += _beside(report)
+        sizes = _sizes(_texts(report, columns), columns)
+        if sum(sizes) + len(sizes) <= room:
+            break
+    return columns or _beside(report)
+
+
+def _beside(report: Report) -> list[_Column]:
+    """What stands beside the components."""
+    columns = []
+    if report.totals.credit > 0.0:
+        columns.append(_number("CREDIT", lambda amounts: -amounts.credit if amounts.cost else None))
+    columns.append(_Column("NET", _net))
+    if report.totals.unpriced_joules > 0.0:
+        columns.append(_count("kWh (*)", lambda amounts: amounts.unpriced_joules / JOULES_PER_KWH))
+    columns.append(_number("ENERGY/M", lambda amounts: amounts.per_million(amounts.energy_cost, _output(amounts))))
+    columns.append(_number("NET/M", lambda amounts: amounts.per_million(amounts.net_cost, _output(amounts))))
+    return columns
+
+
+def _component(name: str) -> _Column:
+    return _number(name.upper(), lambda amounts: amounts.cost.get(name))
+
+
+def _other(components: Sequence[str]) -> _Column:
+    return _number("OTHER", lambda amounts: _sum_of(amounts, components))
+
+
+def _sum_of(amounts: Amounts, components: Sequence[str]) -> float | None:
+    found = [amounts.cost[name] for name in components if name in amounts.cost]
+    return sum(found) if found else None
+
+
+def _net(amounts: Amounts) -> str:
+    """With a mark where something of it has no price yet; then it is the least that it can be."""
+    return figure(amounts.net_cost) + ("*" if amounts.unpriced_joules > 0.0 else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------- labels
+
+
+class _Labels:
+    """The words at the left: one column per dimension. Where there are others beside it, time is a heading above."""
+
+    def __init__(self, report: Report, calendar: Calendar, gpus: Mapping[str, Gpu]) -> None:
+        self._calendar = calendar
+        self._gpus = gpus
+        self._report = report
+        units = [each.unit for each in report.by if each.unit is not None]
+        self.has_headings = bool(units) and len(report.by) > 1
+        self._unit = units[0] if units else None
+        self._dimensions = [each for each in report.by if not (self.has_headings and each.unit is not None)]
+        self._texts = {id(line): [self._word(each, line) for each in self._dimensions] for line in report.lines}
+        columns = zip(*self._texts.values(), strict=True)
+        self._widths = [
+            max(len(each.value), *map(len, texts)) for each, texts in zip(self._dimensions, columns, strict=True)
+        ]
+        self._widths[0] = max(self._widths[0], len(_TOTAL))
+
+    @property
+    def least_width(self) -> int:
+        """Columns that are needed at least, the space behind them included."""
+        return sum(
+            min(width, _NARROWEST.get(each, width)) + 1
+            for each, width in zip(self._dimensions, self._widths, strict=True)
+        )
+
+    def fitted(self, room: int) -> list[int]:
+        """The widths of the columns in so much room: the widest is cut first."""
+        widths = list(self._widths)
+        while sum(widths) + len(widths) > room:
+            spare = [width - _NARROWEST.get(each, width) for each, width in zip(self._dimensions, widths, strict=True)]
+            if max(spare) <= 0:
+                break
+            widths[spare.index(max(spare))] -= 1
+        return widths
+
+    def head(self, widths: Sequence[int]) -> str:
+        """The names of the columns."""
+        return _joined([each.value.upper() for each in self._dimensions], widths)
+
+    def of(self, line: Line, widths: Sequence[int]) -> str:
+        """The words of a line."""
+        return _joined(self._texts[id(line)], widths)
+
+    def heading(self, line: Line) -> str:
+        """The time of a line."""
+        unit, period = self._unit, line.period
+        if unit is None or period is None or not self.has_headings:
+            return ""
+        text = self._calendar.name(unit, self._calendar.period(unit, period.start_seconds))
+        return f"{text} {self._calendar.local(period.start_seconds):%a}" if unit is Unit.DAY else text
+
+    def _word(self, dimension: Dimension, line: Line) -> str:
+        match dimension:
+            case Dimension.SERVER:
+                return plain(line.server) or NOBODY
+            case Dimension.MODEL:
+                return plain(line.model) or UNKNOWN
+            case Dimension.STATE:
+                return line.state
+            case Dimension.COMPONENT:
+                return line.component or UNKNOWN
+            case Dimension.GPU:
+                gpu = self._gpus.get(line.gpu)
+                return line.gpu or UNKNOWN if gpu is None else str(gpu.index)
+            case _:
+                unit, period = self._unit, line.period
+                assert unit is not None and period is not None  # noqa: S101, PT018 - it is grouped by time
+                return self._calendar.name(unit, self._calendar.period(unit, period.start_seconds))
+
+
+def _joined(words: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{_cut(word, width):<{width}} " for word, width in zip(words, widths, strict=True))
+
+
+def _cut(word: str, width: int) -> str:
+    return word if len(word) <= width else word[: width - 1] + "~"
+
+
+# ---------------------------------------------------------------------------------------------------------------- layout
+
+
+def _laid_out(report: Report, labels: _Labels, columns: Sequence[_Column], width: int) -> Iterator[str]:
+    rows = _texts(report, columns)
+    sizes = _sizes(rows, columns)
+    widths = labels.fitted(width - sum(sizes) - len(sizes) + 1)
+    numbers = (_numbers(row, sizes) for row in rows)
+    yield labels.head(widths) + _numbers([column.head for column in columns], sizes)
+    for heading, lines in groupby(report.lines, key=labels.heading):
+        if heading:
+            yield heading
+        for line in lines:
+            yield labels.of(line, widths) + next(numbers)
+    yield f"{_TOTAL:<{sum(widths) + len(widths)}}" + next(numbers)
+
+
+def _texts(report: Report, columns: Sequence[_Column]) -> list[list[str]]:
+    """The numbers of each line, and of the totals."""
+    amounts = [*(line.amounts for line in report.lines), report.totals]
+    return [[column.text(each) for column in columns] for each in amounts]
+
+
+def _sizes(rows: Sequence[Sequence[str]], columns: Sequence[_Column]) -> list[int]:
+    return [max(len(column.head), *(len(row[place]) for row in rows)) for place, column in enumerate(columns)]
+
+
+def _numbers(texts: Sequence[str], sizes: Sequence[int]) -> str:
+    return " ".join(f"{text:>{size}}" for text, size in zip(texts, sizes, strict=True))

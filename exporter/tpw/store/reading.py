@@ -1,0 +1,147 @@
+"""The books, read by somebody else while the daemon writes them.
+
+Opened read-only and without the daemon's lock. Everything is read in one transaction, so what is told belongs to one tick.
+Nothing in the directory has to be writable. Where it is, and no daemon runs, SQLite may leave an empty journal there.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from tpw.ledger.books import Posting, PostingKey, Served, ServerAccount
+from tpw.model import Gpu, State
+from tpw.store import codec
+from tpw.store.sqlite import FILE_NAME, LAYOUT, StoreError, postings_where, work_where
+
+_OTHER_DIRECTORY = "Name the daemon's state directory with --state.dir, or its configuration with --config.file."
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the books say about themselves."""
+
+    currency: str
+    """"" where they hold no money."""
+    until_seconds: float
+    """The last tick, Unix seconds."""
+    first_row_seconds: float | None
+    """Start of the first quarter-hour there is."""
+    pruned_before_seconds: float | None
+    """Rows that began before this are gone; None while all rows of all time are there."""
+    gpus: dict[str, Gpu]
+    """By UUID."""
+
+
+class BooksReader:
+    """The books in a state directory, as they are now. Use it in a ``with`` block.
+
+    Raises:
+        StoreError: there are none, or they cannot be read. The message says what to do.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE_NAME
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            raise StoreError(
+                f"there are no books in {directory}: {FILE_NAME} is not there. {_OTHER_DIRECTORY}"
+            ) from None
+        except OSError as error:
+            raise StoreError(_unreadable(self.path, error.strerror or str(error))) from error
+        if not os.access(self.path, os.R_OK):
+            raise StoreError(_unreadable(self.path, "permission denied"))
+        try:
+            self._connection = self._connect()
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.path} cannot be read as the books of tpw-exporter: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        address = f"file:{quote(str(self.path.absolute()))}"
+        try:
+            return _begun(f"{address}?mode=ro")
+        except sqlite3.OperationalError:
+            # Nobody has the books open, and the directory cannot be written: SQLite will not make its shared memory there.
+            # Then nobody writes either, and the file can be read as it lies.
+            beside = [self.path.with_name(FILE_NAME + suffix) for suffix in ("-wal", "-shm")]
+            for path in beside:
+                if path.exists() and not os.access(path, os.R_OK):
+                    raise StoreError(_unreadable(path, "permission denied")) from None
+            if any(path.exists() for path in beside):
+                raise
+            return _begun(f"{address}?immutable=1")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def head(self) -> Head:
+        """What the books say about themselves."""
+        read = self._connection.execute
+        meta = dict(read("SELECT key, value FROM meta").fetchall())
+        if "at_wall_seconds" not in meta:
+            raise StoreError(f"{self.path} is empty: the daemon has not booked anything yet")
+        first = read("SELECT min(start) FROM (SELECT start FROM interval UNION SELECT start FROM served)").fetchone()[0]
+        pruned = meta.get("pruned_before")
+        return Head(
+            currency=meta.get("currency", ""),
+            until_seconds=float(meta["at_wall_seconds"]),
+            first_row_seconds=None if first is None else float(first),
+            pruned_before_seconds=None if pruned is None else float(pruned),
+            gpus={uuid: codec.load_gpu(uuid, data).gpu for uuid, data in read("SELECT uuid, data FROM gpu")},
+        )
+
+    def rows(
+        self, start_seconds: float = 0.0, end_seconds: float = float("inf")
+    ) -> Iterator[tuple[float, PostingKey, Posting]]:
+        """What was booked in the quarter-hours that began in [start, end): (start, key, posting), in order of time."""
+        return postings_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
+
+    def served(
+        self, start_seconds: float = 0.0, end_seconds: float = float("inf")
+    ) -> Iterator[tuple[float, str, str, Served]]:
+        """What was served in them: (start, server, model, served), in order of time."""
+        return work_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
+
+    def postings(self) -> Iterator[tuple[PostingKey, Posting]]:
+        """What the counters on the page say of energy, time and money."""
+        query = "SELECT gpu, server, model, state, data FROM posting"
+        for gpu, server, model, state, data in self._connection.execute(query):
+            yield PostingKey(gpu, server, model, State(state)), codec.load_posting(data)
+
+    def servers(self) -> Iterator[ServerAccount]:
+        """What they say of servers."""
+        for name, data in self._connection.execute("SELECT name, data FROM server"):
+            yield codec.load_server(name, data)
+
+
+def _begun(address: str) -> sqlite3.Connection:
+    """A connection within a transaction. Raises sqlite3.DatabaseError."""
+    connection = sqlite3.connect(address, uri=True, timeout=5.0, isolation_level=None)
+    try:
+        connection.execute("BEGIN")
+        layout = connection.execute("SELECT value FROM meta WHERE key = 'layout'").fetchone()
+        if layout is None or int(layout[0]) > LAYOUT:
+            raise sqlite3.DatabaseError(
+                f"it has the layout {layout[0] if layout else 'of something else'}, and this tpw-exporter knows {LAYOUT}"
+            )
+        connection.execute("SELECT 1 FROM interval, served LIMIT 1")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _unreadable(path: Path, why: str) -> str:
+    return f"cannot read {path}: {why}. Run this as the user of the daemon, or as root."
