@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from textwrap import wrap
 
 from tpw.exposition.figures import UNKNOWN, figure, plain
 from tpw.model import Gpu, TokenKind
@@ -32,15 +33,19 @@ def table_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], note
     start, end = (calendar.local(each) for each in (report.covered.start_seconds, report.covered.end_seconds))
     span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, {report.timezone}"
     if not report.lines:
-        return "\n".join([f"Nothing is booked from {span}.", *notes]) + "\n"
+        return "\n".join([f"Nothing is booked from {span}.", *_wrapped(notes, width)]) + "\n"
     labels = _Labels(report, calendar, gpus)
     out = [f"From {span}", "", *_laid_out(report, labels, _work_columns(report), width)]
     if report.has_money:
         out += ["", f"{report.currency}; ENERGY/M and NET/M: for a million output tokens", ""]
         out += _laid_out(report, labels, _money_columns(report, width - labels.least_width), width)
     if notes:
-        out += ["", *notes]
+        out += ["", *_wrapped(notes, width)]
     return "\n".join(line.rstrip() for line in out) + "\n"
+
+
+def _wrapped(notes: Sequence[str], width: int) -> list[str]:
+    return [line for note in notes for line in wrap(note, width)]
 
 
 # --------------------------------------------------------------------------------------------------------------- columns
@@ -214,14 +219,15 @@ def _laid_out(report: Report, labels: _Labels, columns: Sequence[_Column], width
     rows = _texts(report, columns)
     sizes = _sizes(rows, columns)
     widths = labels.fitted(width - sum(sizes) - len(sizes) + 1)
-    numbers = (_numbers(row, sizes) for row in rows)
     yield labels.head(widths) + _numbers([column.head for column in columns], sizes)
-    for heading, lines in groupby(report.lines, key=labels.heading):
+    # A line of which this table has nothing to tell is in the other one.
+    told = [(line, row) for line, row in zip(report.lines, rows, strict=False) if set(row) != {UNKNOWN}]
+    for heading, lines in groupby(told, key=lambda each: labels.heading(each[0])):
         if heading:
             yield heading
-        for line in lines:
-            yield labels.of(line, widths) + next(numbers)
-    yield f"{_TOTAL:<{sum(widths) + len(widths)}}" + next(numbers)
+        for line, row in lines:
+            yield labels.of(line, widths) + _numbers(row, sizes)
+    yield f"{_TOTAL:<{sum(widths) + len(widths)}}" + _numbers(rows[-1], sizes)
 
 
 def _texts(report: Report, columns: Sequence[_Column]) -> list[list[str]]:

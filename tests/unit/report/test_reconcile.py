@@ -1,0 +1,114 @@
+"""Rows against counters."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from support.quarters import END, START, write_books
+from tpw.report.reconcile import Comparison, check_text, compared
+from tpw.store.reading import BooksReader
+from tpw.store.sqlite import FILE_NAME
+
+
+def comparisons(directory: Path) -> list[Comparison]:
+    with BooksReader(directory) as books:
+        return compared(books.rows(), books.served(), books.postings(), books.servers())
+
+
+def change(directory: Path, statement: str) -> None:
+    with sqlite3.connect(directory / FILE_NAME) as connection:
+        assert connection.execute(statement).rowcount > 0
+    connection.close()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write_books(tmp_path)
+    return tmp_path
+
+
+def test_whole_books_agree_in_everything_there_is(directory: Path) -> None:
+    found = comparisons(directory)
+    text, is_sound = check_text(found, None)
+    assert is_sound
+    assert text.splitlines()[-1] == f"The rows sum to the counters within 1e-09: {len(found)} sums compared."
+    assert {each.item.quantity for each in found} == {
+        "seconds", "energy gpu J", "energy facility J", "energy without a price J", "energy without intensity J",
+        "credit", "cost energy", "cost hardware", "cost hosting", "requests",
+        "tokens input", "tokens cached_input", "tokens output", "reference cost api", "reference cost rented",
+    }  # fmt: skip
+    assert all(each.counter > 0.0 for each in found if each.item.quantity == "seconds")
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        (
+            "DELETE FROM interval WHERE start = (SELECT max(start) - 3600 FROM interval)",
+            "differs: seconds of GPU-00000000",
+        ),
+        (
+            "DELETE FROM served WHERE start = (SELECT min(start) FROM served) AND server = 'chat'",
+            "tokens output of chat",
+        ),
+        (
+            "UPDATE posting SET data = json_set(data, '$.cost.energy', 1.0) WHERE state = 'parked'",
+            "differs: cost energy",
+        ),
+        ("DELETE FROM posting WHERE state = 'idle'", "(nobody), (nobody), idle"),
+    ],
+)
+def test_a_difference_is_found_and_named(directory: Path, statement: str, named: str) -> None:
+    change(directory, statement)
+    text, is_sound = check_text(comparisons(directory), None)
+    assert not is_sound
+    assert named in text
+    assert "The rows sum to the counters" not in text
+
+
+def test_a_difference_of_a_billionth_is_found_and_less_is_rounding(directory: Path) -> None:
+    one = comparisons(directory)[0]
+    for factor, agrees in ((1.0 + 2e-9, False), (1.0 + 5e-10, True)):
+        assert Comparison(one.item, 1e6, 1e6 * factor).agrees is agrees
+
+
+def test_of_books_that_were_pruned_only_the_rest_can_be_checked(tmp_path: Path) -> None:
+    write_books(tmp_path, end=START + 5 * 86400.0, keep_seconds=2 * 86400.0)
+    with BooksReader(tmp_path) as books:
+        head = books.head()
+    assert head.pruned_before_seconds is not None
+    assert head.pruned_before_seconds <= (head.first_row_seconds or 0.0)
+
+    found = comparisons(tmp_path)
+    assert not check_text(found, None)[1]
+    text, is_sound = check_text(found, "2026-10-27 20:00")
+    assert is_sound
+    assert "Rows from before 2026-10-27 20:00 were thrown away (state.keep)" in text
+    assert "The rows are within the counters" in text
+
+    more = [Comparison(found[0].item, 1.0, 2.0), *found]
+    assert not check_text(more, "2026-10-27 20:00")[1]
+
+
+def test_energy_that_was_priced_late_is_in_both(directory: Path) -> None:
+    from dataclasses import replace
+
+    from support.quarters import POLICY, Hourly
+    from tpw.ledger.rows import price_late
+    from tpw.model import PriceInterval
+    from tpw.store.sqlite import BooksFile
+
+    class Known(Hourly):
+        def pieces(self, start, end):  # type: ignore[no-untyped-def]
+            yield start, end, PriceInterval(start, end, 0.4)
+
+    file = BooksFile(directory, lambda: END)
+    file.save(price_late(file.load(), replace(POLICY, curve=Known())))
+    file.close()
+
+    found = comparisons(directory)
+    assert check_text(found, None)[1]
+    assert {each.rows for each in found if each.item.quantity == "energy without a price J"} == {0.0}

@@ -1,0 +1,170 @@
+"""The books, read by somebody else."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.quarters import END, GPUS, POLICY, START, ticks, write_books
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books
+from tpw.store.reading import BooksReader
+from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError
+
+QUARTER = START + 7200.0
+
+
+def test_the_head_says_what_the_books_are(tmp_path: Path) -> None:
+    write_books(tmp_path)
+    with BooksReader(tmp_path) as books:
+        head = books.head()
+    assert (head.currency, head.until_seconds, head.first_row_seconds) == ("EUR", END, START)
+    assert head.pruned_before_seconds is None
+    assert {uuid: (gpu.index, gpu.name) for uuid, gpu in head.gpus.items()} == {
+        gpu.uuid: (gpu.index, gpu.name) for gpu in GPUS
+    }
+
+
+def test_rows_are_those_that_began_in_the_range(tmp_path: Path) -> None:
+    write_books(tmp_path)
+    with BooksReader(tmp_path) as books:
+        starts = [start for start, _, _ in books.rows(QUARTER, QUARTER + 1800.0)]
+        served = [start for start, *_ in books.served(QUARTER, QUARTER + 1800.0)]
+    assert sorted(set(starts)) == [QUARTER, QUARTER + 900.0]
+    assert set(served) == {QUARTER, QUARTER + 900.0}
+
+
+def test_a_daemon_goes_on_writing_and_what_is_read_is_of_one_tick(tmp_path: Path) -> None:
+    """The reader neither waits for the writer, nor the writer for the reader."""
+    file, books, all_ticks = BooksFile(tmp_path, lambda: START), Books(), list(ticks())
+    for tick in all_ticks[:40]:
+        books = file.save(advance(books, tick, POLICY))
+    with BooksReader(tmp_path) as reader:
+        until = reader.head().until_seconds
+        for tick in all_ticks[40:80]:
+            books = file.save(advance(books, tick, POLICY))
+        seconds = sum(posting.seconds for _, _, posting in reader.rows())
+        assert until == START + 39 * 300.0
+        assert seconds == sum(posting.seconds for _, posting in reader.postings()) == 3 * 39 * 300.0
+    with BooksReader(tmp_path) as reader:
+        assert reader.head().until_seconds == START + 79 * 300.0
+    file.close()
+
+
+def test_a_reader_takes_no_lock(tmp_path: Path) -> None:
+    write_books(tmp_path)
+    with BooksReader(tmp_path):
+        BooksFile(tmp_path).close()
+
+
+def test_no_books_says_how_to_name_them(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no books in .*: books.sqlite is not there.*--state.dir.*--config.file"):
+        BooksReader(tmp_path)
+
+
+def test_what_is_no_database_is_said_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("not a database, whatever its name says\n" * 99)
+    with pytest.raises(StoreError, match="cannot be read as the books of tpw-exporter: file is not a database"):
+        BooksReader(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE meta SET value = '99' WHERE key = 'layout'", "layout 99, and this tpw-exporter knows"),
+        ("DROP TABLE meta", "no such table: meta"),
+        ("DROP TABLE served", "no such table: served"),
+        ("DELETE FROM meta WHERE key = 'layout'", "the layout of something else"),
+    ],
+)
+def test_books_of_another_kind_are_refused(tmp_path: Path, statement: str, said: str) -> None:
+    write_books(tmp_path, end=START + 900.0)
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute(statement)
+    connection.close()
+    with pytest.raises(StoreError, match=said):
+        BooksReader(tmp_path)
+
+
+def test_books_in_which_nothing_is_booked_say_so(tmp_path: Path) -> None:
+    BooksFile(tmp_path).close()
+    with BooksReader(tmp_path) as reader, pytest.raises(StoreError, match="has not booked anything yet"):
+        reader.head()
+
+
+# ------------------------------------------------------------------------------------------- somebody who may only read
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from tpw.store.reading import BooksReader
+from tpw.store.sqlite import StoreError
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    with BooksReader(Path(sys.argv[1])) as books:
+        print(books.head().until_seconds, sum(posting.seconds for _, _, posting in books.rows()))
+except StoreError as error:
+    print(error)
+"""
+
+
+def read_by_somebody(directory: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", AS_NOBODY, str(directory)], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Others may go there, and not write."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+def test_who_may_only_read_reads_the_books_of_a_daemon_that_runs(open_directory: Path) -> None:
+    books = write_books(open_directory)
+    file = BooksFile(open_directory, lambda: END)
+    file.load()
+    file.save(replace(books, polls=1))
+    assert read_by_somebody(open_directory) == f"{END} {3 * (END - START)}"
+    file.close()
+
+
+def test_who_may_only_read_reads_the_books_of_a_daemon_that_has_ended(open_directory: Path) -> None:
+    write_books(open_directory)
+    open_directory.chmod(0o555)
+    before = sorted(path.name for path in open_directory.iterdir())
+    assert read_by_somebody(open_directory) == f"{END} {3 * (END - START)}"
+    assert sorted(path.name for path in open_directory.iterdir()) == before
+    open_directory.chmod(0o755)
+
+
+@pytest.mark.parametrize("suffix", ["", "-shm"])
+def test_who_may_not_read_is_told_what_and_as_whom(open_directory: Path, suffix: str) -> None:
+    books = write_books(open_directory)
+    file = BooksFile(open_directory, lambda: END)
+    file.load()
+    file.save(replace(books, polls=1))
+    (open_directory / f"{FILE_NAME}{suffix}").chmod(0o000)
+    said = read_by_somebody(open_directory)
+    assert said.startswith(f"cannot read {open_directory}/{FILE_NAME}{suffix}: permission denied. Run this as the user")
+    (open_directory / f"{FILE_NAME}{suffix}").chmod(0o644)
+    file.close()
+
+
+def test_a_directory_that_may_not_be_entered_is_named(open_directory: Path) -> None:
+    write_books(open_directory, end=START + 900.0)
+    open_directory.chmod(0o700 if os.geteuid() == 0 else 0o000)
+    assert read_by_somebody(open_directory).startswith(f"cannot read {open_directory}/{FILE_NAME}: Permission denied")
+    open_directory.chmod(0o755)
