@@ -25,6 +25,7 @@ from tpw.exposition.render import Format
 from tpw.exposition.render import Page as Rendered
 from tpw.store.sqlite import BooksFile
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "report.md"
 ZONE = ZoneInfo("Europe/Berlin")
 MIDNIGHT = datetime(2026, 10, 25, tzinfo=ZONE).timestamp()
 DAY_SECONDS = 25 * 3600
@@ -326,3 +327,13 @@ def test_the_charges_of_focus_sum_to_the_seconds(
 def test_the_check_agrees(day: Lived, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", f"--config.file={day.config}", "--check"]) == 0
     assert "The rows sum to the counters within 1e-09" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["", " --by=gpu,state"])
+def test_the_examples_of_the_documentation_are_of_this_day(
+    words: str, day: Lived, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--from=2026-10-25", "--to=2026-10-25", *words.split()]
+    assert main(["report", f"--config.file={day.config}", *asked]) == 0
+    shown = f"$ tpw-exporter report --from=2026-10-25 --to=2026-10-25{words}\n{capsys.readouterr().out}```"
+    assert shown in DOCUMENT.read_text(encoding="utf-8")

@@ -15,7 +15,9 @@ import pytest
 
 from support.goldens import golden
 from support.quarters import END, GPUS, START, UNPRICED_FROM, write_books
+from tpw.ledger.books import Posting, PostingKey
 from tpw.ledger.tick import Policy
+from tpw.model import State
 from tpw.report.focus import COLUMNS, LINES_BY, NoCurrencyError, Parties, focus_text
 from tpw.report.periods import Calendar, Period
 from tpw.report.tabulate import Dimension, Report, Tabulation
@@ -192,6 +194,15 @@ def test_costs_and_credits_sum_to_the_net_cost(directory: Path) -> None:
     paid_back = [float(charge["BilledCost"]) for charge in found if charge["ChargeCategory"] == "Credit"]
     assert -sum(paid_back) == pytest.approx(report.totals.credit, rel=1e-12)
     assert max(paid_back) < 0.0
+
+
+def test_the_smallest_cost_has_no_exponent() -> None:
+    tabulation = Tabulation((Dimension.DAY, *LINES_BY), Period(START, END), BERLIN)
+    posting = Posting(1e-5, 1e-6, 1e-6, cost={"energy": 3.25e-12})
+    tabulation.add_rows([(START, PostingKey(GPUS[0].uuid, "", "", State.IDLE), posting)])
+    text = focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES)
+    assert charges(text)[0]["BilledCost"] == "0.00000000000325"
+    assert all(is_decimal(charges(text)[0][name]) for name in ("ListCost", "PricingQuantity", "ConsumedQuantity"))
 
 
 def test_tokens_are_charges_of_no_cost_once_per_server_and_model(directory: Path) -> None:
