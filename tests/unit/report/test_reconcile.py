@@ -76,7 +76,7 @@ def test_a_difference_of_a_billionth_is_found_and_less_is_rounding(directory: Pa
 
 
 def test_of_books_that_were_pruned_only_the_rest_can_be_checked(tmp_path: Path) -> None:
-    write_books(tmp_path, end=START + 5 * 86400.0, keep_seconds=2 * 86400.0)
+    write_books(tmp_path, end=START + 86400.0, keep_seconds=6 * 3600.0)
     with BooksReader(tmp_path) as books:
         head = books.head()
     assert head.pruned_before_seconds is not None
@@ -84,13 +84,13 @@ def test_of_books_that_were_pruned_only_the_rest_can_be_checked(tmp_path: Path) 
 
     found = comparisons(tmp_path)
     assert not check_text(found, None)[1]
-    text, is_sound = check_text(found, "2026-10-27 20:00")
+    text, is_sound = check_text(found, "2026-10-25 14:00")
     assert is_sound
-    assert "Rows from before 2026-10-27 20:00 were thrown away (state.keep)" in text
+    assert "Rows from before 2026-10-25 14:00 were thrown away (state.keep)" in text
     assert "The rows are within the counters" in text
 
     more = [Comparison(found[0].item, 1.0, 2.0), *found]
-    assert not check_text(more, "2026-10-27 20:00")[1]
+    assert not check_text(more, "2026-10-25 14:00")[1]
 
 
 def test_energy_that_was_priced_late_is_in_both(directory: Path) -> None:

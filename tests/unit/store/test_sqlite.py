@@ -78,7 +78,7 @@ def kept(books: Books) -> Books:
     )
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(stretches())
 def test_what_was_saved_tick_by_tick_is_what_is_loaded(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
@@ -100,7 +100,7 @@ def test_what_was_saved_tick_by_tick_is_what_is_loaded(
     assert replace(loaded, at=None) == kept(last)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(stretches(), st.integers(0, 11))
 def test_rows_on_disk_sum_to_the_counters_across_restarts(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch, restart_at: int
