@@ -30,19 +30,22 @@ _Pairs = list[list[Any]]
 
 def dump_posting(posting: Posting) -> str:
     """One posting."""
-    return _encode(
-        {
-            "seconds": posting.seconds,
-            "joules": posting.joules,
-            "facility_joules": posting.facility_joules,
-            "unpriced_joules": posting.unpriced_joules,
-            "late_priced_joules": posting.late_priced_joules,
-            "credit": posting.credit,
-            "cost": posting.cost,
-            "emissions_grams": posting.emissions_grams,
-            "unrated_joules": posting.unrated_joules,
-        }
+    return _short(
+        seconds=posting.seconds,
+        joules=posting.joules,
+        facility_joules=posting.facility_joules,
+        unpriced_joules=posting.unpriced_joules,
+        late_priced_joules=posting.late_priced_joules,
+        credit=posting.credit,
+        cost=posting.cost,
+        emissions_grams=posting.emissions_grams,
+        unrated_joules=posting.unrated_joules,
     )
+
+
+def _short(**values: object) -> str:
+    """An object without what is zero or empty: there are many rows, and most of a row is."""
+    return _encode({name: value for name, value in values.items() if value})
 
 
 def load_posting(text: str) -> Posting:
@@ -63,13 +66,11 @@ def load_posting(text: str) -> Posting:
 
 def dump_served(served: Served) -> str:
     """What a server did in one interval."""
-    return _encode(
-        {
-            "tokens": served.tokens,
-            "requests": served.requests,
-            "work": served.work,
-            "reference_cost": served.reference_cost,
-        }
+    return _short(
+        tokens=served.tokens,
+        requests=served.requests,
+        work=served.work,
+        reference_cost=served.reference_cost,
     )
 
 
