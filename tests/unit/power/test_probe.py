@@ -14,6 +14,7 @@ from fakenvml import FakeNvml
 from support.node import Node
 from support.servers import clean_environment, exporter_command
 from tpw.cli import probe
+from tpw.config.schema import Config
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_each_gpu_is_told_with_its_source_and_why_no_better_one_is_used(
 ) -> None:
     board(nvml)
     with Node(nvml) as node:
-        seen = probe.look(node.daemon.snapshot, node.daemon.holders())
+        seen = probe.look(node.daemon.snapshot, node.daemon.holders(), Config())
     capsys.readouterr()
     probe._print(seen)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -119,7 +120,7 @@ def test_each_gpu_is_told_with_its_source_and_why_no_better_one_is_used(
 def test_a_gpu_that_may_not_be_used_is_told_as_such(nvml: FakeNvml) -> None:
     nvml.gpu(1).flag("no_access")
     with Node(nvml) as node:
-        seen = probe.look(node.daemon.snapshot, node.daemon.holders())
+        seen = probe.look(node.daemon.snapshot, node.daemon.holders(), Config())
 
     assert [gpu["index"] for gpu in seen["gpus"]] == [0]
     assert "GPU 1 of 2 cannot be used: no permission (4)" in seen["notes"]
