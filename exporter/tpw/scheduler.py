@@ -16,9 +16,27 @@ from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 TICK = "tick"
+
+
+class _Background(BackgroundScheduler):  # type: ignore[misc] # apscheduler has no types
+    """apscheduler's own, which may be stopped while it is at work.
+
+    Between the run of a job that has no next one and its removal, apscheduler 3.11 looks for the job among those of a
+    scheduler that was never started, if another thread has stopped it meanwhile, and does not find it there.
+    """
+
+    def _process_jobs(self) -> float | None:
+        try:
+            wait_seconds: float | None = super()._process_jobs()
+        except JobLookupError:
+            if self.running:
+                raise
+            return None
+        return wait_seconds
 
 
 class Scheduler:
@@ -28,7 +46,7 @@ class Scheduler:
     def __init__(self) -> None:
         # Skipped and missed runs are counted by the tick itself; apscheduler's warnings would repeat them every second.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        self._scheduler = BackgroundScheduler(
+        self._scheduler = _Background(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(2), TICK: DebugExecutor()},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
