@@ -5,7 +5,8 @@ seconds per 100 s (of the process, all threads, no scrapes in that time), reside
 second, scrape latency of 200 requests over one connection (median, p99), poll lag, and the time from start to ready.
 
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
-time of reading one of vLLM's pages (:mod:`bench.counting`).
+time of reading one of vLLM's pages (:mod:`bench.counting`). On demand (``--scene books``): what the books weigh on disk
+(:mod:`bench.keeping`).
 
 The figures are of this machine and this moment; nothing fails here when a goal is missed.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import counting
+from bench import counting, keeping
 from fakenvml import FakeNvml
 
 GOALS = {
@@ -173,8 +174,11 @@ def main() -> None:
     """All scenes."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
-    parser.add_argument("--scene", choices=[*GOALS, "counting", "all"], default="all")
+    parser.add_argument("--scene", choices=[*GOALS, "counting", "books", "all"], default="all")
     arguments = parser.parse_args()
+    if arguments.scene == "books":
+        keeping.table()
+        return
     if arguments.scene in ("counting", "all"):
         counting.table()
     if arguments.scene == "counting":

@@ -318,12 +318,15 @@ def _head(status: Status, url: str, width: int) -> list[list[_Part]]:
             _Part(f"   {figures.money(cost, currency, scale=_MILLION)} per 1M" if cost is not None else "", "strong"),
         ],
         *([_Part(line)] for line in _joined((_price(status), _waste(status)), width)),
+        *([_Part(line)] for line in _joined(_facility(status), width)),
     ]
 
 
 def _joined(texts: Sequence[str], width: int) -> list[str]:
     """The texts on one line where they fit, else on one each."""
     line = "   ".join(texts)
+    if not line:
+        return []
     return [line] if len(line) <= width else list(texts)
 
 
@@ -344,6 +347,20 @@ def _waste(status: Status) -> str:
     gpus, cost = head["wasted_gpus"], head["wasted_cost_per_hour"]
     what = f"{gpus} GPU{'' if gpus == 1 else 's'}, {figures.watts(head['wasted_watts'] if gpus else 0.0)}"
     return f"wasted {figures.money(cost, currency)}/h ({what})" if cost is not None else f"wasted {what}"
+
+
+def _facility(status: Status) -> tuple[str, ...]:
+    """What stands between the boards and the bill, where it is configured."""
+    carbon, demand = status["carbon"], status["demand"]
+    texts = []
+    if status["pue"] != 1.0:
+        texts.append(f"PUE {figures.figure(status['pue'])}")
+    if carbon is not None:
+        texts.append(f"grid {figures.figure(carbon['grams_per_kwh'])} gCO2e/kWh")
+    if demand is not None:
+        forming, peak = figures.watts(demand["interval_watts"]), figures.watts(demand["peak_watts"])
+        texts.append(f"demand {forming}, peak {peak}")
+    return tuple(texts)
 
 
 def _server_heads(status: Status, width: int) -> list[_Part]:
@@ -413,5 +430,5 @@ def _gpu(gpu: GpuStatus, width: int) -> list[_Part]:
             f"{figures.percent(gpu['utilization_ratio']):>5} {memory:>12} "
             f"{figures.celsius(gpu['temperature_celsius']):>6} "
         ),
-        _Part(plain(", ".join(gpu["owners"])) or UNKNOWN),
+        _Part(plain(figures.owners(gpu))),
     ]

@@ -1,8 +1,12 @@
-"""Numbers as people read them: three significant digits, a unit, and a dash where nothing is known."""
+"""Numbers as people read them: three significant digits, a unit, and a dash where nothing is known; and whose a GPU is."""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tpw.exposition.status import GpuStatus
 
 UNKNOWN = "\u2013"
 
@@ -109,3 +113,15 @@ def moment(wall_seconds: float) -> str:
 def plain(text: str) -> str:
     """A text from outside, without what would move a cursor or change a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def is_shared(gpu: GpuStatus) -> bool:
+    """Whether a GPU is not all one server's: several own it, or one owns a part of it."""
+    return len(gpu["owners"]) > 1 or any(share < 0.9995 for share in gpu["shares"].values())
+
+
+def owners(gpu: GpuStatus) -> str:
+    """Who owns it, and how much of it where it is shared: `chat`, `chat 75 %, code 25 %`."""
+    if not is_shared(gpu):
+        return ", ".join(gpu["owners"]) or UNKNOWN
+    return ", ".join(f"{name} {percent(gpu['shares'].get(name))}" for name in gpu["owners"])

@@ -35,6 +35,21 @@ _STATE_TITLES = {
     "unread": "its counters are elsewhere; known by its GPUs",
 }
 
+_HOST_RULES = {
+    "node_minus_gpus": "the node's meter less its GPUs",
+    "components": "CPU and memory as read",
+    "in_gpus": "its CPU is in the GPUs' own meters",
+    "none": "nothing of it is in the facility's energy",
+}
+
+_SHARED_BY = {
+    "sole": "one of them works",
+    "sm": "by use of the multiprocessors",
+    "even": "evenly: the driver does not tell who used how much",
+    "gpm": "by instance, and how busy each is",
+    "slices": "by instance, and its slices",
+}
+
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -100,6 +115,7 @@ def main(status: Status, host: str = "") -> str:
         (
             _header(status, host),
             _headline(status),
+            _facility(status),
             _servers(status),
             _gpus(status),
             _sources(status),
@@ -209,6 +225,31 @@ def _waste_tile(status: Status) -> str:
     cost = head["wasted_cost_per_hour"]
     note = f"{doing}, {figures.watts(head['wasted_watts'])}" if gpus else "every GPU is working"
     return _tile("Wasted per hour", figures.figure(cost), currency, note if cost is not None else f"measuring; {note}")
+
+
+def _facility(status: Status) -> str:
+    """What stands between the boards and the bill."""
+    meters = ", ".join(f"{host['component']} {figures.watts(host['power_watts'])}" for host in status["hosts"])
+    facts = [
+        ("PUE", figures.figure(status["pue"]), ""),
+        ("Host", meters or UNKNOWN, _HOST_RULES.get(status["host_share_method"], status["host_share_method"])),
+    ]
+    carbon, demand, currency = status["carbon"], status["demand"], status["currency"] or ""
+    if carbon is not None:
+        basis = carbon["basis"].replace("_", " ")
+        facts.append(("Grid carbon", f"{figures.figure(carbon['grams_per_kwh'])} g CO\u2082e per kWh", basis))
+    if demand is not None:
+        forming = figures.watts(demand["interval_watts"])
+        peak = (
+            f"month's peak {figures.watts(demand['peak_watts'])}" if demand["peak_watts"] else "no peak yet this month"
+        )
+        price = f"{figures.money(demand['price_per_kw_month'], currency)} per kW"
+        facts.append(("Demand interval", forming, f"{peak}, {price}"))
+    items = "".join(
+        f"<div><dt>{escape(label)}</dt><dd><b>{escape(value)}</b> <span class=note>{escape(note)}</span></dd></div>"
+        for label, value, note in facts
+    )
+    return f"<dl class=facts>{items}</dl>"
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -344,9 +385,19 @@ def _gpu_row(gpu: GpuStatus) -> tuple[_Cell, ...]:
         _number(figures.percent(gpu["utilization_ratio"])),
         _number(UNKNOWN if used is None else f"{figures.gibibytes(used)} / {figures.gibibytes(total)}"),
         _number(figures.celsius(gpu["temperature_celsius"])),
-        _text(", ".join(gpu["owners"]) or UNKNOWN),
+        _owners(gpu),
         _text(gpu["energy_method"].replace("_", " "), gpu["method_note"]),
     )
+
+
+def _owners(gpu: GpuStatus) -> _Cell:
+    """Whose it is; what of it, where it is not all one server's."""
+    title = f"shared {_SHARED_BY.get(gpu['split_method'] or '', '')}" if figures.is_shared(gpu) else ""
+    parts = ", ".join(
+        f"{part['profile'] or part['uuid']} about {figures.percent(part['estimated_share'])}"
+        for part in gpu["instances"]
+    )
+    return _text(figures.owners(gpu), "; ".join(text for text in (title, parts and f"instances: {parts}") if text))
 
 
 def _sources(status: Status) -> str:

@@ -33,6 +33,9 @@ dd b{font-size:2rem;line-height:1.25;font-weight:500;letter-spacing:-.02em}
 dd small{color:var(--soft);font-size:.9rem}
 .note{color:var(--soft);font-size:.85rem}
 .none b{color:var(--soft);font-weight:400}
+.facts{display:flex;flex-wrap:wrap;gap:.2rem 1.75rem;margin:.9rem 0 0;font-size:.85rem}
+.facts dt,.facts dd{display:inline}.facts dt{margin-right:.35rem}
+.facts dd b{font-size:inherit;font-weight:500;letter-spacing:0}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.55rem .9rem;vertical-align:top;white-space:nowrap}
@@ -73,7 +76,7 @@ main tbody tr td{padding:.05rem 0;border:0;display:flex;justify-content:space-be
 text-align:right;grid-column:span 3;overflow-wrap:anywhere}
 main tbody tr td.lead{grid-column:span 4;gap:.35rem;flex-wrap:wrap}main tbody tr td.state{grid-column:span 2}
 main tbody tr td.n{white-space:nowrap}main tbody tr td.name{grid-column:1/-1;display:block}
-main td::before{content:attr(data-head);color:var(--soft);font-size:.85rem;white-space:nowrap;text-align:left}
+main td::before{content:attr(data-head);color:var(--soft);font-size:.85rem;white-space:normal;text-align:left}
 main td.lead,main td.model,main td.state,main td.power,main td.wrap{text-align:left;justify-content:flex-start}
 main td.lead::before,main td.model::before,main td.state::before,main td.power::before,main td.wrap::before{content:none}
 main td.state{justify-content:flex-end;align-items:center}main .state i{margin:0}

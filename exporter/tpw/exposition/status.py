@@ -14,7 +14,7 @@ from tpw.exposition.waste import Waste
 from tpw.ledger.books import Books, GpuAccount, Posting, ServerAccount
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
 from tpw.model import UNKNOWN_MODEL, Boundary, PriceState, Scope, State
-from tpw.snapshot import Prices, Snapshot
+from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
 
 
 class StateStatus(TypedDict):
@@ -32,6 +32,17 @@ class CalibrationStatus(TypedDict):
 
     gain: float
     offset_watts: float
+
+
+class InstanceStatus(TypedDict):
+    """One instance of a partitioned GPU (MIG)."""
+
+    uuid: str
+    profile: str
+    estimated_share: float
+    """Of the board's energy now."""
+    method: str
+    """gpm or slices."""
 
 
 class GpuStatus(TypedDict):
@@ -59,6 +70,8 @@ class GpuStatus(TypedDict):
     """How it is shared among its owners: sole, sm, even, gpm, slices; null while it has none."""
     shares: dict[str, float]
     """By server that owns it."""
+    instances: list[InstanceStatus]
+    """Empty where it is not partitioned."""
     unmetered_seconds: float
     states: dict[str, StateStatus]
 
@@ -116,6 +129,23 @@ class PriceStatus(TypedDict):
     next_per_kwh: float | None
 
 
+class CarbonStatus(TypedDict):
+    """The carbon intensity of the grid now."""
+
+    grams_per_kwh: float
+    """CO2 equivalent."""
+    basis: str
+
+
+class DemandStatus(TypedDict):
+    """Where the demand charge of the billing month stands."""
+
+    interval_watts: float | None
+    """Mean of the interval that forms; null at its very beginning."""
+    peak_watts: float
+    price_per_kw_month: float
+
+
 class SourceEntry(TypedDict):
     """One source."""
 
@@ -167,6 +197,11 @@ class Status(TypedDict):
     headline: Headline
     price: PriceStatus | None
     """null where no tariff is configured."""
+    pue: float
+    carbon: CarbonStatus | None
+    """null where no intensity is known."""
+    demand: DemandStatus | None
+    """null where demand is not charged."""
     gpus: list[GpuStatus]
     hosts: list[HostStatus]
     host_share_method: str
@@ -205,6 +240,9 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
         currency=books.currency or snapshot.prices.currency or None,
         headline=_headline(gpus, servers, waste),
         price=_price(snapshot.prices),
+        pue=snapshot.pue,
+        carbon=_carbon(snapshot.carbon),
+        demand=_demand(snapshot.demand),
         gpus=gpus,
         hosts=[
             HostStatus(component=component, power_watts=account.power_watts, joules=account.joules)
@@ -281,6 +319,12 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuS
         else CalibrationStatus(gain=account.calibration.gain, offset_watts=account.calibration.offset_watts),
         split_method=None if division is None or division.method is None else str(division.method),
         shares={} if division is None else {server.name: division.ratio(server.name) for server in owners},
+        instances=[
+            InstanceStatus(
+                uuid=part.instance, profile=part.profile, estimated_share=part.weight, method=str(part.method)
+            )
+            for part in (division.parts if division else ())
+        ],
         unmetered_seconds=account.unmetered_seconds,
         states={
             str(state): _booked(
@@ -364,6 +408,20 @@ def _price(prices: Prices) -> PriceStatus | None:
         state=str(now.state if now is not None else PriceState.MISSING),
         next_at=prices.next.start_seconds if prices.next else None,
         next_per_kwh=prices.next.price_per_kwh if prices.next else None,
+    )
+
+
+def _carbon(carbon: Carbon | None) -> CarbonStatus | None:
+    return None if carbon is None else CarbonStatus(grams_per_kwh=carbon.grams_per_kwh, basis=carbon.basis)
+
+
+def _demand(demand: DemandNow | None) -> DemandStatus | None:
+    if demand is None:
+        return None
+    return DemandStatus(
+        interval_watts=demand.interval_watts,
+        peak_watts=demand.peak_watts,
+        price_per_kw_month=demand.price_per_kw_month,
     )
 
 

@@ -502,4 +502,6 @@ class AcceleratorPoller:
 
 
 def _released_error() -> SourceError:
-    return SourceError(Reason.DISABLED, "the driver was let go of on request", "POST /-/resume (or SIGUSR2) when the work is done.")
+    return SourceError(
+        Reason.DISABLED, "the driver was let go of on request", "POST /-/resume (or SIGUSR2) when the work is done."
+    )

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
 from tpw.exposition import figures
+
+if TYPE_CHECKING:
+    from tpw.exposition.status import GpuStatus
 
 
 @pytest.mark.parametrize(
@@ -79,3 +84,23 @@ def test_moments_are_in_utc():
     assert figures.moment(1_767_225_605.0) == "2026-01-01 00:00:05 UTC"
     assert figures.clock(1_767_225_605.0) == "00:00:05 UTC"
     assert figures.minute(1_767_225_605.0) == "00:00 UTC"
+
+
+def owned(*owners: str, **shares: float) -> GpuStatus:
+    return cast("GpuStatus", {"owners": list(owners), "shares": shares})
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        (owned(), "\u2013"),
+        (owned("chat", chat=1.0), "chat"),
+        (owned("chat"), "chat"),
+        (owned("chat", chat=0.375), "chat 38 %"),
+        (owned("chat", "code", chat=0.75, code=0.25), "chat 75 %, code 25 %"),
+        (owned("chat", "code", chat=1.0, code=0.0), "chat 100 %, code 0 %"),
+        (owned("chat", "code"), "chat \u2013, code \u2013"),
+    ],
+)
+def test_owners_are_told_with_their_shares_where_a_gpu_is_shared(gpu: GpuStatus, expected: str):
+    assert figures.owners(gpu) == expected

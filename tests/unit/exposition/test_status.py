@@ -52,8 +52,25 @@ def test_costs_of_several_models_are_weighed_by_their_tokens():
     assert found["headline"]["cost_per_token"] == pytest.approx(sum(money) / 1600.0)
 
 
+def test_what_stands_between_the_boards_and_the_bill_is_told():
+    found = status(rich_snapshot())
+    assert found["pue"] == PUE
+    assert found["carbon"] == {"grams_per_kwh": 388.0, "basis": "location"}
+    assert found["demand"] == {"interval_watts": 4120.0, "peak_watts": 4650.5, "price_per_kw_month": 14.2}
+
+
+def test_instances_of_a_gpu_are_told_with_their_estimated_shares():
+    gpus = status(rich_snapshot())["gpus"]
+    assert gpus[2]["instances"] == [
+        {"uuid": "MIG-2a", "profile": "3g.40gb", "estimated_share": 0.375, "method": "gpm"},
+        {"uuid": "MIG-2b", "profile": "1g.10gb", "estimated_share": 0.125, "method": "gpm"},
+    ]
+    assert gpus[0]["instances"] == []
+
+
 def test_nothing_known_is_null_not_zero():
     found = status(empty_snapshot())
+    assert (found["carbon"], found["demand"], found["pue"]) == (None, None, 1.0)
     assert found["currency"] is None
     assert found["price"] is None
     assert {key: value for key, value in found["headline"].items() if value is not None} == {"wasted_gpus": 0}

@@ -157,7 +157,7 @@ def test_once_prints_the_table_and_ends():
     with serving(Web(rich_snapshot, Page())) as url:
         done = subprocess.run(command("--once", "--url", url), capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[5].startswith("chat      active  acme/chat-70b")
+    assert done.stdout.splitlines()[6].startswith("chat      active  acme/chat-70b")
 
 
 def test_the_address_is_the_one_this_configuration_would_listen_on():

@@ -22,7 +22,7 @@ from tpw.exposition.render import Format, Page
 from tpw.exposition.serving import Server
 from tpw.exposition.web import Web
 from tpw.model import Instant, SourceStatus
-from tpw.snapshot import Snapshot
+from tpw.snapshot import DemandNow, Snapshot
 
 
 class Current:
@@ -318,6 +318,31 @@ def test_the_page_shows_the_numbers():
         assert part in text
     assert "connection refused at 127.0.0.1:8081" in text
     assert "is the server running?" in text
+
+
+def test_the_page_says_what_stands_between_the_boards_and_the_bill():
+    text = " ".join(" ".join(outline(get(web(rich_snapshot()), "/").body).text).split())
+    for part in (
+        "PUE 1.30",
+        "Host cpu 142 W, dram \u2013 CPU and memory as read",
+        "Grid carbon 388 g CO\u2082e per kWh location",
+        "Demand interval 4,120 W month's peak 4,650 W, 14.2 EUR per kW",
+    ):
+        assert part in text
+    began = replace(rich_snapshot(), demand=DemandNow(4120.0, 0.0, 14.2))
+    text = " ".join(" ".join(outline(get(web(began), "/").body).text).split())
+    assert "Demand interval 4,120 W no peak yet this month, 14.2 EUR per kW" in text
+    text = " ".join(" ".join(outline(get(web(empty_snapshot()), "/").body).text).split())
+    assert "PUE 1.00 Host \u2013 nothing of it is in the facility's energy" in text
+    assert "Demand" not in text
+    assert "Grid" not in text
+
+
+def test_a_shared_gpu_shows_how_it_is_shared():
+    page = outline(get(web(rich_snapshot()), "/").body)
+    titles = [attributes["title"] for tag, attributes in page.seen if tag == "td" and attributes.get("title")]
+    assert "shared by instance, and how busy each is; instances: 3g.40gb about 38 %, 1g.10gb about 12 %" in titles
+    assert "embed 38 %" in page.text
 
 
 def test_the_first_paint_and_the_refresh_are_one_rendering():
