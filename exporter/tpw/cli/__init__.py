@@ -38,7 +38,9 @@ COMMANDS = (
     Command("run", "tpw.cli.run", "the daemon (the default)"),
     Command("check", "tpw.cli.check", "validate the configuration and print every problem in it"),
     Command("probe", "tpw.cli.probe", "one look at this machine: GPUs, meters, servers, who owns what, the price now"),
-    Command("demo", "tpw.cli.demo", "the real pipeline over simulated GPUs and a simulated server"),
+    Command(
+        "demo", "tpw.cli.demo", "the real pipeline over simulated GPUs and servers, without configuration or hardware"
+    ),
     Command("top", "tpw.cli.top", "a live table of a running daemon"),
     Command("report", "tpw.cli.report", "tokens, energy and money by day, server and model; table, CSV, JSON, FOCUS"),
     Command("proxy", "tpw.cli.proxy", "a reverse proxy that counts tokens, before a server that publishes no counters"),
@@ -95,7 +97,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             command.name,
             parents=[_shared(getattr(module, "FLAGS", None))],
             help=command.summary,
-            description=command.summary.capitalize() + ".",
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
             allow_abbrev=False,
         )
         options: Callable[[argparse.ArgumentParser], None] | None = getattr(module, "options", None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
+from pathlib import Path
 
 from tpw import logs
 from tpw.app import Daemon
@@ -53,6 +55,12 @@ references:
 """
 
 
+def _program() -> str:
+    """What to type for this program: its path where a shell would not find it by its name."""
+    name = "tpw-exporter"
+    return sys.argv[0] if Path(sys.argv[0]).name == name and shutil.which(name) is None else name
+
+
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
     """Run until told to end. No configuration, no hardware, nothing kept on disk."""
     now = time.time()
@@ -76,7 +84,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             f"tpw-exporter demo: 4 simulated GPUs, 2 simulated servers.\n"
             f"  page for people   http://127.0.0.1:{port}/\n"
             f"  metrics           http://127.0.0.1:{port}{config.web.telemetry_path}\n"
-            f"  in a terminal     tpw-exporter top --url=http://127.0.0.1:{port}\n"
+            f"  in a terminal     {_program()} top --url=http://127.0.0.1:{port}\n"
             "End it with Ctrl-C.",
             flush=True,
         )

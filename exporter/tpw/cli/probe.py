@@ -67,6 +67,7 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], config:
     for name, server in books.servers.items():
         for uuid in server.gpus:
             owners.setdefault(uuid, []).append(name)
+    read = {source.name for source in snapshot.sources}
     return {
         "gpus": [
             {
@@ -109,6 +110,7 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], config:
             {
                 "name": server.name,
                 "up": server.up,
+                "counters_elsewhere": not server.up and f"server:{server.name}" not in read,
                 "engine": server.engine,
                 "models": list(server.models),
                 "cadence": str(server.cadence),
@@ -166,7 +168,7 @@ def _print(seen: dict[str, Any]) -> None:
     print("servers" if seen["servers"] else "servers: none seen")
     for server in seen["servers"]:
         gpus = ", ".join(map(str, server["gpus"])) or "none known"
-        state = "up" if server["up"] else "DOWN"
+        state = "up" if server["up"] else "counters elsewhere" if server["counters_elsewhere"] else "DOWN"
         models = ", ".join(server["models"]) or "unknown model"
         print(
             f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus} ({server['attribution']})"

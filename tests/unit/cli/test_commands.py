@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.servers import clean_environment, exporter_command, free_port
-from tpw.cli import COMMANDS, main
+from tpw.cli import COMMANDS, demo, main
 
 README = (Path(__file__).resolve().parents[3] / "README.md").read_text()
 
@@ -43,6 +43,26 @@ def test_proxy_takes_only_what_concerns_it_and_says_its_own_defaults(capsys: pyt
     assert "Address to listen on. Default: 127.0.0.1:11435." in text
     assert "Path of the metrics. Default: /tpw/metrics." in text
     assert "Least severity that is written. Default: info." in text
+
+
+def test_help_keeps_the_spelling_of_names(capsys: pytest.CaptureFixture[str]):
+    assert "The real pipeline over simulated GPUs and servers" in help_of("demo", capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("program", "on_path", "expected"),
+    [
+        (".venv/bin/tpw-exporter", None, ".venv/bin/tpw-exporter"),
+        ("/usr/bin/tpw-exporter", "/usr/bin/tpw-exporter", "tpw-exporter"),
+        ("/somewhere/tpw/__main__.py", None, "tpw-exporter"),
+    ],
+)
+def test_demo_names_a_program_that_the_shell_finds(
+    program: str, on_path: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(demo.sys, "argv", [program, "demo"])
+    monkeypatch.setattr(demo.shutil, "which", lambda name: on_path)
+    assert demo._program() == expected
 
 
 def test_demo_takes_no_file_since_it_brings_its_own(capsys: pytest.CaptureFixture[str]):
