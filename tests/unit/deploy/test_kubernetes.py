@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def test_chart_passes_helms_strict_lint(case):
         {"state": {"hostPath": "relative"}},
         {"extraArgs": ["log.level=debug"]},
         {"podMonitor": {"interval": "15"}},
+        {"webConfig": {"secret": "web"}},
+        {"networkPolicy": {"egress": {"ports": []}}},
     ],
     ids=lambda values: next(iter(values)),
 )
@@ -158,6 +161,50 @@ def test_pod_monitor_has_only_fields_that_the_operator_knows():
     spec = of_kind(render(CASES["everything"]), "PodMonitor")["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
     assert set(spec) == {"selector", "podMetricsEndpoints"}
-    assert set(endpoint) == {"port", "interval", "scrapeTimeout", "relabelings", "metricRelabelings"}
+    assert set(endpoint) == {
+        *("port", "interval", "scrapeTimeout", "relabelings", "metricRelabelings"),
+        *("scheme", "basicAuth"),
+    }
     ports = [port["name"] for port in pod_of(render(CASES["everything"]))["containers"][0]["ports"]]
     assert endpoint["port"] in ports
+
+
+def test_without_a_secret_there_is_no_web_configuration():
+    pod = pod_of(render({}))
+    assert not any("web.config" in argument for argument in pod["containers"][0]["args"])
+    assert {volume["name"] for volume in pod["volumes"]} == {"config", "state"}
+
+
+def test_the_web_configuration_is_a_secret_and_the_probes_can_be_told_how_to_get_past_it():
+    pod = pod_of(render(CASES["everything"]))
+    (container,) = pod["containers"]
+    assert "--web.config.file=/etc/tpw-exporter-web/web.yaml" in container["args"]
+    assert {"name": "web", "secret": {"secretName": "tpw-exporter-web"}} in pod["volumes"]
+    assert {"name": "web", "mountPath": "/etc/tpw-exporter-web", "readOnly": True} in container["volumeMounts"]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/-/healthy", "port": "metrics", "scheme": "HTTPS"}
+
+
+def test_the_policy_lets_in_who_is_named_and_out_only_where_something_is_said():
+    policy = of_kind(render(CASES["everything"]), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == [
+        {
+            "ports": [{"port": "metrics", "protocol": "TCP"}],
+            "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        }
+    ]
+    assert len(policy["egress"]) == 2
+    policy = of_kind(render({"networkPolicy": {"enabled": True}}), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
+    assert [document["kind"] for document in render({})].count("NetworkPolicy") == 0
+
+
+def test_what_the_comments_of_the_values_give_to_copy_is_valid():
+    text = (CHART / "values.yaml").read_text()
+    copied = re.sub(r"^(\s*)(from|egress): \[\]\n(?=\s*#  -)", r"\1\2:\n", text, flags=re.MULTILINE)
+    copied = re.sub(r"^( *)#  ( *)(?=- |  ports:)", r"\1  \2", copied, flags=re.MULTILINE)
+    values = yaml.safe_load(copied)["networkPolicy"] | {"enabled": True}
+    assert (len(values["from"]), len(values["egress"])) == (1, 4)
+    policy = of_kind(render({"networkPolicy": values}), "NetworkPolicy")
+    kubernetes_validate.validate(policy, RELEASES[-1], strict=True)
