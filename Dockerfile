@@ -1,6 +1,6 @@
 # The exporter in two stages: the wheel and its pinned requirements are installed into /opt/tpw, and only that is copied
-# into an image without compilers or caches. The extras for basic auth and holidays are in it: nobody can add them later. The base has glibc because the NVIDIA container runtime injects the
-# driver's libnvidia-ml.so.1, which is linked against it.
+# into an image without compilers or caches. The extras for basic auth and holidays are in it: nobody can add them later.
+# The base has glibc because the NVIDIA container runtime injects the driver's libnvidia-ml.so.1, which is linked against it.
 ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS build
