@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from tpw import logs
 from tpw.assembly import policy
 from tpw.config.load import load
 from tpw.ledger.advance import advance
@@ -101,6 +102,7 @@ def bytes_after(days: int, gpus: int) -> list[int]:
 
 def table(days: int = 8) -> None:
     """Kilobytes per day and GPU, by the number of GPUs."""
+    logs.configure("error", "logfmt")
     print(f"{'books':<12}" + "".join(f"{head:>20}" for head in ("first day KB", "KB a day and GPU", "MB in 400 days")))
     for gpus in (1, 8):
         sizes = bytes_after(days, gpus)
