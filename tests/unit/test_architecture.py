@@ -142,6 +142,16 @@ def test_the_hook_imports_only_the_standard_library():
     assert offenders == set()
 
 
+def test_the_page_of_the_architecture_tells_these_rooms_and_arrows():
+    import re
+
+    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text().split("## Rooms")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
+    assert {room: set(re.findall(r"`([\w.]+)`", arrows)) for room, arrows in rows} == MAY_IMPORT
+    composers = set(re.findall(r"`(\w+)`", text.split("\n`app`", 1)[1].split("put the rooms together")[0])) | {"app"}
+    assert composers == {name for name in COMPOSERS if not name.startswith("__")}
+
+
 def test_the_tests_import_the_wheel_when_told_so():
     """``make test`` puts the built wheel first; a suite that then read the sources would prove nothing about it."""
     import os
