@@ -363,7 +363,7 @@ class Alerts:
         """GPUs that cost money and make nothing."""
         v = self._values
         cost = _money(
-            'sum by (currency) (gpu:tpw_gpu_state_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
+            'sum by (currency) (gpu:tpw_gpu_state_net_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
             "instance; uuid",
             "It costs MONEY a day.",
             _UNPRICED,
@@ -418,7 +418,7 @@ class Alerts:
                 {"instance": "instance", "gpu": "gpu"},
                 ("parked_share", knob),
             )
-        gross = f"sum by ({self._keys('currency')}) (cluster:tpw_gpu_state_cost:rate1d)"
+        gross = f"sum by ({self._keys('currency')}) (cluster:tpw_gpu_state_net_cost:rate1d)"
         yield Alert(
             "TpwWasteHigh",
             Severity.WARNING,

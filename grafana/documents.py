@@ -79,8 +79,8 @@ Named `level:metric:operation`; every series also has the labels that keep insta
 
 Numerators and denominators are summed apart and divided last, over all nodes of a server: tokens may be counted on one node
 and joules metered on three. The ratios of a node split a server's tokens by where its joules went. The ratios of the
-cluster include GPUs that nobody owns; they exist for the boundary `gpu` only, because the facility's share of an idle GPU
-is not exposed.
+cluster include GPUs that nobody owns. Money is net: what was charged, less what negative prices paid back
+(`tpw_gpu_state_cost` alone is the charge, by component).
 
 A rank of a server that is metered on another node carries the model named in its exporter's configuration. Name the same
 server and the same model on every node, or the ratios by model have the tokens in one row and the joules in another; the

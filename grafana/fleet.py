@@ -6,14 +6,14 @@ from grafana import palette, queries
 from grafana.board import Board, Settings, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import NO_PRICE, NO_TOKENS, Column, Look, Query, bars, curve, grid, history, judged, tile
-from grafana.queries import KIND, MONEY, SCOPE
+from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
 
 SETTINGS = Settings(
     uid="tpw-fleet",
     title="tpw / Fleet",
     description="Efficiency, spend and waste of all nodes.",
     filters=("cluster", "job", "instance"),
-    choices=("kind", "scope"),
+    choices=("kind", "scope", "boundary"),
     annotations=("alerts", "restarts"),
 )
 NODE = "cluster, instance"
@@ -37,9 +37,10 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Tokens / joule",
-                "${kind:text} tokens over all joules of all boards, idle GPUs included, over five minutes.",
+                "${kind:text} tokens over all joules of all GPUs, idle ones included, over five minutes.",
                 Query(
-                    f"sum(node:tpw_server_tokens:rate5m{{{KIND}}}) / (sum(node:tpw_gpu_state_energy_joules:rate5m) > 0)"
+                    f"sum(node:tpw_server_tokens:rate5m{{{KIND}}})"
+                    f" / (sum(node:tpw_gpu_state_energy_joules:rate5m{{{BOUNDARY}}}) > 0)"
                 ),
                 unit="none",
                 spark=True,
@@ -65,11 +66,14 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Power",
-                "All boards by their energy counters over five minutes, and the share of their enforced limits.",
-                Query("sum(node:tpw_gpu_state_energy_joules:rate5m)", "boards"),
+                "All boards by their energy counters over five minutes, the share of their enforced limits, and the whole "
+                "facility: with their share of the hosts, times PUE.",
+                Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"})', "boards"),
                 Query(
-                    "sum(node:tpw_gpu_state_energy_joules:rate5m) / (sum(tpw_gpu_power_limit_watts) > 0)", "of limits"
+                    'sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"}) / (sum(tpw_gpu_power_limit_watts) > 0)',
+                    "of limits",
                 ),
+                Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="facility"})', "facility"),
                 unit="watt",
                 looks={"of limits": Look(unit="percentunit", decimals=0)},
             ),
@@ -97,12 +101,12 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "$currency wasted / hour",
-                "Cost of parked and idle GPUs over the last hour, and its share of all cost. Orange from 20 %, red "
-                "from 40 %.",
+                "Cost of parked and idle GPUs over the last hour, less credit, and its share of all cost. Orange "
+                "from 20 %, red from 40 %.",
                 Query(f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "last hour"),
                 Query(
                     f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
-                    f" / (3600 * sum(node:tpw_gpu_state_cost:rate1h{{{MONEY}}}) > 0)",
+                    f" / (3600 * sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
                     "of all cost",
                 ),
                 unit="none",
@@ -135,7 +139,11 @@ def _nodes(page: Board) -> None:
                 "A row per exporter, five-minute means. Tokens of a server that spans nodes are split by where its "
                 "joules went. A click on a node shows its GPUs.",
                 Query(f"count by ({NODE}) (tpw_gpu_up)", table=True, instant=True),
-                Query(f"sum by ({NODE}) (node:tpw_gpu_state_energy_joules:rate5m)", table=True, instant=True),
+                Query(
+                    f'sum by ({NODE}) (node:tpw_gpu_state_energy_joules:rate5m{{boundary="gpu"}})',
+                    table=True,
+                    instant=True,
+                ),
                 Query(
                     f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="active"}})',
                     table=True,
@@ -149,7 +157,11 @@ def _nodes(page: Board) -> None:
                 Query(
                     f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="idle"}})', table=True, instant=True
                 ),
-                Query(f"sum by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}}})", table=True, instant=True),
+                Query(
+                    f"sum by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}, {BOUNDARY}}})",
+                    table=True,
+                    instant=True,
+                ),
                 Query(
                     f"sum by ({NODE}) (node:tpw_cost_per_million_tokens:ratio_rate1h{{{KIND}, {SCOPE}, {MONEY}}})",
                     table=True,
@@ -233,7 +245,7 @@ def _what(page: Board) -> None:
                 Query(
                     f"sum by (name) (sum by ({node}) (node:tpw_server_tokens:rate1h{{{KIND}}})"
                     f" * on ({node}) group_left (name) {name})"
-                    f" / (sum by (name) (sum by ({node}) (node:tpw_gpu_state_energy_joules:rate1h)"
+                    f" / (sum by (name) (sum by ({node}) (node:tpw_gpu_state_energy_joules:rate1h{{{BOUNDARY}}})"
                     f" * on ({node}) group_left (name) {name}) > 0)",
                     "{{name}}",
                     instant=True,
@@ -249,7 +261,7 @@ def _what(page: Board) -> None:
                 "$currency per hour of GPUs that nobody owns.",
                 Query(
                     "topk(10, sum by (instance, gpu)"
-                    f' (gpu:tpw_gpu_state_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
+                    f' (gpu:tpw_gpu_state_net_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
                     "{{instance}} GPU {{gpu}}",
                     instant=True,
                 ),

@@ -45,11 +45,18 @@ def server_cost_in(window: str, by: str = "", component: str = 'component=~"$sco
     return f"({cost} - ({credit} or 0 * {cost}))"
 
 
-def whole_cost_in(window: str, component: str = 'component=~"$scope"', offset: str = "") -> str:
-    """What all GPUs cost over a window, whoever owns them, less what negative prices paid back to servers."""
-    matchers = ", ".join(part for part in (component, MONEY) if part)
-    cost = f"sum (increase(tpw_gpu_state_cost_total{{{matchers}}}[{window}]{offset}))"
-    credit = f"sum (increase(tpw_server_credit_total{{{MONEY}}}[{window}]{offset}))"
+def gpu_cost_in(
+    window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "", offset: str = ""
+) -> str:
+    """What all GPUs cost over a window, whoever owns them, less what negative prices paid back.
+
+    ``state`` is a regular expression; without it all time counts.
+    """
+    states = f'state=~"{state}"' if state else ""
+    matchers = ", ".join(part for part in (component, MONEY, states) if part)
+    cost = f"sum{_by(by)} (increase(tpw_gpu_state_cost_total{{{matchers}}}[{window}]{offset}))"
+    matchers = ", ".join(part for part in (MONEY, states) if part)
+    credit = f"sum{_by(by)} (increase(tpw_gpu_state_credit_total{{{matchers}}}[{window}]{offset}))"
     return f"({cost} - ({credit} or 0 * {cost}))"
 
 

@@ -144,23 +144,35 @@ class Rules:
 
     def _states(self, level: str, window: str) -> Iterable[Recording]:
         labels = LEVELS[level]
-        for metric in ("tpw_gpu_state_energy_joules", "tpw_gpu_state_seconds"):
-            yield Recording(
-                f"{level}:{metric}:rate{window}",
-                f"sum by ({self.keys(*labels, 'state')}) (rate({metric}_total[{window}]))",
-                (*labels, "state"),
-            )
-        parts = ("state", "currency") if level == "gpu" else ("state", "component", "currency")
+        by = self.keys(*labels, "state")
+        yield from self._state_energy(level, window)
         yield Recording(
-            f"{level}:tpw_gpu_state_cost:rate{window}",
-            f"sum by ({self.keys(*labels, *parts)}) (rate(tpw_gpu_state_cost_total[{window}]))",
-            (*labels, *parts),
+            f"{level}:tpw_gpu_state_seconds:rate{window}",
+            f"sum by ({by}) (rate(tpw_gpu_state_seconds_total[{window}]))",
+            (*labels, "state"),
+        )
+        money = self.keys(*labels, "state", "currency")
+        if level != "gpu":
+            parts = (*labels, "state", "component", "currency")
+            yield Recording(
+                f"{level}:tpw_gpu_state_cost:rate{window}",
+                f"sum by ({self.keys(*parts)}) (rate(tpw_gpu_state_cost_total[{window}]))",
+                parts,
+            )
+        charged = f"sum by ({money}) (rate(tpw_gpu_state_cost_total[{window}]))"
+        yield Recording(
+            f"{level}:tpw_gpu_state_net_cost:rate{window}",
+            promql(f"""
+                {charged}
+                - (sum by ({money}) (rate(tpw_gpu_state_credit_total[{window}])) or 0 * {charged})
+            """),
+            (*labels, "state", "currency"),
         )
         yield Recording(
             f"{level}:tpw_waste_cost_per_hour:rate{window}",
             promql(f"""
                 3600 * sum by ({self.keys(*labels, "currency")}) (
-                  {level}:tpw_gpu_state_cost:rate{window}{{state=~"parked|idle"}}
+                  {level}:tpw_gpu_state_net_cost:rate{window}{{state=~"parked|idle"}}
                 )
             """),
             (*labels, "currency"),
@@ -174,6 +186,22 @@ class Rules:
                     (sum without (state) ({level}:tpw_gpu_state_seconds:rate{window}) > 0)
                 """),
                 (*labels, "state"),
+            )
+
+    def _state_energy(self, level: str, window: str) -> Iterable[Recording]:
+        """Joules by state: of a board its own, of nodes and of all at both boundaries."""
+        labels = LEVELS[level]
+        for boundary, metric in (
+            ("gpu", "tpw_gpu_state_energy_joules"),
+            ("facility", "tpw_gpu_state_facility_energy_joules"),
+        ):
+            if level == "gpu" and boundary == "facility":
+                continue
+            yield Recording(
+                f"{level}:tpw_gpu_state_energy_joules:rate{window}",
+                f"sum by ({self.keys(*labels, 'state')}) (rate({metric}_total[{window}]))",
+                (*labels, "state"),
+                {} if level == "gpu" else {"boundary": boundary},
             )
 
     def waste(self) -> Iterable[Recording]:
@@ -269,13 +297,14 @@ class Rules:
 
     def _cost(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
         """What a server costs a second, less what negative prices paid back."""
-        yield from self._less_credit(f"{level}:tpw_server_cost:rate{window}", "tpw_server_cost_total", labels, window)
+        yield from self._less_credit(f"{level}:tpw_server_cost:rate{window}", "tpw_server", labels, window)
 
-    def _less_credit(self, record: str, charged: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
-        """A cost rate in both scopes, less the servers' credit. ``full`` needs the energy to be priced."""
+    def _less_credit(self, record: str, whose: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
+        """A cost rate in both scopes, less what negative prices paid back. ``full`` needs the energy to be priced."""
         by = self.keys(*labels, "currency")
+        charged = f"{whose}_cost_total"
         energy = f'sum by ({by}) (rate({charged}{{component="energy"}}[{window}]))'
-        credit = f"sum by ({by}) (rate(tpw_server_credit_total[{window}]))"
+        credit = f"sum by ({by}) (rate({whose}_credit_total[{window}]))"
         yield Recording(
             record,
             promql(f"""
@@ -431,21 +460,26 @@ class Rules:
                 labels,
                 {"kind": kind},
             )
-        yield self._tokens_per_joule("node", window, "gpu", f"node:tpw_gpu_state_energy_joules:rate{window}")
+        yield from self._whole_tokens_per_joule("node", window)
         yield from self._whole_cost("node", window)
         yield from self._cost_per_million("node", window, f"node:tpw_cost:rate{window}")
 
     def clusters(self, window: str) -> Iterable[Recording]:
         """Everything of an installation. Joules and money of GPUs that nobody owns are in its ratios."""
         yield from self._tokens("cluster", (), window)
-        yield self._tokens_per_joule("cluster", window, "gpu", f"cluster:tpw_gpu_state_energy_joules:rate{window}")
+        yield from self._whole_tokens_per_joule("cluster", window)
         yield from self._whole_cost("cluster", window)
         yield from self._cost_per_million("cluster", window, f"cluster:tpw_cost:rate{window}")
 
+    def _whole_tokens_per_joule(self, level: str, window: str) -> Iterable[Recording]:
+        """Tokens over the joules of all GPUs, whoever owns them."""
+        for boundary in ("gpu", "facility"):
+            energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}"}}'
+            yield self._tokens_per_joule(level, window, boundary, energy)
+
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
-        """What all GPUs cost a second, whoever owns them, less what negative prices paid back to servers."""
-        record = f"{level}:tpw_cost:rate{window}"
-        yield from self._less_credit(record, "tpw_gpu_state_cost_total", LEVELS[level], window)
+        """What all GPUs cost a second, whoever owns them, less what negative prices paid back."""
+        yield from self._less_credit(f"{level}:tpw_cost:rate{window}", "tpw_gpu_state", LEVELS[level], window)
 
     def spend(self) -> Iterable[Recording]:
         """Spend over the windows of the budget alert, and by hour of the day."""

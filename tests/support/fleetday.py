@@ -238,6 +238,9 @@ class Fleet:
             share = 1.0 if other == state else 0.0
             self._count("tpw_gpu_state_energy_joules_total", node, at, joules * share, **who, state=other)
             self._count("tpw_gpu_state_seconds_total", node, at, seconds * share, **who, state=other)
+            self._count("tpw_gpu_state_facility_energy_joules_total", node, at, facility * share, **who, state=other)
+            credit = facility / 3.6e6 * max(0.0, -price) * share
+            self._count("tpw_gpu_state_credit_total", node, at, credit, **who, state=other, currency="EUR")
             charge = facility / 3.6e6 * max(0.0, price) * share
             for component, money in (
                 ("energy", charge),

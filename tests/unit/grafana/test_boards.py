@@ -214,6 +214,8 @@ def test_totals_and_kinds_are_not_added_up(uid: str, panel: dict[str, Any], targ
     needs = {
         r"\w+:tpw_server_tokens:": "kind",
         r"(?:model|server):tpw_server_energy_joules:": "boundary",
+        r"(?:node|cluster):tpw_gpu_state_energy_joules:": "boundary",
+        r"(?:node|cluster):tpw_tokens_per_joule:": "boundary",
         r"\w+:tpw_(?:server_)?cost:": "scope",
         r"\w+:tpw_tokens_per_joule:": "kind",
     }

@@ -254,14 +254,14 @@ def test_live_ratio_and_rules_agree(server: Prometheus):
 def test_cost_per_million_tokens(server: Prometheus, fleet: Fleet):
     tokens = fleet.rise("tpw_server_tokens_total", HOUR, kind="output")
     servers = fleet.rise("tpw_server_cost_total", HOUR) - fleet.rise("tpw_server_credit_total", HOUR)
-    every = fleet.rise("tpw_gpu_state_cost_total", HOUR) - fleet.rise("tpw_server_credit_total", HOUR)
+    every = fleet.rise("tpw_gpu_state_cost_total", HOUR) - fleet.rise("tpw_gpu_state_credit_total", HOUR)
     assert of(server, "tpw-overview", "$currency / M tokens", "A") == pytest.approx(1e6 * servers / tokens, rel=NEAR)
     assert of(server, "tpw-overview", "$currency / M tokens", "B") == pytest.approx(1e6 * every / tokens, rel=NEAR)
 
 
 def test_money_of_the_range(server: Prometheus, fleet: Fleet):
     more = grown(WHOLE, RANGE)
-    every = fleet.rise("tpw_gpu_state_cost_total", WHOLE) - fleet.rise("tpw_server_credit_total", WHOLE)
+    every = fleet.rise("tpw_gpu_state_cost_total", WHOLE) - fleet.rise("tpw_gpu_state_credit_total", WHOLE)
     assert of(server, "tpw-money", "$currency spent") == pytest.approx(every * more, rel=RANGES)
     waste = sum(fleet.rise("tpw_gpu_state_cost_total", WHOLE, state=state) for state in ("parked", "idle"))
     assert of(server, "tpw-money", "Wasted") == pytest.approx(waste * more, rel=RANGES)
