@@ -179,7 +179,7 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 sum by ({self._gpu}) (rate(tpw_gpu_unmetered_seconds_total[15m])) > {number(v.unmetered_share)}
-                and on ({self._gpu}) tpw_gpu_up == 1
+                and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
             """),
             v.unmetered_for,
             "A GPU is not metered all of the time.",
@@ -373,7 +373,7 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 gpu:tpw_gpu_state_seconds:rate30m{{state="idle"}} >= {number(v.idle_share)}
-                and on ({self._gpu}) tpw_gpu_up == 1
+                and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
                 unless on (uuid) tpw:spare_gpu:info
             """),
             v.idle_for,
@@ -388,7 +388,7 @@ class Alerts:
         )
         parked = promql(f"""
             gpu:tpw_gpu_state_seconds:rate2h{{state="parked"}} >= {number(v.parked_share)}
-            and on ({self._gpu}) tpw_gpu_up == 1
+            and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
             unless on ({self._gpu}) (tpw_server_gpu and on (server) tpw:standby_server:info)
         """)
         owner = (

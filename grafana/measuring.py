@@ -259,7 +259,7 @@ def _energy(page: Board) -> None:
         ),
         (
             curve(
-                "Unmetered time",
+                "Unmetered time by node",
                 "Share of GPU time without a trustworthy reading, by node. Healthy: zero.",
                 Query(
                     "sum by (instance) (rate(tpw_gpu_unmetered_seconds_total[5m]))"

@@ -87,9 +87,10 @@ def _answers(page: Board) -> None:
             tile(
                 "Electricity",
                 "Cost of energy in the time range, less credit, and its share of everything.",
-                Query(queries.gpu_cost_in("$__range", ENERGY), "$currency", instant=True),
+                Query(queries.gpu_cost_in("$__range", component=ENERGY), "$currency", instant=True),
                 Query(
-                    f"{queries.gpu_cost_in('$__range', ENERGY)} / ({queries.gpu_cost_in('$__range', '')} > 0)",
+                    f"{queries.gpu_cost_in('$__range', component=ENERGY)}"
+                    f" / ({queries.gpu_cost_in('$__range', component='')} > 0)",
                     "of everything",
                     instant=True,
                 ),
@@ -130,12 +131,12 @@ def _answers(page: Board) -> None:
                 "What this month will have cost: spent since the 1st (UTC), and the mean day of the last seven for "
                 "the days that are left.",
                 Query(
-                    f"{queries.gpu_cost_in('$__range', '')}"
+                    f"{queries.gpu_cost_in('$__range', component='')}"
                     f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="full", {MONEY}}}[7d]))',
                     "forecast, $currency",
                     instant=True,
                 ),
-                Query(queries.gpu_cost_in("$__range", ""), "since the 1st", instant=True),
+                Query(queries.gpu_cost_in("$__range", component=""), "since the 1st", instant=True),
                 unit="none",
                 decimals=0,
                 no_value=NO_PRICE,

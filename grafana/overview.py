@@ -236,19 +236,23 @@ def _over_time(page: Board) -> None:
         (
             curve(
                 "Where the money went, $currency per hour",
-                "Cost of the servers by component, and of idle GPUs, as a mean over each bar. What negative prices "
-                "paid back is below zero.",
+                "Cost of the servers by component, and of idle GPUs, as a mean over each bar; the last bar is as far "
+                "as it has come. What negative prices paid back is below zero.",
                 Query(
-                    f"3600 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[$__interval]))",
+                    f"3600 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[$__interval] offset -$__interval))",
                     "{{component}}",
                     step="1h",
                 ),
                 Query(
-                    f'3600 * sum(rate(tpw_gpu_state_cost_total{{state="idle", {MONEY}}}[$__interval]))',
+                    f'3600 * sum(rate(tpw_gpu_state_cost_total{{state="idle", {MONEY}}}[$__interval] offset -$__interval))',
                     "idle GPUs",
                     step="1h",
                 ),
-                Query(f"-3600 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[$__interval]))", "credit", step="1h"),
+                Query(
+                    f"-3600 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[$__interval] offset -$__interval))",
+                    "credit",
+                    step="1h",
+                ),
                 unit="none",
                 stacked=True,
                 bars=True,

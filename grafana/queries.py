@@ -80,9 +80,11 @@ TRUST = "min(cluster:tpw_trust:ratio)"
 def gained(counter: str, by: str) -> str:
     """What a counter gained over the range of the board, its first value included.
 
-    For counters that appear with the first event, which ``increase`` would not see.
+    For counters that appear with the first event, which ``increase`` would not see. An exporter that did not answer just
+    then had the value it had before: up to an hour back, it counts.
     """
-    return f"sum by ({by}) ({counter} - ({counter} offset $__range or 0 * {counter})) > 0"
+    before = f"last_over_time({counter}[1h] offset $__range)"
+    return f"sum by ({by}) ({counter} - ({before} or 0 * {counter})) > 0"
 
 
 def sensor_error(by: str = GPU) -> str:

@@ -542,9 +542,9 @@ class Rules:
                 or
                 sum by ({by}) (
                   {anomalies}
-                  unless {anomalies} offset 1h
+                  unless last_over_time({anomalies}[1h] offset 1h)
                 )
-                and on ({gpu}) sum by ({gpu}) (tpw_gpu_up offset 1h)
+                and on ({gpu}) sum by ({gpu}) (last_over_time(tpw_gpu_up[1h] offset 1h))
             """),
             (*LEVELS["gpu"], "reason"),
         )
