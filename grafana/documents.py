@@ -57,11 +57,13 @@ the rules, the boards and the manifests with it:
 $ cat my-values.yaml
 waste_share: 0.25
 idle_for: 2h
-runbook_url: https://wiki.example.com/tpw/{alert}
-grafana_url: https://grafana.example.com
 labels: [cluster, namespace, job]
-$ python -m grafana.build --values my-values.yaml --out my-rules/
+$ python -m grafana.build --values my-values.yaml --out my-rules/ \
+    --runbooks https://git.your.host/tpw-exporter/src/deploy/runbooks --grafana https://grafana.your.host
 ```
+
+Addresses are yours to give. Without them an alert names its runbook by its path in this repository and its board by its
+path in Grafana (`/d/tpw-gpus?var-instance=...`): text, and no link that leads nowhere.
 
 `labels` are the labels that keep installations apart: every aggregation keeps them, and a label that no series has costs
 nothing. `job` is a regular expression of the scrape job's name.

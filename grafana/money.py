@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, link_to, trust
+from grafana.board import Board, Settings, electricity_price, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
@@ -291,23 +291,7 @@ def _when(page: Board) -> None:
     )
     page.line(
         6,
-        (
-            curve(
-                "Electricity price, $currency per kWh",
-                "The price in force; dashed, the one after it as it was known. Same width as the cost rate below.",
-                Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
-                Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
-                unit="none",
-                steps=True,
-                no_value=NO_PRICE,
-                legend=("min", "mean", "max"),
-                looks={
-                    "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
-                    "next": Look(color=palette.NEXT, properties=DASHED),
-                },
-            ),
-            24,
-        ),
+        (electricity_price(), 24),
     )
     page.line(
         8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, link_to, trust
+from grafana.board import Board, Settings, electricity_price, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import ALONE, DASHED, NO_PRICE, NO_TOKENS, Column, Look, Query, curve, grid, judged, tile
 from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
@@ -269,23 +269,7 @@ def _over_time(page: Board) -> None:
     )
     page.line(
         7,
-        (
-            curve(
-                "Electricity price, $currency per kWh",
-                "The price in force, and the one after it as it was known at the time.",
-                Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
-                Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
-                unit="none",
-                steps=True,
-                no_value=NO_PRICE,
-                legend=("min", "max", "lastNotNull"),
-                looks={
-                    "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
-                    "next": Look(color=palette.NEXT, properties=DASHED),
-                },
-            ),
-            12,
-        ),
+        (electricity_price(), 12),
         (
             grid(
                 "Firing alerts",

@@ -28,6 +28,12 @@ CURRENCY = "EUR"
 HOSTING = 0.12
 """Money per GPU and hour."""
 API = {"input": 0.20e-6, "cached_input": 0.05e-6, "output": 0.85e-6}
+CARBON = ("average_direct", 290.0)
+"""Basis, and grams per kWh."""
+MONTH = 31 * DAY
+"""January."""
+QUARTER = 900
+"""Seconds of a demand interval."""
 RENTED = 2.10
 """Money per GPU and hour."""
 
@@ -48,13 +54,19 @@ class Node:
     """Seconds of the day between which the exporter does not run: the last poll before, the first one after."""
     cpu_watts: float = 0.0
     """Of the host; 0: no meter of it is readable."""
+    demand_per_kw_month: float = 0.0
+    """Money for a kW of the month's highest quarter-hour; 0: demand is not charged."""
+    standing_per_month: float = 0.0
+    """Money that the contract costs in any case."""
 
 
 def _clock(hour: int, minute: int = 0) -> int:
     return hour * 3600 + minute * 60
 
 
-A = Node("node-a:10101", "NVIDIA H100 80GB HBM3", 0.95, 80 * 2.0**30, 7, ((_clock(10), _clock(10, 4)),), 205.0)
+A = Node(
+    "node-a:10101", "NVIDIA H100 80GB HBM3", 0.95, 80 * 2.0**30, 7, ((_clock(10), _clock(10, 4)),), 205.0, 11.5, 60.0
+)
 B = Node(
     "node-b:10101",
     "NVIDIA H200",
@@ -289,6 +301,9 @@ def configuration(node: Node, at: float, urls: Mapping[str, str], sysfs: str) ->
         "    price_per_kwh: 9.99",
         "    zones:",
         *zones,
+        *([f"  demand: {{price_per_kw_month: {node.demand_per_kw_month}}}"] if node.demand_per_kw_month else []),
+        *([f"  fixed: {{per_month: {node.standing_per_month}}}"] if node.standing_per_month else []),
+        f"carbon: {{kind: static, grams_per_kwh: {CARBON[1]}, basis: {CARBON[0]}}}",
         "costs:",
         f"  hardware: {{price_per_gpu: {node.hardware * 8760 * 4!r}, years: 4}}",
         f"  hosting: {{price_per_kw_month: {HOSTING * 730!r}, kw_per_gpu: 1}}",

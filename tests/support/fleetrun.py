@@ -220,7 +220,9 @@ class Exporter:
         self.stop()
         text = day.configuration(self.node, now, self.urls, str(self.folder / "sys"))
         if not self.priced:
-            text = "\n".join(text.split("\n")[: text.split("\n").index("tariff:")])
+            lines = text.split("\n")
+            carbon = next(line for line in lines if line.startswith("carbon:"))
+            text = "\n".join([*lines[: lines.index("tariff:")], carbon])
         config = load(text)
         file = BooksFile(self.folder / "state", self.clock.wall)
         self.daemon = Daemon(config, file, clock=self.clock.monotonic, wall=self.clock.wall, accelerators=[self.boards])

@@ -73,6 +73,8 @@ class Book:
         self._windows: dict[str, list[Total]] = {}
         self._shown: set[tuple[str, Labels]] = set()
         self._answered: dict[str, float] = {}
+        self._quarters: dict[float, float] = {}
+        self._demand_paid = 0.0
         self._now = self._before = self._began = float(day.START)
         self._page: dict[tuple[str, Labels], float] = {}
 
@@ -201,6 +203,8 @@ class Book:
         seconds = self._now - self._before
         money = {"currency": day.CURRENCY}
         rates = {"hardware": self._node.hardware, "hosting": day.HOSTING}
+        if self._node.standing_per_month:
+            rates["fixed"] = self._node.standing_per_month / day.MONTH * 3600 / len(self._boards)
         for state in STATES:
             share = seconds if state == now else 0.0
             self._add("tpw_gpu_state_seconds_total", share, **who, state=state)
@@ -230,14 +234,48 @@ class Book:
                 self._show("tpw_host_power_watts", self._node.cpu_watts, component="cpu")
         booked = sum(joules for joules in read.values() if joules is not None)
         factor = (1 + (host / booked if booked else 0.0)) * day.PUE
+        used: dict[tuple[Board, str, str], float] = {}
         for board, joules in read.items():
             self._book(board, None, 0.0, 0.0)
             if joules is not None:
                 pending = self._meters[board.uuid].pending
                 total = sum(piece.end - piece.begin for piece in pending)
                 for piece in pending:
-                    self._book(board, piece, joules * (piece.end - piece.begin) / total, factor)
+                    part = joules * (piece.end - piece.begin) / total
+                    self._book(board, piece, part, factor)
+                    whose = (board, piece.server, piece.state)
+                    used[whose] = used.get(whose, 0.0) + part * factor
+                    for at in range(int(piece.begin), int(piece.end), TICK):
+                        quarter = at // day.QUARTER * day.QUARTER
+                        share = TICK / (piece.end - piece.begin)
+                        self._quarters[quarter] = self._quarters.get(quarter, 0.0) + part * factor * share
                 self._meters[board.uuid].pending = []
+        if self._node.demand_per_kw_month:
+            self._demand(used)
+
+    def _demand(self, used: Mapping[tuple[Board, str, str], float]) -> None:
+        """The highest quarter-hour that is over, for the part of the month that has passed; whoever drew power pays."""
+        over = [joules for begin, joules in self._quarters.items() if begin + day.QUARTER <= self._now]
+        peak = max(over, default=0.0) / day.QUARTER
+        due = peak / 1000 * self._node.demand_per_kw_month * (self._now - day.START) / day.MONTH
+        forming = self._now // day.QUARTER * day.QUARTER
+        if forming in self._quarters:
+            self._show("tpw_demand_interval_watts", self._quarters[forming] / (self._now - forming))
+        if self._quarters:
+            self._show("tpw_demand_peak_watts", peak)
+            self._show("tpw_demand_price_per_kw_month", self._node.demand_per_kw_month, currency=day.CURRENCY)
+        for (board, server, now), joules in used.items() if due else ():
+            share = (due - self._demand_paid) * joules / sum(used.values())
+            who = {"gpu": str(board.index), "uuid": board.uuid}
+            for state in STATES:
+                part = {"state": state, "component": "demand", "currency": day.CURRENCY}
+                self._add("tpw_gpu_state_cost_total", share if state == now else 0.0, **who, **part)
+                if server and state != "idle":
+                    model = SERVERS[server].model
+                    cost = share if state == now else 0.0
+                    self._add("tpw_server_cost_total", cost, server=server, model=model, **part)
+        if used:
+            self._demand_paid = due
 
     def _read(self, board: Board) -> float | None:
         """Joules since the last reading that was believed; None where there is nothing to book."""
@@ -290,6 +328,10 @@ class Book:
             self._add("tpw_gpu_state_facility_energy_joules_total", facility * mine, **at)
             self._add("tpw_gpu_state_cost_total", charge * mine, **at, component="energy", **currency)
             self._add("tpw_gpu_state_credit_total", credit * mine, **at, **currency)
+            if piece is not None:
+                grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
+                self._add("tpw_gpu_state_emissions_grams_total", grams, **at, basis=day.CARBON[0])
+                self._add("tpw_emissions_unknown_joules_total", 0.0, **who)
         server = piece.server if piece is not None else self._owner(board)[0]
         if not server:
             return
@@ -301,6 +343,9 @@ class Book:
             self._add("tpw_server_energy_joules_total", joules * mine, **whose)
             self._add("tpw_server_facility_energy_joules_total", facility * mine, **whose)
             self._add("tpw_server_cost_total", charge * mine, **whose, component="energy", **currency)
+            if joules * mine > 0:
+                grams = facility / JOULES_PER_KWH * day.CARBON[1]
+                self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
             if credit * mine > 0:
                 self._add("tpw_server_credit_total", credit * mine, **whose, **currency)
 
@@ -380,6 +425,8 @@ class Book:
         after = next(at for at in _changes(self._now, change) if day.price_at(at) != day.price_at(self._now))
         self._show("tpw_electricity_price_next_change_timestamp_seconds", after)
         self._show("tpw_electricity_price_next_per_kwh", day.price_at(after), **currency)
+        self._show("tpw_grid_carbon_grams_per_kwh", day.CARBON[1], basis=day.CARBON[0])
+        self._show("tpw_facility_pue_ratio", day.PUE)
         for kind, price in day.API.items():
             self._show("tpw_reference_price_per_token", price, reference="api-70b", kind=kind, **currency)
 
@@ -388,6 +435,7 @@ class Book:
         self._counters["polls", ()] = polls
         starts = self._counters["starts", ()]
         sources = {"nvml": (True, polls + starts, self._now), "tariff": (True, starts, self._began)}
+        sources["carbon"] = sources["tariff"]
         if self._node.cpu_watts:
             sources["rapl"] = (True, polls, self._now)
         for name in self._counted_here():
