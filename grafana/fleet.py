@@ -17,6 +17,7 @@ SETTINGS = Settings(
     annotations=("alerts", "restarts"),
 )
 NODE = "cluster, instance"
+NO_CARBON = "no carbon intensity configured"
 
 
 def board(words: Vocabulary) -> Board:
@@ -28,6 +29,8 @@ def board(words: Vocabulary) -> Board:
     _where(page)
     page.row("What")
     _what(page)
+    page.row("Carbon")
+    _carbon(page)
     return page
 
 
@@ -298,5 +301,63 @@ def _what(page: Board) -> None:
                 looks={"/^price/": Look(color=palette.PRICE)},
             ),
             6,
+        ),
+    )
+
+
+def _carbon(page: Board) -> None:
+    by = "server, model, basis"
+    page.line(
+        8,
+        (
+            tile(
+                "CO2 equivalent",
+                "Of the facility energy of all GPUs in the time range of the board, idle ones included, and the intensity "
+                "of the grid now. By basis: average or marginal, of the power station alone (direct) or of its life.",
+                Query(
+                    "sum by (basis) (increase(tpw_gpu_state_emissions_grams_total[$__range]))",
+                    "{{basis}}",
+                    instant=True,
+                ),
+                Query("max by (basis) (tpw_grid_carbon_grams_per_kwh)", "grid now, g/kWh"),
+                unit="massg",
+                looks={"grid now, g/kWh": Look(unit="none", decimals=0)},
+                no_value=NO_CARBON,
+            ),
+            5,
+        ),
+        (
+            curve(
+                "CO2 equivalent per hour, by state",
+                "Of all GPUs by what they were doing, at the pace of the last five minutes. What parked and idle GPUs emit "
+                "makes no token.",
+                Query(
+                    "3600 * sum by (state, basis) (node:tpw_gpu_state_emissions_grams:rate5m)", "{{state}}, {{basis}}"
+                ),
+                unit="massg",
+                stacked=True,
+                no_value=NO_CARBON,
+                legend=("mean",),
+                looks={f"/^{state},/": Look(color=color) for state, color in palette.STATES.items()},
+            ),
+            11,
+        ),
+        (
+            bars(
+                "CO2 equivalent per million ${kind:text} tokens",
+                "Of each model in the time range, parked time included: its servers' facility energy at the intensity of "
+                "its moment, over its tokens.",
+                Query(
+                    f"1e6 * sum by ({by}) (increase(tpw_server_emissions_grams_total[$__range]))"
+                    f" / on (server, model) group_left () ({queries.tokens_in('$__range', 'server, model')} > 0)",
+                    "{{server}} {{model}}",
+                    instant=True,
+                    unfiltered=("instance",),
+                ),
+                unit="massg",
+                no_value=NO_CARBON,
+                color=palette.CARBON,
+            ),
+            8,
         ),
     )

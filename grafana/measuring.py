@@ -42,6 +42,8 @@ def board(words: Vocabulary) -> Board:
 
 
 def _answers(page: Board) -> None:
+    unpriced = "sum(increase(tpw_energy_unpriced_joules_total[$__range]))"
+    late = f"sum({queries.since('tpw_energy_late_priced_joules_total')})"
     unmetered = "sum(increase(tpw_gpu_unmetered_seconds_total[$__range])) / (count(tpw_gpu_up) * $__range_s)"
     page.line(
         5,
@@ -75,9 +77,15 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Unpriced energy",
-                "Facility energy of the time range for whose moment no price was known; it is in no cost. Healthy: "
-                "zero. Otherwise set a fallback price or mend the feed.",
-                Query("sum(increase(tpw_energy_unpriced_joules_total[$__range])) / 3.6e6", instant=True),
+                "Facility energy of the time range for whose moment no price is known (what was priced later is not in "
+                "it), and the same of the grid's carbon intensity: it is in no cost, in no grams. Healthy: zero. Otherwise "
+                "set a fallback or mend the feed.",
+                Query(f"({unpriced} - ({late} or 0 * {unpriced})) / 3.6e6", "without a price", instant=True),
+                Query(
+                    "sum(increase(tpw_emissions_unknown_joules_total[$__range])) / 3.6e6",
+                    "without an intensity",
+                    instant=True,
+                ),
                 unit="kwatth",
                 decimals=2,
                 thresholds=((None, palette.GOOD), (0.01, palette.WARN)),

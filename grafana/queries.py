@@ -83,8 +83,12 @@ def gained(counter: str, by: str) -> str:
     For counters that appear with the first event, which ``increase`` would not see. An exporter that did not answer just
     then had the value it had before: up to an hour back, it counts.
     """
-    before = f"last_over_time({counter}[1h] offset $__range)"
-    return f"sum by ({by}) ({counter} - ({before} or 0 * {counter})) > 0"
+    return f"sum by ({by}) ({since(counter)}) > 0"
+
+
+def since(counter: str) -> str:
+    """A counter less what it was before the range of the board. See :func:`gained`."""
+    return f"{counter} - (last_over_time({counter}[1h] offset $__range) or 0 * {counter})"
 
 
 def sensor_error(by: str = GPU) -> str:

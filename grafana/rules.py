@@ -179,6 +179,11 @@ class Rules:
         )
         if level != "gpu":
             yield Recording(
+                f"{level}:tpw_gpu_state_emissions_grams:rate{window}",
+                f"sum by ({self.keys(*labels, 'state', 'basis')}) (rate(tpw_gpu_state_emissions_grams_total[{window}]))",
+                (*labels, "state", "basis"),
+            )
+            yield Recording(
                 f"{level}:tpw_gpu_state_share:ratio_rate{window}",
                 promql(f"""
                     {level}:tpw_gpu_state_seconds:rate{window}

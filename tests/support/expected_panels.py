@@ -423,6 +423,32 @@ def _by_hour(h: Hand) -> Rows:
     return plus(*(row(mean(values), hour=hour) for hour, values in seen.items()))
 
 
+def _facility_of_a(h: Hand, begin: int, end: int) -> float:
+    """Facility joules that node A drew between two polls, as its pages said."""
+
+    def said(poll: int) -> float:
+        at = poll + day.A.scraped_after_seconds
+        return sum(
+            h.earlier(at).now("tpw_gpu_state_facility_energy_joules_total", (), instance=day.A.instance).values()
+        )
+
+    return said(end) - said(begin)
+
+
+def _forming(h: Hand) -> Rows:
+    """Mean power of the quarter-hour so far; nothing in the moment in which one begins."""
+    begun = h.polled // day.QUARTER * day.QUARTER
+    if begun == h.polled:
+        return {}
+    return single(_facility_of_a(h, begun, h.polled) / (h.polled - begun))
+
+
+def _peak(h: Hand) -> Rows:
+    """The highest quarter-hour that is over. One in which the exporter stood still holds what was caught up."""
+    quarters = range(day.START, h.polled - day.QUARTER + 1, day.QUARTER)
+    return single(max(_facility_of_a(h, begin, begin + day.QUARTER) for begin in quarters) / day.QUARTER)
+
+
 def _money() -> dict[str, list[Expected]]:
     server = ("server",)
     energy = "energy"
@@ -485,7 +511,7 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, (), component=energy),
             lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),
         ],
-        "Demand interval against the month's peak": [NOTHING, NOTHING],
+        "Demand interval against the month's peak": [_forming, _peak],
     }
 
 
@@ -503,6 +529,10 @@ def _node_tokens(h: Hand, seconds: int) -> Rows:
         if everywhere[model] > 0:
             split[who] = made[model] * joules / everywhere[model]
     return by(split, ("instance",))
+
+
+def _grams(rows: Rows) -> Rows:
+    return {tuple(sorted((*who, ("basis", day.CARBON[0])))): value for who, value in rows.items()}
 
 
 def _by_board(h: Hand, rows: Rows) -> Rows:
@@ -559,6 +589,18 @@ def _fleet() -> dict[str, list[Expected]]:
             lambda h: h.now("tpw_server_gpu", ("server",)),
         ],
         "Electricity price by cluster, $currency per kWh": [_price],
+        "CO2 equivalent": [
+            lambda h: times(_grams(h.all_joules(h.range, (), "facility")), day.CARBON[1] / 3.6e6),
+            lambda h: row(day.CARBON[1], basis=day.CARBON[0]),
+        ],
+        "CO2 equivalent per hour, by state": [
+            lambda h: times(_grams(h.all_joules(300, ("state",), "facility")), day.CARBON[1] / 3.6e6 * 12)
+        ],
+        "CO2 equivalent per million ${kind:text} tokens": [
+            lambda h: times(
+                _grams(over(h.joules(h.range, MODEL, "facility"), h.tokens(h.range, MODEL))), day.CARBON[1] / 3.6
+            )
+        ],
     }
 
 
@@ -587,7 +629,7 @@ def _measuring() -> dict[str, list[Expected]]:
         "Unmetered time": [
             lambda h: times(h.gained("tpw_gpu_unmetered_seconds_total", h.range), 1 / len(BOARDS) / h.range),
         ],
-        "Unpriced energy": [lambda h: single(0.0)],
+        "Unpriced energy": [lambda h: single(0.0), lambda h: single(0.0)],
         "What is missing": [
             lambda h: single(_exporters(h)),
             lambda h: single(_sources(h)),

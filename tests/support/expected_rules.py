@@ -74,6 +74,9 @@ def _gpus(level: str, window: str, seconds: int) -> dict[str, Expected]:
         ),
     }
     if level != "gpu":
+        found[f"{level}:tpw_gpu_state_emissions_grams:rate{window}"] = lambda h: h.rate(
+            "tpw_gpu_state_emissions_grams_total", seconds, (*labels, "state", "basis")
+        )
         found[f"{level}:tpw_gpu_state_share:ratio_rate{window}"] = share
         found[f"{level}:tpw_gpu_state_cost:rate{window}"] = lambda h: h.rate(
             "tpw_gpu_state_cost_total", seconds, (*labels, "state", "component", "currency")

@@ -343,8 +343,9 @@ class Book:
             self._add("tpw_server_energy_joules_total", joules * mine, **whose)
             self._add("tpw_server_facility_energy_joules_total", facility * mine, **whose)
             self._add("tpw_server_cost_total", charge * mine, **whose, component="energy", **currency)
-            if joules * mine > 0:
-                grams = facility / JOULES_PER_KWH * day.CARBON[1]
+            if piece is not None or self._counters.get(("booked", ())):
+                self._add("booked", 1.0)
+                grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
                 self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
             if credit * mine > 0:
                 self._add("tpw_server_credit_total", credit * mine, **whose, **currency)

@@ -165,6 +165,8 @@ class Sums:
     """Models for which something was booked, by server."""
     components: frozenset[str]
     """Every cost component that was ever booked."""
+    bases: tuple[str, ...]
+    """Every basis of emissions that was ever booked."""
     unmeasured: frozenset[tuple[str, str]]
     """(server, model) all of whose postings are on boards that report no energy."""
 
@@ -175,19 +177,21 @@ class Sums:
         servers: dict[tuple[str, str, str], list[Posting]] = {}
         models: dict[str, set[str]] = {}
         components: set[str] = set()
+        bases: set[str] = set()
         measured: set[tuple[str, str]] = set()
         mute = {uuid for uuid, account in books.gpus.items() if account.gpu.energy_method is EnergyMethod.NONE}
         for (gpu, server, model, of), posting in books.postings.items():
             state = str(of)
             gpus.setdefault((gpu, state), []).append(posting)
             components.update(posting.cost)
+            bases.update(posting.emissions_grams)
             if server:
                 servers.setdefault((server, model, state), []).append(posting)
                 models.setdefault(server, set()).add(model)
                 if posting.joules > 0.0 or gpu not in mute:
                     measured.add((server, model))
         unmeasured = frozenset((server, model) for server, model, _ in servers if (server, model) not in measured)
-        return cls(gpus, servers, models, frozenset(components), unmeasured)
+        return cls(gpus, servers, models, frozenset(components), tuple(sorted(bases)), unmeasured)
 
 
 def _joules(postings: list[Posting]) -> float:
@@ -387,8 +391,7 @@ def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str
             credit = _credit(postings) if postings and currency else 0.0
             if credit > 0.0:
                 sheet["tpw_server_credit_total"].append(((name, model, state, currency), credit))
-            bases = {basis for posting in postings for basis in posting.emissions_grams}
-            for basis in sorted(bases):
+            for basis in sums.bases if measured else ():
                 grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
                 sheet["tpw_server_emissions_grams_total"].append(((name, model, state, basis), grams))
     if currency:

@@ -49,8 +49,6 @@ CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
 EMPTY = {
     ("tpw-models", "Joules per request", "B"): "no engine here counts work other than tokens",
     ("tpw-measuring", "GPUs against the node's own meter", "A"): "no node here has a meter of its own",
-    ("tpw-money", "Demand interval against the month's peak", "A"): "no demand charge",
-    ("tpw-money", "Demand interval against the month's peak", "B"): "no demand charge",
 }
 """Queries that find nothing in this day, and why."""
 
