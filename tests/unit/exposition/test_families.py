@@ -234,7 +234,10 @@ def test_credit_of_a_gpu_is_there_from_the_start_for_all_states():
 def test_emissions_of_both_states_are_there_as_soon_as_any_are_known():
     """So that a server that parks for the first time loses no gram to a rate."""
     shown = series(rich_snapshot())["tpw_server_emissions_grams_total"]
-    assert {labels[2]: grams for labels, grams in shown.items() if labels[0] == "code"} == {"active": 1.75, "parked": 0.0}
+    assert {labels[2]: grams for labels, grams in shown.items() if labels[0] == "code"} == {
+        "active": 1.75,
+        "parked": 0.0,
+    }
 
 
 def test_anomalies_are_shown_only_where_they_happened():
