@@ -38,11 +38,7 @@ def joules_in(window: str, by: str = "", state: str = "") -> str:
 
 def server_cost_in(window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "") -> str:
     """What servers cost over a window, less what negative prices paid back."""
-    matchers = ", ".join(part for part in (component, MONEY, f'state="{state}"' if state else "") if part)
-    cost = f"sum{_by(by)} (increase(tpw_server_cost_total{{{matchers}}}[{window}]))"
-    credit_matchers = ", ".join(part for part in (MONEY, f'state="{state}"' if state else "") if part)
-    credit = f"sum{_by(by)} (increase(tpw_server_credit_total{{{credit_matchers}}}[{window}]))"
-    return f"({cost} - ({credit} or 0 * {cost}))"
+    return _net("tpw_server", window, by, component, f'state="{state}"' if state else "")
 
 
 def gpu_cost_in(
@@ -52,12 +48,17 @@ def gpu_cost_in(
 
     ``state`` is a regular expression; without it all time counts.
     """
-    states = f'state=~"{state}"' if state else ""
-    matchers = ", ".join(part for part in (component, MONEY, states) if part)
-    cost = f"sum{_by(by)} (increase(tpw_gpu_state_cost_total{{{matchers}}}[{window}]{offset}))"
-    matchers = ", ".join(part for part in (MONEY, states) if part)
-    credit = f"sum{_by(by)} (increase(tpw_gpu_state_credit_total{{{matchers}}}[{window}]{offset}))"
-    return f"({cost} - ({credit} or 0 * {cost}))"
+    return _net("tpw_gpu_state", window, by, component, f'state=~"{state}"' if state else "", offset)
+
+
+def _net(whose: str, window: str, by: str, component: str, state: str, offset: str = "") -> str:
+    """Cost less credit. A cost has a component and a credit has none, so ``or`` puts them side by side in one sum."""
+    cost = ", ".join(part for part in (component, MONEY, state) if part)
+    credit = ", ".join(part for part in (MONEY, state) if part)
+    return (
+        f"sum{_by(by)} (increase({whose}_cost_total{{{cost}}}[{window}]{offset})"
+        f" or -increase({whose}_credit_total{{{credit}}}[{window}]{offset}))"
+    )
 
 
 def state_code(by: str = GPU) -> str:

@@ -36,7 +36,7 @@ def expected() -> dict[str, Expected]:
             found |= _servers(level, window, seconds)
         found |= _models(window, seconds)
         if window != "1d":
-            found |= _whole("node", window, seconds, _node_tokens)
+            found |= _whole("node", window, seconds, _node_tokens) | _joules_of_nodes(window, seconds)
         found |= _whole("cluster", window, seconds, _cluster_tokens)
     return found | _single()
 
@@ -171,6 +171,14 @@ def _cluster_tokens(h: Hand, seconds: int, kind: str) -> Rows:
     return h.tokens(seconds, LEVELS["cluster"], kind)
 
 
+def _joules_of_nodes(window: str, seconds: int) -> dict[str, Expected]:
+    """By server and model: what a node's tokens are split by."""
+    labels = ("job", "instance", "server", "model")
+    return {
+        f"node:tpw_server_energy_joules:rate{window}": lambda h: times(h.joules(seconds, labels, "gpu"), 1 / seconds)
+    }
+
+
 def _whole(level: str, window: str, seconds: int, tokens: Callable[[Hand, int, str], Rows]) -> dict[str, Expected]:
     labels = LEVELS[level]
 
@@ -215,8 +223,8 @@ def _single() -> dict[str, Expected]:
             f"gpu:tpw_gpu_state_seconds:rate{window}": _state_seconds(seconds)
             for window, seconds in (("30m", 1800), ("2h", 7200))
         },
-        "cluster:tpw_cost:rate30m": lambda h: _spend(h, job, 1800),
-        "cluster:tpw_cost:rate6h": lambda h: _spend(h, job, 21600),
+        "cluster:tpw_cost:rate30m": lambda h: _full(_spend(h, job, 1800)),
+        "cluster:tpw_cost:rate6h": lambda h: _full(_spend(h, job, 21600)),
         "cluster:tpw_cost_by_hour:rate5m": lambda h: tagged(_spend(h, job, 300), hour=f"{int(day.hour_of(h.at)):02d}"),
         "model:tpw_server_requests_running:avg5m": lambda h: h.running(MODEL),
         "model:tpw_server_requests_waiting:avg5m": lambda h: h.averaged("tpw_server_requests_waiting", 300, MODEL),
@@ -252,6 +260,10 @@ def _single() -> dict[str, Expected]:
         "node:tpw_exporter_up:max": lambda h: h.now("up", node),
         "cluster:tpw_trust:ratio": _trust,
     }
+
+
+def _full(rows: Rows) -> Rows:
+    return {who: value for who, value in rows.items() if ("scope", "full") in who}
 
 
 def _state_seconds(seconds: int) -> Expected:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -158,18 +159,25 @@ def _marked(samples: list[tuple[int, float]], end: int, step: int) -> list[tuple
 
 
 def depths(groups: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rules in layers: what a layer reads is in the layers before it."""
+    """The rules in layers: what a layer reads is in the layers before it. A rule that reads its own record (a total of the
+    parts beside it) comes after the rules that record the parts."""
     rules = [rule for group in groups for rule in group["rules"]]
-    reads = {rule["record"]: set() for rule in rules}
-    for rule in rules:
-        reads[rule["record"]] |= {name for name in reads if name in rule["expr"] and name != rule["record"]}
+    names = {rule["record"] for rule in rules}
+    reads = [{name for name in names if re.search(rf"(?<![\w:]){name}(?![\w:])", rule["expr"])} for rule in rules]
+    waiting = list(range(len(rules)))
     layers: list[list[dict[str, Any]]] = []
-    done: set[str] = set()
-    while len(done) < len(reads):
-        ready = {name for name, needs in reads.items() if name not in done and needs <= done}
-        assert ready, f"rules read one another in a circle: {sorted(set(reads) - done)}"
-        layers.append([rule for rule in rules if rule["record"] in ready])
-        done |= ready
+    while waiting:
+        missing = {rules[number]["record"] for number in waiting}
+        parts = {rules[number]["record"] for number in waiting if rules[number]["record"] not in reads[number]}
+        ready = [
+            number
+            for number in waiting
+            if not (reads[number] - {rules[number]["record"]}) & missing
+            and (rules[number]["record"] not in reads[number] or rules[number]["record"] not in parts)
+        ]
+        assert ready, f"rules read one another in a circle: {sorted(missing)}"
+        layers.append([rules[number] for number in ready])
+        waiting = [number for number in waiting if number not in ready]
     return layers
 
 
