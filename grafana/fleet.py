@@ -191,7 +191,7 @@ def _nodes(page: Board) -> None:
                         Look(
                             unit="s",
                             decimals=0,
-                            thresholds=judged(60, 300),
+                            thresholds=judged(180, 300),
                             properties={"custom.cellOptions": {"type": "color-text"}},
                         ),
                     ),
@@ -254,6 +254,7 @@ def _what(page: Board) -> None:
                     instant=True,
                 ),
                 unit="suffix: tok/J",
+                above=True,
                 no_value=NO_TOKENS,
             ),
             6,
@@ -294,11 +295,13 @@ def _what(page: Board) -> None:
             curve(
                 "Electricity price by cluster, $currency per kWh",
                 "One line where all sites pay the same.",
-                Query(f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "price {{cluster}}"),
+                Query(
+                    f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "in force {{cluster}}"
+                ),
                 unit="none",
                 steps=True,
                 no_value=NO_PRICE,
-                looks={"/^price/": Look(color=palette.PRICE)},
+                looks={"/^in force/": Look(color=palette.PRICE, properties={"custom.lineWidth": 2})},
             ),
             6,
         ),
@@ -331,8 +334,12 @@ def _carbon(page: Board) -> None:
                 "CO2 equivalent per hour, by state",
                 "Of all GPUs by what they were doing, at the pace of the last five minutes. What parked and idle GPUs emit "
                 "makes no token.",
-                Query(
-                    "3600 * sum by (state, basis) (node:tpw_gpu_state_emissions_grams:rate5m)", "{{state}}, {{basis}}"
+                *(
+                    Query(
+                        f'3600 * sum by (basis) (node:tpw_gpu_state_emissions_grams:rate5m{{state="{state}"}})',
+                        f"{state}, {{{{basis}}}}",
+                    )
+                    for state in palette.STATES
                 ),
                 unit="massg",
                 stacked=True,

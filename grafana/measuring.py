@@ -224,6 +224,7 @@ def _energy(page: Board) -> None:
                 unit="none",
                 decimals=0,
                 color=palette.WARN,
+                above=True,
                 no_value="all were believed",
             ),
             8,
@@ -309,13 +310,16 @@ def _tokens(page: Board) -> None:
             curve(
                 "Live ratio against the rules",
                 "Output tokens per joule as the exporter shows it (dashed) and as the rules make it of the counters. "
-                "Healthy: one line on top of the other, apart only while the load changes.",
+                "Healthy: one line on top of the other, apart only while the load changes. A server that spans nodes has "
+                "no live line: each of its exporters sees a part of it.",
                 Query(
                     'sum by (server, model) (model:tpw_tokens_per_joule:ratio_rate5m{kind="output", boundary="gpu"})',
                     "{{server}} {{model}}",
                 ),
                 Query(
-                    'avg by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m]))',
+                    'avg by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m])'
+                    " and on (server)"
+                    " (count by (server) (count by (server, instance) (last_over_time(tpw_server_gpu[1h]))) == 1))",
                     "{{server}} {{model}}, live",
                 ),
                 unit="suffix: tok/J",

@@ -93,9 +93,13 @@ def since(counter: str) -> str:
 
 
 def sensor_error(by: str = GPU) -> str:
-    """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap."""
+    """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap.
+
+    A GPU that was lost has few samples of the sensor, and joules that came late.
+    """
     return (
         f"(avg by ({by}) (avg_over_time(tpw_gpu_power_watts[1h]))"
         f" / (sum by ({by}) (rate(tpw_gpu_energy_joules_total[1h])) > 0) - 1)"
         f" unless on ({by}) increase(tpw_gpu_unmetered_seconds_total[1h]) > 0"
+        f" unless on ({by}) min_over_time(tpw_gpu_up[1h]) == 0"
     )

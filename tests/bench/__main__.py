@@ -178,11 +178,12 @@ def main() -> None:
     parser.add_argument("--scene", choices=[*GOALS, "counting", "fleet", "all"], default="all")
     parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
     parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
+    parser.add_argument("--hours", type=float, default=1.0, help="of the scene fleet: of history")
     arguments = parser.parse_args()
     if arguments.scene == "fleet":
         from bench import fleet
 
-        fleet.measure(arguments.nodes, arguments.interval)
+        fleet.measure(arguments.nodes, arguments.interval, arguments.hours)
         return
     if arguments.scene in ("counting", "all"):
         counting.table()

@@ -1,10 +1,10 @@
 """What a fleet weighs in Prometheus: the recording rules and the boards' queries over many nodes.
 
 Pages of 8 GPUs and 4 servers, as the exporter renders them, are multiplied to so many nodes and written remotely into a
-real Prometheus that has the project's rules loaded: an hour and some minutes of the past at once, then live for some
+real Prometheus that has the project's rules loaded: an hour (or more) and some minutes of the past at once, then live for some
 minutes, in which the rules are evaluated. Printed: seconds per rule group beside its interval, the slowest queries of the
 boards Overview and Fleet, and Prometheus' own memory. Series of every server are its own (no two nodes share one), which is
-the worst case. Windows of a day and a week see only what there is, so their groups are cheaper here than after a week.
+the worst case. Windows of a day and a week see only what there is: ``--hours 24`` fills those of a day.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tpw.exposition.catalogue import Kind
 from tpw.exposition.families import families
 
 ROOT = Path(__file__).resolve().parents[2]
-HISTORY_SECONDS = 65 * 60
+BEFORE_SECONDS = 300
+"""Of history besides the hours asked for."""
 LIVE_SECONDS = 200
 NODES_PER_REQUEST = 20
 BOARDS = ("overview", "fleet")
@@ -56,10 +57,11 @@ def _templates() -> list[tuple[str, Labels, float, float]]:
 class Fleet:
     """The series of all nodes. Values are the same on each: what they are does not matter to the cost."""
 
-    def __init__(self, nodes: int, interval: int) -> None:
+    def __init__(self, nodes: int, interval: int, hours: float) -> None:
         self.nodes, self.interval = nodes, interval
+        self.history = int(hours * 3600) + BEFORE_SECONDS
         self._rows = _templates()
-        self._began = int(time.time()) - HISTORY_SECONDS
+        self._began = int(time.time()) - self.history
 
     @property
     def series(self) -> int:
@@ -91,9 +93,9 @@ class Fleet:
                 yield name, tuple(pair for pair in who if pair[1]), list(of_row)
 
 
-def measure(nodes: int, interval: int) -> None:
-    """Measure one size of fleet and print it."""
-    fleet = Fleet(nodes, interval)
+def measure(nodes: int, interval: int, hours: float) -> None:
+    """Measure one size of fleet with so many hours of history, and print it."""
+    fleet = Fleet(nodes, interval, hours)
     tools = prometheus_dir("3")
     with tempfile.TemporaryDirectory() as folder:
         config = {
@@ -125,11 +127,11 @@ def _run(fleet: Fleet, server: Prometheus) -> None:
     begun = time.monotonic()
     upto = int(time.time())
     count = 0
-    for at in range(upto - HISTORY_SECONDS, upto, 600):
+    for at in range(upto - fleet.history, upto, 600):
         count += fleet.write(server.url, at, min(at + 600, upto))
     took = time.monotonic() - begun
     print(
-        f"{fleet.nodes} nodes, {fleet.series} series, a sample every {fleet.interval} s: "
+        f"{fleet.nodes} nodes, {fleet.series} series, a sample every {fleet.interval} s, {fleet.history / 3600:.1f} h: "
         f"{count / 1e6:.1f} million samples written in {took:.0f} s"
     )
     until = time.monotonic() + LIVE_SECONDS

@@ -337,8 +337,11 @@ def _sensor_error(h: Hand) -> Rows:
     sensors = h.averaged("tpw_gpu_power_watts", 3600, GPU)
     counters = h.rate("tpw_gpu_energy_joules_total", 3600, GPU)
     holes = h.gained("tpw_gpu_unmetered_seconds_total", 3600, GPU)
+    lost = {board.uuid for board in BOARDS for at in range(h.polled - 3540, h.polled + 1, 60) if day.lost(board, at)}
     return {
-        who: sensor / counters[who] - 1 for who, sensor in sensors.items() if counters[who] > 0 and not holes[who] > 0
+        who: sensor / counters[who] - 1
+        for who, sensor in sensors.items()
+        if counters[who] > 0 and not holes[who] > 0 and dict(who)["uuid"] not in lost
     }
 
 
@@ -535,6 +538,10 @@ def _grams(rows: Rows) -> Rows:
     return {tuple(sorted((*who, ("basis", day.CARBON[0])))): value for who, value in rows.items()}
 
 
+def _grams_per_hour(state: str) -> Expected:
+    return lambda h: times(_grams(h.all_joules(300, (), "facility", state=state)), day.CARBON[1] / 3.6e6 * 12)
+
+
 def _by_board(h: Hand, rows: Rows) -> Rows:
     names = {node.instance: node.board for node in day.NODES}
     return plus(*(row(value, name=names[dict(who)["instance"]]) for who, value in rows.items()))
@@ -593,9 +600,7 @@ def _fleet() -> dict[str, list[Expected]]:
             lambda h: times(_grams(h.all_joules(h.range, (), "facility")), day.CARBON[1] / 3.6e6),
             lambda h: row(day.CARBON[1], basis=day.CARBON[0]),
         ],
-        "CO2 equivalent per hour, by state": [
-            lambda h: times(_grams(h.all_joules(300, ("state",), "facility")), day.CARBON[1] / 3.6e6 * 12)
-        ],
+        "CO2 equivalent per hour, by state": [*(_grams_per_hour(state) for state in STATES)],
         "CO2 equivalent per million ${kind:text} tokens": [
             lambda h: times(
                 _grams(over(h.joules(h.range, MODEL, "facility"), h.tokens(h.range, MODEL))), day.CARBON[1] / 3.6
@@ -620,6 +625,12 @@ def _by_method(h: Hand) -> Rows:
         name = method[dict(who)["uuid"]]
         watts[name] = watts.get(name, 0.0) + value
     return plus(*(row(value, energy_method=name) for name, value in watts.items()))
+
+
+def _on_one_node(h: Hand) -> tuple[str, ...]:
+    """Servers all of whose GPUs were on one node over the last hour."""
+    nodes = by(h.averaged("tpw_server_gpu", 3600, ("server", "instance")), ("server",), count)
+    return tuple(dict(who)["server"] for who, number in nodes.items() if number == 1)
 
 
 def _measuring() -> dict[str, list[Expected]]:
@@ -669,7 +680,9 @@ def _measuring() -> dict[str, list[Expected]]:
         "Joules without tokens, tokens without joules": [lambda h: single(0.0), lambda h: single(0.0)],
         "Live ratio against the rules": [
             lambda h: over(h.tokens(300, MODEL, "output"), h.joules(300, MODEL, "gpu")),
-            lambda h: h.averaged("tpw_tokens_per_watt", 300, MODEL, mean, kind="output", boundary="gpu"),
+            lambda h: h.averaged(
+                "tpw_tokens_per_watt", 300, MODEL, mean, kind="output", boundary="gpu", server=_on_one_node(h)
+            ),
         ],
         "State of the price": [lambda h: plus(*(row(4.0, instance=node.instance) for node in day.NODES))],
         "CPU and memory of the exporter": [
