@@ -1,8 +1,8 @@
 """What a fleet weighs in Prometheus: the recording rules and the boards' queries over many nodes.
 
 Pages of 8 GPUs and 4 servers, as the exporter renders them, are multiplied to so many nodes and written remotely into a
-real Prometheus that has the project's rules loaded: an hour (or more) and some minutes of the past at once, then live for some
-minutes, in which the rules are evaluated. Printed: seconds per rule group beside its interval, the slowest queries of the
+real Prometheus: an hour (or more) and some minutes of the past at once, then live for some minutes, with the project's
+rules loaded, so that they are evaluated. Printed: seconds per rule group beside its interval, the slowest queries of the
 boards Overview and Fleet, and Prometheus' own memory. Series of every server are its own (no two nodes share one), which is
 the worst case. Windows of a day and a week see only what there is: ``--hours 24`` fills those of a day.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -60,6 +61,8 @@ class Fleet:
     def __init__(self, nodes: int, interval: int, hours: float) -> None:
         self.nodes, self.interval = nodes, interval
         self.history = int(hours * 3600) + BEFORE_SECONDS
+        self.written = 0
+        """Up to when."""
         self._rows = _templates()
         self._began = int(time.time()) - self.history
 
@@ -98,10 +101,9 @@ def measure(nodes: int, interval: int, hours: float) -> None:
     fleet = Fleet(nodes, interval, hours)
     tools = prometheus_dir("3")
     with tempfile.TemporaryDirectory() as folder:
-        config = {
+        config: dict[str, Any] = {
             "global": {"evaluation_interval": "1m"},
-            "rule_files": [str(ROOT / "deploy/prometheus/tpw-*.rules.yaml")],
-            "storage": {"tsdb": {"out_of_order_time_window": "2h"}},
+            "storage": {"tsdb": {"out_of_order_time_window": "1h"}},
         }
         path = Path(folder) / "prometheus.yaml"
         path.write_text(json.dumps(config), encoding="utf-8")
@@ -117,13 +119,18 @@ def measure(nodes: int, interval: int, hours: float) -> None:
         try:
             server = Prometheus(f"http://127.0.0.1:{port}")
             _await(server)
+            _past(fleet, server)
+            # Only now: what a rule records is of now, and the past could not be written any more.
+            config["rule_files"] = [str(ROOT / "deploy/prometheus/tpw-*.rules.yaml")]
+            path.write_text(json.dumps(config), encoding="utf-8")
+            process.send_signal(signal.SIGHUP)
             _run(fleet, server)
         finally:
             process.terminate()
             process.wait(60)
 
 
-def _run(fleet: Fleet, server: Prometheus) -> None:
+def _past(fleet: Fleet, server: Prometheus) -> None:
     begun = time.monotonic()
     upto = int(time.time())
     count = 0
@@ -134,6 +141,11 @@ def _run(fleet: Fleet, server: Prometheus) -> None:
         f"{fleet.nodes} nodes, {fleet.series} series, a sample every {fleet.interval} s, {fleet.history / 3600:.1f} h: "
         f"{count / 1e6:.1f} million samples written in {took:.0f} s"
     )
+    fleet.written = upto
+
+
+def _run(fleet: Fleet, server: Prometheus) -> None:
+    upto = fleet.written
     until = time.monotonic() + LIVE_SECONDS
     most: dict[str, float] = {}
     while time.monotonic() < until:

@@ -149,10 +149,20 @@ def _models(window: str, seconds: int) -> dict[str, Expected]:
         f"model:tpw_active_energy_share:ratio_rate{window}": lambda h: over(
             h.joules(seconds, MODEL, "gpu", state="active"), h.joules(seconds, MODEL, "gpu")
         ),
+        f"server:tpw_metered:ratio_rate{window}": lambda h: _metered_least(h, seconds),
         f"model:tpw_server_reference_cost:rate{window}": lambda h: h.rate(
             "tpw_server_reference_cost_total", seconds, (*MODEL, "reference", "currency")
         ),
     }
+
+
+def _metered_least(h: Hand, seconds: int) -> Rows:
+    """Of each server's GPUs the one that was metered for the least share of the window. At the moments looked at it is
+    enough for every ratio; that one is withheld otherwise, a rule test holds."""
+    unmetered = by(h.rate("tpw_gpu_unmetered_seconds_total", seconds, ("uuid",)), ("uuid",))
+    owned = h.now("tpw_server_gpu", ("job", "server", "uuid"))
+    shares = {who: 1 - unmetered[("uuid", dict(who)["uuid"]),] for who in owned}
+    return by(shares, ("job", "server"), min)
 
 
 def _node_tokens(h: Hand, seconds: int, kind: str) -> Rows:

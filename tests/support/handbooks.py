@@ -48,6 +48,8 @@ class Total:
     facility: float
     energy: float
     full: float
+    unmetered: bool
+    """Whether of one of its boards nothing is known since the poll before."""
 
 
 def reckoned(start: int = day.START, end: int = day.END) -> Samples:
@@ -73,6 +75,7 @@ class Book:
         self._windows: dict[str, list[Total]] = {}
         self._shown: set[tuple[str, Labels]] = set()
         self._answered: dict[str, float] = {}
+        self._unmetered: set[str] = set()
         self._quarters: dict[float, float] = {}
         self._demand_paid = 0.0
         self._now = self._before = self._began = float(day.START)
@@ -149,6 +152,7 @@ class Book:
             self._windows = {}
             self._add("starts", 1.0)
         owners = {board.uuid: self._owner(board) for board in self._boards}
+        self._unmetered = set()
         self._tokens()
         for board in self._boards:
             self._time(board, owners[board.uuid])
@@ -300,6 +304,7 @@ class Book:
             # Nothing is known of this time: neither beyond a wild number and back, nor of power while nobody looked.
             unmetered = sum(piece.end - piece.begin for piece in meter.pending)
             self._add("tpw_gpu_unmetered_seconds_total", unmetered, **who)
+            self._unmetered.update(piece.server for piece in meter.pending)
             if not board.integrated:
                 reason = "implausible" if wild else "backwards"
                 self._add("tpw_gpu_energy_anomalies_total", 1.0, **who, reason=reason)
@@ -363,6 +368,7 @@ class Book:
         self._show("tpw_gpu_up", 0.0 if gone else 1.0, **who)
         if owner[0]:
             self._show("tpw_server_gpu", 1.0, **who, server=owner[0])
+            self._show("tpw_server_gpu_share_ratio", 1.0, **who, server=owner[0], method="sole")
         if gone:
             return
         self._show("tpw_gpu_power_watts", day.sensed(board, now), **who)
@@ -401,6 +407,7 @@ class Book:
                 self._sum("tpw_server_facility_energy_joules_total", server=name),
                 energy - credit,
                 self._sum("tpw_server_cost_total", server=name) - credit,
+                name in self._unmetered,
             )
         )
         del window[:-3]  # the live window is two steps
@@ -408,13 +415,14 @@ class Book:
             return
         first, last = window[0], window[-1]
         self._show("tpw_window_seconds", last.at - first.at, server=name)
+        metered = not any(total.unmetered for total in window[1:])
         rise = {kind: last.tokens[kind] - first.tokens[kind] for kind in kinds}
         for kind, tokens in (("output", rise["output"]), ("total", sum(rise.values()))) if kinds else ():
             self._show("tpw_tokens_per_second", tokens / (last.at - first.at), **who, kind=kind)
             for boundary, joules in (("gpu", last.joules - first.joules), ("facility", last.facility - first.facility)):
-                if joules > 0:
+                if joules > 0 and metered:
                     self._show("tpw_tokens_per_watt", tokens / joules, **who, kind=kind, boundary=boundary)
-            if tokens:
+            if tokens and metered:
                 for scope, money in (("energy", last.energy - first.energy), ("full", last.full - first.full)):
                     cost = money / tokens
                     self._show("tpw_cost_per_token", cost, **who, kind=kind, scope=scope, currency=day.CURRENCY)
@@ -428,6 +436,7 @@ class Book:
         self._show("tpw_electricity_price_next_per_kwh", day.price_at(after), **currency)
         self._show("tpw_grid_carbon_grams_per_kwh", day.CARBON[1], basis=day.CARBON[0])
         self._show("tpw_facility_pue_ratio", day.PUE)
+        self._show("tpw_host_share_info", 1.0, method="components" if self._node.cpu_watts else "none")
         for kind, price in day.API.items():
             self._show("tpw_reference_price_per_token", price, reference="api-70b", kind=kind, **currency)
 
