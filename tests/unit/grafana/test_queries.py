@@ -228,7 +228,7 @@ def test_without_a_tariff_money_is_empty_and_nothing_else_is(unpriced: Prometheu
         )
         if about_money:
             assert found == {}, f"{key} shows money that nobody knows"
-        elif not re.search("price|ALERTS|offset -", target["expr"]):
+        elif not re.search("price|demand|ALERTS|offset -", target["expr"]):
             wanted = {who for who in PANELS[key](hand) if ("source", "tariff") not in who}
             assert found.keys() == wanted, f"{key} differs although it needs no price"
 
