@@ -179,7 +179,7 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 sum by ({self._gpu}) (rate(tpw_gpu_unmetered_seconds_total[15m])) > {number(v.unmetered_share)}
-                and on ({self._gpu}) tpw_gpu_up == 1
+                and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
             """),
             v.unmetered_for,
             "A GPU is not metered all of the time.",
@@ -363,7 +363,7 @@ class Alerts:
         """GPUs that cost money and make nothing."""
         v = self._values
         cost = _money(
-            'sum by (currency) (gpu:tpw_gpu_state_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
+            'sum by (currency) (gpu:tpw_gpu_state_net_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
             "instance; uuid",
             "It costs MONEY a day.",
             _UNPRICED,
@@ -373,7 +373,7 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 gpu:tpw_gpu_state_seconds:rate30m{{state="idle"}} >= {number(v.idle_share)}
-                and on ({self._gpu}) tpw_gpu_up == 1
+                and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
                 unless on (uuid) tpw:spare_gpu:info
             """),
             v.idle_for,
@@ -388,7 +388,7 @@ class Alerts:
         )
         parked = promql(f"""
             gpu:tpw_gpu_state_seconds:rate2h{{state="parked"}} >= {number(v.parked_share)}
-            and on ({self._gpu}) tpw_gpu_up == 1
+            and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
             unless on ({self._gpu}) (tpw_server_gpu and on (server) tpw:standby_server:info)
         """)
         owner = (
@@ -418,7 +418,7 @@ class Alerts:
                 {"instance": "instance", "gpu": "gpu"},
                 ("parked_share", knob),
             )
-        gross = f"sum by ({self._keys('currency')}) (cluster:tpw_gpu_state_cost:rate1d)"
+        gross = f"sum by ({self._keys('currency')}) (cluster:tpw_gpu_state_net_cost:rate1d)"
         yield Alert(
             "TpwWasteHigh",
             Severity.WARNING,

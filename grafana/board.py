@@ -15,8 +15,8 @@ from grafana_foundation_sdk.models import prometheus as p
 
 from grafana import palette
 from grafana.metrics import Vocabulary
-from grafana.panels import Draft, Query, judged_down, tile
-from grafana.queries import TRUST
+from grafana.panels import DASHED, NO_PRICE, Draft, Look, Query, curve, judged_down, tile
+from grafana.queries import MONEY, TRUST
 
 SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "tpw"
@@ -307,6 +307,25 @@ def trust() -> Draft:
         thresholds=judged_down(0.99, 0.95),
         no_value="nothing is measured",
         links=(link,),
+    )
+
+
+def electricity_price() -> Draft:
+    """The price over time, the same on every board."""
+    return curve(
+        "Electricity price, $currency per kWh",
+        "The price in force; dashed, the one after it as it was known at the time.",
+        Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
+        Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
+        unit="none",
+        steps=True,
+        at_least=None,
+        no_value=NO_PRICE,
+        legend=("min", "mean", "max"),
+        looks={
+            "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
+            "next": Look(color=palette.NEXT, properties=DASHED),
+        },
     )
 
 

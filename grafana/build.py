@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from grafana import render
-from grafana.values import Values
+from grafana.values import Values, addresses
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,10 +20,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m grafana.build", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where a file differs")
     parser.add_argument("--values", type=Path, help="a YAML mapping that replaces some of grafana/values.py")
+    parser.add_argument(
+        "--runbooks",
+        metavar="URL",
+        help="where the runbooks are published: alerts link to URL/NAME.md",
+    )
+    parser.add_argument("--grafana", metavar="URL", help="the address of Grafana: alerts link to their board there")
     parser.add_argument("--out", type=Path, default=ROOT, help="the directory to write below (default: the checkout)")
     options = parser.parse_args(arguments)
     try:
-        files = render.files(Values.load(options.values))
+        values = Values.load(options.values).with_changes(addresses(options.runbooks, options.grafana))
+        files = render.files(values)
     except ValueError as error:
         print(f"grafana.build: {error}", file=sys.stderr)
         return 2

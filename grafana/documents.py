@@ -57,11 +57,13 @@ the rules, the boards and the manifests with it:
 $ cat my-values.yaml
 waste_share: 0.25
 idle_for: 2h
-runbook_url: https://wiki.example.com/tpw/{alert}
-grafana_url: https://grafana.example.com
 labels: [cluster, namespace, job]
-$ python -m grafana.build --values my-values.yaml --out my-rules/
+$ python -m grafana.build --values my-values.yaml --out my-rules/ \
+    --runbooks https://git.your.host/tpw-exporter/src/deploy/runbooks --grafana https://grafana.your.host
 ```
+
+Addresses are yours to give. Without them an alert names its runbook by its path in this repository and its board by its
+path in Grafana (`/d/tpw-gpus?var-instance=...`): text, and no link that leads nowhere.
 
 `labels` are the labels that keep installations apart: every aggregation keeps them, and a label that no series has costs
 nothing. `job` is a regular expression of the scrape job's name.
@@ -79,8 +81,8 @@ Named `level:metric:operation`; every series also has the labels that keep insta
 
 Numerators and denominators are summed apart and divided last, over all nodes of a server: tokens may be counted on one node
 and joules metered on three. The ratios of a node split a server's tokens by where its joules went. The ratios of the
-cluster include GPUs that nobody owns; they exist for the boundary `gpu` only, because the facility's share of an idle GPU
-is not exposed.
+cluster include GPUs that nobody owns. Money is net: what was charged, less what negative prices paid back
+(`tpw_gpu_state_cost` alone is the charge, by component).
 
 A rank of a server that is metered on another node carries the model named in its exporter's configuration. Name the same
 server and the same model on every node, or the ratios by model have the tokens in one row and the joules in another; the

@@ -6,17 +6,18 @@ from grafana import palette, queries
 from grafana.board import Board, Settings, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import NO_PRICE, NO_TOKENS, Column, Look, Query, bars, curve, grid, history, judged, tile
-from grafana.queries import KIND, MONEY, SCOPE
+from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
 
 SETTINGS = Settings(
     uid="tpw-fleet",
     title="tpw / Fleet",
     description="Efficiency, spend and waste of all nodes.",
     filters=("cluster", "job", "instance"),
-    choices=("kind", "scope"),
+    choices=("kind", "scope", "boundary"),
     annotations=("alerts", "restarts"),
 )
 NODE = "cluster, instance"
+NO_CARBON = "no carbon intensity configured"
 
 
 def board(words: Vocabulary) -> Board:
@@ -28,6 +29,8 @@ def board(words: Vocabulary) -> Board:
     _where(page)
     page.row("What")
     _what(page)
+    page.row("Carbon")
+    _carbon(page)
     return page
 
 
@@ -37,9 +40,10 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Tokens / joule",
-                "${kind:text} tokens over all joules of all boards, idle GPUs included, over five minutes.",
+                "${kind:text} tokens over all joules of all GPUs, idle ones included, over five minutes.",
                 Query(
-                    f"sum(node:tpw_server_tokens:rate5m{{{KIND}}}) / (sum(node:tpw_gpu_state_energy_joules:rate5m) > 0)"
+                    f"sum(node:tpw_server_tokens:rate5m{{{KIND}}})"
+                    f" / (sum(node:tpw_gpu_state_energy_joules:rate5m{{{BOUNDARY}}}) > 0)"
                 ),
                 unit="none",
                 spark=True,
@@ -65,11 +69,14 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Power",
-                "All boards by their energy counters over five minutes, and the share of their enforced limits.",
-                Query("sum(node:tpw_gpu_state_energy_joules:rate5m)", "boards"),
+                "All boards by their energy counters over five minutes, the share of their enforced limits, and the whole "
+                "facility: with their share of the hosts, times PUE.",
+                Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"})', "boards"),
                 Query(
-                    "sum(node:tpw_gpu_state_energy_joules:rate5m) / (sum(tpw_gpu_power_limit_watts) > 0)", "of limits"
+                    'sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"}) / (sum(tpw_gpu_power_limit_watts) > 0)',
+                    "of limits",
                 ),
+                Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="facility"})', "facility"),
                 unit="watt",
                 looks={"of limits": Look(unit="percentunit", decimals=0)},
             ),
@@ -97,12 +104,12 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "$currency wasted / hour",
-                "Cost of parked and idle GPUs over the last hour, and its share of all cost. Orange from 20 %, red "
-                "from 40 %.",
+                "Cost of parked and idle GPUs over the last hour, less credit, and its share of all cost. Orange "
+                "from 20 %, red from 40 %.",
                 Query(f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "last hour"),
                 Query(
                     f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
-                    f" / (3600 * sum(node:tpw_gpu_state_cost:rate1h{{{MONEY}}}) > 0)",
+                    f" / (3600 * sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
                     "of all cost",
                 ),
                 unit="none",
@@ -135,7 +142,11 @@ def _nodes(page: Board) -> None:
                 "A row per exporter, five-minute means. Tokens of a server that spans nodes are split by where its "
                 "joules went. A click on a node shows its GPUs.",
                 Query(f"count by ({NODE}) (tpw_gpu_up)", table=True, instant=True),
-                Query(f"sum by ({NODE}) (node:tpw_gpu_state_energy_joules:rate5m)", table=True, instant=True),
+                Query(
+                    f'sum by ({NODE}) (node:tpw_gpu_state_energy_joules:rate5m{{boundary="gpu"}})',
+                    table=True,
+                    instant=True,
+                ),
                 Query(
                     f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="active"}})',
                     table=True,
@@ -149,7 +160,11 @@ def _nodes(page: Board) -> None:
                 Query(
                     f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="idle"}})', table=True, instant=True
                 ),
-                Query(f"sum by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}}})", table=True, instant=True),
+                Query(
+                    f"sum by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}, {BOUNDARY}}})",
+                    table=True,
+                    instant=True,
+                ),
                 Query(
                     f"sum by ({NODE}) (node:tpw_cost_per_million_tokens:ratio_rate1h{{{KIND}, {SCOPE}, {MONEY}}})",
                     table=True,
@@ -176,7 +191,7 @@ def _nodes(page: Board) -> None:
                         Look(
                             unit="s",
                             decimals=0,
-                            thresholds=judged(60, 300),
+                            thresholds=judged(180, 300),
                             properties={"custom.cellOptions": {"type": "color-text"}},
                         ),
                     ),
@@ -233,12 +248,13 @@ def _what(page: Board) -> None:
                 Query(
                     f"sum by (name) (sum by ({node}) (node:tpw_server_tokens:rate1h{{{KIND}}})"
                     f" * on ({node}) group_left (name) {name})"
-                    f" / (sum by (name) (sum by ({node}) (node:tpw_gpu_state_energy_joules:rate1h)"
+                    f" / (sum by (name) (sum by ({node}) (node:tpw_gpu_state_energy_joules:rate1h{{{BOUNDARY}}})"
                     f" * on ({node}) group_left (name) {name}) > 0)",
                     "{{name}}",
                     instant=True,
                 ),
                 unit="suffix: tok/J",
+                above=True,
                 no_value=NO_TOKENS,
             ),
             6,
@@ -249,7 +265,7 @@ def _what(page: Board) -> None:
                 "$currency per hour of GPUs that nobody owns.",
                 Query(
                     "topk(10, sum by (instance, gpu)"
-                    f' (gpu:tpw_gpu_state_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
+                    f' (gpu:tpw_gpu_state_net_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
                     "{{instance}} GPU {{gpu}}",
                     instant=True,
                 ),
@@ -279,12 +295,76 @@ def _what(page: Board) -> None:
             curve(
                 "Electricity price by cluster, $currency per kWh",
                 "One line where all sites pay the same.",
-                Query(f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "price {{cluster}}"),
+                Query(
+                    f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "in force {{cluster}}"
+                ),
                 unit="none",
                 steps=True,
                 no_value=NO_PRICE,
-                looks={"/^price/": Look(color=palette.PRICE)},
+                looks={"/^in force/": Look(color=palette.PRICE, properties={"custom.lineWidth": 2})},
             ),
             6,
+        ),
+    )
+
+
+def _carbon(page: Board) -> None:
+    by = "server, model, basis"
+    page.line(
+        8,
+        (
+            tile(
+                "CO2 equivalent",
+                "Of the facility energy of all GPUs in the time range of the board, idle ones included, and the intensity "
+                "of the grid now. By basis: average or marginal, of the power station alone (direct) or of its life.",
+                Query(
+                    "sum by (basis) (increase(tpw_gpu_state_emissions_grams_total[$__range]))",
+                    "{{basis}}",
+                    instant=True,
+                ),
+                Query("max by (basis) (tpw_grid_carbon_grams_per_kwh)", "grid now, g/kWh"),
+                unit="massg",
+                looks={"grid now, g/kWh": Look(unit="none", decimals=0)},
+                no_value=NO_CARBON,
+            ),
+            5,
+        ),
+        (
+            curve(
+                "CO2 equivalent per hour, by state",
+                "Of all GPUs by what they were doing, at the pace of the last five minutes. What parked and idle GPUs emit "
+                "makes no token.",
+                *(
+                    Query(
+                        f'3600 * sum by (basis) (node:tpw_gpu_state_emissions_grams:rate5m{{state="{state}"}})',
+                        f"{state}, {{{{basis}}}}",
+                    )
+                    for state in palette.STATES
+                ),
+                unit="massg",
+                stacked=True,
+                no_value=NO_CARBON,
+                legend=("mean",),
+                looks={f"/^{state},/": Look(color=color) for state, color in palette.STATES.items()},
+            ),
+            11,
+        ),
+        (
+            bars(
+                "CO2 equivalent per million ${kind:text} tokens",
+                "Of each model in the time range, parked time included: its servers' facility energy at the intensity of "
+                "its moment, over its tokens.",
+                Query(
+                    f"1e6 * sum by ({by}) (increase(tpw_server_emissions_grams_total[$__range]))"
+                    f" / on (server, model) group_left () ({queries.tokens_in('$__range', 'server, model')} > 0)",
+                    "{{server}} {{model}}",
+                    instant=True,
+                    unfiltered=("instance",),
+                ),
+                unit="massg",
+                no_value=NO_CARBON,
+                color=palette.CARBON,
+            ),
+            8,
         ),
     )

@@ -74,7 +74,7 @@ def _states(page: Board) -> None:
         (
             bars(
                 "$currency wasted per hour, worst ten",
-                "Cost of parked and idle time at the pace of the last five minutes.",
+                "Cost of parked and idle time at the pace of the last five minutes, less credit.",
                 Query(f"topk(10, gpu:tpw_waste_cost_per_hour:rate5m{{{MONEY}}} > 0)", NAME, instant=True),
                 unit="none",
                 color=palette.STATES["parked"],
@@ -86,14 +86,14 @@ def _states(page: Board) -> None:
 
 
 def _table(page: Board) -> None:
-    waste = f'sum by ({WHO}) (increase(tpw_gpu_state_cost_total{{state=~"parked|idle", {MONEY}}}[$__range]))'
+    waste = queries.gpu_cost_in("$__range", WHO, component="", state="parked|idle")
     page.line(
         10,
         (
             grid(
                 "GPUs",
-                "A row per GPU. Wasted: what its parked and idle time of the time range cost. A click on a number "
-                "shows that GPU alone.",
+                "A row per GPU. Wasted: what its parked and idle time of the time range cost, less credit. A click on "
+                "a number shows that GPU alone.",
                 Query(f"max by ({WHO}, name, energy_method) (tpw_gpu_info)", table=True, instant=True),
                 Query(queries.state_code(WHO), table=True, instant=True),
                 Query(f"max by ({WHO}) (tpw_gpu_power_watts)", table=True, instant=True),

@@ -42,6 +42,8 @@ def board(words: Vocabulary) -> Board:
 
 
 def _answers(page: Board) -> None:
+    unpriced = "sum(increase(tpw_energy_unpriced_joules_total[$__range]))"
+    late = f"sum({queries.since('tpw_energy_late_priced_joules_total')})"
     unmetered = "sum(increase(tpw_gpu_unmetered_seconds_total[$__range])) / (count(tpw_gpu_up) * $__range_s)"
     page.line(
         5,
@@ -75,9 +77,15 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Unpriced energy",
-                "Facility energy of the time range for whose moment no price was known; it is in no cost. Healthy: "
-                "zero. Otherwise set a fallback price or mend the feed.",
-                Query("sum(increase(tpw_energy_unpriced_joules_total[$__range])) / 3.6e6", instant=True),
+                "Facility energy of the time range for whose moment no price is known (what was priced later is not in "
+                "it), and the same of the grid's carbon intensity: it is in no cost, in no grams. Healthy: zero. Otherwise "
+                "set a fallback or mend the feed.",
+                Query(f"({unpriced} - ({late} or 0 * {unpriced})) / 3.6e6", "without a price", instant=True),
+                Query(
+                    "sum(increase(tpw_emissions_unknown_joules_total[$__range])) / 3.6e6",
+                    "without an intensity",
+                    instant=True,
+                ),
                 unit="kwatth",
                 decimals=2,
                 thresholds=((None, palette.GOOD), (0.01, palette.WARN)),
@@ -216,6 +224,7 @@ def _energy(page: Board) -> None:
                 unit="none",
                 decimals=0,
                 color=palette.WARN,
+                above=True,
                 no_value="all were believed",
             ),
             8,
@@ -259,7 +268,7 @@ def _energy(page: Board) -> None:
         ),
         (
             curve(
-                "Unmetered time",
+                "Unmetered time by node",
                 "Share of GPU time without a trustworthy reading, by node. Healthy: zero.",
                 Query(
                     "sum by (instance) (rate(tpw_gpu_unmetered_seconds_total[5m]))"
@@ -301,13 +310,16 @@ def _tokens(page: Board) -> None:
             curve(
                 "Live ratio against the rules",
                 "Output tokens per joule as the exporter shows it (dashed) and as the rules make it of the counters. "
-                "Healthy: one line on top of the other, apart only while the load changes.",
+                "Healthy: one line on top of the other, apart only while the load changes. A server that spans nodes has "
+                "no live line: each of its exporters sees a part of it.",
                 Query(
                     'sum by (server, model) (model:tpw_tokens_per_joule:ratio_rate5m{kind="output", boundary="gpu"})',
                     "{{server}} {{model}}",
                 ),
                 Query(
-                    'avg by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m]))',
+                    'avg by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m])'
+                    " and on (server)"
+                    " (count by (server) (count by (server, instance) (last_over_time(tpw_server_gpu[1h]))) == 1))",
                     "{{server}} {{model}}, live",
                 ),
                 unit="suffix: tok/J",

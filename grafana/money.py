@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, link_to, trust
+from grafana.board import Board, Settings, electricity_price, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
@@ -64,12 +64,11 @@ def board(words: Vocabulary) -> Board:
 
 
 def _answers(page: Board) -> None:
-    spent = queries.whole_cost_in("$__range")
+    spent = queries.gpu_cost_in("$__range")
     tokens = queries.tokens_in("$__range")
     by_reference = f'sum(increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
     full = queries.server_cost_in("$__range", component="")
-    waste = f'sum(increase(tpw_gpu_state_cost_total{{state=~"parked|idle", component=~"$scope", {MONEY}}}[$__range]))'
-    gross = f'sum(increase(tpw_gpu_state_cost_total{{component=~"$scope", {MONEY}}}[$__range]))'
+    waste = queries.gpu_cost_in("$__range", state="parked|idle")
     page.line(
         5,
         (
@@ -78,7 +77,7 @@ def _answers(page: Board) -> None:
                 "${scope:text} cost of all GPUs in the time range of the board, and in the range of the same length "
                 "before it.",
                 Query(spent, "in this range", instant=True),
-                Query(queries.whole_cost_in("$__range", offset=" offset $__range"), "the range before", instant=True),
+                Query(queries.gpu_cost_in("$__range", offset=" offset $__range"), "the range before", instant=True),
                 unit="none",
                 no_value=NO_PRICE,
             ),
@@ -88,9 +87,10 @@ def _answers(page: Board) -> None:
             tile(
                 "Electricity",
                 "Cost of energy in the time range, less credit, and its share of everything.",
-                Query(queries.whole_cost_in("$__range", ENERGY), "$currency", instant=True),
+                Query(queries.gpu_cost_in("$__range", component=ENERGY), "$currency", instant=True),
                 Query(
-                    f"{queries.whole_cost_in('$__range', ENERGY)} / ({queries.whole_cost_in('$__range', '')} > 0)",
+                    f"{queries.gpu_cost_in('$__range', component=ENERGY)}"
+                    f" / ({queries.gpu_cost_in('$__range', component='')} > 0)",
                     "of everything",
                     instant=True,
                 ),
@@ -103,10 +103,10 @@ def _answers(page: Board) -> None:
         (
             tile(
                 "Wasted",
-                "${scope:text} cost of parked and idle time in the time range, and its share. Orange from 20 %, red "
-                "from 40 %.",
+                "${scope:text} cost of parked and idle time in the time range, less credit, and its share. Orange from 20 "
+                "%, red from 40 %.",
                 Query(waste, "$currency", instant=True),
-                Query(f"{waste} / ({gross} > 0)", "of all cost", instant=True),
+                Query(f"{waste} / ({spent} > 0)", "of all cost", instant=True),
                 unit="none",
                 no_value=NO_PRICE,
                 looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
@@ -131,12 +131,12 @@ def _answers(page: Board) -> None:
                 "What this month will have cost: spent since the 1st (UTC), and the mean day of the last seven for "
                 "the days that are left.",
                 Query(
-                    f"{queries.whole_cost_in('$__range', '')}"
+                    f"{queries.gpu_cost_in('$__range', component='')}"
                     f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="full", {MONEY}}}[7d]))',
                     "forecast, $currency",
                     instant=True,
                 ),
-                Query(queries.whole_cost_in("$__range", ""), "since the 1st", instant=True),
+                Query(queries.gpu_cost_in("$__range", component=""), "since the 1st", instant=True),
                 unit="none",
                 decimals=0,
                 no_value=NO_PRICE,
@@ -241,7 +241,9 @@ def _component_bars(rate: str, step: str) -> tuple[Query, ...]:
             "{{component}}",
             step=step,
         ),
-        Query(f"-{rate} * sum(rate(tpw_server_credit_total{{{MONEY}}}[{step}] offset -{step}))", "credit", step=step),
+        Query(
+            f"-{rate} * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[{step}] offset -{step}))", "credit", step=step
+        ),
     )
 
 
@@ -289,23 +291,7 @@ def _when(page: Board) -> None:
     )
     page.line(
         6,
-        (
-            curve(
-                "Electricity price, $currency per kWh",
-                "The price in force; dashed, the one after it as it was known. Same width as the cost rate below.",
-                Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
-                Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
-                unit="none",
-                steps=True,
-                no_value=NO_PRICE,
-                legend=("min", "mean", "max"),
-                looks={
-                    "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
-                    "next": Look(color=palette.NEXT, properties=DASHED),
-                },
-            ),
-            24,
-        ),
+        (electricity_price(), 24),
     )
     page.line(
         8,
@@ -315,7 +301,7 @@ def _when(page: Board) -> None:
                 "All GPUs by component at the pace of the last five minutes: where the price above moves it and where "
                 "load does.",
                 Query(f"3600 * sum by (component) (cluster:tpw_gpu_state_cost:rate5m{{{MONEY}}})", "{{component}}"),
-                Query(f"-3600 * sum(rate(tpw_server_credit_total{{{MONEY}}}[5m]))", "credit"),
+                Query(f"-3600 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[5m]))", "credit"),
                 unit="none",
                 stacked=True,
                 no_value=NO_PRICE,
@@ -340,6 +326,7 @@ def _who(page: Board) -> None:
                 unit="none",
                 decimals=2,
                 no_value=NO_PRICE,
+                above=True,
                 looks={"/ active$/": Look(thresholds=((None, palette.STATES["active"]),))},
                 color=palette.STATES["parked"],
             ),
@@ -348,10 +335,9 @@ def _who(page: Board) -> None:
         (
             bars(
                 "Idle GPUs by node, $currency",
-                "What nobody's model pays: cost of GPUs without an owner in the time range.",
+                "What nobody's model pays: cost of GPUs without an owner in the time range, less credit.",
                 Query(
-                    "sort_desc(sum by (instance)"
-                    f' (increase(tpw_gpu_state_cost_total{{state="idle", component=~"$scope", {MONEY}}}[$__range])))',
+                    f"sort_desc({queries.gpu_cost_in('$__range', 'instance', state='idle')})",
                     "{{instance}}",
                     instant=True,
                 ),
@@ -382,6 +368,7 @@ def _who(page: Board) -> None:
                 unit="short",
                 no_value=NO_REFERENCE,
                 color=palette.TOKENS["output"],
+                above=True,
                 looks={"/ needs$/": Look(thresholds=((None, palette.REFERENCE),))},
             ),
             8,
@@ -395,13 +382,13 @@ def _charges(page: Board) -> None:
         (
             curve(
                 "Charge and credit of electricity, $currency per day",
-                "Servers' energy cost by day (UTC), and below zero what negative prices paid back.",
+                "Energy cost of all GPUs by day (UTC), and below zero what negative prices paid back.",
                 Query(
-                    f'86400 * sum(rate(tpw_server_cost_total{{component="energy", {MONEY}}}[1d] offset -1d))',
+                    f'86400 * sum(rate(tpw_gpu_state_cost_total{{component="energy", {MONEY}}}[1d] offset -1d))',
                     "charge",
                     step="1d",
                 ),
-                Query(f"-86400 * sum(rate(tpw_server_credit_total{{{MONEY}}}[1d] offset -1d))", "credit", step="1d"),
+                Query(f"-86400 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[1d] offset -1d))", "credit", step="1d"),
                 unit="none",
                 stacked=True,
                 bars=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, link_to, trust
+from grafana.board import Board, Settings, electricity_price, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import ALONE, DASHED, NO_PRICE, NO_TOKENS, Column, Look, Query, curve, grid, judged, tile
 from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
@@ -31,14 +31,15 @@ def _now(page: Board) -> None:
     efficiency = tile(
         "Tokens / joule",
         "${kind:text} tokens per second per watt over the last five minutes. servers: all energy of the GPUs they own, "
-        "parked time included. fleet: idle GPUs that nobody owns as well, always at the boards.",
+        "parked time included. fleet: idle GPUs that nobody owns as well.",
         Query(
             f"sum(model:tpw_server_tokens:rate5m{{{KIND}}})"
             f" / (sum(model:tpw_server_energy_joules:rate5m{{{BOUNDARY}}}) > 0)",
             "servers",
         ),
         Query(
-            f"sum(cluster:tpw_server_tokens:rate5m{{{KIND}}}) / (sum(cluster:tpw_gpu_state_energy_joules:rate5m) > 0)",
+            f"sum(cluster:tpw_server_tokens:rate5m{{{KIND}}})"
+            f" / (sum(cluster:tpw_gpu_state_energy_joules:rate5m{{{BOUNDARY}}}) > 0)",
             "fleet",
         ),
         unit="suffix: tok/J",
@@ -66,19 +67,19 @@ def _now(page: Board) -> None:
         "${scope:text} cost of all GPUs, whoever owns them, at the pace of the last five minutes, and "
         "since midnight (UTC).",
         Query(f"3600 * sum(cluster:tpw_cost:rate5m{{{SCOPE}, {MONEY}}})", "now"),
-        Query(queries.whole_cost_in("$__range"), "since midnight", instant=True),
+        Query(queries.gpu_cost_in("$__range"), "since midnight", instant=True),
         unit="none",
         no_value=NO_PRICE,
         time_from="now/d",
     )
     wasted = tile(
         "$currency wasted / hour",
-        "Cost of GPUs that are parked or idle over the last hour, and its share of the cost of all GPUs. Orange from "
-        "20 %, red from 40 %.",
+        "Cost of GPUs that are parked or idle over the last hour, less credit, and its share of the cost of all GPUs. "
+        "Orange from 20 %, red from 40 %.",
         Query(f"sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "now"),
         Query(
             f"sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
-            f" / (3600 * sum(cluster:tpw_gpu_state_cost:rate1h{{{MONEY}}}) > 0)",
+            f" / (3600 * sum(cluster:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
             "of all cost",
         ),
         unit="none",
@@ -95,10 +96,10 @@ def _now(page: Board) -> None:
     )
     power = tile(
         "Power",
-        "Mean of the last five minutes. servers: their GPUs with their share of the host, times PUE. idle: boards that "
-        "nobody owns. limit: the enforced limits of all boards.",
+        "Mean of the last five minutes, of the facility: boards with their share of the host, times PUE. idle: of GPUs "
+        "that nobody owns. limit: the enforced limits of all boards alone.",
         Query('sum(model:tpw_server_energy_joules:rate5m{boundary="facility"})', "servers"),
-        Query('sum(cluster:tpw_gpu_state_energy_joules:rate5m{state="idle"})', "idle"),
+        Query('sum(cluster:tpw_gpu_state_energy_joules:rate5m{boundary="facility", state="idle"})', "idle"),
         Query("sum(tpw_gpu_power_limit_watts)", "limit"),
         unit="watt",
     )
@@ -219,7 +220,7 @@ def _over_time(page: Board) -> None:
                 "Energy counters of all boards by what they were doing. Dashed: the sum of the power sensors, which "
                 "must run along the top.",
                 *(
-                    Query(f'sum(cluster:tpw_gpu_state_energy_joules:rate5m{{state="{state}"}})', state)
+                    Query(f'sum(cluster:tpw_gpu_state_energy_joules:rate5m{{boundary="gpu", state="{state}"}})', state)
                     for state in palette.STATES
                 ),
                 Query("sum(tpw_gpu_power_watts)", "sensors"),
@@ -235,19 +236,23 @@ def _over_time(page: Board) -> None:
         (
             curve(
                 "Where the money went, $currency per hour",
-                "Cost of the servers by component, and of idle GPUs, as a mean over each bar. What negative prices "
-                "paid back is below zero.",
+                "Cost of the servers by component, and of idle GPUs, as a mean over each bar; the last bar is as far "
+                "as it has come. What negative prices paid back is below zero.",
                 Query(
-                    f"3600 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[$__interval]))",
+                    f"3600 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[$__interval] offset -$__interval))",
                     "{{component}}",
                     step="1h",
                 ),
                 Query(
-                    f'3600 * sum(rate(tpw_gpu_state_cost_total{{state="idle", {MONEY}}}[$__interval]))',
+                    f'3600 * sum(rate(tpw_gpu_state_cost_total{{state="idle", {MONEY}}}[$__interval] offset -$__interval))',
                     "idle GPUs",
                     step="1h",
                 ),
-                Query(f"-3600 * sum(rate(tpw_server_credit_total{{{MONEY}}}[$__interval]))", "credit", step="1h"),
+                Query(
+                    f"-3600 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[$__interval] offset -$__interval))",
+                    "credit",
+                    step="1h",
+                ),
                 unit="none",
                 stacked=True,
                 bars=True,
@@ -264,23 +269,7 @@ def _over_time(page: Board) -> None:
     )
     page.line(
         7,
-        (
-            curve(
-                "Electricity price, $currency per kWh",
-                "The price in force, and the one after it as it was known at the time.",
-                Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
-                Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
-                unit="none",
-                steps=True,
-                no_value=NO_PRICE,
-                legend=("min", "max", "lastNotNull"),
-                looks={
-                    "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
-                    "next": Look(color=palette.NEXT, properties=DASHED),
-                },
-            ),
-            12,
-        ),
+        (electricity_price(), 12),
         (
             grid(
                 "Firing alerts",

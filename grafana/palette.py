@@ -15,12 +15,22 @@ STATE_CODES = {
 }
 """States as numbers, for timelines and tables."""
 TOKENS = {"output": "#1f60c4", "input": "#8ab8ff", "cached_input": "#a352cc"}
-COMPONENTS = {"energy": "#fade2a", "hardware": "#7b61c4", "hosting": "#9c6644", "operations": "#b5835a"}
+COMPONENTS = {
+    "energy": "#fade2a",
+    "hardware": "#7b61c4",
+    "hosting": "#9c6644",
+    "operations": "#b5835a",
+    "gpu_hour": "#8f5bbd",
+    "demand": "#c78b1c",
+    "fixed": "#a3a04a",
+    "capacity": "#7d7a2e",
+}
 CREDIT = "#56a64b"
 """Money that negative prices paid back; drawn below zero."""
 IDLE = STATES["idle"]
 PRICE = "#e0b400"
 NEXT = "#8a919e"
+CARBON = "#5b7f95"
 REFERENCE = "#8a919e"
 NEUTRAL = "text"
 """Numbers that are not judged."""

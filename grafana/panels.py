@@ -262,9 +262,11 @@ def bars(
     decimals: int | None = None,
     rows: tuple[str, str] | None = None,
     vertical: bool = False,
+    above: bool = False,
     time_from: str | None = None,
 ) -> Draft:
-    """Numbers side by side as bars. ``rows`` are (name, value) columns of a table, sorted by name, instead of series."""
+    """Numbers side by side as bars. ``rows`` are (name, value) columns of a table, sorted by name, instead of series.
+    Names stand at the left, where long ones are cut off, or ``above``."""
     builder = (
         bargauge.Panel()
         .unit(unit)
@@ -273,7 +275,13 @@ def bars(
         .orientation(c.VizOrientation.VERTICAL if vertical else c.VizOrientation.HORIZONTAL)
         .display_mode(c.BarGaugeDisplayMode.BASIC)
         .value_mode(c.BarGaugeValueMode.TEXT)
-        .name_placement(c.BarGaugeNamePlacement.AUTO if vertical else c.BarGaugeNamePlacement.LEFT)
+        .name_placement(
+            c.BarGaugeNamePlacement.AUTO
+            if vertical
+            else c.BarGaugeNamePlacement.TOP
+            if above
+            else c.BarGaugeNamePlacement.LEFT
+        )
         .sizing(c.BarGaugeSizing.MANUAL)
         .min_viz_height(16)
         .max_viz_height(40)

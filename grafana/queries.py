@@ -38,19 +38,27 @@ def joules_in(window: str, by: str = "", state: str = "") -> str:
 
 def server_cost_in(window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "") -> str:
     """What servers cost over a window, less what negative prices paid back."""
-    matchers = ", ".join(part for part in (component, MONEY, f'state="{state}"' if state else "") if part)
-    cost = f"sum{_by(by)} (increase(tpw_server_cost_total{{{matchers}}}[{window}]))"
-    credit_matchers = ", ".join(part for part in (MONEY, f'state="{state}"' if state else "") if part)
-    credit = f"sum{_by(by)} (increase(tpw_server_credit_total{{{credit_matchers}}}[{window}]))"
-    return f"({cost} - ({credit} or 0 * {cost}))"
+    return _net("tpw_server", window, by, component, f'state="{state}"' if state else "")
 
 
-def whole_cost_in(window: str, component: str = 'component=~"$scope"', offset: str = "") -> str:
-    """What all GPUs cost over a window, whoever owns them, less what negative prices paid back to servers."""
-    matchers = ", ".join(part for part in (component, MONEY) if part)
-    cost = f"sum (increase(tpw_gpu_state_cost_total{{{matchers}}}[{window}]{offset}))"
-    credit = f"sum (increase(tpw_server_credit_total{{{MONEY}}}[{window}]{offset}))"
-    return f"({cost} - ({credit} or 0 * {cost}))"
+def gpu_cost_in(
+    window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "", offset: str = ""
+) -> str:
+    """What all GPUs cost over a window, whoever owns them, less what negative prices paid back.
+
+    ``state`` is a regular expression; without it all time counts.
+    """
+    return _net("tpw_gpu_state", window, by, component, f'state=~"{state}"' if state else "", offset)
+
+
+def _net(whose: str, window: str, by: str, component: str, state: str, offset: str = "") -> str:
+    """Cost less credit. A cost has a component and a credit has none, so ``or`` puts them side by side in one sum."""
+    cost = ", ".join(part for part in (component, MONEY, state) if part)
+    credit = ", ".join(part for part in (MONEY, state) if part)
+    return (
+        f"sum{_by(by)} (increase({whose}_cost_total{{{cost}}}[{window}]{offset})"
+        f" or -increase({whose}_credit_total{{{credit}}}[{window}]{offset}))"
+    )
 
 
 def state_code(by: str = GPU) -> str:
@@ -73,15 +81,25 @@ TRUST = "min(cluster:tpw_trust:ratio)"
 def gained(counter: str, by: str) -> str:
     """What a counter gained over the range of the board, its first value included.
 
-    For counters that appear with the first event, which ``increase`` would not see.
+    For counters that appear with the first event, which ``increase`` would not see. An exporter that did not answer just
+    then had the value it had before: up to an hour back, it counts.
     """
-    return f"sum by ({by}) ({counter} - ({counter} offset $__range or 0 * {counter})) > 0"
+    return f"sum by ({by}) ({since(counter)}) > 0"
+
+
+def since(counter: str) -> str:
+    """A counter less what it was before the range of the board. See :func:`gained`."""
+    return f"{counter} - (last_over_time({counter}[1h] offset $__range) or 0 * {counter})"
 
 
 def sensor_error(by: str = GPU) -> str:
-    """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap."""
+    """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap.
+
+    A GPU that was lost has few samples of the sensor, and joules that came late.
+    """
     return (
         f"(avg by ({by}) (avg_over_time(tpw_gpu_power_watts[1h]))"
         f" / (sum by ({by}) (rate(tpw_gpu_energy_joules_total[1h])) > 0) - 1)"
         f" unless on ({by}) increase(tpw_gpu_unmetered_seconds_total[1h]) > 0"
+        f" unless on ({by}) min_over_time(tpw_gpu_up[1h]) == 0"
     )

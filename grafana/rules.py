@@ -142,30 +142,52 @@ class Rules:
             if window in windows:
                 yield from self._states(level, window)
 
+    def _summed(
+        self, level: str, window: str, metric: str, extra: tuple[str, ...], finer: str = "", matcher: str = ""
+    ) -> str:
+        """A rate summed to a level: from the level below where that is recorded, else from the counters.
+
+        A fleet has hundreds of thousands of counters: each is read once per window, and what is summed is summed on.
+        """
+        by = self.keys(*LEVELS[level], *extra)
+        if finer:
+            return f"sum by ({by}) ({finer}:{metric}:rate{window}{matcher})"
+        return f"sum by ({by}) (rate({metric}_total[{window}]))"
+
     def _states(self, level: str, window: str) -> Iterable[Recording]:
         labels = LEVELS[level]
-        for metric in ("tpw_gpu_state_energy_joules", "tpw_gpu_state_seconds"):
-            yield Recording(
-                f"{level}:{metric}:rate{window}",
-                f"sum by ({self.keys(*labels, 'state')}) (rate({metric}_total[{window}]))",
-                (*labels, "state"),
-            )
-        parts = ("state", "currency") if level == "gpu" else ("state", "component", "currency")
+        # What is recorded of every board is little; of a node it is all.
+        board = "gpu" if level == "node" and window in GPU_WINDOWS else ""
+        node = "node" if level == "cluster" and window in NODE_WINDOWS else ""
+        yield from self._state_energy(level, window, board, node)
         yield Recording(
-            f"{level}:tpw_gpu_state_cost:rate{window}",
-            f"sum by ({self.keys(*labels, *parts)}) (rate(tpw_gpu_state_cost_total[{window}]))",
-            (*labels, *parts),
+            f"{level}:tpw_gpu_state_seconds:rate{window}",
+            self._summed(level, window, "tpw_gpu_state_seconds", ("state",), board or node),
+            (*labels, "state"),
         )
+        if level != "gpu":
+            parts = ("state", "component", "currency")
+            yield Recording(
+                f"{level}:tpw_gpu_state_cost:rate{window}",
+                self._summed(level, window, "tpw_gpu_state_cost", parts, node),
+                (*labels, *parts),
+            )
+        yield self._net_cost(level, window, board or node)
         yield Recording(
             f"{level}:tpw_waste_cost_per_hour:rate{window}",
             promql(f"""
                 3600 * sum by ({self.keys(*labels, "currency")}) (
-                  {level}:tpw_gpu_state_cost:rate{window}{{state=~"parked|idle"}}
+                  {level}:tpw_gpu_state_net_cost:rate{window}{{state=~"parked|idle"}}
                 )
             """),
             (*labels, "currency"),
         )
         if level != "gpu":
+            yield Recording(
+                f"{level}:tpw_gpu_state_emissions_grams:rate{window}",
+                self._summed(level, window, "tpw_gpu_state_emissions_grams", ("state", "basis"), node),
+                (*labels, "state", "basis"),
+            )
             yield Recording(
                 f"{level}:tpw_gpu_state_share:ratio_rate{window}",
                 promql(f"""
@@ -175,6 +197,39 @@ class Rules:
                 """),
                 (*labels, "state"),
             )
+
+    def _state_energy(self, level: str, window: str, board: str, node: str) -> Iterable[Recording]:
+        """Joules by state: of a board its own, of nodes and of all at both boundaries."""
+        record = f"{level}:tpw_gpu_state_energy_joules:rate{window}"
+        labels = (*LEVELS[level], "state")
+        for boundary, metric in (
+            ("gpu", "tpw_gpu_state_energy_joules"),
+            ("facility", "tpw_gpu_state_facility_energy_joules"),
+        ):
+            if node:
+                expr = self._summed(
+                    level, window, "tpw_gpu_state_energy_joules", ("state",), node, f'{{boundary="{boundary}"}}'
+                )
+            else:
+                expr = self._summed(level, window, metric, ("state",), board if boundary == "gpu" else "")
+            if level != "gpu":
+                yield Recording(record, expr, labels, {"boundary": boundary})
+            elif boundary == "gpu":
+                yield Recording(record, expr, labels)
+
+    def _net_cost(self, level: str, window: str, finer: str) -> Recording:
+        """Cost less credit. A cost has a component and a credit has none, so ``or`` puts them side by side in one sum."""
+        record = f"{level}:tpw_gpu_state_net_cost:rate{window}"
+        parts = ("state", "currency")
+        labels = (*LEVELS[level], *parts)
+        if finer:
+            return Recording(record, self._summed(level, window, "tpw_gpu_state_net_cost", parts, finer), labels)
+        by = self.keys(*labels)
+        if level == "gpu":
+            charged, credit = "tpw_gpu_state_cost_total", "tpw_gpu_state_credit_total"
+            return Recording(record, f"sum by ({by}) (rate({charged}[{window}]) or -rate({credit}[{window}]))", labels)
+        credit = self._summed(level, window, "tpw_gpu_state_credit", parts)
+        return Recording(record, f"sum by ({by}) ({level}:tpw_gpu_state_cost:rate{window} or -{credit})", labels)
 
     def waste(self) -> Iterable[Recording]:
         """Shares of time over the windows the waste alerts look at."""
@@ -202,11 +257,18 @@ class Rules:
             """),
             LEVELS["server"],
         )
+        yield from self._of_models(window)
+        for record, extra in (
+            ("tokens", ("kind",)),
+            ("energy_joules", ("state", "boundary")),
+            ("cost", ("currency", "scope")),
+        ):
+            yield Recording(
+                f"server:tpw_server_{record}:rate{window}",
+                self._summed("server", window, f"tpw_server_{record}", extra, "model"),
+                (*LEVELS["server"], *extra),
+            )
         for level in ("model", "server"):
-            labels = LEVELS[level]
-            yield from self._tokens(level, labels, window)
-            yield from self._energy(level, labels, window)
-            yield from self._cost(level, labels, window)
             for boundary in ("gpu", "facility"):
                 yield self._tokens_per_joule(
                     level, window, boundary, f'{level}:tpw_server_energy_joules:rate{window}{{boundary="{boundary}"}}'
@@ -242,62 +304,32 @@ class Rules:
             (*labels, "reference", "currency"),
         )
 
-    def _tokens(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
-        yield Recording(
-            f"{level}:tpw_server_tokens:rate{window}",
-            f"sum by ({self.keys(*labels, 'kind')}) (rate(tpw_server_tokens_total[{window}]))",
-            (*labels, "kind"),
-        )
-        yield Recording(
-            f"{level}:tpw_server_tokens:rate{window}",
-            f"sum by ({self.keys(*labels)}) (rate(tpw_server_tokens_total[{window}]))",
-            labels,
-            {"kind": "total"},
-        )
-
-    def _energy(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
+    def _of_models(self, window: str) -> Iterable[Recording]:
+        """Tokens by kind and in all, joules at both boundaries, money in both scopes, from the counters."""
+        labels = LEVELS["model"]
+        tokens = f"model:tpw_server_tokens:rate{window}"
+        yield Recording(tokens, self._summed("model", window, "tpw_server_tokens", ("kind",)), (*labels, "kind"))
+        yield Recording(tokens, f'sum by ({self.keys(*labels)}) ({tokens}{{kind!="total"}})', labels, {"kind": "total"})
         for boundary, metric in (
-            ("gpu", "tpw_server_energy_joules_total"),
-            ("facility", "tpw_server_facility_energy_joules_total"),
+            ("gpu", "tpw_server_energy_joules"),
+            ("facility", "tpw_server_facility_energy_joules"),
         ):
             yield Recording(
-                f"{level}:tpw_server_energy_joules:rate{window}",
-                f"sum by ({self.keys(*labels, 'state')}) (rate({metric}[{window}]))",
+                f"model:tpw_server_energy_joules:rate{window}",
+                self._summed("model", window, metric, ("state",)),
                 (*labels, "state"),
                 {"boundary": boundary},
             )
-
-    def _cost(self, level: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
-        """What a server costs a second, less what negative prices paid back."""
-        yield from self._less_credit(f"{level}:tpw_server_cost:rate{window}", "tpw_server_cost_total", labels, window)
-
-    def _less_credit(self, record: str, charged: str, labels: tuple[str, ...], window: str) -> Iterable[Recording]:
-        """A cost rate in both scopes, less the servers' credit. ``full`` needs the energy to be priced."""
         by = self.keys(*labels, "currency")
-        energy = f'sum by ({by}) (rate({charged}{{component="energy"}}[{window}]))'
-        credit = f"sum by ({by}) (rate(tpw_server_credit_total[{window}]))"
-        yield Recording(
-            record,
-            promql(f"""
-                {energy}
-                - ({credit} or 0 * {energy})
-            """),
-            (*labels, "currency"),
-            {"scope": "energy"},
-        )
-        yield Recording(
-            record,
-            promql(f"""
-                (
-                  sum by ({by}) (rate({charged}[{window}]))
-                  - ({credit} or 0 * {energy})
-                )
-                and
-                {energy}
-            """),
-            (*labels, "currency"),
-            {"scope": "full"},
-        )
+        cost = f"model:tpw_server_cost:rate{window}"
+        for scope, component in (("energy", '{component="energy"}'), ("full", "")):
+            # Cost less credit, as of the GPUs. ``full`` needs the energy to be priced.
+            expr = (
+                f"sum by ({by}) (rate(tpw_server_cost_total{component}[{window}])"
+                f" or -rate(tpw_server_credit_total[{window}]))"
+            )
+            known = f'\nand on ({by}) {cost}{{scope="energy"}}' if scope == "full" else ""
+            yield Recording(cost, f"{expr}{known}", (*labels, "currency"), {"scope": scope})
 
     def _tokens_per_joule(self, level: str, window: str, boundary: str, energy: str) -> Recording:
         labels = LEVELS[level]
@@ -412,17 +444,22 @@ class Rules:
         of the server's joules, so nodes can be compared and their tokens still sum to all tokens.
         """
         labels = LEVELS["node"]
-        here = self.keys("instance", *LEVELS["model"])
+        here = f"node:tpw_server_energy_joules:rate{window}"
         everywhere = self.keys(*LEVELS["model"])
+        yield Recording(
+            here,
+            self._summed("node", window, "tpw_server_energy_joules", LEVELS["model"]),
+            (*labels, *LEVELS["model"]),
+        )
         for kind in ("output", "total"):
             yield Recording(
                 f"node:tpw_server_tokens:rate{window}",
                 promql(f"""
                     sum by ({self.keys(*labels)}) (
                       (
-                        sum by ({here}) (rate(tpw_server_energy_joules_total[{window}]))
+                        {here}
                         / on ({everywhere}) group_left ()
-                        (sum by ({everywhere}) (rate(tpw_server_energy_joules_total[{window}])) > 0)
+                        (sum by ({everywhere}) ({here}) > 0)
                       )
                       * on ({everywhere}) group_left ()
                       model:tpw_server_tokens:rate{window}{{kind="{kind}"}}
@@ -431,26 +468,49 @@ class Rules:
                 labels,
                 {"kind": kind},
             )
-        yield self._tokens_per_joule("node", window, "gpu", f"node:tpw_gpu_state_energy_joules:rate{window}")
+        yield from self._whole_tokens_per_joule("node", window)
         yield from self._whole_cost("node", window)
         yield from self._cost_per_million("node", window, f"node:tpw_cost:rate{window}")
 
     def clusters(self, window: str) -> Iterable[Recording]:
         """Everything of an installation. Joules and money of GPUs that nobody owns are in its ratios."""
-        yield from self._tokens("cluster", (), window)
-        yield self._tokens_per_joule("cluster", window, "gpu", f"cluster:tpw_gpu_state_energy_joules:rate{window}")
+        yield Recording(
+            f"cluster:tpw_server_tokens:rate{window}",
+            self._summed("cluster", window, "tpw_server_tokens", ("kind",), "model"),
+            ("kind",),
+        )
+        yield from self._whole_tokens_per_joule("cluster", window)
         yield from self._whole_cost("cluster", window)
         yield from self._cost_per_million("cluster", window, f"cluster:tpw_cost:rate{window}")
 
+    def _whole_tokens_per_joule(self, level: str, window: str) -> Iterable[Recording]:
+        """Tokens over the joules of all GPUs, whoever owns them."""
+        for boundary in ("gpu", "facility"):
+            energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}"}}'
+            yield self._tokens_per_joule(level, window, boundary, energy)
+
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
-        """What all GPUs cost a second, whoever owns them, less what negative prices paid back to servers."""
-        record = f"{level}:tpw_cost:rate{window}"
-        yield from self._less_credit(record, "tpw_gpu_state_cost_total", LEVELS[level], window)
+        """What all GPUs cost a second, whoever owns them, less what negative prices paid back; where energy is priced."""
+        record, by = f"{level}:tpw_cost:rate{window}", self.keys(*LEVELS[level], "currency")
+        net, charged = f"{level}:tpw_gpu_state_net_cost:rate{window}", f"{level}:tpw_gpu_state_cost:rate{window}"
+        priced = f'sum by ({by}) ({charged}{{component="energy"}})'
+        for scope, expr in (
+            ("energy", f'sum by ({by}) ({net} or -{charged}{{component!="energy"}})'),
+            ("full", f"sum by ({by}) ({net})"),
+        ):
+            yield Recording(record, f"{expr}\nand\n{priced}", (*LEVELS[level], "currency"), {"scope": scope})
 
     def spend(self) -> Iterable[Recording]:
         """Spend over the windows of the budget alert, and by hour of the day."""
+        by = self.keys("currency")
         for window in SPEND_WINDOWS:
-            yield from self._whole_cost("cluster", window)
+            cost, credit = f"rate(tpw_gpu_state_cost_total[{window}])", f"rate(tpw_gpu_state_credit_total[{window}])"
+            yield Recording(
+                f"cluster:tpw_cost:rate{window}",
+                f'sum by ({by}) ({cost} or -{credit})\nand on ({by}) cluster:tpw_cost:rate5m{{scope="full"}}',
+                ("currency",),
+                {"scope": "full"},
+            )
         yield Recording(
             "cluster:tpw_cost_by_hour:rate5m",
             promql("""
@@ -508,9 +568,9 @@ class Rules:
                 or
                 sum by ({by}) (
                   {anomalies}
-                  unless {anomalies} offset 1h
+                  unless last_over_time({anomalies}[1h] offset 1h)
                 )
-                and on ({gpu}) sum by ({gpu}) (tpw_gpu_up offset 1h)
+                and on ({gpu}) sum by ({gpu}) (last_over_time(tpw_gpu_up[1h] offset 1h))
             """),
             (*LEVELS["gpu"], "reason"),
         )

@@ -24,8 +24,10 @@ class Values:
     """Labels that keep installations apart: every aggregation keeps them. A label that no series has costs nothing."""
     job: str = ".*tpw-exporter.*"
     """Regular expression of the scrape job, for series that every exporter has (``up``)."""
-    runbook_url: str = "https://runbooks.example.com/tpw-exporter/{alert}"
-    grafana_url: str = "https://grafana.example.com"
+    runbook_url: str = "deploy/runbooks/{alert}.md"
+    """Where an alert's runbook is; ``{alert}`` is its name. By default its path in the repository: text, not a link."""
+    grafana_url: str = ""
+    """Address of Grafana, before ``/d/``. By default none: an alert then names the board by its path."""
 
     # --------------------------------------------------------------------------------------------------- measuring
     exporter_down_for: str = "5m"
@@ -124,6 +126,21 @@ class Values:
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a mapping of names and values")
         return cls().with_changes(content)
+
+
+def addresses(runbooks: str | None, grafana: str | None) -> dict[str, str]:
+    """The values for addresses given on the command line: of the directory of the runbooks (or with ``{alert}`` in it),
+    and of Grafana. Raises ValueError for what is no address."""
+    found: dict[str, str] = {}
+    for name, given in (("runbook_url", runbooks), ("grafana_url", grafana)):
+        if given is None:
+            continue
+        if not given.startswith(("http://", "https://")):
+            raise ValueError(f"{given} is no address: write https://host/path")
+        found[name] = given.rstrip("/")
+    if "runbook_url" in found and "{alert}" not in found["runbook_url"]:
+        found["runbook_url"] += "/{alert}.md"
+    return found
 
 
 def number(value: float) -> str:

@@ -4,6 +4,8 @@ Two scenes: 8 GPUs alone, and 8 GPUs with 8 servers whose pages are vLLM's (50 K
 seconds per 100 s (of the process, all threads, no scrapes in that time), resident memory at the end, NVML calls per
 second, scrape latency of 200 requests over one connection (median, p99), poll lag, and the time from start to ready.
 
+``--scene fleet`` is another thing: what the recording rules and the boards cost a real Prometheus (:mod:`bench.fleet`).
+
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
 time of reading one of vLLM's pages (:mod:`bench.counting`). On demand (``--scene books``): what the books weigh on disk
 (:mod:`bench.keeping`).
@@ -174,10 +176,18 @@ def main() -> None:
     """All scenes."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
-    parser.add_argument("--scene", choices=[*GOALS, "counting", "books", "all"], default="all")
+    parser.add_argument("--scene", choices=[*GOALS, "counting", "books", "fleet", "all"], default="all")
+    parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
+    parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
+    parser.add_argument("--hours", type=float, default=1.0, help="of the scene fleet: of history")
     arguments = parser.parse_args()
     if arguments.scene == "books":
         keeping.table()
+        return
+    if arguments.scene == "fleet":
+        from bench import fleet
+
+        fleet.measure(arguments.nodes, arguments.interval, arguments.hours)
         return
     if arguments.scene in ("counting", "all"):
         counting.table()

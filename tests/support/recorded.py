@@ -1,14 +1,21 @@
-"""A real Prometheus over made-up days, with the project's rules evaluated over them as it would have done at the time.
+"""A real Prometheus with a day of samples, and the project's rules evaluated over it as it would have done at the time.
 
-Blocks are written by promtool, first from the days' samples, then from the recording rules, one depth after the other: a
-rule that reads another rule's series must find it. Alerts are evaluated here, with their ``for``, into ``ALERTS``.
+Samples are written remotely, hour by hour, with the marks of series that have gone. The recording rules are asked as range
+queries, one depth after the other (a rule that reads another rule's series must find it), and what they bring is written
+back. Alerts are evaluated here, with their ``for``, into ``ALERTS``.
+
+``python -m support.recorded`` serves the day of :mod:`support.fleetday` until it is interrupted: for looking at boards.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
@@ -17,8 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.fleetday import Fleet
+from support import remotewrite
 from support.ruletests import written_groups
+from support.samples import Labels, Samples
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -62,29 +70,32 @@ class Prometheus:
 
 
 @contextmanager
-def serving(tools: Path, data: Path) -> Iterator[Prometheus]:
-    """Prometheus over the blocks of a directory."""
+def serving(tools: Path, port: int = 0) -> Iterator[Prometheus]:
+    """An empty Prometheus that takes samples of any time."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
-    config = data.parent / "prometheus.yaml"
-    config.write_text("global: {scrape_interval: 1m}\n")
-    process = subprocess.Popen(
-        [
-            tools / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}",
-            "--storage.tsdb.retention.time=100y",
-            "--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h",
-            f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        _wait(server, process)
-        yield server
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        config = Path(folder) / "prometheus.yaml"
+        config.write_text(
+            "global: {scrape_interval: 1m}\nstorage: {tsdb: {out_of_order_time_window: 3650d}}\n", encoding="utf-8"
+        )
+        process = subprocess.Popen(
+            [
+                tools / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
+                "--storage.tsdb.retention.time=100y", "--web.enable-remote-write-receiver",
+                f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            server = Prometheus(f"http://127.0.0.1:{port}")
+            _wait(server, process)
+            yield server
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
 
 
 def _wait(server: Prometheus, process: subprocess.Popen[bytes]) -> None:
@@ -102,91 +113,116 @@ def _wait(server: Prometheus, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("Prometheus was not ready after a minute")
 
 
-def import_fleet(tools: Path, fleet: Fleet, data: Path) -> None:
-    """The days' samples as blocks."""
-    text = data.parent / "fleet.om"
-    with text.open("w", encoding="utf-8") as out:
-        fleet.write(out)
-    _promtool(tools, "create-blocks-from", "openmetrics", str(text), str(data))
-    text.unlink()
+def fill(server: Prometheus, samples: Samples) -> None:
+    """Everything that was scraped."""
+    instants = [series.times[0] for metric in samples.metrics.values() for series in metric.values()]
+    begin = min(instants)
+    end = max(series.times[-1] for metric in samples.metrics.values() for series in metric.values())
+    for hour in range(begin - begin % 3600, end + 1, 3600):
+        remotewrite.write(server.url, _hour(samples, hour))
 
 
-def record(tools: Path, data: Path, start: int, end: int, step: int = 60) -> None:
-    """The recording rules, over a part of the time.
+def _hour(samples: Samples, hour: int) -> Iterator[tuple[str, Labels, list[tuple[int, float | None]]]]:
+    for metric, by_labels in samples.metrics.items():
+        for who, series in by_labels.items():
+            times, values = series.within(hour + 3599, 3600)
+            marks: list[tuple[int, float | None]] = [(at, None) for at in series.gone if hour <= at < hour + 3600]
+            marks.extend(zip(times, values, strict=True))
+            if marks:
+                yield metric, who, sorted(marks, key=lambda sample: sample[0])
 
-    As ``promtool tsdb create-blocks-from rules`` does, by range queries; that writes a block per rule and two hours,
-    thousands of which Prometheus is slow to open, so the samples of a layer are written together.
-    """
+
+def record(server: Prometheus, start: int, end: int, step: int = 60) -> None:
+    """The recording rules, over a part of the time."""
     groups = [group for group in written_groups() if "record" in group["rules"][0]]
-    for number, depth in enumerate(depths(groups)):
-        text = data.parent / f"depth{number}.om"
-        with serving(tools, data) as server, text.open("w", encoding="utf-8") as out:
-            names = dict.fromkeys(rule["record"] for rule in depth)
-            for name in names:
-                out.write(f"# TYPE {name} gauge\n")
-                for rule in depth:
-                    if rule["record"] == name:
-                        out.writelines(_rule_samples(server, rule, start, end, step))
-            out.write("# EOF\n")
-        _promtool(tools, "create-blocks-from", "openmetrics", str(text), str(data))
-        text.unlink()
+    for depth in depths(groups):
+        remotewrite.write(server.url, [row for rule in depth for row in _rule_rows(server, rule, start, end, step)])
 
 
-def _rule_samples(server: Prometheus, rule: dict[str, Any], start: int, end: int, step: int) -> Iterator[str]:
+def _rule_rows(
+    server: Prometheus, rule: dict[str, Any], start: int, end: int, step: int
+) -> Iterator[tuple[str, Labels, list[tuple[int, float | None]]]]:
     for labels, samples in server.between(rule["expr"], start, end, step):
-        kept = {key: value for key, value in labels.items() if key != "__name__"} | rule.get("labels", {})
-        head = _series(rule["record"], kept)
-        yield from (f"{head} {value} {int(at)}\n" for at, value in samples)
+        kept = {name: value for name, value in labels.items() if name != "__name__"} | rule.get("labels", {})
+        who = tuple(sorted((name, str(value)) for name, value in kept.items()))
+        yield rule["record"], who, _marked([(int(at), float(value)) for at, value in samples], end, step)
 
 
-def _series(name: str, labels: dict[str, str]) -> str:
-    inner = ",".join(f'{key}="{value}"' for key, value in labels.items() if value)
-    return f"{name}{{{inner}}}"
+def _marked(samples: list[tuple[int, float]], end: int, step: int) -> list[tuple[int, float | None]]:
+    """The samples of a rule, with the mark that Prometheus sets where its series is gone at the next evaluation."""
+    marked: list[tuple[int, float | None]] = []
+    for (at, value), (later, _) in zip(samples, [*samples[1:], (end + 2 * step, 0.0)], strict=True):
+        marked.append((at, value))
+        if later > at + step and at + step <= end:
+            marked.append((at + step, None))
+    return marked
 
 
 def depths(groups: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rules in layers: what a layer reads is in the layers before it."""
+    """The rules in layers: what a layer reads is in the layers before it. A rule that reads its own record (a total of the
+    parts beside it) comes after the rules that record the parts."""
     rules = [rule for group in groups for rule in group["rules"]]
-    reads = {rule["record"]: set() for rule in rules}
-    for rule in rules:
-        reads[rule["record"]] |= {name for name in reads if name in rule["expr"] and name != rule["record"]}
+    names = {rule["record"] for rule in rules}
+    reads = [{name for name in names if re.search(rf"(?<![\w:]){name}(?![\w:])", rule["expr"])} for rule in rules]
+    waiting = list(range(len(rules)))
     layers: list[list[dict[str, Any]]] = []
-    done: set[str] = set()
-    while len(done) < len(reads):
-        ready = {name for name, needs in reads.items() if name not in done and needs <= done}
-        assert ready, f"rules read one another in a circle: {sorted(set(reads) - done)}"
-        layers.append([rule for rule in rules if rule["record"] in ready])
-        done |= ready
+    while waiting:
+        missing = {rules[number]["record"] for number in waiting}
+        parts = {rules[number]["record"] for number in waiting if rules[number]["record"] not in reads[number]}
+        ready = [
+            number
+            for number in waiting
+            if not (reads[number] - {rules[number]["record"]}) & missing
+            and (rules[number]["record"] not in reads[number] or rules[number]["record"] not in parts)
+        ]
+        assert ready, f"rules read one another in a circle: {sorted(missing)}"
+        layers.append([rules[number] for number in ready])
+        waiting = [number for number in waiting if number not in ready]
     return layers
 
 
-def alerts(tools: Path, data: Path, start: int, end: int, step: int = 60) -> None:
+def alerts(server: Prometheus, start: int, end: int, step: int = 60) -> None:
     """``ALERTS`` of all alerting rules: pending, and firing once ``for`` is over."""
-    lines = ["# TYPE ALERTS gauge"]
-    with serving(tools, data) as server:
-        for group in written_groups():
-            for rule in group["rules"]:
-                if "alert" in rule:
-                    lines.extend(_alert_samples(server, rule, start, end, step))
-    text = data.parent / "alerts.om"
-    text.write_text("\n".join([*lines, "# EOF\n"]), encoding="utf-8")
-    if len(lines) > 1:
-        _promtool(tools, "create-blocks-from", "openmetrics", str(text), str(data))
+    for group in written_groups():
+        for rule in group["rules"]:
+            if "alert" in rule:
+                remotewrite.write(server.url, list(_alert_rows(server, rule, start, end, step)))
 
 
-def _alert_samples(server: Prometheus, rule: dict[str, Any], start: int, end: int, step: int) -> Iterator[str]:
+def _alert_rows(
+    server: Prometheus, rule: dict[str, Any], start: int, end: int, step: int
+) -> Iterator[tuple[str, Labels, list[tuple[int, float | None]]]]:
     hold = rule.get("for", "0s")
     seconds = int(hold[:-1]) * UNITS[hold[-1]]
     for labels, samples in server.between(rule["expr"], start, end, step):
-        kept = {key: value for key, value in labels.items() if key != "__name__"} | rule["labels"]
-        since = before = 0.0
-        for at, _ in samples:
-            since = since if since and at - before <= 1.5 * step else at
-            before = at
-            state = "firing" if at - since >= seconds else "pending"
-            yield _series("ALERTS", {"alertname": rule["alert"], "alertstate": state, **kept}) + f" 1 {int(at)}"
+        kept = {name: value for name, value in labels.items() if name != "__name__"} | rule["labels"]
+        phases: dict[str, list[tuple[int, float]]] = {"pending": [], "firing": []}
+        since = before = -math.inf
+        for instant in (int(at) for at, _ in samples):
+            since = since if instant - before <= step else instant
+            before = instant
+            phases["firing" if instant - since >= seconds else "pending"].append((instant, 1.0))
+        for state, of_state in phases.items():
+            if of_state:
+                who = {"alertname": rule["alert"], "alertstate": state, **kept}
+                yield "ALERTS", tuple(sorted(who.items())), _marked(of_state, end, step)
 
 
-def _promtool(tools: Path, *arguments: str) -> None:
-    done = subprocess.run([tools / "promtool", "tsdb", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def main() -> None:
+    """Serve the day, its rules and alerts, on a port."""
+    from support import fleetday, fleetrun
+    from support.realparts import prometheus_dir
+
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 9090
+    with serving(prometheus_dir("3"), port) as server:
+        fill(server, fleetrun.live())
+        record(server, fleetday.START, fleetday.END)
+        alerts(server, fleetday.START, fleetday.END)
+        print(
+            f"{server.url} has the day before {time.strftime('%Y-%m-%dT%H:%MZ', time.gmtime(fleetday.END))}", flush=True
+        )
+        time.sleep(86400)
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "The same joules by what the GPU was doing: active, parked (a model loaded, no work) or idle (nobody owns it).",
         absent="The board reports neither energy nor power.",
     ),
+    Metric(
+        "tpw_gpu_state_facility_energy_joules_total",
+        Kind.COUNTER,
+        (*_GPU, "state"),
+        "The same with the GPU's share of the host, times PUE (boundary facility).",
+        absent="The board reports neither energy nor power.",
+    ),
     Metric("tpw_gpu_state_seconds_total", Kind.COUNTER, (*_GPU, "state"), "Time by what the GPU was doing."),
     Metric(
         "tpw_gpu_state_cost_total",
@@ -86,6 +93,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "What that time cost: component energy is the facility energy at the price of its moment, the others run with "
         "time.",
         absent="No currency is configured; for component energy also: no tariff, or the board reports no energy.",
+    ),
+    Metric(
+        "tpw_gpu_state_credit_total",
+        Kind.COUNTER,
+        (*_GPU, "state", "currency"),
+        "What negative electricity prices paid back for that time: the net cost is the cost less this.",
+        absent="No tariff is configured, or the board reports no energy.",
     ),
     Metric(
         "tpw_gpu_unmetered_seconds_total", Kind.COUNTER, _GPU, "Time for which no trustworthy energy reading exists."

@@ -165,6 +165,8 @@ class Sums:
     """Models for which something was booked, by server."""
     components: frozenset[str]
     """Every cost component that was ever booked."""
+    bases: tuple[str, ...]
+    """Every basis of emissions that was ever booked."""
     unmeasured: frozenset[tuple[str, str]]
     """(server, model) all of whose postings are on boards that report no energy."""
 
@@ -175,19 +177,21 @@ class Sums:
         servers: dict[tuple[str, str, str], list[Posting]] = {}
         models: dict[str, set[str]] = {}
         components: set[str] = set()
+        bases: set[str] = set()
         measured: set[tuple[str, str]] = set()
         mute = {uuid for uuid, account in books.gpus.items() if account.gpu.energy_method is EnergyMethod.NONE}
         for (gpu, server, model, of), posting in books.postings.items():
             state = str(of)
             gpus.setdefault((gpu, state), []).append(posting)
             components.update(posting.cost)
+            bases.update(posting.emissions_grams)
             if server:
                 servers.setdefault((server, model, state), []).append(posting)
                 models.setdefault(server, set()).add(model)
                 if posting.joules > 0.0 or gpu not in mute:
                     measured.add((server, model))
         unmeasured = frozenset((server, model) for server, model, _ in servers if (server, model) not in measured)
-        return cls(gpus, servers, models, frozenset(components), unmeasured)
+        return cls(gpus, servers, models, frozenset(components), tuple(sorted(bases)), unmeasured)
 
 
 def _joules(postings: list[Posting]) -> float:
@@ -208,6 +212,10 @@ def _cost(postings: list[Posting], component: str) -> float:
     if len(postings) == 1:
         return postings[0].cost.get(component, 0.0)
     return fsum([posting.cost.get(component, 0.0) for posting in postings])
+
+
+def _credit(postings: list[Posting]) -> float:
+    return postings[0].credit if len(postings) == 1 else fsum([posting.credit for posting in postings])
 
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs
@@ -264,8 +272,10 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
         active, parked, idle = joules
         sheet["tpw_gpu_energy_joules_total"].append((who, active + parked + idle))
         state_energy = sheet["tpw_gpu_state_energy_joules_total"]
-        for (state, _), value in zip(by_state, joules, strict=True):
+        state_facility = sheet["tpw_gpu_state_facility_energy_joules_total"]
+        for (state, postings), value in zip(by_state, joules, strict=True):
             state_energy.append(((index, uuid, state), value))
+            state_facility.append(((index, uuid, state), _facility_joules(postings) if postings else 0.0))
     state_seconds = sheet["tpw_gpu_state_seconds_total"]
     for state, postings in by_state:
         state_seconds.append(((index, uuid, state), _seconds(postings) if postings else 0.0))
@@ -277,6 +287,9 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
             value = _cost(postings, component) if postings else 0.0
             state_cost.append(((index, uuid, state, component, currency), value))
     if measured and "energy" in components:
+        state_credit = sheet["tpw_gpu_state_credit_total"]
+        for state, postings in by_state:
+            state_credit.append(((index, uuid, state, currency), _credit(postings) if postings else 0.0))
         unpriced = [posting.unpriced_joules for _, postings in by_state for posting in postings]
         sheet["tpw_energy_unpriced_joules_total"].append((who, fsum(unpriced)))
         late = fsum([posting.late_priced_joules for _, postings in by_state for posting in postings])
@@ -375,11 +388,10 @@ def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str
                 if measured or component != "energy":
                     value = _cost(postings, component) if postings else 0.0
                     sheet["tpw_server_cost_total"].append(((name, model, state, component, currency), value))
-            credit = fsum([posting.credit for posting in postings]) if currency else 0.0
+            credit = _credit(postings) if postings and currency else 0.0
             if credit > 0.0:
                 sheet["tpw_server_credit_total"].append(((name, model, state, currency), credit))
-            bases = {basis for posting in postings for basis in posting.emissions_grams}
-            for basis in sorted(bases):
+            for basis in sums.bases if measured else ():
                 grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
                 sheet["tpw_server_emissions_grams_total"].append(((name, model, state, basis), grams))
     if currency:

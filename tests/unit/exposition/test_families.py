@@ -207,6 +207,39 @@ def test_a_server_on_boards_without_energy_shows_none():
     assert {labels[3] for labels in shown["tpw_server_cost_total"]} == {"hardware"}
 
 
+def test_facility_energy_of_the_gpus_is_that_of_the_servers_and_of_idle_time():
+    shown = series(rich_snapshot())
+    boards = shown["tpw_gpu_state_facility_energy_joules_total"]
+    servers = shown["tpw_server_facility_energy_joules_total"]
+    for state in ("active", "parked"):
+        of_servers = sum(value for labels, value in servers.items() if labels[2] == state)
+        assert sum(value for labels, value in boards.items() if labels[2] == state) == pytest.approx(
+            of_servers, rel=1e-12
+        )
+    assert boards["3", uuid(3), "idle"] == 7200.0 * 70.5 * 1.3
+    assert ("5", "sim:odd", "idle") not in boards
+
+
+def test_credit_of_a_gpu_is_there_from_the_start_for_all_states():
+    """So that `cost - credit` is the net cost of an idle GPU as of any other, and no first payment is lost to a rate."""
+    shown = series(rich_snapshot())
+    credit = shown["tpw_gpu_state_credit_total"]
+    assert credit["2", uuid(2), "active", "EUR"] == 0.0125
+    assert sum(credit.values()) == sum(shown["tpw_server_credit_total"].values())
+    priced = {labels[:3] for labels in shown["tpw_gpu_state_cost_total"] if labels[3] == "energy"}
+    assert {labels[:3] for labels in credit} == priced
+    assert "tpw_gpu_state_credit_total" not in series(fleet_snapshot(priced=False))
+
+
+def test_emissions_of_both_states_are_there_as_soon_as_any_are_known():
+    """So that a server that parks for the first time loses no gram to a rate."""
+    shown = series(rich_snapshot())["tpw_server_emissions_grams_total"]
+    assert {labels[2]: grams for labels, grams in shown.items() if labels[0] == "code"} == {
+        "active": 1.75,
+        "parked": 0.0,
+    }
+
+
 def test_anomalies_are_shown_only_where_they_happened():
     shown = series(rich_snapshot())
     assert shown["tpw_gpu_energy_anomalies_total"] == {

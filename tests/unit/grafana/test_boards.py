@@ -164,7 +164,8 @@ def test_number_does_not_change_with_the_zoom(uid: str, panel: dict[str, Any]):
             # A bar per step: its height is a rate over the bar, and a bar is an hour at least.
             assert target.get("interval") in ("1h", "1d")
             assert panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars"
-            assert re.search(r"rate\([^[]*\[\$__interval\]", expr)
+            # Drawn to the right of its moment, so it is told what comes after it.
+            assert re.search(r"rate\([^[]*\[\$__interval\] offset -\$__interval", expr)
         for window in re.findall(r"\[\$__rate_interval\]", expr):
             assert window
             assert " / " not in expr, "$__rate_interval is for plain rates; ratios read recorded series or whole ranges"
@@ -183,7 +184,7 @@ def test_no_counter_is_drawn_raw(uid: str, panel: dict[str, Any], target: dict[s
             continue
         for match in re.finditer(rf"\b{name}\b", expr):
             before = expr[: match.start()]
-            difference = f"offset $__range or 0 * {name}" in expr
+            difference = f"[1h] offset $__range) or 0 * {name}" in expr
             assert INSIDE.search(before) or difference, f"{name} is read without a rate"
 
 
@@ -214,6 +215,8 @@ def test_totals_and_kinds_are_not_added_up(uid: str, panel: dict[str, Any], targ
     needs = {
         r"\w+:tpw_server_tokens:": "kind",
         r"(?:model|server):tpw_server_energy_joules:": "boundary",
+        r"(?:node|cluster):tpw_gpu_state_energy_joules:": "boundary",
+        r"(?:node|cluster):tpw_tokens_per_joule:": "boundary",
         r"\w+:tpw_(?:server_)?cost:": "scope",
         r"\w+:tpw_tokens_per_joule:": "kind",
     }

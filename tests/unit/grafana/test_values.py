@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from grafana.build import main
-from grafana.values import Values, number
+from grafana.values import Values, addresses, number
 
 
 def test_a_file_replaces_some_values_and_keeps_the_rest(tmp_path: Path):
@@ -46,3 +47,23 @@ def test_rules_follow_the_values(tmp_path: Path, capsys):
 @pytest.mark.parametrize(("value", "text"), [(300.0, "300"), (0.95, "0.95"), (100000.0, "100000"), (0.7, "0.7")])
 def test_numbers_are_written_as_a_person_would(value: float, text: str):
     assert number(value) == text
+
+
+def test_addresses_are_given_in_one_place(tmp_path: Path):
+    where = ["--runbooks", "https://docs.corp/runbooks/", "--grafana", "https://grafana.corp/g/"]
+    assert main([*where, "--out", str(tmp_path)]) == 0
+    alerts = yaml.safe_load((tmp_path / "deploy/prometheus/tpw-alerts.rules.yaml").read_text())
+    notes = {rule["alert"]: rule["annotations"] for group in alerts["groups"] for rule in group["rules"]}
+    assert notes["TpwGpuLost"]["runbook_url"] == "https://docs.corp/runbooks/TpwGpuLost.md"
+    assert notes["TpwGpuLost"]["dashboard_url"].startswith("https://grafana.corp/g/d/tpw-gpus?var-instance=")
+    assert "docs.corp" in (tmp_path / "deploy/prometheus/prometheusrule.yaml").read_text()
+
+
+def test_a_runbooks_address_may_say_where_the_name_goes():
+    assert addresses("https://wiki.corp/?page={alert}", None) == {"runbook_url": "https://wiki.corp/?page={alert}"}
+
+
+@pytest.mark.parametrize("option", ["--runbooks", "--grafana"])
+def test_what_is_no_address_is_refused(option: str, tmp_path: Path, capsys):
+    assert main([option, "wiki.corp/tpw", "--out", str(tmp_path)]) == 2
+    assert "wiki.corp/tpw is no address: write https://host/path" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+"""Which alerts fire when in the day of :mod:`support.fleetday`, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from support import fleetday as day
+from support.hand import Hand, Rows
+from support.samples import Samples
+
+A, B = day.A.instance, day.B.instance
+
+
+def clock(text: str) -> int:
+    """A moment of the day."""
+    hours, minutes = text.split(":")
+    return day.START + int(hours) * 3600 + int(minutes) * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """An alert while it fires, first and last evaluation included."""
+
+    name: str
+    severity: str
+    labels: tuple[tuple[str, str], ...]
+    begin: int
+    end: int
+
+
+def _firing(name: str, severity: str, spells: str, **labels: str) -> list[Firing]:
+    found = []
+    for spell in spells.split():
+        begin, _, end = spell.partition("-")
+        found.append(Firing(name, severity, tuple(sorted(labels.items())), clock(begin), clock(end)))
+    return found
+
+
+def expected(books: Samples) -> list[Firing]:
+    """Every spell of every alert. A poll is seen by the evaluation a minute later."""
+    return [
+        *_demand(books),
+        # Idle all day: 95 % of half an hour at 00:29, and that for half an hour. The restarts end nothing.
+        *_firing("TpwGpuIdle", "warning", "00:59-24:00", instance=B, gpu="6"),
+        # "code" owns them from 11:59 (the first poll after the restart says so for the gap) to 19:29.
+        *_firing("TpwGpuIdle", "warning", "00:59-12:01 20:28-24:00", instance=B, gpu="4"),
+        *_firing("TpwGpuIdle", "warning", "00:59-12:01 20:28-24:00", instance=B, gpu="5"),
+        # Lost from 13:00 to 14:30: then it is not idle, and half an hour after it is back it is.
+        *_firing("TpwGpuIdle", "warning", "00:59-13:00 15:01-24:00", instance=B, gpu="7"),
+        *_firing("TpwGpuLost", "critical", "13:06-14:30", instance=B, gpu="7"),
+        # "big" rests from 06:30 to 15:00 and from 16:30 to 21:00: 95 % of two hours, and that for one hour.
+        *(
+            firing
+            for node, gpus in ((A, "67"), (B, "0123"))
+            for gpu in gpus
+            for firing in _firing("TpwGpuParked", "info", "09:24-15:05 19:24-21:05", instance=node, gpu=gpu)
+        ),
+        # "code" begins at 07:30 and ends at 19:30.
+        *_firing("TpwGpuParked", "info", "02:55-07:35 22:24-24:00", instance=A, gpu="4"),
+        *_firing("TpwGpuParked", "info", "02:55-07:35 22:24-24:00", instance=A, gpu="5"),
+        # The wild number of 11:00, and the way back from it a minute later, each for an hour.
+        *_firing("TpwEnergyAnomaly", "info", "11:01-12:00", instance=A, gpu="3", reason="implausible"),
+        *_firing("TpwEnergyAnomaly", "info", "11:02-12:01", instance=A, gpu="3", reason="backwards"),
+        # Ten minutes of the twelve that "code" is down.
+        *_firing("TpwSourceDown", "warning", "15:11-15:12", instance=A, server="code"),
+        # Hot at the very top of the day's load only.
+        *_firing("TpwGpuThrottled", "warning", "14:23-14:25", instance=A, gpu="3"),
+        # Sums over a day: see the conditions in the test.
+        *_firing("TpwWasteHigh", "warning", "07:59-24:00"),
+        *_firing("TpwDearerThanReference", "info", "06:03-07:31", server="chat", model="llama-3.3-70b"),
+        *_firing("TpwDearerThanReference", "info", "13:39-24:00", server="big", model="deepseek-r1"),
+    ]
+
+
+def _demand(books: Samples) -> list[Firing]:
+    """The last third of a quarter-hour, while it is at 95 % of the month's peak or above it, for two minutes."""
+    found: list[Firing] = []
+    since = 0
+    for instant in range(day.START, day.END + 1, 60):
+        hand = Hand(books, instant)
+        forming, peak = (hand.now(f"tpw_demand_{name}_watts").get((), 0.0) for name in ("interval", "peak"))
+        due = 0 < 0.95 * peak < forming and instant // 60 % 15 >= 10
+        since = (since or instant) if due else 0
+        if since and instant - since == 120:
+            found.append(Firing("TpwDemandPeakForming", "warning", (("instance", A),), instant, instant))
+        elif since and instant - since > 120:
+            found[-1] = replace(found[-1], end=instant)
+    return found
+
+
+def at(books: Samples, instant: int) -> Rows:
+    """Numbers of firing alerts as the overview lists them."""
+    shown = ("instance", "gpu", "server", "model")
+    rows: Rows = {}
+    for firing in expected(books):
+        if firing.begin <= instant <= firing.end:
+            who = {name: value for name, value in firing.labels if name in shown}
+            key = tuple(sorted({**who, "alertname": firing.name, "severity": firing.severity}.items()))
+            rows[key] = rows.get(key, 0.0) + 1
+    return rows

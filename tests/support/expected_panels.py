@@ -1,0 +1,706 @@
+"""What every query of every board must bring, reckoned by hand: (board, panel, query) -> function of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+
+from support import expected_alerts
+from support import fleetday as day
+from support.fleetday import BOARDS, Board
+from support.hand import WASTE, Hand, Rows, above, by, count, less, mean, over, plus, row, single, times
+from tpw import __version__
+
+Expected = Callable[[Hand], Rows]
+Key = tuple[str, str, str]
+
+MODEL = ("server", "model")
+GPU = ("job", "instance", "gpu", "uuid")
+WHO = ("instance", "gpu", "uuid")
+STATES = ("active", "parked", "idle")
+NOTHING: Expected = lambda h: {}  # noqa: E731
+RATE_INTERVAL = 240
+
+
+def expected() -> dict[Key, Expected]:
+    """Every query."""
+    boards = {
+        "tpw-overview": _overview(),
+        "tpw-models": _models(),
+        "tpw-gpus": _gpus(),
+        "tpw-money": _money(),
+        "tpw-fleet": _fleet(),
+        "tpw-measuring": _measuring(),
+    }
+    found = {
+        (board, panel, ref): function
+        for board, panels in boards.items()
+        for panel, functions in panels.items()
+        for ref, function in zip("ABCDEFGHIJ", functions, strict=False)
+    }
+    return found | {(board, "Measured", "A"): _trusted for board in boards}
+
+
+# ---------------------------------------------------------------------------------------------------------- used by many
+
+
+def _trusted(h: Hand) -> Rows:
+    return single(min(_exporters(h), _sources(h), _energy(h)))
+
+
+def _exporters(h: Hand) -> float:
+    return mean(list(h.now("up", ("instance",)).values()))
+
+
+def _sources(h: Hand) -> float:
+    return mean(list(h.now("tpw_source_up", ("instance", "source")).values()))
+
+
+def _energy(h: Hand) -> float:
+    return 1 - mean(list(h.rate("tpw_gpu_unmetered_seconds_total", 300, GPU).values()))
+
+
+def per_second(rows: Rows, seconds: int) -> Rows:
+    """What was gained in so many seconds, as a rate."""
+    return times(rows, 1 / seconds)
+
+
+def _spent(h: Hand) -> Rows:
+    return h.all_cost(h.range)
+
+
+def _price(h: Hand) -> Rows:
+    return single(day.price_at(h.polled))
+
+
+def _next_change(at: float) -> float:
+    change = day.next_change(at)
+    while day.price_at(change) == day.price_at(at):
+        change = day.next_change(change)
+    return change
+
+
+def _next_price(h: Hand) -> Rows:
+    return single(day.price_at(_next_change(h.polled)))
+
+
+def _states(h: Hand) -> dict[Board, str]:
+    """Which state each board was in for most of the last five minutes."""
+    found = {}
+    for board in BOARDS:
+        who = {"instance": board.node.instance, "uuid": board.uuid}
+        seconds = {
+            state: sum(h.gained("tpw_gpu_state_seconds_total", 300, (), state=state, **who).values())
+            for state in STATES
+        }
+        found[board] = max(seconds, key=lambda state: seconds[state])
+    return found
+
+
+def _codes(h: Hand, *names: str) -> Rows:
+    """2 active, 1 parked, 0 idle, -1 lost."""
+    codes = {"active": 2.0, "parked": 1.0, "idle": 0.0}
+    gone = {board for board in BOARDS if day.lost(board, h.polled)}
+    rows = {}
+    for board, state in _states(h).items():
+        who = {"job": day.JOB, "instance": board.node.instance, "gpu": str(board.index), "uuid": board.uuid}
+        labels = tuple(sorted((name, who[name]) for name in names))
+        rows[labels] = -1.0 if board in gone else codes[state]
+    return rows
+
+
+def _lost(h: Hand) -> Rows:
+    return single(float(sum(day.lost(board, h.polled) for board in BOARDS)))
+
+
+def _seconds(state: str) -> Expected:
+    return lambda h: h.rate("tpw_gpu_state_seconds_total", 300, (), state=state)
+
+
+def _watts(state: str, boundary: str = "gpu") -> Expected:
+    return lambda h: per_second(h.all_joules(300, (), boundary, state=state), 300)
+
+
+def _made(kind: str) -> Expected:
+    return lambda h: per_second(h.tokens(300, (), kind), 300)
+
+
+def _bar(h: Hand, seconds: int) -> Hand:
+    """Bars stand before the time they are about."""
+    return h.earlier(h.at + seconds)
+
+
+# -------------------------------------------------------------------------------------------------------------- overview
+
+
+def _overview() -> dict[str, list[Expected]]:
+    return {
+        "Tokens / joule": [
+            lambda h: over(h.tokens(300), h.joules(300)),
+            lambda h: over(h.tokens(300), h.all_joules(300)),
+        ],
+        "$currency / M tokens": [
+            lambda h: h.per_million(h.cost(3600), h.tokens(3600)),
+            lambda h: h.per_million(h.all_cost(3600), h.tokens(3600)),
+        ],
+        "$currency / hour": [lambda h: times(h.all_cost(300), 12), _spent],
+        "$currency wasted / hour": [
+            lambda h: h.all_cost(3600, (), "full", state=WASTE),
+            lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
+        ],
+        "Tokens / second": [_made("output"), _made("input")],
+        "Power": [
+            lambda h: per_second(h.joules(300, (), "facility"), 300),
+            _watts("idle", "facility"),
+            lambda h: single(700.0 * sum(not day.lost(board, h.polled) for board in BOARDS)),
+        ],
+        "$currency / kWh": [
+            lambda h: row(day.price_at(h.polled), state="final"),
+            _next_price,
+            lambda h: single(_next_change(h.polled) - h.at),
+        ],
+        "Models in this range": [
+            lambda h: h.tokens(h.range, MODEL, "output"),
+            lambda h: over(h.tokens(h.range, MODEL), h.joules(h.range, MODEL)),
+            lambda h: h.per_million(h.cost(h.range, MODEL), h.tokens(h.range, MODEL)),
+            lambda h: h.cost(h.range, MODEL),
+            lambda h: over(h.joules(h.range, MODEL, state="parked"), h.joules(h.range, MODEL)),
+            lambda h: h.averaged("tpw_server_requests_running", h.range, MODEL),
+            lambda h: over(h.cost(h.range, MODEL, "full"), h.elsewhere(h.range, MODEL)),
+        ],
+        "${kind:text} tokens per joule by model": [
+            lambda h: tagged_choice(
+                h, over(h.tokens(300, ("job", *MODEL)), h.joules(300, ("job", *MODEL))), "kind", "boundary"
+            )
+        ],
+        "$currency per million ${kind:text} tokens by model": [
+            lambda h: tagged_choice(
+                h,
+                h.per_million(
+                    h.cost(3600, ("job", *MODEL, "currency")), h.tokens(3600, ("job", *MODEL)), ("job", *MODEL)
+                ),
+                "kind",
+                "scope",
+            ),
+            lambda h: h.per_million(h.elsewhere(3600), h.tokens(3600)),
+        ],
+        "Power by state": [
+            *(_watts(state) for state in STATES),
+            lambda h: single(sum(day.sensed(board, h.polled) for board in BOARDS if not day.lost(board, h.polled))),
+        ],
+        "Where the money went, $currency per hour": [
+            lambda h: _bar(h, 3600).gained("tpw_server_cost_total", 3600, ("component",)),
+            lambda h: _bar(h, 3600).gained("tpw_gpu_state_cost_total", 3600, (), state="idle"),
+            lambda h: times(_bar(h, 3600).gained("tpw_gpu_state_credit_total", 3600), -1),
+        ],
+        "Electricity price, $currency per kWh": [_price, _next_price],
+        "Firing alerts": [lambda h: expected_alerts.at(h.samples, h.at)],
+    }
+
+
+def tagged_choice(h: Hand, rows: Rows, *names: str) -> Rows:
+    """With the labels of recorded series that the board's variables choose."""
+    more = {name: str(getattr(h.choice, name)) for name in names}
+    return {tuple(sorted((*who, *more.items()))): value for who, value in rows.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- models
+
+
+@cache
+def _by_load(h: Hand, least: float, below: float) -> tuple[float, float]:
+    """(tokens, joules) of the minutes of the range in which so many requests were running, each a mean of five."""
+    tokens = joules = 0.0
+    for then in h.minutes(h.range):
+        load, made, used = _of_minute(then)
+        chosen = [who for who, running in load.items() if least <= running < below]
+        tokens += sum(made.get(who, 0.0) for who in chosen)
+        joules += sum(used.get(who, 0.0) for who in chosen)
+    return tokens, joules
+
+
+@cache
+def _of_minute(then: Hand) -> tuple[Rows, Rows, Rows]:
+    return then.running(MODEL), then.tokens(300, MODEL), then.joules(300, MODEL)
+
+
+def _at_load(least: float, below: float) -> Expected:
+    def ratio(h: Hand) -> Rows:
+        tokens, joules = _by_load(h, least, below)
+        return single(tokens / joules) if joules > 0 else {}
+
+    return ratio
+
+
+@cache
+def _ratio_of_the_hour(h: Hand) -> Rows:
+    return over(h.tokens(3600, ("job", *MODEL)), h.joules(3600, ("job", *MODEL)))
+
+
+def _of_the_best(h: Hand) -> Rows:
+    best: Rows = {}
+    for then in h.minutes(7 * 86400):
+        for who, ratio in _ratio_of_the_hour(then).items():
+            best[who] = max(ratio, best.get(who, 0.0))
+    return tagged_choice(h, over(_ratio_of_the_hour(h), best), "kind", "boundary")
+
+
+def _working(h: Hand) -> Rows:
+    active = h.joules(300, ("server",), "gpu", state="active")
+    parked = h.joules(300, ("server",), "gpu", state="parked")
+    return {who: float(active[who] > parked[who]) for who in active}
+
+
+def _of_limits(h: Hand) -> Rows:
+    power: dict[str, float] = {}
+    limit: dict[str, float] = {}
+    for board in BOARDS:
+        server = day.owner(board, h.polled)
+        down = board.node is day.A and server and not day.answers(server, h.polled)
+        if server and not down and not day.lost(board, h.polled):
+            power[server] = power.get(server, 0.0) + day.sensed(board, h.polled)
+            limit[server] = limit.get(server, 0.0) + 700.0
+    return plus(*(row(power[server] / limit[server], server=server) for server in power))
+
+
+def _models() -> dict[str, list[Expected]]:
+    return {
+        "Tokens per joule against requests running": [
+            lambda h: h.running(MODEL),
+            lambda h: above(over(h.tokens(300, MODEL), h.joules(300, MODEL)), 0),
+        ],
+        "$currency per million tokens against tokens per second": [
+            lambda h: per_second(h.tokens(300, MODEL), 300),
+            lambda h: h.per_million(h.cost(300, MODEL), above(h.tokens(300, MODEL), 300)),
+        ],
+        "Power against tokens per second": [
+            lambda h: per_second(h.tokens(300, MODEL), 300),
+            lambda h: per_second(h.joules(300, (*MODEL, "state")), 300) and per_second(h.joules(300, MODEL), 300),
+        ],
+        "Tokens per joule by load": [
+            _at_load(0, 1),
+            _at_load(1, 5),
+            _at_load(5, 17),
+            _at_load(17, 65),
+            _at_load(65, 10**9),
+        ],
+        "Share of the own best hour of the week": [_of_the_best],
+        "Active only, and parked time included": [
+            lambda h: over(h.tokens(300), h.joules(300, (), "gpu", state="active")),
+            lambda h: over(h.tokens(300), h.joules(300, (), "gpu")),
+        ],
+        "Tokens by kind": [_made("output"), _made("input"), _made("cached_input")],
+        "Requests running, and waiting": [
+            lambda h: h.running(MODEL),
+            lambda h: h.averaged("tpw_server_requests_waiting", 300),
+        ],
+        "Prompt tokens from the cache": [
+            lambda h: over(
+                h.tokens(300, MODEL, "cached_input"),
+                h.gained("tpw_server_tokens_total", 300, MODEL, kind=("cached_input", "input")),
+            )
+        ],
+        "Joules per request": [
+            lambda h: over(h.joules(3600, MODEL), h.gained("tpw_server_requests_total", 3600, MODEL)),
+            NOTHING,
+        ],
+        "Active and parked": [_working],
+        "$currency per million tokens by component": [
+            lambda h: h.per_million(h.gained("tpw_server_cost_total", 3600, ("component",)), h.tokens(3600), ()),
+            lambda h: times(h.per_million(h.gained("tpw_server_credit_total", 3600), h.tokens(3600)), -1),
+        ],
+        "$currency per hour saved against $reference": [
+            lambda h: less(h.elsewhere(3600, ("server",)), h.cost(3600, ("server",), "full"))
+        ],
+        "Power of the GPUs, share of their limits": [_of_limits],
+        "Servers": [
+            lambda h: h.now("tpw_server_gpu", ("server", "instance")),
+            lambda h: h.now("tpw_window_seconds", ("server", "instance")),
+            lambda h: h.now("tpw_server_info", ("server", "instance", "engine", "version", "cadence", "attribution")),
+        ],
+        "GPUs owned": [lambda h: single(float(len(h.now("tpw_server_gpu", ("instance", "uuid")))))],
+        "Requests finished": [lambda h: h.gained("tpw_server_requests_total", h.range)],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------------ GPUs
+
+
+def _waste_of_gpus(h: Hand) -> Rows:
+    waste = above(times(h.all_cost(300, (*GPU, "currency"), "full", state=WASTE), 12), 0)
+    return dict(sorted(waste.items(), key=lambda pair: -pair[1])[:10])
+
+
+def _sensor_error(h: Hand) -> Rows:
+    """One is off by three per cent; the others by what their sine makes of the hour."""
+    sensors = h.averaged("tpw_gpu_power_watts", 3600, GPU)
+    counters = h.rate("tpw_gpu_energy_joules_total", 3600, GPU)
+    holes = h.gained("tpw_gpu_unmetered_seconds_total", 3600, GPU)
+    lost = {board.uuid for board in BOARDS for at in range(h.polled - 3540, h.polled + 1, 60) if day.lost(board, at)}
+    return {
+        who: sensor / counters[who] - 1
+        for who, sensor in sensors.items()
+        if counters[who] > 0 and not holes[who] > 0 and dict(who)["uuid"] not in lost
+    }
+
+
+def _gpus() -> dict[str, list[Expected]]:
+    now = "tpw_gpu_power_watts"
+    limits = lambda h: h.now("tpw_gpu_power_limit_watts", WHO)  # noqa: E731
+    return {
+        "GPUs": [
+            lambda h: h.now("tpw_gpu_info", (*WHO, "name", "energy_method")),
+            lambda h: _codes(h, *WHO),
+            lambda h: h.now(now, WHO),
+            lambda h: over(h.now(now, WHO), limits(h)),
+            lambda h: h.now("tpw_gpu_utilization_ratio", WHO),
+            lambda h: over(h.now("tpw_gpu_memory_used_bytes", WHO), h.now("tpw_gpu_memory_total_bytes", WHO)),
+            lambda h: h.now("tpw_gpu_temperature_celsius", WHO),
+            lambda h: h.all_cost(h.range, WHO, "full", state=WASTE),
+            lambda h: h.now("tpw_server_gpu", (*WHO, "server")),
+        ],
+        "GPUs by state": [*(_seconds(state) for state in STATES), _lost],
+        "State of each GPU": [lambda h: _codes(h, *GPU)],
+        "$currency wasted per hour, worst ten": [_waste_of_gpus],
+        "Power of each GPU": [lambda h: h.now(now, GPU), lambda h: single(700.0)],
+        "Parked and idle power": [_watts("parked"), _watts("idle")],
+        "Sampled power against the energy counter": [_sensor_error],
+        "State of the node, share of time": [
+            *(_share(state) for state in STATES),
+        ],
+        "Energy since midnight, by state": [*(_kwh(state) for state in STATES)],
+        "Power against utilisation": [
+            lambda h: h.averaged("tpw_gpu_utilization_ratio", 300, ("instance", "gpu")),
+            lambda h: h.averaged(now, 300, ("instance", "gpu")),
+        ],
+        "Temperature": [lambda h: h.now("tpw_gpu_temperature_celsius", GPU)],
+        "Memory used": [lambda h: h.now("tpw_gpu_memory_used_bytes", GPU)],
+        "Clocks held down, share of time": [
+            lambda h: h.rate("tpw_gpu_throttle_seconds_total", RATE_INTERVAL, ("instance", "gpu", "reason"))
+        ],
+        "Tokens per GPU second by owner": [
+            lambda h: over(per_second(h.tokens(300, ("server",), "output"), 300), h.now("tpw_server_gpu", ("server",)))
+        ],
+        "Host power by component": [lambda h: row(day.A.cpu_watts, instance=day.A.instance, component="cpu")],
+        "What the meters include": [lambda h: h.now("tpw_gpu_info", ("power_scope", "energy_method", "name"))],
+    }
+
+
+def _share(state: str) -> Expected:
+    return lambda h: over(
+        h.gained("tpw_gpu_state_seconds_total", 300, (), state=state), h.gained("tpw_gpu_state_seconds_total", 300)
+    )
+
+
+def _kwh(state: str) -> Expected:
+    return lambda h: times(h.all_joules(h.range, (), "gpu", state=state), 1 / 3.6e6)
+
+
+# ----------------------------------------------------------------------------------------------------------------- money
+
+
+def _month_end(h: Hand) -> Rows:
+    """Spent, and the mean pace of the week for the days that are left."""
+    spent = sum(h.all_cost(h.range, (), "full").values())
+    left = datetime(2026, 2, 1, tzinfo=UTC).timestamp() - h.at
+    return single(spent + _pace(h.earlier(h.at)) * left)
+
+
+@cache
+def _pace(h: Hand) -> float:
+    """Mean of the hourly means of the week so far."""
+    return mean([sum(rows.values()) / 3600 for then in h.minutes(7 * 86400) if (rows := _cost_of_the_hour(then))])
+
+
+@cache
+def _cost_of_the_hour(then: Hand) -> Rows:
+    return then.all_cost(3600, (), "full")
+
+
+def _by_hour(h: Hand) -> Rows:
+    seen: dict[str, list[float]] = {}
+    for then in h.minutes(h.range):
+        hour = f"{int(day.hour_of(then.at)):02d}"
+        seen.setdefault(hour, []).append(12 * sum(then.all_cost(300).values()))
+    return plus(*(row(mean(values), hour=hour) for hour, values in seen.items()))
+
+
+def _facility_of_a(h: Hand, begin: int, end: int) -> float:
+    """Facility joules that node A drew between two polls, as its pages said."""
+
+    def said(poll: int) -> float:
+        at = poll + day.A.scraped_after_seconds
+        return sum(
+            h.earlier(at).now("tpw_gpu_state_facility_energy_joules_total", (), instance=day.A.instance).values()
+        )
+
+    return said(end) - said(begin)
+
+
+def _forming(h: Hand) -> Rows:
+    """Mean power of the quarter-hour so far; nothing in the moment in which one begins."""
+    begun = h.polled // day.QUARTER * day.QUARTER
+    if begun == h.polled:
+        return {}
+    return single(_facility_of_a(h, begun, h.polled) / (h.polled - begun))
+
+
+def _peak(h: Hand) -> Rows:
+    """The highest quarter-hour that is over. One in which the exporter stood still holds what was caught up."""
+    quarters = range(day.START, h.polled - day.QUARTER + 1, day.QUARTER)
+    return single(max(_facility_of_a(h, begin, begin + day.QUARTER) for begin in quarters) / day.QUARTER)
+
+
+def _money() -> dict[str, list[Expected]]:
+    server = ("server",)
+    energy = "energy"
+    return {
+        "$currency spent": [_spent, lambda h: h.earlier(h.at - h.range).all_cost(h.range)],
+        "Electricity": [
+            lambda h: h.all_cost(h.range, (), energy),
+            lambda h: over(h.all_cost(h.range, (), energy), h.all_cost(h.range, (), "full")),
+        ],
+        "Wasted": [
+            lambda h: h.all_cost(h.range, (), state=WASTE),
+            lambda h: over(h.all_cost(h.range, (), state=WASTE), h.all_cost(h.range)),
+        ],
+        "$currency / M tokens": [
+            lambda h: h.per_million(h.cost(h.range), h.tokens(h.range)),
+            lambda h: h.per_million(h.all_cost(h.range), h.tokens(h.range)),
+        ],
+        "Month's end": [_month_end, lambda h: h.all_cost(h.range, (), "full")],
+        "Saved": [
+            lambda h: less(h.elsewhere(h.range), h.cost(h.range, (), "full")),
+            lambda h: single(1 - over(h.cost(h.range, (), "full"), h.elsewhere(h.range))[()]),
+        ],
+        "$currency paid / kWh": [
+            lambda h: over(h.cost(h.range, (), energy), times(h.joules(h.range, (), "facility"), 1 / 3.6e6)),
+            lambda h: h.averaged("tpw_electricity_price_per_kwh", h.range, (), mean),
+        ],
+        "Servers and models in this range": [
+            lambda h: h.tokens(h.range, MODEL),
+            lambda h: h.cost(h.range, MODEL),
+            lambda h: h.cost(h.range, MODEL, energy),
+            lambda h: h.cost(h.range, MODEL, state="parked"),
+            lambda h: h.per_million(h.cost(h.range, MODEL), h.tokens(h.range, MODEL)),
+            lambda h: over(h.cost(h.range, MODEL), h.cost(h.range), ()),
+            lambda h: less(h.elsewhere(h.range, MODEL), h.cost(h.range, MODEL, "full")),
+        ],
+        "$currency per day, by component": [
+            lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, ("component",)),
+            lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),
+        ],
+        "$currency per hour, by hour of the day": [_by_hour],
+        "Electricity price, $currency per kWh": [_price, _next_price],
+        "Cost rate, $currency per hour": [
+            lambda h: times(h.gained("tpw_gpu_state_cost_total", 300, ("component",)), 12),
+            lambda h: times(h.gained("tpw_gpu_state_credit_total", 300), -12),
+        ],
+        "Allocated and active, $currency": [
+            lambda h: h.cost(h.range, server),
+            lambda h: h.cost(h.range, server, state="active"),
+        ],
+        "Idle GPUs by node, $currency": [lambda h: h.all_cost(h.range, ("instance",), state="idle")],
+        "Break-even, output tokens per day": [
+            lambda h: h.tokens(86400, server, "output"),
+            lambda h: {
+                who: tokens * h.cost(86400, server, "full")[who] / h.elsewhere(86400, server)[who]
+                for who, tokens in h.tokens(86400, server, "output").items()
+                if h.elsewhere(86400, server).get(who, 0.0) > 0
+            },
+        ],
+        "Charge and credit of electricity, $currency per day": [
+            lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, (), component=energy),
+            lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),
+        ],
+        "Demand interval against the month's peak": [_forming, _peak],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- fleet
+
+
+def _node_tokens(h: Hand, seconds: int) -> Rows:
+    """Tokens of servers, split by where their joules went."""
+    here = h.joules(seconds, ("instance", *MODEL), "gpu")
+    everywhere = h.joules(seconds, MODEL, "gpu")
+    made = h.tokens(seconds, MODEL)
+    split = {}
+    for who, joules in here.items():
+        model = tuple(pair for pair in who if pair[0] != "instance")
+        if everywhere[model] > 0:
+            split[who] = made[model] * joules / everywhere[model]
+    return by(split, ("instance",))
+
+
+def _grams(rows: Rows) -> Rows:
+    return {tuple(sorted((*who, ("basis", day.CARBON[0])))): value for who, value in rows.items()}
+
+
+def _grams_per_hour(state: str) -> Expected:
+    return lambda h: times(_grams(h.all_joules(300, (), "facility", state=state)), day.CARBON[1] / 3.6e6 * 12)
+
+
+def _by_board(h: Hand, rows: Rows) -> Rows:
+    names = {node.instance: node.board for node in day.NODES}
+    return plus(*(row(value, name=names[dict(who)["instance"]]) for who, value in rows.items()))
+
+
+def _node_share(*states: str) -> Expected:
+    return lambda h: over(
+        h.gained("tpw_gpu_state_seconds_total", 300, ("instance",), state=states),
+        h.gained("tpw_gpu_state_seconds_total", 300, ("instance",)),
+    )
+
+
+def _fleet() -> dict[str, list[Expected]]:
+    node = ("instance",)
+    all_watts = lambda h: per_second(h.all_joules(300, (), "gpu"), 300)  # noqa: E731
+    return {
+        "Tokens / joule": [lambda h: over(h.tokens(300), h.all_joules(300))],
+        "$currency / M tokens": [lambda h: h.per_million(h.all_cost(3600), h.tokens(3600))],
+        "Power": [
+            all_watts,
+            lambda h: over(all_watts(h), h.now("tpw_gpu_power_limit_watts")),
+            lambda h: per_second(h.all_joules(300, (), "facility"), 300),
+        ],
+        "GPUs": [*(_seconds(state) for state in STATES), _lost],
+        "$currency wasted / hour": [
+            lambda h: h.all_cost(3600, (), "full", state=WASTE),
+            lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
+        ],
+        "Exporters": [lambda h: single(2.0), lambda h: single(2.0)],
+        "Nodes": [
+            lambda h: h.now("tpw_gpu_up", node, count),
+            lambda h: per_second(h.all_joules(300, node, "gpu"), 300),
+            _node_share("active"),
+            _node_share("parked"),
+            _node_share("idle"),
+            lambda h: over(_node_tokens(h, 300), h.all_joules(300, node)),
+            lambda h: h.per_million(h.all_cost(3600, node), _node_tokens(h, 3600)),
+            lambda h: h.all_cost(3600, node, "full", state=WASTE),
+            lambda h: plus(*(row(h.at - h.polled, instance=each.instance) for each in day.NODES)),
+            lambda h: plus(*(row(1.0, instance=each.instance, version=__version__) for each in day.NODES)),
+        ],
+        "Wasted GPU time by node": [_node_share(*WASTE)],
+        "$currency per hour by node": [lambda h: times(h.all_cost(300, node), 12)],
+        "Tokens per joule by GPU model": [
+            lambda h: over(_by_board(h, _node_tokens(h, 3600)), _by_board(h, h.all_joules(3600, node)))
+        ],
+        "Idle GPUs by money, worst ten": [
+            lambda h: above(times(h.all_cost(300, ("instance", "gpu"), "full", state="idle"), 12), 0)
+        ],
+        "Servers over nodes": [
+            lambda h: by(h.now("tpw_server_gpu", ("server", "instance")), ("server",), count),
+            lambda h: h.now("tpw_server_gpu", ("server",)),
+        ],
+        "Electricity price by cluster, $currency per kWh": [_price],
+        "CO2 equivalent": [
+            lambda h: times(_grams(h.all_joules(h.range, (), "facility")), day.CARBON[1] / 3.6e6),
+            lambda h: row(day.CARBON[1], basis=day.CARBON[0]),
+        ],
+        "CO2 equivalent per hour, by state": [*(_grams_per_hour(state) for state in STATES)],
+        "CO2 equivalent per million ${kind:text} tokens": [
+            lambda h: times(
+                _grams(over(h.joules(h.range, MODEL, "facility"), h.tokens(h.range, MODEL))), day.CARBON[1] / 3.6
+            )
+        ],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- measuring
+
+
+def _risen(h: Hand, metric: str, *names: str) -> Rows:
+    """What a counter gained over the range, its first value included."""
+    before = h.earlier(h.at - h.range).now(metric, names)
+    return above(less(h.now(metric, names), before), 0)
+
+
+def _by_method(h: Hand) -> Rows:
+    method = {board.uuid: "instant_power" if board.integrated else "counter" for board in BOARDS}
+    watts: dict[str, float] = {}
+    for who, value in h.rate("tpw_gpu_energy_joules_total", 300, ("uuid",)).items():
+        name = method[dict(who)["uuid"]]
+        watts[name] = watts.get(name, 0.0) + value
+    return plus(*(row(value, energy_method=name) for name, value in watts.items()))
+
+
+def _on_one_node(h: Hand) -> tuple[str, ...]:
+    """Servers all of whose GPUs were on one node over the last hour."""
+    nodes = by(h.averaged("tpw_server_gpu", 3600, ("server", "instance")), ("server",), count)
+    return tuple(dict(who)["server"] for who, number in nodes.items() if number == 1)
+
+
+def _measuring() -> dict[str, list[Expected]]:
+    source = ("instance", "source")
+    return {
+        "Books balance": [lambda h: single(0.0), lambda h: single(0.0)],
+        "Unmetered time": [
+            lambda h: times(h.gained("tpw_gpu_unmetered_seconds_total", h.range), 1 / len(BOARDS) / h.range),
+        ],
+        "Unpriced energy": [lambda h: single(0.0), lambda h: single(0.0)],
+        "What is missing": [
+            lambda h: single(_exporters(h)),
+            lambda h: single(_sources(h)),
+            lambda h: single(_energy(h)),
+            lambda h: single(1.0),
+        ],
+        "Sources": [
+            lambda h: h.now("tpw_source_up", source),
+            lambda h: {
+                who: h.at - value for who, value in h.now("tpw_source_last_success_timestamp_seconds", source).items()
+            },
+            lambda h: h.rate("tpw_source_reads_total", 300, source),
+            lambda h: _risen(h, "tpw_source_read_failures_total", *source),
+            lambda h: dict.fromkeys(h.now("tpw_source_up", source), 0.0),
+        ],
+        "Failed reads by reason": [lambda h: _risen(h, "tpw_source_read_failures_total", "source", "reason")],
+        "Sampled power against the energy counter": [
+            lambda h: by(_sensor_error(h), ("instance",), max),
+            lambda h: by(_sensor_error(h), ("instance",), min),
+        ],
+        "Power by energy method": [_by_method],
+        "Energy readings not believed": [
+            lambda h: _risen(h, "tpw_gpu_energy_anomalies_total", "instance", "gpu", "reason")
+        ],
+        "Power by how ownership is known": [
+            lambda h: plus(
+                *(row(watts, attribution="configured") for watts in per_second(h.joules(300, (), "gpu"), 300).values())
+            ),
+            _watts("idle"),
+        ],
+        "GPUs against the node's own meter": [NOTHING],
+        "Unmetered time by node": [
+            lambda h: over(
+                h.rate("tpw_gpu_unmetered_seconds_total", 300, ("instance",)), h.now("tpw_gpu_up", ("instance",), count)
+            )
+        ],
+        "Joules without tokens, tokens without joules": [lambda h: single(0.0), lambda h: single(0.0)],
+        "Live ratio against the rules": [
+            lambda h: over(h.tokens(300, MODEL, "output"), h.joules(300, MODEL, "gpu")),
+            lambda h: h.averaged(
+                "tpw_tokens_per_watt", 300, MODEL, mean, kind="output", boundary="gpu", server=_on_one_node(h)
+            ),
+        ],
+        "State of the price": [lambda h: plus(*(row(4.0, instance=node.instance) for node in day.NODES))],
+        "CPU and memory of the exporter": [
+            lambda h: single(0.005),
+            lambda h: h.now("process_resident_memory_bytes", (), max),
+        ],
+        "Lateness of polls, duration of scrapes": [lambda h: single(0.0), lambda h: single(0.006)],
+        "Skipped polls, dropped samples": [lambda h: single(0.0), lambda h: single(0.0)],
+        "Age of the books on disk, and restarts": [
+            lambda h: single(h.at - h.polled),
+            lambda h: single(
+                float(
+                    sum(
+                        h.at - 3600 < day.START + began + node.scraped_after_seconds <= h.at
+                        for node in day.NODES
+                        for _, began in node.absences
+                    )
+                )
+            ),
+        ],
+    }

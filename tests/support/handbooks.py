@@ -1,0 +1,494 @@
+"""The day of :mod:`support.fleetday` reckoned by hand: what every page must say, step by step, without the exporter.
+
+Written from the metrics' meaning and from nothing else of the project: it walks through the polls of each node, asks the
+day what happened since the one before, and adds it up. A sum here has no other purpose than to be compared.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from support import fleetday as day
+from support.fleetday import BOARDS, SERVERS, TICK, Board, Node
+from support.samples import Labels, Samples, Series, labels
+from tpw import __version__
+
+STATES = ("active", "parked", "idle")
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(slots=True)
+class Piece:
+    """A step of a board's time whose joules are not read yet."""
+
+    begin: float
+    end: float
+    server: str
+    state: str
+
+
+@dataclass(slots=True)
+class Meter:
+    """What was read of a board, and when it will be believed again."""
+
+    upto: float
+    distrusted: bool = False
+    pending: list[Piece] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Total:
+    """Cumulative numbers of a server at a poll, for its live ratios."""
+
+    at: float
+    tokens: dict[str, float]
+    joules: float
+    facility: float
+    energy: float
+    full: float
+    unmetered: bool
+    """Whether of one of its boards nothing is known since the poll before."""
+
+
+def reckoned(start: int = day.START, end: int = day.END) -> Samples:
+    """The samples that scrapes of all exporters must leave."""
+    samples = Samples()
+    for node in day.NODES:
+        Book(node, samples).reckon(start, end)
+    return samples
+
+
+class Book:
+    """One node's numbers."""
+
+    def __init__(self, node: Node, samples: Samples) -> None:
+        self._node = node
+        self._samples = samples
+        self._boards = [board for board in BOARDS if board.node is node]
+        self._counters: dict[tuple[str, Labels], float] = {}
+        self._keys: dict[tuple[str, ...], tuple[str, Labels]] = {}
+        self._series: dict[tuple[str, Labels], Series] = {}
+        self._by_metric: dict[str, list[tuple[str, Labels]]] = {}
+        self._meters = {board.uuid: Meter(day.START) for board in self._boards}
+        self._windows: dict[str, list[Total]] = {}
+        self._shown: set[tuple[str, Labels]] = set()
+        self._answered: dict[str, float] = {}
+        self._unmetered: set[str] = set()
+        self._quarters: dict[float, float] = {}
+        self._demand_paid = 0.0
+        self._now = self._before = self._began = float(day.START)
+        self._page: dict[tuple[str, Labels], float] = {}
+
+    def reckon(self, start: int, end: int) -> None:
+        """Every poll from start to end."""
+        for now in range(start, end + 1, TICK):
+            self._page = {}
+            if day.runs(self._node, now):
+                self._now = float(now)
+                self._poll()
+                self._before = self._now
+            self._scrape(now)
+
+    # ---------------------------------------------------------------------------------------------------- book-keeping
+
+    def _key(self, metric: str, who: Mapping[str, str]) -> tuple[str, Labels]:
+        short = (metric, *who.values())
+        key = self._keys.get(short)
+        if key is None:
+            key = self._keys[short] = (metric, labels(**who))
+            self._by_metric.setdefault(metric, []).append(key)
+        return key
+
+    def _add(self, metric: str, more: float, /, **who: str) -> None:
+        key = self._key(metric, who)
+        self._counters[key] = self._counters.get(key, 0.0) + more
+
+    def _show(self, metric: str, value: float, /, **who: str) -> None:
+        self._page[self._key(metric, who)] = value
+
+    def _sum(self, metric: str, /, **who: str) -> float:
+        wanted = who.items()
+        keys = self._by_metric.get(metric, ())
+        return sum(self._counters[key] for key in keys if wanted <= dict(key[1]).items())
+
+    def _scrape(self, now: int) -> None:
+        at = now + self._node.scraped_after_seconds
+        target = {"job": day.JOB, "instance": self._node.instance}
+        for key in self._shown - self._page.keys():
+            self._series[key].gone.append(at)
+        self._shown = set(self._page)
+        count = float(len(self._page))
+        page = {
+            **self._page,
+            ("up", ()): 1.0 if count else 0.0,
+            ("scrape_duration_seconds", ()): 0.006 if count else 0.0,
+            ("scrape_samples_scraped", ()): count,
+        }
+        for key, value in page.items():
+            series = self._series.get(key)
+            if series is None:
+                series = self._series[key] = self._samples.series(key[0], labels(**dict(key[1]), **target))
+            series.put(at, value)
+
+    # ------------------------------------------------------------------------------------------------------------ polls
+
+    @property
+    def _first(self) -> bool:
+        return self._now == day.START
+
+    @property
+    def _restarted(self) -> bool:
+        return day.begins(self._node, self._now) and not self._first
+
+    def _steps(self) -> list[float]:
+        """The steps since the last poll, each by its end."""
+        return [self._before + TICK * n for n in range(1, round((self._now - self._before) / TICK) + 1)]
+
+    def _poll(self) -> None:
+        if day.begins(self._node, self._now):
+            self._began = self._now
+            self._windows = {}
+            self._add("starts", 1.0)
+        owners = {board.uuid: self._owner(board) for board in self._boards}
+        self._unmetered = set()
+        self._tokens()
+        for board in self._boards:
+            self._time(board, owners[board.uuid])
+        self._energy()
+        for (metric, who), value in self._counters.items():
+            if metric.startswith("tpw_"):
+                self._page[metric, who] = value
+        for board in self._boards:
+            self._gauges(board, owners[board.uuid])
+        for name in self._configured():
+            self._server(name, owners)
+        self._prices()
+        self._sources()
+        self._exporter()
+
+    def _configured(self) -> list[str]:
+        return [name for name in SERVERS if any(day.owner(board, self._now) == name for board in self._boards)]
+
+    def _counted_here(self) -> list[str]:
+        """Servers whose page this exporter reads."""
+        return list(SERVERS) if self._node is day.A else []
+
+    def _owner(self, board: Board) -> tuple[str, str]:
+        """(server, state) of the step that ends now. A server that does not answer owns nothing; ranks without a page
+        own their boards, and work while these are busy."""
+        server = day.owner(board, self._now)
+        if not server or (self._node is day.A and not day.answers(server, self._now)):
+            return "", "idle"
+        if self._node is day.A:
+            moved = any(day.made(server, step)["output"] for step in self._steps())
+            works = moved or day.running(server, self._now) > 0
+        else:
+            works = day.utilization(board, self._now) > 0
+        return server, "active" if works else "parked"
+
+    def _tokens(self) -> None:
+        for name in self._counted_here():
+            who = {"server": name, "model": SERVERS[name].model}
+            for step in self._steps() or [self._now]:
+                made = dict.fromkeys(("output", "input", "cached_input"), 0) if self._first else day.made(name, step)
+                for kind, more in made.items():
+                    self._add("tpw_server_tokens_total", more, **who, kind=kind)
+                    if more:
+                        worth = more * day.API[kind]
+                        reference = {"reference": "api-70b", "currency": day.CURRENCY}
+                        self._add("tpw_server_reference_cost_total", worth, **who, **reference)
+                self._add("tpw_server_requests_total", 0 if self._first else day.finished(name, step), **who)
+
+    def _time(self, board: Board, owner: tuple[str, str]) -> None:
+        server, now = owner[0], owner[1]
+        who = {"gpu": str(board.index), "uuid": board.uuid}
+        seconds = self._now - self._before
+        money = {"currency": day.CURRENCY}
+        rates = {"hardware": self._node.hardware, "hosting": day.HOSTING}
+        if self._node.standing_per_month:
+            rates["fixed"] = self._node.standing_per_month / day.MONTH * 3600 / len(self._boards)
+        for state in STATES:
+            share = seconds if state == now else 0.0
+            self._add("tpw_gpu_state_seconds_total", share, **who, state=state)
+            for component, rate in rates.items() if seconds else ():
+                cost = rate / 3600 * share
+                self._add("tpw_gpu_state_cost_total", cost, **who, state=state, component=component, **money)
+        if server:
+            whose = {"server": server, "model": SERVERS[server].model}
+            for state in STATES[:2]:
+                share = seconds if state == now else 0.0
+                for component, rate in rates.items() if seconds else ():
+                    cost = rate / 3600 * share
+                    self._add("tpw_server_cost_total", cost, **whose, state=state, component=component, **money)
+            if seconds:
+                rent = day.RENTED / 3600 * seconds
+                self._add("tpw_server_reference_cost_total", rent, **whose, reference="rented-h100", **money)
+        if seconds:
+            self._meters[board.uuid].pending.append(Piece(self._before, self._now, server, now))
+
+    def _energy(self) -> None:
+        read = {board: self._read(board) for board in self._boards}
+        host = 0.0
+        if self._node.cpu_watts:
+            host = 0.0 if self._first or self._restarted else self._node.cpu_watts * (self._now - self._before)
+            self._add("tpw_host_energy_joules_total", host, component="cpu")
+            if host:
+                self._show("tpw_host_power_watts", self._node.cpu_watts, component="cpu")
+        booked = sum(joules for joules in read.values() if joules is not None)
+        factor = (1 + (host / booked if booked else 0.0)) * day.PUE
+        used: dict[tuple[Board, str, str], float] = {}
+        for board, joules in read.items():
+            self._book(board, None, 0.0, 0.0)
+            if joules is not None:
+                pending = self._meters[board.uuid].pending
+                total = sum(piece.end - piece.begin for piece in pending)
+                for piece in pending:
+                    part = joules * (piece.end - piece.begin) / total
+                    self._book(board, piece, part, factor)
+                    whose = (board, piece.server, piece.state)
+                    used[whose] = used.get(whose, 0.0) + part * factor
+                    for at in range(int(piece.begin), int(piece.end), TICK):
+                        quarter = at // day.QUARTER * day.QUARTER
+                        share = TICK / (piece.end - piece.begin)
+                        self._quarters[quarter] = self._quarters.get(quarter, 0.0) + part * factor * share
+                self._meters[board.uuid].pending = []
+        if self._node.demand_per_kw_month:
+            self._demand(used)
+
+    def _demand(self, used: Mapping[tuple[Board, str, str], float]) -> None:
+        """The highest quarter-hour that is over, for the part of the month that has passed; whoever drew power pays."""
+        over = [joules for begin, joules in self._quarters.items() if begin + day.QUARTER <= self._now]
+        peak = max(over, default=0.0) / day.QUARTER
+        due = peak / 1000 * self._node.demand_per_kw_month * (self._now - day.START) / day.MONTH
+        forming = self._now // day.QUARTER * day.QUARTER
+        if forming in self._quarters:
+            self._show("tpw_demand_interval_watts", self._quarters[forming] / (self._now - forming))
+        if self._quarters:
+            self._show("tpw_demand_peak_watts", peak)
+            self._show("tpw_demand_price_per_kw_month", self._node.demand_per_kw_month, currency=day.CURRENCY)
+        for (board, server, now), joules in used.items() if due else ():
+            share = (due - self._demand_paid) * joules / sum(used.values())
+            who = {"gpu": str(board.index), "uuid": board.uuid}
+            for state in STATES:
+                part = {"state": state, "component": "demand", "currency": day.CURRENCY}
+                self._add("tpw_gpu_state_cost_total", share if state == now else 0.0, **who, **part)
+                if server and state != "idle":
+                    model = SERVERS[server].model
+                    cost = share if state == now else 0.0
+                    self._add("tpw_server_cost_total", cost, server=server, model=model, **part)
+        if used:
+            self._demand_paid = due
+
+    def _read(self, board: Board) -> float | None:
+        """Joules since the last reading that was believed; None where there is nothing to book."""
+        meter = self._meters[board.uuid]
+        who = {"gpu": str(board.index), "uuid": board.uuid}
+        self._add("tpw_gpu_unmetered_seconds_total", 0.0, **who)
+        self._add("tpw_energy_unpriced_joules_total", 0.0, **who)
+        for reason in ("sw_power_cap", "hw_thermal"):
+            self._add("tpw_gpu_throttle_seconds_total", 0.0, **who, reason=reason)
+        if day.lost(board, self._now):
+            self._add("lost_reads", 1.0)
+            return None
+        steps = [meter.upto + TICK * n for n in range(1, round((self._now - meter.upto) / TICK) + 1)]
+        meter.upto = self._now
+        for step in steps:
+            for reason, seconds in day.throttled(board, step).items():
+                self._add("tpw_gpu_throttle_seconds_total", seconds, **who, reason=reason)
+        if self._first:
+            return None
+        wild = board == day.WILD and day.second_of_day(self._now) == day.NONSENSE
+        if wild or meter.distrusted or (board.integrated and self._restarted):
+            # Nothing is known of this time: neither beyond a wild number and back, nor of power while nobody looked.
+            unmetered = sum(piece.end - piece.begin for piece in meter.pending)
+            self._add("tpw_gpu_unmetered_seconds_total", unmetered, **who)
+            self._unmetered.update(piece.server for piece in meter.pending)
+            if not board.integrated:
+                reason = "implausible" if wild else "backwards"
+                self._add("tpw_gpu_energy_anomalies_total", 1.0, **who, reason=reason)
+            meter.distrusted, meter.pending = wild, []
+            return None
+        if board.integrated:
+            return (day.sensed(board, self._before) + day.sensed(board, self._now)) / 2 * (self._now - self._before)
+        return sum(day.watts(board, step) for step in steps) * TICK
+
+    def _book(self, board: Board, piece: Piece | None, joules: float, factor: float) -> None:
+        """Joules of a piece of time, evenly over it, each at the price of its moment. Without a piece: the zeros."""
+        who = {"gpu": str(board.index), "uuid": board.uuid}
+        facility = joules * factor
+        charge = credit = 0.0
+        if piece is not None:
+            steps = round((piece.end - piece.begin) / TICK)
+            for n in range(steps):
+                money = facility / steps / JOULES_PER_KWH * day.price_at(piece.begin + n * TICK)
+                charge, credit = charge + max(0.0, money), credit + max(0.0, -money)
+        currency = {"currency": day.CURRENCY}
+        for state in STATES:
+            mine = 1.0 if piece is not None and piece.state == state else 0.0
+            at = {**who, "state": state}
+            self._add("tpw_gpu_energy_joules_total", joules * mine, **who)
+            self._add("tpw_gpu_state_energy_joules_total", joules * mine, **at)
+            self._add("tpw_gpu_state_facility_energy_joules_total", facility * mine, **at)
+            self._add("tpw_gpu_state_cost_total", charge * mine, **at, component="energy", **currency)
+            self._add("tpw_gpu_state_credit_total", credit * mine, **at, **currency)
+            if piece is not None:
+                grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
+                self._add("tpw_gpu_state_emissions_grams_total", grams, **at, basis=day.CARBON[0])
+                self._add("tpw_emissions_unknown_joules_total", 0.0, **who)
+        server = piece.server if piece is not None else self._owner(board)[0]
+        if not server:
+            return
+        for state in STATES[:2]:
+            mine = 1.0 if piece is not None and piece.state == state else 0.0
+            whose = {"server": server, "model": SERVERS[server].model, "state": state}
+            if self._first and self._node is not day.A:
+                continue  # of ranks without a page there is nothing to show before something is booked
+            self._add("tpw_server_energy_joules_total", joules * mine, **whose)
+            self._add("tpw_server_facility_energy_joules_total", facility * mine, **whose)
+            self._add("tpw_server_cost_total", charge * mine, **whose, component="energy", **currency)
+            if piece is not None or self._counters.get(("booked", ())):
+                self._add("booked", 1.0)
+                grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
+                self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
+            if credit * mine > 0:
+                self._add("tpw_server_credit_total", credit * mine, **whose, **currency)
+
+    # ----------------------------------------------------------------------------------------------------------- gauges
+
+    def _gauges(self, board: Board, owner: tuple[str, str]) -> None:
+        now, who = self._now, {"gpu": str(board.index), "uuid": board.uuid}
+        gone = day.lost(board, now)
+        self._show(
+            "tpw_gpu_info", 1.0, **who, name=self._node.board, vendor="nvidia", architecture="hopper",
+            driver_version="570.86.15", power_scope="gpu",
+            energy_method="instant_power" if board.integrated else "counter",
+        )  # fmt: skip
+        self._show("tpw_gpu_up", 0.0 if gone else 1.0, **who)
+        if owner[0]:
+            self._show("tpw_server_gpu", 1.0, **who, server=owner[0])
+            self._show("tpw_server_gpu_share_ratio", 1.0, **who, server=owner[0], method="sole")
+        if gone:
+            return
+        self._show("tpw_gpu_power_watts", day.sensed(board, now), **who)
+        self._show("tpw_gpu_power_limit_watts", 700.0, **who)
+        self._show("tpw_gpu_utilization_ratio", day.utilization(board, now), **who)
+        self._show("tpw_gpu_memory_used_bytes", day.memory_used(board, now), **who)
+        self._show("tpw_gpu_memory_total_bytes", self._node.memory_bytes, **who)
+        self._show("tpw_gpu_temperature_celsius", day.temperature(board, now), **who)
+
+    def _server(self, name: str, owners: Mapping[str, tuple[str, str]]) -> None:
+        read = self._node is day.A
+        who = {"server": name, "model": SERVERS[name].model}
+        self._show(
+            "tpw_server_info", 1.0, server=name, engine="vllm" if read else "", cadence="step" if read else "unknown",
+            version="0.32.0" if read else "", attribution="configured",
+        )  # fmt: skip
+        if read:
+            up = day.answers(name, self._now)
+            self._show("tpw_server_up", 1.0 if up else 0.0, server=name)
+            if up:
+                self._show("tpw_server_requests_running", day.running(name, self._now), **who)
+                self._show("tpw_server_requests_waiting", day.waiting(name, self._now), **who)
+        self._ratios(name)
+
+    def _ratios(self, name: str) -> None:
+        who = {"server": name, "model": SERVERS[name].model}
+        energy = self._sum("tpw_server_cost_total", server=name, component="energy")
+        credit = self._sum("tpw_server_credit_total", server=name)
+        kinds = ("output", "input", "cached_input") if self._node is day.A else ()
+        window = self._windows.setdefault(name, [])
+        window.append(
+            Total(
+                self._now,
+                {kind: self._sum("tpw_server_tokens_total", server=name, kind=kind) for kind in kinds},
+                self._sum("tpw_server_energy_joules_total", server=name),
+                self._sum("tpw_server_facility_energy_joules_total", server=name),
+                energy - credit,
+                self._sum("tpw_server_cost_total", server=name) - credit,
+                name in self._unmetered,
+            )
+        )
+        del window[:-3]  # the live window is two steps
+        if len(window) < 2:
+            return
+        first, last = window[0], window[-1]
+        self._show("tpw_window_seconds", last.at - first.at, server=name)
+        metered = not any(total.unmetered for total in window[1:])
+        rise = {kind: last.tokens[kind] - first.tokens[kind] for kind in kinds}
+        for kind, tokens in (("output", rise["output"]), ("total", sum(rise.values()))) if kinds else ():
+            self._show("tpw_tokens_per_second", tokens / (last.at - first.at), **who, kind=kind)
+            for boundary, joules in (("gpu", last.joules - first.joules), ("facility", last.facility - first.facility)):
+                if joules > 0 and metered:
+                    self._show("tpw_tokens_per_watt", tokens / joules, **who, kind=kind, boundary=boundary)
+            if tokens and metered:
+                for scope, money in (("energy", last.energy - first.energy), ("full", last.full - first.full)):
+                    cost = money / tokens
+                    self._show("tpw_cost_per_token", cost, **who, kind=kind, scope=scope, currency=day.CURRENCY)
+
+    def _prices(self) -> None:
+        change, currency = day.next_change(self._now), {"currency": day.CURRENCY}
+        self._show("tpw_electricity_price_per_kwh", day.price_at(self._now), **currency)
+        self._show("tpw_electricity_price_state", 1.0, state="final")
+        after = next(at for at in _changes(self._now, change) if day.price_at(at) != day.price_at(self._now))
+        self._show("tpw_electricity_price_next_change_timestamp_seconds", after)
+        self._show("tpw_electricity_price_next_per_kwh", day.price_at(after), **currency)
+        self._show("tpw_grid_carbon_grams_per_kwh", day.CARBON[1], basis=day.CARBON[0])
+        self._show("tpw_facility_pue_ratio", day.PUE)
+        self._show("tpw_host_share_info", 1.0, method="components" if self._node.cpu_watts else "none")
+        for kind, price in day.API.items():
+            self._show("tpw_reference_price_per_token", price, reference="api-70b", kind=kind, **currency)
+
+    def _sources(self) -> None:
+        polls = self._counters.get(("polls", ()), 0.0) + 1
+        self._counters["polls", ()] = polls
+        starts = self._counters["starts", ()]
+        sources = {"nvml": (True, polls + starts, self._now), "tariff": (True, starts, self._began)}
+        sources["carbon"] = sources["tariff"]
+        if self._node.cpu_watts:
+            sources["rapl"] = (True, polls, self._now)
+        for name in self._counted_here():
+            up = day.answers(name, self._now)
+            if up:
+                self._answered[name] = self._now
+            else:
+                source = {"source": f"server:{name}", "reason": "unreachable"}
+                self._add("tpw_source_read_failures_total", 1.0, **source)
+                self._page["tpw_source_read_failures_total", labels(**source)] = self._counters[
+                    "tpw_source_read_failures_total", labels(**source)
+                ]
+            sources[f"server:{name}"] = (up, polls, self._answered[name])
+        for source, (up, reads, since) in sources.items():
+            self._show("tpw_source_up", 1.0 if up else 0.0, source=source)
+            self._show("tpw_source_read_duration_seconds", 0.0, source=source)  # time stands still while it is read
+            self._show("tpw_source_reads_total", reads, source=source)
+            self._show("tpw_source_last_success_timestamp_seconds", since, source=source)
+        lost = self._counters.get(("lost_reads", ()))
+        if lost:
+            self._show("tpw_source_read_failures_total", lost, source="nvml", reason="lost")
+
+    def _exporter(self) -> None:
+        ran = self._now - self._began
+        self._show("tpw_build_info", 1.0, version=__version__, python_version=platform.python_version())
+        for metric, value in (
+            ("tpw_config_last_reload_successful", 1.0),
+            ("tpw_snapshot_timestamp_seconds", self._now),
+            ("tpw_store_last_write_timestamp_seconds", self._now),
+            ("tpw_polls_total", self._counters["polls", ()]),
+            ("tpw_polls_skipped_total", 0.0),
+            ("tpw_poll_lag_seconds", 0.0),
+            ("tpw_exposition_dropped_samples_total", 0.0),
+            ("process_cpu_seconds_total", 0.005 * ran),
+            ("process_resident_memory_bytes", 41.0 * 2**20 + 64 * ran),
+            ("process_start_time_seconds", self._began),
+        ):
+            self._show(metric, value)
+
+
+def _changes(now: float, change: float) -> list[float]:
+    """The next moments at which the price may change."""
+    later = [change]
+    while later[-1] < now + day.DAY:
+        later.append(day.next_change(later[-1]))
+    return later

@@ -1,0 +1,181 @@
+"""Alerts over a day of real daemons: which fire, when, and with which sum of money."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana.alerts import alert_groups, annotations_of
+from grafana.values import Values
+
+from support import expected_alerts, fleetday
+from support.expected_alerts import Firing, clock
+from support.hand import WASTE, Hand, over
+from support.recorded import Prometheus
+from support.ruletests import closure, written_groups
+from support.samples import Samples
+
+VALUES = Values()
+ALERTS = {(alert.name, str(alert.severity)): alert for group in alert_groups(VALUES) for alert in group.alerts}
+IDLE = next(board for board in fleetday.BOARDS if board.node is fleetday.B and board.index == 6)
+SHOWN = {"instance", "gpu", "server", "model", "reason"}
+MINUTE = 60
+
+
+@pytest.mark.e2e
+def test_alerts_fire_when_they_should_and_no_other_does(server: Prometheus, books: Samples):
+    found = set()
+    curves = server.between('ALERTS{alertstate="firing"}', fleetday.START, fleetday.END, MINUTE)
+    for labels, samples in curves:
+        who = tuple(sorted((name, value) for name, value in labels.items() if name in SHOWN))
+        begin = before = int(samples[0][0])
+        for at in [*(int(at) for at, _ in samples[1:]), fleetday.END + 2 * MINUTE]:
+            if at > before + MINUTE:
+                found.add(Firing(labels["alertname"], labels["severity"], who, begin, before))
+                begin = at
+            before = at
+    assert found == set(expected_alerts.expected(books))
+
+
+# ------------------------------------------------------------------------------------- conditions that are sums of a day
+
+
+def _waste(hand: Hand) -> bool:
+    waste, cost = (hand.all_cost(86400, (), "full", **which) for which in ({"state": WASTE}, {}))
+    return over(waste, cost)[()] > VALUES.waste_share and waste[()] > VALUES.waste_floor_per_day
+
+
+def _dearer(server: str) -> Any:
+    def condition(hand: Hand) -> bool:
+        cost = sum(hand.cost(86400, (), "full", server=server).values())
+        there = hand.gained("tpw_server_reference_cost_total", 86400, (), server=server, reference="api-70b")
+        return cost > VALUES.dearer_ratio * sum(there.values())
+
+    return condition
+
+
+def _throttled(hand: Hand) -> bool:
+    held = hand.rate("tpw_gpu_throttle_seconds_total", 900, (), uuid=fleetday.WILD.uuid, reason="hw_thermal")
+    return held[()] > VALUES.throttled_share
+
+
+@pytest.mark.parametrize(
+    ("condition", "begins", "holds_for", "ends"),
+    [
+        (_waste, "07:59", VALUES.waste_for, "24:00"),
+        (_dearer("big"), "13:39", VALUES.dearer_for, "24:00"),
+        (_dearer("chat"), "06:03", VALUES.dearer_for, "07:31"),
+        (_throttled, "14:23", VALUES.throttled_for, "14:25"),
+    ],
+)
+@pytest.mark.e2e
+def test_sums_cross_their_thresholds_when_the_hand_books_say(
+    books: Samples, condition: Any, begins: str, holds_for: str, ends: str
+):
+    """The threshold is crossed so long before the alert fires, and falls again in the minute after it."""
+    seconds = int(holds_for[:-1]) * {"m": 60, "h": 3600}[holds_for[-1]]
+    since = clock(begins) - seconds
+    assert condition(Hand(books, since))
+    assert condition(Hand(books, clock(ends)))
+    before = Hand(books, since - MINUTE)
+    assert since < fleetday.START + 5 * MINUTE or not condition(before)
+    assert ends == "24:00" or not condition(Hand(books, clock(ends) + MINUTE))
+
+
+# --------------------------------------------------------------------------------------------------- money in the words
+
+
+def _told(samples: Samples, metric: str, begin: int, end: int, **who: str) -> list[dict[str, str]]:
+    """Input series of a rule test: what was scraped, minute by minute."""
+    rows = []
+    for labels, series in samples.select(metric, who):
+        inner = ",".join(f'{name}="{value}"' for name, value in labels)
+        values = [series.at(at) for at in range(begin, end + 1, MINUTE)]
+        shown = " ".join("_" if value is None else repr(value) for value in values)
+        rows.append({"series": f"{metric}{{{inner}}}", "values": shown})
+    assert rows, f"nothing of {metric} was scraped"
+    return rows
+
+
+def _money_a_day(samples: Samples, at: int, state: str, uuid: str) -> str:
+    net = Hand(samples, at).all_cost(300, (), "full", state=state, uuid=uuid)
+    return f"{net[()] / 300 * 86400:.2f} EUR a day."
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "at", "board", "words"),
+    [
+        ("TpwGpuIdle", "idle", "13:45", IDLE, "had no owner for 100% of the last 30 minutes. It costs"),
+        (
+            "TpwGpuParked",
+            "parked",
+            "13:45",
+            fleetday.Board(fleetday.A, 6),
+            "was parked for 100% of the last 2 hours. big owns it. It costs",
+        ),
+    ],
+)
+@pytest.mark.e2e
+def test_the_message_names_the_money_that_the_hand_books_say(
+    pages: Samples, books: Samples, tools: Path, tmp_path: Path, name: str, state: str, at: str, board: Any, words: str
+):
+    """The scraped samples of an idle and of a parked GPU at a negative price, through Prometheus' own templates."""
+    begin, end = clock(at) - 4 * 3600, clock(at)
+    who = {"uuid": board.uuid}
+    told = [
+        row
+        for metric in ("seconds", "cost", "credit")
+        for row in _told(pages, f"tpw_gpu_state_{metric}_total", begin, end, **who)
+    ] + _told(pages, "tpw_gpu_up", begin, end, **who)
+    if state == "parked":
+        told += _told(pages, "tpw_server_gpu", begin, end, **who)
+    severity = "warning" if name == "TpwGpuIdle" else "info"
+    where = {"job": fleetday.JOB, "instance": board.node.instance, "gpu": str(board.index), **who}
+    gpu = f"GPU {board.index} ({board.uuid}) of {board.node.instance}"
+    description = f"{gpu} {words} {_money_a_day(books, end, state, board.uuid)}"
+    notes = annotations_of(ALERTS[name, severity], VALUES)
+    for label in ("instance", "gpu"):
+        escaped = where[label].replace(":", "%3A")
+        notes = {key: text.replace(f"{{{{ $labels.{label} | urlquery }}}}", escaped) for key, text in notes.items()}
+    case = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "1m",
+        "group_eval_order": [group["name"] for group in closure(written_groups(), {name})],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": told,
+                "alert_rule_test": [
+                    {
+                        "alertname": name,
+                        "eval_time": f"{(end - begin) // 60}m",
+                        "exp_alerts": [
+                            {
+                                "exp_labels": {**where, "severity": severity, "state": state},
+                                "exp_annotations": {**notes, "description": description},
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": closure(written_groups(), {name})}))
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump(case, width=10**9))
+    done = subprocess.run(
+        [tools / "promtool", "test", "rules", "case.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.e2e
+def test_credit_is_in_the_money_of_an_idle_gpu(books: Samples):
+    """At the negative price an idle GPU costs less than its hardware and hosting: the message above says so."""
+    hourly = fleetday.B.hardware + fleetday.HOSTING
+    net = Hand(books, clock("13:45")).all_cost(300, (), "full", state="idle", uuid=IDLE.uuid)[()] * 12
+    watts = fleetday.watts(IDLE, clock("13:45"))
+    assert net == pytest.approx(hourly - 0.03 * watts * fleetday.PUE / 1000, rel=1e-3)
+    assert net < hourly
