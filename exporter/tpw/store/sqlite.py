@@ -274,6 +274,7 @@ class BooksFile:
             if (
                 before is None
                 or account.series != before.series
+                or account.tokens != before.tokens  # those of requests in work move before any series does
                 or account.reference_cost is not before.reference_cost
                 or (account.identity, account.version, account.attribution, account.models)
                 != (before.identity, before.version, before.attribution, before.models)

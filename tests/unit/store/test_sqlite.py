@@ -25,8 +25,21 @@ from tpw.ledger.books import (
     SourceAccount,
 )
 from tpw.ledger.rows import without_closed
-from tpw.ledger.tick import Policy
-from tpw.model import Gpu, Instant, State
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    AcceleratorReading,
+    Attribution,
+    Cadence,
+    Gpu,
+    InFlight,
+    Instant,
+    Ownership,
+    Role,
+    ServerReading,
+    State,
+    TokenKind,
+    TokenSeries,
+)
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
 from tpw.tariff.demand import DemandRules
 
@@ -214,6 +227,32 @@ def test_a_killed_daemon_finds_everything_it_had_committed(tmp_path: Path) -> No
     again.close()
     assert loaded.at is not None
     assert (loaded.polls, loaded.resumed, loaded.at.wall_seconds) == (42, True, START_WALL + 1)
+
+
+def test_tokens_of_requests_in_work_are_kept_though_no_counter_of_the_server_has_moved(tmp_path: Path) -> None:
+    """They are on the page at once, so a killed daemon must not begin below them."""
+    file = BooksFile(tmp_path)
+    books = Books()
+    for second, in_work in enumerate((0.0, 5.0, 9.0)):
+        at = START_MONOTONIC + second
+        look = ServerReading(
+            "chat",
+            at,
+            "llamacpp",
+            Cadence.FINISH,
+            "1",
+            "process:1",
+            (TokenSeries(Role.OUTPUT, "m", "predicted", 20.0),),
+            in_flight=(InFlight("m", in_work),),
+        )
+        owners = {"chat": Ownership("chat", frozenset(), Attribution.CONFIGURED)}
+        tick = Tick(Instant(at, START_WALL + second), AcceleratorReading((), ()), servers=(look,), owners=owners)
+        books = file.save(advance(books, tick, POLICY))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    assert again.load().servers["chat"].tokens == {("m", TokenKind.OUTPUT): 9.0}
+    again.close()
 
 
 def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
