@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from math import fsum
 from pathlib import Path
 from textwrap import dedent
@@ -14,7 +15,7 @@ from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
-from tpw.model import PriceInterval
+from tpw.model import GpuSample, PriceInterval
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
@@ -55,6 +56,44 @@ def reload(daemon: Daemon, new: Config) -> None:
         daemon.look_again()
         thread.join(0.01)
     assert failures == []
+
+
+class Beside(SimulatedMeter):
+    """Another meter of the same boards, whose counters stand elsewhere and which cannot tell their processes."""
+
+    name = "beside"
+
+    def read(self, uuid: str) -> GpuSample:
+        return replace(super().read(uuid), energy_joules=7.0e6)
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        return None
+
+
+def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_tells() -> None:
+    somebody = frozenset({1})
+    first = SimulatedMeter(2, holders=lambda: {0: somebody, 1: somebody})
+    daemon = Daemon(config("[0]"), accelerators=[first, Beside(2)])
+    daemon.look()
+    begun = daemon.snapshot
+    for _ in range(3):
+        daemon.look_again()
+    ended = daemon.snapshot
+    daemon.stop()
+
+    for uuid, account in ended.books.gpus.items():
+        of_board = [posting for key, posting in ended.books.postings.items() if key.gpu == uuid]
+        passed = ended.at.monotonic_seconds - begun.at.monotonic_seconds
+        assert sum(posting.seconds for posting in of_board) == pytest.approx(passed, abs=1e-5)
+        before, after = begun.books.gpus[uuid].sample, account.sample
+        assert before is not None and after is not None
+        used = (after.energy_joules or 0.0) - (before.energy_joules or 0.0)
+        assert sum(posting.joules for posting in of_board) == pytest.approx(used)
+    assert daemon.holders() == dict.fromkeys(ended.books.gpus, somebody)
+    assert [note for note in ended.notes if "told by several meters" in note] == [
+        f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
+        for uuid in ended.books.gpus
+    ]
 
 
 def owned(daemon: Daemon) -> set[int]:
