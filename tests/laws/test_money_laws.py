@@ -31,7 +31,7 @@ from tpw.model import (
     TokenKind,
 )
 from tpw.tariff.curve import PriceCurve
-from tpw.tariff.demand import DemandRules, kw_months
+from tpw.tariff.demand import DemandRules, kw_months, peak_watts
 from tpw.tariff.flat import Flat
 from tpw.tariff.layers import Layer, Layers
 from tpw.tariff.months import BillingMonths
@@ -222,12 +222,15 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
     wall, joules = month_end - before_end, [1e6, 2e6]
     boards = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
     policy = Policy(demand=PEAKS, currency="EUR")
-    books = Books()
+    books, began = Books(), dict[str, float]()
     for seconds, watts, heard in [_QUIET, *steps, (60.0, (50.0, 50.0), (True, True))]:
         wall += seconds
         joules = [total + seconds * each for total, each in zip(joules, watts, strict=True)]
         samples = tuple(GpuSample(board.uuid, wall, joules[i], watts[i]) for i, board in enumerate(boards) if heard[i])
         books = advance(books, Tick(Instant(wall, wall), AcceleratorReading(boards, samples)), policy)
+        for name, demand in books.demand.items():
+            if demand.began_seconds is not None:
+                began.setdefault(name, demand.began_seconds)
 
     used = {
         start: math.fsum(posting.facility_joules for posting in row.values()) / 900
@@ -242,10 +245,9 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
             month, _ = months.bounds(start)
             peaks[month] = max(peaks.get(month, 0.0), watts)
         demand = books.demand[rules.name]
-        assert demand.began_seconds is not None
         expected = 0.0
-        for month in {months.bounds(demand.began_seconds)[0], months.bounds(wall)[0]}:
-            first, last = max(month, demand.began_seconds), min(months.bounds(month)[1], wall)
+        for month in {months.bounds(began[rules.name])[0], months.bounds(wall)[0]}:
+            first, last = max(month, began[rules.name]), min(months.bounds(month)[1], wall)
             kw = max(0.0, peaks.get(month, 0.0) / 1000 - rules.above_kw)
             expected += kw * max(0.0, last - first) / (months.bounds(month)[1] - month)
         assert kw_months(demand, rules, wall) == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -428,6 +430,21 @@ def test_rows_are_kept_while_something_can_still_be_added() -> None:
     )  # fmt: skip
     assert open_from(silent.gpus, silent.at.wall_seconds if silent.at else 0.0) == every[-1].at.wall_seconds
     assert min(without_closed(silent).rows) <= every[-1].at.wall_seconds
+
+
+def test_a_clock_that_was_years_ahead_for_a_while_does_not_end_the_demand_charge() -> None:
+    rules = DemandRules(price_per_kw_month=10.0)
+    policy = replace(LATE_TARIFF, demand=(rules,))
+    ahead = 12 * 365 * 86400.0
+    books = play(
+        (
+            replace(tick, at=replace(tick.at, wall_seconds=tick.at.wall_seconds + (ahead if 10 < n < 20 else 0.0)))
+            for n, tick in enumerate(quarter_hours(8, watts=700.0))
+        ),
+        policy,
+    )[-1]
+    assert books.at is not None
+    assert peak_watts(books.demand["demand"], rules, books.at.wall_seconds) == pytest.approx(700.0)
 
 
 def test_the_contracts_months_may_begin_on_another_day() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
-from tpw.tariff.demand import Demand, kw_months, recorded, settled
+from tpw.tariff.demand import Demand, kw_months, recorded, settled, turned_back
 
 JOULES_PER_KWH = 3.6e6
 
@@ -267,7 +267,7 @@ def book_demand(
     result = {name: state for name, state in before.items() if now < state.month_end_seconds}
     amount = 0.0
     for rules in policy.demand:
-        state = before.get(rules.name, _NO_DEMAND)
+        state = turned_back(before.get(rules.name, _NO_DEMAND), rules, now)
         for (start, end), joules in meter.spans.items():
             state = recorded(state, rules, start, end, joules)
         state = settled(state, rules, open_from)

@@ -102,6 +102,7 @@ def dump_contract(books: Books) -> str:
                     "earlier_peaks_watts": demand.earlier_peaks_watts,
                     "closed_kw_months": demand.closed_kw_months,
                     "booked_kw_months": demand.booked_kw_months,
+                    "window_seconds": demand.window_seconds,
                 }
                 for name, demand in books.demand.items()
             },
