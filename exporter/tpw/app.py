@@ -25,7 +25,7 @@ from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
 from tpw.discovery.partition import parts
 from tpw.discovery.processes import HostProcesses
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.books import LONGEST_SECONDS, Books, SourceAccount
 from tpw.ledger.rows import price_late, unpriced_since, without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -523,12 +523,16 @@ class Daemon:
 
     def _prices_wanted_since(self) -> float:
         """Since when there is energy whose price may still be needed."""
-        books = self._books
-        wanted = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
+        books, now = self._books, self._wall()
+        wanted = [now]
+        for account in books.gpus.values():
+            wanted += [piece.start_seconds for piece in account.pending[:1]]
+            wanted += [] if account.away_since_seconds is None else [account.away_since_seconds]
         if books.resumed and books.at is not None:
             wanted.append(books.at.wall_seconds)
         unpriced = unpriced_since(books)
-        return min([self._wall(), *wanted, *([] if unpriced is None else [unpriced])])
+        wanted += [] if unpriced is None else [unpriced]
+        return max(min(wanted), now - LONGEST_SECONDS)
 
     def _take_facts(self, facts: Facts) -> None:
         self._policy = assembly.policy(self._config, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from math import fsum
@@ -15,7 +16,7 @@ from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
-from tpw.model import GpuSample, PriceInterval
+from tpw.model import Gpu, GpuSample, PriceInterval, Reason, SourceError
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
@@ -94,6 +95,50 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
         f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
         for uuid in ended.books.gpus
     ]
+
+
+class Late(SimulatedMeter):
+    """A driver that is not there at first."""
+
+    there = True
+
+    def open(self) -> None:
+        if not self.there:
+            raise SourceError(Reason.ABSENT, "no driver yet")
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return super().gpus() if self.there else ()
+
+
+def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_still(tmp_path: Path) -> None:
+    """By then prices were asked for again, with no board in sight that would need old ones."""
+    meter = Late(1)
+    first = Daemon(config("[0]"), BooksFile(tmp_path), accelerators=[meter])
+    first.look()
+    first.look_again()
+    first.stop()
+
+    meter.there = False
+    later = Daemon(
+        config("[0]"), BooksFile(tmp_path), accelerators=[meter], wall=lambda: time.time() + 20 * 3600.0, clock=hasty()
+    )
+    later.look()
+    reload(later, config("[0]"))
+    meter.there = True
+    deadline = time.monotonic() + 10.0
+    while not any(account.up for account in later.snapshot.books.gpus.values()) and time.monotonic() < deadline:
+        later.look_again()
+    postings = later.snapshot.books.postings.values()
+    later.stop()
+    assert sum(posting.seconds for posting in postings) == pytest.approx(20 * 3600.0, rel=1e-2)
+    assert sum(posting.cost["energy"] for posting in postings) > 0.0
+    assert sum(posting.unpriced_joules for posting in postings) == 0.0
+
+
+def hasty() -> Callable[[], float]:
+    """A monotonic clock at twenty times its speed, so that nobody waits for a driver that is tried again."""
+    begun = time.monotonic()
+    return lambda: begun + 20.0 * (time.monotonic() - begun)
 
 
 def owned(daemon: Daemon) -> set[int]:
@@ -371,7 +416,12 @@ def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> N
     assert after.postings == before.postings
     assert after.rows == before.rows
     assert after.month_kwh == before.month_kwh
-    assert after.demand == before.demand or not daemon._policy.demand
+    if name == "other charges":  # windows of another length begin anew; what has accrued stands
+        (stood,), (stands,) = before.demand.values(), after.demand.values()
+        assert (stands.booked_kw_months, stands.closed_kw_months) == (stood.booked_kw_months, stood.closed_kw_months)
+        assert stands.peak_watts >= stood.peak_watts
+    else:
+        assert after.demand == before.demand or not daemon._policy.demand
 
     energy, facility = there.sum("energy"), there.sum("facility_joules")
     for _ in range(20):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
+from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
 from tpw.tariff.demand import Demand, kw_months, recorded, settled, turned_back
@@ -21,9 +21,6 @@ _NO_DEMAND = Demand()
 
 _MAX_PENDING = 512
 """Pieces kept for a GPU that does not answer for a long time; above it the oldest two become one."""
-
-_MAX_CUT_SECONDS = 62 * 86400.0
-"""A longer stretch is a clock that was wrong: it is booked whole, where it ends."""
 
 
 @dataclass(slots=True)
@@ -98,12 +95,13 @@ class Entries:
 
 
 def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:
-    """[start, end) cut at the borders of the rows: (start, end, row). A stretch without length is one piece."""
+    """[start, end) cut at the borders of the rows: (start, end, row). One without length is one piece; one that is too long
+    to be true lies whole where it ends."""
     row = start_seconds // ROW_SECONDS * ROW_SECONDS
     if end_seconds <= row + ROW_SECONDS:
         yield start_seconds, end_seconds, row
         return
-    if end_seconds - start_seconds > _MAX_CUT_SECONDS:
+    if end_seconds - start_seconds > LONGEST_SECONDS:
         yield start_seconds, end_seconds, end_seconds // ROW_SECONDS * ROW_SECONDS
         return
     at = start_seconds

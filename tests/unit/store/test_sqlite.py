@@ -179,26 +179,38 @@ def test_a_row_of_which_a_part_awaits_its_price_is_loaded_whole(tmp_path: Path) 
     again.close()
 
 
-def test_old_rows_are_thrown_away(tmp_path: Path) -> None:
+def test_old_rows_are_thrown_away_once_the_clock_has_gone_on_for_an_hour(tmp_path: Path) -> None:
     now = START_WALL
     file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
     key = PostingKey("GPU-0", "", "", State.IDLE)
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
-    file.save(
-        Books(at=Instant(0.0, now), rows={start: {key: Posting(seconds=900.0)}}, served={start: {("s", "m"): Served()}})
-    )
-    now += 31 * 86400.0
-    file.save(Books(at=Instant(0.0, now), rows={start + 31 * 86400: {key: Posting(seconds=900.0)}}))
-    now += 7 * 3600.0
+    old = {start: {key: Posting(seconds=900.0)}}
+
+    def rows() -> list[float]:
+        with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+            return [*rows_where(connection, "1", ()), *served_where(connection, "1", ())]
+
+    file.save(Books(at=Instant(0.0, now), rows=old, served={start: {("s", "m"): Served()}}))
+    now += 12 * 365 * 86400.0
     file.save(Books(at=Instant(0.0, now)))
-    now -= 7 * 3600.0
+    file.close()
+    file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
+    file.save(Books(at=Instant(0.0, now)))
+    now += 1800.0
+    file.save(Books(at=Instant(0.0, now)))
+    assert rows() == [start, start], "a clock that is years ahead throws nothing away"
+    now = START_WALL + 31 * 86400.0
+    late = start + 31 * 86400.0
+    clean = now + 3600.0 - 30 * 86400.0
+    for _ in range(3):
+        file.save(Books(at=Instant(0.0, now), rows={late: {key: Posting(seconds=900.0)}}))
+        now += 1800.0
+    assert rows() == [late]
     file.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        assert list(rows_where(connection, "1", ())) == [start + 31 * 86400]
-        assert served_where(connection, "1", ()) == {}
-        noted = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
+        (noted,) = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
     connection.close()
-    assert float(noted[0]) == now - 30 * 86400.0
+    assert float(noted) == clean
 
 
 def test_where_a_counter_stood_before_it_stepped_back_is_kept(tmp_path: Path) -> None:
