@@ -354,7 +354,7 @@ def quarter_hours(count: int, watts: float = 500.0) -> Iterator[Tick]:
         yield Tick(
             Instant(START_MONOTONIC + at, start + at),
             AcceleratorReading((GPU,), (GpuSample(GPU.uuid, START_MONOTONIC + at, 1000.0 + watts * at, watts),)),
-            owners={"s": Ownership("s", frozenset({GPU.uuid}), Attribution.CONFIGURED, has_counters=False)},
+            owners={"s": Ownership("s", frozenset({GPU.uuid}), Attribution.CONFIGURED, model="m", has_counters=False)},
         )
 
 
@@ -384,11 +384,34 @@ def test_what_is_priced_late_is_priced_once() -> None:
     assert of_cost(once, "energy") == pytest.approx(500.0 * 1800 / 3.6e6 * 0.2)
 
 
-def test_a_late_price_is_no_cost_of_this_minutes_tokens() -> None:
-    books = play(quarter_hours(2), LATE_TARIFF)[-1]
-    assert books.servers["s"].window
-    priced = price_late(books, replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)])))
-    assert priced.servers["s"].window == ()
+def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio() -> None:
+    """A feed that tells each quarter-hour when it is over must not take the live ratios away four times an hour."""
+    prices = PriceCurve.of([PriceInterval(START_WALL - 1000.0, START_WALL + 60.0, 0.2)])
+    known = replace(LATE_TARIFF, curve=prices, window_seconds=1000.0, rates=(Rate("hardware", 0.0003),))
+    books = play(quarter_hours(2), known)[-1]
+    assert books.servers["s"].window[-1].unpriced_joules > 0.0
+    everything = replace(known, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    priced = price_late(books, everything)
+    assert of_cost(priced, "energy") > of_cost(books, "energy")
+
+    def rises(of: Books) -> list[tuple[float, float, float, float]]:
+        window = of.servers["s"].window
+        first = window[0]
+        return [
+            (
+                sample.at_seconds,
+                sample.joules["m"] - first.joules["m"],
+                sample.energy_cost["m"] - first.energy_cost["m"],
+                sample.full_cost["m"] - first.full_cost["m"],
+            )
+            for sample in window
+        ]
+
+    for before, after in zip(rises(books), rises(priced), strict=True):
+        assert after == pytest.approx(before)
+    following = play(list(quarter_hours(3))[19:20], everything, priced)[-1]
+    costs = [of.servers["s"].window[-1].energy_cost["m"] for of in (priced, following)]
+    assert costs[1] - costs[0] == pytest.approx(500.0 * 100.0 / 3.6e6 * 0.2)
 
 
 @given(st.lists(st.sampled_from([0.1, 0.3, -0.2, None]), min_size=4, max_size=4), st.lists(st.integers(0, 3)))
