@@ -665,7 +665,8 @@ def _check_currency(books: Books, config: Config) -> None:
     wanted = config.tariff.currency
     if not wanted or not books.currency or wanted == books.currency:
         return
-    if any(posting.cost or posting.credit for posting in books.postings.values()):
+    booked = any(posting.cost or posting.credit for posting in books.postings.values())
+    if booked or any(account.reference_cost for account in books.servers.values()):
         raise CurrencyError(
             f"tariff.currency is {wanted}, but the books in the state directory hold {books.currency}: money in them would"
             " be relabelled. Keep the currency, or give a new --state.dir."

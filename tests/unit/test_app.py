@@ -97,6 +97,34 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
     ]
 
 
+@pytest.mark.parametrize(
+    "money",
+    [
+        "energy: {kind: flat, price_per_kwh: 0.2}}",
+        "}\nreferences: [{name: rented, price_per_gpu_hour: 2.7}]",
+    ],
+)
+def test_money_in_the_books_is_not_relabelled(tmp_path: Path, money: str) -> None:
+    def euro(currency: str) -> Config:
+        return load(
+            "host: {meters: []}\ndiscovery: {processes: false}\nservers: [{name: big, gpus: [0], model: m}]\n"
+            f"tariff: {{currency: {currency}, {money}"
+        )
+
+    daemon = Daemon(
+        euro("EUR"), BooksFile(tmp_path), accelerators=[SimulatedMeter(1, holders=lambda: {0: frozenset({1})})]
+    )
+    daemon.look()
+    daemon.look_again()
+    with pytest.raises(CurrencyError, match=r"tariff\.currency is USD, but the books .* hold EUR"):
+        daemon.reload(euro("USD"))
+    daemon.stop()
+    file = BooksFile(tmp_path)
+    with pytest.raises(CurrencyError, match=r"new --state\.dir"):
+        Daemon(euro("USD"), file, accelerators=[SimulatedMeter(1)])
+    file.close()
+
+
 class Late(SimulatedMeter):
     """A driver that is not there at first."""
 
