@@ -123,7 +123,8 @@ def load_contract(text: str) -> Books:
 
 def _load_demand(state: Mapping[str, Any]) -> Demand:
     windows, earlier = dict(state.get("windows", [])), tuple(state.get("earlier_peaks_watts", []))
-    return Demand(**{**state, "windows": windows, "earlier_peaks_watts": earlier})
+    known = {name: value for name, value in state.items() if name in Demand.__slots__}
+    return Demand(**{**known, "windows": windows, "earlier_peaks_watts": earlier})
 
 
 def dump_gpu(account: GpuAccount) -> str:

@@ -30,19 +30,24 @@ from tpw.model import (
     AcceleratorReading,
     Attribution,
     Cadence,
+    Calibration,
     Gpu,
+    GpuSample,
     InFlight,
     Instant,
     Ownership,
     Role,
     ServerReading,
+    Standing,
     State,
     TokenKind,
     TokenSeries,
 )
+from tpw.store import codec
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
-from tpw.tariff.demand import DemandRules
+from tpw.tariff.demand import Demand, DemandRules
 
+CAPTURES = Path(__file__).parents[2] / "captures"
 POLICY = Policy(
     currency="EUR",
     curve=Steps((0.3, -0.1, None), 2.0),
@@ -290,6 +295,48 @@ def test_an_unreadable_file_is_set_aside_and_new_books_begin(tmp_path: Path) -> 
     assert file.set_aside.read_bytes().startswith(b"this is not a database")
     assert file.load() == Books()
     file.close()
+
+
+def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.executescript((CAPTURES / "books" / "before-quarter-hours.sql").read_text())
+    connection.close()
+    file = BooksFile(tmp_path)
+    books = file.load()
+    before = {key: posting.joules for key, posting in books.postings.items()}
+    assert sum(before.values()) == 1_242_000.0
+
+    gpus = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
+    policy = replace(
+        POLICY,
+        standing=(Standing("fixed", per_month=100.0),),
+        demand=(DemandRules(price_per_kw_month=10.0),),
+        calibration={"GPU-0": Calibration(1.02, 1.0)},
+    )
+    for second in (2400.0, 2401.0):
+        samples = tuple(GpuSample(gpu.uuid, 9000.0 + second, 100.0 + 300.0 * second, 300.0) for gpu in gpus)
+        tick = Tick(Instant(9000.0 + second, START_WALL + second), AcceleratorReading(gpus, samples))
+        books = file.save(advance(books, tick, policy))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    loaded = again.load()
+    again.close()
+    assert loaded.servers["s"].tokens == {("m", TokenKind.OUTPUT): 390.0}
+    idle = PostingKey("GPU-1", "", "", State.IDLE)
+    assert loaded.postings[idle].joules == pytest.approx(before[idle] + 300.0 * 601.0)
+    assert all(loaded.postings[key].joules >= joules for key, joules in before.items())
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        rows = rows_where(connection, "1", ())
+    connection.close()
+    booked = math.fsum(row[idle].joules for row in rows.values() if idle in row)
+    assert booked == pytest.approx(300.0 * 601.0), "rows begin with this version"
+
+
+def test_what_a_newer_version_adds_to_the_contract_is_left_alone() -> None:
+    text = codec.dump_contract(Books(demand={"demand": Demand(began_seconds=1.0, peak_watts=7.0)}))
+    newer = text.replace('"peak_watts":', '"unheard_of":3,"peak_watts":')
+    assert codec.load_contract(newer).demand["demand"].peak_watts == 7.0
 
 
 def test_books_of_a_newer_layout_are_left_alone(tmp_path: Path) -> None:
