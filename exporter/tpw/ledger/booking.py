@@ -22,6 +22,10 @@ _NO_DEMAND = Demand()
 _MAX_PENDING = 512
 """Pieces kept for a GPU that does not answer for a long time; above it the oldest two become one."""
 
+_DAY_SECONDS = 86400.0
+_FINE_SECONDS = 9 * _DAY_SECONDS
+"""For so long, and a day more than prices can come late, quarter-hours matter."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -80,7 +84,7 @@ class Entries:
         result = dict(postings)
         for entries in self._made.values():
             for key, entry in entries.items():
-                result[key] = result.get(key, NOTHING).plus(entry.freeze())
+                _add(result, key, entry.freeze())
         return result
 
     def filed(self, rows: Rows) -> Rows:
@@ -89,14 +93,20 @@ class Entries:
         for start, entries in self._made.items():
             row = dict(result.get(start, {}))
             for key, entry in entries.items():
-                row[key] = row.get(key, NOTHING).plus(entry.freeze())
+                _add(row, key, entry.freeze())
             result[start] = row
         return result
 
 
+def _add(postings: dict[PostingKey, Posting], key: PostingKey, added: Posting) -> None:
+    before = postings.get(key)
+    postings[key] = added if before is None else before.plus(added)
+
+
 def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:
     """[start, end) cut at the borders of the rows: (start, end, row). One without length is one piece; one that is too long
-    to be true lies whole where it ends."""
+    to be true lies whole where it ends. What is more than nine days before the end is cut by days, each of which lies in
+    its noon (UTC): after weeks of silence nobody knows more of it, and a week of rows is as much as fits into memory."""
     row = start_seconds // ROW_SECONDS * ROW_SECONDS
     if end_seconds <= row + ROW_SECONDS:
         yield start_seconds, end_seconds, row
@@ -105,10 +115,15 @@ def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float
         yield start_seconds, end_seconds, end_seconds // ROW_SECONDS * ROW_SECONDS
         return
     at = start_seconds
+    while at < end_seconds - _FINE_SECONDS:
+        day = at // _DAY_SECONDS * _DAY_SECONDS
+        yield at, day + _DAY_SECONDS, day + 0.5 * _DAY_SECONDS
+        at = day + _DAY_SECONDS
     while at < end_seconds:
+        row = at // ROW_SECONDS * ROW_SECONDS
         until = min(row + ROW_SECONDS, end_seconds)
         yield at, until, row
-        at, row = until, row + ROW_SECONDS
+        at = until
 
 
 def book_time(entries: Entries, shares: Shares, start_seconds: float, end_seconds: float, policy: Policy) -> None:

@@ -243,10 +243,9 @@ class BooksFile:
             self._connection.execute("ROLLBACK")
             raise
 
-    def _intervals(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
+    def _intervals(self, books: Books, old: Books) -> Iterator[tuple[Any, ...]]:
         """Rows that changed. A row that is new in memory may lie on disk already (a clock that was set back): what lies
-        there is kept beneath it."""
-        written: list[tuple[Any, ...]] = []
+        there is kept beneath it. One by one: after a long downtime they are many."""
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
             if known is None and start not in self._beneath:
@@ -254,8 +253,7 @@ class BooksFile:
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
                 posting = beneath[key].plus(value) if key in beneath else value
-                written.append((int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_posting(posting)))
-        return written
+                yield int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_posting(posting)
 
     def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         written: list[tuple[Any, ...]] = []

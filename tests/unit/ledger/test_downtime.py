@@ -10,7 +10,8 @@ import pytest
 
 from support.days import START_MONOTONIC, START_WALL, Steps
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books
+from tpw.ledger.books import ROW_SECONDS, Books
+from tpw.ledger.rows import LATE_SECONDS
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant, Rate, Standing
 from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where
@@ -129,3 +130,27 @@ def test_a_clock_that_is_years_off_at_the_start_books_no_years(
     assert books.gpus[GPU.uuid].anomalies == anomalies
     assert sum(posting.seconds for posting in books.postings.values()) == pytest.approx(3.0)
     assert money(books)["fixed"] == pytest.approx(0.003)
+
+
+def test_after_weeks_of_silence_the_last_days_are_booked_by_quarter_hours_and_those_before_by_days(
+    tmp_path: Path,
+) -> None:
+    """Each moment at its price all the same. By quarter-hours throughout, a node of eight would need a gigabyte."""
+    days = 40.0
+    disk = Disk(tmp_path)
+    books = disk.restarted(played(look(0), look(1)))
+    second = days * 86400.0
+    disk.save(played(look(second), books=books))
+    joules = disk.joules()
+    end = START_WALL + second
+    fine = [start for start in joules if start >= end - LATE_SECONDS]
+    assert len(fine) == LATE_SECONDS / ROW_SECONDS, "as far back as a price may come late"
+    assert len(joules) < 32 + 9 * 96
+    assert all(start % ROW_SECONDS == 0.0 for start in joules)
+    assert sum(joules.values()) == pytest.approx(500.0 * second)
+    in_full = [start for start in sorted(joules) if start < end - 10 * 86400.0][2:]
+    assert all(start % 86400.0 == 43200.0 and joules[start] == pytest.approx(500.0 * 86400.0) for start in in_full)
+    booked = played(look(second), books=books)
+    assert money(booked)["energy"] == pytest.approx(500.0 * second / 3.6e6 * 0.2, rel=1e-3)
+    assert money(booked)["hardware"] == pytest.approx(0.0003 * second)
+    assert money(booked)["fixed"] == pytest.approx(0.001 * second)
