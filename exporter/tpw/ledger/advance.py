@@ -114,7 +114,12 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
             accounts[uuid] = replace(account, up=False, sample=None, away_since_seconds=since)
 
     booked = sum(step.joules for step in steps.values() if step.joules)
-    hosts, host_share, carry = _hosts(books, tick, policy, accounts, booked)
+    of_node = sum(
+        _since(books.host_share.since_seconds, accounts[uuid].pending, step.joules)
+        for uuid, step in steps.items()
+        if step.joules
+    )
+    hosts, host_share, carry = _hosts(books, tick, policy, accounts, of_node)
     given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
     host_factor = given / booked if given > 0.0 else 0.0
     standing_since = _standing(books.standing_since_seconds, entries, everyone, since, now, policy)
@@ -322,6 +327,14 @@ def _look(
     )
 
 
+def _since(start_seconds: float | None, pending: tuple[Pending, ...], joules: float) -> float:
+    """What of these joules was used after a moment."""
+    if start_seconds is None or not pending or pending[0].start_seconds >= start_seconds:
+        return joules
+    after = sum(max(0.0, piece.end_seconds - max(piece.start_seconds, start_seconds)) for piece in pending)
+    return joules * after / _length(pending)
+
+
 def _length(pending: Iterable[Pending]) -> float:
     return sum(piece.end_seconds - piece.start_seconds for piece in pending)
 
@@ -344,7 +357,7 @@ def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, floa
 
 
 def _hosts(
-    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], booked_joules: float
+    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], of_node_joules: float
 ) -> tuple[Mapping[str, HostAccount], HostShare, float]:
     """The host's accounts, by which rule it is shared, and the joules there are to share."""
     hosts = books.hosts
@@ -370,8 +383,8 @@ def _hosts(
         books.host_carry_joules,
         rises,
         hosts,
-        booked_joules,
-        tick.at.monotonic_seconds,
+        of_node_joules,
+        tick.at,
         boards_hold_cpu=boards_hold_cpu,
     )
     return hosts, share, carry

@@ -248,6 +248,8 @@ class HostShare:
     """Of boards and host since the node's last reading: what its next one holds already."""
     owed_joules: float = 0.0
     """Booked above what the node used."""
+    since_seconds: float | None = None
+    """Unix time from which on the node tells what it used: what boards used before is none of that."""
     release_watts: float = 0.0
     """How fast carried joules are given out; 0: all at once."""
 
