@@ -186,6 +186,7 @@ def ticks(stretch: Stretch) -> list[Tick]:
     cached = [0.0] * len(stretch.servers)
     output = [0.0] * len(stretch.servers)
     lives = [0] * len(stretch.servers)
+    births: list[float | None] = [None] * len(stretch.servers)
     silent = Moment(
         0.0,
         tuple(0.0 for _ in stretch.gpus),
@@ -220,6 +221,7 @@ def ticks(stretch: Stretch) -> list[Tick]:
         for i, name in enumerate(stretch.servers):
             if moment.answers[i] == "restart":
                 lives[i] += 1
+                births[i] = wall
                 prompt[i] = cached[i] = output[i] = 0.0
             prompt[i] += moment.tokens[i][0]
             cached[i] += moment.tokens[i][1]
@@ -239,6 +241,7 @@ def ticks(stretch: Stretch) -> list[Tick]:
                             TokenSeries(Role.OUTPUT, "m", "output", output[i]),
                         ),
                         (Load("m", float(moment.running[i]), 0.0),),
+                        started_wall_seconds=births[i],
                         in_flight=tuple(InFlight("m", float(made)) for made in moment.in_flight[i : i + 1] if made),
                     )
                 )

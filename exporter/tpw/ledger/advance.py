@@ -220,8 +220,11 @@ def _servers(books: Books, tick: Tick) -> _Looked:
         if isinstance(look, ServerFault):
             accounts[look.server] = replace(before, up=False, active=False, loads=()) if before.up else before
             continue
-        counted = count(before, look)
-        accounts[look.server] = counted.account
+        looked = before.looked_wall_seconds
+        if looked is None and books.resumed and books.at is not None:
+            looked = books.at.wall_seconds
+        counted = count(before, look, looked)
+        accounts[look.server] = replace(counted.account, looked_wall_seconds=tick.at.wall_seconds)
         risen[look.server] = counted.risen
         moved[look.server] = counted.moved
     activities: dict[str, Activity] = {}

@@ -284,6 +284,8 @@ class ServerAccount:
     """Whether it was working at its last look."""
     since_wall_seconds: float | None = None
     """When it was first watched: counters of a process that began later are counted from 0."""
+    looked_wall_seconds: float | None = None
+    """When it was last read. None: not by this process."""
     engine: str = ""
     cadence: Cadence = Cadence.UNKNOWN
     version: str = ""

@@ -90,7 +90,16 @@ def kept(books: Books) -> Books:
         },
         host_share=HostShare(),
         servers={
-            name: replace(account, up=False, active=False, gpus=frozenset(), loads=(), window=(), window_seconds=0.0)
+            name: replace(
+                account,
+                up=False,
+                active=False,
+                gpus=frozenset(),
+                loads=(),
+                window=(),
+                window_seconds=0.0,
+                looked_wall_seconds=None,
+            )
             for name, account in books.servers.items()
         },
     )
