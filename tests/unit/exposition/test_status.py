@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, empty_snapshot, fleet_snapshot, rich_snapshot, uuid
+from tpw.exposition.families import families
 from tpw.exposition.status import Status, state_now, status
 from tpw.exposition.waste import Waste, WasteTrend
 from tpw.ledger.books import Posting, PostingKey, ServerAccount
@@ -50,6 +51,30 @@ def test_costs_of_several_models_are_weighed_by_their_tokens():
         for model in entry["models"]
     ]
     assert found["headline"]["cost_per_token"] == pytest.approx(sum(money) / 1600.0)
+
+
+def test_without_a_price_of_electricity_no_cost_per_token_is_told_as_on_the_page():
+    """Hardware has a cost, energy none that is known: the sum would be too low, and the energy is not free."""
+    snapshot = rich_snapshot()
+    postings = {
+        key: replace(posting, cost={name: cost for name, cost in posting.cost.items() if name != "energy"})
+        for key, posting in snapshot.books.postings.items()
+    }
+    unpriced = replace(snapshot, prices=Prices(), books=replace(snapshot.books, postings=postings))
+    found = status(unpriced)
+    assert all(model["cost_per_token"] == {} for entry in found["servers"] for model in entry["models"])
+    assert (found["headline"]["cost_per_token"], found["headline"]["energy_cost_per_token"]) == (None, None)
+    assert "tpw_cost_per_token" not in {metric.name for metric, _ in families(unpriced)}
+    assert status(snapshot)["headline"]["energy_cost_per_token"]
+
+
+def test_a_counter_that_is_not_believed_is_told_as_on_the_page():
+    snapshot = rich_snapshot()
+    board = snapshot.books.gpus[uuid(0)]
+    doubted = replace(board, check=replace(board.check, distrusted=True))
+    books = replace(snapshot.books, gpus={**snapshot.books.gpus, uuid(0): doubted})
+    told = {gpu["uuid"]: gpu["energy_method"] for gpu in status(replace(snapshot, books=books))["gpus"]}
+    assert (told[uuid(0)], told[uuid(1)]) == ("instant_power", "counter")
 
 
 def test_nothing_known_is_null_not_zero():
