@@ -302,12 +302,14 @@ def extend(pending: tuple[Pending, ...], start: float, end: float, shares: Share
         return (Pending(start, end, shares),)
     last = pending[-1]
     if last.shares == shares:
-        # The lengths add up and the end is now: the wall clock may have been set in between.
-        seconds = (last.end_seconds - last.start_seconds) + (end - start)
-        return (*pending[:-1], Pending(end - seconds, end, shares))
+        return (*pending[:-1], _joined(last, Pending(start, end, shares)))
     grown = (*pending, Pending(start, end, shares))
     if len(grown) > _MAX_PENDING:
-        first, second = grown[0], grown[1]
-        merged = Pending(first.start_seconds, second.end_seconds, second.shares)
-        grown = (merged, *grown[2:])
+        grown = (_joined(grown[0], grown[1]), *grown[2:])
     return grown
+
+
+def _joined(first: Pending, second: Pending) -> Pending:
+    """Both as one piece. The lengths add up and the end stands: the wall clock may have been set in between."""
+    seconds = (first.end_seconds - first.start_seconds) + (second.end_seconds - second.start_seconds)
+    return Pending(second.end_seconds - seconds, second.end_seconds, second.shares)
