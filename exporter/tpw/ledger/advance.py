@@ -45,8 +45,6 @@ from tpw.model import (
     TokenKind,
 )
 
-_NO_RISE: Mapping[tuple[str, TokenKind], float] = {}
-
 _SCAN_SECONDS = 60.0
 """Servers are looked for at least this often: one whose process is younger came up under watch."""
 

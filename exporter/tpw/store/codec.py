@@ -25,7 +25,6 @@ from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role,
 from tpw.tariff.demand import Demand
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
-_Pairs = list[list[Any]]
 
 
 def dump_posting(posting: Posting) -> str:
