@@ -139,12 +139,12 @@ def test_a_price_that_is_missing_has_a_state_and_no_number():
 # --------------------------------------------------------------------------------------------------------------- waste
 
 
-def at(seconds: float, wasted: float, *, currency: str = "EUR") -> Snapshot:
+def at(seconds: float, wasted: float, *, currency: str = "EUR", late: float = 0.0) -> Snapshot:
     snapshot = empty_snapshot()
     postings = {
         PostingKey("g", "s", "m", State.ACTIVE): Posting(cost={"energy": 99.0 * seconds}),
         PostingKey("g", "s", "m", State.PARKED): Posting(
-            cost={"energy": wasted / 2, "hardware": wasted}, credit=wasted / 2
+            cost={"energy": wasted / 2, "hardware": wasted}, credit=wasted / 2, late_priced_joules=late
         ),
     }
     books = replace(snapshot.books, currency=currency, postings=postings)
@@ -189,6 +189,15 @@ def test_another_currency_or_an_older_snapshot_begins_anew():
     trend.observe(at(10.0, 1.0))
     assert trend.observe(at(20.0, 2.0, currency="USD")) is None
     assert trend.observe(at(5.0, 1.0, currency="USD")) is None
+
+
+def test_a_price_that_arrives_late_is_no_waste_of_this_minute():
+    trend = WasteTrend()
+    trend.observe(at(0.0, 1.0))
+    assert trend.observe(at(5.0, 900.0, late=1e9)) is None
+    found = trend.observe(at(10.0, 900.0 + 5.0 / 3600.0, late=1e9))
+    assert found is not None
+    assert found.cost_per_hour == pytest.approx(1.0)
 
 
 def test_what_is_remembered_is_bounded():
