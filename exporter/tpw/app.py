@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -24,12 +25,14 @@ from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
 from tpw.discovery.partition import parts
 from tpw.discovery.processes import HostProcesses
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.books import LONGEST_SECONDS, Books, SourceAccount
 from tpw.ledger.rows import price_late, unpriced_since, without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
     Gpu,
+    GpuFault,
+    GpuSample,
     HostSample,
     Instant,
     Ownership,
@@ -122,6 +125,7 @@ class Daemon:
         self._parts: Mapping[str, tuple[Part, ...]] = {}
         self._holders_asked_at = float("-inf")
         self._gpus: tuple[Gpu, ...] = ()
+        self._told_twice: list[str] = []
         self._owners: dict[str, Ownership] = {}
         self._owners_of: tuple[object, ...] = ()
         self._owner_notes: tuple[str, ...] = ()
@@ -285,7 +289,8 @@ class Daemon:
         for host in self._hosts:
             host.begin()
         deadline = begun + patience_seconds
-        reading = _merged([poller.finish(deadline) for poller in self._accelerators])
+        seen = [poller.finish(deadline) for poller in self._accelerators]
+        reading, self._told_twice = _merged(seen), _told_twice(seen)
         looks = self._tokens.finish(deadline)
         self._take_notes(looks)
         hosts = tuple(sample for host in self._hosts for sample in _host_samples(host))
@@ -403,11 +408,12 @@ class Daemon:
 
     def _ask_for_holders(self, now: float) -> None:
         """Process lists are slow to read: on the scan's rhythm, in the poller's own time."""
-        held = [poller.holders() for poller in self._accelerators]
+        # The first meter that tells a board is the one that counts, here as for its joules.
+        held = [poller.holders() for poller in reversed(self._accelerators)]
         merged = {uuid: pids for holders in held if holders for uuid, pids in holders.items()}
         if merged != self._holders:
             self._holders = merged
-        read = tuple(poller.sharing() for poller in self._accelerators)
+        read = tuple(poller.sharing() for poller in reversed(self._accelerators))
         if read != self._sharing_read:
             self._sharing_read = read
             self._sharing = {uuid: sharing for of in read for uuid, sharing in of.items()}
@@ -517,12 +523,16 @@ class Daemon:
 
     def _prices_wanted_since(self) -> float:
         """Since when there is energy whose price may still be needed."""
-        books = self._books
-        wanted = [piece.start_seconds for account in books.gpus.values() for piece in account.pending[:1]]
+        books, now = self._books, self._wall()
+        wanted = [now]
+        for account in books.gpus.values():
+            wanted += [piece.start_seconds for piece in account.pending[:1]]
+            wanted += [] if account.away_since_seconds is None else [account.away_since_seconds]
         if books.resumed and books.at is not None:
             wanted.append(books.at.wall_seconds)
         unpriced = unpriced_since(books)
-        return min([self._wall(), *wanted, *([] if unpriced is None else [unpriced])])
+        wanted += [] if unpriced is None else [unpriced]
+        return max(min(wanted), now - LONGEST_SECONDS)
 
     def _take_facts(self, facts: Facts) -> None:
         self._policy = assembly.policy(self._config, facts)
@@ -631,6 +641,10 @@ class Daemon:
                 status = life.status()
                 notes.append(f"{life.name} is not read: {status.detail}. {status.hint}".rstrip())
         notes.extend(note for poller in self._accelerators for note in poller.notes)
+        notes += [
+            f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
+            for uuid in self._told_twice
+        ]
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._gpus:
@@ -651,7 +665,8 @@ def _check_currency(books: Books, config: Config) -> None:
     wanted = config.tariff.currency
     if not wanted or not books.currency or wanted == books.currency:
         return
-    if any(posting.cost or posting.credit for posting in books.postings.values()):
+    booked = any(posting.cost or posting.credit for posting in books.postings.values())
+    if booked or any(account.reference_cost for account in books.servers.values()):
         raise CurrencyError(
             f"tariff.currency is {wanted}, but the books in the state directory hold {books.currency}: money in them would"
             " be relabelled. Keep the currency, or give a new --state.dir."
@@ -659,13 +674,26 @@ def _check_currency(books: Books, config: Config) -> None:
 
 
 def _merged(readings: Sequence[AcceleratorReading]) -> AcceleratorReading:
+    """What all meters saw. A board that several of them tell is the first one's, or it would be booked twice."""
     if len(readings) == 1:
         return readings[0]
-    return AcceleratorReading(
-        tuple(gpu for reading in readings for gpu in reading.gpus),
-        tuple(sample for reading in readings for sample in reading.samples),
-        tuple(fault for reading in readings for fault in reading.faults),
-    )
+    known: dict[str, Gpu] = {}
+    samples: list[GpuSample] = []
+    faults: list[GpuFault] = []
+    for reading in readings:
+        mine = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid not in known}
+        samples += [sample for sample in reading.samples if sample.uuid in mine]
+        faults += [fault for fault in reading.faults if fault.uuid in mine]
+        known |= mine
+    return AcceleratorReading(tuple(known.values()), tuple(samples), tuple(faults))
+
+
+def _told_twice(readings: Sequence[AcceleratorReading]) -> list[str]:
+    """UUIDs of boards that more than one meter tells."""
+    if len(readings) == 1:
+        return []
+    times = Counter(gpu.uuid for reading in readings for gpu in reading.gpus)
+    return sorted(uuid for uuid, meters in times.items() if meters > 1)
 
 
 def _host_samples(host: HostPoller) -> tuple[HostSample, ...]:

@@ -79,3 +79,10 @@ class Snapshot:
     store_written_wall_seconds: float | None = None
     notes: tuple[str, ...] = ()
     """What the operator should know, in sentences: no tariff configured, RAPL not readable ..."""
+
+    @property
+    def energy_priced(self) -> bool:
+        """Whether electricity has a price, or had one once. Without one a cost per token would lack a part."""
+        if not self.books.currency:
+            return False
+        return bool(self.prices.currency) or any("energy" in each.cost for each in self.books.postings.values())

@@ -31,7 +31,7 @@ from tpw.model import (
     TokenKind,
 )
 from tpw.tariff.curve import PriceCurve
-from tpw.tariff.demand import DemandRules, kw_months
+from tpw.tariff.demand import DemandRules, kw_months, peak_watts
 from tpw.tariff.flat import Flat
 from tpw.tariff.layers import Layer, Layers
 from tpw.tariff.months import BillingMonths
@@ -222,12 +222,15 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
     wall, joules = month_end - before_end, [1e6, 2e6]
     boards = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
     policy = Policy(demand=PEAKS, currency="EUR")
-    books = Books()
+    books, began = Books(), dict[str, float]()
     for seconds, watts, heard in [_QUIET, *steps, (60.0, (50.0, 50.0), (True, True))]:
         wall += seconds
         joules = [total + seconds * each for total, each in zip(joules, watts, strict=True)]
         samples = tuple(GpuSample(board.uuid, wall, joules[i], watts[i]) for i, board in enumerate(boards) if heard[i])
         books = advance(books, Tick(Instant(wall, wall), AcceleratorReading(boards, samples)), policy)
+        for name, demand in books.demand.items():
+            if demand.began_seconds is not None:
+                began.setdefault(name, demand.began_seconds)
 
     used = {
         start: math.fsum(posting.facility_joules for posting in row.values()) / 900
@@ -242,10 +245,9 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
             month, _ = months.bounds(start)
             peaks[month] = max(peaks.get(month, 0.0), watts)
         demand = books.demand[rules.name]
-        assert demand.began_seconds is not None
         expected = 0.0
-        for month in {months.bounds(demand.began_seconds)[0], months.bounds(wall)[0]}:
-            first, last = max(month, demand.began_seconds), min(months.bounds(month)[1], wall)
+        for month in {months.bounds(began[rules.name])[0], months.bounds(wall)[0]}:
+            first, last = max(month, began[rules.name]), min(months.bounds(month)[1], wall)
             kw = max(0.0, peaks.get(month, 0.0) / 1000 - rules.above_kw)
             expected += kw * max(0.0, last - first) / (months.bounds(month)[1] - month)
         assert kw_months(demand, rules, wall) == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -352,7 +354,7 @@ def quarter_hours(count: int, watts: float = 500.0) -> Iterator[Tick]:
         yield Tick(
             Instant(START_MONOTONIC + at, start + at),
             AcceleratorReading((GPU,), (GpuSample(GPU.uuid, START_MONOTONIC + at, 1000.0 + watts * at, watts),)),
-            owners={"s": Ownership("s", frozenset({GPU.uuid}), Attribution.CONFIGURED, has_counters=False)},
+            owners={"s": Ownership("s", frozenset({GPU.uuid}), Attribution.CONFIGURED, model="m", has_counters=False)},
         )
 
 
@@ -382,11 +384,34 @@ def test_what_is_priced_late_is_priced_once() -> None:
     assert of_cost(once, "energy") == pytest.approx(500.0 * 1800 / 3.6e6 * 0.2)
 
 
-def test_a_late_price_is_no_cost_of_this_minutes_tokens() -> None:
-    books = play(quarter_hours(2), LATE_TARIFF)[-1]
-    assert books.servers["s"].window
-    priced = price_late(books, replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)])))
-    assert priced.servers["s"].window == ()
+def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio() -> None:
+    """A feed that tells each quarter-hour when it is over must not take the live ratios away four times an hour."""
+    prices = PriceCurve.of([PriceInterval(START_WALL - 1000.0, START_WALL + 60.0, 0.2)])
+    known = replace(LATE_TARIFF, curve=prices, window_seconds=1000.0, rates=(Rate("hardware", 0.0003),))
+    books = play(quarter_hours(2), known)[-1]
+    assert books.servers["s"].window[-1].unpriced_joules > 0.0
+    everything = replace(known, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    priced = price_late(books, everything)
+    assert of_cost(priced, "energy") > of_cost(books, "energy")
+
+    def rises(of: Books) -> list[tuple[float, float, float, float]]:
+        window = of.servers["s"].window
+        first = window[0]
+        return [
+            (
+                sample.at_seconds,
+                sample.joules["m"] - first.joules["m"],
+                sample.energy_cost["m"] - first.energy_cost["m"],
+                sample.full_cost["m"] - first.full_cost["m"],
+            )
+            for sample in window
+        ]
+
+    for before, after in zip(rises(books), rises(priced), strict=True):
+        assert after == pytest.approx(before)
+    following = play(list(quarter_hours(3))[19:20], everything, priced)[-1]
+    costs = [of.servers["s"].window[-1].energy_cost["m"] for of in (priced, following)]
+    assert costs[1] - costs[0] == pytest.approx(500.0 * 100.0 / 3.6e6 * 0.2)
 
 
 @given(st.lists(st.sampled_from([0.1, 0.3, -0.2, None]), min_size=4, max_size=4), st.lists(st.integers(0, 3)))
@@ -428,6 +453,21 @@ def test_rows_are_kept_while_something_can_still_be_added() -> None:
     )  # fmt: skip
     assert open_from(silent.gpus, silent.at.wall_seconds if silent.at else 0.0) == every[-1].at.wall_seconds
     assert min(without_closed(silent).rows) <= every[-1].at.wall_seconds
+
+
+def test_a_clock_that_was_years_ahead_for_a_while_does_not_end_the_demand_charge() -> None:
+    rules = DemandRules(price_per_kw_month=10.0)
+    policy = replace(LATE_TARIFF, demand=(rules,))
+    ahead = 12 * 365 * 86400.0
+    books = play(
+        (
+            replace(tick, at=replace(tick.at, wall_seconds=tick.at.wall_seconds + (ahead if 10 < n < 20 else 0.0)))
+            for n, tick in enumerate(quarter_hours(8, watts=700.0))
+        ),
+        policy,
+    )[-1]
+    assert books.at is not None
+    assert peak_watts(books.demand["demand"], rules, books.at.wall_seconds) == pytest.approx(700.0)
 
 
 def test_the_contracts_months_may_begin_on_another_day() -> None:

@@ -23,6 +23,7 @@ from tpw.model import (
     GpuFault,
     GpuSample,
     HostSample,
+    InFlight,
     Instant,
     Load,
     Ownership,
@@ -82,6 +83,20 @@ class Moment:
     """By server: what its processes used of every GPU it owns; None or not there: the driver does not tell."""
     instances: tuple[float, ...] = ()
     """Weights of the instances of the first GPU; empty: it is not partitioned. Server n sits on the n-th."""
+    in_flight: tuple[int, ...] = ()
+    """By server: output tokens of requests in work that its counter does not hold yet. Not there: it does not tell."""
+    told: tuple[bool, ...] = ()
+    """By GPU: whether a meter knows of it at all. Not there: it does."""
+    meters: tuple[str, ...] = ("cpu",)
+    """Components of the host that are read: cpu, dram, psys, node."""
+    other_joules: float = 0.0
+    """What the node used beside boards, CPU and memory; memory takes a third of what the CPU does."""
+    restart: bool = False
+    """Whether the daemon was killed and started anew before it."""
+    policy: int = 0
+    """Which rules are in force."""
+    clock_step: float = 0.0
+    """By how much the wall clock was set in between."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +141,52 @@ def stretches(draw: st.DrawFn, *, method: EnergyMethod = EnergyMethod.COUNTER) -
     )
 
 
+@st.composite
+def eventful(draw: st.DrawFn, *, policies: int) -> Stretch:
+    """A node to which everything happens: restarts, reloads, a driver that comes late, clocks that are set, meters of the
+    host that come and go."""
+    stretch = draw(stretches())
+    gpus, servers = len(stretch.gpus), len(stretch.servers)
+    reloads, clocks = draw(st.booleans()), draw(st.booleans())
+    first = draw(st.integers(0, policies - 1))
+    moments_ = []
+    for moment in stretch.moments:
+        # Now and then hours pass at once: the daemon was down, or its machine slept.
+        long = draw(st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.0, 900.0, 7200.0, 90_000.0, 20 * 86400.0]))
+        more = 1.0 + long / moment.seconds
+        moments_.append(
+            replace(
+                moment,
+                seconds=moment.seconds + long,
+                joules=tuple(joules * more for joules in moment.joules),
+                host_joules=moment.host_joules * more,
+                tokens=moment.tokens if draw(st.booleans()) else tuple((0, 0, 0) for _ in range(servers)),
+                in_flight=tuple(draw(st.sampled_from([0, 0, 7, 120])) for _ in range(servers)),
+                told=tuple(draw(st.sampled_from([True, True, True, False])) for _ in range(gpus)),
+                meters=draw(
+                    st.sampled_from(
+                        [("cpu",), ("cpu", "dram"), ("cpu", "dram", "node"), ("psys", "cpu"), ("node",), ()]
+                    )
+                ),
+                other_joules=draw(st.sampled_from([0.0, 40.0, 200.0])) * (moment.seconds + long),
+                restart=long > 0.0 or draw(st.sampled_from([False, False, False, True])),
+                policy=draw(st.integers(0, policies - 1)) if reloads else first,
+                clock_step=draw(st.sampled_from([0.0] * 6 + [-7200.0, 3600.0, 40 * 86400.0])) if clocks else 0.0,
+            )
+        )
+    return replace(stretch, moments=tuple(moments_))
+
+
 def ticks(stretch: Stretch) -> list[Tick]:
     """The ticks of a stretch, the first look included."""
     wall, mono = START_WALL, START_MONOTONIC
     joules = [1000.0 * (i + 1) for i in range(len(stretch.gpus))]
-    host = 50.0
+    host = {"cpu": 50.0, "dram": 20.0, "psys": 90.0, "node": 1000.0}
     prompt = [0.0] * len(stretch.servers)
     cached = [0.0] * len(stretch.servers)
     output = [0.0] * len(stretch.servers)
     lives = [0] * len(stretch.servers)
+    births: list[float | None] = [None] * len(stretch.servers)
     silent = Moment(
         0.0,
         tuple(0.0 for _ in stretch.gpus),
@@ -149,10 +201,17 @@ def ticks(stretch: Stretch) -> list[Tick]:
     for moment in (silent, *stretch.moments):
         wall += moment.seconds
         mono += moment.seconds
-        host += moment.host_joules
+        wall += moment.clock_step
+        host["cpu"] += moment.host_joules
+        host["dram"] += moment.host_joules / 3.0
+        host["psys"] += moment.host_joules * 4.0 / 3.0
+        host["node"] += moment.host_joules * 4.0 / 3.0 + moment.other_joules + sum(moment.joules)
+        told = [gpu for i, gpu in enumerate(stretch.gpus) if not moment.told or moment.told[i]]
         samples, faults = [], []
         for i, gpu in enumerate(stretch.gpus):
             joules[i] += moment.joules[i]
+            if gpu not in told:
+                continue
             if moment.heard[i]:
                 watts = moment.joules[i] / moment.seconds if moment.seconds else 100.0
                 samples.append(GpuSample(gpu.uuid, mono, joules[i], watts, utilization_ratio=0.5))
@@ -162,6 +221,7 @@ def ticks(stretch: Stretch) -> list[Tick]:
         for i, name in enumerate(stretch.servers):
             if moment.answers[i] == "restart":
                 lives[i] += 1
+                births[i] = wall
                 prompt[i] = cached[i] = output[i] = 0.0
             prompt[i] += moment.tokens[i][0]
             cached[i] += moment.tokens[i][1]
@@ -181,6 +241,8 @@ def ticks(stretch: Stretch) -> list[Tick]:
                             TokenSeries(Role.OUTPUT, "m", "output", output[i]),
                         ),
                         (Load("m", float(moment.running[i]), 0.0),),
+                        started_wall_seconds=births[i],
+                        in_flight=tuple(InFlight("m", float(made)) for made in moment.in_flight[i : i + 1] if made),
                     )
                 )
             elif moment.answers[i] == "fault":
@@ -188,8 +250,8 @@ def ticks(stretch: Stretch) -> list[Tick]:
         made.append(
             Tick(
                 Instant(mono, wall),
-                AcceleratorReading(stretch.gpus, tuple(samples), tuple(faults)),
-                (HostSample("cpu", mono, host, max_power_watts=1000.0),),
+                AcceleratorReading(tuple(told), tuple(samples), tuple(faults)),
+                tuple(HostSample(name, mono, host[name], max_power_watts=10_000.0) for name in moment.meters),
                 tuple(looks),
                 {
                     name: Ownership(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import fsum
 from pathlib import Path
 from textwrap import dedent
@@ -14,7 +16,7 @@ from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
-from tpw.model import PriceInterval
+from tpw.model import Gpu, GpuSample, PriceInterval, Reason, SourceError
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
@@ -55,6 +57,116 @@ def reload(daemon: Daemon, new: Config) -> None:
         daemon.look_again()
         thread.join(0.01)
     assert failures == []
+
+
+class Beside(SimulatedMeter):
+    """Another meter of the same boards, whose counters stand elsewhere and which cannot tell their processes."""
+
+    name = "beside"
+
+    def read(self, uuid: str) -> GpuSample:
+        return replace(super().read(uuid), energy_joules=7.0e6)
+
+    def holders(self, uuid: str) -> frozenset[int] | None:
+        return None
+
+
+def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_tells() -> None:
+    somebody = frozenset({1})
+    first = SimulatedMeter(2, holders=lambda: {0: somebody, 1: somebody})
+    daemon = Daemon(config("[0]"), accelerators=[first, Beside(2)])
+    daemon.look()
+    begun = daemon.snapshot
+    for _ in range(3):
+        daemon.look_again()
+    ended = daemon.snapshot
+    daemon.stop()
+
+    for uuid, account in ended.books.gpus.items():
+        of_board = [posting for key, posting in ended.books.postings.items() if key.gpu == uuid]
+        passed = ended.at.monotonic_seconds - begun.at.monotonic_seconds
+        assert sum(posting.seconds for posting in of_board) == pytest.approx(passed, abs=1e-5)
+        before, after = begun.books.gpus[uuid].sample, account.sample
+        assert before is not None and after is not None
+        used = (after.energy_joules or 0.0) - (before.energy_joules or 0.0)
+        assert sum(posting.joules for posting in of_board) == pytest.approx(used)
+    assert daemon.holders() == dict.fromkeys(ended.books.gpus, somebody)
+    assert [note for note in ended.notes if "told by several meters" in note] == [
+        f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
+        for uuid in ended.books.gpus
+    ]
+
+
+@pytest.mark.parametrize(
+    "money",
+    [
+        "energy: {kind: flat, price_per_kwh: 0.2}}",
+        "}\nreferences: [{name: rented, price_per_gpu_hour: 2.7}]",
+    ],
+)
+def test_money_in_the_books_is_not_relabelled(tmp_path: Path, money: str) -> None:
+    def euro(currency: str) -> Config:
+        return load(
+            "host: {meters: []}\ndiscovery: {processes: false}\nservers: [{name: big, gpus: [0], model: m}]\n"
+            f"tariff: {{currency: {currency}, {money}"
+        )
+
+    daemon = Daemon(
+        euro("EUR"), BooksFile(tmp_path), accelerators=[SimulatedMeter(1, holders=lambda: {0: frozenset({1})})]
+    )
+    daemon.look()
+    daemon.look_again()
+    with pytest.raises(CurrencyError, match=r"tariff\.currency is USD, but the books .* hold EUR"):
+        daemon.reload(euro("USD"))
+    daemon.stop()
+    file = BooksFile(tmp_path)
+    with pytest.raises(CurrencyError, match=r"new --state\.dir"):
+        Daemon(euro("USD"), file, accelerators=[SimulatedMeter(1)])
+    file.close()
+
+
+class Late(SimulatedMeter):
+    """A driver that is not there at first."""
+
+    there = True
+
+    def open(self) -> None:
+        if not self.there:
+            raise SourceError(Reason.ABSENT, "no driver yet")
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return super().gpus() if self.there else ()
+
+
+def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_still(tmp_path: Path) -> None:
+    """By then prices were asked for again, with no board in sight that would need old ones."""
+    meter = Late(1)
+    first = Daemon(config("[0]"), BooksFile(tmp_path), accelerators=[meter])
+    first.look()
+    first.look_again()
+    first.stop()
+
+    meter.there = False
+    later = Daemon(
+        config("[0]"), BooksFile(tmp_path), accelerators=[meter], wall=lambda: time.time() + 20 * 3600.0, clock=hasty()
+    )
+    later.look()
+    reload(later, config("[0]"))
+    meter.there = True
+    deadline = time.monotonic() + 10.0
+    while not any(account.up for account in later.snapshot.books.gpus.values()) and time.monotonic() < deadline:
+        later.look_again()
+    postings = later.snapshot.books.postings.values()
+    later.stop()
+    assert sum(posting.seconds for posting in postings) == pytest.approx(20 * 3600.0, rel=1e-2)
+    assert sum(posting.cost["energy"] for posting in postings) > 0.0
+    assert sum(posting.unpriced_joules for posting in postings) == 0.0
+
+
+def hasty() -> Callable[[], float]:
+    """A monotonic clock at twenty times its speed, so that nobody waits for a driver that is tried again."""
+    begun = time.monotonic()
+    return lambda: begun + 20.0 * (time.monotonic() - begun)
 
 
 def owned(daemon: Daemon) -> set[int]:
@@ -332,7 +444,12 @@ def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> N
     assert after.postings == before.postings
     assert after.rows == before.rows
     assert after.month_kwh == before.month_kwh
-    assert after.demand == before.demand or not daemon._policy.demand
+    if name == "other charges":  # windows of another length begin anew; what has accrued stands
+        (stood,), (stands,) = before.demand.values(), after.demand.values()
+        assert (stands.booked_kw_months, stands.closed_kw_months) == (stood.booked_kw_months, stood.closed_kw_months)
+        assert stands.peak_watts >= stood.peak_watts
+    else:
+        assert after.demand == before.demand or not daemon._policy.demand
 
     energy, facility = there.sum("energy"), there.sum("facility_joules")
     for _ in range(20):

@@ -125,7 +125,7 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     books = snapshot.books
     accounts = sorted(books.gpus.values(), key=_by_index)
     sums = Sums.of(books)
-    energy_priced = bool(books.currency) and (bool(snapshot.prices.currency) or "energy" in sums.components)
+    energy_priced = snapshot.energy_priced
     components = sums.components | {"energy"} if energy_priced else sums.components
     ordered = tuple(sorted(components)) if books.currency else ()
     for account in accounts:

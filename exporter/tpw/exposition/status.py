@@ -229,7 +229,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
     gpus = [_gpu(account, owners.get(account.gpu.uuid, []), books) for account in accounts]
     watched = {source.name[7:] for source in snapshot.sources if source.name.startswith("server:")}
     servers = [
-        _server(server, books, watched=name in watched)
+        _server(server, books, watched=name in watched, priced=snapshot.energy_priced)
         for name, server in sorted(books.servers.items())
         if name in watched or server.up or server.gpus
     ]
@@ -312,7 +312,7 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuS
         memory_used_bytes=sample.memory_used_bytes if sample else None,
         memory_total_bytes=sample.memory_total_bytes if sample else None,
         temperature_celsius=sample.temperature_celsius if sample else None,
-        energy_method=str(gpu.energy_method),
+        energy_method=str(account.method),
         method_note=gpu.method_note,
         calibration=None
         if account.calibration is None
@@ -345,8 +345,8 @@ def _booked(postings: list[Posting]) -> StateStatus:
     )
 
 
-def _server(server: ServerAccount, books: Books, *, watched: bool) -> ServerStatus:
-    ratios = live_ratios(server, priced=bool(books.currency))
+def _server(server: ServerAccount, books: Books, *, watched: bool, priced: bool) -> ServerStatus:
+    ratios = live_ratios(server, priced=priced)
     booked = {key[2] for key in books.postings if key[1] == server.name}
     counted = {model for model, _ in server.tokens}
     models = sorted(booked.union(server.models, counted)) or [UNKNOWN_MODEL]

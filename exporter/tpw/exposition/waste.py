@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import fsum
 
-from tpw.ledger.books import Books
 from tpw.model import State
 from tpw.snapshot import Snapshot
 
@@ -32,6 +31,8 @@ class _Mark:
     at_seconds: float
     cost: float
     currency: str
+    late_joules: float
+    """Priced when their price arrived: money of another time, after which a rate begins anew."""
 
 
 class WasteTrend:
@@ -42,30 +43,31 @@ class WasteTrend:
 
     def observe(self, snapshot: Snapshot) -> Waste | None:
         """Take note of a snapshot; the rate up to it, or None while there is no earlier one or nothing is priced."""
-        books = snapshot.books
-        if not books.currency:
+        if not snapshot.books.currency:
             return None
+        now = _mark(snapshot)
         marks = self._marks
-        now = snapshot.at.monotonic_seconds
-        if marks and (now < marks[-1].at_seconds or marks[-1].currency != books.currency):
+        last = marks[-1] if marks else now
+        if now.at_seconds < last.at_seconds or (now.currency, now.late_joules) != (last.currency, last.late_joules):
             marks = ()
-        if not marks or now - marks[-1].at_seconds >= _SPACING_SECONDS:
-            kept = [mark for mark in marks if now - mark.at_seconds <= _WINDOW_SECONDS]
+        if not marks or now.at_seconds - last.at_seconds >= _SPACING_SECONDS:
+            kept = [mark for mark in marks if now.at_seconds - mark.at_seconds <= _WINDOW_SECONDS]
             if not kept:
-                kept = [mark for mark in marks[-1:] if now - mark.at_seconds <= _LONGEST_SECONDS]
-            self._marks = marks = (*kept, _Mark(now, _wasted(books), books.currency))
+                kept = [mark for mark in marks[-1:] if now.at_seconds - mark.at_seconds <= _LONGEST_SECONDS]
+            self._marks = marks = (*kept, now)
         first = marks[0]
-        span = now - first.at_seconds
+        span = now.at_seconds - first.at_seconds
         if span <= 0.0:
             return None
-        cost = marks[-1].cost if marks[-1].at_seconds == now else _wasted(books)
-        return Waste((cost - first.cost) / span * 3600.0, span)
+        return Waste((now.cost - first.cost) / span * 3600.0, span)
 
 
-def _wasted(books: Books) -> float:
+def _mark(snapshot: Snapshot) -> _Mark:
     """Everything that parked and idle time has cost, credit subtracted."""
-    return fsum(
-        fsum(posting.cost.values()) - posting.credit
-        for key, posting in books.postings.items()
-        if key.state is not State.ACTIVE
+    wasted = [posting for key, posting in snapshot.books.postings.items() if key.state is not State.ACTIVE]
+    return _Mark(
+        snapshot.at.monotonic_seconds,
+        fsum(fsum(posting.cost.values()) - posting.credit for posting in wasted),
+        snapshot.books.currency,
+        fsum(posting.late_priced_joules for posting in wasted),
     )

@@ -159,13 +159,6 @@ class _Reader:
             return []
         return value
 
-    def _choice(self, section: Mapping[str, object], where: str, key: str, choices: Mapping[str, object]) -> str:
-        value = self._text(section, where, key)
-        if value and value not in choices:
-            self.problems.append(f"{where}.{key} is {value!r}; possible are: {', '.join(choices)}")
-            return ""
-        return value
-
     # ------------------------------------------------------------------------------------------------------------ TLS
 
     def _tls(self, value: object) -> tuple[ssl.SSLContext | None, frozenset[str] | None]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from tpw.ledger.attribution import Activity, activity, divide
 from tpw.ledger.booking import Entries, Meter, book_demand, book_joules, book_standing, book_time, extend
 from tpw.ledger.books import (
+    LONGEST_SECONDS,
     Books,
     Check,
     Division,
@@ -43,8 +44,6 @@ from tpw.model import (
     State,
     TokenKind,
 )
-
-_NO_RISE: Mapping[tuple[str, TokenKind], float] = {}
 
 _SCAN_SECONDS = 60.0
 """Servers are looked for at least this often: one whose process is younger came up under watch."""
@@ -80,9 +79,10 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         The books up to ``tick.at``. No counter in them is lower than before.
     """
     elapsed = _elapsed(books, tick.at)
+    now = tick.at.wall_seconds
+    since = now - elapsed
     looked = _servers(books, tick)
     entries = Entries()
-    now = tick.at.wall_seconds
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
     accounts = dict(books.gpus)
@@ -90,7 +90,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     everyone: list[Shares] = []
     for gpu in tick.accelerators.gpus:
         account = accounts.get(gpu.uuid)
-        first = account is None
+        seconds = 0.0 if account is None else _passed(account, elapsed, now)
         account = GpuAccount(gpu) if account is None else account
         if account.gpu is not gpu and account.gpu != gpu:
             account = _probed_again(account, gpu)
@@ -99,7 +99,6 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         busy = sample.utilization_ratio if sample else None
         division = divide(gpu.uuid, tick.owners, looked.activities, busy, parts)
         whose = division.shares
-        seconds = 0.0 if first else elapsed
         if seconds > 0.0:
             book_time(entries, whose, now - seconds, now, policy)
             everyone.append(whose)
@@ -109,15 +108,19 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         steps[gpu.uuid] = step
     seen = {gpu.uuid for gpu in tick.accelerators.gpus}
     for uuid, account in accounts.items():
-        if uuid not in seen and account.up:
-            accounts[uuid] = replace(account, up=False, sample=None)
+        if uuid not in seen and account.away_since_seconds is None:
+            accounts[uuid] = replace(account, up=False, sample=None, away_since_seconds=since)
 
     booked = sum(step.joules for step in steps.values() if step.joules)
-    hosts, host_share, carry = _hosts(books, tick, policy, accounts, booked)
+    of_node = sum(
+        _since(books.host_share.since_seconds, accounts[uuid].pending, step.joules)
+        for uuid, step in steps.items()
+        if step.joules
+    )
+    hosts, host_share, carry = _hosts(books, tick, policy, accounts, of_node)
     given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
     host_factor = given / booked if given > 0.0 else 0.0
-    if elapsed > 0.0:
-        book_standing(entries, everyone, now - elapsed, now, policy)
+    standing_since = _standing(books.standing_since_seconds, entries, everyone, since, now, policy)
     meter = Meter(dict(books.month_kwh))
     for uuid, step in steps.items():
         if step.joules is None:
@@ -143,11 +146,26 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         host_share=host_share,
         servers=servers,
         rows=entries.filed(books.rows),
-        served=serve(books.served, books.servers, servers, now - elapsed, now),
+        served=serve(books.served, books.servers, servers, since, now),
         month_kwh=_recent(meter.month_kwh),
+        standing_since_seconds=standing_since,
         demand=demand,
         polls=books.polls + 1,
     )
+
+
+def _standing(
+    waiting_since: float | None, entries: Entries, whose: list[Shares], since: float, now: float, policy: Policy
+) -> float | None:
+    """Charges of the contract, with those that waited. Returns since when they wait: without a GPU nobody shares them."""
+    if not policy.standing or since >= now:
+        return waiting_since if policy.standing else None
+    if waiting_since is not None:
+        since = min(since, max(waiting_since, now - LONGEST_SECONDS))
+    if not whose:
+        return since
+    book_standing(entries, whose, since, now, policy)
+    return None
 
 
 def _recent(month_kwh: dict[float, float]) -> dict[float, float]:
@@ -160,8 +178,19 @@ def _elapsed(books: Books, now: Instant) -> float:
     if books.at is None:
         return 0.0
     if books.resumed:
-        return max(0.0, now.wall_seconds - books.at.wall_seconds)
+        return _believed(now.wall_seconds - books.at.wall_seconds)
     return max(0.0, now.monotonic_seconds - books.at.monotonic_seconds)
+
+
+def _passed(account: GpuAccount, elapsed: float, now: float) -> float:
+    """Time of a GPU since it was last booked: since the last tick, or since it was last told."""
+    away = account.away_since_seconds
+    return elapsed if away is None else max(elapsed, _believed(now - away))
+
+
+def _believed(seconds: float) -> float:
+    """What the wall clock says has passed, where that can be true."""
+    return seconds if 0.0 < seconds <= LONGEST_SECONDS else 0.0
 
 
 # -------------------------------------------------------------------------------------------------------------- servers
@@ -189,8 +218,11 @@ def _servers(books: Books, tick: Tick) -> _Looked:
         if isinstance(look, ServerFault):
             accounts[look.server] = replace(before, up=False, active=False, loads=()) if before.up else before
             continue
-        counted = count(before, look)
-        accounts[look.server] = counted.account
+        looked = before.looked_wall_seconds
+        if looked is None and books.resumed and books.at is not None:
+            looked = books.at.wall_seconds
+        counted = count(before, look, looked)
+        accounts[look.server] = replace(counted.account, looked_wall_seconds=tick.at.wall_seconds)
         risen[look.server] = counted.risen
         moved[look.server] = counted.moved
     activities: dict[str, Activity] = {}
@@ -255,7 +287,7 @@ def _look(
         pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, division.shares)
     if sample is None:
         # Without a reading the time stays pending as long as a counter may still tell what was used in it.
-        account = replace(account, up=False, sample=None, division=division)
+        account = replace(account, up=False, sample=None, division=division, away_since_seconds=None)
         if is_too_late(account, now, policy.interval_seconds):
             return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), Step()
         return replace(account, pending=pending), Step()
@@ -289,10 +321,19 @@ def _look(
             throttle_seconds=throttle,
             throttle_raw=throttle_raw,
             division=division,
+            away_since_seconds=None,
             calibration=calibration,
         ),
         step,
     )
+
+
+def _since(start_seconds: float | None, pending: tuple[Pending, ...], joules: float) -> float:
+    """What of these joules was used after a moment."""
+    if start_seconds is None or not pending or pending[0].start_seconds >= start_seconds:
+        return joules
+    after = sum(max(0.0, piece.end_seconds - max(piece.start_seconds, start_seconds)) for piece in pending)
+    return joules * after / _length(pending)
 
 
 def _length(pending: Iterable[Pending]) -> float:
@@ -317,7 +358,7 @@ def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, floa
 
 
 def _hosts(
-    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], booked_joules: float
+    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], of_node_joules: float
 ) -> tuple[Mapping[str, HostAccount], HostShare, float]:
     """The host's accounts, by which rule it is shared, and the joules there are to share."""
     hosts = books.hosts
@@ -343,8 +384,8 @@ def _hosts(
         books.host_carry_joules,
         rises,
         hosts,
-        booked_joules,
-        tick.at.monotonic_seconds,
+        of_node_joules,
+        tick.at,
         boards_hold_cpu=boards_hold_cpu,
     )
     return hosts, share, carry

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tpw.ledger.books import ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
+from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
-from tpw.tariff.demand import Demand, kw_months, recorded, settled
+from tpw.tariff.demand import Demand, kw_months, recorded, settled, turned_back
 
 JOULES_PER_KWH = 3.6e6
 
@@ -22,8 +22,9 @@ _NO_DEMAND = Demand()
 _MAX_PENDING = 512
 """Pieces kept for a GPU that does not answer for a long time; above it the oldest two become one."""
 
-_MAX_CUT_SECONDS = 62 * 86400.0
-"""A longer stretch is a clock that was wrong: it is booked whole, where it ends."""
+_DAY_SECONDS = 86400.0
+_FINE_SECONDS = 9 * _DAY_SECONDS
+"""For so long, and a day more than prices can come late, quarter-hours matter."""
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Entries:
         result = dict(postings)
         for entries in self._made.values():
             for key, entry in entries.items():
-                result[key] = result.get(key, NOTHING).plus(entry.freeze())
+                _add(result, key, entry.freeze())
         return result
 
     def filed(self, rows: Rows) -> Rows:
@@ -92,25 +93,37 @@ class Entries:
         for start, entries in self._made.items():
             row = dict(result.get(start, {}))
             for key, entry in entries.items():
-                row[key] = row.get(key, NOTHING).plus(entry.freeze())
+                _add(row, key, entry.freeze())
             result[start] = row
         return result
 
 
+def _add(postings: dict[PostingKey, Posting], key: PostingKey, added: Posting) -> None:
+    before = postings.get(key)
+    postings[key] = added if before is None else before.plus(added)
+
+
 def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:
-    """[start, end) cut at the borders of the rows: (start, end, row). A stretch without length is one piece."""
+    """[start, end) cut at the borders of the rows: (start, end, row). One without length is one piece; one that is too long
+    to be true lies whole where it ends. What is more than nine days before the end is cut by days, each of which lies in
+    its noon (UTC): after weeks of silence nobody knows more of it, and a week of rows is as much as fits into memory."""
     row = start_seconds // ROW_SECONDS * ROW_SECONDS
     if end_seconds <= row + ROW_SECONDS:
         yield start_seconds, end_seconds, row
         return
-    if end_seconds - start_seconds > _MAX_CUT_SECONDS:
+    if end_seconds - start_seconds > LONGEST_SECONDS:
         yield start_seconds, end_seconds, end_seconds // ROW_SECONDS * ROW_SECONDS
         return
     at = start_seconds
+    while at < end_seconds - _FINE_SECONDS:
+        day = at // _DAY_SECONDS * _DAY_SECONDS
+        yield at, day + _DAY_SECONDS, day + 0.5 * _DAY_SECONDS
+        at = day + _DAY_SECONDS
     while at < end_seconds:
+        row = at // ROW_SECONDS * ROW_SECONDS
         until = min(row + ROW_SECONDS, end_seconds)
         yield at, until, row
-        at, row = until, row + ROW_SECONDS
+        at = until
 
 
 def book_time(entries: Entries, shares: Shares, start_seconds: float, end_seconds: float, policy: Policy) -> None:
@@ -267,7 +280,7 @@ def book_demand(
     result = {name: state for name, state in before.items() if now < state.month_end_seconds}
     amount = 0.0
     for rules in policy.demand:
-        state = before.get(rules.name, _NO_DEMAND)
+        state = turned_back(before.get(rules.name, _NO_DEMAND), rules, now)
         for (start, end), joules in meter.spans.items():
             state = recorded(state, rules, start, end, joules)
         state = settled(state, rules, open_from)
@@ -289,12 +302,14 @@ def extend(pending: tuple[Pending, ...], start: float, end: float, shares: Share
         return (Pending(start, end, shares),)
     last = pending[-1]
     if last.shares == shares:
-        # The lengths add up and the end is now: the wall clock may have been set in between.
-        seconds = (last.end_seconds - last.start_seconds) + (end - start)
-        return (*pending[:-1], Pending(end - seconds, end, shares))
+        return (*pending[:-1], _joined(last, Pending(start, end, shares)))
     grown = (*pending, Pending(start, end, shares))
     if len(grown) > _MAX_PENDING:
-        first, second = grown[0], grown[1]
-        merged = Pending(first.start_seconds, second.end_seconds, second.shares)
-        grown = (merged, *grown[2:])
+        grown = (_joined(grown[0], grown[1]), *grown[2:])
     return grown
+
+
+def _joined(first: Pending, second: Pending) -> Pending:
+    """Both as one piece. The lengths add up and the end stands: the wall clock may have been set in between."""
+    seconds = (first.end_seconds - first.start_seconds) + (second.end_seconds - second.start_seconds)
+    return Pending(second.end_seconds - seconds, second.end_seconds, second.shares)

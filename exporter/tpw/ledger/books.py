@@ -119,6 +119,9 @@ class Served:
 ROW_SECONDS = 900.0
 """Length of an interval of the books: a quarter of an hour, as meters and markets have it, counted in UTC."""
 
+LONGEST_SECONDS = 62 * 86400.0
+"""More between two looks is a clock that was wrong, or a machine that was put away: it is not booked as time."""
+
 Rows = Mapping[float, Mapping[PostingKey, Posting]]
 """Start of the interval -> what was booked for it, by key."""
 
@@ -205,6 +208,9 @@ class GpuAccount:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
+    away_since_seconds: float | None = None
+    """Unix time since which no meter tells it (a driver that is not there yet). None while one does. The time between is
+    booked when it is back."""
     calibration: Calibration | None = None
     """In force for what is booked now. The baselines stay as the meter shows them."""
     division: Division | None = None
@@ -242,6 +248,8 @@ class HostShare:
     """Of boards and host since the node's last reading: what its next one holds already."""
     owed_joules: float = 0.0
     """Booked above what the node used."""
+    since_seconds: float | None = None
+    """Unix time from which on the node tells what it used: what boards used before is none of that."""
     release_watts: float = 0.0
     """How fast carried joules are given out; 0: all at once."""
 
@@ -276,6 +284,8 @@ class ServerAccount:
     """Whether it was working at its last look."""
     since_wall_seconds: float | None = None
     """When it was first watched: counters of a process that began later are counted from 0."""
+    looked_wall_seconds: float | None = None
+    """When it was last read. None: not by this process."""
     engine: str = ""
     cadence: Cadence = Cadence.UNKNOWN
     version: str = ""
@@ -330,6 +340,8 @@ class Books:
     """Facility kWh that were priced, by start of the billing month: what the steps of a price count."""
     demand: Mapping[str, Demand] = field(default_factory=dict)
     """Where the month's peaks stand, by name of the charge."""
+    standing_since_seconds: float | None = None
+    """Unix time since which charges of the contract wait for a GPU to share them. None: nothing waits."""
     host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 Rises are taken series by series, then summed: with several ranks one may restart while the others grow. A counter that
 fell began again at 0, so what it shows is its rise. A server seen for the first time tells a baseline, not a rise, unless
-its process began while it was being watched. The kinds are then made disjoint.
+its process began while it was being watched; and so does another one that is found in its place. The kinds are then made
+disjoint.
 
 Tokens of requests in work, where a server tells them, come on top of what its counter rose by. They may go away uncounted
 (a server that is killed takes its requests with it): what was told stands, because a counter never falls, and the server's
@@ -31,6 +32,22 @@ class Count:
     """Whether any token counter moved."""
 
 
+_CLOCK_SECONDS = 60.0
+"""By how much the clock of another machine may be behind ours."""
+
+
+def _is_elder(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
+    """Whether this is another server under the same name, which was there before the last look already: an address that
+    was changed, or one behind which several servers answer in turn. What it counted so far was not counted here."""
+    return (
+        reading.identity.startswith("page:")
+        and account.identity not in ("", reading.identity)
+        and reading.started_wall_seconds is not None
+        and looked_wall_seconds is not None
+        and reading.started_wall_seconds < looked_wall_seconds - _CLOCK_SECONDS
+    )
+
+
 def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
     """Whether all counters of this look began at 0 after the last look (or, the first time, under watch)."""
     if not account.series:
@@ -48,10 +65,11 @@ def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
     return any(values.get(key, 0.0) < value for key, value in account.series.items())
 
 
-def count(account: ServerAccount, reading: ServerReading) -> Count:
-    """Add one look to a server's account."""
-    from_zero = _from_zero(account, reading)
-    known = account.series
+def count(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None = None) -> Count:
+    """Add one look to a server's account. ``looked_wall_seconds`` is when it was looked at last, where that is known."""
+    elder = _is_elder(account, reading, looked_wall_seconds)
+    from_zero = not elder and _from_zero(account, reading)
+    known = {} if elder else account.series
     first = not known and not from_zero
     raw = dict(known)
     counted = dict(account.counted)

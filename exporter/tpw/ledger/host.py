@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from tpw.ledger.books import HostAccount, HostShare
-from tpw.model import HostMethod
+from tpw.model import HostMethod, Instant
 
 NODE = "node"
 PSYS = "psys"
@@ -77,7 +77,7 @@ def settle(
     rises: Mapping[str, Rise],
     accounts: Mapping[str, HostAccount],
     boards_joules: float,
-    now_seconds: float,
+    now: Instant,
     *,
     boards_hold_cpu: bool,
 ) -> tuple[HostShare, float]:
@@ -88,17 +88,17 @@ def settle(
         carry_joules: what was not given out yet.
         rises: of the components that were read at this tick.
         accounts: of all components, with these readings.
-        boards_joules: what is booked for the boards at this tick.
-        now_seconds: the monotonic instant of the tick.
+        boards_joules: what is booked for the boards at this tick, of the time since ``share.since_seconds``.
+        now: the tick.
         boards_hold_cpu: see :func:`counted`.
 
     Returns:
         The state after, and the joules to give out, these included.
     """
-    fresh = [name for name, account in accounts.items() if _is_fresh(account, now_seconds)]
+    fresh = [name for name, account in accounts.items() if _is_fresh(account, now.monotonic_seconds)]
     method, names = counted(fresh, boards_hold_cpu=boards_hold_cpu)
     booked = share.booked_joules + boards_joules
-    owed, release = share.owed_joules, share.release_watts
+    owed, release, since = share.owed_joules, share.release_watts, share.since_seconds
     if method is not HostMethod.NODE:
         given = sum(rises[name].joules for name in names if name in rises)
         return replace(share, method=method, booked_joules=booked + given, release_watts=0.0), carry_joules + given
@@ -109,8 +109,10 @@ def settle(
             given, owed = beyond(node.joules, booked, owed)
             carry_joules += given
             release = carry_joules / node.gap_seconds
+        else:
+            since = now.wall_seconds
         booked = 0.0
-    return HostShare(method, booked, owed, release), carry_joules
+    return HostShare(method, booked, owed, since, release), carry_joules
 
 
 def given_out(share: HostShare, carry_joules: float, elapsed_seconds: float) -> float:

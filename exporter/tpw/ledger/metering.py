@@ -239,7 +239,10 @@ def measure_host(account: HostAccount, sample: HostSample, interval_seconds: flo
     limit_watts = sample.max_power_watts or DEFAULT_MAX_POWER_WATTS
     gap = 0.0 if account.baseline_at_seconds is None else sample.at_seconds - account.baseline_at_seconds
     joules = 0.0
-    watts = sample.power_watts
+    shown = sample.power_watts
+    if shown is not None and not 0.0 <= shown <= 1.5 * limit_watts:
+        shown = None
+    watts = shown
     if sample.energy_joules is not None:
         if account.baseline_joules is not None and gap > 0.0:
             rise = sample.energy_joules - account.baseline_joules
@@ -248,14 +251,14 @@ def measure_host(account: HostAccount, sample: HostSample, interval_seconds: flo
                 if watts is None:
                     watts = rise / gap
     elif (
-        watts is not None and account.baseline_watts is not None and 0.0 < gap <= _MAX_GAP_INTERVALS * interval_seconds
+        shown is not None and account.baseline_watts is not None and 0.0 < gap <= _MAX_GAP_INTERVALS * interval_seconds
     ):
-        joules = 0.5 * (watts + account.baseline_watts) * gap
+        joules = 0.5 * (shown + account.baseline_watts) * gap
     return joules, HostAccount(
         joules=account.joules + joules,
         power_watts=watts,
         baseline_joules=sample.energy_joules,
-        baseline_watts=sample.power_watts,
+        baseline_watts=shown,
         baseline_at_seconds=sample.at_seconds,
         gap_seconds=max(0.0, gap),
     )

@@ -16,6 +16,7 @@ from tpw.ledger.books import (
     Served,
     ServedRows,
     ServerAccount,
+    WindowSample,
     summed,
 )
 from tpw.ledger.tick import Curve, Policy
@@ -115,8 +116,8 @@ def unpriced_since(books: Books) -> float | None:
 def price_late(books: Books, policy: Policy) -> Books:
     """Price what had no price when it was booked and has one now.
 
-    A row is priced when prices are known for the whole of it, at their mean over its time. The live windows begin anew:
-    money of an hour ago is no cost of this minute's tokens.
+    A row is priced when prices are known for the whole of it, at their mean over its time. It is no cost of this minute's
+    tokens: the live windows have it in all their samples, and so in no rise.
     """
     curve = policy.curve
     if curve is None or unpriced_since(books) is None:
@@ -125,6 +126,7 @@ def price_late(books: Books, policy: Policy) -> Books:
     if not ripe:
         return books
     postings, rows, month_kwh = dict(books.postings), dict(books.rows), dict(books.month_kwh)
+    late: dict[str, dict[str, float]] = {}
     for start in sorted(ripe):
         row = books.rows[start]
         priced_row = dict(row)
@@ -135,9 +137,21 @@ def price_late(books: Books, policy: Policy) -> Books:
             charge, credit, _ = price(start, start + ROW_SECONDS, joules, curve, month_kwh)
             priced_row[key] = replace(_priced(posting, joules, charge, credit), unpriced_joules=0.0)
             postings[key] = _priced(postings.get(key, NOTHING), joules, charge, credit)
+            of_server = late.setdefault(key.server, {})
+            of_server[key.model] = of_server.get(key.model, 0.0) + charge - credit
         rows[start] = priced_row
-    servers = {name: replace(account, window=()) for name, account in books.servers.items()}
+    servers = {
+        name: replace(account, window=tuple(_with_late(sample, late[name]) for sample in account.window))
+        if name in late
+        else account
+        for name, account in books.servers.items()
+    }
     return replace(books, postings=postings, rows=rows, month_kwh=month_kwh, servers=servers)
+
+
+def _with_late(sample: WindowSample, late: Mapping[str, float]) -> WindowSample:
+    """Money of another time, by model, in a sample of now."""
+    return replace(sample, energy_cost=summed(sample.energy_cost, late), full_cost=summed(sample.full_cost, late))
 
 
 def _is_known(curve: Curve, start: float) -> bool:

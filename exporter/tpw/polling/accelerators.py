@@ -253,11 +253,6 @@ class AcceleratorPoller:
         """What the meter noticed and the operator should know, where it notices anything."""
         return tuple(getattr(self._meter, "notes", ()))
 
-    @property
-    def released(self) -> bool:
-        """Whether the driver is let go of on request."""
-        return self._released
-
     def close(self, deadline_seconds: float = 0.0) -> None:
         """Let go of the driver for good and end the thread, waiting no longer than to the given instant."""
         self._let_go(deadline_seconds)

@@ -25,7 +25,6 @@ from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role,
 from tpw.tariff.demand import Demand
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
-_Pairs = list[list[Any]]
 
 
 def dump_posting(posting: Posting) -> str:
@@ -90,6 +89,7 @@ def dump_contract(books: Books) -> str:
     return _encode(
         {
             "month_kwh": [[start, kwh] for start, kwh in books.month_kwh.items()],
+            "standing_since_seconds": books.standing_since_seconds,
             "peaks": {
                 name: {
                     "began_seconds": demand.began_seconds,
@@ -102,6 +102,7 @@ def dump_contract(books: Books) -> str:
                     "earlier_peaks_watts": demand.earlier_peaks_watts,
                     "closed_kw_months": demand.closed_kw_months,
                     "booked_kw_months": demand.booked_kw_months,
+                    "window_seconds": demand.window_seconds,
                 }
                 for name, demand in books.demand.items()
             },
@@ -109,16 +110,20 @@ def dump_contract(books: Books) -> str:
     )
 
 
-def load_contract(text: str) -> tuple[Mapping[float, float], Mapping[str, Demand]]:
-    """(kWh by month, peaks by charge)."""
+def load_contract(text: str) -> Books:
+    """Books with what ``text`` says, and nothing else in them."""
     data = json.loads(text)
-    peaks = {name: _load_demand(state) for name, state in data.get("peaks", {}).items()}
-    return dict(data.get("month_kwh", [])), peaks
+    return Books(
+        month_kwh=dict(data.get("month_kwh", [])),
+        demand={name: _load_demand(state) for name, state in data.get("peaks", {}).items()},
+        standing_since_seconds=data.get("standing_since_seconds"),
+    )
 
 
 def _load_demand(state: Mapping[str, Any]) -> Demand:
     windows, earlier = dict(state.get("windows", [])), tuple(state.get("earlier_peaks_watts", []))
-    return Demand(**{**state, "windows": windows, "earlier_peaks_watts": earlier})
+    known = {name: value for name, value in state.items() if name in Demand.__slots__}
+    return Demand(**{**known, "windows": windows, "earlier_peaks_watts": earlier})
 
 
 def dump_gpu(account: GpuAccount) -> str:
@@ -142,6 +147,7 @@ def dump_gpu(account: GpuAccount) -> str:
                 [piece.start_seconds, piece.end_seconds, [[*key, weight] for key, weight in piece.shares]]
                 for piece in account.pending
             ],
+            "away_since_seconds": account.away_since_seconds,
             "unmetered_seconds": account.unmetered_seconds,
             "anomalies": account.anomalies,
             "throttle_seconds": account.throttle_seconds,
@@ -181,6 +187,7 @@ def load_gpu(uuid: str, text: str) -> GpuAccount:
             )
             for start, end, shares in data.get("pending", [])
         ),
+        away_since_seconds=data.get("away_since_seconds"),
         unmetered_seconds=data.get("unmetered_seconds", 0.0),
         anomalies=data.get("anomalies", {}),
         throttle_seconds=data.get("throttle_seconds", {}),

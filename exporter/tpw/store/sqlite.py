@@ -14,6 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from tpw.store import codec
 FILE_NAME: Final = "books.sqlite"
 LAYOUT: Final = 1
 _FLUSH_SECONDS: Final = 60.0
-_PRUNE_SECONDS: Final = 6 * 3600.0
+_PRUNE_SECONDS: Final = 3600.0
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -75,6 +76,7 @@ class BooksFile:
         """Where an unreadable file was moved to, if one was."""
         self._written = Books()
         self._flushed_at = 0.0
+        self._saved_at = 0.0
         self._pruned_at = 0.0
         self._beneath: dict[float, dict[PostingKey, Posting]] = {}
         self._beneath_served: dict[float, dict[tuple[str, str], Served]] = {}
@@ -138,8 +140,8 @@ class BooksFile:
         at = float(meta["at_wall_seconds"])
         gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
         open_since = open_from(gpus, at) - ROW_SECONDS
-        month_kwh, demand = codec.load_contract(meta.get("contract", "{}"))
-        books = Books(
+        books = replace(
+            codec.load_contract(meta.get("contract", "{}")),
             at=Instant(0.0, at),
             resumed=True,
             currency=meta.get("currency", ""),
@@ -160,8 +162,6 @@ class BooksFile:
                 (open_since, at - LATE_SECONDS),
             ),
             served=served_where(self._connection, "start >= ?", (open_since,)),
-            month_kwh=month_kwh,
-            demand=demand,
             polls=int(meta.get("polls", "0")),
             polls_skipped=int(meta.get("polls_skipped", "0")),
         )
@@ -218,7 +218,11 @@ class BooksFile:
             self._flushed_at = now
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        if not 0.0 <= now - self._pruned_at < _PRUNE_SECONDS:
+        if not 0.0 <= now - self._saved_at < _PRUNE_SECONDS:
+            # Just opened, or the clock was set. One that is years ahead would throw all away: it has to go on for a while.
+            self._pruned_at = now
+        self._saved_at = now
+        if now - self._pruned_at >= _PRUNE_SECONDS:
             self._pruned_at = now
             with contextlib.suppress(sqlite3.Error):
                 self._prune(now - self._keep_seconds)
@@ -239,10 +243,9 @@ class BooksFile:
             self._connection.execute("ROLLBACK")
             raise
 
-    def _intervals(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
+    def _intervals(self, books: Books, old: Books) -> Iterator[tuple[Any, ...]]:
         """Rows that changed. A row that is new in memory may lie on disk already (a clock that was set back): what lies
-        there is kept beneath it."""
-        written: list[tuple[Any, ...]] = []
+        there is kept beneath it. One by one: after a long downtime they are many."""
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
             if known is None and start not in self._beneath:
@@ -250,8 +253,7 @@ class BooksFile:
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
                 posting = beneath[key].plus(value) if key in beneath else value
-                written.append((int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_posting(posting)))
-        return written
+                yield int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_posting(posting)
 
     def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         written: list[tuple[Any, ...]] = []
@@ -274,6 +276,7 @@ class BooksFile:
             if (
                 before is None
                 or account.series != before.series
+                or account.tokens != before.tokens  # those of requests in work move before any series does
                 or account.reference_cost is not before.reference_cost
                 or (account.identity, account.version, account.attribution, account.models)
                 != (before.identity, before.version, before.attribution, before.models)

@@ -66,7 +66,7 @@ class Demand:
     """Where a billing month stands. The empty state has seen nothing."""
 
     began_seconds: float | None = None
-    """When recording began. None: nothing was recorded yet."""
+    """From when on the month is charged: its start, or in its middle. None: nothing was recorded yet."""
     month_start_seconds: float = 0.0
     month_end_seconds: float = 0.0
     peak_watts: float = 0.0
@@ -83,10 +83,13 @@ class Demand:
     """Billed for months that are over."""
     booked_kw_months: float = 0.0
     """How much of what has accrued is in the books."""
+    window_seconds: float = 0.0
+    """Length of the windows that form. 0: that of the rules."""
 
 
 def recorded(state: Demand, rules: DemandRules, start_seconds: float, end_seconds: float, joules: float) -> Demand:
     """The state after ``joules`` that were used evenly over [start, end). In any order of time, down to what is settled."""
+    state = _adopted(state, rules)
     if state.began_seconds is None:
         month, month_end = rules.months.bounds(start_seconds)
         state = replace(
@@ -114,15 +117,19 @@ def settled(state: Demand, rules: DemandRules, until_seconds: float) -> Demand:
     """The state when everything before ``until`` is known: windows and months that are over are closed."""
     if state.began_seconds is None:
         return state
+    state = _adopted(state, rules)
     while True:
         state = _windows_closed(state, rules, min(until_seconds, state.month_end_seconds))
         if until_seconds < state.month_end_seconds:
             return state
-        month, month_end = rules.months.bounds(state.month_end_seconds)
+        # Where months begin on another day from now on, the next is one that has begun already: it is charged from here.
+        over = state.month_end_seconds
+        month, month_end = rules.months.bounds(over)
         peaks = (*state.earlier_peaks_watts, state.peak_watts)
         state = replace(
             state,
-            closed_kw_months=kw_months(state, rules, month),
+            began_seconds=over,
+            closed_kw_months=kw_months(state, rules, over),
             earlier_peaks_watts=peaks[max(0, len(peaks) - rules.ratchet_months) :],
             month_start_seconds=month,
             month_end_seconds=month_end,
@@ -131,14 +138,47 @@ def settled(state: Demand, rules: DemandRules, until_seconds: float) -> Demand:
         )
 
 
+def turned_back(state: Demand, rules: DemandRules, now_seconds: float) -> Demand:
+    """The state at a moment by which the clock was, perhaps, set back: what was recorded ahead of it stays billed, and
+    hides nothing of the time until then."""
+    if state.began_seconds is None or now_seconds >= max(state.month_start_seconds, state.settled_until_seconds):
+        return state
+    if now_seconds >= state.month_start_seconds:
+        return replace(state, settled_until_seconds=now_seconds)
+    month, month_end = rules.months.bounds(now_seconds)
+    return replace(
+        state,
+        began_seconds=now_seconds,
+        month_start_seconds=month,
+        month_end_seconds=month_end,
+        peak_watts=0.0,
+        peak_at_seconds=None,
+        windows={},
+        settled_until_seconds=now_seconds,
+        closed_kw_months=kw_months(state, rules, state.settled_until_seconds),
+    )
+
+
+def _adopted(state: Demand, rules: DemandRules) -> Demand:
+    """The state under windows of the rules' length; what forms at another is judged as it stands, at the length it had."""
+    if state.window_seconds == rules.window_seconds:
+        return state
+    if state.window_seconds > 0.0:
+        old = replace(rules, window_seconds=state.window_seconds)
+        peak, peak_at = _highest(state, old, inf)
+        state = replace(state, peak_watts=peak, peak_at_seconds=peak_at, windows={})
+    return replace(state, window_seconds=rules.window_seconds)
+
+
 def _windows_closed(state: Demand, rules: DemandRules, until_seconds: float) -> Demand:
     """Windows of the month that are over by then become part of its peak."""
-    over = [(start, end) for start, end in map(rules.window, state.windows) if end <= until_seconds]
+    ends = {begin: rules.window(begin)[1] for begin in state.windows}
+    over = [end for end in ends.values() if end <= until_seconds]
     if not over:
         return state
     peak, peak_at = _highest(state, rules, until_seconds)
-    kept = {start: joules for start, joules in state.windows.items() if start not in dict(over)}
-    settled_until = max(state.settled_until_seconds, *(end for _, end in over))
+    kept = {begin: joules for begin, joules in state.windows.items() if ends[begin] > until_seconds}
+    settled_until = max(state.settled_until_seconds, *over)
     return replace(state, peak_watts=peak, peak_at_seconds=peak_at, windows=kept, settled_until_seconds=settled_until)
 
 

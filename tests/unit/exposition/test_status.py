@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, empty_snapshot, fleet_snapshot, rich_snapshot, uuid
+from tpw.exposition.families import families
 from tpw.exposition.status import Status, state_now, status
 from tpw.exposition.waste import Waste, WasteTrend
 from tpw.ledger.books import Posting, PostingKey, ServerAccount
@@ -66,6 +67,30 @@ def test_instances_of_a_gpu_are_told_with_their_estimated_shares():
         {"uuid": "MIG-2b", "profile": "1g.10gb", "estimated_share": 0.125, "method": "gpm"},
     ]
     assert gpus[0]["instances"] == []
+
+
+def test_without_a_price_of_electricity_no_cost_per_token_is_told_as_on_the_page():
+    """Hardware has a cost, energy none that is known: the sum would be too low, and the energy is not free."""
+    snapshot = rich_snapshot()
+    postings = {
+        key: replace(posting, cost={name: cost for name, cost in posting.cost.items() if name != "energy"})
+        for key, posting in snapshot.books.postings.items()
+    }
+    unpriced = replace(snapshot, prices=Prices(), books=replace(snapshot.books, postings=postings))
+    found = status(unpriced)
+    assert all(model["cost_per_token"] == {} for entry in found["servers"] for model in entry["models"])
+    assert (found["headline"]["cost_per_token"], found["headline"]["energy_cost_per_token"]) == (None, None)
+    assert "tpw_cost_per_token" not in {metric.name for metric, _ in families(unpriced)}
+    assert status(snapshot)["headline"]["energy_cost_per_token"]
+
+
+def test_a_counter_that_is_not_believed_is_told_as_on_the_page():
+    snapshot = rich_snapshot()
+    board = snapshot.books.gpus[uuid(0)]
+    doubted = replace(board, check=replace(board.check, distrusted=True))
+    books = replace(snapshot.books, gpus={**snapshot.books.gpus, uuid(0): doubted})
+    told = {gpu["uuid"]: gpu["energy_method"] for gpu in status(replace(snapshot, books=books))["gpus"]}
+    assert (told[uuid(0)], told[uuid(1)]) == ("instant_power", "counter")
 
 
 def test_nothing_known_is_null_not_zero():
@@ -131,12 +156,12 @@ def test_a_price_that_is_missing_has_a_state_and_no_number():
 # --------------------------------------------------------------------------------------------------------------- waste
 
 
-def at(seconds: float, wasted: float, *, currency: str = "EUR") -> Snapshot:
+def at(seconds: float, wasted: float, *, currency: str = "EUR", late: float = 0.0) -> Snapshot:
     snapshot = empty_snapshot()
     postings = {
         PostingKey("g", "s", "m", State.ACTIVE): Posting(cost={"energy": 99.0 * seconds}),
         PostingKey("g", "s", "m", State.PARKED): Posting(
-            cost={"energy": wasted / 2, "hardware": wasted}, credit=wasted / 2
+            cost={"energy": wasted / 2, "hardware": wasted}, credit=wasted / 2, late_priced_joules=late
         ),
     }
     books = replace(snapshot.books, currency=currency, postings=postings)
@@ -181,6 +206,15 @@ def test_another_currency_or_an_older_snapshot_begins_anew():
     trend.observe(at(10.0, 1.0))
     assert trend.observe(at(20.0, 2.0, currency="USD")) is None
     assert trend.observe(at(5.0, 1.0, currency="USD")) is None
+
+
+def test_a_price_that_arrives_late_is_no_waste_of_this_minute():
+    trend = WasteTrend()
+    trend.observe(at(0.0, 1.0))
+    assert trend.observe(at(5.0, 900.0, late=1e9)) is None
+    found = trend.observe(at(10.0, 900.0 + 5.0 / 3600.0, late=1e9))
+    assert found is not None
+    assert found.cost_per_hour == pytest.approx(1.0)
 
 
 def test_what_is_remembered_is_bounded():

@@ -66,6 +66,21 @@ def test_a_restart_the_page_itself_tells_counts_from_zero_even_above_the_old_val
     assert output(account) == 150.0
 
 
+def test_another_server_in_its_place_that_was_there_before_is_met_anew() -> None:
+    """An address that was changed to that of a replica that had made millions, or behind which two answer in turn."""
+    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
+    replica, itself = ("page:400", 400.0), ("page:500", 500.0)
+    for (identity, started), made in ((replica, 5e6), (itself, 1010.0), (replica, 5e6 + 70.0), (replica, 5e6 + 90.0)):
+        account = count(account, reading({"a": made}, identity=identity, started=started), 1000.0).account
+    assert output(account) == 20.0
+
+
+def test_a_server_that_was_started_anew_counts_from_zero_though_its_clock_is_behind() -> None:
+    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
+    counted = count(account, reading({"a": 1200.0}, identity="page:970", started=970.0), 1000.0)
+    assert output(counted.account) == 1200.0
+
+
 def test_another_process_whose_counters_go_on_from_files_is_not_counted_twice() -> None:
     account = after(
         reading({"a": 100.0, "b": 30.0}, identity="process:1"), reading({"a": 110.0, "b": 30.0}, identity="process:2")

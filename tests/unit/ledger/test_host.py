@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books
+from tpw.ledger.books import Books, HostShare
 from tpw.ledger.host import beyond, counted
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -87,13 +87,14 @@ class Machine:
         self.at = self.board = self.node_at = 0.0
         self.node: float | None = None
 
-    def tick(self, watts: float = 0.0, *, seconds: float = 1.0, **components: float) -> None:
+    def tick(self, watts: float = 0.0, *, seconds: float = 1.0, heard: bool = True, **components: float) -> None:
         """A tick after so many seconds at so many watts of the board, at which these counters were read."""
         self.at += seconds
         self.board += watts * seconds
         hosts = tuple(HostSample(name, self.at, energy_joules=joules) for name, joules in components.items())
         sample = GpuSample(self.gpu.uuid, self.at, self.board, watts or None)
-        tick = Tick(Instant(self.at, 1e9 + self.at), AcceleratorReading((self.gpu,), (sample,)), hosts)
+        looks = AcceleratorReading((self.gpu,), (sample,) if heard else ())
+        tick = Tick(Instant(self.at, 1e9 + self.at), looks, hosts)
         self.books = advance(self.books, tick, self.policy)
 
     @property
@@ -178,6 +179,22 @@ def test_a_node_that_shows_less_than_its_boards_gives_no_host_and_pays_back_firs
     assert machine.host == pytest.approx(1000.0 - 800.0)
 
 
+def test_what_a_board_used_before_the_node_was_first_read_is_not_taken_off_the_node() -> None:
+    """A board that was lost when the daemon started tells hours at once: hours that the node's meter never told."""
+    machine = Machine()
+    machine.tick(node=0.0)
+    for _ in range(3600):
+        machine.tick(500.0, heard=False)
+    machine.books = replace(machine.books, resumed=True, hosts={}, host_share=HostShare())
+    for second in range(1, 91):
+        node = {"node": 700.0 * second} if second % 30 == 0 else {}
+        machine.tick(500.0, heard=second >= 45, **node)
+    for _ in range(30):
+        machine.tick(500.0)
+    assert machine.boards == pytest.approx(500.0 * 3720)
+    assert machine.host == pytest.approx(200.0 * 60)
+
+
 def test_an_unbelievable_reading_of_a_node_says_nothing() -> None:
     machine = Machine()
     machine.tick(400.0, node=0.0)
@@ -197,7 +214,8 @@ def test_the_configuration_can_leave_the_host_out() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0.0, 900.0), st.floats(0.0, 500.0), st.booleans(), st.sampled_from([0.5, 1.0, 4.0])),
+        # A board that draws nothing for ten seconds has a counter that stands, and power takes its place.
+        st.tuples(st.floats(1.0, 900.0), st.floats(0.0, 500.0), st.booleans(), st.sampled_from([0.5, 1.0, 4.0])),
         min_size=2,
         max_size=60,
     )

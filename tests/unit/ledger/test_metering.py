@@ -264,6 +264,16 @@ def test_a_host_counter_adds_its_rise_and_tells_its_mean_power() -> None:
     assert account.joules == 500.0
 
 
+@pytest.mark.parametrize("watts", [4294.9, -5.0, float("nan")])
+def test_power_that_no_host_draws_is_not_integrated_nor_shown(watts: float) -> None:
+    account, sums = HostAccount(), []
+    for second, shown in enumerate((100.0, 100.0, watts, 100.0, 100.0)):
+        sample = HostSample("cpu", 10.0 + second, power_watts=shown, max_power_watts=500.0)
+        joules, account = measure_host(account, sample, 1.0)
+        sums.append((joules, account.power_watts))
+    assert sums == [(0.0, 100.0), (100.0, 100.0), (0.0, None), (0.0, 100.0), (100.0, 100.0)]
+
+
 def test_host_power_is_integrated_by_the_trapezoid() -> None:
     _, account = measure_host(HostAccount(), HostSample("node", 10.0, power_watts=500.0), 1.0)
     joules, account = measure_host(account, HostSample("node", 11.0, power_watts=700.0), 1.0)

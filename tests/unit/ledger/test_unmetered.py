@@ -8,7 +8,8 @@ import pytest
 
 from support.snapshots import EPOCH
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books
+from tpw.ledger.booking import extend
+from tpw.ledger.books import Books, Pending, PostingKey
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
@@ -132,3 +133,16 @@ def test_power_of_a_host_meter_that_fell_silent_is_shown_no_longer(every: float,
     assert between == [300.0, 300.0, 300.0, None]
     assert books.hosts["node"].joules == energy > 0.0
     assert tick(every + last_shown + 5.0, HostSample("node", 1000.0 + every + last_shown + 5.0, 1e4, 310.0)) == 310.0
+
+
+def test_time_of_a_board_that_is_silent_for_long_stays_whole_though_the_clock_was_set_back() -> None:
+    """The oldest pieces become one; what is negative would take joules back."""
+    pending: tuple[Pending, ...] = ()
+    for number in range(1000):
+        shares = ((PostingKey("GPU-0", f"s{number % 2}", "m", State.ACTIVE), 1.0),)
+        end = 10_000.0 + 2.0 * number - (5_000.0 if number > 0 else 0.0)
+        pending = extend(pending, end - 2.0, end, shares)
+    lengths = [piece.end_seconds - piece.start_seconds for piece in pending]
+    assert len(pending) < 1000
+    assert min(lengths) > 0.0
+    assert sum(lengths) == 2000.0

@@ -25,11 +25,29 @@ from tpw.ledger.books import (
     SourceAccount,
 )
 from tpw.ledger.rows import without_closed
-from tpw.ledger.tick import Policy
-from tpw.model import Gpu, Instant, State
+from tpw.ledger.tick import Policy, Tick
+from tpw.model import (
+    AcceleratorReading,
+    Attribution,
+    Cadence,
+    Calibration,
+    Gpu,
+    GpuSample,
+    InFlight,
+    Instant,
+    Ownership,
+    Role,
+    ServerReading,
+    Standing,
+    State,
+    TokenKind,
+    TokenSeries,
+)
+from tpw.store import codec
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
-from tpw.tariff.demand import DemandRules
+from tpw.tariff.demand import Demand, DemandRules
 
+CAPTURES = Path(__file__).parents[2] / "captures"
 POLICY = Policy(
     currency="EUR",
     curve=Steps((0.3, -0.1, None), 2.0),
@@ -72,7 +90,16 @@ def kept(books: Books) -> Books:
         },
         host_share=HostShare(),
         servers={
-            name: replace(account, up=False, active=False, gpus=frozenset(), loads=(), window=(), window_seconds=0.0)
+            name: replace(
+                account,
+                up=False,
+                active=False,
+                gpus=frozenset(),
+                loads=(),
+                window=(),
+                window_seconds=0.0,
+                looked_wall_seconds=None,
+            )
             for name, account in books.servers.items()
         },
     )
@@ -166,26 +193,38 @@ def test_a_row_of_which_a_part_awaits_its_price_is_loaded_whole(tmp_path: Path) 
     again.close()
 
 
-def test_old_rows_are_thrown_away(tmp_path: Path) -> None:
+def test_old_rows_are_thrown_away_once_the_clock_has_gone_on_for_an_hour(tmp_path: Path) -> None:
     now = START_WALL
     file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
     key = PostingKey("GPU-0", "", "", State.IDLE)
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
-    file.save(
-        Books(at=Instant(0.0, now), rows={start: {key: Posting(seconds=900.0)}}, served={start: {("s", "m"): Served()}})
-    )
-    now += 31 * 86400.0
-    file.save(Books(at=Instant(0.0, now), rows={start + 31 * 86400: {key: Posting(seconds=900.0)}}))
-    now += 7 * 3600.0
+    old = {start: {key: Posting(seconds=900.0)}}
+
+    def rows() -> list[float]:
+        with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+            return [*rows_where(connection, "1", ()), *served_where(connection, "1", ())]
+
+    file.save(Books(at=Instant(0.0, now), rows=old, served={start: {("s", "m"): Served()}}))
+    now += 12 * 365 * 86400.0
     file.save(Books(at=Instant(0.0, now)))
-    now -= 7 * 3600.0
+    file.close()
+    file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
+    file.save(Books(at=Instant(0.0, now)))
+    now += 1800.0
+    file.save(Books(at=Instant(0.0, now)))
+    assert rows() == [start, start], "a clock that is years ahead throws nothing away"
+    now = START_WALL + 31 * 86400.0
+    late = start + 31 * 86400.0
+    clean = now + 3600.0 - 30 * 86400.0
+    for _ in range(3):
+        file.save(Books(at=Instant(0.0, now), rows={late: {key: Posting(seconds=900.0)}}))
+        now += 1800.0
+    assert rows() == [late]
     file.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        assert list(rows_where(connection, "1", ())) == [start + 31 * 86400]
-        assert served_where(connection, "1", ()) == {}
-        noted = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
+        (noted,) = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
     connection.close()
-    assert float(noted[0]) == now - 30 * 86400.0
+    assert float(noted) == clean
 
 
 def test_where_a_counter_stood_before_it_stepped_back_is_kept(tmp_path: Path) -> None:
@@ -216,6 +255,32 @@ def test_a_killed_daemon_finds_everything_it_had_committed(tmp_path: Path) -> No
     assert (loaded.polls, loaded.resumed, loaded.at.wall_seconds) == (42, True, START_WALL + 1)
 
 
+def test_tokens_of_requests_in_work_are_kept_though_no_counter_of_the_server_has_moved(tmp_path: Path) -> None:
+    """They are on the page at once, so a killed daemon must not begin below them."""
+    file = BooksFile(tmp_path)
+    books = Books()
+    for second, in_work in enumerate((0.0, 5.0, 9.0)):
+        at = START_MONOTONIC + second
+        look = ServerReading(
+            "chat",
+            at,
+            "llamacpp",
+            Cadence.FINISH,
+            "1",
+            "process:1",
+            (TokenSeries(Role.OUTPUT, "m", "predicted", 20.0),),
+            in_flight=(InFlight("m", in_work),),
+        )
+        owners = {"chat": Ownership("chat", frozenset(), Attribution.CONFIGURED)}
+        tick = Tick(Instant(at, START_WALL + second), AcceleratorReading((), ()), servers=(look,), owners=owners)
+        books = file.save(advance(books, tick, POLICY))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    assert again.load().servers["chat"].tokens == {("m", TokenKind.OUTPUT): 9.0}
+    again.close()
+
+
 def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
     first = BooksFile(tmp_path)
     with pytest.raises(StoreError, match=r"another tpw-exporter keeps its books in .*--state\.dir"):
@@ -239,6 +304,48 @@ def test_an_unreadable_file_is_set_aside_and_new_books_begin(tmp_path: Path) -> 
     assert file.set_aside.read_bytes().startswith(b"this is not a database")
     assert file.load() == Books()
     file.close()
+
+
+def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.executescript((CAPTURES / "books" / "before-quarter-hours.sql").read_text())
+    connection.close()
+    file = BooksFile(tmp_path)
+    books = file.load()
+    before = {key: posting.joules for key, posting in books.postings.items()}
+    assert sum(before.values()) == 1_242_000.0
+
+    gpus = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
+    policy = replace(
+        POLICY,
+        standing=(Standing("fixed", per_month=100.0),),
+        demand=(DemandRules(price_per_kw_month=10.0),),
+        calibration={"GPU-0": Calibration(1.02, 1.0)},
+    )
+    for second in (2400.0, 2401.0):
+        samples = tuple(GpuSample(gpu.uuid, 9000.0 + second, 100.0 + 300.0 * second, 300.0) for gpu in gpus)
+        tick = Tick(Instant(9000.0 + second, START_WALL + second), AcceleratorReading(gpus, samples))
+        books = file.save(advance(books, tick, policy))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    loaded = again.load()
+    again.close()
+    assert loaded.servers["s"].tokens == {("m", TokenKind.OUTPUT): 390.0}
+    idle = PostingKey("GPU-1", "", "", State.IDLE)
+    assert loaded.postings[idle].joules == pytest.approx(before[idle] + 300.0 * 601.0)
+    assert all(loaded.postings[key].joules >= joules for key, joules in before.items())
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        rows = rows_where(connection, "1", ())
+    connection.close()
+    booked = math.fsum(row[idle].joules for row in rows.values() if idle in row)
+    assert booked == pytest.approx(300.0 * 601.0), "rows begin with this version"
+
+
+def test_what_a_newer_version_adds_to_the_contract_is_left_alone() -> None:
+    text = codec.dump_contract(Books(demand={"demand": Demand(began_seconds=1.0, peak_watts=7.0)}))
+    newer = text.replace('"peak_watts":', '"unheard_of":3,"peak_watts":')
+    assert codec.load_contract(newer).demand["demand"].peak_watts == 7.0
 
 
 def test_books_of_a_newer_layout_are_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -17,6 +18,7 @@ from tpw.tariff.demand import (
     peak_watts,
     recorded,
     settled,
+    turned_back,
 )
 from tpw.tariff.months import BillingMonths
 
@@ -117,6 +119,61 @@ def test_window_that_does_not_divide_the_month_ends_with_it() -> None:
     rules = DemandRules(window_seconds=7 * 3600.0, price_per_kw_month=1.0)
     state = settled(recorded(Demand(), rules, JULY - 3600, JULY, 3600 * 1000.0), rules, JULY)
     assert state.earlier_peaks_watts == (pytest.approx(1000 * 3600 / (720 % 7 * 3600)),)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1800.0, 900.0), (900.0, 1800.0), (900.0, 60.0), (3600.0, 7000.0)])
+def test_windows_of_another_length_from_now_on_raise_no_peak_that_was_none(before: float, after: float) -> None:
+    """A reload in the middle of a window: what forms is judged at the length it had."""
+    old, new = replace(RULES, window_seconds=before), replace(RULES, window_seconds=after)
+    state = settled(recorded(Demand(), old, JUNE, JUNE + 1500, 1_500_000), old, JUNE + 1500)
+    state = settled(recorded(state, new, JUNE + 1500, JUNE + 86400, 84_900_000), new, JUNE + 86400)
+    assert peak_watts(state, new, JUNE + 86400) == pytest.approx(1000)
+    assert all(start + after > JUNE + 86400 for start in state.windows)
+
+
+def test_windows_of_another_calendar_do_not_stay_open_for_ever() -> None:
+    berlin, kathmandu = BillingMonths("Europe/Berlin"), BillingMonths("Asia/Kathmandu")
+    old, new = (DemandRules(window_seconds=3600.0, months=months) for months in (berlin, kathmandu))
+    state = settled(recorded(Demand(), old, JUNE, JUNE + 5000, 50_000_000), old, JUNE + 5000)
+    state = settled(recorded(state, new, JUNE + 5000, JUNE + 9000, 400_000), new, JUNE + 9000)
+    assert all(start > JUNE + 9000 - 3600 for start in state.windows)
+    assert peak_watts(settled(state, new, AUGUST), new, AUGUST) == 0
+
+
+def test_months_that_begin_on_another_day_from_now_on_charge_no_second_twice_and_leave_none_out() -> None:
+    """1 kW throughout: each second is its part of the month it is in, of the old contract until its month ends."""
+    fifteenth = replace(RULES, months=BillingMonths("UTC", 15))
+    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
+    moment, accrued = JUNE + 900, 0.0
+    while moment < AUGUST:
+        state = settled(recorded(state, fifteenth, moment, moment + 21600, 21_600_000), fifteenth, moment + 21600)
+        moment += 21600
+        assert kw_months(state, fifteenth, moment) >= accrued
+        accrued = kw_months(state, fifteenth, moment)
+    expected = 1.0 + fifteenth.months.between(JULY, moment)
+    assert accrued == pytest.approx(expected)
+
+
+def test_a_clock_that_was_far_ahead_does_not_end_the_recording() -> None:
+    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
+    far = at("2038-01-01T00:00Z")
+    state = settled(recorded(state, RULES, far, far + 1000, 1_000_000), RULES, far + 1000)
+    accrued = kw_months(state, RULES, far + 1000)
+
+    state = turned_back(state, RULES, JUNE + 1800)
+    state = settled(recorded(state, RULES, JUNE + 1800, JUNE + 2700, 4_500_000), RULES, JUNE + 2700)
+    assert peak_watts(state, RULES, JUNE + 2700) == 5000
+    assert kw_months(state, RULES, JULY) == pytest.approx(accrued + 5.0, rel=1e-3)
+
+
+def test_a_clock_that_was_days_ahead_hides_no_peak_of_the_days_until_then() -> None:
+    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
+    ahead = JUNE + 10 * 86400
+    state = settled(recorded(state, RULES, ahead, ahead + 1000, 1_000_000), RULES, ahead + 1000)
+    state = turned_back(state, RULES, JUNE + 1800)
+    state = settled(recorded(state, RULES, JUNE + 1800, JUNE + 2700, 4_500_000), RULES, JUNE + 2700)
+    assert peak_watts(state, RULES, JUNE + 2700) == 5000
+    assert kw_months(state, RULES, JULY) == 5
 
 
 stretches = st.lists(
