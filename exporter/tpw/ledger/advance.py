@@ -29,7 +29,7 @@ from tpw.ledger.books import (
 )
 from tpw.ledger.counting import count
 from tpw.ledger.host import Rise, given_out, settle
-from tpw.ledger.metering import Step, doubt, is_host_late, is_too_late, measure, measure_host
+from tpw.ledger.metering import doubt, is_host_late, is_too_late, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -67,6 +67,22 @@ class _Looked:
     risen: dict[str, Mapping[tuple[str, TokenKind], float]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Joules of one GPU that are to be booked, and the time in which it used them."""
+
+    joules: float
+    pending: tuple[Pending, ...]
+
+    def since(self, start_seconds: float | None) -> float:
+        """What of them was used after a moment."""
+        pending = self.pending
+        if start_seconds is None or not pending or pending[0].start_seconds >= start_seconds:
+            return self.joules
+        after = sum(max(0.0, piece.end_seconds - max(piece.start_seconds, start_seconds)) for piece in pending)
+        return self.joules * after / _length(pending)
+
+
 def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     """Book one tick.
 
@@ -86,7 +102,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
     accounts = dict(books.gpus)
-    steps: dict[str, Step] = {}
+    told: dict[str, _Told] = {}
     everyone: list[Shares] = []
     for gpu in tick.accelerators.gpus:
         account = accounts.get(gpu.uuid)
@@ -103,32 +119,24 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
             book_time(entries, whose, now - seconds, now, policy)
             everyone.append(whose)
         _rented(looked.accounts, whose, seconds, policy.references)
-        account, step = _look(account, sample, division, seconds, tick.at, policy)
-        accounts[gpu.uuid] = account
-        steps[gpu.uuid] = step
+        accounts[gpu.uuid], settled = _look(account, sample, division, seconds, tick.at, policy)
+        if settled is not None:
+            told[gpu.uuid] = settled
     seen = {gpu.uuid for gpu in tick.accelerators.gpus}
     for uuid, account in accounts.items():
         if uuid not in seen and account.away_since_seconds is None:
             accounts[uuid] = replace(account, up=False, sample=None, away_since_seconds=since)
 
-    booked = sum(step.joules for step in steps.values() if step.joules)
-    of_node = sum(
-        _since(books.host_share.since_seconds, accounts[uuid].pending, step.joules)
-        for uuid, step in steps.items()
-        if step.joules
-    )
+    booked = sum(each.joules for each in told.values())
+    of_node = sum(each.since(books.host_share.since_seconds) for each in told.values())
     hosts, host_share, carry = _hosts(books, tick, policy, accounts, of_node)
     given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
     host_factor = given / booked if given > 0.0 else 0.0
     standing_since = _standing(books.standing_since_seconds, entries, everyone, since, now, policy)
     meter = Meter(dict(books.month_kwh))
-    for uuid, step in steps.items():
-        if step.joules is None:
-            continue
-        account = accounts[uuid]
-        pending = account.pending or extend((), now, now, _own(account))
-        book_joules(entries, meter, pending, step.joules, (1.0 + host_factor) * policy.pue, policy)
-        accounts[uuid] = replace(account, pending=(), instance_joules=_estimates(account, step.joules))
+    for uuid, each in told.items():
+        pending = each.pending or extend((), now, now, _own(accounts[uuid]))
+        book_joules(entries, meter, pending, each.joules, (1.0 + host_factor) * policy.pue, policy)
     demand = book_demand(entries, meter, books.demand, policy, open_from(accounts, now), now)
     postings = entries.posted(books.postings)
 
@@ -221,8 +229,8 @@ def _servers(books: Books, tick: Tick) -> _Looked:
         looked = before.looked_wall_seconds
         if looked is None and books.resumed and books.at is not None:
             looked = books.at.wall_seconds
-        counted = count(before, look, looked)
-        accounts[look.server] = replace(counted.account, looked_wall_seconds=tick.at.wall_seconds)
+        counted = count(before, look, looked, tick.at.wall_seconds)
+        accounts[look.server] = counted.account
         risen[look.server] = counted.risen
         moved[look.server] = counted.moved
     activities: dict[str, Activity] = {}
@@ -246,13 +254,12 @@ def _own(account: GpuAccount) -> Shares:
     return () if account.division is None else account.division.shares
 
 
-def _estimates(account: GpuAccount, joules: float) -> Mapping[tuple[str, str, SplitMethod], float]:
+def _estimates(account: GpuAccount, division: Division, joules: float) -> Mapping[tuple[str, str, SplitMethod], float]:
     """The instances' estimated energy with their parts of these joules added. Never more than the joules in all."""
-    parts = account.division.parts if account.division is not None else ()
-    if not parts:
+    if not division.parts:
         return account.instance_joules
     estimates = dict(account.instance_joules)
-    for part in parts:
+    for part in division.parts:
         key = (part.instance, part.profile, part.method)
         estimates[key] = estimates.get(key, 0.0) + joules * part.weight
     return estimates
@@ -280,7 +287,7 @@ def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
 
 def _look(
     account: GpuAccount, sample: GpuSample | None, division: Division, seconds: float, now: Instant, policy: Policy
-) -> tuple[GpuAccount, Step]:
+) -> tuple[GpuAccount, _Told | None]:
     """One GPU's look: its joules are decided here, and booked when the host's share of the tick is known."""
     pending = account.pending
     if seconds > 0.0:
@@ -289,14 +296,13 @@ def _look(
         # Without a reading the time stays pending as long as a counter may still tell what was used in it.
         account = replace(account, up=False, sample=None, division=division, away_since_seconds=None)
         if is_too_late(account, now, policy.interval_seconds):
-            return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), Step()
-        return replace(account, pending=pending), Step()
+            return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), None
+        return replace(account, pending=pending), None
     step, settled = measure(account, sample, now, policy.interval_seconds)
+    joules = step.joules
     unmetered = account.unmetered_seconds + step.also_unmetered_seconds
     if step.unmetered:
         unmetered += _length(pending)
-        if step.joules is None:
-            pending = ()
     anomalies = account.anomalies
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
@@ -306,8 +312,8 @@ def _look(
     calibration = policy.calibration.get(sample.uuid)
     if calibration is not None:
         # Only here: what is believed of a meter is decided on what it shows.
-        if step.joules is not None:
-            step = replace(step, joules=calibration.joules(step.joules, _length(pending)))
+        if joules is not None:
+            joules = calibration.joules(joules, _length(pending))
         if sample.power_watts is not None:
             sample = replace(sample, power_watts=calibration.watts(sample.power_watts))
     return (
@@ -315,7 +321,7 @@ def _look(
             settled,
             up=True,
             sample=sample,
-            pending=pending,
+            pending=() if joules is not None or step.unmetered else pending,
             unmetered_seconds=unmetered,
             anomalies=anomalies,
             throttle_seconds=throttle,
@@ -323,17 +329,10 @@ def _look(
             division=division,
             away_since_seconds=None,
             calibration=calibration,
+            instance_joules=_estimates(account, division, joules or 0.0),
         ),
-        step,
+        None if joules is None else _Told(joules, pending),
     )
-
-
-def _since(start_seconds: float | None, pending: tuple[Pending, ...], joules: float) -> float:
-    """What of these joules was used after a moment."""
-    if start_seconds is None or not pending or pending[0].start_seconds >= start_seconds:
-        return joules
-    after = sum(max(0.0, piece.end_seconds - max(piece.start_seconds, start_seconds)) for piece in pending)
-    return joules * after / _length(pending)
 
 
 def _length(pending: Iterable[Pending]) -> float:

@@ -65,8 +65,20 @@ def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
     return any(values.get(key, 0.0) < value for key, value in account.series.items())
 
 
-def count(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None = None) -> Count:
-    """Add one look to a server's account. ``looked_wall_seconds`` is when it was looked at last, where that is known."""
+def count(
+    account: ServerAccount,
+    reading: ServerReading,
+    looked_wall_seconds: float | None = None,
+    now_wall_seconds: float | None = None,
+) -> Count:
+    """Add one look to a server's account.
+
+    Args:
+        account: as it was.
+        reading: the look.
+        looked_wall_seconds: when it was looked at last, where that is known.
+        now_wall_seconds: when this look was taken.
+    """
     elder = _is_elder(account, reading, looked_wall_seconds)
     from_zero = not elder and _from_zero(account, reading)
     known = {} if elder else account.series
@@ -123,6 +135,7 @@ def count(account: ServerAccount, reading: ServerReading, looked_wall_seconds: f
     updated = replace(
         account,
         up=True,
+        looked_wall_seconds=now_wall_seconds,
         engine=reading.engine,
         cadence=reading.cadence,
         version=reading.version or account.version,
