@@ -399,6 +399,14 @@ class Daemon:
             if isinstance(claim.gpus, tuple):
                 problems = resolve(claim.gpus, self._gpus, self._sharing).problems
                 notes.extend(f"server {name}: {problem}" for problem in problems)
+            elif claim.gpus == AUTO and answering.get(name) and not owners[name].gpus:
+                blind = len(self._census.blind)
+                if blind and name in self._census.pids:
+                    notes.append(
+                        f"server {name}: which GPUs are its own is not known: no driver tells here who uses {blind} of"
+                        " them, and neither the kubelet nor the server's environment names one; list its `gpus`, or"
+                        " write `gpus: none`"
+                    )
         for note in notes:
             if note not in self._owner_notes and self._gpus:
                 _log.warning("gpu of a server not known", detail=note)

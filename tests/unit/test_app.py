@@ -12,6 +12,7 @@ from textwrap import dedent
 
 import pytest
 
+from support.pageserver import PageServer, answer
 from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
@@ -95,6 +96,21 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
         f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
         for uuid in ended.books.gpus
     ]
+
+
+@pytest.mark.parametrize("gpus", ["auto", "none", "[0]"])
+def test_whose_gpus_nobody_tells_is_said_of_the_servers_that_are_to_be_found_out_and_of_no_other(gpus: str) -> None:
+    with PageServer(lambda _: answer('vllm:generation_tokens_total{model_name="m"} 5\n')) as pages:
+        given = load(f"host: {{meters: []}}\nservers: [{{name: big, url: {pages.url}/metrics, gpus: {gpus}}}]")
+        daemon = Daemon(given, accelerators=[Beside(2)])
+        daemon.look()
+        daemon.look_again()
+        daemon.stop()
+        notes = [note for note in daemon.snapshot.notes if "server big" in note]
+    assert [note.startswith("server big: which GPUs are its own is not known") for note in notes] == (
+        [True] if gpus == "auto" else []
+    )
+    assert daemon.snapshot.books.servers["big"].up
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class Server:
     )
     gpus: Gpus = setting(
         GpusShape(),
-        "GPUs it owns, each by index, UUID or PCI bus id, a MIG instance by its UUID; `auto` looks them up by its"
+        "GPUs it owns, each by index, UUID or PCI bus id, a MIG instance by its UUID, a board of the"
+        " meter `external` by its name; `auto` looks them up by its"
         " processes; `none`.",
         default=Gpus(GpuChoice.AUTO),
         default_words="auto",

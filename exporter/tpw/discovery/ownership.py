@@ -23,7 +23,7 @@ class Claim:
     """What is said about a server's GPUs.
 
     ``gpus`` is ``"auto"``, ``"none"``, or the listed names: an index, a UUID or the beginning of one (of a GPU or of an
-    instance, ``MIG-...``), a PCI bus id.
+    instance, ``MIG-...``), a PCI bus id, the name of a board of the meter ``external``.
     """
 
     server: str
@@ -76,7 +76,9 @@ def resolve(names: Sequence[str | int], gpus: Sequence[Gpu], sharing: Mapping[st
             problems.append(f"instance {name} is several: {several}; write more of its UUID")
             continue
         # Of an instance nothing more may be known than which board it is on: then it means that board.
-        matches = {gpu.uuid for gpu in gpus if _is_called(gpu, str(name).strip())}
+        matches = {gpu.uuid for gpu in gpus if called in _names(gpu)} or {
+            gpu.uuid for gpu in gpus if _is_called(gpu, str(name).strip())
+        }
         if len(matches) == 1:
             found |= matches
         elif matches:
@@ -191,6 +193,12 @@ def _owned(
 def _instances(uuid: str, sharing: Mapping[str, Sharing]) -> tuple[Instance, ...]:
     of = sharing.get(uuid)
     return of.instances if of is not None else ()
+
+
+def _names(gpu: Gpu) -> tuple[str, str]:
+    """Its whole UUID, and without the word before it: a board that the configuration itself named is called so again."""
+    uuid = gpu.uuid.lower()
+    return uuid, uuid.removeprefix("ext-")
 
 
 def _is_called(gpu: Gpu, name: str) -> bool:

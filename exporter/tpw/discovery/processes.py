@@ -315,12 +315,6 @@ class HostProcesses:
                 f"the driver lists {len(pids)} processes on the GPUs and none of them can be seen here: run the exporter in"
                 " the host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
             )
-        silent = sum(holding is None for holding in holders.values())
-        if silent:
-            self._report(
-                f"the driver does not list the processes on {silent} GPUs (WSL, vGPU, some boards): their servers are known"
-                " by the kubelet or by their environment, where these tell; else list each server's `gpus`"
-            )
 
     def _report(self, problem: str) -> None:
         self._problems[problem] = None

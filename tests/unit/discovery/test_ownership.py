@@ -44,6 +44,14 @@ def test_a_gpu_is_called_by_index_uuid_or_bus_id(name: str | int, uuid: str):
     assert resolve([name], GPUS).gpus == frozenset({uuid})
 
 
+def test_a_board_of_the_external_meter_is_called_by_the_name_it_was_given():
+    boards = [Gpu(uuid=f"EXT-{name}", index=index) for index, name in enumerate(("LPU-1", "LPU-10", "card"))]
+    for name in ("LPU-1", "lpu-1", "EXT-LPU-1"):
+        assert resolve([name], boards).gpus == {"EXT-LPU-1"}
+    assert resolve(["lpu"], boards).gpus == frozenset()
+    assert resolve(["EXT-c"], boards).gpus == {"EXT-card"}
+
+
 def test_t27_an_instance_is_listed_by_its_uuid_and_means_its_board():
     cut = (replace(GPUS[0], mig_uuids=("MIG-11", "MIG-12")), *GPUS[1:])
     assert resolve(["MIG-12"], cut).gpus == frozenset({A})
