@@ -6,6 +6,8 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tpw import logs
@@ -13,8 +15,10 @@ from tpw.app import Daemon
 from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.cli.serving import serve
+from tpw.config.flags import Override
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
+from tpw.config.schema import Config
 from tpw.power.simulated import SimulatedMeter
 from tpw.simulation import SimulatedServer
 
@@ -61,23 +65,50 @@ def _program() -> str:
     return sys.argv[0] if Path(sys.argv[0]).name == name and shutil.which(name) is None else name
 
 
-def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Run until told to end. No configuration, no hardware, nothing kept on disk."""
-    now = time.time()
-    chat = SimulatedServer("llama-3.3-70b", peak=2900.0, most=40, period_seconds=180.0, clock=time.monotonic, wall=now)
-    code = SimulatedServer("qwen3-coder-30b", peak=4200.0, most=12, period_seconds=70.0, clock=time.monotonic, wall=now)
-    try:
-        config = load(_CONFIG.format(chat=chat.url, code=code.url), "<demo>", overrides=setting.overrides)
-    except ConfigError as error:
-        print_problems(error)
-        return 2
-    level_given = any(override.path == "log.level" for override in setting.overrides)
-    logs.configure(config.log.level if level_given else "warning", config.log.format)
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The demo put together: the real daemon, and the servers it reads, which its user starts and stops."""
+
+    daemon: Daemon
+    config: Config
+    servers: tuple[SimulatedServer, ...]
+
+
+def scene(
+    overrides: Sequence[Override] = (),
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+) -> Scene:
+    """Simulated boards and servers, and the daemon over them.
+
+    Raises:
+        ConfigError: a setting of ``overrides`` cannot be.
+    """
+    now = wall()
+    chat = SimulatedServer("llama-3.3-70b", peak=2900.0, most=40, period_seconds=180.0, clock=clock, wall=now)
+    code = SimulatedServer("qwen3-coder-30b", peak=4200.0, most=12, period_seconds=70.0, clock=clock, wall=now)
+    config = load(_CONFIG.format(chat=chat.url, code=code.url), "<demo>", overrides=overrides)
     by_gpu = {0: chat, 1: chat, 2: code}
 
     def load_of(gpu: int, at_seconds: float) -> float:
         server = by_gpu.get(gpu)
         return 0.0 if server is None else server.load(at_seconds)
+
+    note = "This is the demo: GPUs and servers are simulated, everything between them and this page is the real thing."
+    daemon = Daemon(config, clock=clock, wall=wall, accelerators=[SimulatedMeter(4, clock, load_of)], notes=[note])
+    return Scene(daemon, config, (chat, code))
+
+
+def run(arguments: argparse.Namespace, setting: Setting) -> int:
+    """Run until told to end. No configuration, no hardware, nothing kept on disk."""
+    try:
+        made = scene(setting.overrides)
+    except ConfigError as error:
+        print_problems(error)
+        return 2
+    config = made.config
+    level_given = any(override.path == "log.level" for override in setting.overrides)
+    logs.configure(config.log.level if level_given else "warning", config.log.format)
 
     def announce(port: int) -> None:
         print(
@@ -89,13 +120,11 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             flush=True,
         )
 
-    chat.start()
-    code.start()
-    note = "This is the demo: GPUs and servers are simulated, everything between them and this page is the real thing."
-    daemon = Daemon(config, None, accelerators=[SimulatedMeter(4, time.monotonic, load_of)], notes=[note])
+    for server in made.servers:
+        server.start()
     try:
-        return serve(daemon, config.web, announce=announce)
+        return serve(made.daemon, config.web, announce=announce)
     finally:
-        chat.stop()
-        code.stop()
+        for server in made.servers:
+            server.stop()
         sys.stdout.flush()
