@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_whatever_happens_rows_on_disk_sum_to_the_counters(
 ) -> None:
     directory = tmp_path_factory.mktemp("books")
     books = list(lived(stretch, directory))[-1]
-    with sqlite3.connect(directory / FILE_NAME) as connection:
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
         rows = rows_where(connection, "1", ())
         served = served_where(connection, "1", ())
     connection.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import fsum
 
 from tpw.ledger.books import Posting, PostingKey, Served, summed
 from tpw.model import State, TokenKind
@@ -100,12 +101,12 @@ class Amounts:
     @property
     def total_tokens(self) -> float:
         """All kinds: they are disjoint."""
-        return sum(self.tokens.values(), 0.0)
+        return fsum(self.tokens.values())
 
     @property
     def net_cost(self) -> float | None:
         """Everything that was charged less what was paid back. None where nothing has a cost, not even none."""
-        return sum(self.cost.values()) - self.credit if self.cost or self.credit else None
+        return fsum(self.cost.values()) - self.credit if self.cost or self.credit else None
 
     @property
     def energy_cost(self) -> float | None:

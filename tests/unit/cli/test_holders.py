@@ -12,9 +12,12 @@ from tpw.cli.holders import Holder, holders
 
 def test_a_process_is_told_by_what_it_runs_and_never_by_its_arguments() -> None:
     begun = time.time()
-    command = [sys.executable, "-m", "timeit", "-n", "1", "-s", "import time; key = 'secret'", "time.sleep(60)"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+    setup = "import time; key = 'secret'; print('here', flush=True)"
+    command = [sys.executable, "-m", "timeit", "-n", "1", "-s", setup, "time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"here\n"
             [holder] = holders([child.pid])
         finally:
             child.kill()

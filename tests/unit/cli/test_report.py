@@ -7,6 +7,7 @@ import io
 import json
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_check_ends_with_1_where_rows_and_counters_differ(tmp_path: Path, capsys
     write_books(tmp_path)
     words = (f"--state.dir={tmp_path}", "--check")
     assert "The rows sum to the counters within 1e-09" in told(capsys, *words)[0]
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         connection.execute("DELETE FROM interval WHERE state = 'idle' AND start = ?", (START,))
     connection.close()
     assert (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Disk:
 
     def joules(self) -> dict[float, float]:
         """By start of the interval."""
-        with sqlite3.connect(self.directory / FILE_NAME) as connection:
+        with closing(sqlite3.connect(self.directory / FILE_NAME)) as connection, connection:
             rows = rows_where(connection, "1", ())
         connection.close()
         return {start: sum(posting.joules for posting in row.values()) for start, row in rows.items()}

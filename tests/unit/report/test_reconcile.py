@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def comparisons(directory: Path) -> list[Comparison]:
 
 
 def change(directory: Path, statement: str) -> None:
-    with sqlite3.connect(directory / FILE_NAME) as connection:
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
         assert connection.execute(statement).rowcount > 0
     connection.close()
 
