@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_what_is_no_database_is_said_and_left_alone(tmp_path: Path) -> None:
 )
 def test_books_of_another_kind_are_refused(tmp_path: Path, statement: str, said: str) -> None:
     write_books(tmp_path, end=START + 900.0)
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         connection.execute(statement)
     connection.close()
     with pytest.raises(StoreError, match=said):

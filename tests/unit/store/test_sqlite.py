@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def test_rows_on_disk_sum_to_the_counters_across_restarts(
         books = file.save(advance(books, replace(tick, at=replace(tick.at, wall_seconds=set_to)), POLICY))
     file.close()
 
-    with sqlite3.connect(directory / FILE_NAME) as connection:
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
         rows = rows_where(connection, "1", ())
         served = served_where(connection, "1", ())
     connection.close()
@@ -172,7 +173,7 @@ def test_a_clock_that_is_set_to_and_fro_loses_nothing_of_a_row_that_was_closed(t
             file.save(Books(at=Instant(0.0, at), rows={start: row}, served={start: work}))
     file.close()
 
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         assert rows_where(connection, "1", ()) == {start: {key: Posting(seconds=3.0)}}
         assert served_where(connection, "1", ()) == {start: {("s", "m"): Served(requests=3.0)}}
     connection.close()
@@ -201,7 +202,7 @@ def test_old_rows_are_thrown_away_once_the_clock_has_gone_on_for_an_hour(tmp_pat
     old = {start: {key: Posting(seconds=900.0)}}
 
     def rows() -> list[float]:
-        with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
             return [*rows_where(connection, "1", ()), *served_where(connection, "1", ())]
 
     file.save(Books(at=Instant(0.0, now), rows=old, served={start: {("s", "m"): Served()}}))
@@ -221,7 +222,7 @@ def test_old_rows_are_thrown_away_once_the_clock_has_gone_on_for_an_hour(tmp_pat
         now += 1800.0
     assert rows() == [late]
     file.close()
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         (noted,) = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
     connection.close()
     assert float(noted) == clean
@@ -307,7 +308,7 @@ def test_an_unreadable_file_is_set_aside_and_new_books_begin(tmp_path: Path) -> 
 
 
 def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         connection.executescript((CAPTURES / "books" / "before-quarter-hours.sql").read_text())
     connection.close()
     file = BooksFile(tmp_path)
@@ -335,7 +336,7 @@ def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
     idle = PostingKey("GPU-1", "", "", State.IDLE)
     assert loaded.postings[idle].joules == pytest.approx(before[idle] + 300.0 * 601.0)
     assert all(loaded.postings[key].joules >= joules for key, joules in before.items())
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         rows = rows_where(connection, "1", ())
     connection.close()
     booked = math.fsum(row[idle].joules for row in rows.values() if idle in row)
@@ -350,7 +351,7 @@ def test_what_a_newer_version_adds_to_the_contract_is_left_alone() -> None:
 
 def test_books_of_a_newer_layout_are_left_alone(tmp_path: Path) -> None:
     BooksFile(tmp_path).close()
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         connection.execute("UPDATE meta SET value = '99' WHERE key = 'layout'")
     connection.close()
 
