@@ -33,6 +33,10 @@ WINDOWS = ("5m", "1h", "1d")
 GPU_WINDOWS = ("5m",)
 NODE_WINDOWS = ("5m", "1h")
 """There are many of these; longer windows of them are read from the counters."""
+ACTIVE_WINDOWS = ("1h", "1d")
+"""Windows of what was active: in minutes a server may well not have been."""
+BREAK_EVEN_WINDOWS = ("1d",)
+"""A mix of tokens is that of a day."""
 SPEND_WINDOWS = ("30m", "6h")
 """Further windows of spend, for the budget alert."""
 LOADS = (("under 1", None, "1"), ("1 to 4", "1", "5"), ("5 to 16", "5", "17"), ("17 to 64", "17", "65"))
@@ -303,6 +307,62 @@ class Rules:
             f"sum by ({self.keys(*labels, 'reference', 'currency')}) (rate(tpw_server_reference_cost_total[{window}]))",
             (*labels, "reference", "currency"),
         )
+        if window in ACTIVE_WINDOWS:
+            yield from self._allocated_and_active(window)
+        if window in BREAK_EVEN_WINDOWS:
+            yield from self._break_even(window)
+
+    def _allocated_and_active(self, window: str) -> Iterable[Recording]:
+        """What servers cost while they worked, and what they cost in all over that: parked time is the difference."""
+        labels = (*LEVELS["server"], "currency")
+        by, active = self.keys(*labels), f"server:tpw_server_active_cost:rate{window}"
+        for scope, component in (("energy", ', component="energy"'), ("full", "")):
+            known = f'\nand on ({by}) {active}{{scope="energy"}}' if scope == "full" else ""
+            yield Recording(
+                active,
+                f'sum by ({by}) (rate(tpw_server_cost_total{{state="active"{component}}}[{window}])'
+                f' or -rate(tpw_server_credit_total{{state="active"}}[{window}])){known}',
+                labels,
+                {"scope": scope},
+            )
+        yield Recording(
+            f"server:tpw_cost_per_active_cost:ratio_rate{window}",
+            f"server:tpw_server_cost:rate{window} / ({active} > 0)" + self._where_metered("server", window),
+            (*labels, "scope"),
+        )
+
+    def _break_even(self, window: str) -> Iterable[Recording]:
+        """Tokens a second at which a server costs what a reference takes for them, at the kinds' measured mix.
+
+        Energy used while active is what one more token costs; all else runs whether tokens are made or not. With the cost
+        F of that, the reference's price r and the marginal cost m of a token it is F / (r - m); the rule has r and m of all
+        T tokens that were made, and so T on top. Rented GPUs are paid by time: no number of tokens meets their price.
+        """
+        labels = (*LEVELS["server"], "reference", "currency")
+        on, money, priced = self.keys("server"), self.keys("server", "currency"), self.keys("reference", "currency")
+        active = f'server:tpw_server_active_cost:rate{window}{{scope="energy"}}'
+        for kind in ("output", "total"):
+            yield Recording(
+                f"server:tpw_break_even_tokens:rate{window}",
+                promql(f"""
+                    (server:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
+                    * on ({on}) group_right ()
+                    (
+                      clamp_min(server:tpw_server_cost:rate{window}{{scope="full"}} - on ({money}) {active}, 0)
+                      / on ({money}) group_right ()
+                      (
+                        (
+                          sum by ({self.keys(*labels)}) (model:tpw_server_reference_cost:rate{window})
+                          and on ({priced}) tpw_reference_price_per_token
+                        )
+                        - on ({money}) group_left () {active} > 0
+                      )
+                    )
+                """)
+                + self._where_metered("server", window),
+                labels,
+                {"kind": kind},
+            )
 
     def _of_models(self, window: str) -> Iterable[Recording]:
         """Tokens by kind and in all, joules at both boundaries, money in both scopes, from the counters."""
