@@ -20,7 +20,7 @@ from tpw.config.tariff import (
     TimeOfUseLayer,
     UrdbLayer,
 )
-from tpw.model import Rate, Reference, Standing
+from tpw.model import Rate, Reference, SourceError, Standing
 from tpw.tariff import PriceSource
 from tpw.tariff import costs as rates
 
@@ -135,6 +135,27 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
         cache=None if is_file else cache_file(around, reader.name, identity),
     )
     return UrdbPrices(feed, reader)
+
+
+def rate_notes(config: Config) -> tuple[str, ...]:
+    """What there is to know of the rates in the files that the tariff names: what of them is in no cost, and what they say
+    that cannot be followed. Reads those files, and nothing else."""
+    from tpw.tariff.urdb import from_file, parse
+
+    tariff = config.tariff
+    notes: list[str] = []
+    for name, layer in (("energy", tariff.energy), ("grid", tariff.grid), ("levies", tariff.levies)):
+        if isinstance(layer, UrdbLayer) and layer.file is not None:
+            charges = _rate_charges(layer, tariff, _holidays(layer))
+            try:
+                rate = parse(from_file(layer.file)(), layer.label or "")
+                if charges is not None:
+                    charges(rate)
+            except SourceError as error:
+                notes.append(f"tariff.{name}: {error.detail}" + (f" ({error.hint})" if error.hint else ""))
+            else:
+                notes += [f"tariff.{name}: {said}" for said in rate.left_out]
+    return tuple(notes)
 
 
 def _rate_charges(
