@@ -195,3 +195,44 @@ def test_a_day_of_agile_with_value_added_tax(tmp_path: Path) -> None:
     assert posting.cost["energy"] - posting.credit == pytest.approx(without * 1.05, rel=1e-9)
     with_vat = fsum(2 * each["value_inc_vat"] / 100 for each in day)
     assert posting.cost["energy"] - posting.credit == pytest.approx(with_vat, abs=48 * 2 * 0.00005 / 100)
+
+
+# ------------------------------------------------------------------------------------------------------------ a month's end
+
+
+def rows_before(books: Books, moment: float, component: str) -> float:
+    """What the quarter-hours before a moment hold, as a report of that month has it."""
+    return fsum(
+        posting.cost.get(component, 0.0)
+        for start, row in books.rows.items()
+        if start < moment
+        for posting in row.values()
+    )
+
+
+DEMAND = """
+    facility: {host_share: false}
+    tariff: {currency: EUR, timezone: Europe/Berlin, demand: {price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}}
+    """
+NOVEMBER = local("2026-11-01T00:00", "Europe/Berlin")
+
+
+@pytest.mark.parametrize("step", [300.0, 900.0])
+@pytest.mark.parametrize("down_hours", [0, 6, 72])
+def test_a_peak_at_the_end_of_a_month_is_in_the_books_of_that_month(step: float, down_hours: int) -> None:
+    """100 kW in October and November, 300 kW in October's last quarter-hour: October costs 3000 however late that is known.
+    What is used while the exporter is down, half of the time before midnight, is known by its mean."""
+    policy = assembly.policy(load(DEMAND), Facts(PriceCurve()))
+    begun, end = local("2026-10-01T00:00", "Europe/Berlin"), NOVEMBER + 3 * 86400
+    books, at = Books(), begun
+    while at <= end:
+        if not abs(at - NOVEMBER) < down_hours * 1800:
+            joules = 100_000.0 * (at - begun) + 200_000.0 * min(max(at - (NOVEMBER - 900), 0.0), 900.0)
+            sample = GpuSample(SITE.uuid, at, energy_joules=joules)
+            books = advance(books, Tick(Instant(at, at), AcceleratorReading((SITE,), (sample,))), policy)
+        at += step
+
+    mean_kw = 100.0 + 200.0 * 0.25 / down_hours if down_hours else 100.0
+    october = rows_before(books, NOVEMBER, "demand")
+    assert october == pytest.approx(10 * (mean_kw if down_hours else 300.0))
+    assert cost(books, "demand") - october == pytest.approx(10 * mean_kw * 3 / 30)
