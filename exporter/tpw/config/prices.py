@@ -112,7 +112,8 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
 
     label, is_file = layer.label or "", layer.file is not None
     load = from_file(layer.file) if layer.file is not None else from_api(label, layer.api_key_file or "", around.fetch)
-    identity = f"{layer.file or 'openei'} {label} {layer.monthly_kwh} {sorted(layer.holidays)} {layer.holidays_region}"
+    calendar = f"{tariff.timezone} {sorted(layer.holidays)} {layer.holidays_region}"
+    identity = f"{layer.file or 'openei'} {label} {layer.monthly_kwh} {calendar}"
     is_holiday = _holidays(layer)
     reader = UrdbReader(
         load,
@@ -219,6 +220,7 @@ def _intervals(layer: IntervalsLayer, tariff: Tariff, around: Surroundings) -> t
         reader = preset.reader(
             layer.area or "0", currency, around.fetch, layer.url, layer.token_file, layer.headers_file
         )
+        layout = preset.layout
     else:
         minor = layer.minor_units
         layout = layout_of(layer, layer.price or "", tariff.timezone, per_mwh=layer.per == "MWh", in_minor_units=minor)
@@ -231,7 +233,7 @@ def _intervals(layer: IntervalsLayer, tariff: Tariff, around: Surroundings) -> t
         clock=around.clock,
         unit=currency,
         schedule=table_schedule(layer, publication, around),
-        cache=table_cache(layer, around, reader),
+        cache=table_cache(layer, around, reader, layout),
         judge=_judge(tariff, layer.max_price_per_kwh),
         fallback_price_per_kwh=layer.fallback_price_per_kwh,
     )
