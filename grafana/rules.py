@@ -15,7 +15,8 @@ cluster   (none)                      everything of one installation, GPUs that 
 
 Numerators and denominators are summed apart and divided last, so a server whose tokens are counted on one node and whose
 joules are metered on three has one right ratio. Denominators are guarded: no joules, no ratio; nor is there one where a
-GPU of the server was metered for less than 95 % of the window.
+GPU of the server was metered for less than 95 % of the window, nor a cost per token where less than 95 % of the energy was
+priced in it.
 """
 
 from __future__ import annotations
@@ -277,6 +278,9 @@ class Rules:
                 yield self._tokens_per_joule(
                     level, window, boundary, f'{level}:tpw_server_energy_joules:rate{window}{{boundary="{boundary}"}}'
                 )
+        energy = f'server:tpw_server_energy_joules:rate{window}{{boundary="facility"}}'
+        yield self._priced("server", window, energy)
+        for level in ("model", "server"):
             yield from self._cost_per_million(level, window, f"{level}:tpw_server_cost:rate{window}")
         labels = LEVELS["model"]
         yield Recording(
@@ -327,7 +331,7 @@ class Rules:
             )
         yield Recording(
             f"server:tpw_cost_per_active_cost:ratio_rate{window}",
-            f"server:tpw_server_cost:rate{window} / ({active} > 0)" + self._where_metered("server", window),
+            f"server:tpw_server_cost:rate{window} / ({active} > 0)" + self._where_priced("server", window),
             (*labels, "scope"),
         )
 
@@ -359,7 +363,7 @@ class Rules:
                       )
                     )
                 """)
-                + self._where_metered("server", window),
+                + self._where_priced("server", window),
                 labels,
                 {"kind": kind},
             )
@@ -413,6 +417,34 @@ class Rules:
         covered = f"server:tpw_metered:ratio_rate{window} < {number(METERED_COVERAGE)}"
         return f"\nunless on ({self.keys(*LEVELS['server'])}) {covered}"
 
+    def _priced(self, level: str, window: str, energy: str) -> Recording:
+        """How much of the facility energy the costs of the window are the costs of: what had no price is missing in them,
+        what was priced late is of another time."""
+        gpu = self.keys(*LEVELS["gpu"])
+        of_gpus = promql(f"""
+            abs(sum by ({gpu}) (
+              rate(tpw_energy_unpriced_joules_total[{window}])
+              or label_replace(-rate(tpw_energy_late_priced_joules_total[{window}]), "late", "1", "", "")
+            ))
+        """)
+        if level == "server":
+            of_gpus = f"tpw_server_gpu * on ({gpu}) group_left ()\n{of_gpus}"
+        by = self.keys(*LEVELS[level])
+        return Recording(
+            f"{level}:tpw_priced:ratio_rate{window}",
+            "1 - clamp_max(\n"
+            + textwrap.indent(f"sum by ({by}) (\n{textwrap.indent(of_gpus, '  ')}\n)\n", "  ")
+            + f"  / (sum by ({by}) ({energy}) > 0),\n  1\n)",
+            LEVELS[level],
+        )
+
+    def _where_priced(self, level: str, window: str) -> str:
+        """Withholds a ratio over costs where too little of the energy behind it is priced, as the exporter withholds its
+        live ones."""
+        whose = "server" if "server" in LEVELS[level] else level
+        covered = f"{whose}:tpw_priced:ratio_rate{window} < {number(METERED_COVERAGE)}"
+        return f"{self._where_metered(level, window)}\nunless on ({self.keys(*LEVELS[whose])}) {covered}"
+
     def _cost_per_million(self, level: str, window: str, cost: str) -> Iterable[Recording]:
         labels = LEVELS[level]
         for kind in ("output", "total"):
@@ -423,7 +455,7 @@ class Rules:
                     / on ({self.keys(*labels)}) group_left ()
                     ({level}:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
                 """)
-                + self._where_metered(level, window),
+                + self._where_priced(level, window),
                 (*labels, "scope", "currency"),
                 {"kind": kind},
             )
@@ -548,6 +580,7 @@ class Rules:
         for boundary in ("gpu", "facility"):
             energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}"}}'
             yield self._tokens_per_joule(level, window, boundary, energy)
+        yield self._priced(level, window, f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="facility"}}')
 
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
         """What all GPUs cost a second, whoever owns them, less what negative prices paid back; where energy is priced."""

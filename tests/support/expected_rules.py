@@ -152,6 +152,7 @@ def _models(window: str, seconds: int) -> dict[str, Expected]:
             h.joules(seconds, MODEL, "gpu", state="active"), h.joules(seconds, MODEL, "gpu")
         ),
         f"server:tpw_metered:ratio_rate{window}": lambda h: _metered_least(h, seconds),
+        f"server:tpw_priced:ratio_rate{window}": lambda h: _priced(h, "server", seconds),
         f"model:tpw_server_reference_cost:rate{window}": lambda h: h.rate(
             "tpw_server_reference_cost_total", seconds, (*MODEL, "reference", "currency")
         ),
@@ -192,6 +193,15 @@ def _break_even(h: Hand) -> Rows:
                 needed = (full - marginal) / ((elsewhere - marginal) / tokens)
                 found |= tagged({who: needed / 86400}, kind=kind, reference="api-70b")
     return found
+
+
+def _priced(h: Hand, level: str, seconds: int) -> Rows:
+    """Every joule of the day has its price in time, so this is 1 wherever there is energy. A rule test has prices that are
+    missing and late."""
+    labels = LEVELS[level]
+    used = (h.joules if level == "server" else h.all_joules)(seconds, labels, "facility")
+    owning = h.now("tpw_server_gpu", labels) if level == "server" else used
+    return {who: 1.0 for who, joules in used.items() if joules > 0 and who in owning}
 
 
 def _metered_least(h: Hand, seconds: int) -> Rows:
@@ -249,6 +259,7 @@ def _whole(level: str, window: str, seconds: int, tokens: Callable[[Hand, int, s
         f"{level}:tpw_server_tokens:rate{window}": made,
         f"{level}:tpw_tokens_per_joule:ratio_rate{window}": per_joule,
         f"{level}:tpw_cost:rate{window}": lambda h: _spend(h, labels, seconds),
+        f"{level}:tpw_priced:ratio_rate{window}": lambda h: _priced(h, level, seconds),
         f"{level}:tpw_cost_per_million_tokens:ratio_rate{window}": lambda h: _per_million(
             h, labels, lambda kind: tokens(h, seconds, kind), lambda scope: h.all_cost(seconds, _money(labels), scope)
         ),
