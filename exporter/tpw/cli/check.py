@@ -10,7 +10,7 @@ from tpw.assembly import known_names
 from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.config.load import load_file
-from tpw.config.prices import rate_notes
+from tpw.config.prices import tariff_notes
 from tpw.config.problems import ConfigError
 
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             wrong.append(len(error.problems))
         else:
             print(f"{path or 'no file: the defaults'}: valid")
-            for note in rate_notes(config):
+            for note in tariff_notes(config):
                 print(f"{path}: note: {note}")
     if len(paths) > 1:
         sys.stdout.flush()

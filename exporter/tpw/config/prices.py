@@ -138,13 +138,17 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
     return UrdbPrices(feed, reader)
 
 
-def rate_notes(config: Config) -> tuple[str, ...]:
-    """What there is to know of the rates in the files that the tariff names: what of them is in no cost, and what they say
-    that cannot be followed. Reads those files, and nothing else."""
+def tariff_notes(config: Config) -> tuple[str, ...]:
+    """What there is to know of a valid tariff: what it takes for granted, and of rates in files what is in no cost and what
+    they say that cannot be followed. Reads those files, and nothing else."""
     from tpw.tariff.urdb import from_file, parse
 
     tariff = config.tariff
     notes: list[str] = []
+    layers = [layer for layer in (tariff.energy, tariff.grid, tariff.levies) if isinstance(layer, FlatLayer)]
+    by_month = tariff.demand or tariff.capacity or tariff.fixed or any(layer.blocks for layer in layers)
+    if by_month and tariff.timezone is None:
+        notes.append("tariff: billing months begin at midnight UTC, since no `timezone` is given")
     for name, layer in (("energy", tariff.energy), ("grid", tariff.grid), ("levies", tariff.levies)):
         if isinstance(layer, UrdbLayer) and layer.file is not None:
             charges = _rate_charges(layer, tariff, _holidays(layer))

@@ -68,3 +68,22 @@ def test_what_a_rate_costs_and_the_exporter_does_not_count_is_named(
     assert notes[1].startswith("the rate has a minimum bill (mincharge: 250 $/month), which is in no cost here")
     assert notes[3].startswith("this rate charges demand per kVA; only kW of a month are understood")
     assert notes[5].startswith(f"the rate cannot be read from {tmp_path / 'gone.json'}")
+
+
+@pytest.mark.parametrize(
+    ("tariff", "expected"),
+    [
+        ("demand: {price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}", 1),
+        ("fixed: {per_month: 10}, energy: {price_per_kwh: 0.2}", 1),
+        ("capacity: {kw: 40, price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}", 1),
+        ("energy: {price_per_kwh: 0.2, blocks: [{above_kwh: 100, price_per_kwh: 0.1}]}", 1),
+        ("timezone: UTC, demand: {price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}", 0),
+        ("energy: {price_per_kwh: 0.2}", 0),
+    ],
+)
+def test_whose_midnight_a_month_begins_at_is_said_where_nobody_chose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tariff: str, expected: int
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"tariff: {{currency: EUR, {tariff}}}")
+    assert main(["check", str(tmp_path / "a.yaml")]) == 0
+    assert capsys.readouterr().out.count("billing months begin at midnight UTC") == expected
