@@ -351,17 +351,18 @@ def _who(page: Board) -> None:
         (
             bars(
                 "Break-even, output tokens per day",
-                "How many output tokens a day would make this cost meet $reference at today's mix, and how many there "
-                "were, per server. Left of break-even, elsewhere is cheaper.",
+                "How many output tokens a day would make a server cost what $reference takes for them, at the mix of kinds "
+                "of the last 24 hours, and how many it made. That is what runs whether tokens are made or not, over the "
+                "reference's price of a token less the energy that one takes while the server works. Short of it, "
+                "elsewhere is cheaper. No *needs*: the reference is rented by time, or takes no more than that energy.",
                 Query(
-                    'sum by (server) (model:tpw_server_tokens:rate1d{kind="output"}) * 86400',
+                    'sum by (server) (server:tpw_server_tokens:rate1d{kind="output"}) * 86400',
                     "{{server}} makes",
                     instant=True,
                 ),
                 Query(
-                    'sum by (server) (model:tpw_server_tokens:rate1d{kind="output"}) * 86400'
-                    f' * sum by (server) (model:tpw_server_cost:rate1d{{scope="full", {MONEY}}})'
-                    f' / (sum by (server) (model:tpw_server_reference_cost:rate1d{{reference="$reference", {MONEY}}}) > 0)',
+                    'sum by (server) (server:tpw_break_even_tokens:rate1d{kind="output",'
+                    f' reference="$reference", {MONEY}}}) * 86400',
                     "{{server}} needs",
                     instant=True,
                 ),
@@ -372,6 +373,26 @@ def _who(page: Board) -> None:
                 looks={"/ needs$/": Look(thresholds=((None, palette.REFERENCE),))},
             ),
             8,
+        ),
+    )
+    page.line(
+        6,
+        (
+            curve(
+                "Allocated over active",
+                "What a server costs in all over what it costs while it works, over the day before: 2 is as much parked as "
+                "active. ${scope:text} cost.",
+                Query(
+                    'max by (server) (server:tpw_cost_per_active_cost:ratio_rate1d{scope="${scope:text}",'
+                    f" {MONEY}}})",
+                    "{{server}}",
+                ),
+                unit="none",
+                decimals=2,
+                at_least=1,
+                no_value=NO_PRICE,
+            ),
+            24,
         ),
     )
 

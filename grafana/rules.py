@@ -15,7 +15,8 @@ cluster   (none)                      everything of one installation, GPUs that 
 
 Numerators and denominators are summed apart and divided last, so a server whose tokens are counted on one node and whose
 joules are metered on three has one right ratio. Denominators are guarded: no joules, no ratio; nor is there one where a
-GPU of the server was metered for less than 95 % of the window.
+GPU of the server was metered for less than 95 % of the window, nor a cost per token where less than 95 % of the energy was
+priced in it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ WINDOWS = ("5m", "1h", "1d")
 GPU_WINDOWS = ("5m",)
 NODE_WINDOWS = ("5m", "1h")
 """There are many of these; longer windows of them are read from the counters."""
+ACTIVE_WINDOWS = ("1h", "1d")
+"""Windows of what was active: in minutes a server may well not have been."""
+BREAK_EVEN_WINDOWS = ("1d",)
+"""A mix of tokens is that of a day."""
 SPEND_WINDOWS = ("30m", "6h")
 """Further windows of spend, for the budget alert."""
 LOADS = (("under 1", None, "1"), ("1 to 4", "1", "5"), ("5 to 16", "5", "17"), ("17 to 64", "17", "65"))
@@ -273,6 +278,9 @@ class Rules:
                 yield self._tokens_per_joule(
                     level, window, boundary, f'{level}:tpw_server_energy_joules:rate{window}{{boundary="{boundary}"}}'
                 )
+        energy = f'server:tpw_server_energy_joules:rate{window}{{boundary="facility"}}'
+        yield self._priced("server", window, energy)
+        for level in ("model", "server"):
             yield from self._cost_per_million(level, window, f"{level}:tpw_server_cost:rate{window}")
         labels = LEVELS["model"]
         yield Recording(
@@ -303,6 +311,62 @@ class Rules:
             f"sum by ({self.keys(*labels, 'reference', 'currency')}) (rate(tpw_server_reference_cost_total[{window}]))",
             (*labels, "reference", "currency"),
         )
+        if window in ACTIVE_WINDOWS:
+            yield from self._allocated_and_active(window)
+        if window in BREAK_EVEN_WINDOWS:
+            yield from self._break_even(window)
+
+    def _allocated_and_active(self, window: str) -> Iterable[Recording]:
+        """What servers cost while they worked, and what they cost in all over that: parked time is the difference."""
+        labels = (*LEVELS["server"], "currency")
+        by, active = self.keys(*labels), f"server:tpw_server_active_cost:rate{window}"
+        for scope, component in (("energy", ', component="energy"'), ("full", "")):
+            known = f'\nand on ({by}) {active}{{scope="energy"}}' if scope == "full" else ""
+            yield Recording(
+                active,
+                f'sum by ({by}) (rate(tpw_server_cost_total{{state="active"{component}}}[{window}])'
+                f' or -rate(tpw_server_credit_total{{state="active"}}[{window}])){known}',
+                labels,
+                {"scope": scope},
+            )
+        yield Recording(
+            f"server:tpw_cost_per_active_cost:ratio_rate{window}",
+            f"server:tpw_server_cost:rate{window} / ({active} > 0)" + self._where_priced("server", window),
+            (*labels, "scope"),
+        )
+
+    def _break_even(self, window: str) -> Iterable[Recording]:
+        """Tokens a second at which a server costs what a reference takes for them, at the kinds' measured mix.
+
+        Energy used while active is what one more token costs; all else runs whether tokens are made or not. With the cost
+        F of that, the reference's price r and the marginal cost m of a token it is F / (r - m); the rule has r and m of all
+        T tokens that were made, and so T on top. Rented GPUs are paid by time: no number of tokens meets their price.
+        """
+        labels = (*LEVELS["server"], "reference", "currency")
+        on, money, priced = self.keys("server"), self.keys("server", "currency"), self.keys("reference", "currency")
+        active = f'server:tpw_server_active_cost:rate{window}{{scope="energy"}}'
+        for kind in ("output", "total"):
+            yield Recording(
+                f"server:tpw_break_even_tokens:rate{window}",
+                promql(f"""
+                    (server:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
+                    * on ({on}) group_right ()
+                    (
+                      clamp_min(server:tpw_server_cost:rate{window}{{scope="full"}} - on ({money}) {active}, 0)
+                      / on ({money}) group_right ()
+                      (
+                        (
+                          sum by ({self.keys(*labels)}) (model:tpw_server_reference_cost:rate{window})
+                          and on ({priced}) tpw_reference_price_per_token
+                        )
+                        - on ({money}) group_left () {active} > 0
+                      )
+                    )
+                """)
+                + self._where_priced("server", window),
+                labels,
+                {"kind": kind},
+            )
 
     def _of_models(self, window: str) -> Iterable[Recording]:
         """Tokens by kind and in all, joules at both boundaries, money in both scopes, from the counters."""
@@ -353,6 +417,34 @@ class Rules:
         covered = f"server:tpw_metered:ratio_rate{window} < {number(METERED_COVERAGE)}"
         return f"\nunless on ({self.keys(*LEVELS['server'])}) {covered}"
 
+    def _priced(self, level: str, window: str, energy: str) -> Recording:
+        """How much of the facility energy the costs of the window are the costs of: what had no price is missing in them,
+        what was priced late is of another time."""
+        gpu = self.keys(*LEVELS["gpu"])
+        of_gpus = promql(f"""
+            abs(sum by ({gpu}) (
+              rate(tpw_energy_unpriced_joules_total[{window}])
+              or label_replace(-rate(tpw_energy_late_priced_joules_total[{window}]), "late", "1", "", "")
+            ))
+        """)
+        if level == "server":
+            of_gpus = f"tpw_server_gpu * on ({gpu}) group_left ()\n{of_gpus}"
+        by = self.keys(*LEVELS[level])
+        return Recording(
+            f"{level}:tpw_priced:ratio_rate{window}",
+            "1 - clamp_max(\n"
+            + textwrap.indent(f"sum by ({by}) (\n{textwrap.indent(of_gpus, '  ')}\n)\n", "  ")
+            + f"  / (sum by ({by}) ({energy}) > 0),\n  1\n)",
+            LEVELS[level],
+        )
+
+    def _where_priced(self, level: str, window: str) -> str:
+        """Withholds a ratio over costs where too little of the energy behind it is priced, as the exporter withholds its
+        live ones."""
+        whose = "server" if "server" in LEVELS[level] else level
+        covered = f"{whose}:tpw_priced:ratio_rate{window} < {number(METERED_COVERAGE)}"
+        return f"{self._where_metered(level, window)}\nunless on ({self.keys(*LEVELS[whose])}) {covered}"
+
     def _cost_per_million(self, level: str, window: str, cost: str) -> Iterable[Recording]:
         labels = LEVELS[level]
         for kind in ("output", "total"):
@@ -363,7 +455,7 @@ class Rules:
                     / on ({self.keys(*labels)}) group_left ()
                     ({level}:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
                 """)
-                + self._where_metered(level, window),
+                + self._where_priced(level, window),
                 (*labels, "scope", "currency"),
                 {"kind": kind},
             )
@@ -488,6 +580,7 @@ class Rules:
         for boundary in ("gpu", "facility"):
             energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}"}}'
             yield self._tokens_per_joule(level, window, boundary, energy)
+        yield self._priced(level, window, f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="facility"}}')
 
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
         """What all GPUs cost a second, whoever owns them, less what negative prices paid back; where energy is priced."""

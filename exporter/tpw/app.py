@@ -130,6 +130,7 @@ class Daemon:
         self._owners_of: tuple[object, ...] = ()
         self._owner_notes: tuple[str, ...] = ()
         self._server_notes: dict[str, str] = {}
+        self._left_out: tuple[str, ...] = ()
 
         self._scheduler = Scheduler()
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -545,6 +546,10 @@ class Daemon:
     def _take_facts(self, facts: Facts) -> None:
         self._policy = assembly.policy(self._config, facts)
         self._books = price_late(self._books, self._policy)
+        for said in facts.contract.left_out:
+            if said not in self._left_out:
+                _log.warning("not all of the contract is charged", detail=said)
+        self._left_out = facts.contract.left_out
 
     def _prices_at(self, wall_seconds: float) -> Prices:
         curve = self._outlook.facts.curve
@@ -653,6 +658,7 @@ class Daemon:
             f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
             for uuid in self._told_twice
         ]
+        notes += [f"tariff: {said}." for said in self._left_out]
         if not self._outlook.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         if self._gpus:

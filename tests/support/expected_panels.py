@@ -452,6 +452,19 @@ def _peak(h: Hand) -> Rows:
     return single(max(_facility_of_a(h, begin, begin + day.QUARTER) for begin in quarters) / day.QUARTER)
 
 
+def _needed(h: Hand, server: tuple[str, ...]) -> Rows:
+    """Output tokens a day that cost what they would at the reference: the day's fixed cost over the reference's price of a
+    token, all kinds at the day's mix, less the energy that one takes."""
+    found: Rows = {}
+    for who, tokens in h.tokens(86400, server, "output").items():
+        marginal = h.cost(86400, server, "energy", state="active").get(who, 0.0)
+        elsewhere = h.elsewhere(86400, server).get(who, 0.0)
+        if tokens > 0 and elsewhere > marginal:
+            fixed = h.cost(86400, server, "full")[who] - marginal
+            found[who] = fixed / (elsewhere / tokens - marginal / tokens)
+    return found
+
+
 def _money() -> dict[str, list[Expected]]:
     server = ("server",)
     energy = "energy"
@@ -504,12 +517,9 @@ def _money() -> dict[str, list[Expected]]:
         "Idle GPUs by node, $currency": [lambda h: h.all_cost(h.range, ("instance",), state="idle")],
         "Break-even, output tokens per day": [
             lambda h: h.tokens(86400, server, "output"),
-            lambda h: {
-                who: tokens * h.cost(86400, server, "full")[who] / h.elsewhere(86400, server)[who]
-                for who, tokens in h.tokens(86400, server, "output").items()
-                if h.elsewhere(86400, server).get(who, 0.0) > 0
-            },
+            lambda h: _needed(h, server),
         ],
+        "Allocated over active": [lambda h: over(h.cost(86400, server), h.cost(86400, server, state="active"), server)],
         "Charge and credit of electricity, $currency per day": [
             lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, (), component=energy),
             lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),

@@ -35,6 +35,8 @@ def expected() -> dict[str, Expected]:
         for level in ("model", "server"):
             found |= _servers(level, window, seconds)
         found |= _models(window, seconds)
+        if window != "5m":
+            found |= _active(window, seconds)
         if window != "1d":
             found |= _whole("node", window, seconds, _node_tokens) | _joules_of_nodes(window, seconds)
         found |= _whole("cluster", window, seconds, _cluster_tokens)
@@ -150,10 +152,56 @@ def _models(window: str, seconds: int) -> dict[str, Expected]:
             h.joules(seconds, MODEL, "gpu", state="active"), h.joules(seconds, MODEL, "gpu")
         ),
         f"server:tpw_metered:ratio_rate{window}": lambda h: _metered_least(h, seconds),
+        f"server:tpw_priced:ratio_rate{window}": lambda h: _priced(h, "server", seconds),
         f"model:tpw_server_reference_cost:rate{window}": lambda h: h.rate(
             "tpw_server_reference_cost_total", seconds, (*MODEL, "reference", "currency")
         ),
     }
+
+
+def _active(window: str, seconds: int) -> dict[str, Expected]:
+    """What servers cost while they worked, and in all over that."""
+    money = _money(LEVELS["server"])
+
+    def active(h: Hand, scope: str) -> Rows:
+        return h.cost(seconds, money, scope, state="active")
+
+    found: dict[str, Expected] = {
+        f"server:tpw_server_active_cost:rate{window}": lambda h: plus(
+            *(tagged(times(active(h, scope), 1 / seconds), scope=scope) for scope in SCOPES)
+        ),
+        f"server:tpw_cost_per_active_cost:ratio_rate{window}": lambda h: plus(
+            *(tagged(over(h.cost(seconds, money, scope), active(h, scope)), scope=scope) for scope in SCOPES)
+        ),
+    }
+    if window == "1d":
+        found["server:tpw_break_even_tokens:rate1d"] = _break_even
+    return found
+
+
+def _break_even(h: Hand) -> Rows:
+    """Tokens a second at which a day costs what it would at the reference that has prices by token: what runs anyway, over
+    what each token saves."""
+    found: Rows = {}
+    for who, full in h.cost(86400, _money(LEVELS["server"]), "full").items():
+        server = tuple(pair for pair in who if pair[0] != "currency")
+        marginal = h.cost(86400, LEVELS["server"], "energy", state="active").get(server, 0.0)
+        elsewhere = h.elsewhere(86400, LEVELS["server"]).get(server, 0.0)
+        for kind in KINDS:
+            tokens = h.tokens(86400, LEVELS["server"], kind).get(server, 0.0)
+            if tokens > 0 and elsewhere > marginal:
+                needed = (full - marginal) / ((elsewhere - marginal) / tokens)
+                found |= tagged({who: needed / 86400}, kind=kind, reference="api-70b")
+    return found
+
+
+def _priced(h: Hand, level: str, seconds: int) -> Rows:
+    """Every joule of the day has its price in time, so this is 1 wherever there is energy. A rule test has prices that are
+    missing and late."""
+    labels = LEVELS[level]
+    used = (h.joules if level == "server" else h.all_joules)(seconds, labels, "facility")
+    owning = h.now("tpw_server_gpu", labels) if level == "server" else used
+    return {who: 1.0 for who, joules in used.items() if joules > 0 and who in owning}
 
 
 def _metered_least(h: Hand, seconds: int) -> Rows:
@@ -211,6 +259,7 @@ def _whole(level: str, window: str, seconds: int, tokens: Callable[[Hand, int, s
         f"{level}:tpw_server_tokens:rate{window}": made,
         f"{level}:tpw_tokens_per_joule:ratio_rate{window}": per_joule,
         f"{level}:tpw_cost:rate{window}": lambda h: _spend(h, labels, seconds),
+        f"{level}:tpw_priced:ratio_rate{window}": lambda h: _priced(h, level, seconds),
         f"{level}:tpw_cost_per_million_tokens:ratio_rate{window}": lambda h: _per_million(
             h, labels, lambda kind: tokens(h, seconds, kind), lambda scope: h.all_cost(seconds, _money(labels), scope)
         ),

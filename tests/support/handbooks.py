@@ -287,6 +287,7 @@ class Book:
         who = {"gpu": str(board.index), "uuid": board.uuid}
         self._add("tpw_gpu_unmetered_seconds_total", 0.0, **who)
         self._add("tpw_energy_unpriced_joules_total", 0.0, **who)
+        self._add("tpw_energy_late_priced_joules_total", 0.0, **who)
         for reason in ("sw_power_cap", "hw_thermal"):
             self._add("tpw_gpu_throttle_seconds_total", 0.0, **who, reason=reason)
         if day.lost(board, self._now):
@@ -352,8 +353,7 @@ class Book:
                 self._add("booked", 1.0)
                 grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
                 self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
-            if credit * mine > 0:
-                self._add("tpw_server_credit_total", credit * mine, **whose, **currency)
+            self._add("tpw_server_credit_total", credit * mine, **whose, **currency)
 
     # ----------------------------------------------------------------------------------------------------------- gauges
 

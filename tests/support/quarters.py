@@ -110,14 +110,19 @@ def _look(server: str, at: float, tokens: float, *, working: bool) -> ServerRead
 
 
 def write_books(
-    directory: Path, policy: Policy = POLICY, start: float = START, end: float = END, keep_seconds: float = 1e9
+    directory: Path,
+    policy: Policy = POLICY,
+    start: float = START,
+    end: float = END,
+    keep_seconds: float = 1e9,
+    later: tuple[float, Policy] | None = None,
 ) -> Books:
-    """Book it, tick by tick, as the daemon does."""
+    """Book it, tick by tick, as the daemon does; ``later`` is a policy that is in force from a moment on."""
     now = start
     file = BooksFile(directory, lambda: now, keep_seconds=keep_seconds)
     books = Books()
     for tick in ticks(start, end):
         now = tick.at.wall_seconds
-        books = file.save(advance(books, tick, policy))
+        books = file.save(advance(books, tick, later[1] if later is not None and now > later[0] else policy))
     file.close()
     return books

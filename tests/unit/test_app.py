@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from structlog.testing import capture_logs
 
 from support.pageserver import PageServer, answer
 from tpw.app import CurrencyError, Daemon
@@ -22,6 +24,8 @@ from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
+
+CAPTURES = Path(__file__).parents[1] / "captures"
 
 
 def config(gpus: str, price: float = 0.2) -> Config:
@@ -532,3 +536,22 @@ def test_a_currency_may_be_changed_while_there_is_no_money_in_the_books(tmp_path
     assert there.daemon.snapshot.books.currency == "USD"
     assert there.sum("energy") > 0.0
     there.daemon.stop()
+
+
+def test_what_of_a_contract_is_in_no_cost_is_said_once_and_stands_in_the_notes(tmp_path: Path) -> None:
+    rate = json.loads((CAPTURES / "tariff" / "urdb-smud-ci-tod4-2025.json").read_text())["items"][0]
+    file = tmp_path / "rate.json"
+    file.write_text(json.dumps({**rate, "mincharge": 250, "minchargeunits": "$/month"}))
+    tariff = f"tariff: {{currency: USD, timezone: America/Los_Angeles, energy: {{kind: urdb, file: {file}}}}}"
+    daemon = Daemon(load(f"host: {{meters: []}}\ndiscovery: {{processes: false}}\n{tariff}"), accelerators=[])
+    with capture_logs() as logs:
+        daemon.look()
+        daemon._look_at_prices()
+        daemon.look_again()
+        reload(daemon, daemon._config)
+    notes = daemon.snapshot.notes
+    daemon.stop()
+
+    said = [entry["detail"] for entry in logs if entry["event"] == "not all of the contract is charged"]
+    assert len(said) == 1 and "a minimum bill (mincharge: 250 $/month)" in said[0]
+    assert [note for note in notes if "minimum bill" in note] == [f"tariff: {said[0]}."]

@@ -113,6 +113,58 @@ def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step:
     assert bill == pytest.approx(105_658.77)
 
 
+# ------------------------------------------------------------------------------------- a rate with tiers and a block of kW
+
+
+RATE_G = {
+    # Rate G of Hydro-Quebec as it published it for 1 April 2017, in the form of the database. Amounts are Canadian dollars.
+    "label": "rate-g",
+    "energyratestructure": [[{"max": 15090, "rate": 0.0978, "unit": "kWh"}, {"rate": 0.0688, "unit": "kWh"}]],
+    "energyweekdayschedule": [[0] * 24] * 12,
+    "energyweekendschedule": [[0] * 24] * 12,
+    "flatdemandstructure": [[{"max": 50, "rate": 0.0}, {"rate": 17.43}]],
+    "flatdemandmonths": [0] * 12,
+    "flatdemandunit": "kW",
+    "fixedchargefirstmeter": 12.33,
+    "fixedchargeunits": "$/month",
+}
+
+
+@pytest.mark.parametrize("step", [900.0, 300.0])
+def test_a_month_of_a_public_rate_with_tiers_and_demand_above_a_block(tmp_path: Path, step: float) -> None:
+    """40 kW in November 2026, which has 721 hours in Montreal, and 62 kW for the first hour of the ninth's afternoon.
+
+    40 x 721 + 22 = 28 862 kWh: 15 090 at the first price, 13 772 at the second. 62 - 50 = 12 kW of demand.
+    """
+    zone = "America/Toronto"
+    start, end = local("2026-11-01T00:00", zone), local("2026-12-01T00:00", zone)
+    peak = local("2026-11-09T13:00", zone)
+    (tmp_path / "rate.json").write_text(json.dumps(RATE_G))
+    config = load(
+        f"""
+        facility: {{host_share: false}}
+        tariff:
+          currency: USD
+          timezone: {zone}
+          energy: {{kind: urdb, file: rate.json, charges: [demand, fixed]}}
+        """,
+        str(tmp_path / "tpw.yaml"),
+    )
+    clock = [start]
+    outlook = Outlook(config, lambda name: SourceLife(name, wall=lambda: clock[0]), lambda: clock[0])
+    policy, books = Policy(), Books()
+    for tick in metered(start, end, step, lambda at: 62_000.0 if peak <= at < peak + 3600 else 40_000.0):
+        now = clock[0] = tick.at.wall_seconds
+        if (now - start) % 86400 == 0:
+            policy = assembly.policy(config, outlook.ask(now))
+        books = without_closed(advance(books, tick, policy))
+
+    assert cost(books, "energy") == pytest.approx(15_090 * 0.0978 + 13_772 * 0.0688) == pytest.approx(2_423.3156)
+    assert cost(books, "demand") == pytest.approx(12 * 17.43) == pytest.approx(209.16)
+    assert cost(books, "fixed") == pytest.approx(12.33)
+    assert fsum(sum(each.cost.values()) for each in books.postings.values()) == pytest.approx(2_644.8056)
+
+
 # ----------------------------------------------------------------------------------------------------------- days of a feed
 
 
@@ -195,3 +247,44 @@ def test_a_day_of_agile_with_value_added_tax(tmp_path: Path) -> None:
     assert posting.cost["energy"] - posting.credit == pytest.approx(without * 1.05, rel=1e-9)
     with_vat = fsum(2 * each["value_inc_vat"] / 100 for each in day)
     assert posting.cost["energy"] - posting.credit == pytest.approx(with_vat, abs=48 * 2 * 0.00005 / 100)
+
+
+# ------------------------------------------------------------------------------------------------------------ a month's end
+
+
+def rows_before(books: Books, moment: float, component: str) -> float:
+    """What the quarter-hours before a moment hold, as a report of that month has it."""
+    return fsum(
+        posting.cost.get(component, 0.0)
+        for start, row in books.rows.items()
+        if start < moment
+        for posting in row.values()
+    )
+
+
+DEMAND = """
+    facility: {host_share: false}
+    tariff: {currency: EUR, timezone: Europe/Berlin, demand: {price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}}
+    """
+NOVEMBER = local("2026-11-01T00:00", "Europe/Berlin")
+
+
+@pytest.mark.parametrize("step", [300.0, 900.0])
+@pytest.mark.parametrize("down_hours", [0, 6, 72])
+def test_a_peak_at_the_end_of_a_month_is_in_the_books_of_that_month(step: float, down_hours: int) -> None:
+    """100 kW in October and November, 300 kW in October's last quarter-hour: October costs 3000 however late that is known.
+    What is used while the exporter is down, half of the time before midnight, is known by its mean."""
+    policy = assembly.policy(load(DEMAND), Facts(PriceCurve()))
+    begun, end = local("2026-10-01T00:00", "Europe/Berlin"), NOVEMBER + 3 * 86400
+    books, at = Books(), begun
+    while at <= end:
+        if not abs(at - NOVEMBER) < down_hours * 1800:
+            joules = 100_000.0 * (at - begun) + 200_000.0 * min(max(at - (NOVEMBER - 900), 0.0), 900.0)
+            sample = GpuSample(SITE.uuid, at, energy_joules=joules)
+            books = advance(books, Tick(Instant(at, at), AcceleratorReading((SITE,), (sample,))), policy)
+        at += step
+
+    mean_kw = 100.0 + 200.0 * 0.25 / down_hours if down_hours else 100.0
+    october = rows_before(books, NOVEMBER, "demand")
+    assert october == pytest.approx(10 * (mean_kw if down_hours else 300.0))
+    assert cost(books, "demand") - october == pytest.approx(10 * mean_kw * 3 / 30)

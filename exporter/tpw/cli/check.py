@@ -10,6 +10,7 @@ from tpw.assembly import known_names
 from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.config.load import load_file
+from tpw.config.prices import tariff_notes
 from tpw.config.problems import ConfigError
 
 
@@ -30,12 +31,14 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     wrong: list[int] = []
     for path in paths or [None]:
         try:
-            load_file(path, overrides=setting.overrides, known=known_names())
+            config = load_file(path, overrides=setting.overrides, known=known_names())
         except ConfigError as error:
             print_problems(error)
             wrong.append(len(error.problems))
         else:
             print(f"{path or 'no file: the defaults'}: valid")
+            for note in tariff_notes(config):
+                print(f"{path}: note: {note}")
     if len(paths) > 1:
         sys.stdout.flush()
         tally = "all valid" if not wrong else f"{len(wrong)} not valid, with {sum(wrong)} problems"

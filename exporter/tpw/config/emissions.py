@@ -59,7 +59,7 @@ def _feed(
         unit="g",
         schedule=schedule,
         judge=refuse_implausible,
-        cache=table_cache(carbon, around, reader)
+        cache=table_cache(carbon, around, reader, layout_of(carbon, carbon.value or "", timezone))
         if isinstance(carbon, IntensityTable)
         else cache_file(around, reader.name, reader.identity),
         fallback_price_per_kwh=carbon.fallback_grams_per_kwh,

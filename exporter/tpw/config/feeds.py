@@ -92,8 +92,9 @@ def table_schedule(table: Table, publication: Publication | None, around: Surrou
     return Schedule(publication, every_seconds=table.every or _SIX_HOURS, jitter=around.jitter)
 
 
-def table_cache(table: Table, around: Surroundings, reader: Reader) -> Path | None:
-    """Where the numbers of a list are kept: a file and a Prometheus keep their own."""
+def table_cache(table: Table, around: Surroundings, reader: Reader, layout: Layout) -> Path | None:
+    """Where the numbers of a list are kept: a file and a Prometheus keep their own. What was read by another layout (its
+    unit, its zone, which end of an interval a stamp is) is something else, though it came from the same address."""
     if table.file is not None or table.format == "prometheus":
         return None
-    return cache_file(around, reader.name, reader.identity)
+    return cache_file(around, reader.name, f"{reader.identity} {layout!r}")

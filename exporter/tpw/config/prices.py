@@ -20,7 +20,7 @@ from tpw.config.tariff import (
     TimeOfUseLayer,
     UrdbLayer,
 )
-from tpw.model import Rate, Reference, Standing
+from tpw.model import Rate, Reference, SourceError, Standing
 from tpw.tariff import PriceSource
 from tpw.tariff import costs as rates
 
@@ -112,7 +112,8 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
 
     label, is_file = layer.label or "", layer.file is not None
     load = from_file(layer.file) if layer.file is not None else from_api(label, layer.api_key_file or "", around.fetch)
-    identity = f"{layer.file or 'openei'} {label} {layer.monthly_kwh} {sorted(layer.holidays)} {layer.holidays_region}"
+    calendar = f"{tariff.timezone} {sorted(layer.holidays)} {layer.holidays_region}"
+    identity = f"{layer.file or 'openei'} {label} {layer.monthly_kwh} {calendar}"
     is_holiday = _holidays(layer)
     reader = UrdbReader(
         load,
@@ -135,6 +136,31 @@ def _urdb(layer: UrdbLayer, tariff: Tariff, around: Surroundings) -> PriceSource
         cache=None if is_file else cache_file(around, reader.name, identity),
     )
     return UrdbPrices(feed, reader)
+
+
+def tariff_notes(config: Config) -> tuple[str, ...]:
+    """What there is to know of a valid tariff: what it takes for granted, and of rates in files what is in no cost and what
+    they say that cannot be followed. Reads those files, and nothing else."""
+    from tpw.tariff.urdb import from_file, parse
+
+    tariff = config.tariff
+    notes: list[str] = []
+    layers = [layer for layer in (tariff.energy, tariff.grid, tariff.levies) if isinstance(layer, FlatLayer)]
+    by_month = tariff.demand or tariff.capacity or tariff.fixed or any(layer.blocks for layer in layers)
+    if by_month and tariff.timezone is None:
+        notes.append("tariff: billing months begin at midnight UTC, since no `timezone` is given")
+    for name, layer in (("energy", tariff.energy), ("grid", tariff.grid), ("levies", tariff.levies)):
+        if isinstance(layer, UrdbLayer) and layer.file is not None:
+            charges = _rate_charges(layer, tariff, _holidays(layer))
+            try:
+                rate = parse(from_file(layer.file)(), layer.label or "")
+                if charges is not None:
+                    charges(rate)
+            except SourceError as error:
+                notes.append(f"tariff.{name}: {error.detail}" + (f" ({error.hint})" if error.hint else ""))
+            else:
+                notes += [f"tariff.{name}: {said}" for said in rate.left_out]
+    return tuple(notes)
 
 
 def _rate_charges(
@@ -198,6 +224,7 @@ def _intervals(layer: IntervalsLayer, tariff: Tariff, around: Surroundings) -> t
         reader = preset.reader(
             layer.area or "0", currency, around.fetch, layer.url, layer.token_file, layer.headers_file
         )
+        layout = preset.layout
     else:
         minor = layer.minor_units
         layout = layout_of(layer, layer.price or "", tariff.timezone, per_mwh=layer.per == "MWh", in_minor_units=minor)
@@ -210,7 +237,7 @@ def _intervals(layer: IntervalsLayer, tariff: Tariff, around: Surroundings) -> t
         clock=around.clock,
         unit=currency,
         schedule=table_schedule(layer, publication, around),
-        cache=table_cache(layer, around, reader),
+        cache=table_cache(layer, around, reader, layout),
         judge=_judge(tariff, layer.max_price_per_kwh),
         fallback_price_per_kwh=layer.fallback_price_per_kwh,
     )

@@ -180,7 +180,7 @@ CATALOGUE: tuple[Metric, ...] = (
         Kind.COUNTER,
         _GPU,
         "Unpriced joules whose price arrived later: their cost was counted then.",
-        absent="Nothing was unpriced.",
+        absent="No tariff is configured, or the board reports no energy.",
     ),
     Metric(
         "tpw_gpu_state_emissions_grams_total",
@@ -303,7 +303,7 @@ CATALOGUE: tuple[Metric, ...] = (
         Kind.COUNTER,
         (*_MODEL, "state", "currency"),
         "What negative electricity prices paid back.",
-        absent="No negative price was ever used.",
+        absent="No tariff is configured, or it is not known which GPUs are its own, or they report no energy.",
     ),
     Metric(
         "tpw_server_reference_cost_total",

@@ -293,8 +293,8 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
         unpriced = [posting.unpriced_joules for _, postings in by_state for posting in postings]
         sheet["tpw_energy_unpriced_joules_total"].append((who, fsum(unpriced)))
         late = fsum([posting.late_priced_joules for _, postings in by_state for posting in postings])
-        if late > 0.0:
-            sheet["tpw_energy_late_priced_joules_total"].append((who, late))
+        # From 0 on: late prices come by hours at once, and a series that begins with them shows no rise.
+        sheet["tpw_energy_late_priced_joules_total"].append((who, late))
     _gpu_emissions(sheet, who, by_state)
     sheet["tpw_gpu_unmetered_seconds_total"].append((who, account.unmetered_seconds))
     for reason, count in sorted(account.anomalies.items()):
@@ -388,8 +388,8 @@ def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str
                 if measured or component != "energy":
                     value = _cost(postings, component) if postings else 0.0
                     sheet["tpw_server_cost_total"].append(((name, model, state, component, currency), value))
-            credit = _credit(postings) if postings and currency else 0.0
-            if credit > 0.0:
+            if measured and "energy" in components:
+                credit = _credit(postings) if postings else 0.0
                 sheet["tpw_server_credit_total"].append(((name, model, state, currency), credit))
             for basis in sums.bases if measured else ():
                 grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
-from tpw.tariff.demand import Demand, kw_months, recorded, settled, turned_back
+from tpw.tariff.demand import Demand, DemandRules, kw_months, recorded, settled, turned_back
 
 JOULES_PER_KWH = 3.6e6
 
@@ -274,26 +274,38 @@ def book_demand(
     entries: Entries, meter: Meter, before: Mapping[str, Demand], policy: Policy, open_from: float, now: float
 ) -> dict[str, Demand]:
     """The demand charges that have accrued, shared by the facility joules of the tick: without joules nothing is booked,
-    and it waits. Returns where the peaks stand. A charge that is not in force any more is kept until its month is over, in
-    case it is only the rate that cannot be read now."""
+    and it waits. What a month that is over still owes (its last window, its end while nobody looked) lies in its last row.
+    Returns where the peaks stand. A charge that is not in force any more is kept until its month is over, in case it is
+    only the rate that cannot be read now."""
     total = sum(meter.facility_joules.values())
     result = {name: state for name, state in before.items() if now < state.month_end_seconds}
-    amount = 0.0
+    amounts: dict[float, float] = {}
     for rules in policy.demand:
         state = turned_back(before.get(rules.name, _NO_DEMAND), rules, now)
         for (start, end), joules in meter.spans.items():
             state = recorded(state, rules, start, end, joules)
         state = settled(state, rules, open_from)
-        accrued = kw_months(state, rules, now)
-        if total > 0.0 and accrued > state.booked_kw_months:
-            amount += (accrued - state.booked_kw_months) * rules.price_per_kw_month
-            state = replace(state, booked_kw_months=accrued)
+        if total > 0.0:
+            for at, accrued in _accrued(state, rules, now):
+                if accrued > state.booked_kw_months:
+                    row = at // ROW_SECONDS * ROW_SECONDS
+                    amount = (accrued - state.booked_kw_months) * rules.price_per_kw_month
+                    amounts[row] = amounts.get(row, 0.0) + amount
+                    state = replace(state, booked_kw_months=accrued)
         result[rules.name] = state
-    if amount > 0.0:
-        row = now // ROW_SECONDS * ROW_SECONDS
+    for row, amount in amounts.items():
         for key, joules in meter.facility_joules.items():
             entries.of(row, key).charge("demand", amount * joules / total)
     return result
+
+
+def _accrued(state: Demand, rules: DemandRules, now: float) -> Iterator[tuple[float, float]]:
+    """(moment, kW-months accrued by then): the end of the month before this one, and now or, where joules of it may still
+    come, the end of the month that is over."""
+    if state.began_seconds is not None and state.closed_kw_months > 0.0:
+        yield state.began_seconds - ROW_SECONDS, state.closed_kw_months
+    is_over = now >= state.month_end_seconds
+    yield state.month_end_seconds - ROW_SECONDS if is_over else now, kw_months(state, rules, now)
 
 
 def extend(pending: tuple[Pending, ...], start: float, end: float, shares: Shares) -> tuple[Pending, ...]:

@@ -213,7 +213,8 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
 def _quantity(component: str, amounts: Amounts) -> tuple[float, str]:
     """What a component is charged by."""
     if component == ENERGY:
-        return max(0.0, amounts.facility_joules - amounts.unpriced_joules) / JOULES_PER_KWH, _KWH
+        charged = amounts.facility_joules - amounts.unpriced_joules - amounts.untariffed_joules
+        return max(0.0, charged) / JOULES_PER_KWH, _KWH
     if component in _BY_ENERGY:
         return amounts.facility_joules / JOULES_PER_KWH, _KWH
     return amounts.gpu_seconds / 3600.0, _GPU_HOURS

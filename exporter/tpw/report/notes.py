@@ -44,6 +44,11 @@ def _money(report: Report) -> Iterator[str]:
             f"* {figure(totals.unpriced_joules / JOULES_PER_KWH)} kWh have no price yet: what they will cost is in no"
             " figure here, and lines that have such energy have no cost per token."
         )
+    if totals.is_partly_tariffed:
+        yield (
+            f"{figure(totals.untariffed_joules / JOULES_PER_KWH)} kWh were used before a `tariff` was configured: they have"
+            " no cost, and lines with energy of both times have no cost per token."
+        )
     if Dimension.STATE in report.by and totals.tokens:
         yield "Tokens stand with the active state: they are counted by server and model, not by state."
     if Dimension.GPU in report.by and totals.tokens:

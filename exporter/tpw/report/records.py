@@ -84,6 +84,7 @@ def _amounts(report: Report, amounts: Amounts) -> dict[str, Value]:
         "energy_gpu_kwh": amounts.joules / JOULES_PER_KWH,
         "energy_facility_kwh": amounts.facility_joules / JOULES_PER_KWH,
         "energy_unpriced_kwh": amounts.unpriced_joules / JOULES_PER_KWH,
+        **({"energy_untariffed_kwh": amounts.untariffed_joules / JOULES_PER_KWH} if totals.is_partly_tariffed else {}),
         "output_tokens_per_joule_gpu": amounts.per_joule(output, amounts.joules),
         "output_tokens_per_joule_facility": amounts.per_joule(output, amounts.facility_joules),
         "tokens_per_joule_gpu": amounts.per_joule(total, amounts.joules),

@@ -81,6 +81,8 @@ class Amounts:
     """By unit."""
     reference_cost: Mapping[str, float] = field(default_factory=dict)
     """By reference."""
+    untariffed_joules: float = 0.0
+    """Of the facility joules: those booked while no tariff was configured. They have no cost and wait for none."""
 
     def plus(self, other: Amounts) -> Amounts:
         """Both together."""
@@ -96,6 +98,7 @@ class Amounts:
             self.requests + other.requests,
             summed(self.work, other.work),
             summed(self.reference_cost, other.reference_cost),
+            self.untariffed_joules + other.untariffed_joules,
         )
 
     @property
@@ -113,10 +116,17 @@ class Amounts:
         """Of the energy alone, less what was paid back."""
         return self.cost[ENERGY] - self.credit if ENERGY in self.cost else None
 
+    @property
+    def is_partly_tariffed(self) -> bool:
+        """Whether some of the energy has a cost and some is from before a tariff was configured."""
+        return ENERGY in self.cost and self.untariffed_joules > 0.0
+
     def per_million(self, cost: float | None, tokens: float) -> float | None:
-        """A cost per million tokens. None where there were none, and where some of the energy has no price yet: the figure
-        would be too low."""
-        return None if cost is None or tokens <= 0.0 or self.unpriced_joules > 0.0 else cost / tokens * MILLION
+        """A cost per million tokens. None where there were none, and where some of the energy has no price yet or is from
+        before a tariff: the figure would be too low."""
+        if cost is None or tokens <= 0.0 or self.unpriced_joules > 0.0 or self.is_partly_tariffed:
+            return None
+        return cost / tokens * MILLION
 
     def per_joule(self, tokens: float, joules: float) -> float | None:
         """Tokens per joule, which is tokens per second and watt. None where there is no energy or no token: a line by GPU
@@ -282,6 +292,7 @@ class _Sum:
     requests: float = 0.0
     work: dict[str, float] = field(default_factory=dict)
     reference_cost: dict[str, float] = field(default_factory=dict)
+    untariffed_joules: float = 0.0
 
     def add(self, posting: Posting) -> None:
         self.gpu_seconds += posting.seconds
@@ -293,6 +304,8 @@ class _Sum:
         self.joules += posting.joules
         self.facility_joules += posting.facility_joules
         self.unpriced_joules += posting.unpriced_joules
+        if ENERGY not in posting.cost:  # what a tariff priced, or is to price, has a cost of energy, if it is none yet
+            self.untariffed_joules += posting.facility_joules
         self.credit += posting.credit
         for basis, grams in posting.emissions_grams.items():
             self.emissions_grams[basis] = self.emissions_grams.get(basis, 0.0) + grams
@@ -322,4 +335,5 @@ class _Sum:
             self.requests,
             self.work,
             self.reference_cost,
+            self.untariffed_joules,
         )

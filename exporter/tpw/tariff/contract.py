@@ -14,6 +14,8 @@ class Contract:
 
     demand: tuple[DemandRules, ...] = ()
     standing: tuple[Standing, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What it costs besides and is in no figure here, in sentences."""
 
     def times(self, factor: float) -> Contract:
         """With value added tax."""
@@ -23,8 +25,11 @@ class Contract:
                 replace(each, per_month=each.per_month * factor, per_day=each.per_day * factor)
                 for each in self.standing
             ),
+            self.left_out,
         )
 
     def plus(self, other: Contract) -> Contract:
         """Both together."""
-        return Contract((*self.demand, *other.demand), (*self.standing, *other.standing))
+        return Contract(
+            (*self.demand, *other.demand), (*self.standing, *other.standing), (*self.left_out, *other.left_out)
+        )

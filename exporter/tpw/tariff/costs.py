@@ -7,6 +7,7 @@ jump at midnight for no reason in the world.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import expm1, log1p
 
 from tpw.model import Rate, Reference, TokenKind
 
@@ -22,8 +23,9 @@ def annuity(price: float, years: float, interest: float = 0.0, residual: float =
     """
     if interest == 0:
         return price * (1 - residual) / years
-    discount: float = (1 + interest) ** -years
-    return price * (1 - residual * discount) * interest / (1 - discount)
+    # 1 less the discount, without the cancellation that would make it 0 for an interest of next to nothing.
+    written_off = -expm1(-years * log1p(interest))
+    return price * (1 - residual * (1 - written_off)) * interest / written_off
 
 
 def hardware(price_per_gpu: float, years: float, interest: float = 0.0, residual: float = 0.0) -> Rate:

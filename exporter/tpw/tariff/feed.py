@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
@@ -186,14 +187,22 @@ def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
             return ()
         found = tuple(
             PriceInterval(
-                float(start),
-                float(end),
-                float(price),
+                _finite(start),
+                _finite(end),
+                _finite(price),
                 PriceState(state),
-                tuple((float(beyond), float(difference)) for beyond, difference in (steps[0] if steps else ())),
+                tuple((_finite(beyond), _finite(difference)) for beyond, difference in (steps[0] if steps else ())),
             )
             for start, end, price, state, *steps in document["intervals"]
         )
         return PriceCurve.of(found).intervals
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()
+
+
+def _finite(value: float) -> float:
+    """A number of the cache. Raises ValueError for one that would make every sum it enters none."""
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{number} is no time and no price")
+    return number

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,7 +17,10 @@ from urllib.parse import urlsplit
 from tpw.model import Reason, SourceError
 
 if TYPE_CHECKING:
-    from http.client import HTTPResponse
+    from http.client import HTTPMessage, HTTPResponse
+    from typing import IO
+    from urllib.request import OpenerDirector
+    from urllib.request import Request as Asked
 
 TIMEOUT_SECONDS = 20.0
 MAX_BYTES = 8 * 1024 * 1024
@@ -51,7 +55,8 @@ Fetch = Callable[[Request], Response]
 
 
 def over_http(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_bytes: int = MAX_BYTES) -> Response:
-    """Fetch over HTTP(S), proxies of the environment honoured."""
+    """Fetch over HTTP(S), proxies of the environment honoured. An answer may send the question on; to another host it goes
+    without the headers of this one, which may log in."""
     import http.client
     import urllib.error
     import urllib.request
@@ -61,7 +66,7 @@ def over_http(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_by
     headers = {"User-Agent": "tpw-exporter", "Accept": "*/*", **request.headers}
     asked = urllib.request.Request(request.url, data=request.body, headers=headers)  # noqa: S310 - checked above
     try:
-        with urllib.request.urlopen(asked, timeout=timeout_seconds) as answer:  # noqa: S310 - checked above
+        with _opener().open(asked, timeout=timeout_seconds) as answer:
             body = _all_of(answer, max_bytes, time.monotonic() + timeout_seconds)
             status = answer.status
             expected = answer.headers.get("Content-Length", "")
@@ -82,6 +87,23 @@ def over_http(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_by
     if expected.isdigit() and len(body) < int(expected):
         raise SourceError(Reason.UNREACHABLE, f"{request.address} ended its answer early")
     return Response(status, body)
+
+
+@cache
+def _opener() -> OpenerDirector:
+    import urllib.request
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self, req: Asked, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+        ) -> Asked | None:
+            following = super().redirect_request(req, fp, code, msg, headers, newurl)
+            if following is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
+                plain = {"User-agent", "Accept"}
+                following.headers = {name: value for name, value in following.headers.items() if name in plain}
+            return following
+
+    return urllib.request.build_opener(Redirects())
 
 
 def _all_of(answer: HTTPResponse, max_bytes: int, deadline: float) -> bytes:

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -23,6 +23,9 @@ from tpw.tariff.spans import merged
 
 MAX_ROWS = 200_000
 """More than two years of five-minute prices."""
+
+_HOUR_SECONDS = 3600.0
+_DAY_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +165,17 @@ def pick(value: Any, path: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------------- times
 
 
+_SECOND = timedelta(seconds=1)
+_MIDNIGHT_OF_A_DAYS_END = re.compile(r"(?<![\d:.])24(:00(?::00)?)(?![\d:])")
+
+
 class _Clock:
     """Turns stamps into Unix seconds. Local readings without offset are taken in order: of the hour that comes twice
     the second is the one that is not later than what came before."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, tells_ends: bool) -> None:
         self._layout = layout
+        self._tells_ends = tells_ends
         self._zone = ZoneInfo(layout.timezone) if layout.timezone else None
         self._last = float("-inf")
 
@@ -186,9 +194,12 @@ class _Clock:
         """What a textual stamp says, with the offset it names, if any."""
         if not isinstance(stamp, str):
             raise ValueError(f"{stamp!r} is no stamp in ISO 8601")
+        text, days = _MIDNIGHT_OF_A_DAYS_END.subn(r"00\1", stamp.strip())
         if "%" in self._layout.time_format:
-            return datetime.strptime(stamp.strip(), self._layout.time_format)  # noqa: DTZ007 - zones are seen to by the caller
-        return datetime.fromisoformat(stamp.strip())
+            moment = datetime.strptime(text, self._layout.time_format)  # noqa: DTZ007 - zones are seen to by the caller
+        else:
+            moment = datetime.fromisoformat(text)
+        return moment + timedelta(days=days)
 
     def is_falling(self, first: Any, last: Any) -> bool:
         """Whether the table runs from late to early."""
@@ -201,13 +212,24 @@ class _Clock:
             raise ValueError(f"{stamp} names no time zone")
         first = reading.replace(tzinfo=self._zone, fold=0)
         second = reading.replace(tzinfo=self._zone, fold=1)
-        if first.astimezone(UTC).astimezone(self._zone).replace(tzinfo=None) != reading:
-            raise ValueError(f"{stamp} does not exist in {self._layout.timezone}: the clock is put forward there")
         seconds = first.timestamp()
+        if self._shows(seconds) != reading and not (self._tells_ends and self._shows(seconds - 1) == reading - _SECOND):
+            # An interval may end as the clock is put forward: the reading is never seen, the moment before it is.
+            raise ValueError(f"{stamp} does not exist in {self._layout.timezone}: the clock is put forward there")
         if seconds <= self._last:
             seconds = second.timestamp()
         self._last = seconds
         return seconds
+
+    def _shows(self, seconds: float) -> datetime:
+        """What the clock of the zone shows at a moment."""
+        return datetime.fromtimestamp(seconds, UTC).astimezone(self._zone).replace(tzinfo=None)
+
+    def a_day_from(self, seconds: float, days: int) -> float:
+        """The same reading of the clock so many days later."""
+        zone = self._zone or UTC
+        local = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
+        return datetime.combine(local.date() + timedelta(days=days), local.time(), zone).timestamp()
 
 
 def number_of(value: Any) -> float:
@@ -232,7 +254,7 @@ def number_of(value: Any) -> float:
 
 
 def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None) -> tuple[PriceInterval, ...]:
-    stamps, ends = _Clock(layout), _Clock(layout)
+    stamps, ends = _Clock(layout, tells_ends=layout.stamps_end), _Clock(layout, tells_ends=True)
     if stamps.is_falling(rows[0].time, rows[-1].time):
         rows = rows[::-1]
     timed = [
@@ -248,11 +270,25 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
             if price != timed[index + 1][2]:
                 raise ValueError(f"two prices for {datetime.fromtimestamp(stamp, UTC):%Y-%m-%dT%H:%MZ}")
             continue
-        start, until = _span(stamp, end, following, length, layout, until_seconds)
+        lasts = length
+        if length is not None and abs(length - _DAY_SECONDS) <= _HOUR_SECONDS:
+            lasts = _day_of(stamps, stamp, following, is_end=layout.stamps_end)
+        start, until = _span(stamp, end, following, lasts, layout, until_seconds)
         if price is None or price == "" or until <= start:
             continue
         result.append(PriceInterval(start, until, number_of(price) * layout.factor, layout.state))
     return merged(result)
+
+
+def _day_of(clock: _Clock, stamp: float, following: float | None, *, is_end: bool) -> float:
+    """How long a local day is: 23 or 25 hours where the clock is changed. The next row says it too, where the table names
+    another zone than the days are of."""
+    if is_end:
+        return stamp - clock.a_day_from(stamp, -1)
+    until = clock.a_day_from(stamp, 1)
+    if following is not None and abs(following - until) <= _HOUR_SECONDS:
+        until = following
+    return until - stamp
 
 
 def _span(

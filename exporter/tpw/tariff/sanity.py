@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isclose, isfinite
 
 from tpw.model import PriceInterval, Reason, SourceError
 
@@ -32,7 +32,8 @@ def refuse_implausible(
 ) -> None:
     """Raise SourceError(MALFORMED) where fresh prices cannot be prices per kWh.
 
-    ``known`` are the accepted prices of the days before; the largest magnitudes of both are compared.
+    ``known`` are the accepted prices of the days before; the largest magnitudes of both are compared, unless the fresh ones
+    repeat them.
     """
     bound = max_price_per_kwh if max_price_per_kwh is not None else MAX_PRICE_PER_KWH.get(currency, float("inf"))
     for each in fresh:
@@ -45,12 +46,33 @@ def refuse_implausible(
     before, after = _magnitude(known), _magnitude(fresh)
     if max_price_per_kwh is not None or len(known) < 4 or len(fresh) < 4 or before == 0 or after == 0:
         return
-    if after / before > _RISE or after / before < _FALL:
+    if (after / before > _RISE or after / before < _FALL) and not _told_again(fresh, known):
         raise SourceError(
             Reason.MALFORMED,
             f"prices up to {after:g} {currency}/kWh after prices up to {before:g}: the feed has changed its unit",
             "if they are right, set max_price_per_kwh, which switches this comparison off",
         )
+
+
+def _told_again(fresh: Sequence[PriceInterval], known: Sequence[PriceInterval]) -> bool:
+    """Whether fresh prices repeat those known before for most of the time that both tell of: the unit is the same then,
+    however dear the next day is. Corrections of single intervals change nothing in that."""
+    same = other = 0.0
+    at = iter(known)
+    before = next(at, None)
+    for each in fresh:
+        while before is not None and before.end_seconds <= each.start_seconds:
+            before = next(at, None)
+        while before is not None and before.start_seconds < each.end_seconds:
+            shared = min(each.end_seconds, before.end_seconds) - max(each.start_seconds, before.start_seconds)
+            if isclose(each.price_per_kwh, before.price_per_kwh, rel_tol=1e-6, abs_tol=1e-9):
+                same += shared
+            else:
+                other += shared
+            if before.end_seconds > each.end_seconds:
+                break
+            before = next(at, None)
+    return same > other
 
 
 def _magnitude(prices: Sequence[PriceInterval]) -> float:

@@ -11,8 +11,8 @@ adjustment; leaving them out underbills.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -80,6 +80,8 @@ class Rate:
     "" where on nothing."""
     fixed_charge: float
     fixed_charge_unit: str
+    left_out: tuple[str, ...]
+    """What it charges and nothing here can follow, in sentences."""
 
 
 class Urdb:
@@ -180,17 +182,21 @@ class UrdbReader:
         self._charges, self._kept = charges, kept
         if charges is not None and kept is not None:
             with contextlib.suppress(OSError, SourceError):  # not there yet, or no longer understood: it is read anew
-                self.contract = charges(parse(kept.read_bytes(), label))
+                self.contract = self._contract(parse(kept.read_bytes(), label))
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
         body = self._load()
         rate = parse(body, self._label)
+        self.contract = self._contract(rate)
         if self._charges is not None:
-            self.contract = self._charges(rate)
             self._keep(body)
         source = Urdb(rate, self._timezone, monthly_kwh=self._monthly_kwh, is_holiday=self._is_holiday)
         return source.intervals(start_seconds, end_seconds)
+
+    def _contract(self, rate: Rate) -> Contract:
+        charged = Contract() if self._charges is None else self._charges(rate)
+        return replace(charged, left_out=rate.left_out)
 
     def _keep(self, body: bytes) -> None:
         if self._kept is None:
@@ -312,7 +318,24 @@ def _rate(item: Mapping[str, Any]) -> Rate:
         demand_beyond=_demand_beyond(item),
         fixed_charge=float(item.get("fixedchargefirstmeter") or monthly or 0.0),
         fixed_charge_unit=str(item.get("fixedchargeunits") or ("$/month" if monthly else "")),
+        left_out=tuple(_minimum_bills(item)),
     )
+
+
+_MINIMUM_BILLS = {"mincharge": "minchargeunits", "minmonthlycharge": "$/month", "annualmincharge": "$/year"}
+"""Key -> its unit, or the key of its unit."""
+
+
+def _minimum_bills(item: Mapping[str, Any]) -> Iterator[str]:
+    """A minimum bill is known when the month is over, and is of the whole meter: no hour and no server has a part of it."""
+    for key, unit in _MINIMUM_BILLS.items():
+        amount = _optional(item.get(key))
+        if amount:
+            per = item.get(unit) or "without a unit" if unit.endswith("units") else unit
+            yield (
+                f"the rate has a minimum bill ({key}: {amount:g} {per}), which is in no cost here: where the meter's bill"
+                " stays below it, the difference is paid all the same"
+            )
 
 
 _BEYOND = {

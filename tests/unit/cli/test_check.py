@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tpw.cli import main
 
-BAD = Path(__file__).parents[2] / "captures" / "config" / "bad"
+CAPTURES = Path(__file__).parents[2] / "captures"
+BAD = CAPTURES / "config" / "bad"
 
 
 def test_a_directory_is_told_file_by_file_and_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +47,43 @@ def test_every_recorded_bad_file_is_told_without_a_word_of_ours_about_the_code(
     assert tally.startswith(f"{count} files: {count} not valid, ")
     assert [line for line in lines if not line.startswith(str(BAD))] == []
     assert [line for line in lines if "object" in line or "argument" in line or "Error" in line] == []
+
+
+def test_what_a_rate_costs_and_the_exporter_does_not_count_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = json.loads((CAPTURES / "tariff" / "urdb-smud-ci-tod4-2025.json").read_text())["items"][0]
+    (tmp_path / "rate.json").write_text(json.dumps({**rate, "mincharge": 250, "minchargeunits": "$/month"}))
+    (tmp_path / "kva.json").write_text(json.dumps({**rate, "flatdemandunit": "kVA"}))
+    tariff = (
+        "tariff: {{currency: USD, timezone: America/Los_Angeles, energy: {{kind: urdb, file: {}, charges: [demand]}}}}"
+    )
+    for name in ("rate", "kva", "gone"):
+        (tmp_path / f"{name}.yaml").write_text(tariff.format(f"{name}.json"))
+
+    assert main(["check", *(str(tmp_path / f"{name}.yaml") for name in ("rate", "kva", "gone"))]) == 0
+
+    notes = [line.partition(": note: tariff.energy: ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert notes[0::2] == ["", "", ""]
+    assert notes[1].startswith("the rate has a minimum bill (mincharge: 250 $/month), which is in no cost here")
+    assert notes[3].startswith("this rate charges demand per kVA; only kW of a month are understood")
+    assert notes[5].startswith(f"the rate cannot be read from {tmp_path / 'gone.json'}")
+
+
+@pytest.mark.parametrize(
+    ("tariff", "expected"),
+    [
+        ("demand: {price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}", 1),
+        ("fixed: {per_month: 10}, energy: {price_per_kwh: 0.2}", 1),
+        ("capacity: {kw: 40, price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}", 1),
+        ("energy: {price_per_kwh: 0.2, blocks: [{above_kwh: 100, price_per_kwh: 0.1}]}", 1),
+        ("timezone: UTC, demand: {price_per_kw_month: 10}, energy: {price_per_kwh: 0.2}", 0),
+        ("energy: {price_per_kwh: 0.2}", 0),
+    ],
+)
+def test_whose_midnight_a_month_begins_at_is_said_where_nobody_chose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tariff: str, expected: int
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"tariff: {{currency: EUR, {tariff}}}")
+    assert main(["check", str(tmp_path / "a.yaml")]) == 0
+    assert capsys.readouterr().out.count("billing months begin at midnight UTC") == expected

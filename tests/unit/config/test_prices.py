@@ -268,3 +268,35 @@ def test_two_feeds_do_not_share_a_file(tmp_path: Path) -> None:
     for area in ("ee", "fi"):
         World(elering=body("elering.json")).source(tariff.format(area), tmp_path).intervals(NOON, NOON + 60)
     assert len(list((tmp_path / "prices").iterdir())) == 2
+
+
+LIST = "{{currency: EUR, timezone: {zone}, energy: {{kind: intervals, url: 'https://a.example', time: t, price: p{more}}}}}"
+RATE = (
+    "{{currency: USD, timezone: {zone}, energy: {{kind: urdb, api_key_file: token, label: 68c0cb49d7afaa668b0dc6fc}}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("tariff", "zone", "more"),
+    [
+        (LIST, "Europe/Berlin", ", minor_units: true"),
+        (LIST, "Europe/Berlin", ", per: MWh"),
+        (LIST, "Europe/Berlin", ", stamp: end"),
+        (LIST, "Europe/Berlin", ", ignore_offset: true"),
+        (LIST, "Europe/Berlin", ", resolution: 30m"),
+        (LIST, "Europe/London", ""),
+        (RATE, "America/New_York", ""),
+    ],
+)
+def test_prices_that_were_read_otherwise_are_not_those_of_a_corrected_configuration(
+    tmp_path: Path, tariff: str, zone: str, more: str
+) -> None:
+    """What a mistake in the configuration made of a feed must not outlive the mistake in the cache."""
+    (tmp_path / "token").write_text("t0ken")
+    answers = {"a.example": body("local-with-false-z.json"), "openei": body("urdb-smud-ci-tod4-2025.json")}
+    before = tariff.format(zone="Europe/Berlin" if tariff is LIST else "America/Los_Angeles", more="")
+    World(**answers).source(before, tmp_path).intervals(NOON, NOON + 60)
+    assert World().source(before, tmp_path).intervals(NOON, NOON + 60)
+
+    with pytest.raises(SourceError, match="nobody at"):
+        World().source(tariff.format(zone=zone, more=more), tmp_path).intervals(NOON, NOON + 60)

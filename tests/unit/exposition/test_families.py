@@ -325,10 +325,16 @@ def test_requests_waiting_are_absent_where_the_engine_does_not_say():
     assert ("embed", "acme/embed") not in shown["tpw_server_requests_waiting"]
 
 
-def test_credit_is_shown_only_where_prices_paid_back():
+def test_credit_of_a_server_and_late_prices_are_there_before_there_are_any():
+    """They come by hours at once, after a time without daemon or feed: a rate sees none of what a series begins with."""
     shown = series(rich_snapshot())
+    credit, cost = shown["tpw_server_credit_total"], shown["tpw_server_cost_total"]
     model = rich_snapshot().books.servers["code"].models[0]
-    assert shown["tpw_server_credit_total"] == {("code", model, "active", "EUR"): 0.0125}
+    assert {labels: value for labels, value in credit.items() if value} == {("code", model, "active", "EUR"): 0.0125}
+    assert set(credit) == {(*labels[:3], labels[4]) for labels in cost if labels[3] == "energy"}
+    assert set(shown["tpw_energy_late_priced_joules_total"]) == set(shown["tpw_energy_unpriced_joules_total"])
+    unpriced = series(fleet_snapshot(priced=False))
+    assert not {"tpw_server_credit_total", "tpw_energy_late_priced_joules_total"} & set(unpriced)
 
 
 # --------------------------------------------------------------------------------------------------------------- money

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.goldens import golden
-from support.quarters import END, GPUS, START, UNPRICED_FROM, write_books
+from support.quarters import END, GPUS, POLICY, START, UNPRICED_FROM, write_books
 from tpw.ledger.books import Posting, PostingKey
 from tpw.ledger.tick import Policy
 from tpw.model import State
@@ -225,6 +225,18 @@ def test_energy_without_a_price_is_no_charge(directory: Path) -> None:
     left = sum(float(charge["x_UnpricedKilowattHours"] or 0.0) for charge in energy)
     assert left == pytest.approx(some.totals.unpriced_joules / 3.6e6)
     assert kwh + left == pytest.approx(some.totals.facility_joules / 3.6e6)
+
+
+def test_energy_from_before_a_tariff_is_no_quantity_of_what_is_charged(tmp_path: Path) -> None:
+    noon = START + 3600.0
+    write_books(
+        tmp_path, Policy(interval_seconds=300.0, pue=1.2, currency="EUR"), later=(noon, POLICY), end=UNPRICED_FROM
+    )
+    months = BillingMonths("Europe/Berlin")
+    priced = grouped(tmp_path, Dimension.DAY, months, Period(noon, UNPRICED_FROM)).totals.facility_joules / 3.6e6
+    covered = Period(START, UNPRICED_FROM)
+    energy = [each for each in charges(data_set(tmp_path, covered=covered)) if each["SkuId"] == "energy"]
+    assert sum(float(each["PricingQuantity"] or 0.0) for each in energy) == pytest.approx(priced)
 
 
 def test_an_idle_gpu_is_charged_to_nobody(directory: Path) -> None:

@@ -113,3 +113,43 @@ def test_energy_that_was_priced_late_is_in_both(directory: Path) -> None:
     found = comparisons(directory)
     assert check_text(found, None)[1]
     assert {each.rows for each in found if each.item.quantity == "energy without a price J"} == {0.0}
+
+
+def test_a_late_price_is_charged_once_whenever_the_daemon_is_killed_or_started_anew(directory: Path) -> None:
+    """Killed after pricing and before writing it is priced again; once written it is not, nor at another price."""
+    from dataclasses import replace
+
+    from support.quarters import POLICY, Hourly
+    from tpw.ledger.books import Books
+    from tpw.ledger.rows import price_late, unpriced_since
+    from tpw.model import PriceInterval
+    from tpw.store.sqlite import BooksFile
+
+    class Known(Hourly):
+        def __init__(self, price: float) -> None:
+            self.price = price
+
+        def pieces(self, start, end):  # type: ignore[no-untyped-def]
+            yield start, end, PriceInterval(start, end, self.price)
+
+    def started(price: float, *, writes: bool) -> tuple[Books, Books]:
+        file = BooksFile(directory, lambda: END)
+        loaded = file.load()
+        priced = price_late(loaded, replace(POLICY, curve=Known(price)))
+        if writes:
+            file.save(priced)
+        file.close()
+        return loaded, priced
+
+    def charged(books: Books) -> float:
+        return sum(posting.cost.get("energy", 0.0) for posting in books.postings.values())
+
+    first, lost = started(0.4, writes=False)
+    assert unpriced_since(first) is not None and charged(lost) > charged(first)
+    again, kept = started(0.4, writes=True)
+    assert (charged(again), charged(kept)) == (charged(first), pytest.approx(charged(lost), rel=1e-12))
+    for _ in range(2):
+        later, untouched = started(0.9, writes=True)
+        assert unpriced_since(later) is None and untouched is later
+        assert charged(later) == pytest.approx(charged(kept), rel=1e-12)
+    assert check_text(comparisons(directory), None)[1]

@@ -15,7 +15,7 @@ import pytest
 
 from support.goldens import golden
 from support.quarters import END, GPUS, POLICY, START, UNPRICED_FROM, Hourly, write_books
-from tpw.exposition.figures import UNKNOWN
+from tpw.exposition.figures import UNKNOWN, figure
 from tpw.ledger.books import Posting, PostingKey, Served
 from tpw.ledger.tick import Policy
 from tpw.model import State, TokenKind
@@ -224,6 +224,33 @@ def test_costs_without_a_tariff_have_no_energy_cost(tmp_path: Path) -> None:
     assert report.totals.energy_cost is None
     assert report.totals.net_cost == pytest.approx(1.2 * 3 * (END - START) / 3600.0)
     assert "The energy has no cost: no `tariff`" in as_table(report)
+
+
+def test_energy_from_before_a_tariff_is_told_apart_and_makes_no_cost_per_token(tmp_path: Path) -> None:
+    """Half of the energy has a cost and none waits for one: what that comes to for a token is neither."""
+    midnight = START + 4 * 3600.0
+    untaxed = Policy(interval_seconds=300.0, pue=1.2, currency="EUR", rates=POLICY.rates)
+    write_books(tmp_path, untaxed, later=(midnight, POLICY), end=UNPRICED_FROM)
+    before, after = (
+        reported(tmp_path, "server", period) for period in (Period(START, midnight), Period(midnight, UNPRICED_FROM))
+    )
+    whole = reported(tmp_path, "server", Period(START, UNPRICED_FROM))
+
+    kwh = before.totals.facility_joules / JOULES_PER_KWH
+    assert whole.totals.untariffed_joules == pytest.approx(before.totals.facility_joules)
+    assert (after.totals.untariffed_joules, whole.totals.unpriced_joules) == (0.0, 0.0)
+    chat = whole.lines[0].amounts
+    assert chat.per_million(chat.energy_cost, chat.total_tokens) is None
+    assert chat.per_million(chat.net_cost, chat.total_tokens) is None
+    chat = after.lines[0].amounts
+    assert chat.per_million(chat.net_cost, chat.total_tokens) is not None
+
+    assert f"{figure(kwh)} kWh were used before a `tariff` was configured" in as_table(whole)
+    assert "before a `tariff`" not in as_table(after)
+    assert "before a `tariff`" not in as_table(before)
+    record = json.loads(json_text(whole, BERLIN, BY_GPU, []))["totals"]
+    assert record["energy_untariffed_kwh"] == pytest.approx(kwh)
+    assert record["cost_full_per_million_tokens"] is None
 
 
 def test_ratios_are_those_of_the_sums(directory: Path) -> None:

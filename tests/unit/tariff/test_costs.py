@@ -38,6 +38,11 @@ def test_annuity_is_continuous_at_no_interest() -> None:
     assert costs.annuity(30_000, 4, 1e-9, 0.2) == pytest.approx(6000, rel=1e-4)
 
 
+@pytest.mark.parametrize("interest", [1e-9, 1e-13, 1e-17, 5e-324])
+def test_annuity_at_next_to_no_interest_is_the_straight_line(interest: float) -> None:
+    assert costs.annuity(30_000, 4, interest, 0.2) == pytest.approx(costs.annuity(30_000, 4, 0.0, 0.2), rel=1e-8)
+
+
 def test_hardware_over_a_year_of_8760_hours_is_the_annuity() -> None:
     assert costs.hardware(30_000, 4, 0, 0.2).per_gpu_second * 8760 * 3600 == pytest.approx(6000)
 

@@ -197,6 +197,14 @@ def test_history_that_the_service_has_not_is_not_asked_for_again_and_again() -> 
     assert len(service.asked) == 1
 
 
+START = MIDNIGHT - 2 * DAY
+
+
+def cached(row: str) -> str:
+    """A file that is as it should be, but for what is in its one row."""
+    return f'{{"layout": 1, "identity": "area X", "unit": "EUR", "intervals": [[{START}, {row}]]}}'
+
+
 class TestCache:
     """The file that keeps prices over a restart."""
 
@@ -207,12 +215,32 @@ class TestCache:
         again = feed(Service(DOWN), clock, cache=cache)
         assert again.intervals(NOON, NOON + DAY) == known
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", '{"layout": 1}', '{"layout": 99, "identity": "area X"}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "{",
+            "[]",
+            "7",
+            "\x00\x00\x00",
+            "[" * 100_000,
+            '{"layout": 1}',
+            '{"layout": 99, "identity": "area X"}',
+            cached(f'{START + 60}, NaN, "final"'),
+            cached('Infinity, 0.1, "final"'),
+            cached(f'{START + 60}, 1{"0" * 400}, "final"'),
+            cached(f'{START - 60}, 0.1, "final"'),
+            cached(f'{START + 60}, 0.1, "cheap"'),
+            cached(f'{START + 60}, 0.1, "final", [[100, NaN]]'),
+            cached(f"{START + 60}"),
+        ],
+        ids=lambda text: text[:60],
+    )
     def test_broken_cache_is_as_none(self, tmp_path: Path, text: str) -> None:
         cache = tmp_path / "a.json"
         cache.write_text(text)
         source = feed(Service(hourly(MIDNIGHT, 48)), Clock(), cache=cache)
-        assert len(source.intervals(NOON, NOON + HOUR)) == 1
+        assert source.intervals(START, NOON + HOUR) == hourly(MIDNIGHT, 15)
 
     @pytest.mark.parametrize(("identity", "currency"), [("area Y", "EUR"), ("area X", "GBP")])
     def test_prices_of_somebody_else_are_not_ours(self, tmp_path: Path, identity: str, currency: str) -> None:
@@ -272,6 +300,24 @@ class TestSanity:
         spike = (*hourly(MIDNIGHT + DAY, 23, 0.1), PriceInterval(MIDNIGHT + DAY + 23 * HOUR, MIDNIGHT + 2 * DAY, 4.0))
         refuse_implausible(cheap, known, "EUR")
         refuse_implausible(spike, known, "EUR")
+
+    def test_dear_day_after_days_of_nothing_is_believed_where_the_prices_told_before_still_stand(self) -> None:
+        """A feed in another unit would tell today's prices in that, too. In the north a week may cost next to nothing."""
+
+        def day(start: float, price: float) -> list[PriceInterval]:
+            return [
+                PriceInterval(start + n * HOUR, start + (n + 1) * HOUR, price * (1 + n % 3 / 10)) for n in range(24)
+            ]
+
+        today = day(MIDNIGHT, 0.0008)
+        known, dear = [*day(MIDNIGHT - DAY, 0.0008), *today], day(MIDNIGHT + DAY, 0.12)
+        refuse_implausible([*today, *dear], known, "EUR")
+        corrected = PriceInterval(NOON, NOON + HOUR, 0.02)
+        refuse_implausible([*today[:12], corrected, *today[13:], *dear], known, "EUR")
+        with pytest.raises(SourceError, match="changed its unit"):
+            refuse_implausible(dear, known, "EUR")
+        with pytest.raises(SourceError, match="changed its unit"):
+            refuse_implausible([*day(MIDNIGHT, 0.08), *dear], known, "EUR")
 
     def test_bound_depends_on_the_currency_and_can_be_set(self) -> None:
         thirty = hourly(MIDNIGHT, 24, 30.0)

@@ -42,6 +42,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"x")
                 threading.Event().wait(0.05)
             return
+        if self.path.startswith("/elsewhere/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/elsewhere/"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.path == "/nonsense":
             self.wfile.write(b"220 smtp.example.org ready\r\n")
             self.close_connection = True
@@ -73,7 +79,16 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture(scope="module")
+def other() -> Iterator[str]:
+    yield from served()
+
+
+@pytest.fixture(scope="module")
 def base() -> Iterator[str]:
+    yield from served()
+
+
+def served() -> Iterator[str]:
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -93,6 +108,16 @@ def test_answer_and_headers(base: str) -> None:
     request = Request(f"{base}/a", {"X-Key": "1"})
     sent = json.loads(body_of(request, over_http(request)))
     assert (sent["X-Key"], sent["User-Agent"]) == ("1", "tpw-exporter")
+
+
+def test_a_token_goes_to_the_host_it_was_given_for_and_to_no_other(base: str, other: str) -> None:
+    """An answer may send us on, and not to wherever it likes with what logs in here."""
+    secrets = {"Authorization": "Bearer s3cret", "auth-token": "s3cret"}
+    here = over_http(Request(f"{base}/elsewhere/{base}/a", secrets))
+    assert json.loads(here.body)["Authorization"] == "Bearer s3cret"
+    there = over_http(Request(f"{base}/elsewhere/{other}/a", secrets))
+    assert (there.status, b"s3cret" in there.body) == (200, False)
+    assert json.loads(there.body)["User-Agent"] == "tpw-exporter"
 
 
 def test_body_is_posted(base: str) -> None:

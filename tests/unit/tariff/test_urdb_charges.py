@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,7 +24,7 @@ from tpw.tariff.demand import Demand, DemandRules, billed_kw, kw_months, recorde
 from tpw.tariff.fetch import Request, Response
 from tpw.tariff.layers import Layers
 from tpw.tariff.months import BillingMonths
-from tpw.tariff.urdb import parse
+from tpw.tariff.urdb import UrdbReader, parse
 from tpw.tariff.urdb_charges import contract_of
 
 CAPTURE = Path(__file__).parents[2] / "captures" / "tariff" / "urdb-smud-ci-tod4-2025.json"
@@ -72,6 +73,48 @@ def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> No
     january = [(moment.replace("07-", "01-"), kw) for moment, kw in loads]
     bills = month_of(contract.demand, "2026-01-01", "2026-02-01", *january)
     assert bills == pytest.approx({"peak 0": 1500 * 5.539, "period 1": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"mincharge": 250.0, "minchargeunits": "$/month"}, "mincharge: 250 $/month"),
+        ({"mincharge": 8.5, "minchargeunits": "$/day"}, "mincharge: 8.5 $/day"),
+        ({"mincharge": 250}, "mincharge: 250 without a unit"),
+        ({"minMonthlyCharge": "118.25"}, "minmonthlycharge: 118.25 $/month"),
+        ({"annualmincharge": 3000}, "annualmincharge: 3000 $/year"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [frozenset(), BOTH])
+def test_a_minimum_bill_is_in_no_charge_and_is_named(
+    keys: dict[str, object], said: str, wanted: frozenset[str]
+) -> None:
+    reader = UrdbReader(
+        lambda: item(**keys).encode(), "a rate", ZONE, charges=lambda rate: contract_of(rate, wanted, MONTHS, ZONE)
+    )
+    reader.read(at("2026-07-01"), at("2026-07-02"))
+    (words,) = reader.contract.left_out
+    assert f"a minimum bill ({said})" in words
+    assert replace(reader.contract, left_out=()) == charges(wanted=wanted)
+
+
+@pytest.mark.parametrize("keys", [{}, {"mincharge": 0, "minchargeunits": "$/month"}, {"mincharge": None}])
+def test_a_rate_without_a_minimum_bill_leaves_nothing_out(keys: dict[str, object]) -> None:
+    assert parse(item(**keys)).left_out == ()
+
+
+def test_a_rate_that_is_no_longer_read_is_remembered_with_what_it_leaves_out(tmp_path: Path) -> None:
+    kept = tmp_path / "rate.json"
+    rate = item(mincharge=250, minchargeunits="$/month")
+
+    def reader(body: bytes) -> UrdbReader:
+        contract = partial(contract_of, wanted=BOTH, months=MONTHS, timezone=ZONE)
+        return UrdbReader(lambda: body, "a rate", ZONE, charges=contract, kept=kept)
+
+    first = reader(rate.encode())
+    first.read(at("2026-07-01"), at("2026-07-02"))
+    assert len(first.contract.left_out) == 1
+    assert reader(b"").contract == first.contract
 
 
 def test_only_what_is_wanted_is_charged() -> None:
