@@ -175,6 +175,25 @@ def test_without_a_secret_there_is_no_web_configuration():
     assert {volume["name"] for volume in pod["volumes"]} == {"config", "state"}
 
 
+def test_probes_ask_what_needs_no_password():
+    from tpw.exposition.access import PROBES
+
+    (container,) = pod_of(render({"webConfig": {"secretName": "web"}}))["containers"]
+    asked = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
+    assert asked == PROBES
+    assert "httpHeaders" not in container["livenessProbe"]["httpGet"]
+
+
+def test_probes_of_a_port_that_wants_a_certificate_look_at_the_port_alone():
+    probe = {"httpGet": None, "tcpSocket": {"port": "metrics"}}
+    documents = render({"livenessProbe": probe, "readinessProbe": probe})
+    (container,) = pod_of(documents)["containers"]
+    for name in ("livenessProbe", "readinessProbe"):
+        assert container[name]["tcpSocket"] == {"port": "metrics"}
+        assert "httpGet" not in container[name]
+    kubernetes_validate.validate(of_kind(documents, "DaemonSet"), RELEASES[-1], strict=True)
+
+
 def test_the_web_configuration_is_a_secret_and_the_probes_can_be_told_how_to_get_past_it():
     pod = pod_of(render(CASES["everything"]))
     (container,) = pod["containers"]
