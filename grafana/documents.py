@@ -42,9 +42,13 @@ What an alert cannot know is told to it as a series, in `tpw-parameters.rules.ya
 | series | what it does |
 | --- | --- |
 | `tpw:budget_per_month:money{currency}` | a month's budget; without it TpwBudgetBurn and TpwBudgetForecast are silent |
-| `tpw:spare_gpu:info{uuid}` | a GPU that is kept free on purpose: no TpwGpuIdle |
+| `tpw:spare_gpu:info{uuid}` | a GPU that is kept free on purpose, or is another program's: no TpwGpuIdle |
+| `tpw:removed_gpu:info{uuid}` | a GPU that was taken out for good: no TpwGpuLost, and not counted as lost on the boards |
 | `tpw:standby_server:info{server}` | a server that is kept warm on purpose: no TpwGpuParked |
 | `tpw:cpu_server:info{server}` | a server that runs on the CPU on purpose: no TpwTokensWithoutEnergy |
+
+For GPUs the label `instance` in place of `uuid` means all of that exporter, and both together one GPU there (where the UUID
+is a place, `PCI-...`, that other nodes have too).
 """
 
 VALUES = """\

@@ -74,7 +74,7 @@ def gpus_by_state() -> str:
     return "sum by (state) (gpu:tpw_gpu_state_seconds:rate5m)"
 
 
-LOST = "count(tpw_gpu_up == 0) or 0 * count(tpw_gpu_up)"
+LOST = 'count(tpw_gpu_up == 0 unless on (uuid) tpw:removed_gpu:info{instance=""}) or 0 * count(tpw_gpu_up)'
 TRUST = "min(cluster:tpw_trust:ratio)"
 
 

@@ -504,10 +504,17 @@ class Rules:
         """Spend over the windows of the budget alert, and by hour of the day."""
         by = self.keys("currency")
         for window in SPEND_WINDOWS:
-            cost, credit = f"rate(tpw_gpu_state_cost_total[{window}])", f"rate(tpw_gpu_state_credit_total[{window}])"
+            record, counter = f"cluster:tpw_cost:rate{window}", "tpw_gpu_state_cost_total"
+            energy = f'rate({counter}{{component="energy"}}[{window}]) or -rate(tpw_gpu_state_credit_total[{window}])'
+            yield Recording(record, f"sum by ({by}) ({energy})", ("currency",), {"scope": "energy"})
+            # With the rest, each counter read once; where energy is priced.
+            priced = f'{record}{{scope="energy"}}'
             yield Recording(
-                f"cluster:tpw_cost:rate{window}",
-                f'sum by ({by}) ({cost} or -{credit})\nand on ({by}) cluster:tpw_cost:rate5m{{scope="full"}}',
+                record,
+                promql(f"""
+                    sum by ({by}) ({priced} or rate({counter}{{component!="energy"}}[{window}]))
+                    and on ({by}) {priced}
+                """),
                 ("currency",),
                 {"scope": "full"},
             )
@@ -579,12 +586,20 @@ class Rules:
         """How much of what should be measured is measured, in the four ways in which it can fail; 1 is all."""
         yield Recording(
             "node:tpw_exporter_up:max",
-            f'max by ({self.keys("instance")}) (up{{job=~"{self._values.job}"}})',
+            # A target under another job's name is an exporter once it has shown itself as one, and then as long as it is a
+            # target: the rule reads what it recorded before.
+            promql(f"""
+                max by ({self.keys("instance")}) (up{{job=~"{self._values.job}"}})
+                or
+                max by ({self.keys("instance")}) (
+                  up and on ({self.keys("instance")}) (tpw_build_info or node:tpw_exporter_up:max)
+                )
+            """),
             LEVELS["node"],
         )
         keys = self.keys()
         aspects = {
-            "exporters": f'avg by ({keys}) (up{{job=~"{self._values.job}"}})',
+            "exporters": f"avg by ({keys}) (node:tpw_exporter_up:max)",
             "sources": f"avg by ({keys}) (tpw_source_up)",
             "energy": f"clamp_min(1 - avg by ({keys}) (rate(tpw_gpu_unmetered_seconds_total[5m])), 0)",
             "price": promql(f"""

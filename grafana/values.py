@@ -33,9 +33,12 @@ class Values:
     exporter_down_for: str = "5m"
     exporter_absent_for: str = "10m"
     source_down_for: str = "10m"
+    slow_source_down_for: str = "2h"
     stale_after_seconds: float = 300
     slow_sources: str = "tariff.*|carbon.*"
     """Sources that are read rarely on purpose: prices and carbon intensity."""
+    local_uuids: str = "PCI-.*|EXT-.*"
+    """UUIDs that name a place and no board: another node may have the same."""
     gpu_lost_for: str = "5m"
     unmetered_share: float = 0.01
     unmetered_for: str = "15m"

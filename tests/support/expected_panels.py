@@ -195,7 +195,7 @@ def _overview() -> dict[str, list[Expected]]:
             lambda h: times(_bar(h, 3600).gained("tpw_gpu_state_credit_total", 3600), -1),
         ],
         "Electricity price, $currency per kWh": [_price, _next_price],
-        "Firing alerts": [lambda h: expected_alerts.at(h.samples, h.at)],
+        "Firing alerts": [lambda h: expected_alerts.at(h.at)],
     }
 
 

@@ -96,7 +96,7 @@ class Access:
         return any(name in allowed for _, name in names)
 
     def refuse(self, request: Request) -> Response | None:
-        """429 above the rate, 401 without a right user and password, else None. A look at a probe's address needs neither."""
+        """429 above the rate, 401 without a right user and password, else None. Who looks at a probe's address passes."""
         if request.path in PROBES and request.method in ("GET", "HEAD"):
             return None
         config = self._config

@@ -30,6 +30,7 @@ NOT_KNOBS = {
     "grafana_url",
     "slow_sources",
     "throttle_reasons",
+    "local_uuids",
 }
 """Names and addresses: changing them changes what an alert looks at, not when it fires."""
 
