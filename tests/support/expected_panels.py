@@ -384,6 +384,8 @@ def _gpus() -> dict[str, list[Expected]]:
         ],
         "Host power by component": [lambda h: row(day.A.cpu_watts, instance=day.A.instance, component="cpu")],
         "What the meters include": [lambda h: h.now("tpw_gpu_info", ("power_scope", "energy_method", "name"))],
+        "GPUs that servers share": [NOTHING],
+        "Estimated power of instances (MIG)": [NOTHING],
     }
 
 

@@ -195,10 +195,9 @@ class Book:
                 made = dict.fromkeys(("output", "input", "cached_input"), 0) if self._first else day.made(name, step)
                 for kind, more in made.items():
                     self._add("tpw_server_tokens_total", more, **who, kind=kind)
-                    if more:
-                        worth = more * day.API[kind]
-                        reference = {"reference": "api-70b", "currency": day.CURRENCY}
-                        self._add("tpw_server_reference_cost_total", worth, **who, **reference)
+                    worth = more * day.API[kind]
+                    reference = {"reference": "api-70b", "currency": day.CURRENCY}
+                    self._add("tpw_server_reference_cost_total", worth, **who, **reference)
                 self._add("tpw_server_requests_total", 0 if self._first else day.finished(name, step), **who)
 
     def _time(self, board: Board, owner: tuple[str, str]) -> None:

@@ -149,7 +149,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_instance_estimated_energy_joules_total",
         Kind.COUNTER,
-        (*_GPU, "instance", "profile", "method"),
+        (*_GPU, "gpu_instance", "profile", "method"),
         "Estimated part of the GPU's energy that an instance of it (MIG) took: no instance has a meter. All of a GPU's sum "
         "to its energy or less. method gpm: by how busy each was, slices: by its compute slices.",
         absent="The GPU is not partitioned, or its instances are not known.",

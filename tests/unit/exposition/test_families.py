@@ -81,6 +81,12 @@ def test_names_follow_the_conventions():
         assert metric.help.endswith("."), metric.name
 
 
+def test_no_label_is_one_that_the_scrape_sets():
+    """Prometheus would rename it (exported_instance), or take it for the target's own."""
+    taken = {"job", "instance", "cluster", "namespace", "node", "pod", "container", "service", "endpoint", "replica"}
+    assert [metric.name for metric in CATALOGUE if taken & set(metric.labels)] == []
+
+
 def test_units_are_base_units():
     wrong = ("milliwatts", "kilowatt", "kwh_total", "milliseconds", "percent", "megabytes", "_mb", "_ms", "wh_total")
     assert [metric.name for metric in CATALOGUE if any(part in metric.name for part in wrong)] == []

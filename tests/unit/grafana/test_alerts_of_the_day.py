@@ -67,7 +67,7 @@ def _throttled(hand: Hand) -> bool:
     [
         (_waste, "07:59", VALUES.waste_for, "24:00"),
         (_dearer("big"), "13:39", VALUES.dearer_for, "24:00"),
-        (_dearer("chat"), "06:03", VALUES.dearer_for, "07:31"),
+        (_dearer("chat"), "06:02", VALUES.dearer_for, "07:31"),
         (_throttled, "14:23", VALUES.throttled_for, "14:25"),
     ],
 )

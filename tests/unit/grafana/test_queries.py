@@ -49,6 +49,8 @@ CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
 EMPTY = {
     ("tpw-models", "Joules per request", "B"): "no engine here counts work other than tokens",
     ("tpw-measuring", "GPUs against the node's own meter", "A"): "no node here has a meter of its own",
+    ("tpw-gpus", "GPUs that servers share", "A"): "every GPU is one server's here; test_shared_gpus.py has others",
+    ("tpw-gpus", "Estimated power of instances (MIG)", "A"): "no GPU is partitioned here; test_shared_gpus.py has one",
 }
 """Queries that find nothing in this day, and why."""
 
