@@ -20,6 +20,7 @@ Two files for Prometheus 2.42 or newer, checked and unit-tested with 2.42 and 3.
 | [tpw-alerts.rules.yaml](../deploy/prometheus/tpw-alerts.rules.yaml) | the alerts below |
 | [tpw-parameters.rules.yaml](../deploy/prometheus/tpw-parameters.rules.yaml) | budgets and exceptions, yours to edit |
 | [prometheusrule.yaml](../deploy/prometheus/prometheusrule.yaml) | the first two for the Prometheus Operator |
+| [the Helm chart](../deploy/helm/tpw-exporter/values.yaml) | the same by `prometheusRule.enabled`, all else as values |
 | [alertmanager.yaml](../deploy/alertmanager/alertmanager.yaml) | an example of routes and inhibitions |
 
 Load the first three together:
@@ -29,6 +30,9 @@ rule_files:
   - /etc/prometheus/rules/tpw-*.rules.yaml
 ```
 
+Evaluate them where the exporters are scraped. Over the series of two Prometheus replicas side by side (a global view
+without deduplication) every sum would be twice what it is.
+
 Alerts on measuring come first, because a wrong number silences every alert after it. No alert needs a price to fire: the
 money stands in its description where it is known. A critical alert wants somebody now, a warning is a ticket, an info is a
 fact for a digest.
@@ -37,7 +41,8 @@ fact for a digest.
 PARAMETERS = """\
 ## Budgets and exceptions
 
-What an alert cannot know is told to it as a series, in `tpw-parameters.rules.yaml`; change it and reload Prometheus.
+What an alert cannot know is told to it as a series, in `tpw-parameters.rules.yaml` (or the chart's
+`prometheusRule.parameters`); change it and reload Prometheus.
 
 | series | what it does |
 | --- | --- |
