@@ -110,7 +110,7 @@ def _table(page: Board) -> None:
                 ),
                 Query(f"max by ({WHO}) (tpw_gpu_temperature_celsius)", table=True, instant=True),
                 Query(waste, table=True, instant=True),
-                Query(f"max by ({WHO}, server) (tpw_server_gpu)", table=True, instant=True),
+                Query(queries.owner(WHO), table=True, instant=True),
                 columns=(
                     Column("instance", "Node", Look(width=130)),
                     Column(

@@ -77,7 +77,7 @@ def filled(expr: str, choice: Choice = CHOSEN[0], values: Mapping[str, str] | No
     chosen |= {"reference": "api-70b", "currency": "EUR", "__range": f"{RANGE}s", "__range_s": str(RANGE)}
     chosen |= {"__interval": "1h", "__rate_interval": f"{expected_panels.RATE_INTERVAL}s", **(values or {})}
     expr = re.sub(r"\$\{(\w+):text\}", lambda match: texts[match.group(1)], expr)
-    return re.sub(r"\$\{?(\w+)\}?", lambda match: chosen[match.group(1)], expr)
+    return re.sub(r"\$\{?([a-z_]\w*)\}?", lambda match: chosen[match.group(1)], expr)
 
 
 def rows_of(answer: list[tuple[dict[str, str], float]]) -> Rows:

@@ -65,14 +65,14 @@ def shared(tools: Path) -> Iterator[Prometheus]:
         yield running
 
 
-def _ask(server: Prometheus, title: str) -> dict[tuple[str, ...], float]:
+def _ask(server: Prometheus, title: str, query: str = "A") -> dict[tuple[str, ...], float]:
     """The panel's numbers at the end, by the values of their labels in the order of the labels' names."""
     board: dict[str, Any] = json.loads(dashboards(Values())["tpw-gpus"])
-    rows = [panel for panel in board["panels"] if panel["type"] == "row"]
-    (panel,) = (panel for row in rows for panel in row["panels"] if panel["title"] == title)
-    (target,) = panel["targets"]
+    panels = [inner for panel in board["panels"] for inner in (panel, *panel.get("panels", ()))]
+    (panel,) = (panel for panel in panels if panel["title"] == title)
+    (target,) = (target for target in panel["targets"] if target["refId"] == query)
     expr = target["expr"].replace("$__rate_interval", "240s")
-    expr = re.sub(r"\$\w+", ".+", expr)
+    expr = re.sub(r"\$[a-z]\w*", ".+", expr)
     found = server.instant(expr, fleetday.START + (MINUTES - 1) * STEP)
     return {tuple(value for _, value in sorted(who.items())): number for who, number in found}
 
@@ -84,6 +84,16 @@ def test_whose_a_shared_gpu_is_stands_in_a_table(shared: Prometheus):
         ("0", node, "sm", "chat"): 0.75,
         ("0", node, "sm", "code"): 0.25,
         ("2", node, "gpm", "embed"): 0.375,
+    }
+
+
+@pytest.mark.e2e
+def test_a_gpu_of_several_servers_is_one_row_of_the_table(shared: Prometheus):
+    node = TARGET["instance"]
+    assert _ask(shared, "GPUs", "I") == {
+        ("0", node, "2 servers", uuid(0)): 1.0,
+        ("1", node, "chat", uuid(1)): 1.0,
+        ("2", node, "embed", uuid(2)): 1.0,
     }
 
 
