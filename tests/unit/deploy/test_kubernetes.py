@@ -174,6 +174,13 @@ def test_pod_monitor_has_only_fields_that_the_operator_knows():
     assert endpoint["port"] in ports
 
 
+def test_series_keep_their_name_when_a_pod_is_replaced():
+    """One pod runs on a node, and its books outlive it: ``instance`` is the node, not the pod's address."""
+    (endpoint,) = of_kind(render({"podMonitor": {"enabled": True}}), "PodMonitor")["spec"]["podMetricsEndpoints"]
+    named = {rule["targetLabel"]: rule["sourceLabels"] for rule in endpoint["relabelings"]}
+    assert named["instance"] == named["node"] == ["__meta_kubernetes_pod_node_name"]
+
+
 def test_without_a_secret_there_is_no_web_configuration():
     pod = pod_of(render({}))
     assert not any("web.config" in argument for argument in pod["containers"][0]["args"])
