@@ -678,6 +678,41 @@ class Alerts:
             {},
             ("spend_changed_ratio", "spend_changed_for"),
         )
+        daily = 'model:tpw_cost_per_million_tokens:ratio_rate1d{kind="output", scope="full"}'
+        limit = "tpw:budget_per_million_tokens:money"
+        yield Alert(
+            "TpwCostPerTokenOverBudget",
+            Severity.WARNING,
+            promql(f"""
+                (
+                  {daily} / on (server, currency) group_left () ({limit}{{server!=""}} > 0)
+                  or
+                  ({daily} unless on (server, currency) {limit}{{server!=""}})
+                  / on (currency) group_left () ({limit}{{server=""}} > 0)
+                ) > {number(v.over_budget_ratio)}
+                and on ({self._model})
+                  model:tpw_server_tokens:rate1d{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}
+                unless on ({self._keys()}) {self._late("1d", *v.labels)}
+            """),
+            v.over_budget_for,
+            "Tokens cost more than their budget.",
+            f"A million output tokens of {_MODEL} cost "
+            + _money(
+                'model:tpw_cost_per_million_tokens:ratio_rate1d{server=%q, model=%q, kind="output", scope="full",'
+                " currency=%q}; server; model; currency",
+                "MONEY",
+            )
+            + " over the last 24 hours, {{ $value | humanizePercentage }} of what they may. "
+            + _money(
+                '86400 * sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full",'
+                " currency=%q}); server; model; currency",
+                "In all: MONEY a day.",
+            ),
+            "tpw-money",
+            "A limit that somebody set, held against a whole day: nights and parked hours are in it.",
+            {"server": "server", "model": "model"},
+            ("over_budget_ratio", "over_budget_for", "tokens_floor_per_hour"),
+        )
         keys = self._keys("currency")
         usual = f"(avg_over_time({price}[7d]) > 0)"
         yield Alert(

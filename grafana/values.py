@@ -77,6 +77,8 @@ class Values:
     dear_tokens_ratio: float = 1.25
     dear_tokens_price_ratio: float = 1.25
     dear_tokens_for: str = "1h"
+    over_budget_ratio: float = 1.0
+    over_budget_for: str = "1h"
     dearer_ratio: float = 1.0
     dearer_for: str = "6h"
     budget_burn_ratio: float = 2.0

@@ -291,6 +291,8 @@ def test_parameters_are_a_group_of_their_own_beside_the_rules():
     assert told == [
         ("tpw:budget_per_month:money", "vector(20000)", {"currency": "EUR"}),
         ("tpw:budget_per_month:money", "vector(1500.5)", {"currency": "USD"}),
+        ("tpw:budget_per_million_tokens:money", "vector(1.2)", {"currency": "EUR"}),
+        ("tpw:budget_per_million_tokens:money", "vector(3)", {"currency": "EUR", "server": "code"}),
         ("tpw:spare_gpu:info", "vector(1)", {"uuid": "GPU-1"}),
         ("tpw:spare_gpu:info", "vector(1)", {"instance": "10.0.0.7:10101"}),
         ("tpw:removed_gpu:info", "vector(1)", {"uuid": "PCI-0000:41:00.0", "instance": "10.0.0.8:10101"}),
