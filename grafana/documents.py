@@ -47,8 +47,8 @@ What an alert cannot know is told to it as a series, in `tpw-parameters.rules.ya
 | series | what it does |
 | --- | --- |
 | `tpw:budget_per_month:money{currency}` | a month's budget; without it TpwBudgetBurn and TpwBudgetForecast are silent |
-| `tpw:budget_per_million_tokens:money{currency}` | what a million output tokens may cost, with `server` those of one; without \
-it TpwCostPerTokenOverBudget is silent |
+| `tpw:budget_per_million_tokens:money{currency}` | what a million output tokens may cost, with `server` those of one; \
+without it TpwCostPerTokenOverBudget is silent |
 | `tpw:spare_gpu:info{uuid}` | a GPU that is kept free on purpose, or is another program's: no TpwGpuIdle |
 | `tpw:removed_gpu:info{uuid}` | a GPU that was taken out for good: no TpwGpuLost, and not counted as lost on the boards |
 | `tpw:standby_server:info{server}` | a server that is kept warm on purpose: no TpwGpuParked |
