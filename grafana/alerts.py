@@ -288,6 +288,8 @@ class Alerts:
                 model:tpw_server_tokens:rate5m{{kind="total"}} > 0
                 unless on ({self._model})
                   sum by ({self._model}) (model:tpw_server_energy_joules:rate5m{{boundary="gpu"}}) > 0
+                unless on ({self._keys("server")})
+                  (node:tpw_server_gpu:max and on ({self._node}) node:tpw_exporter_up:max == 0)
                 unless on (server) tpw:cpu_server:info
             """),
             v.tokens_without_energy_for,

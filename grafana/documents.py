@@ -95,6 +95,9 @@ and joules metered on three. The ratios of a node split a server's tokens by whe
 cluster include GPUs that nobody owns. Money is net: what was charged, less what negative prices paid back
 (`tpw_gpu_state_cost` alone is the charge, by component).
 
+Ratios over a server's joules are withheld where one of its GPUs was metered for less than 95 % of the window, and while an
+exporter that meters some of them does not answer: others would go on counting its tokens.
+
 A rank of a server that is metered on another node carries the model named in its exporter's configuration. Name the same
 server and the same model on every node, or the ratios by model have the tokens in one row and the joules in another; the
 ratios by server are right either way.

@@ -244,8 +244,9 @@ class Rules:
 
     def servers(self, window: str) -> Iterable[Recording]:
         """Tokens, joules, money and their ratios, by model and by server."""
-        gpu = self.keys(*LEVELS["gpu"])
-        # Of the GPU that was metered least: without one of them the joules of a server are not all.
+        gpu, node = self.keys(*LEVELS["gpu"]), self.keys(*LEVELS["node"])
+        # Of the GPU that was metered least: without one of them the joules of a server are not all. Nor are they while an
+        # exporter that meters some of them does not answer, and another one goes on counting tokens.
         yield Recording(
             f"server:tpw_metered:ratio_rate{window}",
             promql(f"""
@@ -253,6 +254,8 @@ class Rules:
                   tpw_server_gpu
                   * on ({gpu}) group_left ()
                   clamp_min(1 - sum by ({gpu}) (rate(tpw_gpu_unmetered_seconds_total[{window}])), 0)
+                  or
+                  0 * (node:tpw_server_gpu:max and on ({node}) node:tpw_exporter_up:max == 0)
                 )
             """),
             LEVELS["server"],
@@ -596,6 +599,16 @@ class Rules:
                 )
             """),
             LEVELS["node"],
+        )
+        yield Recording(
+            "node:tpw_server_gpu:max",
+            # Remembered while the exporter does not answer.
+            promql(f"""
+                max by ({self.keys("instance", "server")}) (tpw_server_gpu)
+                or
+                node:tpw_server_gpu:max and on ({self.keys("instance")}) node:tpw_exporter_up:max == 0
+            """),
+            (*LEVELS["node"], "server"),
         )
         keys = self.keys()
         aspects = {

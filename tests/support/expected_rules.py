@@ -268,6 +268,9 @@ def _single() -> dict[str, Expected]:
         "node:tpw_books_imbalance:ratio_increase1h": lambda h: dict.fromkeys(_metered(h, node), 0.0),
         "gpu:tpw_gpu_energy_anomalies:increase1h": _anomalies,
         "node:tpw_exporter_up:max": lambda h: h.now("up", node),
+        "node:tpw_server_gpu:max": lambda h: by(
+            h.now("tpw_server_gpu", (*node, "server", "uuid")), (*node, "server"), max
+        ),
         "cluster:tpw_trust:ratio": _trust,
     }
 
