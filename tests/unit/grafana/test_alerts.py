@@ -18,6 +18,8 @@ from grafana.render import files
 from grafana.values import Values
 
 from support import ruletests
+from support.snapshots import fleet_snapshot
+from tpw.exposition.families import families
 
 VALUES = Values()
 ALERTS = tuple(alert for group in alert_groups(VALUES) for alert in group.alerts)
@@ -79,6 +81,66 @@ def test_cases_cover_firing_and_silence(name: str):
     quiet = [case for case in cases if case["name"].startswith("stays quiet")]
     assert fires
     assert quiet
+
+
+def _rows(values: str) -> list[dict[str, str]]:
+    """A healthy node's page as input series of a rule test, every one of them with these values (``V`` is the number)."""
+    target = {"job": "tpw-exporter", "instance": "node-a:10101"}
+    rows = []
+    for metric, samples in families(fleet_snapshot(8, 4)):
+        for labels, number in samples:
+            who = {**dict(zip(metric.labels, labels, strict=True)), **target}
+            inner = ",".join(f'{name}="{value}"' for name, value in who.items())
+            rows.append({"series": f"{metric.name}{{{inner}}}", "values": values.replace("V", f"{number:.17g}")})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("series", "at", "firing"),
+    [
+        ([{"series": "somebody_elses", "values": "1x240"}], "4h", {"TpwExporterAbsent"}),
+        (
+            [
+                *_rows("Vx60 stale"),
+                {"series": 'up{job="tpw-exporter",instance="node-a:10101"}', "values": "1x60 0x180"},
+            ],
+            "4h",
+            {"TpwExporterDown"},
+        ),
+        (
+            [
+                *_rows("Vx60 stale"),
+                {"series": 'up{job="tpw-exporter",instance="node-a:10101"}', "values": "1x60 stale"},
+            ],
+            "4h",
+            {"TpwExporterAbsent"},
+        ),
+    ],
+    ids=["nothing was ever there", "an exporter stopped", "its target was removed"],
+)
+def test_where_something_is_absent_only_that_is_said(
+    series: list[dict[str, str]], at: str, firing: set[str], tools: Path, tmp_path: Path
+):
+    """All rules and alerts together: no alert takes what is not there for zero."""
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+    case = {
+        "rule_files": [str(ruletests.RULES / f"tpw-{kind}.rules.yaml") for kind in ("recording", "alerts")],
+        "evaluation_interval": "4m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {"expr": "count by (alertname) (ALERTS)", "eval_time": at, "exp_samples": expected},
+                ],
+            }
+        ],
+    }
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump(case), encoding="utf-8")
+    done = subprocess.run(
+        [tools / "promtool", "test", "rules", "case.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
