@@ -362,6 +362,7 @@ class Alerts:
                 or
                 {snapshot} - on ({self._node}) process_start_time_seconds > {limit}
                 unless on ({self._node}) {written}
+                unless on ({self._node}) tpw_gpu_info{{vendor="simulated"}}
             """),
             v.books_not_saved_for,
             "The books are not written to disk.",
