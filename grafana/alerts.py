@@ -195,7 +195,7 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 (
-                  {snapshot}
+                  max by ({self._node}) ({snapshot})
                   - on ({self._node}) group_right ()
                   tpw_source_last_success_timestamp_seconds{{source!~"{v.slow_sources}"}}
                 ) > {number(v.stale_after_seconds)}
@@ -358,9 +358,9 @@ class Alerts:
             "TpwBooksNotSaved",
             Severity.WARNING,
             promql(f"""
-                {snapshot} - on ({self._node}) {written} > {limit}
+                {snapshot} - on ({self._node}) group_left () max by ({self._node}) ({written}) > {limit}
                 or
-                {snapshot} - on ({self._node}) process_start_time_seconds > {limit}
+                {snapshot} - on ({self._node}) group_left () max by ({self._node}) (process_start_time_seconds) > {limit}
                 unless on ({self._node}) {written}
                 unless on ({self._node}) tpw_gpu_info{{vendor="simulated"}}
             """),
@@ -688,10 +688,10 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 (
-                  {daily} / on (server, currency) group_left () ({limit}{{server!=""}} > 0)
+                  {daily} / on (server, currency) group_left () (max by (server, currency) ({limit}{{server!=""}}) > 0)
                   or
                   ({daily} unless on (server, currency) {limit}{{server!=""}})
-                  / on (currency) group_left () ({limit}{{server=""}} > 0)
+                  / on (currency) group_left () (max by (currency) ({limit}{{server=""}}) > 0)
                 ) > {number(v.over_budget_ratio)}
                 and on ({self._model})
                   model:tpw_server_tokens:rate1d{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}
