@@ -114,6 +114,21 @@ class Alerts:
         self._node = rules.keys(*LEVELS["node"])
         self._model = rules.keys(*LEVELS["model"])
 
+    def _except_gpus(self, parameter: str) -> str:
+        """Leaves out the GPUs that an operator names: by UUID, all of an instance, or by UUID on one instance."""
+        return promql(f"""
+            unless on (uuid) {parameter}{{instance=""}}
+            unless on (instance) {parameter}{{uuid=""}}
+            unless on (uuid, instance) {parameter}
+        """)
+
+    def _late(self, window: str, *labels: str) -> str:
+        """Where energy was priced over a window whose price arrived late: what was booked then was used before."""
+        late = "tpw_energy_late_priced_joules_total"
+        total = f"sum by ({', '.join(labels)}) ({late})" if labels else f"sum({late})"
+        before = total.replace(late, f"{late} offset {window}")
+        return f"({total} - ({before} or 0 * {total}) > 0)"
+
     # ----------------------------------------------------------------------------------------------------- measuring
 
     def measuring(self) -> Iterable[Alert]:
@@ -122,7 +137,11 @@ class Alerts:
         yield Alert(
             "TpwExporterDown",
             Severity.WARNING,
-            f'up{{job=~"{v.job}"}} == 0',
+            promql(f"""
+                up{{job=~"{v.job}"}} == 0
+                or
+                up == 0 and on ({self._node}) node:tpw_exporter_up:max
+            """),
             v.exporter_down_for,
             "An exporter does not answer.",
             f"Prometheus cannot scrape the exporter of {_WHERE}. Its GPUs and servers are missing from every number.",
@@ -134,10 +153,14 @@ class Alerts:
         yield Alert(
             "TpwExporterAbsent",
             Severity.WARNING,
-            f'absent(up{{job=~"{v.job}"}})',
+            promql(f"""
+                absent(up{{job=~"{v.job}"}})
+                unless on () group(tpw_build_info or node:tpw_exporter_up:max)
+            """),
             v.exporter_absent_for,
             "Prometheus knows no exporter at all.",
-            f"No scrape target has a job like {v.job}: service discovery finds nothing, or the job has another name.",
+            f"No scrape target has a job like {v.job}, and no exporter's numbers are there under another name: service "
+            "discovery finds nothing.",
             "tpw-measuring",
             "A job that is not there has no up series that could be 0.",
             {},
@@ -146,7 +169,14 @@ class Alerts:
         yield Alert(
             "TpwSourceDown",
             Severity.WARNING,
-            'label_replace(tpw_source_up == 0, "server", "$1", "source", "server:(.+)")',
+            promql(f"""
+                label_replace(
+                  tpw_source_up{{source!~"{v.slow_sources}"}} == 0
+                  or
+                  max_over_time(tpw_source_up{{source=~"{v.slow_sources}"}}[{v.slow_source_down_for}]) == 0,
+                  "server", "$1", "source", "server:(.+)"
+                )
+            """),
             v.source_down_for,
             "A source of readings is down.",
             f"The exporter of {_WHERE} cannot read {{{{ $labels.source }}}}. "
@@ -154,17 +184,27 @@ class Alerts:
             " $labels.instance $labels.source | query }}Most failures of the last 15 minutes: "
             '{{ . | label "reason" }}.{{ end }}',
             "tpw-measuring",
-            "Inference servers restart in minutes; ten minutes is an outage.",
+            "Inference servers restart in minutes; ten minutes is an outage. Prices and carbon are known ahead: two hours.",
             {"instance": "instance"},
-            ("source_down_for",),
+            ("source_down_for", "slow_source_down_for"),
         )
+        # Both clocks are the exporter's: one that is wrong, or a scrape that is late, makes no reading stale.
+        snapshot = "tpw_snapshot_timestamp_seconds"
         yield Alert(
             "TpwReadingsStale",
             Severity.WARNING,
             promql(f"""
-                time() - tpw_source_last_success_timestamp_seconds{{source!~"{v.slow_sources}"}}
-                > {number(v.stale_after_seconds)}
+                (
+                  max by ({self._node}) ({snapshot})
+                  - on ({self._node}) group_right ()
+                  tpw_source_last_success_timestamp_seconds{{source!~"{v.slow_sources}"}}
+                ) > {number(v.stale_after_seconds)}
                 unless on ({self._keys("instance", "source")}) tpw_source_up == 0
+                or
+                label_replace(
+                  (time() - {snapshot}) and on ({self._node}) increase(tpw_polls_total[5m]) == 0,
+                  "source", "the whole exporter", "", ""
+                )
             """),
             None,
             "A source says it is up and gives no readings.",
@@ -179,7 +219,8 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 sum by ({self._gpu}) (rate(tpw_gpu_unmetered_seconds_total[15m])) > {number(v.unmetered_share)}
-                and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
+                and on ({self._gpu}) max_over_time(tpw_gpu_up[10m]) == 1
+                unless on ({self._gpu}) tpw_gpu_info{{energy_method="none"}}
             """),
             v.unmetered_for,
             "A GPU is not metered all of the time.",
@@ -247,12 +288,14 @@ class Alerts:
                 model:tpw_server_tokens:rate5m{{kind="total"}} > 0
                 unless on ({self._model})
                   sum by ({self._model}) (model:tpw_server_energy_joules:rate5m{{boundary="gpu"}}) > 0
+                unless on ({self._keys("server")})
+                  (node:tpw_server_gpu:max and on ({self._node}) node:tpw_exporter_up:max == 0)
                 unless on (server) tpw:cpu_server:info
             """),
             v.tokens_without_energy_for,
             "A server makes tokens with no joules.",
             f'{_MODEL} makes {{{{ $value | printf "%.1f" }}}} tokens per second and no energy is booked for it: '
-            "the exporter does not know which GPUs are its own.",
+            "the exporter does not know which GPUs are its own, or these have no meter.",
             "tpw-measuring",
             "Ownership is found within a few polls; ten minutes outlast a start.",
             {"server": "server", "model": "model"},
@@ -267,6 +310,8 @@ class Alerts:
                 >= {number(v.energy_without_tokens_active_share)}
                 unless on ({self._model}) sum by ({self._model}) (rate(tpw_server_tokens_total[30m])) > 0
                 unless on ({self._model}) sum by ({self._model}) (rate(tpw_server_work_units_total[30m])) > 0
+                and on ({self._keys("server")})
+                  max by ({self._keys("server")}) (tpw_server_up * min_over_time(tpw_server_up[30m])) == 1
             """),
             None,
             "A server works and makes no tokens.",
@@ -281,7 +326,7 @@ class Alerts:
             "TpwPriceNotLive",
             Severity.WARNING,
             promql(f"""
-                sum by ({self._node}) (tpw_electricity_price_state{{state=~"fallback|missing"}}) > 0
+                sum by ({self._node}) (last_over_time(tpw_electricity_price_state{{state=~"fallback|missing"}}[5m])) > 0
                 or
                 sum by ({self._node}) (rate(tpw_energy_unpriced_joules_total[15m])) > 0
             """),
@@ -308,16 +353,26 @@ class Alerts:
             {"instance": "instance"},
             ("reload_failed_for",),
         )
+        written, limit = "tpw_store_last_write_timestamp_seconds", number(v.books_not_saved_seconds)
         yield Alert(
             "TpwBooksNotSaved",
             Severity.WARNING,
-            f"time() - tpw_store_last_write_timestamp_seconds > {number(v.books_not_saved_seconds)}",
+            promql(f"""
+                {snapshot} - on ({self._node}) group_left () max by ({self._node}) ({written}) > {limit}
+                or
+                {snapshot} - on ({self._node}) group_left () max by ({self._node}) (process_start_time_seconds) > {limit}
+                unless on ({self._node}) {written}
+                unless on ({self._node}) tpw_gpu_info{{vendor="simulated"}}
+            """),
             v.books_not_saved_for,
             "The books are not written to disk.",
-            f"The exporter of {_WHERE} last saved its books {{{{ $value | humanizeDuration }}}} ago. "
-            "A restart would lose what was counted since.",
+            f"The exporter of {_WHERE} "
+            f'{{{{ if printf "{written}{{instance=%q}}" $labels.instance | query }}}}'
+            "last saved its books {{ $value | humanizeDuration }} ago. A restart would lose what was counted since."
+            "{{ else }}has run for {{ $value | humanizeDuration }} and never saved its books: it cannot write in its state "
+            "directory. Its counters begin anew with every start.{{ end }}",
             "tpw-measuring",
-            "Books are written every few seconds; ten minutes is a full or read-only disk.",
+            "Books are written every few seconds; ten minutes is a full or read-only disk, or one that never let it write.",
             {"instance": "instance"},
             ("books_not_saved_seconds", "books_not_saved_for"),
         )
@@ -330,12 +385,16 @@ class Alerts:
         yield Alert(
             "TpwGpuLost",
             Severity.CRITICAL,
-            "tpw_gpu_up == 0",
+            promql(f"""
+                tpw_gpu_up == 0
+                unless on (uuid) tpw_gpu_up{{uuid!~"{v.local_uuids}"}} == 1
+                {_indent(self._except_gpus("tpw:removed_gpu:info"), 16)}
+            """),
             v.gpu_lost_for,
             "A GPU does not answer.",
             f"{_GPU} has fallen off the bus or its driver does not answer. It still draws power that nobody meters.",
             "tpw-gpus",
-            "The series of a lost GPU stays at 0, so a planned removal does not look like a loss for hours.",
+            "The series of a lost GPU stays at 0 until somebody says that it was taken out, or it answers elsewhere.",
             {"instance": "instance", "gpu": "gpu"},
             ("gpu_lost_for",),
         )
@@ -374,12 +433,13 @@ class Alerts:
             promql(f"""
                 gpu:tpw_gpu_state_seconds:rate30m{{state="idle"}} >= {number(v.idle_share)}
                 and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
-                unless on (uuid) tpw:spare_gpu:info
+                {_indent(self._except_gpus("tpw:spare_gpu:info"), 16)}
             """),
             v.idle_for,
             "A GPU belongs to nobody.",
-            f"{_GPU} had no owner for {{{{ $value | humanizePercentage }}}} of the last 30 minutes. "
-            + cost.replace("STATE", "idle"),
+            f"{_GPU} had no owner for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
+            '{{ range printf "avg_over_time(tpw_gpu_power_watts{instance=%q,uuid=%q}[30m])" $labels.instance $labels.uuid'
+            ' | query }} and drew {{ . | value | printf "%.0f" }} W{{ end }}. ' + cost.replace("STATE", "idle"),
             "tpw-gpus",
             "Time by state, not utilisation (which some drivers latch or lack). Half an hour of half an hour filters "
             "redeploys; 95 % tolerates a probe; nobody is harmed by being told.",
@@ -509,6 +569,7 @@ class Alerts:
                 and on ({self._model}) model:tpw_server_tokens:rate1h{{kind="output"}} offset 1d
                 unless on ({self._keys("currency")})
                   {price} > {number(v.dear_tokens_price_ratio)} * (avg_over_time({price}[7d]) > 0)
+                unless on ({self._keys()}) {self._late("1h", *v.labels)}
             """),
             v.dear_tokens_for,
             "Tokens cost more than last week.",
@@ -533,6 +594,7 @@ class Alerts:
                 sum by ({by}) (model:tpw_server_cost:rate1d{{scope="full"}})
                 / on ({by}) group_right ()
                 (model:tpw_server_reference_cost:rate1d > 0) > {number(v.dearer_ratio)}
+                unless on ({self._keys()}) {self._late("1d", *v.labels)}
             """),
             v.dearer_for,
             "The same work would have been cheaper elsewhere.",
@@ -560,6 +622,7 @@ class Alerts:
                 and on (currency)
                 {month} * sum by (currency) (cluster:tpw_cost:rate30m{{scope="full"}})
                 / ({budget} > 0) > {number(v.budget_burn_ratio)}
+                unless on () {self._late("30m")}
             """),
             None,
             "Money is spent much faster than the month's budget allows.",
@@ -604,6 +667,7 @@ class Alerts:
             promql(f"""
                 {spend} / ({week} > 0) > {number(v.spend_changed_ratio)}
                 and on ({self._keys("currency")}) cluster:tpw_cost:rate1h{{scope="full"}} offset 8d
+                unless on ({self._keys()}) {self._late("1d", *v.labels)}
             """),
             v.spend_changed_for,
             "A day costs more than the days before.",
@@ -616,6 +680,41 @@ class Alerts:
             "A fifth, as cost monitors use; needs eight days of data, else silent.",
             {},
             ("spend_changed_ratio", "spend_changed_for"),
+        )
+        daily = 'model:tpw_cost_per_million_tokens:ratio_rate1d{kind="output", scope="full"}'
+        limit = "tpw:budget_per_million_tokens:money"
+        yield Alert(
+            "TpwCostPerTokenOverBudget",
+            Severity.WARNING,
+            promql(f"""
+                (
+                  {daily} / on (server, currency) group_left () (max by (server, currency) ({limit}{{server!=""}}) > 0)
+                  or
+                  ({daily} unless on (server, currency) {limit}{{server!=""}})
+                  / on (currency) group_left () (max by (currency) ({limit}{{server=""}}) > 0)
+                ) > {number(v.over_budget_ratio)}
+                and on ({self._model})
+                  model:tpw_server_tokens:rate1d{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}
+                unless on ({self._keys()}) {self._late("1d", *v.labels)}
+            """),
+            v.over_budget_for,
+            "Tokens cost more than their budget.",
+            f"A million output tokens of {_MODEL} cost "
+            + _money(
+                'model:tpw_cost_per_million_tokens:ratio_rate1d{server=%q, model=%q, kind="output", scope="full",'
+                " currency=%q}; server; model; currency",
+                "MONEY",
+            )
+            + " over the last 24 hours, {{ $value | humanizePercentage }} of what they may. "
+            + _money(
+                '86400 * sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full",'
+                " currency=%q}); server; model; currency",
+                "In all: MONEY a day.",
+            ),
+            "tpw-money",
+            "A limit that somebody set, held against a whole day: nights and parked hours are in it.",
+            {"server": "server", "model": "model"},
+            ("over_budget_ratio", "over_budget_for", "tokens_floor_per_hour"),
         )
         keys = self._keys("currency")
         usual = f"(avg_over_time({price}[7d]) > 0)"
@@ -650,15 +749,17 @@ class Alerts:
                 max by ({self._node}) (tpw_demand_interval_watts)
                 / (max by ({self._node}) (tpw_demand_peak_watts) > 0) > {number(v.demand_peak_share)}
                 and on () minute() % {v.demand_interval_minutes} >= {v.demand_interval_minutes - v.demand_last_minutes}
-                and on () day_of_month() > 1
+                and on ({self._node})
+                  max by ({self._node}) (tpw_demand_peak_watts)
+                  >= max by ({self._node}) (last_over_time(tpw_demand_peak_watts[1h] offset 1d))
             """),
             v.demand_for,
             "This demand interval may set the month's peak.",
             f"The demand interval that is forming at {_WHERE} is at {{{{ $value | humanizePercentage }}}} of the month's "
             "peak. Less load in the next minutes keeps the demand charge where it is.",
             "tpw-money",
-            "Only in the last third of an interval is a peak both likely and avoidable; not on the 1st, when every "
-            "interval is a peak.",
+            "Only in the last third of an interval is a peak both likely and avoidable; not on the first day of a billing "
+            "month, when every interval is a peak.",
             {"instance": "instance"},
             ("demand_peak_share", "demand_interval_minutes", "demand_last_minutes", "demand_for"),
         )

@@ -20,6 +20,7 @@ Two files for Prometheus 2.42 or newer, checked and unit-tested with 2.42 and 3.
 | [tpw-alerts.rules.yaml](../deploy/prometheus/tpw-alerts.rules.yaml) | the alerts below |
 | [tpw-parameters.rules.yaml](../deploy/prometheus/tpw-parameters.rules.yaml) | budgets and exceptions, yours to edit |
 | [prometheusrule.yaml](../deploy/prometheus/prometheusrule.yaml) | the first two for the Prometheus Operator |
+| [the Helm chart](../deploy/helm/tpw-exporter/values.yaml) | the same by `prometheusRule.enabled`, all else as values |
 | [alertmanager.yaml](../deploy/alertmanager/alertmanager.yaml) | an example of routes and inhibitions |
 
 Load the first three together:
@@ -29,6 +30,9 @@ rule_files:
   - /etc/prometheus/rules/tpw-*.rules.yaml
 ```
 
+Evaluate them where the exporters are scraped. Over the series of two Prometheus replicas side by side (a global view
+without deduplication) every sum would be twice what it is.
+
 Alerts on measuring come first, because a wrong number silences every alert after it. No alert needs a price to fire: the
 money stands in its description where it is known. A critical alert wants somebody now, a warning is a ticket, an info is a
 fact for a digest.
@@ -37,14 +41,21 @@ fact for a digest.
 PARAMETERS = """\
 ## Budgets and exceptions
 
-What an alert cannot know is told to it as a series, in `tpw-parameters.rules.yaml`; change it and reload Prometheus.
+What an alert cannot know is told to it as a series, in `tpw-parameters.rules.yaml` (or the chart's
+`prometheusRule.parameters`); change it and reload Prometheus.
 
 | series | what it does |
 | --- | --- |
 | `tpw:budget_per_month:money{currency}` | a month's budget; without it TpwBudgetBurn and TpwBudgetForecast are silent |
-| `tpw:spare_gpu:info{uuid}` | a GPU that is kept free on purpose: no TpwGpuIdle |
+| `tpw:budget_per_million_tokens:money{currency}` | what a million output tokens may cost, with `server` those of one; \
+without it TpwCostPerTokenOverBudget is silent |
+| `tpw:spare_gpu:info{uuid}` | a GPU that is kept free on purpose, or is another program's: no TpwGpuIdle |
+| `tpw:removed_gpu:info{uuid}` | a GPU that was taken out for good: no TpwGpuLost, and not counted as lost on the boards |
 | `tpw:standby_server:info{server}` | a server that is kept warm on purpose: no TpwGpuParked |
 | `tpw:cpu_server:info{server}` | a server that runs on the CPU on purpose: no TpwTokensWithoutEnergy |
+
+For GPUs the label `instance` in place of `uuid` means all of that exporter, and both together one GPU there (where the UUID
+is a place, `PCI-...`, that other nodes have too).
 """
 
 VALUES = """\
@@ -83,6 +94,9 @@ Numerators and denominators are summed apart and divided last, over all nodes of
 and joules metered on three. The ratios of a node split a server's tokens by where its joules went. The ratios of the
 cluster include GPUs that nobody owns. Money is net: what was charged, less what negative prices paid back
 (`tpw_gpu_state_cost` alone is the charge, by component).
+
+Ratios over a server's joules are withheld where one of its GPUs was metered for less than 95 % of the window, and while an
+exporter that meters some of them does not answer: others would go on counting its tokens.
 
 A rank of a server that is metered on another node carries the model named in its exporter's configuration. Name the same
 server and the same model on every node, or the ratios by model have the tokens in one row and the joules in another; the

@@ -110,7 +110,7 @@ def _table(page: Board) -> None:
                 ),
                 Query(f"max by ({WHO}) (tpw_gpu_temperature_celsius)", table=True, instant=True),
                 Query(waste, table=True, instant=True),
-                Query(f"max by ({WHO}, server) (tpw_server_gpu)", table=True, instant=True),
+                Query(queries.owner(WHO), table=True, instant=True),
                 columns=(
                     Column("instance", "Node", Look(width=130)),
                     Column(
@@ -360,6 +360,47 @@ def _rare(page: Board) -> None:
                     Column("Value", "GPUs", Look(unit="none", decimals=0)),
                 ),
                 sort="GPUs",
+            ),
+            12,
+        ),
+    )
+    page.line(
+        7,
+        (
+            grid(
+                "GPUs that servers share",
+                "Whose time and energy a GPU's are now, where it is not one server's alone. sm: by use of the "
+                "multiprocessors. even: the driver does not tell. gpm, slices: by instance (MIG).",
+                Query(
+                    'max by (instance, gpu, server, method) (tpw_server_gpu_share_ratio{method!="sole"})',
+                    table=True,
+                    instant=True,
+                ),
+                columns=(
+                    Column("instance", "Node"),
+                    Column("gpu", "GPU", Look(width=70)),
+                    Column("server", "Server"),
+                    Column("method", "Split by", Look(width=110)),
+                    Column("Value", "Share", Look(unit="percentunit", decimals=1, width=110)),
+                ),
+                sort="Share",
+            ),
+            12,
+        ),
+        (
+            curve(
+                "Estimated power of instances (MIG)",
+                "The GPU's power divided among its instances: none of them has a meter. By how busy each was, where the "
+                "driver tells, else by compute slices. What is in no instance is not shown.",
+                Query(
+                    "sum by (instance, gpu, profile, gpu_instance)"
+                    " (rate(tpw_gpu_instance_estimated_energy_joules_total[$__rate_interval]))",
+                    "{{instance}} GPU {{gpu}} {{profile}} {{gpu_instance}}",
+                ),
+                unit="watt",
+                stacked=True,
+                legend=(),
+                no_value="no GPU is partitioned",
             ),
             12,
         ),

@@ -34,7 +34,9 @@ FOREIGN: Mapping[str, frozenset[str]] = {
 
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "tpw:budget_per_month:money": frozenset({"currency"}),
-    "tpw:spare_gpu:info": frozenset({"uuid"}),
+    "tpw:budget_per_million_tokens:money": frozenset({"currency", "server"}),
+    "tpw:spare_gpu:info": frozenset({"uuid", "instance"}),
+    "tpw:removed_gpu:info": frozenset({"uuid", "instance"}),
     "tpw:standby_server:info": frozenset({"server"}),
     "tpw:cpu_server:info": frozenset({"server"}),
 }

@@ -69,12 +69,21 @@ def state_code(by: str = GPU) -> str:
     return f"(({gone} - 1) or clamp_max(2 * {active} + {parked}, 2))"
 
 
+def owner(by: str = GPU) -> str:
+    """Whose a GPU is, as the label ``server``: one row for each, of several servers how many they are."""
+    owners = f"count by ({by}) (tpw_server_gpu)"
+    several = (
+        f'label_replace(count_values by ({by}) ("server", {owners} > 1), "server", "$1 servers", "server", "(.+)")'
+    )
+    return f"{several} or (max by ({by}, server) (tpw_server_gpu) and on ({by}) {owners} == 1)"
+
+
 def gpus_by_state() -> str:
     """Mean number of GPUs by state over five minutes."""
     return "sum by (state) (gpu:tpw_gpu_state_seconds:rate5m)"
 
 
-LOST = "count(tpw_gpu_up == 0) or 0 * count(tpw_gpu_up)"
+LOST = 'count(tpw_gpu_up == 0 unless on (uuid) tpw:removed_gpu:info{instance=""}) or 0 * count(tpw_gpu_up)'
 TRUST = "min(cluster:tpw_trust:ratio)"
 
 

@@ -249,8 +249,9 @@ class Rules:
 
     def servers(self, window: str) -> Iterable[Recording]:
         """Tokens, joules, money and their ratios, by model and by server."""
-        gpu = self.keys(*LEVELS["gpu"])
-        # Of the GPU that was metered least: without one of them the joules of a server are not all.
+        gpu, node = self.keys(*LEVELS["gpu"]), self.keys(*LEVELS["node"])
+        # Of the GPU that was metered least: without one of them the joules of a server are not all. Nor are they while an
+        # exporter that meters some of them does not answer, and another one goes on counting tokens.
         yield Recording(
             f"server:tpw_metered:ratio_rate{window}",
             promql(f"""
@@ -258,6 +259,8 @@ class Rules:
                   tpw_server_gpu
                   * on ({gpu}) group_left ()
                   clamp_min(1 - sum by ({gpu}) (rate(tpw_gpu_unmetered_seconds_total[{window}])), 0)
+                  or
+                  0 * (node:tpw_server_gpu:max and on ({node}) node:tpw_exporter_up:max == 0)
                 )
             """),
             LEVELS["server"],
@@ -597,10 +600,17 @@ class Rules:
         """Spend over the windows of the budget alert, and by hour of the day."""
         by = self.keys("currency")
         for window in SPEND_WINDOWS:
-            cost, credit = f"rate(tpw_gpu_state_cost_total[{window}])", f"rate(tpw_gpu_state_credit_total[{window}])"
+            record, counter = f"cluster:tpw_cost:rate{window}", "tpw_gpu_state_cost_total"
+            energy = f'rate({counter}{{component="energy"}}[{window}]) or -rate(tpw_gpu_state_credit_total[{window}])'
+            yield Recording(record, f"sum by ({by}) ({energy})", ("currency",), {"scope": "energy"})
+            # With the rest, each counter read once; where energy is priced.
+            priced = f'{record}{{scope="energy"}}'
             yield Recording(
-                f"cluster:tpw_cost:rate{window}",
-                f'sum by ({by}) ({cost} or -{credit})\nand on ({by}) cluster:tpw_cost:rate5m{{scope="full"}}',
+                record,
+                promql(f"""
+                    sum by ({by}) ({priced} or rate({counter}{{component!="energy"}}[{window}]))
+                    and on ({by}) {priced}
+                """),
                 ("currency",),
                 {"scope": "full"},
             )
@@ -672,12 +682,30 @@ class Rules:
         """How much of what should be measured is measured, in the four ways in which it can fail; 1 is all."""
         yield Recording(
             "node:tpw_exporter_up:max",
-            f'max by ({self.keys("instance")}) (up{{job=~"{self._values.job}"}})',
+            # A target under another job's name is an exporter once it has shown itself as one, and then as long as it is a
+            # target: the rule reads what it recorded before.
+            promql(f"""
+                max by ({self.keys("instance")}) (up{{job=~"{self._values.job}"}})
+                or
+                max by ({self.keys("instance")}) (
+                  up and on ({self.keys("instance")}) (tpw_build_info or node:tpw_exporter_up:max)
+                )
+            """),
             LEVELS["node"],
+        )
+        yield Recording(
+            "node:tpw_server_gpu:max",
+            # Remembered while the exporter does not answer.
+            promql(f"""
+                max by ({self.keys("instance", "server")}) (tpw_server_gpu)
+                or
+                node:tpw_server_gpu:max and on ({self.keys("instance")}) node:tpw_exporter_up:max == 0
+            """),
+            (*LEVELS["node"], "server"),
         )
         keys = self.keys()
         aspects = {
-            "exporters": f'avg by ({keys}) (up{{job=~"{self._values.job}"}})',
+            "exporters": f"avg by ({keys}) (node:tpw_exporter_up:max)",
             "sources": f"avg by ({keys}) (tpw_source_up)",
             "energy": f"clamp_min(1 - avg by ({keys}) (rate(tpw_gpu_unmetered_seconds_total[5m])), 0)",
             "price": promql(f"""

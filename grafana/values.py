@@ -33,9 +33,12 @@ class Values:
     exporter_down_for: str = "5m"
     exporter_absent_for: str = "10m"
     source_down_for: str = "10m"
+    slow_source_down_for: str = "2h"
     stale_after_seconds: float = 300
     slow_sources: str = "tariff.*|carbon.*"
     """Sources that are read rarely on purpose: prices and carbon intensity."""
+    local_uuids: str = "PCI-.*|EXT-.*"
+    """UUIDs that name a place and no board: another node may have the same."""
     gpu_lost_for: str = "5m"
     unmetered_share: float = 0.01
     unmetered_for: str = "15m"
@@ -74,6 +77,8 @@ class Values:
     dear_tokens_ratio: float = 1.25
     dear_tokens_price_ratio: float = 1.25
     dear_tokens_for: str = "1h"
+    over_budget_ratio: float = 1.0
+    over_budget_for: str = "1h"
     dearer_ratio: float = 1.0
     dearer_for: str = "6h"
     budget_burn_ratio: float = 2.0

@@ -317,6 +317,7 @@ class Daemon:
             demand=self._demand_at(at.wall_seconds),
             pue=self._policy.pue,
             references=self._policy.references,
+            components=self._policy.components,
             config_reload_successful=self._reload_successful,
             poll_lag_seconds=self._lag_seconds,
             interval_seconds=interval,

@@ -163,6 +163,7 @@ def claim(server: Server) -> Claim:
         words.get(server.gpus.choice, server.gpus.listed),
         server.model or "",
         has_counters=server.url is not None,
+        spans_nodes=server.spans_nodes,
     )
 
 

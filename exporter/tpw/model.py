@@ -385,6 +385,8 @@ class Ownership:
     not known."""
     instances: frozenset[str] = frozenset()
     """UUIDs of the instances (MIG) it sits on. A GPU of ``gpus`` with none of its instances here is owned as a whole."""
+    spans_nodes: bool = False
+    """True where it has GPUs on other nodes as well: what is booked here is not all that its tokens took."""
 
 
 # ------------------------------------------------------------------------------------------------------------- sharing

@@ -73,6 +73,8 @@ class Snapshot:
     """None where demand is not charged."""
     pue: float = 1.0
     references: tuple[Reference, ...] = ()
+    components: tuple[str, ...] = ()
+    """Components of cost that the configuration books, besides the energy: what is sure to come is shown at zero first."""
     config_reload_successful: bool = True
     poll_lag_seconds: float = 0.0
     interval_seconds: float = 1.0

@@ -100,7 +100,7 @@ def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
     board = risen(after, before, "tpw_gpu_energy_joules_total")
     estimate = "tpw_gpu_instance_estimated_energy_joules_total"
     for uuid, slices, profile in zip(uuids, (1, 3, 2), ("1g.10gb", "3g.40gb", "2g.20gb"), strict=True):
-        of_instance = risen(after, before, estimate, instance=uuid, profile=profile, method="slices")
+        of_instance = risen(after, before, estimate, gpu_instance=uuid, profile=profile, method="slices")
         assert of_instance == pytest.approx(board * slices / 7)
     assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(board * 3 / 7)
     assert risen(after, before, "tpw_gpu_state_energy_joules_total", state="idle") == pytest.approx(board * 3 / 7)

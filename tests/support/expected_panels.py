@@ -195,7 +195,7 @@ def _overview() -> dict[str, list[Expected]]:
             lambda h: times(_bar(h, 3600).gained("tpw_gpu_state_credit_total", 3600), -1),
         ],
         "Electricity price, $currency per kWh": [_price, _next_price],
-        "Firing alerts": [lambda h: expected_alerts.at(h.samples, h.at)],
+        "Firing alerts": [lambda h: expected_alerts.at(h.at)],
     }
 
 
@@ -384,6 +384,8 @@ def _gpus() -> dict[str, list[Expected]]:
         ],
         "Host power by component": [lambda h: row(day.A.cpu_watts, instance=day.A.instance, component="cpu")],
         "What the meters include": [lambda h: h.now("tpw_gpu_info", ("power_scope", "energy_method", "name"))],
+        "GPUs that servers share": [NOTHING],
+        "Estimated power of instances (MIG)": [NOTHING],
     }
 
 

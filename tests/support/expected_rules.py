@@ -282,8 +282,8 @@ def _single() -> dict[str, Expected]:
             f"gpu:tpw_gpu_state_seconds:rate{window}": _state_seconds(seconds)
             for window, seconds in (("30m", 1800), ("2h", 7200))
         },
-        "cluster:tpw_cost:rate30m": lambda h: _full(_spend(h, job, 1800)),
-        "cluster:tpw_cost:rate6h": lambda h: _full(_spend(h, job, 21600)),
+        "cluster:tpw_cost:rate30m": lambda h: _spend(h, job, 1800),
+        "cluster:tpw_cost:rate6h": lambda h: _spend(h, job, 21600),
         "cluster:tpw_cost_by_hour:rate5m": lambda h: tagged(_spend(h, job, 300), hour=f"{int(day.hour_of(h.at)):02d}"),
         "model:tpw_server_requests_running:avg5m": lambda h: h.running(MODEL),
         "model:tpw_server_requests_waiting:avg5m": lambda h: h.averaged("tpw_server_requests_waiting", 300, MODEL),
@@ -317,12 +317,11 @@ def _single() -> dict[str, Expected]:
         "node:tpw_books_imbalance:ratio_increase1h": lambda h: dict.fromkeys(_metered(h, node), 0.0),
         "gpu:tpw_gpu_energy_anomalies:increase1h": _anomalies,
         "node:tpw_exporter_up:max": lambda h: h.now("up", node),
+        "node:tpw_server_gpu:max": lambda h: by(
+            h.now("tpw_server_gpu", (*node, "server", "uuid")), (*node, "server"), max
+        ),
         "cluster:tpw_trust:ratio": _trust,
     }
-
-
-def _full(rows: Rows) -> Rows:
-    return {who: value for who, value in rows.items() if ("scope", "full") in who}
 
 
 def _state_seconds(seconds: int) -> Expected:

@@ -105,6 +105,8 @@ SERVERS: Mapping[str, Server] = {
         Server("big", "deepseek-r1", 120.0, 40.0, 540.0, 1.2, 0.2),
     )
 }
+SPANS_NODES = ("code", "big")
+"""Servers that have GPUs on both nodes at some time of the day, and are configured so."""
 CODE_DOWN = (_clock(15), _clock(15, 12))
 LOST = (_clock(13), _clock(14, 30))
 NONSENSE = _clock(11)
@@ -279,7 +281,8 @@ def configuration(node: Node, at: float, urls: Mapping[str, str], sysfs: str) ->
     for name, server in SERVERS.items():
         gpus = [board.index for board in BOARDS if board.node is node and owner(board, at) == name]
         if gpus:
-            address = f"url: {urls[name]}, " if node is A else ""
+            spans = "spans_nodes: true, " if name in SPANS_NODES else ""
+            address = f"url: {urls[name]}, {spans}" if node is A else ""
             servers.append(f"  - {{name: {name}, {address}model: {server.model}, gpus: {gpus}}}")
     zones = [
         f'      - {{price_per_kwh: {price}, hours: "{begin:02d}:00-{end:02d}:00"}}'

@@ -195,10 +195,9 @@ class Book:
                 made = dict.fromkeys(("output", "input", "cached_input"), 0) if self._first else day.made(name, step)
                 for kind, more in made.items():
                     self._add("tpw_server_tokens_total", more, **who, kind=kind)
-                    if more:
-                        worth = more * day.API[kind]
-                        reference = {"reference": "api-70b", "currency": day.CURRENCY}
-                        self._add("tpw_server_reference_cost_total", worth, **who, **reference)
+                    worth = more * day.API[kind]
+                    reference = {"reference": "api-70b", "currency": day.CURRENCY}
+                    self._add("tpw_server_reference_cost_total", worth, **who, **reference)
                 self._add("tpw_server_requests_total", 0 if self._first else day.finished(name, step), **who)
 
     def _time(self, board: Board, owner: tuple[str, str]) -> None:
@@ -212,19 +211,18 @@ class Book:
         for state in STATES:
             share = seconds if state == now else 0.0
             self._add("tpw_gpu_state_seconds_total", share, **who, state=state)
-            for component, rate in rates.items() if seconds else ():
+            for component, rate in rates.items():
                 cost = rate / 3600 * share
                 self._add("tpw_gpu_state_cost_total", cost, **who, state=state, component=component, **money)
         if server:
             whose = {"server": server, "model": SERVERS[server].model}
             for state in STATES[:2]:
                 share = seconds if state == now else 0.0
-                for component, rate in rates.items() if seconds else ():
+                for component, rate in rates.items():
                     cost = rate / 3600 * share
                     self._add("tpw_server_cost_total", cost, **whose, state=state, component=component, **money)
-            if seconds:
-                rent = day.RENTED / 3600 * seconds
-                self._add("tpw_server_reference_cost_total", rent, **whose, reference="rented-h100", **money)
+            rent = day.RENTED / 3600 * seconds
+            self._add("tpw_server_reference_cost_total", rent, **whose, reference="rented-h100", **money)
         if seconds:
             self._meters[board.uuid].pending.append(Piece(self._before, self._now, server, now))
 
@@ -268,8 +266,11 @@ class Book:
         if self._quarters:
             self._show("tpw_demand_peak_watts", peak)
             self._show("tpw_demand_price_per_kw_month", self._node.demand_per_kw_month, currency=day.CURRENCY)
-        for (board, server, now), joules in used.items() if due else ():
-            share = (due - self._demand_paid) * joules / sum(used.values())
+        # At zero before anything is due; then whoever used something pays.
+        drawn = sum(used.values()) or 1.0
+        everybody = dict.fromkeys(((board, *self._owner(board)) for board in self._boards), 0.0)
+        for (board, server, now), joules in ({**everybody, **used} if due else everybody).items():
+            share = (due - self._demand_paid) * joules / drawn
             who = {"gpu": str(board.index), "uuid": board.uuid}
             for state in STATES:
                 part = {"state": state, "component": "demand", "currency": day.CURRENCY}
@@ -334,25 +335,20 @@ class Book:
             self._add("tpw_gpu_state_facility_energy_joules_total", facility * mine, **at)
             self._add("tpw_gpu_state_cost_total", charge * mine, **at, component="energy", **currency)
             self._add("tpw_gpu_state_credit_total", credit * mine, **at, **currency)
-            if piece is not None:
-                grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
-                self._add("tpw_gpu_state_emissions_grams_total", grams, **at, basis=day.CARBON[0])
-                self._add("tpw_emissions_unknown_joules_total", 0.0, **who)
+            grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
+            self._add("tpw_gpu_state_emissions_grams_total", grams, **at, basis=day.CARBON[0])
+            self._add("tpw_emissions_unknown_joules_total", 0.0, **who)
         server = piece.server if piece is not None else self._owner(board)[0]
         if not server:
             return
         for state in STATES[:2]:
             mine = 1.0 if piece is not None and piece.state == state else 0.0
             whose = {"server": server, "model": SERVERS[server].model, "state": state}
-            if self._first and self._node is not day.A:
-                continue  # of ranks without a page there is nothing to show before something is booked
             self._add("tpw_server_energy_joules_total", joules * mine, **whose)
             self._add("tpw_server_facility_energy_joules_total", facility * mine, **whose)
             self._add("tpw_server_cost_total", charge * mine, **whose, component="energy", **currency)
-            if piece is not None or self._counters.get(("booked", ())):
-                self._add("booked", 1.0)
-                grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
-                self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
+            grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
+            self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
             self._add("tpw_server_credit_total", credit * mine, **whose, **currency)
 
     # ----------------------------------------------------------------------------------------------------------- gauges
@@ -416,13 +412,14 @@ class Book:
         first, last = window[0], window[-1]
         self._show("tpw_window_seconds", last.at - first.at, server=name)
         metered = not any(total.unmetered for total in window[1:])
+        whole = name not in day.SPANS_NODES
         rise = {kind: last.tokens[kind] - first.tokens[kind] for kind in kinds}
         for kind, tokens in (("output", rise["output"]), ("total", sum(rise.values()))) if kinds else ():
             self._show("tpw_tokens_per_second", tokens / (last.at - first.at), **who, kind=kind)
             for boundary, joules in (("gpu", last.joules - first.joules), ("facility", last.facility - first.facility)):
-                if joules > 0 and metered:
+                if joules > 0 and metered and whole:
                     self._show("tpw_tokens_per_watt", tokens / joules, **who, kind=kind, boundary=boundary)
-            if tokens and metered:
+            if tokens and metered and whole:
                 for scope, money in (("energy", last.energy - first.energy), ("full", last.full - first.full)):
                     cost = money / tokens
                     self._show("tpw_cost_per_token", cost, **who, kind=kind, scope=scope, currency=day.CURRENCY)

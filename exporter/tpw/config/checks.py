@@ -133,6 +133,10 @@ def _server_without_address(path: str, server: Server, report: Report) -> None:
     for key in ("headers_file", "tls", "tokens"):
         if _is_given(getattr(server, key)):
             report(f"{path}.{key}", "has no meaning without a url: nothing is fetched from this server")
+    if server.spans_nodes is True:
+        report(
+            f"{path}.spans_nodes", "is for the node that has the url: ranks without one have no tokens and no ratios"
+        )
 
 
 def _server_tokens(path: str, server: Server, report: Report) -> None:

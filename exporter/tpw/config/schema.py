@@ -129,6 +129,12 @@ class Server:
         default=Gpus(GpuChoice.AUTO),
         default_words="auto",
     )
+    spans_nodes: bool = setting(
+        switch(),
+        "It has GPUs on other nodes as well, which are metered there. Live ratios over joules and money are then not"
+        " shown here, where only a part of them is known: the recording rules make them over all nodes.",
+        default=False,
+    )
     model: str | None = setting(
         text("the name of a model"), "Name of the model, where the engine names none.", default=None
     )

@@ -31,6 +31,8 @@ class Claim:
     model: str = ""
     has_counters: bool = True
     """False for ranks without an address: they never answer."""
+    spans_nodes: bool = False
+    """True where it has GPUs on other nodes as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,15 @@ def _owned(
         if usage is not None and wanted:
             shares[uuid] = sum(percent for pid, percent in usage.items() if pid in wanted)
     return Ownership(
-        claim.server, gpus, method, held, claim.model, claim.has_counters, shares=shares, instances=frozenset(instances)
+        claim.server,
+        gpus,
+        method,
+        held,
+        claim.model,
+        claim.has_counters,
+        shares=shares,
+        instances=frozenset(instances),
+        spans_nodes=claim.spans_nodes,
     )
 
 

@@ -28,6 +28,10 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 1.0
 _REMEMBERED_PASSWORDS = 100
 
+PROBES = frozenset({"/-/healthy", "/-/ready"})
+"""What whoever restarts a daemon asks. They tell nothing of what is measured, and a kubelet has no safe place for a
+password: so anybody may ask them. Nor does the rate bound them, or whoever floods the port could have the daemon killed."""
+
 
 class Access:
     """The gate of a web configuration file that is looked after while the daemon runs.
@@ -92,7 +96,9 @@ class Access:
         return any(name in allowed for _, name in names)
 
     def refuse(self, request: Request) -> Response | None:
-        """429 above the rate, 401 without a right user and password, else None."""
+        """429 above the rate, 401 without a right user and password, else None. Who looks at a probe's address passes."""
+        if request.path in PROBES and request.method in ("GET", "HEAD"):
+            return None
         config = self._config
         if config.rate_interval_seconds and not self._spend(config):
             return Response(b"too many requests\n", 429, headers=(("Retry-After", "1"),))

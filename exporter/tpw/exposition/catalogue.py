@@ -149,7 +149,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_instance_estimated_energy_joules_total",
         Kind.COUNTER,
-        (*_GPU, "instance", "profile", "method"),
+        (*_GPU, "gpu_instance", "profile", "method"),
         "Estimated part of the GPU's energy that an instance of it (MIG) took: no instance has a meter. All of a GPU's sum "
         "to its energy or less. method gpm: by how busy each was, slices: by its compute slices.",
         absent="The GPU is not partitioned, or its instances are not known.",
@@ -339,14 +339,16 @@ CATALOGUE: tuple[Metric, ...] = (
         Kind.GAUGE,
         (*_MODEL, "kind", "boundary"),
         "Tokens per second per watt = tokens per joule over the window, all energy of the server's GPUs included.",
-        absent="As tokens per second; also while its GPUs used no energy or were metered for less than 95 % of the window.",
+        absent="As tokens per second; also while its GPUs used no energy or were metered for less than 95 % of the window, "
+        "and where it has GPUs on other nodes (`spans_nodes`).",
     ),
     Metric(
         "tpw_cost_per_token",
         Kind.GAUGE,
         (*_MODEL, "kind", "scope", "currency"),
         "Money per token over the window; absent when no token was made.",
-        absent="No token was made, no tariff is configured, or some of the window had no price or no meter.",
+        absent="No token was made, no tariff is configured, some of the window had no price or no meter, or the server has "
+        "GPUs on other nodes (`spans_nodes`).",
     ),
     Metric(
         "tpw_window_seconds",

@@ -20,7 +20,7 @@ from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
 from tpw.ledger.books import Books, GpuAccount, Posting, ServerAccount
 from tpw.ledger.window import live_ratios
-from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, State
+from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, State
 from tpw.snapshot import Snapshot
 
 Sample = tuple[tuple[str, ...], float]
@@ -126,17 +126,22 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     accounts = sorted(books.gpus.values(), key=_by_index)
     sums = Sums.of(books)
     energy_priced = snapshot.energy_priced
-    components = sums.components | {"energy"} if energy_priced else sums.components
+    # A counter must be seen at zero before it grows, or its first increment is in no rate: what is sure to be booked is
+    # shown from the start.
+    components = sums.components.union(snapshot.components, ("energy",) if energy_priced else ())
     ordered = tuple(sorted(components)) if books.currency else ()
+    basis = "" if snapshot.carbon is None else snapshot.carbon.basis
+    bases = tuple(sorted({*sums.bases, basis} - {""}))
     for account in accounts:
         _gpu(sheet, account)
-        _gpu_books(sheet, account, sums, books.currency, ordered)
+        _gpu_books(sheet, account, sums, books.currency, ordered, basis)
     _hosts(sheet, books)
     watched = {source.name[7:] for source in snapshot.sources if source.name.startswith("server:")}
     for name in sorted(books.servers):
         server = books.servers[name]
         _server(sheet, server, books, watched=name in watched)
-        _server_books(sheet, server, sums, books.currency, ordered)
+        _server_books(sheet, server, sums, books, ordered, bases)
+        _reference_costs(sheet, server, books.currency, snapshot.references)
         _ratios(sheet, server, books.currency if energy_priced else "")
     _money(sheet, snapshot)
     _sources(sheet, snapshot)
@@ -259,7 +264,9 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
             sheet[name].append((who, value))
 
 
-def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, components: tuple[str, ...]) -> None:
+def _gpu_books(
+    sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, components: tuple[str, ...], basis: str
+) -> None:
     """What was booked for the board. All states are there from the start, so that no first increment is lost."""
     gpu = account.gpu
     index, uuid = who = (str(gpu.index), gpu.uuid)
@@ -295,7 +302,7 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
         late = fsum([posting.late_priced_joules for _, postings in by_state for posting in postings])
         # From 0 on: late prices come by hours at once, and a series that begins with them shows no rise.
         sheet["tpw_energy_late_priced_joules_total"].append((who, late))
-    _gpu_emissions(sheet, who, by_state)
+    _gpu_emissions(sheet, who, by_state, basis if measured else "")
     sheet["tpw_gpu_unmetered_seconds_total"].append((who, account.unmetered_seconds))
     for reason, count in sorted(account.anomalies.items()):
         sheet["tpw_gpu_energy_anomalies_total"].append(((index, uuid, reason), float(count)))
@@ -309,8 +316,10 @@ def _gpu_books(sheet: Sheet, account: GpuAccount, sums: Sums, currency: str, com
         sheet["tpw_gpu_throttle_seconds_total"].append(((index, uuid, reason), seconds))
 
 
-def _gpu_emissions(sheet: Sheet, who: tuple[str, str], by_state: list[tuple[str, list[Posting]]]) -> None:
+def _gpu_emissions(sheet: Sheet, who: tuple[str, str], by_state: list[tuple[str, list[Posting]]], current: str) -> None:
     bases = {basis for _, postings in by_state for posting in postings for basis in posting.emissions_grams}
+    if current:
+        bases.add(current)
     for basis in sorted(bases):
         for state, postings in by_state:
             grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
@@ -368,14 +377,18 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, watched: bool)
                 sheet["tpw_server_requests_waiting"].append((who, load.waiting))
 
 
-def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str, components: tuple[str, ...]) -> None:
+def _server_books(
+    sheet: Sheet, server: ServerAccount, sums: Sums, books: Books, components: tuple[str, ...], bases: tuple[str, ...]
+) -> None:
     """What was booked for the server, over all its GPUs; both states from the start for every model it has."""
-    name = server.name
+    name, currency = server.name, books.currency
     booked = sums.models.get(name, set())
+    boards = [books.gpus[uuid].gpu for uuid in server.gpus if uuid in books.gpus]
+    metered = any(board.energy_method is not EnergyMethod.NONE for board in boards)
     # Without a GPU nothing is known of its energy, so nothing is shown: it is not zero.
     models = sorted(booked.union(server.models) if server.gpus else booked)
     for model in models:
-        measured = (name, model) not in sums.unmeasured
+        measured = (name, model) not in sums.unmeasured if model in booked else metered
         for state in _SERVER_STATES:
             who = (name, model, state)
             postings = sums.servers.get(who, [])
@@ -391,12 +404,23 @@ def _server_books(sheet: Sheet, server: ServerAccount, sums: Sums, currency: str
             if measured and "energy" in components:
                 credit = _credit(postings) if postings else 0.0
                 sheet["tpw_server_credit_total"].append(((name, model, state, currency), credit))
-            for basis in sums.bases if measured else ():
+            for basis in bases if measured else ():
                 grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
                 sheet["tpw_server_emissions_grams_total"].append(((name, model, state, basis), grams))
-    if currency:
-        for (model, reference), cost in sorted(server.reference_cost.items()):
-            sheet["tpw_server_reference_cost_total"].append(((name, model, reference, currency), cost))
+
+
+def _reference_costs(sheet: Sheet, server: ServerAccount, currency: str, references: tuple[Reference, ...]) -> None:
+    """What the server's work would have cost elsewhere: of GPU time while it has GPUs, of tokens where it counts any."""
+    if not currency:
+        return
+    costs = dict(server.reference_cost)
+    timed = server.models if server.gpus else ()
+    counted = {model for model, _ in server.tokens} if server.up else set()
+    for reference in references:
+        for model in timed if reference.price_per_gpu_second is not None else counted:
+            costs.setdefault((model, reference.name), 0.0)
+    for (model, name), cost in sorted(costs.items()):
+        sheet["tpw_server_reference_cost_total"].append(((server.name, model, name, currency), cost))
 
 
 def _ratios(sheet: Sheet, server: ServerAccount, currency: str) -> None:

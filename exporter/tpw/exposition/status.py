@@ -453,7 +453,7 @@ def _tokens_per_watt(models: list[ModelStatus]) -> float | None:
     both = [
         (model["tokens_per_second"][OUTPUT], model["watts"][Boundary.GPU])
         for model in models
-        if OUTPUT in model["tokens_per_second"] and Boundary.GPU in model["watts"]
+        if OUTPUT in model["tokens_per_watt"].get(Boundary.GPU, {})
     ]
     power = fsum(power for _, power in both)
     return fsum(rate for rate, _ in both) / power if power > 0.0 else None

@@ -78,12 +78,13 @@ class Web:
         self._logged: set[str] = set()
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/": self._landing,
-            "/-/healthy": self._healthy,
-            "/-/ready": self._is_ready,
             "/api/v1/status": self._status,
             "/docs/metrics": self._reference,
-            # Last, so that it wins over the page for people where the two are one.
+            # After them, so that it wins over the page for people where the two are one. Never over the probes, which
+            # anybody may ask.
             self._telemetry_path: self._metrics,
+            "/-/healthy": self._healthy,
+            "/-/ready": self._is_ready,
         }
 
     def __call__(self, request: Request) -> Response:
@@ -171,10 +172,12 @@ class Web:
     def _is_ready(self, request: Request) -> Response:
         """Ready once every source was tried once in this process (a try leaves its duration); then for good."""
         if not self._ready:
-            untried = [source.name for source in self._get_snapshot().sources if source.read_duration_seconds is None]
+            sources = self._get_snapshot().sources
+            untried = sum(source.read_duration_seconds is None for source in sources)
             if untried:
-                text = f"not ready: not tried yet: {', '.join(untried)}\n"
-                return Response(text.encode("utf-8", "replace"), 503, headers=(_NO_STORE,))
+                # Without names: whoever asks has shown no password (tpw.exposition.access).
+                text = f"not ready: {untried} of {len(sources)} sources were not tried yet; / says which\n"
+                return Response(text.encode(), 503, headers=(_NO_STORE,))
             self._ready = True
         return Response(b"ready\n", headers=(_NO_STORE,))
 

@@ -33,6 +33,7 @@ from tpw.ledger.metering import doubt, is_host_late, is_too_late, measure, measu
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
+    UNKNOWN_MODEL,
     Cadence,
     Gpu,
     GpuSample,
@@ -218,7 +219,11 @@ def _servers(books: Books, tick: Tick) -> _Looked:
     moved: dict[str, bool] = {}
     for name, owner in tick.owners.items():
         account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_watched_since(books, tick))
-        accounts[name] = account if account.attribution is owner.method else replace(account, attribution=owner.method)
+        account = account if account.attribution is owner.method else replace(account, attribution=owner.method)
+        if not owner.has_counters and account.models != (owner.model or UNKNOWN_MODEL,):
+            # No page will tell: what they serve is what the configuration says.
+            account = replace(account, models=(owner.model or UNKNOWN_MODEL,))
+        accounts[name] = account
     for look in tick.servers:
         if look.server not in accounts:
             continue
@@ -486,6 +491,7 @@ def _windows(
             unpriced_joules=of.unpriced_joules,
             metered=settled and not lost,
             settled=settled,
+            whole=not owner.spans_nodes,
         )
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)

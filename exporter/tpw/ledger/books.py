@@ -272,6 +272,8 @@ class WindowSample:
     """False while a GPU of the server had no trustworthy reading since the sample before."""
     settled: bool = True
     """False while joules of a time before this sample may still come: a rise from here would hold them."""
+    whole: bool = True
+    """False where the server has GPUs on other nodes: tokens here are all, joules and money are not."""
 
 
 @dataclass(frozen=True, slots=True)

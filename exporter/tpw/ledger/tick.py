@@ -90,3 +90,9 @@ class Policy:
     references: tuple[Reference, ...] = ()
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     """By UUID of a GPU. Applied to what is booked from now on."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Components of cost that are booked by these rules, besides the energy."""
+        timed = (*(rate.component for rate in self.rates), *(charge.component for charge in self.standing))
+        return (*timed, "demand") if self.demand else timed

@@ -4,6 +4,9 @@ A server's account keeps its cumulative totals of the last minutes, one sample p
 over the rise of another between two of those samples, so it is what a recording rule over the same counters would say;
 the time between the two is reported beside it.
 
+Of a server that has GPUs on other nodes too, only tokens per second and watts are known here: all tokens over a part of
+the joules would be no ratio of anything.
+
 Which two: the newest sample, and the one whose age is nearest to the window wanted for this server (the older one where
 two are equally near). While the history is shorter than the window that is the oldest there is.
 """
@@ -39,7 +42,7 @@ class ModelRatios:
     cost_per_token: Mapping[tuple[str, Scope], float] = field(default_factory=dict)
     """By (kind, scope), in the currency of the books. Negative where negative prices paid more than the rest cost."""
     watts: Mapping[Boundary, float] = field(default_factory=dict)
-    """Mean power of the model's share of its GPUs."""
+    """Mean power of the model's share of its GPUs here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,13 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     if span <= 0.0:
         return None
     metered = first.settled and _covered(window, begin) >= METERED_COVERAGE * span
-    priced = priced and metered and last.unpriced_joules <= first.unpriced_joules
+    whole = first.whole and last.whole
+    priced = priced and metered and whole and last.unpriced_joules <= first.unpriced_joules
     names = dict.fromkeys(model for model, _ in last.tokens)
     names.update(dict.fromkeys(last.joules))
     return LiveRatios(
-        span, {model: _ratios(model, first, last, span, metered=metered, priced=priced) for model in names}
+        span,
+        {model: _ratios(model, first, last, span, metered=metered, whole=whole, priced=priced) for model in names},
     )
 
 
@@ -99,7 +104,7 @@ def _covered(window: Sequence[WindowSample], begin: int) -> float:
 
 
 def _ratios(
-    model: str, first: WindowSample, last: WindowSample, span: float, *, metered: bool, priced: bool
+    model: str, first: WindowSample, last: WindowSample, span: float, *, metered: bool, whole: bool, priced: bool
 ) -> ModelRatios:
     tokens = _risen_tokens(model, first, last)
     per_joule: dict[tuple[str, Boundary], float] = {}
@@ -110,7 +115,7 @@ def _ratios(
             joules = _rise(model, totals(first), totals(last))
             if joules > 0.0:
                 watts[boundary] = joules / span
-                for kind, risen in tokens.items():
+                for kind, risen in tokens.items() if whole else ():
                     per_joule[kind, boundary] = risen / joules
     if priced:
         for scope, before, after in (

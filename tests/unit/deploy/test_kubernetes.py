@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_manifests_are_valid_for_every_kubernetes_release(case, release):
     documents = committed() if case == "committed" else render(CASES[case])
     assert documents
     for document in documents:
-        if document["kind"] != "PodMonitor":  # a custom resource: no schema to be had
+        if document["kind"] not in ("PodMonitor", "PrometheusRule"):  # custom resources: no schema to be had
             kubernetes_validate.validate(document, release, strict=True)
 
 
@@ -76,6 +77,10 @@ def test_chart_passes_helms_strict_lint(case):
         {"state": {"hostPath": "relative"}},
         {"extraArgs": ["log.level=debug"]},
         {"podMonitor": {"interval": "15"}},
+        {"prometheusRule": {"grafana": "grafana.example.com"}},
+        {"prometheusRule": {"parameters": {"budgets": {"euro": 1}}}},
+        {"prometheusRule": {"parameters": {"removedGpus": ["GPU-1"]}}},
+        {"dashboards": {"label": "grafana_dashboard"}},
         {"webConfig": {"secret": "web"}},
         {"networkPolicy": {"egress": {"ports": []}}},
     ],
@@ -169,10 +174,36 @@ def test_pod_monitor_has_only_fields_that_the_operator_knows():
     assert endpoint["port"] in ports
 
 
+def test_series_keep_their_name_when_a_pod_is_replaced():
+    """One pod runs on a node, and its books outlive it: ``instance`` is the node, not the pod's address."""
+    (endpoint,) = of_kind(render({"podMonitor": {"enabled": True}}), "PodMonitor")["spec"]["podMetricsEndpoints"]
+    named = {rule["targetLabel"]: rule["sourceLabels"] for rule in endpoint["relabelings"]}
+    assert named["instance"] == named["node"] == ["__meta_kubernetes_pod_node_name"]
+
+
 def test_without_a_secret_there_is_no_web_configuration():
     pod = pod_of(render({}))
     assert not any("web.config" in argument for argument in pod["containers"][0]["args"])
     assert {volume["name"] for volume in pod["volumes"]} == {"config", "state"}
+
+
+def test_probes_ask_what_needs_no_password():
+    from tpw.exposition.access import PROBES
+
+    (container,) = pod_of(render({"webConfig": {"secretName": "web"}}))["containers"]
+    asked = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
+    assert asked == PROBES
+    assert "httpHeaders" not in container["livenessProbe"]["httpGet"]
+
+
+def test_probes_of_a_port_that_wants_a_certificate_look_at_the_port_alone():
+    probe = {"httpGet": None, "tcpSocket": {"port": "metrics"}}
+    documents = render({"livenessProbe": probe, "readinessProbe": probe})
+    (container,) = pod_of(documents)["containers"]
+    for name in ("livenessProbe", "readinessProbe"):
+        assert container[name]["tcpSocket"] == {"port": "metrics"}
+        assert "httpGet" not in container[name]
+    kubernetes_validate.validate(of_kind(documents, "DaemonSet"), RELEASES[-1], strict=True)
 
 
 def test_the_web_configuration_is_a_secret_and_the_probes_can_be_told_how_to_get_past_it():
@@ -208,3 +239,94 @@ def test_what_the_comments_of_the_values_give_to_copy_is_valid():
     assert (len(values["from"]), len(values["egress"])) == (1, 4)
     policy = of_kind(render({"networkPolicy": values}), "NetworkPolicy")
     kubernetes_validate.validate(policy, RELEASES[-1], strict=True)
+
+
+# ----------------------------------------------------------------------------------------------------- rules and boards
+
+
+def test_rules_and_boards_come_only_where_asked_for():
+    kinds = [document["kind"] for document in render({})]
+    assert "PrometheusRule" not in kinds
+    assert kinds.count("ConfigMap") == 1
+
+
+def test_the_charts_rules_are_those_of_prometheus():
+    """The chart has its own copy, because Helm reads no file outside it; the generator writes both."""
+    generated = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheusrule.yaml").read_text())["spec"]["groups"]
+    rule = of_kind(render({"prometheusRule": {"enabled": True}}), "PrometheusRule")
+    assert rule["spec"] == {"groups": generated}
+    assert len(generated) > 5
+
+
+def test_rules_carry_what_the_operator_selects_and_lead_to_addresses():
+    rule = of_kind(render(CASES["everything"]), "PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["metadata"]["annotations"] == {"example.com/team": "inference"}
+    alerts = [entry for group in rule["spec"]["groups"] for entry in group["rules"] if "alert" in entry]
+    assert len(alerts) > 20
+    for alert in alerts:
+        notes = alert["annotations"]
+        assert notes["runbook_url"] == f"https://git.example.com/tpw-exporter/runbooks/{alert['alert']}.md"
+        assert notes["dashboard_url"].startswith("https://grafana.example.com/d/tpw-")
+        assert "{{ $labels." in "".join(notes.values()) or alert["alert"] in _WITHOUT_LABELS, (
+            "templates are Prometheus'"
+        )
+
+
+_WITHOUT_LABELS = {
+    "TpwExporterAbsent",
+    "TpwWasteHigh",
+    "TpwBudgetBurn",
+    "TpwBudgetForecast",
+    "TpwSpendChanged",
+    "TpwPriceHigh",
+}
+
+
+def test_parameters_are_a_group_of_their_own_beside_the_rules():
+    groups = of_kind(render(CASES["everything"]), "PrometheusRule")["spec"]["groups"]
+    parameters = groups[-1]
+    assert parameters["name"] == "tpw-parameters"
+    told = [(rule["record"], rule["expr"], rule["labels"]) for rule in parameters["rules"]]
+    assert told == [
+        ("tpw:budget_per_month:money", "vector(20000)", {"currency": "EUR"}),
+        ("tpw:budget_per_month:money", "vector(1500.5)", {"currency": "USD"}),
+        ("tpw:budget_per_million_tokens:money", "vector(1.2)", {"currency": "EUR"}),
+        ("tpw:budget_per_million_tokens:money", "vector(3)", {"currency": "EUR", "server": "code"}),
+        ("tpw:spare_gpu:info", "vector(1)", {"uuid": "GPU-1"}),
+        ("tpw:spare_gpu:info", "vector(1)", {"instance": "10.0.0.7:10101"}),
+        ("tpw:removed_gpu:info", "vector(1)", {"uuid": "PCI-0000:41:00.0", "instance": "10.0.0.8:10101"}),
+        ("tpw:standby_server:info", "vector(1)", {"server": "chat-standby"}),
+        ("tpw:cpu_server:info", "vector(1)", {"server": "tiny"}),
+    ]
+    names = [
+        group["name"]
+        for group in of_kind(render({"prometheusRule": {"enabled": True}}), "PrometheusRule")["spec"]["groups"]
+    ]
+    assert "tpw-parameters" not in names
+    assert names == [group["name"] for group in groups[:-1]]
+
+
+def test_a_budget_of_millions_is_a_number_that_prometheus_reads():
+    values = {"prometheusRule": {"enabled": True, "parameters": {"budgets": {"JPY": 30_000_000}}}}
+    rule = of_kind(render(values), "PrometheusRule")["spec"]["groups"][-1]["rules"][0]
+    assert float(rule["expr"].removeprefix("vector(").removesuffix(")")) == 3e7
+
+
+def test_boards_are_config_maps_that_the_sidecar_finds_and_the_api_takes():
+    boards = [
+        document
+        for document in render(CASES["everything"])
+        if document["kind"] == "ConfigMap" and "grafana_dashboard" in document["metadata"]["labels"]
+    ]
+    files = {path.name: path.read_text() for path in (ROOT / "grafana" / "dashboards").glob("*.json")}
+    assert len(boards) == len(files) == 6
+    for board in boards:
+        assert board["metadata"]["namespace"] == "grafana"
+        assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert board["metadata"]["annotations"] == {"grafana_folder": "GPUs"}
+        ((name, text),) = board["data"].items()
+        assert json.loads(text) == json.loads(files[name.removeprefix("tpw-")])
+        # kubectl apply keeps the whole object in an annotation, which may have 256 KiB; a ConfigMap may have 1 MiB.
+        assert len(json.dumps(board)) < 256 * 1024
+    assert len({board["metadata"]["name"] for board in boards}) == 6

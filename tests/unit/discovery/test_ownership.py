@@ -131,6 +131,11 @@ def test_ranks_without_an_address_own_where_the_driver_does_not_tell():
     assert owns(claim, answering=False, pids=None, holders={A: None}).gpus == frozenset({A})
 
 
+def test_that_a_server_has_gpus_elsewhere_is_handed_on():
+    assert owns(Claim("big", ("0",), spans_nodes=True), answering=True, pids=None).spans_nodes
+    assert not owns(Claim("chat", ("0",)), answering=True, pids=None).spans_nodes
+
+
 def test_auto_owns_what_its_processes_hold():
     found = owns(Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7}, b={8, 9}, c={9}))
     assert found == Ownership("chat", frozenset({A, B}), Attribution.PROCESSES, held=True)

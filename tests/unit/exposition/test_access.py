@@ -333,6 +333,38 @@ def test_who_is_not_let_in_is_asked_for_a_password(tmp_path: Path, bcrypt_stand_
         assert get(server) == (401, b"unauthorized\n")
 
 
+def ask(server: Server, path: str, method: str = "GET") -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{server.ports[0]}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_probes_need_no_password_and_nothing_else_goes_without(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    """A kubelet has no safe place for a password: it would stand in the pod's specification."""
+    with serving(Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))) as server:
+        assert [ask(server, path) for path in ("/-/healthy", "/-/ready", "/-/healthy?x=1")] == [200, 200, 200]
+        assert ask(server, "/-/ready", "HEAD") == 200
+        closed = ("/", "/metrics", "/api/v1/status", "/-/healthy/", "//-/healthy", "/-/healthy/../../metrics", "/-/")
+        assert {path: ask(server, path) for path in closed} == dict.fromkeys(closed, 401)
+        assert {path: ask(server, path, "POST") for path in ("/-/healthy", "/-/reload", "/-/release")} == {
+            "/-/healthy": 401,
+            "/-/reload": 401,
+            "/-/release": 401,
+        }
+    assert bcrypt_stand_in == []
+
+
+def test_a_flood_does_not_starve_the_probes(tmp_path: Path):
+    access = Access(config(tmp_path, "rate_limit: {interval: 1h, burst: 1}"), Clock())
+    assert access.refuse(Request("GET", "/")) is None
+    assert access.refuse(Request("GET", "/")) is not None
+    assert access.refuse(Request("GET", "/-/healthy")) is None
+
+
 def test_a_right_password_is_computed_once_and_a_wrong_one_every_time(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
     for _ in range(3):

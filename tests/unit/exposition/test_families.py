@@ -9,7 +9,7 @@ from support.snapshots import EPOCH, empty_snapshot, fleet_snapshot, posting, ri
 from tpw.exposition.catalogue import CATALOGUE, Kind
 from tpw.exposition.families import Drops, ExpositionError, Sheet, families
 from tpw.ledger.books import Check, PostingKey, ServerAccount
-from tpw.model import Attribution, Cadence, PriceInterval, PriceState, SourceStatus, State
+from tpw.model import Attribution, Cadence, PriceInterval, PriceState, SourceStatus, State, TokenKind
 from tpw.snapshot import Prices, Snapshot
 
 
@@ -79,6 +79,12 @@ def test_names_follow_the_conventions():
         assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
         assert len(set(metric.labels)) == len(metric.labels)
         assert metric.help.endswith("."), metric.name
+
+
+def test_no_label_is_one_that_the_scrape_sets():
+    """Prometheus would rename it (exported_instance), or take it for the target's own."""
+    taken = {"job", "instance", "cluster", "namespace", "node", "pod", "container", "service", "endpoint", "replica"}
+    assert [metric.name for metric in CATALOGUE if taken & set(metric.labels)] == []
 
 
 def test_units_are_base_units():
@@ -153,6 +159,33 @@ def test_all_states_of_a_gpu_are_there_from_the_start():
     assert states == {"active": 0.0, "parked": 0.0, "idle": 0.0}
     assert shown["tpw_gpu_energy_joules_total"]["0", uuid(0)] == 0.0
     assert shown["tpw_gpu_state_cost_total"]["0", uuid(0), "idle", "energy", "EUR"] == 0.0
+
+
+def test_everything_that_is_sure_to_be_booked_is_there_at_zero_before_anything_is():
+    """Prometheus takes no increase from a counter's first sample: it has to be seen before it grows."""
+    snapshot = rich_snapshot()
+    bare = replace(snapshot, components=("hardware", "hosting", "fixed", "demand"))
+    ranks = ServerAccount("big", models=("m",), gpus=frozenset({uuid(0)}))
+    counted = ServerAccount("new", up=True, models=("m",), tokens={("m", TokenKind.OUTPUT): 0.0})
+    shown = series(with_books(bare, postings={}, servers={"big": ranks, "new": counted}))
+    components = {"energy", "hardware", "hosting", "fixed", "demand"}
+    for name, where in (("tpw_gpu_state_cost_total", ("0", uuid(0))), ("tpw_server_cost_total", ("big", "m"))):
+        rows = {labels: value for labels, value in shown[name].items() if labels[:2] == where}
+        assert {labels[3] for labels in rows} == components
+        assert set(rows.values()) == {0.0}
+    assert shown["tpw_server_energy_joules_total"] == {("big", "m", state): 0.0 for state in ("active", "parked")}
+    assert shown["tpw_server_emissions_grams_total"]["big", "m", "active", "location"] == 0.0
+    assert shown["tpw_gpu_state_emissions_grams_total"]["0", uuid(0), "idle", "location"] == 0.0
+    assert shown["tpw_server_reference_cost_total"] == {
+        ("big", "m", "rented-h100", "EUR"): 0.0,
+        ("new", "m", "api-70b", "EUR"): 0.0,
+    }
+
+
+def test_a_server_on_boards_without_energy_shows_none_from_the_start_either():
+    ranks = ServerAccount("odd", models=("m",), gpus=frozenset({"sim:odd"}))
+    shown = series(with_books(rich_snapshot(), postings={}, servers={"odd": ranks}))
+    assert "tpw_server_energy_joules_total" not in shown
 
 
 def test_the_order_of_the_postings_moves_no_counter():

@@ -90,6 +90,19 @@ def test_ranks_without_counters_have_watts_but_no_tokens():
     assert of.watts[Boundary.GPU] == 1000.0
 
 
+@pytest.mark.parametrize("told_in_the_window", [False, True])
+def test_all_tokens_over_a_part_of_the_joules_are_no_ratio(told_in_the_window: bool):
+    """A server with GPUs on other nodes: what it took there is not known here. True from the first tick that says so."""
+    samples = window("m", 1000.0, NOW)
+    samples = tuple(
+        replace(sample, whole=told_in_the_window and index < len(samples) - 1) for index, sample in enumerate(samples)
+    )
+    of = ratios(samples).models["m"]
+    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
+    assert of.watts[Boundary.GPU] == 1000.0
+    assert (of.tokens_per_joule, of.cost_per_token) == ({}, {})
+
+
 def test_an_engine_without_output_tokens_has_a_total_only():
     key = ("m", TokenKind.INPUT)
     samples = tuple(replace(sample, tokens={key: sample.tokens[key]}) for sample in window("m", 1000.0, NOW))

@@ -53,6 +53,18 @@ def test_costs_of_several_models_are_weighed_by_their_tokens():
     assert found["headline"]["cost_per_token"] == pytest.approx(sum(money) / 1600.0)
 
 
+def test_a_server_that_spans_nodes_is_in_no_ratio_of_the_headline():
+    snapshot = rich_snapshot()
+    chat = snapshot.books.servers["chat"]
+    spread = replace(chat, window=tuple(replace(sample, whole=False) for sample in chat.window))
+    head = status(replace(snapshot, books=replace(snapshot.books, servers={**snapshot.books.servers, "chat": spread})))[
+        "headline"
+    ]
+    assert head["tokens_per_second"] == pytest.approx(400.0)
+    assert head["tokens_per_watt"] != status(snapshot)["headline"]["tokens_per_watt"]
+    assert head["cost_per_token"] is None
+
+
 def test_what_stands_between_the_boards_and_the_bill_is_told():
     found = status(rich_snapshot())
     assert found["pue"] == PUE

@@ -153,11 +153,17 @@ def test_ready_once_every_source_was_tried_and_then_for_good():
     current = Current(replace(empty_snapshot(), sources=(tried, untried)))
     handler = Web(current, Page())
     answer = get(handler, "/-/ready")
-    assert (answer.status, answer.body) == (503, b"not ready: not tried yet: server:chat\n")
+    assert (answer.status, answer.body) == (503, b"not ready: 1 of 2 sources were not tried yet; / says which\n")
     current.snapshot = replace(empty_snapshot(), sources=(tried,))
     assert get(handler, "/-/ready").status == 200
     current.snapshot = replace(empty_snapshot(), sources=(tried, untried))
     assert get(handler, "/-/ready").status == 200
+
+
+def test_metrics_cannot_stand_at_the_address_of_a_probe():
+    """Probes need no password: numbers at their address would need none either."""
+    handler = Web(Current(rich_snapshot()), Page(), telemetry_path="/-/healthy")
+    assert b"tpw_" not in get(handler, "/-/healthy").body
 
 
 # -------------------------------------------------------------------------------------------------------------- reload

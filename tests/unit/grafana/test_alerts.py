@@ -10,6 +10,7 @@ import dataclasses
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +19,8 @@ from grafana.render import files
 from grafana.values import Values
 
 from support import ruletests
+from support.snapshots import fleet_snapshot
+from tpw.exposition.families import families
 
 VALUES = Values()
 ALERTS = tuple(alert for group in alert_groups(VALUES) for alert in group.alerts)
@@ -30,6 +33,7 @@ NOT_KNOBS = {
     "grafana_url",
     "slow_sources",
     "throttle_reasons",
+    "local_uuids",
 }
 """Names and addresses: changing them changes what an alert looks at, not when it fires."""
 
@@ -78,6 +82,68 @@ def test_cases_cover_firing_and_silence(name: str):
     quiet = [case for case in cases if case["name"].startswith("stays quiet")]
     assert fires
     assert quiet
+
+
+def _rows(values: str, **more: str) -> list[dict[str, str]]:
+    """A healthy node's page as input series of a rule test, every one of them with these values (``V`` is the number)."""
+    target = {"job": "tpw-exporter", "instance": "node-a:10101", **more}
+    rows = []
+    for metric, samples in families(fleet_snapshot(8, 4)):
+        for labels, number in samples:
+            who = {**dict(zip(metric.labels, labels, strict=True)), **target}
+            inner = ",".join(f'{name}="{value}"' for name, value in who.items())
+            rows.append({"series": f"{metric.name}{{{inner}}}", "values": values.replace("V", f"{number:.17g}")})
+    return rows
+
+
+def _up(values: str, **more: str) -> dict[str, str]:
+    target = {"job": "tpw-exporter", "instance": "node-a:10101", **more}
+    return {"series": "up{" + ",".join(f'{name}="{value}"' for name, value in target.items()) + "}", "values": values}
+
+
+def _run_all(tools: Path, folder: Path, series: list[dict[str, str]], expr: str, expected: list[Any]) -> str:
+    """What promtool has against all rules and alerts together over these series; "" for nothing."""
+    case = {
+        "rule_files": [str(ruletests.RULES / f"tpw-{kind}.rules.yaml") for kind in ("recording", "alerts")],
+        "evaluation_interval": "4m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [{"expr": expr, "eval_time": "4h", "exp_samples": expected}],
+            }
+        ],
+    }
+    (folder / "case.yaml").write_text(yaml.safe_dump(case), encoding="utf-8")
+    done = subprocess.run(
+        [tools / "promtool", "test", "rules", "case.yaml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("series", "firing"),
+    [
+        ([{"series": "somebody_elses", "values": "1x240"}], {"TpwExporterAbsent"}),
+        ([*_rows("Vx60 stale"), _up("1x60 0x180")], {"TpwExporterDown"}),
+        ([*_rows("Vx60 stale"), _up("1x60 stale")], {"TpwExporterAbsent"}),
+    ],
+    ids=["nothing was ever there", "an exporter stopped", "its target was removed"],
+)
+def test_where_something_is_absent_only_that_is_said(
+    series: list[dict[str, str]], firing: set[str], tools: Path, tmp_path: Path
+):
+    """All rules and alerts together: no alert takes what is not there for zero."""
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+    assert _run_all(tools, tmp_path, series, "count by (alertname) (ALERTS)", expected) == ""
+
+
+def test_two_pods_of_a_node_that_overlap_break_no_rule(tools: Path, tmp_path: Path):
+    """Both are scraped for a moment: every series is there twice, and a rule that cannot match them says nothing at all."""
+    pods = ({"pod": "old"}, {"pod": "new"})
+    series = [row for pod in pods for row in (*_rows("Vx240", **pod), _up("1x240", **pod))]
+    expected = [{"labels": "{}", "value": 2}]
+    assert _run_all(tools, tmp_path, series, "count(up)", expected) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

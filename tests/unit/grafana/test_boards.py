@@ -53,6 +53,11 @@ def test_board_is_one_question_on_a_page(uid: str):
 
 
 @each_board
+def test_a_look_at_a_board_asks_a_bounded_number_of_questions(uid: str):
+    assert sum(len(panel.get("targets", ())) for panel in panels(BOARDS[uid])) <= 40
+
+
+@each_board
 def test_board_fits_grafana_and_the_house(uid: str):
     board = BOARDS[uid]
     assert board["schemaVersion"] == 41
