@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
+from tpw.model import Die, EnergyMethod, PowerScope, Reason, SourceError
 from tpw.power.grace import GraceMeter
 from tpw.power.hwmon import HwmonMeter
 
@@ -125,6 +125,89 @@ def test_an_amd_gpu_with_instants_only_is_told_as_such(tree: Tree, clock: Any) -
     assert meter.read(meter.gpus()[0].uuid).power_watts == 120.0
 
 
+def mi250(tree: Tree, number: int, microwatts: int, **device: str) -> Path:
+    return tree.chip(
+        "amdgpu",
+        f"0000:c{number}:00.0",
+        {
+            "vendor": "0x1002",
+            "device": "0x7408",
+            "unique_id": f"d1e{number}",
+            "gpu_busy_percent": str(10 * number),
+            "mem_info_vram_used": "1000",
+            "mem_info_vram_total": "4096",
+            **device,
+        },
+        power1_average=microwatts,
+        power1_cap=560_000_000,
+    )
+
+
+def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_power_of_both(tree: Tree, clock: Any) -> None:
+    for number, microwatts in ((3, 0), (2, 410_000_000), (7, 0), (6, 90_000_000)):
+        mi250(tree, number, microwatts)
+    meter = opened(tree, clock, "amdgpu")
+
+    def seen() -> list[Any]:
+        return [(gpu.uuid, gpu.energy_method, gpu.dies, gpu.power_scope) for gpu in meter.gpus()]
+
+    expected = [
+        ("AMD-d1e2", EnergyMethod.AVERAGE_POWER, (Die("AMD-d1e3", 0, "0000:c3:00.0"),), PowerScope.GPU),
+        ("AMD-d1e6", EnergyMethod.AVERAGE_POWER, (Die("AMD-d1e7", 2, "0000:c7:00.0"),), PowerScope.GPU),
+    ]
+    assert seen() == expected
+    clock.advance(61)
+    meter.sweep()
+    assert seen() == expected
+    sample = meter.read("AMD-d1e2")
+    assert (sample.power_watts, sample.utilization_ratio) == (410.0, pytest.approx(0.25))
+    assert (sample.memory_used_bytes, sample.memory_total_bytes) == (2000.0, 8192.0)
+    assert meter.gpus()[0].remarks == ("Power is that of both dies of the board.",)
+
+
+def test_a_board_has_two_dies_and_no_third(tree: Tree, clock: Any) -> None:
+    for number, microwatts in ((2, 410_000_000), (3, 0), (4, 0)):
+        mi250(tree, number, microwatts)
+    meter = opened(tree, clock, "amdgpu")
+    for _ in range(2):
+        assert [(gpu.uuid, [die.uuid for die in gpu.dies]) for gpu in meter.gpus()] == [
+            ("AMD-d1e2", ["AMD-d1e3"]),
+            ("AMD-d1e4", []),
+        ]
+        clock.advance(61)
+        meter.sweep()
+
+
+def test_a_board_that_shows_zero_watts_is_not_measured_and_taken_up_when_it_shows_more(tree: Tree, clock: Any) -> None:
+    chip = tree.chip("amdgpu", "0000:c1:00.0", {"device": "0x740f"}, power1_average=0)
+    meter = opened(tree, clock, "amdgpu")
+    (dead,) = meter.gpus()
+    sample = meter.read(dead.uuid)
+    (chip / "power1_average").write_text("45000000")
+    clock.advance(61)
+    meter.sweep()
+    (alive,) = meter.gpus()
+
+    assert (dead.energy_method, sample.power_watts, sample.energy_joules) == (EnergyMethod.NONE, None, None)
+    assert "0 W" in dead.method_note
+    assert (alive.energy_method, alive.index) == (EnergyMethod.AVERAGE_POWER, 0)
+    assert meter.read(alive.uuid).power_watts == 45.0
+
+
+def test_a_counter_that_cannot_be_read_while_gpus_are_looked_for_is_not_swapped_for_another(
+    tree: Tree, clock: Any
+) -> None:
+    chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000, energy2_input=4_000_000)
+    meter = opened(tree, clock)
+    (chip / "energy1_input").write_text("")
+    clock.advance(61)
+    meter.sweep()
+    (chip / "energy1_input").write_text("6000000")
+
+    assert meter.read("PCI-0000:03:00.0").energy_joules == 6.0
+    assert meter.gpus()[0].method_note == ""
+
+
 def test_graphics_without_any_power_are_no_accelerators(tree: Tree, clock: Any) -> None:
     tree.chip("i915", "0000:00:02.0", in0_input=700)
 
@@ -204,7 +287,7 @@ def test_a_file_that_may_not_be_read_is_a_question_of_permission_of_that_gpu(
     assert meter.read("PCI-0000:04:00.0").energy_joules == 6.0
 
 
-@pytest.mark.parametrize("content", ["", "no number", "nan joules"])
+@pytest.mark.parametrize("content", ["", "no number", "nan", "inf", "1e3"])
 def test_a_file_that_holds_no_number_is_a_failed_look_and_never_a_zero(tree: Tree, clock: Any, content: str) -> None:
     chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000)
     meter = opened(tree, clock)
@@ -275,6 +358,20 @@ def test_a_grace_rail_that_does_not_answer_fails_the_sum(tree: Tree, clock: Any)
         meter.read()
 
     assert caught.value.reason is Reason.BROKEN
+
+
+@pytest.mark.parametrize("shown", ["0", "-5", "nan", "inf"])
+def test_a_grace_rail_that_shows_no_power_fails_the_sum(tree: Tree, clock: Any, shown: str) -> None:
+    rail(tree, "CPU Power Socket 0", 200_000_000)
+    broken = rail(tree, "SysIO Power Socket 0", 50_000_000)
+    meter = GraceMeter(tree.sysfs, clock)
+    meter.open()
+    (broken / "device" / "power1_average").write_text(shown)
+
+    with pytest.raises(SourceError) as caught:
+        meter.read()
+
+    assert (caught.value.reason, "power1_average" in caught.value.detail) == (Reason.BROKEN, True)
 
 
 def test_other_machines_have_no_grace(tree: Tree, clock: Any) -> None:

@@ -14,6 +14,7 @@ from tpw.model import EnergyMethod, Instance, PowerScope, Reason, Sharing, Sourc
 from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
 from tpw.power.nvml_binding import nvml
+from tpw.power.nvml_board import ScopeCheck
 
 
 def opened(clock: Any = time.monotonic) -> NvmlMeter:
@@ -359,6 +360,109 @@ def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeN
 
     assert sample.power_watts is None
     assert sample.energy_joules is not None
+
+
+@pytest.mark.parametrize("code", [4, 10, 27, 999])
+@pytest.mark.parametrize(
+    "call",
+    ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetEnforcedPowerLimit"],
+)
+def test_a_gauge_that_fails_costs_no_energy(
+    driver: FakeNvml, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    def failing(*arguments: Any) -> Any:
+        raise nvml.NVMLError(code)
+
+    meter = opened()
+    monkeypatch.setattr(nvml, call, failing)
+    if call == "nvmlDeviceGetUtilizationRates":
+        late = opened()  # not at the first look either
+        assert late.read(driver.uuid(1)).energy_joules is not None
+    sample = meter.read(driver.uuid(0))
+
+    assert sample.energy_joules is not None
+    assert None in (sample.utilization_ratio, sample.memory_used_bytes, sample.power_limit_watts)
+
+
+def test_a_gauge_that_says_that_the_board_is_gone_is_believed(
+    driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: Any) -> Any:
+        raise nvml.NVMLError(15)
+
+    meter = opened()
+    monkeypatch.setattr(nvml, "nvmlDeviceGetUtilizationRates", lost)
+    with pytest.raises(SourceError) as caught:
+        meter.read(driver.uuid(0))
+
+    assert caught.value.reason is Reason.LOST
+
+
+def test_a_counter_that_is_not_offered_any_more_gives_way_to_power_after_half_a_minute(
+    driver: FakeNvml, clock: Any
+) -> None:
+    meter = NvmlMeter(clock)
+    meter.open()
+    driver.no_energy(0)
+    uuid = driver.uuid(0)
+    for _ in range(30):
+        with pytest.raises(SourceError) as caught:
+            meter.read(uuid)
+        assert caught.value.reason is Reason.BROKEN
+        clock.advance(1.0)
+    sample = meter.read(uuid)
+
+    assert (sample.energy_joules, sample.power_watts) == (None, 100.0)
+    assert meter.gpus()[0].energy_method is EnergyMethod.AVERAGE_POWER
+    meter.close()
+
+
+def test_after_the_driver_came_back_a_gpu_is_asked_anew_what_it_can_tell(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.unload_driver()
+    with pytest.raises(MeterLost):
+        meter.read(driver.uuid(0))
+    meter.close()
+    driver.load_driver()
+    driver.no_energy(0)
+    meter.open()
+
+    assert [gpu.energy_method for gpu in meter.gpus()] == [EnergyMethod.AVERAGE_POWER, EnergyMethod.COUNTER]
+
+
+def test_a_handle_that_is_none_any_more_is_looked_up_again(driver: FakeNvml, clock: Any) -> None:
+    """INVALID_ARGUMENT of a board that was read before: it was taken out and put back."""
+    meter = opened(clock)
+    uuid = driver.uuid(0)
+    driver.fail(0, 2)
+    with pytest.raises(SourceError):
+        meter.read(uuid)
+    driver.restore(0)
+    before = driver.calls().get("nvmlDeviceGetHandleByUUID", 0)
+    clock.advance(5.1)
+
+    assert meter.read(uuid).energy_joules is not None
+    assert driver.calls().get("nvmlDeviceGetHandleByUUID", 0) == before + 1
+
+
+@pytest.mark.parametrize("interrupted", ["gap", "reset"])
+def test_the_scope_of_a_counter_is_judged_by_one_unbroken_minute(interrupted: str) -> None:
+    """Its rise over a gap belongs to power that was not seen, and what it shows after a reset to none."""
+    check = ScopeCheck()
+    at, joules = 0.0, 1e6
+    for _ in range(50):
+        at, joules = at + 1.0, joules + 300.0
+        assert check.add(at, joules, 480.0, 300.0) is None
+    if interrupted == "gap":
+        at, joules = at + 3600.0, joules + 3600 * 480.0
+    else:
+        joules = 0.0
+    found = []
+    for _ in range(61):
+        at, joules = at + 1.0, joules + 300.0
+        found.append(check.add(at, joules, 480.0, 300.0))
+
+    assert found == [None] * 60 + [PowerScope.GPU]
 
 
 @pytest.mark.parametrize("no_energy", [True, False])
@@ -722,6 +826,36 @@ def test_how_busy_an_instance_is_needs_two_looks_and_frees_its_samples(driver: F
     assert driver.samples() == 1
     meter.close()
     assert driver.samples() == 0
+
+
+@pytest.mark.parametrize(
+    ("profiles", "percents", "comparable"),
+    [
+        # Below their parts of the GPU (1/7 and 3/7): a share of the whole GPU could be that.
+        (["1g.10gb", "3g.40gb"], [12.0, 45.0], False),
+        # Of one size both readings come to the same.
+        (["2g.20gb", "2g.20gb"], [12.0, 20.0], True),
+        # 20 % is more than an instance with a seventh of the GPU can use of the whole.
+        (["1g.10gb", "3g.40gb"], [20.0, 5.0], True),
+        (["1g.10gb", "3g.40gb"], [5.0, 60.0], True),
+        # Two compute instances of one GPU instance.
+        (["1c.2g.20gb", "1c.2g.20gb"], [3.0, 3.0], True),
+    ],
+)
+def test_how_busy_unlike_instances_are_counts_once_it_is_seen_of_what(
+    driver: FakeNvml, profiles: list[str], percents: list[float], comparable: bool
+) -> None:
+    meter = opened()
+    driver.mig(0, [[100], [200]], profiles)
+    driver.busy(0, percents)
+    meter.sharing(driver.uuid(0))
+    time.sleep(0.12)
+    seen = meter.sharing(driver.uuid(0)).busy_comparable
+    driver.busy(0, [0.0, 0.0])
+    time.sleep(0.12)
+
+    assert (seen, meter.sharing(driver.uuid(0)).busy_comparable) == (comparable, comparable)
+    meter.close()
 
 
 def test_standing_power_is_the_least_seen_over_what_is_drawn_of_late(driver: FakeNvml) -> None:
