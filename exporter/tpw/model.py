@@ -336,6 +336,8 @@ class ServerReading:
     in_flight: tuple[InFlight, ...] = ()
     note: str = ""
     """What this server could tell and does not, and how to let it; "" where nothing is missing."""
+    address: str = ""
+    """Where it was read: another one is another server, where no identity says more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ class ScrapeSource:
             started_wall_seconds=started,
             in_flight=in_flight,
             note=self._progress_off.note,
+            address=self._connection.origin + self._path,
         )
 
     def close(self) -> None:

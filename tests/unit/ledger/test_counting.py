@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries
+from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries, WorkSeries
 
 
 def reading(
@@ -193,3 +193,82 @@ def test_tokens_in_flight_of_a_server_whose_counter_is_not_there_yet() -> None:
     assert output(account) == 5.0
     both = replace(first, in_flight=(), series=(*first.series, *reading({"a": 8.0}).series))
     assert output(count(account, both).account) == 8.0
+
+
+# ---------------------------------------------------------------------------------- series that come late, and new servers
+
+
+def test_t10_counters_that_come_with_the_first_request_count_from_zero_though_the_server_had_none_before() -> None:
+    """SGLang, TGI and others publish no counter before their first request: what it then shows was made under watch."""
+    idle = reading({}, identity="process:7:100.0", started=100.0)
+    account = after(idle, idle, replace(idle, series=reading({"a": 7.0}).series), since=5000.0)
+
+    assert output(account) == 7.0
+
+
+def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_it_is_above_the_old_one() -> None:
+    account = after(
+        reading({"a": 100.0}),
+        reading({}, identity="page:2"),
+        reading({"a": 150.0}, identity="page:2"),
+        reading({"a": 160.0}, identity="page:2"),
+    )
+
+    assert output(account) == 160.0
+
+
+def test_t10_a_late_counter_of_a_server_that_took_the_place_of_another_counts_from_zero() -> None:
+    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
+    for made in ({}, {"a": 30.0}):
+        account = count(account, reading(made, identity="page:400", started=400.0), 1000.0).account
+
+    assert output(account) == 30.0
+
+
+def test_a_page_that_begins_to_tell_when_its_process_started_is_no_restart() -> None:
+    """And one that says so no more neither: the process was known by its pid before."""
+    account = after(
+        reading({"a": 100.0}, identity="process:7:990.0", started=990.0),
+        reading({"a": 110.0}, identity="page:990.0", started=990.0),
+        reading({"a": 120.0}, identity="process:7:990.0", started=990.0),
+    )
+
+    assert output(account) == 20.0
+
+
+def test_another_process_that_was_there_before_is_another_server_though_its_counters_are_higher() -> None:
+    """The address of llama-server was changed to that of another one, which had made millions."""
+    account = after(reading({"a": 100.0, "b": 5.0}, identity="process:7:500.0", started=500.0))
+    other = reading({"a": 5e6, "b": 4e6}, identity="process:8:400.0", started=400.0)
+    account = count(account, other, 1000.0).account
+    assert output(account) == 0.0
+    account = count(account, replace(other, series=reading({"a": 5e6 + 9.0, "b": 4e6}).series), 1001.0).account
+    assert output(account) == 9.0
+
+
+def test_the_same_process_after_the_clock_was_set_is_no_other() -> None:
+    """The kernel tells the start of a process by the wall clock: set, the same process began at another time."""
+    account = after(reading({"a": 100.0}, identity="process:7:500.0", started=500.0))
+    account = count(account, reading({"a": 130.0}, identity="process:7:400.0", started=400.0), 1000.0).account
+
+    assert output(account) == 30.0
+
+
+def test_another_address_of_a_server_that_tells_nothing_of_itself_is_met_anew() -> None:
+    one, two = (replace(reading({}, identity=""), address=f"http://{host}:8080") for host in "ab")
+    pages = [(one, 100.0), (two, 5e6), (two, 5e6 + 7.0)]
+    assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 7.0
+
+
+def test_another_spelling_of_the_same_server_s_address_loses_nothing() -> None:
+    one, two = (replace(reading({}), address=f"http://{host}:8080") for host in ("127.0.0.1", "localhost"))
+    pages = [(one, 100.0), (two, 110.0)]
+    assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 10.0
+
+
+def test_work_that_goes_on_is_no_sign_of_a_restart() -> None:
+    def both(worked: float, made: float, pid: int) -> ServerReading:
+        one = reading({"a": made}, identity=f"process:{pid}:990.0", started=990.0)
+        return replace(one, work=(WorkSeries("images", "m", "images:i", worked),))
+
+    assert output(after(both(50.0, 100.0, 1), both(51.0, 110.0, 2))) == 10.0
