@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tpw.ledger.books import ROW_SECONDS, Books, Posting, PostingKey, ServerAccount, Served
+from tpw.ledger.books import ROW_SECONDS, Books, Posting, PostingKey, Served, ServerAccount
 from tpw.ledger.rows import LATE_SECONDS, open_from, without_closed
 from tpw.model import Instant, State
 from tpw.store import codec

@@ -156,13 +156,26 @@ def test_t04_tensor_parallel_ranks_are_replicas():
     assert totals(SGLANG, "".join(lines)) == {Role.INPUT: 100.0}
 
 
-def test_t04_of_replicas_the_lowest_rank_is_kept_whatever_the_order_on_the_page():
+def test_t04_of_replicas_the_one_that_is_furthest_is_kept_whatever_the_order_on_the_page():
     def line(rank: int) -> str:
         return f'sglang:realtime_tokens_total{{mode="prefill_cache",tp_rank="{rank}"}} {100 + rank}\n'
 
     for ranks in ((10, 2, 9), (2, 10, 9), (9, 10, 2)):
         found = read(SGLANG, "".join(line(rank) for rank in ranks))
-        assert [(one.key.count('tp_rank="2"'), one.value) for one in found.series] == [(1, 102.0)]
+        assert [(one.key, one.value) for one in found.series] == [
+            ('sglang:realtime_tokens_total{mode="prefill_cache"}', 110.0)
+        ]
+
+
+def test_t04_a_replica_that_appears_later_is_still_a_replica():
+    """Each process writes a file of its own: rank 1 may be on the page a moment before rank 0, and neither is new work."""
+    line = 'sglang:realtime_tokens_total{{mode="prefill_compute",model_name="m",tp_rank="{}"}} {}\n'
+    account = ServerAccount("m")
+    reader = DialectReader(SGLANG)
+    for ranks in ({}, {1: 100}, {0: 90, 1: 100}, {0: 120, 1: 110}):
+        page = "sglang:num_running_reqs 0\n" + "".join(line.format(rank, value) for rank, value in ranks.items())
+        account = count(account, looked_at(read(SGLANG, page, reader))).account
+    assert account.tokens == {("m", TokenKind.INPUT): 120.0}
 
 
 def test_t04_replicas_of_a_gauge_are_not_added():
@@ -224,6 +237,27 @@ def test_t06_a_frontend_is_of_another_level_than_its_workers():
 
 def test_t07_a_rounded_counter_is_read_as_it_stands():
     assert totals(LLAMACPP, "llamacpp:tokens_predicted_total 1.23457e+06\n") == {Role.OUTPUT: 1234570.0}
+
+
+def test_t08_labels_in_another_order_or_with_blanks_are_the_same_series():
+    keys = {
+        one.key
+        for labels in (
+            'engine="0",model_name="a \\"b\\""',
+            'model_name="a \\"b\\"", engine="0",',
+            ' engine = "0" , model_name="a \\"b\\"" ',
+        )
+        for one in read(VLLM, f"vllm:generation_tokens_total{{{labels}}} 5\n").series
+    }
+    assert keys == {'vllm:generation_tokens_total{engine="0",model_name="a \\"b\\""}'}
+
+
+def test_t08_a_series_that_stands_twice_on_a_page_is_one():
+    body = 'vllm:generation_tokens_total{model_name="m"} 5\nvllm:generation_tokens_total{model_name="m"} 6\n'
+    assert totals(VLLM, body) == {Role.OUTPUT: 6.0}
+    assert totals(LLAMACPP, "llamacpp:tokens_predicted_total 5\nllamacpp:tokens_predicted_total 6\n") == {
+        Role.OUTPUT: 6.0
+    }
 
 
 def test_t08_every_series_keeps_its_own_key():
