@@ -64,6 +64,8 @@ class Answer:
     location: str
     at_seconds: float
     """The middle between asking and the answer's first line: when the server looked at its counters."""
+    is_whole: bool = True
+    """False where only the end of the connection tells the end of the body: it may have been cut off."""
 
 
 class Connection:
@@ -142,6 +144,7 @@ class Connection:
         connection.request("GET", path, headers={"Accept": accept, "Accept-Encoding": "identity", **self._headers})
         response = connection.getresponse()
         answered = self._clock()
+        is_framed = response.length is not None or bool(response.chunked)
         try:
             body = self._body(path, response)
         finally:
@@ -154,6 +157,7 @@ class Connection:
             body,
             response.getheader("Location") or "",
             (asked + answered) / 2,
+            is_framed,
         )
 
     def _connect(self, deadline: float) -> http.client.HTTPConnection:
@@ -189,6 +193,10 @@ class Connection:
                 ) from error
             if len(body) > self._max_bytes:
                 raise self._too_large(path)
+            if not unpacker.eof:
+                raise SourceError(
+                    Reason.MALFORMED, f"{self.origin}{path}: the answer was cut off (gzip without its end)"
+                )
         return body
 
     def _too_large(self, path: str) -> SourceError:

@@ -170,8 +170,11 @@ class ScrapeSource:
     def _paths(self) -> tuple[str, ...]:
         if self._path:
             return (self._path,)
-        dialect = self.dialect
-        return dialect.paths if dialect is not None else self._paths_to_try
+        if self._dialect is not None:
+            return self._dialect.paths
+        # Also where an engine was recognised before: what answers there no more may have been replaced by another one.
+        recognised = self._reader.dialect.paths if self._reader is not None else ()
+        return tuple(dict.fromkeys((*self._paths_to_try, *recognised)))
 
     def _attempt(self, path: str, deadline: float) -> tuple[Answer, Page]:
         answer, target = self._follow(path, deadline)
@@ -188,14 +191,14 @@ class ScrapeSource:
             answer = self._connection.get(path, accept=ACCEPT, timeout_seconds=max(left, 0.001))
             if answer.status not in _REDIRECTS or not answer.location:
                 return answer, path
-            there = urljoin(self._connection.origin + path, answer.location)
-            if urlsplit(there)[:2] != urlsplit(self._connection.origin)[:2]:
+            there = path_within(self._connection.origin, path, answer.location)
+            if there is None:
                 raise SourceError(
                     Reason.BROKEN,
-                    f"{self._connection.origin}{path}: sends on to another address, {there}",
+                    f"{self._connection.origin}{path}: sends on to another address, {answer.location}",
                     "give that address as the server's url if it is right: secrets are not sent on to other hosts",
                 )
-            path = _full_path(there)
+            path = there
         raise SourceError(Reason.BROKEN, f"{self._connection.origin}{path}: redirects in a circle")
 
     def _check_status(self, answer: Answer, path: str) -> None:
@@ -228,7 +231,8 @@ class ScrapeSource:
                 f"{where}: {answer.content_type} instead of a metrics page",
                 "give the full address of its Prometheus page as the url",
             )
-        page = Page(answer.body)
+        # A last line that nothing ends may be half a number.
+        page = Page(answer.body if answer.is_whole else answer.body[: answer.body.rfind(b"\n") + 1])
         if answer.content_type == _OPENMETRICS and not page.is_complete():
             raise SourceError(Reason.MALFORMED, f"{where}: the page was cut off (no # EOF)")
         if self._reader is None:
@@ -340,9 +344,10 @@ class ScrapeSource:
         now = self._clock()
         known = self._looked_up
         epoch = (self._identity(found)[0], self._connection.opened)
-        if epoch == known.epoch or (known.at_seconds is not None and now - known.at_seconds < _LOOK_UP_AGAIN_SECONDS):
-            return False
         needs_model = not self._configured_model and bool(dialect.model_source)
+        is_done = epoch == known.epoch and bool(known.model or not needs_model)
+        if is_done or (known.at_seconds is not None and now - known.at_seconds < _LOOK_UP_AGAIN_SECONDS):
+            return False
         answers: dict[str, Any] = {}
         model = self._value(dialect.model_source, answers, deadline) if needs_model else ""
         version = self._value(dialect.version_source, answers, deadline)
@@ -422,6 +427,21 @@ def _telling(failed: tuple[str, SourceError]) -> tuple[int, bool]:
     path, failure = failed
     rank = _TELLING.index(failure.reason) if failure.reason in _TELLING else len(_TELLING)
     return rank, path != "/metrics"
+
+
+def path_within(origin: str, path: str, location: str) -> str | None:
+    """Where a redirect of ``path`` leads at the same server; None where it leads to another one, or nowhere."""
+    there = urljoin(origin + path, location)
+    try:
+        return _full_path(there) if _server_of(there) == _server_of(origin) else None
+    except ValueError:
+        return None
+
+
+def _server_of(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port as they are compared. Raises ValueError for a port that is none."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _full_path(url: str) -> str:

@@ -16,7 +16,7 @@ from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.http import _bounded
 from tpw.tokens.reading import summary
-from tpw.tokens.scrape import ScrapeSource, recognise_at
+from tpw.tokens.scrape import ScrapeSource, path_within, recognise_at
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "servers"
 VLLM_PAGE = (CAPTURES / "vllm-0.32.0-after-16-requests.txt").read_bytes()
@@ -132,6 +132,22 @@ def test_an_http_1_0_answer_without_a_length_is_read_to_its_end():
     assert summary(reading.series)[Role.OUTPUT] == 384.0
 
 
+def test_a_number_that_an_answer_without_a_length_ended_in_is_not_taken():
+    """Its end is the connection's end, which comes too when the server dies: 1200 cut to 12 would fall and rise again."""
+    page = b'vllm:prompt_tokens_total{model_name="m"} 70\nvllm:generation_tokens_total{model_name="m"} 1200'
+    cut = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + page[:-2]
+    with PageServer(pages({"/metrics": cut})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series) == {Role.PROMPT: 70.0}
+    with PageServer(pages({"/metrics": answer(page)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series) == {Role.PROMPT: 70.0, Role.OUTPUT: 1200.0}
+
+
 def test_a_chunked_answer_is_read():
     half = len(VLLM_PAGE) // 2
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (VLLM_PAGE[:half], VLLM_PAGE[half:]))
@@ -154,6 +170,13 @@ def test_gzip_is_undone_though_it_was_not_asked_for():
     assert summary(reading.series)[Role.OUTPUT] == 384.0
     assert server.asked[0].headers["accept-encoding"] == "identity"
     assert server.asked[0].headers["accept"].startswith("text/plain;version=0.0.4")
+
+
+def test_gzip_that_is_cut_off_is_malformed():
+    packed = answer(gzip.compress(VLLM_PAGE)[:-200], headers={"Content-Encoding": "gzip"})
+    with PageServer(pages({"/metrics": packed})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert (failure.reason, "cut off" in failure.detail) == (Reason.MALFORMED, True)
 
 
 def test_a_gzip_bomb_is_refused():
@@ -214,6 +237,36 @@ def test_a_redirect_to_another_host_is_not_followed():
     with PageServer(pages({"/metrics": moved})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert (failure.reason, "192.0.2.1" in failure.detail) == (Reason.BROKEN, True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "location", "path"),
+    [
+        ("http://Tgi:80", "http://tgi/metrics/", "/metrics/"),
+        ("http://tgi", "http://tgi:80/metrics/?a=b", "/metrics/?a=b"),
+        ("https://tgi", "https://TGI:443/m", "/m"),
+        ("http://[::1]:8000", "http://[::1]:8000/m", "/m"),
+        ("http://tgi:8000", "/m", "/m"),
+        ("http://tgi:8000", "http://tgi/m", None),
+        ("http://tgi", "https://tgi/m", None),
+        ("http://tgi", "http://tgi.example/m", None),
+        ("http://tgi", "http://tgi@evil.example/m", None),
+        ("http://tgi", "//evil.example/m", None),
+        ("http://tgi", "http://tgi:999999/m", None),
+    ],
+)
+def test_a_redirect_stays_with_its_server_however_that_is_spelled(origin: str, location: str, path: str | None):
+    assert path_within(origin, "/metrics", location) == path
+
+
+def test_no_secret_is_sent_to_where_a_redirect_leads(tmp_path: Path):
+    secrets = tmp_path / "token"
+    secrets.write_text("s3cret\n")
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as other:
+        moved = answer(status=302, headers={"Location": f"{other.url}/metrics"})
+        with PageServer(pages({"/metrics": moved})) as server:
+            failure = failure_of(ScrapeSource("chat", server.url, VLLM, headers_file=secrets))
+    assert (failure.reason, other.asked) == (Reason.BROKEN, [])
 
 
 def test_redirects_in_a_circle_end():
@@ -374,6 +427,23 @@ def test_another_engine_behind_the_address_is_recognised():
     assert (first, second.engine, summary(second.series)[Role.OUTPUT]) == ("llamacpp", "vllm", 384.0)
 
 
+def test_an_engine_at_another_path_behind_the_address_is_recognised():
+    """trtllm-serve in the place of vLLM: its /metrics is a list that readers empty, so it is not asked for again."""
+    said = {"/metrics": answer(VLLM_PAGE)}
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url)
+        first = source.read().engine
+        said["/metrics"] = answer("[]", content_type="application/json")
+        said["/prometheus/metrics"] = answer('trtllm_generation_tokens_total{model_name="m"} 5\n')
+        with pytest.raises(SourceError):
+            source.read()
+        before = len(server.asked)
+        second = source.read()
+        source.close()
+    assert (first, second.engine, summary(second.series)) == ("vllm", "trtllm_serve", {Role.OUTPUT: 5.0})
+    assert "/metrics" not in server.paths()[before:]
+
+
 def test_the_model_of_an_engine_without_labels_is_asked_for_once():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP)
@@ -400,6 +470,20 @@ def test_a_model_that_cannot_be_asked_for_is_unknown_and_costs_nothing_else():
         reading = source.read()
         source.close()
     assert {series.model for series in reading.series} == {"unknown"}
+
+
+def test_a_model_that_could_not_be_told_at_first_is_asked_for_again():
+    now = [0.0]
+    said = {"/metrics": answer(LLAMA_PAGE)}
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
+        models = [source.read().series[0].model]
+        said["/v1/models"] = MODELS
+        for now[0] in (59.0, 60.0, 120.0, 180.0):
+            models.append(source.read().series[0].model)
+        source.close()
+    assert models == ["unknown", "unknown", "smol", "smol", "smol"]
+    assert server.paths().count("/v1/models") == 2
 
 
 def test_the_model_is_asked_for_again_when_the_server_was_replaced():

@@ -226,6 +226,17 @@ def test_t06_the_one_token_of_a_prefill_instance_is_counted_where_the_rest_is():
     assert totals(SGLANG, line.format("unified", 350)) == {Role.OUTPUT: 350.0}
 
 
+def test_t06_a_prompt_that_a_decode_instance_counts_again_is_left_to_the_prefill_instance():
+    """Releases without scheduler-side counters: both instances count the prompt when the request has finished."""
+    page = (
+        'sglang:prompt_tokens_total{{engine_type="{0}",model_name="m"}} 500\n'
+        'sglang:cached_tokens_total{{engine_type="{0}",model_name="m"}} 90\n'
+    )
+    assert totals(SGLANG, page.format("decode")) == {}
+    for engine_type in ("prefill", "unified"):
+        assert totals(SGLANG, page.format(engine_type)) == {Role.PROMPT: 500.0, Role.CACHED_INPUT: 90.0}
+
+
 def test_t06_a_frontend_is_of_another_level_than_its_workers():
     assert [ENGINES[name].level.value for name in ("dynamo_frontend", "dynamo_worker", "litellm", "vllm")] == [
         "frontend",
