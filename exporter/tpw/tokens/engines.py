@@ -114,11 +114,12 @@ TRITON_VLLM = replace(
 )
 
 # sgl-project/sglang: python/sglang/srt/observability/metrics_collector.py, srt/managers/tokenizer_manager.py.
-# realtime_tokens_total moves with every decode step and prefill batch, the request counters when a request has finished.
-# Of output it counts decode steps only, without the token that each prefill makes (metrics_reporter.py): it shows what is
-# in flight, the request counter says what it was. Of prompts it counts the work of retracted requests again;
-# prefill_effective_tokens_total does not. A prefill instance makes one token of each request, which the decode instance
-# counts too, and a decode instance counts with each request the prompt that the prefill instance has counted. Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor rank, publishes a full copy;
+# realtime_tokens_total moves with every decode step and prefill batch, the request counters when a request has
+# finished. Of output it counts decode steps only, without the token that each prefill makes (metrics_reporter.py): it
+# shows what is in flight, the request counter says what it was. Of prompts it counts the work of retracted requests
+# again; prefill_effective_tokens_total does not. A prefill instance makes one token of each request, which the decode
+# instance counts too, and a decode instance counts with each request the prompt that the prefill instance has counted.
+# Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor rank, publishes a full copy;
 # data-parallel ranks are real shards.
 SGLANG = Dialect(
     name="sglang",
