@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpw.hook.counting import AnswerWatch, Counters, is_counted
 from tpw.model import Role
@@ -104,6 +107,77 @@ def test_embeddings_have_input_alone_though_the_answer_is_large():
     counters = watch(body.encode(), pieces=65536)
     assert totals(counters) == {"prompt": 7.0, "requests": 1.0}
     assert b'model="e"' in counters.page()
+
+
+@pytest.mark.parametrize("pieces", [0, 1000, 65536])
+@pytest.mark.parametrize("after", [0, 30_000, 70_000, 300_000])
+@pytest.mark.parametrize("before", [10, 20_000, 100_000])
+def test_usage_may_stand_anywhere_in_a_long_answer(before: int, after: int, pieces: int):
+    """vLLM writes prompt_logprobs, and its messages, after the usage; the choices before it."""
+    quoted = json.dumps({"usage": {"prompt_tokens": 999, "completion_tokens": 999}})
+    answer = {
+        "model": "m",
+        "choices": [{"message": {"content": quoted + "x" * before}}],
+        "usage": {"prompt_tokens": 30, "completion_tokens": 12},
+        "prompt_logprobs": ["usage", "x" * after, quoted],
+    }
+    assert totals(watch(json.dumps(answer).encode(), pieces=pieces)) == {
+        "prompt": 30.0,
+        "output": 12.0,
+        "requests": 1.0,
+    }
+
+
+def test_of_a_long_stream_that_always_says_usage_the_last_word_counts():
+    """continuous_usage_stats: every event tells all that was used so far."""
+    events = [
+        {"model": "m", "choices": [{"text": "x" * 50}], "usage": {"prompt_tokens": 5, "completion_tokens": n}}
+        for n in range(1, 3001)
+    ]
+    body = sse(*events, "[DONE]")
+    assert totals(watch(body, content_type="text/event-stream", pieces=1111)) == {
+        "prompt": 5.0,
+        "output": 3000.0,
+        "requests": 1.0,
+    }
+
+
+ANSWERS = {
+    "plain": ("application/json", json.dumps(OPENAI).encode()),
+    "indented": ("application/json; charset=utf-8", json.dumps(OPENAI, indent=2).encode()),
+    "stream": (
+        "text/event-stream",
+        sse(
+            {"model": "m", "choices": [{"delta": {"content": 'a "usage": {'}}], "usage": None},
+            {"model": "m", "choices": [], "usage": OPENAI["usage"]},
+            "[DONE]",
+        ),
+    ),
+    "crlf": (
+        "text/event-stream",
+        sse({"model": "m"}, {"choices": [], "usage": OPENAI["usage"]}, "[DONE]").replace(b"\n", b"\r\n"),
+    ),
+    "many lines": (
+        "text/event-stream",
+        b"event: x\nid: 7\n"
+        + b"".join(b"data: " + line + b"\n" for line in json.dumps(OPENAI, indent=1).encode().splitlines())
+        + b"\n: comment\n\n",
+    ),
+}
+
+
+@given(form=st.sampled_from(sorted(ANSWERS)), places=st.lists(st.integers(0, 2000), max_size=12))
+def test_however_an_answer_is_cut_it_counts_the_same(form: str, places: list[int]) -> None:
+    content_type, body = ANSWERS[form]
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, content_type, "")
+    edges = sorted({0, len(body), *(place % (len(body) + 1) for place in places)})
+    for start, end in pairwise(edges):
+        one.feed(body[start:end])
+    one.end()
+    assert totals(counters) == {"prompt": 30.0, "output": 12.0, "cached_input": 16.0, "requests": 1.0}
+    assert (counters.without_usage, counters.errors) == (0, 0)
 
 
 def test_transcriptions_are_seconds_of_audio():
