@@ -219,6 +219,9 @@ class ScrapeSource:
             raise SourceError(Reason.DISABLED, status, enable or "the server's metrics are switched off")
         if answer.status == 503:
             raise SourceError(Reason.LOADING, status, "the model is being loaded; nothing to do but wait")
+        if answer.status == 400:
+            hint = "a router of llama-server needs `?model=NAME&autoload=false`, and refuses while that model is not loaded"
+            raise SourceError(Reason.BROKEN, status, hint)
         raise SourceError(Reason.BROKEN, status, "see the server's own log")
 
     # ---------------------------------------------------------------------------------------------------------- pages

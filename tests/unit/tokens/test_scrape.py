@@ -216,6 +216,15 @@ def test_t13_every_refusal_has_its_reason(status: int, reason: Reason):
     assert failure.hint
 
 
+def test_a_router_that_wants_the_name_of_a_model_says_how_to_give_it():
+    """As llama-server b11669 answers in router mode."""
+    said = '{"error":{"code":400,"message":"model name is missing from the request","type":"invalid_request_error"}}'
+    with PageServer(lambda asked: answer(said, status=400, content_type="application/json")) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
+    assert (failure.reason, "?model=NAME&autoload=false" in failure.hint) == (Reason.BROKEN, True)
+    assert "model name is missing" in failure.detail
+
+
 def test_t13_disabled_metrics_say_how_to_enable_them():
     with PageServer(lambda asked: answer("{}", status=501, content_type="application/json")) as server:
         failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
