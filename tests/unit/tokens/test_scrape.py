@@ -110,7 +110,7 @@ def test_a_stale_connection_is_opened_again_without_a_word():
 def test_a_server_that_hangs_up_every_time_is_unreachable():
     with PageServer(lambda asked: None) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
-    assert failure.reason is Reason.UNREACHABLE
+    assert (failure.reason, server.connections) == (Reason.UNREACHABLE, 1)
 
 
 def test_a_server_that_closes_after_every_answer_is_read():
@@ -121,6 +121,19 @@ def test_a_server_that_closes_after_every_answer_is_read():
         source.read()
         source.close()
     assert [asked.path for asked in server.asked].count("/metrics") == 2
+
+
+def test_a_server_that_closes_after_every_answer_is_connected_with_the_secret_of_the_moment(tmp_path: Path):
+    secrets = tmp_path / "token"
+    closing = answer(VLLM_PAGE, headers={"Connection": "close"})
+    with PageServer(lambda asked: closing) as server:
+        source = ScrapeSource("chat", server.url, VLLM, headers_file=secrets)
+        for secret in ("one", "two"):
+            secrets.write_text(secret)
+            source.read()
+        source.close()
+    shown = [asked.headers["authorization"] for asked in server.asked if asked.path == "/metrics"]
+    assert shown == ["Bearer one", "Bearer two"]
 
 
 def test_an_http_1_0_answer_without_a_length_is_read_to_its_end():
@@ -193,6 +206,13 @@ def test_a_body_over_the_limit_is_refused(told: bool):
     with PageServer(pages({"/metrics": said})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM, max_bytes=1 << 16))
     assert (failure.reason, "larger than 64 KiB" in failure.detail) == (Reason.MALFORMED, True)
+
+
+def test_a_body_that_is_said_to_be_over_the_limit_is_not_waited_for():
+    said = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000000000\r\n\r\nx 1\n"
+    with PageServer(pages({"/metrics": said})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM, timeout_seconds=30.0))
+    assert (failure.reason, "larger than 8192 KiB" in failure.detail) == (Reason.MALFORMED, True)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
 from tpw.model import Cadence, Load, Role, ServerReading, TokenKind
+from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import (
     DIALECTS,
     ENGINES,
@@ -293,6 +294,25 @@ def test_t10_a_counter_that_appears_later_does_not_change_the_choice():
     assert read(SGLANG, declared + other, reader).series == ()
     effective = 'sglang:prefill_effective_tokens_total{mode="input",model_name="m"} 7\n'
     assert dict(summary(read(SGLANG, declared + effective + other, reader).series)) == {Role.INPUT: 7.0}
+
+
+@pytest.mark.parametrize("kind", ["histogram", "summary"])
+def test_t10_a_histogram_that_is_declared_is_chosen_before_its_first_sample(kind: str):
+    """An exporter without buckets writes summaries in their place."""
+    reader = DialectReader(ENGINES["tei"])
+    declared = f"# TYPE te_batch_next_tokens {kind}\n"
+    other = "te_request_input_length_sum 9\n"
+    assert read(ENGINES["tei"], declared + other, reader).series == ()
+    sampled = read(ENGINES["tei"], declared + "te_batch_next_tokens_sum 7\n" + other, reader)
+    assert dict(summary(sampled.series)) == {Role.INPUT: 7.0}
+
+
+@pytest.mark.parametrize("kind", ["histogram", "summary"])
+def test_t11_what_is_declared_as_something_else_is_no_counter(kind: str):
+    """``iteration_tokens_total`` of vLLM is a histogram: a name does not make a counter."""
+    dialect = Dialect.from_mapping({"output": ["steps_tokens_total", "tokens_total"]})
+    page = f"# TYPE steps_tokens_total {kind}\nsteps_tokens_total_sum 5\ntokens_total 7\n"
+    assert totals(dialect, page) == {Role.OUTPUT: 7.0}
 
 
 def test_t10_what_was_chosen_stays_chosen_when_something_better_appears():
