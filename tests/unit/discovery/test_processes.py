@@ -338,6 +338,36 @@ def test_a_process_whose_tree_holds_a_gpu_is_asked_on_the_port_it_names(fake: Fa
     assert (found.name, probe.asked) == ("tpw_hook-9123", [url_of(9123)])
 
 
+def test_the_only_socket_of_a_gpu_process_that_is_no_engine_is_not_asked_at_a_port_it_does_not_name(fake: FakeProcFs):
+    """The rendezvous of a training job: whoever speaks there disturbs it."""
+    fake.network("host", (), [Tcp(45678, 501)])
+    fake.process(100, "python3 train.py", sockets=(501,))
+    probe = Asker(**{url_of(45678): VLLM})
+    assert (look(fake, probe).find_servers({"GPU-a": {100}}), probe.asked) == ([], [])
+
+
+def test_the_exporter_asks_itself_nothing(fake: FakeProcFs):
+    """Whatever it is called: a page of a server that does not answer while it is asked would hang the scan."""
+    fake.network("host", (), [Tcp(8000, 501)])
+    fake.process(os.getpid(), "vllm serve m --port 8000", sockets=(501,))
+    probe = Asker(**{url_of(8000): VLLM})
+    assert (look(fake, probe).find_servers({}), probe.asked) == ([], [])
+
+
+def test_a_process_that_came_again_with_its_pid_and_its_socket_is_asked_anew(fake: FakeProcFs):
+    """A container that was restored, or a supervisor that hands the socket on."""
+    fake.network("host", (), [Tcp(8080, 501)])
+    fake.process(100, "llama-server -m x", sockets=(501,), started=100)
+    probe = Asker(**{url_of(8080): LLAMACPP})
+    host = look(fake, probe)
+    [before] = host.find_servers({})
+    fake.process(100, "llama-server -m x", sockets=(501,), started=900)
+    host.refresh()
+    [after] = host.find_servers({})
+    assert len(probe.asked) == 2
+    assert after.create_time - before.create_time == 800 / TICKS
+
+
 def test_the_only_socket_of_a_known_engine_is_asked_whatever_its_port(fake: FakeProcFs):
     """Ollama's child: a random port, named on its command line in current versions only."""
     fake.network("host", (), [Tcp(45678, 501, "127.0.0.1")])

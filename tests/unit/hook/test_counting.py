@@ -84,15 +84,17 @@ def test_a_responses_stream():
     }
 
 
-def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_beside_the_input():
+@pytest.mark.parametrize("pieces", [0, 100, 20_000])
+def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_beside_the_input(pieces: int):
     first = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 5, "output_tokens": 1}
     filler = [{"type": "content_block_delta", "delta": {"text": "x" * 1000}} for _ in range(300)]
     body = sse(
         {"type": "message_start", "message": {"model": "m", "usage": first}},
         *filler,
-        {"type": "message_delta", "usage": {"output_tokens": 40}},
+        {"type": "message_delta", "usage": {"input_tokens": None, "output_tokens": 40}},
     )
-    assert totals(watch(body, content_type="text/event-stream")) == {
+    body = body.replace(b"message_start", b"message_start" + b" " * 300)
+    assert totals(watch(body, content_type="text/event-stream", pieces=pieces)) == {
         "prompt": 115.0,
         "cached_input": 100.0,
         "output": 40.0,
@@ -196,6 +198,16 @@ def test_ollama_says_it_in_its_last_line():
         "output": 298.0,
         "requests": 1.0,
     }
+
+
+def test_usage_is_believed_before_ollama_s_own_numbers():
+    answer = {
+        "model": "m",
+        "prompt_eval_count": 1,
+        "eval_count": 2,
+        "usage": {"prompt_tokens": 26, "completion_tokens": 9},
+    }
+    assert totals(watch(json.dumps(answer).encode())) == {"prompt": 26.0, "output": 9.0, "requests": 1.0}
 
 
 def test_an_answer_that_does_not_say_is_counted_as_such():

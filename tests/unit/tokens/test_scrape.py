@@ -484,6 +484,18 @@ def test_the_model_of_an_engine_without_labels_is_asked_for_once():
     assert server.paths().count("/v1/models") == 1
 
 
+def test_asking_for_the_model_over_a_new_connection_is_no_sign_of_another_server():
+    now = [0.0]
+    closing = answer(LLAMA_PAGE, headers={"Connection": "close"})
+    with PageServer(pages({"/metrics": closing, "/v1/models": MODELS})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
+        source.read()
+        now[0] = 61.0
+        source.read()
+        source.close()
+    assert server.paths().count("/v1/models") == 1
+
+
 def test_a_configured_model_is_not_asked_for():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP, model="mine")
