@@ -112,7 +112,7 @@ def count(
     known = {} if elder else account.series
     first = not from_zero and (elder or not _is_met(account))
     raw = _at_zero(known) if from_zero else dict(known)
-    counted = dict(account.counted)
+    counted = _in_these_words(account.counted, reading)
     work = dict(account.work)
     requests = dict(account.requests)
     moved = False
@@ -178,6 +178,23 @@ def count(
         models=models,
     )
     return Count(updated, risen, moved)
+
+
+def _in_these_words(counted: Mapping[tuple[str, Role], float], reading: ServerReading) -> dict[tuple[str, Role], float]:
+    """What was counted so far, in the role in which prompts are counted now: a release that counts them without the cached
+    ones goes on where one was that counted them with, and the other way round."""
+    roles = {series.role for series in reading.series} & {Role.INPUT, Role.PROMPT}
+    found = dict(counted)
+    if len(roles) != 1:
+        return found  # none, or both: then one tells what the other leaves out
+    [role] = roles
+    other = Role.PROMPT if role is Role.INPUT else Role.INPUT
+    for model in [model for model, of in counted if of is other]:
+        total = found.pop((model, other))
+        cached = counted.get((model, Role.CACHED_INPUT), 0.0)
+        total = max(0.0, total - cached) if role is Role.INPUT else total + cached
+        found[model, role] = found.get((model, role), 0.0) + total
+    return found
 
 
 def _is_counted(role: Role, account: ServerAccount) -> bool:

@@ -272,3 +272,60 @@ def test_work_that_goes_on_is_no_sign_of_a_restart() -> None:
         return replace(one, work=(WorkSeries("images", "m", "images:i", worked),))
 
     assert output(after(both(50.0, 100.0, 1), both(51.0, 110.0, 2))) == 10.0
+
+
+# ------------------------------------------------------------------------------------------ an engine of another release
+
+
+def prompts(identity: str, cached: float, **by_role: float) -> ServerReading:
+    """Of a release that counts prompts in one way: ``prompt`` with cached tokens inside, ``input`` without."""
+    series = tuple(TokenSeries(Role(role), "m", role, value) for role, value in by_role.items())
+    return replace(
+        reading({}, identity=identity), series=(*series, TokenSeries(Role.CACHED_INPUT, "m", "cached", cached))
+    )
+
+
+def inputs(account: ServerAccount) -> tuple[float, float]:
+    return account.tokens[("m", TokenKind.INPUT)], account.tokens[("m", TokenKind.CACHED_INPUT)]
+
+
+def test_t03_a_release_that_counts_prompts_without_cached_tokens_goes_on_where_the_one_before_was() -> None:
+    account = after(
+        prompts("page:1", 0.0, prompt=0.0),
+        prompts("page:1", 300.0, prompt=1000.0),
+        prompts("page:2", 20.0, input=40.0),
+    )
+    assert inputs(account) == (740.0, 320.0)
+    account = count(account, prompts("page:2", 25.0, input=100.0)).account
+    assert inputs(account) == (800.0, 325.0)
+    # And back to the older one.
+    account = count(account, prompts("page:3", 10.0, prompt=60.0)).account
+    assert inputs(account) == (850.0, 335.0)
+    account = count(account, prompts("page:3", 10.0, prompt=70.0)).account
+    assert inputs(account) == (860.0, 335.0)
+
+
+def test_t03_an_older_release_invents_no_cached_tokens() -> None:
+    """Where no cached tokens are counted, prompts of before less input of now is nothing that was cached."""
+    account = after(
+        replace(reading({"prompt": 0.0}, role=Role.PROMPT)),
+        replace(reading({"prompt": 1000.0}, role=Role.PROMPT)),
+        reading({"input": 40.0}, role=Role.INPUT, identity="page:2"),
+    )
+    assert account.tokens == {("m", TokenKind.INPUT): 1040.0}
+
+
+def test_t03_a_look_without_any_prompts_changes_no_count() -> None:
+    account = after(
+        prompts("page:1", 0.0, prompt=0.0),
+        prompts("page:1", 300.0, prompt=1000.0),
+        reading({"a": 1.0}),
+        prompts("page:1", 310.0, prompt=1020.0),
+    )
+    assert inputs(account) == (710.0, 310.0)
+
+
+def test_cached_tokens_that_are_counted_before_their_prompt_are_told_with_it() -> None:
+    account = after(prompts("page:1", 0.0, prompt=0.0), prompts("page:1", 150.0, prompt=100.0))
+    assert inputs(account) == (0.0, 100.0)
+    assert inputs(count(account, prompts("page:1", 150.0, prompt=200.0)).account) == (50.0, 150.0)
