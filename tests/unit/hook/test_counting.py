@@ -94,12 +94,9 @@ def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_besi
         {"type": "message_delta", "usage": {"input_tokens": None, "output_tokens": 40}},
     )
     body = body.replace(b"message_start", b"message_start" + b" " * 300)
-    assert totals(watch(body, content_type="text/event-stream", pieces=pieces)) == {
-        "prompt": 115.0,
-        "cached_input": 100.0,
-        "output": 40.0,
-        "requests": 1.0,
-    }
+    counters = watch(body, content_type="text/event-stream", pieces=pieces)
+    assert totals(counters) == {"prompt": 115.0, "cached_input": 100.0, "output": 40.0, "requests": 1.0}
+    assert b'{model="m"}' in counters.page()
 
 
 def test_embeddings_have_input_alone_though_the_answer_is_large():
