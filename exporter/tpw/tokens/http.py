@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from tpw import __version__
 from tpw.model import Reason, SourceError
 
-_FAILURES = (http.client.HTTPException, OSError)
+_FAILURES = (http.client.HTTPException, OSError, UnicodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Connection:
             response.status,
             (response.getheader("Content-Type") or "").partition(";")[0].strip().lower(),
             body,
-            response.getheader("Location") or "",
+            (response.getheader("Location") or "").encode("latin-1", "replace").decode("utf-8", "replace"),
             (asked + answered) / 2,
             is_framed,
         )
@@ -226,7 +226,7 @@ class Connection:
             )
         if isinstance(error, ssl.SSLError):
             return SourceError(Reason.UNREACHABLE, f"{where}: TLS failed: {error.reason}", "is it http, not https?")
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, socket.gaierror | UnicodeError):  # the latter for a name that cannot even be looked up
             return SourceError(Reason.UNREACHABLE, f"{where}: the host name is not known", "check the address")
         if isinstance(error, ConnectionRefusedError):
             return SourceError(Reason.UNREACHABLE, f"{where}: connection refused", "is the server running?")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from tpw.model import Cadence, InFlight, Reason, Role, ServerReading, SourceError
 from tpw.tokens.dialects import Dialect, Lookup, Progress
@@ -27,6 +27,7 @@ ACCEPT = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.
 
 _OPENMETRICS = "application/openmetrics-text"
 _NO_PAGES = ("application/json", "text/html", "application/octet-stream")
+_SAFE = "/?%:@!$&'()*+,;=~-._[]"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
 _LOOK_UP_AGAIN_SECONDS = 60.0
@@ -449,7 +450,7 @@ def _server_of(url: str) -> tuple[str, str | None, int | None]:
 
 def _full_path(url: str) -> str:
     parts = urlsplit(url)
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
 
 
 def _beside(page: str, path: str) -> str:

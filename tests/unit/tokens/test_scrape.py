@@ -276,6 +276,7 @@ def test_a_redirect_to_another_host_is_not_followed():
         ("https://tgi", "https://TGI:443/m", "/m"),
         ("http://[::1]:8000", "http://[::1]:8000/m", "/m"),
         ("http://tgi:8000", "/m", "/m"),
+        ("http://tgi:8000", "/m\u00e9 \x07?a b=%20", "/m%C3%A9%20%07?a%20b=%20"),
         ("http://tgi:8000", "http://tgi/m", None),
         ("http://tgi", "https://tgi/m", None),
         ("http://tgi", "http://tgi.example/m", None),
@@ -302,6 +303,25 @@ def test_redirects_in_a_circle_end():
     with PageServer(lambda asked: answer(status=302, headers={"Location": "/metrics"})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert (failure.reason, "circle" in failure.detail) == (Reason.BROKEN, True)
+
+
+@pytest.mark.parametrize("status", [200, 302])
+def test_a_path_that_is_not_ascii_is_asked_for_all_the_same(status: int):
+    said = {
+        "/m%C3%A9tricas": answer(VLLM_PAGE),
+        "/moved": answer(status=302, headers={"Location": "/m\u00e9tricas"}),
+    }
+    path = "/m\u00e9tricas" if status == 200 else "/moved"
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url + path, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+
+
+def test_a_host_that_no_name_can_be_is_unreachable():
+    failure = failure_of(ScrapeSource("chat", f"http://{'x' * 70}.example:8000", VLLM))
+    assert (failure.reason, failure.hint) == (Reason.UNREACHABLE, "check the address")
 
 
 def test_nobody_listening_is_unreachable():
