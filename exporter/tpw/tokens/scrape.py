@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from tpw.model import Cadence, InFlight, Reason, Role, ServerReading, SourceError
 from tpw.tokens.dialects import Dialect, Lookup, Progress
-from tpw.tokens.engines import DIALECTS, KNOWN_PATHS
+from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
 from tpw.tokens.http import Answer, Connection, Tls
 from tpw.tokens.page import Page
 from tpw.tokens.progress import Requests, Takeover, requests_in
@@ -485,14 +485,17 @@ def recognise_at(
     Args:
         url: the base address.
         dialects: rows to recognise from.
-        expected: engines that the process behind the address is called like: only their paths are asked, and one alone
-            is believed where a page bears no mark (a server that has not worked yet, or one whose page has none).
+        expected: engines that the process behind the address is called like: only their paths are asked, and that of our
+            own counters, which it may have in it; one alone is believed where a page bears no mark (a server that has not
+            worked yet, or one whose page has none).
         timeout_seconds: for all of it.
 
     Raises:
         SourceError: it is none of them, or it cannot be known now (LOADING, UNREACHABLE, UNAUTHORIZED, DISABLED ...).
     """
-    paths = tuple(dict.fromkeys(path for dialect in expected for path in dialect.paths)) or KNOWN_PATHS
+    paths = KNOWN_PATHS
+    if expected:
+        paths = tuple(dict.fromkeys((*(path for dialect in expected for path in dialect.paths), TPW_HOOK.paths[0])))
     source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, dialects=dialects, paths=paths)
     try:
         source.read()

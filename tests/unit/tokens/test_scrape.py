@@ -699,6 +699,23 @@ def test_an_expected_engine_with_its_counters_off_says_how_to_switch_them_on():
     assert (caught.value.reason, "--disable-log-stats" in caught.value.hint) == (Reason.DISABLED, True)
 
 
+def test_an_expected_engine_with_its_counters_off_may_have_ours_in_it():
+    """``vllm serve --disable-log-stats --middleware tpw.hook.TokenCounter``; with its own counters on, those are read."""
+    ours = answer('tpw_hook_output_tokens_total{model="m"} 5\n')
+    off = answer("process_start_time_seconds 5\n")
+    for page, engine in ((off, ENGINES["tpw_hook"]), (answer(VLLM_PAGE), VLLM)):
+        with PageServer(pages({"/metrics": page, "/tpw/metrics": ours})) as server:
+            assert recognise_at(server.url, expected=(VLLM,)) is engine
+
+
+def test_t24_of_an_expected_trtllm_the_list_that_readers_empty_is_never_asked_for():
+    with PageServer(pages({"/prometheus/metrics": answer("trtllm_something_total 1\n")})) as server:
+        assert recognise_at(server.url, expected=(TRTLLM_SERVE,)) is TRTLLM_SERVE
+    with PageServer(lambda asked: NOT_FOUND) as silent, pytest.raises(SourceError):
+        recognise_at(silent.url, expected=(TRTLLM_SERVE,))
+    assert "/metrics" not in {*server.paths(), *silent.paths()}
+
+
 def test_an_address_may_speak_another_dialect_than_its_process_is_called_like():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         assert recognise_at(server.url, expected=(LLAMACPP,)) is VLLM
