@@ -29,6 +29,7 @@ from tpw.model import Reason, SourceError
 _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
 _ENGINE = "engine"
 _OLLAMA = "ollama"
+_COUNTERS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
 
@@ -42,6 +43,8 @@ class OsProcess:
 
     pid: int
     started_wall_seconds: float
+    keeps_counters: bool = False
+    """Whether its counters may go on from files that an earlier process has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,15 @@ class HostProcesses:
         if not owners:
             return None
         first = min(owners, key=lambda process: (process.started_ticks, process.pid))
-        return OsProcess(first.pid, self._fs.started_wall_seconds(first))
+        return OsProcess(
+            first.pid, self._fs.started_wall_seconds(first), keeps_counters=self._keeps_counters(first.pid)
+        )
+
+    def _keeps_counters(self, pid: int) -> bool:
+        """Whether whoever started a server told it where Python's client library keeps counters. A folder that a server
+        tells its own children is empty at its start (vLLM, SGLang)."""
+        oldest = min(self.tree([pid]), key=lambda each: self._table[each].started_ticks, default=pid)
+        return _COUNTERS_FOLDER in self._fs.environment(oldest)
 
     def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
         """Servers that are here and not configured, ordered by name. Those that are known are not asked again.

@@ -65,7 +65,7 @@ def _pid(of: ServerAccount | ServerReading) -> str:
     return of.identity.split(":")[1]
 
 
-def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
+def _from_zero(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
     """Whether all counters of this look began at 0 after the last look (or, the first time, under watch)."""
     if not _is_met(account):
         return (
@@ -77,7 +77,11 @@ def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
         return False
     if reading.identity.startswith("page:"):
         return True
-    # Another process, but its counters may go on from files of the old one: then none of them is lower than it was.
+    began = reading.started_wall_seconds
+    if began is not None and looked_wall_seconds is not None and began > looked_wall_seconds:
+        return True
+    # Another process, but its counters may go on from files of the old one, or some of what it counted was read before it
+    # was known for another one: then none of them is lower than it was.
     values = {one.key: one.value for one in reading.series} | {one.key: one.value for one in reading.work}
     return any(values.get(key, 0.0) < value for key, value in account.series.items())
 
@@ -108,7 +112,7 @@ def count(
         now_wall_seconds: when this look was taken.
     """
     elder = _is_elder(account, reading, looked_wall_seconds)
-    from_zero = not elder and _from_zero(account, reading)
+    from_zero = not elder and _from_zero(account, reading, looked_wall_seconds)
     known = {} if elder else account.series
     first = not from_zero and (elder or not _is_met(account))
     raw = _at_zero(known) if from_zero else dict(known)

@@ -48,6 +48,10 @@ class OsProcess(Protocol):
     def started_wall_seconds(self) -> float:
         """When it began, Unix time."""
 
+    @property
+    def keeps_counters(self) -> bool:
+        """Whether its counters may go on from files that an earlier process has left."""
+
 
 class ScrapeSource:
     """A :class:`tpw.tokens.TokenSource` over HTTP.
@@ -337,7 +341,8 @@ class ScrapeSource:
             return f"page:{found.started_wall_seconds!r}", found.started_wall_seconds
         process = self._process()
         if process is not None:
-            return f"process:{process.pid}:{process.started_wall_seconds!r}", process.started_wall_seconds
+            began = None if process.keeps_counters else process.started_wall_seconds
+            return f"process:{process.pid}:{process.started_wall_seconds!r}", began
         return "", None
 
     def _model(self) -> str:

@@ -128,6 +128,27 @@ def test_the_identity_is_the_oldest_listener(fake: FakeProcFs):
 # ------------------------------------------------------------------------------------------------------------------ trees
 
 
+@pytest.mark.parametrize(
+    ("of_the_first", "of_the_listener", "keeps"),
+    [
+        ({}, {}, False),
+        ({}, {"PROMETHEUS_MULTIPROC_DIR": "/made/by/vllm"}, False),
+        ({"PROMETHEUS_MULTIPROC_DIR": "/data/prom"}, {"PROMETHEUS_MULTIPROC_DIR": "/data/prom"}, True),
+    ],
+)
+def test_t09_a_server_that_was_told_where_to_keep_its_counters_may_go_on_from_those_of_another(
+    fake: FakeProcFs, of_the_first: dict[str, str], of_the_listener: dict[str, str], keeps: bool
+):
+    """What it tells its own children is a folder that it makes and empties itself."""
+    fake.network("host", (), [Tcp(8000, 501)])
+    fake.process(100, "vllm serve m", session=100, started=10, environment=of_the_first)
+    fake.process(
+        101, "VLLM::APIServer_0", parent=100, session=100, started=20, sockets=(501,), environment=of_the_listener
+    )
+    process = look(fake).process_at(url_of(8000))
+    assert process == OsProcess(101, BOOT_SECONDS + 20 / TICKS, keeps_counters=keeps)
+
+
 def test_a_tree_is_the_listener_and_all_it_started(fake: FakeProcFs):
     fake.process(100, "bash", session=100)
     fake.process(101, "llama-server -m x", parent=100, session=100)

@@ -246,6 +246,16 @@ def test_another_process_that_was_there_before_is_another_server_though_its_coun
     assert output(account) == 9.0
 
 
+def test_another_process_that_began_after_the_last_look_counts_from_zero_though_it_has_made_more() -> None:
+    """The daemon was away for a day. A process that may go on from files is not said to have begun at any time."""
+    account = after(reading({"a": 100.0, "b": 30.0}, identity="process:7:500.0", started=500.0))
+    new = reading({"a": 150.0, "b": 40.0}, identity="process:8:1500.0", started=1500.0)
+    assert output(count(account, new, 1000.0).account) == 190.0
+    assert output(count(account, replace(new, started_wall_seconds=None), 1000.0).account) == 60.0
+    # Its identity may be known some seconds after its counters: what was read of them meanwhile is not counted again.
+    assert output(count(account, new, 1501.0).account) == 60.0
+
+
 def test_the_same_process_after_the_clock_was_set_is_no_other() -> None:
     """The kernel tells the start of a process by the wall clock: set, the same process began at another time."""
     account = after(reading({"a": 100.0}, identity="process:7:500.0", started=500.0))

@@ -29,6 +29,7 @@ VERSION = answer(json.dumps({"version": "0.32.0"}), content_type="application/js
 class Listening:
     pid: int
     started_wall_seconds: float
+    keeps_counters: bool = False
 
 
 def failure_of(source: ScrapeSource) -> SourceError:
@@ -572,6 +573,15 @@ def test_the_identity_is_the_process_where_the_page_has_none():
         reading = source.read()
         source.close()
     assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", 1700000000.5)
+
+
+def test_t09_a_process_that_may_go_on_from_the_files_of_another_is_not_said_to_have_begun_at_zero():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
+        process = Listening(42, 1700000000.5, keeps_counters=True)
+        source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: process)
+        reading = source.read()
+        source.close()
+    assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", None)
 
 
 def test_the_instant_lies_between_asking_and_the_answer():
