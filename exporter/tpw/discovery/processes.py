@@ -15,8 +15,9 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
 
-from tpw.discovery.engines import ANCESTOR, Engine
+from tpw.discovery.engines import ANCESTOR, SELF, Engine
 from tpw.discovery.environment import Visible
 from tpw.discovery.kubelet import pod_of
 from tpw.discovery.naming import computes_as, listens_as, model_named, ports_named
@@ -213,7 +214,7 @@ class HostProcesses:
         """
         self._check(holders)
         taken = [one for url in (configured or {}).values() for one in self._sockets.at(url, self._table) or ()]
-        served = {pid for one in taken for pid in one.pids}
+        served = {pid for one in taken for pid in one.pids} | self._behind_routers(configured or {})
         asked = {one.listener.inode for one in taken}
         here: dict[int, FoundServer] = {}
         candidates = self._candidates(holders)
@@ -234,6 +235,18 @@ class HostProcesses:
                 asked |= self._same_place(candidate)
         self._found = here
         return sorted(here.values(), key=lambda server: server.name)
+
+    def _behind_routers(self, configured: Mapping[str, str]) -> set[int]:
+        """Processes that a configured address reaches through what started them: llama-server's router, asked for the page
+        of one model."""
+        found: set[int] = set()
+        for url in configured.values():
+            models = parse_qs(urlsplit(url).query).get("model", ())
+            routers = self.owner_pids(url) if models else None
+            for pid in self._table.tree(routers or (), SELF) - (routers or frozenset()):
+                if model_named(self._table[pid].argv) in models:
+                    found.add(pid)
+        return found
 
     def _is_inside(self, candidate: _Candidate, served: set[int]) -> bool:
         """A process that is only near a GPU, in the tree of a server that is already known."""

@@ -225,7 +225,10 @@ class ScrapeSource:
         if answer.status == 503:
             raise SourceError(Reason.LOADING, status, "the model is being loaded; nothing to do but wait")
         if answer.status == 400:
-            hint = "a router of llama-server needs `?model=NAME&autoload=false`, and refuses while that model is not loaded"
+            hint = (
+                "a router of llama-server tells of a model at `?model=NAME&autoload=false`, while it is loaded; on its own host"
+                " its models are found by themselves"
+            )
             raise SourceError(Reason.BROKEN, status, hint)
         raise SourceError(Reason.BROKEN, status, "see the server's own log")
 

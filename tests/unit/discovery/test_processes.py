@@ -523,6 +523,27 @@ def test_a_server_that_another_one_starts_for_a_model_is_named_by_the_model(
         fake.end(100 + at)
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("?model=smol&autoload=false", ["llamacpp-qwen"]),
+        ("?autoload=false&model=qwen", ["llamacpp-smol"]),
+        ("?model=other", ["llamacpp-qwen", "llamacpp-smol"]),
+        ("", ["llamacpp-qwen", "llamacpp-smol"]),
+    ],
+)
+def test_t06_a_model_that_is_read_through_its_router_is_not_found_a_second_time(
+    fake: FakeProcFs, query: str, found: list[str]
+):
+    fake.network("host", (), [Tcp(8080, 500), Tcp(45001, 501, "127.0.0.1"), Tcp(45002, 502, "127.0.0.1")])
+    fake.process(90, "llama-server --port 8080", sockets=(500,))
+    fake.process(101, "llama-server --alias smol --port 45001", parent=90, sockets=(501,))
+    fake.process(102, "llama-server --alias qwen --port 45002", parent=90, sockets=(502,))
+    host = look(fake, Asker(**{url_of(45001): LLAMACPP, url_of(45002): LLAMACPP}))
+    configured = {"chat": f"{url_of(8080)}/metrics{query}"}
+    assert [one.name for one in host.find_servers({}, configured)] == found
+
+
 def test_two_servers_for_one_model_have_different_names(fake: FakeProcFs):
     fake.network("host", (), [Tcp(45001, 501, "127.0.0.1"), Tcp(45002, 502, "127.0.0.1")])
     fake.process(90, "ollama serve")
