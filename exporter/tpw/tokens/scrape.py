@@ -226,8 +226,8 @@ class ScrapeSource:
             raise SourceError(Reason.LOADING, status, "the model is being loaded; nothing to do but wait")
         if answer.status == 400:
             hint = (
-                "a router of llama-server tells of a model at `?model=NAME&autoload=false`, while it is loaded; on its own host"
-                " its models are found by themselves"
+                "a router of llama-server tells of a model at `?model=NAME&autoload=false`, while it is loaded; on its own"
+                " host its models are found by themselves"
             )
             raise SourceError(Reason.BROKEN, status, hint)
         raise SourceError(Reason.BROKEN, status, "see the server's own log")
