@@ -310,6 +310,12 @@ class HostProcesses:
             return None
         hosts = self._sockets.hosts_for(candidate.listener, process.pid)
         if not hosts:
+            if candidate.engines:
+                self._report(
+                    f"{process.comm} (pid {process.pid}) listens on {candidate.listener.address}:{port} of another network"
+                    " namespace, which cannot be reached from here: let it listen on an address of its container, or run"
+                    " the exporter in that network"
+                )
             return None
         host = hosts[0]
         dialect: Engine | None

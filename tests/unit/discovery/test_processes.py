@@ -597,7 +597,13 @@ def test_a_socket_on_the_loopback_of_a_container_cannot_be_asked(fake: FakeProcF
     fake.process(100, "vllm serve m", sockets=(901,), network="pod")
     fake.network("pod", ("172.17.0.2",), [Tcp(8000, 901, "127.0.0.1")])
     probe = Asker()
-    assert (look(fake, probe).find_servers({}), probe.asked) == ([], [])
+    host = look(fake, probe)
+    assert (host.find_servers({}), probe.asked) == ([], [])
+    [problem] = host.problems
+    assert problem == (
+        "vllm (pid 100) listens on 127.0.0.1:8000 of another network namespace, which cannot be reached from here: let it"
+        " listen on an address of its container, or run the exporter in that network"
+    )
 
 
 def test_an_engine_whose_metrics_are_off_is_told_and_asked_less_and_less_often(fake: FakeProcFs):
