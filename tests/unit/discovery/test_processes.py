@@ -542,6 +542,11 @@ def test_t06_a_model_that_is_read_through_its_router_is_not_found_a_second_time(
     host = look(fake, Asker(**{url_of(45001): LLAMACPP, url_of(45002): LLAMACPP}))
     configured = {"chat": f"{url_of(8080)}/metrics{query}"}
     assert [one.name for one in host.find_servers({}, configured)] == found
+    # One for the same model that is none of the router's is another server.
+    fake.network("host", (), [Tcp(8080, 500), Tcp(9000, 503, "127.0.0.1")])
+    fake.process(103, "llama-server --alias smol --port 9000", sockets=(503,))
+    host = look(fake, Asker(**{url_of(9000): LLAMACPP}))
+    assert [one.name for one in host.find_servers({}, configured)] == ["llamacpp-9000"]
 
 
 def test_two_servers_for_one_model_have_different_names(fake: FakeProcFs):

@@ -217,6 +217,18 @@ def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_it_is_
     assert output(account) == 160.0
 
 
+def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_others_were_there_before() -> None:
+    other = TokenSeries(Role.CACHED_INPUT, "m", "cached", 0.0)
+    restarted = replace(reading({}, identity="page:2"), series=(other,))
+    account = after(
+        reading({'a{rank="0"}': 100.0}),
+        restarted,
+        replace(restarted, series=(other, *reading({'a{rank="0"}': 150.0}).series)),
+    )
+
+    assert output(account) == 150.0
+
+
 def test_t10_a_late_counter_of_a_server_that_took_the_place_of_another_counts_from_zero() -> None:
     account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
     for made in ({}, {"a": 30.0}):
