@@ -29,6 +29,8 @@ class Census:
     """What the processes of servers that hold nothing, as far as the driver tells, were allowed."""
     devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """What the kubelet gave to the pods of those servers."""
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Where each server was looked for."""
 
     def assigned(self, server: str, gpus: Sequence[Gpu]) -> tuple[Assigned | None, tuple[str, ...]]:
         """The GPUs of a server whose processes the driver's lists do not show, and in words what is unclear. By the
@@ -89,6 +91,7 @@ def take(
         blind,
         {name: told for name, told in visible.items() if told},
         devices,
+        addresses,
     )
 
 
