@@ -171,7 +171,7 @@ def count(
         engine=reading.engine,
         cadence=reading.cadence,
         version=reading.version or account.version,
-        identity=reading.identity or account.identity,
+        identity=reading.identity or ("" if elder else account.identity),
         address=reading.address or account.address,
         series=raw,
         counted=counted,

@@ -282,6 +282,16 @@ def test_another_address_of_a_server_that_tells_nothing_of_itself_is_met_anew() 
     assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 7.0
 
 
+def test_of_a_server_met_anew_the_process_that_becomes_known_later_loses_nothing() -> None:
+    account = after(replace(reading({"a": 100.0}, identity="process:7:500.0", started=500.0), address="http://a"))
+    there = replace(reading({"a": 5e6}, identity=""), address="http://b")
+    known = replace(reading({"a": 5e6 + 7.0}, identity="process:8:400.0", started=400.0), address="http://b")
+    for look in (there, known):
+        account = count(account, look, 1000.0).account
+
+    assert output(account) == 7.0
+
+
 def test_another_spelling_of_the_same_server_s_address_loses_nothing() -> None:
     one, two = (replace(reading({}), address=f"http://{host}:8080") for host in ("127.0.0.1", "localhost"))
     pages = [(one, 100.0), (two, 110.0)]
