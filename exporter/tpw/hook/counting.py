@@ -213,7 +213,8 @@ def model_of(head: bytes, tail: bytes) -> str:
     if match is None:
         return ""
     try:
-        return str(json.loads(b'"' + match[1] + b'"'))
+        # Half of a surrogate pair is a string in JSON, and nothing that could be written.
+        return str(json.loads(b'"' + match[1] + b'"')).encode("utf-8", "replace").decode()
     except ValueError:
         return ""
 

@@ -6,7 +6,6 @@ what, and what to do. The connection is kept; the engine, the path and the model
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
 from tpw.model import Cadence, InFlight, Reason, Role, ServerReading, SourceError
+from tpw.tokens.answers import json_of, writable
 from tpw.tokens.dialects import Dialect, Lookup, Progress
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
 from tpw.tokens.http import Answer, Connection, Tls
@@ -384,7 +384,7 @@ class ScrapeSource:
             except (KeyError, IndexError, TypeError):
                 continue
             if isinstance(value, str) and value:
-                return value
+                return writable(value)
         return ""
 
     def _json(self, path: str, deadline: float) -> Any:
@@ -398,7 +398,7 @@ class ScrapeSource:
         if answer.status != 200 or len(answer.body) > _LOOK_UP_MAX_BYTES:
             return None
         try:
-            return json.loads(answer.body)
+            return json_of(answer.body)
         except ValueError:
             return None
 
@@ -477,12 +477,12 @@ def _said(answer: Answer) -> str:
     if answer.content_type != "application/json" or len(answer.body) > 4096:
         return ""
     try:
-        error = json.loads(answer.body)
+        error = json_of(answer.body)
         error = error.get("error", error)
         text = error.get("message", "") if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         return ""
-    return " ".join(str(text).split())[:200]
+    return " ".join(writable(str(text)).split())[:200]
 
 
 def recognise_at(

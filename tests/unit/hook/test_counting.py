@@ -179,6 +179,41 @@ def test_however_an_answer_is_cut_it_counts_the_same(form: str, places: list[int
     assert (counters.without_usage, counters.errors) == (0, 0)
 
 
+SHARDS_OF_ANSWERS = (
+    *(
+        b'"usage"',
+        b":",
+        b"{",
+        b"}",
+        b"[",
+        b'"',
+        b"\\",
+        b",",
+        b"\n",
+        b"\r\n",
+        b"data: ",
+        b" ",
+        b"null",
+        b"\xff",
+        b"x" * 70_000,
+    ),
+    *(b'"prompt_tokens":5', b'"completion_tokens":1e400', b'"output_tokens":NaN', b'"prompt_tokens_details":', b"-1"),
+    *(b'"eval_count":', b"123456789012345678", b'"timings"', b'"predicted_n":', b'"prompt_n":2', b'"model":"\\uD800"'),
+)
+
+
+@given(st.lists(st.sampled_from(SHARDS_OF_ANSWERS) | st.binary(max_size=8), max_size=30))
+def test_whatever_an_answer_is_it_is_counted_or_told(pieces: list[bytes]) -> None:
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, "text/event-stream", "")
+    for piece in pieces:
+        one.feed(piece)
+    one.end()
+    requests = summary(DialectReader(TPW_HOOK).read(Page(counters.page())).series).get(Role.REQUESTS, 0.0)
+    assert (requests + counters.without_usage, counters.errors) == (1.0, 0)
+
+
 def test_transcriptions_are_seconds_of_audio():
     counters = watch(json.dumps({"text": "hello", "usage": {"type": "duration", "seconds": 12}}).encode())
     assert totals(counters) == {"audio_seconds": 12.0, "requests": 1.0}
@@ -261,6 +296,13 @@ def test_models_are_kept_apart_and_escaped_and_bounded():
     models = {one.model for one in found.series}
     assert (len(models), 'a "7"\n\\' in models, "other" in models) == (101, True, True)
     assert summary(found.series)[Role.OUTPUT] == 150.0
+
+
+def test_a_model_s_name_that_cannot_be_written_spoils_no_page():
+    """Servers answer with the name that their client has asked for, whatever that is."""
+    counters = watch(b'{"model":"a\\ud800b","usage":{"prompt_tokens":5,"completion_tokens":3}}')
+    assert totals(counters) == {"prompt": 5.0, "output": 3.0, "requests": 1.0}
+    assert b'{model="a?b"}' in counters.page()
 
 
 def test_memory_of_a_long_answer_is_bounded():

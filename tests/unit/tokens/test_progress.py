@@ -41,6 +41,7 @@ def test_four_requests_of_a_real_server_are_told():
     "body",
     [
         b"no json",
+        b"[" * 200_000,
         b'{"slots": []}',
         b"[1]",
         b'[{"is_processing": true}]',

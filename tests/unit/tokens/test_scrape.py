@@ -548,6 +548,25 @@ def test_a_model_that_could_not_be_told_at_first_is_asked_for_again():
     assert server.paths().count("/v1/models") == 2
 
 
+@pytest.mark.parametrize("said", [b'{"data": [{"id": "a\\ud800b"}]}', b"[" * 200_000])
+def test_what_a_server_says_of_its_model_spoils_nothing(said: bytes):
+    """Half of a surrogate pair is a string in JSON, and can neither be shown nor kept; and JSON may be deeper than any."""
+    told = answer(said, content_type="application/json")
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": told, "/props": told})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP)
+        reading = source.read()
+        source.close()
+    assert {series.model for series in reading.series} == {"a?b" if b"data" in said else "unknown"}
+
+
+def test_what_a_server_says_of_its_refusal_may_be_anything():
+    for said in (b"[" * 4000, b"[]", b'{"error": {"message": "a\\ud800b"}}'):
+        with PageServer(lambda asked, said=said: answer(said, status=500, content_type="application/json")) as server:  # type: ignore[misc]
+            failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
+        assert failure.reason is Reason.BROKEN
+        assert failure.detail.encode().startswith(f"{server.url}/metrics: HTTP 500".encode())
+
+
 def test_the_model_is_asked_for_again_when_the_server_was_replaced():
     now = [0.0]
     names = ["old", "new"]
