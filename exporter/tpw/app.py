@@ -503,7 +503,7 @@ class Daemon:
                 continue
             kept = self._sources.get(name)
             if kept is None or self._made_of.get(name) != server:
-                kept = assembly.token_source(server, self._rows, self._clock, self._process_of(name))
+                kept = assembly.token_source(server, self._rows, self._clock, self._process_of(name, server.url))
             sources[name] = kept
         for name in wanted.keys() - self._made_of.keys():
             if name not in {server.name for server in self._config.servers}:
@@ -515,8 +515,13 @@ class Daemon:
         self._claims = {name: assembly.claim(server) for name, server in wanted.items()}
         self._tokens.set_sources(list(sources.values()))
 
-    def _process_of(self, name: str) -> Callable[[], OsProcess | None]:
-        return lambda: self._census.processes.get(name)
+    def _process_of(self, name: str, url: str) -> Callable[[], OsProcess | None]:
+        """Who listens at a server's address; nobody that is known while only another address was looked at."""
+
+        def now() -> OsProcess | None:
+            return self._census.processes.get(name) if self._census.addresses.get(name) == url else None
+
+        return now
 
     # ---------------------------------------------------------------------------------------------------------- prices
 

@@ -141,7 +141,10 @@ def token_source(
         headers_file=server.headers_file,
         tls=None
         if tls is None
-        else Tls(tls.ca_file or "", tls.cert_file or "", tls.key_file or "", skip_verify=tls.insecure_skip_verify),
+        else Tls(
+            *(tls.ca_file or "", tls.cert_file or "", tls.key_file or "", tls.server_name or ""),
+            skip_verify=tls.insecure_skip_verify,
+        ),
         model=server.model or "",
         cadence=None if server.cadence is None else Cadence(server.cadence),
         process=process,

@@ -347,10 +347,12 @@ class ServerReading:
     loads: tuple[Load, ...] = ()
     work: tuple[WorkSeries, ...] = ()
     started_wall_seconds: float | None = None
-    """When the process behind the counters began, where that is known."""
+    """When the process behind the counters began, and they at 0 with it; None where that is not known."""
     in_flight: tuple[InFlight, ...] = ()
     note: str = ""
     """What this server could tell and does not, and how to let it; "" where nothing is missing."""
+    address: str = ""
+    """Where it was read: another one is another server, where no identity says more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ second, scrape latency of 200 requests over one connection (median, p99), poll l
 ``--scene fleet`` is another thing: what the recording rules and the boards cost a real Prometheus (:mod:`bench.fleet`).
 
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
-time of reading one of vLLM's pages (:mod:`bench.counting`). On demand (``--scene books``): what the books weigh on disk
-(:mod:`bench.keeping`).
+time of reading one of vLLM's pages (:mod:`bench.counting`); and the scan for servers (:mod:`bench.scanning`). On demand
+(``--scene books``): what the books weigh on disk (:mod:`bench.keeping`).
 
 The figures are of this machine and this moment; nothing fails here when a goal is missed.
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import counting, keeping
+from bench import counting, keeping, scanning
 from fakenvml import FakeNvml
 
 GOALS = {
@@ -176,7 +176,7 @@ def main() -> None:
     """All scenes."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
-    parser.add_argument("--scene", choices=[*GOALS, "counting", "books", "fleet", "all"], default="all")
+    parser.add_argument("--scene", choices=[*GOALS, "counting", "scan", "books", "fleet", "all"], default="all")
     parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
     parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
     parser.add_argument("--hours", type=float, default=1.0, help="of the scene fleet: of history")
@@ -191,7 +191,9 @@ def main() -> None:
         return
     if arguments.scene in ("counting", "all"):
         counting.table()
-    if arguments.scene == "counting":
+    if arguments.scene in ("scan", "all"):
+        scanning.table()
+    if arguments.scene in ("counting", "scan"):
         return
     heads = ["CPU s/100 s", "RSS MiB", "NVML calls/s", "median ms", "p99 ms", "lag ms", "start s", "series", "bytes"]
     print(f"{'scene':<10}" + "".join(f"{head:>15}" for head in heads))

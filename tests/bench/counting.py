@@ -3,7 +3,8 @@
 A server of its own process sends a stream, a piece every 2 ms, each with the moment it was sent; the client takes the
 moment it came. The same stream is asked for with and without the proxy in turns, and what the proxy adds is the
 difference of the medians, and of the 99th percentiles, each of the quietest round; beside it, the proxy's CPU time per
-piece. The middleware runs within its server, so it is timed there: what sending a piece takes with it and without.
+piece. The middleware runs within its server, so it is timed there: what sending a piece takes with it and without. Last,
+a look at llama-server, with and without its running requests.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ from typing import Any
 import psutil
 
 from bench.servers import page
+from support.pageserver import PageServer, answer, pages
 from support.servers import free_port
 from tpw.hook import TokenCounter
-from tpw.tokens.engines import VLLM
+from tpw.tokens.engines import LLAMACPP, VLLM
 from tpw.tokens.page import Page
 from tpw.tokens.reading import DialectReader
+from tpw.tokens.scrape import ScrapeSource
 
 PIECES = 500
 ROUNDS = 8
 SENT = 20000
 READS = 3000
+LOOKS = 1000
 GOALS = {"median": 500.0, "p99": 2000.0, "reading": 1000.0}
 """Microseconds."""
 
+_CAPTURES = Path(__file__).parent.parent / "captures" / "servers"
 _PIECE = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":" %d"}}],"at":%d}\n\n'
 _STAMP = re.compile(rb'"at":(\d+)')
 _ASK = b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
@@ -168,8 +173,28 @@ def reading_row() -> tuple[float, float, int]:
     return statistics.median(took), _p99(took), len(pages[0])
 
 
+def slots_row() -> tuple[float, float]:
+    """CPU that a look at llama-server costs the exporter: at its page alone, and at its four running requests too; the
+    median, in microseconds. The server is a thread of this process: only the reading thread's time is taken."""
+    busy = (_CAPTURES / "llamacpp-b11669-busy.txt").read_bytes()
+    idle = busy.replace(b"requests_processing 4", b"requests_processing 0")
+    slots = answer((_CAPTURES / "llamacpp-b11669-busy-slots.json").read_bytes(), content_type="application/json")
+    took = {}
+    for body in (idle, busy):
+        with PageServer(pages({"/metrics": answer(body), "/slots": slots})) as server:
+            source = ScrapeSource("bench", server.url, LLAMACPP, model="m")
+            looks = []
+            for _ in range(LOOKS):
+                begun = time.thread_time_ns()
+                reading = source.read()
+                looks.append((time.thread_time_ns() - begun) / 1e3)
+            source.close()
+            took[bool(reading.in_flight)] = statistics.median(looks)
+    return took[False], took[True]
+
+
 def table() -> None:
-    """All three rows."""
+    """All rows."""
     heads = ["median us", "p99 us", "CPU us", "RSS MiB", "pieces", "bytes"]
     print(f"{'counting':<12}" + "".join(f"{head:>16}" for head in heads))
 
@@ -186,3 +211,6 @@ def table() -> None:
     row("middleware", f"{median:.1f} (<=10)", f"{p99:.1f} (<=50)", f"{cpu:.1f}", "", str(SENT), "")
     median, p99, size = reading_row()
     row("reading", "", "", f"{goal(median, GOALS['reading'])}", "", "", str(size))
+    alone, with_requests = slots_row()
+    row("llama", "", "", f"{alone:.0f}", "", "", "")
+    row("llama+slots", "", "", f"{with_requests:.0f}", "", "", "")

@@ -194,6 +194,28 @@ def test_t08_a_server_killed_in_the_middle_loses_and_invents_nothing(
     assert settle(daemon, {"output": float(done + made)}, first) == {"output": float(done + made)}
 
 
+def test_t08_a_server_that_was_restarted_while_nobody_looked_is_caught_up_though_it_has_made_more(
+    exporter: Callable[..., Exporter], start_llama: Callable[..., Llama], nvml: FakeNvml
+) -> None:
+    own = start_llama()
+    port = int(own.url.rpartition(":")[2])
+    daemon = exporter(config(own), environment=nvml.env())
+    first = page(daemon)
+    before = own.complete("Before", 20)
+    said = {"output": float(before["completion_tokens"]), "input": float(before["prompt_tokens"])}
+    assert settle(daemon, said, first) == said
+    daemon.child.stop()
+    own.child.kill()
+    time.sleep(1.1)  # the kernel tells when processes began by a clock of whole seconds
+    again = start_llama(port=port)
+    after = again.complete(STORY, 60)
+    assert all(own_counters(again)[kind] > count for kind, count in said.items())
+    daemon = exporter(config(again), environment=nvml.env(), state=daemon.state)
+
+    said = {"output": said["output"] + after["completion_tokens"], "input": said["input"] + after["prompt_tokens"]}
+    assert settle(daemon, said, first) == said
+
+
 def test_t24_reading_slots_changes_nothing_that_others_read(start_llama: Callable[..., Llama]) -> None:
     """The page resets its gauges of throughput at every read, whoever reads; asking for slots does not."""
     own = start_llama()

@@ -113,9 +113,14 @@ class FakeProcFs:
         trie = "".join(
             f"     |-- {address}\n        /32 host LOCAL\n"
             for address in ("127.0.0.1", *self._addresses.get(network, ()))
+            if ":" not in address
         )
         (net / "fib_trie").write_text("Main:\n  +-- 0.0.0.0/0 3 0 5\n" + trie)
-        (net / "if_inet6").write_text("00000000000000000000000000000001 01 80 10 80       lo\n")
+        sixes = [ipaddress.IPv6Address(address) for address in self._addresses.get(network, ()) if ":" in address]
+        (net / "if_inet6").write_text(
+            "00000000000000000000000000000001 01 80 10 80       lo\n"
+            + "".join(f"{int(address):032x} 02 40 00 80     eth0\n" for address in sixes)
+        )
 
 
 def _hex(packed: bytes) -> str:

@@ -14,12 +14,12 @@ from textwrap import dedent
 import pytest
 from structlog.testing import capture_logs
 
-from support.pageserver import PageServer, answer
+from support.pageserver import PageServer, answer, pages
 from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
-from tpw.model import Gpu, GpuSample, PriceInterval, Reason, SourceError
+from tpw.model import Gpu, GpuSample, PriceInterval, Reason, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
@@ -232,6 +232,27 @@ def test_a_reload_that_gives_a_server_other_gpus_is_in_force_at_once(daemon: Dae
 
     assert owned(daemon) == {1}
     daemon.stop()
+
+
+def test_a_reload_that_gives_a_server_another_address_counts_nothing_of_what_that_one_had_made() -> None:
+    """Until the next scan the process at the new address is not known: that at the old one says nothing of it."""
+    said = {"/metrics": answer("llamacpp:tokens_predicted_total 5000\n")}
+    old = {"/metrics": answer("llamacpp:tokens_predicted_total 1000\n")}
+
+    def at(url: str) -> Config:
+        servers = f"[{{name: chat, url: '{url}', engine: llamacpp, model: m, gpus: none}}]"
+        return load(f"{{host: {{meters: []}}, discovery: {{processes: false}}, servers: {servers}}}")
+
+    with PageServer(pages(old)) as one, PageServer(pages(said)) as two:
+        daemon = Daemon(at(one.url), accelerators=[SimulatedMeter(1)])
+        daemon.look()
+        daemon.look_again()
+        reload(daemon, at(two.url))
+        daemon.look_again()
+        said["/metrics"] = answer("llamacpp:tokens_predicted_total 5007\n")
+        daemon.look_again()
+        daemon.stop()
+    assert daemon.snapshot.books.servers["chat"].tokens == {("m", TokenKind.OUTPUT): 7.0}
 
 
 def test_a_reload_with_another_price_prices_what_comes_and_nothing_that_was(daemon: Daemon) -> None:

@@ -100,6 +100,12 @@ class Tls:
     )
     cert_file: str | None = setting(file_path(), "Client certificate (PEM), with `key_file`.", default=None)
     key_file: str | None = setting(file_path(), "Key of the client certificate (PEM).", default=None)
+    server_name: str | None = setting(
+        text("a host name"),
+        "Name that the server's certificate has, where it is not the one in the url.",
+        default=None,
+        default_words="the host in the url",
+    )
     insecure_skip_verify: bool = setting(switch(), "Do not check the server's certificate.", default=False)
 
 

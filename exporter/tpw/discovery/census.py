@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from tpw.discovery.engines import Engine
 from tpw.discovery.environment import Visible, allowed
@@ -28,6 +29,8 @@ class Census:
     """What the processes of servers that hold nothing, as far as the driver tells, were allowed."""
     devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """What the kubelet gave to the pods of those servers."""
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Where each server was looked for."""
 
     def assigned(self, server: str, gpus: Sequence[Gpu]) -> tuple[Assigned | None, tuple[str, ...]]:
         """The GPUs of a server whose processes the driver's lists do not show, and in words what is unclear. By the
@@ -75,6 +78,7 @@ def take(
     for name, url in addresses.items():
         others = frozenset().union(*(of for other, of in listening.items() if other != name and of))
         pids[name] = host.server_pids(url, engines.get(name), others=others)
+    doubles = _doubles(configured, listening)
     blind = host.blind(holders)
     unknown = {name: of for name, of in pids.items() if of and not held_by(of, holders)} if blind else {}
     visible = {name: host.visible(of) for name, of in unknown.items()}
@@ -83,11 +87,31 @@ def take(
         found,
         pids,
         {name: host.process_at(url) for name, url in addresses.items()},
-        (*host.problems, problem) if problem else host.problems,
+        (*host.problems, *doubles, *([problem] if problem else [])),
         blind,
         {name: told for name, told in visible.items() if told},
         devices,
+        addresses,
     )
+
+
+def _doubles(configured: Mapping[str, str], listening: Mapping[str, frozenset[int] | None]) -> list[str]:
+    """Configured servers that are one, in words. Pages that differ by their query are of several models behind one."""
+    seen: dict[tuple[frozenset[int], str], str] = {}
+    found = []
+    for name, url in configured.items():
+        pids = listening[name]
+        if not pids:
+            continue
+        other = seen.setdefault((pids, urlsplit(url).query), name)
+        if other != name:
+            which = "process is" if len(pids) == 1 else "processes are"
+            found.append(
+                f"servers {other} and {name} are one server at two addresses (its {which}"
+                f" {', '.join(map(str, sorted(pids)))}), whose tokens are counted twice: leave one of them out of the"
+                " configuration"
+            )
+    return found
 
 
 def _devices(

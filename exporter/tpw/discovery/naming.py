@@ -11,6 +11,9 @@ from tpw.discovery.procfs import Process
 COMM_LENGTH = 15
 """The kernel cuts ``comm`` to this."""
 
+_DIGEST_LENGTH = 12
+"""As much of a digest as Ollama shows."""
+
 _INTERPRETER = re.compile(r"(python|pypy)[0-9.]*\Z|ld-(linux|musl)[^/]*\.so(\.[0-9]+)*\Z|ld\.so\Z")
 """The dynamic loader too: a program may be started through one of its own."""
 _OPTIONS_WITH_VALUE = ("-X", "-W", "--library-path", "--preload", "--argv0", "--audit")
@@ -118,6 +121,19 @@ def ports_named(argv: Sequence[str]) -> frozenset[int]:
             if tail.isdecimal() and 0 < int(tail) < 65536:
                 found.add(int(tail))
     return frozenset(found)
+
+
+def model_named(argv: Sequence[str]) -> str:
+    """The model that a command line serves, short; "" where it names none. As llama-server and those after it have it:
+    ``--alias`` (the first of several), or the file behind ``--model``, of which Ollama's are called by their digest."""
+    options: dict[str, str] = {}
+    for word, after in zip(argv, (*argv[1:], ""), strict=True):
+        name, equals, value = word.partition("=")
+        options.setdefault(name, value if equals else after)
+    alias = options.get("--alias") or options.get("-a") or ""
+    file = (options.get("--model") or options.get("-m") or "").rpartition("/")[2].removesuffix(".gguf")
+    digest = file.removeprefix("sha256-")
+    return alias.partition(",")[0] or (file if digest == file else digest[:_DIGEST_LENGTH])
 
 
 def _is_called(process: Process, patterns: Sequence[str]) -> bool:

@@ -15,11 +15,12 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
 
-from tpw.discovery.engines import ANCESTOR, Engine
+from tpw.discovery.engines import ANCESTOR, SELF, Engine
 from tpw.discovery.environment import Visible
 from tpw.discovery.kubelet import pod_of
-from tpw.discovery.naming import computes_as, listens_as, ports_named
+from tpw.discovery.naming import computes_as, listens_as, model_named, ports_named
 from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import Listener, Process, ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
@@ -28,6 +29,8 @@ from tpw.model import Reason, SourceError
 
 _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
 _ENGINE = "engine"
+_OLLAMA = "ollama"
+_COUNTERS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
 
@@ -41,6 +44,8 @@ class OsProcess:
 
     pid: int
     started_wall_seconds: float
+    keeps_counters: bool = False
+    """Whether its counters may go on from files that an earlier process has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class FoundServer:
     """A server that was found without being configured."""
 
     name: str
-    """``engine-port``; with the address in it where that is another network namespace's."""
+    """``engine-port``; ``engine-address-port`` where the address is another network namespace's or the name is taken;
+    ``engine-model`` where another server starts it for a model."""
     url: str
     """The base address; the engine's row knows the path."""
     engine: str
@@ -114,6 +120,11 @@ class HostProcesses:
         self._problems.clear()
         self._sockets.forget()
         self._table = ProcessTable(self._fs)
+        self._trees = {
+            url: tree
+            for url, tree in self._trees.items()
+            if any(self._table.is_same(pid, ticks) for pid, ticks in tree.items())
+        }
         if not self._table:
             self._report(f"there are no processes in {self._fs.root}: is it a mounted procfs?")
 
@@ -184,7 +195,15 @@ class HostProcesses:
         if not owners:
             return None
         first = min(owners, key=lambda process: (process.started_ticks, process.pid))
-        return OsProcess(first.pid, self._fs.started_wall_seconds(first))
+        return OsProcess(
+            first.pid, self._fs.started_wall_seconds(first), keeps_counters=self._keeps_counters(first.pid)
+        )
+
+    def _keeps_counters(self, pid: int) -> bool:
+        """Whether whoever started a server told it where Python's client library keeps counters. A folder that a server
+        tells its own children is empty at its start (vLLM, SGLang)."""
+        oldest = min(self.tree([pid]), key=lambda each: self._table[each].started_ticks, default=pid)
+        return _COUNTERS_FOLDER in self._fs.environment(oldest)
 
     def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
         """Servers that are here and not configured, ordered by name. Those that are known are not asked again.
@@ -195,21 +214,39 @@ class HostProcesses:
         """
         self._check(holders)
         taken = [one for url in (configured or {}).values() for one in self._sockets.at(url, self._table) or ()]
-        served = {pid for one in taken for pid in one.pids}
+        served = {pid for one in taken for pid in one.pids} | self._behind_routers(configured or {})
         asked = {one.listener.inode for one in taken}
         here: dict[int, FoundServer] = {}
-        for candidate in self._candidates(holders):
+        candidates = self._candidates(holders)
+        still = {one.listener.inode: found for one in candidates if (found := self._still(one)) is not None}
+        names = {*(configured or ()), *(found.name for found in still.values())}
+        inodes = {one.listener.inode for one in candidates}
+        self._refused = {inode: refusal for inode, refusal in self._refused.items() if inode in inodes}
+        for candidate in candidates:
             inode, pid = candidate.listener.inode, candidate.process.pid
             if inode in asked or pid in served or self._is_inside(candidate, served):
                 continue
             asked.add(inode)
-            found = self._still(candidate) or self._ask(candidate)
+            found = still.get(inode) or self._ask(candidate, names)
             if found is not None:
                 here[inode] = found
+                names.add(found.name)
                 served.add(pid)
                 asked |= self._same_place(candidate)
         self._found = here
         return sorted(here.values(), key=lambda server: server.name)
+
+    def _behind_routers(self, configured: Mapping[str, str]) -> set[int]:
+        """Processes that a configured address reaches through what started them: llama-server's router, asked for the page
+        of one model."""
+        found: set[int] = set()
+        for url in configured.values():
+            models = parse_qs(urlsplit(url).query).get("model", ())
+            routers = self.owner_pids(url) if models else None
+            for pid in self._table.tree(routers or (), SELF) - (routers or frozenset()):
+                if model_named(self._table[pid].argv) in models:
+                    found.add(pid)
+        return found
 
     def _is_inside(self, candidate: _Candidate, served: set[int]) -> bool:
         """A process that is only near a GPU, in the tree of a server that is already known."""
@@ -262,7 +299,8 @@ class HostProcesses:
             return None
         return found if found.create_time == self._fs.started_wall_seconds(candidate.process) else None
 
-    def _ask(self, candidate: _Candidate) -> FoundServer | None:
+    def _ask(self, candidate: _Candidate, names: Collection[str]) -> FoundServer | None:
+        """Ask a socket who speaks there. ``names`` are taken."""
         inode, port, process = candidate.listener.inode, candidate.listener.port, candidate.process
         now = self._clock()
         refusal = self._refused.get(inode)
@@ -270,19 +308,31 @@ class HostProcesses:
             if refusal.problem:
                 self._report(refusal.problem)
             return None
-        host = self._sockets.host_for(candidate.listener, process.pid)
-        if host is None:
+        hosts = self._sockets.hosts_for(candidate.listener, process.pid)
+        if not hosts:
+            if candidate.engines:
+                self._report(
+                    f"{process.comm} (pid {process.pid}) listens on {candidate.listener.address}:{port} of another network"
+                    " namespace, which cannot be reached from here: let it listen on an address of its container, or run"
+                    " the exporter in that network"
+                )
             return None
-        url = f"http://{host}:{port}"
+        host = hosts[0]
         dialect: Engine | None
         if self._probe is None:
             dialect = candidate.engines[0] if len(candidate.engines) == 1 else None
         else:
-            try:
-                dialect = self._probe(url, self._dialects, candidate.engines)
-            except SourceError as failure:
-                self._refuse(candidate, url, failure)
-                return None
+            dialect = None
+            for host in hosts:
+                url = f"http://{host}:{port}"
+                try:
+                    dialect = self._probe(url, self._dialects, candidate.engines)
+                    break
+                except SourceError as failure:
+                    if failure.reason is Reason.UNREACHABLE and host != hosts[-1]:
+                        continue
+                    self._refuse(candidate, url, failure)
+                    return None
         if dialect is None:
             return None
         if dialect.level != _ENGINE:
@@ -290,9 +340,22 @@ class HostProcesses:
             self._refused[inode] = _Refusal(now + _AGAIN_MOST_SECONDS, _AGAIN_MOST_SECONDS, "")
             return None
         self._refused.pop(inode, None)
-        ours = self._sockets.is_ours(candidate.listener)
-        name = f"{dialect.name}-{port}" if ours else f"{dialect.name}-{host}-{port}"
+        name = self._name(candidate, dialect, host, names)
+        url = f"http://{host}:{port}"
         return FoundServer(name, url, dialect.name, process.pid, self._fs.started_wall_seconds(process))
+
+    def _name(self, candidate: _Candidate, dialect: Engine, host: str, names: Collection[str]) -> str:
+        process, port = candidate.process, candidate.listener.port
+        parent = self._table.get(process.parent)
+        model = model_named(process.argv) if parent is not None else ""
+        if parent is not None and model and (parent.comm == _OLLAMA or listens_as(parent, (dialect,))):
+            # One of several that a server starts and ends with their models, each time on another port.
+            name = f"{_OLLAMA if parent.comm == _OLLAMA else dialect.name}-{model}"
+            return name if name not in names else f"{name}-{host}-{port}"
+        name = f"{dialect.name}-{port}"
+        return (
+            name if self._sockets.is_ours(candidate.listener) and name not in names else f"{dialect.name}-{host}-{port}"
+        )
 
     def _refuse(self, candidate: _Candidate, url: str, failure: SourceError) -> None:
         """Remember not to ask again for a while: longer each time, but soon where the server is only starting."""

@@ -1,8 +1,8 @@
 """Processes and listening sockets as /proc shows them. Linux only; the root of procfs is an argument.
 
 Read by hand and not through a library because of the price: the table is read again four times a minute on every node of a
-fleet, and one ``stat`` per process is enough for it. Command lines are read once per process and title; descriptors and
-socket tables only of the few processes that are asked about.
+fleet, and one ``stat`` per process is enough for it. Command lines are read once per process and title, those of Python
+programs each time; descriptors and socket tables only of the few processes that are asked about.
 
 Facts: proc(5). ``stat`` and ``cmdline`` are world-readable (unless procfs is mounted with ``hidepid``); ``fd`` and
 ``ns`` of another user's process need ptrace rights (CAP_SYS_PTRACE). ``net/tcp`` is of the process's own network
@@ -21,6 +21,7 @@ from pathlib import Path
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LISTEN = b"0A"
+_INTERPRETERS = ("python", "pypy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class ProcFs:
             started = int(fields[19])
             key = (pid, started, comm)
             words = self._argv.get(key)
-            if not words:
+            # An interpreter may have become another program by exec, and is called as before.
+            if not words or comm.startswith(_INTERPRETERS):
                 words = _words(self._read(name, "cmdline"))
             argv[key] = words
             table[pid] = Process(pid, int(fields[1]), int(fields[3]), started, comm, words)

@@ -53,10 +53,13 @@ class SocketFinder:
         self._own_inodes: frozenset[int] | None = None
         self._own_addresses: frozenset[Address] | None = None
         self._owners: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._owners_before: dict[int, tuple[tuple[int, int], ...]] = {}
         self._names: dict[str, tuple[float, frozenset[Address]]] = {}
 
     def forget(self) -> None:
         """Begin a new moment."""
+        # Who was asked for in the last one is likely to be asked for in this; nobody else is remembered.
+        self._owners_before, self._owners = self._owners, {}
         self._held = {}
         self._tables = {}
         self._own_inodes = None
@@ -101,17 +104,15 @@ class SocketFinder:
             self._own_inodes = frozenset(one.inode for one in self.listeners())
         return listener.inode in self._own_inodes
 
-    def host_for(self, listener: Listener, pid: int) -> str | None:
-        """A host part of a URL that reaches a socket from here; None when it listens on a loopback of elsewhere."""
+    def hosts_for(self, listener: Listener, pid: int) -> tuple[str, ...]:
+        """Host parts of URLs that reach a socket from here, the likeliest first; none when it listens on a loopback of
+        elsewhere. Two for a socket on ``::``: whether it takes IPv4 too is not told."""
         address = listener.address
-        if self.is_ours(listener):
-            return _text(ipaddress.ip_address("127.0.0.1") if address.is_unspecified else address)
-        if address.is_loopback:
-            return None
         if not address.is_unspecified:
-            return _text(address)
-        addresses = sorted(self._fs.addresses(pid), key=lambda found: (found.version, int(found)))
-        return _text(addresses[0]) if addresses else None
+            return () if address.is_loopback and not self.is_ours(listener) else (_text(address),)
+        there = _LOOPBACK if self.is_ours(listener) else self._fs.addresses(pid)
+        firsts = [min((one for one in there if one.version == version), key=int, default=None) for version in (4, 6)]
+        return tuple(_text(one) for one in firsts[: 2 if address.version == 6 else 1] if one is not None)
 
     def _listening(
         self, through: int | str, addresses: frozenset[Address] | None, port: int, table: ProcessTable
@@ -160,7 +161,7 @@ class SocketFinder:
         """Which processes hold these sockets. Those that held them before are looked at first."""
         found: dict[int, tuple[int, ...]] = {}
         for inode in inodes:
-            before = self._owners.get(inode, ())
+            before = self._owners.get(inode) or self._owners_before.get(inode, ())
             if before and all(table.is_same(pid, t) and inode in (self.held(pid) or ()) for pid, t in before):
                 found[inode] = tuple(pid for pid, _ in before)
         missing = inodes - found.keys()

@@ -23,7 +23,7 @@ def with_usage_asked(body: bytes) -> bytes | None:
     What the client wrote stays as it is where it has no ``stream_options`` of its own.
     """
     try:
-        request = json.loads(body)
+        request = json.loads(body.decode())  # not UTF-16, which json would take and this would break
     except (ValueError, RecursionError):
         return None
     if not isinstance(request, dict) or request.get("stream") is not True:

@@ -2,8 +2,8 @@
 
 What an answer used stands in the answer: ``usage`` of the OpenAI, Responses and Anthropic forms, plain or as the last
 event of a stream; ``prompt_eval_count`` and ``eval_count`` of Ollama's own form; ``timings``, which llama.cpp adds to the
-end of every answer, where no usage was asked for. Only the beginning and the end of an answer are kept for a moment (a
-few tens of kilobytes), never the answer; nothing is parsed but the few bytes that count.
+end of every answer, where no usage was asked for. Only the beginning and the end of an answer are kept for a moment (some
+hundred kilobytes), and what it said of usage in between; nothing is parsed but the few bytes that count.
 
 What an answer does not say is not guessed: such answers are counted as ``requests_without_usage``, their tokens are not.
 
@@ -40,6 +40,8 @@ _MODELS_KEPT = 100
 _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 _TIMINGS = re.compile(rb'(?<!\\)"timings"\s*:\s*(?=\{)')
 _MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
+_CONTINUED = re.compile(rb"[\r\n]+data: ?")
+"""Where an event of a stream goes on in another line. Inside a string of JSON no line ends."""
 _OLLAMA = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,15})')
 
 
@@ -120,6 +122,7 @@ class AnswerWatch:
         self._watched = True  # until the head says otherwise: an answer that never came says nothing either
         self._readable = False
         self._head = b""
+        self._between = b""
         self._tail = bytearray()
         self._ended = False
 
@@ -146,7 +149,7 @@ class AnswerWatch:
             return
         try:
             head, tail = self._head, bytes(self._tail)
-            usage = used(head, tail) if self._readable else {}
+            usage = used(head, tail, self._between) if self._readable else {}
             if usage:
                 self._counters.add(model_of(head, tail), usage)
             else:
@@ -164,9 +167,22 @@ class AnswerWatch:
             return
         if len(self._head) < _HEAD_BYTES:
             self._head += piece[: _HEAD_BYTES - len(self._head)]
-        self._tail += piece[-_TAIL_BYTES:]
-        if len(self._tail) > 2 * _TAIL_BYTES:
-            del self._tail[:-_TAIL_BYTES]
+        for start in range(0, len(piece), _TAIL_BYTES):
+            part = piece[start : start + _TAIL_BYTES]
+            if len(self._tail) + len(part) > 2 * _TAIL_BYTES:
+                self._let_go()
+            self._tail += part
+
+    def _let_go(self) -> None:
+        """Forget all but the end, and keep what the rest last said of usage: prompt_logprobs may follow it."""
+        gone = len(self._tail) - _TAIL_BYTES
+        at = gone
+        while (at := self._tail.rfind(b'"usage"', 0, at + 6)) >= 0:
+            said = bytes(self._tail[max(0, at - 1) : at + _USAGE_BYTES])
+            if _USAGE.match(said, min(at, 1)):
+                self._between = said
+                break
+        del self._tail[:gone]
 
 
 def is_counted(method: str, path: str, ends: tuple[str, ...] = COUNTED_PATHS) -> bool:
@@ -174,14 +190,14 @@ def is_counted(method: str, path: str, ends: tuple[str, ...] = COUNTED_PATHS) ->
     return method == "POST" and path.rstrip("/").endswith(ends)
 
 
-def used(head: bytes, tail: bytes) -> dict[str, float]:
-    """What an answer says it used, from its beginning and its end; empty where it does not say.
+def used(head: bytes, tail: bytes, between: bytes = b"") -> dict[str, float]:
+    """What an answer says it used, from its beginning, its end and what it said between them; empty where it does not say.
 
     A stream may say it several times, each time for all that was used so far: the last word on each part counts.
     """
     said: dict[str, Any] = {}
     found: dict[str, float] = {}
-    for text in (head, tail):
+    for text in (head, between, tail):
         for usage in _objects(_USAGE, text):
             said.update({name: value for name, value in usage.items() if value is not None})
         for name, digits in _OLLAMA.findall(text):
@@ -197,7 +213,8 @@ def model_of(head: bytes, tail: bytes) -> str:
     if match is None:
         return ""
     try:
-        return str(json.loads(b'"' + match[1] + b'"'))
+        # Half of a surrogate pair is a string in JSON, and nothing that could be written.
+        return str(json.loads(b'"' + match[1] + b'"')).encode("utf-8", "replace").decode()
     except ValueError:
         return ""
 
@@ -206,9 +223,9 @@ def _objects(key: re.Pattern[bytes], text: bytes) -> list[dict[str, Any]]:
     """The JSON objects that stand behind a key; what is cut off is left out."""
     found = []
     for match in key.finditer(text):
-        piece = text[match.end() : match.end() + _USAGE_BYTES].decode("utf-8", "replace")
+        piece = _CONTINUED.sub(b"\n", text[match.end() : match.end() + _USAGE_BYTES])
         with contextlib.suppress(ValueError):
-            found.append(json.JSONDecoder().raw_decode(piece)[0])
+            found.append(json.JSONDecoder().raw_decode(piece.decode("utf-8", "replace"))[0])
     return found
 
 

@@ -18,7 +18,9 @@ HEAD_BYTES = 64 << 10
 PIECE_BYTES = 64 << 10
 
 _NO_BODY = (204, 304)
-_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*[;\r]")
+_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(;[^\r\n]*)?\r\n\Z")
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r\n\Z")
+_AMBIGUOUS = re.compile(rb"[\r\n\0]")
 
 
 class MalformedError(Exception):
@@ -42,6 +44,11 @@ class Head:
         parts = (line.partition(b":") for line in self.lines[1:])
         return ",".join(value.strip().decode("latin-1") for each, _, value in parts if each.lower() == wanted)
 
+    def has(self, name: str) -> bool:
+        """Whether a header is there, though perhaps empty."""
+        wanted = name.encode()
+        return any(line.partition(b":")[0].lower() == wanted for line in self.lines[1:])
+
     def replaced(self, *names: str, more: tuple[str, ...] = ()) -> Head:
         """Without these headers, and with more lines at the end."""
         unwanted = {name.encode() for name in names}
@@ -55,14 +62,14 @@ class Head:
     @property
     def is_chunked(self) -> bool:
         """Whether the body comes in chunks."""
-        return self.value("transfer-encoding").lower().rstrip().endswith("chunked")
+        return self.value("transfer-encoding").lower().rpartition(",")[2].strip() == "chunked"
 
     @property
     def length(self) -> int | None:
         """How long the body is; None where that is not said. Raises MalformedError."""
-        text = self.value("content-length")
-        if not text:
+        if not self.has("content-length"):
             return None
+        text = self.value("content-length")
         if not (text.isascii() and text.isdecimal()):
             raise MalformedError(f"Content-Length: {text[:40]}")
         return int(text)
@@ -111,9 +118,11 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
                 raise
             return None
     head = Head(tuple(raw.split(b"\r\n")))
+    if _AMBIGUOUS.search(head.lines[0]):
+        raise MalformedError(f"a first line that is none: {head.lines[0][:40]!r}")
     for line in head.lines[1:]:
         name, colon, _ = line.partition(b":")
-        if not colon or not name or name != name.strip() or b" " in name or b"\n" in line:
+        if not colon or name.split() != [name] or _AMBIGUOUS.search(line):
             raise MalformedError(f"a header that is none: {line[:40]!r}")
     return head
 
@@ -123,8 +132,11 @@ def request_line(head: Head) -> tuple[str, str]:
     words = head.first.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         raise MalformedError(f"a request that is not HTTP/1: {head.first[:40]!r}")
-    coding = head.value("transfer-encoding")
-    if coding and (not head.is_chunked or head.value("content-length")):
+    if head.has("transfer-encoding") and (
+        head.value("transfer-encoding").lower() != "chunked"
+        or head.has("content-length")
+        or not words[2].startswith("HTTP/1.1")
+    ):
         raise MalformedError("a body whose length is not clear")
     _ = head.length
     return words[0], words[1]
@@ -200,10 +212,11 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, by
             yield raw + piece, content
             raw = b""
     raw = line
-    while line.strip() or raw is line:
-        line = await _line(reader)
+    while (line := await _line(reader)) != b"\r\n":
         raw += line
-    yield raw, b""
+        if not _TRAILER.match(line) or len(raw) > HEAD_BYTES:
+            raise MalformedError(f"a trailer that is none: {line[:40]!r}")
+    yield raw + line, b""
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

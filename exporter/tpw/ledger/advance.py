@@ -207,8 +207,10 @@ def _believed(seconds: float) -> float:
 
 def _watched_since(books: Books, tick: Tick) -> float:
     """From when on a server that is new to the books was under watch: since they were closed, over a restart; else since
-    the last scan for servers."""
-    if books.resumed and books.at is not None:
+    the last scan for servers. What was there before the first tick of all was not."""
+    if books.at is None:
+        return tick.at.wall_seconds
+    if books.resumed:
         return books.at.wall_seconds
     return tick.at.wall_seconds - _SCAN_SECONDS
 

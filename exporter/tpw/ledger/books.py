@@ -295,6 +295,8 @@ class ServerAccount:
     gpus: frozenset[str] = frozenset()
     """UUIDs it owns now."""
     identity: str = ""
+    address: str = ""
+    """Where it was last read."""
     series: Mapping[str, float] = field(default_factory=dict)
     """Last raw value by series key: what the counters' rises are taken from."""
     counted: Mapping[tuple[str, Role], float] = field(default_factory=dict)

@@ -36,33 +36,65 @@ _CLOCK_SECONDS = 60.0
 """By how much the clock of another machine may be behind ours."""
 
 
+def _is_another(account: ServerAccount, reading: ServerReading) -> bool | None:
+    """Whether this look is at another process than the last one; None where that is not known. A process that is known by
+    its page now and was known by its pid before (or the other way round) cannot be compared."""
+    before, now = account.identity, reading.identity
+    if not before or not now or before.partition(":")[0] != now.partition(":")[0]:
+        return None
+    return before != now
+
+
 def _is_elder(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
     """Whether this is another server under the same name, which was there before the last look already: an address that
     was changed, or one behind which several servers answer in turn. What it counted so far was not counted here."""
+    another = _is_another(account, reading)
+    if another is None:
+        return bool(account.address and reading.address) and account.address != reading.address
     return (
-        reading.identity.startswith("page:")
-        and account.identity not in ("", reading.identity)
+        another
+        # A pid cannot have come again before the last look: then the clock was set, by which its start is told.
+        and (reading.identity.startswith("page:") or _pid(reading) != _pid(account))
         and reading.started_wall_seconds is not None
         and looked_wall_seconds is not None
         and reading.started_wall_seconds < looked_wall_seconds - _CLOCK_SECONDS
     )
 
 
-def _from_zero(account: ServerAccount, reading: ServerReading) -> bool:
+def _pid(of: ServerAccount | ServerReading) -> str:
+    return of.identity.split(":")[1]
+
+
+def _from_zero(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
     """Whether all counters of this look began at 0 after the last look (or, the first time, under watch)."""
-    if not account.series:
+    if not _is_met(account):
         return (
             reading.started_wall_seconds is not None
             and account.since_wall_seconds is not None
             and reading.started_wall_seconds >= account.since_wall_seconds
         )
-    if not reading.identity or not account.identity or reading.identity == account.identity:
+    if not _is_another(account, reading):
         return False
     if reading.identity.startswith("page:"):
         return True
-    # Another process, but its counters may go on from files of the old one: then none of them is lower than it was.
-    values = {series.key: series.value for series in reading.series}
+    began = reading.started_wall_seconds
+    if began is not None and looked_wall_seconds is not None and began > looked_wall_seconds:
+        return True
+    # Another process, but its counters may go on from files of the old one, or some of what it counted was read before it
+    # was known for another one: then none of them is lower than it was.
+    values = {one.key: one.value for one in reading.series} | {one.key: one.value for one in reading.work}
     return any(values.get(key, 0.0) < value for key, value in account.series.items())
+
+
+def _is_met(account: ServerAccount) -> bool:
+    """Whether it was looked at before; it may have had no counters then."""
+    return bool(account.series or account.engine)
+
+
+def _at_zero(series: Mapping[str, float]) -> dict[str, float]:
+    """Counters of a process that is gone, as those of the one after it begin. One of each name is enough, to know the
+    name by."""
+    return dict.fromkeys({_name(key): key for key in series}.values(), 0.0)
 
 
 def count(
@@ -80,11 +112,11 @@ def count(
         now_wall_seconds: when this look was taken.
     """
     elder = _is_elder(account, reading, looked_wall_seconds)
-    from_zero = not elder and _from_zero(account, reading)
+    from_zero = not elder and _from_zero(account, reading, looked_wall_seconds)
     known = {} if elder else account.series
-    first = not known and not from_zero
-    raw = dict(known)
-    counted = dict(account.counted)
+    first = not from_zero and (elder or not _is_met(account))
+    raw = _at_zero(known) if from_zero else dict(known)
+    counted = _in_these_words(account.counted, reading)
     work = dict(account.work)
     requests = dict(account.requests)
     moved = False
@@ -99,7 +131,7 @@ def count(
 
     for series in reading.series:
         replaces = False
-        if series.key not in known and not from_zero and not first:
+        if known and series.key not in known and not from_zero:
             # Another counter for what was counted before (an exporter that knows the engine better) has the whole life
             # of the server in it: its first look is a baseline too.
             known_names = {_name(key) for key in known} if known_names is None else known_names
@@ -139,7 +171,8 @@ def count(
         engine=reading.engine,
         cadence=reading.cadence,
         version=reading.version or account.version,
-        identity=reading.identity or account.identity,
+        identity=reading.identity or ("" if elder else account.identity),
+        address=reading.address or account.address,
         series=raw,
         counted=counted,
         tokens=tokens,
@@ -149,6 +182,23 @@ def count(
         models=models,
     )
     return Count(updated, risen, moved)
+
+
+def _in_these_words(counted: Mapping[tuple[str, Role], float], reading: ServerReading) -> dict[tuple[str, Role], float]:
+    """What was counted so far, in the role in which prompts are counted now: a release that counts them without the cached
+    ones goes on where one was that counted them with, and the other way round."""
+    roles = {series.role for series in reading.series} & {Role.INPUT, Role.PROMPT}
+    found = dict(counted)
+    if len(roles) != 1:
+        return found  # none, or both: then one tells what the other leaves out
+    [role] = roles
+    other = Role.PROMPT if role is Role.INPUT else Role.INPUT
+    for model in [model for model, of in counted if of is other]:
+        total = found.pop((model, other))
+        cached = counted.get((model, Role.CACHED_INPUT), 0.0)
+        total = max(0.0, total - cached) if role is Role.INPUT else total + cached
+        found[model, role] = found.get((model, role), 0.0) + total
+    return found
 
 
 def _is_counted(role: Role, account: ServerAccount) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tpw.ledger.books import ROW_SECONDS, Books, Posting, PostingKey, Served
+from tpw.ledger.books import ROW_SECONDS, Books, Posting, PostingKey, Served, ServerAccount
 from tpw.ledger.rows import LATE_SECONDS, open_from, without_closed
 from tpw.model import Instant, State
 from tpw.store import codec
@@ -278,8 +278,7 @@ class BooksFile:
                 or account.series != before.series
                 or account.tokens != before.tokens  # those of requests in work move before any series does
                 or account.reference_cost is not before.reference_cost
-                or (account.identity, account.version, account.attribution, account.models)
-                != (before.identity, before.version, before.attribution, before.models)
+                or _what_it_is(account) != _what_it_is(before)
             ):
                 rows.append((name, codec.dump_server(account)))
         return rows
@@ -291,6 +290,13 @@ class BooksFile:
         with contextlib.suppress(OSError):
             os.close(self._lock)
             self._lock = -1
+
+
+def _what_it_is(account: ServerAccount) -> tuple[object, ...]:
+    return (
+        *(account.engine, account.version, account.address, account.identity),
+        *(account.attribution, account.models),
+    )
 
 
 def _changed(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:

@@ -114,11 +114,12 @@ TRITON_VLLM = replace(
 )
 
 # sgl-project/sglang: python/sglang/srt/observability/metrics_collector.py, srt/managers/tokenizer_manager.py.
-# realtime_tokens_total moves with every decode step and prefill batch, the request counters when a request has finished.
-# Of output it counts decode steps only, without the token that each prefill makes (metrics_reporter.py): it shows what is
-# in flight, the request counter says what it was. Of prompts it counts the work of retracted requests again;
-# prefill_effective_tokens_total does not. A prefill instance makes one token of each request, which the decode instance
-# counts too. Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor rank, publishes a full copy;
+# realtime_tokens_total moves with every decode step and prefill batch, the request counters when a request has
+# finished. Of output it counts decode steps only, without the token that each prefill makes (metrics_reporter.py): it
+# shows what is in flight, the request counter says what it was. Of prompts it counts the work of retracted requests
+# again; prefill_effective_tokens_total does not. A prefill instance makes one token of each request, which the decode
+# instance counts too, and a decode instance counts with each request the prompt that the prefill instance has counted.
+# Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor rank, publishes a full copy;
 # data-parallel ranks are real shards.
 SGLANG = Dialect(
     name="sglang",
@@ -131,7 +132,7 @@ SGLANG = Dialect(
     input=(
         _counter("prefill_effective_tokens_total", ("mode", "input"), cadence=STEP),
         _counter("realtime_tokens_total", ("mode", "prefill_compute"), cadence=STEP),
-        _prompt("prompt_tokens_total"),
+        Candidate("prompt_tokens_total", role=Role.PROMPT, unless=(("engine_type", "decode"),)),
     ),
     cached_input=(
         _counter(
@@ -142,7 +143,7 @@ SGLANG = Dialect(
             cadence=STEP,
         ),
         _counter("realtime_tokens_total", ("mode", "prefill_cache"), cadence=STEP),
-        _counter("cached_tokens_total"),
+        Candidate("cached_tokens_total", unless=(("engine_type", "decode"),)),
     ),
     requests=(_counter("num_requests_total"),),
     running=(_gauge("num_running_reqs"),),

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from tpw import __version__
 from tpw.model import Reason, SourceError
 
-_FAILURES = (http.client.HTTPException, OSError)
+_FAILURES = (http.client.HTTPException, OSError, UnicodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class Answer:
     location: str
     at_seconds: float
     """The middle between asking and the answer's first line: when the server looked at its counters."""
+    is_whole: bool = True
+    """False where only the end of the connection tells the end of the body: it may have been cut off."""
 
 
 class Connection:
@@ -142,6 +144,7 @@ class Connection:
         connection.request("GET", path, headers={"Accept": accept, "Accept-Encoding": "identity", **self._headers})
         response = connection.getresponse()
         answered = self._clock()
+        is_framed = response.length is not None or bool(response.chunked)
         try:
             body = self._body(path, response)
         finally:
@@ -152,8 +155,9 @@ class Connection:
             response.status,
             (response.getheader("Content-Type") or "").partition(";")[0].strip().lower(),
             body,
-            response.getheader("Location") or "",
+            (response.getheader("Location") or "").encode("latin-1", "replace").decode("utf-8", "replace"),
             (asked + answered) / 2,
+            is_framed,
         )
 
     def _connect(self, deadline: float) -> http.client.HTTPConnection:
@@ -189,6 +193,10 @@ class Connection:
                 ) from error
             if len(body) > self._max_bytes:
                 raise self._too_large(path)
+            if not unpacker.eof:
+                raise SourceError(
+                    Reason.MALFORMED, f"{self.origin}{path}: the answer was cut off (gzip without its end)"
+                )
         return body
 
     def _too_large(self, path: str) -> SourceError:
@@ -218,7 +226,7 @@ class Connection:
             )
         if isinstance(error, ssl.SSLError):
             return SourceError(Reason.UNREACHABLE, f"{where}: TLS failed: {error.reason}", "is it http, not https?")
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, socket.gaierror | UnicodeError):  # the latter for a name that cannot even be looked up
             return SourceError(Reason.UNREACHABLE, f"{where}: the host name is not known", "check the address")
         if isinstance(error, ConnectionRefusedError):
             return SourceError(Reason.UNREACHABLE, f"{where}: connection refused", "is the server running?")

@@ -14,7 +14,7 @@ OpenMetrics and bare ``name value`` lines (also tab separated) are all read by t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
 
 _CLASSIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
@@ -177,6 +177,22 @@ def labels_of(head: bytes) -> dict[str, str]:
     if not text.endswith("}"):
         raise ValueError("labels do not end")
     return dict(_pairs(text[opening + 1 : -1]))
+
+
+def head_of(name: str, labels: Mapping[str, str]) -> str:
+    """A sample's name and labels as the format writes them, the labels in order: one spelling for one series."""
+    pairs = [f'{_quoted(label)}="{_escaped(value)}"' for label, value in sorted(labels.items())]
+    if _CLASSIC.match(name):
+        return f"{name}{{{','.join(pairs)}}}" if pairs else name
+    return f"{{{','.join((_quoted(name), *pairs))}}}"
+
+
+def _quoted(name: str) -> str:
+    return name if _CLASSIC.match(name) else f'"{name}"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -12,10 +12,10 @@ that forgets the tokens of clients that went away), requests in flight are not u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from tpw.tokens.answers import json_of
 from tpw.tokens.dialects import Progress
 
 Requests = Mapping[tuple[Any, ...], float]
@@ -25,7 +25,7 @@ Requests = Mapping[tuple[Any, ...], float]
 def requests_in(body: bytes, progress: Progress) -> Requests | None:
     """The requests in work that an answer tells of; None where the answer is not of the form that the row says."""
     try:
-        entries = json.loads(body)
+        entries = json_of(body)
     except ValueError:
         return None
     if not isinstance(entries, list):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, WorkSeries
 from tpw.tokens.dialects import Candidate, Dialect, Kind, Mark
-from tpw.tokens.page import Page, labels_of
+from tpw.tokens.page import Page, head_of, labels_of
 
 _HEADS_KEPT = 4096
 """Label sets remembered per sample name. Far above what one engine has; a page of ever new labels must not fill memory."""
@@ -42,12 +42,9 @@ class _Head:
     """One label set of a sample, understood once."""
 
     key: str
+    """Its name and its labels but the pinned ones, in order: rows of one key are replicas of each other."""
     model: str | None
     """None where the labels name none."""
-    shard: tuple[tuple[str, str], ...]
-    """The labels without the pinned ones: rows with one shard are replicas of each other."""
-    rank: tuple[tuple[int, str], ...]
-    """The pinned values, in an order in which 2 comes before 10."""
 
 
 @dataclass(slots=True)
@@ -168,9 +165,9 @@ class DialectReader:
 
     def _gauge(self, page: Page, slot: _Slot, only: str | None) -> dict[str, float]:
         """By model: the sum over shards, the highest of replicas (an old multi-process client shows one per process)."""
-        shards: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        shards: dict[tuple[str, str], float] = {}
         for head, value in self._values(page, slot):
-            place = (only if head.model is None and only is not None else self._named(head), head.shard)
+            place = (only if head.model is None and only is not None else self._named(head), head.key)
             shards[place] = max(value, shards.get(place, 0.0))
         models: dict[str, float] = {}
         for (model, _), value in shards.items():
@@ -178,15 +175,15 @@ class DialectReader:
         return models
 
     def _rows(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
-        """The counter's series, of replicas the one with the lowest rank."""
+        """The counter's series, of replicas the one that is furthest: so one that appears or lags takes nothing back."""
         rows = self._values(page, slot)
-        if not self.dialect.pin or len(rows) < 2:
+        if len(rows) < 2:
             return rows
-        kept: dict[tuple[tuple[str, str], ...], tuple[_Head, float]] = {}
-        for head, value in rows:
-            other = kept.get(head.shard)
-            if other is None or head.rank < other[0].rank:
-                kept[head.shard] = (head, value)
+        kept: dict[str, tuple[_Head, float]] = {}
+        for row in rows:
+            other = kept.get(row[0].key)
+            if other is None or row[1] > other[1]:
+                kept[row[0].key] = row
         return list(kept.values())
 
     def _values(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
@@ -219,22 +216,19 @@ class DialectReader:
             slot.heads.clear()
         head: _Head | None
         try:
-            head = self._head(slot.chosen, raw)
+            head = self._head(slot, raw)
         except ValueError:
             head = None
         slot.heads[raw] = head
         return head
 
-    def _head(self, candidate: Candidate | None, raw: bytes) -> _Head | None:
+    def _head(self, slot: _Slot, raw: bytes) -> _Head | None:
         labels = labels_of(raw)
-        if candidate is not None and not _matches(candidate, labels):
+        if slot.chosen is not None and not _matches(slot.chosen, labels):
             return None
-        pinned = self.dialect.pin
         return _Head(
-            key=raw.decode("utf-8", "replace"),
+            key=head_of(slot.sample, {name: value for name, value in labels.items() if name not in self.dialect.pin}),
             model=next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None),
-            shard=tuple(sorted((label, value) for label, value in labels.items() if label not in pinned)),
-            rank=tuple(_ordered(labels.get(label, "")) for label in pinned),
         )
 
     def _named(self, head: _Head) -> str:
@@ -308,10 +302,6 @@ def _is_present(page: Page, sample: str, candidate: Candidate) -> bool:
         # OpenMetrics declares the family without the suffix that its samples carry.
         declared = page.declared(sample.removesuffix("_total"))
     return declared is not None and declared not in ("histogram", "summary")
-
-
-def _ordered(value: str) -> tuple[int, str]:
-    return (int(value) if value.isdecimal() else -1, value)
 
 
 def summary(series: tuple[TokenSeries, ...]) -> Mapping[Role, float]:

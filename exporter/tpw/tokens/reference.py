@@ -43,8 +43,8 @@ CAVEATS: dict[str, str] = {
     " of retracted requests are counted once where the release tells them apart (`prefill_effective_tokens_total`).",
     "llamacpp": "`n > 1` counts the prompt once and every answer, while `usage` has the first answer alone. What was made"
     " for a client that went away is counted. Builds before 2026 print six digits: above a million tokens the counter"
-    " moves in tens. No count of requests. Its router must be given as a full address:"
-    " `http://HOST/metrics?model=NAME&autoload=false`.",
+    " moves in tens. No count of requests. The models of a router are found by themselves on its own host; elsewhere give"
+    " each by its full address: `http://HOST/metrics?model=NAME&autoload=false`.",
     "tgi": "Only successful requests count output; input counts rejected ones too. No cached input.",
     "trtllm_serve": "Its `/metrics` is a list that every reader empties, and is never asked for.",
     "lmdeploy": "With Turbomind only the first data-parallel rank is told.",

@@ -6,17 +6,17 @@ what, and what to do. The connection is kept; the engine, the path and the model
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from tpw.model import Cadence, InFlight, Reason, Role, ServerReading, SourceError
+from tpw.tokens.answers import json_of, writable
 from tpw.tokens.dialects import Dialect, Lookup, Progress
-from tpw.tokens.engines import DIALECTS, KNOWN_PATHS
+from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
 from tpw.tokens.http import Answer, Connection, Tls
 from tpw.tokens.page import Page
 from tpw.tokens.progress import Requests, Takeover, requests_in
@@ -27,6 +27,7 @@ ACCEPT = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.
 
 _OPENMETRICS = "application/openmetrics-text"
 _NO_PAGES = ("application/json", "text/html", "application/octet-stream")
+_SAFE = "/?%:@!$&'()*+,;=~-._[]"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
 _LOOK_UP_AGAIN_SECONDS = 60.0
@@ -46,6 +47,10 @@ class OsProcess(Protocol):
     @property
     def started_wall_seconds(self) -> float:
         """When it began, Unix time."""
+
+    @property
+    def keeps_counters(self) -> bool:
+        """Whether its counters may go on from files that an earlier process has left."""
 
 
 class ScrapeSource:
@@ -140,6 +145,7 @@ class ScrapeSource:
             started_wall_seconds=started,
             in_flight=in_flight,
             note=self._progress_off.note,
+            address=self._connection.origin + self._path,
         )
 
     def close(self) -> None:
@@ -169,8 +175,11 @@ class ScrapeSource:
     def _paths(self) -> tuple[str, ...]:
         if self._path:
             return (self._path,)
-        dialect = self.dialect
-        return dialect.paths if dialect is not None else self._paths_to_try
+        if self._dialect is not None:
+            return self._dialect.paths
+        # Also where an engine was recognised before: what answers there no more may have been replaced by another one.
+        recognised = self._reader.dialect.paths if self._reader is not None else ()
+        return tuple(dict.fromkeys((*self._paths_to_try, *recognised)))
 
     def _attempt(self, path: str, deadline: float) -> tuple[Answer, Page]:
         answer, target = self._follow(path, deadline)
@@ -187,14 +196,14 @@ class ScrapeSource:
             answer = self._connection.get(path, accept=ACCEPT, timeout_seconds=max(left, 0.001))
             if answer.status not in _REDIRECTS or not answer.location:
                 return answer, path
-            there = urljoin(self._connection.origin + path, answer.location)
-            if urlsplit(there)[:2] != urlsplit(self._connection.origin)[:2]:
+            there = path_within(self._connection.origin, path, answer.location)
+            if there is None:
                 raise SourceError(
                     Reason.BROKEN,
-                    f"{self._connection.origin}{path}: sends on to another address, {there}",
+                    f"{self._connection.origin}{path}: sends on to another address, {answer.location}",
                     "give that address as the server's url if it is right: secrets are not sent on to other hosts",
                 )
-            path = _full_path(there)
+            path = there
         raise SourceError(Reason.BROKEN, f"{self._connection.origin}{path}: redirects in a circle")
 
     def _check_status(self, answer: Answer, path: str) -> None:
@@ -215,6 +224,12 @@ class ScrapeSource:
             raise SourceError(Reason.DISABLED, status, enable or "the server's metrics are switched off")
         if answer.status == 503:
             raise SourceError(Reason.LOADING, status, "the model is being loaded; nothing to do but wait")
+        if answer.status == 400:
+            hint = (
+                "a router of llama-server tells of a model at `?model=NAME&autoload=false`, while it is loaded; on its own"
+                " host its models are found by themselves"
+            )
+            raise SourceError(Reason.BROKEN, status, hint)
         raise SourceError(Reason.BROKEN, status, "see the server's own log")
 
     # ---------------------------------------------------------------------------------------------------------- pages
@@ -227,7 +242,8 @@ class ScrapeSource:
                 f"{where}: {answer.content_type} instead of a metrics page",
                 "give the full address of its Prometheus page as the url",
             )
-        page = Page(answer.body)
+        # A last line that nothing ends may be half a number.
+        page = Page(answer.body if answer.is_whole else answer.body[: answer.body.rfind(b"\n") + 1])
         if answer.content_type == _OPENMETRICS and not page.is_complete():
             raise SourceError(Reason.MALFORMED, f"{where}: the page was cut off (no # EOF)")
         if self._reader is None:
@@ -328,7 +344,8 @@ class ScrapeSource:
             return f"page:{found.started_wall_seconds!r}", found.started_wall_seconds
         process = self._process()
         if process is not None:
-            return f"process:{process.pid}:{process.started_wall_seconds!r}", process.started_wall_seconds
+            began = None if process.keeps_counters else process.started_wall_seconds
+            return f"process:{process.pid}:{process.started_wall_seconds!r}", began
         return "", None
 
     def _model(self) -> str:
@@ -339,9 +356,10 @@ class ScrapeSource:
         now = self._clock()
         known = self._looked_up
         epoch = (self._identity(found)[0], self._connection.opened)
-        if epoch == known.epoch or (known.at_seconds is not None and now - known.at_seconds < _LOOK_UP_AGAIN_SECONDS):
-            return False
         needs_model = not self._configured_model and bool(dialect.model_source)
+        is_done = epoch == known.epoch and bool(known.model or not needs_model)
+        if is_done or (known.at_seconds is not None and now - known.at_seconds < _LOOK_UP_AGAIN_SECONDS):
+            return False
         answers: dict[str, Any] = {}
         model = self._value(dialect.model_source, answers, deadline) if needs_model else ""
         version = self._value(dialect.version_source, answers, deadline)
@@ -366,7 +384,7 @@ class ScrapeSource:
             except (KeyError, IndexError, TypeError):
                 continue
             if isinstance(value, str) and value:
-                return value
+                return writable(value)
         return ""
 
     def _json(self, path: str, deadline: float) -> Any:
@@ -380,7 +398,7 @@ class ScrapeSource:
         if answer.status != 200 or len(answer.body) > _LOOK_UP_MAX_BYTES:
             return None
         try:
-            return json.loads(answer.body)
+            return json_of(answer.body)
         except ValueError:
             return None
 
@@ -423,9 +441,24 @@ def _telling(failed: tuple[str, SourceError]) -> tuple[int, bool]:
     return rank, path != "/metrics"
 
 
+def path_within(origin: str, path: str, location: str) -> str | None:
+    """Where a redirect of ``path`` leads at the same server; None where it leads to another one, or nowhere."""
+    there = urljoin(origin + path, location)
+    try:
+        return _full_path(there) if _server_of(there) == _server_of(origin) else None
+    except ValueError:
+        return None
+
+
+def _server_of(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port as they are compared. Raises ValueError for a port that is none."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 def _full_path(url: str) -> str:
     parts = urlsplit(url)
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
 
 
 def _beside(page: str, path: str) -> str:
@@ -444,12 +477,12 @@ def _said(answer: Answer) -> str:
     if answer.content_type != "application/json" or len(answer.body) > 4096:
         return ""
     try:
-        error = json.loads(answer.body)
+        error = json_of(answer.body)
         error = error.get("error", error)
         text = error.get("message", "") if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         return ""
-    return " ".join(str(text).split())[:200]
+    return " ".join(writable(str(text)).split())[:200]
 
 
 def recognise_at(
@@ -460,14 +493,17 @@ def recognise_at(
     Args:
         url: the base address.
         dialects: rows to recognise from.
-        expected: engines that the process behind the address is called like: only their paths are asked, and one alone
-            is believed where a page bears no mark (a server that has not worked yet, or one whose page has none).
+        expected: engines that the process behind the address is called like: only their paths are asked, and that of our
+            own counters, which it may have in it; one alone is believed where a page bears no mark (a server that has not
+            worked yet, or one whose page has none).
         timeout_seconds: for all of it.
 
     Raises:
         SourceError: it is none of them, or it cannot be known now (LOADING, UNREACHABLE, UNAUTHORIZED, DISABLED ...).
     """
-    paths = tuple(dict.fromkeys(path for dialect in expected for path in dialect.paths)) or KNOWN_PATHS
+    paths = KNOWN_PATHS
+    if expected:
+        paths = tuple(dict.fromkeys((*(path for dialect in expected for path in dialect.paths), TPW_HOOK.paths[0])))
     source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, dialects=dialects, paths=paths)
     try:
         source.read()

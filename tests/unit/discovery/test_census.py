@@ -125,3 +125,32 @@ def test_what_the_environment_cannot_tell_is_said(fake: FakeProcFs):
     assigned, problems = scanned(fake, SILENT).assigned("chat", unequal)
     assert assigned is None
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("urls", "problems"),
+    [
+        (("http://127.0.0.1:8000", "http://localhost:8000/"), 1),
+        (("http://127.0.0.1:8000", "http://10.0.0.1:8000"), 1),
+        (("http://127.0.0.1:8000", "http://[::1]:8000"), 1),
+        (("http://127.0.0.1:8000/metrics", "http://127.0.0.1:8000"), 1),
+        (("http://127.0.0.1:8000", "http://127.0.0.1:9000"), 1),
+        # A router tells each of its models by an address of its own.
+        (("http://127.0.0.1:8000/metrics?model=a", "http://127.0.0.1:8000/metrics?model=b"), 0),
+        (("http://127.0.0.1:8000", "http://127.0.0.1:7000"), 0),
+        (("http://127.0.0.1:8000", "http://192.0.2.1:8000"), 0),
+        (("http://127.0.0.1:7001", "http://127.0.0.1:7002"), 0),
+    ],
+)
+def test_t28_one_server_that_is_configured_twice_is_said(fake: FakeProcFs, urls: tuple[str, str], problems: int):
+    """It may be meant, for a moment: but each of the two counts all its tokens."""
+    fake.process(50, "text-generation-router --port 8000", sockets=(500, 501))
+    fake.process(60, "llama-server", sockets=(502,))
+    fake.network("host", ("10.0.0.1",), [Tcp(8000, 500, "::"), Tcp(9000, 501), Tcp(7000, 502)])
+    host = HostProcesses(str(fake.root))
+    census = take(host, dict(zip(("one", "two"), urls, strict=True)), {}, {}, find=False)
+    said = (
+        "servers one and two are one server at two addresses (its process is 50), whose tokens are counted twice: leave one"
+        " of them out of the configuration"
+    )
+    assert list(census.problems) == [said] * problems

@@ -128,6 +128,27 @@ def test_the_identity_is_the_oldest_listener(fake: FakeProcFs):
 # ------------------------------------------------------------------------------------------------------------------ trees
 
 
+@pytest.mark.parametrize(
+    ("of_the_first", "of_the_listener", "keeps"),
+    [
+        ({}, {}, False),
+        ({}, {"PROMETHEUS_MULTIPROC_DIR": "/made/by/vllm"}, False),
+        ({"PROMETHEUS_MULTIPROC_DIR": "/data/prom"}, {"PROMETHEUS_MULTIPROC_DIR": "/data/prom"}, True),
+    ],
+)
+def test_t09_a_server_that_was_told_where_to_keep_its_counters_may_go_on_from_those_of_another(
+    fake: FakeProcFs, of_the_first: dict[str, str], of_the_listener: dict[str, str], keeps: bool
+):
+    """What it tells its own children is a folder that it makes and empties itself."""
+    fake.network("host", (), [Tcp(8000, 501)])
+    fake.process(100, "vllm serve m", session=100, started=10, environment=of_the_first)
+    fake.process(
+        101, "VLLM::APIServer_0", parent=100, session=100, started=20, sockets=(501,), environment=of_the_listener
+    )
+    process = look(fake).process_at(url_of(8000))
+    assert process == OsProcess(101, BOOT_SECONDS + 20 / TICKS, keeps_counters=keeps)
+
+
 def test_a_tree_is_the_listener_and_all_it_started(fake: FakeProcFs):
     fake.process(100, "bash", session=100)
     fake.process(101, "llama-server -m x", parent=100, session=100)
@@ -338,6 +359,36 @@ def test_a_process_whose_tree_holds_a_gpu_is_asked_on_the_port_it_names(fake: Fa
     assert (found.name, probe.asked) == ("tpw_hook-9123", [url_of(9123)])
 
 
+def test_the_only_socket_of_a_gpu_process_that_is_no_engine_is_not_asked_at_a_port_it_does_not_name(fake: FakeProcFs):
+    """The rendezvous of a training job: whoever speaks there disturbs it."""
+    fake.network("host", (), [Tcp(45678, 501)])
+    fake.process(100, "python3 train.py", sockets=(501,))
+    probe = Asker(**{url_of(45678): VLLM})
+    assert (look(fake, probe).find_servers({"GPU-a": {100}}), probe.asked) == ([], [])
+
+
+def test_the_exporter_asks_itself_nothing(fake: FakeProcFs):
+    """Whatever it is called: a page of a server that does not answer while it is asked would hang the scan."""
+    fake.network("host", (), [Tcp(8000, 501)])
+    fake.process(os.getpid(), "vllm serve m --port 8000", sockets=(501,))
+    probe = Asker(**{url_of(8000): VLLM})
+    assert (look(fake, probe).find_servers({}), probe.asked) == ([], [])
+
+
+def test_a_process_that_came_again_with_its_pid_and_its_socket_is_asked_anew(fake: FakeProcFs):
+    """A container that was restored, or a supervisor that hands the socket on."""
+    fake.network("host", (), [Tcp(8080, 501)])
+    fake.process(100, "llama-server -m x", sockets=(501,), started=100)
+    probe = Asker(**{url_of(8080): LLAMACPP})
+    host = look(fake, probe)
+    [before] = host.find_servers({})
+    fake.process(100, "llama-server -m x", sockets=(501,), started=900)
+    host.refresh()
+    [after] = host.find_servers({})
+    assert len(probe.asked) == 2
+    assert after.create_time - before.create_time == 800 / TICKS
+
+
 def test_the_only_socket_of_a_known_engine_is_asked_whatever_its_port(fake: FakeProcFs):
     """Ollama's child: a random port, named on its command line in current versions only."""
     fake.network("host", (), [Tcp(45678, 501, "127.0.0.1")])
@@ -373,6 +424,157 @@ def test_t28_configured_servers_win(fake: FakeProcFs):
     assert probe.asked == [url_of(8080)]
 
 
+def test_two_servers_on_one_port_of_different_addresses_have_different_names_that_stay(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(8080, 501, "127.0.0.1"), Tcp(8080, 502, "127.0.0.2")])
+    fake.process(100, "llama-server -m a", sockets=(501,))
+    fake.process(200, "llama-server -m b", sockets=(502,))
+    urls = {url_of(8080): LLAMACPP, url_of(8080, "127.0.0.2"): LLAMACPP}
+    host = look(fake, Asker(**{url_of(8080, "127.0.0.2"): LLAMACPP}))
+    assert [one.name for one in host.find_servers({})] == ["llamacpp-8080"]
+    host = look(fake, Asker(**urls))
+    both = [(one.name, one.pid) for one in host.find_servers({})]
+    assert both == [("llamacpp-127.0.0.2-8080", 200), ("llamacpp-8080", 100)]
+    fake.end(100)
+    host.refresh()
+    assert [(one.name, one.pid) for one in host.find_servers({})] == [("llamacpp-127.0.0.2-8080", 200)]
+    # One that comes later takes no name that is in use, though it is asked first.
+    fake.process(50, "llama-server -m a", sockets=(501,))
+    host.refresh()
+    assert [(one.name, one.pid) for one in host.find_servers({})] == [
+        ("llamacpp-127.0.0.2-8080", 200),
+        ("llamacpp-8080", 50),
+    ]
+
+
+def test_a_server_that_comes_later_takes_no_name_in_use(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(8080, 502, "127.0.0.2")])
+    fake.process(200, "llama-server -m b", sockets=(502,))
+    host = look(fake, Asker(**{url_of(8080): LLAMACPP, url_of(8080, "127.0.0.2"): LLAMACPP}))
+    assert [one.name for one in host.find_servers({})] == ["llamacpp-8080"]
+    fake.network("host", (), [Tcp(8080, 501, "127.0.0.1"), Tcp(8080, 502, "127.0.0.2")])
+    fake.process(100, "llama-server -m a", sockets=(501,))
+    host.refresh()
+    assert [(one.name, one.pid) for one in host.find_servers({})] == [
+        ("llamacpp-127.0.0.1-8080", 100),
+        ("llamacpp-8080", 200),
+    ]
+
+
+def test_a_server_is_not_hidden_by_a_configured_one_that_is_called_like_it(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(8080, 501)])
+    fake.process(100, "llama-server -m a", sockets=(501,))
+    [found] = look(fake, Asker(**{url_of(8080): LLAMACPP})).find_servers({}, {"llamacpp-8080": "http://192.0.2.1:8080"})
+    assert found.name == "llamacpp-127.0.0.1-8080"
+
+
+@pytest.mark.parametrize("network", ["host", "pod"])
+def test_a_socket_of_ipv6_alone_is_asked_there(fake: FakeProcFs, network: str):
+    """uvicorn and others on ``::`` take no IPv4 at all, and procfs does not tell."""
+    fake.network(network, ("172.17.0.2", "fd00::2"), [Tcp(30000, 501, "::")])
+    fake.process(100, "python3 -m sglang.launch_server --host :: --port 30000", sockets=(501,), network=network)
+    four, six = ("127.0.0.1", "[::1]") if network == "host" else ("172.17.0.2", "[fd00::2]")
+    refused = SourceError(Reason.UNREACHABLE, "connection refused")
+    probe = Asker(**{url_of(30000, four): refused, url_of(30000, six): SGLANG})
+    [found] = look(fake, probe).find_servers({})
+    assert (found.url, probe.asked) == (url_of(30000, six), [url_of(30000, four), url_of(30000, six)])
+    # A socket that takes both is asked once, and one that refuses is not asked in every way.
+    for said in (SGLANG, SourceError(Reason.LOADING, "503")):
+        probe = Asker(**{url_of(30000, four): said})
+        look(fake, probe).find_servers({})
+        assert probe.asked == [url_of(30000, four)]
+
+
+def test_a_process_that_became_another_program_is_known_by_its_new_command_line(fake: FakeProcFs):
+    """A wrapper in Python that ends in exec: the same process, called ``python3`` before and after."""
+    fake.network("host", (), [Tcp(30000, 501)])
+    fake.process(100, "python3 /entrypoint.py", comm="python3", sockets=(501,))
+    host = look(fake, Asker(**{url_of(30000): SGLANG}))
+    assert host.find_servers({}) == []
+    fake.process(100, "python3 -m sglang.launch_server --port 30000", comm="python3", sockets=(501,))
+    host.refresh()
+    assert [one.name for one in host.find_servers({})] == ["sglang-30000"]
+
+
+@pytest.mark.parametrize(
+    ("parent", "argv", "name"),
+    [
+        (
+            "ollama serve",
+            "/usr/lib/ollama/llama-server --model /m/blobs/sha256-8eeb52dfb3bb9aefdf9d1ef24b --port {}",
+            "ollama-8eeb52dfb3bb",
+        ),
+        ("ollama serve", "/usr/lib/ollama/llama-server -m /m/smol.Q4.gguf --alias smol --port {}", "ollama-smol"),
+        ("ollama serve", "/usr/lib/ollama/llama-server --model=/m/smol.Q4.gguf --port={}", "ollama-smol.Q4"),
+        ("llama-server --port 8080", "llama-server -a qwen,q -m /m/q.gguf --port {}", "llamacpp-qwen"),
+        ("ollama serve", "/usr/lib/ollama/llama-server --port {}", None),
+        ("bash", "llama-server -m /m/smol.Q4.gguf --port {}", None),
+    ],
+)
+def test_a_server_that_another_one_starts_for_a_model_is_named_by_the_model(
+    fake: FakeProcFs, parent: str, argv: str, name: str | None
+):
+    """Its port is another one each time the model is loaded."""
+    for at, port in enumerate((45001, 45002)):
+        fake.network("host", (), [Tcp(port, 501 + at, "127.0.0.1")])
+        fake.process(90, parent)
+        fake.process(100 + at, argv.format(port), parent=90, sockets=(501 + at,))
+        [found] = look(fake, Asker(**{url_of(port): LLAMACPP})).find_servers({})
+        assert (found.name, found.url) == (name or f"llamacpp-{port}", url_of(port))
+        fake.end(100 + at)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("?model=smol&autoload=false", ["llamacpp-qwen"]),
+        ("?autoload=false&model=qwen", ["llamacpp-smol"]),
+        ("?model=other", ["llamacpp-qwen", "llamacpp-smol"]),
+        ("", ["llamacpp-qwen", "llamacpp-smol"]),
+    ],
+)
+def test_t06_a_model_that_is_read_through_its_router_is_not_found_a_second_time(
+    fake: FakeProcFs, query: str, found: list[str]
+):
+    fake.network("host", (), [Tcp(8080, 500), Tcp(45001, 501, "127.0.0.1"), Tcp(45002, 502, "127.0.0.1")])
+    fake.process(90, "llama-server --port 8080", sockets=(500,))
+    fake.process(101, "llama-server --alias smol --port 45001", parent=90, sockets=(501,))
+    fake.process(102, "llama-server --alias qwen --port 45002", parent=90, sockets=(502,))
+    host = look(fake, Asker(**{url_of(45001): LLAMACPP, url_of(45002): LLAMACPP}))
+    configured = {"chat": f"{url_of(8080)}/metrics{query}"}
+    assert [one.name for one in host.find_servers({}, configured)] == found
+    # One for the same model that is none of the router's is another server.
+    fake.network("host", (), [Tcp(8080, 500), Tcp(9000, 503, "127.0.0.1")])
+    fake.process(103, "llama-server --alias smol --port 9000", sockets=(503,))
+    host = look(fake, Asker(**{url_of(9000): LLAMACPP}))
+    assert [one.name for one in host.find_servers({}, configured)] == ["llamacpp-9000"]
+
+
+def test_two_servers_for_one_model_have_different_names(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(45001, 501, "127.0.0.1"), Tcp(45002, 502, "127.0.0.1")])
+    fake.process(90, "ollama serve")
+    for at in (0, 1):
+        argv = f"/usr/lib/ollama/llama-server -m /m/smol.gguf --port {45001 + at}"
+        fake.process(100 + at, argv, parent=90, sockets=(501 + at,))
+    host = look(fake, Asker(**{url_of(45001): LLAMACPP, url_of(45002): LLAMACPP}))
+    assert [one.name for one in host.find_servers({})] == ["ollama-smol", "ollama-smol-127.0.0.1-45002"]
+
+
+def test_what_is_gone_is_forgotten(fake: FakeProcFs):
+    """A server that is started anew again and again, on another port each time."""
+    host = look(fake, Asker())
+    for at in range(20):
+        fake.network("host", (), [Tcp(45000 + at, 500 + at, "127.0.0.1")])
+        fake.process(100 + at, "llama-server -m x", sockets=(500 + at,))
+        host.refresh()
+        host.find_servers({})
+        host.server_pids(url_of(45000 + at))
+        fake.end(100 + at)
+    host.refresh()
+    host.find_servers({})
+    assert (host._refused, host._trees) == ({}, {})
+    assert len(host._sockets._owners) <= 1
+
+
 def test_a_gateway_is_not_found_by_itself(fake: FakeProcFs):
     fake.network("host", (), [Tcp(8000, 501)])
     fake.process(100, "python3 gateway.py --port 8000", sockets=(501,))
@@ -400,7 +602,13 @@ def test_a_socket_on_the_loopback_of_a_container_cannot_be_asked(fake: FakeProcF
     fake.process(100, "vllm serve m", sockets=(901,), network="pod")
     fake.network("pod", ("172.17.0.2",), [Tcp(8000, 901, "127.0.0.1")])
     probe = Asker()
-    assert (look(fake, probe).find_servers({}), probe.asked) == ([], [])
+    host = look(fake, probe)
+    assert (host.find_servers({}), probe.asked) == ([], [])
+    [problem] = host.problems
+    assert problem == (
+        "vllm (pid 100) listens on 127.0.0.1:8000 of another network namespace, which cannot be reached from here: let it"
+        " listen on an address of its container, or run the exporter in that network"
+    )
 
 
 def test_an_engine_whose_metrics_are_off_is_told_and_asked_less_and_less_often(fake: FakeProcFs):

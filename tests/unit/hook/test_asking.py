@@ -47,6 +47,9 @@ def test_options_of_the_client_are_kept(options: object, expected: object):
         b'{"stream":true,"stream_options":{"include_usage":true}}',
         b'{"stream":true,"stream_options":7}',
         b"[" * 100_000,
+        '{"stream":true}'.encode("utf-16"),
+        '{"stream":true}'.encode("utf-32-le"),
+        b'{"stream":true,"x":"\xff"}',
     ],
     ids=lambda body: repr(body[:30]),
 )

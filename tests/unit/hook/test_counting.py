@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpw.hook.counting import AnswerWatch, Counters, is_counted
 from tpw.model import Role
@@ -81,20 +84,19 @@ def test_a_responses_stream():
     }
 
 
-def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_beside_the_input():
+@pytest.mark.parametrize("pieces", [0, 100, 20_000])
+def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_beside_the_input(pieces: int):
     first = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 5, "output_tokens": 1}
     filler = [{"type": "content_block_delta", "delta": {"text": "x" * 1000}} for _ in range(300)]
     body = sse(
         {"type": "message_start", "message": {"model": "m", "usage": first}},
         *filler,
-        {"type": "message_delta", "usage": {"output_tokens": 40}},
+        {"type": "message_delta", "usage": {"input_tokens": None, "output_tokens": 40}},
     )
-    assert totals(watch(body, content_type="text/event-stream")) == {
-        "prompt": 115.0,
-        "cached_input": 100.0,
-        "output": 40.0,
-        "requests": 1.0,
-    }
+    body = body.replace(b"message_start", b"message_start" + b" " * 300)
+    counters = watch(body, content_type="text/event-stream", pieces=pieces)
+    assert totals(counters) == {"prompt": 115.0, "cached_input": 100.0, "output": 40.0, "requests": 1.0}
+    assert b'{model="m"}' in counters.page()
 
 
 def test_embeddings_have_input_alone_though_the_answer_is_large():
@@ -104,6 +106,112 @@ def test_embeddings_have_input_alone_though_the_answer_is_large():
     counters = watch(body.encode(), pieces=65536)
     assert totals(counters) == {"prompt": 7.0, "requests": 1.0}
     assert b'model="e"' in counters.page()
+
+
+@pytest.mark.parametrize("pieces", [0, 1000, 65536])
+@pytest.mark.parametrize("after", [0, 30_000, 70_000, 300_000])
+@pytest.mark.parametrize("before", [10, 20_000, 100_000])
+def test_usage_may_stand_anywhere_in_a_long_answer(before: int, after: int, pieces: int):
+    """vLLM writes prompt_logprobs, and its messages, after the usage; the choices before it."""
+    quoted = json.dumps({"usage": {"prompt_tokens": 999, "completion_tokens": 999}})
+    answer = {
+        "model": "m",
+        "choices": [{"message": {"content": quoted + "x" * before}}],
+        "usage": {"prompt_tokens": 30, "completion_tokens": 12},
+        "prompt_logprobs": ["usage", "x" * after, quoted],
+    }
+    assert totals(watch(json.dumps(answer).encode(), pieces=pieces)) == {
+        "prompt": 30.0,
+        "output": 12.0,
+        "requests": 1.0,
+    }
+
+
+def test_of_a_long_stream_that_always_says_usage_the_last_word_counts():
+    """continuous_usage_stats: every event tells all that was used so far."""
+    events = [
+        {"model": "m", "choices": [{"text": "x" * 50}], "usage": {"prompt_tokens": 5, "completion_tokens": n}}
+        for n in range(1, 3001)
+    ]
+    body = sse(*events, "[DONE]")
+    assert totals(watch(body, content_type="text/event-stream", pieces=1111)) == {
+        "prompt": 5.0,
+        "output": 3000.0,
+        "requests": 1.0,
+    }
+
+
+ANSWERS = {
+    "plain": ("application/json", json.dumps(OPENAI).encode()),
+    "indented": ("application/json; charset=utf-8", json.dumps(OPENAI, indent=2).encode()),
+    "stream": (
+        "text/event-stream",
+        sse(
+            {"model": "m", "choices": [{"delta": {"content": 'a "usage": {'}}], "usage": None},
+            {"model": "m", "choices": [], "usage": OPENAI["usage"]},
+            "[DONE]",
+        ),
+    ),
+    "crlf": (
+        "text/event-stream",
+        sse({"model": "m"}, {"choices": [], "usage": OPENAI["usage"]}, "[DONE]").replace(b"\n", b"\r\n"),
+    ),
+    "many lines": (
+        "text/event-stream",
+        b"event: x\nid: 7\n"
+        + b"".join(b"data: " + line + b"\n" for line in json.dumps(OPENAI, indent=1).encode().splitlines())
+        + b"\n: comment\n\n",
+    ),
+}
+
+
+@given(form=st.sampled_from(sorted(ANSWERS)), places=st.lists(st.integers(0, 2000), max_size=12))
+def test_however_an_answer_is_cut_it_counts_the_same(form: str, places: list[int]) -> None:
+    content_type, body = ANSWERS[form]
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, content_type, "")
+    edges = sorted({0, len(body), *(place % (len(body) + 1) for place in places)})
+    for start, end in pairwise(edges):
+        one.feed(body[start:end])
+    one.end()
+    assert totals(counters) == {"prompt": 30.0, "output": 12.0, "cached_input": 16.0, "requests": 1.0}
+    assert (counters.without_usage, counters.errors) == (0, 0)
+
+
+SHARDS_OF_ANSWERS = (
+    *(
+        b'"usage"',
+        b":",
+        b"{",
+        b"}",
+        b"[",
+        b'"',
+        b"\\",
+        b",",
+        b"\n",
+        b"\r\n",
+        b"data: ",
+        b" ",
+        b"null",
+        b"\xff",
+        b"x" * 70_000,
+    ),
+    *(b'"prompt_tokens":5', b'"completion_tokens":1e400', b'"output_tokens":NaN', b'"prompt_tokens_details":', b"-1"),
+    *(b'"eval_count":', b"123456789012345678", b'"timings"', b'"predicted_n":', b'"prompt_n":2', b'"model":"\\uD800"'),
+)
+
+
+@given(st.lists(st.sampled_from(SHARDS_OF_ANSWERS) | st.binary(max_size=8), max_size=30))
+def test_whatever_an_answer_is_it_is_counted_or_told(pieces: list[bytes]) -> None:
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, "text/event-stream", "")
+    for piece in pieces:
+        one.feed(piece)
+    one.end()
+    requests = summary(DialectReader(TPW_HOOK).read(Page(counters.page())).series).get(Role.REQUESTS, 0.0)
+    assert (requests + counters.without_usage, counters.errors) == (1.0, 0)
 
 
 def test_transcriptions_are_seconds_of_audio():
@@ -122,6 +230,16 @@ def test_ollama_says_it_in_its_last_line():
         "output": 298.0,
         "requests": 1.0,
     }
+
+
+def test_usage_is_believed_before_ollama_s_own_numbers():
+    answer = {
+        "model": "m",
+        "prompt_eval_count": 1,
+        "eval_count": 2,
+        "usage": {"prompt_tokens": 26, "completion_tokens": 9},
+    }
+    assert totals(watch(json.dumps(answer).encode())) == {"prompt": 26.0, "output": 9.0, "requests": 1.0}
 
 
 def test_an_answer_that_does_not_say_is_counted_as_such():
@@ -178,6 +296,13 @@ def test_models_are_kept_apart_and_escaped_and_bounded():
     models = {one.model for one in found.series}
     assert (len(models), 'a "7"\n\\' in models, "other" in models) == (101, True, True)
     assert summary(found.series)[Role.OUTPUT] == 150.0
+
+
+def test_a_model_s_name_that_cannot_be_written_spoils_no_page():
+    """Servers answer with the name that their client has asked for, whatever that is."""
+    counters = watch(b'{"model":"a\\ud800b","usage":{"prompt_tokens":5,"completion_tokens":3}}')
+    assert totals(counters) == {"prompt": 5.0, "output": 3.0, "requests": 1.0}
+    assert b'{model="a?b"}' in counters.page()
 
 
 def test_memory_of_a_long_answer_is_bounded():

@@ -502,6 +502,72 @@ def test_large_bodies_are_not_gathered():
     assert peaks[0] < 4 << 20
 
 
+def test_a_client_that_does_not_read_holds_the_server_back_and_gathers_nothing():
+    size, piece = 128 << 20, bytes(1 << 16)
+    sent = 0
+
+    async def speak(head: bytes, _: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        nonlocal sent
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n".encode())
+        while sent < size:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+        return True
+
+    async def talk(between: Between) -> None:
+        await between.ask()
+        before = -1
+        while sent > before or not sent:  # until it is sent no more
+            before = sent
+            await asyncio.sleep(0.1)
+        assert sent < size // 2
+        # Who reads again gets everything.
+        await asyncio.wait_for(between.reader.readuntil(b"\r\n\r\n"), 10)
+        left = size
+        while left:
+            left -= len(await asyncio.wait_for(between.reader.read(1 << 16), 10))
+
+    run(speak, talk)
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_a_connection_that_either_side_wants_to_end_is_ended_though_the_other_keeps_it(who: str):
+    wish = "Connection: close\r\n"
+    said = plain(USED, more=wish if who == "server" else "")
+
+    async def talk(between: Between) -> None:
+        await between.ask(more=wish if who == "client" else "")
+        assert await asyncio.wait_for(between.reader.read(-1), 10) == said
+
+    assert run(saying(said), talk).connections == 1
+
+
+def test_a_client_of_http_1_0_is_let_go_after_its_answer_unless_it_asks_to_be_kept():
+    async def talk(between: Between) -> None:
+        for more, ends in (("Connection: keep-alive\r\n", False), ("", True)):
+            between.writer.write(f"POST /v1/completions HTTP/1.0\r\nContent-Length: 0\r\n{more}\r\n".encode())
+            await between.exactly(plain(USED))
+            if ends:
+                assert await asyncio.wait_for(between.reader.read(-1), 10) == b""
+
+    between = run(saying(plain(USED)), talk)
+    assert (between.connections, output_of(between.counters)) == (1, 6.0)
+
+
+def test_a_stream_that_dies_within_a_chunk_is_cut_off_for_the_client_too():
+    """A client must not take it for whole: no last chunk is made up for it, and what it used nobody knows."""
+    whole = chunked(STREAM[:1])
+    cut = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + whole[:-9]
+
+    async def talk(between: Between) -> None:
+        await between.ask()
+        assert await asyncio.wait_for(between.reader.read(-1), 10) == cut
+
+    between = run(saying(cut, goes_on=False), talk)
+    assert (output_of(between.counters), between.counters.without_usage) == (0.0, 1)
+
+
 def test_what_is_being_answered_may_end_and_what_is_idle_ends_at_once():
     async def speak(head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         asked.set()
@@ -620,6 +686,17 @@ def test_where_nothing_had_to_be_asked_nothing_is_changed(body: bytes):
     assert bodies == [body, body]
 
 
+def test_a_stream_that_says_its_length_keeps_its_usage():
+    """Nothing can be taken out of it: its client was told how long it is."""
+    said = plain(b"".join(STREAM), content_type="text/event-stream")
+
+    async def talk(between: Between) -> None:
+        await between.ask(body=b'{"stream":true}')
+        await between.exactly(said)
+
+    assert output_of(run(saying(said), talk, ask_for_usage=True).counters) == 3.0
+
+
 def test_a_body_that_waits_for_permission_is_read_for_asking_too():
     async def talk(between: Between) -> None:
         between.writer.write(
@@ -677,6 +754,22 @@ def test_an_answer_that_is_cut_off_is_told_and_the_client_is_let_go():
         b"POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        # What one reader takes for the end of a line and another does not: a header, or a whole request, would be hidden.
+        b"POST / HTTP/1.1\nTransfer-Encoding:chunked\r\nContent-Length: 4\r\n\r\n",
+        b"POST / HTTP/1.1\rTransfer-Encoding:chunked\r\nContent-Length: 4\r\n\r\n",
+        b"POST / HTTP/1.1\r\nX: 1\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+        b"POST / HTTP/1.1\r\nX: 1\rTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+        b"POST / HTTP/1.1\r\nX: \0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-\tEncoding: chunked\r\n\r\n",
+        # Codings that not everybody takes for chunks.
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: identity, chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding:\r\nContent-Length: 4\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: +4\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 0x4\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length:\r\n\r\n",
         b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
     ],
     ids=lambda garbage: repr(garbage[:60]),

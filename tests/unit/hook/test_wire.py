@@ -58,7 +58,17 @@ def test_a_chunk_that_came_whole_is_one_piece():
     assert pieces == [(b"3\r\nabc\r\n", b"abc"), (b"0\r\n\r\n", b"")]
 
 
-@pytest.mark.parametrize("wire", [b"\r\nabc", b"-1\r\n", b"0x3\r\nabc\r\n", b"3\r\nabcd\r\n", b"1_0\r\n", b"g\r\n"])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        *(b"\r\nabc", b"-1\r\n", b"0x3\r\nabc\r\n", b"3\r\nabcd\r\n", b"1_0\r\n", b"g\r\n"),
+        # Ends of lines that another reader may not take for one.
+        *(b"3;x\nabc\r\n", b"3\nabc\r\n", b"3;x\ry\r\nabc\r\n", b"3\r\r\nabc\r\n", b"0\r\nA: b\n\r\n"),
+        *(b"0\r\n \r\n\r\n", b"0\r\n\n"),
+        b"0\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    ],
+    ids=lambda wire: repr(wire[:20]),
+)
 def test_chunks_that_are_none_are_refused(wire: bytes):
     with pytest.raises(MalformedError):
         asyncio.run(read(CHUNKED, [wire], ends=True))

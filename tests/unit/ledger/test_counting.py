@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries
+from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries, WorkSeries
 
 
 def reading(
@@ -193,3 +193,171 @@ def test_tokens_in_flight_of_a_server_whose_counter_is_not_there_yet() -> None:
     assert output(account) == 5.0
     both = replace(first, in_flight=(), series=(*first.series, *reading({"a": 8.0}).series))
     assert output(count(account, both).account) == 8.0
+
+
+# ---------------------------------------------------------------------------------- series that come late, and new servers
+
+
+def test_t10_counters_that_come_with_the_first_request_count_from_zero_though_the_server_had_none_before() -> None:
+    """SGLang, TGI and others publish no counter before their first request: what it then shows was made under watch."""
+    idle = reading({}, identity="process:7:100.0", started=100.0)
+    account = after(idle, idle, replace(idle, series=reading({"a": 7.0}).series), since=5000.0)
+
+    assert output(account) == 7.0
+
+
+def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_it_is_above_the_old_one() -> None:
+    account = after(
+        reading({"a": 100.0}),
+        reading({}, identity="page:2"),
+        reading({"a": 150.0}, identity="page:2"),
+        reading({"a": 160.0}, identity="page:2"),
+    )
+
+    assert output(account) == 160.0
+
+
+def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_others_were_there_before() -> None:
+    other = TokenSeries(Role.CACHED_INPUT, "m", "cached", 0.0)
+    restarted = replace(reading({}, identity="page:2"), series=(other,))
+    account = after(
+        reading({'a{rank="0"}': 100.0}),
+        restarted,
+        replace(restarted, series=(other, *reading({'a{rank="0"}': 150.0}).series)),
+    )
+
+    assert output(account) == 150.0
+
+
+def test_t10_a_late_counter_of_a_server_that_took_the_place_of_another_counts_from_zero() -> None:
+    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
+    for made in ({}, {"a": 30.0}):
+        account = count(account, reading(made, identity="page:400", started=400.0), 1000.0).account
+
+    assert output(account) == 30.0
+
+
+def test_a_page_that_begins_to_tell_when_its_process_started_is_no_restart() -> None:
+    """And one that says so no more neither: the process was known by its pid before."""
+    account = after(
+        reading({"a": 100.0}, identity="process:7:990.0", started=990.0),
+        reading({"a": 110.0}, identity="page:990.0", started=990.0),
+        reading({"a": 120.0}, identity="process:7:990.0", started=990.0),
+    )
+
+    assert output(account) == 20.0
+
+
+def test_another_process_that_was_there_before_is_another_server_though_its_counters_are_higher() -> None:
+    """The address of llama-server was changed to that of another one, which had made millions."""
+    account = after(reading({"a": 100.0, "b": 5.0}, identity="process:7:500.0", started=500.0))
+    other = reading({"a": 5e6, "b": 4e6}, identity="process:8:400.0", started=400.0)
+    account = count(account, other, 1000.0).account
+    assert output(account) == 0.0
+    account = count(account, replace(other, series=reading({"a": 5e6 + 9.0, "b": 4e6}).series), 1001.0).account
+    assert output(account) == 9.0
+
+
+def test_another_process_that_began_after_the_last_look_counts_from_zero_though_it_has_made_more() -> None:
+    """The daemon was away for a day. A process that may go on from files is not said to have begun at any time."""
+    account = after(reading({"a": 100.0, "b": 30.0}, identity="process:7:500.0", started=500.0))
+    new = reading({"a": 150.0, "b": 40.0}, identity="process:8:1500.0", started=1500.0)
+    assert output(count(account, new, 1000.0).account) == 190.0
+    assert output(count(account, replace(new, started_wall_seconds=None), 1000.0).account) == 60.0
+    # Its identity may be known some seconds after its counters: what was read of them meanwhile is not counted again.
+    assert output(count(account, new, 1501.0).account) == 60.0
+
+
+def test_the_same_process_after_the_clock_was_set_is_no_other() -> None:
+    """The kernel tells the start of a process by the wall clock: set, the same process began at another time."""
+    account = after(reading({"a": 100.0}, identity="process:7:500.0", started=500.0))
+    account = count(account, reading({"a": 130.0}, identity="process:7:400.0", started=400.0), 1000.0).account
+
+    assert output(account) == 30.0
+
+
+def test_another_address_of_a_server_that_tells_nothing_of_itself_is_met_anew() -> None:
+    one, two = (replace(reading({}, identity=""), address=f"http://{host}:8080") for host in "ab")
+    pages = [(one, 100.0), (two, 5e6), (two, 5e6 + 7.0)]
+    assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 7.0
+
+
+def test_of_a_server_met_anew_the_process_that_becomes_known_later_loses_nothing() -> None:
+    account = after(replace(reading({"a": 100.0}, identity="process:7:500.0", started=500.0), address="http://a"))
+    there = replace(reading({"a": 5e6}, identity=""), address="http://b")
+    known = replace(reading({"a": 5e6 + 7.0}, identity="process:8:400.0", started=400.0), address="http://b")
+    for look in (there, known):
+        account = count(account, look, 1000.0).account
+
+    assert output(account) == 7.0
+
+
+def test_another_spelling_of_the_same_server_s_address_loses_nothing() -> None:
+    one, two = (replace(reading({}), address=f"http://{host}:8080") for host in ("127.0.0.1", "localhost"))
+    pages = [(one, 100.0), (two, 110.0)]
+    assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 10.0
+
+
+def test_work_that_goes_on_is_no_sign_of_a_restart() -> None:
+    def both(worked: float, made: float, pid: int) -> ServerReading:
+        one = reading({"a": made}, identity=f"process:{pid}:990.0", started=990.0)
+        return replace(one, work=(WorkSeries("images", "m", "images:i", worked),))
+
+    assert output(after(both(50.0, 100.0, 1), both(51.0, 110.0, 2))) == 10.0
+
+
+# ------------------------------------------------------------------------------------------ an engine of another release
+
+
+def prompts(identity: str, cached: float, **by_role: float) -> ServerReading:
+    """Of a release that counts prompts in one way: ``prompt`` with cached tokens inside, ``input`` without."""
+    series = tuple(TokenSeries(Role(role), "m", role, value) for role, value in by_role.items())
+    return replace(
+        reading({}, identity=identity), series=(*series, TokenSeries(Role.CACHED_INPUT, "m", "cached", cached))
+    )
+
+
+def inputs(account: ServerAccount) -> tuple[float, float]:
+    return account.tokens[("m", TokenKind.INPUT)], account.tokens[("m", TokenKind.CACHED_INPUT)]
+
+
+def test_t03_a_release_that_counts_prompts_without_cached_tokens_goes_on_where_the_one_before_was() -> None:
+    account = after(
+        prompts("page:1", 0.0, prompt=0.0),
+        prompts("page:1", 300.0, prompt=1000.0),
+        prompts("page:2", 20.0, input=40.0),
+    )
+    assert inputs(account) == (740.0, 320.0)
+    account = count(account, prompts("page:2", 25.0, input=100.0)).account
+    assert inputs(account) == (800.0, 325.0)
+    # And back to the older one.
+    account = count(account, prompts("page:3", 10.0, prompt=60.0)).account
+    assert inputs(account) == (850.0, 335.0)
+    account = count(account, prompts("page:3", 10.0, prompt=70.0)).account
+    assert inputs(account) == (860.0, 335.0)
+
+
+def test_t03_an_older_release_invents_no_cached_tokens() -> None:
+    """Where no cached tokens are counted, prompts of before less input of now is nothing that was cached."""
+    account = after(
+        replace(reading({"prompt": 0.0}, role=Role.PROMPT)),
+        replace(reading({"prompt": 1000.0}, role=Role.PROMPT)),
+        reading({"input": 40.0}, role=Role.INPUT, identity="page:2"),
+    )
+    assert account.tokens == {("m", TokenKind.INPUT): 1040.0}
+
+
+def test_t03_a_look_without_any_prompts_changes_no_count() -> None:
+    account = after(
+        prompts("page:1", 0.0, prompt=0.0),
+        prompts("page:1", 300.0, prompt=1000.0),
+        reading({"a": 1.0}),
+        prompts("page:1", 310.0, prompt=1020.0),
+    )
+    assert inputs(account) == (710.0, 310.0)
+
+
+def test_cached_tokens_that_are_counted_before_their_prompt_are_told_with_it() -> None:
+    account = after(prompts("page:1", 0.0, prompt=0.0), prompts("page:1", 150.0, prompt=100.0))
+    assert inputs(account) == (0.0, 100.0)
+    assert inputs(count(account, prompts("page:1", 150.0, prompt=200.0)).account) == (50.0, 150.0)

@@ -88,6 +88,17 @@ def test_t02_joules_of_a_long_prefill_are_active_before_its_tokens_are_counted()
     assert books.servers["chat"].tokens == {("m", TokenKind.OUTPUT): 1.0}
 
 
+@pytest.mark.parametrize(("ticks_before", "counted"), [(0, 0.0), (1, 40.0)])
+def test_t10_tokens_from_before_the_first_tick_of_all_have_no_joules_and_are_not_counted(
+    ticks_before: int, counted: float
+) -> None:
+    """A server that began half a minute ago was under watch only if somebody watched then."""
+    young = replace(look(100, {"m": 40.0}), started_wall_seconds=START + 70.0 + 1e9)
+    before = [replace(tick(n, 0.0, ()), owners={}) for n in range(ticks_before)]
+    books = play(*before, tick(100, 0.0, (young,)))
+    assert books.servers["chat"].tokens == {("m", TokenKind.OUTPUT): counted}
+
+
 def test_t15_models_of_one_server_share_its_joules_by_their_tokens() -> None:
     books = play(tick(0, 0.0, (look(0, {"a": 0.0, "b": 0.0}),)), tick(1, 400.0, (look(1, {"a": 30.0, "b": 10.0}),)))
     assert (joules(books, model="a"), joules(books, model="b")) == (300.0, 100.0)

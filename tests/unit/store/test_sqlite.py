@@ -282,6 +282,23 @@ def test_tokens_of_requests_in_work_are_kept_though_no_counter_of_the_server_has
     again.close()
 
 
+def test_a_server_that_was_met_before_it_had_counters_is_known_again(tmp_path: Path) -> None:
+    """Only so the counters that come with its first request, while the daemon is away, are counted from 0."""
+    file = BooksFile(tmp_path)
+    books = Books()
+    owners = {"chat": Ownership("chat", frozenset(), Attribution.CONFIGURED)}
+    met = ServerReading("chat", START_MONOTONIC + 1, "tgi", Cadence.FINISH, "", "", (), address="http://b")
+    for second, looks in enumerate(((), (met,))):
+        at = Instant(START_MONOTONIC + second, START_WALL + second)
+        books = file.save(advance(books, Tick(at, AcceleratorReading((), ()), servers=looks, owners=owners), POLICY))
+    file.close()
+
+    again = BooksFile(tmp_path)
+    account = again.load().servers["chat"]
+    assert (account.engine, account.address) == ("tgi", "http://b")
+    again.close()
+
+
 def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
     first = BooksFile(tmp_path)
     with pytest.raises(StoreError, match=r"another tpw-exporter keeps its books in .*--state\.dir"):

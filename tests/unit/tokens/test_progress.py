@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tpw.tokens.engines import LLAMACPP
 from tpw.tokens.progress import Takeover, requests_in
 from tpw.tokens.scrape import ScrapeSource
 
+CAPTURES = Path(__file__).parents[2] / "captures" / "servers"
 PROGRESS = LLAMACPP.progress
 assert PROGRESS is not None
 
@@ -30,10 +32,16 @@ def test_requests_in_work_are_told_by_slot_and_task():
     assert requests_in(body, PROGRESS) == {(0, 7): 29.0, (1, 8): 3.0}
 
 
+def test_four_requests_of_a_real_server_are_told():
+    body = (CAPTURES / "llamacpp-b11669-busy-slots.json").read_bytes()
+    assert requests_in(body, PROGRESS) == {(n, n): 48.0 for n in range(4)}
+
+
 @pytest.mark.parametrize(
     "body",
     [
         b"no json",
+        b"[" * 200_000,
         b'{"slots": []}',
         b"[1]",
         b'[{"is_processing": true}]',

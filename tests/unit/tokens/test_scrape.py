@@ -16,7 +16,7 @@ from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.http import _bounded
 from tpw.tokens.reading import summary
-from tpw.tokens.scrape import ScrapeSource, recognise_at
+from tpw.tokens.scrape import ScrapeSource, path_within, recognise_at
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "servers"
 VLLM_PAGE = (CAPTURES / "vllm-0.32.0-after-16-requests.txt").read_bytes()
@@ -29,6 +29,7 @@ VERSION = answer(json.dumps({"version": "0.32.0"}), content_type="application/js
 class Listening:
     pid: int
     started_wall_seconds: float
+    keeps_counters: bool = False
 
 
 def failure_of(source: ScrapeSource) -> SourceError:
@@ -110,7 +111,7 @@ def test_a_stale_connection_is_opened_again_without_a_word():
 def test_a_server_that_hangs_up_every_time_is_unreachable():
     with PageServer(lambda asked: None) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
-    assert failure.reason is Reason.UNREACHABLE
+    assert (failure.reason, server.connections) == (Reason.UNREACHABLE, 1)
 
 
 def test_a_server_that_closes_after_every_answer_is_read():
@@ -123,6 +124,19 @@ def test_a_server_that_closes_after_every_answer_is_read():
     assert [asked.path for asked in server.asked].count("/metrics") == 2
 
 
+def test_a_server_that_closes_after_every_answer_is_connected_with_the_secret_of_the_moment(tmp_path: Path):
+    secrets = tmp_path / "token"
+    closing = answer(VLLM_PAGE, headers={"Connection": "close"})
+    with PageServer(lambda asked: closing) as server:
+        source = ScrapeSource("chat", server.url, VLLM, headers_file=secrets)
+        for secret in ("one", "two"):
+            secrets.write_text(secret)
+            source.read()
+        source.close()
+    shown = [asked.headers["authorization"] for asked in server.asked if asked.path == "/metrics"]
+    assert shown == ["Bearer one", "Bearer two"]
+
+
 def test_an_http_1_0_answer_without_a_length_is_read_to_its_end():
     old = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + VLLM_PAGE
     with PageServer(pages({"/metrics": old})) as server:
@@ -130,6 +144,22 @@ def test_an_http_1_0_answer_without_a_length_is_read_to_its_end():
         reading = source.read()
         source.close()
     assert summary(reading.series)[Role.OUTPUT] == 384.0
+
+
+def test_a_number_that_an_answer_without_a_length_ended_in_is_not_taken():
+    """Its end is the connection's end, which comes too when the server dies: 1200 cut to 12 would fall and rise again."""
+    page = b'vllm:prompt_tokens_total{model_name="m"} 70\nvllm:generation_tokens_total{model_name="m"} 1200'
+    cut = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + page[:-2]
+    with PageServer(pages({"/metrics": cut})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series) == {Role.PROMPT: 70.0}
+    with PageServer(pages({"/metrics": answer(page)})) as server:
+        source = ScrapeSource("chat", server.url, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series) == {Role.PROMPT: 70.0, Role.OUTPUT: 1200.0}
 
 
 def test_a_chunked_answer_is_read():
@@ -156,6 +186,13 @@ def test_gzip_is_undone_though_it_was_not_asked_for():
     assert server.asked[0].headers["accept"].startswith("text/plain;version=0.0.4")
 
 
+def test_gzip_that_is_cut_off_is_malformed():
+    packed = answer(gzip.compress(VLLM_PAGE)[:-200], headers={"Content-Encoding": "gzip"})
+    with PageServer(pages({"/metrics": packed})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert (failure.reason, "cut off" in failure.detail) == (Reason.MALFORMED, True)
+
+
 def test_a_gzip_bomb_is_refused():
     packed = answer(gzip.compress(b"x 1\n" * 1_000_000), headers={"Content-Encoding": "gzip"})
     with PageServer(pages({"/metrics": packed})) as server:
@@ -170,6 +207,13 @@ def test_a_body_over_the_limit_is_refused(told: bool):
     with PageServer(pages({"/metrics": said})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM, max_bytes=1 << 16))
     assert (failure.reason, "larger than 64 KiB" in failure.detail) == (Reason.MALFORMED, True)
+
+
+def test_a_body_that_is_said_to_be_over_the_limit_is_not_waited_for():
+    said = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000000000\r\n\r\nx 1\n"
+    with PageServer(pages({"/metrics": said})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM, timeout_seconds=30.0))
+    assert (failure.reason, "larger than 8192 KiB" in failure.detail) == (Reason.MALFORMED, True)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +235,15 @@ def test_t13_every_refusal_has_its_reason(status: int, reason: Reason):
     assert failure.reason is reason
     assert failure.detail == f"{server.url}/metrics: HTTP {status} (because)"
     assert failure.hint
+
+
+def test_a_router_that_wants_the_name_of_a_model_says_how_to_give_it():
+    """As llama-server b11669 answers in router mode."""
+    said = '{"error":{"code":400,"message":"model name is missing from the request","type":"invalid_request_error"}}'
+    with PageServer(lambda asked: answer(said, status=400, content_type="application/json")) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
+    assert (failure.reason, "?model=NAME&autoload=false" in failure.hint) == (Reason.BROKEN, True)
+    assert "model name is missing" in failure.detail
 
 
 def test_t13_disabled_metrics_say_how_to_enable_them():
@@ -216,10 +269,60 @@ def test_a_redirect_to_another_host_is_not_followed():
     assert (failure.reason, "192.0.2.1" in failure.detail) == (Reason.BROKEN, True)
 
 
+@pytest.mark.parametrize(
+    ("origin", "location", "path"),
+    [
+        ("http://Tgi:80", "http://tgi/metrics/", "/metrics/"),
+        ("http://tgi", "http://tgi:80/metrics/?a=b", "/metrics/?a=b"),
+        ("https://tgi", "https://TGI:443/m", "/m"),
+        ("http://[::1]:8000", "http://[::1]:8000/m", "/m"),
+        ("http://tgi:8000", "/m", "/m"),
+        ("http://tgi:8000", "/m\u00e9 \x07?a b=%20", "/m%C3%A9%20%07?a%20b=%20"),
+        ("http://tgi:8000", "http://tgi/m", None),
+        ("http://tgi", "https://tgi/m", None),
+        ("http://tgi", "http://tgi.example/m", None),
+        ("http://tgi", "http://tgi@evil.example/m", None),
+        ("http://tgi", "//evil.example/m", None),
+        ("http://tgi", "http://tgi:999999/m", None),
+    ],
+)
+def test_a_redirect_stays_with_its_server_however_that_is_spelled(origin: str, location: str, path: str | None):
+    assert path_within(origin, "/metrics", location) == path
+
+
+def test_no_secret_is_sent_to_where_a_redirect_leads(tmp_path: Path):
+    secrets = tmp_path / "token"
+    secrets.write_text("s3cret\n")
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as other:
+        moved = answer(status=302, headers={"Location": f"{other.url}/metrics"})
+        with PageServer(pages({"/metrics": moved})) as server:
+            failure = failure_of(ScrapeSource("chat", server.url, VLLM, headers_file=secrets))
+    assert (failure.reason, other.asked) == (Reason.BROKEN, [])
+
+
 def test_redirects_in_a_circle_end():
     with PageServer(lambda asked: answer(status=302, headers={"Location": "/metrics"})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert (failure.reason, "circle" in failure.detail) == (Reason.BROKEN, True)
+
+
+@pytest.mark.parametrize("status", [200, 302])
+def test_a_path_that_is_not_ascii_is_asked_for_all_the_same(status: int):
+    said = {
+        "/m%C3%A9tricas": answer(VLLM_PAGE),
+        "/moved": answer(status=302, headers={"Location": "/m\u00e9tricas"}),
+    }
+    path = "/m\u00e9tricas" if status == 200 else "/moved"
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url + path, VLLM)
+        reading = source.read()
+        source.close()
+    assert summary(reading.series)[Role.OUTPUT] == 384.0
+
+
+def test_a_host_that_no_name_can_be_is_unreachable():
+    failure = failure_of(ScrapeSource("chat", f"http://{'x' * 70}.example:8000", VLLM))
+    assert (failure.reason, failure.hint) == (Reason.UNREACHABLE, "check the address")
 
 
 def test_nobody_listening_is_unreachable():
@@ -374,6 +477,23 @@ def test_another_engine_behind_the_address_is_recognised():
     assert (first, second.engine, summary(second.series)[Role.OUTPUT]) == ("llamacpp", "vllm", 384.0)
 
 
+def test_an_engine_at_another_path_behind_the_address_is_recognised():
+    """trtllm-serve in the place of vLLM: its /metrics is a list that readers empty, so it is not asked for again."""
+    said = {"/metrics": answer(VLLM_PAGE)}
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url)
+        first = source.read().engine
+        said["/metrics"] = answer("[]", content_type="application/json")
+        said["/prometheus/metrics"] = answer('trtllm_generation_tokens_total{model_name="m"} 5\n')
+        with pytest.raises(SourceError):
+            source.read()
+        before = len(server.asked)
+        second = source.read()
+        source.close()
+    assert (first, second.engine, summary(second.series)) == ("vllm", "trtllm_serve", {Role.OUTPUT: 5.0})
+    assert "/metrics" not in server.paths()[before:]
+
+
 def test_the_model_of_an_engine_without_labels_is_asked_for_once():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP)
@@ -382,6 +502,18 @@ def test_the_model_of_an_engine_without_labels_is_asked_for_once():
         source.close()
     assert {series.model for series in first.series} == {"smol"}
     assert first.loads == (Load("smol", 0.0, 0.0),)
+    assert server.paths().count("/v1/models") == 1
+
+
+def test_asking_for_the_model_over_a_new_connection_is_no_sign_of_another_server():
+    now = [0.0]
+    closing = answer(LLAMA_PAGE, headers={"Connection": "close"})
+    with PageServer(pages({"/metrics": closing, "/v1/models": MODELS})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
+        source.read()
+        now[0] = 61.0
+        source.read()
+        source.close()
     assert server.paths().count("/v1/models") == 1
 
 
@@ -400,6 +532,39 @@ def test_a_model_that_cannot_be_asked_for_is_unknown_and_costs_nothing_else():
         reading = source.read()
         source.close()
     assert {series.model for series in reading.series} == {"unknown"}
+
+
+def test_a_model_that_could_not_be_told_at_first_is_asked_for_again():
+    now = [0.0]
+    said = {"/metrics": answer(LLAMA_PAGE)}
+    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
+        models = [source.read().series[0].model]
+        said["/v1/models"] = MODELS
+        for now[0] in (59.0, 60.0, 120.0, 180.0):
+            models.append(source.read().series[0].model)
+        source.close()
+    assert models == ["unknown", "unknown", "smol", "smol", "smol"]
+    assert server.paths().count("/v1/models") == 2
+
+
+@pytest.mark.parametrize("said", [b'{"data": [{"id": "a\\ud800b"}]}', b"[" * 200_000])
+def test_what_a_server_says_of_its_model_spoils_nothing(said: bytes):
+    """Half of a surrogate pair is a string in JSON, and can neither be shown nor kept; and JSON may be deeper than any."""
+    told = answer(said, content_type="application/json")
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": told, "/props": told})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP)
+        reading = source.read()
+        source.close()
+    assert {series.model for series in reading.series} == {"a?b" if b"data" in said else "unknown"}
+
+
+def test_what_a_server_says_of_its_refusal_may_be_anything():
+    for said in (b"[" * 4000, b"[]", b'{"error": {"message": "a\\ud800b"}}'):
+        with PageServer(lambda asked, said=said: answer(said, status=500, content_type="application/json")) as server:  # type: ignore[misc]
+            failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
+        assert failure.reason is Reason.BROKEN
+        assert failure.detail.encode().startswith(f"{server.url}/metrics: HTTP 500".encode())
 
 
 def test_the_model_is_asked_for_again_when_the_server_was_replaced():
@@ -427,6 +592,15 @@ def test_the_identity_is_the_process_where_the_page_has_none():
         reading = source.read()
         source.close()
     assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", 1700000000.5)
+
+
+def test_t09_a_process_that_may_go_on_from_the_files_of_another_is_not_said_to_have_begun_at_zero():
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
+        process = Listening(42, 1700000000.5, keeps_counters=True)
+        source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: process)
+        reading = source.read()
+        source.close()
+    assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", None)
 
 
 def test_the_instant_lies_between_asking_and_the_answer():
@@ -552,6 +726,23 @@ def test_an_expected_engine_with_its_counters_off_says_how_to_switch_them_on():
     ):
         recognise_at(server.url, expected=(VLLM,))
     assert (caught.value.reason, "--disable-log-stats" in caught.value.hint) == (Reason.DISABLED, True)
+
+
+def test_an_expected_engine_with_its_counters_off_may_have_ours_in_it():
+    """``vllm serve --disable-log-stats --middleware tpw.hook.TokenCounter``; with its own counters on, those are read."""
+    ours = answer('tpw_hook_output_tokens_total{model="m"} 5\n')
+    off = answer("process_start_time_seconds 5\n")
+    for page, engine in ((off, ENGINES["tpw_hook"]), (answer(VLLM_PAGE), VLLM)):
+        with PageServer(pages({"/metrics": page, "/tpw/metrics": ours})) as server:
+            assert recognise_at(server.url, expected=(VLLM,)) is engine
+
+
+def test_t24_of_an_expected_trtllm_the_list_that_readers_empty_is_never_asked_for():
+    with PageServer(pages({"/prometheus/metrics": answer("trtllm_something_total 1\n")})) as server:
+        assert recognise_at(server.url, expected=(TRTLLM_SERVE,)) is TRTLLM_SERVE
+    with PageServer(lambda asked: NOT_FOUND) as silent, pytest.raises(SourceError):
+        recognise_at(silent.url, expected=(TRTLLM_SERVE,))
+    assert "/metrics" not in {*server.paths(), *silent.paths()}
 
 
 def test_an_address_may_speak_another_dialect_than_its_process_is_called_like():

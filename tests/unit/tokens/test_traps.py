@@ -12,6 +12,7 @@ import pytest
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
 from tpw.model import Cadence, Load, Role, ServerReading, TokenKind
+from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import (
     DIALECTS,
     ENGINES,
@@ -156,13 +157,26 @@ def test_t04_tensor_parallel_ranks_are_replicas():
     assert totals(SGLANG, "".join(lines)) == {Role.INPUT: 100.0}
 
 
-def test_t04_of_replicas_the_lowest_rank_is_kept_whatever_the_order_on_the_page():
+def test_t04_of_replicas_the_one_that_is_furthest_is_kept_whatever_the_order_on_the_page():
     def line(rank: int) -> str:
         return f'sglang:realtime_tokens_total{{mode="prefill_cache",tp_rank="{rank}"}} {100 + rank}\n'
 
     for ranks in ((10, 2, 9), (2, 10, 9), (9, 10, 2)):
         found = read(SGLANG, "".join(line(rank) for rank in ranks))
-        assert [(one.key.count('tp_rank="2"'), one.value) for one in found.series] == [(1, 102.0)]
+        assert [(one.key, one.value) for one in found.series] == [
+            ('sglang:realtime_tokens_total{mode="prefill_cache"}', 110.0)
+        ]
+
+
+def test_t04_a_replica_that_appears_later_is_still_a_replica():
+    """Each process writes a file of its own: rank 1 may be on the page a moment before rank 0, and neither is new work."""
+    line = 'sglang:realtime_tokens_total{{mode="prefill_compute",model_name="m",tp_rank="{}"}} {}\n'
+    account = ServerAccount("m")
+    reader = DialectReader(SGLANG)
+    for ranks in ({}, {1: 100}, {0: 90, 1: 100}, {0: 120, 1: 110}):
+        page = "sglang:num_running_reqs 0\n" + "".join(line.format(rank, value) for rank, value in ranks.items())
+        account = count(account, looked_at(read(SGLANG, page, reader))).account
+    assert account.tokens == {("m", TokenKind.INPUT): 120.0}
 
 
 def test_t04_replicas_of_a_gauge_are_not_added():
@@ -213,6 +227,17 @@ def test_t06_the_one_token_of_a_prefill_instance_is_counted_where_the_rest_is():
     assert totals(SGLANG, line.format("unified", 350)) == {Role.OUTPUT: 350.0}
 
 
+def test_t06_a_prompt_that_a_decode_instance_counts_again_is_left_to_the_prefill_instance():
+    """Releases without scheduler-side counters: both instances count the prompt when the request has finished."""
+    page = (
+        'sglang:prompt_tokens_total{{engine_type="{0}",model_name="m"}} 500\n'
+        'sglang:cached_tokens_total{{engine_type="{0}",model_name="m"}} 90\n'
+    )
+    assert totals(SGLANG, page.format("decode")) == {}
+    for engine_type in ("prefill", "unified"):
+        assert totals(SGLANG, page.format(engine_type)) == {Role.PROMPT: 500.0, Role.CACHED_INPUT: 90.0}
+
+
 def test_t06_a_frontend_is_of_another_level_than_its_workers():
     assert [ENGINES[name].level.value for name in ("dynamo_frontend", "dynamo_worker", "litellm", "vllm")] == [
         "frontend",
@@ -224,6 +249,27 @@ def test_t06_a_frontend_is_of_another_level_than_its_workers():
 
 def test_t07_a_rounded_counter_is_read_as_it_stands():
     assert totals(LLAMACPP, "llamacpp:tokens_predicted_total 1.23457e+06\n") == {Role.OUTPUT: 1234570.0}
+
+
+def test_t08_labels_in_another_order_or_with_blanks_are_the_same_series():
+    keys = {
+        one.key
+        for labels in (
+            'engine="0",model_name="a \\"b\\""',
+            'model_name="a \\"b\\"", engine="0",',
+            ' engine = "0" , model_name="a \\"b\\"" ',
+        )
+        for one in read(VLLM, f"vllm:generation_tokens_total{{{labels}}} 5\n").series
+    }
+    assert keys == {'vllm:generation_tokens_total{engine="0",model_name="a \\"b\\""}'}
+
+
+def test_t08_a_series_that_stands_twice_on_a_page_is_one():
+    body = 'vllm:generation_tokens_total{model_name="m"} 5\nvllm:generation_tokens_total{model_name="m"} 6\n'
+    assert totals(VLLM, body) == {Role.OUTPUT: 6.0}
+    assert totals(LLAMACPP, "llamacpp:tokens_predicted_total 5\nllamacpp:tokens_predicted_total 6\n") == {
+        Role.OUTPUT: 6.0
+    }
 
 
 def test_t08_every_series_keeps_its_own_key():
@@ -248,6 +294,25 @@ def test_t10_a_counter_that_appears_later_does_not_change_the_choice():
     assert read(SGLANG, declared + other, reader).series == ()
     effective = 'sglang:prefill_effective_tokens_total{mode="input",model_name="m"} 7\n'
     assert dict(summary(read(SGLANG, declared + effective + other, reader).series)) == {Role.INPUT: 7.0}
+
+
+@pytest.mark.parametrize("kind", ["histogram", "summary"])
+def test_t10_a_histogram_that_is_declared_is_chosen_before_its_first_sample(kind: str):
+    """An exporter without buckets writes summaries in their place."""
+    reader = DialectReader(ENGINES["tei"])
+    declared = f"# TYPE te_batch_next_tokens {kind}\n"
+    other = "te_request_input_length_sum 9\n"
+    assert read(ENGINES["tei"], declared + other, reader).series == ()
+    sampled = read(ENGINES["tei"], declared + "te_batch_next_tokens_sum 7\n" + other, reader)
+    assert dict(summary(sampled.series)) == {Role.INPUT: 7.0}
+
+
+@pytest.mark.parametrize("kind", ["histogram", "summary"])
+def test_t11_what_is_declared_as_something_else_is_no_counter(kind: str):
+    """``iteration_tokens_total`` of vLLM is a histogram: a name does not make a counter."""
+    dialect = Dialect.from_mapping({"output": ["steps_tokens_total", "tokens_total"]})
+    page = f"# TYPE steps_tokens_total {kind}\nsteps_tokens_total_sum 5\ntokens_total 7\n"
+    assert totals(dialect, page) == {Role.OUTPUT: 7.0}
 
 
 def test_t10_what_was_chosen_stays_chosen_when_something_better_appears():
