@@ -641,6 +641,7 @@ class Daemon:
                 status = life.status()
                 notes.append(f"{life.name} is not read: {status.detail}. {status.hint}".rstrip())
         notes.extend(note for poller in self._accelerators for note in poller.notes)
+        notes.extend(note for host in self._hosts for note in host.notes)
         notes += [
             f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
             for uuid in self._told_twice

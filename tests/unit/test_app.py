@@ -240,6 +240,23 @@ def rapl(sysfs: Path, meters: str = "") -> Config:
     return load(RAPL.format(sysfs=sysfs, meters=meters))
 
 
+def test_what_a_host_meter_withholds_is_a_note(tmp_path: Path) -> None:
+    for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram"), ("intel-rapl:1", "package-1")):
+        directory = tmp_path / "class" / "powercap" / zone
+        directory.mkdir(parents=True)
+        (directory / "name").write_text(name)
+        (directory / "max_energy_range_uj").write_text("262143328850")
+        if zone != "intel-rapl:1":
+            (directory / "energy_uj").write_text("1000000")
+    daemon = Daemon(rapl(tmp_path))
+    daemon.look()
+
+    assert [note[:45] for note in daemon.snapshot.notes if "rapl" in note] == [
+        "No cpu energy is told by rapl: 1 of its 2 zon"
+    ]
+    daemon.stop()
+
+
 def test_a_default_meter_that_this_machine_does_not_have_is_a_note_and_no_source(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path))
     daemon.look()

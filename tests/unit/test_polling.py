@@ -747,6 +747,7 @@ class Host:
         self.calls: list[str] = []
         self.fault: Exception | None = None
         self.gate: Gate | None = None
+        self.notes: tuple[str, ...] = ()
 
     def open(self) -> None:
         self.calls.append("open")
@@ -790,6 +791,19 @@ def test_a_host_meter_that_fails_is_opened_again_after_a_while(clock: Clock) -> 
     assert host.calls.count("open") == 4  # at 0, 1, 3 and 7 s
     status = poller.life.status()
     assert (status.up, status.detail, status.hint) == (False, "no", "allow it")
+
+
+def test_what_a_host_meter_withholds_is_logged_once_and_noted(clock: Clock, logs: list[Any]) -> None:
+    host = Host()
+    host.notes = ("No cpu energy is told.",)
+    poller = HostPoller(host, clock)
+    for _ in range(3):
+        poller.begin()
+        assert poller.finish() is not None
+
+    assert poller.notes == ("No cpu energy is told.",)
+    assert [entry["detail"] for entry in logs if entry["event"] == "source incomplete"] == ["No cpu energy is told."]
+    poller.close()
 
 
 def test_a_slow_host_meter_has_a_thread_and_an_interval_of_its_own(clock: Clock) -> None:

@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+import structlog
+
 from tpw.model import HostReading, SourceError
 from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
 from tpw.power import Clock, HostMeter
+
+log = structlog.get_logger("tpw.source")
 
 _Result = tuple[HostReading | SourceError, float]
 
@@ -45,6 +49,7 @@ class HostPoller:
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._noted: tuple[str, ...] = ()
         self.life = life or SourceLife(meter.name, clock=clock)
 
     def begin(self) -> None:
@@ -75,7 +80,16 @@ class HostPoller:
             return None
         self.life.succeeded(duration)
         self._back_off.reset()
+        if self.notes != self._noted:
+            self._noted = self.notes
+            for note in self._noted:
+                log.warning("source incomplete", source=self.life.name, detail=note)
         return outcome
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the meter has to say beside its readings, in sentences."""
+        return tuple(getattr(self._meter, "notes", ()))
 
     def close(self) -> None:
         """Close the meter, in its own thread where it has one."""

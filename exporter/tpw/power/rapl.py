@@ -3,6 +3,10 @@
 Package and DRAM zones are summed, nothing else: a package contains its cores and graphics, and ``psys`` contains the
 packages. Counters wrap every few minutes under load, so each is unwrapped here at every look.
 
+A sum over some of the packages is no figure of the machine: while one zone of a component does not answer, the component is
+withheld and :attr:`RaplMeter.notes` says which zone and why. What its zones counted meanwhile comes with the first look at
+which all of them answer again.
+
 Sources: Documentation/power/powercap/powercap.rst and drivers/powercap/intel_rapl_common.c of Linux (zone names, units,
 mode 0400 of energy_uj since the fix of CVE-2020-8694).
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +30,10 @@ _MAX_WATTS = {CPU: 1000.0, DRAM: 500.0}
 """No zone draws more: bounds how long a wrapping counter may go unread."""
 _MIRROR_JOULES = 5.0
 """Dies of one package whose counters differ by less show the same counter (seen on multi-die AMD parts)."""
+RETRY_SECONDS = 60.0
+"""How often a zone that could not be opened is tried again."""
+_APART_LOOKS = 2
+"""So many looks in a row must differ before two counters are two: between the reads of one look the machine may pause."""
 
 _PACKAGE = re.compile(r"package-(\d+)(-die-\d+)?$")
 _ZONE = re.compile(r"(intel-rapl|intel-rapl-mmio)((?::\d+)+)$")
@@ -55,6 +64,10 @@ class _Zone:
     mirrors: _Zone | None = field(default=None, repr=False)
     """An earlier zone that seems to show the same counter: not counted while it does."""
     answered: bool = False
+    apart: int = 0
+    """Looks in a row at which it did not show the counter that it mirrors."""
+    shared_joules: float = 0.0
+    """What of ``joules`` the mirrored zone counted too: up to the last look at which they were one."""
 
     def look(self, at: float) -> None:
         """Read and count. Raises OSError where the zone is gone."""
@@ -86,56 +99,60 @@ class RaplMeter:
         self._clock = clock
         self._zones: list[_Zone] = []
         self._base: dict[str, float] = {}
+        self._known: dict[str, str] = {}
+        """Every zone ever found, and its component: what a sum is not whole without."""
+        self._unopened: dict[str, str] = {}
+        """Zones that could not be opened, and why."""
+        self._retry_at = 0.0
+        self._missing: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
+        """Which components are withheld, and why, in sentences."""
 
     def open(self) -> None:
-        """Find the zones. Raises SourceError: ABSENT where there are none, PERMISSION where none may be read."""
+        """Find the zones. Raises SourceError: ABSENT where there are none, PERMISSION where too few may be read."""
         self.close()
-        refused: list[Path] = []
-        for component, name, package, path in _find(self._root):
-            try:
-                largest = _number(path / "max_energy_range_uj") / 1e6
-                fd = os.open(path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC)
-            except PermissionError:
-                refused.append(path)
-                continue
-            except (OSError, ValueError):
-                continue  # a zone that is registered but cannot be read (EINVAL, ENODATA)
-            zone = _Zone(name, component, package, largest, fd)
-            try:
-                zone.look(self._clock())
-            except PermissionError:
-                refused.append(path)
-                os.close(fd)
-            except (OSError, ValueError):
-                os.close(fd)
-            else:
-                self._zones.append(zone)
-        if not self._zones:
-            if refused:
-                raise SourceError(Reason.PERMISSION, f"{refused[0]}/energy_uj may not be read", _PERMISSION_HINT)
-            raise SourceError(Reason.ABSENT, f"no RAPL package zone under {self._root}", _ABSENT_HINT)
-        self._mark_mirrors()
+        self._open_zones()
+        self._note(self._unopened)
+        if self._whole():
+            return
+        refused = [name for name, why in self._unopened.items() if _REFUSED in why]
+        self.close()
+        if refused:
+            detail = f"{self._unopened[refused[0]]} ({len(refused)} of {len(self._known)} zones)"
+            raise SourceError(Reason.PERMISSION, detail, _PERMISSION_HINT)
+        detail = " ".join(self.notes) or f"no RAPL package zone under {self._root}"
+        raise SourceError(Reason.ABSENT, detail, _ABSENT_HINT)
 
     def read(self) -> HostReading:
-        """Joules by component since the first open. Raises SourceError when no zone answers any more."""
+        """Joules by component since the first open, of the components whose zones all answer. Raises SourceError when
+        there is none."""
         now = self._clock()
-        answering: set[str] = set()
+        if self._unopened and now >= self._retry_at:
+            self._open_zones()
+        silent: dict[str, str] = {}
         for zone in self._zones:
             try:
                 zone.look(now)
-            except (OSError, ValueError):
-                continue  # gone for now; what it counts meanwhile is caught up if it comes back in time
-            answering.add(zone.component)
-        if not answering:
-            raise SourceError(Reason.LOST, f"no RAPL zone under {self._root} answers any more", _ABSENT_HINT)
+            except (OSError, ValueError) as error:
+                silent[zone.name] = (
+                    f"{zone.name} {_why(error)}"  # what it counts meanwhile is caught up if it comes back in time
+                )
         for zone in self._zones:
-            if zone.mirrors is not None and _apart(zone, zone.mirrors) > _MIRROR_JOULES:
-                zone.mirrors, zone.joules = None, 0.0  # a counter of its own after all: counted from here on
+            _tell_apart(zone, silent)
+        self._note({**self._unopened, **silent})
         samples = tuple(
-            HostSample(component, now, energy_joules=self._base.get(component, 0.0) + self._counted(component))
-            for component in (CPU, DRAM)
-            if component in answering
+            HostSample(
+                component,
+                now,
+                energy_joules=self._base.get(component, 0.0) + self._counted(component),
+                max_power_watts=_MAX_WATTS[component] * list(self._known.values()).count(component),
+            )
+            for component in self._whole()
         )
+        if not samples:
+            raise SourceError(
+                Reason.LOST, " ".join(self.notes) or f"no RAPL zone under {self._root} answers any more", _ABSENT_HINT
+            )
         return HostReading(samples)
 
     def close(self) -> None:
@@ -146,16 +163,92 @@ class RaplMeter:
             os.close(zone.fd)
         self._zones = []
 
+    def _open_zones(self) -> None:
+        """Open those that are not open yet."""
+        now = self._clock()
+        self._retry_at = now + RETRY_SECONDS
+        opened = {zone.name for zone in self._zones}
+        self._unopened = {name: f"{name} is not there any more" for name in self._known if name not in opened}
+        for component, name, package, path in _find(self._root):
+            self._known[name] = component
+            if name in opened:
+                continue
+            try:
+                zone = _opened(name, component, package, path, now)
+            except (OSError, ValueError) as error:  # EINVAL, ENODATA: registered, but cannot be read
+                self._unopened[name] = f"{path}/energy_uj {_why(error)}"
+                continue
+            self._unopened.pop(name, None)
+            zone.mirrors = next((earlier for earlier in self._zones if _is_mirrored(zone, earlier)), None)
+            self._zones.append(zone)
+
+    def _note(self, silent: Mapping[str, str]) -> None:
+        """Take down without which zones the sums are not whole. One that mirrors another is in the other."""
+        mirrors = {zone.name for zone in self._zones if zone.mirrors is not None}
+        missing = {name: why for name, why in silent.items() if name not in mirrors}
+        if missing == self._missing:
+            return
+        self._missing = missing
+        self.notes = tuple(_notes(missing, self._known))
+
+    def _whole(self) -> list[str]:
+        """Components all of whose zones answer."""
+        broken = {self._known[name] for name in self._missing}
+        return [component for component in _MAX_WATTS if component in self._known.values() and component not in broken]
+
     def _counted(self, component: str) -> float:
         return sum(zone.joules for zone in self._zones if zone.component == component and zone.mirrors is None)
 
-    def _mark_mirrors(self) -> None:
-        for i, zone in enumerate(self._zones):
-            for earlier in self._zones[:i]:
-                same_package = earlier.package == zone.package and earlier.component == zone.component
-                if same_package and earlier.mirrors is None and _apart(zone, earlier) < _MIRROR_JOULES:
-                    zone.mirrors = earlier
-                    break
+
+def _notes(missing: Mapping[str, str], known: Mapping[str, str]) -> Iterator[str]:
+    for component in _MAX_WATTS:
+        names = sorted(name for name in missing if known[name] == component)
+        if names:
+            why = missing[names[0]]
+            yield (
+                f"No {component} energy is told by rapl: {len(names)} of its {list(known.values()).count(component)} zones"
+                f" ({', '.join(names)}) cannot be read, and the sum of the others would be too low."
+                f" {why}. {_PERMISSION_HINT if _REFUSED in why else ''}".rstrip()
+            )
+
+
+def _is_mirrored(zone: _Zone, earlier: _Zone) -> bool:
+    same_package = earlier.package == zone.package and earlier.component == zone.component
+    return same_package and earlier.mirrors is None and _apart(zone, earlier) < _MIRROR_JOULES
+
+
+def _tell_apart(zone: _Zone, silent: Mapping[str, str]) -> None:
+    """Whether a zone still shows the counter of another. Judged only by looks at which both answered."""
+    if zone.mirrors is None or zone.name in silent or zone.mirrors.name in silent:
+        return
+    if _apart(zone, zone.mirrors) <= _MIRROR_JOULES:
+        zone.apart, zone.shared_joules = 0, zone.joules
+        return
+    zone.apart += 1
+    if zone.apart >= _APART_LOOKS:  # a counter of its own after all: counted from where they parted
+        zone.mirrors = None
+        zone.joules -= zone.shared_joules
+
+
+_REFUSED = "may not be read"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return _REFUSED
+    return f"cannot be read: {(isinstance(error, OSError) and error.strerror) or error}"
+
+
+def _opened(name: str, component: str, package: str, path: Path, at: float) -> _Zone:
+    """A zone with its first look. Raises OSError or ValueError where it cannot be read."""
+    largest = _number(path / "max_energy_range_uj") / 1e6
+    zone = _Zone(name, component, package, largest, os.open(path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        zone.look(at)
+    except (OSError, ValueError):
+        os.close(zone.fd)
+        raise
+    return zone
 
 
 def _find(root: Path) -> list[tuple[str, str, str, Path]]:

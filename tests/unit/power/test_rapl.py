@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,44 @@ def test_dies_that_only_looked_alike_are_told_apart_and_no_total_falls(tree: Tre
         tree.set("intel-rapl:1", 1 + 50 * second)
         totals.append(joules(meter)["cpu"])
 
-    assert totals == [pytest.approx(100), pytest.approx(250), pytest.approx(400)]
+    # One look might be of a machine that paused between the two reads; at the second nothing is lost.
+    assert totals == [pytest.approx(100), pytest.approx(300), pytest.approx(450)]
+    meter.close()
+
+
+def test_a_pause_between_the_reads_of_mirrored_dies_counts_nothing_twice(tree: Tree, clock: Any) -> None:
+    tree.zone("intel-rapl:0", "package-0-die-0", 5000)
+    tree.zone("intel-rapl:1", "package-0-die-1", 5000)
+    meter = opened(tree, clock)
+    totals = []
+    for first, second in ((5100, 5140), (5200, 5200), (5300, 5340), (5400, 5400)):
+        clock.advance(1)
+        tree.set("intel-rapl:0", first)
+        tree.set("intel-rapl:1", second)
+        totals.append(joules(meter)["cpu"])
+
+    assert totals == [pytest.approx(joule) for joule in (100, 200, 300, 400)]
+    meter.close()
+
+
+def test_a_mirrored_die_that_fails_a_look_is_still_the_same_counter(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.zone("intel-rapl:0", "package-0-die-0", 5000)
+    tree.zone("intel-rapl:1", "package-0-die-1", 5000)
+    meter = opened(tree, clock)
+    failing = fail(monkeypatch, meter, "package-0-die-1")
+    totals = []
+    for second in range(1, 7):
+        if second == 5:
+            failing.clear()
+        clock.advance(1)
+        tree.set("intel-rapl:0", 5000 + 100 * second)
+        tree.set("intel-rapl:1", 5000 + 100 * second)
+        totals.append(joules(meter)["cpu"])
+
+    assert totals == [pytest.approx(100 * second) for second in range(1, 7)]
+    assert meter.notes == ()  # the other die tells all of it
     meter.close()
 
 
@@ -188,6 +226,144 @@ def test_files_of_root_are_a_question_of_permission(tree: Tree, clock: Any) -> N
         RaplMeter(tree.sysfs, clock).open()
 
     assert caught.value.reason is Reason.PERMISSION
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *zone_ids: str) -> set[str]:
+    """Zones whose energy may not be opened, while they are in the set that is returned."""
+    refused = set(zone_ids)
+    opens = os.open
+
+    def open_file(path: Any, flags: int) -> int:
+        if Path(path).parent.name in refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opens(path, flags)
+
+    monkeypatch.setattr(rapl.os, "open", open_file)
+    return refused
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, meter: RaplMeter, *names: str, code: int = 22) -> set[int]:
+    """Zones that fail when they are read, while their descriptors are in the set that is returned."""
+    failing = {zone.fd for zone in meter._zones if zone.name in names}
+    pread = os.pread
+
+    def read(fd: int, length: int, offset: int) -> bytes:
+        if fd in failing:
+            raise OSError(code, os.strerror(code))
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(rapl.os, "pread", read)
+    return failing
+
+
+def two_sockets(tree: Tree, at: float = 100) -> None:
+    tree.zone("intel-rapl:0", "package-0", at)
+    tree.zone("intel-rapl:0:0", "dram", at)
+    tree.zone("intel-rapl:1", "package-1", at)
+    tree.zone("intel-rapl:1:0", "dram", at)
+
+
+def test_a_package_that_may_not_be_read_withholds_the_cpu_and_says_so(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_sockets(tree)
+    refuse(monkeypatch, "intel-rapl:1")
+    meter = opened(tree, clock)
+    clock.advance(1)
+    tree.set("intel-rapl:0", 150)
+    tree.set("intel-rapl:0:0", 105)
+
+    assert joules(meter) == {"dram": pytest.approx(5)}
+    (note,) = meter.notes
+    assert note.startswith("No cpu energy is told by rapl: 1 of its 2 zones (package-1) cannot be read")
+    assert "intel-rapl:1/energy_uj may not be read" in note
+    assert "CAP_DAC_READ_SEARCH" in note
+    meter.close()
+
+
+def test_one_package_of_two_without_any_memory_zone_is_no_cpu_at_all(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.zone("intel-rapl:0", "package-0", 1)
+    tree.zone("intel-rapl:1", "package-1", 1)
+    refuse(monkeypatch, "intel-rapl:1")
+
+    with pytest.raises(SourceError) as caught:
+        RaplMeter(tree.sysfs, clock).open()
+
+    assert caught.value.reason is Reason.PERMISSION
+    assert "intel-rapl:1/energy_uj may not be read (1 of 2 zones)" in caught.value.detail
+
+
+def test_a_package_that_may_be_read_again_is_taken_up_within_a_minute(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_sockets(tree)
+    refused = refuse(monkeypatch, "intel-rapl:1")
+    meter = opened(tree, clock)
+    refused.clear()
+    clock.advance(30)
+    tree.set("intel-rapl:0", 150)
+    early = joules(meter)
+    clock.advance(31)
+    tree.set("intel-rapl:0", 160)
+    found = joules(meter)
+    clock.advance(1)
+    tree.set("intel-rapl:0", 170)
+    tree.set("intel-rapl:1", 104)
+
+    assert (set(early), set(found)) == ({"dram"}, {"cpu", "dram"})
+    assert joules(meter)["cpu"] == pytest.approx(74)
+    assert meter.notes == ()
+    meter.close()
+
+
+def test_a_package_that_vanishes_withholds_the_cpu_until_it_is_back(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_sockets(tree)
+    meter = opened(tree, clock)
+    gone = fail(monkeypatch, meter, "package-1", code=19)
+    clock.advance(1)
+    tree.set("intel-rapl:0", 150)
+    tree.set("intel-rapl:1", 140)
+    without = joules(meter)
+    told = meter.notes
+    gone.clear()
+    clock.advance(1)
+    tree.set("intel-rapl:0", 200)
+    tree.set("intel-rapl:1", 180)
+
+    assert set(without) == {"dram"}
+    assert ["No such device" in note for note in told] == [True]
+    assert joules(meter)["cpu"] == pytest.approx(180)  # 100 of the one, and both looks' 80 of the other
+    assert meter.notes == ()
+    meter.close()
+
+
+def test_a_package_missing_after_another_start_still_withholds_the_cpu(tree: Tree, clock: Any) -> None:
+    tree.zone("intel-rapl:0", "package-0", 1)
+    tree.zone("intel-rapl:1", "package-1", 1)
+    meter = opened(tree, clock)
+    meter.close()
+    shutil.rmtree(tree.root / "intel-rapl:1")
+
+    with pytest.raises(SourceError) as caught:
+        meter.open()
+
+    assert caught.value.reason is Reason.ABSENT
+    assert "package-1 is not there any more" in caught.value.detail
+
+
+def test_what_it_can_draw_grows_with_its_packages(tree: Tree, clock: Any) -> None:
+    two_sockets(tree)
+    meter = opened(tree, clock)
+
+    assert [(sample.component, sample.max_power_watts) for sample in meter.read().samples] == [
+        ("cpu", 2000.0),
+        ("dram", 1000.0),
+    ]
+    meter.close()
 
 
 def test_no_zones_at_all_are_told_with_what_to_do(tmp_path: Path, clock: Any) -> None:
