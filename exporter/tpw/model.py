@@ -150,6 +150,15 @@ class Instant:
 
 
 @dataclass(frozen=True, slots=True)
+class Die:
+    """A further die of a board that shows as a GPU of its own, and whose energy the board's meter tells."""
+
+    uuid: str
+    index: int
+    pci_bus_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """One physical board that reports power, as its meter found it. Changes only when the board is probed again."""
 
@@ -170,8 +179,14 @@ class Gpu:
     """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
     mig_uuids: tuple[str, ...] = ()
     """UUIDs of the instances it is cut into. Power is of the whole board."""
+    dies: tuple[Die, ...] = ()
+    """Further dies of the same board: servers may name them, and have the board then."""
     power_averaged: bool = False
     """Whether ``GpuSample.power_watts`` is a mean over the last second: only then can its integral check a counter."""
+
+    def each_die(self) -> tuple[Die, ...]:
+        """By what it may be called: itself, and its further dies."""
+        return (Die(self.uuid, self.index, self.pci_bus_id), *self.dies)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,9 @@ def _amd(visible: Visible, boards: Sequence[Gpu]) -> Sequence[Gpu] | None:
     hip = visible.hip if visible.hip is not None else visible.cuda
     if not boards or (hip is None and visible.rocr is None):
         return None
+    # ROCm counts dies, of which a board may have several.
+    dies = [(die.index, gpu) for gpu in boards for die in gpu.each_die()]
+    boards = [gpu for _, gpu in sorted(dies, key=lambda die: die[0])]
     base = boards if visible.rocr is None else _listed(visible.rocr, boards)
     return base if hip is None else _listed(hip, base)
 
@@ -131,7 +134,10 @@ def _listed(text: str, boards: Sequence[Gpu]) -> Sequence[Gpu]:
     """The boards that a list names, up to its first entry that is none."""
     found: list[Gpu] = []
     for entry in _entries(text):
-        named = boards[int(entry) :][:1] if entry.isdecimal() else [gpu for gpu in (named_by(entry, boards),) if gpu]
+        if entry.isdecimal():
+            named: Sequence[Gpu] = boards[int(entry) :][:1]
+        else:
+            named = [gpu for gpu in (named_by(entry, tuple(dict.fromkeys(boards))),) if gpu]
         if not named:
             break
         found.extend(named)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tpw.model import Attribution, Gpu, Instance, Ownership, Sharing
+from tpw.model import Attribution, Die, Gpu, Instance, Ownership, Sharing
 
 AUTO = "auto"
 NONE = "none"
@@ -194,14 +194,18 @@ def _instances(uuid: str, sharing: Mapping[str, Sharing]) -> tuple[Instance, ...
 
 
 def _is_called(gpu: Gpu, name: str) -> bool:
-    if name.isdecimal():
-        return gpu.index == int(name)
     lower = name.lower().removesuffix("...")
     if lower.startswith("mig-"):
         return lower in (uuid.lower() for uuid in gpu.mig_uuids)
+    return any(_is_die_called(die, name, lower) for die in gpu.each_die())
+
+
+def _is_die_called(die: Die, name: str, lower: str) -> bool:
+    if name.isdecimal():
+        return die.index == int(name)
     if ":" in name:
-        return bool(gpu.pci_bus_id) and _bus_id(gpu.pci_bus_id) == _bus_id(name)
-    return bool(lower) and (gpu.uuid.lower().startswith(lower) or gpu.uuid.lower().startswith(f"gpu-{lower}"))
+        return bool(die.pci_bus_id) and _bus_id(die.pci_bus_id) == _bus_id(name)
+    return bool(lower) and (die.uuid.lower().startswith(lower) or die.uuid.lower().startswith(f"gpu-{lower}"))
 
 
 def _bus_id(text: str) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ import fails with whatever error comes first, and prints.
 
 Facts from amd_smi.h and py-interface/amdsmi_interface.py of ROCm/amdsmi; differences between generations as found in the
 field: MI200 reports average_socket_power and "N/A" for the current one, MI300 the reverse; of an MI250's two dies only the
-first reports, for both.
+first reports, for both. So such a pair is one GPU here, with the energy of both, and its second die is named in
+:attr:`tpw.model.Gpu.dies`: two GPUs would be one with too much energy and one with none.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import importlib
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.model import Die, EnergyMethod, Gpu, GpuSample, Reason, SourceError
 from tpw.power import Clock, MeterLost
 
 REDISCOVERY_SECONDS = 60.0
@@ -41,6 +42,7 @@ _LIBRARY = frozenset({18, 32, 34})
 """Initialisation failed, not initialised, driver not loaded."""
 
 _REASONS = {TIMEOUT: Reason.TIMEOUT, NO_PERMISSION: Reason.PERMISSION, NOT_FOUND: Reason.LOST, 2: Reason.UNSUPPORTED}
+_BOTH = "Power and energy are those of both dies of the board."
 _PERMISSION_HINT = "Put the exporter's user into the groups video and render."
 
 
@@ -58,6 +60,11 @@ class _Board:
     used_bytes: float | None = None
     total_bytes: float | None = None
     temperature_celsius: float | None = None
+    second: _Board | None = None
+    """The other die of an MI250, whose energy this one tells."""
+
+    def dies(self) -> tuple[_Board, ...]:
+        return (self,) if self.second is None else (self, self.second)
 
 
 class AmdsmiMeter:
@@ -150,7 +157,7 @@ class AmdsmiMeter:
         watts = (
             number((self._ask(board, "amdsmi_get_power_info") or {}).get(board.power_key)) if board.power_key else None
         )
-        activity = number((self._ask(board, "amdsmi_get_gpu_activity") or {}).get("gfx_activity"))
+        activity = self._activity(board)
         if board.looks % SLOW_EVERY == 0:
             self._slow_look(board)
         board.looks += 1
@@ -160,7 +167,7 @@ class AmdsmiMeter:
             energy_joules=energy,
             power_watts=watts or None,
             power_limit_watts=board.limit_watts,
-            utilization_ratio=None if activity is None else min(activity, 100.0) / 100.0,
+            utilization_ratio=activity,
             memory_used_bytes=board.used_bytes,
             memory_total_bytes=board.total_bytes,
             temperature_celsius=board.temperature_celsius,
@@ -171,6 +178,11 @@ class AmdsmiMeter:
         board = self._boards.get(uuid)
         if board is None or board.handle is None:
             return None
+        found = [self._processes(die) for die in board.dies()]
+        known = [pids for pids in found if pids is not None]
+        return frozenset[int]().union(*known) if len(known) == len(found) else None
+
+    def _processes(self, board: _Board) -> set[int] | None:
         code, processes = self._try(partial(self._smi.amdsmi_get_gpu_process_list, board.handle))
         if code is not None or processes is None:
             return None
@@ -182,13 +194,26 @@ class AmdsmiMeter:
             pid = number(row.get("pid")) if isinstance(row, dict) else None
             if pid and _has_memory(row):
                 pids.add(int(pid))
-        return frozenset(pids)
+        return pids
+
+    def _of_dies(self, board: _Board, name: str) -> list[dict[str, Any]]:
+        """What each die answers. A second die that fails costs the board nothing but what is not known without it."""
+        answers = [self._ask(board, name) or {}]
+        if board.second is not None:
+            code, answer = self._try(partial(getattr(self._smi, name, dict), board.second.handle))
+            answers.append(answer or {} if code is None else {})
+        return answers
+
+    def _activity(self, board: _Board) -> float | None:
+        """How busy the board is: the mean of its dies."""
+        busy = [number(of.get("gfx_activity")) for of in self._of_dies(board, "amdsmi_get_gpu_activity")]
+        known = [min(percent, 100.0) / 100.0 for percent in busy if percent is not None]
+        return sum(known) / len(known) if len(known) == len(busy) else None
 
     def _slow_look(self, board: _Board) -> None:
-        memory = self._ask(board, "amdsmi_get_gpu_vram_usage") or {}
-        used, total = number(memory.get("vram_used")), number(memory.get("vram_total"))
-        board.used_bytes = None if used is None else used * 2**20
-        board.total_bytes = None if total is None else total * 2**20
+        memory = self._of_dies(board, "amdsmi_get_gpu_vram_usage")
+        board.used_bytes = _mebibytes(of.get("vram_used") for of in memory)
+        board.total_bytes = _mebibytes(of.get("vram_total") for of in memory)
         caps = self._ask(board, "amdsmi_get_power_cap_info") or {}
         board.limit_watts = _cap_watts(caps.get("power_cap"))
         board.temperature_celsius = self._temperature(board)
@@ -215,6 +240,8 @@ class AmdsmiMeter:
             )
         self._discover_at = self._clock() + REDISCOVERY_SECONDS
         seen: set[str] = set()
+        first: _Board | None = None
+        """The MI250 met last that tells energy and whose other die was not met yet."""
         for index, handle in enumerate(handles or []):
             probe = _Board(Gpu(uuid="", index=index, vendor="amd", energy_method=EnergyMethod.NONE), handle)
             bdf = str(self._ask(probe, "amdsmi_get_gpu_device_bdf") or "")
@@ -223,16 +250,25 @@ class AmdsmiMeter:
             known = self._boards.get(uuid)
             if known is not None and known.handle is not None and known.gpu.energy_method is EnergyMethod.COUNTER:
                 known.handle = handle
-                known.gpu = replace(known.gpu, index=index)
+                known.gpu = replace(known.gpu, index=index, dies=(), remarks=())
+                known.second = None
+                first = known if _has_two_dies(known) else None
                 continue
             probe.gpu = replace(probe.gpu, uuid=uuid, pci_bus_id=bdf)
-            self._boards[uuid] = probe
             try:
                 self._probe(probe)
             except MeterLost:
                 raise
             except SourceError as error:
                 probe.fault = error
+            if first is not None and probe.fault is None and _is_second_die(probe):
+                first.second = probe
+                first.gpu = replace(first.gpu, dies=(Die(uuid, index, bdf),), remarks=(_BOTH,))
+                self._boards.pop(uuid, None)
+                first = None
+                continue
+            self._boards[uuid] = probe
+            first = probe if _has_two_dies(probe) else None
         for uuid, board in self._boards.items():
             if uuid not in seen:
                 board.handle = None
@@ -256,13 +292,11 @@ class AmdsmiMeter:
             "",
         )
         method, note = _method(energy, board.power_key)
-        paired = "MI250" in name and method is not EnergyMethod.NONE
         board.gpu = replace(
             board.gpu,
             name=name,
             architecture=str(asic.get("target_graphics_version") or ""),
             driver_version=str(driver.get("driver_version") or ""),
-            power_scope=PowerScope.MODULE if paired else PowerScope.GPU,
             energy_method=method,
             method_note=note,
             power_averaged=board.power_key == "average_socket_power",
@@ -329,8 +363,22 @@ def _method(energy: float | None, power_key: str) -> tuple[EnergyMethod, str]:
     if power_key:
         return EnergyMethod.INSTANT_POWER, f"{without}: instants of power are integrated"
     return EnergyMethod.NONE, (
-        "reports neither energy nor power: the first die or partition of its package reports for all of them"
+        "reports neither energy nor power: where it is a partition, the first of its package reports for all of them"
     )
+
+
+def _has_two_dies(board: _Board) -> bool:
+    return "MI250" in board.gpu.name and board.gpu.energy_method is not EnergyMethod.NONE
+
+
+def _is_second_die(board: _Board) -> bool:
+    return "MI250" in board.gpu.name and board.gpu.energy_method is EnergyMethod.NONE
+
+
+def _mebibytes(amounts: Iterable[Any]) -> float | None:
+    """Their sum in bytes; None where one is not known."""
+    known = [number(amount) for amount in amounts]
+    return None if None in known else sum(amount for amount in known if amount is not None) * 2**20
 
 
 def _cap_watts(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.model import Die, EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
 from tpw.power import Clock
 
 DRIVERS = ("xe", "i915", "ina3221")
@@ -20,6 +20,9 @@ DRIVERS = ("xe", "i915", "ina3221")
 
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9]$", re.IGNORECASE)
 _INTEL = "0x8086"
+_TWO_DIES = frozenset({"0x7408", "0x740c"})
+"""AMD Instinct MI250X and MI250 (pci.ids): a board of two dies, each a PCI device of its own, of which the first tells the
+power of both and the second tells 0 or nothing."""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,14 @@ class _Board:
     busy: Path | None = None
     memory_used: Path | None = None
     memory_total: Path | None = None
+    device_id: str = ""
+    second: _Board | None = None
+    """The other die of its board, whose power this one tells."""
+
+    def files(self, name: str) -> list[Path | None]:
+        """The file of each die."""
+        own: Path | None = getattr(self, name)
+        return [own] if self.second is None else [own, getattr(self.second, name)]
 
 
 class HwmonMeter:
@@ -62,6 +73,7 @@ class HwmonMeter:
         if unknown:
             raise ValueError(f"unknown hwmon drivers: {', '.join(sorted(unknown))}")
         self._boards: dict[str, _Board] = {}
+        self._count = 0
         self._discover_at = 0.0
 
     def open(self) -> None:
@@ -90,17 +102,18 @@ class HwmonMeter:
             raise SourceError(Reason.LOST, f"{uuid}: no such accelerator was ever found")
         energy = None if board.energy is None else _required(board.energy) / 1e6
         watts = _watts(board)
-        used, total = _optional(board.memory_used), _optional(board.memory_total)
+        used, total = _sum(board.files("memory_used")), _sum(board.files("memory_total"))
         limit = _optional(board.limit)
         temperature = _optional(board.temperature)
-        busy = _optional(board.busy)
+        busy = [_optional(path) for path in board.files("busy")]
+        known = [min(percent, 100.0) / 100.0 for percent in busy if percent is not None]
         return GpuSample(
             uuid=uuid,
             at_seconds=self._clock(),
             energy_joules=energy,
             power_watts=watts or None,
             power_limit_watts=limit / 1e6 if limit else None,
-            utilization_ratio=None if busy is None else min(busy, 100.0) / 100.0,
+            utilization_ratio=sum(known) / len(known) if len(known) == len(busy) else None,
             memory_used_bytes=used,
             memory_total_bytes=total,
             temperature_celsius=None if temperature is None else temperature / 1000.0,
@@ -123,10 +136,47 @@ class HwmonMeter:
             board = _jetson(self._root, chip) if name == "ina3221" else _graphics(chip, name)
             if board is not None:
                 found.append(board)
+        seconds = {die.uuid for board in self._boards.values() for die in board.gpu.dies}
         for board in _one_jetson(found):
+            if board.gpu.uuid in seconds:
+                continue
             known = self._boards.get(board.gpu.uuid)
-            board.gpu = replace(board.gpu, index=len(self._boards) if known is None else known.gpu.index)
+            if known is not None and _is_still_good(known, board):
+                continue
+            board.gpu = replace(board.gpu, index=self._count if known is None else known.gpu.index)
+            if known is None:
+                self._count += 1
             self._boards[board.gpu.uuid] = board
+        self._pair_dies()
+
+    def _pair_dies(self) -> None:
+        """Make one GPU of the two dies of a board: two would be one with too much energy and one with none."""
+        first: _Board | None = None
+        for board in sorted(self._boards.values(), key=lambda board: board.gpu.pci_bus_id):
+            if board.device_id not in _TWO_DIES:
+                continue
+            if board.gpu.energy_method is not EnergyMethod.NONE:
+                first = board if board.second is None else None
+            elif first is not None:
+                gpu = board.gpu
+                first.second = board
+                first.gpu = replace(
+                    first.gpu,
+                    dies=(Die(gpu.uuid, gpu.index, gpu.pci_bus_id),),
+                    remarks=("Power is that of both dies of the board.",),
+                )
+                del self._boards[gpu.uuid]
+                first = None
+
+
+def _is_still_good(known: _Board, found: _Board) -> bool:
+    """Whether a board goes on being read as it is: a file that could not be read at this moment is no reason to take
+    another counter, whose number is another."""
+    source = known.energy or known.power
+    if source is None or not source.exists():
+        return False
+    methods = list(EnergyMethod)  # best first
+    return methods.index(known.gpu.energy_method) <= methods.index(found.gpu.energy_method)
 
 
 def _graphics(chip: Path, driver: str) -> _Board | None:
@@ -145,6 +195,7 @@ def _graphics(chip: Path, driver: str) -> _Board | None:
             pci_bus_id=device.name,
         )
     )
+    board.device_id = _text(device / "device")
     note, method = "", EnergyMethod.COUNTER
     channel = 1
     card, package = chip / "energy1_input", chip / "energy2_input"
@@ -157,12 +208,15 @@ def _graphics(chip: Path, driver: str) -> _Board | None:
     else:
         board.energy = None
         average, instant = chip / "power1_average", chip / "power1_input"
-        if _value(average) is not None:
+        if _value(average):
             board.power, method = average, EnergyMethod.AVERAGE_POWER
             note = "no energy counter: the driver's mean of power is integrated"
-        elif _value(instant) is not None:
+        elif _value(instant):
             board.power, method = instant, EnergyMethod.INSTANT_POWER
             note = "no energy counter and no mean of power: instants are integrated"
+        elif average.exists() or instant.exists() or board.device_id in _TWO_DIES:
+            method = EnergyMethod.NONE
+            note = "reports 0 W or cannot be read: looked at again every minute"
         else:
             return None
     board.limit = _first(chip, f"power{channel}_max", "power1_cap", "power1_rated_max")
@@ -244,6 +298,11 @@ def _required(path: Path) -> float:
         raise SourceError(Reason.LOST, f"{path} is gone", "The device was removed or its driver unloaded.") from None
     except (OSError, ValueError) as error:
         raise SourceError(Reason.BROKEN, f"{path}: {error}") from None
+
+
+def _sum(paths: Sequence[Path | None]) -> float | None:
+    known = [value for value in map(_optional, paths) if value is not None]
+    return sum(known) if known and len(known) == len(paths) else None
 
 
 def _optional(path: Path | None) -> float | None:

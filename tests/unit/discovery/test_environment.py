@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tpw.discovery.environment import Visible, allowed
-from tpw.model import Gpu
+from tpw.model import Die, Gpu
 
 MIG = "MIG-41b35b7c-0000-1111-2222-333344445555"
 GPUS = tuple(
@@ -16,6 +16,10 @@ GPUS = tuple(
 CUT = (replace(GPUS[0], mig_uuids=(MIG,)), *GPUS[1:])
 UNEQUAL = (replace(GPUS[0], name="L4"), *GPUS[1:])
 AMD = tuple(Gpu(f"GPU-{index}e5f", index, vendor="amd", name="MI300X") for index in range(4))
+MI250 = tuple(
+    Gpu(f"GPU-{index}e5f", index, vendor="amd", name="MI250", dies=(Die(f"GPU-{index + 1}e5f", index + 1),))
+    for index in (0, 2)
+)
 
 
 def told(*, gpus: tuple[Gpu, ...] = GPUS, cgroup: bytes = b"", **environment: str) -> tuple[list[int], int]:
@@ -124,3 +128,11 @@ def test_amd(environment: dict[str, str], expected: list[int]):
 def test_processes_of_one_server_add_up():
     each = [Visible.of({"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in (0, 2)]
     assert allowed([one for one in each if one], GPUS).gpus == {GPUS[0].uuid, GPUS[2].uuid}
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [("0", [0]), ("1", [0]), ("2", [2]), ("3,2", [2]), ("1,3", [0, 2]), ("GPU-2e5f,0", [0, 2])],
+)
+def test_rocm_counts_dies_and_each_means_its_board(listed: str, expected: list[int]):
+    assert told(gpus=MI250, HIP_VISIBLE_DEVICES=listed) == (expected, 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tpw.discovery.ownership import AUTO, NONE, Claim, held_by, ownership, resolve
-from tpw.model import Attribution, Gpu, Instance, Ownership, Sharing
+from tpw.model import Attribution, Die, Gpu, Instance, Ownership, Sharing
 
 A, B, C = "GPU-aaaa1111", "GPU-aaaa2222", "GPU-cccc3333"
 GPUS = (
@@ -217,3 +217,11 @@ def test_use_by_a_server_whose_processes_are_not_known_is_not_known():
         sharing={A: Sharing(frozenset({7}), {7: 40.0})},
     )
     assert found.shares == {}
+
+
+@pytest.mark.parametrize("name", [1, "AMD-d1e1", "0000:c1:00.0", 0, "AMD-d1e0", "c0:00.0"])
+def test_a_board_is_called_by_each_of_its_dies(name: str | int) -> None:
+    board = Gpu("AMD-d1e0", 0, pci_bus_id="0000:c0:00.0", dies=(Die("AMD-d1e1", 1, "0000:c1:00.0"),))
+    other = Gpu("AMD-d1e2", 2, pci_bus_id="0000:c2:00.0")
+
+    assert resolve((name,), (board, other)).gpus == frozenset({"AMD-d1e0"})

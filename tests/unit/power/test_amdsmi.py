@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
+from tpw.model import Die, EnergyMethod, PowerScope, Reason, SourceError
 from tpw.power import MeterLost
 from tpw.power.amdsmi import AmdsmiMeter, joules_of, number
 
@@ -137,23 +137,76 @@ def test_an_mi200_has_its_power_under_another_name(clock: Any) -> None:
     assert meter.gpus()[0].power_averaged
 
 
-def test_of_the_two_dies_of_an_mi250_the_first_reports_for_both(clock: Any) -> None:
-    name = {"market_name": "AMD Instinct MI250X"}
-    first = {**MI300X, "uuid": "die-0", "asic": name, "power": {"average_socket_power": 400}}
-    second = {
-        **MI300X,
-        "uuid": "die-1",
-        "asic": name,
+MI250X = {"market_name": "AMD Instinct MI250X"}
+
+
+def die(number: int, **what: Any) -> dict[str, Any]:
+    """The first die of an MI250X, or with an odd number the second, which reports nothing."""
+    silent = {
         "power": {"average_socket_power": "N/A", "current_socket_power": 0},
         "energy": {"energy_accumulator": 0, "counter_resolution": 15.3},
     }
-    meter = opened(Smi(first, second), clock)
+    return {
+        **MI300X,
+        "uuid": f"die-{number}",
+        "bdf": f"0000:c{number}:00.0",
+        "asic": MI250X,
+        **(silent if number % 2 else {"power": {"average_socket_power": 400, "current_socket_power": "N/A"}}),
+        **what,
+    }
 
-    assert [(gpu.energy_method, gpu.power_scope) for gpu in meter.gpus()] == [
-        (EnergyMethod.COUNTER, PowerScope.MODULE),
-        (EnergyMethod.NONE, PowerScope.GPU),
+
+def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_energy_of_both(clock: Any) -> None:
+    second = {"gpu": {"gfx_activity": 41}, "vram": {"vram_total": 65536, "vram_used": 24}}
+    smi = Smi(
+        die(0, vram={"vram_total": 65536, "vram_used": 1000}),
+        die(1, activity=second["gpu"], vram=second["vram"], processes=[{"pid": 12, "mem": 7}]),
+        die(2),
+        die(3),
+    )
+    meter = opened(smi, clock)
+
+    assert [(gpu.uuid, gpu.index, gpu.energy_method, gpu.dies) for gpu in meter.gpus()] == [
+        ("die-0", 0, EnergyMethod.COUNTER, (Die("die-1", 1, "0000:c1:00.0"),)),
+        ("die-2", 2, EnergyMethod.COUNTER, (Die("die-3", 3, "0000:c3:00.0"),)),
     ]
-    assert "reports for all of them" in meter.gpus()[1].method_note
+    # The board holds no CPU, as a superchip's module does.
+    assert {gpu.power_scope for gpu in meter.gpus()} == {PowerScope.GPU}
+    assert meter.gpus()[0].remarks == ("Power and energy are those of both dies of the board.",)
+    sample = meter.read("die-0")
+    assert (sample.energy_joules, sample.power_watts) == (100_000.0, 400.0)
+    assert sample.utilization_ratio == pytest.approx((0.91 + 0.41) / 2)
+    assert (sample.memory_used_bytes, sample.memory_total_bytes) == (1024 * 2**20, 131072 * 2**20)
+    assert meter.holders("die-0") == {4711, 12}
+
+
+def test_dies_of_an_mi250_stay_one_gpu_when_gpus_are_looked_for_again(clock: Any) -> None:
+    meter = opened(Smi(die(0), die(1)), clock)
+    before = meter.gpus()
+    clock.advance(61)
+    meter.sweep()
+
+    assert meter.gpus() == before
+    assert len(before) == 1
+
+
+def test_a_second_die_that_fails_costs_its_board_no_energy(clock: Any) -> None:
+    smi = Smi(die(0), die(1))
+    meter = opened(smi, clock)
+    smi.cards[1] |= {"activity": LibraryError(7), "vram": LibraryError(7), "processes": LibraryError(7)}
+    sample = meter.read("die-0")
+
+    assert (sample.energy_joules, sample.utilization_ratio, sample.memory_used_bytes) == (100_000.0, None, None)
+    assert meter.holders("die-0") is None
+
+
+def test_a_die_without_its_first_die_is_a_gpu_that_tells_nothing(clock: Any) -> None:
+    meter = opened(Smi({**die(0), "uuid": "other", "asic": {"market_name": "AMD Instinct MI210"}}, die(1)), clock)
+
+    assert [(gpu.uuid, gpu.energy_method) for gpu in meter.gpus()] == [
+        ("other", EnergyMethod.COUNTER),
+        ("die-1", EnergyMethod.NONE),
+    ]
     sample = meter.read("die-1")
     assert (sample.energy_joules, sample.power_watts, sample.utilization_ratio) == (None, None, 0.91)
 

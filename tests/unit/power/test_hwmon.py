@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
+from tpw.model import Die, EnergyMethod, PowerScope, Reason, SourceError
 from tpw.power.grace import GraceMeter
 from tpw.power.hwmon import HwmonMeter
 
@@ -123,6 +123,76 @@ def test_an_amd_gpu_with_instants_only_is_told_as_such(tree: Tree, clock: Any) -
 
     assert meter.gpus()[0].energy_method is EnergyMethod.INSTANT_POWER
     assert meter.read(meter.gpus()[0].uuid).power_watts == 120.0
+
+
+def mi250(tree: Tree, number: int, microwatts: int, **device: str) -> Path:
+    return tree.chip(
+        "amdgpu",
+        f"0000:c{number}:00.0",
+        {
+            "vendor": "0x1002",
+            "device": "0x7408",
+            "unique_id": f"d1e{number}",
+            "gpu_busy_percent": str(10 * number),
+            "mem_info_vram_used": "1000",
+            "mem_info_vram_total": "4096",
+            **device,
+        },
+        power1_average=microwatts,
+        power1_cap=560_000_000,
+    )
+
+
+def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_power_of_both(tree: Tree, clock: Any) -> None:
+    for number, microwatts in ((3, 0), (2, 410_000_000), (7, 0), (6, 90_000_000)):
+        mi250(tree, number, microwatts)
+    meter = opened(tree, clock, "amdgpu")
+
+    def seen() -> list[Any]:
+        return [(gpu.uuid, gpu.energy_method, gpu.dies, gpu.power_scope) for gpu in meter.gpus()]
+
+    expected = [
+        ("AMD-d1e2", EnergyMethod.AVERAGE_POWER, (Die("AMD-d1e3", 0, "0000:c3:00.0"),), PowerScope.GPU),
+        ("AMD-d1e6", EnergyMethod.AVERAGE_POWER, (Die("AMD-d1e7", 2, "0000:c7:00.0"),), PowerScope.GPU),
+    ]
+    assert seen() == expected
+    clock.advance(61)
+    meter.sweep()
+    assert seen() == expected
+    sample = meter.read("AMD-d1e2")
+    assert (sample.power_watts, sample.utilization_ratio) == (410.0, pytest.approx(0.25))
+    assert (sample.memory_used_bytes, sample.memory_total_bytes) == (2000.0, 8192.0)
+    assert meter.gpus()[0].remarks == ("Power is that of both dies of the board.",)
+
+
+def test_a_board_that_shows_zero_watts_is_not_measured_and_taken_up_when_it_shows_more(tree: Tree, clock: Any) -> None:
+    chip = tree.chip("amdgpu", "0000:c1:00.0", {"device": "0x740f"}, power1_average=0)
+    meter = opened(tree, clock, "amdgpu")
+    (dead,) = meter.gpus()
+    sample = meter.read(dead.uuid)
+    (chip / "power1_average").write_text("45000000")
+    clock.advance(61)
+    meter.sweep()
+    (alive,) = meter.gpus()
+
+    assert (dead.energy_method, sample.power_watts, sample.energy_joules) == (EnergyMethod.NONE, None, None)
+    assert "0 W" in dead.method_note
+    assert (alive.energy_method, alive.index) == (EnergyMethod.AVERAGE_POWER, 0)
+    assert meter.read(alive.uuid).power_watts == 45.0
+
+
+def test_a_counter_that_cannot_be_read_while_gpus_are_looked_for_is_not_swapped_for_another(
+    tree: Tree, clock: Any
+) -> None:
+    chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000, energy2_input=4_000_000)
+    meter = opened(tree, clock)
+    (chip / "energy1_input").write_text("")
+    clock.advance(61)
+    meter.sweep()
+    (chip / "energy1_input").write_text("6000000")
+
+    assert meter.read("PCI-0000:03:00.0").energy_joules == 6.0
+    assert meter.gpus()[0].method_note == ""
 
 
 def test_graphics_without_any_power_are_no_accelerators(tree: Tree, clock: Any) -> None:
