@@ -432,6 +432,9 @@ class Sharing:
     """Empty where the GPU is not partitioned."""
     slices: int = 0
     """Compute slices a partitioned GPU has in all."""
+    busy_comparable: bool = True
+    """Whether ``busy_ratio`` of its instances surely weighs by their slices. False while it might as well be a share of the
+    whole GPU's multiprocessors, and the instances differ in size."""
     standing_ratio: float | None = None
     """Share of its power of late that a partitioned GPU draws whatever its instances do: the least power seen over the
     mean since the last look."""

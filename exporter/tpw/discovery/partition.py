@@ -7,6 +7,8 @@ There is one meter on the board and none in an instance, so this is an estimate,
   does is divided by slices as above; the rest by slices that were busy. How much of it is standing power is seen from
   the board itself: the least it drew since the meter was opened, over what it drew of late.
 
+Where it is not sure what an instance's activity is a share of (``Sharing.busy_comparable``), ``slices`` it is.
+
 What is in no instance gets its slices of the standing power. All weights together are 1 or less, so nothing that is
 booked by them can be more than the board used.
 """
@@ -25,7 +27,7 @@ def parts(sharing: Sharing) -> tuple[Part, ...]:
     busy = {i.uuid: i.slices * min(1.0, max(0.0, i.busy_ratio)) for i in instances if i.busy_ratio is not None}
     standing = sharing.standing_ratio
     # One instance whose activity is not known would go free: then nobody's counts.
-    measured = standing is not None and len(busy) == len(instances)
+    measured = standing is not None and len(busy) == len(instances) and sharing.busy_comparable
     if not measured or standing is None:
         return tuple(
             Part(i.uuid, i.profile, i.slices / slices, SplitMethod.SLICES, _is_busy(i.busy_ratio)) for i in instances

@@ -196,9 +196,11 @@ class NvmlMeter:
         if not board.slices:
             board.slices = total_slices(board.handle)
             board.measures_activity = measures_activity(board.handle)
-        found = instances(board.handle, occupancy, self._clock(), measured=board.measures_activity)
+        found, comparable = instances(
+            board.handle, occupancy, self._clock(), measured=board.measures_activity, total=board.slices
+        )
         pids = frozenset(pid for instance in found for pid in instance.pids)
-        return Sharing(pids, None, found, board.slices, occupancy.standing_ratio())
+        return Sharing(pids, None, found, board.slices, comparable, occupancy.standing_ratio())
 
     def _asked(self, board: Board, call: Callable[[], _T]) -> _T | None:
         """The answer to a question that a GPU need not answer. Raises SourceError where it is gone."""

@@ -6,8 +6,11 @@ weights by which its joules are divided, and each may be missing.
 Facts, from nvml.h (API 13): nvmlDeviceGetProcessUtilization answers the use since a timestamp, for processes that used
 something, NOT_FOUND where none did, and is not there in MIG mode. GPM compares two samples at least 100 ms apart, from
 Hopper on, per GPU instance, and does not take the profiling unit from anybody. Handles of instances are invalid once an
-instance is destroyed, and its ids are used again. Not tried on hardware: whether GPM's busy multiprocessors of an instance
-are of that instance's own, as taken here.
+instance is destroyed, and its ids are used again.
+
+Not stated there, and not tried on hardware: whether GPM's busy multiprocessors of an instance are a share of its own or of
+the whole GPU's. It is not guessed. Among instances of one size both come to the same weights; among unlike ones the ratios
+are used once one of them was above its instance's part of the GPU, which a share of the whole cannot be.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ USAGE_SECONDS = 5.0
 _PROFILE = re.compile(r"MIG\s+((?:(\d+)c\.)?(\d+)g\.\S+)")
 _TOTAL_SLICES = ((5, 8), (4, 7), (6, 6), (3, 4), (2, 3), (1, 2), (0, 1))
 """NVML_GPU_INSTANCE_PROFILE_x_SLICE and x, the largest first: the largest that a GPU offers is the whole of it."""
+_MOST_OF_WHOLE = 1.25
+"""An instance has at most so many times its slices' part of the multiprocessors: 3 of 7 slices are 60 of 132."""
 _GPM_METRICS = (2, 1)
 """Multiprocessors that were busy; time in which anything was."""
 
@@ -47,13 +52,15 @@ _GPM_METRICS = (2, 1)
 class Occupancy:
     """What is remembered of one GPU between two looks at how it is shared."""
 
-    __slots__ = ("_floor_watts", "_looks", "_samples", "_watts", "percents", "percents_at", "seen_us")
+    __slots__ = ("_floor_watts", "_looks", "_samples", "_watts", "of_own", "percents", "percents_at", "seen_us")
 
     def __init__(self) -> None:
         self.seen_us = 0
         self.percents: dict[int, float] | None = None
         """What :func:`usage` answered last, and when (monotonic seconds)."""
         self.percents_at = float("-inf")
+        self.of_own = False
+        """Whether it was seen that an instance's ratio is a share of its own multiprocessors."""
         self._floor_watts = 0.0
         self._watts = 0.0
         self._looks = 0
@@ -140,8 +147,20 @@ def total_slices(board: Any) -> int:
     return 0
 
 
-def instances(board: Any, occupancy: Occupancy, now: float, *, measured: bool) -> tuple[Instance, ...]:
-    """The instances of a GPU, compute instances one by one. Raises NVMLError."""
+def instances(
+    board: Any, occupancy: Occupancy, now: float, *, measured: bool, total: int
+) -> tuple[tuple[Instance, ...], bool]:
+    """The instances of a GPU, compute instances one by one, and whether how busy they are can be compared. Raises
+    NVMLError.
+
+    Args:
+        board: its handle.
+        occupancy: what is remembered of it.
+        now: monotonic seconds.
+        measured: whether it can tell how busy they are.
+        total: compute slices of the whole GPU; 0 where it does not tell.
+    """
+    sizes: set[int] = set()
     found: list[Instance] = []
     busy: dict[int, float | None] = {}
     keys: set[tuple[str, str]] = set()
@@ -156,17 +175,22 @@ def instances(board: Any, occupancy: Occupancy, now: float, *, measured: bool) -
             keys.add((uuid, profile))
         attributes = ask(nvml.nvmlDeviceGetAttributes, handle)
         slices = attributes.computeInstanceSliceCount if attributes is not None else 0
+        size = (attributes.gpuInstanceSliceCount if attributes is not None else 0) or (int(name[3]) if name else 0)
+        ratio = None if gpu_instance is None else busy.get(gpu_instance)
+        sizes.add(size)
+        if ratio is not None and 0 < size < total and ratio > _MOST_OF_WHOLE * size / total:
+            occupancy.of_own = True
         found.append(
             Instance(
                 uuid,
                 profile,
                 slices or (int(name[2] or name[3]) if name else 1),
                 frozenset(pid for pids in process_lists(handle) for pid in pids),
-                None if gpu_instance is None else busy.get(gpu_instance),
+                ratio,
             )
         )
     occupancy.forget(frozenset(keys))
-    return tuple(found)
+    return tuple(found), occupancy.of_own or len(sizes) < 2
 
 
 def handles(board: Any) -> Iterator[Any]:

@@ -53,6 +53,21 @@ def test_standing_power_goes_by_slices_and_the_rest_by_slices_that_were_busy() -
     }
 
 
+def test_activity_that_may_be_a_share_of_the_whole_gpu_is_no_weight_but_still_tells_who_was_busy() -> None:
+    """Both fully busy as shares of the whole: by slices times ratio the large one would have 16 times the small one's."""
+    sharing = Sharing(
+        instances=(Instance("MIG-a", slices=1, busy_ratio=1 / 7), Instance("MIG-b", slices=4, busy_ratio=4 / 7)),
+        slices=7,
+        standing_ratio=0.25,
+        busy_comparable=False,
+    )
+
+    assert parts(sharing) == (
+        Part("MIG-a", "", 1 / 7, SLICES, busy=True),
+        Part("MIG-b", "", 4 / 7, SLICES, busy=True),
+    )
+
+
 def test_where_nothing_is_busy_all_power_is_standing() -> None:
     sharing = Sharing(instances=(Instance("MIG-a", slices=1, busy_ratio=0.0),), slices=7, standing_ratio=0.5)
 

@@ -724,6 +724,36 @@ def test_how_busy_an_instance_is_needs_two_looks_and_frees_its_samples(driver: F
     assert driver.samples() == 0
 
 
+@pytest.mark.parametrize(
+    ("profiles", "percents", "comparable"),
+    [
+        # Below their parts of the GPU (1/7 and 3/7): a share of the whole GPU could be that.
+        (["1g.10gb", "3g.40gb"], [12.0, 45.0], False),
+        # Of one size both readings come to the same.
+        (["2g.20gb", "2g.20gb"], [12.0, 20.0], True),
+        # 20 % is more than an instance with a seventh of the GPU can use of the whole.
+        (["1g.10gb", "3g.40gb"], [20.0, 5.0], True),
+        (["1g.10gb", "3g.40gb"], [5.0, 60.0], True),
+        # Two compute instances of one GPU instance.
+        (["1c.2g.20gb", "1c.2g.20gb"], [3.0, 3.0], True),
+    ],
+)
+def test_how_busy_unlike_instances_are_counts_once_it_is_seen_of_what(
+    driver: FakeNvml, profiles: list[str], percents: list[float], comparable: bool
+) -> None:
+    meter = opened()
+    driver.mig(0, [[100], [200]], profiles)
+    driver.busy(0, percents)
+    meter.sharing(driver.uuid(0))
+    time.sleep(0.12)
+    seen = meter.sharing(driver.uuid(0)).busy_comparable
+    driver.busy(0, [0.0, 0.0])
+    time.sleep(0.12)
+
+    assert (seen, meter.sharing(driver.uuid(0)).busy_comparable) == (comparable, comparable)
+    meter.close()
+
+
 def test_standing_power_is_the_least_seen_over_what_is_drawn_of_late(driver: FakeNvml) -> None:
     driver.no_average(0)
     driver.mig(0, [[100]], ["1g.10gb"])
