@@ -7,16 +7,22 @@ mean as the energy of the time it is of. What is not believed is counted by reas
 nothing can tell its energy any more.
 
 A counter that stepped back may have been misread once: until it has moved on below the old mark, only what it shows above
-that mark is booked, so that a step back and forth never counts the same joules twice.
+that mark is booked, so that a step back and forth never counts the same joules twice. Nor did a counter that fell by a tenth
+or less begin anew, however long nobody looked: what it shows was booked before.
+
+Somebody else's meter (``external``) is believed by the same rules: as a counter where it tells one, else as power.
 
 A counter is also held against the integral of average power, minute by minute: where the two are apart by more than a
 quarter for five minutes that is said (``mismatch``), and where they are apart by more than a factor of two, or the counter
-stands still, power takes its place (``distrusted``, ``frozen``) until the two have agreed for five minutes.
+stands still, power takes its place (``distrusted``, ``frozen``) until the two have agreed for five minutes. Power of the
+instant may meet a periodic load at the same point every time, so it is a judge only of a counter in another unit: one that
+is off by more than ten for five minutes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from tpw.ledger.books import Check, GpuAccount, HostAccount
 from tpw.model import EnergyMethod, Gpu, GpuSample, HostSample, Instant
@@ -31,6 +37,9 @@ _SLACK_SECONDS = 0.2
 _FROZEN_SECONDS = 10.0
 """A powered board always draws: a counter that stands this long is not counting."""
 
+_MIN_FALL = 0.1
+"""A counter that began anew has fallen by more than this part of what it showed."""
+
 _MAX_GAP_INTERVALS = 3.0
 
 _SLOW_SECONDS = 60.0
@@ -39,6 +48,8 @@ _SLOW_SECONDS = 60.0
 _WINDOW_SECONDS = 60.0
 _AGREE = 1.25
 _WRONG = 2.0
+_OTHER_UNIT = 10.0
+"""The dynamic range of boards is less, and so is what their instants can be off from their mean."""
 _WINDOWS = 5
 
 
@@ -63,12 +74,19 @@ def doubt(gpu: Gpu, watts: float | None) -> str:
         return ""
     if watts <= 0.0:
         return "zero"
-    return "implausible" if watts > 1.5 * (gpu.max_power_watts or DEFAULT_MAX_POWER_WATTS) else ""
+    return "" if watts <= 1.5 * (gpu.max_power_watts or DEFAULT_MAX_POWER_WATTS) else "implausible"
+
+
+def _has_counter(account: GpuAccount) -> bool:
+    """Whether the next joules come from a counter."""
+    if account.method is EnergyMethod.EXTERNAL:
+        return account.baseline_joules is not None
+    return account.method is EnergyMethod.COUNTER
 
 
 def is_too_late(account: GpuAccount, now: Instant, interval_seconds: float) -> bool:
     """Whether the time since the last good look will never be metered, whatever comes. A counter may still tell."""
-    if account.method is EnergyMethod.COUNTER:
+    if account.method is EnergyMethod.COUNTER or _has_counter(account):
         return account.baseline_joules is None
     at = account.baseline_at_seconds
     return at is None or now.monotonic_seconds - at > _MAX_GAP_INTERVALS * interval_seconds
@@ -79,12 +97,16 @@ def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_secon
     doubted = doubt(account.gpu, sample.power_watts)
     if doubted:
         sample = replace(sample, power_watts=None)
+    if sample.energy_joules is not None and not 0.0 <= sample.energy_joules < inf:
+        doubted = doubted or "implausible"
+        sample = replace(sample, energy_joules=None)
     account, complaint = _checked(account, sample, interval_seconds)
     complaint = complaint or doubted
     method = account.method
     if method is EnergyMethod.NONE:
         return Step(unmetered=True, anomaly=complaint), account
-    if method is EnergyMethod.COUNTER:
+    told = method is EnergyMethod.EXTERNAL and sample.energy_joules is not None
+    if told or method is EnergyMethod.COUNTER or _has_counter(account):
         step, account = _measure_counter(account, sample, now, interval_seconds)
     else:
         step, account = _measure_power(account, sample, now, interval_seconds)
@@ -142,7 +164,7 @@ def _measure_counter(
     if rise > bound:
         return Step(unmetered=True, anomaly="implausible"), _at(account, sample, now)
     lower = replace(_at(account, sample, now), mark_joules=old if mark is None else max(old, mark))
-    if new <= bound:
+    if new <= bound and new < (1.0 - _MIN_FALL) * old:
         # The driver was loaded again: what it counted since is real, what it counted before and was not read is not known.
         return Step(joules=new, unmetered=True, anomaly="reset"), lower
     return Step(unmetered=True, anomaly="backwards"), lower
@@ -206,7 +228,7 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
     check = account.check
     raw = check.raw_joules
     check = replace(check, raw_joules=sample.energy_joules)
-    power = _trapezoid(account, sample, interval_seconds) if account.gpu.power_averaged else None
+    power = _trapezoid(account, sample, interval_seconds)
     if raw is None or power is None or account.baseline_at_seconds is None or sample.energy_joules < raw:
         return replace(account, check=check), ""
     check = replace(
@@ -218,15 +240,17 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
     if check.seconds < _WINDOW_SECONDS or check.power_joules <= 0.0:
         return replace(account, check=check), ""
     ratio = check.counter_joules / check.power_joules
-    agree = 1.0 / _AGREE <= ratio <= _AGREE
-    wrong = not 1.0 / _WRONG <= ratio <= _WRONG
+    by_mean = account.gpu.power_averaged
+    most = _AGREE if by_mean else _OTHER_UNIT
+    agree = 1.0 / most <= ratio <= most
     strange = 0 if agree else check.strange + 1
     sound = check.sound + 1 if agree else 0
+    wrong = not 1.0 / _WRONG <= ratio <= _WRONG if by_mean else strange >= _WINDOWS
     complaint = ""
     distrusted = check.distrusted
     if wrong and not distrusted:
         distrusted, complaint = True, "distrusted"
-    elif strange == _WINDOWS:
+    elif by_mean and strange == _WINDOWS:
         complaint = "mismatch"
     elif distrusted and sound >= _WINDOWS:
         distrusted = False

@@ -281,3 +281,83 @@ def test_host_power_is_integrated_by_the_trapezoid() -> None:
 
     assert (joules, gap) == (600.0, 0.0)
     assert account.power_watts == 700.0
+
+
+EXTERNAL = Gpu("GPU-0", 0, energy_method=EnergyMethod.EXTERNAL, max_power_watts=700.0)
+
+
+def test_somebody_elses_counter_is_counted_and_not_integrated() -> None:
+    """Asked every 15 s: between two answers there is no news, and power beside it adds nothing."""
+    state = GpuAccount(EXTERNAL)
+    booked = []
+    for second, joules in enumerate([5000.0, *[None] * 14, 9500.0, None, None, 9900.0]):
+        step, state = measure(state, *look(10.0 + second, joules=joules, watts=300.0), 1.0)
+        booked.append(step.joules)
+        assert not is_too_late(state, Instant(500.0, 1e9), 1.0)
+
+    assert [joules for joules in booked if joules is not None] == [4500.0, 400.0]
+    assert state.method is EnergyMethod.EXTERNAL
+
+
+def test_somebody_elses_counter_is_believed_no_more_than_a_boards_own() -> None:
+    _, state = measure(GpuAccount(EXTERNAL), *look(10.0, joules=1e6), 1.0)
+    jump, state = measure(state, *look(25.0, joules=9e9), 1.0)
+    fall, _ = measure(state, *look(40.0, joules=8.9e9), 1.0)
+
+    assert (jump, fall) == (
+        Step(unmetered=True, anomaly="implausible"),
+        Step(unmetered=True, anomaly="backwards"),
+    )
+
+
+def test_somebody_elses_power_is_integrated() -> None:
+    _, state = measure(GpuAccount(EXTERNAL), *look(10.0, watts=200.0), 1.0)
+    step, state = measure(state, *look(11.0, watts=300.0), 1.0)
+
+    assert step == Step(joules=250.0)
+    assert is_too_late(state, Instant(15.0, 1e9), 1.0)
+
+
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), -1.0])
+def test_a_counter_that_shows_no_number_is_no_reading_and_the_next_one_catches_up(nonsense: float) -> None:
+    wrong, state = measure(account(COUNTER, joules=1000.0), *look(11.0, joules=nonsense), 1.0)
+    right, _ = measure(state, *look(12.0, joules=1600.0), 1.0)
+
+    assert (wrong, right) == (Step(anomaly="implausible"), Step(joules=600.0))
+
+
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf")])
+def test_power_that_is_no_number_is_neither_integrated_nor_shown(nonsense: float) -> None:
+    step, _ = measure(account(POWER, watts=300.0), *look(11.0, watts=nonsense), 1.0)
+
+    assert step == Step(anomaly="implausible")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        # A young counter, or a long time without a look: what it shows is below the bound, and yet it did not begin anew.
+        (800.0, 790.0, Step(unmetered=True, anomaly="backwards")),
+        (800.0, 720.0, Step(unmetered=True, anomaly="backwards")),
+        (800.0, 700.0, Step(joules=700.0, unmetered=True, anomaly="reset")),
+        (800.0, 0.0, Step(joules=0.0, unmetered=True, anomaly="reset")),
+    ],
+)
+def test_a_counter_that_fell_a_little_did_not_begin_anew(before: float, after: float, expected: Step) -> None:
+    step, _ = measure(account(COUNTER, joules=before), *look(11.0, joules=after), 1.0)
+
+    assert step == expected
+
+
+def test_a_counter_off_by_an_order_of_magnitude_gives_way_to_instants_too() -> None:
+    """No load has instants ten times its mean for minutes on end: that is a counter in another unit."""
+    steps, after = played(account(COUNTER, at=0.0, joules=0.0, watts=300.0), *counting(0.05, 1, 60 * 6))
+
+    assert [step.anomaly for step in steps if step.anomaly] == ["distrusted"]
+    assert after.method is EnergyMethod.INSTANT_POWER
+
+
+def test_instants_ten_times_the_mean_for_one_minute_are_a_coincidence() -> None:
+    _, after = played(account(COUNTER, at=0.0, joules=0.0, watts=300.0), *counting(0.05, 1, 60 * 4))
+
+    assert after.method is EnergyMethod.COUNTER
