@@ -675,14 +675,16 @@ def _check_currency(books: Books, config: Config) -> None:
 
 
 def _merged(readings: Sequence[AcceleratorReading]) -> AcceleratorReading:
-    """What all meters saw. A board that several of them tell is the first one's, or it would be booked twice."""
+    """What all meters saw. A board that several of them tell is the first one's, or it would be booked twice: the same UUID,
+    or under another name the same place on the bus."""
     if len(readings) == 1:
         return readings[0]
     known: dict[str, Gpu] = {}
     samples: list[GpuSample] = []
     faults: list[GpuFault] = []
     for reading in readings:
-        mine = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid not in known}
+        places = {_place(gpu) for gpu in known.values()} - {None}
+        mine = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid not in known and _place(gpu) not in places}
         samples += [sample for sample in reading.samples if sample.uuid in mine]
         faults += [fault for fault in reading.faults if fault.uuid in mine]
         known |= mine
@@ -690,11 +692,18 @@ def _merged(readings: Sequence[AcceleratorReading]) -> AcceleratorReading:
 
 
 def _told_twice(readings: Sequence[AcceleratorReading]) -> list[str]:
-    """UUIDs of boards that more than one meter tells."""
+    """UUIDs of boards that more than one meter tells, as those call them that do not count."""
     if len(readings) == 1:
         return []
-    times = Counter(gpu.uuid for reading in readings for gpu in reading.gpus)
-    return sorted(uuid for uuid, meters in times.items() if meters > 1)
+    uuids = Counter(gpu.uuid for reading in readings for gpu in reading.gpus)
+    counted = {gpu.uuid for gpu in _merged(readings).gpus}
+    return sorted(uuid for uuid, meters in uuids.items() if meters > 1 or uuid not in counted)
+
+
+def _place(gpu: Gpu) -> tuple[str, str] | None:
+    """Where it sits on the bus: 00000000:65:00.0 and 0000:65:00.0 are one place. None where it does not tell."""
+    domain, colon, rest = gpu.pci_bus_id.lower().partition(":")
+    return (domain.lstrip("0"), rest) if colon else None
 
 
 def _host_samples(host: HostPoller) -> tuple[HostSample, ...]:

@@ -71,6 +71,35 @@ class Beside(SimulatedMeter):
         return None
 
 
+class Renamed(Beside):
+    """The same boards under other names: hwmon beside amdsmi."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return tuple(
+            replace(gpu, uuid=f"PCI-{gpu.index}", pci_bus_id=f"0000:0{gpu.index}:00.0") for gpu in super().gpus()
+        )
+
+    def read(self, uuid: str) -> GpuSample:
+        return replace(super().read(SimulatedMeter(2).gpus()[int(uuid[-1])].uuid), uuid=uuid)
+
+
+class Placed(SimulatedMeter):
+    def gpus(self) -> tuple[Gpu, ...]:
+        return tuple(replace(gpu, pci_bus_id=f"00000000:0{gpu.index}:00.0") for gpu in super().gpus())
+
+
+def test_a_board_that_another_meter_tells_under_another_name_is_booked_once() -> None:
+    daemon = Daemon(config("[0]"), accelerators=[Placed(2), Renamed(3)])
+    daemon.look()
+    daemon.look_again()
+    snapshot = daemon.snapshot
+    daemon.stop()
+
+    assert [account.gpu.index for account in snapshot.books.gpus.values()] == [0, 1, 2]
+    assert list(snapshot.books.gpus)[2] == "PCI-2"
+    assert [note[:5] for note in snapshot.notes if "told by several meters" in note] == ["PCI-0", "PCI-1"]
+
+
 def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_tells() -> None:
     somebody = frozenset({1})
     first = SimulatedMeter(2, holders=lambda: {0: somebody, 1: somebody})

@@ -377,7 +377,11 @@ def _hosts(
             rises[sample.component] = Rise(added, account.gap_seconds)
     if not policy.host_share:
         return hosts, HostShare(), books.host_carry_joules
-    boards_hold_cpu = any(account.up and account.gpu.power_scope is PowerScope.MODULE for account in accounts.values())
+    # A module that does not answer may still tell the energy of this time later, its CPU's too.
+    boards_hold_cpu = any(
+        account.gpu.power_scope is PowerScope.MODULE and (account.up or account.pending)
+        for account in accounts.values()
+    )
     share, carry = settle(
         books.host_share,
         books.host_carry_joules,

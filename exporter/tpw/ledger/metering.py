@@ -7,8 +7,8 @@ mean as the energy of the time it is of. What is not believed is counted by reas
 nothing can tell its energy any more.
 
 A counter that stepped back may have been misread once: until it has moved on below the old mark, only what it shows above
-that mark is booked, so that a step back and forth never counts the same joules twice. Nor did a counter that fell by a tenth
-or less begin anew, however long nobody looked: what it shows was booked before.
+that mark is booked, so that a step back and forth never counts the same joules twice. Nor did a counter that fell by a
+tenth or less begin anew, however long nobody looked: what it shows was booked before.
 
 Somebody else's meter (``external``) is believed by the same rules: as a counter where it tells one, else as power.
 

@@ -8,8 +8,10 @@ Field names: dcgm_fields.h of NVIDIA/DCGM; units and labels as in dcgm-exporter'
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
+from math import inf
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
 from tpw.power import Clock
@@ -35,7 +37,12 @@ _BLANKS = (2147483632.0, 140737488355328.0, 9223372036854775792.0)
 """DCGM's blank values (int32, double, int64; dcgm_structs.h): each and the 15 after it mean "no value"."""
 
 STANDSTILL_SECONDS = 120.0
-"""Energy that has not changed for so long is passed on as it is: then it stands still indeed."""
+"""Energy that has not changed for so long is passed on as it is: then it stands still indeed. Where nothing else of the
+board has changed either, it is the page that stands still: a power of two minutes ago is not integrated."""
+
+_SUPERCHIP = re.compile(r"\bG[BH]\d{2,3}\b")
+"""GH200, GB200, GB300, GB10: Grace and GPU in one module. For GH200 it was reported that the counter is the module's (Zeus,
+issue 172), and the page does not tell; DCGM's power is the GPU's own."""
 
 
 @dataclass(slots=True)
@@ -140,6 +147,7 @@ class DcgmMeter:
         self._page: dict[str, _Board] = {}
         self._at = 0.0
         self._last: dict[str, tuple[float, float]] = {}
+        self._seen: dict[str, tuple[dict[str, float], float]] = {}
 
     def open(self) -> None:
         """Nothing to do: the page is fetched by the sweep."""
@@ -157,6 +165,8 @@ class DcgmMeter:
             )
         for uuid, board in self._page.items():
             gpu = _gpu(uuid, board)
+            if ENERGY not in board.values and self._at - self._last.get(uuid, (0.0, -inf))[1] < STANDSTILL_SECONDS:
+                continue  # left out of this page: no news of the counter, and no reason for another method
             if self._gpus.get(uuid) != gpu:
                 self._gpus[uuid] = gpu
 
@@ -170,6 +180,13 @@ class DcgmMeter:
         if board is None:
             raise SourceError(
                 Reason.LOST, f"{uuid} is no longer on {self._site.url}", "See dcgm-exporter's log for this GPU."
+            )
+        since = self._since(uuid, board)
+        if self._at - since >= STANDSTILL_SECONDS:
+            raise SourceError(
+                Reason.TIMEOUT,
+                f"{self._site.url} has shown the same for {self._at - since:.0f} s for {uuid}",
+                "dcgm-exporter hangs, or collects less often than every two minutes: restart it, or see its -c option.",
             )
         values = board.values
         utilization = values.get(UTILIZATION)
@@ -195,6 +212,13 @@ class DcgmMeter:
         """Drop the connection."""
         self._site.close()
 
+    def _since(self, uuid: str, board: _Board) -> float:
+        """Since when the board's row of values is what it is."""
+        seen = self._seen.get(uuid)
+        if seen is None or seen[0] != board.values:
+            seen = self._seen[uuid] = (board.values, self._at)
+        return seen[1]
+
     def _news(self, uuid: str, millijoules: float | None) -> float | None:
         if millijoules is None:
             return None
@@ -206,6 +230,12 @@ class DcgmMeter:
         return millijoules / 1000.0
 
 
+_OF_MODULE = (
+    "A superchip: its counter is taken for that of the whole module, CPU included, so that no CPU is counted twice. Which"
+    " it is, the page does not tell; the nvml meter finds out."
+)
+
+
 def _gpu(uuid: str, board: _Board) -> Gpu:
     labels, values = board.labels, board.values
     if ENERGY in values:
@@ -215,16 +245,20 @@ def _gpu(uuid: str, board: _Board) -> Gpu:
     else:
         method, note = EnergyMethod.NONE, f"dcgm-exporter exports neither {ENERGY} nor {POWER}"
     index = labels.get("gpu", "")
+    name = labels.get("modelName", "")
+    of_module = method is EnergyMethod.COUNTER and _SUPERCHIP.search(name) is not None
+    most = max(values.get(MAX_LIMIT, 0.0), values.get(LIMIT, 0.0), values.get(SET_LIMIT, 0.0)) or None
     return Gpu(
         uuid=uuid,
         index=int(index) if index.isdigit() else 0,
-        name=labels.get("modelName", ""),
+        name=name,
         driver_version=labels.get("DCGM_FI_DRIVER_VERSION", ""),
         pci_bus_id=labels.get("pci_bus_id", ""),
-        power_scope=PowerScope.GPU,
+        power_scope=PowerScope.MODULE if of_module else PowerScope.GPU,
         energy_method=method,
         method_note=note,
-        max_power_watts=max(values.get(MAX_LIMIT, 0.0), values.get(LIMIT, 0.0), values.get(SET_LIMIT, 0.0)) or None,
+        max_power_watts=None if of_module else most,
+        remarks=(_OF_MODULE,) if of_module else (),
     )
 
 

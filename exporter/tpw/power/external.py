@@ -20,6 +20,8 @@ EVERY_SECONDS = 15.0
 """How often Prometheus is asked: its own data is seldom newer."""
 STALE_LOOKS = 4.0
 """A value older than so many intervals is no longer shown."""
+STANDSTILL_SECONDS = 6 * 3600.0
+"""A counter of whole kilowatt-hours moves every few hours; one that has not for so long is not counting."""
 ALONE = "external"
 """Name of a board whose series has not the label that names boards."""
 
@@ -101,6 +103,7 @@ class ExternalMeter:
         self._power: dict[str, _Value] = {}
         self._energy: dict[str, _Value] = {}
         self._told: dict[str, float] = {}
+        self._stood: dict[str, tuple[float, float]] = {}
         self._ask_at = -math.inf
         self._error: SourceError | None = None
         for name in self._watts:
@@ -154,6 +157,18 @@ class ExternalMeter:
             )
         if now - newest > STALE_LOOKS * max(self._every, EVERY_SECONDS):
             raise SourceError(Reason.TIMEOUT, f"{name}: the newest value is {now - newest:.0f} s old")
+        if energy is None and name in self._told:
+            raise SourceError(
+                Reason.LOST,
+                f"energy_query gives no series with {self._label}={name!r} any more",
+                "Its power is not integrated in its place: what the counter tells when it is back would be counted twice.",
+            )
+        if energy is not None and now - self._moved(name, energy.value, now) > STANDSTILL_SECONDS:
+            raise SourceError(
+                Reason.BROKEN,
+                f"{name}: its counter has stood at {energy.value:g} J for {STANDSTILL_SECONDS / 3600:g} hours",
+                "Check the meter behind the query.",
+            )
         return GpuSample(
             uuid=uuid,
             at_seconds=now,
@@ -176,6 +191,13 @@ class ExternalMeter:
             return None
         self._told[name] = joules
         return joules
+
+    def _moved(self, name: str, joules: float, now: float) -> float:
+        """When the counter moved last."""
+        stood = self._stood.get(name)
+        if stood is None or stood[0] != joules:
+            stood = self._stood[name] = (joules, now)
+        return stood[1]
 
     def _add(self, name: str, method: EnergyMethod, note: str) -> None:
         uuid = f"EXT-{name}"

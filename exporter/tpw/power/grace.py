@@ -65,7 +65,10 @@ class GraceMeter:
         watts = 0.0
         for rail in self._rails:
             try:
-                watts += float(rail.read_text()) / 1e6
+                microwatts = int(rail.read_text())
+                if microwatts <= 0:
+                    raise ValueError(f"shows {microwatts} microwatts, and a socket always draws")
+                watts += microwatts / 1e6
             except PermissionError:
                 raise SourceError(
                     Reason.PERMISSION, f"{rail} may not be read", "Let the exporter's user read it."

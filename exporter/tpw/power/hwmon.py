@@ -291,7 +291,7 @@ def _identity(device: Path) -> str:
 
 def _required(path: Path) -> float:
     try:
-        return float(path.read_text())
+        return _number(path)
     except PermissionError:
         raise SourceError(Reason.PERMISSION, f"{path} may not be read", "Let the exporter's user read it.") from None
     except FileNotFoundError:
@@ -311,9 +311,14 @@ def _optional(path: Path | None) -> float | None:
 
 def _value(path: Path) -> float | None:
     try:
-        return float(path.read_text())
+        return _number(path)
     except (OSError, ValueError):
         return None
+
+
+def _number(path: Path) -> float:
+    """Kernels write integers, so a word that Python takes for a number is none."""
+    return float(int(path.read_text()))
 
 
 def _first(directory: Path, *names: str) -> Path | None:

@@ -11,6 +11,7 @@ Power.PowerControl.PowerConsumedWatts).
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, TypeGuard
@@ -187,21 +188,26 @@ class RedfishMeter:
 
 def power_of(document: Any) -> tuple[float, float] | None:
     """(watts, the most it can be or 0) of an EnvironmentMetrics or a Power resource. None for null and for 0, which a
-    controller says while it does not know."""
+    controller says while it does not know.
+
+    The first member of PowerControl is taken for the whole, as is the custom; those after it are its parts on many
+    controllers (its CPUs, its memory), so they never stand in for it.
+    """
     if not isinstance(document, dict):
         return None
     sensor = document.get("PowerWatts")
     if isinstance(sensor, dict) and _is_power(sensor.get("Reading")):
         return float(sensor["Reading"]), 0.0
-    for control in document.get("PowerControl") or []:
-        if isinstance(control, dict) and _is_power(control.get("PowerConsumedWatts")):
-            most = control.get("PowerCapacityWatts")
-            return float(control["PowerConsumedWatts"]), float(most) if _is_power(most) else 0.0
+    controls = document.get("PowerControl")
+    control = controls[0] if isinstance(controls, list) and controls else None
+    if isinstance(control, dict) and _is_power(control.get("PowerConsumedWatts")):
+        most = control.get("PowerCapacityWatts")
+        return float(control["PowerConsumedWatts"]), float(most) if _is_power(most) else 0.0
     return None
 
 
 def _is_power(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _path(link: Any) -> str:

@@ -154,6 +154,15 @@ def test_on_a_superchip_the_cpu_is_in_the_boards_own_joules() -> None:
     assert machine.host == 0.0
 
 
+def test_the_cpu_of_a_superchip_that_is_lost_for_a_while_comes_with_its_counter_and_is_not_added() -> None:
+    machine = Machine(replace(GPU, power_scope=PowerScope.MODULE))
+    machine.tick(400.0, cpu=0.0)
+    for n in range(1, 11):
+        machine.tick(400.0, heard=n not in (4, 5, 6), cpu=150.0 * n)
+
+    assert machine.host == 0.0
+
+
 def test_a_node_meter_that_falls_silent_leaves_the_host_to_its_components_and_nothing_is_booked_twice() -> None:
     machine = Machine()
     machine.tick(400.0, node=0.0, cpu=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.pageserver import PageServer, answer
-from tpw.model import EnergyMethod, Reason, SourceError
+from tpw.model import EnergyMethod, PowerScope, Reason, SourceError
 from tpw.power import ACCELERATOR_METERS
 from tpw.power.dcgm import DcgmMeter, is_blank, parse
 
@@ -88,6 +88,7 @@ def test_energy_is_passed_on_only_when_it_has_moved(meters: Meters, clock: Any) 
     energies = []
     for second in range(125):
         page = PAGE if second < 3 else PAGE.replace(" 1234567890", " 1234600000")
+        page = page.replace(" 412.5", f" {412 + second // 30}.5")  # that exporter is alive
         meters.sweep(page)
         energies.append(meters.meter.read("GPU-aaaa").energy_joules)
         clock.advance(1.0)
@@ -95,6 +96,68 @@ def test_energy_is_passed_on_only_when_it_has_moved(meters: Meters, clock: Any) 
     assert energies[:5] == [1234567.89, None, None, 1234600.0, None]
     assert energies[5:123] == [None] * 118
     assert energies[123:] == [1234600.0, 1234600.0]
+
+
+@pytest.mark.parametrize("without", ["nothing", "ENERGY"])
+def test_a_page_that_has_not_changed_for_two_minutes_is_of_an_exporter_that_hangs(
+    meters: Meters, clock: Any, without: str
+) -> None:
+    """Its power would be integrated for ever: joules that nobody measured."""
+    page = "".join(line for line in PAGE.splitlines(True) if without not in line)
+    readings: list[float | None] = []
+    for _ in range(120):
+        meters.sweep(page)
+        readings.append(meters.meter.read("GPU-aaaa").power_watts)
+        clock.advance(1.0)
+    meters.sweep(page)
+    with pytest.raises(SourceError) as caught:
+        meters.meter.read("GPU-aaaa")
+    meters.sweep(page.replace("412.5", "413.5").replace(" 1234567890", " 1234600000"))
+    again = meters.meter.read("GPU-aaaa")
+
+    assert readings == [412.5] * 120
+    assert caught.value.reason is Reason.TIMEOUT
+    assert "has shown the same for 120 s" in caught.value.detail
+    assert "restart" in caught.value.hint
+    assert (again.power_watts, again.energy_joules) == (413.5, None if without == "ENERGY" else 1234600.0)
+
+
+def test_energy_that_is_left_out_of_a_page_is_no_news_and_no_reason_for_another_method(
+    meters: Meters, clock: Any
+) -> None:
+    blank = PAGE.replace(" 1234567890", " 9223372036854775794")
+    meters.sweep()
+    first = meters.meter.read("GPU-aaaa")
+    methods = []
+    for second in range(1, 124):
+        clock.advance(1.0)
+        meters.sweep(blank.replace("412.5", f"{412 + second}.5"))
+        methods.append(meters.meter.gpus()[0].energy_method)
+        assert meters.meter.read("GPU-aaaa").energy_joules is None
+
+    assert first.energy_joules == 1234567.89
+    assert methods == [EnergyMethod.COUNTER] * 119 + [EnergyMethod.INSTANT_POWER] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "scope", "most"),
+    [
+        ("NVIDIA GH200 480GB", "nothing", PowerScope.MODULE, None),
+        ("NVIDIA GB200", "nothing", PowerScope.MODULE, None),
+        ("NVIDIA GH200 480GB", "ENERGY", PowerScope.GPU, 700.0),  # power is the GPU's own
+        ("NVIDIA H100 80GB HBM3", "nothing", PowerScope.GPU, 700.0),
+        ("NVIDIA B200", "nothing", PowerScope.GPU, 700.0),
+    ],
+)
+def test_the_counter_of_a_superchip_is_taken_for_its_modules_so_that_no_cpu_is_added(
+    meters: Meters, name: str, without: str, scope: PowerScope, most: float | None
+) -> None:
+    page = "".join(line for line in PAGE.splitlines(True) if without not in line)
+    meters.sweep(page.replace("NVIDIA H100 80GB HBM3", name))
+    gpu = meters.meter.gpus()[0]
+
+    assert (gpu.power_scope, gpu.max_power_watts) == (scope, most)
+    assert bool(gpu.remarks) is (scope is PowerScope.MODULE)
 
 
 def test_without_the_energy_field_power_is_integrated(meters: Meters) -> None:

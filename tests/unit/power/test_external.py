@@ -107,6 +107,55 @@ def test_a_counter_goes_on_only_when_it_has_moved(prometheus: Prometheus, clock:
     external.close()
 
 
+def test_a_counter_that_is_gone_is_not_replaced_by_power(prometheus: Prometheus, clock: Any) -> None:
+    prometheus.vector("e", ({"gpu": "a"}, 5000))
+    prometheus.vector("p", ({"gpu": "a"}, 300), ({"gpu": "b"}, 200))
+    external = meter(prometheus, clock, energy_query="e", power_query="p")
+    external.sweep()
+    first = external.read("EXT-a")
+    prometheus.vector("e")
+    clock.advance(15.0)
+    external.sweep()
+    with pytest.raises(SourceError) as caught:
+        external.read("EXT-a")
+
+    assert (first.energy_joules, first.power_watts) == (5000.0, 300.0)
+    assert (caught.value.reason, "energy_query gives no series" in caught.value.detail) == (Reason.LOST, True)
+    assert external.read("EXT-b").power_watts == 200.0
+    external.close()
+
+
+def test_a_counter_that_has_stood_for_hours_is_told(prometheus: Prometheus, clock: Any) -> None:
+    external = meter(prometheus, clock, energy_query="e")
+    for _ in range(360):
+        prometheus.vector("e", ({"gpu": "a"}, 5000), at=WALL + clock() - 1000)
+        external.sweep()
+        external.read("EXT-a")
+        clock.advance(60.0)
+    clock.advance(1.0)
+    prometheus.vector("e", ({"gpu": "a"}, 5000), at=WALL + clock() - 1000)
+    external.sweep()
+    with pytest.raises(SourceError) as caught:
+        external.read("EXT-a")
+    prometheus.vector("e", ({"gpu": "a"}, 9000), at=WALL + clock() - 1000)
+    clock.advance(15.0)
+    external.sweep()
+
+    assert (caught.value.reason, "stood at 5000 J for 6 hours" in caught.value.detail) == (Reason.BROKEN, True)
+    assert external.read("EXT-a").energy_joules == 9000.0
+    external.close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3.0])
+def test_what_is_no_power_is_no_series(prometheus: Prometheus, clock: Any, value: float) -> None:
+    prometheus.vector("p", ({"gpu": "a"}, value), ({"gpu": "b"}, 12))
+    external = meter(prometheus, clock, power_query="p")
+    external.sweep()
+
+    assert [gpu.uuid for gpu in external.gpus()] == ["EXT-b"]
+    external.close()
+
+
 def test_a_series_without_the_label_is_one_board(prometheus: Prometheus, clock: Any) -> None:
     prometheus.answers["p"] = {"status": "success", "data": {"resultType": "scalar", "result": [WALL, "42"]}}
     external = meter(prometheus, clock, power_query="p")

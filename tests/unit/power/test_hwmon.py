@@ -274,7 +274,7 @@ def test_a_file_that_may_not_be_read_is_a_question_of_permission_of_that_gpu(
     assert meter.read("PCI-0000:04:00.0").energy_joules == 6.0
 
 
-@pytest.mark.parametrize("content", ["", "no number", "nan joules"])
+@pytest.mark.parametrize("content", ["", "no number", "nan", "inf", "1e3"])
 def test_a_file_that_holds_no_number_is_a_failed_look_and_never_a_zero(tree: Tree, clock: Any, content: str) -> None:
     chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000)
     meter = opened(tree, clock)
@@ -345,6 +345,20 @@ def test_a_grace_rail_that_does_not_answer_fails_the_sum(tree: Tree, clock: Any)
         meter.read()
 
     assert caught.value.reason is Reason.BROKEN
+
+
+@pytest.mark.parametrize("shown", ["0", "-5", "nan", "inf"])
+def test_a_grace_rail_that_shows_no_power_fails_the_sum(tree: Tree, clock: Any, shown: str) -> None:
+    rail(tree, "CPU Power Socket 0", 200_000_000)
+    broken = rail(tree, "SysIO Power Socket 0", 50_000_000)
+    meter = GraceMeter(tree.sysfs, clock)
+    meter.open()
+    (broken / "device" / "power1_average").write_text(shown)
+
+    with pytest.raises(SourceError) as caught:
+        meter.read()
+
+    assert (caught.value.reason, "power1_average" in caught.value.detail) == (Reason.BROKEN, True)
 
 
 def test_other_machines_have_no_grace(tree: Tree, clock: Any) -> None:

@@ -231,7 +231,13 @@ def test_a_credentials_file_that_cannot_be_read_is_told_without_its_content(
     [
         ({"PowerWatts": {"Reading": 812.5}}, (812.5, 0.0)),
         ({"PowerControl": [{"PowerConsumedWatts": 590, "PowerCapacityWatts": 1600}]}, (590.0, 1600.0)),
-        ({"PowerControl": [{"PowerConsumedWatts": None}, {"PowerConsumedWatts": 7}]}, (7.0, 0.0)),
+        # The members after the first are its parts: the CPUs' power is not the node's while that is not known.
+        ({"PowerControl": [{"PowerConsumedWatts": None}, {"Name": "CPU", "PowerConsumedWatts": 7}]}, None),
+        ({"PowerControl": [{"PowerConsumedWatts": 590}, {"Name": "CPU", "PowerConsumedWatts": 200}]}, (590.0, 0.0)),
+        ({"PowerControl": {"PowerConsumedWatts": 590}}, None),
+        ({"PowerWatts": {"Reading": float("inf")}}, None),
+        ({"PowerWatts": {"Reading": float("nan")}}, None),
+        ({"PowerWatts": {"Reading": -3}}, None),
         ({"PowerWatts": {"Reading": True}}, None),
         ({"PowerWatts": None, "PowerControl": None}, None),
         ([], None),
