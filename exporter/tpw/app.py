@@ -675,7 +675,7 @@ def _check_currency(books: Books, config: Config) -> None:
 
 
 def _merged(readings: Sequence[AcceleratorReading]) -> AcceleratorReading:
-    """What all meters saw. A board that several of them tell is the first one's, or it would be booked twice: the same UUID,
+    """What all meters saw. A board that several of them tell is the first one's, or it would be booked twice: by its UUID,
     or under another name the same place on the bus."""
     if len(readings) == 1:
         return readings[0]
