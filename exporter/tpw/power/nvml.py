@@ -32,7 +32,7 @@ from tpw.power.nvml_codes import (
     gpu_error,
     library_error,
 )
-from tpw.power.nvml_probe import Plan, ask, floor_of, probe, text, value_of
+from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, probe, text, value_of
 from tpw.power.nvml_sharing import handles, instances, measures_activity, process_lists, total_slices, usage
 
 RETRY_SECONDS = 5.0
@@ -43,6 +43,8 @@ SLOW_EVERY = 5
 """Memory, temperature and limit are read at every so many-th look."""
 FAILURES_BEFORE_RETRY = 3
 """A GPU with so many failed looks in a row is looked up again instead of read."""
+FLICKERS_BEFORE_PROBE = 30
+"""A value that was not offered at so many looks in a row is gone: the GPU is asked anew what it can tell."""
 UNKNOWN_SWEEPS = 30
 """All GPUs answering "unknown error" for so many looks: the library is initialised again."""
 UNKNOWN_ROUNDS = 3
@@ -149,7 +151,7 @@ class NvmlMeter:
             raise SourceError(fault.reason, fault.detail, fault.hint)
         board.reading = True
         try:
-            if board.down_until is not None or board.plan is None:
+            if board.down_until is not None or board.plan is None or board.flickers >= FLICKERS_BEFORE_PROBE:
                 self._revive(board)
             sample = self._look(board)
         except nvml.NVMLError as error:
@@ -157,7 +159,7 @@ class NvmlMeter:
         finally:
             board.reading = False
         self._has_read = True
-        self._unknown_rounds = board.failures = board.unknown = 0
+        self._unknown_rounds = board.failures = board.unknown = board.flickers = 0
         board.fault = None
         return sample
 
@@ -322,21 +324,21 @@ class NvmlMeter:
             raise _flicker(board, "power", error.value) from None
 
     def _utilization(self, board: Board) -> float | None:
-        rates = ask(nvml.nvmlDeviceGetUtilizationRates, board.handle)
+        rates = gauge(nvml.nvmlDeviceGetUtilizationRates, board.handle)
         return None if rates is None else min(rates.gpu, 100) / 100.0
 
     def _slow_look(self, board: Board) -> None:
         handle = board.handle
-        memory = ask(_memory, handle)
+        memory = gauge(_memory, handle)
         board.memory_used_bytes = None if memory is None else float(memory.used)
         board.memory_total_bytes = None if memory is None else float(memory.total)
-        temperature = ask(_temperature, handle)
+        temperature = gauge(_temperature, handle)
         board.temperature_celsius = None if temperature is None else float(temperature)
-        limit = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         board.limit_watts = limit / 1000.0 if limit else None
         smoothing = None if board.plan is None else board.plan.smoothing
         if smoothing is not None:
-            rows = ask(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
+            rows = gauge(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
             board.floor_watts = None if rows is None else floor_of(rows, board.gpu.max_power_watts)
 
     def _settle_scope(self, board: Board, scope: PowerScope | None) -> None:
@@ -439,7 +441,7 @@ class NvmlMeter:
             pci_bus_id="" if pci is None else text(pci.busId),
         )
         board.follow(probe(handle))
-        board.looks = 0
+        board.looks = board.flickers = 0
         self._publish()
 
     def _name_instances(self, board: Board, *, mig: bool) -> None:
@@ -473,6 +475,7 @@ def _is_instant(board: Board) -> bool:
 
 
 def _flicker(board: Board, what: str, code: int) -> SourceError:
+    board.flickers += 1
     return SourceError(Reason.BROKEN, f"{board.gpu.uuid}: NVML gave no {what} in this look: {code_name(code)} ({code})")
 
 

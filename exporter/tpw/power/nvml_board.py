@@ -31,6 +31,7 @@ class Board:
         "failures",
         "fault",
         "fields",
+        "flickers",
         "floor_watts",
         "gpu",
         "handle",
@@ -61,6 +62,7 @@ class Board:
         self.looks = 0
         self.reading = False
         self.failures = 0
+        self.flickers = 0
         self.unknown = 0
         self.fault: SourceError | None = None
         self.down_until: float | None = None

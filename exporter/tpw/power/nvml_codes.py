@@ -37,6 +37,9 @@ FATAL_CODES = frozenset({LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND})
 GONE_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND, NOT_FOUND, INVALID_ARGUMENT})
 """The handle is good for nothing until the GPU has been looked up again."""
 
+BOARD_GONE_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND})
+"""Whatever was asked: the board is not there."""
+
 _NAMES = {
     1: "uninitialized",
     2: "invalid argument",

@@ -16,11 +16,14 @@ from tpw.power.nvml_codes import (
     AMPERE,
     ARCHITECTURES,
     BLACKWELL,
+    BOARD_GONE_CODES,
+    FATAL_CODES,
     FIELD_ENERGY,
     FIELD_POWER_AVERAGE,
     FIELD_POWER_INSTANT,
     FIELD_POWER_MAX_LIMIT,
     FIELD_TOTAL_ENERGY,
+    LIBRARY_CODES,
     SCOPE_GPU,
     SCOPE_MODULE,
     THROTTLE_FIELDS,
@@ -122,6 +125,17 @@ def ask(call: Callable[..., _T], *arguments: Any) -> _T | None:
         raise
 
 
+def gauge(call: Callable[..., _T], *arguments: Any) -> _T | None:
+    """The answer of a call whose value is only shown: whatever fails about it alone costs nobody the energy. Raises
+    NVMLError where the board or the library is gone."""
+    try:
+        return call(*arguments)
+    except nvml.NVMLError as error:
+        if error.value in BOARD_GONE_CODES or error.value in LIBRARY_CODES or error.value in FATAL_CODES:
+            raise
+        return None
+
+
 def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
     """Ask one GPU what it can tell, several times where it does not offer the best. Raises NVMLError where it does not
     answer at all."""
@@ -159,7 +173,7 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
         throttle=tuple((field, reason) for field, reason in THROTTLE_FIELDS if (field, SCOPE_GPU) in fields),
         max_power_watts=_max_power(handle, fields),
         max_module_watts=fields.get(_MAX_LIMIT_MODULE, 0.0) / 1000.0 or None,
-        utilization=ask(nvml.nvmlDeviceGetUtilizationRates, handle) is not None,
+        utilization=gauge(nvml.nvmlDeviceGetUtilizationRates, handle) is not None,
         smoothing=_smoothing(handle, architecture),
     )
 

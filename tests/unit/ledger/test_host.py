@@ -176,6 +176,19 @@ def test_a_node_meter_that_falls_silent_leaves_the_host_to_its_components_and_no
     assert machine.host + machine.books.host_carry_joules == pytest.approx(302 * 600.0)
 
 
+def test_a_node_that_is_read_every_five_minutes_is_there_between_its_readings() -> None:
+    machine = Machine()
+    machine.tick(400.0, node=0.0, cpu=0.0)
+    methods = set()
+    for n in range(1, 901):
+        read = {"node": 1000.0 * n} if n % 300 == 0 else {}
+        machine.tick(400.0, cpu=100.0 * n, **read)
+        if n > 300:
+            methods.add(machine.books.host_share.method)
+
+    assert methods == {NODE}
+
+
 def test_a_node_that_shows_less_than_its_boards_gives_no_host_and_pays_back_first() -> None:
     machine = Machine()
     machine.tick(400.0, node=0.0)

@@ -361,3 +361,38 @@ def test_instants_ten_times_the_mean_for_one_minute_are_a_coincidence() -> None:
     _, after = played(account(COUNTER, at=0.0, joules=0.0, watts=300.0), *counting(0.05, 1, 60 * 4))
 
     assert after.method is EnergyMethod.COUNTER
+
+
+def test_a_counter_that_fell_twice_is_not_counted_again_below_where_it_fell_first() -> None:
+    """Its highest was 1e6: of what it shows afterwards only what is above that is new."""
+    steps, _ = played(
+        account(COUNTER, at=0.0, joules=1e6), (1.0, 999_900.0, None), (2.0, 999_800.0, None), (3.0, 1_000_100.0, None)
+    )
+
+    assert [(step.joules, step.anomaly) for step in steps] == [(None, "backwards"), (None, "backwards"), (100.0, "")]
+
+
+def test_the_interval_in_which_a_counter_without_power_froze_is_unmetered_too() -> None:
+    steps, _ = played(
+        account(COUNTER, at=0.0, joules=700.0),
+        *((float(at), 1000.0, None) for at in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)),
+    )
+
+    assert steps[0] == Step(joules=300.0)
+    assert steps[-1] == Step(unmetered=True, anomaly="frozen", also_unmetered_seconds=1.0)
+
+
+def test_a_counter_that_was_wrong_is_not_believed_before_it_has_agreed_for_five_minutes() -> None:
+    _, after = played(averaged(), *counting(0.25, 1, 61))
+    steps, after = played(after, *counting(1.0, 62, 62 + 290, start=9000.0))
+
+    assert after.method is EnergyMethod.AVERAGE_POWER
+    assert {step.joules for step in steps} == {300.0}
+
+
+def test_a_counter_that_began_anew_is_not_held_against_power_over_its_fall() -> None:
+    looks = [*counting(1.0, 1, 30, start=1e9), *counting(1.0, 31, 120)]
+    steps, after = played(averaged(), *looks)
+
+    assert [step.anomaly for step in steps if step.anomaly] == ["implausible", "reset"]
+    assert after.method is EnergyMethod.COUNTER

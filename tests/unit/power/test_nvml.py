@@ -361,6 +361,61 @@ def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeN
     assert sample.energy_joules is not None
 
 
+@pytest.mark.parametrize("code", [4, 10, 27, 999])
+@pytest.mark.parametrize(
+    "call",
+    ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetEnforcedPowerLimit"],
+)
+def test_a_gauge_that_fails_costs_no_energy(
+    driver: FakeNvml, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    def failing(*arguments: Any) -> Any:
+        raise nvml.NVMLError(code)
+
+    meter = opened()
+    monkeypatch.setattr(nvml, call, failing)
+    if call == "nvmlDeviceGetUtilizationRates":
+        late = opened()  # not at the first look either
+        assert late.read(driver.uuid(1)).energy_joules is not None
+    sample = meter.read(driver.uuid(0))
+
+    assert sample.energy_joules is not None
+    assert None in (sample.utilization_ratio, sample.memory_used_bytes, sample.power_limit_watts)
+
+
+def test_a_gauge_that_says_that_the_board_is_gone_is_believed(
+    driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: Any) -> Any:
+        raise nvml.NVMLError(15)
+
+    meter = opened()
+    monkeypatch.setattr(nvml, "nvmlDeviceGetUtilizationRates", lost)
+    with pytest.raises(SourceError) as caught:
+        meter.read(driver.uuid(0))
+
+    assert caught.value.reason is Reason.LOST
+
+
+def test_a_counter_that_is_not_offered_any_more_gives_way_to_power_after_half_a_minute(
+    driver: FakeNvml, clock: Any
+) -> None:
+    meter = NvmlMeter(clock)
+    meter.open()
+    driver.no_energy(0)
+    uuid = driver.uuid(0)
+    for _ in range(30):
+        with pytest.raises(SourceError) as caught:
+            meter.read(uuid)
+        assert caught.value.reason is Reason.BROKEN
+        clock.advance(1.0)
+    sample = meter.read(uuid)
+
+    assert (sample.energy_joules, sample.power_watts) == (None, 100.0)
+    assert meter.gpus()[0].energy_method is EnergyMethod.AVERAGE_POWER
+    meter.close()
+
+
 @pytest.mark.parametrize("no_energy", [True, False])
 def test_zero_watts_are_told_as_seen_for_the_ledger_to_judge(driver: FakeNvml, no_energy: bool) -> None:
     driver.no_energy(0, on=no_energy)
