@@ -217,6 +217,16 @@ def test_the_counter_had_another_name_before_rocm_6_4(clock: Any) -> None:
     assert opened(Smi(card), clock).read(MI300X["uuid"]).energy_joules == 1.0
 
 
+@pytest.mark.parametrize(("cap", "watts"), [(560_000_000, 560.0), (560, 560.0), (0, None), ("N/A", None)])
+def test_a_limit_is_in_microwatts_or_in_watts_by_the_version_of_the_binding(
+    clock: Any, cap: object, watts: float | None
+) -> None:
+    meter = opened(Smi({**MI300X, "cap": {"power_cap": cap, "max_power_cap": cap}}), clock)
+
+    (gpu,) = meter.gpus()
+    assert (gpu.max_power_watts, meter.read(gpu.uuid).power_limit_watts) == (watts, watts)
+
+
 def test_without_a_counter_power_is_integrated(clock: Any) -> None:
     card = {**MI300X, "energy": LibraryError(2)}
     meter = opened(Smi(card), clock)

@@ -14,6 +14,7 @@ from tpw.model import EnergyMethod, Instance, PowerScope, Reason, Sharing, Sourc
 from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
 from tpw.power.nvml_binding import nvml
+from tpw.power.nvml_board import ScopeCheck
 
 
 def opened(clock: Any = time.monotonic) -> NvmlMeter:
@@ -414,6 +415,54 @@ def test_a_counter_that_is_not_offered_any_more_gives_way_to_power_after_half_a_
     assert (sample.energy_joules, sample.power_watts) == (None, 100.0)
     assert meter.gpus()[0].energy_method is EnergyMethod.AVERAGE_POWER
     meter.close()
+
+
+def test_after_the_driver_came_back_a_gpu_is_asked_anew_what_it_can_tell(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.unload_driver()
+    with pytest.raises(MeterLost):
+        meter.read(driver.uuid(0))
+    meter.close()
+    driver.load_driver()
+    driver.no_energy(0)
+    meter.open()
+
+    assert [gpu.energy_method for gpu in meter.gpus()] == [EnergyMethod.AVERAGE_POWER, EnergyMethod.COUNTER]
+
+
+def test_a_handle_that_is_none_any_more_is_looked_up_again(driver: FakeNvml, clock: Any) -> None:
+    """INVALID_ARGUMENT of a board that was read before: it was taken out and put back."""
+    meter = opened(clock)
+    uuid = driver.uuid(0)
+    driver.fail(0, 2)
+    with pytest.raises(SourceError):
+        meter.read(uuid)
+    driver.restore(0)
+    before = driver.calls().get("nvmlDeviceGetHandleByUUID", 0)
+    clock.advance(5.1)
+
+    assert meter.read(uuid).energy_joules is not None
+    assert driver.calls().get("nvmlDeviceGetHandleByUUID", 0) == before + 1
+
+
+@pytest.mark.parametrize("interrupted", ["gap", "reset"])
+def test_the_scope_of_a_counter_is_judged_by_one_unbroken_minute(interrupted: str) -> None:
+    """Its rise over a gap belongs to power that was not seen, and what it shows after a reset to none."""
+    check = ScopeCheck()
+    at, joules = 0.0, 1e6
+    for _ in range(50):
+        at, joules = at + 1.0, joules + 300.0
+        assert check.add(at, joules, 480.0, 300.0) is None
+    if interrupted == "gap":
+        at, joules = at + 3600.0, joules + 3600 * 480.0
+    else:
+        joules = 0.0
+    found = []
+    for _ in range(61):
+        at, joules = at + 1.0, joules + 300.0
+        found.append(check.add(at, joules, 480.0, 300.0))
+
+    assert found == [None] * 60 + [PowerScope.GPU]
 
 
 @pytest.mark.parametrize("no_energy", [True, False])

@@ -93,6 +93,18 @@ def test_a_server_that_says_nothing_runs_into_the_timeout() -> None:
     assert caught.value.reason is Reason.TIMEOUT
 
 
+def test_an_answer_that_trickles_in_is_not_waited_for_beyond_the_timeout() -> None:
+    """Each piece comes in time; all of them do not."""
+    seconds = iter(range(100))
+    with PageServer(lambda asked: CHUNKED) as server:
+        site = Site(server.url, timeout_seconds=1.5, clock=lambda: float(next(seconds)))
+        with pytest.raises(SourceError) as caught:
+            site.get("/")
+        site.close()
+
+    assert caught.value.reason is Reason.TIMEOUT
+
+
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "MOST_BYTES", 1000)
     with PageServer(lambda asked: answer("x" * 5000)) as server:
