@@ -166,6 +166,13 @@ SCENARIOS = [
         unmetered=40.0,
         anomalies={"frozen": 1},
     ),
+    Scenario(
+        "counter not offered any more",
+        events=((20.4, lambda n: n.nvml.no_energy(0)),),
+        method=AVERAGE,
+        error=AVERAGE_ERROR,
+        unmetered=32.0,
+    ),
     # ------------------------------------------------------------------------------------------------- the sensor's faults
     Scenario(
         "zero watts",
@@ -212,6 +219,16 @@ SCENARIOS = [
         method=AVERAGE,
         error=AVERAGE_ERROR,
         unmetered=40.0,
+    ),
+    Scenario(
+        "lost, reset and back",
+        events=(
+            (20.4, lambda n: n.nvml.lose(0)),
+            (25.4, lambda n: n.nvml.reset_counter(0)),
+            (30.4, lambda n: n.nvml.restore(0)),
+        ),
+        unmetered=12.0,
+        anomalies={"reset": 1},
     ),
     Scenario("unknown error", events=((20.4, lambda n: n.nvml.unknown(0)), (28.4, lambda n: n.nvml.restore(0)))),
     Scenario("hang 5 s", events=((20.4, lambda n: n.nvml.hang(0, 5.0)),)),

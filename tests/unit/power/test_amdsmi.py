@@ -200,6 +200,19 @@ def test_a_second_die_that_fails_costs_its_board_no_energy(clock: Any) -> None:
     assert meter.holders("die-0") is None
 
 
+def test_a_second_die_joins_its_first_once_that_answers(clock: Any) -> None:
+    smi = Smi(die(0), die(1))
+    smi.cards[0]["energy"] = LibraryError(7)
+    meter = opened(smi, clock)
+    alone = [gpu.uuid for gpu in meter.gpus()]
+    smi.cards[0]["energy"] = die(0)["energy"]
+    clock.advance(61)
+    meter.sweep()
+
+    assert alone == ["die-0", "die-1"]
+    assert [(gpu.uuid, [die.uuid for die in gpu.dies]) for gpu in meter.gpus()] == [("die-0", ["die-1"])]
+
+
 def test_a_die_without_its_first_die_is_a_gpu_that_tells_nothing(clock: Any) -> None:
     meter = opened(Smi({**die(0), "uuid": "other", "asic": {"market_name": "AMD Instinct MI210"}}, die(1)), clock)
 

@@ -165,6 +165,19 @@ def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_power_of_both(tree: Tree,
     assert meter.gpus()[0].remarks == ("Power is that of both dies of the board.",)
 
 
+def test_a_board_has_two_dies_and_no_third(tree: Tree, clock: Any) -> None:
+    for number, microwatts in ((2, 410_000_000), (3, 0), (4, 0)):
+        mi250(tree, number, microwatts)
+    meter = opened(tree, clock, "amdgpu")
+    for _ in range(2):
+        assert [(gpu.uuid, [die.uuid for die in gpu.dies]) for gpu in meter.gpus()] == [
+            ("AMD-d1e2", ["AMD-d1e3"]),
+            ("AMD-d1e4", []),
+        ]
+        clock.advance(61)
+        meter.sweep()
+
+
 def test_a_board_that_shows_zero_watts_is_not_measured_and_taken_up_when_it_shows_more(tree: Tree, clock: Any) -> None:
     chip = tree.chip("amdgpu", "0000:c1:00.0", {"device": "0x740f"}, power1_average=0)
     meter = opened(tree, clock, "amdgpu")

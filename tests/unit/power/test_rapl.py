@@ -163,6 +163,27 @@ def test_dies_that_only_looked_alike_are_told_apart_and_no_total_falls(tree: Tre
     meter.close()
 
 
+def test_a_mirrored_counter_that_fails_for_a_while_is_still_counted_once(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.zone("intel-rapl:0", "package-0-die-0", 5000)
+    tree.zone("intel-rapl:1", "package-0-die-1", 5000)
+    tree.zone("intel-rapl:0:0", "dram", 5000)
+    meter = opened(tree, clock)
+    failing = fail(monkeypatch, meter, "package-0-die-0")
+    totals = []
+    for second in range(1, 7):
+        if second == 5:
+            failing.clear()
+        clock.advance(1)
+        tree.set("intel-rapl:0", 5000 + 100 * second)
+        tree.set("intel-rapl:1", 5000 + 100 * second)
+        totals.append(joules(meter).get("cpu"))
+
+    assert totals == [None] * 4 + [pytest.approx(500), pytest.approx(600)]
+    meter.close()
+
+
 def test_a_pause_between_the_reads_of_mirrored_dies_counts_nothing_twice(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0-die-0", 5000)
     tree.zone("intel-rapl:1", "package-0-die-1", 5000)
