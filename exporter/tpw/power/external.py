@@ -230,19 +230,25 @@ class ExternalMeter:
         if kind == "scalar":
             rows: list[tuple[str, Any]] = [(ALONE, result)]
         elif kind == "vector":
-            rows = [(str(row["metric"].get(self._label, ALONE)), row["value"]) for row in result]
+            try:
+                rows = [(str(row["metric"].get(self._label, ALONE)), row["value"]) for row in result]
+            except (AttributeError, KeyError, TypeError):
+                raise SourceError(Reason.MALFORMED, f"{which}_query gives rows that are no series") from None
         else:
             raise SourceError(Reason.MALFORMED, f"{which}_query gives a {kind}, not an instant vector")
         now, wall = self._clock(), self._wall()
+        try:
+            rows = [(name, (float(at), float(text))) for name, (at, text) in rows]
+        except (TypeError, ValueError):
+            raise SourceError(Reason.MALFORMED, f"{which}_query gives rows that are no numbers") from None
         values: dict[str, _Value] = {}
-        for name, (at_wall, text) in rows:
+        for name, (at_wall, value) in rows:
             if name in values:
                 raise SourceError(
                     Reason.MALFORMED,
                     f"{which}_query gives several series with {self._label}={name!r}",
                     f"Aggregate it: sum by ({self._label}) (...).",
                 )
-            value = float(text)
             if math.isfinite(value) and value >= 0:
-                values[name] = _Value(value, now - max(0.0, wall - float(at_wall)))
+                values[name] = _Value(value, now - max(0.0, wall - at_wall))
         return values

@@ -146,6 +146,29 @@ def test_a_counter_that_has_stood_for_hours_is_told(prometheus: Prometheus, cloc
     external.close()
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"metric": {"gpu": "a"}},
+        {"metric": None, "value": [WALL, "1"]},
+        {"metric": {"gpu": "a"}, "value": [WALL]},
+        {"metric": {"gpu": "a"}, "value": [WALL, "watts"]},
+        {"metric": {"gpu": "a"}, "value": [WALL, None]},
+        "a",
+    ],
+)
+def test_an_answer_that_is_not_prometheus_is_malformed_and_no_bug_of_ours(
+    prometheus: Prometheus, clock: Any, row: Any
+) -> None:
+    prometheus.answers["p"] = {"status": "success", "data": {"resultType": "vector", "result": [row]}}
+    external = meter(prometheus, clock, power_query="p")
+    with pytest.raises(SourceError) as caught:
+        external.sweep()
+
+    assert caught.value.reason is Reason.MALFORMED
+    external.close()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -3.0])
 def test_what_is_no_power_is_no_series(prometheus: Prometheus, clock: Any, value: float) -> None:
     prometheus.vector("p", ({"gpu": "a"}, value), ({"gpu": "b"}, 12))

@@ -189,6 +189,30 @@ def test_a_chassis_can_be_named(controller: Controller, clock: Any, credentials:
     redfish.close()
 
 
+def test_the_gpus_baseboard_is_no_node_whatever_the_system_is_called(
+    controller: Controller, clock: Any, credentials: str
+) -> None:
+    documents = controller.documents
+    documents["/redfish/v1/Systems"] = members("/redfish/v1/Systems/HGX_Baseboard_0", "/redfish/v1/Systems/System_0")
+    documents["/redfish/v1/Systems/System_0"] = documents["/redfish/v1/Systems/1"]
+    redfish = meter(controller, clock, credentials)
+    redfish.open()
+
+    assert redfish.read().samples[0].power_watts == 5000.0
+    redfish.close()
+
+
+def test_a_node_can_draw_what_its_controller_says_it_can(controller: Controller, clock: Any, credentials: str) -> None:
+    redfish = meter(controller, clock, credentials)
+    redfish.open()
+    most = [redfish.read().samples[0].max_power_watts]
+    controller.documents["/redfish/v1/Chassis/Self/Power"]["PowerControl"][0]["PowerCapacityWatts"] = 132_000
+    most.append(redfish.read().samples[0].max_power_watts)
+
+    assert most == [20_000.0, 132_000.0]
+    redfish.close()
+
+
 def test_a_controller_without_power_is_told(controller: Controller, clock: Any, credentials: str) -> None:
     controller.documents["/redfish/v1/Chassis/HGX/EnvironmentMetrics"] = {"PowerWatts": {"Reading": None}}
     controller.documents["/redfish/v1/Chassis/Self/Power"] = {"PowerControl": []}
