@@ -64,6 +64,7 @@ class _Zone:
     mirrors: _Zone | None = field(default=None, repr=False)
     """An earlier zone that seems to show the same counter: not counted while it does."""
     answered: bool = False
+    silent_since: float | None = None
     apart: int = 0
     """Looks in a row at which it did not show the counter that it mirrors."""
     shared_joules: float = 0.0
@@ -81,6 +82,7 @@ class _Zone:
         if self.answered and not blind and 0 <= rise <= max(1.0, elapsed) * _MAX_WATTS[self.component]:
             self.joules += rise
         self.raw_joules, self.at_seconds, self.answered = raw, at, True
+        self.silent_since = None
 
 
 class RaplMeter:
@@ -134,12 +136,14 @@ class RaplMeter:
             try:
                 zone.look(now)
             except (OSError, ValueError) as error:
-                silent[zone.name] = (
-                    f"{zone.name} {_why(error)}"  # what it counts meanwhile is caught up if it comes back in time
-                )
+                # What it counts meanwhile is caught up if it comes back in time.
+                silent[zone.name] = f"{zone.name} {_why(error)}"
+                zone.silent_since = now if zone.silent_since is None else zone.silent_since
+        self._let_go(now)
+        silent = {**self._unopened, **silent}
         for zone in self._zones:
             _tell_apart(zone, silent)
-        self._note({**self._unopened, **silent})
+        self._note(silent)
         samples = tuple(
             HostSample(
                 component,
@@ -163,6 +167,16 @@ class RaplMeter:
             os.close(zone.fd)
         self._zones = []
 
+    def _let_go(self, now: float) -> None:
+        """Close zones that were silent for long: a package that was taken offline comes back as another file."""
+        for zone in list(self._zones):
+            if zone.silent_since is not None and now - zone.silent_since >= RETRY_SECONDS:
+                if zone.mirrors is None:
+                    self._base[zone.component] = self._base.get(zone.component, 0.0) + zone.joules
+                self._unopened[zone.name] = f"{zone.name} does not answer"
+                self._zones.remove(zone)
+                os.close(zone.fd)
+
     def _open_zones(self) -> None:
         """Open those that are not open yet."""
         now = self._clock()
@@ -179,6 +193,9 @@ class RaplMeter:
                 self._unopened[name] = f"{path}/energy_uj {_why(error)}"
                 continue
             self._unopened.pop(name, None)
+            for other in self._zones:
+                if other.mirrors is not None and other.mirrors.name == name:
+                    other.mirrors = zone  # of an earlier file
             zone.mirrors = next((earlier for earlier in self._zones if _is_mirrored(zone, earlier)), None)
             self._zones.append(zone)
 

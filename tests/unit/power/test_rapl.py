@@ -362,6 +362,65 @@ def test_a_package_that_vanishes_withholds_the_cpu_until_it_is_back(
     meter.close()
 
 
+def test_a_package_that_was_offline_for_long_comes_back_as_another_file(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_sockets(tree)
+    meter = opened(tree, clock)
+    clock.advance(1)
+    tree.set("intel-rapl:0", 150)
+    tree.set("intel-rapl:1", 130)
+    before = joules(meter)["cpu"]
+    fail(monkeypatch, meter, "package-1", code=19)  # this descriptor never answers again
+    told = []
+    for _ in range(61):
+        clock.advance(1)
+        told.append(set(joules(meter)))
+    shutil.rmtree(tree.root / "intel-rapl:1")
+    tree.zone("intel-rapl:1", "package-1", 5)
+    monkeypatch.undo()
+    clock.advance(61)
+    back = joules(meter)["cpu"]
+    clock.advance(1)
+    tree.set("intel-rapl:1", 25)
+
+    assert before == pytest.approx(80)
+    assert told == [{"dram"}] * 61
+    assert (back, joules(meter)["cpu"]) == (pytest.approx(80), pytest.approx(100))
+    assert meter.notes == ()
+    meter.close()
+
+
+def test_dies_that_mirror_a_counter_go_on_doing_so_when_it_comes_back_as_another_file(
+    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.zone("intel-rapl:0", "package-0-die-0", 5000)
+    tree.zone("intel-rapl:1", "package-0-die-1", 5000)
+    tree.zone("intel-rapl:0:0", "dram", 5000)
+    meter = opened(tree, clock)
+    fail(monkeypatch, meter, "package-0-die-0", code=19)
+    at = 5000.0
+
+    def second() -> float | None:
+        nonlocal at
+        clock.advance(1)
+        at += 100.0
+        tree.set("intel-rapl:0", at)
+        tree.set("intel-rapl:1", at)
+        return joules(meter).get("cpu")
+
+    for _ in range(61):
+        assert second() is None
+    shutil.rmtree(tree.root / "intel-rapl:0")
+    tree.zone("intel-rapl:0", "package-0-die-0", at)
+    monkeypatch.undo()
+    clock.advance(60)
+    totals = [second() for _ in range(4)]
+
+    assert totals == [pytest.approx(joules) for joules in (0, 100, 200, 300)]
+    meter.close()
+
+
 def test_a_package_missing_after_another_start_still_withholds_the_cpu(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", 1)
     tree.zone("intel-rapl:1", "package-1", 1)
