@@ -2,7 +2,9 @@
 
 A server's account keeps its cumulative totals of the last minutes, one sample per tick. A ratio is the rise of one total
 over the rise of another between two of those samples, so it is what a recording rule over the same counters would say;
-the time between the two is reported beside it.
+the time between the two is reported beside it. While energy of a GPU comes more seldom than it is looked at (a page that is
+collected every half minute), both ends are samples at which it had come: in between tokens would be held against the joules
+of another time.
 
 Which two: the newest sample, and the one whose age is nearest to the window wanted for this server (the older one where
 two are equally near). While the history is shorter than the window that is the oldest there is.
@@ -60,6 +62,7 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     window = account.window
     if len(window) < 2:
         return None
+    window = _ending_with_news(window)
     begin = _begin(window, account.window_seconds)
     first, last = window[begin], window[-1]
     span = last.at_seconds - first.at_seconds
@@ -72,6 +75,14 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     return LiveRatios(
         span, {model: _ratios(model, first, last, span, metered=metered, priced=priced) for model in names}
     )
+
+
+def _ending_with_news(window: Sequence[WindowSample]) -> Sequence[WindowSample]:
+    """The window without what only waits for its energy, where that leaves two ends."""
+    if not any(sample.waiting for sample in window):
+        return window
+    told = [sample for sample in window if not sample.waiting]
+    return told if len(told) >= 2 else window
 
 
 def _begin(window: Sequence[WindowSample], wanted_seconds: float) -> int:
