@@ -271,9 +271,9 @@ class WindowSample:
     metered: bool
     """False while a GPU of the server had no trustworthy reading since the sample before."""
     settled: bool = True
-    waiting: bool = False
-    """Not settled, and no wonder: one of its GPUs is told more seldom than it is looked at, and its next news is not late."""
     """False while joules of a time before this sample may still come: a rise from here would hold them."""
+    waiting: bool = False
+    """Not settled, and no wonder: a GPU is told more seldom than it is looked at, and its next news is not late."""
 
 
 @dataclass(frozen=True, slots=True)

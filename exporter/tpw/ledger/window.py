@@ -59,7 +59,7 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
         account: the server.
         priced: whether the books have a currency at all; without one no cost per token is known.
     """
-    window = account.window
+    window: Sequence[WindowSample] = account.window
     if len(window) < 2:
         return None
     window = _ending_with_news(window)

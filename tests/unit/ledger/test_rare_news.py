@@ -1,4 +1,4 @@
-"""Live ratios over GPUs whose energy is told more seldom than they are looked at: dcgm-exporter's page, somebody's query."""
+"""Live ratios over GPUs whose energy is told more seldom than they are looked at (dcgm-exporter's page, a query)."""
 
 from __future__ import annotations
 
