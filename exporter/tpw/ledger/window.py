@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.model import Boundary, Scope, TokenKind
@@ -59,16 +60,15 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
         account: the server.
         priced: whether the books have a currency at all; without one no cost per token is known.
     """
-    window: Sequence[WindowSample] = account.window
+    window = account.window
     if len(window) < 2:
         return None
-    window = _ending_with_news(window)
-    begin = _begin(window, account.window_seconds)
-    first, last = window[begin], window[-1]
+    ends = _ending_with_news(window)
+    first, last = ends[_begin(ends, account.window_seconds)], ends[-1]
     span = last.at_seconds - first.at_seconds
     if span <= 0.0:
         return None
-    metered = first.settled and _covered(window, begin) >= METERED_COVERAGE * span
+    metered = first.settled and _covered(window, first, last) >= METERED_COVERAGE * span
     priced = priced and metered and last.unpriced_joules <= first.unpriced_joules
     names = dict.fromkeys(model for model, _ in last.tokens)
     names.update(dict.fromkeys(last.joules))
@@ -102,11 +102,14 @@ def _at(sample: WindowSample) -> float:
     return sample.at_seconds
 
 
-def _covered(window: Sequence[WindowSample], begin: int) -> float:
-    """Seconds since the sample at ``begin`` over which every GPU of the server was metered."""
-    gaps = [index for index in range(begin + 1, len(window)) if not window[index].metered]
-    lost = sum(window[index].at_seconds - window[index - 1].at_seconds for index in gaps)
-    return window[-1].at_seconds - window[begin].at_seconds - lost
+def _covered(window: Sequence[WindowSample], first: WindowSample, last: WindowSample) -> float:
+    """Seconds between two samples over which every GPU of the server was metered."""
+    lost = sum(
+        after.at_seconds - before.at_seconds
+        for before, after in pairwise(window)
+        if not after.metered and first.at_seconds < after.at_seconds <= last.at_seconds
+    )
+    return last.at_seconds - first.at_seconds - lost
 
 
 def _ratios(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books
+from tpw.ledger.books import Books, ServerAccount, WindowSample
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.window import live_ratios
 from tpw.model import (
@@ -24,6 +25,7 @@ from tpw.model import (
     Ownership,
     Role,
     ServerReading,
+    TokenKind,
     TokenSeries,
 )
 
@@ -87,3 +89,31 @@ def test_a_gpu_that_is_told_at_every_look_is_not_waited_for() -> None:
     assert ratio.shown[299] == pytest.approx(1 / JOULES_PER_TOKEN)
     assert ratio.shown[306:310] == [None] * 4
     assert ratio.shown[399] == pytest.approx(1 / JOULES_PER_TOKEN)
+
+
+def test_what_is_lost_while_news_is_waited_for_counts_against_the_window() -> None:
+    """Between two news 4 s of 60 were given up: 6.7 %."""
+    at = range(0, 61)
+    window = tuple(
+        WindowSample(
+            at_seconds=float(second),
+            tokens={("m", TokenKind.OUTPUT): second / JOULES_PER_TOKEN},
+            joules={"m": float(second)},
+            facility_joules={},
+            energy_cost={},
+            full_cost={},
+            unpriced_joules=0.0,
+            metered=True,
+            settled=second % 30 == 0,
+            waiting=second % 30 != 0,
+        )
+        for second in at
+    )
+    cut = tuple(replace(sample, metered=sample.at_seconds not in (40.0, 41.0, 42.0, 43.0)) for sample in window)
+    shown = []
+    for samples in (window, cut):
+        ratios = live_ratios(ServerAccount("chat", window=samples, window_seconds=60.0), priced=False)
+        assert ratios is not None
+        shown.append(ratios.models["m"].tokens_per_joule.get(OUTPUT))
+
+    assert shown == [pytest.approx(1 / JOULES_PER_TOKEN), None]
