@@ -75,6 +75,21 @@ def test_the_ratio_is_shown_and_holds_tokens_against_the_joules_of_their_own_tim
     assert ratio.kept <= 60 * 2 + 2
 
 
+def test_in_a_long_window_the_sample_that_brought_the_news_is_kept() -> None:
+    """Samples of 300 s are 5 s apart: the next one would take its place."""
+    ratio = Ratio(lambda second: second % 7 == 0, 1000, EnergyMethod.COUNTER, 300.0)
+
+    assert ratio.shown[650:] == [pytest.approx(1 / JOULES_PER_TOKEN)] * 350
+    assert all(300.0 - 7 <= span <= 300.0 + 7 for span in ratio.spans[650:])
+
+
+def test_a_counter_that_moves_every_half_hour_has_no_live_ratio_and_no_long_memory() -> None:
+    ratio = Ratio(lambda second: second % 1800 == 0, 4000, EnergyMethod.EXTERNAL)
+
+    assert set(ratio.shown) == {None}
+    assert ratio.kept <= 60 * 2 + 2
+
+
 def test_news_that_does_not_come_is_waited_for_once_and_a_half_and_then_the_ratio_is_withheld() -> None:
     ratio = Ratio(lambda second: second % 30 == 0 and second <= 300, 500, EnergyMethod.COUNTER)
 
@@ -93,7 +108,7 @@ def test_a_gpu_that_is_told_at_every_look_is_not_waited_for() -> None:
 
 def test_what_is_lost_while_news_is_waited_for_counts_against_the_window() -> None:
     """Between two news 4 s of 60 were given up: 6.7 %."""
-    at = range(0, 61)
+    at = range(61)
     window = tuple(
         WindowSample(
             at_seconds=float(second),
