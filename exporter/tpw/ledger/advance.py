@@ -486,6 +486,9 @@ def _windows(
             continue
         of = sums.get(name) or _Sums()
         settled = all(_settled(gpus.get(uuid), late) for uuid in account.gpus)
+        waiting = not settled and all(
+            _settled(gpus.get(uuid), late) or _is_waiting(gpus.get(uuid), late) for uuid in account.gpus
+        )
         lost = any(_lost(gpus.get(uuid), before.get(uuid)) for uuid in account.gpus)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
@@ -495,9 +498,10 @@ def _windows(
             energy_cost=of.energy_cost,
             full_cost=of.full_cost,
             unpriced_joules=of.unpriced_joules,
-            metered=settled and not lost,
+            metered=(settled or waiting) and not lost,
             settled=settled,
             whole=not owner.spans_nodes,
+            waiting=waiting,
         )
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)
@@ -512,18 +516,33 @@ def _lost(account: GpuAccount | None, before: GpuAccount | None) -> bool:
 
 
 def _settled(account: GpuAccount | None, late_seconds: float) -> bool:
-    """Whether the GPU's energy is known up to now."""
-    return account is not None and account.up and _length(account.pending) <= late_seconds
+    """Whether the GPU's energy is known up to now: to a tick or three, or where news is rare with this very tick."""
+    if account is None or not account.up:
+        return False
+    return _length(account.pending) <= (late_seconds if account.last_gap_seconds <= late_seconds else 0.0)
+
+
+def _is_waiting(account: GpuAccount | None, late_seconds: float) -> bool:
+    """Whether news of the GPU's energy is still to come in its own rhythm: somebody else's page, a counter that is asked
+    every quarter of a minute."""
+    if account is None or not account.up or account.last_gap_seconds <= late_seconds:
+        return False
+    return _length(account.pending) <= 1.5 * account.last_gap_seconds + late_seconds
 
 
 def _slide(window: tuple[WindowSample, ...], sample: WindowSample, seconds: float) -> tuple[WindowSample, ...]:
     """The window with one more sample: spaced so that it holds some sixty, and one that is older than it."""
-    if len(window) >= 2 and window[-1].at_seconds - window[-2].at_seconds < 0.999 * seconds / _WINDOW_STEPS:
+    near = len(window) >= 2 and window[-1].at_seconds - window[-2].at_seconds < 0.999 * seconds / _WINDOW_STEPS
+    # Where news is rare, the sample that brought it is an end of the window that no other can be.
+    if near and not (sample.waiting and window[-1].settled):
         last = window[-1]
         kept = (*window[:-1], replace(sample, metered=sample.metered and last.metered))
     else:
         kept = (*window, sample)
+    newest = sample.at_seconds
+    if sample.waiting:
+        newest = max(newest - seconds, max((each.at_seconds for each in kept if each.settled), default=newest))
     drop = 0
-    while drop + 1 < len(kept) and sample.at_seconds - kept[drop + 1].at_seconds >= seconds:
+    while drop + 1 < len(kept) and newest - kept[drop + 1].at_seconds >= seconds:
         drop += 1
     return kept[drop:]

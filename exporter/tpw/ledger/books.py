@@ -274,6 +274,8 @@ class WindowSample:
     """False while joules of a time before this sample may still come: a rise from here would hold them."""
     whole: bool = True
     """False where the server has GPUs on other nodes: tokens here are all, joules and money are not."""
+    waiting: bool = False
+    """Not settled, and no wonder: a GPU is told more seldom than it is looked at, and its next news is not late."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 A server's account keeps its cumulative totals of the last minutes, one sample per tick. A ratio is the rise of one total
 over the rise of another between two of those samples, so it is what a recording rule over the same counters would say;
-the time between the two is reported beside it.
+the time between the two is reported beside it. While energy of a GPU comes more seldom than it is looked at (a page that is
+collected every half minute), both ends are samples at which it had come: in between tokens would be held against the joules
+of another time.
 
 Of a server that has GPUs on other nodes too, only tokens per second and watts are known here: all tokens over a part of
 the joules would be no ratio of anything.
@@ -16,6 +18,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.model import Boundary, Scope, TokenKind
@@ -63,12 +66,12 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     window = account.window
     if len(window) < 2:
         return None
-    begin = _begin(window, account.window_seconds)
-    first, last = window[begin], window[-1]
+    ends = _ending_with_news(window)
+    first, last = ends[_begin(ends, account.window_seconds)], ends[-1]
     span = last.at_seconds - first.at_seconds
     if span <= 0.0:
         return None
-    metered = first.settled and _covered(window, begin) >= METERED_COVERAGE * span
+    metered = first.settled and _covered(window, first, last) >= METERED_COVERAGE * span
     whole = first.whole and last.whole
     priced = priced and metered and whole and last.unpriced_joules <= first.unpriced_joules
     names = dict.fromkeys(model for model, _ in last.tokens)
@@ -77,6 +80,14 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
         span,
         {model: _ratios(model, first, last, span, metered=metered, whole=whole, priced=priced) for model in names},
     )
+
+
+def _ending_with_news(window: Sequence[WindowSample]) -> Sequence[WindowSample]:
+    """The window without what only waits for its energy, where that leaves two ends."""
+    if not any(sample.waiting for sample in window):
+        return window
+    told = [sample for sample in window if not sample.waiting]
+    return told if len(told) >= 2 else window
 
 
 def _begin(window: Sequence[WindowSample], wanted_seconds: float) -> int:
@@ -96,11 +107,14 @@ def _at(sample: WindowSample) -> float:
     return sample.at_seconds
 
 
-def _covered(window: Sequence[WindowSample], begin: int) -> float:
-    """Seconds since the sample at ``begin`` over which every GPU of the server was metered."""
-    gaps = [index for index in range(begin + 1, len(window)) if not window[index].metered]
-    lost = sum(window[index].at_seconds - window[index - 1].at_seconds for index in gaps)
-    return window[-1].at_seconds - window[begin].at_seconds - lost
+def _covered(window: Sequence[WindowSample], first: WindowSample, last: WindowSample) -> float:
+    """Seconds between two samples over which every GPU of the server was metered."""
+    lost = sum(
+        after.at_seconds - before.at_seconds
+        for before, after in pairwise(window)
+        if not after.metered and first.at_seconds < after.at_seconds <= last.at_seconds
+    )
+    return last.at_seconds - first.at_seconds - lost
 
 
 def _ratios(

@@ -1,0 +1,134 @@
+"""Live ratios over GPUs whose energy is told more seldom than they are looked at (dcgm-exporter's page, a query)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books, ServerAccount, WindowSample
+from tpw.ledger.tick import Policy, Tick
+from tpw.ledger.window import live_ratios
+from tpw.model import (
+    AcceleratorReading,
+    Attribution,
+    Boundary,
+    Cadence,
+    EnergyMethod,
+    Gpu,
+    GpuSample,
+    Instant,
+    Load,
+    Ownership,
+    Role,
+    ServerReading,
+    TokenKind,
+    TokenSeries,
+)
+
+OUTPUT = ("output", Boundary.GPU)
+OWNERS = {"chat": Ownership("chat", frozenset({"GPU-0"}), Attribution.CONFIGURED)}
+JOULES_PER_TOKEN = 3.0
+
+
+def used(second: int) -> float:
+    """Joules of a load that is never the same: between 100 and 500 W."""
+    return 300.0 * second + 2000.0 * (1.0 - math.cos(second / 10.0))
+
+
+class Ratio:
+    """What is shown at every second, of a server whose tokens cost 3 J each at every moment."""
+
+    def __init__(self, told: Callable[[int], bool], seconds: int, method: EnergyMethod, window: float = 60.0) -> None:
+        gpu = Gpu("GPU-0", 0, energy_method=method, max_power_watts=700.0)
+        books, policy = Books(), Policy(window_seconds=window)
+        self.shown: list[float | None] = []
+        self.spans: list[float] = []
+        self.kept = 0
+        for second in range(seconds):
+            at = float(second)
+            sample = GpuSample("GPU-0", at, used(second) if told(second) else None, 300.0)
+            series = (TokenSeries(Role.OUTPUT, "m", "k", used(second) / JOULES_PER_TOKEN),)
+            look = ServerReading("chat", at, "vllm", Cadence.STEP, "", "page:1", series, (Load("m", 1.0, 0.0),))
+            reading = AcceleratorReading((gpu,), (sample,))
+            books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (look,), OWNERS), policy)
+            ratios = live_ratios(books.servers["chat"], priced=False)
+            self.shown.append(None if ratios is None else ratios.models["m"].tokens_per_joule.get(OUTPUT))
+            self.spans.append(0.0 if ratios is None else ratios.span_seconds)
+            self.kept = max(self.kept, len(books.servers["chat"].window))
+
+
+@pytest.mark.parametrize("method", [EnergyMethod.COUNTER, EnergyMethod.EXTERNAL])
+@pytest.mark.parametrize("window", [45.0, 60.0])
+@pytest.mark.parametrize("every", [5, 15, 30])
+def test_the_ratio_is_shown_and_holds_tokens_against_the_joules_of_their_own_time(
+    every: int, window: float, method: EnergyMethod
+) -> None:
+    ratio = Ratio(lambda second: second % every == 0, 600, method, window)
+
+    settled = int(2 * window + 3 * every)
+    assert ratio.shown[settled:] == [pytest.approx(1 / JOULES_PER_TOKEN)] * (600 - settled)
+    assert all(window - every <= span <= window + every for span in ratio.spans[settled:])
+    assert ratio.kept <= 60 * 2 + 2
+
+
+def test_in_a_long_window_the_sample_that_brought_the_news_is_kept() -> None:
+    """Samples of 300 s are 5 s apart: the next one would take its place."""
+    ratio = Ratio(lambda second: second % 7 == 0, 1000, EnergyMethod.COUNTER, 300.0)
+
+    assert ratio.shown[650:] == [pytest.approx(1 / JOULES_PER_TOKEN)] * 350
+    assert all(300.0 - 7 <= span <= 300.0 + 7 for span in ratio.spans[650:])
+
+
+def test_a_counter_that_moves_every_half_hour_has_no_live_ratio_and_no_long_memory() -> None:
+    ratio = Ratio(lambda second: second % 1800 == 0, 4000, EnergyMethod.EXTERNAL)
+
+    assert set(ratio.shown) == {None}
+    assert ratio.kept <= 60 * 2 + 2
+
+
+def test_news_that_does_not_come_is_waited_for_once_and_a_half_and_then_the_ratio_is_withheld() -> None:
+    ratio = Ratio(lambda second: second % 30 == 0 and second <= 300, 500, EnergyMethod.COUNTER)
+
+    assert ratio.shown[330] is not None
+    assert ratio.shown[360:] == [None] * 140
+    assert ratio.kept <= 60 * 2 + 2
+
+
+def test_a_gpu_that_is_told_at_every_look_is_not_waited_for() -> None:
+    ratio = Ratio(lambda second: not 300 <= second < 310, 400, EnergyMethod.COUNTER)
+
+    assert ratio.shown[299] == pytest.approx(1 / JOULES_PER_TOKEN)
+    assert ratio.shown[306:310] == [None] * 4
+    assert ratio.shown[399] == pytest.approx(1 / JOULES_PER_TOKEN)
+
+
+def test_what_is_lost_while_news_is_waited_for_counts_against_the_window() -> None:
+    """Between two news 4 s of 60 were given up: 6.7 %."""
+    at = range(61)
+    window = tuple(
+        WindowSample(
+            at_seconds=float(second),
+            tokens={("m", TokenKind.OUTPUT): second / JOULES_PER_TOKEN},
+            joules={"m": float(second)},
+            facility_joules={},
+            energy_cost={},
+            full_cost={},
+            unpriced_joules=0.0,
+            metered=True,
+            settled=second % 30 == 0,
+            waiting=second % 30 != 0,
+        )
+        for second in at
+    )
+    cut = tuple(replace(sample, metered=sample.at_seconds not in (40.0, 41.0, 42.0, 43.0)) for sample in window)
+    shown = []
+    for samples in (window, cut):
+        ratios = live_ratios(ServerAccount("chat", window=samples, window_seconds=60.0), priced=False)
+        assert ratios is not None
+        shown.append(ratios.models["m"].tokens_per_joule.get(OUTPUT))
+
+    assert shown == [pytest.approx(1 / JOULES_PER_TOKEN), None]
