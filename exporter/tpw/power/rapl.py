@@ -137,7 +137,7 @@ class RaplMeter:
                 zone.look(now)
             except (OSError, ValueError) as error:
                 # What it counts meanwhile is caught up if it comes back in time.
-                silent[zone.name] = f"{zone.name} {_why(error)}"
+                silent[zone.name] = f"{zone.name}{_why(error)}"
                 zone.silent_since = now if zone.silent_since is None else zone.silent_since
         self._let_go(now)
         silent = {**self._unopened, **silent}
@@ -190,7 +190,7 @@ class RaplMeter:
             try:
                 zone = _opened(name, component, package, path, now)
             except (OSError, ValueError) as error:  # EINVAL, ENODATA: registered, but cannot be read
-                self._unopened[name] = f"{path}/energy_uj {_why(error)}"
+                self._unopened[name] = f"{path}{_why(error)}"
                 continue
             self._unopened.pop(name, None)
             for other in self._zones:
@@ -247,13 +247,13 @@ def _tell_apart(zone: _Zone, silent: Mapping[str, str]) -> None:
         zone.joules -= zone.shared_joules
 
 
-_REFUSED = "may not be read"
+_REFUSED = "/energy_uj may not be read"
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return _REFUSED
-    return f"cannot be read: {(isinstance(error, OSError) and error.strerror) or error}"
+    return f"/energy_uj cannot be read: {(isinstance(error, OSError) and error.strerror) or error}"
 
 
 def _opened(name: str, component: str, package: str, path: Path, at: float) -> _Zone:
