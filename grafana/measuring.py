@@ -42,8 +42,6 @@ def board(words: Vocabulary) -> Board:
 
 
 def _answers(page: Board) -> None:
-    unpriced = "sum(increase(tpw_energy_unpriced_joules_total[$__range]))"
-    late = f"sum({queries.since('tpw_energy_late_priced_joules_total')})"
     unmetered = "sum(increase(tpw_gpu_unmetered_seconds_total[$__range])) / (count(tpw_gpu_up) * $__range_s)"
     page.line(
         5,
@@ -80,7 +78,7 @@ def _answers(page: Board) -> None:
                 "Facility energy of the time range for whose moment no price is known (what was priced later is not in "
                 "it), and the same of the grid's carbon intensity: it is in no cost, in no grams. Healthy: zero. Otherwise "
                 "set a fallback or mend the feed.",
-                Query(f"({unpriced} - ({late} or 0 * {unpriced})) / 3.6e6", "without a price", instant=True),
+                Query(f"{queries.unpriced_in('$__range')} / 3.6e6", "without a price", instant=True),
                 Query(
                     "sum(increase(tpw_emissions_unknown_joules_total[$__range])) / 3.6e6",
                     "without an intensity",

@@ -16,6 +16,7 @@ from grafana.panels import (
     curve,
     grid,
     judged,
+    judged_down,
     note,
     tile,
 )
@@ -40,12 +41,12 @@ DAYS_LEFT = "(scalar(days_in_month()) - scalar(day_of_month()) + 1 - scalar(hour
 
 SMALL_PRINT = """\
 **What is in it.** Energy is the joules of the boards with their share of the host, times PUE, at the price of the moment \
-in which they were used; nothing is priced again later. Hardware, hosting and what else is configured run with time, for \
-idle GPUs too. Prices are as configured: all-in, with or without VAT as you entered them. *Costs* chooses all of it (full) \
-or electricity alone (energy).
+in which they were used, also where it became known later; what has a price is never priced again. Hardware, hosting and \
+what else is configured run with time, for idle GPUs too. Prices are as configured: all-in, with or without VAT as you \
+entered them. *Costs* chooses all of it (full) or electricity alone (energy).
 
 **Servers and the rest.** Idle GPUs belong to nobody and are in no server's cost: they stand apart, as *idle GPUs*. Joules \
-without a price are in no cost: the board *Measuring* shows how many.
+without a price are in no cost: *priced* above tells how many have one.
 """
 
 
@@ -162,7 +163,8 @@ def _answers(page: Board) -> None:
             tile(
                 "$currency paid / kWh",
                 "Cost of energy over the servers' facility kWh, beside the plain mean of the price. Paid below the "
-                "mean is what running at the right hours earned.",
+                "mean is what running at the right hours earned. priced: the share of all facility energy that has a "
+                "price; what has none is in no cost of this board.",
                 Query(
                     f"{queries.server_cost_in('$__range', component=ENERGY)}"
                     " / (sum(increase(tpw_server_facility_energy_joules_total[$__range])) / 3.6e6 > 0)",
@@ -174,8 +176,15 @@ def _answers(page: Board) -> None:
                     "mean price",
                     instant=True,
                 ),
+                Query(
+                    f"1 - {queries.unpriced_in('$__range')}"
+                    " / (sum(increase(tpw_gpu_state_facility_energy_joules_total[$__range])) > 0)",
+                    "priced",
+                    instant=True,
+                ),
                 unit="none",
                 no_value=NO_PRICE,
+                looks={"priced": Look(unit="percentunit", decimals=0, thresholds=judged_down(0.99, 0.95))},
             ),
             3,
         ),

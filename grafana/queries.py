@@ -93,12 +93,14 @@ def gained(counter: str, by: str) -> str:
     For counters that appear with the first event, which ``increase`` would not see. An exporter that did not answer just
     then had the value it had before: up to an hour back, it counts.
     """
-    return f"sum by ({by}) ({since(counter)}) > 0"
+    before = f"last_over_time({counter}[1h] offset $__range) or 0 * {counter}"
+    return f"sum by ({by}) ({counter} - ({before})) > 0"
 
 
-def since(counter: str) -> str:
-    """A counter less what it was before the range of the board. See :func:`gained`."""
-    return f"{counter} - (last_over_time({counter}[1h] offset $__range) or 0 * {counter})"
+def unpriced_in(window: str) -> str:
+    """Facility joules of a window that have no price, less those that got theirs in it: never below none."""
+    unpriced, late = "tpw_energy_unpriced_joules_total", "tpw_energy_late_priced_joules_total"
+    return f"clamp_min(sum(increase({unpriced}[{window}])) - sum(increase({late}[{window}])), 0)"
 
 
 def sensor_error(by: str = GPU) -> str:

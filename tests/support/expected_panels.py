@@ -492,6 +492,7 @@ def _money() -> dict[str, list[Expected]]:
         "$currency paid / kWh": [
             lambda h: over(h.cost(h.range, (), energy), times(h.joules(h.range, (), "facility"), 1 / 3.6e6)),
             lambda h: h.averaged("tpw_electricity_price_per_kwh", h.range, (), mean),
+            lambda h: single(1.0),
         ],
         "Servers and models in this range": [
             lambda h: h.tokens(h.range, MODEL),
