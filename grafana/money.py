@@ -389,16 +389,17 @@ def _who(page: Board) -> None:
         (
             curve(
                 "Allocated over active",
-                "What a server costs in all over what it costs while it works, over the day before: 2 is as much parked as "
-                "active. ${scope:text} cost.",
+                "What a server costs in all over what it costs while it works, over the day before, on a logarithmic axis: "
+                "1 is never parked, 2 as much parked as active. ${scope:text} cost.",
                 Query(
                     'max by (server) (server:tpw_cost_per_active_cost:ratio_rate1d{scope="${scope:text}",'
                     f" {MONEY}}})",
                     "{{server}}",
                 ),
                 unit="none",
-                decimals=2,
+                decimals=1,
                 at_least=1,
+                logarithmic=True,
                 no_value=NO_PRICE,
             ),
             24,

@@ -96,7 +96,7 @@ def take(
 
 
 def _doubles(configured: Mapping[str, str], listening: Mapping[str, frozenset[int] | None]) -> list[str]:
-    """Configured servers that are one, in words. Pages that differ by their query are of several models behind one."""
+    """Configured servers that seem to be one, in words. Pages that differ by their query are several models behind one."""
     seen: dict[tuple[frozenset[int], str], str] = {}
     found = []
     for name, url in configured.items():
@@ -105,10 +105,10 @@ def _doubles(configured: Mapping[str, str], listening: Mapping[str, frozenset[in
             continue
         other = seen.setdefault((pids, urlsplit(url).query), name)
         if other != name:
-            which = "process is" if len(pids) == 1 else "processes are"
+            process = "process" if len(pids) == 1 else "processes"
             found.append(
-                f"servers {other} and {name} are one server at two addresses (its {which}"
-                f" {', '.join(map(str, sorted(pids)))}), whose tokens are counted twice: leave one of them out of the"
+                f"servers {other} and {name} are served by the same {process} ({', '.join(map(str, sorted(pids)))}): if"
+                " they are one server at two addresses its tokens are counted twice; then leave one of them out of the"
                 " configuration"
             )
     return found

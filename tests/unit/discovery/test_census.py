@@ -150,7 +150,7 @@ def test_t28_one_server_that_is_configured_twice_is_said(fake: FakeProcFs, urls:
     host = HostProcesses(str(fake.root))
     census = take(host, dict(zip(("one", "two"), urls, strict=True)), {}, {}, find=False)
     said = (
-        "servers one and two are one server at two addresses (its process is 50), whose tokens are counted twice: leave one"
-        " of them out of the configuration"
+        "servers one and two are served by the same process (50): if they are one server at two addresses its tokens are"
+        " counted twice; then leave one of them out of the configuration"
     )
     assert list(census.problems) == [said] * problems
