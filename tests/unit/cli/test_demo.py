@@ -58,6 +58,11 @@ def test_every_metric_of_the_catalogue_is_shown_or_its_absence_explained(shown: 
     assert [name for name, why in absent.items() if not why] == []
 
 
+def test_it_has_nothing_to_warn_of(shown: Snapshot):
+    [note] = shown.notes
+    assert note.startswith("This is the demo: ")
+
+
 @pytest.mark.parametrize("major", ["2", "3"])
 def test_promtool_has_nothing_to_say_of_it(shown: Snapshot, major: str):
     promtool = prometheus_dir(major) / "promtool"  # type: ignore[arg-type]
