@@ -21,7 +21,7 @@ from tpw import assembly
 from tpw.config.schema import Config, Server
 from tpw.discovery.census import Census, take
 from tpw.discovery.kubelet import Checkpoint
-from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
+from tpw.discovery.ownership import AUTO, Claim, bus_id, ownership, resolve
 from tpw.discovery.partition import parts
 from tpw.discovery.processes import HostProcesses
 from tpw.ledger.advance import advance
@@ -291,7 +291,8 @@ class Daemon:
             host.begin()
         deadline = begun + patience_seconds
         seen = [poller.finish(deadline) for poller in self._accelerators]
-        reading, self._told_twice = _merged(seen), _told_twice(seen)
+        reading = _merged(seen)
+        self._told_twice = _told_twice(seen, reading)
         looks = self._tokens.finish(deadline)
         self._take_notes(looks)
         hosts = tuple(sample for host in self._hosts for sample in _host_samples(host))
@@ -703,27 +704,21 @@ def _merged(readings: Sequence[AcceleratorReading]) -> AcceleratorReading:
     samples: list[GpuSample] = []
     faults: list[GpuFault] = []
     for reading in readings:
-        places = {_place(gpu) for gpu in known.values()} - {None}
-        mine = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid not in known and _place(gpu) not in places}
+        places = {bus_id(gpu.pci_bus_id) for gpu in known.values()} - {()}
+        mine = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid not in known and bus_id(gpu.pci_bus_id) not in places}
         samples += [sample for sample in reading.samples if sample.uuid in mine]
         faults += [fault for fault in reading.faults if fault.uuid in mine]
         known |= mine
     return AcceleratorReading(tuple(known.values()), tuple(samples), tuple(faults))
 
 
-def _told_twice(readings: Sequence[AcceleratorReading]) -> list[str]:
+def _told_twice(readings: Sequence[AcceleratorReading], merged: AcceleratorReading) -> list[str]:
     """UUIDs of boards that more than one meter tells, as those call them that do not count."""
     if len(readings) == 1:
         return []
     uuids = Counter(gpu.uuid for reading in readings for gpu in reading.gpus)
-    counted = {gpu.uuid for gpu in _merged(readings).gpus}
+    counted = {gpu.uuid for gpu in merged.gpus}
     return sorted(uuid for uuid, meters in uuids.items() if meters > 1 or uuid not in counted)
-
-
-def _place(gpu: Gpu) -> tuple[str, str] | None:
-    """Where it sits on the bus: 00000000:65:00.0 and 0000:65:00.0 are one place. None where it does not tell."""
-    domain, colon, rest = gpu.pci_bus_id.lower().partition(":")
-    return (domain.lstrip("0"), rest) if colon else None
 
 
 def _host_samples(host: HostPoller) -> tuple[HostSample, ...]:

@@ -222,12 +222,12 @@ def _is_die_called(die: Die, name: str, lower: str) -> bool:
     if name.isdecimal():
         return die.index == int(name)
     if ":" in name:
-        return bool(die.pci_bus_id) and _bus_id(die.pci_bus_id) == _bus_id(name)
+        return bool(die.pci_bus_id) and bus_id(die.pci_bus_id) == bus_id(name)
     return bool(lower) and (die.uuid.lower().startswith(lower) or die.uuid.lower().startswith(f"gpu-{lower}"))
 
 
-def _bus_id(text: str) -> tuple[int, ...]:
-    """Domain, bus, device, function: 00000000:65:00.0, 0000:65:00.0 and 65:00.0 are one."""
+def bus_id(text: str) -> tuple[int, ...]:
+    """Domain, bus, device, function: 00000000:65:00.0, 0000:65:00.0 and 65:00.0 are one. Empty where the text is none."""
     try:
         parts = [int(part, 16) for part in text.replace(".", ":").split(":")]
     except ValueError:
