@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from support.days import START_WALL, Stretch, eventful, ticks
+from support.days import START_WALL, Stretch, eventful, flat, ticks
 from tpw.carbon import Intensity
 from tpw.carbon.curve import IntensityCurve
 from tpw.exposition.catalogue import Kind
@@ -211,16 +211,7 @@ def test_whatever_happens_rows_on_disk_sum_to_the_counters(
 
 def numbers(posting: Posting) -> dict[str, float]:
     """Every number of a posting that rows have in the same sense."""
-    return {
-        "seconds": posting.seconds,
-        "joules": posting.joules,
-        "facility": posting.facility_joules,
-        "credit": posting.credit,
-        "unrated": posting.unrated_joules,
-        "late": posting.late_priced_joules,
-        **{f"cost {name}": value for name, value in posting.cost.items()},
-        **{f"grams {name}": value for name, value in posting.emissions_grams.items()},
-    }
+    return {**flat(posting), "late": posting.late_priced_joules}
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, stretches, ticks
+from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, flat, play, stretches, ticks
 from tpw.ledger.advance import advance
 from tpw.ledger.books import ROW_SECONDS, Books, Posting, Served
 from tpw.ledger.rows import open_from, price_late, unpriced_since, without_closed
@@ -83,19 +83,6 @@ def summed_rows(books: Books) -> dict[object, Posting]:
         for key, posting in row.items():
             sums[key] = sums.get(key, Posting()).plus(posting)
     return sums
-
-
-def flat(posting: Posting) -> dict[str, float]:
-    """Every number of a posting but those of late prices, which rows have in another sense."""
-    return {
-        "seconds": posting.seconds,
-        "joules": posting.joules,
-        "facility": posting.facility_joules,
-        "credit": posting.credit,
-        "unrated": posting.unrated_joules,
-        **{f"cost {name}": value for name, value in posting.cost.items()},
-        **{f"grams {name}": value for name, value in posting.emissions_grams.items()},
-    }
 
 
 def of_cost(books: Books, component: str) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books
+from tpw.ledger.books import Books, Posting
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
@@ -299,3 +299,16 @@ def reordered(tick: Tick) -> Tick:
         servers=tick.servers[::-1],
         owners=dict(reversed(tick.owners.items())),
     )
+
+
+def flat(posting: Posting) -> dict[str, float]:
+    """Every number of a posting but those of late prices, which rows have in another sense."""
+    return {
+        "seconds": posting.seconds,
+        "joules": posting.joules,
+        "facility": posting.facility_joules,
+        "credit": posting.credit,
+        "unrated": posting.unrated_joules,
+        **{f"cost {name}": value for name, value in posting.cost.items()},
+        **{f"grams {name}": value for name, value in posting.emissions_grams.items()},
+    }

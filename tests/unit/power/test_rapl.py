@@ -171,14 +171,7 @@ def test_a_mirrored_counter_that_fails_for_a_while_is_still_counted_once(
     tree.zone("intel-rapl:0:0", "dram", 5000)
     meter = opened(tree, clock)
     failing = fail(monkeypatch, meter, "package-0-die-0")
-    totals = []
-    for second in range(1, 7):
-        if second == 5:
-            failing.clear()
-        clock.advance(1)
-        tree.set("intel-rapl:0", 5000 + 100 * second)
-        tree.set("intel-rapl:1", 5000 + 100 * second)
-        totals.append(joules(meter).get("cpu"))
+    totals = totals_with_four_failing(meter, tree, clock, failing)
 
     assert totals == [None] * 4 + [pytest.approx(500), pytest.approx(600)]
     meter.close()
@@ -206,14 +199,7 @@ def test_a_mirrored_die_that_fails_a_look_is_still_the_same_counter(
     tree.zone("intel-rapl:1", "package-0-die-1", 5000)
     meter = opened(tree, clock)
     failing = fail(monkeypatch, meter, "package-0-die-1")
-    totals = []
-    for second in range(1, 7):
-        if second == 5:
-            failing.clear()
-        clock.advance(1)
-        tree.set("intel-rapl:0", 5000 + 100 * second)
-        tree.set("intel-rapl:1", 5000 + 100 * second)
-        totals.append(joules(meter)["cpu"])
+    totals = totals_with_four_failing(meter, tree, clock, failing)
 
     assert totals == [pytest.approx(100 * second) for second in range(1, 7)]
     assert meter.notes == ()  # the other die tells all of it
@@ -261,6 +247,19 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *zone_ids: str) -> set[str]:
 
     monkeypatch.setattr(rapl.os, "open", open_file)
     return refused
+
+
+def totals_with_four_failing(meter: RaplMeter, tree: Tree, clock: Any, failing: set[int]) -> list[float | None]:
+    """The CPU's joules at six looks, a second and 100 J apart, of which what fails is there again at the fifth."""
+    totals = []
+    for second in range(1, 7):
+        if second == 5:
+            failing.clear()
+        clock.advance(1)
+        tree.set("intel-rapl:0", 5000 + 100 * second)
+        tree.set("intel-rapl:1", 5000 + 100 * second)
+        totals.append(joules(meter).get("cpu"))
+    return totals
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, meter: RaplMeter, *names: str, code: int = 22) -> set[int]:
