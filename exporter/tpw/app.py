@@ -44,7 +44,7 @@ from tpw.model import (
     SourceStatus,
 )
 from tpw.outlook import Facts, Outlook
-from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
+from tpw.polling import AcceleratorPoller, HostPoller, SourceHealth, TokenPoller
 from tpw.power import AcceleratorMeter
 from tpw.scheduler import TICK, Scheduler
 from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot, demand_now
@@ -107,14 +107,14 @@ class Daemon:
 
         self._accelerators = self._accelerator_pollers()
         self._hosts = self._host_pollers()
-        self._tokens = TokenPoller((), clock, life_of=self._life)
+        self._tokens = TokenPoller((), clock, health_of=self._health)
         self._sources: dict[str, ScrapeSource] = {}
         self._made_of: dict[str, Server] = {}
         self._claims: dict[str, Claim] = {}
         self._was_up: set[str] = set()
         self._rows = assembly.dialects(config)
 
-        self._outlook = Outlook(config, self._life, wall)
+        self._outlook = Outlook(config, self._health, wall)
         self._policy = Policy()
 
         self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
@@ -206,7 +206,7 @@ class Daemon:
         try:
             _check_currency(self._books, config)
             assembly.examine(config)
-            outlook = Outlook(config, self._life, self._wall)
+            outlook = Outlook(config, self._health, self._wall)
         except (CurrencyError, ValueError):
             self._reload_successful = False
             raise
@@ -614,24 +614,25 @@ class Daemon:
     def _accelerator_pollers(self) -> list[AcceleratorPoller]:
         if self._given_accelerators is not None:
             return [
-                AcceleratorPoller(meter, self._clock, life=self._life(meter.name)) for meter in self._given_accelerators
+                AcceleratorPoller(meter, self._clock, health=self._health(meter.name))
+                for meter in self._given_accelerators
             ]
         meters = assembly.accelerator_meters(self._config, self._clock)
         return [
-            AcceleratorPoller(meter, self._clock, life=self._life(meter.name, optional=chosen.optional))
+            AcceleratorPoller(meter, self._clock, health=self._health(meter.name, optional=chosen.optional))
             for chosen, meter in zip(self._config.accelerators, meters, strict=True)
         ]
 
     def _host_pollers(self) -> list[HostPoller]:
         meters = assembly.host_meters(self._config, self._clock)
         return [
-            HostPoller(meter, self._clock, life=self._life(meter.name, optional=chosen.optional))
+            HostPoller(meter, self._clock, health=self._health(meter.name, optional=chosen.optional))
             for chosen, meter in zip(self._config.host.meters, meters, strict=True)
         ]
 
-    def _life(self, name: str, *, optional: bool = False) -> SourceLife:
+    def _health(self, name: str, *, optional: bool = False) -> SourceHealth:
         counts = self._books.sources.get(name, SourceAccount())
-        return SourceLife(
+        return SourceHealth(
             name,
             clock=self._clock,
             wall=self._wall,
@@ -640,13 +641,13 @@ class Daemon:
             optional=optional,
         )
 
-    def _meter_lives(self) -> tuple[SourceLife, ...]:
-        return (*(poller.life for poller in self._accelerators), *(host.life for host in self._hosts))
+    def _meter_health(self) -> tuple[SourceHealth, ...]:
+        return (*(poller.health for poller in self._accelerators), *(host.health for host in self._hosts))
 
     def _statuses(self) -> tuple[SourceStatus, ...]:
         """The sources there are. A default meter that this machine does not have is none: a note tells of it."""
         return (
-            *(life.status() for life in self._meter_lives() if not life.is_left_out),
+            *(health.status() for health in self._meter_health() if not health.is_omitted),
             *self._tokens.statuses(),
             *self._outlook.statuses(),
         )
@@ -656,10 +657,10 @@ class Daemon:
         notes += [
             f"server {name}: {note}" for name, note in self._server_notes.items() if note and name in self._claims
         ]
-        for life in self._meter_lives():
-            if life.is_left_out:
-                status = life.status()
-                notes.append(f"{life.name} is not read: {status.detail}. {status.hint}".rstrip())
+        for health in self._meter_health():
+            if health.is_omitted:
+                status = health.status()
+                notes.append(f"{health.name} is not read: {status.detail}. {status.hint}".rstrip())
         notes.extend(note for poller in self._accelerators for note in poller.notes)
         notes.extend(note for host in self._hosts for note in host.notes)
         notes += [

@@ -184,7 +184,7 @@ class Gpu:
     power_averaged: bool = False
     """Whether ``GpuSample.power_watts`` is a mean over the last second: only then can its integral check a counter."""
 
-    def each_die(self) -> tuple[Die, ...]:
+    def all_dies(self) -> tuple[Die, ...]:
         """By what it may be called: itself, and its further dies."""
         return (Die(self.uuid, self.index, self.pci_bus_id), *self.dies)
 
@@ -439,7 +439,7 @@ class Sharing:
     busy_comparable: bool = True
     """Whether ``busy_ratio`` of its instances surely weighs by their slices. False while it might as well be a share of the
     whole GPU's multiprocessors, and the instances differ in size."""
-    standing_ratio: float | None = None
+    baseline_power_ratio: float | None = None
     """Share of its power of late that a partitioned GPU draws whatever its instances do: the least power seen over the
     mean since the last look."""
 
@@ -525,7 +525,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StandingCharge:
     """What a contract costs however much is used: fixed charges, committed power. For the whole exporter."""
 
     component: str

@@ -17,7 +17,7 @@ from tpw.config.feeds import Surroundings
 from tpw.config.prices import price_source
 from tpw.config.schema import Config
 from tpw.model import SourceError, SourceStatus
-from tpw.polling import SourceLife
+from tpw.polling import SourceHealth
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 
@@ -49,11 +49,11 @@ class Outlook:
 
     Args:
         config: a valid configuration.
-        life_of: makes the life of a source by its name.
+        health_of: makes the health record of a source by its name.
         wall: Unix time.
     """
 
-    def __init__(self, config: Config, life_of: Callable[[str], SourceLife], wall: Callable[[], float]) -> None:
+    def __init__(self, config: Config, health_of: Callable[[str], SourceHealth], wall: Callable[[], float]) -> None:
         self._wall = wall
         state = Path(config.state.dir)
         self._prices: Layers | None = price_source(config, Surroundings(wall, cache=state / "prices"))
@@ -66,9 +66,9 @@ class Outlook:
 
             self._pue = PueQuery(pue.url, pue.query, headers_file=pue.headers_file or "")
         self._fallback_pue = float(fallback)
-        self._tariff_life = life_of("tariff")
-        self._carbon_life = life_of("carbon")
-        self._pue_life = life_of("pue")
+        self._tariff_health = health_of("tariff")
+        self._carbon_health = health_of("carbon")
+        self._pue_health = health_of("pue")
         self.facts = Facts(PriceCurve() if self._prices else None, pue=self._fallback_pue)
         """What was found last."""
 
@@ -83,18 +83,18 @@ class Outlook:
         now = self._wall()
         start, end = min(since_seconds, now - BACK_SECONDS), now + AHEAD_SECONDS
         if self._prices is not None:
-            self._tried(self._tariff_life, lambda: self._read_prices(start, end))
+            self._tried(self._tariff_health, lambda: self._read_prices(start, end))
         if self._carbon is not None:
-            self._tried(self._carbon_life, lambda: self._read_carbon(start, end))
-        if self._pue is not None and not self._tried(self._pue_life, self._read_pue):
+            self._tried(self._carbon_health, lambda: self._read_carbon(start, end))
+        if self._pue is not None and not self._tried(self._pue_health, self._read_pue):
             # Nobody knows for how long an old one would hold.
             self.facts = replace(self.facts, pue=self._fallback_pue)
         return self.facts
 
     @staticmethod
-    def _tried(life: SourceLife, read: Callable[[], None]) -> bool:
+    def _tried(health: SourceHealth, read: Callable[[], None]) -> bool:
         try:
-            life.read(read)
+            health.read(read)
         except SourceError:
             return False
         return True
@@ -128,11 +128,11 @@ class Outlook:
     def statuses(self) -> tuple[SourceStatus, ...]:
         """The lives of what is configured."""
         return tuple(
-            life.status()
-            for life, source in (
-                (self._tariff_life, self._prices),
-                (self._carbon_life, self._carbon),
-                (self._pue_life, self._pue),
+            health.status()
+            for health, source in (
+                (self._tariff_health, self._prices),
+                (self._carbon_health, self._carbon),
+                (self._pue_health, self._pue),
             )
             if source is not None
         )

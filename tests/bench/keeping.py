@@ -29,7 +29,7 @@ from tpw.model import (
     TokenSeries,
 )
 from tpw.outlook import Outlook
-from tpw.polling import SourceLife
+from tpw.polling import SourceHealth
 from tpw.store.sqlite import BooksFile
 
 START = 1_790_000_000.0
@@ -82,7 +82,7 @@ def bytes_after(days: int, gpus: int) -> list[int]:
     )
     now = START
     config = load(CONFIG)
-    outlook = Outlook(config, lambda name: SourceLife(name, clock=float, wall=float), lambda: now)
+    outlook = Outlook(config, lambda name: SourceHealth(name, clock=float, wall=float), lambda: now)
     rules = policy(config, outlook.ask(START))
     sizes = []
     with tempfile.TemporaryDirectory() as directory:

@@ -167,9 +167,9 @@ def test_a_lost_gpu_and_a_server_that_went_leave_the_rest_as_it_was(
     nvml.restore(1)
     wait_until(lambda: page(daemon).value("tpw_gpu_up", gpu="1") == 1.0, "gpu back", timeout=15)
     log = daemon.child.log.read_text()
-    assert log.count('event="source down" source=server:chat') == 1
-    assert log.count('event="gpu down"') == 1
-    assert log.count('event="gpu up"') == 1
+    assert log.count("event=source_down source=server:chat") == 1
+    assert log.count("event=gpu_down") == 1
+    assert log.count("event=gpu_up") == 1
 
 
 def test_a_real_prometheus_scrapes_it_and_takes_the_rules(

@@ -167,7 +167,7 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
     assert last.value("tpw_server_tokens_total", **output) - later.value("tpw_server_tokens_total", **output) == more
     log = daemon.child.log.read_text()
     assert log.count(f'event="server found" server={name} ') == 2
-    assert log.count(f'event="source down" source=server:{name} ') == 1
+    assert log.count(f"event=source_down source=server:{name} ") == 1
     assert log.count(f'event="server gone" server={name}\n') == 1
 
 

@@ -26,7 +26,7 @@ from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, Posting, Served
 from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Policy
-from tpw.model import Calibration, PriceInterval, Rate, Reference, Standing, TokenKind
+from tpw.model import Calibration, PriceInterval, Rate, Reference, StandingCharge, TokenKind
 from tpw.snapshot import Prices, Snapshot
 from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where, served_where
 from tpw.tariff.curve import PriceCurve
@@ -59,7 +59,7 @@ BASE = Policy(
         if (price := PRICES[number % len(PRICES)]) is not None
     ),
     rates=(Rate("hardware", 0.0003), Rate("hosting", 0.0001)),
-    standing=(Standing("fixed", per_month=100.0, per_day=0.5), Standing("capacity", per_month=380.0)),
+    standing=(StandingCharge("fixed", per_month=100.0, per_day=0.5), StandingCharge("capacity", per_month=380.0)),
     demand=(DemandRules(12.0), DemandRules(5.0, "upper", above_kw=0.2, window_seconds=60.0, ratchet=0.5)),
     intensities=IntensityCurve.of(
         Intensity(start, end, grams)

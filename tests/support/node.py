@@ -22,7 +22,7 @@ from tpw.app import Daemon
 from tpw.config.load import load
 from tpw.exposition.render import Format, Page
 from tpw.ledger.books import GpuAccount
-from tpw.polling.life import BackOff
+from tpw.polling.health import BackOff
 from tpw.polling.worker import Worker
 from tpw.power.nvml import NvmlMeter
 from tpw.store.sqlite import BooksFile

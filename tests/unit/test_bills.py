@@ -26,7 +26,7 @@ from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
 from tpw.outlook import Facts, Outlook
-from tpw.polling import SourceLife
+from tpw.polling import SourceHealth
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.fetch import Request, Response
 
@@ -86,7 +86,7 @@ def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step:
         str(tmp_path / "tpw.yaml"),
     )
     clock = [JULY]
-    outlook = Outlook(config, lambda name: SourceLife(name, wall=lambda: clock[0]), lambda: clock[0])
+    outlook = Outlook(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
     policy = Policy()
     by_hours = {"dear": 0.0, "other": 0.0}
     money = dict(by_hours)
@@ -151,7 +151,7 @@ def test_a_month_of_a_public_rate_with_tiers_and_demand_above_a_block(tmp_path: 
         str(tmp_path / "tpw.yaml"),
     )
     clock = [start]
-    outlook = Outlook(config, lambda name: SourceLife(name, wall=lambda: clock[0]), lambda: clock[0])
+    outlook = Outlook(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
     policy, books = Policy(), Books()
     for tick in metered(start, end, step, lambda at: 62_000.0 if peak <= at < peak + 3600 else 40_000.0):
         now = clock[0] = tick.at.wall_seconds

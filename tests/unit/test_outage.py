@@ -189,7 +189,7 @@ def money(posting: Posting) -> tuple[float, float]:
 def test_a_feed_that_is_never_down_prices_everything_in_time(in_time: Course) -> None:
     assert in_time.total(END, "tpw_energy_unpriced_joules_total") == 0.0
     assert in_time.at(END, "tpw_source_up")[SOURCE] == 1.0
-    assert [entry["event"] for entry in in_time.log if entry.get("source") == "tariff"] == ["source up"]
+    assert [entry["event"] for entry in in_time.log if entry.get("source") == "tariff"] == ["source_up"]
     assert in_time.questions < 40
 
 
@@ -240,7 +240,7 @@ def test_no_counter_falls_meanwhile(outage: Course) -> None:
 
 def test_the_log_says_down_once_and_up_once(outage: Course) -> None:
     said = [entry for entry in outage.log if entry.get("source") == "tariff"]
-    assert [entry["event"] for entry in said] == ["source up", "source down", "source up"]
+    assert [entry["event"] for entry in said] == ["source_up", "source_down", "source_up"]
     assert "HTTP 503: maintenance" in said[1]["detail"]
     assert [entry for entry in outage.log if entry["log_level"] in {"error", "critical"}] == []
 

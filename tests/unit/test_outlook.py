@@ -17,7 +17,7 @@ from tpw.config import load
 from tpw.config.schema import Config
 from tpw.exposition.families import families
 from tpw.outlook import Outlook
-from tpw.polling import SourceLife
+from tpw.polling import SourceHealth
 from tpw.power.simulated import SimulatedMeter
 
 NOW = 1781524800.0  # 2026-06-15T12:00Z
@@ -60,7 +60,7 @@ def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path:
     facility = Facility()
     with PageServer(facility) as server, capture_logs() as log:
         settings = config(server.url, tmp_path)
-        outlook = Outlook(settings, lambda name: SourceLife(name, wall=lambda: NOW), lambda: NOW)
+        outlook = Outlook(settings, lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
         assert outlook.facts.pue == 1.4, "nothing was asked yet"
         assert outlook.ask(NOW).pue == 1.25
         assert assembly.policy(settings, outlook.facts).pue == 1.25
@@ -73,14 +73,14 @@ def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path:
         assert outlook.ask(NOW).pue == 1.27
         assert all(each.up for each in outlook.statuses())
         outlook.close()
-    assert [entry["event"] for entry in log if entry.get("source") == "pue"].count("source up") == 2
-    assert [entry["reason"] for entry in log if entry["event"] == "source down"] == ["malformed", "absent", "malformed"]
+    assert [entry["event"] for entry in log if entry.get("source") == "pue"].count("source_up") == 2
+    assert [entry["reason"] for entry in log if entry["event"] == "source_down"] == ["malformed", "absent", "malformed"]
 
 
 def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> None:
     facility = Facility(prices=None)
     with PageServer(facility) as server:
-        outlook = Outlook(config(server.url, tmp_path), lambda name: SourceLife(name, wall=lambda: NOW), lambda: NOW)
+        outlook = Outlook(config(server.url, tmp_path), lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
         facts = outlook.ask(NOW)
         outlook.close()
     assert facts.pue == 1.25

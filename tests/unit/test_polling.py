@@ -24,7 +24,7 @@ from tpw.model import (
     Sharing,
     SourceError,
 )
-from tpw.polling import AcceleratorPoller, HostPoller, SourceLife, TokenPoller
+from tpw.polling import AcceleratorPoller, HostPoller, SourceHealth, TokenPoller
 from tpw.power import MeterLost
 
 
@@ -52,7 +52,7 @@ def logs() -> Iterator[list[Any]]:
 
 def events(logs: list[Any]) -> list[str]:
     """What happened to sources and GPUs, without the GPUs that were found at the start."""
-    return [entry["event"] for entry in logs if entry["event"] != "gpu found"]
+    return [entry["event"] for entry in logs if entry["event"] != "gpu_found"]
 
 
 # -------------------------------------------------------------------------------------------------------------- meters
@@ -174,7 +174,7 @@ def test_a_look_reads_every_gpu(closing: list[AcceleratorPoller]) -> None:
     assert sampled(reading) == {"GPU-0", "GPU-1", "GPU-2"}
     assert faulted(reading) == {}
     assert [gpu.index for gpu in reading.gpus] == [0, 1, 2]
-    assert poller.life.status().up
+    assert poller.health.status().up
 
 
 def test_a_gpu_that_fails_costs_the_others_nothing(closing: list[AcceleratorPoller], logs: list[Any]) -> None:
@@ -189,9 +189,9 @@ def test_a_gpu_that_fails_costs_the_others_nothing(closing: list[AcceleratorPoll
 
     assert [sampled(reading) for reading in readings] == [{"GPU-0", "GPU-2"}] * 3 + [{"GPU-0", "GPU-1", "GPU-2"}]
     assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.LOST}] * 3 + [{}]
-    assert poller.life.status().failures == (("lost", 3),)
-    assert poller.life.status().up
-    assert events(logs) == ["gpu down", "source up", "gpu up"]
+    assert poller.health.status().failures == (("lost", 3),)
+    assert poller.health.status().up
+    assert events(logs) == ["gpu_down", "source_up", "gpu_up"]
 
 
 def test_gpus_are_logged_once_and_again_when_they_are_metered_otherwise(
@@ -208,7 +208,7 @@ def test_gpus_are_logged_once_and_again_when_they_are_metered_otherwise(
         look(poller)
 
     told = [(entry["event"], entry["gpu"]) for entry in logs if "energy_method" in entry]
-    assert told == [("gpu found", 0), ("gpu found", 1), ("gpu metered otherwise", 1)]
+    assert told == [("gpu_found", 0), ("gpu_found", 1), ("gpu_method_changed", 1)]
 
 
 def test_a_bug_in_a_meter_is_a_failure_of_that_gpu(closing: list[AcceleratorPoller]) -> None:
@@ -236,7 +236,7 @@ def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_look(
     assert sampled(first) == {"GPU-0", "GPU-2", "GPU-3"}
     assert [faulted(reading) for reading in [first, *later]] == [{"GPU-1": Reason.TIMEOUT}] * 4
     assert meter.in_call["GPU-1"] == 1, "no second call is sent after the first"
-    assert poller.life.status().failures == (("timeout", 1),)
+    assert poller.health.status().failures == (("timeout", 1),)
     gate.open()
 
 
@@ -284,7 +284,7 @@ def test_the_only_gpu_hanging_is_a_source_that_is_down(closing: list[Accelerator
 
     look(poller)
 
-    assert not poller.life.status().up
+    assert not poller.health.status().up
     gate.open()
 
 
@@ -319,7 +319,7 @@ def test_a_driver_that_hangs_as_a_whole_is_a_fault_of_every_gpu_and_is_not_asked
     readings = [poller.finish(time.monotonic() + 0.05), look(poller, 0.05)]
 
     assert [faulted(reading) for reading in readings] == [{"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT}] * 2
-    assert not poller.life.status().up
+    assert not poller.health.status().up
     gate, meter.sweep_gate = meter.sweep_gate, None
     gate.open()
     assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
@@ -353,7 +353,7 @@ def test_a_lost_library_is_closed_and_opened_again_ever_more_slowly(
     assert faulted(down) == {"GPU-0": Reason.ABSENT, "GPU-1": Reason.ABSENT}
     assert opens == [1, 3, 7, 15, 31, 63, 123, 183]
     assert sampled(reading) == {"GPU-0", "GPU-1"}
-    assert events(logs) == ["source up", "source down", "source up"]
+    assert events(logs) == ["source_up", "source_down", "source_up"]
 
 
 def test_a_library_lost_in_the_middle_of_a_look_is_a_fault_of_every_gpu(closing: list[AcceleratorPoller]) -> None:
@@ -539,7 +539,7 @@ def test_a_glance_that_fails_costs_nothing(closing: list[AcceleratorPoller]) -> 
     meter.faults.clear()
 
     assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
-    assert poller.life.status().failures == ()
+    assert poller.health.status().failures == ()
 
 
 def test_a_glance_that_hangs_sets_its_gpu_aside_and_costs_the_others_nothing(closing: list[AcceleratorPoller]) -> None:
@@ -789,7 +789,7 @@ def test_a_host_meter_that_fails_is_opened_again_after_a_while(clock: Clock) -> 
     poller.close()
 
     assert host.calls.count("open") == 4  # at 0, 1, 3 and 7 s
-    status = poller.life.status()
+    status = poller.health.status()
     assert (status.up, status.detail, status.hint) == (False, "no", "allow it")
 
 
@@ -802,7 +802,7 @@ def test_what_a_host_meter_withholds_is_logged_once_and_noted(clock: Clock, logs
         assert poller.finish() is not None
 
     assert poller.notes == ("No cpu energy is told.",)
-    assert [entry["detail"] for entry in logs if entry["event"] == "source incomplete"] == ["No cpu energy is told."]
+    assert [entry["detail"] for entry in logs if entry["event"] == "source_incomplete"] == ["No cpu energy is told."]
     poller.close()
 
 
@@ -828,38 +828,38 @@ def test_a_slow_host_meter_has_a_thread_and_an_interval_of_its_own(clock: Clock)
     assert host.calls.count("read") == 1
 
 
-# ----------------------------------------------------------------------------------------------------------------- life
+# ----------------------------------------------------------------------------------------------------------------- health
 
 
 def test_a_source_is_logged_when_it_goes_down_and_when_it_comes_back(logs: list[Any]) -> None:
-    life = SourceLife("tariff", clock=lambda: 1.0, wall=lambda: 5.0)
+    health = SourceHealth("tariff", clock=lambda: 1.0, wall=lambda: 5.0)
 
     def fail(reason: Reason) -> None:
         with pytest.raises(SourceError):
-            life.read(lambda: (_ for _ in ()).throw(SourceError(reason, "why", "what to do")))
+            health.read(lambda: (_ for _ in ()).throw(SourceError(reason, "why", "what to do")))
 
-    assert life.read(lambda: 42) == 42
-    life.read(lambda: 42)
+    assert health.read(lambda: 42) == 42
+    health.read(lambda: 42)
     fail(Reason.TIMEOUT)
     fail(Reason.TIMEOUT)
     fail(Reason.UNAUTHORIZED)
-    life.read(lambda: 42)
+    health.read(lambda: 42)
 
     assert [(entry["event"], entry.get("reason")) for entry in logs] == [
-        ("source up", None),
-        ("source down", "timeout"),
-        ("source down", "unauthorized"),
-        ("source up", None),
+        ("source_up", None),
+        ("source_down", "timeout"),
+        ("source_down", "unauthorized"),
+        ("source_up", None),
     ]
     assert logs[1]["detail"] == "why" and logs[1]["hint"] == "what to do" and logs[1]["source"] == "tariff"
 
 
 def test_counts_go_on_from_those_of_the_books() -> None:
-    life = SourceLife("nvml", reads=100, failures={"lost": 3}, wall=lambda: 77.0)
-    life.succeeded(0.25)
-    life.failed(SourceError(Reason.LOST, "gone", "mend it"), 0.5)
+    health = SourceHealth("nvml", reads=100, failures={"lost": 3}, wall=lambda: 77.0)
+    health.succeeded(0.25)
+    health.failed(SourceError(Reason.LOST, "gone", "mend it"), 0.5)
 
-    status = life.status()
+    status = health.status()
 
     assert (status.reads, status.failures, status.up) == (102, (("lost", 4),), False)
     assert (status.last_success_wall_seconds, status.read_duration_seconds) == (77.0, 0.5)
@@ -868,60 +868,60 @@ def test_counts_go_on_from_those_of_the_books() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION])
 def test_a_default_that_is_not_on_this_machine_is_left_out_and_said_once(logs: list[Any], reason: Reason) -> None:
-    life = SourceLife("rapl", optional=True)
-    assert not life.is_left_out  # not tried yet: what is not known is not left out
+    health = SourceHealth("rapl", optional=True)
+    assert not health.is_omitted  # not tried yet: what is not known is not left out
     for _ in range(3):
-        life.failed(SourceError(reason, "none", "what to do"), 0.1)
+        health.failed(SourceError(reason, "none", "what to do"), 0.1)
 
-    assert life.is_left_out
+    assert health.is_omitted
     level = "warning" if reason is Reason.PERMISSION else "info"
     assert [(entry["event"], entry["log_level"], entry["hint"]) for entry in logs] == [
-        ("source not here", level, "what to do")
+        ("source_omitted", level, "what to do")
     ]
 
 
 def test_what_is_named_is_down_where_it_is_not_there(logs: list[Any]) -> None:
-    life = SourceLife("rapl")
-    life.failed(SourceError(Reason.ABSENT, "none"), 0.1)
+    health = SourceHealth("rapl")
+    health.failed(SourceError(Reason.ABSENT, "none"), 0.1)
 
-    assert not life.is_left_out
-    assert events(logs) == ["source down"]
+    assert not health.is_omitted
+    assert events(logs) == ["source_down"]
 
 
 def test_a_default_that_is_there_and_does_not_work_is_down(logs: list[Any]) -> None:
-    life = SourceLife("nvml", optional=True)
-    life.failed(SourceError(Reason.ABSENT, "no driver"), 0.1)
-    life.failed(SourceError(Reason.BROKEN, "driver and library differ"), 0.1)
+    health = SourceHealth("nvml", optional=True)
+    health.failed(SourceError(Reason.ABSENT, "no driver"), 0.1)
+    health.failed(SourceError(Reason.BROKEN, "driver and library differ"), 0.1)
 
-    assert not life.is_left_out
-    assert events(logs) == ["source not here", "source down"]
+    assert not health.is_omitted
+    assert events(logs) == ["source_omitted", "source_down"]
 
 
 @pytest.mark.parametrize("before", [{}, {"reads": 10, "failures": {"absent": 9}}])
 def test_a_default_that_once_gave_a_reading_is_a_source_as_any_other(logs: list[Any], before: dict[str, Any]) -> None:
     """In this process, or in one before it."""
-    life = SourceLife("nvml", optional=True, **before)
+    health = SourceHealth("nvml", optional=True, **before)
     if not before:
-        life.failed(SourceError(Reason.ABSENT, "the driver is being loaded"), 0.1)
-        life.succeeded(0.1)
-    life.failed(SourceError(Reason.ABSENT, "the driver is gone"), 0.1)
+        health.failed(SourceError(Reason.ABSENT, "the driver is being loaded"), 0.1)
+        health.succeeded(0.1)
+    health.failed(SourceError(Reason.ABSENT, "the driver is gone"), 0.1)
 
-    assert not life.is_left_out
-    assert events(logs)[-1] == "source down"
+    assert not health.is_omitted
+    assert events(logs)[-1] == "source_down"
 
 
 def test_failures_of_a_default_before_this_process_do_not_make_it_one_that_was_there() -> None:
-    life = SourceLife("rapl", optional=True, reads=10, failures={"permission": 10})
-    life.failed(SourceError(Reason.PERMISSION, "no"), 0.1)
+    health = SourceHealth("rapl", optional=True, reads=10, failures={"permission": 10})
+    health.failed(SourceError(Reason.PERMISSION, "no"), 0.1)
 
-    assert life.is_left_out
+    assert health.is_omitted
 
 
 def test_a_bug_in_a_source_is_told_as_one(logs: list[Any]) -> None:
-    life = SourceLife("x")
+    health = SourceHealth("x")
 
     with pytest.raises(SourceError, match="ZeroDivisionError") as caught:
-        life.read(lambda: 1 // 0)
+        health.read(lambda: 1 // 0)
 
     assert caught.value.reason is Reason.INTERNAL
-    assert life.status().failures == (("internal", 1),)
+    assert health.status().failures == (("internal", 1),)

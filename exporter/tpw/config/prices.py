@@ -20,7 +20,7 @@ from tpw.config.tariff import (
     TimeOfUseLayer,
     UrdbLayer,
 )
-from tpw.model import Rate, Reference, SourceError, Standing
+from tpw.model import Rate, Reference, SourceError, StandingCharge
 from tpw.tariff import PriceSource
 from tpw.tariff import costs as rates
 
@@ -283,15 +283,15 @@ def demand_rules(config: Config) -> tuple[DemandRules, ...]:
     return (rules,)
 
 
-def standing_charges(config: Config) -> tuple[Standing, ...]:
+def standing_charges(config: Config) -> tuple[StandingCharge, ...]:
     """What the contract costs however much is used."""
     tariff = config.tariff
     factor = 1.0 + tariff.vat
-    result: list[Standing] = []
+    result: list[StandingCharge] = []
     if tariff.capacity is not None:
-        result.append(Standing("capacity", tariff.capacity.kw * tariff.capacity.price_per_kw_month * factor))
+        result.append(StandingCharge("capacity", tariff.capacity.kw * tariff.capacity.price_per_kw_month * factor))
     if tariff.fixed is not None:
-        result.append(Standing("fixed", tariff.fixed.per_month * factor, tariff.fixed.per_day * factor))
+        result.append(StandingCharge("fixed", tariff.fixed.per_month * factor, tariff.fixed.per_day * factor))
     return tuple(result)
 
 

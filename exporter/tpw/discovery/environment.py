@@ -124,7 +124,7 @@ def _amd(visible: Visible, boards: Sequence[Gpu]) -> Sequence[Gpu] | None:
     if not boards or (hip is None and visible.rocr is None):
         return None
     # ROCm counts dies, of which a board may have several.
-    dies = [(die.index, gpu) for gpu in boards for die in gpu.each_die()]
+    dies = [(die.index, gpu) for gpu in boards for die in gpu.all_dies()]
     boards = [gpu for _, gpu in sorted(dies, key=lambda die: die[0])]
     base = boards if visible.rocr is None else _listed(visible.rocr, boards)
     return base if hip is None else _listed(hip, base)

@@ -215,7 +215,7 @@ def _is_called(gpu: Gpu, name: str) -> bool:
     lower = name.lower().removesuffix("...")
     if lower.startswith("mig-"):
         return lower in (uuid.lower() for uuid in gpu.mig_uuids)
-    return any(_is_die_called(die, name, lower) for die in gpu.each_die())
+    return any(_is_die_called(die, name, lower) for die in gpu.all_dies())
 
 
 def _is_die_called(die: Die, name: str, lower: str) -> bool:

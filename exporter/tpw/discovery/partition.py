@@ -25,7 +25,7 @@ def parts(sharing: Sharing) -> tuple[Part, ...]:
         return ()
     slices = max(sharing.slices, sum(instance.slices for instance in instances))
     busy = {i.uuid: i.slices * min(1.0, max(0.0, i.busy_ratio)) for i in instances if i.busy_ratio is not None}
-    standing = sharing.standing_ratio
+    standing = sharing.baseline_power_ratio
     # One instance whose activity is not known would go free: then nobody's counts.
     measured = standing is not None and len(busy) == len(instances) and sharing.busy_comparable
     if not measured or standing is None:

@@ -18,7 +18,7 @@ from tpw.model import (
     Reference,
     ServerFault,
     ServerReading,
-    Standing,
+    StandingCharge,
 )
 from tpw.tariff.demand import DemandRules
 from tpw.tariff.months import BillingMonths
@@ -79,7 +79,7 @@ class Policy:
     """None: no tariff is configured, so nothing is priced and nothing is counted as unpriced."""
     demand: tuple[DemandRules, ...] = ()
     """Charges on peaks; each has another name."""
-    standing: tuple[Standing, ...] = ()
+    standing: tuple[StandingCharge, ...] = ()
     months: BillingMonths = field(default_factory=BillingMonths)
     """The contract's billing months."""
     intensities: Intensities | None = None

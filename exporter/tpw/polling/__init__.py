@@ -8,8 +8,8 @@ later comes with a later look; what hangs is set aside and costs nobody else any
 from __future__ import annotations
 
 from tpw.polling.accelerators import AcceleratorPoller
+from tpw.polling.health import SourceHealth
 from tpw.polling.hosts import HostPoller
-from tpw.polling.life import SourceLife
 from tpw.polling.servers import TokenPoller
 
-__all__ = ["AcceleratorPoller", "HostPoller", "SourceLife", "TokenPoller"]
+__all__ = ["AcceleratorPoller", "HostPoller", "SourceHealth", "TokenPoller"]

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
-from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
+from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, outcome_of
 from tpw.polling.worker import LIBRARY, Doing, Worker
 from tpw.power import AcceleratorMeter, Clock, GlancingMeter, MeterLost, SharingMeter
 
@@ -87,7 +87,7 @@ class AcceleratorPoller:
     Args:
         meter: what to poll. Opened by the first look, in the worker.
         clock: monotonic seconds; ``finish`` really waits, so it must advance by itself where a call can hang.
-        life: bookkeeping of the source; made from the meter's name where it is left out.
+        health: bookkeeping of the source; made from the meter's name where it is left out.
         hang_seconds: after how long a call counts as hung.
         random: jitter of the back-off and of the glances.
         glance_seconds: between two glances, where the meter has boards that want them; 0: none.
@@ -98,7 +98,7 @@ class AcceleratorPoller:
         meter: AcceleratorMeter,
         clock: Clock = time.monotonic,
         *,
-        life: SourceLife | None = None,
+        health: SourceHealth | None = None,
         hang_seconds: float = HANG_SECONDS,
         random: Jitter = JITTER,
         glance_seconds: float = GLANCE_SECONDS,
@@ -127,7 +127,7 @@ class AcceleratorPoller:
         self._down: dict[str, Reason] = {}
         self._holders: _Held | None = None
         self._holders_wanted = False
-        self.life = life or SourceLife(meter.name, clock=clock)
+        self.health = health or SourceHealth(meter.name, clock=clock)
         self.fatal: SourceError | None = None
         """Set once only a new process can mend the meter: the daemon is to exit with 1."""
         self.skipped = 0
@@ -174,7 +174,7 @@ class AcceleratorPoller:
         now = self._clock()
         stuck = self._stuck(now)
         if stuck is not None:
-            self.life.failed(stuck)
+            self.health.failed(stuck)
         general = stuck or self._error or (_released_error() if self._released else None)
         if general is not None:
             for gpu in self._gpus:
@@ -230,7 +230,7 @@ class AcceleratorPoller:
         """Let go of the driver, so that somebody else can reset or partition a GPU. True once that is done; while a call
         hangs in the driver it cannot be, and is done when the call has returned."""
         if not self._released:
-            self.life.failed(_released_error())
+            self.health.failed(_released_error())
         return self._let_go(deadline_seconds)
 
     def _let_go(self, deadline_seconds: float) -> bool:
@@ -322,7 +322,7 @@ class AcceleratorPoller:
                 self._faults[uuid] = GpuFault(uuid, self._clock(), error.reason, error.detail)
                 self._samples.pop(uuid, None)
                 self._note_down(uuid, error)
-                self.life.counted(error.reason)
+                self.health.counted(error.reason)
             case _Found(gpus):
                 if gpus != self._gpus:
                     self._note_found(gpus)
@@ -352,16 +352,16 @@ class AcceleratorPoller:
         if self._gpus and not self._sampled:
             fault = next(iter(self._faults.values()), None)
             reason, detail = (Reason.TIMEOUT, "driver calls hang") if fault is None else (fault.reason, fault.detail)
-            self.life.failed(SourceError(reason, f"no GPU can be read; {detail}"), duration)
+            self.health.failed(SourceError(reason, f"no GPU can be read; {detail}"), duration)
         else:
-            self.life.succeeded(duration)
+            self.health.succeeded(duration)
 
     def _lose(self, error: SourceError) -> None:
         self._opened = False
         self._holders_wanted = False
         self._error = error
         self._retry_at = self._clock() + self._back_off.next_seconds()
-        self.life.failed(error, self._clock() - self._look_began)
+        self.health.failed(error, self._clock() - self._look_began)
         if error.fatal:
             self.fatal = error
 
@@ -371,7 +371,7 @@ class AcceleratorPoller:
             before = known.get(gpu.uuid)
             if before is None or (before.energy_method, before.power_scope) != (gpu.energy_method, gpu.power_scope):
                 log.info(
-                    "gpu found" if before is None else "gpu metered otherwise",
+                    "gpu_found" if before is None else "gpu_method_changed",
                     gpu=gpu.index,
                     uuid=gpu.uuid,
                     name=gpu.name,
@@ -382,7 +382,7 @@ class AcceleratorPoller:
 
     def _note_down(self, uuid: str, error: SourceError) -> None:
         if self._down.get(uuid) is not error.reason:
-            log.warning("gpu down", uuid=uuid, reason=error.reason.value, detail=error.detail, hint=error.hint)
+            log.warning("gpu_down", uuid=uuid, reason=error.reason.value, detail=error.detail, hint=error.hint)
             self._down[uuid] = error.reason
 
     def _note_transitions(self, reading: AcceleratorReading) -> None:
@@ -390,11 +390,11 @@ class AcceleratorPoller:
             if uuid not in self._down:
                 hint = "It is read again when the call returns. See the kernel log for Xid messages."
                 self._note_down(uuid, SourceError(Reason.TIMEOUT, f"{uuid}: a driver call does not return", hint))
-                self.life.counted(Reason.TIMEOUT)
+                self.health.counted(Reason.TIMEOUT)
         if self._down:
             for sample in reading.samples:
                 if self._down.pop(sample.uuid, None) is not None:
-                    log.info("gpu up", uuid=sample.uuid)
+                    log.info("gpu_up", uuid=sample.uuid)
 
     # ------------------------------------------------------------------------------------------- in the worker's thread
 

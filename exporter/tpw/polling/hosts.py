@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from tpw.model import HostReading, SourceError
-from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
+from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, outcome_of
 from tpw.power import Clock, HostMeter
 
 log = structlog.get_logger("tpw.source")
@@ -26,7 +26,7 @@ class HostPoller:
         clock: monotonic seconds.
         every_seconds: how often, instead of what the meter itself says: 0 for at every look, in the caller's thread; more
             for no more often than this, in a thread of its own.
-        life: bookkeeping of the source; made from the meter's name where it is left out.
+        health: bookkeeping of the source; made from the meter's name where it is left out.
         random: jitter of the back-off.
     """
 
@@ -36,7 +36,7 @@ class HostPoller:
         clock: Clock = time.monotonic,
         *,
         every_seconds: float | None = None,
-        life: SourceLife | None = None,
+        health: SourceHealth | None = None,
         random: Jitter = JITTER,
     ) -> None:
         self._meter = meter
@@ -50,7 +50,7 @@ class HostPoller:
         self._results: SimpleQueue[_Result] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._noted: tuple[str, ...] = ()
-        self.life = life or SourceLife(meter.name, clock=clock)
+        self.health = health or SourceHealth(meter.name, clock=clock)
 
     def begin(self) -> None:
         """Start a read if one is due and none is running."""
@@ -75,15 +75,15 @@ class HostPoller:
             return None
         self._in_flight = False
         if isinstance(outcome, SourceError):
-            self.life.failed(outcome, duration)
+            self.health.failed(outcome, duration)
             self._due_at = self._clock() + max(self._every, self._back_off.next_seconds())
             return None
-        self.life.succeeded(duration)
+        self.health.succeeded(duration)
         self._back_off.reset()
         if self.notes != self._noted:
             self._noted = self.notes
             for note in self._noted:
-                log.warning("source incomplete", source=self.life.name, detail=note)
+                log.warning("source_incomplete", source=self.health.name, detail=note)
         return outcome
 
     @property

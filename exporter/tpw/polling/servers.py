@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from tpw.model import Reason, ServerFault, ServerReading, SourceError, SourceStatus
-from tpw.polling.life import JITTER, BackOff, Jitter, SourceLife, outcome_of
+from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, outcome_of
 from tpw.power import Clock
 from tpw.tokens import TokenSource
 
@@ -28,11 +28,11 @@ _SLOW = frozenset(
 class _Server:
     """One source and when to read it next."""
 
-    __slots__ = ("due_at", "in_flight", "late", "life", "removed", "slow", "source", "transient")
+    __slots__ = ("due_at", "health", "in_flight", "late", "removed", "slow", "source", "transient")
 
-    def __init__(self, source: TokenSource, life: SourceLife, random: Jitter) -> None:
+    def __init__(self, source: TokenSource, health: SourceHealth, random: Jitter) -> None:
         self.source = source
-        self.life = life
+        self.health = health
         self.in_flight = False
         self.late = False
         self.removed = False
@@ -58,7 +58,7 @@ class TokenPoller:
     Args:
         sources: what to poll at first; see :meth:`set_sources`.
         clock: monotonic seconds.
-        life_of: makes the bookkeeping of a source, by its name, with the counts that survive the process.
+        health_of: makes the bookkeeping of a source, by its name, with the counts that survive the process.
         random: jitter of the back-offs.
     """
 
@@ -67,12 +67,12 @@ class TokenPoller:
         sources: Sequence[TokenSource] = (),
         clock: Clock = time.monotonic,
         *,
-        life_of: Callable[[str], SourceLife] | None = None,
+        health_of: Callable[[str], SourceHealth] | None = None,
         random: Jitter = JITTER,
     ) -> None:
         self._clock = clock
         self._random = random
-        self._life_of = life_of or (lambda name: SourceLife(name, clock=clock))
+        self._health_of = health_of or (lambda name: SourceHealth(name, clock=clock))
         self._servers: dict[str, _Server] = {}
         self._tasks: SimpleQueue[_Server | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
@@ -89,8 +89,8 @@ class TokenPoller:
         for source in sources:
             server = self._servers.get(source.name)
             if server is None or server.source is not source:
-                life = server.life if server is not None else self._life_of(f"server:{source.name}")
-                server = _Server(source, life, self._random)
+                health = server.health if server is not None else self._health_of(f"server:{source.name}")
+                server = _Server(source, health, self._random)
             kept[source.name] = server
         for server in self._servers.values():
             if kept.get(server.source.name) is not server:
@@ -138,7 +138,7 @@ class TokenPoller:
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """How the servers stand, in the order in which they were given."""
-        return tuple(server.life.status() for server in self._servers.values())
+        return tuple(server.health.status() for server in self._servers.values())
 
     def close(self) -> None:
         """End the threads and drop the connections. A read that is still running ends by its own timeout."""
@@ -156,11 +156,11 @@ class TokenPoller:
             return
         if isinstance(outcome, SourceError):
             now = self._clock()
-            server.life.failed(outcome, duration)
+            server.health.failed(outcome, duration)
             server.due_at = now + server.wait_after(outcome.reason)
             ended.append(ServerFault(server.source.name, now, outcome.reason, outcome.detail))
         else:
-            server.life.succeeded(duration)
+            server.health.succeeded(duration)
             server.worked()
             ended.append(outcome)
 

@@ -202,7 +202,7 @@ class NvmlMeter:
             board.handle, occupancy, self._clock(), measured=board.measures_activity, total=board.slices
         )
         pids = frozenset(pid for instance in found for pid in instance.pids)
-        return Sharing(pids, None, found, board.slices, comparable, occupancy.standing_ratio())
+        return Sharing(pids, None, found, board.slices, comparable, occupancy.baseline_power_ratio())
 
     def _asked(self, board: Board, call: Callable[[], _T]) -> _T | None:
         """The answer to a question that a GPU need not answer. Raises SourceError where it is gone."""

@@ -73,7 +73,7 @@ class Occupancy:
         if watts < self._floor_watts or not self._floor_watts:
             self._floor_watts = watts
 
-    def standing_ratio(self) -> float | None:
+    def baseline_power_ratio(self) -> float | None:
         """The least power seen over the mean since this was asked last. None without a look at power."""
         if not self._looks:
             return None

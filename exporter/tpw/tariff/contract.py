@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tpw.model import Standing
+from tpw.model import StandingCharge
 from tpw.tariff.demand import DemandRules
 
 
@@ -13,7 +13,7 @@ class Contract:
     """Charges on peaks and standing charges, as the source of the prices tells them."""
 
     demand: tuple[DemandRules, ...] = ()
-    standing: tuple[Standing, ...] = ()
+    standing: tuple[StandingCharge, ...] = ()
     left_out: tuple[str, ...] = ()
     """What it costs besides and is in no figure here, in sentences."""
 

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from math import inf
 from zoneinfo import ZoneInfo
 
-from tpw.model import Reason, SourceError, Standing
+from tpw.model import Reason, SourceError, StandingCharge
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import DemandRules, Hours
 from tpw.tariff.months import BillingMonths
@@ -134,16 +134,16 @@ def _check_unit(unit: str) -> None:
         )
 
 
-def _fixed(rate: Rate) -> tuple[Standing, ...]:
+def _fixed(rate: Rate) -> tuple[StandingCharge, ...]:
     unit = rate.fixed_charge_unit.strip().lower()
     if rate.fixed_charge == 0.0:
         return ()
     if unit == "$/day":
-        return (Standing("fixed", per_day=rate.fixed_charge),)
+        return (StandingCharge("fixed", per_day=rate.fixed_charge),)
     if unit not in _PER_MONTH or rate.fixed_charge < 0.0:
         raise SourceError(
             Reason.UNSUPPORTED,
             f"this rate has a fixed charge of {rate.fixed_charge:g} {unit or 'without a unit'}, which is not understood",
             "write it as tariff.fixed, and leave `fixed` out of `charges`",
         )
-    return (Standing("fixed", per_month=rate.fixed_charge * _PER_MONTH[unit]),)
+    return (StandingCharge("fixed", per_month=rate.fixed_charge * _PER_MONTH[unit]),)

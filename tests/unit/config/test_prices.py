@@ -11,7 +11,7 @@ from tpw.config import Config, load, load_file
 from tpw.config.feeds import Surroundings
 from tpw.config.prices import cost_rates, demand_rules, price_source, references, standing_charges
 from tpw.config.tariff import PRESET_NAMES
-from tpw.model import PriceState, Reason, SourceError, Standing
+from tpw.model import PriceState, Reason, SourceError, StandingCharge
 from tpw.tariff.demand import DemandRules
 from tpw.tariff.fetch import Request, Response
 from tpw.tariff.intervals import PRESETS
@@ -97,8 +97,8 @@ def test_standing_charges() -> None:
           fixed: {per_month: 120, per_day: 0.5}
     """
     assert standing_charges(load(text)) == (
-        Standing("capacity", per_month=pytest.approx(456.0)),
-        Standing("fixed", per_month=pytest.approx(144.0), per_day=pytest.approx(0.6)),
+        StandingCharge("capacity", per_month=pytest.approx(456.0)),
+        StandingCharge("fixed", per_month=pytest.approx(144.0), per_day=pytest.approx(0.6)),
     )
     assert standing_charges(Config()) == ()
 

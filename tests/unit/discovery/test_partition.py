@@ -43,7 +43,7 @@ def test_standing_power_goes_by_slices_and_the_rest_by_slices_that_were_busy() -
     sharing = Sharing(
         instances=(Instance("MIG-a", slices=1, busy_ratio=0.9), Instance("MIG-b", slices=3, busy_ratio=0.1)),
         slices=7,
-        standing_ratio=0.25,
+        baseline_power_ratio=0.25,
     )
 
     assert [part.method for part in parts(sharing)] == [GPM, GPM]
@@ -58,7 +58,7 @@ def test_activity_that_may_be_a_share_of_the_whole_gpu_is_no_weight_but_still_te
     sharing = Sharing(
         instances=(Instance("MIG-a", slices=1, busy_ratio=1 / 7), Instance("MIG-b", slices=4, busy_ratio=4 / 7)),
         slices=7,
-        standing_ratio=0.25,
+        baseline_power_ratio=0.25,
         busy_comparable=False,
     )
 
@@ -69,7 +69,7 @@ def test_activity_that_may_be_a_share_of_the_whole_gpu_is_no_weight_but_still_te
 
 
 def test_where_nothing_is_busy_all_power_is_standing() -> None:
-    sharing = Sharing(instances=(Instance("MIG-a", slices=1, busy_ratio=0.0),), slices=7, standing_ratio=0.5)
+    sharing = Sharing(instances=(Instance("MIG-a", slices=1, busy_ratio=0.0),), slices=7, baseline_power_ratio=0.5)
 
     assert parts(sharing) == (Part("MIG-a", "", 1 / 7, GPM, busy=False),)
 
@@ -80,7 +80,7 @@ def test_where_nothing_is_busy_all_power_is_standing() -> None:
 def test_what_is_not_measured_of_all_is_used_of_none(busy: tuple[float, float | None], standing: float | None) -> None:
     instances = tuple(Instance(f"MIG-{i}", slices=1, busy_ratio=ratio) for i, ratio in enumerate(busy))
 
-    assert [part.method for part in parts(Sharing(instances=instances, slices=7, standing_ratio=standing))] == [
+    assert [part.method for part in parts(Sharing(instances=instances, slices=7, baseline_power_ratio=standing))] == [
         SLICES,
         SLICES,
     ]
@@ -102,7 +102,7 @@ instances = st.builds(
 def test_parts_are_never_negative_and_never_more_than_the_board(
     found: list[Instance], slices: int, standing: float | None
 ) -> None:
-    made = parts(Sharing(instances=tuple(found), slices=slices, standing_ratio=standing))
+    made = parts(Sharing(instances=tuple(found), slices=slices, baseline_power_ratio=standing))
 
     assert all(part.weight >= 0.0 for part in made)
     assert math.fsum(part.weight for part in made) <= 1.0 + 1e-12

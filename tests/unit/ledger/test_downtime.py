@@ -14,7 +14,7 @@ from tpw.ledger.advance import advance
 from tpw.ledger.books import ROW_SECONDS, Books
 from tpw.ledger.rows import LATE_SECONDS
 from tpw.ledger.tick import Policy, Tick
-from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant, Rate, Standing
+from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant, Rate, StandingCharge
 from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where
 
 GPU = Gpu("GPU-0", 0, max_power_watts=1000.0)
@@ -24,7 +24,7 @@ POLICY = Policy(
     currency="EUR",
     curve=Steps((0.30, 0.10), 1800.0),
     rates=(Rate("hardware", 0.0003),),
-    standing=(Standing("fixed", per_day=86.4),),
+    standing=(StandingCharge("fixed", per_day=86.4),),
 )
 
 

@@ -864,15 +864,15 @@ def test_standing_power_is_the_least_seen_over_what_is_drawn_of_late(driver: Fak
     meter = opened()
     uuid = driver.uuid(0)
     meter.read(uuid)
-    assert meter.sharing(uuid).standing_ratio == 1.0
-    assert meter.sharing(uuid).standing_ratio is None
+    assert meter.sharing(uuid).baseline_power_ratio == 1.0
+    assert meter.sharing(uuid).baseline_power_ratio is None
 
     for watts in (400.0, 600.0):
         begun = driver.gpu(0).set_constant(watts)
         while time.monotonic() < begun:
             pass
         meter.read(uuid)
-    assert meter.sharing(uuid).standing_ratio == 0.2
+    assert meter.sharing(uuid).baseline_power_ratio == 0.2
 
 
 def test_a_gpu_before_hopper_measures_no_activity(driver: FakeNvml) -> None:

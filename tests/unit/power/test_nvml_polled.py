@@ -141,12 +141,12 @@ def test_a_source_that_was_let_go_of_is_down_until_it_is_taken_up_again(polled: 
     polled.look()
     polled.poller.release(time.monotonic() + 5)
     polled.look()
-    down = polled.poller.life.status()
+    down = polled.poller.health.status()
     polled.poller.resume()
     polled.look()
 
     assert (down.up, down.failures, down.detail) == (False, (("disabled", 1),), "the driver was let go of on request")
-    assert polled.poller.life.status().up
+    assert polled.poller.health.status().up
 
 
 def test_holders_of_a_board_that_hangs_cost_nobody_anything(polled: Polled) -> None:

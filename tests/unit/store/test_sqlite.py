@@ -39,7 +39,7 @@ from tpw.model import (
     Ownership,
     Role,
     ServerReading,
-    Standing,
+    StandingCharge,
     State,
     TokenKind,
     TokenSeries,
@@ -336,7 +336,7 @@ def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
     gpus = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
     policy = replace(
         POLICY,
-        standing=(Standing("fixed", per_month=100.0),),
+        standing=(StandingCharge("fixed", per_month=100.0),),
         demand=(DemandRules(price_per_kw_month=10.0),),
         calibration={"GPU-0": Calibration(1.02, 1.0)},
     )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tpw.config import load
 from tpw.config.feeds import Surroundings
 from tpw.config.prices import price_source
-from tpw.model import Reason, SourceError, Standing
+from tpw.model import Reason, SourceError, StandingCharge
 from tpw.snapshot import DemandNow, demand_now
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import Demand, DemandRules, billed_kw, kw_months, recorded, settled
@@ -62,7 +62,7 @@ def month_of(rules: tuple[DemandRules, ...], begin: str, end: str, *loads: tuple
 
 def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> None:
     contract = charges()
-    assert contract.standing == (Standing("fixed", per_month=3897.4),)
+    assert contract.standing == (StandingCharge("fixed", per_month=3897.4),)
     assert [(each.price_per_kw_month, each.window_seconds) for each in contract.demand] == [
         (5.539, 900.0),
         (11.609, 900.0),
@@ -170,12 +170,12 @@ def test_holidays_have_the_hours_of_a_weekend() -> None:
 @pytest.mark.parametrize(
     ("unit", "charge", "standing"),
     [
-        ("$/month", 30.0, Standing("fixed", per_month=30.0)),
-        ("$/year", 120.0, Standing("fixed", per_month=10.0)),
-        ("$/day", 0.5, Standing("fixed", per_day=0.5)),
+        ("$/month", 30.0, StandingCharge("fixed", per_month=30.0)),
+        ("$/year", 120.0, StandingCharge("fixed", per_month=10.0)),
+        ("$/day", 0.5, StandingCharge("fixed", per_day=0.5)),
     ],
 )
-def test_fixed_charge_in_each_unit(unit: str, charge: float, standing: Standing) -> None:
+def test_fixed_charge_in_each_unit(unit: str, charge: float, standing: StandingCharge) -> None:
     found = charges(wanted=frozenset({"fixed"}), fixedchargefirstmeter=charge, fixedchargeunits=unit)
     assert found.standing == (standing,)
 
@@ -247,10 +247,10 @@ def test_contract_has_value_added_tax_as_the_price_has(tmp_path: Path) -> None:
     assert source.contract == Contract()
     source.intervals(world.now, world.now + 60)
     assert [each.price_per_kw_month for each in source.contract.demand] == pytest.approx([5.539 * 1.1, 11.609 * 1.1])
-    assert source.contract.standing == (Standing("fixed", per_month=pytest.approx(3897.4 * 1.1)),)
+    assert source.contract.standing == (StandingCharge("fixed", per_month=pytest.approx(3897.4 * 1.1)),)
     included = world.source(tmp_path, more=", includes_vat: true")
     included.intervals(world.now, world.now + 60)
-    assert included.contract.standing == (Standing("fixed", per_month=3897.4),)
+    assert included.contract.standing == (StandingCharge("fixed", per_month=3897.4),)
     without = world.source(tmp_path, charged="[]")
     without.intervals(world.now, world.now + 60)
     assert without.contract == Contract()

@@ -1,4 +1,4 @@
-"""The life of one source: how often it was read, how often in vain, since when it is down, and why."""
+"""The health of one source: how often it was read, how often in vain, since when it is down, and why."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NOT_HERE = frozenset({Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION})
 """What a machine that has no such thing, or does not let us have it, answers from the first try on."""
 
 
-class SourceLife:
+class SourceHealth:
     """Bookkeeping of one source, of whatever kind. Logs when the source goes down or comes back, and never in between.
 
-    An optional source that a machine does not have is not down: it is left out (see :attr:`is_left_out`), so that nobody is
+    An optional source that a machine does not have is not down: it is left out (see :attr:`is_omitted`), so that nobody is
     called for a meter that nobody asked for. Once it has given a reading it is a source as any other.
 
     Args:
@@ -84,7 +84,7 @@ class SourceLife:
         self._duration = duration_seconds
         self._last_success = self._wall()
         if not self._up:
-            log.info("source up", source=self.name)
+            log.info("source_up", source=self.name)
         self._up = True
         self._down = None
         self._optional = False
@@ -100,12 +100,12 @@ class SourceLife:
         self._down = error
         if is_news:
             # What is forbidden can be allowed: worth a warning where what is not there is not.
-            tell = log.info if self.is_left_out and error.reason is not Reason.PERMISSION else log.warning
-            event = "source not here" if self.is_left_out else "source down"
+            tell = log.info if self.is_omitted and error.reason is not Reason.PERMISSION else log.warning
+            event = "source_omitted" if self.is_omitted else "source_down"
             tell(event, source=self.name, reason=error.reason.value, detail=error.detail, hint=error.hint)
 
     @property
-    def is_left_out(self) -> bool:
+    def is_omitted(self) -> bool:
         """Whether it is optional, has never given a reading, and cannot be had on this machine: no source of it, then, and
         no fault. One that is there and does not work is a fault all the same."""
         return self._optional and self._down is not None and self._down.reason in _NOT_HERE
@@ -137,7 +137,7 @@ def outcome_of(look: Callable[[], _T]) -> _T | SourceError:
     except SourceError as error:
         return error
     except Exception as error:
-        log.exception("source bug")
+        log.exception("source_bug")
         return SourceError(
             Reason.INTERNAL,
             f"a bug in the exporter: {type(error).__name__}: {error}",
