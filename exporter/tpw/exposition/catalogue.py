@@ -1,7 +1,7 @@
-"""Every metric there is, one row each.
+"""The catalogue: one row per metric family.
 
-The exposition emits only what stands here, with exactly these labels; the metric reference in docs/, the dashboards and
-the rules take their names from here. A row is a promise: a name or a label that changes is a breaking change.
+The exposition emits only these families, with exactly these labels. The metric reference in ``docs/``, the dashboards and
+the rules read the names from here. Renaming a metric or a label is a breaking change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """Prometheus metric types that are used here."""
+    """Prometheus metric types in use."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -19,471 +19,490 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family. ``name`` is the sample name on the wire (counters end in ``_total``)."""
+    """One metric family. ``name`` is the sample name, as in the text format."""
 
     name: str
-    kind: Kind
     labels: tuple[str, ...]
     """Names, in the order in which the exposition emits their values."""
     help: str
     absent: str = ""
-    """What it means when a series is not there. "" where it is always there for what it describes."""
+    """Why a series can be missing; "" where it is always present."""
+
+    @property
+    def kind(self) -> Kind:
+        """A counter ends in ``_total``; everything else is a gauge."""
+        return Kind.COUNTER if self.name.endswith("_total") else Kind.GAUGE
 
 
 _GPU = ("gpu", "uuid")
 _SERVER = ("server",)
 _MODEL = ("server", "model")
 
+_NO_READING = "The GPU does not report it, or the GPU does not answer."
+_NO_ENERGY = "The GPU reports neither energy nor power."
+_NO_TARIFF = "No tariff is configured, or the GPU reports no energy."
+_NO_SERVER_ENERGY = "The GPUs of the server are unknown, or they report no energy."
+_NO_DEMAND = "No demand charge is configured."
+_NO_NEXT_PRICE = "No later price change is known."
+_NO_WINDOW = "The server has been read fewer than two times."
+
 CATALOGUE: tuple[Metric, ...] = (
     # ---------------------------------------------------------------------------------------------------------- GPUs
     Metric(
         "tpw_gpu_info",
-        Kind.GAUGE,
         (*_GPU, "name", "vendor", "architecture", "driver_version", "power_scope", "energy_method"),
-        "What the GPU is and how its energy is measured; always 1.",
+        "Identity of the GPU and how its energy is measured, from NVML or the configured meter; always 1.",
     ),
-    Metric("tpw_gpu_up", Kind.GAUGE, _GPU, "1 while the GPU answers; a lost GPU stays, at 0."),
+    Metric(
+        "tpw_gpu_up",
+        _GPU,
+        "1 if the GPU answered its last read (NVML or the configured meter), 0 if it did not. A lost GPU stays at 0.",
+    ),
     Metric(
         "tpw_gpu_power_watts",
-        Kind.GAUGE,
         _GPU,
-        "Power the board draws now, as its sensor reports it.",
-        absent="The board does not tell its power, or does not answer.",
+        "Power the GPU draws, in watts, from its sensor (NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT or "
+        "nvmlDeviceGetPowerUsage, or the configured meter), with `calibration` applied.",
+        _NO_READING,
     ),
     Metric(
         "tpw_gpu_power_limit_watts",
-        Kind.GAUGE,
         _GPU,
-        "Power limit in force.",
-        absent="The board has no limit to tell, or does not answer.",
+        "Power limit the GPU enforces, in watts (nvmlDeviceGetEnforcedPowerLimit, or the configured meter).",
+        _NO_READING,
     ),
     Metric(
         "tpw_gpu_power_smoothing_floor_watts",
-        Kind.GAUGE,
         _GPU,
-        "Power below which the board's power smoothing holds it up on purpose: idle and decode draw at least this much.",
-        absent="The board has no power smoothing (Blackwell has), it is switched off, or the board does not answer.",
+        "Power, in watts, below which NVIDIA power smoothing does not let the GPU fall, even when it is idle "
+        "(NVML_FI_PWR_SMOOTHING_APPLIED_TMP_FLOOR).",
+        "The GPU has no power smoothing (Blackwell has), it is disabled, or the GPU does not answer.",
     ),
     Metric(
         "tpw_gpu_energy_joules_total",
-        Kind.COUNTER,
         _GPU,
-        "Energy of the board: every joule that was accepted.",
-        absent="The board reports neither energy nor power.",
+        "Energy of the GPU in joules, as booked: the difference of its energy counter (NVML_FI_DEV_ENERGY, "
+        "nvmlDeviceGetTotalEnergyConsumption or the configured meter) or the integral of its power.",
+        _NO_ENERGY,
     ),
     Metric(
         "tpw_gpu_state_energy_joules_total",
-        Kind.COUNTER,
         (*_GPU, "state"),
-        "The same joules by what the GPU was doing: active, parked (a model loaded, no work) or idle (nobody owns it).",
-        absent="The board reports neither energy nor power.",
+        "Energy of the GPU in joules, from the books, by state: active (an owning server was working), parked (owned, "
+        "no work), idle (no owner). The states sum to tpw_gpu_energy_joules_total.",
+        _NO_ENERGY,
     ),
     Metric(
         "tpw_gpu_state_facility_energy_joules_total",
-        Kind.COUNTER,
         (*_GPU, "state"),
-        "The same with the GPU's share of the host, times PUE (boundary facility).",
-        absent="The board reports neither energy nor power.",
+        "Energy of the GPU plus its share of the host, times PUE, in joules (boundary facility), from the books, by "
+        "state.",
+        _NO_ENERGY,
     ),
-    Metric("tpw_gpu_state_seconds_total", Kind.COUNTER, (*_GPU, "state"), "Time by what the GPU was doing."),
+    Metric(
+        "tpw_gpu_state_seconds_total",
+        (*_GPU, "state"),
+        "Time the GPU was active, parked or idle, in seconds, from the books.",
+    ),
     Metric(
         "tpw_gpu_state_cost_total",
-        Kind.COUNTER,
         (*_GPU, "state", "component", "currency"),
-        "What that time cost: component energy is the facility energy at the price of its moment, the others run with "
+        "Cost of the GPU in `currency`, from the books, by state and component. Component energy is facility energy "
+        "at the electricity price of that moment; the other components (`costs`, fixed charges of `tariff`) run with "
         "time.",
-        absent="No currency is configured; for component energy also: no tariff, or the board reports no energy.",
+        "No currency is configured. For component energy also: no tariff is configured, or the GPU reports no energy.",
     ),
     Metric(
         "tpw_gpu_state_credit_total",
-        Kind.COUNTER,
         (*_GPU, "state", "currency"),
-        "What negative electricity prices paid back for that time: the net cost is the cost less this.",
-        absent="No tariff is configured, or the board reports no energy.",
+        "Money that negative electricity prices paid back for the GPU, in `currency`, from the books, by state. Net "
+        "cost is cost minus credit.",
+        _NO_TARIFF,
     ),
     Metric(
-        "tpw_gpu_unmetered_seconds_total", Kind.COUNTER, _GPU, "Time for which no trustworthy energy reading exists."
+        "tpw_gpu_unmetered_seconds_total",
+        _GPU,
+        "Time without a trustworthy energy reading of the GPU, in seconds, from the books. Its energy is not counted.",
     ),
     Metric(
         "tpw_gpu_energy_anomalies_total",
-        Kind.COUNTER,
         (*_GPU, "reason"),
-        "Energy readings that were not believed, by reason.",
-        absent="None of that reason happened.",
+        "Energy readings of the GPU that were rejected, by reason (reset, backwards, implausible, frozen, zero, ...), "
+        "counted by the exporter.",
+        "No reading was rejected for that reason.",
     ),
     Metric(
         "tpw_gpu_utilization_ratio",
-        Kind.GAUGE,
         _GPU,
-        "Share of time with at least one kernel resident, 0 to 1.",
-        absent="The board does not tell, or does not answer.",
+        "Share of time in which at least one kernel ran on the GPU, 0 to 1 (nvmlDeviceGetUtilizationRates, or the "
+        "configured meter). It does not show how busy the GPU was.",
+        _NO_READING,
     ),
     Metric(
         "tpw_gpu_memory_used_bytes",
-        Kind.GAUGE,
         _GPU,
-        "Device memory in use.",
-        absent="The board does not tell, or does not answer.",
+        "Device memory in use on the GPU, in bytes (nvmlDeviceGetMemoryInfo, or the configured meter).",
+        _NO_READING,
     ),
     Metric(
         "tpw_gpu_memory_total_bytes",
-        Kind.GAUGE,
         _GPU,
-        "Device memory there is.",
-        absent="The board does not tell, or does not answer.",
+        "Device memory of the GPU, in bytes (nvmlDeviceGetMemoryInfo, or the configured meter).",
+        _NO_READING,
     ),
     Metric(
         "tpw_gpu_temperature_celsius",
-        Kind.GAUGE,
         _GPU,
-        "Temperature of the GPU.",
-        absent="The board does not tell, or does not answer.",
+        "Temperature of the GPU in degrees Celsius (nvmlDeviceGetTemperature, or the configured meter).",
+        _NO_READING,
     ),
     Metric(
         "tpw_gpu_throttle_seconds_total",
-        Kind.COUNTER,
         (*_GPU, "reason"),
-        "Time the clocks were held down, by reason.",
-        absent="The driver does not count it.",
+        "Time the clocks of the GPU were reduced, in seconds, by reason: sw_power_cap, sw_thermal, hw_thermal, "
+        "hw_power_brake (NVML_FI_DEV_CLOCKS_EVENT_REASON_*).",
+        "The driver does not count it.",
     ),
     Metric(
         "tpw_gpu_instance_estimated_energy_joules_total",
-        Kind.COUNTER,
         (*_GPU, "gpu_instance", "profile", "method"),
-        "Estimated part of the GPU's energy that an instance of it (MIG) took: no instance has a meter. All of a GPU's sum "
-        "to its energy or less. method gpm: by how busy each was, slices: by its compute slices.",
-        absent="The GPU is not partitioned, or its instances are not known.",
+        "Estimated energy of one MIG instance, in joules, from the books: instances have no meter of their own. "
+        "Method gpm weighs by how busy each instance was, slices by its compute slices. The sum over instances is at "
+        "most the energy of the GPU.",
+        "The GPU is not partitioned, or its instances are unknown.",
     ),
     Metric(
         "tpw_gpu_calibration_gain_ratio",
-        Kind.GAUGE,
         _GPU,
-        "Factor of the configuration that the board's power and energy are multiplied by.",
-        absent="None is configured for the GPU.",
+        "Factor by which the measured power and energy of the GPU are multiplied, from `calibration` in the "
+        "configuration.",
+        "No calibration is configured for the GPU.",
     ),
     Metric(
         "tpw_gpu_calibration_offset_watts",
-        Kind.GAUGE,
         _GPU,
-        "Watts of the configuration that are added to the board's after that.",
-        absent="None is configured for the GPU.",
+        "Offset in watts that is added to the measured power of the GPU after the gain, from `calibration` in the "
+        "configuration.",
+        "No calibration is configured for the GPU.",
     ),
     Metric(
         "tpw_energy_unpriced_joules_total",
-        Kind.COUNTER,
         _GPU,
-        "Facility joules for whose moment no price was known when they were counted.",
-        absent="No tariff is configured, or the board reports no energy.",
+        "Facility energy of the GPU, in joules, that had no electricity price when it was booked.",
+        _NO_TARIFF,
     ),
     Metric(
         "tpw_energy_late_priced_joules_total",
-        Kind.COUNTER,
         _GPU,
-        "Unpriced joules whose price arrived later: their cost was counted then.",
-        absent="No tariff is configured, or the board reports no energy.",
+        "Facility energy of the GPU, in joules, that was booked without a price and priced later. Its cost is counted "
+        "when the price arrives.",
+        _NO_TARIFF,
     ),
     Metric(
         "tpw_gpu_state_emissions_grams_total",
-        Kind.COUNTER,
         (*_GPU, "state", "basis"),
-        "CO2 equivalent of the GPU's facility energy, by state.",
-        absent="No carbon intensity is configured, or the board reports no energy.",
+        "Emissions of the facility energy of the GPU, in grams of CO2 equivalent, at the grid carbon intensity of "
+        "that moment, by state, from the books.",
+        "No carbon intensity is configured, or the GPU reports no energy.",
     ),
     Metric(
         "tpw_emissions_unknown_joules_total",
-        Kind.COUNTER,
         _GPU,
-        "Facility joules for whose moment no carbon intensity was known: their grams are missing.",
-        absent="No carbon intensity is configured.",
+        "Facility energy of the GPU, in joules, that had no carbon intensity when it was booked. Its emissions are "
+        "not counted.",
+        "No carbon intensity is configured.",
     ),
     # ---------------------------------------------------------------------------------------------------------- host
     Metric(
         "tpw_host_power_watts",
-        Kind.GAUGE,
         ("component",),
-        "Power of a host component (cpu, dram, node) now.",
-        absent="No meter of the host is readable (RAPL, hwmon, a BMC), or its first interval is not over.",
+        "Power of a host component (cpu, dram, node, ...), in watts: the mean between its last two readings, from "
+        "RAPL, hwmon or a BMC.",
+        "No host meter is readable (RAPL, hwmon, BMC), or its first interval is not complete.",
     ),
     Metric(
         "tpw_host_energy_joules_total",
-        Kind.COUNTER,
         ("component",),
-        "Energy of a host component.",
-        absent="No meter of the host is readable.",
+        "Energy of a host component (cpu, dram, node, ...), in joules, from RAPL, hwmon or a BMC.",
+        "No host meter is readable.",
     ),
     Metric(
         "tpw_host_share_info",
-        Kind.GAUGE,
         ("method",),
-        "How the host's part of facility energy is found: node_minus_gpus, components (CPU and memory), in_gpus (the "
-        "boards' meters hold the CPU), none; always 1.",
-        absent="No GPU was seen.",
+        "How the host is counted in facility energy; always 1. Method node_minus_gpus: node meter minus GPUs; "
+        "components: CPU and memory; in_gpus: the GPU meters include the CPU; none: not counted.",
+        "No GPU was found.",
     ),
     # ------------------------------------------------------------------------------------------------------- servers
     Metric(
         "tpw_server_up",
-        Kind.GAUGE,
         _SERVER,
-        "1 while the server's counters can be read.",
-        absent="Nothing is read from it: its counters are elsewhere, or it is no longer configured.",
+        "1 if the metrics page of the server was read on the last attempt, 0 if not.",
+        "The server has no metrics page here, or it is no longer configured or found.",
     ),
     Metric(
         "tpw_server_info",
-        Kind.GAUGE,
         ("server", "engine", "cadence", "version", "attribution"),
-        "What serves, when its output counter moves, and how its GPUs are known; always 1.",
-        absent="The server is no longer configured or found; its counters stay.",
+        "Engine and version of the server, when its output counter moves (cadence), and how its GPUs were found "
+        "(attribution), from its metrics page and process; always 1.",
+        "The server is no longer configured or found; its counters stay.",
     ),
     Metric(
         "tpw_server_gpu",
-        Kind.GAUGE,
         ("server", "gpu", "uuid"),
-        "1 for every GPU the server owns now.",
-        absent="The server owns no GPU now, or which ones is not known.",
+        "1 for each GPU the server owns now, from the configuration or from the processes on the GPU (NVML).",
+        "The server owns no GPU now, or its GPUs are unknown.",
     ),
     Metric(
         "tpw_server_gpu_share_ratio",
-        Kind.GAUGE,
         ("server", "gpu", "uuid", "method"),
-        "Share of the GPU's time and energy that is the server's now. method sole: it alone works there, sm: by use of the "
-        "multiprocessors, even: the driver does not tell, gpm and slices: by instance (MIG).",
-        absent="The server owns no GPU now, or which ones is not known.",
+        "Share of the GPU's time and energy that is booked to the server now, 0 to 1. Method sole: no other server is "
+        "working there; sm: by SM utilization per process (NVML); even: the driver does not report it, split evenly; "
+        "gpm, slices: by MIG instance.",
+        "The server owns no GPU now, or its GPUs are unknown.",
     ),
     Metric(
         "tpw_server_tokens_total",
-        Kind.COUNTER,
         ("server", "model", "kind"),
-        "Tokens by kind: input (computed prompt), cached_input (prompt from the prefix cache), output. Disjoint.",
-        absent="The server was never read, or its engine does not count that kind.",
+        "Tokens of the server by kind, from the token counters of the engine: input (prompt tokens computed), "
+        "cached_input (prompt tokens from the prefix cache), output (generated). The kinds are disjoint.",
+        "The server was never read, or its engine does not count that kind.",
     ),
     Metric(
         "tpw_server_requests_total",
-        Kind.COUNTER,
         _MODEL,
-        "Requests finished.",
-        absent="The engine does not count finished requests.",
+        "Requests the server has finished, from the request counter of the engine.",
+        "The engine does not count finished requests.",
     ),
     Metric(
         "tpw_server_requests_running",
-        Kind.GAUGE,
         _MODEL,
-        "Requests being worked on.",
-        absent="The engine does not tell, or the server is down.",
+        "Requests the server is processing, from the gauge of the engine.",
+        "The engine does not report it, or the server is down.",
     ),
     Metric(
         "tpw_server_requests_waiting",
-        Kind.GAUGE,
         _MODEL,
-        "Requests in the server's queue.",
-        absent="The engine does not tell, or the server is down.",
+        "Requests in the queue of the server, from the gauge of the engine.",
+        "The engine does not report it, or the server is down.",
     ),
     Metric(
         "tpw_server_energy_joules_total",
-        Kind.COUNTER,
         (*_MODEL, "state"),
-        "Energy of the boards the server owns (boundary gpu), by state.",
-        absent="It is not known which GPUs are its own, or they report no energy.",
+        "Energy of the server's share of its GPUs, in joules (boundary gpu), from the books, by state: active or "
+        "parked.",
+        _NO_SERVER_ENERGY,
     ),
     Metric(
         "tpw_server_facility_energy_joules_total",
-        Kind.COUNTER,
         (*_MODEL, "state"),
-        "The same with the server's share of the host, times PUE (boundary facility).",
-        absent="It is not known which GPUs are its own, or they report no energy.",
+        "Energy of the server's share of its GPUs and of the host, times PUE, in joules (boundary facility), from the "
+        "books, by state: active or parked.",
+        _NO_SERVER_ENERGY,
     ),
     Metric(
         "tpw_server_cost_total",
-        Kind.COUNTER,
         (*_MODEL, "state", "component", "currency"),
-        "What the server cost, by component, priced at the moment of use.",
-        absent="No currency is configured, or it is not known which GPUs are its own.",
+        "Cost of the server in `currency`, from the books, by state and component. Component energy is facility "
+        "energy at the electricity price of that moment; the other components (`costs`, fixed charges of `tariff`) "
+        "run with time.",
+        "No currency is configured, or the GPUs of the server are unknown.",
     ),
     Metric(
         "tpw_server_credit_total",
-        Kind.COUNTER,
         (*_MODEL, "state", "currency"),
-        "What negative electricity prices paid back.",
-        absent="No tariff is configured, or it is not known which GPUs are its own, or they report no energy.",
+        "Money that negative electricity prices paid back for the server, in `currency`, from the books, by state. "
+        "Net cost is cost minus credit.",
+        "No tariff is configured, the GPUs of the server are unknown, or they report no energy.",
     ),
     Metric(
         "tpw_server_reference_cost_total",
-        Kind.COUNTER,
         (*_MODEL, "reference", "currency"),
-        "What the same tokens (API prices) or the same GPU time (rented) would have cost elsewhere.",
-        absent="No reference is configured.",
+        "Cost of the same work elsewhere, in `currency`: the server's tokens at an API price, or its GPU time at a "
+        "rental price, from `references` in the configuration.",
+        "No reference is configured.",
     ),
     Metric(
         "tpw_server_work_units_total",
-        Kind.COUNTER,
         (*_MODEL, "unit"),
-        "Work where tokens are not the measure: audio seconds, images, requests.",
-        absent="The engine counts no such work.",
+        "Work of the server where tokens are not the measure, in `unit` (audio seconds, images, requests), from the "
+        "counters of the engine.",
+        "The engine counts no such work.",
     ),
     Metric(
         "tpw_server_emissions_grams_total",
-        Kind.COUNTER,
         (*_MODEL, "state", "basis"),
-        "CO2 equivalent of the server's facility energy.",
-        absent="No carbon intensity is known.",
+        "Emissions of the facility energy of the server, in grams of CO2 equivalent, at the grid carbon intensity of "
+        "that moment, by state, from the books.",
+        "No carbon intensity is known.",
     ),
     # --------------------------------------------------------------------------------------------------- live ratios
     Metric(
         "tpw_tokens_per_second",
-        Kind.GAUGE,
         (*_MODEL, "kind"),
-        "Tokens per second over the window; kind output or total.",
-        absent="Fewer than two looks at the server so far, or its engine does not count that kind.",
+        "Token rate of the server over tpw_window_seconds, in tokens per second, from the token counters of the "
+        "engine. Kind output or total.",
+        "The server has been read fewer than two times, or its engine does not count that kind.",
     ),
     Metric(
         "tpw_tokens_per_watt",
-        Kind.GAUGE,
         (*_MODEL, "kind", "boundary"),
-        "Tokens per second per watt = tokens per joule over the window, all energy of the server's GPUs included.",
-        absent="As tokens per second; also while its GPUs used no energy or were metered for less than 95 % of the window, "
-        "and where it has GPUs on other nodes (`spans_nodes`).",
+        "Tokens per second per watt, which is tokens per joule, over tpw_window_seconds, from the books. The energy "
+        "includes parked time of the server's GPUs.",
+        "The server has been read fewer than two times, its engine does not count that kind, its GPUs used no energy "
+        "or were metered for less than 95 % of the window, or it has GPUs on other nodes (`spans_nodes`).",
     ),
     Metric(
         "tpw_cost_per_token",
-        Kind.GAUGE,
         (*_MODEL, "kind", "scope", "currency"),
-        "Money per token over the window; absent when no token was made.",
-        absent="No token was made, no tariff is configured, some of the window had no price or no meter, or the server has "
-        "GPUs on other nodes (`spans_nodes`).",
+        "Cost per token in `currency` over tpw_window_seconds, from the books. Scope energy: electricity alone; full: "
+        "all components.",
+        "No token was generated, no tariff is configured, part of the window had no price or no meter, or the server "
+        "has GPUs on other nodes (`spans_nodes`).",
     ),
     Metric(
         "tpw_window_seconds",
-        Kind.GAUGE,
         _SERVER,
-        "The window the live ratios span.",
-        absent="Fewer than two looks at the server so far.",
+        "Length of the window of tpw_tokens_per_second, tpw_tokens_per_watt and tpw_cost_per_token, in seconds, from "
+        "`polling.window` in the configuration; longer for engines that count at request end.",
+        _NO_WINDOW,
     ),
     # --------------------------------------------------------------------------------------------------------- money
     Metric(
         "tpw_electricity_price_per_kwh",
-        Kind.GAUGE,
         ("currency",),
-        "All-in electricity price in force now.",
-        absent="No tariff is configured, or no price is known for now (state missing).",
+        "Electricity price in force now, all-in, in `currency` per kWh, from the tariff.",
+        "No tariff is configured, or the current price is unknown (state missing).",
     ),
     Metric(
         "tpw_electricity_price_state",
-        Kind.GAUGE,
         ("state",),
-        "1 for the state of the price in force.",
-        absent="No tariff is configured.",
+        "1 for the state of the electricity price in force: final, preliminary, forecast, fallback or missing, from "
+        "the tariff.",
+        "No tariff is configured.",
     ),
     Metric(
         "tpw_electricity_price_next_change_timestamp_seconds",
-        Kind.GAUGE,
         (),
-        "When the price changes next, Unix time.",
-        absent="No later change is known yet.",
+        "Time of the next change of the electricity price, as a Unix timestamp in seconds, from the tariff.",
+        _NO_NEXT_PRICE,
     ),
     Metric(
         "tpw_electricity_price_next_per_kwh",
-        Kind.GAUGE,
         ("currency",),
-        "The price after that change.",
-        absent="No later change is known yet.",
+        "Electricity price after the next change, all-in, in `currency` per kWh, from the tariff.",
+        _NO_NEXT_PRICE,
     ),
     Metric(
         "tpw_reference_price_per_token",
-        Kind.GAUGE,
         ("reference", "kind", "currency"),
-        "What the same token costs elsewhere.",
-        absent="No reference with a price per token is configured.",
+        "Price of one token elsewhere, in `currency`, from `references` in the configuration.",
+        "No reference with a price per token is configured.",
     ),
     Metric(
         "tpw_grid_carbon_grams_per_kwh",
-        Kind.GAUGE,
         ("basis",),
-        "Carbon intensity of the grid now.",
-        absent="No carbon intensity is known.",
+        "Carbon intensity of the grid now, in grams of CO2 equivalent per kWh, from `carbon` in the configuration or "
+        "its feed.",
+        "No carbon intensity is known.",
     ),
     Metric(
         "tpw_demand_interval_watts",
-        Kind.GAUGE,
         (),
-        "Mean power of the demand interval that is forming.",
-        absent="No demand charge is configured.",
+        "Mean facility power of the current demand interval so far, in watts, from the books.",
+        _NO_DEMAND,
     ),
     Metric(
         "tpw_demand_peak_watts",
-        Kind.GAUGE,
         (),
-        "Highest demand interval of the billing month.",
-        absent="No demand charge is configured.",
+        "Highest mean power of a demand interval in the billing month, in watts, from the books.",
+        _NO_DEMAND,
     ),
     Metric(
         "tpw_demand_price_per_kw_month",
-        Kind.GAUGE,
         ("currency",),
-        "What one kW of the month's peak costs.",
-        absent="No demand charge is configured.",
+        "Price of one kW of the monthly demand peak, in `currency`, from `tariff` in the configuration.",
+        _NO_DEMAND,
     ),
     Metric(
         "tpw_facility_pue_ratio",
-        Kind.GAUGE,
         (),
-        "Power usage effectiveness that energy is multiplied with now.",
+        "Power usage effectiveness by which energy is multiplied now, from `facility.pue` in the configuration or its "
+        "query.",
     ),
     # ------------------------------------------------------------------------------------------------------- sources
     Metric(
         "tpw_source_up",
-        Kind.GAUGE,
         ("source",),
-        "1 while the source's last read succeeded.",
-        absent="There is no such source: also a meter that is only a default (nvml, rapl) and that this machine does not "
-        "have or does not let the exporter read.",
+        "1 if the last read of the source succeeded, 0 if it failed.",
+        "There is no such source. A meter that is only a default (nvml, rapl) and that this machine lacks or does not "
+        "permit is not listed.",
     ),
     Metric(
         "tpw_source_read_duration_seconds",
-        Kind.GAUGE,
         ("source",),
-        "How long the last read took.",
-        absent="The source was not tried yet.",
+        "Duration of the last read of the source, in seconds, measured by the exporter.",
+        "The source has not been read yet.",
     ),
     Metric(
         "tpw_source_last_success_timestamp_seconds",
-        Kind.GAUGE,
         ("source",),
-        "When the source last gave a reading.",
-        absent="The source has not given a reading since the exporter started.",
+        "Time of the last successful read of the source, as a Unix timestamp in seconds.",
+        "No read has succeeded since the exporter started.",
     ),
-    Metric("tpw_source_reads_total", Kind.COUNTER, ("source",), "Reads that were tried."),
+    Metric(
+        "tpw_source_reads_total",
+        ("source",),
+        "Reads of the source that were attempted, counted by the exporter.",
+    ),
     Metric(
         "tpw_source_read_failures_total",
-        Kind.COUNTER,
         ("source", "reason"),
-        "Reads that failed, by reason.",
-        absent="No read failed for that reason.",
+        "Reads of the source that failed, by reason, counted by the exporter.",
+        "No read failed for that reason.",
     ),
     # ------------------------------------------------------------------------------------------------------ exporter
-    Metric("tpw_build_info", Kind.GAUGE, ("version", "python_version"), "What runs; always 1."),
+    Metric(
+        "tpw_build_info",
+        ("version", "python_version"),
+        "Version of the exporter and of Python; always 1.",
+    ),
     Metric(
         "tpw_config_last_reload_successful",
-        Kind.GAUGE,
         (),
-        "1 while the configuration in force is the file as it stands.",
+        "1 if the last load of the configuration file succeeded, 0 if an older configuration is still in force.",
     ),
-    Metric("tpw_snapshot_timestamp_seconds", Kind.GAUGE, (), "When the numbers of this page were taken, Unix time."),
-    Metric("tpw_polls_total", Kind.COUNTER, (), "Polling ticks that were run."),
     Metric(
-        "tpw_polls_skipped_total", Kind.COUNTER, (), "Polling ticks that were skipped because one was still running."
+        "tpw_snapshot_timestamp_seconds",
+        (),
+        "Time at which the values on this page were read, as a Unix timestamp in seconds.",
     ),
-    Metric("tpw_poll_lag_seconds", Kind.GAUGE, (), "How late the last polling tick began."),
+    Metric(
+        "tpw_polls_total",
+        (),
+        "Polling ticks that were run, counted by the exporter.",
+    ),
+    Metric(
+        "tpw_polls_skipped_total",
+        (),
+        "Polling ticks that were skipped because an earlier one was still running, counted by the exporter.",
+    ),
+    Metric(
+        "tpw_poll_lag_seconds",
+        (),
+        "Delay between the scheduled and the actual start of the last polling tick, in seconds.",
+    ),
     Metric(
         "tpw_store_last_write_timestamp_seconds",
-        Kind.GAUGE,
         (),
-        "When the books were last written to disk.",
-        absent="The books were not written yet, or no state directory is configured.",
+        "Time of the last write of the books to the state directory, as a Unix timestamp in seconds.",
+        "The books have not been written yet, or no state directory is configured.",
     ),
     Metric(
         "tpw_exposition_dropped_samples_total",
-        Kind.COUNTER,
         (),
-        "Samples left out of a page because they were not finite or not as the catalogue says: a bug in the exporter.",
+        "Samples omitted from /metrics because they were not finite or did not match the catalogue; each is a bug in "
+        "the exporter.",
     ),
 )
 

@@ -18,7 +18,7 @@ from tpw.exposition.catalogue import Kind, Metric
 from tpw.exposition.render import Format, header, number
 
 _FAMILIES = tuple(
-    Metric(f"process_{name}", kind, (), text)
+    Metric(f"process_{name}", (), text)
     for name, kind, text in (
         ("virtual_memory_bytes", Kind.GAUGE, "Virtual memory size in bytes."),
         ("resident_memory_bytes", Kind.GAUGE, "Resident memory size in bytes."),
