@@ -107,8 +107,8 @@ kubernetes: $(VENV)/.dev ## deploy/kubernetes, rendered from the Helm chart
 	$(BIN)/python scripts/render_kubernetes.py
 
 .PHONY: goldens
-goldens: $(VENV)/.dev ## Rewrite the expected pages of tests/golden and tests/captures; look at the diff
-	UPDATE_GOLDEN=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
+goldens: $(VENV)/.dev ## Rewrite the expected pages of tests/golden and tests/captures; review the diff (ONLY=one test file)
+	UPDATE_GOLDEN=1 $(BIN)/pytest $(or $(ONLY),tests/unit) $(PYTEST_ARGS)
 
 # What differs from the last commit, as one number.
 CHANGES := { git diff HEAD; git ls-files -z --others --exclude-standard | xargs -0r sha256sum; } | sha256sum

@@ -75,7 +75,9 @@ def _problems_of(mapping: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _dialect(mapping: Mapping[str, Any]) -> Dialect:
-    return Dialect.from_mapping(
+    from tpw.tokens.mapping import dialect_from_mapping  # only users with dialects of their own pay for it
+
+    return dialect_from_mapping(
         {key: value for key, value in mapping.items() if key != "name"}, name=str(mapping.get("name"))
     )
 
@@ -128,7 +130,9 @@ def token_source(
     dialect: Dialect | None = None
     if server.engine == "custom":
         words = {role: {"metric": chosen.metric, "match": dict(chosen.match)} for role, chosen in server.tokens.items()}
-        dialect = Dialect.from_mapping(words)
+        from tpw.tokens.mapping import dialect_from_mapping
+
+        dialect = dialect_from_mapping(words)
     elif server.engine is not None:
         dialect = next(row for row in rows if row.name == server.engine)
     tls = server.tls

@@ -1,36 +1,34 @@
-"""What an inference engine calls its counters, as data.
+"""How inference engines name their counters, as data. Nothing here reads or parses.
 
-A :class:`Dialect` is one row: where an engine publishes its page, how the page is recognised, which samples count what,
-and what to tell a person when the samples are not there. The rows are in :mod:`tpw.tokens.engines`; a user's own mapping
-becomes a row through :meth:`Dialect.from_mapping`. Nothing here reads or parses.
+A :class:`Dialect` is one row: where an engine publishes its metrics page, how the page is recognised, which samples count
+what, and which setting of the engine switches them on. The built-in rows are in :mod:`tpw.tokens.engines`;
+:mod:`tpw.tokens.mapping` makes a row from a user's configuration.
 
-For every quantity there is an ordered list of candidates, best first: engines rename their counters, and one that moves
-at every step is worth more than one that moves when a request ends. The first candidate a page declares or samples is
-taken (see :mod:`tpw.tokens.reading` for how long it is kept).
+Each quantity has an ordered list of candidates, best first: engines rename their counters, and a counter that moves at
+every step is preferred to one that moves when a request ends. The first candidate that a page declares or samples is
+used (see :mod:`tpw.tokens.reading` for how long).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from tpw.model import Cadence, Role
 
 
 class Kind(StrEnum):
-    """How a candidate stands on the page."""
+    """How a candidate appears on the page."""
 
     COUNTER = "counter"
-    """The sample is the name; ``_total`` may be there or not, whatever the row says."""
+    """The sample has this name, with or without ``_total``, whichever of the two the row has."""
     HISTOGRAM_SUM = "histogram_sum"
-    """The name is a histogram or summary; its ``_sum`` is the counter."""
+    """The name of a histogram or summary; its ``_sum`` is the counter."""
     GAUGE = "gauge"
 
 
 class Level(StrEnum):
-    """Where in a request's way a server counts. Tokens of two levels are never added: they are the same tokens."""
+    """Where on a request's path a server counts. Tokens of two levels are never added: they are the same tokens."""
 
     ENGINE = "engine"
     FRONTEND = "frontend"
@@ -38,12 +36,12 @@ class Level(StrEnum):
 
 
 class Climb(StrEnum):
-    """Where an engine's GPU processes are, seen from its listening socket."""
+    """Where an engine's GPU processes are, relative to the process that listens."""
 
     SELF = "self"
-    """The listener itself or its descendants."""
+    """The listener or its descendants."""
     ANCESTOR = "ancestor"
-    """Siblings of the listener: up to what started both, then down."""
+    """Possibly siblings of the listener: up to the common ancestor, then down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +50,11 @@ class Candidate:
 
     Args:
         name: the sample's name without the engine's prefix; for ``HISTOGRAM_SUM`` the name of the histogram.
-        match: label values the sample must have; a label that stands twice may have either.
-        unless: label values that it must not have.
-        cadence: when it moves, where that differs from the row's.
-        role: what it counts, where that differs from its list's (a prompt counter that includes cached tokens stands in
-            the ``input`` list with ``Role.PROMPT``).
+        match: label values the sample must have; a label that is listed twice may have either value.
+        unless: label values it must not have.
+        cadence: when it moves, if different from the row's.
+        role: what it counts, if different from its list's (a prompt counter that includes cached tokens is in the
+            ``input`` list with ``Role.PROMPT``).
     """
 
     name: str
@@ -69,7 +67,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A counter of work where tokens are not the measure: its unit and its candidates."""
+    """A counter of work for engines that are not measured in tokens: its unit and its candidates."""
 
     unit: str
     candidates: tuple[Candidate, ...]
@@ -87,7 +85,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A value in a JSON answer: the path to GET and the keys and positions that lead to it."""
+    """A value in a JSON document: the path to GET and the keys and indices that lead to the value."""
 
     path: str
     pointer: tuple[str | int, ...]
@@ -95,14 +93,14 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where an engine, whose output counter moves when a request ends, tells how far the requests in work are: a JSON list.
+    """A JSON list of running requests, for an engine whose output counter moves only when a request ends.
 
     Args:
-        path: beside the page: ``/slots`` for a page at ``/metrics``. Asked only while requests are running.
-        busy: key of an entry that is true while it works.
-        identity: keys of an entry that together name its request.
-        tokens: where an entry has its output tokens so far; the first that is there.
-        note: what to tell where it is switched off.
+        path: relative to the page: ``/slots`` for a page at ``/metrics``. Requested only while requests are running.
+        busy: key that is true in the entry of a running request.
+        identity: keys that together identify the request.
+        tokens: where an entry has its output tokens so far; the first pointer that leads to a number is used.
+        note: which setting of the engine enables the list.
     """
 
     path: str
@@ -114,10 +112,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """How an engine's processes are called.
+    """Names of an engine's processes.
 
-    Patterns are beginnings of the process title or ``comm`` (which the kernel cuts to 15 characters; a longer pattern is
-    compared as cut), or the base name of a word at the head of the command line.
+    A pattern is a prefix of the process title or of ``comm`` (which the kernel truncates to 15 characters; a longer
+    pattern is truncated too), or the base name of a program, script or module on the command line.
     """
 
     listener: tuple[str, ...] = ()
@@ -127,49 +125,51 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One engine. See the module's text; sources of the facts are beside the rows."""
+    """One engine. The source of each fact is beside its row."""
 
     name: str
     mark: Mark = Mark()
     prefixes: tuple[str, ...] = ("",)
     """Spellings of the prefix that all candidate names share, the usual one first."""
     paths: tuple[str, ...] = ("/metrics",)
-    """Where the page is, the usual place first; tried in order on a base address. Query parameters included."""
+    """Paths of the page, the usual one first; tried in order on a base address. Query parameters included."""
     port: int | None = None
     other_ports: tuple[int, ...] = ()
     level: Level = Level.ENGINE
     cadence: Cadence = Cadence.FINISH
-    """When counters move that say nothing else."""
+    """When counters move that have no cadence of their own."""
     output: tuple[Candidate, ...] = ()
     input: tuple[Candidate, ...] = ()
     cached_input: tuple[Candidate, ...] = ()
     prompt: tuple[Candidate, ...] = ()
-    """All prompt tokens, beside an ``input`` without the cached ones: for engines that count cached ones nowhere. Not a
-    sample that stands in ``input`` too: it would be counted twice."""
+    """All prompt tokens, beside an ``input`` without the cached ones: for engines that have no counter of cached tokens.
+    Not a sample that is in ``input`` too: it would be counted twice."""
     requests: tuple[Candidate, ...] = ()
     running: tuple[Candidate, ...] = ()
     waiting: tuple[Candidate, ...] = ()
     work: tuple[Work, ...] = ()
     model_labels: tuple[str, ...] = ()
-    """Labels that name the model, the first that is there and not empty; none where the engine names none."""
+    """Labels that name the model; the first that is present and not empty is used."""
     pin: tuple[str, ...] = ()
-    """Labels whose values are replicas of one quantity (tensor-parallel ranks): one series of them is kept. All other
-    labels are real shards: each keeps its own series, and the ledger adds their rises."""
+    """Labels whose values are replicas of one quantity (tensor-parallel ranks): one series of them is used. All other
+    labels are shards: each has its own series, and the ledger adds their rises."""
     late: bool = False
-    """Token series appear with the first request: a page of this engine without them is a server that has not worked."""
+    """Token series appear with the first request: a page without them is of a server that has had none."""
     model_source: tuple[Lookup, ...] = ()
     """Where the model's name is, for engines whose series do not carry it."""
     version_source: tuple[Lookup, ...] = ()
     live_output: tuple[Candidate, ...] = ()
-    """A counter of about the same tokens as ``output`` that moves at every step: what it is ahead by is in flight."""
+    """A counter of about the same tokens as ``output`` that moves at every step: the difference is in flight."""
     progress: Progress | None = None
-    """Where output tokens of requests in work are told, which the counter takes over when they end, however they end."""
+    """Output tokens of running requests. When a request ends, by itself or not, the counter rises by all of them."""
     processes: Processes = Processes()
     enable: str = ""
-    """How to switch the counters on, in words, for the hint of an error."""
+    """Which setting switches the counters on: the hint of an error."""
+    caveats: str = ""
+    """What the counters do not mean, for the documentation."""
 
     def candidates(self, role: Role) -> tuple[Candidate, ...]:
-        """The list that a role's candidates stand in (``PROMPT`` stands in the list of ``INPUT``)."""
+        """The list that a role's candidates are in (``PROMPT`` shares the list of ``INPUT``)."""
         lists = {
             Role.OUTPUT: self.output,
             Role.INPUT: self.input,
@@ -178,10 +178,3 @@ class Dialect:
             Role.REQUESTS: self.requests,
         }
         return lists[role]
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], *, name: str = "custom") -> Dialect:
-        """A row from plain words: see :mod:`tpw.tokens.words`. Raises ValueError with every problem, one per line."""
-        from tpw.tokens.words import dialect_of
-
-        return dialect_of(mapping, name)

@@ -1,8 +1,8 @@
-"""The engines that are known: one row each, most telling mark first.
+"""The known engines, one row each.
 
-Names were read in the engines' own source or, where that is closed, in the vendor's documentation; the source stands
-above each row as ``owner/repository: path``. Prefixes are left out of the candidates' names (a row says how its prefix is
-spelled). When a row and an engine disagree, capture the engine's page, put it beside the others, and change the row.
+Names are from the engines' own source or, where that is closed, from the vendor's documentation; the source is above each
+row as ``owner/repository: path``. Candidates' names are without the row's prefix. If a row and an engine disagree, capture
+the engine's page, add it to ``tests/captures/servers``, and change the row.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ VLLM = Dialect(
     version_source=(Lookup("/version", ("version",)),),
     processes=Processes(listener=("VLLM::APIServer", "vllm", "vllm-rs"), gpu=("VLLM::EngineCore", "VLLM::Worker")),
     enable="start vLLM without --disable-log-stats; the nodes of a server started with --headless publish nothing",
+    caveats="`n > 1` counts the prompt once for each answer. The tokens of a request whose client disconnects are"
+    " counted, the request is not. Prompt tokens are counted when the prefill ends. With prefill and"
+    " decode instances each prompt is counted where it was computed; the prefill instance also counts one"
+    " output token of each request.",
 )
 
 # Fork of vLLM: the same names under its own prefix.
@@ -82,6 +86,7 @@ APHRODITE = replace(
         listener=("APHRODITE::APIServer", "aphrodite"), gpu=("APHRODITE::EngineCore", "APHRODITE::Worker")
     ),
     enable="start Aphrodite without --disable-log-stats",
+    caveats="As vLLM.",
 )
 
 # vllm-project/vllm: vllm/v1/metrics/ray_wrappers.py. Names pass through Ray's sanitiser; zero is not published, so every
@@ -96,10 +101,11 @@ RAY_SERVE = replace(
     version_source=(),
     processes=Processes(gpu=("ray::",), climb=Climb.SELF),
     enable="Ray publishes engine metrics on the node's --metrics-export-port; log_engine_metrics must be true",
+    caveats="Series appear with their first increment and end with their replica.",
 )
 
-# triton-inference-server/vllm_backend: src/utils/metrics.py. Versions of a model that are loaded side by side are engines
-# of their own: their tokens are added.
+# triton-inference-server/vllm_backend: src/utils/metrics.py. Versions of a model that are loaded side by side are separate
+# engines: their tokens are added.
 TRITON_VLLM = replace(
     VLLM,
     name="triton_vllm",
@@ -111,13 +117,14 @@ TRITON_VLLM = replace(
     version_source=(),
     processes=Processes(listener=("tritonserver",), gpu=("tritonserver", "triton_python_backend_stub")),
     enable="Triton's vLLM backend publishes engine counters when the model's configuration sets REPORT_CUSTOM_METRICS",
+    caveats="Versions of a model that are loaded side by side are added.",
 )
 
 # sgl-project/sglang: python/sglang/srt/observability/metrics_collector.py, srt/managers/tokenizer_manager.py.
 # realtime_tokens_total moves with every decode step and prefill batch, the request counters when a request has
-# finished. Of output it counts decode steps only, without the token that each prefill makes (metrics_reporter.py): it
-# shows what is in flight, the request counter says what it was. Of prompts it counts the work of retracted requests
-# again; prefill_effective_tokens_total does not. A prefill instance makes one token of each request, which the decode
+# finished. Of output it counts decode steps only, without the token that each prefill generates (metrics_reporter.py): it
+# shows what is in flight, the request counter is the exact count. Of prompts it counts the work of retracted requests
+# again; prefill_effective_tokens_total does not. A prefill instance generates one token of each request, which the decode
 # instance counts too, and a decode instance counts with each request the prompt that the prefill instance has counted.
 # Every pipeline stage, and with --enable-metrics-for-all-schedulers every tensor rank, publishes a full copy;
 # data-parallel ranks are real shards.
@@ -154,13 +161,17 @@ SGLANG = Dialect(
     version_source=(Lookup("/server_info", ("version",)), Lookup("/get_server_info", ("version",))),
     processes=Processes(listener=("sglang", "sglang.launch_server"), gpu=("sglang::scheduler",), climb=Climb.SELF),
     enable="start SGLang with --enable-metrics",
+    caveats="Output is the exact counter of ended requests; the surplus of the live counter is shown while"
+    " requests run. Prompts of retracted requests are counted once if the release distinguishes them"
+    " (`prefill_effective_tokens_total`).",
 )
 
 # ggml-org/llama.cpp: tools/server/README.md, tools/server/server-http.cpp; measured against b11669.
 # prompt_tokens_total excludes cached tokens, and moves with the prompt; tokens_predicted_total moves when a request ends.
-# The *_seconds gauges are averages since the last scrape by anyone: never used. n_tokens_max is a maximum typed counter.
-# /slots tells how far each request is (next_token is a list, in older builds a mapping); when a request ends, also by a
-# client that goes away, the counter rises by exactly its n_decoded. Reading /slots resets nothing.
+# The *_seconds gauges are averages since the last scrape by any client: never used. n_tokens_max is a maximum of type
+# counter.
+# /slots has the progress of each request (next_token is a list, in older builds a mapping); when a request ends, also by
+# a client that disconnects, the counter rises by exactly its n_decoded. Reading /slots resets nothing.
 LLAMACPP = Dialect(
     name="llamacpp",
     mark=Mark(any_prefix=("llamacpp:",)),
@@ -180,10 +191,15 @@ LLAMACPP = Dialect(
         busy="is_processing",
         identity=("id", "id_task"),
         tokens=(("next_token", 0, "n_decoded"), ("next_token", "n_decoded")),
-        note="start llama-server with --slots (or without --no-slots) to see tokens while requests are running",
+        note="start llama-server with --slots (or without --no-slots) to count tokens while requests are running",
     ),
     processes=Processes(listener=("llama-server",), gpu=("llama-server",), climb=Climb.SELF),
-    enable="start llama-server with --metrics (or LLAMA_ARG_ENDPOINT_METRICS=1, which Ollama hands on to its child too)",
+    enable="start llama-server with --metrics (or LLAMA_ARG_ENDPOINT_METRICS=1, which Ollama passes to its child process)",
+    caveats="`n > 1` counts the prompt once and every answer, while `usage` has the first answer alone. Tokens"
+    " generated for a client that disconnected are counted. Builds before 2026 print six digits: above a"
+    " million tokens the counter moves in steps of ten. No counter of requests. The models of a router"
+    " are discovered on its own host; elsewhere configure each by its full address:"
+    " `http://HOST/metrics?model=NAME&autoload=false`.",
 )
 
 # huggingface/text-generation-inference: router/src/server.rs, docs/source/reference/metrics.md. There is no token counter:
@@ -205,10 +221,11 @@ TGI = Dialect(
     version_source=(Lookup("/info", ("version",)),),
     processes=Processes(listener=("text-generation-router",), gpu=("text-generation-server",)),
     enable="TGI publishes its metrics on its HTTP port and on --prometheus-port",
+    caveats="Only successful requests count output; input counts rejected ones too. No cached input.",
 )
 
 # NVIDIA/TensorRT-LLM: tensorrt_llm/metrics/collector.py, tensorrt_llm/serve/openai_server.py. /metrics is a JSON list that
-# every reader empties, so it is never asked for.
+# every read empties, so it is never requested.
 TRTLLM_SERVE = Dialect(
     name="trtllm_serve",
     mark=Mark(any_prefix=("trtllm_",)),
@@ -229,11 +246,12 @@ TRTLLM_SERVE = Dialect(
     processes=Processes(listener=("trtllm-serve",), gpu=("mpi4py.futures.server", "trtllm-serve")),
     enable="set return_perf_metrics: true (and enable_iter_perf_stats: true for the load) in trtllm-serve's configuration;"
     " token counters need a release of 2026",
+    caveats="Its `/metrics` is a list that every read empties; it is never requested.",
 )
 
 # NVIDIA/TensorRT-LLM: triton_backend/inflight_batcher_llm/src/custom_metrics_reporter/custom_metrics_reporter.cc;
 # triton-inference-server/server: docs/user_guide/metrics.md. Every step of an ensemble counts a request: the engine's is
-# taken. total_context_tokens is of one iteration and not cumulative: not used.
+# used. total_context_tokens is of one iteration and not cumulative: not used.
 TRITON_TRTLLM = Dialect(
     name="triton_trtllm",
     mark=Mark(any_prefix=("nv_trt_llm_", "nv_llm_")),
@@ -253,6 +271,8 @@ TRITON_TRTLLM = Dialect(
         listener=("tritonserver",), gpu=("tritonserver", "triton_python_backend_stub", "trtllmExecutorWorker")
     ),
     enable="token histograms (nv_llm_*_token_len) need a recent Triton TensorRT-LLM backend, and Triton's --allow-metrics",
+    caveats="Requests are those of the model `tensorrt_llm`; the other steps of an ensemble count them again. No"
+    " cached input.",
 )
 
 # docs.nvidia.com, NIM for LLMs 1.x, observability (closed source; names from the vendor's documentation). No prefix.
@@ -273,6 +293,7 @@ NIM = Dialect(
     version_source=(Lookup("/v1/version", ("release",)),),
     processes=Processes(listener=("nim_llm",)),
     enable="NIM 1.x publishes at /v1/metrics, its first releases at /metrics",
+    caveats="Names from the vendor's documentation. Without a prefix: recognised by two of them together.",
 )
 
 # ai-dynamo/dynamo: lib/runtime/src/metrics/prometheus_names.rs, lib/llm/src/http/service/metrics.rs. The frontend counts a
@@ -294,13 +315,15 @@ DYNAMO_FRONTEND = Dialect(
     late=True,
     processes=Processes(listener=("dynamo.frontend", "dynamo-run")),
     enable="a prefix changed with DYN_METRICS_PREFIX needs a dialect of its own",
+    caveats="Counts a user's request once; its workers count every phase of it. Read one or the other. Discovery"
+    " ignores it, because its tokens are its workers' tokens.",
 )
 
 _PASSED_ON = (VLLM, SGLANG, TRTLLM_SERVE)
 
 
-def _passed_on(of: str) -> tuple[Candidate, ...]:
-    lists: Iterable[tuple[Candidate, ...]] = (_absolute(engine, getattr(engine, of)) for engine in _PASSED_ON)
+def _passed_on(field: str) -> tuple[Candidate, ...]:
+    lists: Iterable[tuple[Candidate, ...]] = (_absolute(engine, getattr(engine, field)) for engine in _PASSED_ON)
     cadences = (engine.cadence for engine in _PASSED_ON)
     return tuple(
         candidate if candidate.cadence is not None else replace(candidate, cadence=cadence)
@@ -309,7 +332,7 @@ def _passed_on(of: str) -> tuple[Candidate, ...]:
     )
 
 
-# ai-dynamo/dynamo: docs/observability/metrics.md. A worker passes its engine's names on and adds its own labels.
+# ai-dynamo/dynamo: docs/observability/metrics.md. A worker publishes its engine's names with labels of its own.
 DYNAMO_WORKER = Dialect(
     name="dynamo_worker",
     mark=Mark(any_prefix=("dynamo_component_",)),
@@ -327,6 +350,7 @@ DYNAMO_WORKER = Dialect(
     late=True,
     processes=Processes(listener=("dynamo.vllm", "dynamo.sglang", "dynamo.trtllm"), climb=Climb.SELF),
     enable="set DYN_SYSTEM_PORT for the worker; a TensorRT-LLM worker also needs --publish-events-and-metrics",
+    caveats="Publishes its engine's own names. A request that moves to another worker is prefilled twice.",
 )
 
 # InternLM/lmdeploy: lmdeploy/metrics/loggers.py
@@ -347,6 +371,7 @@ LMDEPLOY = Dialect(
     late=True,
     processes=Processes(listener=("lmdeploy",), gpu=("lmdeploy",), climb=Climb.SELF),
     enable="start LMDeploy without --disable-metrics (older releases: with --enable-metrics)",
+    caveats="With Turbomind only the first data-parallel rank is counted.",
 )
 
 # ModelTC/lightllm: lightllm/server/metrics/metrics.py
@@ -366,10 +391,11 @@ LIGHTLLM = Dialect(
     model_source=(Lookup("/v1/models", ("data", 0, "id")),),
     processes=Processes(listener=("lightllm.server.api_server", "lightllm"), climb=Climb.ANCESTOR),
     enable="LightLLM publishes its metrics on its HTTP port",
+    caveats="Input moves when a request arrives.",
 )
 
 # EricLBuehler/mistral.rs: mistralrs-core/src/engine/logger.rs. One counter for prompt (cached part included) and generated
-# tokens, not separable: told as work, because no kind of token may be guessed.
+# tokens, not separable: exposed as work, because kinds of tokens are never guessed.
 MISTRALRS = Dialect(
     name="mistralrs",
     mark=Mark(any_prefix=("mistralrs_",)),
@@ -384,11 +410,12 @@ MISTRALRS = Dialect(
     late=True,
     processes=Processes(listener=("mistralrs-server", "mistralrs"), climb=Climb.SELF),
     enable="start mistral.rs without --disable-metrics",
+    caveats="One counter for prompt and output, exposed as `tpw_server_work_units_total`.",
 )
 
 # mlc-ai/mlc-llm: cpp/serve/metrics.h, python/mlc_llm/serve/engine_base.py. `name<TAB>value` lines; a read runs a
-# small dummy request through the engine; only the first model is told. prefill_tokens_sum leaves cached prompt tokens out,
-# prompt_tokens_sum has them: the difference is what came from the cache.
+# small dummy request through the engine; only the first model is reported. prefill_tokens_sum excludes cached prompt
+# tokens, prompt_tokens_sum includes them.
 MLC_LLM = Dialect(
     name="mlc_llm",
     mark=Mark(all_series=("prompt_tokens_sum", "completion_tokens_sum", "engine_decode_time_sum")),
@@ -400,10 +427,10 @@ MLC_LLM = Dialect(
     model_source=(Lookup("/v1/models", ("data", 0, "id")),),
     processes=Processes(listener=("mlc_llm",), climb=Climb.SELF),
     enable="MLC publishes its metrics at /metrics of mlc_llm serve",
+    caveats="A read runs a small request through the engine. Only the first model is counted.",
 )
 
-# xorbitsai/inference: xinference/core/metrics.py. generate_tokens_total is output_tokens_total_counter
-# once more.
+# xorbitsai/inference: xinference/core/metrics.py. generate_tokens_total repeats output_tokens_total_counter.
 XINFERENCE = Dialect(
     name="xinference",
     mark=Mark(any_prefix=("xinference:",)),
@@ -418,6 +445,7 @@ XINFERENCE = Dialect(
     late=True,
     processes=Processes(listener=("xinference", "xinference-local", "xinference-supervisor")),
     enable="start the worker with --metrics-exporter-host and --metrics-exporter-port",
+    caveats="Each worker publishes its own replicas.",
 )
 
 # mudler/LocalAI: core/services/routing/billing/prom.go
@@ -434,6 +462,7 @@ LOCALAI = Dialect(
     late=True,
     processes=Processes(listener=("local-ai",), climb=Climb.SELF),
     enable="start LocalAI without LOCALAI_DISABLE_METRICS_ENDPOINT; with users enabled the page needs an admin key",
+    caveats="With several users, their tokens are added.",
 )
 
 # huggingface/text-embeddings-inference: core/src/tokenization.rs, core/src/queue.rs. Embeddings: the work is the input.
@@ -456,10 +485,11 @@ TEI = Dialect(
         climb=Climb.SELF,
     ),
     enable="TEI publishes its metrics on its HTTP port, its gRPC build on --prometheus-port",
+    caveats="Embeddings: input alone, as it was sent to the model.",
 )
 
 # michaelfeil/infinity: HTTP metrics only. No token counter: finished requests of the model's routes are the work. Any
-# instrumented FastAPI server has this name, so it is never recognised by itself.
+# instrumented FastAPI server has this name, so it is never recognised by its page.
 INFINITY = Dialect(
     name="infinity",
     port=7997,
@@ -470,6 +500,8 @@ INFINITY = Dialect(
     late=True,
     model_source=(Lookup("/models", ("data", 0, "id")),),
     processes=Processes(listener=("infinity_emb",), climb=Climb.SELF),
+    enable="Infinity publishes HTTP metrics at /metrics of its HTTP port",
+    caveats="No tokens: successful requests are counted as work. Never recognised by its page.",
 )
 
 # BerriAI/litellm: litellm/types/integrations/prometheus.py. Retries and cache hits are counted without GPU work.
@@ -489,6 +521,7 @@ LITELLM = Dialect(
     late=True,
     enable="set litellm_settings.callbacks: [prometheus]; the page needs a key (headers_file) unless"
     " litellm_settings.require_auth_for_metrics_endpoint is false",
+    caveats="A gateway: retries and its own cache are counted without any GPU. Read the engines behind it.",
 )
 
 # sgl-project/sglang, model gateway. Only gRPC routes count tokens.
@@ -503,6 +536,7 @@ SGLANG_GATEWAY = Dialect(
     model_labels=("model",),
     late=True,
     enable="the gateway counts tokens on gRPC routes only: read the engines behind it",
+    caveats="A gateway: counts gRPC routes only. Read the engines behind it.",
 )
 
 # open-telemetry/semantic-conventions-genai, and envoyproxy/ai-gateway, which adds cached_input as a part of input. Unit
@@ -539,9 +573,16 @@ OTEL_GENAI = Dialect(
     ),
     late=True,
     enable="Envoy AI Gateway publishes on its admin port 1064",
+    caveats="A gateway or client; `cached_input` is a part of `input`, as in Envoy AI Gateway.",
 )
 
-ENVOY_AI_GATEWAY = replace(OTEL_GENAI, name="envoy_ai_gateway", mark=Mark(), port=1064)
+ENVOY_AI_GATEWAY = replace(
+    OTEL_GENAI,
+    name="envoy_ai_gateway",
+    mark=Mark(),
+    port=1064,
+    caveats="A gateway, with OpenTelemetry's names.",
+)
 
 # Kong AI plugins; names from secondary sources, the plugin is closed.
 KONG_AI = Dialect(
@@ -556,6 +597,7 @@ KONG_AI = Dialect(
     model_labels=("ai_model",),
     late=True,
     enable="set ai_metrics: true in Kong's Prometheus plugin",
+    caveats="A gateway. Names from secondary sources.",
 )
 
 # llm-d/llm-d-inference-scheduler: pkg/epp/metrics/metrics.go
@@ -574,9 +616,10 @@ LLM_D = Dialect(
     model_labels=("target_model_name", "model_name"),
     late=True,
     enable="the scheduler publishes on its own metrics port (9090)",
+    caveats="A scheduler in front of engines.",
 )
 
-# Our own counters inside a server (tpw.hook) or before it (tpw.hook.proxy).
+# This project's own counters inside a server (tpw.hook) or in front of it (tpw.hook.proxy).
 TPW_HOOK = Dialect(
     name="tpw_hook",
     mark=Mark(any_prefix=("tpw_hook_",)),
@@ -591,11 +634,20 @@ TPW_HOOK = Dialect(
     work=(Work("audio_seconds", (_counter("audio_seconds_total"),)),),
     model_labels=("model",),
     late=True,
-    enable="wrap the application in tpw.hook.TokenCounter, or put the counting proxy before it",
+    enable="wrap the application in tpw.hook.TokenCounter, or run the counting proxy in front of it",
+    caveats="For servers without counters: see [their page](uncounted-servers.md).",
 )
 
 # KServe's Hugging Face server publishes vLLM's names on its own port when that backend runs.
-KSERVE = replace(VLLM, name="kserve", mark=Mark(), port=8080, late=True, processes=Processes())
+KSERVE = replace(
+    VLLM,
+    name="kserve",
+    mark=Mark(),
+    port=8080,
+    late=True,
+    processes=Processes(),
+    caveats="As vLLM, whose names its Hugging Face server publishes; not recognised by its page.",
+)
 
 DIALECTS: tuple[Dialect, ...] = (
     TPW_HOOK,
@@ -627,11 +679,17 @@ DIALECTS: tuple[Dialect, ...] = (
     MLC_LLM,
     NIM,
 )
-"""All rows, in the order in which a page is compared with their marks."""
+"""All rows, in the order in which a page is compared with their marks: the most specific first."""
 
 ENGINES: dict[str, Dialect] = {dialect.name: dialect for dialect in DIALECTS}
-"""By the name a configuration says (``engine: vllm``); ``custom`` is not among them, it is made from ``tokens:``."""
+"""By the name in a configuration (``engine: vllm``). ``custom`` is not one of them: it is made from ``tokens:``."""
 
-KNOWN_PATHS: tuple[str, ...] = ("/prometheus/metrics", "/metrics", "/v1/metrics", "/tpw/metrics")
-"""Where to look for a page when no engine is named. ``/prometheus/metrics`` comes first because trtllm-serve's
-``/metrics`` is emptied by whoever reads it; everywhere else that first question is a harmless 404."""
+KNOWN_PATHS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        path
+        for row in (TRTLLM_SERVE, VLLM, *(one for one in DIALECTS if one is not TPW_HOOK), TPW_HOOK)
+        for path in row.paths
+    )
+)
+"""Paths to try if no engine is configured. trtllm-serve's comes first because a read of its ``/metrics`` empties that
+list; every other engine answers it with a harmless 404."""

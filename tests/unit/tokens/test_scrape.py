@@ -15,6 +15,7 @@ from tpw.model import Cadence, InFlight, Load, Reason, Role, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.http import _bounded
+from tpw.tokens.mapping import dialect_from_mapping
 from tpw.tokens.reading import summary
 from tpw.tokens.scrape import ScrapeSource, path_within, recognise_at
 
@@ -666,7 +667,7 @@ def test_t29_the_cadence_of_a_server_that_only_speaks_like_an_engine_can_be_told
 
 
 def test_a_custom_mapping_is_read():
-    dialect = Dialect.from_mapping(
+    dialect = dialect_from_mapping(
         {"output": "my_generated_tokens_total", "input": {"metric": "my_prompt_tokens_sum", "match": {"stage": "all"}}}
     )
     body = 'my_generated_tokens_total 5\nmy_prompt_tokens_sum{stage="all"} 7\nmy_prompt_tokens_sum{stage="part"} 3\n'
@@ -681,7 +682,7 @@ def test_a_custom_mapping_is_read():
 
 
 def test_a_custom_mapping_that_names_nothing_on_the_page_says_so():
-    dialect = Dialect.from_mapping({"output": "my_generated_tokens_total"})
+    dialect = dialect_from_mapping({"output": "my_generated_tokens_total"})
     with PageServer(pages({"/metrics": answer("other_total 5\n")})) as server:
         failure = failure_of(ScrapeSource("edge", server.url + "/metrics", dialect))
     assert failure.reason is Reason.DISABLED

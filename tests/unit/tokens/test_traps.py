@@ -12,7 +12,6 @@ import pytest
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
 from tpw.model import Cadence, Load, Role, ServerReading, TokenKind
-from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import (
     DIALECTS,
     ENGINES,
@@ -26,6 +25,7 @@ from tpw.tokens.engines import (
     TRITON_VLLM,
     VLLM,
 )
+from tpw.tokens.mapping import dialect_from_mapping
 from tpw.tokens.page import Page
 from tpw.tokens.reading import DialectReader, PageReading, recognise, summary
 
@@ -310,7 +310,7 @@ def test_t10_a_histogram_that_is_declared_is_chosen_before_its_first_sample(kind
 @pytest.mark.parametrize("kind", ["histogram", "summary"])
 def test_t11_what_is_declared_as_something_else_is_no_counter(kind: str):
     """``iteration_tokens_total`` of vLLM is a histogram: a name does not make a counter."""
-    dialect = Dialect.from_mapping({"output": ["steps_tokens_total", "tokens_total"]})
+    dialect = dialect_from_mapping({"output": ["steps_tokens_total", "tokens_total"]})
     page = f"# TYPE steps_tokens_total {kind}\nsteps_tokens_total_sum 5\ntokens_total 7\n"
     assert totals(dialect, page) == {Role.OUTPUT: 7.0}
 

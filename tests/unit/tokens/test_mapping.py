@@ -1,4 +1,4 @@
-"""Whatever a built-in row says, a user can say in the configuration."""
+"""A user can write in the configuration what a built-in row has."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from tpw.config.problems import ConfigError
 from tpw.model import Cadence, Load, Role
 from tpw.tokens.dialects import Candidate, Dialect, Kind
 from tpw.tokens.engines import DIALECTS
+from tpw.tokens.mapping import dialect_from_mapping
 
 
-def labels_in_words(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
+def labels_in_configuration(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
     words: dict[str, list[str]] = {}
     for label, value in pairs:
         words.setdefault(label, []).append(value)
     return words
 
 
-def metrics_in_words(candidates: tuple[Candidate, ...], *, says_prompt: bool = False) -> list[dict[str, Any]]:
+def metrics_in_configuration(
+    candidates: tuple[Candidate, ...], *, is_prompt_list: bool = False
+) -> list[dict[str, Any]]:
     return [
         {"metric": one.name}
         | ({"kind": one.kind.value} if one.kind is Kind.HISTOGRAM_SUM else {})
-        | ({"match": labels_in_words(one.match)} if one.match else {})
-        | ({"unless": labels_in_words(one.unless)} if one.unless else {})
+        | ({"match": labels_in_configuration(one.match)} if one.match else {})
+        | ({"unless": labels_in_configuration(one.unless)} if one.unless else {})
         | ({"cadence": one.cadence.value} if one.cadence else {})
-        | ({"includes_cached": True} if one.role is Role.PROMPT and not says_prompt else {})
+        | ({"includes_cached": True} if one.role is Role.PROMPT and not is_prompt_list else {})
         for one in candidates
     ]
 
 
-def in_words(row: Dialect) -> dict[str, Any]:
+def entry_for(row: Dialect) -> dict[str, Any]:
     """A row as an entry of ``dialects:``."""
     words: dict[str, Any] = {
         "prefix": list(row.prefixes),
@@ -46,15 +49,15 @@ def in_words(row: Dialect) -> dict[str, Any]:
         "level": row.level.value,
         "cadence": row.cadence.value,
         "recognised_by": {part: list(getattr(row.mark, part)) for part in row.mark.__slots__},
-        "output": metrics_in_words(row.output),
-        "input": metrics_in_words(row.input),
-        "cached_input": metrics_in_words(row.cached_input),
-        "prompt": metrics_in_words(row.prompt, says_prompt=True),
-        "requests": metrics_in_words(row.requests),
-        "live_output": metrics_in_words(row.live_output),
-        "running": metrics_in_words(row.running),
-        "waiting": metrics_in_words(row.waiting),
-        "work": {work.unit: metrics_in_words(work.candidates) for work in row.work},
+        "output": metrics_in_configuration(row.output),
+        "input": metrics_in_configuration(row.input),
+        "cached_input": metrics_in_configuration(row.cached_input),
+        "prompt": metrics_in_configuration(row.prompt, is_prompt_list=True),
+        "requests": metrics_in_configuration(row.requests),
+        "live_output": metrics_in_configuration(row.live_output),
+        "running": metrics_in_configuration(row.running),
+        "waiting": metrics_in_configuration(row.waiting),
+        "work": {work.unit: metrics_in_configuration(work.candidates) for work in row.work},
         "model_label": list(row.model_labels),
         "pin": list(row.pin),
         "late": row.late,
@@ -81,17 +84,17 @@ def in_words(row: Dialect) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("row", DIALECTS, ids=lambda row: row.name)
-def test_a_user_can_say_what_a_built_in_row_says(row: Dialect) -> None:
-    document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **in_words(row)}]})
+def test_a_user_can_write_every_built_in_row(row: Dialect) -> None:
+    document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **entry_for(row)}]})
     [mine, *_] = assembly.dialects(load(document))
-    assert mine == replace(row, name=f"my-{row.name}")
+    assert mine == replace(row, name=f"my-{row.name}", caveats="")
 
 
 def test_t29_a_server_may_name_a_dialect_of_the_configuration_and_its_own_cadence() -> None:
-    with PageServer(pages({"/metrics": answer("mine_made_total 5\nmine_running 2\n")})) as server:
+    with PageServer(pages({"/metrics": answer("mine_output_total 5\nmine_running 2\n")})) as server:
         config = load(
             f"""
-            dialects: [{{name: mine, prefix: mine_, output: made_total, running: running}}]
+            dialects: [{{name: mine, prefix: mine_, output: output_total, running: running}}]
             servers: [{{name: chat, url: "{server.url}", engine: mine, gpus: none, model: m, cadence: step}}]
             """,
             known=assembly.known_names(),
@@ -126,14 +129,21 @@ def test_t29_a_server_may_name_a_dialect_of_the_configuration_and_its_own_cadenc
         ({"input": "a", "prompt": "b", "cached_input": "c"}, "prompt"),
     ],
 )
-def test_a_word_that_is_not_understood_is_named(words: dict[str, Any], where: str) -> None:
+def test_an_invalid_key_is_reported_with_its_path(words: dict[str, Any], where: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        Dialect.from_mapping({"output": "x_total", **words})
+        dialect_from_mapping({"output": "x_total", **words})
     assert str(caught.value).partition(":")[0] == where
 
 
-def test_problems_of_a_dialect_are_told_with_their_lines() -> None:
-    lines = ["dialects:", "- name: mine", "  output: made_total", "  progress:", "    path: /slots", "    bussy: works"]
+def test_problems_of_a_dialect_are_reported_with_their_lines() -> None:
+    lines = [
+        "dialects:",
+        "- name: mine",
+        "  output: output_total",
+        "  progress:",
+        "    path: /slots",
+        "    bussy: works",
+    ]
     with pytest.raises(ConfigError) as caught:
         load("\n".join([*lines, "  late: perhaps"]), known=assembly.known_names())
     assert [(problem.line, problem.path) for problem in caught.value.problems] == [

@@ -1,13 +1,13 @@
-"""A dialect in a user's words: a configuration's ``tokens:`` mapping, or a whole entry of ``dialects:``.
+"""A dialect from a user's configuration: the ``tokens:`` mapping of a server, or an entry of ``dialects:``.
 
-Every field of a :class:`tpw.tokens.dialects.Dialect` has its word here, so a user can say what a built-in row says.
+Every field of a :class:`tpw.tokens.dialects.Dialect` that changes what is read has a key here, so that a user can write
+what a built-in row has.
 
-Words that count tokens, each the name of a metric, a mapping, or a list of those, best first: ``output``, ``input``
-(prompt tokens without the cached ones), ``prompt`` (with them: instead of ``input``, or beside it where cached ones are
-told by nothing else), ``cached_input``, ``requests``, ``live_output``; gauges likewise: ``running``, ``waiting``; and
-``work``, a mapping of unit to the same. A mapping has ``metric``, and may have ``match`` and ``unless`` (label to value or
-list of values), ``cadence``, ``kind`` (``counter``, or ``histogram_sum`` for the name of a histogram) and
-``includes_cached``.
+Keys that count tokens, each the name of a metric, a mapping, or a list of those, best first: ``output``, ``input``
+(prompt tokens without the cached ones), ``prompt`` (with them: instead of ``input``, or beside it if nothing else counts
+the cached ones), ``cached_input``, ``requests``, ``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``,
+a mapping of unit to the same. A mapping has ``metric``, and may have ``match`` and ``unless`` (label to value or list of
+values), ``cadence``, ``kind`` (``counter``, or ``histogram_sum`` for the name of a histogram) and ``includes_cached``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 GAUGES = ("running", "waiting")
 METRICS = ("output", "input", "prompt", "cached_input", "requests", "live_output", *GAUGES)
-"""Words that hold names of metrics."""
+"""Keys that hold names of metrics."""
 OTHERS = (
     *(
         "work",
@@ -45,17 +45,17 @@ OTHERS = (
 _CANDIDATE = ("metric", "match", "unless", "cadence", "kind", "includes_cached")
 _DEFAULT_ENABLE = (
     "compare the names under `tokens` with the page;"
-    " a server that creates them with its first request heals this by itself"
+    " if the server creates its counters with the first request, wait for that"
 )
 
 
-def dialect_of(mapping: Mapping[str, Any], name: str) -> Dialect:
+def dialect_from_mapping(mapping: Mapping[str, Any], name: str = "custom") -> Dialect:
     """The row. Raises ValueError with every problem, one per line, each with its key path."""
-    return _Words(mapping, name).dialect()
+    return _Parser(mapping, name).dialect()
 
 
-class _Words:
-    """One reading of a user's mapping; collects problems instead of stopping at the first."""
+class _Parser:
+    """Parses one mapping; collects problems instead of stopping at the first."""
 
     def __init__(self, mapping: Mapping[str, Any], name: str) -> None:
         self._mapping = mapping
@@ -63,23 +63,23 @@ class _Words:
         self._problems: list[str] = []
 
     def dialect(self) -> Dialect:
-        self._known("", self._mapping, (*METRICS, *OTHERS))
+        self._check_keys("", self._mapping, (*METRICS, *OTHERS))
         metrics = {key: self._candidates(key, self._mapping.get(key)) for key in METRICS}
         prompt = tuple(replace(candidate, role=Role.PROMPT) for candidate in metrics["prompt"])
         if metrics["input"] and prompt and metrics["cached_input"]:
             self._problems.append(
-                "prompt: beside input it tells the cached tokens, which cached_input counts already: leave one of the three"
-                " out"
+                "prompt: together with input it counts the cached tokens, which cached_input counts too: remove one of the"
+                " three"
             )
         if not any(metrics[key] for key in ("output", "input", "prompt")) and "work" not in self._mapping:
-            self._problems.append("output: at least one of output, input, prompt or work is needed")
+            self._problems.append("output: at least one of output, input, prompt or work is required")
         row = Dialect(
             name=self._name,
             mark=self._mark(),
             prefixes=self._strings("prefix") or ("",),
             paths=self._strings("path") or ("/metrics",),
-            port=self._number("port", self._mapping.get("port")),
-            other_ports=self._numbers("other_ports"),
+            port=self._port("port", self._mapping.get("port")),
+            other_ports=self._list("other_ports", self._mapping.get("other_ports"), self._port),
             level=self._member("level", self._mapping.get("level"), Level) or Level.ENGINE,
             cadence=self._member("cadence", self._mapping.get("cadence"), Cadence) or Cadence.UNKNOWN,
             output=metrics["output"],
@@ -93,9 +93,9 @@ class _Words:
             work=self._work(),
             model_labels=self._strings("model_label", default=("model_name", "model")),
             pin=self._strings("pin"),
-            late=self._switch("late", self._mapping.get("late")),
-            model_source=self._lookups("model_source"),
-            version_source=self._lookups("version_source"),
+            late=self._boolean("late", self._mapping.get("late")),
+            model_source=self._list("model_source", self._mapping.get("model_source"), self._lookup),
+            version_source=self._list("version_source", self._mapping.get("version_source"), self._lookup),
             progress=self._progress(),
             processes=self._processes(),
             enable="; ".join(self._strings("enable", default=(_DEFAULT_ENABLE,))),
@@ -107,19 +107,19 @@ class _Words:
     # ------------------------------------------------------------------------------------------------------- metrics
 
     def _candidates(self, where: str, value: Any) -> tuple[Candidate, ...]:
-        return self._each(where, value, self._candidate)
+        return self._list(where, value, self._candidate)
 
     def _candidate(self, where: str, entry: Any) -> Candidate | None:
         gauge = where.partition("[")[0] in GAUGES
         if isinstance(entry, str) and entry:
             return Candidate(entry, Kind.GAUGE if gauge else Kind.COUNTER)
         if not isinstance(entry, Mapping):
-            self._problems.append(f"{where}: a metric name or {{metric, match}} is wanted, not {entry!r}")
+            self._problems.append(f"{where}: expected a metric name or {{metric, match}}, not {entry!r}")
             return None
-        self._known(where, entry, _CANDIDATE)
+        self._check_keys(where, entry, _CANDIDATE)
         metric = entry.get("metric")
         if not isinstance(metric, str) or not metric:
-            self._problems.append(f"{where}.metric: the name of a metric is wanted")
+            self._problems.append(f"{where}.metric: expected the name of a metric")
             return None
         kind = Kind.GAUGE if gauge else self._member(f"{where}.kind", entry.get("kind"), Kind)
         return Candidate(
@@ -127,16 +127,16 @@ class _Words:
             kind or Kind.COUNTER,
             match=self._labels(f"{where}.match", entry.get("match")),
             cadence=self._member(f"{where}.cadence", entry.get("cadence"), Cadence),
-            role=Role.PROMPT if self._switch(f"{where}.includes_cached", entry.get("includes_cached")) else None,
+            role=Role.PROMPT if self._boolean(f"{where}.includes_cached", entry.get("includes_cached")) else None,
             unless=self._labels(f"{where}.unless", entry.get("unless")),
         )
 
     def _labels(self, where: str, value: Any) -> tuple[tuple[str, str], ...]:
-        """Pairs; a label with a list of values stands once for each."""
+        """Pairs; a label with a list of values has one pair for each."""
         if value is None:
             return ()
         if not isinstance(value, Mapping):
-            self._problems.append(f"{where}: a mapping of label to value is wanted")
+            self._problems.append(f"{where}: expected a mapping of label to value")
             return ()
         return tuple(
             (str(label), str(one))
@@ -147,7 +147,7 @@ class _Words:
     def _work(self) -> tuple[Work, ...]:
         units = self._mapping.get("work") or {}
         if not isinstance(units, Mapping):
-            self._problems.append("work: a mapping of unit to metric is wanted")
+            self._problems.append("work: expected a mapping of unit to metric")
             return ()
         return tuple(Work(str(unit), self._candidates(f"work.{unit}", value)) for unit, value in units.items())
 
@@ -158,26 +158,26 @@ class _Words:
         if not isinstance(value, Mapping):
             return Mark(any_prefix=self._strings("recognised_by"))
         parts = ("any_prefix", "all_prefix", "all_series", "absent_prefix")
-        self._known("recognised_by", value, parts)
-        found = {part: self._each(f"recognised_by.{part}", value.get(part), self._string) for part in parts}
+        self._check_keys("recognised_by", value, parts)
+        found = {part: self._list(f"recognised_by.{part}", value.get(part), self._string) for part in parts}
         return Mark(**found)
 
     def _processes(self) -> Processes:
-        value = self._part("processes", ("listener", "gpu", "climb"))
+        value = self._section("processes", ("listener", "gpu", "climb"))
         if value is None:
             return Processes()
         return Processes(
-            self._each("processes.listener", value.get("listener"), self._string),
-            self._each("processes.gpu", value.get("gpu"), self._string),
+            self._list("processes.listener", value.get("listener"), self._string),
+            self._list("processes.gpu", value.get("gpu"), self._string),
             self._member("processes.climb", value.get("climb"), Climb) or Climb.ANCESTOR,
         )
 
     def _progress(self) -> Progress | None:
-        value = self._part("progress", ("path", "busy", "identity", "tokens", "note"))
+        value = self._section("progress", ("path", "busy", "identity", "tokens", "note"))
         if value is None:
             return None
         path, busy = self._string("progress.path", value.get("path")), self._string("progress.busy", value.get("busy"))
-        identity = self._each("progress.identity", value.get("identity"), self._string)
+        identity = self._list("progress.identity", value.get("identity"), self._string)
         tokens = value.get("tokens")
         pointers = (
             tokens if isinstance(tokens, list | tuple) and tokens and isinstance(tokens[0], list | tuple) else [tokens]
@@ -185,17 +185,13 @@ class _Words:
         found = tuple(self._pointer("progress.tokens", pointer) for pointer in pointers)
         if path is None or busy is None:
             return None
-        note = value.get("note") or ""
-        return Progress(path, busy, identity, found, str(note))
-
-    def _lookups(self, key: str) -> tuple[Lookup, ...]:
-        return self._each(key, self._mapping.get(key), self._lookup)
+        return Progress(path, busy, identity, found, str(value.get("note") or ""))
 
     def _lookup(self, where: str, entry: Any) -> Lookup | None:
         if not isinstance(entry, Mapping):
-            self._problems.append(f"{where}: {{path, pointer}} is wanted, not {entry!r}")
+            self._problems.append(f"{where}: expected {{path, pointer}}, not {entry!r}")
             return None
-        self._known(where, entry, ("path", "pointer"))
+        self._check_keys(where, entry, ("path", "pointer"))
         path = self._string(f"{where}.path", entry.get("path"))
         pointer = self._pointer(f"{where}.pointer", entry.get("pointer"))
         return None if path is None else Lookup(path, pointer)
@@ -203,61 +199,58 @@ class _Words:
     def _pointer(self, where: str, value: Any) -> tuple[str | int, ...]:
         steps = value if isinstance(value, list | tuple) else [value]
         if not steps or not all(isinstance(step, str | int) and not isinstance(step, bool) for step in steps):
-            self._problems.append(f"{where}: a key, or a list of keys and positions that lead to the value, is wanted")
+            self._problems.append(f"{where}: expected a key, or a list of keys and indices that lead to the value")
             return ()
         return tuple(steps)
 
     # -------------------------------------------------------------------------------------------------------- shapes
 
-    def _known(self, where: str, value: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    def _check_keys(self, where: str, value: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in value:
             if key not in known:
                 place = f"{where}.{key}" if where else key
                 self._problems.append(f"{place}: unknown key; known are {', '.join(known)}")
 
-    def _part(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any] | None:
+    def _section(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any] | None:
         value = self._mapping.get(key)
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            self._problems.append(f"{key}: a mapping of {', '.join(known)} is wanted")
+            self._problems.append(f"{key}: expected a mapping of {', '.join(known)}")
             return None
-        self._known(key, value, known)
+        self._check_keys(key, value, known)
         return value
 
-    def _each(self, where: str, value: Any, read: Callable[[str, Any], _T | None]) -> tuple[_T, ...]:
-        """One thing or a list of them."""
+    def _list(self, where: str, value: Any, parse: Callable[[str, Any], _T | None]) -> tuple[_T, ...]:
+        """One value or a list of them."""
         if value is None:
             return ()
         if not isinstance(value, list | tuple):
-            one = read(where, value)
+            one = parse(where, value)
             return () if one is None else (one,)
-        found = (read(f"{where}[{position}]", entry) for position, entry in enumerate(value))
+        found = (parse(f"{where}[{position}]", entry) for position, entry in enumerate(value))
         return tuple(one for one in found if one is not None)
 
     def _strings(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
         value = self._mapping.get(key)
-        return default if value is None else self._each(key, value, self._string)
+        return default if value is None else self._list(key, value, self._string)
 
     def _string(self, where: str, value: Any) -> str | None:
         if isinstance(value, str):
             return value
-        self._problems.append(f"{where}: a word or a list of words is wanted")
+        self._problems.append(f"{where}: expected a string or a list of strings")
         return None
 
-    def _numbers(self, key: str) -> tuple[int, ...]:
-        return self._each(key, self._mapping.get(key), self._number)
-
-    def _number(self, where: str, value: Any) -> int | None:
+    def _port(self, where: str, value: Any) -> int | None:
         if value is None or (isinstance(value, int) and 0 < value < 65536):
             return value
-        self._problems.append(f"{where}: a port number is wanted")
+        self._problems.append(f"{where}: expected a port number")
         return None
 
-    def _switch(self, where: str, value: Any) -> bool:
+    def _boolean(self, where: str, value: Any) -> bool:
         if value is None or isinstance(value, bool):
             return bool(value)
-        self._problems.append(f"{where}: true or false is wanted")
+        self._problems.append(f"{where}: expected true or false")
         return False
 
     def _member(self, where: str, value: Any, members: type[_E]) -> _E | None:
@@ -266,5 +259,5 @@ class _Words:
         try:
             return members(value)
         except ValueError:
-            self._problems.append(f"{where}: one of {', '.join(member.value for member in members)} is wanted")
+            self._problems.append(f"{where}: expected one of {', '.join(member.value for member in members)}")
             return None
