@@ -6,9 +6,9 @@ Nothing here reads, opens or fetches anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import Parameter, signature
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from tpw.config.checks import Known
 from tpw.config.parts import GpuChoice, Meter
@@ -20,13 +20,20 @@ from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.ledger.tick import Policy
 from tpw.model import Cadence, Calibration
 from tpw.outlook import Facts
-from tpw.power import ACCELERATOR_METERS, HOST_METERS, AcceleratorMeter, Clock, HostMeter
+from tpw.power import (
+    ACCELERATOR_METERS,
+    HOST_METERS,
+    AcceleratorMeter,
+    Clock,
+    HostMeter,
+    accelerator_meter,
+    host_meter,
+    meter_options,
+)
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
 from tpw.tokens.http import Tls
 from tpw.tokens.scrape import OsProcess, ScrapeSource, recognise_at
-
-_Made = TypeVar("_Made")
 
 FINISH_WINDOWS = 5.0
 """Engines that count when a request ends are looked at over so many windows: longer than most requests take."""
@@ -45,9 +52,8 @@ def known_names() -> Known:
 
 def _problems_of_meter(where: str, meter: Meter) -> Iterator[str]:
     """What is wrong with the options of a meter of ``accelerators`` or ``host.meters``."""
-    maker: Callable[..., object] = HOST_METERS[meter.name] if where == "host.meters" else ACCELERATOR_METERS[meter.name]
-    _clock, *parameters = signature(maker).parameters.values()
-    known = {parameter.name: parameter for parameter in parameters}
+    of_host = where == "host.meters"
+    known = meter_options((HOST_METERS if of_host else ACCELERATOR_METERS)[meter.name])
     fits = True
     for key in meter.options:
         if key not in known:
@@ -60,7 +66,7 @@ def _problems_of_meter(where: str, meter: Meter) -> Iterator[str]:
             yield f"{name}: is missing"
     if fits:
         try:
-            maker(float, **meter.options)
+            (host_meter if of_host else accelerator_meter)(meter.name, float, **meter.options)
         except (TypeError, ValueError) as error:
             yield f": an option has a value that makes no sense: {error}"
 
@@ -84,26 +90,25 @@ def _dialect(mapping: Mapping[str, Any]) -> Dialect:
 
 def accelerator_meters(config: Config, clock: Clock) -> list[AcceleratorMeter]:
     """The accelerator meters, not opened. Raises ValueError for an option that a meter does not know."""
-    return [
-        _made("accelerators", meter.name, ACCELERATOR_METERS, clock, meter.options) for meter in config.accelerators
-    ]
+    meters: list[AcceleratorMeter] = []
+    for meter in config.accelerators:
+        try:
+            meters.append(accelerator_meter(meter.name, clock, **meter.options))
+        except TypeError as error:
+            raise ValueError(f"accelerators: {meter.name}: {error}") from error
+    return meters
 
 
 def host_meters(config: Config, clock: Clock) -> list[HostMeter]:
     """The host meters, not opened. Raises ValueError for an option that a meter does not know."""
-    return [
-        _made("host.meters", meter.name, HOST_METERS, clock, {"sysfs_root": config.host.sysfs, **meter.options})
-        for meter in config.host.meters
-    ]
-
-
-def _made(
-    where: str, name: str, table: Mapping[str, Callable[..., _Made]], clock: Clock, options: Mapping[str, object]
-) -> _Made:
-    try:
-        return table[name](clock, **options)
-    except TypeError as error:
-        raise ValueError(f"{where}: {name}: {error}") from error
+    meters: list[HostMeter] = []
+    for meter in config.host.meters:
+        shared = {"sysfs_root": config.host.sysfs} if "sysfs_root" in meter_options(HOST_METERS[meter.name]) else {}
+        try:
+            meters.append(host_meter(meter.name, clock, **{**shared, **meter.options}))
+        except TypeError as error:
+            raise ValueError(f"host.meters: {meter.name}: {error}") from error
+    return meters
 
 
 def dialects(config: Config) -> tuple[Dialect, ...]:

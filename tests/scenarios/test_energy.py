@@ -287,14 +287,14 @@ def ticks(scenario: Scenario) -> Iterator[float]:
             yield second + 0.01 * ((0.618 * second) % 1.0 - 0.5)
 
 
-def glance(node: Node, until: float) -> None:
+def sample_until(node: Node, until: float) -> None:
     """Ten times a second, and never in step with anything."""
     for n in itertools.count():
         pause = 0.1 * (0.5 + (0.618 * (n + node.nvml.now())) % 1.0)
         if node.nvml.now() + pause >= until:
             return
         node.nvml.advance(pause)
-        node.glance()
+        node.sample()
 
 
 def never_below(before: Page, after: Page) -> None:
@@ -340,7 +340,7 @@ def test_energy(scenario: Scenario, nvml: FakeNvml, tmp_path: Path, losses: Loss
                 nvml.set_now(begun + at)
                 happens(node)
             if scenario.method is INSTANT:
-                glance(node, begun + second)
+                sample_until(node, begun + second)
             nvml.set_now(begun + second)
             nvml.utilization(0, 80 if int(second) % 20 < 10 else 0)
             node.tick()

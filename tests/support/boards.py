@@ -92,7 +92,7 @@ class Watched:
 
 def watch(meter: NvmlMeter, seconds: int, clock: Clock, sleep: Sleep) -> dict[str, Watched]:
     """Look at every board once a second through the poller, for so long."""
-    poller = AcceleratorPoller(meter, clock, glance_seconds=0.0)
+    poller = AcceleratorPoller(meter, clock, sampling_seconds=0.0)
     readings: list[AcceleratorReading] = []
     longest = 0.0
     for _ in range(seconds + 1):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from support.pageserver import PageServer, answer
 from tpw.app import Daemon
 from tpw.config.schema import Config
-from tpw.model import EnergyMethod, Gpu, GpuSample
+from tpw.model import EnergyMethod, Gpu, GpuSample, Sharing
 from tpw.store.sqlite import BooksFile
 
 
@@ -100,8 +100,8 @@ class ExactMeter:
             utilization_ratio=0.5,
         )
 
-    def holders(self, uuid: str) -> frozenset[int] | None:
-        return frozenset()
+    def sharing(self, uuid: str) -> Sharing:
+        return Sharing(frozenset())
 
     def close(self) -> None:
         pass

@@ -95,9 +95,6 @@ class Boards:
             throttle_seconds=tuple(self._throttled[uuid].items()),
         )
 
-    def holders(self, uuid: str) -> None:
-        """The driver does not tell: the configuration says whose the boards are."""
-
     def close(self) -> None:
         """Nothing to let go of."""
 

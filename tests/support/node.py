@@ -82,7 +82,7 @@ class Node:
         daemon = Daemon(config, books, clock=self.nvml.now, wall=self.wall, accelerators=[meter])
         poller = daemon._accelerators[0]
         poller._back_off = BackOff(1.0, 60.0, lambda: 0.5)
-        poller._pause = lambda: None  # type: ignore[method-assign]  # glances are the test's: they go by its clock
+        poller._pause = lambda: None  # type: ignore[method-assign]  # samples are the test's: they go by its clock
         daemon.look()
         return daemon
 
@@ -107,12 +107,12 @@ class Node:
         finally:
             self._in_tick.clear()
 
-    def glance(self) -> None:
+    def sample(self) -> None:
         """What the poller's thread does between two ticks, now."""
         poller, done = self.daemon._accelerators[0], threading.Event()
 
         def task(worker: Worker) -> bool:
-            goes_on = poller._glance(worker)
+            goes_on = poller._sample(worker)
             done.set()
             return goes_on
 

@@ -19,7 +19,7 @@ from tpw.app import CurrencyError, Daemon
 from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
-from tpw.model import Gpu, GpuSample, PriceInterval, Reason, SourceError, TokenKind
+from tpw.model import Gpu, GpuSample, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff.contract import Contract
@@ -42,7 +42,7 @@ def config(gpus: str, price: float = 0.2) -> Config:
 @pytest.fixture
 def daemon() -> Daemon:
     somebody = frozenset({1})
-    meter = SimulatedMeter(2, holders=lambda: {0: somebody, 1: somebody})
+    meter = SimulatedMeter(gpus=2, holders=lambda: {0: somebody, 1: somebody})
     return Daemon(config("[0]"), accelerators=[meter])
 
 
@@ -72,8 +72,8 @@ class Beside(SimulatedMeter):
     def read(self, uuid: str) -> GpuSample:
         return replace(super().read(uuid), energy_joules=7.0e6)
 
-    def holders(self, uuid: str) -> frozenset[int] | None:
-        return None
+    def sharing(self, uuid: str) -> Sharing:
+        return Sharing()
 
 
 class Renamed(Beside):
@@ -85,7 +85,7 @@ class Renamed(Beside):
         )
 
     def read(self, uuid: str) -> GpuSample:
-        return replace(super().read(SimulatedMeter(2).gpus()[int(uuid[-1])].uuid), uuid=uuid)
+        return replace(super().read(SimulatedMeter(gpus=2).gpus()[int(uuid[-1])].uuid), uuid=uuid)
 
 
 class Placed(SimulatedMeter):
@@ -94,7 +94,7 @@ class Placed(SimulatedMeter):
 
 
 def test_a_board_that_another_meter_tells_under_another_name_is_booked_once() -> None:
-    daemon = Daemon(config("[0]"), accelerators=[Placed(2), Renamed(3)])
+    daemon = Daemon(config("[0]"), accelerators=[Placed(gpus=2), Renamed(gpus=3)])
     daemon.look()
     daemon.look_again()
     snapshot = daemon.snapshot
@@ -107,8 +107,8 @@ def test_a_board_that_another_meter_tells_under_another_name_is_booked_once() ->
 
 def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_tells() -> None:
     somebody = frozenset({1})
-    first = SimulatedMeter(2, holders=lambda: {0: somebody, 1: somebody})
-    daemon = Daemon(config("[0]"), accelerators=[first, Beside(2)])
+    first = SimulatedMeter(gpus=2, holders=lambda: {0: somebody, 1: somebody})
+    daemon = Daemon(config("[0]"), accelerators=[first, Beside(gpus=2)])
     daemon.look()
     begun = daemon.snapshot
     for _ in range(3):
@@ -135,7 +135,7 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
 def test_whose_gpus_nobody_tells_is_said_of_the_servers_that_are_to_be_found_out_and_of_no_other(gpus: str) -> None:
     with PageServer(lambda _: answer('vllm:generation_tokens_total{model_name="m"} 5\n')) as pages:
         given = load(f"host: {{meters: []}}\nservers: [{{name: big, url: {pages.url}/metrics, gpus: {gpus}}}]")
-        daemon = Daemon(given, accelerators=[Beside(2)])
+        daemon = Daemon(given, accelerators=[Beside(gpus=2)])
         daemon.look()
         daemon.look_again()
         daemon.stop()
@@ -161,7 +161,7 @@ def test_money_in_the_books_is_not_relabelled(tmp_path: Path, money: str) -> Non
         )
 
     daemon = Daemon(
-        euro("EUR"), BooksFile(tmp_path), accelerators=[SimulatedMeter(1, holders=lambda: {0: frozenset({1})})]
+        euro("EUR"), BooksFile(tmp_path), accelerators=[SimulatedMeter(gpus=1, holders=lambda: {0: frozenset({1})})]
     )
     daemon.look()
     daemon.look_again()
@@ -170,7 +170,7 @@ def test_money_in_the_books_is_not_relabelled(tmp_path: Path, money: str) -> Non
     daemon.stop()
     file = BooksFile(tmp_path)
     with pytest.raises(CurrencyError, match=r"new --state\.dir"):
-        Daemon(euro("USD"), file, accelerators=[SimulatedMeter(1)])
+        Daemon(euro("USD"), file, accelerators=[SimulatedMeter(gpus=1)])
     file.close()
 
 
@@ -189,7 +189,7 @@ class Late(SimulatedMeter):
 
 def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_still(tmp_path: Path) -> None:
     """By then prices were asked for again, with no board in sight that would need old ones."""
-    meter = Late(1)
+    meter = Late(gpus=1)
     first = Daemon(config("[0]"), BooksFile(tmp_path), accelerators=[meter])
     first.look()
     first.look_again()
@@ -244,7 +244,7 @@ def test_a_reload_that_gives_a_server_another_address_counts_nothing_of_what_tha
         return load(f"{{host: {{meters: []}}, discovery: {{processes: false}}, servers: {servers}}}")
 
     with PageServer(pages(old)) as one, PageServer(pages(said)) as two:
-        daemon = Daemon(at(one.url), accelerators=[SimulatedMeter(1)])
+        daemon = Daemon(at(one.url), accelerators=[SimulatedMeter(gpus=1)])
         daemon.look()
         daemon.look_again()
         reload(daemon, at(two.url))
@@ -483,7 +483,7 @@ class Standing:
     def __init__(self, directory: Path, text: str) -> None:
         self.seconds = 5000.0
         somebody = frozenset({1})
-        meter = SimulatedMeter(2, lambda: self.seconds, holders=lambda: {0: somebody, 1: somebody})
+        meter = SimulatedMeter(lambda: self.seconds, gpus=2, holders=lambda: {0: somebody, 1: somebody})
         self.daemon = Daemon(
             self.config(text),
             BooksFile(directory, lambda: WALL + self.seconds),
@@ -590,7 +590,7 @@ def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp
 
     file = BooksFile(tmp_path)
     with pytest.raises(CurrencyError, match="hold EUR"):
-        Daemon(dollars, file, accelerators=[SimulatedMeter(1)])
+        Daemon(dollars, file, accelerators=[SimulatedMeter(gpus=1)])
     file.close()
 
 

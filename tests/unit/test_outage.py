@@ -21,7 +21,7 @@ from tpw.app import Daemon
 from tpw.config.load import load
 from tpw.exposition.families import families
 from tpw.ledger.books import Posting, PostingKey
-from tpw.model import Gpu, GpuSample
+from tpw.model import Gpu, GpuSample, Sharing
 from tpw.power import AcceleratorMeter
 from tpw.snapshot import Snapshot
 from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where
@@ -72,8 +72,8 @@ class Board:
         at = self.clock.monotonic()
         return GpuSample(uuid, at, 300.0 * at - 100.0 * 900.0 * cos(at / 900.0) + 1e6, 300.0)
 
-    def holders(self, uuid: str) -> frozenset[int]:
-        return frozenset({1})
+    def sharing(self, uuid: str) -> Sharing:
+        return Sharing(frozenset({1}))
 
 
 @dataclass

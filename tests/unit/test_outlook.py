@@ -94,7 +94,7 @@ def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> Non
 
 def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
     with PageServer(Facility(pue=None, grams=None)) as server:
-        daemon = Daemon(config(server.url, tmp_path), wall=lambda: NOW, accelerators=[SimulatedMeter(1)])
+        daemon = Daemon(config(server.url, tmp_path), wall=lambda: NOW, accelerators=[SimulatedMeter(gpus=1)])
         daemon.look()
         daemon.stop()
     page = {metric.name: dict(samples) for metric, samples in families(daemon.snapshot)}
@@ -107,7 +107,7 @@ def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
 
 
 def probed(settings: Config, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, object], str]:
-    daemon = Daemon(settings, wall=lambda: NOW, accelerators=[SimulatedMeter(1)])
+    daemon = Daemon(settings, wall=lambda: NOW, accelerators=[SimulatedMeter(gpus=1)])
     daemon.look()
     seen = probe.look(daemon.snapshot, daemon.holders(), settings)
     daemon.stop()

@@ -128,12 +128,12 @@ class Meter:
         finally:
             self._leave(uuid)
 
-    def holders(self, uuid: str) -> frozenset[int] | None:
+    def sharing(self, uuid: str) -> Sharing:
         self._enter(uuid)
         try:
             if gate := self.hangs.get(f"holders {uuid}"):
                 gate.pass_through()
-            return self.pids.get(uuid, frozenset())
+            return Sharing(self.pids.get(uuid, frozenset()))
         finally:
             self._leave(uuid)
 
@@ -406,9 +406,6 @@ def test_a_meter_that_knows_how_gpus_are_shared_is_asked_that_once_for_both(clos
                 raise SourceError(Reason.LOST, "gone")
             return Sharing(frozenset({7}), {7: 40.0}) if uuid == "GPU-0" else Sharing()
 
-        def holders(self, uuid: str) -> frozenset[int] | None:
-            raise AssertionError("asked twice")
-
     poller = AcceleratorPoller(Telling(3))
     closing.append(poller)
     look(poller)
@@ -467,22 +464,22 @@ def test_one_thread_reads_everything_while_nothing_hangs(closing: list[Accelerat
     assert len(meter.threads) == 1
 
 
-class Glanced(Meter):
-    """A meter whose second GPU wants glances."""
+class Sampled(Meter):
+    """A meter whose second GPU is to be sampled."""
 
     def __init__(self) -> None:
         super().__init__(2)
-        self.glances: list[float] = []
+        self.sample_times: list[float] = []
         self.wanted = True
 
-    def glancing(self) -> tuple[str, ...]:
+    def sampled_gpus(self) -> tuple[str, ...]:
         return ("GPU-1",) if self.wanted else ()
 
-    def glance(self, uuid: str) -> None:
+    def sample(self, uuid: str) -> None:
         self._enter(uuid)
         try:
-            self.glances.append(time.monotonic())
-            if gate := self.hangs.get(f"glance {uuid}"):
+            self.sample_times.append(time.monotonic())
+            if gate := self.hangs.get(f"sample {uuid}"):
                 gate.pass_through()
             if fault := self.faults.get(uuid):
                 raise fault
@@ -490,51 +487,51 @@ class Glanced(Meter):
             self._leave(uuid)
 
     def seen(self, count: int) -> None:
-        """Wait for so many glances in all."""
+        """Wait for this many samples in all."""
         deadline = time.monotonic() + 10
-        while len(self.glances) < count:
+        while len(self.sample_times) < count:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
 
-def test_a_gpu_that_wants_glances_is_glanced_at_between_the_looks_by_the_same_thread(
+def test_a_gpu_is_sampled_between_two_reads_by_the_same_thread(
     closing: list[AcceleratorPoller],
 ) -> None:
-    meter = Glanced()
+    meter = Sampled()
     jitter = itertools.cycle([0.0, 1.0])
-    poller = AcceleratorPoller(meter, glance_seconds=0.04, random=lambda: next(jitter))
+    poller = AcceleratorPoller(meter, sampling_seconds=0.04, random=lambda: next(jitter))
     closing.append(poller)
     look(poller)
     meter.seen(12)
 
-    gaps = sorted(b - a for a, b in itertools.pairwise(meter.glances))
+    gaps = sorted(b - a for a, b in itertools.pairwise(meter.sample_times))
     assert gaps[0] >= 0.5 * 0.04, "never sooner than half the time"
     assert gaps[6] >= 1.5 * 0.04, "every other one after one and a half: they keep no step"
     assert len(meter.threads) == 1
     assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
 
 
-def test_glances_end_when_no_gpu_wants_them(closing: list[AcceleratorPoller]) -> None:
-    meter = Glanced()
-    poller = AcceleratorPoller(meter, glance_seconds=0.005)
+def test_sampling_ends_when_no_gpu_needs_it(closing: list[AcceleratorPoller]) -> None:
+    meter = Sampled()
+    poller = AcceleratorPoller(meter, sampling_seconds=0.005)
     closing.append(poller)
     look(poller)
     meter.seen(2)
     meter.wanted = False
     look(poller)
-    seen = len(meter.glances)
+    seen = len(meter.sample_times)
     time.sleep(0.05)
 
-    assert len(meter.glances) == seen
+    assert len(meter.sample_times) == seen
 
 
-def test_a_glance_that_fails_costs_nothing(closing: list[AcceleratorPoller]) -> None:
-    meter = Glanced()
-    poller = AcceleratorPoller(meter, glance_seconds=0.005)
+def test_a_failed_sample_is_ignored(closing: list[AcceleratorPoller]) -> None:
+    meter = Sampled()
+    poller = AcceleratorPoller(meter, sampling_seconds=0.005)
     closing.append(poller)
     look(poller)
     meter.faults["GPU-1"] = SourceError(Reason.BROKEN, "not now")
-    seen = len(meter.glances)
+    seen = len(meter.sample_times)
     meter.seen(seen + 3)
     meter.faults.clear()
 
@@ -542,12 +539,12 @@ def test_a_glance_that_fails_costs_nothing(closing: list[AcceleratorPoller]) -> 
     assert poller.health.status().failures == ()
 
 
-def test_a_glance_that_hangs_sets_its_gpu_aside_and_costs_the_others_nothing(closing: list[AcceleratorPoller]) -> None:
-    meter = Glanced()
-    poller = AcceleratorPoller(meter, hang_seconds=0.05, glance_seconds=0.005)
+def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPoller]) -> None:
+    meter = Sampled()
+    poller = AcceleratorPoller(meter, hang_seconds=0.05, sampling_seconds=0.005)
     closing.append(poller)
     look(poller)
-    gate = meter.hangs["glance GPU-1"] = Gate()
+    gate = meter.hangs["sample GPU-1"] = Gate()
     assert gate.entered.wait(10)
 
     readings = [look(poller) for _ in range(3)]
@@ -555,7 +552,7 @@ def test_a_glance_that_hangs_sets_its_gpu_aside_and_costs_the_others_nothing(clo
     assert [sampled(reading) for reading in readings] == [{"GPU-0"}] * 3
     assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.TIMEOUT}] * 3
     assert meter.in_call["GPU-1"] == 1
-    del meter.hangs["glance GPU-1"]
+    del meter.hangs["sample GPU-1"]
     gate.open()
     deadline = time.monotonic() + 10
     while sampled(look(poller)) != {"GPU-0", "GPU-1"}:

@@ -95,7 +95,7 @@ def scene(
         return 0.0 if server is None else server.load(at_seconds)
 
     note = "This is the demo: GPUs and servers are simulated, everything between them and this page is the real thing."
-    daemon = Daemon(config, clock=clock, wall=wall, accelerators=[SimulatedMeter(4, clock, load_of)], notes=[note])
+    daemon = Daemon(config, clock=clock, wall=wall, accelerators=[SimulatedMeter(clock, load_of)], notes=[note])
     return Scene(daemon, config, (chat, code))
 
 

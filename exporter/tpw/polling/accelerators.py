@@ -21,14 +21,14 @@ import structlog
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
 from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, outcome_of
 from tpw.polling.worker import LIBRARY, Doing, Worker
-from tpw.power import AcceleratorMeter, Clock, GlancingMeter, MeterLost, SharingMeter
+from tpw.power import AcceleratorMeter, Clock, MeterLost, SamplingMeter, SharingMeter
 
 HANG_SECONDS = 0.3
 """A call that has not returned after so long is taken to hang. One that was only slow is taken back when it returns. Less
 than a tick waits for its looks (half a second of a second), so that the other GPUs are read in the same tick."""
 
-GLANCE_SECONDS = 0.1
-"""Between two glances at a board that tells instants only, on average."""
+SAMPLING_SECONDS = 0.1
+"""Between two samples at a board that tells instants only, on average."""
 
 log = structlog.get_logger("tpw.source")
 
@@ -89,8 +89,8 @@ class AcceleratorPoller:
         clock: monotonic seconds; ``finish`` really waits, so it must advance by itself where a call can hang.
         health: bookkeeping of the source; made from the meter's name where it is left out.
         hang_seconds: after how long a call counts as hung.
-        random: jitter of the back-off and of the glances.
-        glance_seconds: between two glances, where the meter has boards that want them; 0: none.
+        random: jitter of the back-off and of the samples.
+        sampling_seconds: between two samples, where the meter has boards that want them; 0: none.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class AcceleratorPoller:
         health: SourceHealth | None = None,
         hang_seconds: float = HANG_SECONDS,
         random: Jitter = JITTER,
-        glance_seconds: float = GLANCE_SECONDS,
+        sampling_seconds: float = SAMPLING_SECONDS,
     ) -> None:
         self._meter = meter
-        self._glancing = meter if isinstance(meter, GlancingMeter) and glance_seconds > 0.0 else None
-        self._glance_seconds = glance_seconds
+        self._sampling = meter if isinstance(meter, SamplingMeter) and sampling_seconds > 0.0 else None
+        self._sampling_seconds = sampling_seconds
         self._random = random
         self._clock = clock
         self._hang_seconds = hang_seconds
@@ -279,7 +279,7 @@ class AcceleratorPoller:
         self._worker.tasks.put(task)
 
     def _new_worker(self) -> Worker:
-        return Worker(f"{self._meter.name}-poller", self._glance, self._pause)
+        return Worker(f"{self._meter.name}-poller", self._sample, self._pause)
 
     def _set_aside(self, now: float) -> float:
         """Give up a worker that hangs in a GPU, and let a fresh one go on. Returns when to look again."""
@@ -295,7 +295,7 @@ class AcceleratorPoller:
         self._worker = self._new_worker()
         if hung.holders:
             self._holders_wanted = False
-        elif not hung.glance:
+        elif not hung.sampling:
             self._worker.tasks.put(lambda fresh: self._read_all(fresh, remaining))
         while True:  # what was queued behind the call that hangs
             try:
@@ -440,20 +440,20 @@ class AcceleratorPoller:
         return True
 
     def _pause(self) -> float | None:
-        """Seconds to the next glances, never the same twice, or they would keep step with the load; None without any."""
-        if self._glancing is None or not self._glancing.glancing():
+        """Seconds to the next samples, never the same twice, or they would keep step with the load; None without any."""
+        if self._sampling is None or not self._sampling.sampled_gpus():
             return None
-        return self._glance_seconds * (0.5 + self._random())
+        return self._sampling_seconds * (0.5 + self._random())
 
-    def _glance(self, worker: Worker) -> bool:
-        meter = self._glancing
+    def _sample(self, worker: Worker) -> bool:
+        meter = self._sampling
         if meter is None:
             return True
-        for uuid in meter.glancing():
+        for uuid in meter.sampled_gpus():
             if uuid in self._hung:
                 continue
-            worker.enter(Doing(uuid, self._clock(), glance=True))
-            outcome_of(partial(meter.glance, uuid))  # a failure is told by the looks
+            worker.enter(Doing(uuid, self._clock(), sampling=True))
+            outcome_of(partial(meter.sample, uuid))  # a failure is told by the looks
             if not worker.leave():
                 self._messages.put(_Returned(uuid))
                 return False
@@ -484,9 +484,7 @@ class AcceleratorPoller:
         return task
 
     def _ask(self, uuid: str) -> Sharing:
-        if isinstance(self._meter, SharingMeter):
-            return self._meter.sharing(uuid)
-        return Sharing(self._meter.holders(uuid))
+        return self._meter.sharing(uuid) if isinstance(self._meter, SharingMeter) else Sharing()
 
     def _close_task(self, worker: Worker) -> bool:
         worker.enter(Doing(LIBRARY, self._clock()))

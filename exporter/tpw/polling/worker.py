@@ -19,7 +19,7 @@ class Doing:
     uuid: str
     since_seconds: float
     holders: bool = False
-    glance: bool = False
+    sampling: bool = False
 
 
 class Worker:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from tpw.model import Die, EnergyMethod, Gpu, GpuSample, Reason, SourceError
+from tpw.model import Die, EnergyMethod, Gpu, GpuSample, Reason, Sharing, SourceError
 from tpw.power import Clock, MeterLost
 
 REDISCOVERY_SECONDS = 60.0
@@ -173,14 +173,14 @@ class AmdsmiMeter:
             temperature_celsius=board.temperature_celsius,
         )
 
-    def holders(self, uuid: str) -> frozenset[int] | None:
-        """Process ids with memory on this GPU. None where the driver will not say."""
+    def sharing(self, uuid: str) -> Sharing:
+        """Process ids with memory on this GPU (amdsmi_get_gpu_process_list), unknown where a die does not list them."""
         board = self._boards.get(uuid)
         if board is None or board.handle is None:
-            return None
+            return Sharing()
         found = [self._processes(die) for die in board.dies()]
         known = [pids for pids in found if pids is not None]
-        return frozenset[int]().union(*known) if len(known) == len(found) else None
+        return Sharing(frozenset[int]().union(*known) if len(known) == len(found) else None)
 
     def _processes(self, board: _Board) -> set[int] | None:
         code, processes = self._try(partial(self._smi.amdsmi_get_gpu_process_list, board.handle))

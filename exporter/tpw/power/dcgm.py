@@ -126,9 +126,9 @@ class DcgmMeter:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:9400/metrics",
         clock: Clock = time.monotonic,
         *,
+        url: str = "http://127.0.0.1:9400/metrics",
         timeout_seconds: float = 2.0,
         headers_file: str = "",
         ca_file: str = "",
@@ -203,10 +203,6 @@ class DcgmMeter:
             memory_total_bytes=None if total is None else total * 2**20,
             temperature_celsius=values.get(TEMPERATURE),
         )
-
-    def holders(self, uuid: str) -> frozenset[int] | None:
-        """The page tells of pods, not of processes."""
-        return None
 
     def close(self) -> None:
         """Drop the connection."""

@@ -58,6 +58,7 @@ class ExternalMeter:
     def __init__(
         self,
         clock: Clock = time.monotonic,
+        wall: Clock = time.time,
         *,
         watts: Mapping[str, float] | None = None,
         url: str = "",
@@ -72,7 +73,6 @@ class ExternalMeter:
         headers_file: str = "",
         ca_file: str = "",
         insecure_skip_verify: bool = False,
-        wall: Clock = time.time,
     ) -> None:
         self._clock = clock
         self._wall = wall
@@ -175,10 +175,6 @@ class ExternalMeter:
             energy_joules=None if energy is None else self._news(name, energy.value),
             power_watts=power.value if power is not None and power.value > 0 else None,
         )
-
-    def holders(self, uuid: str) -> frozenset[int] | None:
-        """Nobody knows."""
-        return None
 
     def close(self) -> None:
         """Drop the connection."""

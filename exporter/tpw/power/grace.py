@@ -33,7 +33,7 @@ class GraceMeter:
     name = "grace"
     every_seconds = 0.0
 
-    def __init__(self, sysfs_root: str | Path = "/sys", clock: Clock = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic, *, sysfs_root: str | Path = "/sys") -> None:
         self._root = Path(sysfs_root) / "class" / "hwmon"
         self._clock = clock
         self._rails: list[Path] = []

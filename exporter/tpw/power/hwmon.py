@@ -62,8 +62,9 @@ class HwmonMeter:
 
     def __init__(
         self,
-        sysfs_root: str | Path = "/sys",
         clock: Clock = time.monotonic,
+        *,
+        sysfs_root: str | Path = "/sys",
         drivers: Sequence[str] = DRIVERS,
     ) -> None:
         self._root = Path(sysfs_root)
@@ -118,10 +119,6 @@ class HwmonMeter:
             memory_total_bytes=total,
             temperature_celsius=None if temperature is None else temperature / 1000.0,
         )
-
-    def holders(self, uuid: str) -> frozenset[int] | None:
-        """Sysfs does not say."""
-        return None
 
     def close(self) -> None:
         """Nothing is kept open: a device that is unplugged must not be held."""

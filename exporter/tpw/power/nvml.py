@@ -163,7 +163,7 @@ class NvmlMeter:
         board.fault = None
         return sample
 
-    def holders(self, uuid: str) -> frozenset[int] | None:
+    def _holders(self, uuid: str) -> frozenset[int] | None:
         """Process ids with a context on this GPU; of all its instances in MIG mode. None where the driver won't say."""
         board = self._boards.get(uuid)
         if board is None or board.handle is None or board.down_until is not None:
@@ -189,7 +189,7 @@ class NvmlMeter:
         if board is None or board.handle is None or board.down_until is not None:
             return Sharing()
         if not self._asked(board, lambda: _mig_enabled(board.handle)):  # asked anew, as above
-            pids = self.holders(uuid)
+            pids = self._holders(uuid)
             return Sharing(pids, self._asked(board, lambda: usage(board.handle, board.occupancy, self._clock())))
         return self._asked(board, lambda: self._partition(board)) or Sharing()
 
@@ -216,13 +216,13 @@ class NvmlMeter:
         finally:
             board.reading = False
 
-    def glancing(self) -> tuple[str, ...]:
-        """Boards whose instants are integrated (see :class:`tpw.power.GlancingMeter`)."""
+    def sampled_gpus(self) -> tuple[str, ...]:
+        """Boards whose instants are integrated (see :class:`tpw.power.SamplingMeter`)."""
         if not self._inits:
             return ()
         return tuple(uuid for uuid, board in self._boards.items() if _is_instant(board) and board.down_until is None)
 
-    def glance(self, uuid: str) -> None:
+    def sample(self, uuid: str) -> None:
         """Note the instant power of one GPU. A failure is told by the next look."""
         board = self._boards[uuid]
         plan = board.plan

@@ -96,7 +96,7 @@ class RaplMeter:
     name = "rapl"
     every_seconds = 0.0
 
-    def __init__(self, sysfs_root: str | Path = "/sys", clock: Clock = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic, *, sysfs_root: str | Path = "/sys") -> None:
         self._root = Path(sysfs_root) / "class" / "powercap"
         self._clock = clock
         self._zones: list[_Zone] = []

@@ -46,9 +46,9 @@ class RedfishMeter:
 
     def __init__(
         self,
-        url: str,
         clock: Clock = time.monotonic,
         *,
+        url: str,
         credentials_file: str = "",
         chassis: str = "",
         every_seconds: float = EVERY_SECONDS,

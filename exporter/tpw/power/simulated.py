@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
+from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, Sharing, SourceError
 from tpw.power import Clock
 
 IDLE_WATTS = 70.0
@@ -43,10 +43,11 @@ class SimulatedMeter:
 
     def __init__(
         self,
-        gpus: int = 4,
         clock: Clock = time.monotonic,
         load: Callable[[int, float], float] = wave,
         holders: Callable[[], Mapping[int, frozenset[int]]] | None = None,
+        *,
+        gpus: int = 4,
     ) -> None:
         self._clock = clock
         self._load = load
@@ -103,9 +104,9 @@ class SimulatedMeter:
             throttle_seconds=(("sw_power_cap", 0.0), ("hw_thermal", 0.0)),
         )
 
-    def holders(self, uuid: str) -> frozenset[int] | None:
+    def sharing(self, uuid: str) -> Sharing:
         """The process ids that the caller gave."""
-        return self._held(self._index.get(uuid, -1))
+        return Sharing(self._held(self._index.get(uuid, -1)))
 
     def close(self) -> None:
         """Nothing to let go of."""

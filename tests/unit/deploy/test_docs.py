@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 from tpw.assembly import known_names
 from tpw.config.load import load
 from tpw.exposition.web_config import load as load_web
-from tpw.power import ACCELERATOR_METERS, HOST_METERS
+from tpw.power import ACCELERATOR_METERS, HOST_METERS, meter_options
 from tpw.power.nvml_codes import library_error
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -156,11 +155,9 @@ def test_meters_that_are_given_to_copy_are_valid(block: str, tmp_path: Path):
 
 def test_every_meter_and_every_option_of_it_is_told():
     text = (DOCS / "meters.md").read_text()
-    for name, maker in {**ACCELERATOR_METERS, **HOST_METERS}.items():
+    for name, location in {**ACCELERATOR_METERS, **HOST_METERS}.items():
         assert f"| `{name}` |" in text
-        _clock, *parameters = signature(maker).parameters.values()
-        for parameter in parameters:
-            if name in HOST_METERS and parameter.name == "sysfs_root":
-                continue  # host.sysfs is told, once for all
-            assert f"`{parameter.name}`" in text, (name, parameter.name)
-            assert parameter.kind is Parameter.KEYWORD_ONLY
+        for option in meter_options(location):
+            if name in HOST_METERS and option == "sysfs_root":
+                continue  # host.sysfs is documented once for all
+            assert f"`{option}`" in text, (name, option)

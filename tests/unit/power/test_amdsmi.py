@@ -177,7 +177,7 @@ def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_energy_of_both(clock: Any
     assert (sample.energy_joules, sample.power_watts) == (100_000.0, 400.0)
     assert sample.utilization_ratio == pytest.approx((0.91 + 0.41) / 2)
     assert (sample.memory_used_bytes, sample.memory_total_bytes) == (1024 * 2**20, 131072 * 2**20)
-    assert meter.holders("die-0") == {4711, 12}
+    assert meter.sharing("die-0").pids == {4711, 12}
 
 
 def test_dies_of_an_mi250_stay_one_gpu_when_gpus_are_looked_for_again(clock: Any) -> None:
@@ -197,7 +197,7 @@ def test_a_second_die_that_fails_costs_its_board_no_energy(clock: Any) -> None:
     sample = meter.read("die-0")
 
     assert (sample.energy_joules, sample.utilization_ratio, sample.memory_used_bytes) == (100_000.0, None, None)
-    assert meter.holders("die-0") is None
+    assert meter.sharing("die-0").pids is None
 
 
 def test_a_second_die_joins_its_first_once_that_answers(clock: Any) -> None:
@@ -347,7 +347,7 @@ def test_a_binding_that_cannot_be_imported_is_told_and_prints_nothing(
 def test_holders_are_processes_with_memory_on_the_gpu(clock: Any) -> None:
     meter = opened(Smi(MI300X), clock)
 
-    assert meter.holders(MI300X["uuid"]) == {4711}
+    assert meter.sharing(MI300X["uuid"]).pids == {4711}
 
 
 def test_holders_of_old_bindings_are_asked_one_by_one(clock: Any) -> None:
@@ -355,13 +355,13 @@ def test_holders_of_old_bindings_are_asked_one_by_one(clock: Any) -> None:
     smi.amdsmi_get_gpu_process_info = lambda card, process: {"pid": process.n}
     meter = opened(smi, clock)
 
-    assert meter.holders(MI300X["uuid"]) == {7, 8}
+    assert meter.sharing(MI300X["uuid"]).pids == {7, 8}
 
 
 def test_holders_are_unknown_where_the_driver_will_not_say(clock: Any) -> None:
     meter = opened(Smi({**MI300X, "processes": LibraryError(10)}), clock)
 
-    assert meter.holders(MI300X["uuid"]) is None
+    assert meter.sharing(MI300X["uuid"]).pids is None
 
 
 @pytest.mark.parametrize(("value", "expected"), [(5, 5.0), ("N/A", None), (None, None), (0xFFFF, None), (True, None)])

@@ -9,7 +9,7 @@ import pytest
 
 from tpw.model import Die, EnergyMethod, PowerScope, Reason, SourceError
 from tpw.power.grace import GraceMeter
-from tpw.power.hwmon import HwmonMeter
+from tpw.power.hwmon import DRIVERS, HwmonMeter
 
 
 class Tree:
@@ -40,7 +40,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def opened(tree: Tree, clock: Any, *drivers: str) -> HwmonMeter:
-    meter = HwmonMeter(tree.sysfs, clock, drivers) if drivers else HwmonMeter(tree.sysfs, clock)
+    meter = HwmonMeter(clock, sysfs_root=tree.sysfs, drivers=drivers or DRIVERS)
     meter.open()
     return meter
 
@@ -315,7 +315,7 @@ def test_a_gpu_that_is_unplugged_is_lost_and_one_that_is_plugged_in_is_found(tre
 
 def test_drivers_it_does_not_know_are_refused(tree: Tree) -> None:
     with pytest.raises(ValueError, match="nouveau"):
-        HwmonMeter(tree.sysfs, drivers=["nouveau"])
+        HwmonMeter(sysfs_root=tree.sysfs, drivers=["nouveau"])
 
 
 # ---------------------------------------------------------------------------------------------------------------- Grace
@@ -331,7 +331,7 @@ def test_grace_is_its_cpu_and_sysio_rails_and_not_the_module_that_contains_the_g
         rail(tree, f"Grace Power Socket {socket}", 260_000_000)
         rail(tree, f"CPU Power Socket {socket}", 200_000_000)
         rail(tree, f"SysIO Power Socket {socket}", 50_000_000)
-    meter = GraceMeter(tree.sysfs, clock)
+    meter = GraceMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
 
     (sample,) = meter.read().samples
@@ -341,7 +341,7 @@ def test_grace_is_its_cpu_and_sysio_rails_and_not_the_module_that_contains_the_g
 
 def test_grace_as_a_whole_stands_for_its_parts_where_they_are_not_told_apart(tree: Tree, clock: Any) -> None:
     rail(tree, "Grace Power Socket 0", 260_000_000)
-    meter = GraceMeter(tree.sysfs, clock)
+    meter = GraceMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
 
     assert meter.read().samples[0].power_watts == 260.0
@@ -350,7 +350,7 @@ def test_grace_as_a_whole_stands_for_its_parts_where_they_are_not_told_apart(tre
 def test_a_grace_rail_that_does_not_answer_fails_the_sum(tree: Tree, clock: Any) -> None:
     rail(tree, "CPU Power Socket 0", 200_000_000)
     broken = rail(tree, "SysIO Power Socket 0", 50_000_000)
-    meter = GraceMeter(tree.sysfs, clock)
+    meter = GraceMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
     (broken / "device" / "power1_average").unlink()
 
@@ -364,7 +364,7 @@ def test_a_grace_rail_that_does_not_answer_fails_the_sum(tree: Tree, clock: Any)
 def test_a_grace_rail_that_shows_no_power_fails_the_sum(tree: Tree, clock: Any, shown: str) -> None:
     rail(tree, "CPU Power Socket 0", 200_000_000)
     broken = rail(tree, "SysIO Power Socket 0", 50_000_000)
-    meter = GraceMeter(tree.sysfs, clock)
+    meter = GraceMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
     (broken / "device" / "power1_average").write_text(shown)
 
@@ -378,6 +378,6 @@ def test_other_machines_have_no_grace(tree: Tree, clock: Any) -> None:
     rail(tree, "Chassis Input Power", 300_000_000)
 
     with pytest.raises(SourceError) as caught:
-        GraceMeter(tree.sysfs, clock).open()
+        GraceMeter(clock, sysfs_root=tree.sysfs).open()
 
     assert caught.value.reason is Reason.ABSENT

@@ -122,11 +122,11 @@ def test_instants_between_the_looks_become_the_mean_of_the_time_between_them(sta
         driver.no_average(0)
         driver.gpu(0).set_square(low=100, high=500, period=1.0, duty=0.5)
         meter = opened(driver.now)
-        assert meter.glancing() == (driver.uuid(0),)
+        assert meter.sampled_gpus() == (driver.uuid(0),)
         first = meter.read(driver.uuid(0))
         for _ in range(9):
             driver.advance(0.1)
-            meter.glance(driver.uuid(0))
+            meter.sample(driver.uuid(0))
         driver.advance(0.1)
         second = meter.read(driver.uuid(0))
         driver.advance(300.0)
@@ -143,19 +143,19 @@ def test_instants_between_the_looks_become_the_mean_of_the_time_between_them(sta
 def test_only_gpus_that_tell_nothing_but_instants_want_glances(driver: FakeNvml) -> None:
     driver.no_energy(0)
     meter = opened()
-    assert meter.glancing() == ()
+    assert meter.sampled_gpus() == ()
     assert [meter.read(driver.uuid(i)).power_mean_seconds for i in (0, 1)] == [1.0, 1.0]
     meter.close()
     driver.no_average(0)
     meter = opened()
-    assert meter.glancing() == (driver.uuid(0),)
+    assert meter.sampled_gpus() == (driver.uuid(0),)
     driver.lose(0)
-    meter.glance(driver.uuid(0))
+    meter.sample(driver.uuid(0))
     assert reason_of(meter, driver.uuid(0)) is Reason.LOST
-    assert meter.glancing() == (), "a lost one is left alone"
+    assert meter.sampled_gpus() == (), "a lost one is left alone"
     meter.close()
 
-    assert meter.glancing() == ()
+    assert meter.sampled_gpus() == ()
 
 
 @pytest.mark.parametrize(
@@ -682,22 +682,22 @@ def test_holders_are_the_process_ids_on_the_gpu(driver: FakeNvml) -> None:
     driver.processes(0, [4711, 4712])
     meter = opened()
 
-    assert meter.holders(driver.uuid(0)) == {4711, 4712}
-    assert meter.holders(driver.uuid(1)) == frozenset()
+    assert meter.sharing(driver.uuid(0)).pids == {4711, 4712}
+    assert meter.sharing(driver.uuid(1)).pids == frozenset()
 
 
 def test_holders_of_a_partitioned_gpu_are_those_of_its_instances(driver: FakeNvml) -> None:
     driver.mig(0, [[100], [200, 201]])
     meter = opened()
 
-    assert meter.holders(driver.uuid(0)) == {100, 200, 201}
+    assert meter.sharing(driver.uuid(0)).pids == {100, 200, 201}
 
 
 def test_holders_see_a_partition_that_was_made_a_moment_ago(driver: FakeNvml) -> None:
     meter = opened()
     driver.mig(0, [[100]])
 
-    assert meter.holders(driver.uuid(0)) == {100}
+    assert meter.sharing(driver.uuid(0)).pids == {100}
 
 
 def test_t27_a_partitioned_gpu_names_its_instances_within_a_minute(driver: FakeNvml, clock: Any) -> None:
@@ -716,7 +716,7 @@ def test_holders_are_unknown_where_the_driver_keeps_no_list(driver: FakeNvml) ->
     driver.gpu(0).flag("no_processes")
     meter = opened()
 
-    assert meter.holders(driver.uuid(0)) is None
+    assert meter.sharing(driver.uuid(0)).pids is None
 
 
 # ----------------------------------------------------------------------------------------------------------------- cost

@@ -39,7 +39,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def opened(tree: Tree, clock: Any) -> RaplMeter:
-    meter = RaplMeter(tree.sysfs, clock)
+    meter = RaplMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
     return meter
 
@@ -217,7 +217,7 @@ def test_files_that_may_not_be_read_are_a_question_of_permission(
     monkeypatch.setattr(rapl.os, "open", refuse)
 
     with pytest.raises(SourceError) as caught:
-        RaplMeter(tree.sysfs, clock).open()
+        RaplMeter(clock, sysfs_root=tree.sysfs).open()
 
     assert caught.value.reason is Reason.PERMISSION
     assert "intel-rapl:0/energy_uj may not be read" in caught.value.detail
@@ -230,7 +230,7 @@ def test_files_of_root_are_a_question_of_permission(tree: Tree, clock: Any) -> N
     (tree.root / "intel-rapl:0" / "energy_uj").chmod(0)
 
     with pytest.raises(SourceError) as caught:
-        RaplMeter(tree.sysfs, clock).open()
+        RaplMeter(clock, sysfs_root=tree.sysfs).open()
 
     assert caught.value.reason is Reason.PERMISSION
 
@@ -309,7 +309,7 @@ def test_one_package_of_two_without_any_memory_zone_is_no_cpu_at_all(
     refuse(monkeypatch, "intel-rapl:1")
 
     with pytest.raises(SourceError) as caught:
-        RaplMeter(tree.sysfs, clock).open()
+        RaplMeter(clock, sysfs_root=tree.sysfs).open()
 
     assert caught.value.reason is Reason.PERMISSION
     assert "intel-rapl:1/energy_uj may not be read (1 of 2 zones)" in caught.value.detail
@@ -447,7 +447,7 @@ def test_what_it_can_draw_grows_with_its_packages(tree: Tree, clock: Any) -> Non
 
 def test_no_zones_at_all_are_told_with_what_to_do(tmp_path: Path, clock: Any) -> None:
     with pytest.raises(SourceError) as caught:
-        RaplMeter(tmp_path, clock).open()
+        RaplMeter(clock, sysfs_root=tmp_path).open()
 
     assert caught.value.reason is Reason.ABSENT
     assert "/sys/class/powercap" in caught.value.hint

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tpw.model import Reason, SourceError
-from tpw.power import HOST_METERS
+from tpw.power import host_meter
 from tpw.power.redfish import RedfishMeter, power_of
 
 
@@ -111,7 +111,7 @@ def credentials(tmp_path: Path) -> str:
 
 
 def meter(controller: Controller, clock: Any, credentials: str, **options: Any) -> RedfishMeter:
-    return RedfishMeter(controller.url, clock, credentials_file=credentials, **options)
+    return RedfishMeter(clock, url=controller.url, credentials_file=credentials, **options)
 
 
 def test_the_systems_own_chassis_is_found_and_read(controller: Controller, clock: Any, credentials: str) -> None:
@@ -272,6 +272,6 @@ def test_power_of_a_resource(document: Any, expected: tuple[float, float] | None
 
 
 def test_the_table_takes_its_options_and_it_is_slow(clock: Any) -> None:
-    redfish = HOST_METERS["redfish"](clock, url="https://127.0.0.1:1", every_seconds=45.0, sysfs_root="/sys")
+    redfish = host_meter("redfish", clock, url="https://127.0.0.1:1", every_seconds=45.0)
 
     assert (redfish.name, redfish.every_seconds) == ("redfish", 45.0)

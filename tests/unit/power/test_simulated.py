@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from tpw.model import Reason, SourceError
-from tpw.power import ACCELERATOR_METERS, HOST_METERS
+from tpw.power import accelerator_meter, host_meter
 from tpw.power.simulated import IDLE_WATTS, JITTER, LOADED_WATTS, SimulatedMeter
 
 
 def test_power_follows_the_load(clock: Any) -> None:
-    meter = SimulatedMeter(2, clock, load=lambda index, at: float(index))
+    meter = SimulatedMeter(clock, gpus=2, load=lambda index, at: float(index))
 
     idle, busy = (meter.read(gpu.uuid) for gpu in meter.gpus())
 
@@ -20,8 +20,8 @@ def test_power_follows_the_load(clock: Any) -> None:
 
 
 def test_energy_is_the_same_however_often_it_is_read(clock: Any) -> None:
-    once = SimulatedMeter(1, clock)
-    often = SimulatedMeter(1, clock)
+    once = SimulatedMeter(clock, gpus=1)
+    often = SimulatedMeter(clock, gpus=1)
     uuid = once.gpus()[0].uuid
     for _ in range(173):
         clock.advance(0.37)
@@ -31,7 +31,7 @@ def test_energy_is_the_same_however_often_it_is_read(clock: Any) -> None:
 
 
 def test_energy_is_the_integral_of_power(clock: Any) -> None:
-    meter = SimulatedMeter(1, clock, load=lambda index, at: 0.5)
+    meter = SimulatedMeter(clock, gpus=1, load=lambda index, at: 0.5)
     uuid = meter.gpus()[0].uuid
     meter.read(uuid)
     clock.advance(1000)
@@ -41,19 +41,19 @@ def test_energy_is_the_integral_of_power(clock: Any) -> None:
 
 
 def test_holders_are_those_of_the_caller(clock: Any) -> None:
-    meter = SimulatedMeter(2, clock, holders=lambda: {1: frozenset({42})})
+    meter = SimulatedMeter(clock, gpus=2, holders=lambda: {1: frozenset({42})})
 
-    assert [meter.holders(gpu.uuid) for gpu in meter.gpus()] == [frozenset(), {42}]
+    assert [meter.sharing(gpu.uuid).pids for gpu in meter.gpus()] == [frozenset(), {42}]
 
 
 def test_a_gpu_of_somebody_else_is_none_of_these(clock: Any) -> None:
     with pytest.raises(SourceError) as caught:
-        SimulatedMeter(1, clock).read("GPU-else")
+        SimulatedMeter(clock, gpus=1).read("GPU-else")
     assert caught.value.reason is Reason.LOST
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("simulated", ACCELERATOR_METERS), ("nvml", ACCELERATOR_METERS), ("rapl", HOST_METERS)]
+    ("name", "create"), [("simulated", accelerator_meter), ("nvml", accelerator_meter), ("rapl", host_meter)]
 )
-def test_a_meter_of_the_table_has_the_name_it_stands_under(name: str, table: Any, clock: Any) -> None:
-    assert table[name](clock).name == name
+def test_a_meter_has_the_name_that_it_has_in_the_table(name: str, create: Any, clock: Any) -> None:
+    assert create(name, clock).name == name
