@@ -424,7 +424,7 @@ def test_a_reload_leaves_a_driver_alone_that_was_let_go_of(monkeypatch: pytest.M
             opened.append("open")
             super().open()
 
-    monkeypatch.setattr("tpw.assembly.accelerator_meters", lambda config, clock: [Meter(2)])
+    monkeypatch.setattr("tpw.assembly.accelerator_meters", lambda config, clock: [Meter(gpus=2)])
     daemon = Daemon(config("[0]"))
     daemon.look()
     asked(daemon, lambda: daemon.release(10.0))
