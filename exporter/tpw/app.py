@@ -19,11 +19,11 @@ import structlog
 
 from tpw import assembly
 from tpw.config.schema import Config, Server
-from tpw.discovery.census import Census, take
 from tpw.discovery.kubelet import Checkpoint
 from tpw.discovery.ownership import AUTO, Claim, bus_id, ownership, resolve
 from tpw.discovery.partition import parts
 from tpw.discovery.processes import HostProcesses
+from tpw.discovery.scan import HostScan, scan_host
 from tpw.ledger.advance import advance
 from tpw.ledger.books import LONGEST_SECONDS, Books, SourceAccount
 from tpw.ledger.rows import price_late, unpriced_since, without_closed
@@ -118,7 +118,7 @@ class Daemon:
         self._policy = Policy()
 
         self._processes = HostProcesses(dialects=self._rows, probe=assembly.probe)
-        self._census = Census()
+        self._census = HostScan()
         self._holders: Mapping[str, frozenset[int] | None] = {}
         self._sharing: Mapping[str, Sharing] = {}
         self._sharing_read: tuple[Mapping[str, Sharing], ...] = ()
@@ -468,7 +468,7 @@ class Daemon:
             config = self._config
             configured = {server.name: server.url for server in config.servers if server.url is not None}
             dialects: dict[str, Dialect | None] = {name: source.dialect for name, source in self._sources.items()}
-            census = take(
+            census = scan_host(
                 self._processes,
                 configured,
                 dialects,
@@ -482,7 +482,7 @@ class Daemon:
         finally:
             self._scanning.release()
 
-    def _take_census(self, census: Census) -> None:
+    def _take_census(self, census: HostScan) -> None:
         for problem in census.problems:
             if problem not in self._census.problems:
                 _log.warning("not all can be seen", detail=problem)

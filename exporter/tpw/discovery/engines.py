@@ -1,4 +1,4 @@
-"""What discovery needs to know of an inference engine. The rows of :mod:`tpw.tokens.engines` have this form."""
+"""What discovery needs to know about an inference engine. A :class:`tpw.tokens.dialects.Dialect` has this form."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Protocol
 SELF = "self"
 """GPU processes are the listener or its descendants."""
 ANCESTOR = "ancestor"
-"""GPU processes may be siblings of the listener: up to what started both, then down."""
+"""GPU processes may be siblings of the listener: up to the common ancestor, then down."""
 
 
 class ProcessNames(Protocol):
-    """How an engine's processes are called: see :mod:`tpw.discovery.naming`."""
+    """Names of an engine's processes: see :mod:`tpw.discovery.naming`."""
 
     @property
     def listener(self) -> tuple[str, ...]:
-        """Those that listen."""
+        """Of the process that listens."""
 
     @property
     def gpu(self) -> tuple[str, ...]:
-        """Those that hold the GPUs."""
+        """Of the processes that hold the GPUs."""
 
     @property
     def climb(self) -> str:
@@ -31,20 +31,20 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """As the configuration says it."""
+        """As in the configuration."""
 
     @property
     def level(self) -> str:
-        """``engine``, or what stands before engines and counts their tokens again."""
+        """``engine``, or a proxy in front of engines, which counts their tokens again."""
 
     @property
     def port(self) -> int | None:
-        """Where its page usually is."""
+        """The usual port of its metrics page."""
 
     @property
     def other_ports(self) -> tuple[int, ...]:
-        """Where else it is sometimes."""
+        """Less usual ports of it."""
 
     @property
     def processes(self) -> ProcessNames:
-        """How its processes are called."""
+        """Names of its processes."""

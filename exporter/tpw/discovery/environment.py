@@ -1,16 +1,17 @@
-"""Which GPUs a process may use, by the environment it was started with. Pure functions.
+"""Which GPUs a process may use, from the environment it was started with. Pure functions.
 
-The last resort, where the driver does not say who holds a board: it is what a process was allowed, not what it took.
+The last resort if the driver does not list the processes on a GPU: it shows what a process was allowed to use, not what it
+uses.
 
 Facts (CUDA programming guide, environment variables; NVIDIA container toolkit; ROCm, GPU isolation):
 
-- ``CUDA_VISIBLE_DEVICES``: indices or UUIDs (or their beginnings), MIG instances by UUID. The first entry that is none ends
-  the list. Indices follow ``CUDA_DEVICE_ORDER``: ``PCI_BUS_ID`` is the driver's own order; the default, ``FASTEST_FIRST``,
-  is known only where all boards are of one kind.
-- ``NVIDIA_VISIBLE_DEVICES``: what a container was given, by the driver's indices or by UUIDs; indices inside the container
-  count what it was given. ``all`` and ``void`` tell nothing.
-- ``ROCR_VISIBLE_DEVICES``, ``HIP_VISIBLE_DEVICES`` (and ``CUDA_VISIBLE_DEVICES`` as another name of that): the same for
-  AMD; the second counts what the first left.
+- ``CUDA_VISIBLE_DEVICES``: indices or UUIDs (or their prefixes), MIG instances by UUID. The first invalid entry ends the
+  list. Indices follow ``CUDA_DEVICE_ORDER``: ``PCI_BUS_ID`` is the driver's own order; the default, ``FASTEST_FIRST``, is
+  known only if all GPUs are of one model.
+- ``NVIDIA_VISIBLE_DEVICES``: the GPUs of a container, by the driver's indices or by UUIDs; indices inside the container
+  count these GPUs. ``all`` and ``void`` name none.
+- ``ROCR_VISIBLE_DEVICES``, ``HIP_VISIBLE_DEVICES`` (with ``CUDA_VISIBLE_DEVICES`` as a synonym): the same for AMD; the
+  second counts the devices that the first leaves.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ VARIABLES = (
 )
 
 _CONTAINER = re.compile(rb"docker|containerd|kubepods|crio|libpod|lxc|podman")
-_NOTHING_TOLD = ("", "all", "void", "none")
+_NAMES_NO_GPU = ("", "all", "void", "none")
 _OLD_MIG = re.compile(r"MIG-(GPU-[0-9a-f-]+)/")
 
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """What one process was told about GPUs. None where it was told nothing."""
+    """The GPU variables in one process's environment. None if a variable is not set."""
 
     cuda: str | None = None
     order: str = ""
@@ -46,8 +47,8 @@ class Visible:
     in_container: bool = False
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], cgroup: bytes = b"") -> Visible | None:
-        """From a process's environment; None where it says nothing about GPUs."""
+    def from_environment(cls, environment: Mapping[str, str], cgroup: bytes = b"") -> Visible | None:
+        """None if the environment names no GPUs."""
         if not any(environment.get(name) is not None for name in VARIABLES if name != "CUDA_DEVICE_ORDER"):
             return None
         return cls(
@@ -62,20 +63,20 @@ class Visible:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """GPUs by UUID, and in words what could not be told."""
+    """GPUs by UUID, and sentences about what is unclear."""
 
     gpus: frozenset[str]
     problems: tuple[str, ...] = ()
 
 
 def allowed(visible: Iterable[Visible], gpus: Sequence[Gpu]) -> Allowed:
-    """The GPUs that any of these processes may use, as far as their environments name them."""
+    """The GPUs that any of these processes may use, according to their environments."""
     found: set[str] = set()
     problems: dict[str, None] = {}
-    for one in visible:
+    for environment in visible:
         for vendor, read in (("nvidia", _nvidia), ("amd", _amd)):
-            boards = sorted((gpu for gpu in gpus if gpu.vendor == vendor), key=lambda gpu: gpu.index)
-            named = read(one, boards)
+            candidates = sorted((gpu for gpu in gpus if gpu.vendor == vendor), key=lambda gpu: gpu.index)
+            named = read(environment, candidates)
             if isinstance(named, str):
                 problems[named] = None
             elif named is not None:
@@ -83,9 +84,8 @@ def allowed(visible: Iterable[Visible], gpus: Sequence[Gpu]) -> Allowed:
     return Allowed(frozenset(found), tuple(problems))
 
 
-def named_by(name: str, gpus: Sequence[Gpu]) -> Gpu | None:
-    """The board that an identifier names: its UUID or the beginning of it, or that of a MIG instance on it. None where
-    none or several are meant."""
+def gpu_by_uuid(name: str, gpus: Sequence[Gpu]) -> Gpu | None:
+    """The GPU with this UUID or UUID prefix, or with the MIG instance of this UUID. None if no GPU or several match."""
     old = _OLD_MIG.match(name)
     wanted = (old[1] if old else name).lower()
     if wanted.startswith("mig-"):
@@ -95,49 +95,49 @@ def named_by(name: str, gpus: Sequence[Gpu]) -> Gpu | None:
     return matches[0] if len(matches) == 1 else None
 
 
-def _nvidia(visible: Visible, boards: Sequence[Gpu]) -> Sequence[Gpu] | str | None:
-    """The boards; what is unclear about them, in words; None where nothing is said."""
-    if not boards or (visible.cuda is None and visible.container is None):
+def _nvidia(visible: Visible, gpus: Sequence[Gpu]) -> Sequence[Gpu] | str | None:
+    """The GPUs; a sentence if they are ambiguous; None if no variable names any."""
+    if not gpus or (visible.cuda is None and visible.container is None):
         return None
-    given = visible.container is not None and visible.container not in _NOTHING_TOLD
-    base = sorted(_listed(visible.container or "", boards), key=lambda gpu: gpu.index) if given else boards
+    is_assigned = visible.container is not None and visible.container not in _NAMES_NO_GPU
+    base = sorted(_listed(visible.container or "", gpus), key=lambda gpu: gpu.index) if is_assigned else gpus
     if visible.cuda is None:
-        return base if given else None
+        return base if is_assigned else None
     entries = _entries(visible.cuda)
     indices = [entry for entry in entries if entry.isdecimal()]
-    if indices and visible.in_container and not given:
+    if indices and visible.in_container and not is_assigned:
         return (
-            f"CUDA_VISIBLE_DEVICES={visible.cuda} of a process in a container counts the GPUs that the container was given,"
-            " and NVIDIA_VISIBLE_DEVICES does not tell which: list the server's `gpus`"
+            f"CUDA_VISIBLE_DEVICES={visible.cuda} of a process in a container counts the container's GPUs, and"
+            " NVIDIA_VISIBLE_DEVICES does not name them: list the server's `gpus`"
         )
-    unequal = len({gpu.name for gpu in base}) > 1
-    if indices and unequal and visible.order != "PCI_BUS_ID" and len(set(indices)) < len(base):
+    is_mixed = len({gpu.name for gpu in base}) > 1
+    if indices and is_mixed and visible.order != "PCI_BUS_ID" and len(set(indices)) < len(base):
         return (
-            f"CUDA_VISIBLE_DEVICES={visible.cuda} counts GPUs in an order that is not known where they differ: start the"
-            " server with CUDA_DEVICE_ORDER=PCI_BUS_ID or with UUIDs, or list the server's `gpus`"
+            f"CUDA_VISIBLE_DEVICES={visible.cuda} counts GPUs of different models in CUDA's own order, which is unknown"
+            " here: start the server with CUDA_DEVICE_ORDER=PCI_BUS_ID or with UUIDs, or list the server's `gpus`"
         )
     return _listed(visible.cuda, base)
 
 
-def _amd(visible: Visible, boards: Sequence[Gpu]) -> Sequence[Gpu] | None:
+def _amd(visible: Visible, gpus: Sequence[Gpu]) -> Sequence[Gpu] | None:
     hip = visible.hip if visible.hip is not None else visible.cuda
-    if not boards or (hip is None and visible.rocr is None):
+    if not gpus or (hip is None and visible.rocr is None):
         return None
-    # ROCm counts dies, of which a board may have several.
-    dies = [(die.index, gpu) for gpu in boards for die in gpu.all_dies()]
-    boards = [gpu for _, gpu in sorted(dies, key=lambda die: die[0])]
-    base = boards if visible.rocr is None else _listed(visible.rocr, boards)
+    # ROCm counts dies, of which a GPU may have several.
+    dies = [(die.index, gpu) for gpu in gpus for die in gpu.all_dies()]
+    gpus = [gpu for _, gpu in sorted(dies, key=lambda die: die[0])]
+    base = gpus if visible.rocr is None else _listed(visible.rocr, gpus)
     return base if hip is None else _listed(hip, base)
 
 
-def _listed(text: str, boards: Sequence[Gpu]) -> Sequence[Gpu]:
-    """The boards that a list names, up to its first entry that is none."""
+def _listed(text: str, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
+    """The GPUs in a list, up to its first invalid entry."""
     found: list[Gpu] = []
     for entry in _entries(text):
         if entry.isdecimal():
-            named: Sequence[Gpu] = boards[int(entry) :][:1]
+            named: Sequence[Gpu] = gpus[int(entry) :][:1]
         else:
-            named = [gpu for gpu in (named_by(entry, tuple(dict.fromkeys(boards))),) if gpu]
+            named = [gpu for gpu in (gpu_by_uuid(entry, tuple(dict.fromkeys(gpus))),) if gpu]
         if not named:
             break
         found.extend(named)

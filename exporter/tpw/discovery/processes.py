@@ -128,7 +128,7 @@ class HostProcesses:
         if not self._table:
             self._report(f"there are no processes in {self._fs.root}: is it a mounted procfs?")
 
-    def owner_pids(self, url: str) -> frozenset[int] | None:
+    def listener_pids(self, url: str) -> frozenset[int] | None:
         """Processes that listen at an address. None when it is not of this host; empty when nobody is seen there."""
         sockets = self._sockets.at(url, self._table)
         return None if sockets is None else frozenset(pid for one in sockets for pid in one.pids)
@@ -146,7 +146,7 @@ class HostProcesses:
         trees stay theirs. While the engine is not known, it is taken from what the listener is called: climbing from one
         that has its GPU processes below itself would take in whatever else its parent started.
         """
-        owners = self.owner_pids(url)
+        owners = self.listener_pids(url)
         if owners is None:
             return None
         if owners:
@@ -179,7 +179,7 @@ class HostProcesses:
     def visible(self, pids: Collection[int]) -> tuple[Visible, ...]:
         """What these processes were told about the GPUs they may use; each saying once."""
         told = {
-            Visible.of(self._fs.environment(pid), self._fs.cgroup(pid)): None
+            Visible.from_environment(self._fs.environment(pid), self._fs.cgroup(pid)): None
             for pid in sorted(pids)
             if pid in self._table
         }
@@ -191,7 +191,7 @@ class HostProcesses:
 
     def process_at(self, url: str) -> OsProcess | None:
         """The oldest process that listens at an address, as an identity; None when it is not known."""
-        owners = [self._table[pid] for pid in self.owner_pids(url) or ()]
+        owners = [self._table[pid] for pid in self.listener_pids(url) or ()]
         if not owners:
             return None
         first = min(owners, key=lambda process: (process.started_ticks, process.pid))
@@ -242,7 +242,7 @@ class HostProcesses:
         found: set[int] = set()
         for url in configured.values():
             models = parse_qs(urlsplit(url).query).get("model", ())
-            routers = self.owner_pids(url) if models else None
+            routers = self.listener_pids(url) if models else None
             for pid in self._table.tree(routers or (), SELF) - (routers or frozenset()):
                 if model_named(self._table[pid].argv) in models:
                     found.add(pid)

@@ -24,13 +24,13 @@ MI250 = tuple(
 
 def told(*, gpus: tuple[Gpu, ...] = GPUS, cgroup: bytes = b"", **environment: str) -> tuple[list[int], int]:
     """Indices of the GPUs, and how many things are unclear."""
-    visible = Visible.of(environment, cgroup)
+    visible = Visible.from_environment(environment, cgroup)
     found = allowed([visible] if visible else [], gpus)
     return sorted(gpu.index for gpu in gpus if gpu.uuid in found.gpus), len(found.problems)
 
 
 def test_an_environment_that_says_nothing_tells_nothing():
-    assert Visible.of({"PATH": "/bin", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) is None
+    assert Visible.from_environment({"PATH": "/bin", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) is None
     assert told(PATH="/bin") == ([], 0)
 
 
@@ -66,7 +66,7 @@ def test_the_order_of_unequal_boards_does_not_matter_where_it_is_all_of_them_or_
 
 
 def test_what_is_unclear_says_what_to_do():
-    visible = Visible.of({"CUDA_VISIBLE_DEVICES": "1"})
+    visible = Visible.from_environment({"CUDA_VISIBLE_DEVICES": "1"})
     assert visible is not None
     [problem] = allowed([visible], UNEQUAL).problems
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in problem
@@ -126,7 +126,7 @@ def test_amd(environment: dict[str, str], expected: list[int]):
 
 
 def test_processes_of_one_server_add_up():
-    each = [Visible.of({"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in (0, 2)]
+    each = [Visible.from_environment({"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in (0, 2)]
     assert allowed([one for one in each if one], GPUS).gpus == {GPUS[0].uuid, GPUS[2].uuid}
 
 

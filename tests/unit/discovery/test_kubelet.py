@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tpw.discovery.kubelet import Checkpoint, given, pod_of
+from tpw.discovery.kubelet import Checkpoint, devices_to_gpus, pod_of
 from tpw.model import Gpu
 
 POD = "6f8d2c1e-0b0a-4a57-9d1b-2f3c4d5e6f70"
@@ -69,16 +69,16 @@ def test_no_file_is_no_problem_and_no_pods_neither(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Data": {"PodDeviceEntries": [{"PodUID": "x"}]}}', '{"Data": 5}'])
-def test_another_file_is_said(tmp_path: Path, text: str):
+def test_an_invalid_file_is_reported(tmp_path: Path, text: str):
     file = tmp_path / "checkpoint"
     file.write_text(text)
     found, problem = Checkpoint(str(file)).devices()
     assert (found, "not a checkpoint" in problem) == ({}, True)
 
 
-def test_a_file_that_cannot_be_read_is_said(tmp_path: Path):
+def test_an_unreadable_file_is_reported(tmp_path: Path):
     found, problem = Checkpoint(str(tmp_path)).devices()
-    assert (found, "must be able to read it" in problem) == ({}, True)
+    assert (found, "run the exporter as a user that can read this file" in problem) == ({}, True)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path):
         ("nvidia0/vgpu2", "GPU-aaaa"),
     ],
 )
-def test_t27_every_form_of_identifier_means_a_board(identifier: str, uuid: str):
-    assert given(frozenset({identifier}), GPUS).gpus == {uuid}
+def test_t27_every_form_of_identifier_names_a_gpu(identifier: str, uuid: str):
+    assert devices_to_gpus(frozenset({identifier}), GPUS).gpus == {uuid}
 
 
-def test_a_device_that_is_not_seen_here_is_said():
-    found = given(frozenset({"GPU-cccc", "nvidia7"}), GPUS)
+def test_a_device_that_is_not_on_this_host_is_reported():
+    found = devices_to_gpus(frozenset({"GPU-cccc", "nvidia7"}), GPUS)
     assert (found.gpus, len(found.problems)) == (frozenset(), 2)

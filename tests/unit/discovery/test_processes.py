@@ -14,10 +14,10 @@ import pytest
 
 from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
-from tpw.discovery.census import take
 from tpw.discovery.ownership import held_by
 from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
 from tpw.discovery.procfs import ProcFs
+from tpw.discovery.scan import scan_host
 from tpw.model import Reason, SourceError
 from tpw.tokens.dialects import Climb, Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES, LITELLM, LLAMACPP, SGLANG, TGI, VLLM
@@ -80,42 +80,42 @@ def test_who_listens_at_an_address(fake: FakeProcFs):
     fake.process(100, "vllm serve m", sockets=(501,))
     fake.process(200, "other", sockets=(502, 777))
     host = look(fake)
-    assert host.owner_pids(url_of(8000)) == {100}
-    assert host.owner_pids(url_of(8000, "10.0.0.1")) == {100}
-    assert host.owner_pids(url_of(8000, "localhost")) == {100}
-    assert host.owner_pids(url_of(9000)) == {200}
+    assert host.listener_pids(url_of(8000)) == {100}
+    assert host.listener_pids(url_of(8000, "10.0.0.1")) == {100}
+    assert host.listener_pids(url_of(8000, "localhost")) == {100}
+    assert host.listener_pids(url_of(9000)) == {200}
 
 
 def test_a_socket_bound_to_loopback_is_not_behind_the_host_address(fake: FakeProcFs):
     fake.network("host", ("10.0.0.1",), [Tcp(9000, 502, "127.0.0.1")])
     fake.process(200, "other", sockets=(502,))
-    assert look(fake).owner_pids(url_of(9000, "10.0.0.1")) == frozenset()
+    assert look(fake).listener_pids(url_of(9000, "10.0.0.1")) == frozenset()
 
 
 def test_a_socket_bound_to_ipv6_any_is_behind_ipv4_addresses(fake: FakeProcFs):
     fake.network("host", (), [Tcp(8000, 501, "::")])
     fake.process(100, "vllm serve m", sockets=(501,))
     host = look(fake)
-    assert (host.owner_pids(url_of(8000)), host.owner_pids(url_of(8000, "[::1]"))) == ({100}, {100})
+    assert (host.listener_pids(url_of(8000)), host.listener_pids(url_of(8000, "[::1]"))) == ({100}, {100})
 
 
 def test_connections_are_no_listeners(fake: FakeProcFs):
     fake.network("host", (), [Tcp(8000, 501, listening=False)])
     fake.process(100, "client", sockets=(501,))
-    assert look(fake).owner_pids(url_of(8000)) == frozenset()
+    assert look(fake).listener_pids(url_of(8000)) == frozenset()
 
 
 def test_an_address_elsewhere_is_not_of_this_host(fake: FakeProcFs):
-    assert look(fake).owner_pids(url_of(8000, "192.0.2.9")) is None
+    assert look(fake).listener_pids(url_of(8000, "192.0.2.9")) is None
 
 
 def test_a_host_name_is_resolved(fake: FakeProcFs):
     fake.network("host", ("10.0.0.1",), [Tcp(8000, 501)])
     fake.process(100, "vllm serve m", sockets=(501,))
     host = look(fake, names={"node-a": ["10.0.0.1"], "node-b": ["10.0.0.2"]})
-    assert host.owner_pids(url_of(8000, "node-a")) == {100}
-    assert host.owner_pids(url_of(8000, "node-b")) is None
-    assert host.owner_pids(url_of(8000, "no-such-host")) is None
+    assert host.listener_pids(url_of(8000, "node-a")) == {100}
+    assert host.listener_pids(url_of(8000, "node-b")) is None
+    assert host.listener_pids(url_of(8000, "no-such-host")) is None
 
 
 def test_the_identity_is_the_oldest_listener(fake: FakeProcFs):
@@ -238,9 +238,9 @@ def test_a_server_that_is_found_has_its_engine_s_processes_from_the_first_scan_o
     fake.process(100, "my-server --port 8080", parent=90, session=90, sockets=(501,))
     fake.process(102, "python3 train.py", parent=90, session=90)
     host = look(fake, Asker(**{url_of(8080): LLAMACPP}))
-    census = take(host, {}, {}, {"GPU-a": {100}, "GPU-b": {102}}, find=True)
-    assert [server.name for server in census.found] == ["llamacpp-8080"]
-    assert census.pids == {"llamacpp-8080": {100}}
+    scan = scan_host(host, {}, {}, {"GPU-a": {100}, "GPU-b": {102}}, find=True)
+    assert [server.name for server in scan.found] == ["llamacpp-8080"]
+    assert scan.pids == {"llamacpp-8080": {100}}
 
 
 def test_what_is_left_of_a_server_that_listens_no_more_is_still_its_own(fake: FakeProcFs):
@@ -281,14 +281,14 @@ def test_t28_a_container_is_found_by_its_address_and_by_its_published_port(fake:
     fake.process(100, "vllm serve m", sockets=(901,), network="pod", cgroup="/docker/1")
     fake.network("pod", ("172.17.0.2",), [Tcp(8000, 901)])
     host = look(fake)
-    assert host.owner_pids(url_of(8000, "172.17.0.2")) == {100}
-    assert host.owner_pids(url_of(8001)) == {100}
+    assert host.listener_pids(url_of(8000, "172.17.0.2")) == {100}
+    assert host.listener_pids(url_of(8001)) == {100}
 
 
 def test_a_port_forwarded_in_the_kernel_is_found_where_one_container_has_it(fake: FakeProcFs):
     fake.process(100, "vllm serve m", sockets=(901,), network="pod")
     fake.network("pod", ("172.17.0.2",), [Tcp(8000, 901)])
-    assert look(fake).owner_pids(url_of(8000)) == {100}
+    assert look(fake).listener_pids(url_of(8000)) == {100}
 
 
 def test_a_port_that_two_containers_have_is_not_guessed(fake: FakeProcFs):
@@ -296,7 +296,7 @@ def test_a_port_that_two_containers_have_is_not_guessed(fake: FakeProcFs):
     fake.network("pod1", ("172.17.0.2",), [Tcp(8000, 901)])
     fake.process(200, "vllm serve m", sockets=(902,), network="pod2")
     fake.network("pod2", ("172.17.0.3",), [Tcp(8000, 902)])
-    assert look(fake).owner_pids(url_of(8000)) == frozenset()
+    assert look(fake).listener_pids(url_of(8000)) == frozenset()
 
 
 # ------------------------------------------------------------------------------------------------------- finding servers
@@ -661,7 +661,7 @@ def test_processes_that_cannot_be_looked_into_are_reported_once(fake: FakeProcFs
     fake.network("host", (), [Tcp(9999, 501, uid=1000)])
     fake.process(100, "some server", sockets=(501,))
     host = look(fake)
-    assert (host.owner_pids(url_of(9999)), host.owner_pids(url_of(9999))) == (frozenset(), frozenset())
+    assert (host.listener_pids(url_of(9999)), host.listener_pids(url_of(9999))) == (frozenset(), frozenset())
     [problem] = host.problems
     assert "CAP_SYS_PTRACE" in problem
 
@@ -709,7 +709,7 @@ def test_a_real_child_that_listens_is_found_in_the_real_procfs():
         port = int(child.stdout.readline())
         host = HostProcesses()
         host.refresh()
-        owners = host.owner_pids(f"http://127.0.0.1:{port}")
+        owners = host.listener_pids(f"http://127.0.0.1:{port}")
         pids = host.tree(owners or (), Climb.SELF)
         process = host.process_at(f"http://localhost:{port}")
         child.stdin.close()
@@ -747,4 +747,4 @@ def test_an_unused_port_is_nobody_s():
         port = listener.getsockname()[1]
     host = HostProcesses(dialects=DIALECTS)
     host.refresh()
-    assert host.owner_pids(f"http://127.0.0.1:{port}") == frozenset()
+    assert host.listener_pids(f"http://127.0.0.1:{port}") == frozenset()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from support.procfs import FakeProcFs, Tcp
-from tpw.discovery.census import Census, take
 from tpw.discovery.kubelet import Checkpoint
 from tpw.discovery.ownership import AUTO, Claim, ownership
 from tpw.discovery.processes import HostProcesses
+from tpw.discovery.scan import HostScan, scan_host
 from tpw.model import Attribution, Gpu, Ownership
 
 GPUS = (Gpu("GPU-aaaa", 0, name="H100"), Gpu("GPU-bbbb", 1, name="H100"))
@@ -40,15 +40,15 @@ def kernel(fake: FakeProcFs) -> None:
     fake.process(2, [], parent=0, comm="kthreadd")
 
 
-def scanned(fake: FakeProcFs, lists: Lists, kubelet: Checkpoint | None = None) -> Census:
+def scanned(fake: FakeProcFs, lists: Lists, kubelet: Checkpoint | None = None) -> HostScan:
     host = HostProcesses(str(fake.root))
-    return take(host, {"chat": "http://127.0.0.1:8000"}, {}, lists, find=False, kubelet=kubelet)
+    return scan_host(host, {"chat": "http://127.0.0.1:8000"}, {}, lists, find=False, kubelet=kubelet)
 
 
-def owned(census: Census, lists: Lists, gpus: str | tuple[str, ...] = AUTO) -> Ownership:
-    assigned, _ = census.assigned("chat", GPUS)
+def owned(scan: HostScan, lists: Lists, gpus: str | tuple[str, ...] = AUTO) -> Ownership:
+    assigned, _ = scan.assigned("chat", GPUS)
     return ownership(
-        Claim("chat", gpus), answering=True, pids=census.pids["chat"], holders=lists, gpus=GPUS, assigned=assigned
+        Claim("chat", gpus), answering=True, pids=scan.pids["chat"], holders=lists, gpus=GPUS, assigned=assigned
     )
 
 
@@ -91,12 +91,12 @@ def test_a_server_that_is_gone_has_no_environment_left(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="1")
     host = HostProcesses(str(fake.root))
     servers = {"chat": "http://127.0.0.1:8000"}
-    take(host, servers, {}, SILENT, find=False)
+    scan_host(host, servers, {}, SILENT, find=False)
     fake.network("host", ("10.0.0.1",), [])
     fake.end(50)
-    assert owned(take(host, servers, {}, SILENT, find=False), SILENT).gpus == {"GPU-bbbb"}
+    assert owned(scan_host(host, servers, {}, SILENT, find=False), SILENT).gpus == {"GPU-bbbb"}
     fake.end(51)
-    assert owned(take(host, servers, {}, SILENT, find=False), SILENT).gpus == frozenset()
+    assert owned(scan_host(host, servers, {}, SILENT, find=False), SILENT).gpus == frozenset()
 
 
 def test_the_kubelet_tells_before_the_environment(fake: FakeProcFs, tmp_path: Path):
@@ -142,15 +142,15 @@ def test_what_the_environment_cannot_tell_is_said(fake: FakeProcFs):
         (("http://127.0.0.1:7001", "http://127.0.0.1:7002"), 0),
     ],
 )
-def test_t28_one_server_that_is_configured_twice_is_said(fake: FakeProcFs, urls: tuple[str, str], problems: int):
+def test_t28_one_server_that_is_configured_twice_is_reported(fake: FakeProcFs, urls: tuple[str, str], problems: int):
     """It may be meant, for a moment: but each of the two counts all its tokens."""
     fake.process(50, "text-generation-router --port 8000", sockets=(500, 501))
     fake.process(60, "llama-server", sockets=(502,))
     fake.network("host", ("10.0.0.1",), [Tcp(8000, 500, "::"), Tcp(9000, 501), Tcp(7000, 502)])
     host = HostProcesses(str(fake.root))
-    census = take(host, dict(zip(("one", "two"), urls, strict=True)), {}, {}, find=False)
-    said = (
-        "servers one and two are served by the same process (50): if they are one server at two addresses its tokens are"
-        " counted twice; then leave one of them out of the configuration"
+    scan = scan_host(host, dict(zip(("one", "two"), urls, strict=True)), {}, {}, find=False)
+    expected = (
+        "servers one and two are served by the same process (50): if they are one server at two addresses, its tokens are"
+        " counted twice; remove one of them from the configuration"
     )
-    assert list(census.problems) == [said] * problems
+    assert list(scan.problems) == [expected] * problems
