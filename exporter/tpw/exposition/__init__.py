@@ -1,1 +1,1 @@
-"""What the world sees: the catalogue of metrics, snapshot -> families -> pages, and the HTTP server."""
+"""Exposition: the catalogue of metrics, snapshot -> families -> pages, the status API and the HTTP server."""

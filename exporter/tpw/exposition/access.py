@@ -1,8 +1,7 @@
-"""Who may ask: the gate of a web configuration file (:mod:`tpw.exposition.web_config`) that is looked after while the
-daemon runs.
+"""Access control from a web configuration file (:mod:`tpw.exposition.web_config`).
 
-The file, and the files it names, are looked at again at most once a second; a change takes effect for the next request,
-and a bad change changes nothing and is logged.
+The file, and the files it names, are checked for changes at most once a second. A valid change applies to the next
+request; an invalid one is logged and the old configuration stays in force.
 """
 
 from __future__ import annotations
@@ -21,36 +20,36 @@ from typing import cast
 import structlog
 
 from tpw.exposition.http1 import Request, Response
+from tpw.exposition.serving import Gate
 from tpw.exposition.web_config import WebConfig, WebConfigError, bcrypt, load
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 1.0
-_REMEMBERED_PASSWORDS = 100
+_CHECK_SECONDS = 1.0
+_MAX_CACHED_PASSWORDS = 100
 
 PROBES = frozenset({"/-/healthy", "/-/ready"})
-"""What whoever restarts a daemon asks. They tell nothing of what is measured, and a kubelet has no safe place for a
-password: so anybody may ask them. Nor does the rate bound them, or whoever floods the port could have the daemon killed."""
+"""Paths that need no password, since a kubelet has no safe place for one; they reveal nothing that is measured. They are
+exempt from the rate limit too: otherwise a client that floods the port could have the daemon restarted."""
 
 
-class Access:
-    """The gate of a web configuration file that is looked after while the daemon runs.
+class Access(Gate):
+    """Decides which connections and requests are allowed, by a web configuration file that is reloaded when it changes.
 
     Args:
         path: the file.
         clock: monotonic.
 
     Raises:
-        WebConfigError: when the file cannot be used at the start.
+        WebConfigError: the file is not valid.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._config, self._signature = _settled(path)
-        self._looked_at = clock()
+        self._config, self._signature = _load(path)
+        self._checked_at = clock()
         self._lock = threading.Lock()
-        self._checking = threading.Lock()
         self._passwords = _Passwords()
         self._tokens = float(self._config.rate_burst)
         self._refilled_at = clock()
@@ -58,21 +57,21 @@ class Access:
     def generation(self) -> WebConfig:
         """The configuration in force."""
         now = self._clock()
-        if now - self._looked_at >= _LOOK_SECONDS and self._lock.acquire(blocking=False):
+        if now - self._checked_at >= _CHECK_SECONDS and self._lock.acquire(blocking=False):
             try:
-                self._looked_at = now
-                self._look()
+                self._checked_at = now
+                self._reload_if_changed()
             finally:
                 self._lock.release()
         return self._config
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         signature = _signature(self._config.files)
         if signature == self._signature:
             return
         self._signature = signature
         try:
-            self._config, self._signature = _settled(self._path)
+            self._config, self._signature = _load(self._path)
         except WebConfigError as error:
             _log.error("web_config_rejected", file=str(self._path), problems=error.problems)
             return
@@ -83,11 +82,11 @@ class Access:
         return self._config.context
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Headers for every answer."""
+        """Headers for every response."""
         return self._config.headers
 
     def admit(self, peer: ssl.SSLSocket) -> bool:
-        """Whether one of the certificate's alternative names is on the list, where there is a list."""
+        """Whether a subject alternative name of the client certificate is allowed. True where no list is configured."""
         allowed = self._config.allowed_sans
         if allowed is None:
             return True
@@ -96,18 +95,18 @@ class Access:
         return any(name in allowed for _, name in names)
 
     def refuse(self, request: Request) -> Response | None:
-        """429 above the rate, 401 without a right user and password, else None. Who looks at a probe's address passes."""
+        """429 above the rate limit, 401 without a valid user and password, None for an allowed request."""
         if request.path in PROBES and request.method in ("GET", "HEAD"):
             return None
         config = self._config
-        if config.rate_interval_seconds and not self._spend(config):
+        if config.rate_interval_seconds and not self._within_rate(config):
             return Response(b"too many requests\n", 429, headers=(("Retry-After", "1"),))
-        if config.users and not self._knows(config.users, request.headers.get("authorization", "")):
+        if config.users and not self._authenticates(config.users, request.headers.get("authorization", "")):
             return Response(b"unauthorized\n", 401, headers=(("WWW-Authenticate", 'Basic realm="tpw-exporter"'),))
         return None
 
-    def _spend(self, config: WebConfig) -> bool:
-        """Take one token of the bucket."""
+    def _within_rate(self, config: WebConfig) -> bool:
+        """Remove one token from the bucket. False if it is empty."""
         with self._lock:
             now = self._clock()
             gained = (now - self._refilled_at) / config.rate_interval_seconds
@@ -118,7 +117,7 @@ class Access:
             self._tokens -= 1.0
             return True
 
-    def _knows(self, users: Mapping[str, bytes], authorization: str) -> bool:
+    def _authenticates(self, users: Mapping[str, bytes], authorization: str) -> bool:
         scheme, _, encoded = authorization.partition(" ")
         if scheme.lower() != "basic":
             return False
@@ -128,53 +127,52 @@ class Access:
             return False
         if not colon:
             return False
-        # For a user that does not exist another's hash is tried, so that the time does not tell who does.
+        # An unknown user is checked against another user's hash, so that the response time does not reveal who exists.
         hashed = users.get(user)
-        secret = password.encode()
-        right = self._passwords.check(secret, hashed or next(iter(users.values())))
-        return right and hashed is not None
+        matches = self._passwords.check(password.encode(), hashed or next(iter(users.values())))
+        return matches and hashed is not None
 
 
 class _Passwords:
-    """Checks passwords, one at a time, and remembers the right ones.
+    """Checks passwords one at a time and caches the valid ones.
 
-    bcrypt is slow on purpose: the right ones are remembered (as keyed digests) so that a scrape does not pay for it, and
-    wrong ones can keep no more than one core busy.
+    bcrypt is slow by design. The cache (keyed digests) keeps that cost out of a scrape; the lock keeps wrong passwords from
+    using more than one core.
     """
 
     def __init__(self) -> None:
         self._key = os.urandom(32)
-        self._right: dict[bytes, None] = {}
-        self._one = threading.Lock()
+        self._valid: dict[bytes, None] = {}
+        self._lock = threading.Lock()
 
     def check(self, password: bytes, hashed: bytes) -> bool:
         digest = hashlib.blake2b(hashed + b"\0" + password, key=self._key).digest()
-        if digest in self._right:
+        if digest in self._valid:
             return True
         package = bcrypt()
         if package is None:
             return False
-        with self._one:
+        with self._lock:
             try:
-                # 72 bytes are all that bcrypt ever looked at; newer packages refuse longer ones.
-                right = package.checkpw(password[:72], hashed)
+                # bcrypt only uses the first 72 bytes; newer packages refuse longer passwords.
+                matches = package.checkpw(password[:72], hashed)
             except ValueError:
-                right = False
-            if right:
-                if len(self._right) >= _REMEMBERED_PASSWORDS:
-                    self._right.clear()
-                self._right[digest] = None
-        return right
+                matches = False
+            if matches:
+                if len(self._valid) >= _MAX_CACHED_PASSWORDS:
+                    self._valid.clear()
+                self._valid[digest] = None
+        return matches
 
 
-def _settled(path: Path) -> tuple[WebConfig, tuple[object, ...]]:
-    """The configuration, and a signature taken before it was read: what changes from now on will be seen."""
+def _load(path: Path) -> tuple[WebConfig, tuple[object, ...]]:
+    """The configuration, and a signature from before it was read: later changes are then always detected."""
     signature = _signature(load(path).files)
     return load(path), signature
 
 
 def _signature(files: tuple[Path, ...]) -> tuple[object, ...]:
-    """Changes when one of the files does."""
+    """Differs when one of the files has changed."""
     result: list[object] = []
     for path in files:
         try:

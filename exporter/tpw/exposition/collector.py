@@ -1,7 +1,6 @@
-"""Our families as a prometheus_client collector.
+"""The metric families as a prometheus_client collector, for embedding in a registry of your own.
 
-The daemon renders its page itself (:mod:`tpw.exposition.render`); the collector is for whoever embeds the exporter in a
-registry of their own, and holds the renderer to the library's bytes in a test.
+The daemon renders its page itself (:mod:`tpw.exposition.render`); a test compares the bytes of the two.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from tpw.snapshot import Snapshot
 
 
 class SnapshotCollector(Collector):
-    """A collector over whatever snapshot is current. ``describe`` comes from the catalogue, so collisions with other
-    collectors are seen at registration and ``name[]`` filters work.
+    """Collects the current snapshot. ``describe`` lists the whole catalogue, so that the registry detects collisions with
+    other collectors and ``name[]`` filters work.
 
     Args:
-        get_snapshot: the snapshot to show.
-        drops: where to count samples that must not leave; without it they raise, and the scrape fails.
+        get_snapshot: returns the current snapshot.
+        drops: where to count invalid samples; without it they raise, and the scrape fails.
     """
 
     def __init__(self, get_snapshot: Callable[[], Snapshot], drops: Drops | None = None) -> None:
@@ -31,7 +30,7 @@ class SnapshotCollector(Collector):
         self._drops = drops
 
     def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Every family there can be, without samples."""
+        """Every family of the catalogue, without samples."""
         for metric in CATALOGUE:
             yield _family(metric)
 

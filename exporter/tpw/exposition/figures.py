@@ -1,4 +1,4 @@
-"""Numbers as people read them: three significant digits, a unit, and a dash where nothing is known; and whose a GPU is."""
+"""Numbers formatted for people: three significant digits, a unit, and a dash for unknown; and the owners of a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def figure(value: float | None) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits without an exponent; below a millionth, with one."""
+    """Three significant digits; with an exponent below a millionth."""
     size = abs(value)
     if size >= 99.95:
         return f"{value:.0f}"
@@ -46,7 +46,7 @@ def _digits(value: float) -> str:
 
 
 def whole(value: float | None) -> str:
-    """A count of things: 23, 1,204."""
+    """A count: 23, 1,204."""
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
@@ -60,7 +60,7 @@ def watts(value: float | None) -> str:
 
 
 def money(value: float | None, currency: str, *, scale: float = 1.0) -> str:
-    """0.418 EUR; ``scale`` multiplies first (a million, for a price per million)."""
+    """0.418 EUR. ``scale`` multiplies the value (a million, for a price per million)."""
     if value is None or not currency:
         return UNKNOWN
     return f"{figure(value * scale)} {currency}"
@@ -111,17 +111,17 @@ def moment(wall_seconds: float) -> str:
 
 
 def plain(text: str) -> str:
-    """A text from outside, without what would move a cursor or change a terminal."""
+    """External text with control characters replaced, safe to print on a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def is_shared(gpu: GpuStatus) -> bool:
-    """Whether a GPU is not all one server's: several own it, or one owns a part of it."""
+    """Whether several servers own the GPU, or one server owns only a part of it."""
     return len(gpu["owners"]) > 1 or any(share < 0.9995 for share in gpu["shares"].values())
 
 
 def owners(gpu: GpuStatus) -> str:
-    """Who owns it, and how much of it where it is shared: `chat`, `chat 75 %, code 25 %`."""
+    """The owners, with their shares if the GPU is shared: `chat`, `chat 75 %, code 25 %`."""
     if not is_shared(gpu):
         return ", ".join(gpu["owners"]) or UNKNOWN
     return ", ".join(f"{name} {percent(gpu['shares'].get(name))}" for name in gpu["owners"])

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire: the head of a request read, the head of an answer written. No sockets here."""
+"""HTTP/1.1 message heads: parses requests, formats responses. No sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, its body already discarded."""
+    """One request without its body."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer."""
+    """One response."""
 
     body: bytes
     status: int = 200
@@ -34,7 +34,7 @@ class Response:
 
 
 class MalformedError(Exception):
-    """A request that cannot be answered: the status to close with."""
+    """A request that is not valid HTTP/1.1. ``status`` is the response status; the connection is closed after it."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -43,14 +43,14 @@ class MalformedError(Exception):
 
 
 def parse_head(head: bytes) -> tuple[Request, bool]:
-    """The request of a head, and whether the client wants to stay. Raises MalformedError."""
+    """The request, and whether the client wants to keep the connection. Raises MalformedError."""
     lines = head.decode("latin-1").lstrip("\r\n").split("\r\n")
     try:
         method, target, version = lines[0].split(" ")
     except ValueError:
         raise MalformedError(400, "not an HTTP request") from None
     if version not in ("HTTP/1.1", "HTTP/1.0"):
-        raise MalformedError(505 if version.startswith("HTTP/") else 400, "HTTP/1.1 is spoken here")
+        raise MalformedError(505 if version.startswith("HTTP/") else 400, "only HTTP/1.1 is supported")
     headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
@@ -78,7 +78,7 @@ def parse_head(head: bytes) -> tuple[Request, bool]:
 def response_head(
     status: int, content_type: str, length: int, headers: tuple[tuple[str, str], ...], *, close: bool
 ) -> bytes:
-    """The head of an answer with a body of ``length`` bytes, with its empty line."""
+    """The head of a response with a body of ``length`` bytes, including the empty line."""
     lines = [
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}",
         f"Content-Type: {content_type}",
@@ -95,7 +95,7 @@ _last_date = (0, "")
 
 
 def _date(second: int) -> str:
-    """The HTTP date, formatted once a second."""
+    """The HTTP date, cached for the second."""
     global _last_date  # noqa: PLW0603 (one tuple, replaced as a whole)
     known, text = _last_date
     if known != second:

@@ -1,9 +1,8 @@
-"""The page for people: one self-contained HTML document over a status.
+"""The landing page: one self-contained HTML document that shows a status.
 
-Rendered here, so it works without JavaScript; with it, the page asks once a second or so for the same rendering of its main
-part and changes only the nodes that differ. Nothing is fetched from elsewhere, and the Content-Security-Policy allows
-nothing but the one style and the one script below. Every text from outside (names of GPUs, servers, models, messages) is
-escaped.
+Rendered on the server, so it works without JavaScript. With it, the page fetches its main part again at every tick and
+updates the nodes that differ. The Content-Security-Policy allows only the page's own style and script. Every external text
+(names of GPUs, servers, models, messages) is escaped.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ from tpw.model import Boundary, Scope
 _MILLION = 1e6
 
 _STATE_TITLES = {
-    "active": "a server that owns it is working",
-    "parked": "a model is loaded, nothing to do",
-    "idle": "nobody owns it",
-    "lost": "it does not answer",
-    "down": "it answered before and does not any more",
-    "waiting": "it has not answered yet",
-    "unread": "its counters are elsewhere; known by its GPUs",
+    "active": "processing requests",
+    "parked": "a model is loaded, no requests",
+    "idle": "no server owns this GPU",
+    "lost": "the GPU does not answer",
+    "down": "the server answered before and does not answer now",
+    "waiting": "the server has not answered yet",
+    "unread": "the server has no metrics page here; only its GPUs are known",
 }
 
 _HOST_RULES = {
-    "node_minus_gpus": "the node's meter less its GPUs",
-    "components": "CPU and memory as read",
-    "in_gpus": "its CPU is in the GPUs' own meters",
-    "none": "nothing of it is in the facility's energy",
+    "node_minus_gpus": "node meter minus GPUs",
+    "components": "CPU and memory meters",
+    "in_gpus": "included in the GPU meters",
+    "none": "not counted in facility energy",
 }
 
 _SHARED_BY = {
-    "sole": "one of them works",
-    "sm": "by use of the multiprocessors",
-    "even": "evenly: the driver does not tell who used how much",
-    "gpm": "by instance, and how busy each is",
-    "slices": "by instance, and its slices",
+    "sole": "only one server is working",
+    "sm": "by SM utilization of each process",
+    "even": "evenly: the driver does not report use by process",
+    "gpm": "by instance, weighted by how busy each is",
+    "slices": "by instance, weighted by compute slices",
 }
 
 
@@ -56,7 +55,7 @@ def _digest(text: str) -> str:
 
 
 def content_security_policy() -> str:
-    """Allows the page's own style and script, asking this server, and nothing else."""
+    """Allows the page's own style and script, requests to this server, and nothing else."""
     return (
         f"default-src 'none'; style-src 'sha256-{_digest(STYLE)}'; script-src 'sha256-{_digest(SCRIPT)}'; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -64,30 +63,30 @@ def content_security_policy() -> str:
 
 
 def page(status: Status, telemetry_path: str, host: str = "") -> bytes:
-    """The whole document. ``host`` says whose numbers these are, for who has many such pages open."""
+    """The whole document. ``host`` is the name of the machine, for the title."""
     interval = max(1.0, min(10.0, status["interval_seconds"]))
     return _document(
         f"tpw-exporter on {host}" if host else "tpw-exporter",
         f'<main id="live" data-every="{interval:g}">{main(status, host)}</main>',
         f'<a href="{escape(telemetry_path.lstrip("/"))}">metrics</a> '
         '<a href="api/v1/status">status as JSON</a> '
-        '<a href="docs/metrics">what each metric means</a> '
+        '<a href="docs/metrics">metric reference</a> '
         f"<span>tpw-exporter {escape(status['version'])}</span>",
         script=True,
     )
 
 
 def reference() -> bytes:
-    """The catalogue of metrics as a page."""
+    """The metric reference as a page."""
     tables = "".join(
         _table(title, ("metric", "meaning"), [(_named(metric), _meaning(metric)) for metric in metrics])
         for title, metrics in sections()
     )
     head = (
         "<header><h1>Metrics</h1></header>"
-        "<p class=note>Absent means unknown; 0 means observed zero. A counter never falls.</p>"
+        "<p class=note>A missing series means unknown; 0 means observed zero. A counter never decreases.</p>"
     )
-    return _document("tpw-exporter: metrics", f"<main>{head}{tables}</main>", '<a href="../">back</a>')
+    return _document("tpw-exporter: metrics", f"<main>{head}{tables}</main>", '<a href="../">status page</a>')
 
 
 def _named(metric: Metric) -> _Cell:
@@ -96,7 +95,7 @@ def _named(metric: Metric) -> _Cell:
 
 
 def _meaning(metric: Metric) -> _Cell:
-    absent = f"<br>Absent: {escape(metric.absent)}" if metric.absent else ""
+    absent = f"<br>Absent if: {escape(metric.absent)}" if metric.absent else ""
     return _Cell(f"<span class=hint>{escape(metric.help)}</span>{absent}", "wrap")
 
 
@@ -110,7 +109,7 @@ def _document(title: str, body: str, foot: str, *, script: bool = False) -> byte
 
 
 def main(status: Status, host: str = "") -> str:
-    """The part that lives: everything between header and footer."""
+    """The part that is refreshed: everything above the footer."""
     return "".join(
         (
             _header(status, host),
@@ -127,15 +126,15 @@ def main(status: Status, host: str = "") -> str:
 def _header(status: Status, host: str) -> str:
     down = [source["name"] for source in status["sources"] if source["tried"] and not source["up"]]
     if not status["config_reload_successful"]:
-        mood, words = "warn", "the configuration file as it stands is not in force"
+        health, summary = "warn", "configuration reload failed: an older configuration is in force"
     elif down:
-        mood, words = "warn", f"{len(down)} of {len(status['sources'])} sources cannot be read"
+        health, summary = "warn", f"{len(down)} of {len(status['sources'])} sources cannot be read"
     else:
-        mood, words = ("good", "all sources are read") if status["sources"] else ("", "no source yet")
+        health, summary = ("good", "all sources are up") if status["sources"] else ("", "no sources yet")
     on = f" <small>on {escape(host)}</small>" if host else ""
     return (
         f"<header><h1>Tokens per watt{on}</h1>"
-        f'<p class="mood {mood}" id="mood"><i></i><span>{escape(words)}</span>'
+        f'<p class="health {health}" id="health"><i></i><span>{escape(summary)}</span>'
         f"<time>{figures.clock(status['at'])}</time></p></header>"
     )
 
@@ -162,14 +161,14 @@ def _headline(status: Status) -> str:
             "Output tokens",
             figures.figure(rate),
             "tok/s",
-            f"{figures.figure(total)} tok/s with prompts" if total is not None else "no server tells its tokens",
+            f"{figures.figure(total)} tok/s including input" if total is not None else "no server reports tokens",
         ),
         _tile("Power", value, unit, f"{up} of {len(status['gpus'])} GPUs, now" if status["gpus"] else "no GPU found"),
         _tile(
             "Tokens per watt",
             figures.figure(head["tokens_per_watt"]),
             "tok/s per W",
-            "output tokens per joule, parked time included" if head["tokens_per_watt"] is not None else "no ratio yet",
+            "output tokens per joule, parked time included" if head["tokens_per_watt"] is not None else "no data yet",
         ),
         _tile(
             "Cost per 1M output tokens",
@@ -190,24 +189,22 @@ def _split(text: str) -> tuple[str, str]:
 
 def _cost_note(status: Status, cost: float | None, energy_cost: float | None) -> str:
     if status["currency"] is None:
-        return "no tariff configured: add tariff: to see what a token costs"
+        return "no tariff configured: add tariff: to the configuration"
     if cost is None:
-        return "no priced token in the window"
+        return "no priced tokens in the window"
     if energy_cost is None or energy_cost == cost:
-        return "electricity alone; costs: adds hardware"
-    return f"{figures.money(energy_cost, status['currency'], scale=_MILLION)} of it electricity"
+        return "electricity only; add costs: for hardware"
+    return f"of which electricity {figures.money(energy_cost, status['currency'], scale=_MILLION)}"
 
 
 def _price_tile(status: Status) -> str:
     price, currency = status["price"], status["currency"] or ""
     if price is None:
         return _tile("Electricity", UNKNOWN, "", "no tariff configured: add tariff: with a price per kWh")
-    note = "no change known"
+    note = "no price change known"
     if price["next_at"] is not None and price["next_per_kwh"] is not None:
         change = figures.duration(price["next_at"] - status["at"])
-        note = (
-            f"then {figures.money(price['next_per_kwh'], currency)}, in {change} ({figures.minute(price['next_at'])})"
-        )
+        note = f"then {figures.money(price['next_per_kwh'], currency)} in {change} ({figures.minute(price['next_at'])})"
     if price["state"] != "final":
         note = f"{price['state']} price; {note}"
     return _tile("Electricity", figures.figure(price["per_kwh"]), f"{currency} per kWh", note)
@@ -216,19 +213,19 @@ def _price_tile(status: Status) -> str:
 def _waste_tile(status: Status) -> str:
     head, currency = status["headline"], status["currency"] or ""
     gpus = head["wasted_gpus"]
-    doing = f"{gpus} GPU{'' if gpus == 1 else 's'} parked or idle"
+    wasted = f"{gpus} GPU{'' if gpus == 1 else 's'} parked or idle"
     if not status["gpus"]:
         return _tile("Wasted", UNKNOWN, "", "no GPU found")
     if not currency:
         value, unit = _split(figures.watts(head["wasted_watts"] if gpus else 0.0))
-        return _tile("Wasted", value, unit, doing)
+        return _tile("Wasted", value, unit, wasted)
     cost = head["wasted_cost_per_hour"]
-    note = f"{doing}, {figures.watts(head['wasted_watts'])}" if gpus else "every GPU is working"
+    note = f"{wasted}, {figures.watts(head['wasted_watts'])}" if gpus else "all GPUs are working"
     return _tile("Wasted per hour", figures.figure(cost), currency, note if cost is not None else f"measuring; {note}")
 
 
 def _facility(status: Status) -> str:
-    """What stands between the boards and the bill."""
+    """What the facility adds to the energy of the GPUs: PUE, host, carbon and demand."""
     meters = ", ".join(f"{host['component']} {figures.watts(host['power_watts'])}" for host in status["hosts"])
     facts = [
         ("PUE", figures.figure(status["pue"]), ""),
@@ -240,9 +237,7 @@ def _facility(status: Status) -> str:
         facts.append(("Grid carbon", f"{figures.figure(carbon['grams_per_kwh'])} g CO\u2082e per kWh", basis))
     if demand is not None:
         forming = figures.watts(demand["interval_watts"])
-        peak = (
-            f"month's peak {figures.watts(demand['peak_watts'])}" if demand["peak_watts"] else "no peak yet this month"
-        )
+        peak = f"peak this month {figures.watts(demand['peak_watts'])}" if demand["peak_watts"] else "no peak yet"
         price = f"{figures.money(demand['price_per_kw_month'], currency)} per kW"
         facts.append(("Demand interval", forming, f"{peak}, {price}"))
     items = "".join(
@@ -257,22 +252,21 @@ def _facility(status: Status) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """One cell: what stands in it (HTML), its classes, what a pointer shows. Its column's name is repeated in it, since on
-    a narrow screen a row becomes a card."""
+    """One cell: HTML, classes, tooltip. It repeats the name of its column for narrow screens, where the head is hidden."""
 
     html: str
     kind: str = ""
     title: str = ""
 
     def under(self, head: str) -> str:
-        """The cell of that column."""
+        """The HTML of the cell in the column ``head``."""
         kind = f' class="{self.kind}"' if self.kind else ""
         title = f' title="{escape(self.title)}"' if self.title else ""
         return f'<td{kind}{title} data-head="{escape(head)}">{self.html}</td>'
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[_Cell]]) -> str:
-    """A table. A column is set right where its cells are."""
+    """A table with at least one row. A column is aligned like its first cell."""
     cells = [tuple(row) for row in rows]
     kinds = [cell.kind for cell in cells[0]]
     columns = "".join(
@@ -300,11 +294,11 @@ def _text(text: str, title: str = "") -> _Cell:
 
 
 _SAME = _Cell("", "same")
-"""A cell that would repeat the one above it."""
+"""A cell with the value of the one above it."""
 
 
 def _bar(ratio: float | None) -> str:
-    """A thin bar, drawn with attributes since the policy allows no style in attributes."""
+    """A thin bar. SVG attributes, since the Content-Security-Policy forbids style attributes."""
     width = 0.0 if ratio is None else max(0.0, min(1.0, ratio)) * 100.0
     return f'<svg class=bar aria-hidden="true"><rect width="{width:.1f}%" height="100%"/></svg>'
 
@@ -312,8 +306,8 @@ def _bar(ratio: float | None) -> str:
 def _servers(status: Status) -> str:
     if not status["servers"]:
         return (
-            "<section><h2>Servers</h2><p class=empty>No inference server is known. One that listens on this host is found "
-            "by itself; others go under <code>servers:</code> in the configuration.</p></section>"
+            "<section><h2>Servers</h2><p class=empty>No inference server found. Servers on this host are discovered "
+            "automatically; add others under <code>servers:</code> in the configuration.</p></section>"
         )
     currency = status["currency"] or ""
     heads = (
@@ -328,9 +322,9 @@ def _servers(status: Status) -> str:
         "GPUs",
     )
     rows = (
-        _server_row(server, model, first=place == 0)
+        _server_row(server, model, first=position == 0)
         for server in status["servers"]
-        for place, model in enumerate(server["models"])
+        for position, model in enumerate(server["models"])
     )
     return _table("Servers", heads, rows)
 
@@ -343,7 +337,7 @@ def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tup
     per_watt, boundaries = model["tokens_per_watt"], ""
     if per_watt:
         facility = figures.figure(per_watt.get(Boundary.FACILITY, {}).get(OUTPUT))
-        boundaries = f"the boards alone, {over}; with host and PUE: {facility}"
+        boundaries = f"GPUs alone, {over}; with host and PUE: {facility}"
     engine = " ".join(part for part in (server["engine"], server["version"]) if part)
     name = f"<b>{escape(server['name'])}</b><small>{escape(engine)}</small>"
     gpus = ", ".join(map(str, server["gpus"])) or UNKNOWN
@@ -355,21 +349,21 @@ def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tup
         _number(figures.figure(per_watt.get(Boundary.GPU, {}).get(OUTPUT)), boundaries),
         _number(
             figures.figure(None if full is None else full * _MILLION),
-            f"{figures.figure(energy * _MILLION)} of it electricity, {over}" if energy is not None else "",
+            f"of which electricity {figures.figure(energy * _MILLION)}, {over}" if energy is not None else "",
         ),
         _number(figures.whole(model["running"])),
         _number(figures.whole(model["waiting"])),
-        _text(gpus, f"known by: {server['attribution']}") if first else _SAME,
+        _text(gpus, f"GPUs found by: {server['attribution']}") if first else _SAME,
     )
 
 
 def _gpus(status: Status) -> str:
     if not status["gpus"]:
         return (
-            "<section><h2>GPUs</h2><p class=empty>No GPU reports power here. <code>tpw-exporter probe</code> says "
+            "<section><h2>GPUs</h2><p class=empty>No GPU found. <code>tpw-exporter probe</code> lists "
             "what was tried and what is missing.</p></section>"
         )
-    heads = ("GPU", "state", "power", "utilisation", "memory GiB", "temp", "owner", "energy by")
+    heads = ("GPU", "state", "power", "utilization", "memory GiB", "temp", "owner", "energy method")
     return _table("GPUs", heads, map(_gpu_row, status["gpus"]))
 
 
@@ -391,7 +385,7 @@ def _gpu_row(gpu: GpuStatus) -> tuple[_Cell, ...]:
 
 
 def _owners(gpu: GpuStatus) -> _Cell:
-    """Whose it is; what of it, where it is not all one server's."""
+    """The owners, and how the GPU is shared among them."""
     title = f"shared {_SHARED_BY.get(gpu['split_method'] or '', '')}" if figures.is_shared(gpu) else ""
     parts = ", ".join(
         f"{part['profile'] or part['uuid']} about {figures.percent(part['estimated_share'])}"
@@ -403,21 +397,21 @@ def _owners(gpu: GpuStatus) -> _Cell:
 def _sources(status: Status) -> str:
     if not status["sources"]:
         return ""
-    heads = ("source", "state", "last read", "took", "")
+    heads = ("source", "state", "last success", "duration", "problem")
     return _table("Sources", heads, (_source_row(source, status["at"]) for source in status["sources"]))
 
 
 def _source_row(source: SourceEntry, now: float) -> tuple[_Cell, ...]:
-    last, took = source["last_success"], source["read_duration_seconds"]
-    said = escape(source["detail"])
+    last, duration = source["last_success"], source["read_duration_seconds"]
+    problem = escape(source["detail"])
     if source["hint"]:
-        said += f"<br><span class=hint>{escape(source['hint'])}</span>"
+        problem += f"<br><span class=hint>{escape(source['hint'])}</span>"
     return (
         _Cell(escape(source["name"]), "lead"),
         _state("ok" if source["up"] else ("failing" if source["tried"] else "not yet")),
         _number(UNKNOWN if last is None else f"{figures.duration(now - last)} ago" if now - last >= 1.0 else "now"),
-        _number(UNKNOWN if took is None else f"{took * 1e3:,.1f} ms"),
-        _Cell(said, "wrap"),
+        _number(UNKNOWN if duration is None else f"{duration * 1e3:,.1f} ms"),
+        _Cell(problem, "wrap"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The style, the script and the icon of the page for people."""
+"""Style, script and icon of the landing page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ ICON = (
 )
 
 STYLE = """
-:root{--bg:#f7f7f4;--card:#fff;--ink:#1d2321;--soft:#69716d;--line:#e6e7e2;--active:#0f8a6a;--parked:#b7791f;
+:root{--bg:#f7f7f4;--panel:#fff;--ink:#1d2321;--soft:#69716d;--line:#e6e7e2;--active:#0f8a6a;--parked:#b7791f;
 --idle:#8b938f;--lost:#b83232;--track:#e9ebe6}
-@media (prefers-color-scheme:dark){:root{--bg:#131716;--card:#1a1f1d;--ink:#e6eae7;--soft:#8f9994;--line:#272e2b;
+@media (prefers-color-scheme:dark){:root{--bg:#131716;--panel:#1a1f1d;--ink:#e6eae7;--soft:#8f9994;--line:#272e2b;
 --active:#3dc79d;--parked:#dba652;--idle:#79827e;--lost:#f07a72;--track:#2a312e}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:76rem;padding:2rem 1.5rem 3rem;background:var(--bg);color:var(--ink);
@@ -20,13 +20,13 @@ h1{font-size:1.35rem;font-weight:600;letter-spacing:-.01em;margin:0}
 h1 small{font-size:1rem;font-weight:400;color:var(--soft);letter-spacing:0}
 h2{font-size:.95rem;font-weight:600;margin:2.25rem 0 .6rem}
 p{margin:0}
-.mood{color:var(--soft);display:flex;align-items:center;gap:.5rem;font-size:.9rem}
-.mood time{padding-left:.5rem;border-left:1px solid var(--line)}
+.health{color:var(--soft);display:flex;align-items:center;gap:.5rem;font-size:.9rem}
+.health time{padding-left:.5rem;border-left:1px solid var(--line)}
 i{display:inline-block;width:.5rem;height:.5rem;border-radius:50%;background:var(--idle);flex:none}
 .good i{background:var(--active)}.warn i{background:var(--parked)}.stale i{background:var(--lost)}
 .tiles{display:grid;grid-template-columns:repeat(3,1fr);gap:1px;margin:1.25rem 0 0;border:1px solid var(--line);
 border-radius:10px;background:var(--line);overflow:hidden}
-.tile{background:var(--card);padding:1rem 1.25rem 1.1rem;min-width:0}
+.tile{background:var(--panel);padding:1rem 1.25rem 1.1rem;min-width:0}
 dt{color:var(--soft);font-size:.85rem}
 dd{margin:0}
 dd b{font-size:2rem;line-height:1.25;font-weight:500;letter-spacing:-.02em}
@@ -36,7 +36,7 @@ dd small{color:var(--soft);font-size:.9rem}
 .facts{display:flex;flex-wrap:wrap;gap:.2rem 1.75rem;margin:.9rem 0 0;font-size:.85rem}
 .facts dt,.facts dd{display:inline}.facts dt{margin-right:.35rem}
 .facts dd b{font-size:inherit;font-weight:500;letter-spacing:0}
-.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
+.scroll{overflow-x:auto;background:var(--panel);border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.55rem .9rem;vertical-align:top;white-space:nowrap}
 th{font-size:.8rem;font-weight:500;color:var(--soft);border-bottom:1px solid var(--line)}
@@ -59,7 +59,7 @@ td b+small,td code+small{display:block}
 .bar{display:block;width:100%;height:4px;margin-top:.25rem;border-radius:2px;background:var(--track)}
 .bar rect{fill:var(--active)}
 tr:has(.parked) .bar rect{fill:var(--parked)}tr:has(.idle) .bar rect{fill:var(--idle)}
-.empty{color:var(--soft);background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.25rem}
+.empty{color:var(--soft);background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:1rem 1.25rem}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",monospace}
 ul{margin:0;padding-left:1.2rem;color:var(--soft)}
 footer{margin-top:2.5rem;padding-top:1rem;border-top:1px solid var(--line);display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;
@@ -104,9 +104,9 @@ function children(a,b){
 }
 function stale(){
  since=since||Date.now();
- var mood=document.getElementById('mood');
- if(mood){mood.className='mood stale';
-  mood.querySelector('span').textContent='no answer for '+Math.round((Date.now()-since)/1000)+' s; these numbers are old'}
+ var health=document.getElementById('health');
+ if(health){health.className='health stale';
+  health.querySelector('span').textContent='no response for '+Math.round((Date.now()-since)/1000)+' s; values are stale'}
 }
 function turn(){
  if(document.hidden)return again();

@@ -1,9 +1,7 @@
-"""``process_*`` of this process: the standard families of every Prometheus client, with the library's names and texts.
+"""``process_*`` metrics, with the names and texts of the Prometheus client library.
 
-The library's own collector makes objects of them first and reads one file more, which costs a third of a scrape; a test
-holds the two together.
-(The library counts the descriptor it opens to count; here it is left out.) Reads /proc/self, which is the kernel's
-memory: no device, no network.
+The library's own collector takes a third of the time of a scrape; a test compares the two. The library also counts the
+descriptor that it opens for counting; this module does not. Reads only /proc/self: no device, no network.
 """
 
 from __future__ import annotations
@@ -14,27 +12,24 @@ from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
-from tpw.exposition.catalogue import Kind, Metric
+from tpw.exposition.catalogue import Metric
 from tpw.exposition.render import Format, header, number
 
-_FAMILIES = tuple(
-    Metric(f"process_{name}", (), text)
-    for name, kind, text in (
-        ("virtual_memory_bytes", Kind.GAUGE, "Virtual memory size in bytes."),
-        ("resident_memory_bytes", Kind.GAUGE, "Resident memory size in bytes."),
-        ("start_time_seconds", Kind.GAUGE, "Start time of the process since unix epoch in seconds."),
-        ("cpu_seconds_total", Kind.COUNTER, "Total user and system CPU time spent in seconds."),
-        ("open_fds", Kind.GAUGE, "Number of open file descriptors."),
-        ("max_fds", Kind.GAUGE, "Maximum number of open file descriptors."),
-    )
+_FAMILIES = (
+    Metric("process_virtual_memory_bytes", (), "Virtual memory size in bytes."),
+    Metric("process_resident_memory_bytes", (), "Resident memory size in bytes."),
+    Metric("process_start_time_seconds", (), "Start time of the process since unix epoch in seconds."),
+    Metric("process_cpu_seconds_total", (), "Total user and system CPU time spent in seconds."),
+    Metric("process_open_fds", (), "Number of open file descriptors."),
+    Metric("process_max_fds", (), "Maximum number of open file descriptors."),
 )
 
 
 class ProcessTail:
-    """The process families as the tail of a page. What cannot be read is left out; nothing is raised.
+    """Renders the process families for the end of a page. A value that cannot be read is omitted. Never raises.
 
     Args:
-        proc: the proc file system, elsewhere in tests.
+        proc: root of the proc file system.
     """
 
     def __init__(self, proc: str = "/proc") -> None:
@@ -48,7 +43,7 @@ class ProcessTail:
         }
 
     def __call__(self, form: Format, names: Container[str] | None) -> bytes:
-        """The families in a format, filtered by name, without the end mark of OpenMetrics."""
+        """The families in a format, filtered by name, without ``# EOF``."""
         out = [
             f"{prefix}{number(value)}\n"
             for metric, prefix, value in zip(_FAMILIES, self._prefixes[form], self._read(), strict=True)
@@ -65,7 +60,7 @@ class ProcessTail:
                 text = os.read(file, 4096)
             finally:
                 os.close(file)
-            # proc(5): the command, in parentheses, may hold anything; the fields are counted from behind it.
+            # proc(5): the command, in parentheses, can contain any character; the fields are counted from its end.
             fields = text[text.rindex(b")") + 2 :].split()
             virtual = float(fields[20])
             resident = float(fields[21]) * self._page_bytes
@@ -75,13 +70,13 @@ class ProcessTail:
         except (OSError, ValueError, IndexError):
             pass
         with suppress(OSError):
-            # Without the one that the listing itself opens.
+            # Minus the descriptor that listdir itself opens.
             descriptors = float(len(os.listdir(self._descriptors)) - 1)  # noqa: PTH208 (no object per descriptor)
         return virtual, resident, start, cpu, descriptors, float(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _boot_seconds(path: str) -> float | None:
-    """When the machine was started, Unix time."""
+    """Boot time of the machine, Unix time."""
     try:
         for line in Path(path).read_bytes().splitlines():
             if line.startswith(b"btime "):

@@ -1,4 +1,4 @@
-"""The metric reference, written from the catalogue: ``python -m tpw.exposition.reference docs/metrics.md``."""
+"""Writes the metric reference from the catalogue: ``python -m tpw.exposition.reference docs/metrics.md``."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ _SECTIONS = {
     "tpw_source_up": "Sources",
     "tpw_build_info": "The exporter itself",
 }
-"""Title of the section that begins with a metric, in the order of the catalogue."""
+"""First metric of a section -> title of the section, in the order of the catalogue."""
 
 _INTRODUCTION = """\
 # Metrics
 
 <!-- Generated from exporter/tpw/exposition/catalogue.py: python -m tpw.exposition.reference docs/metrics.md -->
 
-What `/metrics` shows. Names and labels are a promise: they are added to, and not renamed.
+Every metric of `/metrics`: its name, type, labels and unit, where the value comes from, and why a series can be missing.
+Metrics and labels are added, never renamed.
 
-- Absent means unknown, 0 means observed zero. There is no NaN, no Inf and no last value that is kept alive.
-- A counter never falls, not across restarts either while the state directory lives.
-- `gpu` is the index of the board, `uuid` its identity. `model` is `unknown` where an engine names none.
-- `state`: `active` (a server that owns the GPU was working), `parked` (owned, a model is loaded, no work), `idle` (nobody
-  owns it).
-- `kind` of tokens: `input` (prompt tokens computed), `cached_input` (from the prefix cache), `output`. They are disjoint.
-  The live ratios have `output` and `total`, the sum of the three.
-- `boundary`: `gpu` (the board), `facility` (the board and its share of the host, times PUE).
-- `currency` is an ISO 4217 code; an exporter has one.
-- Beside these stand `process_*` of the Prometheus client library.
+- A missing series means unknown; 0 means observed zero. There is no NaN, no Inf, and no stale value: what cannot be read
+  now is missing now.
+- A counter never decreases, and continues across restarts as long as the state directory is preserved.
+- `gpu` is the index of the GPU, `uuid` its identity. `model` is `unknown` if the engine names none.
+- `state`: `active` (a server that owns the GPU was working), `parked` (owned, a model is loaded, no work), `idle` (no
+  owner).
+- `kind` of tokens: `input` (prompt tokens computed), `cached_input` (prompt tokens from the prefix cache), `output`
+  (generated). They are disjoint. The live ratios have `output` and `total`, the sum of the three.
+- `boundary`: `gpu` (the GPU alone), `facility` (the GPU and its share of the host, times PUE).
+- `currency` is an ISO 4217 code; an exporter has one currency.
+- "The books" are the exporter's own ledger: joules, seconds, tokens and money, added up at every tick.
+- The page also has the `process_*` metrics of the Prometheus client library.
 """
 
 
 def sections() -> Iterator[tuple[str, list[Metric]]]:
-    """The catalogue in sections: (title, metrics)."""
+    """The catalogue by section: (title, metrics)."""
     title, rows = "", list[Metric]()
     for metric in CATALOGUE:
         if metric.name in _SECTIONS:

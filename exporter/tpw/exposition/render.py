@@ -1,8 +1,7 @@
 """Families -> bytes: the Prometheus text format 0.0.4 and OpenMetrics 1.0.
 
-The two formats share every sample line of ours; they differ in the headers of counters and in the end mark. A line is kept
-with its value, so a tick renders only what moved. The bytes are those prometheus_client prints for the same families
-(a test holds the two equal), at a fraction of the time.
+The two formats differ in the headers of counters and in ``# EOF``; the sample lines are the same. Lines are cached with
+their values, so a tick renders only changed values. The bytes equal those of prometheus_client (a test compares them).
 """
 
 from __future__ import annotations
@@ -24,42 +23,43 @@ class Format(Enum):
     OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-END_OF_OPENMETRICS = b"# EOF\n"
+EOF_LINE = b"# EOF\n"
 
 _SERIES_LIMIT = 20_000
-"""Series whose lines are kept. Models and servers come and go for months: above this everything is forgotten once."""
+"""Upper bound of cached lines; above it the cache is cleared. A page of 16 GPUs and 16 servers has 1,092 series, so
+only months of changing models and servers reach it."""
 
 Tail = Callable[[Format, Container[str] | None], bytes]
-"""Families of others to append to a page (without the end mark), in a format, filtered by sample name."""
+"""Renders further families for the end of a page (without ``# EOF``), in a format, filtered by sample name."""
 
 
 def number(value: float) -> str:
-    """A sample value, shortest form that reads back the same; large numbers with an exponent, as Go prints them."""
+    """A sample value in its shortest exact form; large numbers with an exponent, as Go prints them."""
     text = repr(float(value))
     if value < 1e6:
         return text
     dot = text.find(".")
     if dot <= 6:
-        # Python's own exponent form, from 1e16 on.
+        # repr() already uses an exponent from 1e16 on.
         return text
     mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
     return f"{mantissa}e+{dot - 1:02d}"
 
 
 def escape(text: str) -> str:
-    """A label value as it stands between quotes. Half surrogates (a foreign page with broken bytes) become ``?``."""
+    """A label value, escaped. Lone surrogates (from a page with invalid bytes) become ``?``."""
     if "\\" in text or "\n" in text or '"' in text:
         text = text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return text if text.isascii() else encodable(text)
 
 
 def encodable(text: str) -> str:
-    """The text with what UTF-8 cannot carry replaced."""
+    """The text with characters that UTF-8 cannot encode replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def header(metric: Metric, form: Format) -> str:
-    """The HELP and TYPE lines. OpenMetrics names a counter's family without ``_total`` and escapes quotes too."""
+    """The HELP and TYPE lines. OpenMetrics drops ``_total`` from the family name and also escapes quotes."""
     name = metric.name
     text = metric.help.replace("\\", r"\\").replace("\n", r"\n")
     if form is Format.OPENMETRICS:
@@ -70,29 +70,29 @@ def header(metric: Metric, form: Format) -> str:
 
 
 class _Lines:
-    """The lines of one metric: the same labels come again every tick, and often the same value."""
+    """Cached lines of one metric: labels repeat at every tick, and often the value too."""
 
-    __slots__ = ("_kept", "_name", "_order", "headers")
+    __slots__ = ("_cache", "_name", "_order", "headers")
 
     def __init__(self, metric: Metric) -> None:
         self.headers = {form: header(metric, form) for form in Format}
         self._name = metric.name
-        self._order = sorted((label, place) for place, label in enumerate(metric.labels))
-        # (value, line, length of the line up to the value); replaced as a whole, so threads may share it.
-        self._kept: dict[tuple[str, ...], tuple[float, str, int]] = {}
+        self._order = sorted((label, position) for position, label in enumerate(metric.labels))
+        # Labels -> (value, line, length of the line up to the value). Tuples are replaced whole: safe across threads.
+        self._cache: dict[tuple[str, ...], tuple[float, str, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cache)
 
-    def forget(self) -> None:
-        """Start anew."""
-        self._kept = {}
+    def clear(self) -> None:
+        """Empty the cache."""
+        self._cache = {}
 
     def append_to(self, out: list[str], family: Family) -> None:
         """Append one line per sample."""
-        kept = self._kept
+        cache = self._cache
         for labels, value in family.samples:
-            entry = kept.get(labels)
+            entry = cache.get(labels)
             if entry is None:
                 prefix = self._prefix(labels)
             elif entry[0] == value:
@@ -101,124 +101,120 @@ class _Lines:
             else:
                 prefix = entry[1][: entry[2]]
             line = f"{prefix}{number(value)}\n"
-            kept[labels] = (value, line, len(prefix))
+            cache[labels] = (value, line, len(prefix))
             out.append(line)
 
     def _prefix(self, labels: tuple[str, ...]) -> str:
         if not labels:
             return f"{self._name} "
-        pairs = ",".join(f'{label}="{escape(labels[place])}"' for label, place in self._order)
+        pairs = ",".join(f'{label}="{escape(labels[position])}"' for label, position in self._order)
         return f"{self._name}{{{pairs}}} "
 
 
 class Renderer:
-    """Renders families. Safe to share between threads: two that render at once do the work twice, nothing else."""
+    """Renders families. Thread-safe: two threads that render at once only do the work twice."""
 
     def __init__(self, series_limit: int = _SERIES_LIMIT) -> None:
         self._lines: dict[str, _Lines] = {}
         self._series_limit = series_limit
 
-    def render(self, rows: Iterable[Family], form: Format, *, end: bool = True) -> bytes:
-        """The page of these families; ``end`` says whether OpenMetrics' end mark is to be set."""
+    def render(self, rows: Iterable[Family], form: Format, tail: bytes = b"") -> bytes:
+        """The page of these families, followed by ``tail``."""
         if sum(map(len, list(self._lines.values()))) > self._series_limit:
-            for lines in list(self._lines.values()):
-                lines.forget()
+            for cached in list(self._lines.values()):
+                cached.clear()
         out: list[str] = []
         for family in rows:
             metric = family.metric
-            kept = self._lines.get(metric.name)
-            if kept is None:
-                kept = self._lines[metric.name] = _Lines(metric)
-            out.append(kept.headers[form])
-            kept.append_to(out, family)
-        page = "".join(out).encode()
-        return page + END_OF_OPENMETRICS if end and form is Format.OPENMETRICS else page
+            lines = self._lines.get(metric.name)
+            if lines is None:
+                lines = self._lines[metric.name] = _Lines(metric)
+            out.append(lines.headers[form])
+            lines.append_to(out, family)
+        page = "".join(out).encode() + tail
+        return page + EOF_LINE if form is Format.OPENMETRICS else page
 
 
 @dataclass(slots=True)
-class _Kept:
-    """What was rendered of one snapshot."""
+class _Rendered:
+    """Rendered pages of one snapshot, by (format, compressed)."""
 
     snapshot: Snapshot
     pages: dict[tuple[Format, bool], bytes] = field(default_factory=dict)
-    """By (format, compressed)."""
-    asked: set[tuple[Format, bool]] = field(default_factory=set)
-    """Pages that somebody wanted."""
+    requested: set[tuple[Format, bool]] = field(default_factory=set)
+    """Pages that were scraped."""
 
 
 class Page:
-    """The metrics page of a snapshot, kept for the next scraper of the same tick.
+    """The metrics page, cached per snapshot for further scrapers of the same tick.
 
     Args:
-        tail: families to append that are not ours (``process_*``).
+        tail: renders the families to append (``process_*``).
     """
 
     def __init__(self, tail: Tail | None = None) -> None:
         self.drops = Drops()
         self._tail = tail
         self._renderer = Renderer()
-        self._kept: _Kept | None = None
+        self._rendered: _Rendered | None = None
 
     def body(
         self, snapshot: Snapshot, form: Format, names: Container[str] | None = None, *, compressed: bool = False
     ) -> bytes:
-        """The page. Reads nothing but the snapshot; takes no lock.
+        """The page. Reads only the snapshot; holds no lock.
 
         Args:
-            snapshot: the tick to show.
+            snapshot: the tick to render.
             form: text or OpenMetrics.
             names: only these sample names (the ``name[]`` parameter); None for all.
-            compressed: gzip it.
+            compressed: whether to gzip it.
         """
         if names is not None:
             page = self._render(snapshot, form, names)
             return gzipped(page) if compressed else page
-        kept = self._kept
-        if kept is None or kept.snapshot is not snapshot:
-            kept = self._kept = _Kept(snapshot)
-        kept.asked.add((form, compressed))
-        return self._fill(kept, form, compressed=compressed)
+        rendered = self._rendered
+        if rendered is None or rendered.snapshot is not snapshot:
+            rendered = self._rendered = _Rendered(snapshot)
+        rendered.requested.add((form, compressed))
+        return self._cached(rendered, form, compressed=compressed)
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Render a new snapshot ahead, if the last one was scraped: then this one will be too, and it costs no more to
-        render it now, before anyone waits for it. Where scrapes are rarer than ticks, nothing is done."""
-        kept = self._kept
-        if kept is not None and kept.snapshot is not snapshot and kept.asked:
-            fresh = _Kept(snapshot)
-            for form, compressed in tuple(kept.asked):
-                self._fill(fresh, form, compressed=compressed)
-            self._kept = fresh
+        """Render a new snapshot ahead of its scrape if the last one was scraped. Does nothing where scrapes are rarer than
+        ticks."""
+        rendered = self._rendered
+        if rendered is not None and rendered.snapshot is not snapshot and rendered.requested:
+            ahead = _Rendered(snapshot)
+            for form, compressed in tuple(rendered.requested):
+                self._cached(ahead, form, compressed=compressed)
+            self._rendered = ahead
 
-    def _fill(self, kept: _Kept, form: Format, *, compressed: bool) -> bytes:
-        """The page out of what is kept, rendered and kept if it is not there yet."""
-        page = kept.pages.get((form, compressed))
+    def _cached(self, rendered: _Rendered, form: Format, *, compressed: bool) -> bytes:
+        page = rendered.pages.get((form, compressed))
         if page is None:
-            page = (
-                gzipped(self._fill(kept, form, compressed=False)) if compressed else self._render(kept.snapshot, form)
-            )
-            kept.pages[form, compressed] = page
+            if compressed:
+                page = gzipped(self._cached(rendered, form, compressed=False))
+            else:
+                page = self._render(rendered.snapshot, form)
+            rendered.pages[form, compressed] = page
         return page
 
     def _render(self, snapshot: Snapshot, form: Format, names: Container[str] | None = None) -> bytes:
         rows = families(snapshot, self.drops)
         if names is not None:
             rows = [family for family in rows if family.metric.name in names]
-        if self._tail is None:
-            return self._renderer.render(rows, form)
-        page = self._renderer.render(rows, form, end=False) + self._tail(form, names)
-        return page + END_OF_OPENMETRICS if form is Format.OPENMETRICS else page
+        return self._renderer.render(rows, form, self._tail(form, names) if self._tail is not None else b"")
 
 
 def gzipped(page: bytes) -> bytes:
-    """The page as a gzip stream, fastest level, without a time stamp."""
+    """The page as a gzip stream, fastest level, without a timestamp."""
     stream = zlib.compressobj(1, zlib.DEFLATED, 31)
     return stream.compress(page) + stream.flush()
 
 
 def negotiate(accept: str) -> Format:
-    """The format an ``Accept`` header asks for: OpenMetrics where its weight is the highest, else text.
+    """The format for an ``Accept`` header: OpenMetrics if its weight is the highest, else text.
 
-    Weights count, since Prometheus can be configured to prefer the text format while it still offers OpenMetrics.
+    Weights matter: Prometheus can prefer the text format and still accept OpenMetrics.
     """
     best = Format.TEXT
     best_weight = 0.0

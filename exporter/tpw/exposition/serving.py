@@ -1,9 +1,9 @@
-"""A small HTTP/1.1 server for a handful of clients that come back every few seconds.
+"""A small HTTP/1.1 server for a few clients that poll every few seconds.
 
-One thread per connection, connections kept alive and bounded in number, every wait bounded in time: a client that says
-nothing, too much or too slowly costs one thread for a while and nobody else anything. When all connections are taken, the
-one that has been idle longest makes way. The standard library's handler spends more time on the headers of a scrape than
-the page itself takes; this one reads what is needed and no more.
+One thread per connection. Connections are kept alive and limited in number, and every wait has a time limit: a client that
+sends nothing, too much or too slowly occupies one thread for a while and does not affect others. When all connections are
+in use, the one that has been idle longest is closed. The standard library's handler spends more time on the headers of a
+scrape than the page takes to render; this one parses only what is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import structlog
 
@@ -30,55 +29,38 @@ _TLS_HANDSHAKE = b"\x16"
 
 
 class ListenError(OSError):
-    """An address cannot be listened on; the message says which, why and what to do."""
+    """An address cannot be listened on. The message has the address, the cause and a hint."""
 
 
 Handler = Callable[[Request], Response]
 
 
-class Gate(Protocol):
-    """What may be asked by whom (see :mod:`tpw.exposition.access`)."""
+class Gate:
+    """TLS and access control. This one is plain HTTP without restrictions; see :mod:`tpw.exposition.access`."""
 
     def context(self) -> ssl.SSLContext | None:
-        """TLS for a new connection; None for none."""
+        """TLS for a new connection; None for plain HTTP."""
+        return None
 
     def generation(self) -> object:
-        """Another object whenever the rules have changed: connections made under the old ones end."""
-
-    def admit(self, peer: ssl.SSLSocket) -> bool:
-        """Whether the certificate of this client is one that may ask."""
-
-    def refuse(self, request: Request) -> Response | None:
-        """The answer to a request that is not allowed; None where it is."""
-
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """Headers for every answer."""
-
-
-class OpenGate:
-    """Everybody may ask everything."""
-
-    def context(self) -> None:
-        """No TLS."""
-
-    def generation(self) -> object:
-        """Never changes."""
+        """Another object after each change of the rules: connections from before the change are closed."""
         return None
 
     def admit(self, peer: ssl.SSLSocket) -> bool:
-        """Always."""
+        """Whether the client certificate is allowed."""
         return True
 
-    def refuse(self, request: Request) -> None:
-        """Never."""
+    def refuse(self, request: Request) -> Response | None:
+        """The response to a request that is not allowed; None for an allowed one."""
+        return None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """None."""
+        """Headers for every response."""
         return ()
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """``HOST:PORT``, ``:PORT`` (all addresses) or ``[IPV6]:PORT``. Raises ValueError, with what is wrong."""
+    """Parse ``HOST:PORT``, ``:PORT`` (all addresses) or ``[IPV6]:PORT``. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address to listen on: write HOST:PORT, :PORT or [IPV6]:PORT")
@@ -96,16 +78,16 @@ def _listen(text: str) -> socket.socket:
         return _listen_on(host, port) if host else _listen_everywhere(port)
     except OSError as error:
         hint = {
-            "EADDRINUSE": "another process has it; choose another with --web.listen-address",
+            "EADDRINUSE": "another process uses it; choose another with --web.listen-address",
             "EACCES": "ports below 1024 need a privilege; choose another with --web.listen-address",
-            "EADDRNOTAVAIL": "it is no address of this host",
+            "EADDRNOTAVAIL": "this host does not have this address",
         }.get(_errno_name(error), "see --web.listen-address")
         raise ListenError(f"cannot listen on {text}: {error.strerror or error} ({hint})") from error
 
 
 def _listen_on(host: str, port: int) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # A name with addresses of both kinds (localhost) means IPv4, as it does for exporters written in Go.
+    # A name with addresses of both families (localhost) means IPv4, as in exporters written in Go.
     family, _, _, _, address = next((entry for entry in found if entry[0] == socket.AF_INET), found[0])
     return _bound(family, address)
 
@@ -115,7 +97,7 @@ def _listen_everywhere(port: int) -> socket.socket:
         try:
             return _bound(socket.AF_INET6, ("::", port), dual=True)
         except OSError as error:
-            # IPv6 may be compiled in but switched off in the kernel: then IPv4 is everywhere.
+            # IPv6 can be compiled in but disabled in the kernel: then IPv4 covers all addresses.
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
     return _bound(socket.AF_INET, ("", port))
@@ -140,21 +122,21 @@ def _bound(family: int, address: tuple[object, ...], *, dual: bool = False) -> s
     return listener
 
 
-class _GoneError(Exception):
-    """The client has gone, or took too long."""
+class _DisconnectedError(Exception):
+    """The client closed the connection."""
 
 
 class Server:
-    """Listens, and answers with a handler.
+    """Listens on addresses and answers requests with a handler.
 
     Args:
-        addresses: as :func:`parse_address` takes them.
+        addresses: in the form that :func:`parse_address` accepts.
         handler: called in the connection's thread; must not raise.
-        gate: TLS and who may ask.
+        gate: TLS and access control.
         max_connections: above it the longest idle connection is closed for a new one; if none is idle the new one is
             refused with 503.
         idle_seconds: how long a connection may wait for its next request.
-        request_seconds: how long one request may take to arrive, and one answer to be taken.
+        request_seconds: how long receiving one request, or sending one response, may take.
     """
 
     def __init__(
@@ -169,7 +151,7 @@ class Server:
     ) -> None:
         self._addresses = tuple(addresses)
         self._handler = handler
-        self.gate: Gate = gate or OpenGate()
+        self.gate = gate or Gate()
         self.idle_seconds = idle_seconds
         self.request_seconds = request_seconds
         self._max_connections = max_connections
@@ -186,7 +168,7 @@ class Server:
         return tuple(listener.getsockname()[1] for listener in self._listeners)
 
     def start(self) -> None:
-        """Listen. Raises ListenError or ValueError, and then listens nowhere."""
+        """Listen on all addresses. Raises ListenError or ValueError, and then listens on none."""
         try:
             for address in self._addresses:
                 self._listeners.append(_listen(address))
@@ -199,7 +181,7 @@ class Server:
         self._thread.start()
 
     def stop(self, grace_seconds: float = 1.0) -> None:
-        """Stop listening, close idle connections, and wait for answers on their way, at most so long."""
+        """Stop listening, close idle connections, and wait at most ``grace_seconds`` for responses in progress."""
         if self._thread is None or self._wake is None:
             return
         self.stopping = True
@@ -235,22 +217,22 @@ class Server:
                 for key, _ in selector.select():
                     if key.fileobj is wake:
                         return
-                    self._welcome(key.fileobj)  # type: ignore[arg-type]
+                    self._connect(key.fileobj)  # type: ignore[arg-type]
 
-    def _welcome(self, listener: socket.socket) -> None:
+    def _connect(self, listener: socket.socket) -> None:
         try:
             client, _ = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:
-            # Out of descriptors, or the client is gone already. Not a reason to spin.
+            # Out of descriptors, or the client has disconnected. The pause avoids a busy loop.
             _log.warning("http_accept_failed", error=str(error))
             time.sleep(0.05)
             return
         connection = _Connection(self, client)
         with self._lock:
             full = len(self._connections) >= self._max_connections
-            if not full or self._make_way():
+            if not full or self._close_idle():
                 self._connections.add(connection)
                 full = False
         if full:
@@ -263,29 +245,29 @@ class Server:
             connection.refuse()
             _log.warning("http_thread_failed", error=str(error))
 
-    def _make_way(self) -> bool:
+    def _close_idle(self) -> bool:
         """Close the connection that has been idle longest. Called with the lock held."""
-        idle = [(connection.idle_since, connection) for connection in self._connections]
-        waiting = [(since, connection) for since, connection in idle if since is not None]
-        if not waiting:
+        since = [(connection.idle_since, connection) for connection in self._connections]
+        idle = [(seconds, connection) for seconds, connection in since if seconds is not None]
+        if not idle:
             return False
-        _, oldest = min(waiting, key=lambda pair: pair[0])
+        _, oldest = min(idle, key=lambda pair: pair[0])
         self._connections.discard(oldest)
         oldest.interrupt()
         return True
 
     def forget(self, connection: _Connection) -> None:
-        """A connection has ended."""
+        """Remove a connection that has ended."""
         with self._lock:
             self._connections.discard(connection)
 
     def answer(self, request: Request) -> Response:
-        """What the handler, or the gate before it, says."""
+        """The response of the gate if it refuses the request, else that of the handler."""
         return self.gate.refuse(request) or self._handler(request)
 
 
 class _Connection:
-    """One client. All of it but ``interrupt`` runs in the connection's own thread."""
+    """One client. Everything except ``interrupt`` runs in the connection's own thread."""
 
     def __init__(self, server: Server, client: socket.socket) -> None:
         self._server = server
@@ -295,13 +277,13 @@ class _Connection:
         self.thread = threading.Thread(target=self._run, name="http-connection", daemon=True)
 
     def interrupt(self) -> None:
-        """Wake the thread out of its waiting; it then ends."""
+        """Wake the thread; it then ends."""
         with suppress(OSError):
-            # Not SSLSocket's own: that one forgets its keys, and the thread may be in the middle of a word.
+            # Not SSLSocket.shutdown: it drops the session keys while the thread may still be sending.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def refuse(self) -> None:
-        """Say that there is no room. Never waits."""
+        """Answer 503 without blocking."""
         with suppress(OSError):
             self._socket.settimeout(0.0)
             self._socket.send(response_head(503, "text/plain; charset=utf-8", 0, (("Retry-After", "1"),), close=True))
@@ -315,14 +297,14 @@ class _Connection:
             if self._secure():
                 while self._server.gate.generation() is generation and self._exchange(generation):
                     pass
-        except (_GoneError, OSError):
+        except (_DisconnectedError, OSError):
             pass
         finally:
             self._server.forget(self)
             self._socket.close()
 
     def _secure(self) -> bool:
-        """Do the TLS handshake, where there is one. False when the client may not ask."""
+        """Do the TLS handshake if TLS is configured. False if the client is not allowed."""
         context = self._server.gate.context()
         if context is None:
             return True
@@ -331,23 +313,23 @@ class _Connection:
         first = self._socket.recv(1, socket.MSG_PEEK)
         self.idle_since = None
         if first not in (_TLS_HANDSHAKE, b""):
-            self._farewell(400, "this port speaks HTTPS: use https:// in the address")
+            self._reject(400, "this port uses HTTPS: write https:// in the address")
             return False
         secured = context.wrap_socket(self._socket, server_side=True)
         self._socket = secured
         return self._server.gate.admit(secured)
 
     def _exchange(self, generation: object) -> bool:
-        """One request and its answer. Whether the connection stays open."""
+        """One request and its response. Whether the connection stays open."""
         try:
             head = self._read_head()
             request, keep = parse_head(head)
             self._skip_body(request.headers)
         except MalformedError as error:
-            self._farewell(error.status, error.reason)
+            self._reject(error.status, error.reason)
             return False
         if self._server.gate.generation() is not generation:
-            # Made under other rules: the client comes again under the new ones.
+            # The rules have changed since the connection was made: the client has to reconnect.
             return False
         response = self._server.answer(request)
         keep = keep and not self._server.stopping
@@ -362,9 +344,9 @@ class _Connection:
         self._socket.sendall(out)
         return keep
 
-    def _farewell(self, status: int, reason: str) -> None:
-        """Answer what cannot be read to its end. What is still coming is taken in for a moment, since closing on unread
-        bytes would take the answer away from the client."""
+    def _reject(self, status: int, reason: str) -> None:
+        """Answer a request that was not read completely. Reads on for up to 1 s: closing a socket with unread bytes resets
+        the connection, and the client would lose the response."""
         body = f"{reason}\n".encode()
         self._socket.settimeout(1.0)
         self._socket.sendall(response_head(status, "text/plain; charset=utf-8", len(body), (), close=True) + body)
@@ -374,7 +356,7 @@ class _Connection:
             pass
 
     def _read_head(self) -> bytes:
-        """Up to and without the empty line. Waits long for the first byte, briefly for the rest."""
+        """The bytes before the empty line. Waits ``idle_seconds`` for the first byte, ``request_seconds`` for the rest."""
         deadline: float | None = None
         if not self._buffer:
             self.idle_since = time.monotonic()
@@ -395,7 +377,7 @@ class _Connection:
 
     def _skip_body(self, headers: Mapping[str, str]) -> None:
         if "transfer-encoding" in headers:
-            raise MalformedError(501, "no request here needs a body")
+            raise MalformedError(501, "requests with a body are not supported")
         text = headers.get("content-length")
         if text is None:
             return
@@ -403,7 +385,7 @@ class _Connection:
             raise MalformedError(400, "the Content-Length is not a number")
         length = int(text)
         if length > _BODY_LIMIT:
-            raise MalformedError(413, "no request here needs a body")
+            raise MalformedError(413, "the request body is too large")
         deadline = time.monotonic() + self._server.request_seconds
         while len(self._buffer) < length:
             self._socket.settimeout(max(1e-3, deadline - time.monotonic()))
@@ -413,5 +395,5 @@ class _Connection:
     def _receive(self) -> bytes:
         data = self._socket.recv(16 * 1024)
         if not data:
-            raise _GoneError
+            raise _DisconnectedError
         return data

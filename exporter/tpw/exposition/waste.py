@@ -1,8 +1,4 @@
-"""What parked and idle GPUs cost per hour, from the books of two moments some seconds apart.
-
-The books only know totals; whoever shows a rate has to remember an earlier total. What is remembered is one pair of
-numbers every few seconds, for a minute.
-"""
+"""Cost per hour of parked and idle GPUs, from the totals in the books at two instants some seconds apart."""
 
 from __future__ import annotations
 
@@ -15,12 +11,12 @@ from tpw.snapshot import Snapshot
 _SPACING_SECONDS = 2.0
 _WINDOW_SECONDS = 60.0
 _LONGEST_SECONDS = 600.0
-"""After a pause in which nobody asked, the rate may be taken over this much."""
+"""Longest span of the rate after a pause without requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """A rate and the time it was taken over."""
+    """A rate and its span."""
 
     cost_per_hour: float
     span_seconds: float
@@ -32,17 +28,17 @@ class _Mark:
     cost: float
     currency: str
     late_joules: float
-    """Priced when their price arrived: money of another time, after which a rate begins anew."""
+    """Late-priced energy adds cost of an earlier time: when it rises, the rate starts again."""
 
 
 class WasteTrend:
-    """Remembers the cost of waste. Threads may share it: a mark is lost at worst."""
+    """Rate of the cost of waste, from totals recorded every few seconds. Thread-safe: a race loses a record at worst."""
 
     def __init__(self) -> None:
         self._marks: tuple[_Mark, ...] = ()
 
     def observe(self, snapshot: Snapshot) -> Waste | None:
-        """Take note of a snapshot; the rate up to it, or None while there is no earlier one or nothing is priced."""
+        """Record a snapshot. Returns the rate up to it, or None if there is no earlier record or no currency."""
         if not snapshot.books.currency:
             return None
         now = _mark(snapshot)
@@ -51,10 +47,10 @@ class WasteTrend:
         if now.at_seconds < last.at_seconds or (now.currency, now.late_joules) != (last.currency, last.late_joules):
             marks = ()
         if not marks or now.at_seconds - last.at_seconds >= _SPACING_SECONDS:
-            kept = [mark for mark in marks if now.at_seconds - mark.at_seconds <= _WINDOW_SECONDS]
-            if not kept:
-                kept = [mark for mark in marks[-1:] if now.at_seconds - mark.at_seconds <= _LONGEST_SECONDS]
-            self._marks = marks = (*kept, now)
+            recent = [mark for mark in marks if now.at_seconds - mark.at_seconds <= _WINDOW_SECONDS]
+            if not recent:
+                recent = [mark for mark in marks[-1:] if now.at_seconds - mark.at_seconds <= _LONGEST_SECONDS]
+            self._marks = marks = (*recent, now)
         first = marks[0]
         span = now.at_seconds - first.at_seconds
         if span <= 0.0:
@@ -63,7 +59,7 @@ class WasteTrend:
 
 
 def _mark(snapshot: Snapshot) -> _Mark:
-    """Everything that parked and idle time has cost, credit subtracted."""
+    """Total cost of parked and idle time, minus credit."""
     wasted = [posting for key, posting in snapshot.books.postings.items() if key.state is not State.ACTIVE]
     return _Mark(
         snapshot.at.monotonic_seconds,

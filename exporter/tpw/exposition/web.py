@@ -1,7 +1,7 @@
-"""What is answered where: the metrics page, the page for people, health, status, and what an operator may ask for.
+"""Routes: the metrics page, the landing page, health, status and the operator's endpoints.
 
-Everything shown comes from one snapshot, whose reference is taken once per request. Nothing here waits for a source, so a
-scrape cannot be slow because a GPU is; a bug in rendering costs that answer (500, logged once) and nothing else.
+A request reads one snapshot and never waits for a source. A bug in rendering fails that
+request (500, logged once) and nothing else.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _HTML = "text/html; charset=utf-8"
 _NO_STORE = ("Cache-Control", "no-store")
 _VARY = ("Vary", "Accept, Accept-Encoding")
 
-Deed = Callable[[], Sequence[str]]
-"""Does what an operator asks for; returns what stood in the way, nothing where it is done."""
+Action = Callable[[], Sequence[str]]
+"""An operator's action. Returns the problems; none if it succeeded."""
 
 
 class Web:
     """The handler of the exporter's HTTP server.
 
     Args:
-        get_snapshot: the current snapshot. Called once per request; must not wait.
-        page: renders the metrics; owns what is kept between scrapes.
-        telemetry_path: where the metrics are.
-        reload: called by ``POST /-/reload``, one deed at a time; None where nothing can be reloaded.
-        release: called by ``POST /-/release``: lets go of the GPUs' driver.
-        resume: called by ``POST /-/resume``: takes it up again.
-        host: whose numbers these are, for the title of the page for people.
-        clock: monotonic, the one the snapshots are stamped with.
+        get_snapshot: returns the current snapshot. Called once per request; must not block.
+        page: renders the metrics.
+        telemetry_path: path of the metrics.
+        reload: for ``POST /-/reload``. Actions run one at a time; None where an action is not available.
+        release: for ``POST /-/release``: closes the GPU driver.
+        resume: for ``POST /-/resume``: opens the GPU driver again.
+        host: name of this host, for the title of the landing page.
+        clock: monotonic; the clock of the snapshots.
     """
 
     def __init__(
@@ -51,25 +51,20 @@ class Web:
         page: Page,
         *,
         telemetry_path: str = "/metrics",
-        reload: Deed | None = None,
-        release: Deed | None = None,
-        resume: Deed | None = None,
+        reload: Action | None = None,
+        release: Action | None = None,
+        resume: Action | None = None,
         host: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._get_snapshot = get_snapshot
         self._page = page
         self._telemetry_path = "/" + telemetry_path.strip("/")
-        self._doing = threading.Lock()
-        self._deeds: dict[str, tuple[Deed | None, str, str, int]] = {
-            "/-/reload": (
-                reload,
-                "reloaded",
-                "the configuration was not reloaded; the old one stays in force:",
-                400,
-            ),
-            "/-/release": (release, "released", "the driver is not let go of yet:", 503),
-            "/-/resume": (resume, "resumed", "the driver was not taken up again:", 503),
+        self._action_lock = threading.Lock()
+        self._actions: dict[str, tuple[Action | None, str, str, int]] = {
+            "/-/reload": (reload, "reloaded", "reload failed; the old configuration stays in force:", 400),
+            "/-/release": (release, "released", "the GPU driver is not released yet:", 503),
+            "/-/resume": (resume, "resumed", "the GPU driver was not opened again:", 503),
         }
         self._host = host
         self._clock = clock
@@ -80,8 +75,8 @@ class Web:
             "/": self._landing,
             "/api/v1/status": self._status,
             "/docs/metrics": self._reference,
-            # After them, so that it wins over the page for people where the two are one. Never over the probes, which
-            # anybody may ask.
+            # After the landing page, which it replaces if both have the same path. Before the probes: they need no
+            # password, and the metrics must never be served under their paths.
             self._telemetry_path: self._metrics,
             "/-/healthy": self._healthy,
             "/-/ready": self._is_ready,
@@ -90,31 +85,31 @@ class Web:
     def __call__(self, request: Request) -> Response:
         """Answer. Never raises."""
         try:
-            if request.path in self._deeds:
-                return self._do(request)
+            if request.path in self._actions:
+                return self._act(request)
             route = self._routes.get(request.path)
             if route is None:
-                known = ", ".join(sorted({*self._routes, *self._deeds}))
-                return Response(f"not found; here are: {known}\n".encode(), 404)
+                known = ", ".join(sorted({*self._routes, *self._actions}))
+                return Response(f"not found; available paths: {known}\n".encode(), 404)
             if request.method not in ("GET", "HEAD"):
                 return Response(b"use GET\n", 405, headers=(("Allow", "GET, HEAD"),))
             return route(request)
-        except Exception as error:  # noqa: BLE001 (the one wall between a bug here and the other answers)
+        except Exception as error:  # noqa: BLE001 (a bug must not affect other responses)
             self._log_once(request.path, error)
-            return Response(b"the answer could not be made; see the log of the exporter\n", 500)
+            return Response(b"internal error; see the log of the exporter\n", 500)
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Render a new snapshot ahead of the scrapes that will come for it (see :meth:`Page.prepare`). Never raises."""
+        """Render a new snapshot ahead of its scrapes (see :meth:`Page.prepare`). Never raises."""
         try:
             self._page.prepare(snapshot)
-        except Exception as error:  # noqa: BLE001 (the same wall: the one who ticks is not to suffer)
+        except Exception as error:  # noqa: BLE001 (a bug must not affect the tick)
             self._log_once("prepare", error)
 
     def _log_once(self, path: str, error: Exception) -> None:
-        what = f"{path} {type(error).__name__}"
-        if what not in self._logged:
-            self._logged.add(what)
-            _log.error("http_answer_failed", path=path, error=f"{type(error).__name__}: {error}", exc_info=True)
+        key = f"{path} {type(error).__name__}"
+        if key not in self._logged:
+            self._logged.add(key)
+            _log.error("http_request_failed", path=path, error=f"{type(error).__name__}: {error}", exc_info=True)
 
     def _metrics(self, request: Request) -> Response:
         snapshot = self._get_snapshot()
@@ -166,33 +161,33 @@ class Web:
         if age < limit:
             return Response(b"healthy\n", headers=(_NO_STORE,))
         since = figures.moment(snapshot.at.wall_seconds)
-        text = f"unhealthy: nothing was polled since {since}, {figures.duration(age)} ago (limit {limit:g} s)\n"
+        text = f"unhealthy: the last poll was at {since}, {figures.duration(age)} ago (limit {limit:g} s)\n"
         return Response(text.encode(), 503, headers=(_NO_STORE,))
 
     def _is_ready(self, request: Request) -> Response:
-        """Ready once every source was tried once in this process (a try leaves its duration); then for good."""
+        """Ready once every source was read once in this process, whether it succeeded or not; then for good."""
         if not self._ready:
             sources = self._get_snapshot().sources
             untried = sum(source.read_duration_seconds is None for source in sources)
             if untried:
-                # Without names: whoever asks has shown no password (tpw.exposition.access).
-                text = f"not ready: {untried} of {len(sources)} sources were not tried yet; / says which\n"
+                # Without names, since this path needs no password (tpw.exposition.access).
+                text = f"not ready: waiting for the first read of {untried} of {len(sources)} sources; / lists them\n"
                 return Response(text.encode(), 503, headers=(_NO_STORE,))
             self._ready = True
         return Response(b"ready\n", headers=(_NO_STORE,))
 
-    def _do(self, request: Request) -> Response:
-        deed, done, undone, status = self._deeds[request.path]
+    def _act(self, request: Request) -> Response:
+        action, succeeded, failed, status = self._actions[request.path]
         if request.method not in ("POST", "PUT"):
             return Response(b"use POST or PUT\n", 405, headers=(("Allow", "POST, PUT"),))
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            # A page elsewhere that a person's browser has open has no business here.
-            return Response(b"not from another site\n", 403)
-        if deed is None:
+            # Cross-site request forgery: another site's page, open in an operator's browser.
+            return Response(b"requests from another site are not allowed\n", 403)
+        if action is None:
             return Response(f"nothing to {request.path.rpartition('/')[2]}\n".encode(), 404)
-        with self._doing:
-            problems = deed()
+        with self._action_lock:
+            problems = action()
         if problems:
-            lines = "\n".join((undone, *problems))
+            lines = "\n".join((failed, *problems))
             return Response(f"{lines}\n".encode("utf-8", "replace"), status)
-        return Response(f"{done}\n".encode())
+        return Response(f"{succeeded}\n".encode())

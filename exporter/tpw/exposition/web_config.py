@@ -1,8 +1,8 @@
-"""The web configuration file that all Prometheus exporters share: TLS, client certificates, passwords, headers.
+"""The web configuration file of Prometheus exporters: TLS, client certificates, passwords, headers.
 
-The format is the exporter-toolkit's (https://github.com/prometheus/exporter-toolkit, docs/web-configuration.md), so the
-file a fleet already has works here. Where Python's ssl cannot do what a setting asks for, the file is refused with the
-reason: nothing about security is ignored in silence. ``http2`` is accepted and has no effect: HTTP/1.1 is spoken.
+The format is that of the exporter-toolkit (https://github.com/prometheus/exporter-toolkit, docs/web-configuration.md).
+A setting that Python's ssl cannot fulfil is an error: no security setting is ignored silently. ``http2`` is accepted and
+has no effect: the server uses HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLIENT_AUTH = {
 }
 _UNVERIFIED_CLIENT_AUTH = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 
-# Go's names of the suites it considers safe, and OpenSSL's. Those of TLS 1.3 cannot be chosen, there as here.
+# Go's names of the suites it considers safe -> OpenSSL's names. Suites of TLS 1.3 are not configurable, as in Go.
 _CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
@@ -49,7 +49,7 @@ _HEADERS: Mapping[str, tuple[str, ...]] = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""Headers that may be set, and the values they may have (none: any)."""
+"""Headers that may be set -> allowed values (empty: any)."""
 
 _BCRYPT = re.compile(r"\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{53}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -57,7 +57,7 @@ _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class WebConfigError(ValueError):
-    """The web configuration cannot be used. ``problems`` holds every one of them."""
+    """The web configuration is not valid. ``problems`` lists all errors."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
@@ -65,10 +65,10 @@ class WebConfigError(ValueError):
 
 
 class Bcrypt(Protocol):
-    """What is used of the package of that name."""
+    """The bcrypt package."""
 
     def checkpw(self, password: bytes, hashed_password: bytes) -> bool:
-        """Whether the password is the one hashed."""
+        """Whether the password matches the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class WebConfig:
     rate_interval_seconds: float = 0.0
     rate_burst: int = 0
     files: tuple[Path, ...] = ()
-    """What it was read from."""
+    """Files it was read from."""
 
 
 def load(path: Path) -> WebConfig:
@@ -108,7 +108,7 @@ def load(path: Path) -> WebConfig:
 
 
 class _Reader:
-    """Reads one document and gathers what is wrong with it."""
+    """Reads one document and collects its errors."""
 
     def __init__(self, path: Path) -> None:
         self.problems: list[str] = []
@@ -117,12 +117,12 @@ class _Reader:
         self._descriptors: list[int] = []
 
     def close(self) -> None:
-        """Let go of the texts held in memory for ssl."""
+        """Close the in-memory files made for ssl."""
         for descriptor in self._descriptors:
             os.close(descriptor)
 
     def read(self, document: object) -> WebConfig:
-        """The configuration, as far as it could be read; ``problems`` says what could not."""
+        """The configuration, as far as it is valid; errors are in ``problems``."""
         top = self._section(document, "", ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit"))
         context, sans = self._tls(top.get("tls_server_config"))
         headers = self._headers(top.get("http_server_config"))
@@ -138,7 +138,7 @@ class _Reader:
             return {}
         for key in value:
             if key not in keys:
-                self.problems.append(f"{where}{'.' if where else ''}{key} is not known; known are: {', '.join(keys)}")
+                self.problems.append(f"{where}{'.' if where else ''}{key} is unknown; known keys: {', '.join(keys)}")
         return cast("Mapping[str, object]", value)
 
     def _text(self, section: Mapping[str, object], where: str, key: str) -> str:
@@ -146,7 +146,7 @@ class _Reader:
         if value is None:
             return ""
         if not isinstance(value, str):
-            self.problems.append(f"{where}.{key} must be text")
+            self.problems.append(f"{where}.{key} must be a string")
             return ""
         return value
 
@@ -155,7 +155,7 @@ class _Reader:
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.problems.append(f"{where}.{key} must be a list of texts")
+            self.problems.append(f"{where}.{key} must be a list of strings")
             return []
         return value
 
@@ -195,9 +195,9 @@ class _Reader:
         for key in ("min_version", "max_version"):
             value = self._text(section, where, key) or {"min_version": "TLS12", "max_version": "TLS13"}[key]
             if value in _OLD_VERSIONS:
-                self.problems.append(f"{where}.{key} is {value}, which is not offered any more: use TLS12 or TLS13")
+                self.problems.append(f"{where}.{key} is {value}, which is not supported: use TLS12 or TLS13")
             elif value not in _VERSIONS:
-                self.problems.append(f"{where}.{key} is {value!r}; possible are: {', '.join(_VERSIONS)}")
+                self.problems.append(f"{where}.{key} is {value!r}; allowed values: {', '.join(_VERSIONS)}")
             elif key == "min_version":
                 context.minimum_version = _VERSIONS[value]
             else:
@@ -211,7 +211,7 @@ class _Reader:
             if name in _CIPHERS:
                 names.append(_CIPHERS[name])
             elif name not in _TLS13_CIPHERS:
-                self.problems.append(f"{where}.cipher_suites: {name!r} is not known or not safe")
+                self.problems.append(f"{where}.cipher_suites: {name!r} is unknown or not safe")
         if names:
             context.set_ciphers(":".join(names))
         prefer = section.get("prefer_server_cipher_suites", True)
@@ -224,21 +224,21 @@ class _Reader:
         curves = self._texts(section, where, "curve_preferences")
         unknown = [curve for curve in curves if curve not in _CURVES]
         if unknown:
-            self.problems.append(f"{where}.curve_preferences: {', '.join(unknown)} not known")
+            self.problems.append(f"{where}.curve_preferences: unknown curve: {', '.join(unknown)}")
         elif len(curves) > 1:
-            self.problems.append(f"{where}.curve_preferences: only one curve can be set here, {len(curves)} are given")
+            self.problems.append(f"{where}.curve_preferences: only one curve is supported, {len(curves)} are given")
         elif curves:
             try:
                 context.set_ecdh_curve(_CURVES[curves[0]])
             except (ValueError, ssl.SSLError) as error:
-                self.problems.append(f"{where}.curve_preferences: {curves[0]} cannot be set here: {error}")
+                self.problems.append(f"{where}.curve_preferences: {curves[0]} is not supported: {error}")
 
     def _certificate(self, context: ssl.SSLContext, section: Mapping[str, object], where: str) -> None:
         paths = []
         for key in ("cert", "key"):
             path = self._pem(section, where, key)
             if path is None:
-                self.problems.append(f"{where}: one of {key} and {key}_file must be given")
+                self.problems.append(f"{where}: {key} or {key}_file is required")
             else:
                 paths.append(path)
         if len(paths) < 2:
@@ -253,24 +253,24 @@ class _Reader:
         kind = self._text(section, where, "client_auth_type") or "NoClientCert"
         if kind in _UNVERIFIED_CLIENT_AUTH:
             self.problems.append(
-                f"{where}.client_auth_type {kind} takes certificates that nobody verified, which is not offered here: "
+                f"{where}.client_auth_type {kind} accepts certificates without verification, which is not supported: "
                 "use VerifyClientCertIfGiven or RequireAndVerifyClientCert"
             )
             return None
         if kind not in _CLIENT_AUTH:
-            self.problems.append(f"{where}.client_auth_type is {kind!r}; possible are: {', '.join(_CLIENT_AUTH)}")
+            self.problems.append(f"{where}.client_auth_type is {kind!r}; allowed values: {', '.join(_CLIENT_AUTH)}")
             return None
         context.verify_mode = _CLIENT_AUTH[kind]
         authority = self._pem(section, where, "client_ca")
         if authority is not None:
             if kind == "NoClientCert":
-                self.problems.append(f"{where}: a client CA is given, but client_auth_type asks for no certificate")
+                self.problems.append(f"{where}: a client CA is given, but client_auth_type requests no certificate")
             try:
                 context.load_verify_locations(authority)
             except (OSError, ValueError) as error:
                 self.problems.append(f"{where}.client_ca_file cannot be loaded: {error}")
         elif kind != "NoClientCert":
-            self.problems.append(f"{where}.client_auth_type is {kind}, so client_ca_file must be given")
+            self.problems.append(f"{where}.client_auth_type is {kind}, so client_ca_file is required")
         sans = self._texts(section, where, "client_allowed_sans")
         if not sans:
             return None
@@ -279,7 +279,7 @@ class _Reader:
         return frozenset(sans)
 
     def _pem(self, section: Mapping[str, object], where: str, key: str) -> str | None:
-        """A path for ssl to read: of the file, relative to the configuration, or of the inline text in memory."""
+        """A path for ssl: that of the file, relative to the configuration, or of an in-memory file with the inline text."""
         name, inline = self._text(section, where, f"{key}_file"), self._text(section, where, key)
         if name and inline:
             self.problems.append(f"{where}: both {key} and {key}_file are given")
@@ -289,7 +289,7 @@ class _Reader:
             return str(path)
         if not inline:
             return None
-        # ssl wants a path; the key must not touch a disk. The descriptor lives as long as the reading.
+        # ssl needs a path, and the key must not be written to a disk. close() releases the descriptor.
         descriptor = os.memfd_create(f"tpw-{key}")
         os.write(descriptor, inline.encode())
         self._descriptors.append(descriptor)
@@ -307,7 +307,7 @@ class _Reader:
         for name, allowed in _HEADERS.items():
             text = self._text(headers, f"{where}.headers", name)
             if allowed and text and text.lower() not in allowed:
-                self.problems.append(f"{where}.headers.{name} is {text!r}; possible are: {', '.join(allowed)}")
+                self.problems.append(f"{where}.headers.{name} is {text!r}; allowed values: {', '.join(allowed)}")
             elif not text.isprintable() or not text.isascii():
                 self.problems.append(f"{where}.headers.{name} must be one line of ASCII")
             elif text:
@@ -324,11 +324,11 @@ class _Reader:
         users = {}
         for name, hashed in value.items():
             if not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
-                self.problems.append(f"{where}.{name} is not a bcrypt hash: make one with htpasswd -nBC 10 ''")
+                self.problems.append(f"{where}.{name} is not a bcrypt hash: create one with htpasswd -nBC 10 ''")
             else:
                 users[str(name)] = hashed.encode()
         if users and bcrypt() is None:
-            self.problems.append(f"{where} needs the package bcrypt: pip install 'tpw-exporter[auth]'")
+            self.problems.append(f"{where} requires the package bcrypt: pip install 'tpw-exporter[auth]'")
         return users
 
     def _rate(self, value: object) -> tuple[float, int]:
@@ -348,16 +348,16 @@ class _Reader:
             self.problems.append(f"{where}.burst must be a whole number")
             burst = 0
         elif seconds and burst == 0:
-            self.problems.append(f"{where}.burst must be at least 1, else no request is ever answered")
+            self.problems.append(f"{where}.burst must be at least 1, otherwise no request is ever answered")
         return seconds, burst
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted; an exporter cannot be asked for a password: give it a plain key file")
+    raise ValueError("the key is encrypted, and the exporter cannot ask for a password: use an unencrypted key file")
 
 
 def bcrypt() -> Bcrypt | None:
-    """The bcrypt package, where it is installed."""
+    """The bcrypt package, or None if it is not installed."""
     try:
         return cast("Bcrypt", import_module("bcrypt"))
     except ImportError:

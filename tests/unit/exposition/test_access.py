@@ -43,7 +43,7 @@ def certify(folder: Path, name: str, extensions: str, *signing: str) -> None:
 
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, a server's certificate for 127.0.0.1 and its renewal, clients' certificates, and one of a CA unknown here."""
+    """A CA, a server's certificate for 127.0.0.1 and its renewal, client certificates, and one of an unknown CA."""
     folder = tmp_path_factory.mktemp("pki")
     for ca in ("ca", "otherca"):
         usage = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"
@@ -62,7 +62,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bcrypt_stand_in(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """A bcrypt that knows one password, and tells which it was asked about."""
+    """A bcrypt that accepts one password and records the ones it was given."""
     asked: list[bytes] = []
 
     def checkpw(password: bytes, hashed: bytes) -> bool:
@@ -92,7 +92,7 @@ def basic(user: str, password: str) -> str:
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -138,12 +138,12 @@ def trusting(pki: Path, client: str = "") -> ssl.SSLContext:
 @pytest.mark.parametrize(
     "text", ["", "{}", "# nothing\n", "tls_server_config:\nbasic_auth_users:\nhttp_server_config:\n"]
 )
-def test_an_empty_file_asks_for_nothing(tmp_path: Path, text: str):
+def test_an_empty_file_enables_nothing(tmp_path: Path, text: str):
     found = load(config(tmp_path, text))
     assert (found.context, dict(found.users), found.headers) == (None, {}, ())
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path):
+def test_all_problems_are_reported_at_once(tmp_path: Path):
     found = problems(
         tmp_path,
         """
@@ -156,14 +156,14 @@ other: 1
     )
     text = "\n".join(found)
     for part in (
-        "other is not known",
-        "tls_server_config.colour is not known",
-        "tls_server_config.min_version is TLS10, which is not offered any more",
+        "other is unknown",
+        "tls_server_config.colour is unknown",
+        "tls_server_config.min_version is TLS10, which is not supported",
         "tls_server_config.cipher_suites: 'TLS_RSA_WITH_RC4_128_SHA'",
-        "tls_server_config: one of key and key_file must be given",
+        "tls_server_config: key or key_file is required",
         "http_server_config.http2 must be true or false",
         "http_server_config.headers.X-Frame-Options is 'perhaps'",
-        "http_server_config.headers.X-Other is not known",
+        "http_server_config.headers.X-Other is unknown",
         "basic_auth_users.alice is not a bcrypt hash",
         "rate_limit.interval is 'soon'",
         "rate_limit.burst must be a whole number",
@@ -181,13 +181,13 @@ other: 1
         ("tls_server_config: {cert_file: gone.pem, key_file: gone.key}", "gone.pem and gone.key cannot be loaded"),
         ("tls_server_config: {cert_file: ca.pem, key_file: server.key}", "cannot be loaded"),
         ("tls_server_config: {cert: a, cert_file: b, key: c}", "both cert and cert_file are given"),
-        ("tls_server_config: {client_auth_type: RequireAnyClientCert}", "nobody verified"),
+        ("tls_server_config: {client_auth_type: RequireAnyClientCert}", "without verification"),
         ("tls_server_config: {client_auth_type: Whatever}", "client_auth_type is 'Whatever'"),
-        ("tls_server_config: {client_auth_type: RequireAndVerifyClientCert}", "client_ca_file must be given"),
-        ("tls_server_config: {client_ca_file: ca.pem}", "client_auth_type asks for no certificate"),
+        ("tls_server_config: {client_auth_type: RequireAndVerifyClientCert}", "client_ca_file is required"),
+        ("tls_server_config: {client_ca_file: ca.pem}", "client_auth_type requests no certificate"),
         ("tls_server_config: {min_version: TLS13, max_version: TLS12}", "min_version is above max_version"),
         ("tls_server_config: {curve_preferences: [CurveP256, CurveP384]}", "only one curve"),
-        ("tls_server_config: {curve_preferences: [Curve1]}", "Curve1 not known"),
+        ("tls_server_config: {curve_preferences: [Curve1]}", "unknown curve: Curve1"),
         ("tls_server_config: {cipher_suites: TLS_X}", "must be a list"),
         ("tls_server_config: {client_allowed_sans: [a]}", "needs client_auth_type RequireAndVerifyClientCert"),
         ('http_server_config: {headers: {Content-Security-Policy: "a\\nb"}}', "one line of ASCII"),
@@ -195,24 +195,24 @@ other: 1
         ("rate_limit: {interval: 1s}", "no request is ever answered"),
     ],
 )
-def test_what_cannot_be_used_is_refused(pki: Path, tmp_path: Path, text: str, problem: str):
+def test_an_invalid_setting_is_rejected(pki: Path, tmp_path: Path, text: str, problem: str):
     for name in ("ca.pem", "server.key"):
         (tmp_path / name).write_bytes((pki / name).read_bytes())
     assert any(problem in found for found in problems(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path):
+def test_a_missing_file_is_an_error(tmp_path: Path):
     with pytest.raises(WebConfigError, match=r"web\.yml: cannot be read"):
         load(tmp_path / "web.yml")
 
 
-def test_without_the_package_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_the_bcrypt_package_the_error_has_the_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "bcrypt", None)
     (found,) = problems(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}")
-    assert found == "basic_auth_users needs the package bcrypt: pip install 'tpw-exporter[auth]'"
+    assert found == "basic_auth_users requires the package bcrypt: pip install 'tpw-exporter[auth]'"
 
 
-def test_an_encrypted_key_is_refused_without_a_question(pki: Path, tmp_path: Path):
+def test_an_encrypted_key_is_rejected_without_a_password_prompt(pki: Path, tmp_path: Path):
     openssl(pki, "ec", "-in", "server.key", "-aes256", "-passout", "pass:x", "-out", str(tmp_path / "locked.key"))
     found = problems(tmp_path, f"tls_server_config: {{cert_file: {pki}/server.pem, key_file: locked.key}}")
     assert any("the key is encrypted" in problem for problem in found)
@@ -239,13 +239,13 @@ def test_tls_with_certificate_and_key_in_the_file(pki: Path, tmp_path: Path):
         assert get(server, context=trusting(pki)) == (200, b"hello\n")
 
 
-def test_plain_http_to_a_tls_port_is_told_so(pki: Path):
+def test_plain_http_to_a_tls_port_is_answered_with_the_reason(pki: Path):
     access = Access(config(pki, "tls_server_config: {cert_file: server.pem, key_file: server.key}"))
     with serving(access) as server:
-        assert get(server) == (400, b"this port speaks HTTPS: use https:// in the address\n")
+        assert get(server) == (400, b"this port uses HTTPS: write https:// in the address\n")
 
 
-def test_versions_below_the_least_are_not_spoken(pki: Path):
+def test_versions_below_the_minimum_are_refused(pki: Path):
     access = Access(config(pki, "tls_server_config: {cert_file: server.pem, key_file: server.key, min_version: TLS13}"))
     with serving(access) as server:
         old = trusting(pki)
@@ -255,7 +255,7 @@ def test_versions_below_the_least_are_not_spoken(pki: Path):
         assert get(server, context=trusting(pki))[0] == 200
 
 
-def test_only_the_chosen_cipher_suites_are_spoken(pki: Path):
+def test_only_the_configured_cipher_suites_are_offered(pki: Path):
     suite = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
     files = "cert_file: server.pem, key_file: server.key"
     text = f"tls_server_config: {{{files}, cipher_suites: [{suite}], max_version: TLS12}}"
@@ -293,7 +293,7 @@ def test_client_certificates(pki: Path, client: str, sans: str, welcome: bool):
                 get(server, context=trusting(pki, client))
 
 
-def test_a_client_without_certificate_may_come_where_one_is_optional(pki: Path):
+def test_a_client_without_a_certificate_is_accepted_where_one_is_optional(pki: Path):
     text = (
         "tls_server_config: {cert_file: server.pem, key_file: server.key, client_ca_file: ca.pem, "
         "client_auth_type: VerifyClientCertIfGiven}"
@@ -308,7 +308,7 @@ def test_a_client_without_certificate_may_come_where_one_is_optional(pki: Path):
 # ----------------------------------------------------------------------------------------------------------- passwords
 
 
-def test_the_right_user_and_password_are_let_in(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+def test_a_valid_user_and_password_are_accepted(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
 
     def status(authorization: str) -> int:
@@ -327,7 +327,7 @@ def test_the_right_user_and_password_are_let_in(tmp_path: Path, bcrypt_stand_in:
     assert status("Basic " + base64.b64encode(b"\xff:\xff").decode()) == 401
 
 
-def test_who_is_not_let_in_is_asked_for_a_password(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+def test_a_rejected_client_is_asked_for_a_password(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     with serving(Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))) as server:
         assert get(server, authorization=basic("alice", "secret")) == (200, b"hello\n")
         assert get(server) == (401, b"unauthorized\n")
@@ -343,8 +343,8 @@ def ask(server: Server, path: str, method: str = "GET") -> int:
             return error.code
 
 
-def test_probes_need_no_password_and_nothing_else_goes_without(tmp_path: Path, bcrypt_stand_in: list[bytes]):
-    """A kubelet has no safe place for a password: it would stand in the pod's specification."""
+def test_probes_need_no_password_and_every_other_path_needs_one(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    """A kubelet has no safe place for a password: it would be in the pod's specification."""
     with serving(Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))) as server:
         assert [ask(server, path) for path in ("/-/healthy", "/-/ready", "/-/healthy?x=1")] == [200, 200, 200]
         assert ask(server, "/-/ready", "HEAD") == 200
@@ -358,14 +358,14 @@ def test_probes_need_no_password_and_nothing_else_goes_without(tmp_path: Path, b
     assert bcrypt_stand_in == []
 
 
-def test_a_flood_does_not_starve_the_probes(tmp_path: Path):
+def test_the_rate_limit_does_not_apply_to_probes(tmp_path: Path):
     access = Access(config(tmp_path, "rate_limit: {interval: 1h, burst: 1}"), Clock())
     assert access.refuse(Request("GET", "/")) is None
     assert access.refuse(Request("GET", "/")) is not None
     assert access.refuse(Request("GET", "/-/healthy")) is None
 
 
-def test_a_right_password_is_computed_once_and_a_wrong_one_every_time(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+def test_a_valid_password_is_hashed_once_and_a_wrong_one_every_time(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
     for _ in range(3):
         access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", "secret")}))
@@ -375,13 +375,13 @@ def test_a_right_password_is_computed_once_and_a_wrong_one_every_time(tmp_path: 
     assert bcrypt_stand_in == [b"secret", b"wrong", b"wrong"]
 
 
-def test_an_unknown_user_costs_as_much_as_a_known_one(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+def test_an_unknown_user_takes_as_long_as_a_known_one(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
     access.refuse(Request("GET", "/", {}, {"authorization": basic("nobody", "guess")}))
     assert bcrypt_stand_in == [b"guess"]
 
 
-def test_passwords_are_tried_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_passwords_are_checked_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     inside, most = [], []
 
     def checkpw(password: bytes, hashed: bytes) -> bool:
@@ -408,7 +408,7 @@ def test_passwords_are_tried_one_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     assert most == [1] * 5
 
 
-def test_hashes_of_the_real_package_are_understood(tmp_path: Path):
+def test_hashes_of_the_real_package_are_accepted(tmp_path: Path):
     bcrypt = pytest.importorskip("bcrypt", reason="the package of the extra [auth] is not installed")
     hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
     long = "x" * 100
@@ -429,7 +429,7 @@ def test_hashes_of_the_real_package_are_understood(tmp_path: Path):
 # ------------------------------------------------------------------------------------------------------ headers, rates
 
 
-def test_headers_are_on_every_answer_and_replace_our_own(tmp_path: Path):
+def test_configured_headers_are_in_every_response_and_override_others(tmp_path: Path):
     text = "http_server_config: {headers: {X-Frame-Options: deny, Content-Security-Policy: default-src 'none'}}"
     access = Access(config(tmp_path, text))
     server = Server(
@@ -462,7 +462,7 @@ def test_requests_above_the_rate_are_refused(tmp_path: Path):
     assert [status() for _ in range(4)] == [200, 200, 200, 429]
 
 
-# -------------------------------------------------------------------------------------------------------------- upkeep
+# -------------------------------------------------------------------------------------------------------------- reload
 
 
 def test_a_changed_file_takes_effect_within_a_second(tmp_path: Path, bcrypt_stand_in: list[bytes]):
@@ -489,7 +489,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path):
         assert access.generation() is before
 
 
-def test_a_bad_change_changes_nothing_and_is_said_once(tmp_path: Path):
+def test_an_invalid_change_is_ignored_and_logged_once(tmp_path: Path):
     clock = Clock()
     path = config(tmp_path, "http_server_config: {headers: {X-Frame-Options: deny}}")
     access = Access(path, clock)
@@ -500,11 +500,11 @@ def test_a_bad_change_changes_nothing_and_is_said_once(tmp_path: Path):
             clock.now += 1.0
             assert access.generation() is before
     assert [entry["event"] for entry in logs] == ["web_config_rejected"]
-    assert "nonsense is not known" in logs[0]["problems"][0]
+    assert "nonsense is unknown" in logs[0]["problems"][0]
     assert access.headers() == (("X-Frame-Options", "deny"),)
 
 
-def test_a_bad_file_at_the_start_is_fatal(tmp_path: Path):
+def test_an_invalid_file_at_the_start_is_fatal(tmp_path: Path):
     with pytest.raises(WebConfigError):
         Access(config(tmp_path, "nonsense: true"))
 
@@ -524,11 +524,11 @@ def test_a_renewed_certificate_is_served_to_the_next_connection(pki: Path, tmp_p
         for kind in ("pem", "key"):
             (tmp_path / f"tls.{kind}").write_bytes((pki / f"renewed.{kind}").read_bytes())
         clock.now += 1.0
-        # The thread of the first connection may be the one that looks, and this one not wait for it.
+        # Another thread may be checking the file at this moment, and this one does not wait for it.
         assert "renewed" in {name for _ in range(3) for name in names(server)}
 
 
-def test_connections_made_under_other_rules_end(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+def test_connections_from_before_a_change_are_closed(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     import http.client
 
     clock = Clock()

@@ -72,7 +72,7 @@ def test_a_warm_renderer_prints_the_same_as_a_cold_one():
         assert page.body(snapshot, Format.TEXT) == Page().body(snapshot, Format.TEXT)
 
 
-def test_series_that_were_forgotten_are_rendered_anew():
+def test_series_dropped_from_the_cache_are_rendered_again():
     renderer = Renderer(series_limit=10)
     rows = families(rich_snapshot())
     first = renderer.render(rows, Format.TEXT)
@@ -80,7 +80,7 @@ def test_series_that_were_forgotten_are_rendered_anew():
     assert renderer.render(rows[:1], Format.TEXT) in first
 
 
-def test_kept_lines_are_bounded():
+def test_cached_lines_are_bounded():
     renderer = Renderer(series_limit=50)
     metric = METRICS["tpw_server_up"]
     for batch in range(20):
@@ -109,7 +109,7 @@ def test_backslash_quote_and_newline_are_escaped():
     assert escape('a\\b"c\nd') == r"a\\b\"c\nd"
 
 
-def test_broken_bytes_of_a_foreign_page_do_not_lose_the_page():
+def test_invalid_bytes_of_an_external_name_do_not_break_the_page():
     assert escape("half \ud800 surrogate") == "half ? surrogate"
     snapshot = rich_snapshot()
     server = replace(snapshot.books.servers["chat"], version="\udcff")
@@ -133,7 +133,7 @@ def test_the_rich_page_is_the_golden_page(form: Format, suffix: str):
     assert page == golden.read_text(encoding="utf-8")
 
 
-# -------------------------------------------------------------------------------------------------- what others read
+# -------------------------------------------------------------------------------------------------- other readers
 
 
 def test_the_library_reads_the_text_page():
@@ -157,7 +157,7 @@ def test_the_library_reads_the_openmetrics_page_and_its_counters_are_counters():
 
 @pytest.mark.parametrize("major", ["2", "3"])
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_promtool_has_nothing_to_say(name: str, major: str):
+def test_promtool_has_no_complaint(name: str, major: str):
     promtool = prometheus_dir(major) / "promtool"  # type: ignore[arg-type]
     page = Page(ProcessTail()).body(SNAPSHOTS[name](), Format.TEXT)
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60, check=False)
@@ -172,7 +172,7 @@ def test_the_collector_describes_the_whole_catalogue():
     assert described == [metric.name.removesuffix("_total") for metric in CATALOGUE]
 
 
-def test_two_collectors_in_one_registry_are_seen_as_a_collision():
+def test_two_collectors_in_one_registry_are_a_collision():
     registry = registry_of(rich_snapshot())
     with pytest.raises(DuplicateTimeseries):
         registry.register(SnapshotCollector(rich_snapshot))
@@ -182,7 +182,7 @@ def test_two_collectors_in_one_registry_are_seen_as_a_collision():
 
 
 @pytest.mark.parametrize("form", Format)
-def test_process_metrics_stand_at_the_end(form: Format):
+def test_process_metrics_are_at_the_end(form: Format):
     page = Page(ProcessTail()).body(rich_snapshot(), form)
     assert page.startswith(Page().body(rich_snapshot(), form).removesuffix(b"# EOF\n"))
     assert b"\nprocess_cpu_seconds_total " in page
@@ -204,7 +204,7 @@ def test_process_metrics_are_those_of_the_library():
         for our, their in zip(ours, theirs, strict=True):
             name = our.split()[0]
             if name == "process_open_fds":
-                # The library counts the listing that it has open itself.
+                # The library also counts the descriptor of its own listing.
                 assert float(our.split()[1]) == float(their.split()[1]) - 1
             elif name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_virtual_memory_bytes"):
                 assert float(our.split()[1]) == pytest.approx(float(their.split()[1]), rel=0.05, abs=0.05)
@@ -214,7 +214,7 @@ def test_process_metrics_are_those_of_the_library():
                 assert our == their
 
 
-def test_a_command_name_with_spaces_and_parentheses_is_not_taken_for_fields(tmp_path: Path):
+def test_a_command_name_with_spaces_and_parentheses_is_not_parsed_as_fields(tmp_path: Path):
     (tmp_path / "self").mkdir()
     (tmp_path / "stat").write_text("cpu 1 2\nbtime 1000\n")
     numbers = [str(place) for place in range(4, 53)]
@@ -233,10 +233,10 @@ def test_without_proc_only_the_limit_is_known(tmp_path: Path):
     assert [line.split()[0] for line in page if not line.startswith("#")] == ["process_max_fds"]
 
 
-# ---------------------------------------------------------------------------------------------------------- the keeping
+# ---------------------------------------------------------------------------------------------------------- caching
 
 
-def test_a_page_is_kept_for_the_next_scraper_of_the_same_tick():
+def test_a_page_is_cached_for_the_next_scraper_of_the_same_tick():
     page = Page(ProcessTail())
     snapshot = rich_snapshot()
     for compressed in (False, True):
@@ -251,23 +251,23 @@ def test_a_scraped_page_is_rendered_ahead_for_the_next_tick():
     page.body(rich_snapshot(), Format.TEXT, compressed=True)
     following = rich_snapshot(1)
     page.prepare(following)
-    kept = page._kept
-    assert kept is not None
-    assert set(kept.pages) == {(Format.TEXT, False), (Format.TEXT, True)}
-    assert page.body(following, Format.TEXT, compressed=True) is kept.pages[Format.TEXT, True]
-    assert gzip.decompress(kept.pages[Format.TEXT, True]) == Page().body(following, Format.TEXT)
+    rendered = page._rendered
+    assert rendered is not None
+    assert set(rendered.pages) == {(Format.TEXT, False), (Format.TEXT, True)}
+    assert page.body(following, Format.TEXT, compressed=True) is rendered.pages[Format.TEXT, True]
+    assert gzip.decompress(rendered.pages[Format.TEXT, True]) == Page().body(following, Format.TEXT)
 
 
 def test_nothing_is_rendered_ahead_where_scrapes_are_rarer_than_ticks():
     page = Page()
     first = rich_snapshot()
     page.prepare(first)
-    assert page._kept is None
+    assert page._rendered is None
     page.body(first, Format.TEXT)
     for tick in (1, 2, 3):
         page.prepare(rich_snapshot(tick))
-    assert page._kept is not None
-    assert page._kept.snapshot.books.polls == first.books.polls + 1
+    assert page._rendered is not None
+    assert page._rendered.snapshot.books.polls == first.books.polls + 1
 
 
 def test_the_compressed_page_is_the_page():
@@ -327,7 +327,7 @@ def test_threads_that_render_at_once_all_get_whole_pages():
         ("application/vnd.google.protobuf;encoding=delimited;q=0.9,text/plain;version=0.0.4;q=0.3", Format.TEXT),
     ],
 )
-def test_the_format_is_the_one_asked_for(accept: str, expected: Format):
+def test_the_format_follows_the_accept_header(accept: str, expected: Format):
     assert negotiate(accept) is expected
 
 

@@ -38,7 +38,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def read_answer(client: socket.socket) -> tuple[bytes, bytes]:
-    """(head, body) of one answer, by its Content-Length."""
+    """(head, body) of one response, by its Content-Length."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = client.recv(65536)
@@ -88,7 +88,7 @@ def test_requests_in_one_packet_are_answered_in_order():
         assert data.index(b"GET /a {}") < data.index(b"GET /b {}")
 
 
-def test_a_request_may_come_byte_by_byte():
+def test_a_request_can_arrive_byte_by_byte():
     with serving() as server, connect(server) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n":
@@ -96,7 +96,7 @@ def test_a_request_may_come_byte_by_byte():
         assert read_answer(client)[1] == b"GET /slow {}\n"
 
 
-def test_the_standard_client_is_content():
+def test_the_standard_librarys_client_works():
     with serving() as server:
         client = http.client.HTTPConnection("127.0.0.1", server.ports[0], timeout=10)
         for _ in range(3):
@@ -161,7 +161,7 @@ def test_a_body_is_skipped_and_the_connection_goes_on():
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_request_is_answered_and_closed(request_bytes: bytes, status: int):
+def test_an_invalid_request_is_answered_and_the_connection_closed(request_bytes: bytes, status: int):
     with serving() as server, connect(server) as client:
         assert ask(client, request_bytes)[0] == status
         assert closed(client)
@@ -169,31 +169,31 @@ def test_what_is_no_request_is_answered_and_closed(request_bytes: bytes, status:
 
 @given(st.binary(max_size=300))
 @settings(max_examples=300)
-def test_no_head_raises_anything_but_what_is_answered(head: bytes):
+def test_an_invalid_head_raises_only_malformed_error(head: bytes):
     with suppress(MalformedError):
         assert parse_head(head)[0].path is not None
 
 
-def test_an_absolute_target_is_a_path():
+def test_an_absolute_target_is_reduced_to_its_path():
     request, _ = parse_head(b"GET http://host:1/metrics?a=b HTTP/1.1\r\nHost: host")
     assert (request.path, request.query) == ("/metrics", {"a": ["b"]})
 
 
-# ------------------------------------------------------------------------------------------------------------- patience
+# ------------------------------------------------------------------------------------------------------------- timeouts
 
 
-def test_a_client_that_says_nothing_is_let_go():
+def test_a_silent_client_is_disconnected():
     with serving(idle_seconds=0.05) as server, connect(server) as client:
         assert closed(client)
 
 
-def test_a_client_that_never_ends_its_request_is_let_go():
+def test_a_client_that_never_completes_its_request_is_disconnected():
     with serving(request_seconds=0.05) as server, connect(server) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost:")
         assert closed(client)
 
 
-def test_a_client_that_drips_is_let_go_in_the_end():
+def test_a_client_that_drips_bytes_is_disconnected():
     with serving(request_seconds=0.2) as server, connect(server) as client:
         began = time.monotonic()
         try:
@@ -205,7 +205,7 @@ def test_a_client_that_drips_is_let_go_in_the_end():
         assert time.monotonic() - began < 5.0
 
 
-def test_a_client_that_never_reads_is_let_go_and_disturbs_nobody():
+def test_a_client_that_never_reads_is_disconnected_and_does_not_affect_others():
     large = b"x" * 50_000_000
 
     def handler(request: Request) -> Response:
@@ -224,7 +224,7 @@ def test_a_client_that_never_reads_is_let_go_and_disturbs_nobody():
         assert received < len(large)
 
 
-def test_a_slow_answer_holds_up_nobody_else():
+def test_a_slow_response_does_not_delay_others():
     release = threading.Event()
 
     def handler(request: Request) -> Response:
@@ -239,7 +239,7 @@ def test_a_slow_answer_holds_up_nobody_else():
         assert read_answer(slow)[1] == b"done\n"
 
 
-def test_the_longest_idle_connection_makes_way_for_a_new_one():
+def test_the_longest_idle_connection_is_closed_for_a_new_one():
     with serving(max_connections=3) as server:
         clients = []
         for _ in range(3):
@@ -286,7 +286,7 @@ def test_threads_end_with_their_connections():
     assert threading.active_count() == before
 
 
-def test_stop_lets_an_answer_on_its_way_arrive():
+def test_stop_waits_for_a_response_in_progress():
     entered = threading.Event()
     release = threading.Event()
 
@@ -323,12 +323,12 @@ def test_addresses(text: str, expected: tuple[str, int]):
 
 
 @pytest.mark.parametrize("text", ["10101", "", "host:", "host:port", ":65536", "::1:10101", ":-1", ":\uff11\uff12"])
-def test_what_is_no_address_is_said(text: str):
+def test_an_invalid_address_is_an_error(text: str):
     with pytest.raises(ValueError, match="address to listen on"):
         parse_address(text)
 
 
-def test_a_bare_port_is_reached_over_ipv4_and_ipv6():
+def test_a_bare_port_listens_on_ipv4_and_ipv6():
     server = Server([":0"], echo)
     server.start()
     try:
@@ -355,17 +355,17 @@ def test_several_addresses_are_listened_on():
         server.stop()
 
 
-def test_a_port_that_is_taken_is_said_and_nothing_is_left_open():
+def test_a_port_in_use_is_an_error_and_no_listener_stays_open():
     with serving() as first:
         second = Server(["127.0.0.1:0", f"127.0.0.1:{first.ports[0]}"], echo)
         with pytest.raises(
-            ListenError, match=rf"cannot listen on 127\.0\.0\.1:{first.ports[0]}: .*another process has it"
+            ListenError, match=rf"cannot listen on 127\.0\.0\.1:{first.ports[0]}: .*another process uses it"
         ):
             second.start()
         assert second.ports == ()
 
 
-def test_an_address_of_another_host_is_said():
+def test_an_address_of_another_host_is_an_error():
     server = Server(["192.0.2.1:0"], echo)
-    with pytest.raises(ListenError, match="no address of this host"):
+    with pytest.raises(ListenError, match="this host does not have this address"):
         server.start()

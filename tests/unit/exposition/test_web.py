@@ -26,7 +26,7 @@ from tpw.snapshot import DemandNow, Snapshot
 
 
 class Current:
-    """The current snapshot, as the app holds it."""
+    """Returns the current snapshot, and counts the calls."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -62,7 +62,7 @@ def test_the_metrics_page_is_text_unless_asked_otherwise():
     assert openmetrics.body.endswith(b"# EOF\n")
 
 
-def test_the_metrics_page_is_compressed_where_that_is_accepted():
+def test_the_metrics_page_is_compressed_if_the_client_accepts_it():
     snapshot = rich_snapshot()
     handler = web(snapshot)
     answer = get(handler, "/metrics", accept_encoding="gzip")
@@ -77,24 +77,24 @@ def test_the_metrics_page_can_be_filtered():
     assert names == {"tpw_polls_total", "tpw_gpu_up"}
 
 
-def test_a_scrape_takes_the_snapshot_once():
+def test_a_scrape_reads_the_snapshot_once():
     current = Current(rich_snapshot())
     Web(current, Page())(Request("GET", "/metrics"))
     assert current.taken == 1
 
 
-def test_the_metrics_may_be_elsewhere():
+def test_the_metrics_path_can_be_configured():
     handler = web(rich_snapshot(), telemetry_path="gpu/metrics/")
     assert get(handler, "/gpu/metrics").body.startswith(b"# HELP")
     assert get(handler, "/metrics").status == 404
     assert b'href="gpu/metrics"' in get(handler, "/").body
 
 
-def test_the_metrics_may_be_at_the_root():
+def test_the_metrics_can_be_at_the_root():
     assert get(web(rich_snapshot(), telemetry_path="/"), "/").body.startswith(b"# HELP")
 
 
-def test_a_bug_in_rendering_costs_that_answer_and_one_line_in_the_log(monkeypatch: pytest.MonkeyPatch):
+def test_a_bug_in_rendering_fails_that_request_and_is_logged_once(monkeypatch: pytest.MonkeyPatch):
     handler = web(rich_snapshot())
 
     def fail(*arguments: object, **settings: object) -> bytes:
@@ -104,10 +104,10 @@ def test_a_bug_in_rendering_costs_that_answer_and_one_line_in_the_log(monkeypatc
     with capture_logs() as logs:
         assert [get(handler, "/metrics").status for _ in range(3)] == [500, 500, 500]
         assert get(handler, "/-/healthy").status == 200
-    assert [(entry["event"], entry["error"]) for entry in logs] == [("http_answer_failed", "RuntimeError: a bug")]
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("http_request_failed", "RuntimeError: a bug")]
 
 
-def test_a_bug_in_rendering_ahead_does_not_reach_the_one_who_ticks(monkeypatch: pytest.MonkeyPatch):
+def test_a_bug_in_rendering_ahead_does_not_affect_the_tick(monkeypatch: pytest.MonkeyPatch):
     handler = web(rich_snapshot())
 
     def fail(snapshot: Snapshot) -> None:
@@ -117,10 +117,10 @@ def test_a_bug_in_rendering_ahead_does_not_reach_the_one_who_ticks(monkeypatch: 
     with capture_logs() as logs:
         handler.prepare(rich_snapshot(1))
         handler.prepare(rich_snapshot(2))
-    assert [entry["event"] for entry in logs] == ["http_answer_failed"]
+    assert [entry["event"] for entry in logs] == ["http_request_failed"]
 
 
-def test_a_number_that_is_not_finite_is_left_out_counted_and_logged_once():
+def test_a_value_that_is_not_finite_is_dropped_counted_and_logged_once():
     snapshot = replace(rich_snapshot(), poll_lag_seconds=float("nan"))
     current = Current(snapshot)
     handler = Web(current, Page())
@@ -144,34 +144,37 @@ def test_healthy_while_the_pollers_move(interval: float, age: float, status: int
     answer = get(handler, "/-/healthy")
     assert answer.status == status
     if status == 503:
-        assert b"nothing was polled since 2026-01-01 00:00:00 UTC" in answer.body
+        assert b"the last poll was at 2026-01-01 00:00:00 UTC" in answer.body
 
 
-def test_ready_once_every_source_was_tried_and_then_for_good():
+def test_ready_once_every_source_was_read_and_then_for_good():
     tried = SourceStatus("nvml", up=False, read_duration_seconds=0.1, failures=(("absent", 1),))
     untried = SourceStatus("server:chat", up=False, reads=7)
     current = Current(replace(empty_snapshot(), sources=(tried, untried)))
     handler = Web(current, Page())
     answer = get(handler, "/-/ready")
-    assert (answer.status, answer.body) == (503, b"not ready: 1 of 2 sources were not tried yet; / says which\n")
+    assert (answer.status, answer.body) == (
+        503,
+        b"not ready: waiting for the first read of 1 of 2 sources; / lists them\n",
+    )
     current.snapshot = replace(empty_snapshot(), sources=(tried,))
     assert get(handler, "/-/ready").status == 200
     current.snapshot = replace(empty_snapshot(), sources=(tried, untried))
     assert get(handler, "/-/ready").status == 200
 
 
-def test_metrics_cannot_stand_at_the_address_of_a_probe():
-    """Probes need no password: numbers at their address would need none either."""
+def test_metrics_cannot_replace_a_probe():
+    """Probes need no password, so metrics under their path would need none either."""
     handler = Web(Current(rich_snapshot()), Page(), telemetry_path="/-/healthy")
     assert b"tpw_" not in get(handler, "/-/healthy").body
 
 
-# -------------------------------------------------------------------------------------------------------------- reload
+# -------------------------------------------------------------------------------------------------------------- actions
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize(
-    ("deed", "problems", "status", "words"),
+    ("action", "problems", "status", "words"),
     [
         ("reload", (), 200, b"reloaded"),
         (
@@ -186,26 +189,26 @@ def test_metrics_cannot_stand_at_the_address_of_a_probe():
         ("resume", ("no tick came",), 503, b"no tick came"),
     ],
 )
-def test_what_is_asked_for_is_answered_with_what_came_of_it(
-    method: str, deed: str, problems: Sequence[str], status: int, words: bytes
+def test_an_action_is_answered_with_its_result(
+    method: str, action: str, problems: Sequence[str], status: int, words: bytes
 ):
-    answer = get(web(rich_snapshot(), **{deed: lambda: problems}), f"/-/{deed}", method)
+    answer = get(web(rich_snapshot(), **{action: lambda: problems}), f"/-/{action}", method)
     assert answer.status == status
     assert words in answer.body
 
 
-@pytest.mark.parametrize("deed", ["reload", "release", "resume"])
-def test_nothing_is_done_by_get_nor_for_pages_elsewhere(deed: str):
+@pytest.mark.parametrize("action", ["reload", "release", "resume"])
+def test_no_action_runs_by_get_or_for_another_site(action: str):
     called = []
-    handler = web(rich_snapshot(), **{deed: lambda: called.append(1) or ()})
-    assert get(handler, f"/-/{deed}").status == 405
-    assert get(handler, f"/-/{deed}", "POST", sec_fetch_site="cross-site").status == 403
+    handler = web(rich_snapshot(), **{action: lambda: called.append(1) or ()})
+    assert get(handler, f"/-/{action}").status == 405
+    assert get(handler, f"/-/{action}", "POST", sec_fetch_site="cross-site").status == 403
     assert called == []
-    assert get(handler, f"/-/{deed}", "POST", sec_fetch_site="same-origin").status == 200
+    assert get(handler, f"/-/{action}", "POST", sec_fetch_site="same-origin").status == 200
     assert called == [1]
 
 
-def test_a_reload_that_breaks_is_a_500():
+def test_a_reload_that_raises_is_a_500():
     def fail() -> Sequence[str]:
         raise RuntimeError("a bug")
 
@@ -213,16 +216,16 @@ def test_a_reload_that_breaks_is_a_500():
         assert get(web(rich_snapshot(), reload=fail), "/-/reload", "POST").status == 500
 
 
-@pytest.mark.parametrize("deed", ["reload", "release", "resume"])
-def test_where_nothing_can_be_done_that_is_said(deed: str):
-    answer = get(web(rich_snapshot()), f"/-/{deed}", "POST")
-    assert (answer.status, answer.body) == (404, f"nothing to {deed}\n".encode())
+@pytest.mark.parametrize("action", ["reload", "release", "resume"])
+def test_an_action_that_is_not_available_is_a_404(action: str):
+    answer = get(web(rich_snapshot()), f"/-/{action}", "POST")
+    assert (answer.status, answer.body) == (404, f"nothing to {action}\n".encode())
 
 
 # -------------------------------------------------------------------------------------------------------------- others
 
 
-def test_what_is_not_there_is_told_what_is():
+def test_an_unknown_path_is_answered_with_the_known_ones():
     answer = get(web(rich_snapshot()), "/metric")
     assert answer.status == 404
     assert b"/metrics" in answer.body
@@ -230,7 +233,7 @@ def test_what_is_not_there_is_told_what_is():
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/docs/metrics"])
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
-def test_other_methods_are_told_the_right_one(path: str, method: str):
+def test_other_methods_are_answered_with_the_allowed_ones(path: str, method: str):
     answer = get(web(rich_snapshot()), path, method)
     assert (answer.status, answer.headers) == (405, (("Allow", "GET, HEAD"),))
 
@@ -243,11 +246,11 @@ def test_the_status_is_strict_json():
     assert [gpu["state"] for gpu in found["gpus"]] == ["active", "active", "parked", "idle", None, "idle"]
 
 
-# ------------------------------------------------------------------------------------------------- the page for people
+# ------------------------------------------------------------------------------------------------- the landing page
 
 
 class Outline(HTMLParser):
-    """Tags that are open and text that is shown; complains of tags that are not closed in order."""
+    """Collects open tags and text; fails if tags are not closed in order."""
 
     _VOID = frozenset({"meta", "link", "br", "rect"})
 
@@ -279,7 +282,7 @@ def outline(document: bytes) -> Outline:
 
 
 @pytest.mark.parametrize("snapshot", [rich_snapshot, empty_snapshot, lambda: fleet_snapshot(2, 2, priced=False)])
-def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(snapshot: object):
+def test_the_page_is_well_formed_and_self_contained(snapshot: object):
     answer = get(web(snapshot(), host="node-1"), "/")  # type: ignore[operator]
     page = outline(answer.body)
     links = [value for _, attributes in page.seen for name, value in attributes.items() if name in ("href", "src")]
@@ -299,15 +302,15 @@ def test_the_policy_allows_exactly_the_style_and_script_of_the_page():
     assert "default-src 'none'" in policy
 
 
-def test_names_from_outside_cannot_become_markup():
+def test_external_names_cannot_become_markup():
     evil = "<script>alert(1)</script>\"'&"
     snapshot = rich_snapshot()
     server = replace(
         snapshot.books.servers["chat"], name=evil, engine=evil, version=evil, models=(evil,), gpus=frozenset()
     )
     account = snapshot.books.gpus["sim:odd"]
-    board = replace(account, gpu=replace(account.gpu, name=evil, uuid=evil, method_note=evil))
-    books = replace(snapshot.books, servers={evil: server}, gpus={evil: board})
+    gpu = replace(account, gpu=replace(account.gpu, name=evil, uuid=evil, method_note=evil))
+    books = replace(snapshot.books, servers={evil: server}, gpus={evil: gpu})
     source = SourceStatus(evil, up=False, read_duration_seconds=0.1, detail=evil, hint=evil)
     snapshot = replace(snapshot, books=books, sources=(source,), notes=(evil,))
     answer = get(web(snapshot, host=evil), "/")
@@ -326,20 +329,20 @@ def test_the_page_shows_the_numbers():
     assert "is the server running?" in text
 
 
-def test_the_page_says_what_stands_between_the_boards_and_the_bill():
+def test_the_page_shows_pue_host_carbon_and_demand():
     text = " ".join(" ".join(outline(get(web(rich_snapshot()), "/").body).text).split())
     for part in (
         "PUE 1.30",
-        "Host cpu 142 W, dram \u2013 CPU and memory as read",
+        "Host cpu 142 W, dram \u2013 CPU and memory meters",
         "Grid carbon 388 g CO\u2082e per kWh location",
-        "Demand interval 4,120 W month's peak 4,650 W, 14.2 EUR per kW",
+        "Demand interval 4,120 W peak this month 4,650 W, 14.2 EUR per kW",
     ):
         assert part in text
     began = replace(rich_snapshot(), demand=DemandNow(4120.0, 0.0, 14.2))
     text = " ".join(" ".join(outline(get(web(began), "/").body).text).split())
-    assert "Demand interval 4,120 W no peak yet this month, 14.2 EUR per kW" in text
+    assert "Demand interval 4,120 W no peak yet, 14.2 EUR per kW" in text
     text = " ".join(" ".join(outline(get(web(empty_snapshot()), "/").body).text).split())
-    assert "PUE 1.00 Host \u2013 nothing of it is in the facility's energy" in text
+    assert "PUE 1.00 Host \u2013 not counted in facility energy" in text
     assert "Demand" not in text
     assert "Grid" not in text
 
@@ -347,7 +350,9 @@ def test_the_page_says_what_stands_between_the_boards_and_the_bill():
 def test_a_shared_gpu_shows_how_it_is_shared():
     page = outline(get(web(rich_snapshot()), "/").body)
     titles = [attributes["title"] for tag, attributes in page.seen if tag == "td" and attributes.get("title")]
-    assert "shared by instance, and how busy each is; instances: 3g.40gb about 38 %, 1g.10gb about 12 %" in titles
+    assert (
+        "shared by instance, weighted by how busy each is; instances: 3g.40gb about 38 %, 1g.10gb about 12 %" in titles
+    )
     assert "embed 38 %" in page.text
 
 
@@ -359,29 +364,29 @@ def test_the_first_paint_and_the_refresh_are_one_rendering():
     assert part.body in get(handler, "/").body
 
 
-def test_empty_states_say_what_to_do():
+def test_empty_sections_have_a_hint():
     text = " ".join(outline(get(web(empty_snapshot()), "/").body).text)
-    for part in ("No GPU reports power here", "No inference server is known", "add tariff:", "no source yet"):
+    for part in ("No GPU found", "No inference server found", "add tariff:", "no sources yet"):
         assert part in text
 
 
-def test_without_a_tariff_waste_is_told_in_watts():
+def test_without_a_tariff_waste_is_in_watts():
     text = "".join(outline(get(web(fleet_snapshot(3, 1, priced=False)), "/").body).text)
     assert "Wasted" in text
     assert "2 GPUs parked or idle" in text
     assert "no tariff configured" in text
 
 
-def test_every_metric_is_explained():
+def test_the_reference_page_has_every_metric():
     text = "".join(outline(get(web(rich_snapshot()), "/docs/metrics").body).text)
     assert "tpw_cost_per_token" in text
-    assert "Absent: " in text
+    assert "Absent if: " in text
 
 
 # -------------------------------------------------------------------------------------------------- over a real socket
 
 
-def test_promtool_likes_the_page_as_it_is_served(tmp_path: Path):
+def test_promtool_accepts_the_page_as_served(tmp_path: Path):
     promtool = prometheus_dir("3") / "promtool"
     handler = Web(Current(rich_snapshot()), Page(ProcessTail()))
     server = Server(["127.0.0.1:0"], handler)
