@@ -35,6 +35,7 @@ from tpw.model import (
     GpuSample,
     HostSample,
     Instant,
+    OsProcess,
     Ownership,
     Part,
     ServerFault,
@@ -50,7 +51,7 @@ from tpw.scheduler import TICK, Scheduler
 from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot, demand_now
 from tpw.store.sqlite import BooksFile
 from tpw.tokens.dialects import Dialect
-from tpw.tokens.scrape import OsProcess, ScrapeSource
+from tpw.tokens.scrape import ScrapeSource
 
 _log = structlog.get_logger("tpw")
 

@@ -18,7 +18,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.ledger.tick import Policy
-from tpw.model import Cadence, Calibration
+from tpw.model import Cadence, Calibration, OsProcess
 from tpw.outlook import Facts
 from tpw.power import (
     ACCELERATOR_METERS,
@@ -33,7 +33,7 @@ from tpw.power import (
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
 from tpw.tokens.http import Tls
-from tpw.tokens.scrape import OsProcess, ScrapeSource, recognise_at
+from tpw.tokens.scrape import ScrapeSource, recognise_at
 
 FINISH_WINDOWS = 5.0
 """Engines that count when a request ends are looked at over so many windows: longer than most requests take."""

@@ -331,6 +331,26 @@ class WorkSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """The process behind a server's counters: another value is another process."""
+
+    started_wall_seconds: float
+    pid: int | None = None
+    """From the operating system: a restarted server may continue from files. None if the page itself reports its start:
+    the counters began at 0 then."""
+
+
+@dataclass(frozen=True, slots=True)
+class OsProcess:
+    """The process that listens at a server's address, from the operating system."""
+
+    pid: int
+    started_wall_seconds: float
+    keeps_counters: bool = False
+    """Whether its counters may continue from files of an earlier process."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerReading:
     """One look at one inference server."""
 
@@ -339,10 +359,8 @@ class ServerReading:
     engine: str
     cadence: Cadence
     version: str
-    identity: str
-    """Changes when the process behind the counters is another one; "" where that cannot be known. ``page:...`` comes from
-    the page itself (its counters surely began at 0 with it), ``process:...`` from the operating system (a restarted server
-    may go on from files)."""
+    identity: ProcessIdentity | None
+    """None if it is unknown."""
     series: tuple[TokenSeries, ...]
     loads: tuple[Load, ...] = ()
     work: tuple[WorkSeries, ...] = ()

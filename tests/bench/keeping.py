@@ -24,6 +24,7 @@ from tpw.model import (
     Instant,
     Load,
     Ownership,
+    ProcessIdentity,
     Role,
     ServerReading,
     TokenSeries,
@@ -65,7 +66,9 @@ def tick(number: int, gpus: tuple[Gpu, ...]) -> Tick:
             for role in (Role.PROMPT, Role.CACHED_INPUT, Role.OUTPUT)
         )
         load = (Load(model, 12.0 if busy else 0.0, 0.0),)
-        looks.append(ServerReading(name, 1000.0 + seconds, "vllm", Cadence.STEP, "1", "page:1", series, load))
+        looks.append(
+            ServerReading(name, 1000.0 + seconds, "vllm", Cadence.STEP, "1", ProcessIdentity(1.0), series, load)
+        )
         owners[name] = Ownership(name, frozenset({gpu.uuid}), Attribution.CONFIGURED)
     return Tick(
         Instant(1000.0 + seconds, START + seconds),

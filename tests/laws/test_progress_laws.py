@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries
+from tpw.model import Cadence, InFlight, ProcessIdentity, Role, ServerReading, TokenKind, TokenSeries
 from tpw.tokens.progress import Takeover
 
 SLOTS = 3
@@ -53,7 +53,7 @@ def look(counter: float, requests: dict[tuple[int, int], float]) -> ServerReadin
         "llamacpp",
         Cadence.STEP,
         "1",
-        "process:1",
+        ProcessIdentity(0.0, 1),
         (TokenSeries(Role.OUTPUT, "m", "tokens_predicted_total", counter),),
         in_flight=(InFlight("m", total),) if total else (),
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, Role, ServerReading, TokenKind
+from tpw.model import Cadence, ProcessIdentity, Role, ServerReading, TokenKind
 from tpw.store import codec
 from tpw.tokens.engines import SGLANG
 from tpw.tokens.page import Page
@@ -83,7 +83,7 @@ def test_tokens_rise_by_what_each_process_made(looks: list[list[Event]], seed: i
         wall += 1.0
         found = reader.read(Page(process.page(random)))
         look = ServerReading(
-            *("s", wall, "sglang", Cadence.STEP, "", f"page:{found.started_wall_seconds!r}"),
+            *("s", wall, "sglang", Cadence.STEP, "", ProcessIdentity(found.started_wall_seconds or 0.0)),
             found.series,
             started_wall_seconds=found.started_wall_seconds,
         )

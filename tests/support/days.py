@@ -29,6 +29,7 @@ from tpw.model import (
     Ownership,
     Part,
     PriceInterval,
+    ProcessIdentity,
     Reason,
     Role,
     ServerFault,
@@ -234,7 +235,7 @@ def ticks(stretch: Stretch) -> list[Tick]:
                         "vllm",
                         Cadence.STEP,
                         "1",
-                        f"page:{lives[i]}",
+                        ProcessIdentity(float(lives[i])),
                         (
                             TokenSeries(Role.PROMPT, "m", "prompt", prompt[i]),
                             TokenSeries(Role.CACHED_INPUT, "m", "cached", cached[i]),

@@ -19,6 +19,7 @@ from tpw.model import (
     Load,
     Ownership,
     PriceInterval,
+    ProcessIdentity,
     Rate,
     Reference,
     Role,
@@ -106,7 +107,7 @@ def _look(server: str, at: float, tokens: float, *, working: bool) -> ServerRead
         TokenSeries(Role.REQUESTS, model, "requests", tokens / 1000.0),
     )
     loads = (Load(model, float(working), 0.0),)
-    return ServerReading(server, at, "vllm", Cadence.STEP, "1", "page:1", series, loads)
+    return ServerReading(server, at, "vllm", Cadence.STEP, "1", ProcessIdentity(1.0), series, loads)
 
 
 def write_books(

@@ -579,7 +579,7 @@ class Source:
             self.gate.pass_through()
         if self.fault is not None:
             raise self.fault
-        return ServerReading(self.name, 1.0, "fake", Cadence.STEP, "1", "", ())
+        return ServerReading(self.name, 1.0, "fake", Cadence.STEP, "1", None, ())
 
     def close(self) -> None:
         self.closed = True

@@ -25,7 +25,7 @@ from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import Listener, Process, ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
-from tpw.model import Reason, SourceError
+from tpw.model import OsProcess, Reason, SourceError
 
 _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
 _ENGINE = "engine"
@@ -36,16 +36,6 @@ _AGAIN_MOST_SECONDS = 900.0
 
 Probe = Callable[[str, Sequence[Engine], Sequence[Engine]], Engine]
 """Ask an address which of these engines speaks there; the third are those its process is called like. SourceError."""
-
-
-@dataclass(frozen=True, slots=True)
-class OsProcess:
-    """The process behind a server, as the operating system knows it."""
-
-    pid: int
-    started_wall_seconds: float
-    keeps_counters: bool = False
-    """Whether its counters may go on from files that an earlier process has left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from tpw.discovery.engines import Engine
 from tpw.discovery.environment import Visible, allowed
 from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
-from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
-from tpw.model import Attribution, Gpu
+from tpw.discovery.processes import FoundServer, HostProcesses
+from tpw.model import Attribution, Gpu, OsProcess
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from tpw.model import (
     Instant,
     Load,
     Part,
+    ProcessIdentity,
     Role,
     SplitMethod,
     State,
@@ -296,7 +297,7 @@ class ServerAccount:
     attribution: Attribution = Attribution.NONE
     gpus: frozenset[str] = frozenset()
     """UUIDs it owns now."""
-    identity: str = ""
+    identity: ProcessIdentity | None = None
     address: str = ""
     """Where it was last read."""
     series: Mapping[str, float] = field(default_factory=dict)

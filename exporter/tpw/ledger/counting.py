@@ -40,7 +40,7 @@ def _is_another(account: ServerAccount, reading: ServerReading) -> bool | None:
     """Whether this look is at another process than the last one; None where that is not known. A process that is known by
     its page now and was known by its pid before (or the other way round) cannot be compared."""
     before, now = account.identity, reading.identity
-    if not before or not now or before.partition(":")[0] != now.partition(":")[0]:
+    if before is None or now is None or (before.pid is None) != (now.pid is None):
         return None
     return before != now
 
@@ -54,15 +54,16 @@ def _is_elder(account: ServerAccount, reading: ServerReading, looked_wall_second
     return (
         another
         # A pid cannot have come again before the last look: then the clock was set, by which its start is told.
-        and (reading.identity.startswith("page:") or _pid(reading) != _pid(account))
+        and not _keeps_pid(account, reading)
         and reading.started_wall_seconds is not None
         and looked_wall_seconds is not None
         and reading.started_wall_seconds < looked_wall_seconds - _CLOCK_SECONDS
     )
 
 
-def _pid(of: ServerAccount | ServerReading) -> str:
-    return of.identity.split(":")[1]
+def _keeps_pid(account: ServerAccount, reading: ServerReading) -> bool:
+    before, now = account.identity, reading.identity
+    return before is not None and now is not None and now.pid is not None and now.pid == before.pid
 
 
 def _from_zero(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
@@ -75,7 +76,7 @@ def _from_zero(account: ServerAccount, reading: ServerReading, looked_wall_secon
         )
     if not _is_another(account, reading):
         return False
-    if reading.identity.startswith("page:"):
+    if reading.identity is not None and reading.identity.pid is None:
         return True
     began = reading.started_wall_seconds
     if began is not None and looked_wall_seconds is not None and began > looked_wall_seconds:
@@ -171,7 +172,7 @@ def count(
         engine=reading.engine,
         cadence=reading.cadence,
         version=reading.version or account.version,
-        identity=reading.identity or ("" if elder else account.identity),
+        identity=reading.identity or (None if elder else account.identity),
         address=reading.address or account.address,
         series=raw,
         counted=counted,

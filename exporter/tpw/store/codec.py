@@ -21,7 +21,18 @@ from tpw.ledger.books import (
     ServerAccount,
     SourceAccount,
 )
-from tpw.model import Attribution, Cadence, EnergyMethod, Gpu, PowerScope, Role, SplitMethod, State, TokenKind
+from tpw.model import (
+    Attribution,
+    Cadence,
+    EnergyMethod,
+    Gpu,
+    PowerScope,
+    ProcessIdentity,
+    Role,
+    SplitMethod,
+    State,
+    TokenKind,
+)
 from tpw.tariff.demand import Demand
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -208,7 +219,7 @@ def dump_server(account: ServerAccount) -> str:
             "version": account.version,
             "attribution": account.attribution,
             "since_wall_seconds": account.since_wall_seconds,
-            "identity": account.identity,
+            "identity": _dump_identity(account.identity),
             "address": account.address,
             "series": account.series,
             "counted": [[model, role, value] for (model, role), value in account.counted.items()],
@@ -221,6 +232,24 @@ def dump_server(account: ServerAccount) -> str:
     )
 
 
+def _dump_identity(identity: ProcessIdentity | None) -> str:
+    if identity is None:
+        return ""
+    kind = "page" if identity.pid is None else f"process:{identity.pid}"
+    return f"{kind}:{identity.started_wall_seconds!r}"
+
+
+def _load_identity(text: str) -> ProcessIdentity | None:
+    """None also for a text that no version has written: the next reading is then a baseline."""
+    kind, *numbers = text.split(":")
+    try:
+        if kind == "page":
+            return ProcessIdentity(float(numbers[0]))
+        return ProcessIdentity(float(numbers[1]), int(numbers[0])) if kind == "process" else None
+    except (ValueError, IndexError):
+        return None
+
+
 def load_server(name: str, text: str) -> ServerAccount:
     """The account in ``text``: not up until it is read."""
     data = json.loads(text)
@@ -231,7 +260,7 @@ def load_server(name: str, text: str) -> ServerAccount:
         version=data.get("version", ""),
         attribution=Attribution(data.get("attribution", "none")),
         since_wall_seconds=data.get("since_wall_seconds"),
-        identity=data.get("identity", ""),
+        identity=_load_identity(data.get("identity", "")),
         address=data.get("address", ""),
         series=data.get("series", {}),
         counted={(model, Role(role)): value for model, role, value in data.get("counted", [])},

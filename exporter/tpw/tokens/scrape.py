@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from tpw.model import Cadence, InFlight, Reason, Role, ServerReading, SourceError
+from tpw.model import Cadence, InFlight, OsProcess, ProcessIdentity, Reason, Role, ServerReading, SourceError
 from tpw.tokens.answers import json_of, writable
 from tpw.tokens.dialects import Dialect, Lookup, Progress
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
@@ -35,22 +35,6 @@ _LOOK_UP_TIMEOUT_SECONDS = 1.0
 _LOOK_UP_MAX_BYTES = 1 << 20
 _SLOW_SECONDS = 10.0
 _MISTRUSTED_SECONDS = 3600.0
-
-
-class OsProcess(Protocol):
-    """The process behind a server, as the operating system knows it."""
-
-    @property
-    def pid(self) -> int:
-        """Its id."""
-
-    @property
-    def started_wall_seconds(self) -> float:
-        """When it began, Unix time."""
-
-    @property
-    def keeps_counters(self) -> bool:
-        """Whether its counters may go on from files that an earlier process has left."""
 
 
 class ScrapeSource:
@@ -339,14 +323,15 @@ class ScrapeSource:
 
     # ------------------------------------------------------------------------------------------------- who it is
 
-    def _identity(self, found: PageReading) -> tuple[str, float | None]:
+    def _identity(self, found: PageReading) -> tuple[ProcessIdentity | None, float | None]:
+        """The process behind the page, and when its counters began at 0; None for what is unknown."""
         if found.started_wall_seconds is not None:
-            return f"page:{found.started_wall_seconds!r}", found.started_wall_seconds
+            return ProcessIdentity(found.started_wall_seconds), found.started_wall_seconds
         process = self._process()
-        if process is not None:
-            began = None if process.keeps_counters else process.started_wall_seconds
-            return f"process:{process.pid}:{process.started_wall_seconds!r}", began
-        return "", None
+        if process is None:
+            return None, None
+        identity = ProcessIdentity(process.started_wall_seconds, process.pid)
+        return identity, None if process.keeps_counters else process.started_wall_seconds
 
     def _model(self) -> str:
         return self._configured_model or self._looked_up.model
@@ -407,7 +392,7 @@ class ScrapeSource:
 class _LookedUp:
     """What the engine said about itself, and for which process behind which connection."""
 
-    epoch: tuple[str, int] = ("", -1)
+    epoch: tuple[ProcessIdentity | None, int] = (None, -1)
     at_seconds: float | None = None
     model: str = ""
     version: str = ""

@@ -15,10 +15,10 @@ import pytest
 from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
 from tpw.discovery.ownership import held_by
-from tpw.discovery.processes import FoundServer, HostProcesses, OsProcess
+from tpw.discovery.processes import FoundServer, HostProcesses
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.scan import scan_host
-from tpw.model import Reason, SourceError
+from tpw.model import OsProcess, Reason, SourceError
 from tpw.tokens.dialects import Climb, Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES, LITELLM, LLAMACPP, SGLANG, TGI, VLLM
 from tpw.tokens.scrape import recognise_at

@@ -6,11 +6,17 @@ from dataclasses import replace
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, InFlight, Role, ServerReading, TokenKind, TokenSeries, WorkSeries
+from tpw.model import Cadence, InFlight, ProcessIdentity, Role, ServerReading, TokenKind, TokenSeries, WorkSeries
+
+ONE = ProcessIdentity(1.0)
 
 
 def reading(
-    series: dict[str, float], *, identity: str = "page:1", started: float | None = None, role: Role = Role.OUTPUT
+    series: dict[str, float],
+    *,
+    identity: ProcessIdentity | None = ONE,
+    started: float | None = None,
+    role: Role = Role.OUTPUT,
 ) -> ServerReading:
     return ServerReading(
         "chat",
@@ -61,29 +67,30 @@ def test_a_series_that_is_missing_for_a_while_is_not_counted_again() -> None:
 
 
 def test_a_restart_the_page_itself_tells_counts_from_zero_even_above_the_old_value() -> None:
-    account = after(reading({"a": 100.0}), reading({"a": 150.0}, identity="page:2"))
+    account = after(reading({"a": 100.0}), reading({"a": 150.0}, identity=ProcessIdentity(2.0)))
 
     assert output(account) == 150.0
 
 
 def test_another_server_in_its_place_that_was_there_before_is_met_anew() -> None:
     """An address that was changed to that of a replica that had made millions, or behind which two answer in turn."""
-    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
-    replica, itself = ("page:400", 400.0), ("page:500", 500.0)
+    account = after(reading({"a": 1000.0}, identity=ProcessIdentity(500.0), started=500.0))
+    replica, itself = (ProcessIdentity(400.0), 400.0), (ProcessIdentity(500.0), 500.0)
     for (identity, started), made in ((replica, 5e6), (itself, 1010.0), (replica, 5e6 + 70.0), (replica, 5e6 + 90.0)):
         account = count(account, reading({"a": made}, identity=identity, started=started), 1000.0).account
     assert output(account) == 20.0
 
 
 def test_a_server_that_was_started_anew_counts_from_zero_though_its_clock_is_behind() -> None:
-    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
-    counted = count(account, reading({"a": 1200.0}, identity="page:970", started=970.0), 1000.0)
+    account = after(reading({"a": 1000.0}, identity=ProcessIdentity(500.0), started=500.0))
+    counted = count(account, reading({"a": 1200.0}, identity=ProcessIdentity(970.0), started=970.0), 1000.0)
     assert output(counted.account) == 1200.0
 
 
 def test_another_process_whose_counters_go_on_from_files_is_not_counted_twice() -> None:
     account = after(
-        reading({"a": 100.0, "b": 30.0}, identity="process:1"), reading({"a": 110.0, "b": 30.0}, identity="process:2")
+        reading({"a": 100.0, "b": 30.0}, identity=ProcessIdentity(0.0, 1)),
+        reading({"a": 110.0, "b": 30.0}, identity=ProcessIdentity(0.0, 2)),
     )
 
     assert output(account) == 10.0
@@ -91,7 +98,8 @@ def test_another_process_whose_counters_go_on_from_files_is_not_counted_twice() 
 
 def test_another_process_with_a_lower_counter_began_at_zero_in_all_of_them() -> None:
     account = after(
-        reading({"a": 100.0, "b": 30.0}, identity="process:1"), reading({"a": 20.0, "b": 40.0}, identity="process:2")
+        reading({"a": 100.0, "b": 30.0}, identity=ProcessIdentity(0.0, 1)),
+        reading({"a": 20.0, "b": 40.0}, identity=ProcessIdentity(0.0, 2)),
     )
 
     assert output(account) == 20.0 + 40.0
@@ -105,7 +113,7 @@ def test_prompt_minus_cached_never_falls_while_the_two_are_out_of_step() -> None
             "vllm",
             Cadence.STEP,
             "1",
-            "page:1",
+            ProcessIdentity(1.0),
             (
                 TokenSeries(Role.PROMPT, "m", "p", prompt),
                 TokenSeries(Role.CACHED_INPUT, "m", "c", cached),
@@ -157,7 +165,7 @@ def test_t10_what_was_not_counted_before_counts_from_zero() -> None:
 
 
 def test_t10_another_counter_of_another_process_counts_from_zero() -> None:
-    account = after(reading({"old": 1000.0}), reading({"better": 40.0}, identity="page:2"))
+    account = after(reading({"old": 1000.0}), reading({"better": 40.0}, identity=ProcessIdentity(2.0)))
 
     assert output(account) == 40.0
 
@@ -200,7 +208,7 @@ def test_tokens_in_flight_of_a_server_whose_counter_is_not_there_yet() -> None:
 
 def test_t10_counters_that_come_with_the_first_request_count_from_zero_though_the_server_had_none_before() -> None:
     """SGLang, TGI and others publish no counter before their first request: what it then shows was made under watch."""
-    idle = reading({}, identity="process:7:100.0", started=100.0)
+    idle = reading({}, identity=ProcessIdentity(100.0, 7), started=100.0)
     account = after(idle, idle, replace(idle, series=reading({"a": 7.0}).series), since=5000.0)
 
     assert output(account) == 7.0
@@ -209,9 +217,9 @@ def test_t10_counters_that_come_with_the_first_request_count_from_zero_though_th
 def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_it_is_above_the_old_one() -> None:
     account = after(
         reading({"a": 100.0}),
-        reading({}, identity="page:2"),
-        reading({"a": 150.0}, identity="page:2"),
-        reading({"a": 160.0}, identity="page:2"),
+        reading({}, identity=ProcessIdentity(2.0)),
+        reading({"a": 150.0}, identity=ProcessIdentity(2.0)),
+        reading({"a": 160.0}, identity=ProcessIdentity(2.0)),
     )
 
     assert output(account) == 160.0
@@ -219,7 +227,7 @@ def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_it_is_
 
 def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_others_were_there_before() -> None:
     other = TokenSeries(Role.CACHED_INPUT, "m", "cached", 0.0)
-    restarted = replace(reading({}, identity="page:2"), series=(other,))
+    restarted = replace(reading({}, identity=ProcessIdentity(2.0)), series=(other,))
     account = after(
         reading({'a{rank="0"}': 100.0}),
         restarted,
@@ -230,9 +238,9 @@ def test_t10_a_late_counter_of_a_restarted_server_counts_from_zero_though_others
 
 
 def test_t10_a_late_counter_of_a_server_that_took_the_place_of_another_counts_from_zero() -> None:
-    account = after(reading({"a": 1000.0}, identity="page:500", started=500.0))
+    account = after(reading({"a": 1000.0}, identity=ProcessIdentity(500.0), started=500.0))
     for made in ({}, {"a": 30.0}):
-        account = count(account, reading(made, identity="page:400", started=400.0), 1000.0).account
+        account = count(account, reading(made, identity=ProcessIdentity(400.0), started=400.0), 1000.0).account
 
     assert output(account) == 30.0
 
@@ -240,9 +248,9 @@ def test_t10_a_late_counter_of_a_server_that_took_the_place_of_another_counts_fr
 def test_a_page_that_begins_to_tell_when_its_process_started_is_no_restart() -> None:
     """And one that says so no more neither: the process was known by its pid before."""
     account = after(
-        reading({"a": 100.0}, identity="process:7:990.0", started=990.0),
-        reading({"a": 110.0}, identity="page:990.0", started=990.0),
-        reading({"a": 120.0}, identity="process:7:990.0", started=990.0),
+        reading({"a": 100.0}, identity=ProcessIdentity(990.0, 7), started=990.0),
+        reading({"a": 110.0}, identity=ProcessIdentity(990.0), started=990.0),
+        reading({"a": 120.0}, identity=ProcessIdentity(990.0, 7), started=990.0),
     )
 
     assert output(account) == 20.0
@@ -250,8 +258,8 @@ def test_a_page_that_begins_to_tell_when_its_process_started_is_no_restart() -> 
 
 def test_another_process_that_was_there_before_is_another_server_though_its_counters_are_higher() -> None:
     """The address of llama-server was changed to that of another one, which had made millions."""
-    account = after(reading({"a": 100.0, "b": 5.0}, identity="process:7:500.0", started=500.0))
-    other = reading({"a": 5e6, "b": 4e6}, identity="process:8:400.0", started=400.0)
+    account = after(reading({"a": 100.0, "b": 5.0}, identity=ProcessIdentity(500.0, 7), started=500.0))
+    other = reading({"a": 5e6, "b": 4e6}, identity=ProcessIdentity(400.0, 8), started=400.0)
     account = count(account, other, 1000.0).account
     assert output(account) == 0.0
     account = count(account, replace(other, series=reading({"a": 5e6 + 9.0, "b": 4e6}).series), 1001.0).account
@@ -260,8 +268,8 @@ def test_another_process_that_was_there_before_is_another_server_though_its_coun
 
 def test_another_process_that_began_after_the_last_look_counts_from_zero_though_it_has_made_more() -> None:
     """The daemon was away for a day. A process that may go on from files is not said to have begun at any time."""
-    account = after(reading({"a": 100.0, "b": 30.0}, identity="process:7:500.0", started=500.0))
-    new = reading({"a": 150.0, "b": 40.0}, identity="process:8:1500.0", started=1500.0)
+    account = after(reading({"a": 100.0, "b": 30.0}, identity=ProcessIdentity(500.0, 7), started=500.0))
+    new = reading({"a": 150.0, "b": 40.0}, identity=ProcessIdentity(1500.0, 8), started=1500.0)
     assert output(count(account, new, 1000.0).account) == 190.0
     assert output(count(account, replace(new, started_wall_seconds=None), 1000.0).account) == 60.0
     # Its identity may be known some seconds after its counters: what was read of them meanwhile is not counted again.
@@ -270,22 +278,24 @@ def test_another_process_that_began_after_the_last_look_counts_from_zero_though_
 
 def test_the_same_process_after_the_clock_was_set_is_no_other() -> None:
     """The kernel tells the start of a process by the wall clock: set, the same process began at another time."""
-    account = after(reading({"a": 100.0}, identity="process:7:500.0", started=500.0))
-    account = count(account, reading({"a": 130.0}, identity="process:7:400.0", started=400.0), 1000.0).account
+    account = after(reading({"a": 100.0}, identity=ProcessIdentity(500.0, 7), started=500.0))
+    account = count(account, reading({"a": 130.0}, identity=ProcessIdentity(400.0, 7), started=400.0), 1000.0).account
 
     assert output(account) == 30.0
 
 
 def test_another_address_of_a_server_that_tells_nothing_of_itself_is_met_anew() -> None:
-    one, two = (replace(reading({}, identity=""), address=f"http://{host}:8080") for host in "ab")
+    one, two = (replace(reading({}, identity=None), address=f"http://{host}:8080") for host in "ab")
     pages = [(one, 100.0), (two, 5e6), (two, 5e6 + 7.0)]
     assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 7.0
 
 
 def test_of_a_server_met_anew_the_process_that_becomes_known_later_loses_nothing() -> None:
-    account = after(replace(reading({"a": 100.0}, identity="process:7:500.0", started=500.0), address="http://a"))
-    there = replace(reading({"a": 5e6}, identity=""), address="http://b")
-    known = replace(reading({"a": 5e6 + 7.0}, identity="process:8:400.0", started=400.0), address="http://b")
+    account = after(
+        replace(reading({"a": 100.0}, identity=ProcessIdentity(500.0, 7), started=500.0), address="http://a")
+    )
+    there = replace(reading({"a": 5e6}, identity=None), address="http://b")
+    known = replace(reading({"a": 5e6 + 7.0}, identity=ProcessIdentity(400.0, 8), started=400.0), address="http://b")
     for look in (there, known):
         account = count(account, look, 1000.0).account
 
@@ -300,7 +310,7 @@ def test_another_spelling_of_the_same_server_s_address_loses_nothing() -> None:
 
 def test_work_that_goes_on_is_no_sign_of_a_restart() -> None:
     def both(worked: float, made: float, pid: int) -> ServerReading:
-        one = reading({"a": made}, identity=f"process:{pid}:990.0", started=990.0)
+        one = reading({"a": made}, identity=ProcessIdentity(990.0, pid), started=990.0)
         return replace(one, work=(WorkSeries("images", "m", "images:i", worked),))
 
     assert output(after(both(50.0, 100.0, 1), both(51.0, 110.0, 2))) == 10.0
@@ -309,7 +319,7 @@ def test_work_that_goes_on_is_no_sign_of_a_restart() -> None:
 # ------------------------------------------------------------------------------------------ an engine of another release
 
 
-def prompts(identity: str, cached: float, **by_role: float) -> ServerReading:
+def prompts(identity: ProcessIdentity, cached: float, **by_role: float) -> ServerReading:
     """Of a release that counts prompts in one way: ``prompt`` with cached tokens inside, ``input`` without."""
     series = tuple(TokenSeries(Role(role), "m", role, value) for role, value in by_role.items())
     return replace(
@@ -323,17 +333,17 @@ def inputs(account: ServerAccount) -> tuple[float, float]:
 
 def test_t03_a_release_that_counts_prompts_without_cached_tokens_goes_on_where_the_one_before_was() -> None:
     account = after(
-        prompts("page:1", 0.0, prompt=0.0),
-        prompts("page:1", 300.0, prompt=1000.0),
-        prompts("page:2", 20.0, input=40.0),
+        prompts(ProcessIdentity(1.0), 0.0, prompt=0.0),
+        prompts(ProcessIdentity(1.0), 300.0, prompt=1000.0),
+        prompts(ProcessIdentity(2.0), 20.0, input=40.0),
     )
     assert inputs(account) == (740.0, 320.0)
-    account = count(account, prompts("page:2", 25.0, input=100.0)).account
+    account = count(account, prompts(ProcessIdentity(2.0), 25.0, input=100.0)).account
     assert inputs(account) == (800.0, 325.0)
     # And back to the older one.
-    account = count(account, prompts("page:3", 10.0, prompt=60.0)).account
+    account = count(account, prompts(ProcessIdentity(3.0), 10.0, prompt=60.0)).account
     assert inputs(account) == (850.0, 335.0)
-    account = count(account, prompts("page:3", 10.0, prompt=70.0)).account
+    account = count(account, prompts(ProcessIdentity(3.0), 10.0, prompt=70.0)).account
     assert inputs(account) == (860.0, 335.0)
 
 
@@ -342,22 +352,22 @@ def test_t03_an_older_release_invents_no_cached_tokens() -> None:
     account = after(
         replace(reading({"prompt": 0.0}, role=Role.PROMPT)),
         replace(reading({"prompt": 1000.0}, role=Role.PROMPT)),
-        reading({"input": 40.0}, role=Role.INPUT, identity="page:2"),
+        reading({"input": 40.0}, role=Role.INPUT, identity=ProcessIdentity(2.0)),
     )
     assert account.tokens == {("m", TokenKind.INPUT): 1040.0}
 
 
 def test_t03_a_look_without_any_prompts_changes_no_count() -> None:
     account = after(
-        prompts("page:1", 0.0, prompt=0.0),
-        prompts("page:1", 300.0, prompt=1000.0),
+        prompts(ProcessIdentity(1.0), 0.0, prompt=0.0),
+        prompts(ProcessIdentity(1.0), 300.0, prompt=1000.0),
         reading({"a": 1.0}),
-        prompts("page:1", 310.0, prompt=1020.0),
+        prompts(ProcessIdentity(1.0), 310.0, prompt=1020.0),
     )
     assert inputs(account) == (710.0, 310.0)
 
 
 def test_cached_tokens_that_are_counted_before_their_prompt_are_told_with_it() -> None:
-    account = after(prompts("page:1", 0.0, prompt=0.0), prompts("page:1", 150.0, prompt=100.0))
+    account = after(prompts(ProcessIdentity(1.0), 0.0, prompt=0.0), prompts(ProcessIdentity(1.0), 150.0, prompt=100.0))
     assert inputs(account) == (0.0, 100.0)
-    assert inputs(count(account, prompts("page:1", 150.0, prompt=200.0)).account) == (50.0, 150.0)
+    assert inputs(count(account, prompts(ProcessIdentity(1.0), 150.0, prompt=200.0)).account) == (50.0, 150.0)

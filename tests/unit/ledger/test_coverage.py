@@ -16,6 +16,7 @@ from tpw.model import (
     GpuSample,
     Instant,
     Ownership,
+    ProcessIdentity,
     Role,
     ServerReading,
     TokenSeries,
@@ -44,7 +45,13 @@ class Watched:
         if heard:
             samples.append(GpuSample("GPU-0", self.at, 250.0 * self.at + self.counter, 250.0))
         reading = ServerReading(
-            "s", self.at, "vllm", Cadence.STEP, "1", "page:1", (TokenSeries(Role.OUTPUT, "m", "o", 100.0 * self.at),)
+            "s",
+            self.at,
+            "vllm",
+            Cadence.STEP,
+            "1",
+            ProcessIdentity(1.0),
+            (TokenSeries(Role.OUTPUT, "m", "o", 100.0 * self.at),),
         )
         tick = Tick(Instant(self.at, 1e9 + self.at), AcceleratorReading(GPUS, tuple(samples)), (), (reading,), OWNER)
         self.books = advance(self.books, tick, Policy())

@@ -23,6 +23,7 @@ from tpw.model import (
     Instant,
     Load,
     Ownership,
+    ProcessIdentity,
     Role,
     ServerReading,
     TokenKind,
@@ -52,7 +53,9 @@ class Ratio:
             at = float(second)
             sample = GpuSample("GPU-0", at, used(second) if told(second) else None, 300.0)
             series = (TokenSeries(Role.OUTPUT, "m", "k", used(second) / JOULES_PER_TOKEN),)
-            look = ServerReading("chat", at, "vllm", Cadence.STEP, "", "page:1", series, (Load("m", 1.0, 0.0),))
+            look = ServerReading(
+                "chat", at, "vllm", Cadence.STEP, "", ProcessIdentity(1.0), series, (Load("m", 1.0, 0.0),)
+            )
             reading = AcceleratorReading((gpu,), (sample,))
             books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (look,), OWNERS), policy)
             ratios = live_ratios(books.servers["chat"], priced=False)

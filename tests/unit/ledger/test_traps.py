@@ -20,6 +20,7 @@ from tpw.model import (
     Instant,
     Load,
     Ownership,
+    ProcessIdentity,
     Role,
     ServerReading,
     State,
@@ -38,7 +39,7 @@ def look(second: float, tokens: dict[str, float], running: float = 0.0, *, name:
         "vllm",
         Cadence.STEP,
         "1",
-        "page:1",
+        ProcessIdentity(1.0),
         tuple(TokenSeries(Role.OUTPUT, model, f'tokens{{model="{model}"}}', value) for model, value in tokens.items()),
         tuple(Load(model, running, 0.0) for model in tokens),
     )

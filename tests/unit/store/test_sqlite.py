@@ -23,6 +23,7 @@ from tpw.ledger.books import (
     Posting,
     PostingKey,
     Served,
+    ServerAccount,
     SourceAccount,
 )
 from tpw.ledger.rows import without_closed
@@ -37,6 +38,7 @@ from tpw.model import (
     InFlight,
     Instant,
     Ownership,
+    ProcessIdentity,
     Role,
     ServerReading,
     StandingCharge,
@@ -268,7 +270,7 @@ def test_tokens_of_requests_in_work_are_kept_though_no_counter_of_the_server_has
             "llamacpp",
             Cadence.FINISH,
             "1",
-            "process:1",
+            ProcessIdentity(0.0, 1),
             (TokenSeries(Role.OUTPUT, "m", "predicted", 20.0),),
             in_flight=(InFlight("m", in_work),),
         )
@@ -287,7 +289,7 @@ def test_a_server_that_was_met_before_it_had_counters_is_known_again(tmp_path: P
     file = BooksFile(tmp_path)
     books = Books()
     owners = {"chat": Ownership("chat", frozenset(), Attribution.CONFIGURED)}
-    met = ServerReading("chat", START_MONOTONIC + 1, "tgi", Cadence.FINISH, "", "", (), address="http://b")
+    met = ServerReading("chat", START_MONOTONIC + 1, "tgi", Cadence.FINISH, "", None, (), address="http://b")
     for second, looks in enumerate(((), (met,))):
         at = Instant(START_MONOTONIC + second, START_WALL + second)
         books = file.save(advance(books, Tick(at, AcceleratorReading((), ()), servers=looks, owners=owners), POLICY))
@@ -397,3 +399,23 @@ def test_a_failed_write_loses_nothing_that_the_next_one_can_write(tmp_path: Path
     loaded = again.load()
     again.close()
     assert (loaded.polls, loaded.sources["nvml"]) == (7, SourceAccount(2))
+
+
+@pytest.mark.parametrize(
+    ("identity", "text"),
+    [
+        (None, ""),
+        (ProcessIdentity(1795486027.04), "page:1795486027.04"),
+        (ProcessIdentity(990.5, 7), "process:7:990.5"),
+    ],
+)
+def test_the_identity_of_a_server_s_process_is_kept(identity: ProcessIdentity | None, text: str) -> None:
+    """In the form that version 0.1 wrote."""
+    written = codec.dump_server(ServerAccount("chat", identity=identity))
+    assert f'"identity":"{text}"' in written.replace(": ", ":")
+    assert codec.load_server("chat", written).identity == identity
+
+
+def test_an_unknown_form_of_identity_is_no_identity() -> None:
+    for text in ("pod:7", "page:", "process:7", "process:x:1"):
+        assert codec.load_server("chat", f'{{"identity": "{text}"}}').identity is None

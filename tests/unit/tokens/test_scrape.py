@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer, pages
-from tpw.model import Cadence, InFlight, Load, Reason, Role, SourceError
+from tpw.model import Cadence, InFlight, Load, ProcessIdentity, Reason, Role, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.http import _bounded
@@ -58,7 +58,7 @@ def test_a_base_address_finds_the_engine_by_its_page():
         Role.REQUESTS: 16.0,
     }
     assert reading.loads == (Load("tiny", 0.0, 0.0),)
-    assert (reading.identity, reading.started_wall_seconds) == ("page:1795486027.04", 1795486027.04)
+    assert (reading.identity, reading.started_wall_seconds) == (ProcessIdentity(1795486027.04), 1795486027.04)
 
 
 def test_a_named_engine_is_read_at_its_own_path_alone():
@@ -592,7 +592,7 @@ def test_the_identity_is_the_process_where_the_page_has_none():
         source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: Listening(42, 1700000000.5))
         reading = source.read()
         source.close()
-    assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", 1700000000.5)
+    assert (reading.identity, reading.started_wall_seconds) == (ProcessIdentity(1700000000.5, 42), 1700000000.5)
 
 
 def test_t09_a_process_that_may_go_on_from_the_files_of_another_is_not_said_to_have_begun_at_zero():
@@ -601,7 +601,7 @@ def test_t09_a_process_that_may_go_on_from_the_files_of_another_is_not_said_to_h
         source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: process)
         reading = source.read()
         source.close()
-    assert (reading.identity, reading.started_wall_seconds) == ("process:42:1700000000.5", None)
+    assert (reading.identity, reading.started_wall_seconds) == (ProcessIdentity(1700000000.5, 42), None)
 
 
 def test_the_instant_lies_between_asking_and_the_answer():

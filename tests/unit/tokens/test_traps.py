@@ -11,7 +11,7 @@ import pytest
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, Load, Role, ServerReading, TokenKind
+from tpw.model import Cadence, Load, ProcessIdentity, Role, ServerReading, TokenKind
 from tpw.tokens.engines import (
     DIALECTS,
     ENGINES,
@@ -42,7 +42,7 @@ def totals(dialect, body: str | bytes) -> dict[Role, float]:
 
 def looked_at(found: PageReading) -> ServerReading:
     """As the ledger sees a server that has just begun."""
-    return ServerReading("m", 1.0, "e", found.cadence, "", "page:1", found.series, started_wall_seconds=1.0)
+    return ServerReading("m", 1.0, "e", found.cadence, "", ProcessIdentity(1.0), found.series, started_wall_seconds=1.0)
 
 
 def captured(name: str) -> bytes:
