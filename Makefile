@@ -46,8 +46,12 @@ test: compiler $(VENV)/.dev lint $(SITE)/.built realparts ## Linters, types, and
 	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'not heavy and not device' $(PYTEST_ARGS)
 
 .PHONY: test-unit
-test-unit: $(VENV)/.dev ## Only the tests that start no server, against the sources (seconds)
-	$(BIN)/pytest -m 'not e2e and not heavy and not device' $(PYTEST_ARGS)
+test-unit: $(VENV)/.dev ## Only the tests that need no download, against the sources (a minute)
+	$(BIN)/pytest -m 'not e2e and not rules and not heavy and not device' $(PYTEST_ARGS)
+
+.PHONY: test-rules
+test-rules: $(VENV)/.dev ## Only recording rules and alerts, with promtool (a minute)
+	$(BIN)/pytest tests/unit/grafana -m rules $(PYTEST_ARGS)
 
 .PHONY: test-heavy
 test-heavy: $(VENV)/.dev $(SITE)/.built ## Tests that need a large download: vLLM on the CPU (2.3 GB)

@@ -63,6 +63,7 @@ def test_it_has_nothing_to_warn_of(shown: Snapshot):
     assert note.startswith("This is the demo: ")
 
 
+@pytest.mark.rules
 @pytest.mark.parametrize("major", ["2", "3"])
 def test_promtool_has_nothing_to_say_of_it(shown: Snapshot, major: str):
     promtool = prometheus_dir(major) / "promtool"  # type: ignore[arg-type]

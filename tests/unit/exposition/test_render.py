@@ -155,6 +155,7 @@ def test_the_library_reads_the_openmetrics_page_and_its_counters_are_counters():
     assert kinds == expected
 
 
+@pytest.mark.rules
 @pytest.mark.parametrize("major", ["2", "3"])
 @pytest.mark.parametrize("name", SNAPSHOTS)
 def test_promtool_has_no_complaint(name: str, major: str):

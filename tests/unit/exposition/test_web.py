@@ -386,6 +386,7 @@ def test_the_reference_page_has_every_metric():
 # -------------------------------------------------------------------------------------------------- over a real socket
 
 
+@pytest.mark.rules
 def test_promtool_accepts_the_page_as_served(tmp_path: Path):
     promtool = prometheus_dir("3") / "promtool"
     handler = Web(Current(rich_snapshot()), Page(ProcessTail()))

@@ -20,11 +20,13 @@ def config(root: Path) -> Path:
     return root / "deploy" / "alertmanager" / "alertmanager.yaml"
 
 
+@pytest.mark.rules
 def test_configuration_passes_amtool(tools: Path, config: Path):
     done = subprocess.run([tools / "amtool", "check-config", config], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.rules
 @pytest.mark.parametrize(
     ("labels", "receiver"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,18 @@ from grafana.rules import LEVELS, recorded, recording_groups, vocabulary
 from grafana.values import Values
 
 from support import recorded as recording
+from support import ruletests
 
 VALUES = Values()
 GROUPS = recording_groups(VALUES)
 RULES = tuple(rule for group in GROUPS for rule in group.rules)
 
 
+@pytest.mark.rules
 @pytest.mark.parametrize("case", ["recording", "recording-day"])
 def test_arithmetic_is_what_a_hand_calculation_says(case: str, tools: Path, root: Path):
     path = root / "tests" / "rules" / f"{case}.yaml"
-    done = subprocess.run([tools / "promtool", "test", "rules", path], capture_output=True, text=True, check=False)
+    done = ruletests.promtool(tools, "test", "rules", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
