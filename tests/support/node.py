@@ -82,7 +82,7 @@ class Node:
         daemon = Daemon(config, books, clock=self.nvml.now, wall=self.wall, accelerators=[meter])
         poller = daemon._accelerators[0]
         poller._back_off = BackOff(1.0, 60.0, lambda: 0.5)
-        poller._pause = lambda: None  # type: ignore[method-assign]  # samples are the test's: they go by its clock
+        poller._reader.pause = lambda: None  # type: ignore[method-assign]  # the test samples, by its own clock
         daemon.look()
         return daemon
 
@@ -111,12 +111,13 @@ class Node:
         """What the poller's thread does between two ticks, now."""
         poller, done = self.daemon._accelerators[0], threading.Event()
 
-        def task(worker: Worker) -> bool:
-            goes_on = poller._sample(worker)
-            done.set()
-            return goes_on
+        def task(worker: Worker) -> None:
+            try:
+                poller._reader.sample(worker)
+            finally:
+                done.set()
 
-        poller._give(task)
+        poller._queue(task)
         assert done.wait(10)
 
     @property
@@ -146,16 +147,16 @@ class Node:
             self._in_tick.wait()
             if self._ended:
                 return
-            if self.nvml.hanging > len(self.daemon._accelerators[0]._hung):
+            if self.nvml.hanging > len(self.daemon._accelerators[0]._reader.hung):
                 self.nvml.advance(0.02)
             time.sleep(0.002)
 
     def _let_returned_calls_end(self) -> None:
         """Threads whose call has come back end on their own, a moment later in real time."""
         poller = self.daemon._accelerators[0]
-        if not poller._hung:
+        if not poller._reader.hung:
             return
-        board = next(i for i in range(self.nvml.count) if self.nvml.uuid(i) in poller._hung)
+        board = next(i for i in range(self.nvml.count) if self.nvml.uuid(i) in poller._reader.hung)
         if self.nvml.gpu(board)._board.hang_until_seconds > self.nvml.now():
             return
         for thread in threading.enumerate():

@@ -1,8 +1,8 @@
-"""Looking at sources without ever waiting for one that does not answer.
+"""Reads sources without waiting for one that does not answer.
 
-The tick calls ``begin`` on every poller, then ``finish`` with a deadline, and takes what has come by then. What comes
-later comes with a later look; what hangs is set aside and costs nobody else anything. Sources raise
-:class:`tpw.model.SourceError`; here it is caught, once, counted, and logged when a source goes down or comes back.
+The tick calls ``begin`` on every poller, then ``finish`` with a deadline, which returns what has arrived. Later results are
+in a later reading; a source that hangs is set aside and delays no other. Sources raise :class:`tpw.model.SourceError`; the
+pollers catch it, count it, and log when a source goes down or up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The health of one source: how often it was read, how often in vain, since when it is down, and why."""
+"""The health of one source: its reads, its failures, whether it is up, and when it is tried again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ _T = TypeVar("_T")
 log = structlog.get_logger("tpw.source")
 
 Jitter = Callable[[], float]
-"""Gives numbers from 0 to 1."""
+"""Returns numbers from 0 to 1."""
 
 JITTER: Jitter = random
 
-
-_NOT_HERE = frozenset({Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION})
-"""What a machine that has no such thing, or does not let us have it, answers from the first try on."""
+_UNAVAILABLE = frozenset({Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION})
+"""Failures of the first try on a machine that lacks the source, or denies access to it."""
 
 
 class SourceHealth:
-    """Bookkeeping of one source, of whatever kind. Logs when the source goes down or comes back, and never in between.
+    """Record of one source. Logs when the source goes down or up, and never in between.
 
-    An optional source that a machine does not have is not down: it is left out (see :attr:`is_omitted`), so that nobody is
-    called for a meter that nobody asked for. Once it has given a reading it is a source as any other.
+    An optional source that the machine lacks is not down but omitted (see :attr:`is_omitted`), so that a meter that was
+    only tried as a default raises no alert. After its first reading it is a source like any other.
 
     Args:
         name: of the source in metrics and logs, e.g. ``nvml`` or ``server:chat``.
@@ -38,7 +37,7 @@ class SourceHealth:
         wall: Unix time, for the last success.
         reads: reads before this process, from the books.
         failures: failures before this process by reason, from the books.
-        optional: whether it is only tried because it is a default.
+        optional: whether the source is only tried as a default.
     """
 
     __slots__ = (
@@ -61,17 +60,17 @@ class SourceHealth:
         self._wall = wall
         self._reads = reads
         self._failures: dict[str, int] = dict(failures or {})
-        # Reads beyond the failures gave readings. (GPUs that failed one by one may hide that; then it shows at the next.)
+        # More reads than failures: it has given readings. Failures of single GPUs can hide that until the next reading.
         self._optional = optional and reads <= sum(self._failures.values())
         self._duration: float | None = None
         self._last_success: float | None = None
         self._up: bool | None = None
         self._down: SourceError | None = None
 
-    def read(self, look: Callable[[], _T]) -> _T:
-        """Run one read and keep account of it. Raises SourceError, also (reason INTERNAL) for a bug in the source."""
+    def read(self, call: Callable[[], _T]) -> _T:
+        """Run and record one read. Raises SourceError, with reason INTERNAL for a bug in the source."""
         start = self._clock()
-        outcome = outcome_of(look)
+        outcome = attempt(call)
         if isinstance(outcome, SourceError):
             self.failed(outcome, self._clock() - start)
             raise outcome
@@ -79,7 +78,7 @@ class SourceHealth:
         return outcome
 
     def succeeded(self, duration_seconds: float) -> None:
-        """A read gave a reading."""
+        """Record a read that gave a reading."""
         self._reads += 1
         self._duration = duration_seconds
         self._last_success = self._wall()
@@ -90,32 +89,32 @@ class SourceHealth:
         self._optional = False
 
     def failed(self, error: SourceError, duration_seconds: float | None = None) -> None:
-        """A read gave none."""
+        """Record a read that gave no reading."""
         self._reads += 1
-        self.counted(error.reason)
+        self.count(error.reason)
         if duration_seconds is not None:
             self._duration = duration_seconds
-        is_news = self._down is None or self._down.reason is not error.reason
+        changed = self._down is None or self._down.reason is not error.reason
         self._up = False
         self._down = error
-        if is_news:
-            # What is forbidden can be allowed: worth a warning where what is not there is not.
-            tell = log.info if self.is_omitted and error.reason is not Reason.PERMISSION else log.warning
+        if changed:
+            # A denied permission can be granted: worth a warning even where a missing source is not.
+            write = log.info if self.is_omitted and error.reason is not Reason.PERMISSION else log.warning
             event = "source_omitted" if self.is_omitted else "source_down"
-            tell(event, source=self.name, reason=error.reason.value, detail=error.detail, hint=error.hint)
+            write(event, source=self.name, reason=error.reason.value, detail=error.detail, hint=error.hint)
 
     @property
     def is_omitted(self) -> bool:
-        """Whether it is optional, has never given a reading, and cannot be had on this machine: no source of it, then, and
-        no fault. One that is there and does not work is a fault all the same."""
-        return self._optional and self._down is not None and self._down.reason in _NOT_HERE
+        """Whether it is optional, has never given a reading, and is unavailable on this machine. A source that is present
+        but does not work is down."""
+        return self._optional and self._down is not None and self._down.reason in _UNAVAILABLE
 
-    def counted(self, reason: Reason) -> None:
-        """A part of the source (one GPU of many) failed: counted, but the source is not down for it."""
+    def count(self, reason: Reason) -> None:
+        """Count the failure of a part (one GPU of many). The source stays up."""
         self._failures[reason.value] = self._failures.get(reason.value, 0) + 1
 
     def status(self) -> SourceStatus:
-        """How it stands now."""
+        """The record as it is now."""
         down = self._down
         return SourceStatus(
             name=self.name,
@@ -129,45 +128,55 @@ class SourceHealth:
         )
 
 
-def outcome_of(look: Callable[[], _T]) -> _T | SourceError:
-    """What a read gave, or why it gave nothing. The one place where everything is caught: a bug in a source must neither
-    end the daemon nor cost the other sources a reading, so it becomes a failure of that source (reason INTERNAL)."""
+def attempt(call: Callable[[], _T]) -> _T | SourceError:
+    """The result of a read, or why there is none. The only place that catches everything: a bug in a source must neither
+    end the daemon nor cost other sources a reading, so it becomes a failure of that source (reason INTERNAL)."""
     try:
-        return look()
+        return call()
     except SourceError as error:
         return error
     except Exception as error:
         log.exception("source_bug")
         return SourceError(
             Reason.INTERNAL,
-            f"a bug in the exporter: {type(error).__name__}: {error}",
+            f"bug in the exporter: {type(error).__name__}: {error}",
             "Please report it with this log.",
         )
 
 
 class BackOff:
-    """Waiting times that double, with a jitter so that a fleet does not knock in step.
+    """When to try again after failures: waits that double.
 
     Args:
         first_seconds: after the first failure.
-        most_seconds: never longer.
-        random: source of the jitter, which is +-20 %.
+        most_seconds: the longest wait.
+        random: jitter of +-20 %, so that the exporters of a fleet do not retry in the same second.
     """
 
-    __slots__ = ("_failures", "_first", "_most", "_random")
+    __slots__ = ("_due_at", "_failures", "_first", "_most", "_random")
 
     def __init__(self, first_seconds: float, most_seconds: float, random: Jitter = JITTER) -> None:
         self._first = first_seconds
         self._most = most_seconds
         self._random = random
         self._failures = 0
+        self._due_at = float("-inf")
 
-    def next_seconds(self) -> float:
-        """How long to wait after one more failure."""
-        wait = min(self._most, self._first * 2.0 ** min(self._failures, 30))
+    def failed(self, now: float, at_least_seconds: float = 0.0) -> None:
+        """One more failure: wait from now on (monotonic seconds)."""
+        wait = min(self._most, self._first * 2.0 ** min(self._failures, 30)) * (0.8 + 0.4 * self._random())
         self._failures += 1
-        return wait * (0.8 + 0.4 * self._random())
+        self._due_at = now + max(at_least_seconds, wait)
+
+    def is_due(self, now: float) -> bool:
+        """Whether the wait is over."""
+        return now >= self._due_at
+
+    def retry_now(self) -> None:
+        """End the wait; the next one is still longer."""
+        self._due_at = float("-inf")
 
     def reset(self) -> None:
-        """It worked."""
+        """A try succeeded."""
         self._failures = 0
+        self.retry_now()

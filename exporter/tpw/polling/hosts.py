@@ -1,4 +1,4 @@
-"""Reads host meters: the fast ones (files of the kernel) in the tick, the slow ones (a BMC) in a thread of their own."""
+"""Reads host meters: fast ones (kernel files) in the tick, slow ones (a BMC) in a thread of their own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from tpw.model import HostReading, SourceError
-from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, outcome_of
-from tpw.power import Clock, HostMeter
+from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, attempt
+from tpw.power import Clock, HostMeter, NotingMeter
 
 log = structlog.get_logger("tpw.source")
 
@@ -22,11 +22,11 @@ class HostPoller:
     """Polls one host meter. All methods are called from one thread (the tick).
 
     Args:
-        meter: what to poll; opened by the first look, and again after a failure, with a back-off.
+        meter: opened by the first read, and again after a failure, with a back-off.
         clock: monotonic seconds.
-        every_seconds: how often, instead of what the meter itself says: 0 for at every look, in the caller's thread; more
-            for no more often than this, in a thread of its own.
-        health: bookkeeping of the source; made from the meter's name where it is left out.
+        every_seconds: overrides the meter's own interval. 0: every tick, in the caller's thread; more: at most this often,
+            in a thread of its own.
+        health: record of the source; created with the meter's name where it is left out.
         random: jitter of the back-off.
     """
 
@@ -40,6 +40,7 @@ class HostPoller:
         random: Jitter = JITTER,
     ) -> None:
         self._meter = meter
+        self._noting = meter if isinstance(meter, NotingMeter) else None
         self._clock = clock
         self._every = meter.every_seconds if every_seconds is None else every_seconds
         self._back_off = BackOff(1.0, 60.0, random)
@@ -49,13 +50,13 @@ class HostPoller:
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._noted: tuple[str, ...] = ()
+        self._logged_notes: tuple[str, ...] = ()
         self.health = health or SourceHealth(meter.name, clock=clock)
 
     def begin(self) -> None:
         """Start a read if one is due and none is running."""
         now = self._clock()
-        if self._in_flight or now < self._due_at:
+        if self._in_flight or now < self._due_at or not self._back_off.is_due(now):
             return
         self._in_flight = True
         self._due_at = now + self._every
@@ -68,7 +69,7 @@ class HostPoller:
         self._tasks.put(self._read)
 
     def finish(self) -> HostReading | None:
-        """What has come since the last look, without waiting. None where nothing has, or the read failed."""
+        """The reading that has ended since the last call, without waiting. None without one, or where it failed."""
         try:
             outcome, duration = self._results.get_nowait()
         except Empty:
@@ -76,20 +77,20 @@ class HostPoller:
         self._in_flight = False
         if isinstance(outcome, SourceError):
             self.health.failed(outcome, duration)
-            self._due_at = self._clock() + max(self._every, self._back_off.next_seconds())
+            self._back_off.failed(self._clock(), self._every)
             return None
         self.health.succeeded(duration)
         self._back_off.reset()
-        if self.notes != self._noted:
-            self._noted = self.notes
-            for note in self._noted:
+        if self.notes != self._logged_notes:
+            self._logged_notes = self.notes
+            for note in self._logged_notes:
                 log.warning("source_incomplete", source=self.health.name, detail=note)
         return outcome
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the meter has to say beside its readings, in sentences."""
-        return tuple(getattr(self._meter, "notes", ()))
+        """The meter's sentences for the operator."""
+        return () if self._noting is None else self._noting.notes
 
     def close(self) -> None:
         """Close the meter, in its own thread where it has one."""
@@ -106,13 +107,13 @@ class HostPoller:
 
     def _read(self) -> None:
         start = self._clock()
-        outcome = outcome_of(self._look)
+        outcome = attempt(self._open_and_read)
         if isinstance(outcome, SourceError):
             self._opened = False
             self._meter.close()
         self._results.put((outcome, self._clock() - start))
 
-    def _look(self) -> HostReading:
+    def _open_and_read(self) -> HostReading:
         if not self._opened:
             self._meter.open()
             self._opened = True

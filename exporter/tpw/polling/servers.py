@@ -1,7 +1,7 @@
-"""Reads many inference servers at once, so that a slow one delays nobody.
+"""Reads many inference servers at once, so that a slow one delays no other.
 
-Long-lived threads take servers from one queue. There is one thread as long as one is enough; another joins when servers
-wait while all threads are busy, and never more than there are servers.
+Threads take servers from one queue. A second thread starts only when servers wait while all threads are busy, and there are
+never more threads than servers.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from tpw.model import Reason, ServerFault, ServerReading, SourceError, SourceStatus
-from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, outcome_of
+from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, attempt
 from tpw.power import Clock
 from tpw.tokens import TokenSource
 
 PATIENCE_SECONDS = 0.02
-"""How long servers may wait for a thread before another one is started."""
+"""How long servers may wait for a thread before another is started. Tuning: above the 1 to 5 ms of a quick page, far below
+a tick."""
 
 _SLOW = frozenset(
     {Reason.ABSENT, Reason.DISABLED, Reason.UNAUTHORIZED, Reason.PERMISSION, Reason.UNSUPPORTED, Reason.MALFORMED}
 )
-"""What somebody must change by hand first: asked again every 15 to 30 s. All else passes by itself: 1 to 5 s."""
+"""Failures that end only when a person changes something: retried after 15 to 30 s, all others after 1 to 5 s."""
 
 
 class _Server:
     """One source and when to read it next."""
 
-    __slots__ = ("due_at", "health", "in_flight", "late", "removed", "slow", "source", "transient")
+    __slots__ = ("health", "in_flight", "late", "removed", "slow", "source", "transient")
 
     def __init__(self, source: TokenSource, health: SourceHealth, random: Jitter) -> None:
         self.source = source
@@ -36,15 +37,16 @@ class _Server:
         self.in_flight = False
         self.late = False
         self.removed = False
-        self.due_at = float("-inf")
         self.slow = BackOff(15.0, 30.0, random)
         self.transient = BackOff(1.0, 5.0, random)
 
-    def wait_after(self, reason: Reason) -> float:
-        return self.slow.next_seconds() if reason in _SLOW else self.transient.next_seconds()
+    def is_due(self, now: float) -> bool:
+        return self.slow.is_due(now) and self.transient.is_due(now)
 
-    def worked(self) -> None:
-        self.due_at = float("-inf")
+    def failed(self, reason: Reason, now: float) -> None:
+        (self.slow if reason in _SLOW else self.transient).failed(now)
+
+    def succeeded(self) -> None:
         self.slow.reset()
         self.transient.reset()
 
@@ -56,9 +58,9 @@ class TokenPoller:
     """Polls token sources. All methods are called from one thread (the tick).
 
     Args:
-        sources: what to poll at first; see :meth:`set_sources`.
+        sources: the first sources; see :meth:`set_sources`.
         clock: monotonic seconds.
-        health_of: makes the bookkeeping of a source, by its name, with the counts that survive the process.
+        health_of: creates the record of a source from its name, with the counts that survive the process.
         random: jitter of the back-offs.
     """
 
@@ -76,28 +78,28 @@ class TokenPoller:
         self._servers: dict[str, _Server] = {}
         self._tasks: SimpleQueue[_Server | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
-        self._drained = threading.Event()
-        """Set by a thread that has ended a read and finds no other to begin."""
+        self._queue_empty = threading.Event()
+        """Set by a thread that has ended a read and finds the queue empty."""
         self._threads: list[threading.Thread] = []
         self._in_flight = 0
         self.set_sources(sources)
 
     def set_sources(self, sources: Sequence[TokenSource]) -> None:
-        """Poll these from now on. A source object that is there already goes on as it was; one that is left out is
-        closed, once its read has ended."""
-        kept: dict[str, _Server] = {}
+        """Poll these from now on. A source object that is polled already continues; one that is left out is closed when its
+        read has ended."""
+        polled: dict[str, _Server] = {}
         for source in sources:
             server = self._servers.get(source.name)
             if server is None or server.source is not source:
                 health = server.health if server is not None else self._health_of(f"server:{source.name}")
                 server = _Server(source, health, self._random)
-            kept[source.name] = server
+            polled[source.name] = server
         for server in self._servers.values():
-            if kept.get(server.source.name) is not server:
+            if polled.get(server.source.name) is not server:
                 server.removed = True
                 if not server.in_flight:
                     server.source.close()
-        self._servers = kept
+        self._servers = polled
 
     def begin(self) -> None:
         """Start a read of every server that is due and not being read."""
@@ -106,23 +108,23 @@ class TokenPoller:
         for server in self._servers.values():
             if server.in_flight:
                 server.late = True
-            elif server.due_at <= now:
+            elif server.is_due(now):
                 server.in_flight = True
                 server.late = False
                 self._in_flight += 1
                 self._tasks.put(server)
         if self._in_flight > stuck:
             while len(self._threads) <= stuck:  # every read that is stuck holds a thread
-                self._reinforce()
+                self._start_thread()
 
     def finish(self, deadline_seconds: float) -> list[ServerReading | ServerFault]:
-        """What has ended by this monotonic instant, late reads of earlier looks included. Returns earlier when all reads
-        of this look have ended."""
+        """The reads that ended by this monotonic instant, late ones of earlier ticks included. Returns earlier when all
+        reads of this tick have ended."""
         ended: list[ServerReading | ServerFault] = []
         while True:
             while True:
                 try:
-                    self._take(self._results.get_nowait(), ended)
+                    self._ended(self._results.get_nowait(), ended)
                 except Empty:
                     break
             now = self._clock()
@@ -131,23 +133,23 @@ class TokenPoller:
             crowded = self._in_flight > len(self._threads)
             patience = PATIENCE_SECONDS if crowded else deadline_seconds - now
             # One wake-up for all servers that are quick: waking for each costs more than reading them.
-            woken = self._drained.wait(min(patience, deadline_seconds - now))
-            self._drained.clear()
+            woken = self._queue_empty.wait(min(patience, deadline_seconds - now))
+            self._queue_empty.clear()
             if crowded and not woken:
-                self._reinforce()
+                self._start_thread()
 
     def statuses(self) -> tuple[SourceStatus, ...]:
-        """How the servers stand, in the order in which they were given."""
+        """Health of the servers, in the order of the sources."""
         return tuple(server.health.status() for server in self._servers.values())
 
     def close(self) -> None:
-        """End the threads and drop the connections. A read that is still running ends by its own timeout."""
+        """End the threads and close the sources. A read that is still running ends by its own timeout."""
         self.set_sources(())
         for _ in self._threads:
             self._tasks.put(None)
         self._threads = []
 
-    def _take(self, result: _Result, ended: list[ServerReading | ServerFault]) -> None:
+    def _ended(self, result: _Result, ended: list[ServerReading | ServerFault]) -> None:
         server, outcome, duration = result
         server.in_flight = False
         self._in_flight -= 1
@@ -157,14 +159,14 @@ class TokenPoller:
         if isinstance(outcome, SourceError):
             now = self._clock()
             server.health.failed(outcome, duration)
-            server.due_at = now + server.wait_after(outcome.reason)
+            server.failed(outcome.reason, now)
             ended.append(ServerFault(server.source.name, now, outcome.reason, outcome.detail))
         else:
             server.health.succeeded(duration)
-            server.worked()
+            server.succeeded()
             ended.append(outcome)
 
-    def _reinforce(self) -> None:
+    def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"token-poller-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -175,7 +177,7 @@ class TokenPoller:
             if server is None:
                 return
             start = self._clock()
-            outcome = outcome_of(server.source.read)
+            outcome = attempt(server.source.read)
             self._results.put((server, outcome, self._clock() - start))
             if self._tasks.empty():
-                self._drained.set()
+                self._queue_empty.set()

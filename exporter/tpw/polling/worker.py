@@ -1,4 +1,4 @@
-"""A thread that can be given up while a call in it does not return."""
+"""A thread that can be abandoned while a call in it does not return."""
 
 from __future__ import annotations
 
@@ -6,47 +6,63 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from queue import Empty, SimpleQueue
 
-LIBRARY = ""
-"""Stands for a GPU in the note of a worker that is opening or sweeping the meter as a whole."""
+
+class CallKind(Enum):
+    """What a call into a meter is for."""
+
+    LIBRARY = auto()
+    """Open, sweep or close the meter as a whole."""
+    READ = auto()
+    SHARING = auto()
+    SAMPLE = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
-    """What a worker is in the middle of."""
+class Call:
+    """A call that is running. ``uuid`` is "" for a call of the library as a whole."""
 
+    kind: CallKind
     uuid: str
     since_seconds: float
-    holders: bool = False
-    sampling: bool = False
+
+
+class WorkerState(Enum):
+    """IDLE -> CALLING -> IDLE, or CALLING -> ABANDONED for good."""
+
+    IDLE = auto()
+    CALLING = auto()
+    ABANDONED = auto()
+
+
+class Abandoned(Exception):  # noqa: N818 - a signal to the worker's own loop, not an error
+    """The worker was abandoned during its call: its thread ends."""
+
+
+Task = Callable[["Worker"], None]
 
 
 class Worker:
-    """One thread, its tasks, and what it is in the middle of.
-
-    A task returns False when the worker was given up meanwhile: then its thread ends.
+    """One thread, its tasks, and the call that it is in.
 
     Args:
         name: of the thread.
-        between: what to do when there is no task, after ``pause``.
-        pause: seconds until then; None: nothing is to be done between tasks.
+        between: runs when there is no task for ``pause()`` seconds.
+        pause: seconds; None: wait for the next task.
     """
 
-    __slots__ = ("_between", "_lock", "_pause", "abandoned", "doing", "remaining", "tasks", "thread")
+    __slots__ = ("_between", "_lock", "_pause", "_state", "call", "remaining", "tasks", "thread")
 
-    def __init__(
-        self,
-        name: str,
-        between: Callable[[Worker], bool] = lambda worker: True,
-        pause: Callable[[], float | None] = lambda: None,
-    ) -> None:
+    def __init__(self, name: str, between: Task, pause: Callable[[], float | None]) -> None:
         self._between = between
         self._pause = pause
-        self.tasks: SimpleQueue[Callable[[Worker], bool] | None] = SimpleQueue()
+        self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.remaining: deque[str] = deque()
-        self.doing: Doing | None = None
-        self.abandoned = False
+        """GPUs that the current read has still to reach: the next worker continues with them."""
+        self.call: Call | None = None
+        self._state = WorkerState.IDLE
         self._lock = threading.Lock()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
@@ -54,31 +70,36 @@ class Worker:
     def _run(self) -> None:
         pause: float | None = None
         while True:
-            task: Callable[[Worker], bool] | None
             try:
                 task = self.tasks.get(timeout=pause)
             except Empty:
                 task = self._between
-            if task is None or not task(self):
+            if task is None:
+                return
+            try:
+                task(self)
+            except Abandoned:
                 return
             pause = self._pause()
 
-    def enter(self, doing: Doing) -> None:
-        """Note what call comes next."""
+    def enter(self, call: Call) -> None:
+        """Record the call that starts now."""
         with self._lock:
-            self.doing = doing
+            self.call, self._state = call, WorkerState.CALLING
 
-    def leave(self) -> bool:
-        """False when the worker was given up meanwhile."""
+    def leave(self) -> None:
+        """The call has returned. Raises Abandoned."""
         with self._lock:
-            self.doing = None
-            return not self.abandoned
+            self.call = None
+            if self._state is WorkerState.ABANDONED:
+                raise Abandoned
+            self._state = WorkerState.IDLE
 
-    def abandon_if_hung(self, now: float, hang_seconds: float) -> Doing | None:
-        """Give the worker up if its call for a GPU hangs. Returns what it hangs in."""
+    def abandon_if_hung(self, now: float, hang_seconds: float) -> Call | None:
+        """Abandon the worker if its call for a GPU hangs. Returns that call."""
         with self._lock:
-            doing = self.doing
-            if doing is None or doing.uuid == LIBRARY or now - doing.since_seconds < hang_seconds:
+            call = self.call
+            if call is None or call.kind is CallKind.LIBRARY or now - call.since_seconds < hang_seconds:
                 return None
-            self.abandoned = True
-            return doing
+            self._state = WorkerState.ABANDONED
+            return call

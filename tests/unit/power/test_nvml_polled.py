@@ -145,7 +145,7 @@ def test_a_source_that_was_let_go_of_is_down_until_it_is_taken_up_again(polled: 
     polled.poller.resume()
     polled.look()
 
-    assert (down.up, down.failures, down.detail) == (False, (("disabled", 1),), "the driver was let go of on request")
+    assert (down.up, down.failures, down.detail) == (False, (("disabled", 1),), "the driver was released on request")
     assert polled.poller.health.status().up
 
 

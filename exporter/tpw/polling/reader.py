@@ -1,0 +1,179 @@
+"""Calls one accelerator meter, in a worker's thread, and posts the results to the tick's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import TypeVar
+
+from tpw.model import Gpu, GpuSample, Sharing, SourceError
+from tpw.polling.health import Jitter, attempt
+from tpw.polling.state import Event
+from tpw.polling.worker import Abandoned, Call, CallKind, Task, Worker
+from tpw.power import AcceleratorMeter, Clock, MeterLost, NotingMeter, SamplingMeter, SharingMeter
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """Every GPU has been read or has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFailed:
+    """One GPU was not read."""
+
+    uuid: str
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryLost:
+    """The meter as a whole failed and was closed. The read is over."""
+
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class CallReturned:
+    """A call that had been abandoned has returned. Its thread ends."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharingRead:
+    """Processes and sharing of every GPU that answered."""
+
+    sharing: Mapping[str, Sharing]
+    at_seconds: float
+
+
+Message = Event | tuple[Gpu, ...] | GpuSample | GpuFailed | LibraryLost | ReadDone | CallReturned | SharingRead
+"""A tuple holds all GPUs that the meter has found."""
+
+
+class MeterReader:
+    """The tasks of a worker over one meter. The tick's thread reads ``messages`` and writes ``hung``; nothing else is
+    shared.
+
+    Args:
+        meter: what to read.
+        clock: monotonic seconds.
+        random: jitter of the pauses between samples.
+        sampling_seconds: between two samples, on average; 0: none.
+    """
+
+    def __init__(self, meter: AcceleratorMeter, clock: Clock, random: Jitter, sampling_seconds: float) -> None:
+        self.meter = meter
+        self.noting = meter if isinstance(meter, NotingMeter) else None
+        self._clock = clock
+        self._random = random
+        self._sampling_seconds = sampling_seconds
+        self._sampling = meter if isinstance(meter, SamplingMeter) and sampling_seconds > 0.0 else None
+        self._sharing = meter if isinstance(meter, SharingMeter) else None
+        self.messages: SimpleQueue[Message] = SimpleQueue()
+        self.hung: dict[str, float] = {}
+        """GPUs with an abandoned call that has not returned, and since when (monotonic): no further call is made for
+        them."""
+
+    def worker(self) -> Worker:
+        """A new thread for these tasks."""
+        return Worker(f"{self.meter.name}-poller", self.sample, self.pause)
+
+    def read_all(self, worker: Worker, *, open_first: bool) -> None:
+        """Sweep and read every GPU."""
+
+        def sweep() -> tuple[Gpu, ...]:
+            if open_first:
+                self.meter.open()
+                self.messages.put(Event.OPENED)
+            self.meter.sweep()
+            return self.meter.gpus()
+
+        worker.enter(Call(CallKind.LIBRARY, "", self._clock()))
+        gpus = attempt(sweep)
+        if isinstance(gpus, SourceError):
+            self.meter.close()
+            worker.leave()
+            self.messages.put(self.meter.gpus())
+            self.messages.put(LibraryLost(gpus))
+            return
+        worker.leave()
+        self.messages.put(gpus)
+        self.read_remaining(worker, deque(gpu.uuid for gpu in gpus))
+
+    def read_remaining(self, worker: Worker, remaining: deque[str]) -> None:
+        """Read these GPUs, which ends the read."""
+        worker.remaining = remaining
+        while remaining:
+            uuid = remaining.popleft()
+            if uuid in self.hung:
+                continue
+            outcome = self._call(worker, CallKind.READ, uuid, self.meter.read)
+            if isinstance(outcome, MeterLost):
+                self._close(worker)
+                self.messages.put(LibraryLost(outcome))
+                return
+            self.messages.put(GpuFailed(uuid, outcome) if isinstance(outcome, SourceError) else outcome)
+        self.messages.put(ReadDone())
+
+    def sharing_task(self, uuids: deque[str]) -> Task:
+        """Reads the sharing of one GPU, and queues the next GPU as a new task, so that a read never waits for all of
+        them."""
+        found: dict[str, Sharing] = {}
+
+        def task(worker: Worker) -> None:
+            if not uuids:
+                self.messages.put(SharingRead(found, self._clock()))
+                return
+            uuid = uuids.popleft()
+            if uuid not in self.hung:
+                outcome = self._call(worker, CallKind.SHARING, uuid, self._sharing_of)
+                if isinstance(outcome, Sharing):  # a failure shows at the next read
+                    found[uuid] = outcome
+            worker.tasks.put(task)
+
+        return task
+
+    def _sharing_of(self, uuid: str) -> Sharing:
+        return Sharing() if self._sharing is None else self._sharing.sharing(uuid)
+
+    def pause(self) -> float | None:
+        """Seconds until the next samples, random so that they cannot stay in phase with the load. None: no GPU needs
+        any."""
+        if self._sampling is None or not self._sampling.sampled_gpus():
+            return None
+        return self._sampling_seconds * (0.5 + self._random())
+
+    def sample(self, worker: Worker) -> None:
+        """Take one sample of each GPU that needs it."""
+        meter = self._sampling
+        for uuid in () if meter is None else meter.sampled_gpus():
+            if meter is not None and uuid not in self.hung:
+                self._call(worker, CallKind.SAMPLE, uuid, meter.sample)  # a failure shows at the next read
+
+    def close(self, worker: Worker) -> None:
+        """Close the meter."""
+        self._close(worker)
+        self.messages.put(Event.CLOSED)
+
+    def _close(self, worker: Worker) -> None:
+        worker.enter(Call(CallKind.LIBRARY, "", self._clock()))
+        self.meter.close()
+        worker.leave()
+
+    def _call(self, worker: Worker, kind: CallKind, uuid: str, call: Callable[[str], _T]) -> _T | SourceError:
+        """The outcome of one call for one GPU. Raises Abandoned."""
+        worker.enter(Call(kind, uuid, self._clock()))
+        outcome = attempt(partial(call, uuid))
+        try:
+            worker.leave()
+        except Abandoned:
+            self.messages.put(CallReturned(uuid))
+            raise
+        return outcome
