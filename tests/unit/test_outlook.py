@@ -109,7 +109,7 @@ def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
 def probed(settings: Config, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, object], str]:
     daemon = Daemon(settings, wall=lambda: NOW, accelerators=[SimulatedMeter(gpus=1)])
     daemon.look()
-    seen = probe.look(daemon.snapshot, daemon.holders(), settings)
+    seen = probe.findings(daemon.snapshot, daemon.holders(), settings)
     daemon.stop()
     probe._print(seen)
     return json.loads(json.dumps(seen)), capsys.readouterr().out
@@ -137,10 +137,10 @@ def test_probe_tells_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with PageServer(Facility(None, None, None)) as server:
         _, printed = probed(config(server.url, tmp_path), capsys)
         _, fallen_back = probed(config(server.url, tmp_path, ", fallback_price_per_kwh: 0.3"), capsys)
-    gone = f"; now: {server.url}/{{}} answered HTTP 500: gone\n"
-    assert f"price: not known, from intervals{gone.format('prices')}" in printed
-    assert f"carbon: not known, from intervals{gone.format('grams')}" in printed
-    assert "PUE: 1.4, from the configuration; now: " in printed
+    gone = f"; source down: {server.url}/{{}} answered HTTP 500: gone\n"
+    assert f"price: unknown, from intervals{gone.format('prices')}" in printed
+    assert f"carbon: unknown, from intervals{gone.format('grams')}" in printed
+    assert "PUE: 1.4, from the configuration; source down: " in printed
     assert f"price: 0.3 EUR/kWh (fallback), from intervals{gone.format('prices')}" in fallen_back
 
 

@@ -1,8 +1,8 @@
-"""The command line. One file per command; each is imported only when it is called.
+"""The command line: one module per command, imported only when it is called.
 
-Flags follow the Prometheus family: dotted names, also as environment variables. A flag beats the environment, which beats
-the file, which beats the default. Exit status: 0 after SIGTERM or SIGINT and when a command is done, 1 when the daemon
-cannot go on, 2 on a usage or configuration error.
+Flags follow the Prometheus convention: dotted names, each also an environment variable. Precedence: flag, environment,
+file, default. Exit status: 0 when a command is done and after SIGTERM or SIGINT, 1 on failure, 2 on a usage or
+configuration error.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _CONFIG_FLAG = "config.file"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: ``module`` has ``run(arguments, setting) -> exit status`` and may have ``options(parser)``.
+    """One command. ``module`` has ``run(arguments, setting) -> exit status`` and optionally ``options(parser)``.
 
-    It may also have ``FLAGS``: those of the settings it takes, with defaults of its own; it then reads no file.
+    It can also have ``FLAGS``: the settings it accepts, with its own defaults; it then reads no configuration file.
     """
 
     name: str
@@ -35,36 +35,38 @@ class Command:
 
 
 COMMANDS = (
-    Command("run", "tpw.cli.run", "the daemon (the default)"),
-    Command("check", "tpw.cli.check", "validate the configuration and print every problem in it"),
-    Command("probe", "tpw.cli.probe", "one look at this machine: GPUs, meters, servers, who owns what, the price now"),
+    Command("run", "tpw.cli.run", "run the daemon (the default)"),
+    Command("check", "tpw.cli.check", "validate the configuration and print every problem"),
     Command(
-        "demo", "tpw.cli.demo", "the real pipeline over simulated GPUs and servers, without configuration or hardware"
+        "probe", "tpw.cli.probe", "read this machine once: GPUs, meters, servers, who owns which GPU, the price now"
     ),
-    Command("top", "tpw.cli.top", "a live table of a running daemon"),
-    Command("report", "tpw.cli.report", "tokens, energy and money by day, server and model; table, CSV, JSON, FOCUS"),
-    Command("proxy", "tpw.cli.proxy", "a reverse proxy that counts tokens, before a server that publishes no counters"),
+    Command("demo", "tpw.cli.demo", "run on simulated GPUs and servers, without configuration or hardware"),
+    Command("top", "tpw.cli.top", "show a live table of a running daemon"),
+    Command("report", "tpw.cli.report", "report tokens, energy and cost from the books: table, CSV, JSON, FOCUS"),
+    Command("proxy", "tpw.cli.proxy", "run a reverse proxy that counts the tokens of a server without metrics"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the command line and the environment say about the configuration."""
+    """The configuration file, and what the command line and the environment set in its place."""
 
     config_file: str | None
     overrides: tuple[Override, ...]
 
 
 def _shared(own: Mapping[str, str] | None) -> argparse.ArgumentParser:
-    """The settings a command takes: all, or ``own`` with their own defaults ("" is the usual one)."""
+    """The settings a command accepts: all, or those of ``own`` with its defaults ("" is the usual default)."""
     shared = argparse.ArgumentParser(add_help=False)
-    group = shared.add_argument_group("settings", "Each is an environment variable too: --log.level is TPW_LOG_LEVEL.")
+    group = shared.add_argument_group(
+        "settings", "Each can be set by an environment variable: --log.level is TPW_LOG_LEVEL."
+    )
     if own is None:
         group.add_argument(
             f"--{_CONFIG_FLAG}",
             metavar="FILE",
             default=None,
-            help="The configuration file (YAML). Without one, the defaults.",
+            help="Configuration file (YAML). Default: none; all settings have defaults.",
         )
     for flag in flags():
         if own is not None and flag.name not in own:
@@ -84,7 +86,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tpw-exporter",
         description="Tokens per watt and cost per token of inference servers, for Prometheus.",
-        epilog="Without a command: run. `tpw-exporter COMMAND --help` tells the options of one.",
+        epilog="The default command is run. `tpw-exporter COMMAND --help` lists the options of a command.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -107,7 +109,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _command_first(argv: Sequence[str]) -> list[str]:
-    """The command may stand anywhere, or nowhere: then it is ``run``."""
+    """The arguments with the command first. It can be in any position; the default is ``run``."""
     names = {command.name for command in COMMANDS}
     valued = {f"--{flag.name}" for flag in flags()} | {f"--{_CONFIG_FLAG}"}
     for position, word in enumerate(argv):
@@ -119,12 +121,13 @@ def _command_first(argv: Sequence[str]) -> list[str]:
 
 
 def setting_of(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Setting:
-    """What was said beyond the file, and which file."""
+    """The configuration file, and the overrides of the settings that the command accepts."""
     given = vars(arguments)
-    taken = [flag for flag in flags() if flag.name in given]
+    accepted = [flag for flag in flags() if flag.name in given]
+    paths = {flag.path for flag in accepted}
     config_file = given.get(_CONFIG_FLAG) or environment.get(environment_name(_CONFIG_FLAG)) or None
-    said = overrides({flag.name: given[flag.name] for flag in taken}, environment)
-    return Setting(config_file, tuple(each for each in said if each.path in {flag.path for flag in taken}))
+    found = overrides({flag.name: given[flag.name] for flag in accepted}, environment)
+    return Setting(config_file, tuple(override for override in found if override.path in paths))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,17 +136,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(words)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
-        parser.error(_not_understood(unknown[0], arguments))
+        parser.error(_unknown(unknown[0], arguments))
     command = next(command for command in COMMANDS if command.name == arguments.command)
     run: Callable[[argparse.Namespace, Setting], int] = import_module(command.module).run
     return run(arguments, setting_of(arguments, os.environ))
 
 
-def _not_understood(word: str, arguments: argparse.Namespace) -> str:
-    """What is said of a word that the command does not know."""
-    flag = word.partition("=")[0]
+def _unknown(word: str, arguments: argparse.Namespace) -> str:
+    """The error message for an argument that the command does not accept."""
+    command, flag = arguments.command, word.partition("=")[0]
     if flag in {f"--{_CONFIG_FLAG}", *(f"--{flag.name}" for flag in flags())}:
-        return f"{arguments.command} does not take `{flag}`; see tpw-exporter {arguments.command} --help"
-    known = [*(f"--{name}" for name in vars(arguments) if name != "command"), *(command.name for command in COMMANDS)]
-    meant = did_you_mean(flag, known)
-    return f"{arguments.command}: `{word}` is not understood{meant}; see tpw-exporter {arguments.command} --help"
+        return f"{command} does not accept `{flag}`; see tpw-exporter {command} --help"
+    known = [*(f"--{name}" for name in vars(arguments) if name != "command"), *(row.name for row in COMMANDS)]
+    return f"{command}: unknown argument `{word}`{did_you_mean(flag, known)}; see tpw-exporter {command} --help"

@@ -1,7 +1,6 @@
-"""Who holds a GPU, for a person to read: for ``probe``, which looks at a handful of processes once.
+"""Processes that hold a GPU, described for ``probe``.
 
-What is asked here about one process at a time is the library's trade: names of users, when it began, what may be
-seen of others' processes. The daemon's scan reads procfs itself (see :mod:`tpw.discovery.procfs`).
+Uses psutil, which costs memory and time; the daemon scans procfs itself (see :mod:`tpw.discovery.procfs`).
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from tpw.discovery.naming import heads
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """One process. All but its id is None where it cannot be seen: another pid namespace, or it has just ended."""
+    """One process. Fields other than ``pid`` are None if it is not visible: another pid namespace, or it has exited."""
 
     pid: int
     runs: str | None = None
-    """Its program, and the script or module behind an interpreter; not its arguments, which may hold secrets."""
+    """Program, and the script or module behind an interpreter. Not the arguments, which can hold secrets."""
     user: str | None = None
     started_wall_seconds: float | None = None
 
     def __str__(self) -> str:
         if self.runs is None or self.started_wall_seconds is None:
-            return f"pid {self.pid}, which cannot be seen from here"
+            return f"pid {self.pid} (not visible from here)"
         since = datetime.fromtimestamp(self.started_wall_seconds).astimezone().isoformat(" ", "seconds")
-        return f"pid {self.pid}: {self.runs}, of {self.user or 'an unknown user'}, since {since}"
+        return f"pid {self.pid}: {self.runs}, user {self.user or 'unknown'}, since {since}"
 
 
 def holders(pids: Iterable[int]) -> list[Holder]:
-    """What can be told of these processes, by id. Never raises."""
+    """The processes, by id. Never raises."""
     return [_holder(pid) for pid in sorted(pids)]
 
 

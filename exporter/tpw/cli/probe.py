@@ -1,4 +1,4 @@
-"""``tpw-exporter probe``: one look at this machine, and what is missing to see more."""
+"""``tpw-exporter probe``: reads this machine once, and lists what is missing and how to fix it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from tpw.model import HostMethod
 from tpw.snapshot import Snapshot
 
 _HOST = {
-    HostMethod.NODE: "the node's meter less its GPUs; CPU and memory are in it and are not added",
-    HostMethod.COMPONENTS: "CPU and memory as their meters show them",
-    HostMethod.IN_GPUS: "the GPUs' own meters hold the CPU, so nothing is added",
-    HostMethod.NONE: "nothing of the host is in the facility's energy",
+    HostMethod.NODE: "node meter minus GPUs; it includes CPU and memory",
+    HostMethod.COMPONENTS: "CPU and memory meters",
+    HostMethod.IN_GPUS: "the GPU meters include the CPU; nothing is added",
+    HostMethod.NONE: "the host is not counted in facility energy",
 }
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """What else it takes."""
+    """The command's own options."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Exit status 0 when something could be read at all, 1 when neither a GPU nor a server is here."""
+    """Exit status 0; 1 if neither a GPU nor a server was found; 2 for a configuration error."""
     try:
         config = configuration(setting)
     except ConfigError as error:
         print_problems(error)
         return 2
-    # What is down is told below, in its place.
+    # Sources that are down are listed in the output.
     logs.configure("error", config.log.format)
     try:
         daemon = Daemon(config)
@@ -51,17 +51,18 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     daemon.look()
     time.sleep(min(1.0, config.polling.interval))
     daemon.look_again()
-    seen = look(daemon.snapshot, daemon.holders(), config)
+    found = findings(daemon.snapshot, daemon.holders(), config)
     daemon.stop()
     if arguments.json:
-        print(json.dumps(seen, indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        _print(seen)
-    return 0 if seen["gpus"] or seen["servers"] else 1
+        _print(found)
+    return 0 if found["gpus"] or found["servers"] else 1
 
 
-def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], config: Config) -> dict[str, Any]:
-    """What a snapshot tells, and who holds the GPUs, as plain values."""
+def findings(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], config: Config) -> dict[str, Any]:
+    """A snapshot as the JSON of ``probe``. ``held`` has the process ids by GPU, None where the driver does not report
+    them."""
     books = snapshot.books
     owners: dict[str, list[str]] = {}
     for name, server in books.servers.items():
@@ -130,19 +131,19 @@ def look(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], config:
 
 
 def _holders(pids: Collection[int] | None) -> list[dict[str, Any]] | None:
-    """Who they are; None where the driver does not tell."""
+    """The processes; None where the driver does not report them."""
     return None if pids is None else [asdict(holder) for holder in holders(pids)]
 
 
-def _print(seen: dict[str, Any]) -> None:
-    print("GPUs" if seen["gpus"] else "GPUs: none seen")
-    for gpu in seen["gpus"]:
-        watts = "-" if gpu["power_watts"] is None else f"{gpu['power_watts']:.0f} W"
-        owner = gpu["owner"] or "nobody"
+def _print(found: dict[str, Any]) -> None:
+    print("GPUs" if found["gpus"] else "GPUs: none found")
+    for gpu in found["gpus"]:
+        watts = _watts(gpu["power_watts"])
+        owner = gpu["owner"] or "none"
         print(
             f"  {gpu['index']}  {gpu['name']}  {gpu['uuid']}  {'up' if gpu['up'] else 'DOWN'}  {watts}  owner: {owner}"
         )
-        print(f"     energy by {gpu['energy_method']}, scope {gpu['power_scope']}")
+        print(f"     energy method {gpu['energy_method']}, power scope {gpu['power_scope']}")
         if gpu["why_not_better"]:
             print(f"     {gpu['why_not_better']}")
         for remark in gpu["remarks"]:
@@ -150,35 +151,38 @@ def _print(seen: dict[str, Any]) -> None:
         for holder in gpu["held_by"] or ():
             print(f"     held by {Holder(**holder)}")
         if gpu["calibration"]:
-            print(f"     corrected: {gpu['calibration']['gain']:g} * shown {gpu['calibration']['offset_watts']:+g} W")
-        if len(gpu["shares"]) > 1 or gpu["instances"]:
-            shares = (
-                ", ".join(f"{name} {100 * (share or 0):.0f} %" for name, share in gpu["shares"].items()) or "nobody"
+            print(
+                f"     calibration: {gpu['calibration']['gain']:g} * measured {gpu['calibration']['offset_watts']:+g} W"
             )
-            print(f"     shared now: {shares} (by {gpu['split_method'] or 'nothing'})")
+        if len(gpu["shares"]) > 1 or gpu["instances"]:
+            shares = ", ".join(f"{name} {100 * (share or 0):.0f} %" for name, share in gpu["shares"].items()) or "none"
+            print(f"     shares now: {shares} (method {gpu['split_method'] or 'none'})")
         for instance in gpu["instances"]:
             print(
                 f"     instance {instance['uuid']}  {instance['profile']}"
-                f"  about {100 * instance['estimated_share']:.0f} % of the board ({instance['method']})"
+                f"  about {100 * instance['estimated_share']:.0f} % of the GPU ({instance['method']})"
             )
-    for host in seen["host"]:
-        watts = "-" if host["power_watts"] is None else f"{host['power_watts']:.0f} W"
-        print(f"host {host['component']}  {watts}")
-    print(f"host share by {seen['host_share']['method']}: {seen['host_share']['meaning']}")
-    print("servers" if seen["servers"] else "servers: none seen")
-    for server in seen["servers"]:
-        gpus = ", ".join(map(str, server["gpus"])) or "none known"
-        state = "up" if server["up"] else "counters elsewhere" if server["counters_elsewhere"] else "DOWN"
+    for host in found["host"]:
+        print(f"host {host['component']}  {_watts(host['power_watts'])}")
+    print(f"host share {found['host_share']['method']}: {found['host_share']['meaning']}")
+    print("servers" if found["servers"] else "servers: none found")
+    for server in found["servers"]:
+        gpus = ", ".join(map(str, server["gpus"])) or "unknown"
+        state = "up" if server["up"] else "no metrics page here" if server["counters_elsewhere"] else "DOWN"
         models = ", ".join(server["models"]) or "unknown model"
         print(
             f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus} ({server['attribution']})"
         )
-    print_surroundings(seen)
-    for missing in seen["missing"]:
+    print_surroundings(found)
+    for missing in found["missing"]:
         if missing["source"] in {"tariff", "carbon", "pue"} and not missing["hint"]:
-            continue  # told above
+            continue  # print_surroundings has printed it
         print(f"missing: {missing['source']}: {missing['detail']}")
         if missing["hint"]:
             print(f"         {missing['hint']}")
-    for note in seen["notes"]:
+    for note in found["notes"]:
         print(f"note: {note}")
+
+
+def _watts(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} W"

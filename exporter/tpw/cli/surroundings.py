@@ -1,4 +1,4 @@
-"""What ``probe`` tells of the price, the carbon and the PUE of now."""
+"""The price, carbon intensity and PUE of ``probe``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tpw.snapshot import Snapshot
 
 
 def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
-    """Price, carbon and PUE: what they are now, where that is from, and why there is nothing better."""
+    """Price, carbon intensity and PUE now, with their source and why it is unavailable."""
     why_not = {source.name: source.detail for source in snapshot.sources if not source.up}
     price, carbon, pue = snapshot.prices.now, snapshot.carbon, config.facility.pue
     layer = config.tariff.energy
@@ -43,27 +43,25 @@ def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
 
 
 def _kind(kinds: Mapping[str, type], settings: object) -> str:
-    return next(kind for kind, of in kinds.items() if of is type(settings))
+    return next(kind for kind, settings_class in kinds.items() if settings_class is type(settings))
 
 
-def print_surroundings(seen: Mapping[str, Any]) -> None:
-    """In three lines at most."""
-    price, carbon, pue = seen["price"], seen["carbon"], seen["pue"]
+def print_surroundings(found: Mapping[str, Any]) -> None:
+    """At most three lines."""
+    price, carbon, pue = found["price"], found["carbon"], found["pue"]
     if price is None:
         print("price: no tariff is configured")
     elif price["per_kwh"] is None:
-        print(f"price: not known, from {price['source']}{_because(price)}")
+        print(f"price: unknown, from {price['source']}{_because(price)}")
     else:
-        told = f"{price['per_kwh']:g} {price['currency']}/kWh ({price['state']})"
-        print(f"price: {told}, from {price['source']}{_because(price)}")
-    if carbon is not None and carbon["grams_per_kwh"] is None:
-        print(f"carbon: not known, from {carbon['source']}{_because(carbon)}")
-    elif carbon is not None:
-        print(
-            f"carbon: {carbon['grams_per_kwh']:g} g/kWh ({carbon['basis']}), from {carbon['source']}{_because(carbon)}"
-        )
+        text = f"{price['per_kwh']:g} {price['currency']}/kWh ({price['state']})"
+        print(f"price: {text}, from {price['source']}{_because(price)}")
+    if carbon is not None:
+        known = carbon["grams_per_kwh"] is not None
+        text = f"{carbon['grams_per_kwh']:g} g/kWh ({carbon['basis']})" if known else "unknown"
+        print(f"carbon: {text}, from {carbon['source']}{_because(carbon)}")
     print(f"PUE: {pue['ratio']:g}, from the {pue['source']}{_because(pue)}")
 
 
-def _because(what: Mapping[str, Any]) -> str:
-    return f"; now: {what['why_not']}" if what["why_not"] else ""
+def _because(entry: Mapping[str, Any]) -> str:
+    return f"; source down: {entry['why_not']}" if entry["why_not"] else ""

@@ -1,7 +1,7 @@
 """``tpw-exporter top``: a live table of a running daemon, from its ``/api/v1/status``.
 
-Plain ANSI, no more than the terminal's width and height, the same numbers as the page for people. ``q`` or Ctrl-C ends it;
-``--once`` prints one table and ends, for scripts.
+ANSI only, within the width and height of the terminal, with the same numbers as the landing page. ``q`` or Ctrl-C ends it;
+``--once`` prints one table, for scripts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tpw.exposition.figures import UNKNOWN, plain
 
 if TYPE_CHECKING:
     from tpw.cli import Setting
-    from tpw.exposition.status import GpuStatus, ModelStatus, ServerStatus, Status
+    from tpw.exposition.status import GpuStatus, ModelStatus, ServerStatus, SourceEntry, Status
 
 _DEFAULT_PORT = 10101
 _MILLION = 1e6
@@ -50,12 +50,12 @@ _COLOURS = {
 
 
 class NoAnswerError(Exception):
-    """The daemon did not answer with a status; the message says what happened and what to do."""
+    """The daemon did not answer with a status. The message has the cause and a hint."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of a line: text that cannot move the cursor, and the colour it may have."""
+    """A piece of a line: text without control characters, and a key of ``_COLOURS``."""
 
     text: str
     colour: str = ""
@@ -67,19 +67,19 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--url",
         default="",
-        help="Address of the daemon, such as http://127.0.0.1:10101. Default: where a daemon with this configuration"
-        " listens, by http.",
+        help="Address of the daemon, such as http://127.0.0.1:10101. Default: http on the listen address of this"
+        " configuration.",
     )
-    group.add_argument("--once", action="store_true", help="Print one table and end.")
-    group.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="Between two looks. Default: 1.")
+    group.add_argument("--once", action="store_true", help="Print one table and exit.")
+    group.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="Refresh interval. Default: 1.")
     group.add_argument(
-        "--headers-file", metavar="FILE", help="Headers to send, one `Name: value` a line (Authorization)."
+        "--headers-file", metavar="FILE", help="Headers to send, one `Name: value` per line, such as Authorization."
     )
-    group.add_argument("--ca-file", metavar="FILE", help="Certificates to trust for https, instead of the system's.")
+    group.add_argument("--ca-file", metavar="FILE", help="CA certificates (PEM) for https, instead of the system's.")
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Show the table until told to end. 1 when ``--once`` gets no answer."""
+    """Show the table until it is ended. Exit status 1 when ``--once`` gets no answer."""
     try:
         url = str(arguments.url or _local(_listen_address(setting)))
         fetch = fetcher(url, headers_file=arguments.headers_file, ca_file=arguments.ca_file)
@@ -94,14 +94,9 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     return live(url, fetch, max(0.1, arguments.interval))
 
 
-def top(url: str) -> int:
-    """Show the table of the daemon at an address until told to end."""
-    return live(url, fetcher(url), 1.0)
-
-
 def _listen_address(setting: Setting) -> str:
     """Where a daemon with this configuration listens. Raises ConfigError."""
-    if setting.config_file is None:  # what follows costs memory and time, which a look at the default need not
+    if setting.config_file is None:  # spares the import of the configuration package
         return next((override.text for override in setting.overrides if override.path == "web.listen_address"), "")
     from tpw.cli.configuration import configuration
 
@@ -109,9 +104,9 @@ def _listen_address(setting: Setting) -> str:
 
 
 def _local(listen_address: str) -> str:
-    """The address under which a daemon that listens there is reached from this host."""
+    """The URL of a daemon on this host with that listen address."""
     host, _, port = listen_address.rpartition(":")
-    if host in ("", "0.0.0.0", "[::]"):  # noqa: S104 (an address to be reached, not to listen on)
+    if host in ("", "0.0.0.0", "[::]"):  # noqa: S104 (compared, not listened on)
         host = "127.0.0.1"
     return f"http://{host}:{port or _DEFAULT_PORT}"
 
@@ -188,28 +183,30 @@ def once(url: str, fetch: Callable[[], Status]) -> int:
 
 
 def live(url: str, fetch: Callable[[], Status], interval_seconds: float) -> int:
-    """Redraw until ``q``, Ctrl-C or a signal."""
+    """Redraw until ``q``, Ctrl-C or SIGTERM."""
     colours = _wants_colours()
     lines: list[str] = []
     with _terminal() as key_within:
         while True:
             size = shutil.get_terminal_size((80, 24))
             try:
-                # One column is left free: a full one makes some terminals erase its last character.
+                # One column stays free: some terminals erase the last character of a full line.
                 lines = screen(fetch(), url, width=size.columns - 1, height=size.lines, colours=colours)
             except NoAnswerError as error:
-                # The last table stays below, so that one can still read it; its clock tells how old it is.
-                told = _line([_Part(plain(str(error)), "lost")], size.columns - 1, colours=colours)
-                lines = [told, *lines[1:]] if lines else [told]
+                # The last table stays visible below the error.
+                message = _line([_Part(plain(str(error)), "lost")], size.columns - 1, colours=colours)
+                lines = [message, *lines[1:]] if lines else [message]
             sys.stdout.write("\x1b[H" + "\x1b[K\r\n".join(lines[: size.lines]) + "\x1b[K\x1b[J")
             sys.stdout.flush()
             if key_within(interval_seconds) in ("q", "Q", "\x03", "\x04"):
-                return 0
+                break
+    return 0
 
 
 @contextmanager
 def _terminal() -> Iterator[Callable[[float], str]]:
-    """The alternate screen without a cursor, and single keys; everything is put back, whatever happens.
+    """The alternate screen without a cursor, and single keys. Restores the terminal at the end. Ctrl-C and SIGTERM end the
+    block.
 
     Yields a function that waits so many seconds for a key and returns it, or "".
     """
@@ -222,6 +219,8 @@ def _terminal() -> Iterator[Callable[[float], str]]:
     source = sys.stdin.fileno() if sys.stdin.isatty() else None
     before = None if source is None else termios.tcgetattr(source)
     signal.signal(signal.SIGTERM, end)
+    # Python leaves SIGINT ignored if its parent did (a non-interactive shell does so for `&`); Ctrl-C must end it anyway.
+    signal.signal(signal.SIGINT, end)
 
     def key_within(seconds: float) -> str:
         if source is None:
@@ -252,23 +251,23 @@ def _wants_colours() -> bool:
 
 
 def screen(status: Status, url: str, *, width: int = 80, height: int | None = None, colours: bool = False) -> list[str]:
-    """The lines of the table, none longer than ``width``; no more than ``height`` of them."""
+    """The lines of the table: none longer than ``width``, at most ``height`` of them."""
     rows = [*_head(status, url, width), []]
     servers = [
-        _server(status, server, model, first=place == 0, width=width)
+        _server(server, model, first=position == 0, width=width)
         for server in status["servers"]
-        for place, model in enumerate(server["models"])
+        for position, model in enumerate(server["models"])
     ]
     gpus = [_gpu(gpu, width) for gpu in status["gpus"]]
-    rows += [_server_heads(status, width), *(servers or [[_Part("no inference server is known", "soft")]]), []]
-    rows += [_gpu_heads(width), *(gpus or [[_Part("no GPU reports power here", "soft")]])]
-    broken = [source for source in status["sources"] if source["tried"] and not source["up"]]
-    if broken:
+    rows += [_server_heads(status, width), *(servers or [[_Part("no inference server found", "soft")]]), []]
+    rows += [_gpu_heads(width), *(gpus or [[_Part("no GPU found", "soft")]])]
+    failing = _failing(status)
+    if failing:
         rows.append([])
-        for source in broken:
-            said = f"{source['detail']}{': ' if source['hint'] else ''}{source['hint']}"
-            for place, line in enumerate(_wrapped(said, width - 17)):
-                rows.append([_Part(_fit("" if place else source["name"], 16) + " ", "failing"), _Part(line)])
+        for source in failing:
+            problem = f"{source['detail']}{': ' if source['hint'] else ''}{source['hint']}"
+            for number, line in enumerate(_wrapped(problem, width - 17)):
+                rows.append([_Part(_fit("" if number else source["name"], 16) + " ", "failing"), _Part(line)])
     if status["notes"]:
         rows += [[], *([_Part(line, "soft")] for note in status["notes"] for line in _wrapped(note, width))]
     if height is not None and len(rows) > height:
@@ -277,12 +276,16 @@ def screen(status: Status, url: str, *, width: int = 80, height: int | None = No
     return [_line(row, width, colours=colours) for row in rows]
 
 
+def _failing(status: Status) -> list[SourceEntry]:
+    return [source for source in status["sources"] if source["tried"] and not source["up"]]
+
+
 def _wrapped(text: str, width: int) -> list[str]:
     return wrap(plain(text), max(20, width), break_on_hyphens=False)
 
 
 def _line(parts: Sequence[_Part], width: int, *, colours: bool) -> str:
-    """The parts one after the other, cut at the width."""
+    """The parts, concatenated and cut at the width."""
     out, left = [], width
     for part in parts:
         text = part.text[:left]
@@ -294,7 +297,7 @@ def _line(parts: Sequence[_Part], width: int, *, colours: bool) -> str:
 
 
 def _fit(text: str, width: int, *, right: bool = False) -> str:
-    """A text in so many columns: cut with a mark, or filled up."""
+    """The text in exactly ``width`` columns: padded, or cut with a ``~``."""
     text = plain(text)
     if len(text) > width:
         text = text[: max(0, width - 1)] + "~"
@@ -303,16 +306,16 @@ def _fit(text: str, width: int, *, right: bool = False) -> str:
 
 def _head(status: Status, url: str, width: int) -> list[list[_Part]]:
     head, currency = status["headline"], status["currency"] or ""
-    broken = sum(1 for source in status["sources"] if source["tried"] and not source["up"])
-    mood = _Part(f"{broken} of {len(status['sources'])} sources failing", "parked") if broken else _Part("")
+    failing = len(_failing(status))
+    health = _Part(f"{failing} of {len(status['sources'])} sources failing", "parked") if failing else _Part("")
     title = f"tpw-exporter  {plain(url)}  {figures.clock(status['at'])}  "
     rate, total = head["tokens_per_second"], head["all_tokens_per_second"]
     cost = head["cost_per_token"]
     return [
-        [_Part(title, "strong"), mood],
+        [_Part(title, "strong"), health],
         [
             _Part(f"{figures.figure(rate)} tok/s", "strong"),
-            _Part(f" ({figures.figure(total)} with prompts)" if total is not None else ""),
+            _Part(f" ({figures.figure(total)} with input)" if total is not None else ""),
             _Part(f"   {figures.watts(head['power_watts'])}", "strong"),
             _Part(f"   {figures.figure(head['tokens_per_watt'])} tok/s per W", "strong"),
             _Part(f"   {figures.money(cost, currency, scale=_MILLION)} per 1M" if cost is not None else "", "strong"),
@@ -323,7 +326,7 @@ def _head(status: Status, url: str, width: int) -> list[list[_Part]]:
 
 
 def _joined(texts: Sequence[str], width: int) -> list[str]:
-    """The texts on one line where they fit, else on one each."""
+    """The texts on one line if they fit, else one line per text."""
     line = "   ".join(texts)
     if not line:
         return []
@@ -350,7 +353,7 @@ def _waste(status: Status) -> str:
 
 
 def _facility(status: Status) -> tuple[str, ...]:
-    """What stands between the boards and the bill, where it is configured."""
+    """PUE, grid carbon and demand, if configured."""
     carbon, demand = status["carbon"], status["demand"]
     texts = []
     if status["pue"] != 1.0:
@@ -372,14 +375,14 @@ def _server_heads(status: Status, width: int) -> list[_Part]:
 
 
 def _widths(width: int) -> tuple[int, int]:
-    """Columns of the server's name and of the model, out of what the numbers leave."""
-    room = max(24, width - 57)
-    name = max(8, min(20, room * 2 // 5))
-    return name, room - name
+    """Widths of the columns for server and model: what the numbers leave."""
+    free = max(24, width - 57)
+    name = max(8, min(20, free * 2 // 5))
+    return name, free - name
 
 
-def _server(status: Status, server: ServerStatus, model: ModelStatus, *, first: bool, width: int) -> list[_Part]:
-    name, room = _widths(width)
+def _server(server: ServerStatus, model: ModelStatus, *, first: bool, width: int) -> list[_Part]:
+    name, model_width = _widths(width)
     cost = model["cost_per_token"].get("full", {}).get("output")
     numbers = (
         (figures.figure(model["tokens_per_second"].get("output")), 7),
@@ -392,7 +395,7 @@ def _server(status: Status, server: ServerStatus, model: ModelStatus, *, first: 
     return [
         _Part(_fit(server["name"] if first else "", name) + " "),
         _Part(_fit(server["state"] if first else "", 7) + " ", server["state"]),
-        _Part(_fit(model["model"], room) + " "),
+        _Part(_fit(model["model"], model_width) + " "),
         _Part(" ".join(_fit(text, columns, right=True) for text, columns in numbers)),
         _Part(f" {gpus}" if first else ""),
     ]

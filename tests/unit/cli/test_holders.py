@@ -1,4 +1,4 @@
-"""Who holds a GPU, in words."""
+"""The description of a process that holds a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from tpw.cli.holders import Holder, holders
 
 
-def test_a_process_is_told_by_what_it_runs_and_never_by_its_arguments() -> None:
+def test_a_process_is_described_by_its_program_and_never_by_its_arguments() -> None:
     begun = time.time()
     setup = "import time; key = 'secret'; print('here', flush=True)"
     command = [sys.executable, "-m", "timeit", "-n", "1", "-s", setup, "time.sleep(60)"]
@@ -28,12 +28,12 @@ def test_a_process_is_told_by_what_it_runs_and_never_by_its_arguments() -> None:
     assert holder.started_wall_seconds is not None
     assert abs(holder.started_wall_seconds - begun) < 5.0
     assert "secret" not in str(holder)
-    assert str(holder).startswith(f"pid {child.pid}: {holder.runs}, of {holder.user}, since ")
+    assert str(holder).startswith(f"pid {child.pid}: {holder.runs}, user {holder.user}, since ")
 
 
-def test_a_process_that_cannot_be_seen_is_told_as_such() -> None:
+def test_a_process_that_is_not_visible_is_described_as_such() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
 
     assert holders([child.pid]) == [Holder(child.pid)]
-    assert str(Holder(7)) == "pid 7, which cannot be seen from here"
+    assert str(Holder(7)) == "pid 7 (not visible from here)"

@@ -1,4 +1,4 @@
-"""The command line as such."""
+"""Commands, flags and their errors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tpw.cli import main
 
 
 @pytest.mark.parametrize(
-    ("words", "command", "said"),
+    ("words", "command", "message"),
     [
         (
             ["--web.listen-adress=:1"],
             "run",
-            "`--web.listen-adress=:1` is not understood; did you mean `--web.listen-address`?",
+            "unknown argument `--web.listen-adress=:1`; did you mean `--web.listen-address`?",
         ),
-        (["prbe"], "run", "`prbe` is not understood; did you mean `probe`?"),
-        (["check", "--nope"], "check", "`--nope` is not understood"),
+        (["prbe"], "run", "unknown argument `prbe`; did you mean `probe`?"),
+        (["check", "--nope"], "check", "unknown argument `--nope`"),
     ],
 )
-def test_a_flag_that_is_not_known_names_the_command_and_the_nearest_flag(
-    words: list[str], command: str, said: str, capsys: pytest.CaptureFixture[str]
+def test_the_error_for_an_unknown_argument_has_the_command_and_the_nearest_flag(
+    words: list[str], command: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
@@ -31,15 +31,15 @@ def test_a_flag_that_is_not_known_names_the_command_and_the_nearest_flag(
     assert ended.value.code == 2
     assert (
         capsys.readouterr().err.splitlines()[-1]
-        == f"tpw-exporter: error: {command}: {said}; see tpw-exporter {command} --help"
+        == f"tpw-exporter: error: {command}: {message}; see tpw-exporter {command} --help"
     )
 
 
 def test_the_daemon_does_not_load_what_only_other_commands_need() -> None:
-    """Memory on every node of a fleet."""
-    look = (
+    """It would cost memory on every node."""
+    script = (
         "import sys, tpw.cli.run, tpw.cli.serving; print(*{'psutil', 'difflib', 'urllib.request'} & sys.modules.keys())"
     )
-    loaded = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
     assert loaded.split() == []

@@ -1,4 +1,4 @@
-"""The table in the terminal, drawn from a status, fetched from a real server, and shown on a pseudo-terminal."""
+"""The table of ``top``: drawn from a status, fetched from a real server, shown on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def test_the_table_of_a_rich_machine_is_the_golden_table():
     assert table == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_an_empty_machine_says_so():
+def test_an_empty_machine_has_hints():
     text = "\n".join(screen(as_fetched(empty_snapshot()), URL))
-    for part in ("no tariff: no cost", "no inference server is known", "no GPU reports power here", "add `tariff:`"):
+    for part in ("no tariff: no cost", "no inference server found", "no GPU found", "add `tariff:`"):
         assert part in text
 
 
@@ -66,7 +66,7 @@ def test_no_line_is_wider_than_the_terminal(width: int, snapshot: Callable[[], S
         assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in lines) <= width
 
 
-def test_a_low_terminal_is_told_what_it_misses():
+def test_a_low_terminal_shows_how_many_lines_are_hidden():
     lines = screen(as_fetched(fleet_snapshot(16, 16)), URL, height=20)
     assert len(lines) == 20
     assert lines[-1] == "... 20 more lines: make the window taller"
@@ -78,7 +78,7 @@ def test_colours_change_nothing_but_colours():
     assert stripped == screen(found, URL)
 
 
-def test_texts_from_outside_cannot_move_the_cursor():
+def test_external_texts_cannot_move_the_cursor():
     evil = "\x1b[2J\x9b31m\r\n\u202eabc"
     snapshot = rich_snapshot()
     account = replace(snapshot.books.servers["chat"], name=evil, models=(evil,))
@@ -99,7 +99,7 @@ def test_the_status_of_a_daemon_is_fetched(capsys: pytest.CaptureFixture[str]):
     assert "\x1b" not in out
 
 
-def test_no_daemon_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]):
+def test_without_a_daemon_the_error_has_a_hint(capsys: pytest.CaptureFixture[str]):
     with serving(Web(rich_snapshot, Page())) as url:
         pass
     assert once(url, fetcher(url)) == 1
@@ -115,7 +115,7 @@ def test_no_daemon_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]):
         (Response(b"[]"), "is it a tpw-exporter"),
     ],
 )
-def test_answers_that_are_no_status_are_told(answer: Response, words: str):
+def test_an_answer_that_is_no_status_is_an_error(answer: Response, words: str):
     with serving(lambda request: answer) as url, pytest.raises(NoAnswerError, match=words):
         fetcher(url)()
 
@@ -135,7 +135,7 @@ def test_headers_are_sent_from_a_file(tmp_path: Path):
     assert (seen[0].headers["authorization"], seen[0].headers["x-other"]) == ("Basic abc", "a: b")
 
 
-def test_addresses_and_files_that_cannot_be_used_are_refused(tmp_path: Path):
+def test_invalid_addresses_and_files_are_errors(tmp_path: Path):
     with pytest.raises(ValueError, match="write http://HOST:PORT"):
         fetcher("file:///etc/passwd")
     file = tmp_path / "headers"
@@ -153,14 +153,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tpw", "top", *arguments]
 
 
-def test_once_prints_the_table_and_ends():
+def test_once_prints_the_table_and_exits():
     with serving(Web(rich_snapshot, Page())) as url:
         done = subprocess.run(command("--once", "--url", url), capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[6].startswith("chat      active  acme/chat-70b")
 
 
-def test_the_address_is_the_one_this_configuration_would_listen_on():
+def test_the_default_address_is_the_listen_address_of_the_configuration():
     with serving(Web(rich_snapshot, Page())) as url:
         listen = url.replace("http://127.0.0.1", "")
         done = subprocess.run(
@@ -171,7 +171,7 @@ def test_the_address_is_the_one_this_configuration_would_listen_on():
 
 @contextmanager
 def terminal() -> Iterator[tuple[int, int]]:
-    """A pseudo-terminal: the end of whoever looks at it, and that of the program in it."""
+    """A pseudo-terminal: the end of the user, and the end of the program."""
     ends = pty.openpty()
     try:
         yield ends
@@ -181,29 +181,37 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "signal.signal(signal.SIGINT, getattr(signal, sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 )
-"""Makes standard input the controlling terminal, so that Ctrl-C means what it does for a person, and becomes a command."""
+"""Makes standard input the controlling terminal, so that Ctrl-C sends SIGINT, and executes a command.
+
+The first argument is how SIGINT is handled before the command starts: SIG_DFL, or SIG_IGN as in a job started with `&` by a
+non-interactive shell.
+"""
 
 
-@pytest.mark.parametrize("end", ["q", "\x03", "TERM"])
-def test_it_redraws_until_told_to_end_and_puts_the_terminal_back(end: str):
+@pytest.mark.parametrize(
+    ("end", "interrupt"),
+    [("q", "SIG_DFL"), ("\x03", "SIG_DFL"), ("\x03", "SIG_IGN"), ("TERM", "SIG_DFL"), ("TERM", "SIG_IGN")],
+)
+def test_it_redraws_until_it_is_ended_and_restores_the_terminal(end: str, interrupt: str):
     out = b""
     with serving(Web(rich_snapshot, Page())) as url, terminal() as (screen_end, child_end):
         child = subprocess.Popen(
-            [sys.executable, "-c", TAKE_TERMINAL, *command("--url", url, "--interval", "0.1")],
+            [sys.executable, "-c", TAKE_TERMINAL, interrupt, *command("--url", url, "--interval", "0.1")],
             stdin=child_end,
             stdout=child_end,
             env={**os.environ, "TERM": "xterm"},
             start_new_session=True,
         )
-        told = False
+        ended = False
         while b"\x1b[?1049l" not in out:
             ready, _, _ = select.select([screen_end], [], [], 60)
             assert ready, out
             out += os.read(screen_end, 65536)
-            if not told and out.count(b"\x1b[H") >= 3:
-                told = True
+            if not ended and out.count(b"\x1b[H") >= 3:
+                ended = True
                 if end == "TERM":
                     child.terminate()
                 else:

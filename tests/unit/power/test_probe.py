@@ -104,7 +104,7 @@ def test_each_gpu_is_told_with_its_source_and_why_no_better_one_is_used(
 ) -> None:
     board(nvml)
     with Node(nvml) as node:
-        seen = probe.look(node.daemon.snapshot, node.daemon.holders(), Config())
+        seen = probe.findings(node.daemon.snapshot, node.daemon.holders(), Config())
     capsys.readouterr()
     probe._print(seen)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -113,14 +113,14 @@ def test_each_gpu_is_told_with_its_source_and_why_no_better_one_is_used(
     assert (gpu["energy_method"], gpu["power_scope"]) == (method, scope)
     assert (gpu["why_not_better"], gpu["remarks"]) == (why, remarks)
     assert (other["energy_method"], other["power_scope"], other["why_not_better"], other["remarks"]) == COUNTER
-    start = lines.index(f"energy by {method}, scope {scope}")
+    start = lines.index(f"energy method {method}, power scope {scope}")
     assert lines[start + 1 : start + 1 + bool(why) + len(remarks)] == [*([why] if why else []), *remarks]
 
 
 def test_a_gpu_that_may_not_be_used_is_told_as_such(nvml: FakeNvml) -> None:
     nvml.gpu(1).flag("no_access")
     with Node(nvml) as node:
-        seen = probe.look(node.daemon.snapshot, node.daemon.holders(), Config())
+        seen = probe.findings(node.daemon.snapshot, node.daemon.holders(), Config())
 
     assert [gpu["index"] for gpu in seen["gpus"]] == [0]
     assert "GPU 1 of 2 cannot be used: no permission (4)" in seen["notes"]
