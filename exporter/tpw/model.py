@@ -1,11 +1,11 @@
-"""Identities, readings and units that every room shares.
+"""Identities, readings and units that all packages share.
 
-Imports nothing of ours and does no I/O. Everything here is frozen: a reading is made once by a source, carried through
-the ledger and shown by the exposition, and nobody changes it on the way.
+Imports no other package of the project and does no I/O. Everything here is immutable: a source creates a reading, the
+ledger processes it, the exposition shows it.
 
 Units are in the names: ``_watts``, ``_joules``, ``_seconds``, ``_bytes``, ``_celsius``, ``_ratio`` (0 to 1).
 ``at_seconds`` is always a *monotonic* instant (``time.monotonic``), ``wall_seconds`` always Unix time. ``None`` means
-"not known", never zero.
+unknown, never zero.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 UNKNOWN_MODEL = "unknown"
-"""Model label of tokens and joules whose server names no model."""
+"""Model label of tokens and joules of servers that name no model."""
 
 
 class State(StrEnum):
     """What a GPU was doing over an interval."""
 
     ACTIVE = "active"
-    """A server that owns it was working: requests running, or tokens moved."""
+    """A server that owns it was working: requests were running, or token counters rose."""
     PARKED = "parked"
     """Owned, a model is loaded, no work."""
     IDLE = "idle"
-    """Nobody owns it."""
+    """No server owns it."""
 
 
 class TokenKind(StrEnum):
@@ -41,9 +41,9 @@ class Boundary(StrEnum):
     """What a quantity of energy includes."""
 
     GPU = "gpu"
-    """The board."""
+    """GPU power as measured on the device."""
     FACILITY = "facility"
-    """The board and its share of the host, times PUE."""
+    """The GPU and its share of the host, times PUE."""
 
 
 class Scope(StrEnum):
@@ -54,7 +54,7 @@ class Scope(StrEnum):
 
 
 class PowerScope(StrEnum):
-    """What a GPU's own meter includes (superchips report the whole module)."""
+    """What a GPU's own meter includes: superchips may report the whole module."""
 
     GPU = "gpu"
     MODULE = "module"
@@ -62,41 +62,41 @@ class PowerScope(StrEnum):
 
 
 class EnergyMethod(StrEnum):
-    """How a GPU's joules are obtained, best first."""
+    """How a GPU's energy is obtained, best first."""
 
     COUNTER = "counter"
-    """Difference of a hardware energy counter."""
+    """Difference of two readings of a hardware energy counter."""
     AVERAGE_POWER = "average_power"
-    """Integral of a sensor that reports the mean of the last second."""
+    """Integral of a sensor that reports a mean, usually of the last second."""
     INSTANT_POWER = "instant_power"
-    """Trapezoid over a sensor that reports an instant: aliases with periodic work."""
+    """Trapezoid over a sensor that reports instants: aliases with periodic loads."""
     EXTERNAL = "external"
-    """Somebody else's meter (a PDU, a BMC, a Prometheus query)."""
+    """Another meter: a PDU, a BMC, a Prometheus query."""
     CONFIGURED = "configured"
     """A fixed number of watts from the configuration."""
     NONE = "none"
-    """The board reports neither power nor energy."""
+    """The GPU reports neither power nor energy."""
 
 
 class Cadence(StrEnum):
-    """When an engine's output counter moves."""
+    """When an engine's output counter rises."""
 
     STEP = "step"
-    """At every engine step: the rate is live."""
+    """At every engine step: rates are live."""
     CHUNK = "chunk"
-    """Whenever a chunk reaches the frontend: live."""
+    """Whenever a chunk reaches the frontend: rates are live."""
     FINISH = "finish"
-    """Only when a request ends: short windows read zero, then a spike."""
+    """Only when a request ends: a rate over a short window is zero, then a spike."""
     UNKNOWN = "unknown"
 
 
 class Reason(StrEnum):
-    """Why a read ended without a reading. Failure is data, never a zero."""
+    """Why a read gave no reading. A failure is never reported as zero."""
 
     UNSUPPORTED = "unsupported"
-    """The thing cannot tell, and never will."""
+    """The device or server does not offer the value."""
     ABSENT = "absent"
-    """Not here: no driver, no library, HTTP 404."""
+    """No driver, no library, HTTP 404."""
     PERMISSION = "permission"
     UNAUTHORIZED = "unauthorized"
     """HTTP 401 or 403."""
@@ -108,26 +108,26 @@ class Reason(StrEnum):
     UNREACHABLE = "unreachable"
     """Connection refused, name not found, reset."""
     LOADING = "loading"
-    """HTTP 503: the model is being loaded."""
+    """HTTP 503: the model is loading."""
     DISABLED = "disabled"
-    """HTTP 501, or a page without the engine's series: metrics are switched off."""
+    """HTTP 501, or a page without the engine's series: metrics are off. Also: released on request."""
     MALFORMED = "malformed"
-    """An answer that is not what it should be."""
+    """The answer cannot be parsed, or is implausible."""
     NOT_YET = "not_yet"
     """A price feed that has not published."""
     INTERNAL = "internal"
-    """A bug of ours, caught at the poller."""
+    """A bug in the exporter, caught by the poller."""
 
 
 class SourceError(Exception):
-    """A source could not read. Raised by sources, caught once, by the poller.
+    """A source could not read. Raised by sources, caught by the poller.
 
     Args:
-        reason: which of the closed set of reasons.
-        detail: for the person who reads the log: what happened, in one line.
-        hint: how to allow it, or "" where nothing can be done.
-        fatal: True when only a new process can mend it (a driver library replaced on disk): the daemon exits with 1 and
-            its supervisor starts it afresh.
+        reason: one of the closed set of reasons.
+        detail: what happened, in one line, for the log.
+        hint: what the operator can do, or "".
+        fatal: True when only a new process recovers (the driver's library was replaced on disk): the daemon exits with 1
+            and its supervisor restarts it.
     """
 
     def __init__(self, reason: Reason, detail: str, hint: str = "", *, fatal: bool = False) -> None:
@@ -140,7 +140,7 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One moment on both clocks: monotonic for durations, wall for prices and books."""
+    """One moment on both clocks: monotonic for durations, wall clock for prices and books."""
 
     monotonic_seconds: float
     wall_seconds: float
@@ -151,7 +151,7 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class Die:
-    """A further die of a board that shows as a GPU of its own, and whose energy the board's meter tells."""
+    """A further die that the driver lists as a GPU of its own, with its energy in the meter of the first die."""
 
     uuid: str
     index: int
@@ -160,7 +160,7 @@ class Die:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One physical board that reports power, as its meter found it. Changes only when the board is probed again."""
+    """One physical GPU as its meter found it. Changes only when the GPU is probed again."""
 
     uuid: str
     index: int
@@ -172,69 +172,69 @@ class Gpu:
     power_scope: PowerScope = PowerScope.GPU
     energy_method: EnergyMethod = EnergyMethod.COUNTER
     method_note: str = ""
-    """Why no better method is used; "" when the method is the best there is."""
+    """Why no better method is used; "" for the best method."""
     remarks: tuple[str, ...] = ()
-    """What else there is to know about its figures, in sentences."""
+    """Further facts about its values, in sentences."""
     max_power_watts: float | None = None
-    """The most this board can draw (the highest limit it can be given): bounds what an energy delta may be."""
+    """The highest power limit that can be set: an upper bound for the plausibility of energy deltas."""
     mig_uuids: tuple[str, ...] = ()
-    """UUIDs of the instances it is cut into. Power is of the whole board."""
+    """UUIDs of its MIG instances. Power is that of the whole GPU."""
     dies: tuple[Die, ...] = ()
-    """Further dies of the same board: servers may name them, and have the board then."""
+    """Further dies of the same GPU. A server that names one of them owns this GPU."""
     power_averaged: bool = False
-    """Whether ``GpuSample.power_watts`` is a mean over the last second: only then can its integral check a counter."""
+    """Whether ``GpuSample.power_watts`` is a mean of the last second: only then can its integral check a counter."""
 
     def all_dies(self) -> tuple[Die, ...]:
-        """By what it may be called: itself, and its further dies."""
+        """This GPU and its further dies, each with the names a server may use for it."""
         return (Die(self.uuid, self.index, self.pci_bus_id), *self.dies)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What somebody found with a better meter: true watts = ``gain`` * shown watts + ``offset_watts``.
+    """Correction from a comparison with a better meter: true watts = ``gain`` * reported watts + ``offset_watts``.
 
-    The error of boards' sensors is of this form, stable on one board and different between boards (arXiv 2312.02741).
+    The error of GPU power sensors has this form, is stable for one GPU and differs between GPUs (arXiv 2312.02741).
     """
 
     gain: float = 1.0
     offset_watts: float = 0.0
 
-    def watts(self, shown: float) -> float:
-        """Of power."""
-        return max(0.0, self.gain * shown + self.offset_watts)
+    def watts(self, reported_watts: float) -> float:
+        """Corrected power."""
+        return max(0.0, self.gain * reported_watts + self.offset_watts)
 
-    def joules(self, shown: float, seconds: float) -> float:
-        """Of energy used over so many seconds. Never below 0, so nothing that sums it up can fall."""
-        return max(0.0, self.gain * shown + self.offset_watts * seconds)
+    def joules(self, reported_joules: float, seconds: float) -> float:
+        """Corrected energy of an interval. Never below 0, so that no sum of it falls."""
+        return max(0.0, self.gain * reported_joules + self.offset_watts * seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """One look at one GPU. A field that could not be read in this look is None."""
+    """One reading of one GPU. A field that could not be read is None."""
 
     uuid: str
     at_seconds: float
     """Monotonic instant of the energy or power reading."""
     energy_joules: float | None = None
-    """The raw hardware counter: any epoch, may reset."""
+    """Raw hardware counter, with any epoch; may reset."""
     power_watts: float | None = None
-    """What the sensor says now; what is integrated where there is no counter."""
+    """Sensor value; integrated where there is no counter."""
     power_mean_seconds: float = 0.0
-    """``power_watts`` is the mean of so many seconds before ``at_seconds``; 0: an instant, or not known."""
+    """Length of the window before ``at_seconds`` over which ``power_watts`` is a mean; 0: an instant, or unknown."""
     power_limit_watts: float | None = None
     power_floor_watts: float | None = None
-    """Below which power smoothing holds the board up on purpose; None where there is none."""
+    """Floor of power smoothing, which keeps the GPU's power from falling below it; None without one."""
     utilization_ratio: float | None = None
     memory_used_bytes: float | None = None
     memory_total_bytes: float | None = None
     temperature_celsius: float | None = None
     throttle_seconds: tuple[tuple[str, float], ...] | None = None
-    """(reason, cumulative seconds) since some epoch of the driver's; may reset."""
+    """(reason, cumulative seconds) since any epoch; may reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFault:
-    """One GPU that did not answer in this look; the others did."""
+    """One GPU that gave no sample in this reading."""
 
     uuid: str
     at_seconds: float
@@ -244,10 +244,10 @@ class GpuFault:
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorReading:
-    """Everything one accelerator meter saw in one look."""
+    """One reading of an accelerator meter."""
 
     gpus: tuple[Gpu, ...]
-    """All GPUs the meter has ever found since it was opened, lost ones too."""
+    """All GPUs found since the meter was first opened, lost ones too."""
     samples: tuple[GpuSample, ...]
     faults: tuple[GpuFault, ...] = ()
 
@@ -259,15 +259,15 @@ class HostSample:
     component: str
     at_seconds: float
     energy_joules: float | None = None
-    """Monotone within the life of the meter object (wraps are already undone); any epoch."""
+    """Monotone while the meter object exists (wraps are undone); any epoch."""
     power_watts: float | None = None
-    """For meters that only know watts: integrated by trapezoid."""
+    """For meters that report only power: integrated by trapezoid."""
     max_power_watts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """Everything one host meter saw in one look."""
+    """One reading of a host meter."""
 
     samples: tuple[HostSample, ...]
 
@@ -276,7 +276,7 @@ class HostReading:
 
 
 class Role(StrEnum):
-    """What a server's series counts, before the kinds are made disjoint."""
+    """What a server's series counts, before the kinds of tokens are made disjoint."""
 
     OUTPUT = "output"
     INPUT = "input"
@@ -290,18 +290,18 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenSeries:
-    """One counter series of a server's page, as it stands now."""
+    """One counter series of a server's page."""
 
     role: Role
     model: str
     key: str
-    """Identifies the series across reads: its name and labels as on the page."""
+    """Identity of the series across reads: its name and labels as on the page."""
     value: float
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests in a server at one moment, by model. None where the engine does not say."""
+    """Requests in a server at one moment, by model. None where the engine does not report them."""
 
     model: str
     running: float | None
@@ -310,10 +310,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Output tokens of requests that are being worked on, which no counter of the server holds yet.
+    """Output tokens of running requests, which are not in a counter of the server yet.
 
-    Read after the counters: a request that ends in between is then in neither, never in both, so that counter and these
-    together are at most what was generated.
+    Read after the counters: a request that ends in between is then in neither, never in both, so that both together are at
+    most what was generated.
     """
 
     model: str
@@ -322,7 +322,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class WorkSeries:
-    """A counter of work where tokens are not the measure (audio seconds, images, requests)."""
+    """A counter of work that is not measured in tokens (audio seconds, images, requests)."""
 
     unit: str
     model: str
@@ -352,7 +352,7 @@ class OsProcess:
 
 @dataclass(frozen=True, slots=True)
 class ServerReading:
-    """One look at one inference server."""
+    """One reading of one inference server."""
 
     server: str
     at_seconds: float
@@ -365,17 +365,17 @@ class ServerReading:
     loads: tuple[Load, ...] = ()
     work: tuple[WorkSeries, ...] = ()
     started_wall_seconds: float | None = None
-    """When the process behind the counters began, and they at 0 with it; None where that is not known."""
+    """When the process behind the counters started, with its counters at 0; None where unknown."""
     in_flight: tuple[InFlight, ...] = ()
     note: str = ""
-    """What this server could tell and does not, and how to let it; "" where nothing is missing."""
+    """What this server does not report although it could, and how to enable it; "" where nothing is missing."""
     address: str = ""
-    """Where it was read: another one is another server, where no identity says more."""
+    """Where it was read. Without an identity, another address means another server."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFault:
-    """A server that did not give a reading."""
+    """A server that gave no reading."""
 
     server: str
     at_seconds: float
@@ -387,11 +387,11 @@ class ServerFault:
 
 
 class Attribution(StrEnum):
-    """How it is known which GPUs are a server's."""
+    """How the GPUs of a server are determined."""
 
     CONFIGURED = "configured"
     PROCESSES = "processes"
-    """Listening socket -> process tree -> the driver's process list."""
+    """Listening socket -> process tree -> process list of the driver."""
     KUBERNETES = "kubernetes"
     """The kubelet's device assignment."""
     ENVIRONMENT = "environment"
@@ -403,8 +403,8 @@ class Attribution(StrEnum):
 class Ownership:
     """Which GPUs a server owns now.
 
-    ``held`` is whether some process still holds the GPUs: a server that answers no more owns its GPUs only while it is
-    held (contract, section "Field terms").
+    ``held``: whether a process still holds the GPUs. A server that no longer answers owns its GPUs only while they are held
+    (contract, section "Field terms").
     """
 
     server: str
@@ -412,16 +412,16 @@ class Ownership:
     method: Attribution
     held: bool = True
     model: str = ""
-    """Configured model, for servers whose engine names none and for ranks whose counters are elsewhere."""
+    """Configured model, for engines that name none and for ranks with their counters on another server."""
     has_counters: bool = True
-    """False for ranks without an address: their activity is their GPUs' utilisation."""
+    """False for ranks without an address: they are active while their GPUs are utilised."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """By GPU: what its processes used of the multiprocessors of late, a weight against other servers' there. Not named:
-    not known."""
+    """By GPU: recent multiprocessor use of its processes, a weight against other servers on that GPU. A GPU that is not
+    listed is unknown."""
     instances: frozenset[str] = frozenset()
-    """UUIDs of the instances (MIG) it sits on. A GPU of ``gpus`` with none of its instances here is owned as a whole."""
+    """UUIDs of the MIG instances it uses. A GPU of ``gpus`` without an instance in this set is owned as a whole."""
     spans_nodes: bool = False
-    """True where it has GPUs on other nodes as well: what is booked here is not all that its tokens took."""
+    """True where it has GPUs on other nodes too: only part of the energy of its tokens is booked here."""
 
 
 # ------------------------------------------------------------------------------------------------------------- sharing
@@ -429,84 +429,84 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance of a partitioned GPU (MIG), as the driver told of it last."""
+    """One MIG instance of a GPU, as last read."""
 
     uuid: str
     profile: str = ""
-    """Such as 1g.10gb."""
+    """For example 1g.10gb."""
     slices: int = 1
-    """Compute slices it has."""
+    """Compute slices."""
     pids: frozenset[int] = frozenset()
     busy_ratio: float | None = None
-    """Share of its own multiprocessors that were busy since the last look. None where that is not measured."""
+    """Share of its own multiprocessors that were busy since the last read. None where it is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Who is on one GPU, and how they share it. Read on a slow tier: it costs the driver milliseconds."""
+    """The processes on one GPU and how they share it. Read less often than power: it takes the driver milliseconds."""
 
     pids: frozenset[int] | None = None
-    """Process ids with a context on it. None where the driver does not say."""
+    """Process ids with a context on it. None where unknown."""
     usage: Mapping[int, float] | None = None
-    """What each process used of the multiprocessors since the last look, percent; one that used nothing is left out. A
-    sampled weight, not a measurement. None where the driver does not say."""
+    """Multiprocessor use of each process since the last read, percent, without processes that used nothing. Sampled by the
+    driver: a weight, not a measurement. None where unknown."""
     instances: tuple[Instance, ...] = ()
     """Empty where the GPU is not partitioned."""
     slices: int = 0
-    """Compute slices a partitioned GPU has in all."""
+    """Compute slices of the whole partitioned GPU."""
     busy_comparable: bool = True
-    """Whether ``busy_ratio`` of its instances surely weighs by their slices. False while it might as well be a share of the
-    whole GPU's multiprocessors, and the instances differ in size."""
+    """Whether ``busy_ratio`` is known to be relative to an instance's own slices. False while it may be relative to the
+    whole GPU and the instances differ in size."""
     baseline_power_ratio: float | None = None
-    """Share of its power of late that a partitioned GPU draws whatever its instances do: the least power seen over the
-    mean since the last look."""
+    """Share of its power that a partitioned GPU draws independently of the work of its instances: the least power ever read
+    divided by the mean since the last read."""
 
 
 class HostMethod(StrEnum):
-    """By which rule the host enters the facility boundary. See :mod:`tpw.ledger.host`."""
+    """How the host enters the facility boundary. See :mod:`tpw.ledger.host`."""
 
     NODE = "node_minus_gpus"
-    """The node's meter less the boards."""
+    """Power of the whole node minus its GPUs."""
     COMPONENTS = "components"
-    """CPU and memory as read."""
+    """CPU and memory as measured."""
     IN_GPUS = "in_gpus"
-    """The boards' own meters count the CPU: nothing is added."""
+    """The GPUs' own meters include the CPU: nothing is added."""
     NONE = "none"
-    """Not at all."""
+    """The host is not included."""
 
 
 class SplitMethod(StrEnum):
-    """How a GPU's time and energy were split among servers, or among its instances."""
+    """How a GPU's time and energy are split among servers, or among its instances."""
 
     SOLE = "sole"
-    """Not at all: one server owns it, or one of its servers was working."""
+    """No split: one server owns it, or only one of its servers was working."""
     SM = "sm"
-    """By what each server's processes used of the multiprocessors (time-slicing, MPS)."""
+    """By multiprocessor use of the servers' processes (time-slicing, MPS)."""
     EVEN = "even"
-    """Evenly: the driver does not tell who used how much."""
+    """Evenly: the driver does not report the use by process."""
     GPM = "gpm"
-    """By instance (MIG): standing power by compute slices, the rest by slices that were busy."""
+    """By MIG instance: baseline power by compute slices, the rest by busy slices."""
     SLICES = "slices"
-    """By instance (MIG): by compute slices."""
+    """By MIG instance: by compute slices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An instance's part of its GPU. The weights of a GPU's parts sum to 1 or less."""
+    """Weight of an instance within its GPU. The weights of one GPU sum to 1 or less."""
 
     instance: str
     profile: str
     weight: float
     method: SplitMethod
     busy: bool | None = None
-    """Whether it was busy of late; None where that is not measured."""
+    """Whether it was recently busy; None where it is not measured."""
 
 
 # --------------------------------------------------------------------------------------------------------------- money
 
 
 class PriceState(StrEnum):
-    """How far a price can be relied on."""
+    """How reliable a price is."""
 
     FINAL = "final"
     PRELIMINARY = "preliminary"
@@ -517,26 +517,28 @@ class PriceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PriceInterval:
-    """The all-in price per kWh over the half-open interval [start, end), Unix seconds. May be negative."""
+    """All-in price per kWh over the half-open interval [start, end), Unix seconds. May be negative."""
 
     start_seconds: float
     end_seconds: float
     price_per_kwh: float
-    """Of the first kWh of the billing month, where there are steps."""
+    """With steps: the price of the first kWh of the billing month."""
     state: PriceState = PriceState.FINAL
     steps: tuple[tuple[float, float], ...] = ()
-    """(kWh, difference), ascending: beyond so many kWh of the billing month each kWh costs so much more, or less."""
+    """(kWh, difference), ascending: beyond that many kWh of the billing month, the difference is added to the price."""
     month_start_seconds: float | None = None
-    """Which billing month's kWh count. Given where there are steps; the interval lies within that month."""
+    """Start of the billing month of the steps, which contains the interval. Set where there are steps."""
 
     def price_after(self, month_kwh: float) -> float:
-        """Price of the next kWh when so many of the month are used."""
-        return self.price_per_kwh + sum(difference for beyond, difference in self.steps if month_kwh >= beyond)
+        """Price of the next kWh after ``month_kwh`` were used in the billing month."""
+        return self.price_per_kwh + sum(
+            difference for threshold_kwh, difference in self.steps if month_kwh >= threshold_kwh
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A cost that runs with time, per GPU (hardware, hosting, operations)."""
+    """A cost per GPU and time (hardware, hosting, operations)."""
 
     component: str
     per_gpu_second: float
@@ -544,7 +546,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class StandingCharge:
-    """What a contract costs however much is used: fixed charges, committed power. For the whole exporter."""
+    """A cost of the contract independent of use: fixed charges, contracted power. For the whole exporter."""
 
     component: str
     per_month: float = 0.0
@@ -554,7 +556,7 @@ class StandingCharge:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the same work would cost elsewhere: per token (API) or per GPU time (rented). Currency is the exporter's."""
+    """Price of the same work elsewhere: per token (an API) or per GPU time (rented GPUs), in the exporter's currency."""
 
     name: str
     price_per_gpu_second: float | None = None
@@ -566,7 +568,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """The life of one source as the poller sees it. Counts are since the books began, not since the process."""
+    """Health of one source. Counts are since the books began, not since the process started."""
 
     name: str
     up: bool
