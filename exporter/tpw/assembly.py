@@ -17,6 +17,7 @@ from tpw.config.problems import did_you_mean
 from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
+from tpw.http.client import Tls
 from tpw.ledger.tick import Policy
 from tpw.model import Cadence, Calibration, OsProcess
 from tpw.outlook import Facts
@@ -32,7 +33,6 @@ from tpw.power import (
 )
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
-from tpw.tokens.http import Tls
 from tpw.tokens.scrape import ScrapeSource, recognise_at
 
 FINISH_WINDOWS = 5.0

@@ -10,8 +10,8 @@ import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer
 from support.servers import wait_until
+from tpw.http.fetch import fetch as over_http
 from tpw.model import Reason, SourceError
-from tpw.tariff.fetch import over_http
 from tpw.tariff.prometheus import FromPrometheus
 
 

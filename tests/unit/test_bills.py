@@ -20,6 +20,7 @@ from tpw import assembly
 from tpw.config import load
 from tpw.config.feeds import Surroundings
 from tpw.config.prices import price_source
+from tpw.http.messages import Answer, Request
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
@@ -28,7 +29,6 @@ from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
 from tpw.outlook import Facts, Outlook
 from tpw.polling import SourceHealth
 from tpw.tariff.curve import PriceCurve
-from tpw.tariff.fetch import Request, Response
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "tariff"
 SITE = Gpu("SITE", 0, max_power_watts=1e7)
@@ -175,9 +175,9 @@ def of_a_day(
     (tmp_path / "token").write_text("t")
     asked: list[Request] = []
 
-    def fetch(request: Request) -> Response:
+    def fetch(request: Request) -> Answer:
         asked.append(request)
-        return Response(200, (CAPTURES / capture).read_bytes())
+        return Answer(200, (CAPTURES / capture).read_bytes())
 
     config = load(f"facility: {{host_share: false}}\ntariff: {tariff}", str(tmp_path / "tpw.yaml"))
     source = price_source(config, Surroundings(lambda: start + 3600, fetch, jitter=0.0))

@@ -13,8 +13,10 @@ from typing import Any
 from urllib.parse import quote
 
 from tpw.carbon import Basis
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request, brief, json_of
+from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged, overlaid
@@ -51,7 +53,7 @@ class ElectricityMaps:
         return overlaid(overlaid(latest, history), (held,))
 
     def _ask(self, what: str) -> bytes:
-        token = secret_of(self.token_file, "a token of Electricity Maps")
+        token = read_token(self.token_file, "a token of Electricity Maps")
         query = f"zone={quote(self.zone)}&emissionFactorType={self.factors}"
         request = Request(f"{BASE}/v3/carbon-intensity/{what}?{query}", {"auth-token": token})
         return body_of(request, self.fetch(request))

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import quote
 
 from tpw.carbon import Basis
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged

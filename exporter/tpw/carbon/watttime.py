@@ -7,14 +7,15 @@ API v3.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
 from tpw.carbon import Basis, Clock
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request, brief, json_of
+from tpw.http.secrets import basic, read_credentials
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged, overlaid
@@ -57,10 +58,7 @@ class WattTime:
         return f"region={quote(self.region)}&signal_type=co2_moer"
 
     def _login(self) -> str:
-        account = secret_of(self.account_file, "user:password of a WattTime account")
-        if ":" not in account:
-            raise SourceError(Reason.MALFORMED, f"{self.account_file} should hold user:password")
-        request = Request(f"{BASE}/login", {"Authorization": f"Basic {b64encode(account.encode()).decode()}"})
+        request = Request(f"{BASE}/login", basic(*read_credentials(self.account_file)))
         answer = json_of(body_of(request, self.fetch(request)), "the answer to the login")
         token = answer.get("token") if isinstance(answer, dict) else None
         if not isinstance(token, str):

@@ -7,7 +7,6 @@ ANSI only, within the width and height of the terminal, with the same numbers as
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import select
 import shutil
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from tpw.config.problems import ConfigError
 from tpw.exposition import figures
 from tpw.exposition.figures import UNKNOWN, plain
+from tpw.model import Reason, SourceError
 
 if TYPE_CHECKING:
     from tpw.cli import Setting
@@ -33,6 +33,12 @@ _DEFAULT_PORT = 10101
 _MILLION = 1e6
 _TIMEOUT_SECONDS = 5.0
 _LONGEST_ANSWER_BYTES = 16 * 2**20
+
+_HINTS = {
+    Reason.UNREACHABLE: "Is the daemon running?",
+    Reason.UNAUTHORIZED: "Give the secret with --headers-file.",
+    Reason.MALFORMED: "Is it a tpw-exporter?",
+}
 
 _COLOURS = {
     "active": "32",
@@ -86,7 +92,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 2
-    except (OSError, ValueError) as error:
+    except (SourceError, ValueError) as error:
         print(f"tpw-exporter top: {error}", file=sys.stderr)
         return 2
     if arguments.once or not sys.stdout.isatty():
@@ -115,55 +121,39 @@ def _local(listen_address: str) -> str:
 
 
 def fetcher(url: str, *, headers_file: str | None = None, ca_file: str | None = None) -> Callable[[], Status]:
-    """A function that gets the status. Raises OSError or ValueError for files and addresses that cannot be used.
+    """A function that reads the status and raises :class:`NoAnswerError`.
 
-    What it returns raises :class:`NoAnswerError`.
+    Raises ValueError for an address and SourceError for a file that cannot be used.
     """
-    from http.client import HTTPException
-    from ssl import create_default_context
-    from urllib.error import HTTPError, URLError
-    from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
+    from tpw.http.client import Client, Tls
+    from tpw.http.messages import json_of, status_error
+    from tpw.http.secrets import read_headers
 
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url!r} is not an address: write http://HOST:PORT")
-    address = url.rstrip("/") + "/api/v1/status"
-    request = Request(address, headers=_headers(headers_file))  # noqa: S310 (http and https only, see above)
-    # No proxy: the daemon is on this host or near it.
-    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=create_default_context(cafile=ca_file)))
+    read_headers(headers_file)
+    tls = Tls(ca_file or "")
+    if url.startswith("https:"):
+        tls.context()
+    client = Client(
+        url, timeout_seconds=_TIMEOUT_SECONDS, max_bytes=_LONGEST_ANSWER_BYTES, headers_file=headers_file, tls=tls
+    )
+    target = client.prefix + "/api/v1/status"
+    address = client.where(target)
 
     def fetch() -> Status:
         try:
-            with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-                body = answer.read(_LONGEST_ANSWER_BYTES)
-            found = json.loads(body)
-        except HTTPError as error:
-            hint = " (give it with --headers-file)" if error.code in (401, 403) else ""
-            raise NoAnswerError(f"{address} answers {error.code} {error.reason}{hint}") from error
-        except URLError as error:
-            raise NoAnswerError(f"{address} does not answer: {error.reason}. Does the daemon run?") from error
-        except (OSError, HTTPException) as error:
-            raise NoAnswerError(f"{address} does not answer: {error or type(error).__name__}") from error
-        except ValueError as error:
-            raise NoAnswerError(f"{address} does not answer with a status: is it a tpw-exporter?") from error
+            answer = client.request(target)
+            if answer.status != 200:
+                raise status_error(address, answer)
+            found = json_of(answer.body, address)
+        except SourceError as error:
+            raise NoAnswerError(f"{error.detail}. {_HINTS.get(error.reason, error.hint)}".strip()) from error
+        finally:
+            client.close()
         if not isinstance(found, dict) or "headline" not in found:
-            raise NoAnswerError(f"{address} does not answer with a status: is it a tpw-exporter?")
+            raise NoAnswerError(f"{address} is not a status. {_HINTS[Reason.MALFORMED]}")
         return cast("Status", found)
 
     return fetch
-
-
-def _headers(file: str | None) -> dict[str, str]:
-    if file is None:
-        return {}
-    headers = {}
-    with open(file, encoding="utf-8") as lines:  # noqa: PTH123 (a name from the command line)
-        for line in lines:
-            name, colon, value = line.strip().partition(":")
-            if colon:
-                headers[name.strip()] = value.strip()
-            elif name:
-                raise ValueError(f"{file}: a line is not `Name: value`")
-    return headers
 
 
 # --------------------------------------------------------------------------------------------------------------- showing

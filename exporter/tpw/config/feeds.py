@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpw.config.tables import Table
-from tpw.tariff.fetch import Fetch, over_http
+from tpw.http.fetch import fetch
+from tpw.http.messages import Fetch
 
 if TYPE_CHECKING:
     from tpw.tariff.feed import Reader
@@ -27,7 +28,7 @@ class Surroundings:
 
     clock: Callable[[], float] = time.time
     """Unix time."""
-    fetch: Fetch = over_http
+    fetch: Fetch = fetch
     cache: Path | None = None
     """Directory that keeps fetched prices; None keeps them in memory."""
     jitter: float = field(default_factory=random.random)

@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass, field
 from math import inf
 
+from tpw.http.client import Client, Tls
+from tpw.http.messages import address_of, status_error
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
 from tpw.power import Clock
-from tpw.power.web import Site
 
 ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
 POWER = "DCGM_FI_DEV_POWER_USAGE"
@@ -119,7 +120,7 @@ class DcgmMeter:
         url: the page; its path is taken as it is.
         clock: monotonic seconds.
         timeout_seconds: for one fetch.
-        headers_file, ca_file, insecure_skip_verify: see :class:`tpw.power.web.Site`.
+        headers_file, ca_file, insecure_skip_verify: see :class:`tpw.http.client.Client`.
     """
 
     name = "dcgm"
@@ -135,12 +136,12 @@ class DcgmMeter:
         insecure_skip_verify: bool = False,
     ) -> None:
         self._clock = clock
-        self._site = Site(
+        self._url = address_of(url)
+        self._client = Client(
             url,
             timeout_seconds=timeout_seconds,
             headers_file=headers_file,
-            ca_file=ca_file,
-            insecure_skip_verify=insecure_skip_verify,
+            tls=Tls(ca_file, skip_verify=insecure_skip_verify),
             clock=clock,
         )
         self._gpus: dict[str, Gpu] = {}
@@ -154,13 +155,16 @@ class DcgmMeter:
 
     def sweep(self) -> None:
         """Fetch the page. Raises SourceError where it cannot be had or shows no GPU."""
-        page = self._site.get().body.decode(errors="replace")
+        answer = self._client.request()
+        if answer.status != 200:
+            raise status_error(self._url, answer)
+        page = answer.body.decode(errors="replace")
         self._at = self._clock()
         self._page = parse(page)
         if not self._page:
             raise SourceError(
                 Reason.DISABLED,
-                f"{self._site.url}: no GPU with a UUID on the page",
+                f"{self._url}: no GPU with a UUID on the page",
                 f"dcgm-exporter must export {ENERGY} (or {POWER}) with the label UUID.",
             )
         for uuid, board in self._page.items():
@@ -179,13 +183,13 @@ class DcgmMeter:
         board = self._page.get(uuid)
         if board is None:
             raise SourceError(
-                Reason.LOST, f"{uuid} is no longer on {self._site.url}", "See dcgm-exporter's log for this GPU."
+                Reason.LOST, f"{uuid} is no longer on {self._url}", "See dcgm-exporter's log for this GPU."
             )
         since = self._since(uuid, board)
         if self._at - since >= STANDSTILL_SECONDS:
             raise SourceError(
                 Reason.TIMEOUT,
-                f"{self._site.url} has shown the same for {self._at - since:.0f} s for {uuid}",
+                f"{self._url} has shown the same for {self._at - since:.0f} s for {uuid}",
                 "dcgm-exporter hangs, or collects less often than every two minutes: restart it, or see its -c option.",
             )
         values = board.values
@@ -206,7 +210,7 @@ class DcgmMeter:
 
     def close(self) -> None:
         """Drop the connection."""
-        self._site.close()
+        self._client.close()
 
     def _since(self, uuid: str, board: _Board) -> float:
         """Since when the board's row of values is what it is."""

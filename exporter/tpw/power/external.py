@@ -10,11 +10,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, Reason, SourceError
 from tpw.power import Clock
+
+if TYPE_CHECKING:
+    from tpw.http.client import Client
 
 EVERY_SECONDS = 15.0
 """How often Prometheus is asked: its own data is seldom newer."""
@@ -49,7 +51,7 @@ class ExternalMeter:
         vendor: whose they are.
         max_power_watts: the most a board draws, to tell impossible values.
         every_seconds: how often to ask.
-        headers_file, ca_file, insecure_skip_verify, timeout_seconds: see :class:`tpw.power.web.Site`.
+        headers_file, ca_file, insecure_skip_verify, timeout_seconds: see :class:`tpw.http.client.Client`.
         wall: Unix time, to tell how old a value is.
     """
 
@@ -87,16 +89,15 @@ class ExternalMeter:
             raise ValueError("url needs power_query or energy_query, and they need url")
         if not url and not self._watts:
             raise ValueError("needs either watts, or url with power_query or energy_query")
-        self._site = None
+        self._client: Client | None = None
         if url:
-            from tpw.power.web import Site
+            from tpw.http.client import Client, Tls
 
-            self._site = Site(
+            self._client = Client(
                 url,
                 timeout_seconds=timeout_seconds,
                 headers_file=headers_file,
-                ca_file=ca_file,
-                insecure_skip_verify=insecure_skip_verify,
+                tls=Tls(ca_file, skip_verify=insecure_skip_verify),
                 clock=clock,
             )
         self._gpus: dict[str, Gpu] = {}
@@ -116,7 +117,7 @@ class ExternalMeter:
     def sweep(self) -> None:
         """Ask Prometheus when it is time. Raises SourceError only while no board is known at all; afterwards a failure is
         one of the boards it was asked for."""
-        if self._site is None or self._clock() < self._ask_at:
+        if self._client is None or self._clock() < self._ask_at:
             return
         self._ask_at = self._clock() + self._every
         try:
@@ -178,8 +179,8 @@ class ExternalMeter:
 
     def close(self) -> None:
         """Drop the connection."""
-        if self._site is not None:
-            self._site.close()
+        if self._client is not None:
+            self._client.close()
 
     def _news(self, name: str, joules: float) -> float | None:
         """The counter when it has moved: between two queries there is no news, not a standstill."""
@@ -209,42 +210,24 @@ class ExternalMeter:
             )
 
     def _query(self, which: str) -> dict[str, _Value]:
-        query = self._queries[which]
-        if not query or self._site is None:
+        """Values by GPU of one of the two queries."""
+        query, client = self._queries[which], self._client
+        if not query or client is None:
             return {}
-        answer = self._site.ask("GET", f"/api/v1/query?query={quote(query, safe='')}")
-        if answer.status not in (200, 400, 422, 503):
-            raise self._site.refusal(answer.status, "/api/v1/query")
-        document = answer.json(f"{self._site.url}/api/v1/query")
-        if not isinstance(document, dict) or document.get("status") != "success":
-            told = document.get("error", "") if isinstance(document, dict) else ""
-            raise SourceError(Reason.MALFORMED, f"{which}_query failed: {told or f'HTTP {answer.status}'}")
-        return self._values(which, document.get("data") or {})
+        from tpw.http.prometheus import instant_query, series_of
 
-    def _values(self, which: str, data: Mapping[str, Any]) -> dict[str, _Value]:
-        kind, result = data.get("resultType"), data.get("result") or []
-        if kind == "scalar":
-            rows: list[tuple[str, Any]] = [(ALONE, result)]
-        elif kind == "vector":
-            try:
-                rows = [(str(row["metric"].get(self._label, ALONE)), row["value"]) for row in result]
-            except (AttributeError, KeyError, TypeError):
-                raise SourceError(Reason.MALFORMED, f"{which}_query gives rows that are no series") from None
-        else:
-            raise SourceError(Reason.MALFORMED, f"{which}_query gives a {kind}, not an instant vector")
+        target = client.prefix + instant_query(query)
         now, wall = self._clock(), self._wall()
-        try:
-            rows = [(name, (float(at), float(text))) for name, (at, text) in rows]
-        except (TypeError, ValueError):
-            raise SourceError(Reason.MALFORMED, f"{which}_query gives rows that are no numbers") from None
         values: dict[str, _Value] = {}
-        for name, (at_wall, value) in rows:
+        for series in series_of(client.request(target), client.where(target), f"{which}_query"):
+            name = str(series.labels.get(self._label, ALONE))
             if name in values:
                 raise SourceError(
                     Reason.MALFORMED,
                     f"{which}_query gives several series with {self._label}={name!r}",
                     f"Aggregate it: sum by ({self._label}) (...).",
                 )
+            [(at_wall_seconds, value)] = series.samples
             if math.isfinite(value) and value >= 0:
-                values[name] = _Value(value, now - max(0.0, wall - at_wall))
+                values[name] = _Value(value, now - max(0.0, wall - at_wall_seconds))
         return values

@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
+from tpw.http.client import Client, Tls
+from tpw.http.messages import Answer, json_of, status_error
+from tpw.http.secrets import basic, read_credentials
 from tpw.model import HostReading, HostSample, Reason, SourceError
 from tpw.power import Clock
-from tpw.power.web import Answer, Site, basic_authorization, read_credentials
 
 NODE = "node"
 EVERY_SECONDS = 30.0
@@ -39,7 +41,7 @@ class RedfishMeter:
         chassis: path of the chassis to read, e.g. ``/redfish/v1/Chassis/1``; "" for the system's own.
         every_seconds: how often it is read.
         timeout_seconds: for one exchange; controllers are slow.
-        ca_file, insecure_skip_verify: see :class:`tpw.power.web.Site`.
+        ca_file, insecure_skip_verify: see :class:`tpw.http.client.Client`.
     """
 
     name = "redfish"
@@ -60,11 +62,10 @@ class RedfishMeter:
         self._clock = clock
         self._credentials_file = credentials_file
         self._chassis = chassis.rstrip("/")
-        self._site = Site(
+        self._client = Client(
             url,
             timeout_seconds=timeout_seconds,
-            ca_file=ca_file,
-            insecure_skip_verify=insecure_skip_verify,
+            tls=Tls(ca_file, skip_verify=insecure_skip_verify),
             clock=clock,
         )
         self._authorization: dict[str, str] = {}
@@ -99,12 +100,12 @@ class RedfishMeter:
         """Log out: controllers have few sessions, and keep forgotten ones for half an hour."""
         if self._session:
             try:
-                self._site.ask("DELETE", self._session, headers=self._authorization)
+                self._send("DELETE", self._session)
             except SourceError:
                 self._session = ""
         self._session = ""
         self._authorization = {}
-        self._site.close()
+        self._client.close()
 
     # ---------------------------------------------------------------------------------------------------------- session
 
@@ -115,32 +116,39 @@ class RedfishMeter:
         user, password = read_credentials(self._credentials_file)
         body = json.dumps({"UserName": user, "Password": password}).encode()
         path = "/redfish/v1/SessionService/Sessions"
-        answer = self._site.ask("POST", path, body=body, headers={"Content-Type": "application/json"})
+        answer = self._send("POST", path, body)
         token = answer.headers.get("x-auth-token", "")
         if answer.status in (200, 201) and token:
             self._authorization = {"X-Auth-Token": token}
             self._session = urlsplit(answer.headers.get("location", "")).path
         elif answer.status in (404, 405, 501):  # a controller without sessions
-            self._authorization = {"Authorization": basic_authorization(user, password)}
+            self._authorization = basic(user, password)
         elif answer.status == 400:
             raise SourceError(Reason.UNAUTHORIZED, f"{path}: HTTP 400: the login was refused", "Check user:password.")
         else:
-            raise self._site.refusal(answer.status, path)
+            raise status_error(self._where(path), answer)
+
+    def _send(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        headers = self._authorization if body is None else {"Content-Type": "application/json"}
+        return self._client.request(self._client.prefix + path, method=method, body=body, headers=headers)
+
+    def _where(self, path: str) -> str:
+        return self._client.where(self._client.prefix + path)
 
     def _get(self, path: str) -> Answer:
         """GET with the session, which is opened again once where it has expired."""
-        answer = self._site.ask("GET", path, headers=self._authorization)
+        answer = self._send("GET", path)
         if answer.status == 401 and self._credentials_file:
             self._session = ""
             self._log_in()
-            answer = self._site.ask("GET", path, headers=self._authorization)
+            answer = self._send("GET", path)
         return answer
 
     def _document(self, path: str) -> dict[str, Any]:
         answer = self._get(path)
         if answer.status != 200:
-            raise self._site.refusal(answer.status, path)
-        document = answer.json(path)
+            raise status_error(self._where(path), answer)
+        document = json_of(answer.body, path)
         if not isinstance(document, dict):
             raise SourceError(Reason.MALFORMED, f"{path}: not a Redfish resource")
         return document
@@ -157,11 +165,15 @@ class RedfishMeter:
             document = self._document(chassis)
             for link in ("EnvironmentMetrics", "Power"):
                 path = _path(document.get(link))
-                if path and (answer := self._get(path)).status == 200 and power_of(answer.json(path)) is not None:
+                if (
+                    path
+                    and (answer := self._get(path)).status == 200
+                    and power_of(json_of(answer.body, path)) is not None
+                ):
                     return path
         raise SourceError(
             Reason.UNSUPPORTED,
-            f"{self._site.url}: no chassis with a power reading among {', '.join(tried) or 'none'}",
+            f"{self._client.where()}: no chassis with a power reading among {', '.join(tried) or 'none'}",
             "Name the chassis with `chassis`, or leave this meter out.",
         )
 
@@ -180,8 +192,8 @@ class RedfishMeter:
         if answer.status == 404:
             return []
         if answer.status != 200:
-            raise self._site.refusal(answer.status, collection)
-        document = answer.json(collection)
+            raise status_error(self._where(collection), answer)
+        document = json_of(answer.body, collection)
         members = document.get("Members") or [] if isinstance(document, dict) else []
         return [path for path in map(_path, members) if path]
 

@@ -16,8 +16,10 @@ from datetime import UTC, datetime, time
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request, brief
+from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, secret_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication
 from tpw.tariff.spans import merged, overlaid
@@ -109,7 +111,7 @@ class Entsoe:
         """See Reader."""
         area = area_code(self.area)
         period = f"periodStart={_stamp(start_seconds)}&periodEnd={_stamp(end_seconds)}"
-        token = secret_of(self.token_file, "a security token of the transparency platform")
+        token = read_token(self.token_file, "a security token of the transparency platform")
         url = f"{BASE}?documentType=A44&in_Domain={area}&out_Domain={area}&{period}&securityToken={token}"
         request = Request(url)
         response = self.fetch(request)

@@ -14,8 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request
+from tpw.http.secrets import bearer, read_headers
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, secret_of
 from tpw.tariff.layout import Layout, read_table
 from tpw.tariff.schedule import Publication
 
@@ -190,9 +192,9 @@ class FromAddress:
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
         url = self.url.replace("{start}", self._stamp(start_seconds)).replace("{end}", self._stamp(end_seconds))
-        headers = {} if self.headers_file is None else headers_of(self.headers_file)
+        headers = read_headers(self.headers_file)
         if self.token_file is not None:
-            headers["Authorization"] = f"Bearer {secret_of(self.token_file, 'a token')}"
+            headers.update(bearer(self.token_file))
         body = None
         if self.body:
             body = self.body.encode()
@@ -228,21 +230,3 @@ class FromFile:
             reason = Reason.PERMISSION if isinstance(error, PermissionError) else Reason.ABSENT
             raise SourceError(reason, f"{self.path} cannot be read: {error.strerror or error}") from error
         return read_table(body, self.layout, until_seconds=end_seconds)
-
-
-def headers_of(path: str) -> dict[str, str]:
-    """HTTP headers of a file: ``Name: value`` lines; empty lines and # comments are skipped."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = Reason.PERMISSION if isinstance(error, PermissionError) else Reason.ABSENT
-        raise SourceError(reason, f"headers cannot be read from {path}: {error}") from error
-    headers: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip() or any(each.isspace() for each in name.strip()):
-            raise SourceError(Reason.MALFORMED, f"{path}, line {number}, is not `Name: value`")
-        headers[name.strip()] = value.strip()
-    return headers

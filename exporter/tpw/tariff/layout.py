@@ -17,8 +17,8 @@ from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tpw.http.messages import brief, json_of
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff.fetch import brief, json_of
 from tpw.tariff.spans import merged
 
 MAX_ROWS = 200_000

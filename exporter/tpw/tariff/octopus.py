@@ -15,8 +15,9 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication

@@ -8,16 +8,14 @@ that is also how the newest value reaches a little into the future. Source: Prom
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, isfinite
-from typing import Any
-from urllib.parse import quote
 
+from tpw.http.messages import Fetch, Request, brief
+from tpw.http.prometheus import range_query, series_of
+from tpw.http.secrets import bearer, read_headers
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
-from tpw.tariff.intervals import headers_of
 from tpw.tariff.spans import merged
 
 STEP_SECONDS = 60.0
@@ -54,7 +52,7 @@ class FromPrometheus:
         samples: list[tuple[float, float]] = []
         for begin in range(first, last, MAX_POINTS):
             until = min(begin + MAX_POINTS, last) - 1
-            samples.extend(samples_of(self._ask(begin * step, until * step)))
+            samples.extend(self._samples(begin * step, until * step))
         if not samples:
             raise SourceError(
                 Reason.ABSENT,
@@ -63,43 +61,20 @@ class FromPrometheus:
             )
         return held(samples, step, self.factor)
 
-    def _ask(self, start: float, end: float) -> bytes:
-        headers = {} if self.headers_file is None else headers_of(self.headers_file)
+    def _samples(self, start: float, end: float) -> list[tuple[float, float]]:
+        """(Unix seconds, value) of the one series in order; none where there is no series. Values that are not finite are
+        left out."""
+        headers = read_headers(self.headers_file)
         if self.token_file is not None:
-            headers["Authorization"] = f"Bearer {secret_of(self.token_file, 'a token')}"
-        span = f"start={start:.3f}&end={end:.3f}&step={self.step_seconds:g}"
-        url = f"{self.url.rstrip('/')}/api/v1/query_range?query={quote(self.query, safe='')}&{span}"
-        request = Request(url, headers)
-        return body_of(request, self.fetch(request))
-
-
-def samples_of(body: bytes) -> list[tuple[float, float]]:
-    """(Unix seconds, value) of the one series in the answer to a range query, in order; none where there is no series.
-    A value that is not finite says nothing. Raises SourceError (MALFORMED)."""
-    document = json_of(body, "the answer of Prometheus")
-    try:
-        if document["status"] != "success":
-            raise ValueError(f"the query failed: {document.get('error', document['status'])}")
-        kind, result = document["data"]["resultType"], document["data"]["result"]
-        if kind != "matrix":
-            raise ValueError(f"the answer is a {kind}, expected a matrix")
-        if len(result) > 1:
-            raise ValueError(f"the query gives {len(result)} series: aggregate it to one")
-        samples = list(_samples(result[0])) if result else []
+            headers.update(bearer(self.token_file))
+        request = Request(self.url.rstrip("/") + range_query(self.query, start, end, self.step_seconds), headers)
+        series = series_of(self.fetch(request), request.address, "query", is_range=True)
+        if len(series) > 1:
+            raise SourceError(Reason.MALFORMED, f"query gives {len(series)} series", "Aggregate it to one series.")
+        samples = series[0].samples if series else ()
         if any(after[0] <= before[0] for before, after in pairwise(samples)):
-            raise ValueError("samples out of order")
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise SourceError(
-            Reason.MALFORMED, f"the prices of Prometheus cannot be read: {brief(error)}", "check `query`"
-        ) from error
-    return [each for each in samples if isfinite(each[1])]
-
-
-def _samples(series: Any) -> Iterator[tuple[float, float]]:
-    if "values" not in series:
-        raise ValueError("a series of histograms, expected numbers")
-    for at, value in series["values"]:
-        yield float(at), float(value)
+            raise SourceError(Reason.MALFORMED, f"{request.address} gives samples out of order")
+        return [sample for sample in samples if isfinite(sample[1])]
 
 
 def held(samples: list[tuple[float, float]], step: float, factor: float) -> tuple[PriceInterval, ...]:

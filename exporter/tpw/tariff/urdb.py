@@ -20,10 +20,12 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from tpw.http.fetch import body_of
+from tpw.http.messages import Fetch, Request, brief, json_of
+from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.tariff import PriceSource
 from tpw.tariff.contract import Contract
-from tpw.tariff.fetch import Fetch, Request, body_of, brief, json_of, secret_of
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, steps_of, tier_at
@@ -249,7 +251,7 @@ def from_api(label: str, key_file: str, fetch: Fetch) -> Callable[[], bytes]:
     """Loads a rate from OpenEI by its label, with the key in a file."""
 
     def load() -> bytes:
-        key = secret_of(key_file, "an OpenEI key")
+        key = read_token(key_file, "an OpenEI key")
         request = Request(f"{API}?version=8&format=json&detail=full&getpage={quote(label)}&api_key={quote(key)}")
         return body_of(request, fetch(request))
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urlsplit
 
+from tpw.http.client import Client, Tls, target_of
+from tpw.http.messages import Answer
 from tpw.model import Cadence, InFlight, OsProcess, ProcessIdentity, Reason, Role, ServerReading, SourceError
 from tpw.tokens.answers import json_of, writable
 from tpw.tokens.dialects import Dialect, Lookup, Progress
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
-from tpw.tokens.http import Answer, Connection, Tls
 from tpw.tokens.page import Page
 from tpw.tokens.progress import Requests, Takeover, requests_in
 from tpw.tokens.reading import DialectReader, PageReading, bears, recognise
@@ -27,9 +28,6 @@ ACCEPT = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.
 
 _OPENMETRICS = "application/openmetrics-text"
 _NO_PAGES = ("application/json", "text/html", "application/octet-stream")
-_SAFE = "/?%:@!$&'()*+,;=~-._[]"
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MOST_REDIRECTS = 3
 _LOOK_UP_AGAIN_SECONDS = 60.0
 _LOOK_UP_TIMEOUT_SECONDS = 1.0
 _LOOK_UP_MAX_BYTES = 1 << 20
@@ -47,7 +45,7 @@ class ScrapeSource:
         clock: monotonic seconds.
         timeout_seconds: for a whole read.
         max_bytes: most a page may have.
-        headers_file: see :class:`tpw.tokens.http.Connection`.
+        headers_file: see :class:`tpw.http.client.Client`.
         tls: for https.
         model: the model's name where the series carry none; without it the engine is asked.
         cadence: overrides the dialect's, for servers that only speak like the engine.
@@ -79,8 +77,8 @@ class ScrapeSource:
         parts = urlsplit(url)
         self.name = name
         self.url = url
-        self._connection = Connection(url, clock=clock, max_bytes=max_bytes, headers_file=headers_file, tls=tls)
-        self._path = _full_path(url) if parts.path not in ("", "/") or parts.query else ""
+        self._client = Client(url, clock=clock, max_bytes=max_bytes, headers_file=headers_file, tls=tls)
+        self._path = target_of(url) if parts.path not in ("", "/") or parts.query else ""
         self._target = ""
         """The path that answered, once one did; after redirects."""
         self._dialect = dialect
@@ -129,12 +127,12 @@ class ScrapeSource:
             started_wall_seconds=started,
             in_flight=in_flight,
             note=self._progress_off.note,
-            address=self._connection.origin + self._path,
+            address=self._client.origin + self._path,
         )
 
     def close(self) -> None:
         """Drop the connection. Never raises."""
-        self._connection.close()
+        self._client.close()
 
     # ---------------------------------------------------------------------------------------------------------- paths
 
@@ -166,41 +164,24 @@ class ScrapeSource:
         return tuple(dict.fromkeys((*self._paths_to_try, *recognised)))
 
     def _attempt(self, path: str, deadline: float) -> tuple[Answer, Page]:
-        answer, target = self._follow(path, deadline)
+        left = max(deadline - self._clock(), 0.001)
+        answer = self._client.request(path, headers={"Accept": ACCEPT}, timeout_seconds=left)
         self._check_status(answer, path)
         page = self._checked(answer, path)
         if self._reader is None:
             self._reader = DialectReader(self._dialect or self._recognised(page, path), self._model)
-        self._target = target
+        self._target = answer.target
         return answer, page
-
-    def _follow(self, path: str, deadline: float) -> tuple[Answer, str]:
-        for _ in range(_MOST_REDIRECTS + 1):
-            left = deadline - self._clock()
-            answer = self._connection.get(path, accept=ACCEPT, timeout_seconds=max(left, 0.001))
-            if answer.status not in _REDIRECTS or not answer.location:
-                return answer, path
-            there = path_within(self._connection.origin, path, answer.location)
-            if there is None:
-                raise SourceError(
-                    Reason.BROKEN,
-                    f"{self._connection.origin}{path}: sends on to another address, {answer.location}",
-                    "give that address as the server's url if it is right: secrets are not sent on to other hosts",
-                )
-            path = there
-        raise SourceError(Reason.BROKEN, f"{self._connection.origin}{path}: redirects in a circle")
 
     def _check_status(self, answer: Answer, path: str) -> None:
         if answer.status == 200:
             return
-        where = f"{self._connection.origin}{path}"
+        where = f"{self._client.origin}{path}"
         dialect = self.dialect
         enable = dialect.enable if dialect is not None else ""
         said = _said(answer)
         status = f"{where}: HTTP {answer.status}" + (f" ({said})" if said else "")
         if answer.status in (401, 403):
-            # The secret may have been rotated: the next read connects anew and so reads the headers file again.
-            self._connection.close()
             raise SourceError(Reason.UNAUTHORIZED, status, "give the server's key in its headers_file")
         if answer.status == 404:
             raise SourceError(Reason.ABSENT, status, enable or "give the full address of its metrics page as the url")
@@ -219,7 +200,7 @@ class ScrapeSource:
     # ---------------------------------------------------------------------------------------------------------- pages
 
     def _checked(self, answer: Answer, path: str) -> Page:
-        where = f"{self._connection.origin}{path}"
+        where = f"{self._client.origin}{path}"
         if answer.content_type in _NO_PAGES:
             raise SourceError(
                 Reason.MALFORMED,
@@ -227,7 +208,7 @@ class ScrapeSource:
                 "give the full address of its Prometheus page as the url",
             )
         # A last line that nothing ends may be half a number.
-        page = Page(answer.body if answer.is_whole else answer.body[: answer.body.rfind(b"\n") + 1])
+        page = Page(answer.body if answer.is_framed else answer.body[: answer.body.rfind(b"\n") + 1])
         if answer.content_type == _OPENMETRICS and not page.is_complete():
             raise SourceError(Reason.MALFORMED, f"{where}: the page was cut off (no # EOF)")
         if self._reader is None:
@@ -239,7 +220,7 @@ class ScrapeSource:
         if not page.is_empty() and not page.has_samples():
             raise SourceError(
                 Reason.MALFORMED,
-                f"{self._connection.origin}{path}: not a metrics page, it begins with {answer.body[:40]!r}",
+                f"{self._client.origin}{path}: not a metrics page, it begins with {answer.body[:40]!r}",
                 "give the full address of its Prometheus page as the url",
             )
 
@@ -248,7 +229,7 @@ class ScrapeSource:
         if dialect is None:
             raise SourceError(
                 Reason.DISABLED,
-                f"{self._connection.origin}{path}: a metrics page, but of no engine that is known",
+                f"{self._client.origin}{path}: a metrics page, but of no engine that is known",
                 "say which engine it is (`engine:`), or which metrics count tokens (`engine: custom`, `tokens:`);"
                 " an engine whose counters are switched off cannot be recognised",
             )
@@ -268,7 +249,7 @@ class ScrapeSource:
             return reader, found
         raise SourceError(
             Reason.DISABLED,
-            f"{self._connection.origin}{self._target}: the page has none of {dialect.name}'s counters"
+            f"{self._client.origin}{self._target}: the page has none of {dialect.name}'s counters"
             f" ({', '.join(reader.wanted()[:4])})",
             dialect.enable,
         )
@@ -289,7 +270,7 @@ class ScrapeSource:
             return ()
         if not self._takeover.holds(sum(series.value for series in output), requests):
             self._progress_off = _Off(
-                f"{self._connection.origin}: its output counter did not take over the tokens of a request that ended, so"
+                f"{self._client.origin}: its output counter did not take over the tokens of a request that ended, so"
                 " tokens are counted when requests end",
                 self._clock() + _MISTRUSTED_SECONDS,
             )
@@ -305,7 +286,7 @@ class ScrapeSource:
             return None
         path = _beside(self._target, progress.path)
         try:
-            answer = self._connection.get(path, accept="application/json", timeout_seconds=left)
+            answer = self._client.request(path, headers={"Accept": "application/json"}, timeout_seconds=left)
         except SourceError:
             # The page was read a moment ago. It may pass; but a page must not wait for this at every look.
             self._progress_off = _Off(off.note, self._clock() + _SLOW_SECONDS)
@@ -316,7 +297,7 @@ class ScrapeSource:
             return requests
         said = f"HTTP {answer.status}" if answer.status != 200 else "an answer of another form"
         self._progress_off = _Off(
-            f"{self._connection.origin}{path}: {said}, so tokens are counted when requests end; {progress.note}",
+            f"{self._client.origin}{path}: {said}, so tokens are counted when requests end; {progress.note}",
             self._clock() + _LOOK_UP_AGAIN_SECONDS,
         )
         return None
@@ -340,7 +321,7 @@ class ScrapeSource:
         """Ask for the model's name and the version once per process behind the page. True when the model's name is new."""
         now = self._clock()
         known = self._looked_up
-        epoch = (self._identity(found)[0], self._connection.opened)
+        epoch = (self._identity(found)[0], self._client.connects)
         needs_model = not self._configured_model and bool(dialect.model_source)
         is_done = epoch == known.epoch and bool(known.model or not needs_model)
         if is_done or (known.at_seconds is not None and now - known.at_seconds < _LOOK_UP_AGAIN_SECONDS):
@@ -350,7 +331,7 @@ class ScrapeSource:
         version = self._value(dialect.version_source, answers, deadline)
         # The lookups may themselves have had to connect anew.
         self._looked_up = _LookedUp(
-            epoch=(epoch[0], self._connection.opened),
+            epoch=(epoch[0], self._client.connects),
             at_seconds=now,
             model=_base_name(model) or known.model,
             version=version or known.version,
@@ -377,7 +358,7 @@ class ScrapeSource:
         if left <= 0:
             return None
         try:
-            answer = self._connection.get(path, accept="application/json", timeout_seconds=left)
+            answer = self._client.request(path, headers={"Accept": "application/json"}, timeout_seconds=left)
         except SourceError:
             return None
         if answer.status != 200 or len(answer.body) > _LOOK_UP_MAX_BYTES:
@@ -424,26 +405,6 @@ def _telling(failed: tuple[str, SourceError]) -> tuple[int, bool]:
     path, failure = failed
     rank = _TELLING.index(failure.reason) if failure.reason in _TELLING else len(_TELLING)
     return rank, path != "/metrics"
-
-
-def path_within(origin: str, path: str, location: str) -> str | None:
-    """Where a redirect of ``path`` leads at the same server; None where it leads to another one, or nowhere."""
-    there = urljoin(origin + path, location)
-    try:
-        return _full_path(there) if _server_of(there) == _server_of(origin) else None
-    except ValueError:
-        return None
-
-
-def _server_of(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port as they are compared. Raises ValueError for a port that is none."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _full_path(url: str) -> str:
-    parts = urlsplit(url)
-    return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
 
 
 def _beside(page: str, path: str) -> str:

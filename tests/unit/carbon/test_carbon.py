@@ -20,10 +20,10 @@ from tpw.carbon.uk import Uk
 from tpw.carbon.uk import parse as parse_uk
 from tpw.carbon.watttime import WattTime
 from tpw.carbon.watttime import parse as parse_watttime
+from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.feed import Feed
-from tpw.tariff.fetch import Request, Response
 from tpw.tariff.schedule import Schedule
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "carbon"
@@ -107,13 +107,13 @@ class Recorder:
         self.answers = answers
         self.requests: list[Request] = []
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Answer:
         self.requests.append(request)
         for part, answer in self.answers.items():
             if part in request.url:
                 path = CAPTURES / answer
-                return Response(200, path.read_bytes() if path.exists() else answer.encode())
-        return Response(404, b"")
+                return Answer(200, path.read_bytes() if path.exists() else answer.encode())
+        return Answer(404, b"")
 
 
 def test_uk_asks_for_the_nation_or_a_region() -> None:
@@ -161,7 +161,7 @@ def test_watttime_login_that_fails_says_so(tmp_path: Path, account: str, answer:
     (tmp_path / "account").write_text(account)
     with pytest.raises(SourceError) as raised:
         WattTime("X", str(tmp_path / "account"), Recorder(login=answer), lambda: 0.0).read(0, 1)
-    assert raised.value.reason is Reason.MALFORMED
+    assert raised.value.reason is (Reason.MALFORMED if ":" in account else Reason.PERMISSION)
     assert account not in raised.value.detail
 
 

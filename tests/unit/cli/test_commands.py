@@ -123,7 +123,7 @@ def test_top_asks_where_a_daemon_with_this_configuration_listens(tmp_path: Path)
         env=clean_environment(),
     )
     assert done.returncode == 1
-    assert f"http://127.0.0.1:{port}/api/v1/status does not answer" in done.stderr
+    assert f"http://127.0.0.1:{port}/api/v1/status: connection refused" in done.stderr
 
 
 def test_top_says_what_is_wrong_with_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

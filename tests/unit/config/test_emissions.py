@@ -14,14 +14,14 @@ from tpw.config.carbon import KINDS, IntensityTable
 from tpw.config.emissions import intensity_source
 from tpw.config.feeds import Surroundings
 from tpw.config.shapes import settings_of
+from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError
-from tpw.tariff.fetch import Request, Response
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "carbon"
 NOW = datetime(2026, 6, 14, 0, 20, tzinfo=UTC).timestamp()
 
 
-def fetch(request: Request) -> Response:
+def fetch(request: Request) -> Answer:
     answers = {
         "carbonintensity": "uk-national.json",
         "history": "electricity-maps-history.json",
@@ -30,10 +30,10 @@ def fetch(request: Request) -> Response:
         "forecast": "watttime-forecast.json",
     }
     if request.url.endswith("login"):
-        return Response(200, b'{"token": "t"}')
+        return Answer(200, b'{"token": "t"}')
     for part, name in sorted(answers.items(), key=lambda each: -len(each[0])):
         if part in request.url:
-            return Response(200, (CAPTURES / name).read_bytes())
+            return Answer(200, (CAPTURES / name).read_bytes())
     raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
 
 

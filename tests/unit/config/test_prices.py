@@ -11,9 +11,9 @@ from tpw.config import Config, load, load_file
 from tpw.config.feeds import Surroundings
 from tpw.config.prices import cost_rates, demand_rules, price_source, references, standing_charges
 from tpw.config.tariff import PRESET_NAMES
+from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError, StandingCharge
 from tpw.tariff.demand import DemandRules
-from tpw.tariff.fetch import Request, Response
 from tpw.tariff.intervals import PRESETS
 from tpw.tariff.layers import Layers
 from tpw.tariff.months import BillingMonths
@@ -165,11 +165,11 @@ class World:
         self.answers = answers
         self.asked: list[str] = []
 
-    def fetch(self, request: Request) -> Response:
+    def fetch(self, request: Request) -> Answer:
         self.asked.append(request.url)
         for part, answer in self.answers.items():
             if part in request.address:
-                return Response(answer, b"") if isinstance(answer, int) else Response(200, answer)
+                return Answer(answer, b"") if isinstance(answer, int) else Answer(200, answer)
         raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
 
     def source(self, tariff: str, directory: Path) -> Layers:

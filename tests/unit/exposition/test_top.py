@@ -24,6 +24,7 @@ from tpw.exposition.serving import Server
 from tpw.exposition.status import Status, status
 from tpw.exposition.waste import Waste
 from tpw.exposition.web import Web
+from tpw.model import SourceError
 from tpw.snapshot import Snapshot
 
 URL = "http://127.0.0.1:10101"
@@ -103,16 +104,16 @@ def test_without_a_daemon_the_error_has_a_hint(capsys: pytest.CaptureFixture[str
     with serving(Web(rich_snapshot, Page())) as url:
         pass
     assert once(url, fetcher(url)) == 1
-    assert "Does the daemon run?" in capsys.readouterr().err
+    assert "Is the daemon running?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
         (Response(b"unauthorized\n", 401), "--headers-file"),
-        (Response(b"no\n", 404), "answers 404 Not Found"),
-        (Response(b"<html>"), "is it a tpw-exporter"),
-        (Response(b"[]"), "is it a tpw-exporter"),
+        (Response(b"no\n", 404), "HTTP 404"),
+        (Response(b"<html>"), "Is it a tpw-exporter"),
+        (Response(b"[]"), "Is it a tpw-exporter"),
     ],
 )
 def test_an_answer_that_is_no_status_is_an_error(answer: Response, words: str):
@@ -136,13 +137,13 @@ def test_headers_are_sent_from_a_file(tmp_path: Path):
 
 
 def test_invalid_addresses_and_files_are_errors(tmp_path: Path):
-    with pytest.raises(ValueError, match="write http://HOST:PORT"):
+    with pytest.raises(ValueError, match="not an http or https address"):
         fetcher("file:///etc/passwd")
     file = tmp_path / "headers"
-    file.write_text("nonsense\n")
-    with pytest.raises(ValueError, match="a line is not"):
+    file.write_text("a line that is not a header\n")
+    with pytest.raises(SourceError, match="line 1 is not"):
         fetcher(URL, headers_file=str(file))
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(SourceError, match="gone"):
         fetcher(URL, headers_file=str(tmp_path / "gone"))
 
 

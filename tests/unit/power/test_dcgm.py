@@ -262,5 +262,5 @@ def test_the_table_takes_its_options(clock: Any) -> None:
     assert meter.name == "dcgm"
     with pytest.raises(TypeError, match="colour"):
         accelerator_meter("dcgm", clock, colour="green")
-    with pytest.raises(ValueError, match="no http or https address"):
+    with pytest.raises(ValueError, match="not an http or https address"):
         accelerator_meter("dcgm", clock, url="localhost:9400")

@@ -249,7 +249,7 @@ def test_while_no_board_is_known_a_failure_is_the_meters(prometheus: Prometheus,
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"resultType": "matrix", "result": []}, "not an instant vector"),
+        ({"resultType": "matrix", "result": []}, "power_query gives a matrix"),
         (
             {
                 "resultType": "vector",
@@ -277,7 +277,7 @@ def test_an_answer_that_names_no_boards_is_refused(
         ({"url": "http://127.0.0.1:1"}, "url needs"),
         ({"power_query": "p"}, "they need url"),
         ({"watts": {"a": -5}}, "above 0"),
-        ({"url": "ftp://x", "power_query": "p"}, "no http or https address"),
+        ({"url": "ftp://x", "power_query": "p"}, "not an http or https address"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(clock: Any, options: dict[str, Any], message: str) -> None:

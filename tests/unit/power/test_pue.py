@@ -45,15 +45,15 @@ def test_one_number_is_the_pue(body: str, pue: float) -> None:
         (said("scalar", [1.0, "+Inf"]), Reason.ABSENT, "gives inf"),
         (vector(), Reason.ABSENT, "no series"),
         (vector("1.2", "1.3"), Reason.MALFORMED, "gives 2 series"),
-        (vector("0.82"), Reason.MALFORMED, "0.82, which is none"),
-        (vector("131"), Reason.MALFORMED, "131, which is none"),
-        (vector("-1.3"), Reason.MALFORMED, "-1.3, which is none"),
-        (said("matrix", [{"values": [[1.0, "1.3"]]}]), Reason.MALFORMED, "a matrix, not one number"),
-        (said("string", [1.0, "cool"]), Reason.MALFORMED, "a string, not one number"),
-        (said("scalar", [1.0]), Reason.MALFORMED, "a scalar, not one number"),
-        (said("vector", {"value": 1.3}), Reason.MALFORMED, "holds no result"),
-        ('{"status": "success", "data": [1.3]}', Reason.MALFORMED, "holds no result"),
-        ('{"status": "success"}', Reason.MALFORMED, "holds no result"),
+        (vector("0.82"), Reason.MALFORMED, "0.82, which is not a PUE"),
+        (vector("131"), Reason.MALFORMED, "131, which is not a PUE"),
+        (vector("-1.3"), Reason.MALFORMED, "-1.3, which is not a PUE"),
+        (said("matrix", [{"values": [[1.0, "1.3"]]}]), Reason.MALFORMED, "gives a matrix"),
+        (said("string", [1.0, "cool"]), Reason.MALFORMED, "gives a string"),
+        (said("scalar", [1.0]), Reason.MALFORMED, "not series of numbers"),
+        (said("vector", {"value": 1.3}), Reason.MALFORMED, "has no result"),
+        ('{"status": "success", "data": [1.3]}', Reason.MALFORMED, "has no result"),
+        ('{"status": "success"}', Reason.MALFORMED, "has no result"),
         ('{"status": "error", "error": "parse error"}', Reason.MALFORMED, "parse error"),
         ("[1.3]", Reason.MALFORMED, "failed"),
         ("<html>", Reason.MALFORMED, "not JSON"),
@@ -72,7 +72,7 @@ def test_what_is_no_pue_says_why(body: str, reason: Reason, words: str) -> None:
     [
         (400, '{"status": "error", "error": "unexpected end of input"}', Reason.MALFORMED, "unexpected end of input"),
         (422, '{"status": "error", "error": "too many samples"}', Reason.MALFORMED, "too many samples"),
-        (503, '{"status": "error", "error": "query timed out"}', Reason.MALFORMED, "query timed out"),
+        (503, '{"status": "error", "error": "query timed out"}', Reason.BROKEN, "query timed out"),
         (401, "no", Reason.UNAUTHORIZED, "HTTP 401"),
         (404, "no", Reason.ABSENT, "HTTP 404"),
         (500, "no", Reason.BROKEN, "HTTP 500"),
@@ -104,7 +104,7 @@ def test_nobody_there_and_too_much() -> None:
     with pytest.raises(SourceError) as raised:
         PueQuery(url, "pue").read()
     assert raised.value.reason is Reason.UNREACHABLE
-    with pytest.raises(SourceError, match="more than 8 MiB"):
+    with pytest.raises(SourceError, match="larger than 8192 KiB"):
         read(b" " * (9 << 20))
 
 

@@ -22,10 +22,10 @@ from tpw.carbon.electricity_maps import ElectricityMaps
 from tpw.carbon.intervals import InGrams
 from tpw.carbon.uk import Uk
 from tpw.carbon.watttime import GRAMS_PER_KWH, WattTime
+from tpw.http.messages import Answer, Fetch, Request
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.entsoe import Entsoe
 from tpw.tariff.feed import Reader
-from tpw.tariff.fetch import Fetch, Request, Response
 from tpw.tariff.intervals import PRESETS, FromAddress
 from tpw.tariff.layout import Layout
 from tpw.tariff.octopus import Octopus
@@ -249,14 +249,14 @@ def secret(tmp_path: Path) -> str:
     return str(tmp_path / "secret")
 
 
-def answering(response: Response) -> Fetch:
+def answering(response: Answer) -> Fetch:
     """Everything is answered alike, but for what comes before and after the numbers of WattTime."""
 
-    def fetch(request: Request) -> Response:
+    def fetch(request: Request) -> Answer:
         if request.url.endswith("/login"):
-            return Response(200, b'{"token": "t"}')
+            return Answer(200, b'{"token": "t"}')
         if "/forecast?" in request.url:
-            return Response(200, b'{"data": [], "meta": {"units": "lbs_co2_per_mwh"}}')
+            return Answer(200, b'{"data": [], "meta": {"units": "lbs_co2_per_mwh"}}')
         return response
 
     return fetch
@@ -279,7 +279,7 @@ def day_of(service: Service, day: str) -> list[Row]:
 def read(service: Service, rows: Rows, secret: str, stamp: Stamp | None = None) -> Sequence[PriceInterval]:
     body = service.body(rows, stamp or service.stamp or zulu)
     start, end = rows[0].start, rows[-1].end
-    found = service.reader(answering(Response(200, body)), secret).read(start, end)
+    found = service.reader(answering(Answer(200, body)), secret).read(start, end)
     return clipped(found, start, end)
 
 
@@ -365,7 +365,7 @@ def test_a_body_that_ends_early_is_refused(name: str, share: float, secret: str)
     service = FEEDS[name]
     rows = day_of(service, DAYS["96"])
     body = service.body(rows, service.stamp or zulu)
-    reader = service.reader(answering(Response(200, body[: int(len(body) * share)])), secret)
+    reader = service.reader(answering(Answer(200, body[: int(len(body) * share)])), secret)
     with pytest.raises(SourceError) as raised:
         reader.read(rows[0].start, rows[-1].end)
     assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET}
@@ -376,28 +376,28 @@ def test_a_csv_that_ends_early_at_the_end_of_a_line_is_the_part_that_it_is(secre
     service = FEEDS["csv"]
     rows = day_of(service, DAYS["96"])
     lines = service.body(rows, zulu).splitlines(keepends=True)
-    reader = service.reader(answering(Response(200, b"".join(lines[:41]))), secret)
+    reader = service.reader(answering(Answer(200, b"".join(lines[:41]))), secret)
     assert shape(reader.read(rows[0].start, rows[-1].end)) == told(service, rows[:40])
 
 
 ACKNOWLEDGEMENT = (Path(__file__).parents[2] / "captures" / "tariff" / "entsoe-acknowledgement.xml").read_bytes()
 
-ANSWERS: dict[str, tuple[Response, set[Reason]]] = {
-    "204": (Response(204, b""), {Reason.NOT_YET}),
-    "HTTP 401": (Response(401, b"no"), {Reason.UNAUTHORIZED}),
-    "HTTP 404": (Response(404, b"no"), {Reason.ABSENT}),
-    "HTTP 429": (Response(429, b"slow down"), {Reason.BROKEN}),
-    "HTTP 500": (Response(500, b"<h1>sorry</h1>"), {Reason.BROKEN}),
-    "acknowledgement": (Response(200, ACKNOWLEDGEMENT), {Reason.MALFORMED, Reason.NOT_YET}),
-    "page": (Response(200, b"<!DOCTYPE html><html><body>Please log in</body></html>"), {Reason.MALFORMED}),
-    "10 MB of garbage": (Response(200, bytes(range(256)) * 40_000), {Reason.MALFORMED}),
-    "7 MB of garbage": (Response(200, bytes(range(1, 256)) * 28_000), {Reason.MALFORMED}),
-    "nothing": (Response(200, b""), {Reason.MALFORMED}),
-    "null": (Response(200, b"null"), {Reason.MALFORMED, Reason.NOT_YET}),
-    "number": (Response(200, b"42"), {Reason.MALFORMED}),
-    "empty list": (Response(200, b"[]"), {Reason.MALFORMED, Reason.NOT_YET}),
-    "empty object": (Response(200, b"{}"), {Reason.MALFORMED, Reason.NOT_YET}),
-    "nested": (Response(200, b"[" * 200_000), {Reason.MALFORMED}),
+ANSWERS: dict[str, tuple[Answer, set[Reason]]] = {
+    "204": (Answer(204, b""), {Reason.NOT_YET}),
+    "HTTP 401": (Answer(401, b"no"), {Reason.UNAUTHORIZED}),
+    "HTTP 404": (Answer(404, b"no"), {Reason.ABSENT}),
+    "HTTP 429": (Answer(429, b"slow down"), {Reason.BROKEN}),
+    "HTTP 500": (Answer(500, b"<h1>sorry</h1>"), {Reason.BROKEN}),
+    "acknowledgement": (Answer(200, ACKNOWLEDGEMENT), {Reason.MALFORMED, Reason.NOT_YET}),
+    "page": (Answer(200, b"<!DOCTYPE html><html><body>Please log in</body></html>"), {Reason.MALFORMED}),
+    "10 MB of garbage": (Answer(200, bytes(range(256)) * 40_000), {Reason.MALFORMED}),
+    "7 MB of garbage": (Answer(200, bytes(range(1, 256)) * 28_000), {Reason.MALFORMED}),
+    "nothing": (Answer(200, b""), {Reason.MALFORMED}),
+    "null": (Answer(200, b"null"), {Reason.MALFORMED, Reason.NOT_YET}),
+    "number": (Answer(200, b"42"), {Reason.MALFORMED}),
+    "empty list": (Answer(200, b"[]"), {Reason.MALFORMED, Reason.NOT_YET}),
+    "empty object": (Answer(200, b"{}"), {Reason.MALFORMED, Reason.NOT_YET}),
+    "nested": (Answer(200, b"[" * 200_000), {Reason.MALFORMED}),
 }
 
 
@@ -414,7 +414,7 @@ def test_an_answer_that_holds_no_numbers_is_a_reason_and_never_a_number(name: st
 
 @every_feed
 def test_a_service_that_cannot_be_reached_says_so(name: str, secret: str) -> None:
-    def nobody(request: Request) -> Response:
+    def nobody(request: Request) -> Answer:
         raise SourceError(Reason.UNREACHABLE, f"{request.address} cannot be reached")
 
     with pytest.raises(SourceError) as raised:
@@ -426,10 +426,10 @@ def test_an_end_that_is_null_is_until_further_notice(secret: str) -> None:
     """Of the services only Octopus has such ends; a list of one's own may."""
     start, end = 1781481600.0, 1781568000.0
     results = [{"value_exc_vat": 20.0, "valid_from": zulu(start - 9e6), "valid_to": None, "payment_method": None}]
-    agile = FEEDS["octopus"].reader(answering(Response(200, json.dumps({"results": results}).encode())), secret)
+    agile = FEEDS["octopus"].reader(answering(Answer(200, json.dumps({"results": results}).encode())), secret)
     assert shape(agile.read(start, end)) == [(start, end, 0.2)]
     rows = [{"t": zulu(start), "e": zulu(start + 3600), "p": 1}, {"t": zulu(start + 3600), "e": None, "p": 2}]
     table = FromAddress(
-        "https://list.example/", Layout("p", "t", "e"), answering(Response(200, json.dumps(rows).encode()))
+        "https://list.example/", Layout("p", "t", "e"), answering(Answer(200, json.dumps(rows).encode()))
     )
     assert shape(table.read(start, end)) == [(start, start + 3600, 1.0), (start + 3600, end, 2.0)]

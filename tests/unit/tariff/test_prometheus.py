@@ -15,8 +15,9 @@ from tpw.config import load
 from tpw.config.emissions import intensity_source
 from tpw.config.feeds import Surroundings
 from tpw.config.prices import price_source
+from tpw.http.fetch import fetch as over_http
+from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.fetch import Request, Response, over_http
 from tpw.tariff.prometheus import MAX_POINTS, FromPrometheus
 
 NOON = 1781524800.0  # 2026-06-15T12:00Z
@@ -88,11 +89,11 @@ def test_steps_lie_on_whole_multiples_however_it_is_asked() -> None:
 def test_a_long_span_is_asked_for_in_parts() -> None:
     asked: list[tuple[float, float]] = []
 
-    def fetch(request: Request) -> Response:
+    def fetch(request: Request) -> Answer:
         query = parse_qs(urlsplit(request.url).query)
         start, end = float(query["start"][0]), float(query["end"][0])
         asked.append((start, end))
-        return Response(200, matrix([(start + 60 * n, "1") for n in range(int((end - start) / 60) + 1)]))
+        return Answer(200, matrix([(start + 60 * n, "1") for n in range(int((end - start) / 60) + 1)]))
 
     found = FromPrometheus("http://p", "price", fetch).read(NOON - 8 * 86400, NOON + 2.5 * 86400)
     assert found == (PriceInterval(NOON - 8 * 86400, NOON + 2.5 * 86400, 1.0),)
@@ -102,7 +103,7 @@ def test_a_long_span_is_asked_for_in_parts() -> None:
 
 def test_a_value_that_is_not_finite_says_nothing() -> None:
     values = [(NOON, "0.1"), (NOON + 60, "NaN"), (NOON + 120, "+Inf"), (NOON + 180, "0.2")]
-    found = FromPrometheus("http://p", "price", lambda request: Response(200, matrix(values))).read(NOON, NOON + 240)
+    found = FromPrometheus("http://p", "price", lambda request: Answer(200, matrix(values))).read(NOON, NOON + 240)
     assert found == (PriceInterval(NOON, NOON + 60, 0.1), PriceInterval(NOON + 180, NOON + 240, 0.2))
 
 
@@ -112,35 +113,35 @@ FAILED = b'{"status": "error", "errorType": "bad_data", "error": "parse error: u
 @pytest.mark.parametrize(
     ("response", "reason", "words"),
     [
-        (Response(200, matrix()), Reason.ABSENT, "gives no series"),
-        (Response(200, matrix([(NOON, "1")], [(NOON, "2")])), Reason.MALFORMED, "2 series: aggregate it"),
-        (Response(200, matrix([(NOON + 60, "1"), (NOON, "2")])), Reason.MALFORMED, "out of order"),
-        (Response(200, FAILED), Reason.MALFORMED, "unexpected end of input"),
-        (Response(400, FAILED), Reason.MALFORMED, "unexpected end of input"),
-        (Response(503, b'{"status": "error", "error": "query timed out"}'), Reason.BROKEN, "query timed out"),
-        (Response(401, b"no"), Reason.UNAUTHORIZED, "HTTP 401"),
-        (Response(204, b""), Reason.NOT_YET, "HTTP 204"),
+        (Answer(200, matrix()), Reason.ABSENT, "gives no series"),
+        (Answer(200, matrix([(NOON, "1")], [(NOON, "2")])), Reason.MALFORMED, "gives 2 series"),
+        (Answer(200, matrix([(NOON + 60, "1"), (NOON, "2")])), Reason.MALFORMED, "out of order"),
+        (Answer(200, FAILED), Reason.MALFORMED, "unexpected end of input"),
+        (Answer(400, FAILED), Reason.MALFORMED, "unexpected end of input"),
+        (Answer(503, b'{"status": "error", "error": "query timed out"}'), Reason.BROKEN, "query timed out"),
+        (Answer(401, b"no"), Reason.UNAUTHORIZED, "HTTP 401"),
+        (Answer(204, b""), Reason.NOT_YET, "HTTP 204"),
         (
-            Response(200, b'{"status": "success", "data": {"resultType": "vector", "result": []}}'),
+            Answer(200, b'{"status": "success", "data": {"resultType": "vector", "result": []}}'),
             Reason.MALFORMED,
-            "is a vector",
+            "gives a vector",
         ),
         (
-            Response(
-                200, b'{"status": "success", "data": {"resultType": "matrix", "result": [{"histograms": [[1, {}]]}]}}'
+            Answer(
+                200,
+                b'{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "histograms": []}]}}',
             ),
             Reason.MALFORMED,
-            "histograms",
+            "not series of numbers",
         ),
-        (Response(200, matrix([(NOON, "cheap")])), Reason.MALFORMED, "cheap"),
-        (Response(200, b"<html>"), Reason.MALFORMED, "not JSON"),
-        (Response(200, b"null"), Reason.MALFORMED, "cannot be read"),
-        (Response(200, b"[" * 100_000), Reason.MALFORMED, "nested too deep"),
-        (Response(200, b"x" * (9 << 20)), Reason.MALFORMED, "more than 8 MiB"),
-        (Response(200, matrix([(NOON, "1")])[:-20]), Reason.MALFORMED, "not JSON"),
+        (Answer(200, matrix([(NOON, "cheap")])), Reason.MALFORMED, "cheap"),
+        (Answer(200, b"<html>"), Reason.MALFORMED, "not JSON"),
+        (Answer(200, b"null"), Reason.MALFORMED, "query failed"),
+        (Answer(200, b"[" * 100_000), Reason.MALFORMED, "nested too deep"),
+        (Answer(200, matrix([(NOON, "1")])[:-20]), Reason.MALFORMED, "not JSON"),
     ],
 )
-def test_what_is_no_price_says_why(response: Response, reason: Reason, words: str) -> None:
+def test_what_is_no_price_says_why(response: Answer, reason: Reason, words: str) -> None:
     with pytest.raises(SourceError) as raised:
         FromPrometheus("http://p", "price", lambda request: response).read(NOON, NOON + 60)
     assert raised.value.reason is reason

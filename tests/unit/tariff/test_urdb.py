@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError
-from tpw.tariff.fetch import Request, Response
 from tpw.tariff.tiers import Tier
 from tpw.tariff.urdb import FlatDemand, Urdb, UrdbReader, from_api, from_file, parse
 
@@ -200,9 +200,9 @@ def test_rate_is_fetched_by_its_label_with_the_key_from_the_file(tmp_path: Path)
     (tmp_path / "key").write_text("k3y\n")
     asked: list[Request] = []
 
-    def fetch(request: Request) -> Response:
+    def fetch(request: Request) -> Answer:
         asked.append(request)
-        return Response(200, CAPTURE.read_bytes())
+        return Answer(200, CAPTURE.read_bytes())
 
     assert parse(from_api("68c0cb49d7afaa668b0dc6fc", str(tmp_path / "key"), fetch)()).fixed_charge == 3897.4
     assert asked[0].url.endswith("getpage=68c0cb49d7afaa668b0dc6fc&api_key=k3y")

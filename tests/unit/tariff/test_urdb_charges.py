@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tpw.config import load
 from tpw.config.feeds import Surroundings
 from tpw.config.prices import price_source
+from tpw.http.messages import Answer, Request
 from tpw.model import Reason, SourceError, StandingCharge
 from tpw.snapshot import DemandNow, demand_now
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import Demand, DemandRules, billed_kw, kw_months, recorded, settled
-from tpw.tariff.fetch import Request, Response
 from tpw.tariff.layers import Layers
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.urdb import UrdbReader, parse
@@ -219,10 +219,10 @@ class World:
         self.now = at("2026-07-14T12:00")
         self.body: bytes | None = CAPTURE.read_bytes()
 
-    def fetch(self, request: Request) -> Response:
+    def fetch(self, request: Request) -> Answer:
         if self.body is None:
             raise SourceError(Reason.UNREACHABLE, "nobody there")
-        return Response(200, self.body)
+        return Answer(200, self.body)
 
     def source(self, directory: Path, charged: str = "[demand, fixed]", more: str = "") -> Layers:
         (directory / "key").write_text("k")

@@ -73,15 +73,15 @@ def test_a_server_is_read_where_its_authority_is_given(pki: Path):
 def test_a_server_whose_authority_is_not_known_is_not_believed(pki: Path, tls: Words | None):
     with serving(pki) as server:
         failure = failure_of(server.url, tls)
-    assert (failure.reason, "certificate is not believed" in failure.detail) == (Reason.UNREACHABLE, True)
-    assert "CA file" in failure.hint
+    assert (failure.reason, "certificate is not trusted" in failure.detail) == (Reason.UNREACHABLE, True)
+    assert "ca_file" in failure.hint
 
 
 def test_a_certificate_of_another_name_is_believed_only_where_that_name_is_expected(pki: Path):
     with serving(pki, "named") as server:
         failure = failure_of(server.url, Words(ca_file=str(pki / "named.pem")))
         reading = read(server.url, Words(ca_file=str(pki / "named.pem"), server_name="chat.example"))
-    assert "certificate is not believed" in failure.detail
+    assert "certificate is not trusted" in failure.detail
     assert summary(reading.series) == {Role.OUTPUT: 7.0}
 
 
@@ -123,4 +123,4 @@ def test_http_where_https_is_expected_is_told_apart():
         server.start()
         failure = failure_of(f"https://127.0.0.1:{listener.getsockname()[1]}", None)
         server.join(10)
-    assert (failure.reason, failure.hint) == (Reason.UNREACHABLE, "is it http, not https?")
+    assert (failure.reason, failure.hint) == (Reason.UNREACHABLE, "Is it http, not https?")

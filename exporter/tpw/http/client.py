@@ -1,0 +1,357 @@
+"""A kept HTTP/1.1 connection to one server, bounded in time and in bytes.
+
+Only the parser of answers is the standard library's: its client has a timeout for each system call, so a server that drips
+bytes holds it for ever. urllib3 costs 0.6 MiB of memory and httpx 2.3 MiB, and neither bounds a dripped head.
+Not bounded: the lookup of a host name, for which the system's resolver takes no deadline.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from tpw import __version__
+from tpw.http.messages import MAX_BYTES, Answer, address_of
+from tpw.http.secrets import basic, read_headers
+from tpw.model import Reason, SourceError
+
+MAX_REDIRECTS = 3
+_REDIRECTS = (301, 302, 303, 307, 308)
+_SAFE = "/?%:@!$&'()*+,;=~-._[]"
+_PORTS = {"http": 80, "https": 443}
+USER_AGENT = f"tpw-exporter/{__version__}"
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+_SERVICE_HINT = "Check the address, and that the service runs and accepts connections from this host."
+
+Left = Callable[[], float]
+"""Seconds until the deadline of an exchange. Raises TimeoutError after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a server is verified, and how the client identifies itself. Paths of PEM files; "" where not used."""
+
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    server_name: str = ""
+    """Expected name of the server, where it is not the one in the address."""
+    skip_verify: bool = False
+
+    def context(self) -> ssl.SSLContext:
+        """Raises SourceError (PERMISSION) when a file cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file or None)
+        except (OSError, ValueError) as error:
+            hint = "Check ca_file, cert_file and key_file."
+            raise SourceError(Reason.PERMISSION, f"TLS files cannot be used: {error}", hint) from error
+        if self.skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class RedirectError(SourceError):
+    """A redirect to another server, which was not followed."""
+
+    def __init__(self, where: str, url: str) -> None:
+        hint = "Configure that address if it is right: secrets are not sent to another server."
+        super().__init__(Reason.BROKEN, f"{where}: redirects to another address, {url[:200]}", hint)
+        self.url = url
+
+
+def open_tcp(host: str, port: int, left: Left) -> socket.socket:
+    """A connection to the first address of a host that accepts one. Raises OSError."""
+    failure = OSError("the host name has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left())
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise failure
+
+
+class Client:
+    """One server, connected to as needed and kept open between requests. For one thread at a time.
+
+    Args:
+        url: ``http://host:port/path?query``; what is requested where a request names no target.
+        timeout_seconds: for a whole exchange: connecting, TLS, redirects, head and body.
+        max_bytes: largest body, before and after decompression.
+        headers_file: see :func:`tpw.http.secrets.read_headers`; read at every connect and after every 401 or 403.
+        tls: for https.
+        proxy: ``http://user:password@host:port`` of an HTTP proxy; "" for none.
+        clock: monotonic seconds.
+        open_socket: opens the connection below TLS.
+
+    Raises:
+        ValueError: when an address is not valid.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float = 2.0,
+        max_bytes: int = MAX_BYTES,
+        headers_file: str | PathLike[str] | None = None,
+        tls: Tls | None = None,
+        proxy: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        open_socket: Callable[[str, int, Left], socket.socket] = open_tcp,
+    ) -> None:
+        self._scheme, self._host, self._port = server_of(url)
+        parts = urlsplit(url)
+        self._netloc = parts.netloc.rpartition("@")[2]
+        self.origin = f"{self._scheme}://{self._netloc}"
+        self.prefix = parts.path.rstrip("/")
+        self.connects = 0
+        """Connections opened so far. Behind a new one there may be a new process."""
+        self._target = target_of(url)
+        self._timeout_seconds = timeout_seconds
+        self._max_bytes = max_bytes
+        self._headers_file = headers_file
+        self._tls = tls or Tls()
+        self._proxy = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+        self._via = (self._host, self._port) if self._proxy is None else server_of(self._proxy.geturl())[1:]
+        self._clock = clock
+        self._open_socket = open_socket
+        self._secrets: dict[str, str] = {}
+        self._sock: socket.socket | None = None
+
+    def request(
+        self,
+        target: str = "",
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Answer:
+        """One exchange, whatever its status. A GET follows up to three redirects within the server.
+
+        A kept connection that the server has closed meanwhile is opened again once.
+
+        Args:
+            target: path and query on the server; "" for those of the client's address.
+            method: of HTTP.
+            body: sent with the request.
+            headers: replace the usual ones; those of the headers file replace them.
+            timeout_seconds: replaces the client's.
+
+        Raises:
+            SourceError: TIMEOUT, UNREACHABLE, MALFORMED (not HTTP, cut off, too large), PERMISSION (files of secrets or of
+                TLS), BROKEN (endless redirects), RedirectError.
+        """
+        timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        deadline = self._clock() + timeout
+        target = quote(target, safe=_SAFE) if target else self._target
+
+        def left() -> float:
+            seconds = deadline - self._clock()
+            if seconds <= 0:
+                raise TimeoutError
+            return seconds
+
+        for _ in range(MAX_REDIRECTS + 1):
+            was_open = self._sock is not None
+            while True:
+                try:
+                    answer = self._exchange(method, target, body, headers or {}, left)
+                    break
+                except SourceError:
+                    self.close()
+                    raise
+                except (http.client.HTTPException, OSError, UnicodeError) as error:
+                    self.close()
+                    if not was_open or not isinstance(error, ConnectionError | http.client.BadStatusLine):
+                        raise _failure(self.where(target), error, timeout) from error
+                    was_open = False
+            location = answer.headers.get("location", "")
+            if method != "GET" or answer.status not in _REDIRECTS or not location:
+                return answer
+            target = self._redirected(target, location)
+        raise SourceError(Reason.BROKEN, f"{self.where(target)}: redirects in a circle")
+
+    def where(self, target: str = "") -> str:
+        """The address of a target without its query, which may hold secrets: for messages."""
+        return self.origin + (target or self._target).partition("?")[0]
+
+    def close(self) -> None:
+        """Drop the connection; the next request opens another. Never raises."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    def _exchange(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], left: Left) -> Answer:
+        sock = self._sock or self._connect(left)
+        sock.settimeout(left())
+        length = {} if body is None else {"Content-Length": str(len(body))}
+        sent = {k.lower(): f"{k}: {v}" for part in (_HEADERS, headers, self._secrets, length) for k, v in part.items()}
+        began = self._clock()
+        address = self.origin + target if self._proxy and self._scheme == "http" else target
+        response = _sent(sock, method, address, self._netloc, [*sent.values()], body or b"", left)
+        answered = self._clock()
+        is_framed = response.length is not None or bool(response.chunked)
+        try:
+            content = self._body(target, response)
+        finally:
+            response.close()
+        if response.will_close or response.status in (401, 403):
+            self.close()
+        received = {name.lower(): text for name, text in response.getheaders()}
+        return Answer(response.status, content, received, target, (began + answered) / 2, is_framed)
+
+    def _connect(self, left: Left) -> socket.socket:
+        self._secrets = read_headers(self._headers_file)
+        proxy, context = self._proxy, self._tls.context() if self._scheme == "https" else None
+        login = {}
+        if proxy is not None and proxy.username:
+            [(name, value)] = basic(unquote(proxy.username), unquote(proxy.password or "")).items()
+            login = {f"Proxy-{name}": value}
+        sock = self._sock = self._open_socket(*self._via, left)
+        sock.settimeout(left())
+        if proxy is not None and context is not None:
+            server = f"{self._netloc if urlsplit(self.origin).port else f'{self._netloc}:443'}"
+            response = _sent(sock, "CONNECT", server, server, [f"{k}: {v}" for k, v in login.items()], b"", left)
+            response.close()
+            if response.status != 200:
+                raise OSError(f"the proxy refuses the connection with HTTP {response.status}")
+        elif proxy is not None:
+            self._secrets.update(login)
+        if context is not None:
+            sock.settimeout(left())
+            sock = self._sock = context.wrap_socket(sock, server_hostname=self._tls.server_name or self._host)
+        self.connects += 1
+        return sock
+
+    def _body(self, target: str, response: http.client.HTTPResponse) -> bytes:
+        most = self._max_bytes
+        too_large = SourceError(
+            Reason.MALFORMED,
+            f"{self.where(target)}: the answer is larger than {most >> 10} KiB",
+            "Check the address: no source needs an answer of this size.",
+        )
+        if response.length is not None and response.length > most:
+            raise too_large
+        body = response.read(most + 1) if response.length is None else response.read()
+        # Compression is not requested, but some servers and proxies compress all the same.
+        if body and len(body) <= most and (response.getheader("Content-Encoding") or "").lower() in ("gzip", "x-gzip"):
+            unpacker = zlib.decompressobj(wbits=31)
+            try:
+                body = unpacker.decompress(body, most + 1)
+            except zlib.error as error:
+                raise SourceError(Reason.MALFORMED, f"{self.where(target)}: damaged gzip: {error}") from error
+            if len(body) <= most and not unpacker.eof:
+                raise SourceError(
+                    Reason.MALFORMED, f"{self.where(target)}: the answer was cut off (gzip without its end)"
+                )
+        if len(body) > most:
+            raise too_large
+        return body
+
+    def _redirected(self, target: str, location: str) -> str:
+        """The target that a redirect names. Raises RedirectError where it leaves the server."""
+        # http.client decodes headers as Latin-1; servers that send more than ASCII send UTF-8.
+        url = location.encode("latin-1", "replace").decode("utf-8", "replace")
+        try:
+            url = urljoin(self.origin + target, url)
+            if server_of(url) == (self._scheme, self._host, self._port):
+                return target_of(url)
+        except ValueError:  # not an address of http, or a port that is not a number
+            pass
+        raise RedirectError(self.where(target), url)
+
+
+def server_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an address of http or https, as they are compared. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f"{address_of(url)!r} is not an http or https address")
+    return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
+
+
+def target_of(url: str) -> str:
+    """Path and query of an address in ASCII, as they are requested."""
+    parts = urlsplit(url)
+    return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
+
+
+def _failure(where: str, error: Exception, timeout_seconds: float) -> SourceError:
+    hint = _SERVICE_HINT
+    if isinstance(error, TimeoutError):
+        hint = "Check whether the server is overloaded, or raise the timeout."
+        return SourceError(Reason.TIMEOUT, f"{where}: no complete answer within {timeout_seconds:.3g} s", hint)
+    if isinstance(error, http.client.IncompleteRead):
+        return SourceError(Reason.MALFORMED, f"{where}: the answer was cut off")
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return SourceError(Reason.MALFORMED, f"{where}: not an HTTP answer ({type(error).__name__})")
+    text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = f"its certificate is not trusted: {error.verify_message}"
+        hint = "Trust the authority that signed it: ca_file, or the certificates of the system."
+    elif isinstance(error, ssl.SSLError):
+        text, hint = f"TLS failed: {error.reason}", "Is it http, not https?"
+    elif isinstance(error, socket.gaierror | UnicodeError):  # the latter for a name that no host can have
+        text, hint = "the host name is not known", "Check the address."
+    elif isinstance(error, ConnectionRefusedError):
+        text = "connection refused"
+    return SourceError(Reason.UNREACHABLE, f"{where}: {text}", hint)
+
+
+def _sent(
+    sock: socket.socket, method: str, target: str, host: str, headers: list[str], body: bytes, left: Left
+) -> http.client.HTTPResponse:
+    """Send a request and read the head of its answer."""
+    netloc = host if host.isascii() else host.encode("idna").decode()
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {netloc}", *headers]
+    if any("\n" in line or "\r" in line for line in lines):
+        raise SourceError(Reason.MALFORMED, f"{host}: a header to send holds a line break")
+    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    response = http.client.HTTPResponse(_TimedSocket(sock, left), method=method)  # type: ignore[arg-type]
+    try:
+        response.begin()
+    except BaseException:
+        response.close()
+        raise
+    return response
+
+
+class _TimedSocket(io.RawIOBase):
+    """Reads a socket, each time with what is left of the deadline. Keeps the socket open until it is closed itself."""
+
+    def __init__(self, sock: socket.socket, left: Left) -> None:
+        self._sock, self._left = sock, left
+        self._file = sock.makefile("rb", buffering=0)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """What a response calls to read from its socket."""
+        return io.BufferedReader(self, 65536)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._left())
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,73 @@
+"""One request to any address on a connection of its own: price feeds, intensity feeds."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from tpw.http.messages import MAX_BYTES, Answer, Request, status_error
+from tpw.model import Reason, SourceError
+
+TIMEOUT_SECONDS = 20.0
+
+
+def fetch(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_bytes: int = MAX_BYTES) -> Answer:
+    """Send a request and return the answer, whatever its status. See :data:`tpw.http.messages.Fetch`.
+
+    The proxies of the environment are used. A GET follows redirects: within the server with the request's headers, to
+    another server without them, and never from https to http.
+
+    Raises:
+        SourceError: see :meth:`tpw.http.client.Client.request`.
+    """
+    from tpw.http.client import MAX_REDIRECTS, Client, RedirectError
+
+    deadline = time.monotonic() + timeout_seconds
+    url, headers = request.url, request.headers
+    for hop in range(MAX_REDIRECTS + 1):
+        try:
+            client = Client(url, max_bytes=max_bytes, proxy=_proxy(url))
+        except ValueError as error:
+            raise SourceError(Reason.UNREACHABLE, f"{request.address} cannot be requested: {error}") from None
+        try:
+            left = max(deadline - time.monotonic(), 0.001)
+            method = "GET" if request.body is None else "POST"
+            return client.request(method=method, body=request.body, headers=headers, timeout_seconds=left)
+        except RedirectError as redirect:
+            is_downgrade = url.startswith("https:") and not redirect.url.startswith("https:")
+            if is_downgrade or hop == MAX_REDIRECTS:
+                raise
+            url, headers = redirect.url, {}
+        finally:
+            client.close()
+    raise AssertionError("unreachable")
+
+
+def body_of(request: Request, answer: Answer) -> bytes:
+    """The body of a feed's answer with the status 200. Raises SourceError for every other; 204 is NOT_YET."""
+    status = answer.status
+    if status == 200:
+        return answer.body
+    if status == 429:
+        hint = "Too many requests from this address or key. The request is repeated later."
+        raise status_error(request.address, answer, hint=hint)
+    if status in (204, 401, 403):
+        raise status_error(request.address, answer)
+    if status in (404, 410):
+        hint = "Check area, tariff or product code. Services also move or close."
+        raise status_error(request.address, answer, hint=hint)
+    if status < 500:
+        raise status_error(request.address, answer, reason=Reason.MALFORMED, hint="The service rejects the request.")
+    raise status_error(request.address, answer, reason=Reason.BROKEN)
+
+
+def _proxy(url: str) -> str:
+    """The proxy that the environment names for a URL; "" for none. Loads urllib.request only where there is one."""
+    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+        return ""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme, "")
+    return "" if proxy_bypass(parts.netloc.rpartition("@")[2]) else proxy
