@@ -247,7 +247,7 @@ def test_sigterm_lets_a_stream_end(llama, proxy):
     assert (first + rest).count(b"data: ") == 60 + 2  # the end of the text, and [DONE]
     assert rest.endswith(b"data: [DONE]\n\n")
     assert counted.child.process.wait(10) == 0
-    assert "proxy stopped" in counted.child.tail()
+    assert "proxy_stopped" in counted.child.tail()
 
 
 def refuses(host: str, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""``tpw-exporter proxy``: the counting reverse proxy before a server that publishes no counters of its own."""
+"""``tpw-exporter proxy``: the reverse proxy that counts the tokens of a server without metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tpw.cli import Setting
 
 FLAGS = {"web.listen-address": "127.0.0.1:11435", "web.telemetry-path": METRICS_PATH, "log.level": "", "log.format": ""}
-"""The daemon's flags that this command takes as well, and its own defaults for them; "" is the daemon's."""
+"""Settings that this command accepts -> its default; "" is the daemon's."""
 
 _SWITCH = {"true": True, "1": True, "false": False, "0": False, "": False}
 _log = structlog.get_logger("tpw")
@@ -32,7 +32,7 @@ _log = structlog.get_logger("tpw")
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What the command's own flags and their variables say."""
+    """The command's own options, from flags and environment."""
 
     upstream: Upstream
     ask_for_usage: bool
@@ -41,35 +41,35 @@ class _Settings:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    group = parser.add_argument_group("proxy", "Environment variables as well: --upstream is TPW_UPSTREAM.")
-    group.add_argument(
-        "--upstream", metavar="URL", help="Base address of the server, such as http://127.0.0.1:11434. Required."
+    group = parser.add_argument_group(
+        "proxy", "Each can be set by an environment variable: --upstream is TPW_UPSTREAM."
     )
+    group.add_argument("--upstream", metavar="URL", help="Base URL of the server: http://127.0.0.1:11434. Required.")
     group.add_argument(
         "--upstream.ca-file",
         dest="upstream.ca-file",
         metavar="FILE",
-        help="Certificates (PEM) to trust for an https:// upstream, instead of the system's.",
+        help="CA certificates (PEM) for an https upstream, instead of the system's.",
     )
     group.add_argument(
         "--inject-usage",
         dest="inject-usage",
         action="store_const",
         const="true",
-        help="Add stream_options.include_usage to OpenAI-compatible streams that lack it, and take the extra event out of"
-        " the answer again. Without it, requests are not touched, and such streams are counted only where the server says"
-        " what they used all the same.",
+        help="Add stream_options.include_usage to OpenAI-compatible streaming requests that lack it, and remove the extra"
+        " event from the response. Without this flag, requests are not changed, and such streams are counted only if the"
+        " server reports their usage anyway.",
     )
     group.add_argument(
         "--shutdown-grace",
         dest="shutdown-grace",
         metavar="SECONDS",
-        help="How long answers may go on after SIGTERM. Default: 25.",
+        help="How long responses in progress may continue after SIGTERM. Default: 25.",
     )
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Serve until told to end. 1 when the address cannot be listened on."""
+    """Serve until SIGTERM or SIGINT. Exit status 1 if the address cannot be listened on, 2 for invalid options."""
     given = {override.path for override in setting.overrides}
     try:
         config = load("", "<proxy>", overrides=setting.overrides)
@@ -89,38 +89,38 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     try:
         asyncio.run(_serve(settings, web.listen_address, web.telemetry_path))
     except OSError as error:
-        _log.error("cannot listen", address=web.listen_address, detail=str(error))
+        _log.error("listen_failed", address=web.listen_address, detail=str(error))
         return 1
-    _log.info("proxy stopped")
+    _log.info("proxy_stopped")
     return 0
 
 
 def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
-    """Raises ValueError, OSError; the message names the flag."""
+    """Raises ValueError or OSError; the message has the flag."""
 
-    def said(name: str) -> str:
+    def value(name: str) -> str:
         return str(given[name] if given[name] is not None else environment.get(environment_name(name), ""))
 
-    address = said("upstream")
+    address = value("upstream")
     if not address:
-        raise ValueError("say where the server is: --upstream=http://HOST:PORT, or TPW_UPSTREAM")
-    ca_file = said("upstream.ca-file") or None
+        raise ValueError("the server is missing: set --upstream=http://HOST:PORT, or TPW_UPSTREAM")
+    ca_file = value("upstream.ca-file") or None
     try:
         upstream = Upstream.at(address, ca_file=ca_file)
     except ValueError as error:
         raise ValueError(f"--upstream: {error}") from None
     except OSError as error:
         raise ValueError(f"--upstream.ca-file: {ca_file}: {error}") from None
-    switch = said("inject-usage").lower()
+    switch = value("inject-usage").lower()
     if switch not in _SWITCH:
-        raise ValueError(f"{environment_name('inject-usage')} is true or false, not {switch!r}")
-    grace = said("shutdown-grace") or "25"
+        raise ValueError(f"{environment_name('inject-usage')} must be true or false, not {switch!r}")
+    grace = value("shutdown-grace") or "25"
     try:
         grace_seconds = float(grace)
     except ValueError:
         grace_seconds = -1.0
     if not 0.0 <= grace_seconds <= 86400.0:
-        raise ValueError(f"--shutdown-grace is a number of seconds up to a day, not {grace!r}")
+        raise ValueError(f"--shutdown-grace must be a number of seconds, at most 86400, not {grace!r}")
     return _Settings(upstream, _SWITCH[switch], grace_seconds)
 
 
@@ -130,10 +130,10 @@ async def _serve(settings: _Settings, listen_address: str, metrics_path: str) ->
     assert server is not None  # noqa: S101 - a coroutine of asyncio.run has one
 
     def end() -> None:
-        if stop.is_set():  # told twice: wait no longer
+        if stop.is_set():  # the second signal: stop at once
             server.cancel()
         else:
-            _log.info("proxy stopping", grace_seconds=settings.grace_seconds)
+            _log.info("proxy_stopping", grace_seconds=settings.grace_seconds)
             stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -141,14 +141,14 @@ async def _serve(settings: _Settings, listen_address: str, metrics_path: str) ->
 
     def ready(host: str, port: int) -> None:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        behind = f"{settings.upstream.host}:{settings.upstream.port}"
-        _log.info("proxy started", version=__version__, address=address, upstream=behind, pid=os.getpid())
+        upstream = f"{settings.upstream.host}:{settings.upstream.port}"
+        _log.info("proxy_started", version=__version__, address=address, upstream=upstream, pid=os.getpid())
 
-    def reached(why: str) -> None:
-        if why:
-            _log.warning("upstream down", upstream=settings.upstream.authority, detail=why)
+    def reached(problem: str) -> None:
+        if problem:
+            _log.warning("upstream_down", upstream=settings.upstream.authority, detail=problem)
         else:
-            _log.info("upstream up again", upstream=settings.upstream.authority)
+            _log.info("upstream_up", upstream=settings.upstream.authority)
 
     try:
         await serve_proxy(

@@ -1,4 +1,4 @@
-"""``tpw-exporter report``: tokens, energy and money by day, server and model, from the local books."""
+"""``tpw-exporter report``: tokens, energy and cost by day, server and model, from the books."""
 
 from __future__ import annotations
 
@@ -32,68 +32,72 @@ from tpw.store.sqlite import StoreError
 
 _FORMATS = ("table", "csv", "json", "focus")
 _WIDTH = 100
-"""Of a table that goes into a file; a terminal has its own."""
+"""Width of a table that is written to a file; a terminal has its own width."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    when = parser.add_argument_group("when", "Without any of these, the last seven days, today included.")
-    when.add_argument("--from", dest="since", metavar="DATE", help="First day, or moment such as 2026-10-25T06:00.")
-    when.add_argument("--to", dest="until", metavar="DATE", help="Last day, that day included, or moment.")
+    when = parser.add_argument_group("time range", "Default: the last seven days, including today.")
+    when.add_argument("--from", dest="since", metavar="DATE", help="First day, or an instant such as 2026-10-25T06:00.")
+    when.add_argument("--to", dest="until", metavar="DATE", help="Last day (inclusive), or an instant.")
     when.add_argument("--month", metavar="YYYY-MM", help="A calendar month.")
-    when.add_argument("--last", metavar="TIME", help="7d, 4w or 24h: up to now, today or this hour included.")
+    when.add_argument("--last", metavar="TIME", help="7d, 4w or 24h: up to now, including the current day or hour.")
     when.add_argument(
         "--timezone",
         metavar="ZONE",
-        help="Whose days these are. Default: tariff.timezone, where there is one, else UTC.",
+        help="Time zone of the days. Default: tariff.timezone if it is set, else UTC.",
     )
-    what = parser.add_argument_group("what")
+    what = parser.add_argument_group("content")
     what.add_argument(
         "--by",
         metavar="NAMES",
         help=f"Group by any of {', '.join(Dimension)}, separated by commas. Default: {','.join(DEFAULT)}. Tokens are"
-        " counted by server and model: by state they stand with `active`, by GPU and by component in lines of their own.",
+        " counted by server and model: grouped by state, they are in the rows of `active`; grouped by GPU or component,"
+        " they are in rows of their own.",
     )
     what.add_argument(
-        "--format", choices=_FORMATS, default="table", help="focus is CSV by the FinOps specification FOCUS 1.2."
+        "--format",
+        choices=_FORMATS,
+        default="table",
+        help="Output format. focus is CSV by the FinOps specification 1.2.",
     )
-    what.add_argument("--output", metavar="FILE", help="Write there and not to standard output.")
+    what.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
     what.add_argument(
         "--check",
         action="store_true",
-        help="Compare the sums of all quarter-hours with the counters instead; exit status 1 where they differ.",
+        help="Compare the sums of all quarter-hours with the counters instead. Exit status 1 if they differ.",
     )
     focus = parser.add_argument_group("format focus")
-    focus.add_argument("--provider", metavar="NAME", default="self-hosted", help="Who charges. Default: self-hosted.")
-    focus.add_argument("--billing-account", metavar="ID", help="Whose account. Default: the name of this host.")
+    focus.add_argument("--provider", metavar="NAME", default="self-hosted", help="Provider name. Default: self-hosted.")
+    focus.add_argument("--billing-account", metavar="ID", help="Billing account. Default: the name of this host.")
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Exit status 0; 1 where there are no books or they do not add up; 2 for a mistake in what was asked."""
+    """Exit status 0; 1 if there are no books or ``--check`` finds a difference; 2 for invalid options."""
     try:
         config = configuration(setting)
-        asked = _asked(arguments, config)
+        request = _request(arguments, config)
     except ConfigError as error:
         print_problems(error)
         return 2
     except ValueError as error:
         return _failed(error, 2)
-    is_sound = True
+    is_consistent = True
     try:
         with BooksReader(state_directory(config)) as books:
             if arguments.check:
-                text, is_sound = _checked(books, asked.calendar)
+                text, is_consistent = _checked(books, request.calendar)
             else:
-                text = _reported(books, asked, config)
+                text = _reported(books, request, config)
     except (StoreError, NoCurrencyError) as error:
         return _failed(error, 1)
     except sqlite3.Error as error:
-        return _failed(f"the books cannot be read to their end: {error}", 1)
+        return _failed(f"the books cannot be read completely: {error}", 1)
     try:
-        _put_out(text, arguments.output)
+        _write(text, arguments.output)
     except OSError as error:
         return _failed(f"cannot write {arguments.output or 'to standard output'}: {error.strerror or error}", 1)
-    return 0 if is_sound else 1
+    return 0 if is_consistent else 1
 
 
 def _failed(error: object, status: int) -> int:
@@ -102,8 +106,8 @@ def _failed(error: object, status: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the command line wants."""
+class _Request:
+    """The parsed options."""
 
     calendar: Calendar
     covered: Period
@@ -112,13 +116,13 @@ class _Asked:
     parties: Parties
 
 
-def _asked(arguments: argparse.Namespace, config: Config) -> _Asked:
-    """Raises ValueError with a whole sentence."""
+def _request(arguments: argparse.Namespace, config: Config) -> _Request:
+    """Raises ValueError."""
     timezone = arguments.timezone or config.tariff.timezone or "UTC"
     try:
         calendar = Calendar(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"--timezone={timezone} is no time zone: write one such as Europe/Berlin") from None
+        raise ValueError(f"--timezone={timezone} is not a time zone: write one such as Europe/Berlin") from None
     covered = range_of(
         calendar,
         time.time(),
@@ -127,7 +131,7 @@ def _asked(arguments: argparse.Namespace, config: Config) -> _Asked:
         month=arguments.month,
         last=arguments.last,
     )
-    return _Asked(
+    return _Request(
         calendar,
         covered,
         _grouped_by(arguments.by, arguments.format),
@@ -142,48 +146,48 @@ def _grouped_by(text: str | None, format_: str) -> tuple[Dimension, ...]:
     by = dimensions(text or Dimension.DAY)
     if len(by) != 1 or by[0].unit is None:
         raise ValueError(
-            f"--by={text}: the format focus is by GPU, server, model, state and component; give hour, day or month"
+            f"--by={text}: the format focus has rows by GPU, server, model, state and component; give hour, day or month"
         )
     return (by[0], *LINES_BY)
 
 
-def _reported(books: BooksReader, asked: _Asked, config: Config) -> str:
+def _reported(books: BooksReader, request: _Request, config: Config) -> str:
     """The text of a report."""
-    head, calendar = books.head(), asked.calendar
-    covered = asked.covered
-    if covered.start_seconds == 0.0 and head.first_row_seconds is not None:  # from the beginning
-        begun = calendar.period(Unit.DAY, head.first_row_seconds).start_seconds
-        covered = Period(min(begun, covered.end_seconds), covered.end_seconds)
+    head, calendar = books.head(), request.calendar
+    covered = request.covered
+    if covered.start_seconds == 0.0 and head.first_row_seconds is not None:  # from the beginning of the books
+        start = calendar.period(Unit.DAY, head.first_row_seconds).start_seconds
+        covered = Period(min(start, covered.end_seconds), covered.end_seconds)
     months = billing_months(config)
 
     def billing_period(at_seconds: float) -> Period:
         return Period(*months.bounds(at_seconds))
 
-    tabulation = Tabulation(asked.by, covered, calendar, billing_period if asked.format == "focus" else None)
+    tabulation = Tabulation(request.by, covered, calendar, billing_period if request.format == "focus" else None)
     tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
     tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
     report = tabulation.report(head.currency)
-    words = notes(report, calendar, head.first_row_seconds, head.until_seconds)
-    match asked.format:
+    remarks = notes(report, calendar, head.first_row_seconds, head.until_seconds)
+    match request.format:
         case "csv":
             return csv_text(report, calendar, head.gpus)
         case "json":
-            return json_text(report, calendar, head.gpus, words)
+            return json_text(report, calendar, head.gpus, remarks)
         case "focus":
             unpriced = report.totals.unpriced_joules
             if unpriced > 0.0:
                 kwh = figure(unpriced / JOULES_PER_KWH)
                 print(
-                    f"tpw-exporter report: {kwh} kWh have no price yet: they are no charge in this data set",
+                    f"tpw-exporter report: {kwh} kWh have no price yet and are not charged in this data set",
                     file=sys.stderr,
                 )
-            return focus_text(report, head.gpus, billing_period, asked.parties)
+            return focus_text(report, head.gpus, billing_period, request.parties)
         case _:
-            return table_text(report, calendar, head.gpus, words, _width())
+            return table_text(report, calendar, head.gpus, remarks, _width())
 
 
 def _checked(books: BooksReader, calendar: Calendar) -> tuple[str, bool]:
-    """The text of a comparison, and whether the books are sound."""
+    """The text of the comparison, and whether the books are consistent."""
     pruned = books.head().pruned_before_seconds
     before = None if pruned is None else calendar.local(pruned).isoformat(sep=" ", timespec="minutes")
     return check_text(compared(books.rows(), books.served(), books.postings(), books.servers()), before)
@@ -193,7 +197,7 @@ def _width() -> int:
     return max(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns) if sys.stdout.isatty() else _WIDTH
 
 
-def _put_out(text: str, path: str | None) -> None:
+def _write(text: str, path: str | None) -> None:
     """Raises OSError."""
     if path is not None:
         Path(path).write_text(text, encoding="utf-8", newline="")
@@ -202,5 +206,5 @@ def _put_out(text: str, path: str | None) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read it has seen enough (`| head`). What is still buffered goes nowhere, at exit too.
+        # The reader has closed the pipe (`| head`). Discard what is buffered, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

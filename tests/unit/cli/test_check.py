@@ -13,30 +13,30 @@ CAPTURES = Path(__file__).parents[2] / "captures"
 BAD = CAPTURES / "config" / "bad"
 
 
-def test_a_directory_is_told_file_by_file_and_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_is_reported_by_file_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text("accelerators: [{nvml: {index: 1}}]\ndialects: [{name: mine}]\n")
     (tmp_path / "b.yml").write_text("")
     (tmp_path / "c.yaml").write_text("poling: {}\n")
     status = main(["check", str(tmp_path)])
 
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert status == 2
-    assert told.out == f"{tmp_path}/b.yml: valid\n"
-    lines = told.err.splitlines()
+    assert captured.out == f"{tmp_path}/b.yml: valid\n"
+    lines = captured.err.splitlines()
     assert lines[0] == f"{tmp_path}/a.yaml:1:24: accelerators[0].nvml.index: unknown option: this meter has none"
     assert lines[1].startswith(f"{tmp_path}/a.yaml:2:12: dialects[0].output: ")
     assert lines[2] == f"{tmp_path}/c.yaml:1:1: poling: unknown key; did you mean `polling`?"
     assert lines[3:] == ["3 files: 2 not valid, with 3 problems"]
 
 
-def test_one_file_is_not_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_has_no_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text("poling: {}\n")
     status = main(["check", f"--config.file={tmp_path / 'a.yaml'}"])
 
     assert (status, len(capsys.readouterr().err.splitlines())) == (2, 1)
 
 
-def test_every_recorded_bad_file_is_told_without_a_word_of_ours_about_the_code(
+def test_the_errors_of_every_recorded_invalid_file_name_no_python_object(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No traceback, no name of a Python object, and one line per problem, each beginning with its file."""
@@ -49,9 +49,7 @@ def test_every_recorded_bad_file_is_told_without_a_word_of_ours_about_the_code(
     assert [line for line in lines if "object" in line or "argument" in line or "Error" in line] == []
 
 
-def test_what_a_rate_costs_and_the_exporter_does_not_count_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_charges_of_a_rate_that_are_not_counted_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rate = json.loads((CAPTURES / "tariff" / "urdb-smud-ci-tod4-2025.json").read_text())["items"][0]
     (tmp_path / "rate.json").write_text(json.dumps({**rate, "mincharge": 250, "minchargeunits": "$/month"}))
     (tmp_path / "kva.json").write_text(json.dumps({**rate, "flatdemandunit": "kVA"}))
@@ -81,7 +79,7 @@ def test_what_a_rate_costs_and_the_exporter_does_not_count_is_named(
         ("energy: {price_per_kwh: 0.2}", 0),
     ],
 )
-def test_whose_midnight_a_month_begins_at_is_said_where_nobody_chose(
+def test_without_a_time_zone_a_note_states_that_months_begin_at_midnight_utc(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tariff: str, expected: int
 ) -> None:
     (tmp_path / "a.yaml").write_text(f"tariff: {{currency: EUR, {tariff}}}")

@@ -1,4 +1,4 @@
-"""The command line: what each command takes, and what it says when it is called wrongly."""
+"""The options of each command, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_command_has_a_help_and_a_line_in_the_readme(name: str, capsys: py
     assert re.search(rf"^\| `tpw-exporter {name}\b[^|]*\| ", README, re.MULTILINE)
 
 
-def test_proxy_takes_only_what_concerns_it_and_says_its_own_defaults(capsys: pytest.CaptureFixture[str]):
+def test_proxy_accepts_only_its_own_settings_and_shows_its_own_defaults(capsys: pytest.CaptureFixture[str]):
     text = help_of("proxy", capsys=capsys)
     assert "--config.file" not in text
     assert "--state.dir" not in text
@@ -45,8 +45,8 @@ def test_proxy_takes_only_what_concerns_it_and_says_its_own_defaults(capsys: pyt
     assert "Least severity that is written. Default: info." in text
 
 
-def test_help_keeps_the_spelling_of_names(capsys: pytest.CaptureFixture[str]):
-    assert "The real pipeline over simulated GPUs and servers" in help_of("demo", capsys=capsys)
+def test_help_begins_with_a_capital_and_keeps_the_spelling_of_names(capsys: pytest.CaptureFixture[str]):
+    assert "Run on simulated GPUs and servers" in help_of("demo", capsys=capsys)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_help_keeps_the_spelling_of_names(capsys: pytest.CaptureFixture[str]):
         ("/somewhere/tpw/__main__.py", None, "tpw-exporter"),
     ],
 )
-def test_demo_names_a_program_that_the_shell_finds(
+def test_demo_prints_a_program_that_the_shell_finds(
     program: str, on_path: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(demo.sys, "argv", [program, "demo"])
@@ -65,18 +65,18 @@ def test_demo_names_a_program_that_the_shell_finds(
     assert demo._program() == expected
 
 
-def test_demo_takes_no_file_since_it_brings_its_own(capsys: pytest.CaptureFixture[str]):
+def test_demo_accepts_no_file_since_it_has_its_own(capsys: pytest.CaptureFixture[str]):
     assert "--state.dir" not in help_of("demo", capsys=capsys)
     with pytest.raises(SystemExit) as ended:
         main(["demo", "--config.file=mine.yaml"])
     assert ended.value.code == 2
-    assert "demo does not take `--config.file`; see tpw-exporter demo --help" in capsys.readouterr().err
+    assert "demo does not accept `--config.file`; see tpw-exporter demo --help" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        ((), {}, "say where the server is: --upstream=http://HOST:PORT, or TPW_UPSTREAM"),
+        ((), {}, "the server is missing: set --upstream=http://HOST:PORT, or TPW_UPSTREAM"),
         (("--upstream=here",), {}, "--upstream: not the base address of a server: 'here'"),
         (("--upstream=http://x:99999",), {}, "--upstream: "),
         ((), {"TPW_UPSTREAM": "http://x/v1"}, "--upstream: not the base address of a server: 'http://x/v1'"),
@@ -84,11 +84,15 @@ def test_demo_takes_no_file_since_it_brings_its_own(capsys: pytest.CaptureFixtur
         (("--upstream=http://x", "--web.listen-address=80"), {}, "should be host:port"),
         (("--upstream=http://x", "--web.telemetry-path=x"), {}, "a path that starts with /"),
         (("--upstream=http://x", "--log.level=loud"), {}, "--log.level"),
-        (("--upstream=http://x", "--shutdown-grace=soon"), {}, "--shutdown-grace is a number of seconds"),
-        (("--upstream=http://x",), {"TPW_INJECT_USAGE": "maybe"}, "TPW_INJECT_USAGE is true or false, not 'maybe'"),
+        (("--upstream=http://x", "--shutdown-grace=soon"), {}, "--shutdown-grace must be a number of seconds"),
+        (
+            ("--upstream=http://x",),
+            {"TPW_INJECT_USAGE": "maybe"},
+            "TPW_INJECT_USAGE must be true or false, not 'maybe'",
+        ),
     ],
 )
-def test_proxy_refuses_what_cannot_be_meant(
+def test_proxy_rejects_invalid_options(
     arguments: tuple[str, ...],
     environment: dict[str, str],
     expected: str,
@@ -101,16 +105,14 @@ def test_proxy_refuses_what_cannot_be_meant(
     assert expected in capsys.readouterr().err
 
 
-def test_proxy_does_not_mind_variables_that_are_the_daemons(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_proxy_ignores_the_variables_of_the_daemon(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("TPW_STATE_DIR", "relative and wrong")
     monkeypatch.setenv("TPW_CONFIG_FILE", "/nowhere.yaml")
     assert main(["proxy"]) == 2
-    assert capsys.readouterr().err.startswith("tpw-exporter proxy: say where the server is")
+    assert capsys.readouterr().err.startswith("tpw-exporter proxy: the server is missing")
 
 
-def test_top_asks_where_a_daemon_with_this_configuration_listens(tmp_path: Path):
+def test_top_reads_from_the_listen_address_of_the_configuration(tmp_path: Path):
     port = free_port()
     file = tmp_path / "tpw.yaml"
     file.write_text(f"web: {{listen_address: ':{port}'}}\n")
@@ -126,7 +128,7 @@ def test_top_asks_where_a_daemon_with_this_configuration_listens(tmp_path: Path)
     assert f"http://127.0.0.1:{port}/api/v1/status: connection refused" in done.stderr
 
 
-def test_top_says_what_is_wrong_with_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_top_reports_a_configuration_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "tpw.yaml"
     file.write_text("webb: {}\n")
     assert main(["top", "--once", f"--config.file={file}"]) == 2

@@ -1,4 +1,4 @@
-"""The demo shows everything that is exported, or it is known why not."""
+"""The demo exports every metric of the catalogue, except those that its simulated hardware cannot have."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NOT_SHOWN = {
     "tpw_source_read_failures_total",
     "tpw_store_last_write_timestamp_seconds",
 }
-"""What healthy whole boards at positive prices, without books on disk, have not. The catalogue says why."""
+"""Metrics that healthy, unpartitioned GPUs at positive prices do not have, without books on disk."""
 
 
 @pytest.fixture(scope="module")
 def shown() -> Iterator[Snapshot]:
-    """The demo after 70 seconds of a clock that runs as fast as it can."""
+    """The demo after 70 simulated seconds."""
     clock = Clock(MONDAY_NOON)
     made = scene((), clock.monotonic, clock.wall)
     for server in made.servers:
@@ -51,21 +51,21 @@ def shown() -> Iterator[Snapshot]:
         server.stop()
 
 
-def test_every_metric_of_the_catalogue_is_shown_or_its_absence_explained(shown: Snapshot):
+def test_every_metric_of_the_catalogue_is_exported_or_its_absence_documented(shown: Snapshot):
     there = {family.metric.name for family in families(shown, Drops()) if family.samples}
     absent = {metric.name: metric.absent for metric in CATALOGUE if metric.name not in there}
     assert set(absent) == NOT_SHOWN
     assert [name for name, why in absent.items() if not why] == []
 
 
-def test_it_has_nothing_to_warn_of(shown: Snapshot):
+def test_it_has_no_warnings(shown: Snapshot):
     [note] = shown.notes
     assert note.startswith("This is the demo: ")
 
 
 @pytest.mark.rules
 @pytest.mark.parametrize("major", ["2", "3"])
-def test_promtool_has_nothing_to_say_of_it(shown: Snapshot, major: str):
+def test_promtool_has_no_complaint(shown: Snapshot, major: str):
     promtool = prometheus_dir(major) / "promtool"  # type: ignore[arg-type]
     page = Page(ProcessTail()).body(shown, Format.TEXT)
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60, check=False)
