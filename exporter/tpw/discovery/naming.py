@@ -1,4 +1,4 @@
-"""Which engine a process is, by what it is called. Pure functions."""
+"""Which engine a process belongs to, by its name. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tpw.discovery.engines import Engine
 from tpw.discovery.procfs import Process
 
 COMM_LENGTH = 15
-"""The kernel cuts ``comm`` to this."""
+"""The kernel truncates ``comm`` to this length."""
 
 _DIGEST_LENGTH = 12
-"""As much of a digest as Ollama shows."""
+"""Digits of a digest that Ollama shows."""
 
 _INTERPRETER = re.compile(r"(python|pypy)[0-9.]*\Z|ld-(linux|musl)[^/]*\.so(\.[0-9]+)*\Z|ld\.so\Z")
-"""The dynamic loader too: a program may be started through one of its own."""
+"""The dynamic loader too: a program may be started through its own loader."""
 _OPTIONS_WITH_VALUE = ("-X", "-W", "--library-path", "--preload", "--argv0", "--audit")
 
 _PORT_OPTION = re.compile(r"port|listen|bind|host|addr|url|\A-[pb]\Z", re.IGNORECASE)
 _OTHER_PORT = re.compile(r"master|rdzv|rendezvous|dist|nccl|rpc|kv|bootstrap|init|zmq|grpc|debug|report", re.IGNORECASE)
 
-# What climbing stops at: these start things that have nothing to do with each other.
+# Climbing stops at these: they start unrelated processes.
 _STARTERS = frozenset(
     name[:COMM_LENGTH]
     for name in (
@@ -69,22 +69,22 @@ _STARTERS = frozenset(
 
 
 def is_starter(process: Process) -> bool:
-    """Whether a process starts unrelated things: an init, a shell, a container shim, a supervisor."""
+    """Whether a process starts unrelated processes: an init, a shell, a container shim, a supervisor."""
     return process.pid == 1 or process.comm in _STARTERS or process.comm.startswith(("tmux", "sshd", "systemd"))
 
 
 def listens_as(process: Process, dialects: Sequence[Engine]) -> tuple[Engine, ...]:
-    """Engines whose listener is called like this."""
-    return tuple(dialect for dialect in dialects if _is_called(process, dialect.processes.listener))
+    """Engines that have a listener of this name."""
+    return tuple(dialect for dialect in dialects if _has_name(process, dialect.processes.listener))
 
 
 def computes_as(process: Process, dialects: Sequence[Engine]) -> bool:
-    """Whether it is called like some engine's GPU process and like no engine's listener: its sockets are internal."""
-    return any(_is_called(process, dialect.processes.gpu) for dialect in dialects) and not listens_as(process, dialects)
+    """Whether it has the name of an engine's GPU process and of no engine's listener: its sockets are internal."""
+    return any(_has_name(process, dialect.processes.gpu) for dialect in dialects) and not listens_as(process, dialects)
 
 
 def heads(argv: Sequence[str]) -> tuple[str, ...]:
-    """What a command line runs: base names of its program, and of the script or module behind an interpreter."""
+    """What a command line runs: base names of its program, and of the script or module run by an interpreter."""
     found: list[str] = []
     words = list(argv)
     while words:
@@ -106,7 +106,7 @@ def heads(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def ports_named(argv: Sequence[str]) -> frozenset[int]:
-    """Ports that a command line names to listen on: ``--port 8000``, ``--port=8000``, ``--listen 0.0.0.0:8000``.
+    """Ports to listen on in a command line: ``--port 8000``, ``--port=8000``, ``--listen 0.0.0.0:8000``.
 
     Not those of a rendezvous or of another protocol (``--master-port``, ``--data-parallel-rpc-port``).
     """
@@ -124,8 +124,8 @@ def ports_named(argv: Sequence[str]) -> frozenset[int]:
 
 
 def model_named(argv: Sequence[str]) -> str:
-    """The model that a command line serves, short; "" where it names none. As llama-server and those after it have it:
-    ``--alias`` (the first of several), or the file behind ``--model``, of which Ollama's are called by their digest."""
+    """The short name of the model in a command line; "" if it has none. llama-server's options: ``--alias`` (the first of
+    several), or the name of the file of ``--model``, which is a digest with Ollama."""
     options: dict[str, str] = {}
     for word, after in zip(argv, (*argv[1:], ""), strict=True):
         name, equals, value = word.partition("=")
@@ -136,24 +136,24 @@ def model_named(argv: Sequence[str]) -> str:
     return alias.partition(",")[0] or (file if digest == file else digest[:_DIGEST_LENGTH])
 
 
-def _is_called(process: Process, patterns: Sequence[str]) -> bool:
+def _has_name(process: Process, patterns: Sequence[str]) -> bool:
     if not patterns:
         return False
     names = heads(process.argv)
     title = process.argv[0] if process.argv else process.comm
     return any(
-        _bears_title(process, title, pattern) if "::" in pattern else _runs(process, names, pattern)
+        _has_title(process, title, pattern) if "::" in pattern else _runs(process, names, pattern)
         for pattern in patterns
     )
 
 
-def _bears_title(process: Process, title: str, pattern: str) -> bool:
-    """Titles that processes give themselves; the rest of the title says the rank."""
+def _has_title(process: Process, title: str, pattern: str) -> bool:
+    """Titles that processes set for themselves; the rest of a title is the rank."""
     return title.startswith(pattern) or _same_cut(process.comm, pattern)
 
 
 def _runs(process: Process, names: Sequence[str], pattern: str) -> bool:
-    """A program, a script, or a module or one inside it; the kernel's name where there is no command line."""
+    """A program, a script, a module or its submodule; without a command line, the kernel's name."""
     if not process.argv:
         return process.comm == pattern[:COMM_LENGTH]
     return any(name == pattern or name.startswith(pattern + ".") for name in names)

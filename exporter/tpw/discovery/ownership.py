@@ -1,7 +1,7 @@
-"""Which GPUs a server owns: the rule, as pure functions.
+"""Which GPUs a server owns, as pure functions.
 
-A server owns its GPUs while it answers, or while a process still holds them; a configured server that is gone owns
-nothing. On a partitioned GPU (MIG) it owns the instances that its processes sit on, or that are listed.
+A server owns its GPUs while it answers, or while a process still holds them; a configured server that does neither owns
+nothing. On a partitioned GPU (MIG) it owns the instances that its processes use, or that are listed.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ AUTO = "auto"
 NONE = "none"
 
 Holders = Mapping[str, Collection[int] | None]
-"""Process ids that hold each GPU, by UUID; None where the driver does not say."""
+"""Process ids that hold each GPU, by UUID; None if the driver does not list them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is said about a server's GPUs.
+    """A server's GPUs according to the configuration.
 
-    ``gpus`` is ``"auto"``, ``"none"``, or the listed names: an index, a UUID or the beginning of one (of a GPU or of an
-    instance, ``MIG-...``), a PCI bus id, the name of a board of the meter ``external``.
+    ``gpus`` is ``"auto"``, ``"none"``, or the listed names: an index, a UUID or its prefix (of a GPU or of an instance,
+    ``MIG-...``), a PCI bus id, the name of a GPU of the meter ``external``.
     """
 
     server: str
     gpus: str | tuple[str, ...] = AUTO
     model: str = ""
     has_counters: bool = True
-    """False for ranks without an address: they never answer."""
+    """False for ranks without a URL: they never answer."""
     spans_nodes: bool = False
-    """True where it has GPUs on other nodes as well."""
+    """True if it has GPUs on other nodes as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """GPUs that a server's processes were given, and how that is known. They are there as long as the processes are."""
+    """GPUs that were assigned to a server's processes, and how that is known. Valid as long as the processes run."""
 
     gpus: frozenset[str]
     method: Attribution
@@ -45,19 +45,19 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Listed names as UUIDs, and in words what could not be found."""
+    """Listed names as UUIDs, and a sentence for each name that was not found."""
 
     gpus: frozenset[str]
     problems: tuple[str, ...] = ()
     instances: frozenset[str] = frozenset()
-    """Of the instances that were listed; their GPUs are in ``gpus``."""
+    """The instances that were listed; their GPUs are in ``gpus``."""
 
 
-_NOBODY: Mapping[str, Sharing] = {}
+_NOT_SHARED: Mapping[str, Sharing] = {}
 
 
-def resolve(names: Sequence[str | int], gpus: Sequence[Gpu], sharing: Mapping[str, Sharing] = _NOBODY) -> Resolved:
-    """Find listed GPUs, and instances of GPUs, among those that are there. What is not there is reported, not fatal."""
+def resolve(names: Sequence[str | int], gpus: Sequence[Gpu], sharing: Mapping[str, Sharing] = _NOT_SHARED) -> Resolved:
+    """Find listed GPUs, and instances of GPUs, on this host. A missing one is reported, not fatal."""
     found: set[str] = set()
     instances: set[str] = set()
     problems: list[str] = []
@@ -65,8 +65,8 @@ def resolve(names: Sequence[str | int], gpus: Sequence[Gpu], sharing: Mapping[st
         called = str(name).strip().lower().removesuffix("...")
         of_instances = [
             (uuid, instance.uuid)
-            for uuid, of in sharing.items()
-            for instance in of.instances
+            for uuid, shared in sharing.items()
+            for instance in shared.instances
             if called.startswith("mig-") and instance.uuid.lower().startswith(called)
         ]
         if len(of_instances) == 1:
@@ -75,20 +75,20 @@ def resolve(names: Sequence[str | int], gpus: Sequence[Gpu], sharing: Mapping[st
             continue
         if of_instances:
             several = ", ".join(sorted(instance for _, instance in of_instances))
-            problems.append(f"instance {name} is several: {several}; write more of its UUID")
+            problems.append(f"instance {name} is ambiguous: {several}; write more of its UUID")
             continue
-        # Of an instance nothing more may be known than which board it is on: then it means that board.
+        # The driver may report no more about an instance than the GPU it is on: then the name means that GPU.
         matches = {gpu.uuid for gpu in gpus if called in _names(gpu)} or {
             gpu.uuid for gpu in gpus if _is_called(gpu, str(name).strip())
         }
         if len(matches) == 1:
             found |= matches
         elif matches:
-            problems.append(f"GPU {name} is several: {', '.join(sorted(matches))}; write more of its UUID")
+            problems.append(f"GPU {name} is ambiguous: {', '.join(sorted(matches))}; write more of its UUID")
         else:
-            boards = [f"{gpu.index} ({gpu.uuid})" for gpu in gpus]
-            known = ", ".join((*boards, *(i.uuid for of in sharing.values() for i in of.instances))) or "none"
-            problems.append(f"GPU {name} is not on this host; here are {known}")
+            present = [f"{gpu.index} ({gpu.uuid})" for gpu in gpus]
+            known = ", ".join((*present, *(i.uuid for shared in sharing.values() for i in shared.instances))) or "none"
+            problems.append(f"GPU {name} is not on this host, which has {known}")
     return Resolved(frozenset(found), tuple(problems), frozenset(instances))
 
 
@@ -101,31 +101,31 @@ def ownership(
     gpus: Sequence[Gpu],
     foreign_pids: Collection[int] = (),
     assigned: Assigned | None = None,
-    sharing: Mapping[str, Sharing] = _NOBODY,
+    sharing: Mapping[str, Sharing] = _NOT_SHARED,
 ) -> Ownership:
     """Which GPUs a server owns now.
 
     Args:
-        claim: what the configuration says.
-        answering: whether its counters could be read just now.
-        pids: the server's processes, where they are known; None where they are not (it listens elsewhere).
+        claim: its GPUs according to the configuration.
+        answering: whether the last read of its counters succeeded.
+        pids: the server's processes; None if they are unknown (it runs on another host).
         holders: from the driver.
-        gpus: all GPUs there are.
-        foreign_pids: processes that are known to be other servers': that they hold a GPU says nothing for this one.
-        assigned: what else is known of a server whose processes the driver's lists do not show.
-        sharing: who uses how much of each GPU, and its instances, as far as the driver tells.
+        gpus: all GPUs of this host.
+        foreign_pids: processes of other servers: a GPU that they hold is not held by this one.
+        assigned: its GPUs by other means, if the driver does not list its processes.
+        sharing: use of each GPU by process, and its instances, as reported by the driver.
 
     Returns:
-        ``gpus`` is empty when it owns nothing; ``held`` is whether a process still holds one of them.
+        ``gpus`` is empty if it owns nothing; ``held`` is whether a process still holds one of them.
     """
     if claim.gpus == NONE:
         return _owned(claim, frozenset(), Attribution.NONE, held=False)
     if claim.gpus == AUTO:
-        mine = held_by(pids or (), holders)
-        if not mine and assigned is not None and assigned.gpus:
+        owned = held_by(pids or (), holders)
+        if not owned and assigned is not None and assigned.gpus:
             return _owned(claim, assigned.gpus, assigned.method, held=True, pids=pids, sharing=sharing)
-        method = Attribution.PROCESSES if mine else Attribution.NONE
-        return _owned(claim, mine, method, held=bool(mine), pids=pids, sharing=sharing)
+        method = Attribution.PROCESSES if owned else Attribution.NONE
+        return _owned(claim, owned, method, held=bool(owned), pids=pids, sharing=sharing)
     names = (claim.gpus,) if isinstance(claim.gpus, str) else claim.gpus
     listed = resolve(names, gpus, sharing)
     held = frozenset(
@@ -140,7 +140,7 @@ def ownership(
 
 
 def held_by(pids: Collection[int], holders: Holders) -> frozenset[str]:
-    """GPUs that any of these processes holds."""
+    """GPUs that are held by any of these processes."""
     wanted = frozenset(pids)
     return frozenset(uuid for uuid, holding in holders.items() if holding and not wanted.isdisjoint(holding))
 
@@ -148,7 +148,7 @@ def held_by(pids: Collection[int], holders: Holders) -> frozenset[str]:
 def _holding(
     uuid: str, listed: frozenset[str], holders: Holders, sharing: Mapping[str, Sharing]
 ) -> Collection[int] | None:
-    """Processes on a GPU; where instances of it are listed, on those."""
+    """Processes on a GPU; if instances of it are listed, on those."""
     instances = [instance for instance in _instances(uuid, sharing) if instance.uuid in listed]
     if instances:
         return frozenset().union(*(instance.pids for instance in instances))
@@ -159,7 +159,7 @@ def _is_held(
     holding: Collection[int] | None, pids: Collection[int] | None, foreign_pids: Collection[int], claim: Claim
 ) -> bool:
     if holding is None:
-        # The driver does not tell. Ranks without an address have nothing else to show that they are there.
+        # The driver does not list processes. There is no other evidence of ranks without a URL.
         return not claim.has_counters
     if pids:
         return not frozenset(pids).isdisjoint(holding)
@@ -173,17 +173,17 @@ def _owned(
     *,
     held: bool,
     pids: Collection[int] | None = None,
-    sharing: Mapping[str, Sharing] = _NOBODY,
+    sharing: Mapping[str, Sharing] = _NOT_SHARED,
     listed: frozenset[str] = frozenset(),
 ) -> Ownership:
     wanted = frozenset(pids or ())
     shares: dict[str, float] = {}
     instances: set[str] = set()
     for uuid in gpus:
-        there = _instances(uuid, sharing)
-        named = {instance.uuid for instance in there if instance.uuid in listed}
-        # A partitioned GPU that is listed as a whole is narrowed to what the server's processes are seen to sit on.
-        instances |= named or {instance.uuid for instance in there if not wanted.isdisjoint(instance.pids)}
+        present = _instances(uuid, sharing)
+        named = {instance.uuid for instance in present if instance.uuid in listed}
+        # A partitioned GPU that is listed as a whole is narrowed to the instances that the server's processes use.
+        instances |= named or {instance.uuid for instance in present if not wanted.isdisjoint(instance.pids)}
         usage = sharing[uuid].usage if uuid in sharing else None
         if usage is not None and wanted:
             shares[uuid] = sum(percent for pid, percent in usage.items() if pid in wanted)
@@ -201,12 +201,12 @@ def _owned(
 
 
 def _instances(uuid: str, sharing: Mapping[str, Sharing]) -> tuple[Instance, ...]:
-    of = sharing.get(uuid)
-    return of.instances if of is not None else ()
+    shared = sharing.get(uuid)
+    return shared.instances if shared is not None else ()
 
 
 def _names(gpu: Gpu) -> tuple[str, str]:
-    """Its whole UUID, and without the word before it: a board that the configuration itself named is called so again."""
+    """Its UUID, and the name that a GPU of the meter ``external`` has in the configuration."""
     uuid = gpu.uuid.lower()
     return uuid, uuid.removeprefix("ext-")
 
@@ -227,7 +227,7 @@ def _is_die_called(die: Die, name: str, lower: str) -> bool:
 
 
 def bus_id(text: str) -> tuple[int, ...]:
-    """Domain, bus, device, function: 00000000:65:00.0, 0000:65:00.0 and 65:00.0 are one. Empty where the text is none."""
+    """Domain, bus, device, function: 00000000:65:00.0, 0000:65:00.0 and 65:00.0 are equal. Empty if the text is invalid."""
     try:
         parts = [int(part, 16) for part in text.replace(".", ":").split(":")]
     except ValueError:

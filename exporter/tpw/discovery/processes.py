@@ -1,12 +1,10 @@
-"""Servers among the processes of this host, and from a server's address to the GPUs its processes hold.
+"""The processes of a server, from its address, and servers among the processes of this host.
 
-The way: address -> listening socket -> the processes that hold it -> the tree they belong to -> the driver's process
-lists. It works across containers, because the sockets of another network namespace are read through a process in it;
-it needs the host's pid namespace, because that is the one the driver's process ids belong to.
+Containers are no obstacle: the sockets of another network namespace are read through a process in it. The host's pid
+namespace is required, because the driver's process ids belong to it.
 
-Requests are sent only to sockets of processes that are called like an inference engine, or whose tree holds a GPU, and
-there only to ports that their command line names or that are an engine's usual one: a training job's rendezvous socket
-is nobody to talk to.
+A request is sent only to a socket of a process that is named like an inference engine, or has a GPU in its tree, and
+there only to a port from its command line or to an engine's usual port: never to a training job's rendezvous socket.
 """
 
 from __future__ import annotations
@@ -35,22 +33,22 @@ _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
 
 Probe = Callable[[str, Sequence[Engine], Sequence[Engine]], Engine]
-"""Ask an address which of these engines speaks there; the third are those its process is called like. SourceError."""
+"""URL, known engines, engines with the process's name -> the engine at that URL. Raises SourceError."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundServer:
-    """A server that was found without being configured."""
+    """A server that is not configured."""
 
     name: str
-    """``engine-port``; ``engine-address-port`` where the address is another network namespace's or the name is taken;
-    ``engine-model`` where another server starts it for a model."""
+    """``engine-port``; ``engine-address-port`` if the address is another network namespace's or the name exists already;
+    ``engine-model`` if another server starts it for a model."""
     url: str
-    """The base address; the engine's row knows the path."""
+    """The base address; the path is in the engine's row."""
     engine: str
     pid: int
     create_time: float
-    """Unix seconds. With the pid, another value means another process."""
+    """Unix seconds. With the pid it identifies the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class _Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A socket worth asking. ``engines`` are those that its process is called like; empty where only its GPU speaks."""
+    """A socket that may be a server's. ``engines`` have its process's name; empty if only its tree holds a GPU."""
 
     process: Process
     listener: Listener
@@ -70,12 +68,12 @@ class _Candidate:
 
 
 class HostProcesses:
-    """The processes of this host. ``refresh`` looks anew; everything else speaks of that moment. One thread at a time.
+    """The processes of this host as of the last ``refresh``. Not thread-safe.
 
     Args:
         procfs: where procfs is mounted.
-        dialects: engines to look for.
-        probe: asks an address which engine it is; None asks nobody, and believes what a process is called like.
+        dialects: known engines.
+        probe: recognises the engine at a URL; None relies on process names alone.
         clock: monotonic seconds.
         resolve: host name to addresses; raises OSError.
     """
@@ -102,11 +100,11 @@ class HostProcesses:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What could not be seen since the last refresh, in words: what, and how to allow it. Each once."""
+        """What could not be read since the last refresh, each a sentence with its remedy."""
         return tuple(self._problems)
 
     def refresh(self) -> None:
-        """Look at the processes anew. Never raises."""
+        """Read the processes. Never raises."""
         self._problems.clear()
         self._sockets.forget()
         self._table = ProcessTable(self._fs)
@@ -116,10 +114,10 @@ class HostProcesses:
             if any(self._table.is_same(pid, ticks) for pid, ticks in tree.items())
         }
         if not self._table:
-            self._report(f"there are no processes in {self._fs.root}: is it a mounted procfs?")
+            self._report(f"{self._fs.root} lists no processes: mount the host's procfs there")
 
     def listener_pids(self, url: str) -> frozenset[int] | None:
-        """Processes that listen at an address. None when it is not of this host; empty when nobody is seen there."""
+        """Processes that listen at an address. None if it is not of this host; empty if the processes are unknown."""
         sockets = self._sockets.at(url, self._table)
         return None if sockets is None else frozenset(pid for one in sockets for pid in one.pids)
 
@@ -130,105 +128,104 @@ class HostProcesses:
     def server_pids(
         self, url: str, engine: Engine | None = None, *, others: Collection[int] = ()
     ) -> frozenset[int] | None:
-        """All processes of the server at an address: who listens, and its tree. None when it is not of this host.
+        """All processes of the server at an address: its listeners and their trees. None if it is not of this host.
 
-        Of a server that listens no more, what is left of its tree. ``others`` are listeners of other servers, whose
-        trees stay theirs. While the engine is not known, it is taken from what the listener is called: climbing from one
-        that has its GPU processes below itself would take in whatever else its parent started.
+        If the server no longer listens, the remaining processes of its tree. ``others`` are listeners of other servers;
+        their trees are left out. An unknown engine is derived from the listener's name: climbing from a listener that
+        has its GPU processes below itself would add unrelated children of its parent.
         """
-        owners = self.listener_pids(url)
-        if owners is None:
+        listeners = self.listener_pids(url)
+        if listeners is None:
             return None
-        if owners:
-            climb = engine.processes.climb if engine else self._climb_of(owners)
-            pids = self.tree(owners, climb, others=others)
+        if listeners:
+            climb = engine.processes.climb if engine else self._climb_from_names(listeners)
+            pids = self.tree(listeners, climb, others=others)
             self._trees[url] = {pid: self._table[pid].started_ticks for pid in pids}
             return pids
         return frozenset(pid for pid, ticks in self._trees.get(url, {}).items() if self._table.is_same(pid, ticks))
 
-    def _climb_of(self, owners: Collection[int]) -> str:
-        called = {one.processes.climb for pid in owners for one in listens_as(self._table[pid], self._dialects)}
-        return called.pop() if len(called) == 1 else ANCESTOR
+    def _climb_from_names(self, listeners: Collection[int]) -> str:
+        climbs = {one.processes.climb for pid in listeners for one in listens_as(self._table[pid], self._dialects)}
+        return climbs.pop() if len(climbs) == 1 else ANCESTOR
 
     def engine(self, name: str) -> Engine | None:
-        """The engine of this name among those that are looked for."""
+        """The known engine of this name."""
         return next((one for one in self._dialects if one.name == name), None)
 
     def blind(self, holders: Holders) -> frozenset[str]:
-        """GPUs whose list of processes tells nothing here: the driver gives none, or it speaks of another pid namespace.
+        """GPUs for which the driver lists no processes, or lists ids of another pid namespace.
 
-        The driver's ids are those of the host. An empty list is nobody only if this procfs shows the host's processes.
+        The driver's ids are the host's. An empty list means no process only if this procfs shows the host's processes.
         """
-        of_host = self._table.shows_host()
+        shows_host = self._table.shows_host()
         return frozenset(
             uuid
             for uuid, pids in holders.items()
-            if pids is None or (not any(pid in self._table for pid in pids) if pids else not of_host)
+            if pids is None or (not any(pid in self._table for pid in pids) if pids else not shows_host)
         )
 
     def visible(self, pids: Collection[int]) -> tuple[Visible, ...]:
-        """What these processes were told about the GPUs they may use; each saying once."""
-        told = {
+        """The distinct GPU variables of these processes."""
+        environments = {
             Visible.from_environment(self._fs.environment(pid), self._fs.cgroup(pid)): None
             for pid in sorted(pids)
             if pid in self._table
         }
-        return tuple(one for one in told if one is not None)
+        return tuple(one for one in environments if one is not None)
 
     def pods(self, pids: Collection[int]) -> frozenset[str]:
         """Uids of the pods that these processes are in."""
         return frozenset(pod for pod in (pod_of(self._fs.cgroup(pid)) for pid in pids) if pod is not None)
 
     def process_at(self, url: str) -> OsProcess | None:
-        """The oldest process that listens at an address, as an identity; None when it is not known."""
-        owners = [self._table[pid] for pid in self.listener_pids(url) or ()]
-        if not owners:
+        """The oldest process that listens at an address; None if it is unknown."""
+        listeners = [self._table[pid] for pid in self.listener_pids(url) or ()]
+        if not listeners:
             return None
-        first = min(owners, key=lambda process: (process.started_ticks, process.pid))
+        first = min(listeners, key=lambda process: (process.started_ticks, process.pid))
         return OsProcess(
             first.pid, self._fs.started_wall_seconds(first), keeps_counters=self._keeps_counters(first.pid)
         )
 
     def _keeps_counters(self, pid: int) -> bool:
-        """Whether whoever started a server told it where Python's client library keeps counters. A folder that a server
-        tells its own children is empty at its start (vLLM, SGLang)."""
-        oldest = min(self.tree([pid]), key=lambda each: self._table[each].started_ticks, default=pid)
+        """Whether the server was started with a directory in which Python's client library keeps counters. A directory that
+        a server sets for its own children is empty at its start (vLLM, SGLang)."""
+        oldest = min(self.tree([pid]), key=lambda member: self._table[member].started_ticks, default=pid)
         return _COUNTERS_FOLDER in self._fs.environment(oldest)
 
     def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
-        """Servers that are here and not configured, ordered by name. Those that are known are not asked again.
+        """Servers that are not configured, ordered by name. A server that was found before is not probed again.
 
         Args:
             holders: process ids by GPU, from the driver.
-            configured: address by name of the servers that are configured: they are left alone.
+            configured: address by name of the configured servers, which are skipped.
         """
         self._check(holders)
-        taken = [one for url in (configured or {}).values() for one in self._sockets.at(url, self._table) or ()]
-        served = {pid for one in taken for pid in one.pids} | self._behind_routers(configured or {})
-        asked = {one.listener.inode for one in taken}
-        here: dict[int, FoundServer] = {}
+        sockets = [one for url in (configured or {}).values() for one in self._sockets.at(url, self._table) or ()]
+        served = {pid for one in sockets for pid in one.pids} | self._behind_routers(configured or {})
+        handled = {one.listener.inode for one in sockets}
+        servers: dict[int, FoundServer] = {}
         candidates = self._candidates(holders)
-        still = {one.listener.inode: found for one in candidates if (found := self._still(one)) is not None}
-        names = {*(configured or ()), *(found.name for found in still.values())}
+        known = {one.listener.inode: found for one in candidates if (found := self._found_before(one)) is not None}
+        names = {*(configured or ()), *(found.name for found in known.values())}
         inodes = {one.listener.inode for one in candidates}
         self._refused = {inode: refusal for inode, refusal in self._refused.items() if inode in inodes}
         for candidate in candidates:
             inode, pid = candidate.listener.inode, candidate.process.pid
-            if inode in asked or pid in served or self._is_inside(candidate, served):
+            if inode in handled or pid in served or self._is_inside(candidate, served):
                 continue
-            asked.add(inode)
-            found = still.get(inode) or self._ask(candidate, names)
+            handled.add(inode)
+            found = known.get(inode) or self._recognise(candidate, names)
             if found is not None:
-                here[inode] = found
+                servers[inode] = found
                 names.add(found.name)
                 served.add(pid)
-                asked |= self._same_place(candidate)
-        self._found = here
-        return sorted(here.values(), key=lambda server: server.name)
+                handled |= self._same_port(candidate)
+        self._found = servers
+        return sorted(servers.values(), key=lambda server: server.name)
 
     def _behind_routers(self, configured: Mapping[str, str]) -> set[int]:
-        """Processes that a configured address reaches through what started them: llama-server's router, asked for the page
-        of one model."""
+        """Children that a configured address reaches through their router: llama-server, if the URL names a model."""
         found: set[int] = set()
         for url in configured.values():
             models = parse_qs(urlsplit(url).query).get("model", ())
@@ -239,58 +236,58 @@ class HostProcesses:
         return found
 
     def _is_inside(self, candidate: _Candidate, served: set[int]) -> bool:
-        """A process that is only near a GPU, in the tree of a server that is already known."""
+        """Whether a process without an engine's name is in the tree of a known server."""
         return not candidate.engines and not served.isdisjoint(self.tree([candidate.process.pid]))
 
-    def _same_place(self, candidate: _Candidate) -> set[int]:
-        """Sockets that share the port of this one (several API servers of one vLLM: SO_REUSEPORT)."""
-        here = candidate.listener
+    def _same_port(self, candidate: _Candidate) -> set[int]:
+        """Sockets on the port of this one (several API servers of one vLLM: SO_REUSEPORT)."""
+        listener = candidate.listener
         return {
             one.inode
             for one in self._sockets.listeners(candidate.process.pid)
-            if one.port == here.port and one.address == here.address
+            if one.port == listener.port and one.address == listener.address
         }
 
     def _candidates(self, holders: Holders) -> list[_Candidate]:
-        """Sockets worth asking: first of processes called like an engine, then of trees that hold a GPU."""
-        called: dict[int, tuple[Engine, ...]] = {}
+        """Sockets that may be a server's: first of processes named like an engine, then of trees that hold a GPU."""
+        named: dict[int, tuple[Engine, ...]] = {}
         for pid, process in self._table.items():
             engines = tuple(one for one in listens_as(process, self._dialects) if one.level == _ENGINE)
             if engines:
-                called[pid] = engines
+                named[pid] = engines
         holding = {pid for pids in holders.values() for pid in pids or () if pid in self._table}
         near = {pid for pid in self.tree(holding) if not computes_as(self._table[pid], self._dialects)}
         found = [
-            _Candidate(self._table[pid], listener, called.get(pid, ()))
-            for pid in (called.keys() | near) - {os.getpid()}
-            for listener in self._likely(self._table[pid], called.get(pid, ()))
+            _Candidate(self._table[pid], listener, named.get(pid, ()))
+            for pid in (named.keys() | near) - {os.getpid()}
+            for listener in self._likely(self._table[pid], named.get(pid, ()))
         ]
         return sorted(found, key=lambda one: (not one.engines, one.listener.port, one.process.pid))
 
     def _likely(self, process: Process, engines: tuple[Engine, ...]) -> list[Listener]:
-        """A process's listening sockets on ports that speak for a metrics page."""
+        """A process's listening sockets on ports that may have a metrics page."""
         named = ports_named(process.argv)
         usual = {port for one in engines or self._dialects for port in (one.port, *one.other_ports) if port is not None}
-        mine = self._sockets.of(process.pid)
-        if mine is None:
-            # Not ours to look into: its user, and a port that it names, tell enough.
+        held = self._sockets.held_listeners(process.pid)
+        if held is None:
+            # Without permission to list its sockets: those of its user, on a port that it names.
             user = self._fs.owner(process.pid)
             ports = named or usual
             return [one for one in self._sockets.listeners(process.pid) if one.uid == user and one.port in ports]
-        likely = [one for one in mine if one.port in named or one.port in usual]
-        if not likely and engines and len({one.port for one in mine}) == 1:
-            return mine
+        likely = [one for one in held if one.port in named or one.port in usual]
+        if not likely and engines and len({one.port for one in held}) == 1:
+            return held
         return likely
 
-    def _still(self, candidate: _Candidate) -> FoundServer | None:
-        """The server that was found at this socket before, if its process is still the same."""
+    def _found_before(self, candidate: _Candidate) -> FoundServer | None:
+        """The server that the last scan found at this socket, if its process is the same."""
         found = self._found.get(candidate.listener.inode)
         if found is None or found.pid != candidate.process.pid:
             return None
         return found if found.create_time == self._fs.started_wall_seconds(candidate.process) else None
 
-    def _ask(self, candidate: _Candidate, names: Collection[str]) -> FoundServer | None:
-        """Ask a socket who speaks there. ``names`` are taken."""
+    def _recognise(self, candidate: _Candidate, names: Collection[str]) -> FoundServer | None:
+        """Probe a socket for a server. ``names`` exist already."""
         inode, port, process = candidate.listener.inode, candidate.listener.port, candidate.process
         now = self._clock()
         refusal = self._refused.get(inode)
@@ -303,8 +300,8 @@ class HostProcesses:
             if candidate.engines:
                 self._report(
                     f"{process.comm} (pid {process.pid}) listens on {candidate.listener.address}:{port} of another network"
-                    " namespace, which cannot be reached from here: let it listen on an address of its container, or run"
-                    " the exporter in that network"
+                    " namespace, which cannot be reached from here: make it listen on an address of its container, or run"
+                    " the exporter in that network namespace"
                 )
             return None
         host = hosts[0]
@@ -326,7 +323,7 @@ class HostProcesses:
         if dialect is None:
             return None
         if dialect.level != _ENGINE:
-            # A gateway's tokens are its engines' tokens: never counted by itself.
+            # A gateway's tokens are its engines' tokens.
             self._refused[inode] = _Refusal(now + _AGAIN_MOST_SECONDS, _AGAIN_MOST_SECONDS, "")
             return None
         self._refused.pop(inode, None)
@@ -339,7 +336,7 @@ class HostProcesses:
         parent = self._table.get(process.parent)
         model = model_named(process.argv) if parent is not None else ""
         if parent is not None and model and (parent.comm == _OLLAMA or listens_as(parent, (dialect,))):
-            # One of several that a server starts and ends with their models, each time on another port.
+            # A server starts one of these for each loaded model, each time on another port.
             name = f"{_OLLAMA if parent.comm == _OLLAMA else dialect.name}-{model}"
             return name if name not in names else f"{name}-{host}-{port}"
         name = f"{dialect.name}-{port}"
@@ -348,7 +345,7 @@ class HostProcesses:
         )
 
     def _refuse(self, candidate: _Candidate, url: str, failure: SourceError) -> None:
-        """Remember not to ask again for a while: longer each time, but soon where the server is only starting."""
+        """Delay the next probe: longer each time, but not while the server is starting."""
         before = self._refused.get(candidate.listener.inode)
         wait = min(before.wait_seconds * 2, _AGAIN_MOST_SECONDS) if before else _AGAIN_FIRST_SECONDS
         if failure.reason in _TRANSIENT:
@@ -365,8 +362,8 @@ class HostProcesses:
         pids = {pid for holding in holders.values() for pid in holding or ()}
         if pids and not any(pid in self._table for pid in pids):
             self._report(
-                f"the driver lists {len(pids)} processes on the GPUs and none of them can be seen here: run the exporter in"
-                " the host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
+                f"the driver lists {len(pids)} processes on the GPUs and none of them is visible: run the exporter in the"
+                " host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
             )
 
     def _report(self, problem: str) -> None:

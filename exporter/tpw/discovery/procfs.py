@@ -1,8 +1,8 @@
 """Processes and listening sockets as /proc shows them. Linux only; the root of procfs is an argument.
 
-Read by hand and not through a library because of the price: the table is read again four times a minute on every node of a
-fleet, and one ``stat`` per process is enough for it. Command lines are read once per process and title, those of Python
-programs each time; descriptors and socket tables only of the few processes that are asked about.
+Read without a library to keep it cheap: the table is read four times a minute on every node of a fleet, and needs one
+``stat`` per process. Command lines are read once per process and title, those of Python programs at every read; file
+descriptors and socket tables only of the few processes that need them.
 
 Facts: proc(5). ``stat`` and ``cmdline`` are world-readable (unless procfs is mounted with ``hidepid``); ``fd`` and
 ``ns`` of another user's process need ptrace rights (CAP_SYS_PTRACE). ``net/tcp`` is of the process's own network
@@ -26,7 +26,7 @@ _INTERPRETERS = ("python", "pypy")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process. ``(pid, started_ticks)`` identifies it for ever; the pid alone may come again."""
+    """One process. ``(pid, started_ticks)`` identifies it; the pid alone may be reused."""
 
     pid: int
     parent: int
@@ -36,7 +36,7 @@ class Process:
     comm: str
     """At most 15 characters."""
     argv: tuple[str, ...]
-    """Empty for kernel threads and processes that are ending. A process that gave itself a title has that alone."""
+    """Empty for kernel threads and processes that are exiting. A process that set its title has the title alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Listener:
 
 
 class ProcFs:
-    """Everything that is read from one mounted procfs."""
+    """Reads one mounted procfs."""
 
     def __init__(self, root: str | Path = "/proc") -> None:
         self.root = str(root)
@@ -59,7 +59,7 @@ class ProcFs:
         self._ticks = os.sysconf("SC_CLK_TCK")
 
     def processes(self) -> dict[int, Process]:
-        """All processes by pid. Those that end while they are read are left out."""
+        """All processes by pid, without those that exit during the read."""
         table: dict[int, Process] = {}
         argv: dict[tuple[int, int, str], tuple[str, ...]] = {}
         for name in _names(self.root):
@@ -76,7 +76,7 @@ class ProcFs:
             started = int(fields[19])
             key = (pid, started, comm)
             words = self._argv.get(key)
-            # An interpreter may have become another program by exec, and is called as before.
+            # An interpreter may have become another program by exec under the same name.
             if not words or comm.startswith(_INTERPRETERS):
                 words = _words(self._read(name, "cmdline"))
             argv[key] = words
@@ -85,34 +85,34 @@ class ProcFs:
         return table
 
     def started_wall_seconds(self, process: Process) -> float:
-        """When a process began, Unix time."""
+        """When a process started, Unix time."""
         if self._boot_seconds is None:
             line = next((row for row in self._read("stat").split(b"\n") if row.startswith(b"btime ")), b"btime 0")
             self._boot_seconds = float(line.split()[1])
         return self._boot_seconds + process.started_ticks / self._ticks
 
     def cgroup(self, pid: int) -> bytes:
-        """The control groups of a process, as one opaque text; empty when it is gone."""
+        """The cgroups of a process, as one opaque text; empty if it has exited."""
         return self._read(str(pid), "cgroup")
 
     def environment(self, pid: int) -> dict[str, str]:
-        """The environment a process was started with; empty without the rights for it."""
+        """The environment a process was started with; empty without permission."""
         pairs = (entry.partition(b"=") for entry in self._read(str(pid), "environ").split(b"\0") if entry)
         return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, _, value in pairs}
 
     def network(self, pid: int | str = "self") -> str | None:
-        """Identity of a process's network namespace. None without the rights, or when the process is gone."""
+        """Identity of a process's network namespace. None without permission, or if the process has exited."""
         try:
             return os.readlink(f"{self.root}/{pid}/ns/net")  # noqa: PTH115 - as below
         except OSError:
             return None
 
     def listeners(self, pid: int | str = "self") -> list[Listener]:
-        """All listening TCP sockets of a process's network namespace, whoever they belong to."""
+        """All listening TCP sockets of a process's network namespace, of any process."""
         return [*self._table(pid, "tcp"), *self._table(pid, "tcp6")]
 
     def addresses(self, pid: int | str = "self") -> frozenset[Address]:
-        """Addresses of the interfaces of a process's network namespace, loopback excluded."""
+        """Interface addresses of a process's network namespace, without loopback and link-local."""
         found: set[Address] = set()
         previous = ""
         for line in self._read(str(pid), "net", "fib_trie").decode("ascii", "replace").splitlines():
@@ -124,7 +124,7 @@ class ProcFs:
         return frozenset(address for address in found if not address.is_loopback and not address.is_link_local)
 
     def sockets(self, pid: int) -> frozenset[int] | None:
-        """Inodes of the sockets a process holds. None without the rights to see them; empty when it is gone."""
+        """Inodes of the sockets a process holds. None without permission; empty if it has exited."""
         folder = f"{self.root}/{pid}/fd"
         inodes = set()
         try:
@@ -143,7 +143,7 @@ class ProcFs:
         return frozenset(inodes)
 
     def owner(self, pid: int) -> int | None:
-        """The user a process runs as; None when it is gone."""
+        """The user a process runs as; None if it has exited."""
         try:
             return os.stat(f"{self.root}/{pid}").st_uid  # noqa: PTH116 - as above
         except OSError:
@@ -182,7 +182,7 @@ def _words(cmdline: bytes) -> tuple[str, ...]:
 
 
 def _address(text: bytes) -> Address:
-    """Words of four bytes in the machine's own order, as the kernel prints them."""
+    """The kernel prints words of four bytes in the byte order of the machine."""
     raw = bytes.fromhex(text.decode("ascii"))
     if sys.byteorder == "little":
         raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))

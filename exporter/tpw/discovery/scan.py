@@ -28,7 +28,7 @@ class HostScan:
     problems: tuple[str, ...] = ()
     """What could not be read, each a sentence with its remedy."""
     blind: frozenset[str] = frozenset()
-    """GPUs whose processes the driver does not list here."""
+    """GPUs for which the driver lists no processes of this pid namespace."""
     visible: Mapping[str, tuple[Visible, ...]] = field(default_factory=dict)
     """GPUs in the environments of servers that hold no GPU according to the driver."""
     devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class HostScan:
     """The URL that each server was scanned at."""
 
     def assigned(self, server: str, gpus: Sequence[Gpu]) -> tuple[Assigned | None, tuple[str, ...]]:
-        """GPUs of a server whose processes the driver does not list, and problems as sentences. From the kubelet, else
+        """GPUs of a server that holds none according to the driver, and problems as sentences. From the kubelet, else
         from the environment; only GPUs in ``blind``."""
         sources = (
             (Attribution.KUBERNETES, devices_to_gpus(self.devices.get(server, frozenset()), gpus)),

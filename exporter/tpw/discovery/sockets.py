@@ -1,4 +1,4 @@
-"""From an address to the listening sockets behind it, in whichever network namespace, and to who holds them."""
+"""From an address to its listening sockets, in any network namespace, and to the processes that hold them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Resolve = Callable[[str], Iterable[str]]
 
 @dataclass(frozen=True, slots=True)
 class HeldSocket:
-    """One listening socket, who holds it, and a process of its network namespace."""
+    """One listening socket, the processes that hold it, and a process of its network namespace."""
 
     listener: Listener
     through: int | str
@@ -28,12 +28,12 @@ class HeldSocket:
 
 
 class SocketFinder:
-    """Looks sockets up in one procfs. Remembers who held a socket, because finding that out anew is the costly part.
+    """Finds sockets in one procfs. Remembers the holders of a socket, because searching for them is expensive.
 
     Args:
         fs: the procfs.
         clock: monotonic seconds.
-        report: told in words what could not be seen.
+        report: called with a sentence for what could not be read.
         resolve: host name to addresses.
     """
 
@@ -48,6 +48,7 @@ class SocketFinder:
         self._clock = clock
         self._report = report
         self._resolve = resolve or _resolved
+        self._at: dict[str, list[HeldSocket] | None] = {}
         self._held: dict[int, frozenset[int] | None] = {}
         self._tables: dict[str, list[Listener]] = {}
         self._own_inodes: frozenset[int] | None = None
@@ -57,16 +58,22 @@ class SocketFinder:
         self._names: dict[str, tuple[float, frozenset[Address]]] = {}
 
     def forget(self) -> None:
-        """Begin a new moment."""
-        # Who was asked for in the last one is likely to be asked for in this; nobody else is remembered.
+        """Start a new scan."""
+        # Sockets of the last scan are likely to be needed in this one; no others are remembered.
         self._owners_before, self._owners = self._owners, {}
+        self._at = {}
         self._held = {}
         self._tables = {}
         self._own_inodes = None
         self._own_addresses = None
 
     def at(self, url: str, table: ProcessTable) -> list[HeldSocket] | None:
-        """Listening sockets behind an address; None when it is not of this host."""
+        """Listening sockets of an address; None if it is not of this host."""
+        if url not in self._at:
+            self._at[url] = self._found_at(url, table)
+        return self._at[url]
+
+    def _found_at(self, url: str, table: ProcessTable) -> list[HeldSocket] | None:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         addresses = self._addresses_of(parts.hostname or "")
@@ -80,20 +87,20 @@ class SocketFinder:
         return self._elsewhere(addresses, port, table) or None
 
     def listeners(self, through: int | str = "self") -> list[Listener]:
-        """All listening sockets of a process's network namespace, read once a moment: the kernel walks all its hash
-        buckets for it, which takes milliseconds on a large machine."""
+        """All listening sockets of a process's network namespace, read once per scan: the kernel walks all its hash
+        buckets, which takes milliseconds on a large machine."""
         network = self._fs.network(through) or f"of {through}"
         if network not in self._tables:
             self._tables[network] = self._fs.listeners(through)
         return self._tables[network]
 
-    def of(self, pid: int) -> list[Listener] | None:
-        """Listening sockets that a process holds; None without the rights to see."""
+    def held_listeners(self, pid: int) -> list[Listener] | None:
+        """Listening sockets that a process holds; None without permission."""
         held = self.held(pid)
         return None if held is None else [one for one in self.listeners(pid) if one.inode in held]
 
     def held(self, pid: int) -> frozenset[int] | None:
-        """Inodes of all sockets that a process holds, read once a moment; None without the rights to see."""
+        """Inodes of all sockets that a process holds, read once per scan; None without permission."""
         if pid not in self._held:
             self._held[pid] = self._fs.sockets(pid)
         return self._held[pid]
@@ -105,8 +112,8 @@ class SocketFinder:
         return listener.inode in self._own_inodes
 
     def hosts_for(self, listener: Listener, pid: int) -> tuple[str, ...]:
-        """Host parts of URLs that reach a socket from here, the likeliest first; none when it listens on a loopback of
-        elsewhere. Two for a socket on ``::``: whether it takes IPv4 too is not told."""
+        """Host parts of URLs that reach a socket from here, the likeliest first; none if it listens on the loopback of
+        another namespace. Two for a socket on ``::``, which may accept IPv4 or not."""
         address = listener.address
         if not address.is_unspecified:
             return () if address.is_loopback and not self.is_ours(listener) else (_text(address),)
@@ -117,7 +124,7 @@ class SocketFinder:
     def _listening(
         self, through: int | str, addresses: frozenset[Address] | None, port: int, table: ProcessTable
     ) -> list[HeldSocket]:
-        """Sockets in the namespace that a process is in, with their holders among all processes."""
+        """Sockets in the namespace of a process, with their holders among all processes."""
         matching = [
             one
             for one in self.listeners(through)
@@ -127,7 +134,7 @@ class SocketFinder:
         return [HeldSocket(one, through, holders.get(one.inode, ())) for one in matching]
 
     def _through_proxy(self, sockets: list[HeldSocket], table: ProcessTable) -> list[HeldSocket]:
-        """A container's published port may be held by a proxy on the host: go on to what it leads to."""
+        """A container's published port may be held by a proxy on the host: follow it to its target."""
         for one in sockets:
             for pid in one.pids:
                 target = proxy_target(table[pid].argv)
@@ -152,13 +159,13 @@ class SocketFinder:
                 found += self._listening(pid, addresses, port, table)
         if not found and denied > len(table) // 2:
             self._report(
-                f"the network namespaces of {denied} processes cannot be seen, so servers in containers are not"
-                " connected with their GPUs: run as root, or allow CAP_SYS_PTRACE"
+                f"the network namespaces of {denied} processes cannot be read, so GPUs of servers in containers are"
+                " unknown: run the exporter as root, or with CAP_SYS_PTRACE"
             )
         return found
 
     def _holders(self, inodes: set[int], table: ProcessTable) -> dict[int, tuple[int, ...]]:
-        """Which processes hold these sockets. Those that held them before are looked at first."""
+        """Which processes hold these sockets. Those that held them before are read first."""
         found: dict[int, tuple[int, ...]] = {}
         for inode in inodes:
             before = self._owners.get(inode) or self._owners_before.get(inode, ())
@@ -183,8 +190,8 @@ class SocketFinder:
                 holding.setdefault(inode, []).append(pid)
         if denied and inodes - holding.keys():
             self._report(
-                f"the open files of {denied} processes of other users cannot be seen, so it is not known who listens and"
-                " servers are not connected with their GPUs: run as root or allow CAP_SYS_PTRACE (in a container, in the"
+                f"the open files of {denied} processes of other users cannot be read, so the listening processes and the"
+                " GPUs of servers are unknown: run the exporter as root or with CAP_SYS_PTRACE (in a container, in the"
                 " host's pid namespace), or list each server's `gpus`"
             )
         return {inode: tuple(pids) for inode, pids in holding.items()}
@@ -212,7 +219,7 @@ class SocketFinder:
 
 
 def proxy_target(argv: Sequence[str]) -> tuple[Address, int] | None:
-    """Where Docker's userland proxy leads to, from its command line; None when it is something else."""
+    """The target of Docker's userland proxy, from its command line; None for any other process."""
     if not argv or argv[0].rpartition("/")[2] != "docker-proxy":
         return None
     try:

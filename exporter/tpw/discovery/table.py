@@ -1,4 +1,4 @@
-"""The processes of one moment, and which belong together."""
+"""A snapshot of all processes, and the tree that each belongs to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tpw.discovery.procfs import Process, ProcFs
 
 
 class ProcessTable(Mapping[int, Process]):
-    """All processes by pid, as they were when the table was made."""
+    """All processes by pid, as of the construction of the table."""
 
     def __init__(self, fs: ProcFs) -> None:
         self._fs = fs
@@ -29,29 +29,29 @@ class ProcessTable(Mapping[int, Process]):
         return len(self._processes)
 
     def shows_host(self) -> bool:
-        """Whether these are the processes of the host, and not of a pid namespace in it: kernel threads are there."""
+        """Whether these are the host's processes, not those of a pid namespace: only the host shows kernel threads."""
         kthreadd = self._processes.get(2)
         return kthreadd is not None and kthreadd.parent == 0 and not kthreadd.argv
 
     def is_same(self, pid: int, started_ticks: int) -> bool:
-        """Whether a process that was seen before is still there, and not another one with its pid."""
+        """Whether a process still runs, and its pid has not been reused."""
         process = self._processes.get(pid)
         return process is not None and process.started_ticks == started_ticks
 
     def tree(self, pids: Collection[int], climb: str = ANCESTOR, *, others: Collection[int] = ()) -> frozenset[int]:
-        """The processes that belong together with these.
+        """The processes of the same program as these.
 
-        Climbs while the parent is of the same session and control group, starts nothing unrelated (see
-        :func:`tpw.discovery.naming.is_starter`), and no process of ``others`` (listeners of other servers) would come
-        in; then takes all descendants.
+        Climbs while the parent has the same session and cgroup, is no starter of unrelated processes (see
+        :func:`tpw.discovery.naming.is_starter`), and has none of ``others`` (listeners of other servers) below it; then
+        adds all descendants.
         """
-        strangers = frozenset(others) - frozenset(pids)
+        foreign = frozenset(others) - frozenset(pids)
         found: set[int] = set()
         for pid in pids:
             top = pid
             while climb == ANCESTOR:
                 above = self._above(top)
-                if above is None or not strangers.isdisjoint(self.descendants(above)):
+                if above is None or not foreign.isdisjoint(self.descendants(above)):
                     break
                 top = above
             if top in self._processes:
@@ -59,7 +59,7 @@ class ProcessTable(Mapping[int, Process]):
         return frozenset(found)
 
     def descendants(self, pid: int) -> set[int]:
-        """A process and all that it started, and they."""
+        """A process and everything it started, recursively."""
         found = {pid}
         waiting = [pid]
         while waiting:
@@ -70,7 +70,7 @@ class ProcessTable(Mapping[int, Process]):
         return found
 
     def _above(self, pid: int) -> int | None:
-        """The parent, where climbing to it stays with the same thing."""
+        """The parent, if it belongs to the same program."""
         process = self._processes.get(pid)
         parent = self._processes.get(process.parent) if process is not None else None
         if process is None or parent is None or is_starter(parent):

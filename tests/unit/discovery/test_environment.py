@@ -1,4 +1,4 @@
-"""Which GPUs a process may use, by its environment."""
+"""Which GPUs a process may use, according to its environment."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MI250 = tuple(
 )
 
 
-def told(*, gpus: tuple[Gpu, ...] = GPUS, cgroup: bytes = b"", **environment: str) -> tuple[list[int], int]:
+def allowed_gpus(*, gpus: tuple[Gpu, ...] = GPUS, cgroup: bytes = b"", **environment: str) -> tuple[list[int], int]:
     """Indices of the GPUs, and how many things are unclear."""
     visible = Visible.from_environment(environment, cgroup)
     found = allowed([visible] if visible else [], gpus)
     return sorted(gpu.index for gpu in gpus if gpu.uuid in found.gpus), len(found.problems)
 
 
-def test_an_environment_that_says_nothing_tells_nothing():
+def test_an_environment_without_gpu_variables_allows_no_known_gpu():
     assert Visible.from_environment({"PATH": "/bin", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) is None
-    assert told(PATH="/bin") == ([], 0)
+    assert allowed_gpus(PATH="/bin") == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,20 @@ def test_an_environment_that_says_nothing_tells_nothing():
     ],
 )
 def test_cuda_visible_devices(listed: str, expected: list[int]):
-    assert told(CUDA_VISIBLE_DEVICES=listed) == (expected, 0)
+    assert allowed_gpus(CUDA_VISIBLE_DEVICES=listed) == (expected, 0)
 
 
 @pytest.mark.parametrize(("order", "expected"), [("PCI_BUS_ID", ([1], 0)), ("FASTEST_FIRST", ([], 1)), ("", ([], 1))])
-def test_the_order_of_unequal_boards_is_not_guessed(order: str, expected: tuple[list[int], int]):
-    assert told(gpus=UNEQUAL, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER=order) == expected
+def test_the_order_of_gpus_of_different_models_is_not_guessed(order: str, expected: tuple[list[int], int]):
+    assert allowed_gpus(gpus=UNEQUAL, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER=order) == expected
 
 
-def test_the_order_of_unequal_boards_does_not_matter_where_it_is_all_of_them_or_uuids():
-    assert told(gpus=UNEQUAL, CUDA_VISIBLE_DEVICES="3,2,1,0") == ([0, 1, 2, 3], 0)
-    assert told(gpus=UNEQUAL, CUDA_VISIBLE_DEVICES=GPUS[1].uuid) == ([1], 0)
+def test_the_order_does_not_matter_if_all_gpus_or_uuids_are_listed():
+    assert allowed_gpus(gpus=UNEQUAL, CUDA_VISIBLE_DEVICES="3,2,1,0") == ([0, 1, 2, 3], 0)
+    assert allowed_gpus(gpus=UNEQUAL, CUDA_VISIBLE_DEVICES=GPUS[1].uuid) == ([1], 0)
 
 
-def test_what_is_unclear_says_what_to_do():
+def test_a_problem_names_its_remedy():
     visible = Visible.from_environment({"CUDA_VISIBLE_DEVICES": "1"})
     assert visible is not None
     [problem] = allowed([visible], UNEQUAL).problems
@@ -74,7 +74,7 @@ def test_what_is_unclear_says_what_to_do():
 
 
 @pytest.mark.parametrize(
-    ("given", "cuda", "expected"),
+    ("container", "cuda", "expected"),
     [
         ("2,3", None, [2, 3]),
         (GPUS[1].uuid, None, [1]),
@@ -86,27 +86,27 @@ def test_what_is_unclear_says_what_to_do():
         ("none", None, []),
     ],
 )
-def test_indices_in_a_container_count_what_it_was_given(given: str, cuda: str | None, expected: list[int]):
-    environment = {"NVIDIA_VISIBLE_DEVICES": given} | ({} if cuda is None else {"CUDA_VISIBLE_DEVICES": cuda})
-    assert told(cgroup=b"0::/kubepods.slice/x", **environment) == (expected, 0)
+def test_indices_in_a_container_count_its_own_gpus(container: str, cuda: str | None, expected: list[int]):
+    environment = {"NVIDIA_VISIBLE_DEVICES": container} | ({} if cuda is None else {"CUDA_VISIBLE_DEVICES": cuda})
+    assert allowed_gpus(cgroup=b"0::/kubepods.slice/x", **environment) == (expected, 0)
 
 
-@pytest.mark.parametrize("given", [None, "all", "void"])
-def test_indices_in_a_container_that_was_given_nobody_knows_what_are_not_guessed(given: str | None):
-    """Devices that come by CDI leave no list behind."""
-    environment = {"CUDA_VISIBLE_DEVICES": "0"} | ({} if given is None else {"NVIDIA_VISIBLE_DEVICES": given})
-    assert told(cgroup=b"0::/system.slice/docker-0123.scope", **environment) == ([], 1)
-    assert told(cgroup=b"0::/user.slice", **environment) == ([0], 0)
+@pytest.mark.parametrize("container", [None, "all", "void"])
+def test_indices_in_a_container_of_unknown_gpus_are_not_guessed(container: str | None):
+    """Devices that are injected with CDI are listed in no variable."""
+    environment = {"CUDA_VISIBLE_DEVICES": "0"} | ({} if container is None else {"NVIDIA_VISIBLE_DEVICES": container})
+    assert allowed_gpus(cgroup=b"0::/system.slice/docker-0123.scope", **environment) == ([], 1)
+    assert allowed_gpus(cgroup=b"0::/user.slice", **environment) == ([0], 0)
 
 
 @pytest.mark.parametrize("name", [MIG, f"MIG-{GPUS[0].uuid}/7/0"])
-def test_t27_an_instance_is_on_its_board(name: str):
-    assert told(gpus=CUT, CUDA_VISIBLE_DEVICES=name) == ([0], 0)
-    assert told(gpus=CUT, NVIDIA_VISIBLE_DEVICES=name) == ([0], 0)
+def test_t27_an_instance_is_on_its_gpu(name: str):
+    assert allowed_gpus(gpus=CUT, CUDA_VISIBLE_DEVICES=name) == ([0], 0)
+    assert allowed_gpus(gpus=CUT, NVIDIA_VISIBLE_DEVICES=name) == ([0], 0)
 
 
-def test_an_instance_that_nobody_knows_is_no_board():
-    assert told(gpus=GPUS, CUDA_VISIBLE_DEVICES=MIG) == ([], 0)
+def test_an_unknown_instance_names_no_gpu():
+    assert allowed_gpus(gpus=GPUS, CUDA_VISIBLE_DEVICES=MIG) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -122,17 +122,17 @@ def test_an_instance_that_nobody_knows_is_no_board():
     ],
 )
 def test_amd(environment: dict[str, str], expected: list[int]):
-    assert told(gpus=AMD, **environment) == (expected, 0)
+    assert allowed_gpus(gpus=AMD, **environment) == (expected, 0)
 
 
-def test_processes_of_one_server_add_up():
-    each = [Visible.from_environment({"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in (0, 2)]
-    assert allowed([one for one in each if one], GPUS).gpus == {GPUS[0].uuid, GPUS[2].uuid}
+def test_gpus_of_all_processes_of_a_server_are_added():
+    environments = [Visible.from_environment({"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in (0, 2)]
+    assert allowed([one for one in environments if one], GPUS).gpus == {GPUS[0].uuid, GPUS[2].uuid}
 
 
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [("0", [0]), ("1", [0]), ("2", [2]), ("3,2", [2]), ("1,3", [0, 2]), ("GPU-2e5f,0", [0, 2])],
 )
-def test_rocm_counts_dies_and_each_means_its_board(listed: str, expected: list[int]):
-    assert told(gpus=MI250, HIP_VISIBLE_DEVICES=listed) == (expected, 0)
+def test_rocm_counts_dies_and_each_names_its_gpu(listed: str, expected: list[int]):
+    assert allowed_gpus(gpus=MI250, HIP_VISIBLE_DEVICES=listed) == (expected, 0)

@@ -1,4 +1,4 @@
-"""What the kubelet gave to which pod."""
+"""Devices that the kubelet assigned to pods."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_a_process_in_no_pod(cgroup: bytes):
 
 
 @pytest.mark.parametrize("devices", [{"0": ["GPU-aaaa"], "1": ["GPU-bbbb"]}, ["GPU-aaaa", "GPU-bbbb"]])
-def test_devices_by_node_and_as_the_list_of_old(tmp_path: Path, devices: Any):
+def test_devices_are_a_mapping_by_numa_node_or_a_list(tmp_path: Path, devices: Any):
     assert checkpoint(tmp_path, entry(devices)).devices() == ({POD: frozenset({"GPU-aaaa", "GPU-bbbb"})}, "")
 
 
-def test_containers_of_a_pod_add_up_and_other_resources_are_none(tmp_path: Path):
+def test_gpus_of_all_containers_of_a_pod_are_added_and_other_resources_ignored(tmp_path: Path):
     found, problem = checkpoint(
         tmp_path,
         entry({"-1": ["GPU-aaaa"]}),
@@ -61,7 +61,7 @@ def test_containers_of_a_pod_add_up_and_other_resources_are_none(tmp_path: Path)
     assert (found, problem) == ({POD: frozenset({"GPU-aaaa", MIG}), "other": frozenset({"GPU-cccc"})}, "")
 
 
-def test_no_file_is_no_problem_and_no_pods_neither(tmp_path: Path):
+def test_a_missing_file_and_an_empty_one_are_no_problem(tmp_path: Path):
     assert Checkpoint(str(tmp_path / "none")).devices() == ({}, "")
     file = tmp_path / "empty"
     file.write_text('{"Data": {"PodDeviceEntries": null}}')

@@ -1,4 +1,4 @@
-"""Engines by what their processes are called."""
+"""Engines by the names of their processes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def called(argv: str, comm: str = "") -> Process:
         ("python3 -m dynamo.vllm --model m", "dynamo_worker"),
     ],
 )
-def test_a_listener_is_known_by_its_command_line(argv: str, engine: str):
+def test_a_listener_is_recognised_by_its_command_line(argv: str, engine: str):
     assert [dialect.name for dialect in listens_as(called(argv), DIALECTS)][:1] == [engine]
 
 
-def test_tritonserver_may_speak_two_dialects():
+def test_tritonserver_has_two_dialects():
     names = {dialect.name for dialect in listens_as(called("tritonserver --model-repository=/m"), DIALECTS)}
     assert names == {"triton_trtllm", "triton_vllm"}
 
@@ -58,25 +58,25 @@ def test_tritonserver_may_speak_two_dialects():
         "vllm-benchmark",
     ],
 )
-def test_what_only_mentions_an_engine_is_none(argv: str):
+def test_a_command_line_that_only_mentions_an_engine_is_not_one(argv: str):
     assert listens_as(called(argv), DIALECTS) == ()
 
 
-def test_a_process_without_a_command_line_is_known_by_what_the_kernel_calls_it():
+def test_a_process_without_a_command_line_is_recognised_by_its_comm():
     assert [one.name for one in listens_as(called("", "text-generation"), DIALECTS)] == ["tgi"]
 
 
-def test_a_title_cut_to_fifteen_characters_is_known():
+def test_a_title_truncated_to_fifteen_characters_is_recognised():
     assert computes_as(called("", "VLLM::EngineCor"), DIALECTS)
 
 
 @pytest.mark.parametrize("title", ["VLLM::EngineCore_DP0", "VLLM::Worker_TP3_EP3", "sglang::scheduler_TP0", "ray::x"])
-def test_gpu_processes_are_no_listeners(title: str):
+def test_gpu_processes_are_not_listeners(title: str):
     process = called(title)
     assert (computes_as(process, DIALECTS), listens_as(process, DIALECTS)) == (True, ())
 
 
-def test_llama_server_is_both_and_counts_as_a_listener():
+def test_llama_server_is_both_and_is_treated_as_a_listener():
     assert not computes_as(called("llama-server"), DIALECTS)
 
 
@@ -97,11 +97,11 @@ def test_llama_server_is_both_and_counts_as_a_listener():
         ("python app.py 8000", set()),
     ],
 )
-def test_ports_are_those_that_are_named_for_listening(argv: str, ports: set[int]):
+def test_ports_are_those_of_listening_options(argv: str, ports: set[int]):
     assert ports_named(argv.split()) == frozenset(ports)
 
 
-def test_heads_go_through_interpreters_and_uv():
+def test_heads_include_what_interpreters_and_uv_run():
     assert heads(["/bin/uv", "run", "python3", "-O", "/a/b.py", "c"]) == ("uv", "python3", "b.py")
 
 
@@ -110,5 +110,5 @@ def test_starters(comm: str):
     assert is_starter(Process(50, 1, 50, 1, comm, (comm,)))
 
 
-def test_the_first_process_of_a_host_is_a_starter_whatever_it_is_called():
+def test_pid_1_is_a_starter_with_any_name():
     assert is_starter(Process(1, 0, 1, 1, "vllm", ("vllm",)))

@@ -15,11 +15,11 @@ GPUS = (
     Gpu(B, 1, pci_bus_id="00000000:65:00.0"),
     Gpu(C, 2, pci_bus_id="00000001:65:00.0"),
 )
-NOBODY: dict[str, frozenset[int] | None] = {A: frozenset(), B: frozenset(), C: frozenset()}
+UNHELD: dict[str, frozenset[int] | None] = {A: frozenset(), B: frozenset(), C: frozenset()}
 
 
 def held(**pids: set[int]) -> dict[str, frozenset[int] | None]:
-    return {**NOBODY, **{{"a": A, "b": B, "c": C}[name]: frozenset(holding) for name, holding in pids.items()}}
+    return {**UNHELD, **{{"a": A, "b": B, "c": C}[name]: frozenset(holding) for name, holding in pids.items()}}
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,19 @@ def held(**pids: set[int]) -> dict[str, frozenset[int] | None]:
         ("00000000:01:00.0", A),
     ],
 )
-def test_a_gpu_is_called_by_index_uuid_or_bus_id(name: str | int, uuid: str):
+def test_a_gpu_is_listed_by_index_uuid_or_bus_id(name: str | int, uuid: str):
     assert resolve([name], GPUS).gpus == frozenset({uuid})
 
 
-def test_a_board_of_the_external_meter_is_called_by_the_name_it_was_given():
-    boards = [Gpu(uuid=f"EXT-{name}", index=index) for index, name in enumerate(("LPU-1", "LPU-10", "card"))]
+def test_a_gpu_of_the_external_meter_is_listed_by_its_configured_name():
+    gpus = [Gpu(uuid=f"EXT-{name}", index=index) for index, name in enumerate(("LPU-1", "LPU-10", "cast"))]
     for name in ("LPU-1", "lpu-1", "EXT-LPU-1"):
-        assert resolve([name], boards).gpus == {"EXT-LPU-1"}
-    assert resolve(["lpu"], boards).gpus == frozenset()
-    assert resolve(["EXT-c"], boards).gpus == {"EXT-card"}
+        assert resolve([name], gpus).gpus == {"EXT-LPU-1"}
+    assert resolve(["lpu"], gpus).gpus == frozenset()
+    assert resolve(["EXT-c"], gpus).gpus == {"EXT-cast"}
 
 
-def test_t27_an_instance_is_listed_by_its_uuid_and_means_its_board():
+def test_t27_an_instance_is_listed_by_its_uuid_and_names_its_gpu():
     cut = (replace(GPUS[0], mig_uuids=("MIG-11", "MIG-12")), *GPUS[1:])
     assert resolve(["MIG-12"], cut).gpus == frozenset({A})
     assert resolve(["MIG-1"], cut).gpus == frozenset()
@@ -61,49 +61,49 @@ def test_t27_an_instance_is_listed_by_its_uuid_and_means_its_board():
 def test_an_unknown_gpu_is_reported_and_the_others_are_found():
     found = resolve(["0", "7"], GPUS)
     assert found.gpus == frozenset({A})
-    assert found.problems == (f"GPU 7 is not on this host; here are 0 ({A}), 1 ({B}), 2 ({C})",)
+    assert found.problems == (f"GPU 7 is not on this host, which has 0 ({A}), 1 ({B}), 2 ({C})",)
 
 
-def test_a_beginning_that_two_gpus_share_is_reported():
+def test_a_prefix_of_two_uuids_is_reported():
     found = resolve(["GPU-aaaa"], GPUS)
     assert (found.gpus, found.problems) == (
         frozenset(),
-        (f"GPU GPU-aaaa is several: {A}, {B}; write more of its UUID",),
+        (f"GPU GPU-aaaa is ambiguous: {A}, {B}; write more of its UUID",),
     )
 
 
-def test_on_a_host_without_gpus_that_is_what_is_said():
-    assert resolve(["0"], ()).problems == ("GPU 0 is not on this host; here are none",)
+def test_a_listed_gpu_on_a_host_without_gpus_is_reported():
+    assert resolve(["0"], ()).problems == ("GPU 0 is not on this host, which has none",)
 
 
-def owns(claim: Claim, *, answering: bool, pids: set[int] | None, holders=NOBODY, foreign: set[int] | None = None):
+def owns(claim: Claim, *, answering: bool, pids: set[int] | None, holders=UNHELD, foreign: set[int] | None = None):
     return ownership(
         claim, answering=answering, pids=pids, holders=holders, gpus=GPUS, foreign_pids=foreign or frozenset()
     )
 
 
-def test_listed_gpus_are_owned_while_the_server_answers_whoever_holds_them():
+def test_listed_gpus_are_owned_while_the_server_answers_whichever_process_holds_them():
     claim = Claim("chat", ("0", "1"), model="m")
     assert owns(claim, answering=True, pids=None) == Ownership(
         "chat", frozenset({A, B}), Attribution.CONFIGURED, held=False, model="m"
     )
 
 
-def test_a_listed_gpu_that_is_not_there_is_not_owned():
+def test_a_listed_gpu_that_is_missing_is_not_owned():
     assert owns(Claim("chat", ("0", "9")), answering=True, pids=None).gpus == frozenset({A})
 
 
-def test_a_server_that_answers_no_more_owns_what_its_processes_hold():
+def test_a_server_that_stops_answering_owns_the_gpus_its_processes_hold():
     found = owns(Claim("chat", ("0", "1")), answering=False, pids={7}, holders=held(a={7}, b={9}))
     assert (found.gpus, found.held) == (frozenset({A}), True)
 
 
-def test_a_listed_server_that_is_gone_owns_nothing():
+def test_a_listed_server_without_processes_that_does_not_answer_owns_nothing():
     found = owns(Claim("chat", ("0", "1")), answering=False, pids=None)
     assert (found.gpus, found.held) == (frozenset(), False)
 
 
-def test_a_server_elsewhere_that_does_not_answer_owns_listed_gpus_that_anybody_holds():
+def test_a_server_on_another_host_that_does_not_answer_owns_listed_gpus_that_are_held():
     found = owns(Claim("chat", ("0", "1")), answering=False, pids=None, holders=held(a={7}))
     assert (found.gpus, found.held) == (frozenset({A}), True)
 
@@ -113,12 +113,12 @@ def test_a_gpu_held_by_another_server_is_not_held_for_this_one():
     assert (found.gpus, found.held) == (frozenset(), False)
 
 
-def test_where_the_driver_does_not_tell_a_silent_server_owns_nothing():
+def test_without_process_lists_a_server_that_does_not_answer_owns_nothing():
     found = owns(Claim("chat", ("0",)), answering=False, pids=None, holders={A: None})
     assert (found.gpus, found.held) == (frozenset(), False)
 
 
-def test_ranks_without_an_address_own_while_a_process_holds():
+def test_ranks_without_a_url_own_gpus_while_a_process_holds_them():
     claim = Claim("big", ("0", "1"), model="big-model", has_counters=False)
     found = owns(claim, answering=False, pids=None, holders=held(b={3}))
     assert found == Ownership(
@@ -126,33 +126,33 @@ def test_ranks_without_an_address_own_while_a_process_holds():
     )
 
 
-def test_ranks_without_an_address_own_where_the_driver_does_not_tell():
+def test_ranks_without_a_url_own_gpus_if_the_driver_lists_no_processes():
     claim = Claim("big", ("0",), has_counters=False)
     assert owns(claim, answering=False, pids=None, holders={A: None}).gpus == frozenset({A})
 
 
-def test_that_a_server_has_gpus_elsewhere_is_handed_on():
+def test_spans_nodes_is_copied_to_the_ownership():
     assert owns(Claim("big", ("0",), spans_nodes=True), answering=True, pids=None).spans_nodes
     assert not owns(Claim("chat", ("0",)), answering=True, pids=None).spans_nodes
 
 
-def test_auto_owns_what_its_processes_hold():
+def test_auto_owns_the_gpus_its_processes_hold():
     found = owns(Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7}, b={8, 9}, c={9}))
     assert found == Ownership("chat", frozenset({A, B}), Attribution.PROCESSES, held=True)
 
 
-def test_auto_owns_while_a_process_holds_though_it_does_not_answer():
+def test_auto_owns_held_gpus_while_the_server_does_not_answer():
     found = owns(Claim("chat", AUTO), answering=False, pids={7}, holders=held(a={7}))
     assert (found.gpus, found.held) == (frozenset({A}), True)
 
 
 @pytest.mark.parametrize("pids", [None, set()])
-def test_auto_of_a_server_whose_processes_are_not_known_owns_nothing(pids: set[int] | None):
+def test_auto_owns_nothing_if_the_processes_are_unknown(pids: set[int] | None):
     found = owns(Claim("chat", AUTO), answering=True, pids=pids, holders=held(a={7}))
     assert found == Ownership("chat", frozenset(), Attribution.NONE, held=False)
 
 
-def test_none_owns_nothing_whatever_is_held():
+def test_none_owns_nothing_even_if_gpus_are_held():
     found = owns(Claim("gateway", NONE), answering=True, pids={7}, holders=held(a={7}))
     assert found == Ownership("gateway", frozenset(), Attribution.NONE, held=False)
 
@@ -193,39 +193,39 @@ def test_a_listed_instance_is_held_by_its_own_processes_only():
     [
         (
             "MIG-9",
-            f"GPU MIG-9 is not on this host; here are 0 ({A}), 1 ({B}), 2 ({C}), MIG-1111, MIG-2222, MIG-2233",
+            f"GPU MIG-9 is not on this host, which has 0 ({A}), 1 ({B}), 2 ({C}), MIG-1111, MIG-2222, MIG-2233",
         ),
-        ("MIG-22", "instance MIG-22 is several: MIG-2222, MIG-2233; write more of its UUID"),
+        ("MIG-22", "instance MIG-22 is ambiguous: MIG-2222, MIG-2233; write more of its UUID"),
     ],
 )
-def test_an_instance_that_is_not_clear_is_reported(name: str, problem: str):
+def test_an_ambiguous_or_unknown_instance_is_reported(name: str, problem: str):
     found = resolve([name], GPUS, MIG)
     assert (found.gpus, found.instances, found.problems) == (frozenset(), frozenset(), (problem,))
 
 
-def test_auto_owns_the_instances_its_processes_sit_on():
+def test_auto_owns_the_instances_its_processes_use():
     assert on_instances(Claim("chat", AUTO), pids={8}).instances == frozenset({"MIG-2222"})
 
 
-def test_a_partitioned_gpu_listed_whole_is_narrowed_to_where_the_processes_are():
+def test_a_partitioned_gpu_listed_as_a_whole_is_narrowed_to_the_instances_in_use():
     assert on_instances(Claim("chat", ("0",)), pids={7}).instances == frozenset({"MIG-1111"})
     assert on_instances(Claim("chat", ("0",)), pids=None).instances == frozenset()
 
 
-def test_use_of_a_gpu_is_that_of_the_servers_own_processes():
+def test_the_share_of_a_gpu_is_that_of_the_servers_own_processes():
     use = {A: Sharing(frozenset({7, 8}), {7: 40.0, 8: 20.0, 9: 5.0}), B: Sharing(frozenset({7}))}
     found = ownership(
         Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7, 8}, b={7}), gpus=GPUS, sharing=use
     )
-    assert found.shares == {A: 60.0}  # of B the driver does not tell
+    assert found.shares == {A: 60.0}  # the driver reports no use of B
 
 
-def test_use_by_a_server_whose_processes_are_not_known_is_not_known():
+def test_without_known_processes_there_is_no_share():
     found = ownership(
         Claim("chat", ("0",)),
         answering=True,
         pids=None,
-        holders=NOBODY,
+        holders=UNHELD,
         gpus=GPUS,
         sharing={A: Sharing(frozenset({7}), {7: 40.0})},
     )
@@ -233,8 +233,8 @@ def test_use_by_a_server_whose_processes_are_not_known_is_not_known():
 
 
 @pytest.mark.parametrize("name", [1, "AMD-d1e1", "0000:c1:00.0", 0, "AMD-d1e0", "c0:00.0"])
-def test_a_board_is_called_by_each_of_its_dies(name: str | int) -> None:
-    board = Gpu("AMD-d1e0", 0, pci_bus_id="0000:c0:00.0", dies=(Die("AMD-d1e1", 1, "0000:c1:00.0"),))
+def test_a_gpu_is_listed_by_any_of_its_dies(name: str | int) -> None:
+    gpu = Gpu("AMD-d1e0", 0, pci_bus_id="0000:c0:00.0", dies=(Die("AMD-d1e1", 1, "0000:c1:00.0"),))
     other = Gpu("AMD-d1e2", 2, pci_bus_id="0000:c2:00.0")
 
-    assert resolve((name,), (board, other)).gpus == frozenset({"AMD-d1e0"})
+    assert resolve((name,), (gpu, other)).gpus == frozenset({"AMD-d1e0"})

@@ -1,4 +1,4 @@
-"""The parts of a partitioned GPU: which weight each instance has, and by which method."""
+"""The parts of a partitioned GPU: the weight of each instance and its method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_gpu_that_is_not_partitioned_has_no_parts() -> None:
     assert parts(Sharing(frozenset({1}), {1: 50.0})) == ()
 
 
-def test_without_measured_activity_an_instance_is_its_slices_of_all() -> None:
+def test_without_measured_activity_an_instance_has_its_share_of_slices() -> None:
     sharing = Sharing(instances=(Instance("MIG-a", "1g.10gb", 1), Instance("MIG-b", "3g.40gb", 3)), slices=7)
 
     assert parts(sharing) == (
@@ -31,15 +31,15 @@ def test_without_measured_activity_an_instance_is_its_slices_of_all() -> None:
     )
 
 
-def test_a_gpu_that_tells_no_number_of_slices_has_those_of_its_instances() -> None:
+def test_a_gpu_that_reports_no_slices_has_those_of_its_instances() -> None:
     assert weights(Sharing(instances=(Instance("MIG-a", slices=1), Instance("MIG-b", slices=3)))) == {
         "MIG-a": 0.25,
         "MIG-b": 0.75,
     }
 
 
-def test_standing_power_goes_by_slices_and_the_rest_by_slices_that_were_busy() -> None:
-    """70 W standing of 280 W: a quarter by slices of 7, three quarters by 1 * 0.9 and 3 * 0.1 slices."""
+def test_baseline_power_is_split_by_slices_and_the_rest_by_busy_slices() -> None:
+    """70 W baseline of 280 W: a quarter by slices of 7, three quarters by 1 * 0.9 and 3 * 0.1 slices."""
     sharing = Sharing(
         instances=(Instance("MIG-a", slices=1, busy_ratio=0.9), Instance("MIG-b", slices=3, busy_ratio=0.1)),
         slices=7,
@@ -53,8 +53,8 @@ def test_standing_power_goes_by_slices_and_the_rest_by_slices_that_were_busy() -
     }
 
 
-def test_activity_that_may_be_a_share_of_the_whole_gpu_is_no_weight_but_still_tells_who_was_busy() -> None:
-    """Both fully busy as shares of the whole: by slices times ratio the large one would have 16 times the small one's."""
+def test_activity_that_may_be_a_share_of_the_whole_gpu_is_no_weight_but_still_marks_busy_instances() -> None:
+    """Both fully busy as shares of the whole GPU: slices times ratio would give the large one 16 times as much."""
     sharing = Sharing(
         instances=(Instance("MIG-a", slices=1, busy_ratio=1 / 7), Instance("MIG-b", slices=4, busy_ratio=4 / 7)),
         slices=7,
@@ -68,19 +68,21 @@ def test_activity_that_may_be_a_share_of_the_whole_gpu_is_no_weight_but_still_te
     )
 
 
-def test_where_nothing_is_busy_all_power_is_standing() -> None:
+def test_if_nothing_is_busy_all_power_is_baseline() -> None:
     sharing = Sharing(instances=(Instance("MIG-a", slices=1, busy_ratio=0.0),), slices=7, baseline_power_ratio=0.5)
 
     assert parts(sharing) == (Part("MIG-a", "", 1 / 7, GPM, busy=False),)
 
 
 @pytest.mark.parametrize(
-    ("busy", "standing"), [((0.9, None), 0.25), ((0.9, 0.1), None)], ids=["one instance unknown", "no power seen"]
+    ("busy", "baseline"), [((0.9, None), 0.25), ((0.9, 0.1), None)], ids=["one instance unknown", "no power measured"]
 )
-def test_what_is_not_measured_of_all_is_used_of_none(busy: tuple[float, float | None], standing: float | None) -> None:
+def test_activity_that_is_missing_for_one_instance_is_used_for_none(
+    busy: tuple[float, float | None], baseline: float | None
+) -> None:
     instances = tuple(Instance(f"MIG-{i}", slices=1, busy_ratio=ratio) for i, ratio in enumerate(busy))
 
-    assert [part.method for part in parts(Sharing(instances=instances, slices=7, baseline_power_ratio=standing))] == [
+    assert [part.method for part in parts(Sharing(instances=instances, slices=7, baseline_power_ratio=baseline))] == [
         SLICES,
         SLICES,
     ]
@@ -99,10 +101,10 @@ instances = st.builds(
     st.integers(0, 8),
     st.one_of(st.none(), st.floats(-1.0, 2.0)),
 )
-def test_parts_are_never_negative_and_never_more_than_the_board(
-    found: list[Instance], slices: int, standing: float | None
+def test_parts_are_never_negative_and_never_more_than_the_gpu(
+    found: list[Instance], slices: int, baseline: float | None
 ) -> None:
-    made = parts(Sharing(instances=tuple(found), slices=slices, baseline_power_ratio=standing))
+    found_parts = parts(Sharing(instances=tuple(found), slices=slices, baseline_power_ratio=baseline))
 
-    assert all(part.weight >= 0.0 for part in made)
-    assert math.fsum(part.weight for part in made) <= 1.0 + 1e-12
+    assert all(part.weight >= 0.0 for part in found_parts)
+    assert math.fsum(part.weight for part in found_parts) <= 1.0 + 1e-12

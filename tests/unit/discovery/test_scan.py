@@ -1,4 +1,4 @@
-"""Whose GPUs are whose where the driver does not tell it."""
+"""Which GPUs a server owns if the driver does not list its processes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def fake(tmp_path: Path) -> FakeProcFs:
 
 
 def server(fake: FakeProcFs, *, cgroup: str = "0::/user.slice", **environment: str) -> None:
-    """A server on port 8000 whose engine is a child of it."""
+    """A server on port 8000 with its engine as a child."""
     fake.process(50, "vllm serve m --port 8000", session=50, sockets=(500,), environment=environment, cgroup=cgroup)
     fake.process(51, ["VLLM::EngineCore"], parent=50, session=50, environment=environment, cgroup=cgroup)
     fake.network("host", ("10.0.0.1",), [Tcp(8000, 500)])
 
 
 def kernel(fake: FakeProcFs) -> None:
-    """What only the host's own pid namespace shows."""
+    """A kernel thread: only the host's pid namespace shows one."""
     fake.process(2, [], parent=0, comm="kthreadd")
 
 
@@ -53,41 +53,41 @@ def owned(scan: HostScan, lists: Lists, gpus: str | tuple[str, ...] = AUTO) -> O
 
 
 @pytest.mark.parametrize("lists", [SILENT, EMPTY, FOREIGN], ids=["silent", "empty", "foreign"])
-def test_the_environment_tells_where_the_driver_does_not(fake: FakeProcFs, lists: Lists):
+def test_without_process_lists_the_environment_decides(fake: FakeProcFs, lists: Lists):
     server(fake, CUDA_VISIBLE_DEVICES="1")
     mine = owned(scanned(fake, lists), lists)
     assert (mine.gpus, mine.method, mine.held) == ({"GPU-bbbb"}, Attribution.ENVIRONMENT, True)
 
 
-def test_the_driver_wins_over_the_environment(fake: FakeProcFs):
+def test_the_driver_has_priority_over_the_environment(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="0,1")
     lists: Lists = {"GPU-aaaa": None, "GPU-bbbb": frozenset({51})}
     mine = owned(scanned(fake, lists), lists)
     assert (mine.gpus, mine.method) == ({"GPU-bbbb"}, Attribution.PROCESSES)
 
 
-def test_on_the_host_an_empty_list_is_nobody(fake: FakeProcFs):
-    """A server that may use a GPU and does not (built for the CPU, or still loading) owns nothing yet."""
+def test_in_the_host_s_pid_namespace_an_empty_list_means_no_process(fake: FakeProcFs):
+    """A server that may use a GPU and does not (built for the CPU, or still loading) owns nothing."""
     kernel(fake)
     server(fake, CUDA_VISIBLE_DEVICES="1")
     mine = owned(scanned(fake, EMPTY), EMPTY)
     assert (mine.gpus, mine.method) == (frozenset(), Attribution.NONE)
 
 
-def test_a_board_whose_holder_is_seen_is_not_given_away(fake: FakeProcFs):
+def test_a_gpu_with_a_visible_holder_is_not_assigned_by_the_environment(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="0,1")
     fake.process(60, "python train.py")
     lists: Lists = {"GPU-aaaa": frozenset({60}), "GPU-bbbb": None}
     assert owned(scanned(fake, lists), lists).gpus == {"GPU-bbbb"}
 
 
-def test_what_is_configured_wins(fake: FakeProcFs):
+def test_the_configuration_has_priority(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="1")
     mine = owned(scanned(fake, SILENT), SILENT, ("0",))
     assert (mine.gpus, mine.method) == ({"GPU-aaaa"}, Attribution.CONFIGURED)
 
 
-def test_a_server_that_is_gone_has_no_environment_left(fake: FakeProcFs):
+def test_a_server_without_processes_has_no_environment(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="1")
     host = HostProcesses(str(fake.root))
     servers = {"chat": "http://127.0.0.1:8000"}
@@ -99,7 +99,7 @@ def test_a_server_that_is_gone_has_no_environment_left(fake: FakeProcFs):
     assert owned(scan_host(host, servers, {}, SILENT, find=False), SILENT).gpus == frozenset()
 
 
-def test_the_kubelet_tells_before_the_environment(fake: FakeProcFs, tmp_path: Path):
+def test_the_kubelet_has_priority_over_the_environment(fake: FakeProcFs, tmp_path: Path):
     server(fake, cgroup=f"0::/kubepods/pod{POD}/0123", NVIDIA_VISIBLE_DEVICES="GPU-aaaa")
     file = tmp_path / "checkpoint"
     entries = [{"PodUID": POD, "ResourceName": "nvidia.com/gpu", "DeviceIDs": {"-1": ["GPU-bbbb"]}}]
@@ -110,8 +110,8 @@ def test_the_kubelet_tells_before_the_environment(fake: FakeProcFs, tmp_path: Pa
     assert (without.gpus, without.method) == ({"GPU-aaaa"}, Attribution.ENVIRONMENT)
 
 
-def test_the_kubelet_s_file_is_read_only_where_it_is_needed(fake: FakeProcFs, tmp_path: Path):
-    """A directory in its place would be told as a problem."""
+def test_the_kubelet_s_file_is_read_only_if_it_is_needed(fake: FakeProcFs, tmp_path: Path):
+    """A directory in its place would be reported as a problem."""
     wrong = Checkpoint(str(tmp_path))
     server(fake, cgroup=f"0::/kubepods/pod{POD}/0123")
     held: Lists = {"GPU-aaaa": frozenset({51}), "GPU-bbbb": None}
@@ -119,7 +119,7 @@ def test_the_kubelet_s_file_is_read_only_where_it_is_needed(fake: FakeProcFs, tm
     assert any(str(tmp_path) in problem for problem in scanned(fake, SILENT, wrong).problems)
 
 
-def test_what_the_environment_cannot_tell_is_said(fake: FakeProcFs):
+def test_an_ambiguous_environment_is_reported(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="1")
     unequal = (GPUS[0], Gpu("GPU-bbbb", 1, name="L4"))
     assigned, problems = scanned(fake, SILENT).assigned("chat", unequal)
@@ -135,7 +135,7 @@ def test_what_the_environment_cannot_tell_is_said(fake: FakeProcFs):
         (("http://127.0.0.1:8000", "http://[::1]:8000"), 1),
         (("http://127.0.0.1:8000/metrics", "http://127.0.0.1:8000"), 1),
         (("http://127.0.0.1:8000", "http://127.0.0.1:9000"), 1),
-        # A router tells each of its models by an address of its own.
+        # A router has a URL for each of its models.
         (("http://127.0.0.1:8000/metrics?model=a", "http://127.0.0.1:8000/metrics?model=b"), 0),
         (("http://127.0.0.1:8000", "http://127.0.0.1:7000"), 0),
         (("http://127.0.0.1:8000", "http://192.0.2.1:8000"), 0),
@@ -143,7 +143,7 @@ def test_what_the_environment_cannot_tell_is_said(fake: FakeProcFs):
     ],
 )
 def test_t28_one_server_that_is_configured_twice_is_reported(fake: FakeProcFs, urls: tuple[str, str], problems: int):
-    """It may be meant, for a moment: but each of the two counts all its tokens."""
+    """Each of the two would count all its tokens."""
     fake.process(50, "text-generation-router --port 8000", sockets=(500, 501))
     fake.process(60, "llama-server", sockets=(502,))
     fake.network("host", ("10.0.0.1",), [Tcp(8000, 500, "::"), Tcp(9000, 501), Tcp(7000, 502)])
