@@ -21,17 +21,17 @@ def with_books(snapshot: Snapshot, **changes: object) -> Snapshot:
     return replace(snapshot, books=replace(snapshot.books, **changes))
 
 
-# -------------------------------------------------------------------------------------------------------- the strict place
+# -------------------------------------------------------------------------------------------------------- validation
 
 
-def test_a_name_outside_the_catalogue_is_refused():
+def test_a_name_outside_the_catalogue_is_rejected():
     sheet = Sheet()
     sheet["tpw_invented"].append(((), 1.0))
     with pytest.raises(ExpositionError, match="tpw_invented is not in the catalogue"):
         sheet.families()
 
 
-def test_a_missing_label_is_refused():
+def test_a_missing_label_is_rejected():
     sheet = Sheet()
     sheet["tpw_gpu_up"].append((("0",), 1.0))
     with pytest.raises(ExpositionError, match="1 label values"):
@@ -39,21 +39,21 @@ def test_a_missing_label_is_refused():
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
-def test_a_value_that_is_not_finite_is_refused(value: float):
+def test_a_value_that_is_not_finite_is_rejected(value: float):
     sheet = Sheet()
     sheet["tpw_poll_lag_seconds"].append(((), value))
     with pytest.raises(ExpositionError, match="tpw_poll_lag_seconds is"):
         sheet.families()
 
 
-def test_two_samples_of_one_series_are_refused():
+def test_two_samples_of_one_series_are_rejected():
     sheet = Sheet()
     sheet["tpw_polls_total"].extend([((), 1.0), ((), 2.0)])
     with pytest.raises(ExpositionError, match="same labels"):
         sheet.families()
 
 
-def test_in_production_unsound_samples_are_dropped_and_counted_and_the_others_stay():
+def test_in_production_invalid_samples_are_dropped_and_counted_and_the_others_stay():
     sheet = Sheet()
     sheet["tpw_invented"].append(((), 1.0))
     sheet["tpw_gpu_up"].extend([(("0",), 1.0), (("0", "GPU-a"), 1.0)])
@@ -92,7 +92,7 @@ def test_units_are_base_units():
     assert [metric.name for metric in CATALOGUE if any(part in metric.name for part in wrong)] == []
 
 
-def test_everything_the_snapshot_can_tell_is_shown():
+def test_every_metric_of_the_catalogue_is_emitted():
     shown = {family.metric.name for family in families(rich_snapshot(), Drops())}
     assert {metric.name for metric in CATALOGUE} - shown == set()
 
@@ -131,7 +131,7 @@ def test_estimates_are_shown_for_the_instances_there_are_by_method():
     }
 
 
-def test_a_correction_and_the_rule_of_the_host_are_shown():
+def test_calibration_and_the_method_of_the_host_share_are_shown():
     shown = series(rich_snapshot())
     assert list(shown["tpw_gpu_calibration_gain_ratio"].values()) == [1.02]
     assert list(shown["tpw_gpu_calibration_offset_watts"].values()) == [-3.5]
@@ -144,13 +144,11 @@ def test_a_correction_and_the_rule_of_the_host_are_shown():
 def test_energy_of_the_states_sums_to_the_total_to_the_last_bit():
     shown = series(rich_snapshot())
     by_state = shown["tpw_gpu_state_energy_joules_total"]
-    for (index, board), total in shown["tpw_gpu_energy_joules_total"].items():
-        assert total == (
-            by_state[index, board, "active"] + by_state[index, board, "parked"] + by_state[index, board, "idle"]
-        )
+    for (index, gpu), total in shown["tpw_gpu_energy_joules_total"].items():
+        assert total == (by_state[index, gpu, "active"] + by_state[index, gpu, "parked"] + by_state[index, gpu, "idle"])
 
 
-def test_all_states_of_a_gpu_are_there_from_the_start():
+def test_all_states_of_a_gpu_are_emitted_from_the_start():
     snapshot = with_books(rich_snapshot(), postings={})
     shown = series(snapshot)
     states = {
@@ -161,8 +159,8 @@ def test_all_states_of_a_gpu_are_there_from_the_start():
     assert shown["tpw_gpu_state_cost_total"]["0", uuid(0), "idle", "energy", "EUR"] == 0.0
 
 
-def test_everything_that_is_sure_to_be_booked_is_there_at_zero_before_anything_is():
-    """Prometheus takes no increase from a counter's first sample: it has to be seen before it grows."""
+def test_every_counter_that_will_be_booked_starts_at_zero():
+    """Prometheus computes no increase from the first sample of a counter: it must exist before it grows."""
     snapshot = rich_snapshot()
     bare = replace(snapshot, components=("hardware", "hosting", "fixed", "demand"))
     ranks = ServerAccount("big", models=("m",), gpus=frozenset({uuid(0)}))
@@ -182,13 +180,13 @@ def test_everything_that_is_sure_to_be_booked_is_there_at_zero_before_anything_i
     }
 
 
-def test_a_server_on_boards_without_energy_shows_none_from_the_start_either():
+def test_a_server_on_gpus_without_energy_has_no_energy_from_the_start():
     ranks = ServerAccount("odd", models=("m",), gpus=frozenset({"sim:odd"}))
     shown = series(with_books(rich_snapshot(), postings={}, servers={"odd": ranks}))
     assert "tpw_server_energy_joules_total" not in shown
 
 
-def test_the_order_of_the_postings_moves_no_counter():
+def test_the_order_of_the_postings_changes_no_counter():
     snapshot = rich_snapshot()
     spread = {
         PostingKey(uuid(0), f"server-{n}", "m", State.ACTIVE): posting(0.1 * 3**n, 333.3 / (n + 1)) for n in range(12)
@@ -208,14 +206,14 @@ def test_a_lost_gpu_keeps_its_counters_and_shows_no_gauges():
         assert lost not in shown[f"tpw_gpu_{gauge}"]
 
 
-def test_a_gpu_that_answers_no_more_shows_no_gauges_though_a_look_is_left():
+def test_a_gpu_that_does_not_answer_shows_no_gauges_even_with_an_old_sample():
     snapshot = rich_snapshot()
     account = replace(snapshot.books.gpus[uuid(0)], up=False)
     shown = series(with_books(snapshot, gpus={uuid(0): account}))
     assert "tpw_gpu_power_watts" not in shown
 
 
-def test_a_board_that_reports_no_energy_shows_time_but_no_joules():
+def test_a_gpu_that_reports_no_energy_shows_time_but_no_joules():
     shown = series(rich_snapshot())
     odd = ("5", "sim:odd")
     assert shown["tpw_gpu_state_seconds_total"][*odd, "idle"] == 0.0
@@ -227,7 +225,7 @@ def test_a_board_that_reports_no_energy_shows_time_but_no_joules():
     assert costs == {"hardware"}
 
 
-def test_a_server_on_boards_without_energy_shows_none():
+def test_a_server_on_gpus_without_energy_shows_none():
     snapshot = rich_snapshot()
     shown = series(
         with_books(
@@ -242,19 +240,17 @@ def test_a_server_on_boards_without_energy_shows_none():
 
 def test_facility_energy_of_the_gpus_is_that_of_the_servers_and_of_idle_time():
     shown = series(rich_snapshot())
-    boards = shown["tpw_gpu_state_facility_energy_joules_total"]
+    gpus = shown["tpw_gpu_state_facility_energy_joules_total"]
     servers = shown["tpw_server_facility_energy_joules_total"]
     for state in ("active", "parked"):
-        of_servers = sum(value for labels, value in servers.items() if labels[2] == state)
-        assert sum(value for labels, value in boards.items() if labels[2] == state) == pytest.approx(
-            of_servers, rel=1e-12
-        )
-    assert boards["3", uuid(3), "idle"] == 7200.0 * 70.5 * 1.3
-    assert ("5", "sim:odd", "idle") not in boards
+        expected = sum(value for labels, value in servers.items() if labels[2] == state)
+        assert sum(value for labels, value in gpus.items() if labels[2] == state) == pytest.approx(expected, rel=1e-12)
+    assert gpus["3", uuid(3), "idle"] == 7200.0 * 70.5 * 1.3
+    assert ("5", "sim:odd", "idle") not in gpus
 
 
-def test_credit_of_a_gpu_is_there_from_the_start_for_all_states():
-    """So that `cost - credit` is the net cost of an idle GPU as of any other, and no first payment is lost to a rate."""
+def test_credit_of_a_gpu_is_emitted_from_the_start_for_all_states():
+    """`cost - credit` is then the net cost of every GPU, and rate() misses no first payment."""
     shown = series(rich_snapshot())
     credit = shown["tpw_gpu_state_credit_total"]
     assert credit["2", uuid(2), "active", "EUR"] == 0.0125
@@ -264,8 +260,8 @@ def test_credit_of_a_gpu_is_there_from_the_start_for_all_states():
     assert "tpw_gpu_state_credit_total" not in series(fleet_snapshot(priced=False))
 
 
-def test_emissions_of_both_states_are_there_as_soon_as_any_are_known():
-    """So that a server that parks for the first time loses no gram to a rate."""
+def test_emissions_are_emitted_for_both_states_once_any_are_known():
+    """rate() then misses nothing when a server is parked for the first time."""
     shown = series(rich_snapshot())["tpw_server_emissions_grams_total"]
     assert {labels[2]: grams for labels, grams in shown.items() if labels[0] == "code"} == {
         "active": 1.75,
@@ -311,13 +307,13 @@ def test_every_component_of_cost_of_servers_and_idle_is_that_of_the_gpus():
         assert servers + idle == pytest.approx(sum(by_gpu.values()), rel=1e-14)
 
 
-def test_both_states_of_a_server_are_there_from_the_start():
+def test_both_states_of_a_server_are_emitted_from_the_start():
     snapshot = with_books(rich_snapshot(), postings={})
     shown = series(snapshot)
-    of_chat = {
+    chat = {
         labels[2]: value for labels, value in shown["tpw_server_energy_joules_total"].items() if labels[0] == "chat"
     }
-    assert of_chat == {"active": 0.0, "parked": 0.0}
+    assert chat == {"active": 0.0, "parked": 0.0}
 
 
 def test_a_server_without_known_gpus_shows_no_energy():
@@ -337,7 +333,7 @@ def test_a_server_that_is_down_keeps_counters_but_no_requests():
     assert ("code", model) not in shown["tpw_server_requests_running"]
 
 
-def test_a_server_that_is_no_longer_watched_keeps_only_its_counters():
+def test_a_server_that_is_no_longer_configured_keeps_only_its_counters():
     shown = series(rich_snapshot())
     assert ("gone",) not in shown["tpw_server_up"]
     assert all(labels[0] != "gone" for labels in shown["tpw_server_info"])
@@ -352,14 +348,14 @@ def test_ranks_without_an_address_have_no_up_but_own_gpus():
     assert shown["tpw_server_info"] == {("big", "", str(Cadence.UNKNOWN), "", "configured"): 1.0}
 
 
-def test_requests_waiting_are_absent_where_the_engine_does_not_say():
+def test_requests_waiting_are_absent_if_the_engine_does_not_report_them():
     shown = series(rich_snapshot())
     assert shown["tpw_server_requests_running"]["embed", "acme/embed"] == 0.0
     assert ("embed", "acme/embed") not in shown["tpw_server_requests_waiting"]
 
 
-def test_credit_of_a_server_and_late_prices_are_there_before_there_are_any():
-    """They come by hours at once, after a time without daemon or feed: a rate sees none of what a series begins with."""
+def test_credit_of_a_server_and_late_prices_start_at_zero():
+    """They rise by hours at once after an outage of the daemon or the feed, and rate() ignores the first sample."""
     shown = series(rich_snapshot())
     credit, cost = shown["tpw_server_credit_total"], shown["tpw_server_cost_total"]
     model = rich_snapshot().books.servers["code"].models[0]
@@ -373,7 +369,7 @@ def test_credit_of_a_server_and_late_prices_are_there_before_there_are_any():
 # --------------------------------------------------------------------------------------------------------------- money
 
 
-def test_without_a_currency_nothing_costs_anything():
+def test_without_a_currency_there_is_no_cost():
     shown = series(fleet_snapshot(2, 1, priced=False))
     assert [name for name in shown if "cost" in name or "price" in name or "unpriced" in name] == []
 
@@ -407,7 +403,7 @@ def test_a_missing_price_is_a_state_not_a_number(now: PriceInterval | None):
 # -------------------------------------------------------------------------------------------------- sources, exporter
 
 
-def test_a_source_that_never_gave_a_reading_has_no_timestamp():
+def test_a_source_that_was_never_read_has_no_timestamp():
     snapshot = replace(empty_snapshot(), sources=(SourceStatus("nvml", up=False),))
     shown = series(snapshot)
     assert shown["tpw_source_up"] == {("nvml",): 0.0}
@@ -428,7 +424,7 @@ def test_an_empty_machine_shows_the_exporter_alone():
     }
 
 
-def test_the_floor_of_power_smoothing_is_shown_of_the_boards_that_have_one():
+def test_the_floor_of_power_smoothing_is_shown_for_gpus_that_have_one():
     snapshot = rich_snapshot()
 
     expected = {
@@ -441,7 +437,7 @@ def test_the_floor_of_power_smoothing_is_shown_of_the_boards_that_have_one():
     assert series(snapshot)["tpw_gpu_power_smoothing_floor_watts"] == expected
 
 
-def test_a_gpu_whose_counter_is_not_believed_is_shown_as_it_is_metered_now():
+def test_the_energy_method_of_a_gpu_with_a_distrusted_counter_is_the_one_in_use():
     snapshot = rich_snapshot()
     gpus = {
         name: replace(account, check=Check(distrusted=True)) if account.gpu.index == 0 else account

@@ -102,5 +102,5 @@ def owned(*owners: str, **shares: float) -> GpuStatus:
         (owned("chat", "code"), "chat \u2013, code \u2013"),
     ],
 )
-def test_owners_are_told_with_their_shares_where_a_gpu_is_shared(gpu: GpuStatus, expected: str):
+def test_owners_have_their_shares_if_a_gpu_is_shared(gpu: GpuStatus, expected: str):
     assert figures.owners(gpu) == expected

@@ -25,23 +25,23 @@ def ratios(samples: tuple[WindowSample, ...], seconds: float = 60.0, *, priced: 
 
 def test_ratios_are_rise_over_rise_over_the_span_that_is_reported():
     found = ratios(window("m", 1000.0, NOW))
-    of = found.models["m"]
+    model = found.models["m"]
     assert found.span_seconds == 60.0
-    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
-    assert of.tokens_per_joule == {
+    assert model.tokens_per_second == {"output": 400.0, "total": 600.0}
+    assert model.tokens_per_joule == {
         ("output", Boundary.GPU): 400.0 / 1000.0,
         ("total", Boundary.GPU): 600.0 / 1000.0,
         ("output", Boundary.FACILITY): pytest.approx(400.0 / 1300.0),
         ("total", Boundary.FACILITY): pytest.approx(600.0 / 1300.0),
     }
     energy_per_second = 1000.0 * PUE / 3.6e6 * PRICE
-    assert of.cost_per_token == {
+    assert model.cost_per_token == {
         ("output", Scope.ENERGY): pytest.approx(energy_per_second / 400.0),
         ("total", Scope.ENERGY): pytest.approx(energy_per_second / 600.0),
         ("output", Scope.FULL): pytest.approx((energy_per_second + HARDWARE_PER_SECOND) / 400.0),
         ("total", Scope.FULL): pytest.approx((energy_per_second + HARDWARE_PER_SECOND) / 600.0),
     }
-    assert of.watts == {Boundary.GPU: 1000.0, Boundary.FACILITY: pytest.approx(1300.0)}
+    assert model.watts == {Boundary.GPU: 1000.0, Boundary.FACILITY: pytest.approx(1300.0)}
 
 
 def test_the_window_begins_at_the_sample_nearest_to_the_one_wanted():
@@ -58,49 +58,49 @@ def test_a_history_shorter_than_the_window_is_used_from_its_beginning():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_one_sample_tells_nothing(count: int):
+def test_one_sample_is_not_enough_for_a_ratio(count: int):
     assert live_ratios(account(window("m", 1000.0, NOW)[:count]), priced=True) is None
 
 
-def test_two_samples_of_one_instant_tell_nothing():
+def test_two_samples_of_one_instant_have_no_ratio():
     sample = window("m", 1000.0, NOW)[-1]
     assert live_ratios(account((sample, sample)), priced=True) is None
 
 
-def test_no_token_is_zero_per_watt_and_no_cost():
-    of = ratios(window("m", 1000.0, NOW, busy=0.0)).models["m"]
-    assert of.tokens_per_second == {"output": 0.0, "total": 0.0}
-    assert set(of.tokens_per_joule.values()) == {0.0}
-    assert of.cost_per_token == {}
+def test_without_tokens_the_ratio_is_zero_and_the_cost_unknown():
+    model = ratios(window("m", 1000.0, NOW, busy=0.0)).models["m"]
+    assert model.tokens_per_second == {"output": 0.0, "total": 0.0}
+    assert set(model.tokens_per_joule.values()) == {0.0}
+    assert model.cost_per_token == {}
 
 
-def test_no_joule_is_no_ratio():
-    of = ratios(window("m", 0.0, NOW)).models["m"]
-    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
-    assert of.tokens_per_joule == {}
-    assert of.watts == {}
+def test_without_energy_there_is_no_ratio():
+    model = ratios(window("m", 0.0, NOW)).models["m"]
+    assert model.tokens_per_second == {"output": 400.0, "total": 600.0}
+    assert model.tokens_per_joule == {}
+    assert model.watts == {}
 
 
 def test_ranks_without_counters_have_watts_but_no_tokens():
     samples = tuple(replace(sample, tokens={}) for sample in window("m", 1000.0, NOW))
-    of = ratios(samples).models["m"]
-    assert of.tokens_per_second == {}
-    assert of.tokens_per_joule == {}
-    assert of.cost_per_token == {}
-    assert of.watts[Boundary.GPU] == 1000.0
+    model = ratios(samples).models["m"]
+    assert model.tokens_per_second == {}
+    assert model.tokens_per_joule == {}
+    assert model.cost_per_token == {}
+    assert model.watts[Boundary.GPU] == 1000.0
 
 
-@pytest.mark.parametrize("told_in_the_window", [False, True])
-def test_all_tokens_over_a_part_of_the_joules_are_no_ratio(told_in_the_window: bool):
-    """A server with GPUs on other nodes: what it took there is not known here. True from the first tick that says so."""
+@pytest.mark.parametrize("known_in_the_window", [False, True])
+def test_a_server_that_spans_nodes_has_no_ratio_over_joules(known_in_the_window: bool):
+    """Its energy on the other nodes is unknown here. Applies from the first tick with ``spans_nodes``."""
     samples = window("m", 1000.0, NOW)
     samples = tuple(
-        replace(sample, whole=told_in_the_window and index < len(samples) - 1) for index, sample in enumerate(samples)
+        replace(sample, whole=known_in_the_window and index < len(samples) - 1) for index, sample in enumerate(samples)
     )
-    of = ratios(samples).models["m"]
-    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
-    assert of.watts[Boundary.GPU] == 1000.0
-    assert (of.tokens_per_joule, of.cost_per_token) == ({}, {})
+    model = ratios(samples).models["m"]
+    assert model.tokens_per_second == {"output": 400.0, "total": 600.0}
+    assert model.watts[Boundary.GPU] == 1000.0
+    assert (model.tokens_per_joule, model.cost_per_token) == ({}, {})
 
 
 def test_an_engine_without_output_tokens_has_a_total_only():
@@ -109,19 +109,19 @@ def test_an_engine_without_output_tokens_has_a_total_only():
     assert ratios(samples).models["m"].tokens_per_second == {"total": 150.0}
 
 
-def test_up_to_a_twentieth_of_the_window_may_be_unmetered():
+def test_up_to_a_twentieth_of_the_window_can_be_unmetered():
     samples = list(window("m", 1000.0, NOW))
     for index in (10, 20, 30):
         samples[index] = replace(samples[index], metered=False)
     assert ratios(tuple(samples)).models["m"].tokens_per_joule
     samples[40] = replace(samples[40], metered=False)
-    of = ratios(tuple(samples)).models["m"]
-    assert of.tokens_per_joule == {}
-    assert of.cost_per_token == {}
-    assert of.tokens_per_second == {"output": 400.0, "total": 600.0}
+    model = ratios(tuple(samples)).models["m"]
+    assert model.tokens_per_joule == {}
+    assert model.cost_per_token == {}
+    assert model.tokens_per_second == {"output": 400.0, "total": 600.0}
 
 
-def test_what_was_unmetered_before_the_window_does_not_count():
+def test_unmetered_time_before_the_window_does_not_count():
     samples = list(window("m", 1000.0, NOW))
     for index in range(31):
         samples[index] = replace(samples[index], metered=False)
@@ -131,9 +131,9 @@ def test_what_was_unmetered_before_the_window_does_not_count():
 def test_a_joule_without_a_price_makes_the_cost_unknown():
     samples = window("m", 1000.0, NOW)
     late = tuple(replace(sample, unpriced_joules=5.0 if sample is samples[-1] else 0.0) for sample in samples)
-    of = ratios(late).models["m"]
-    assert of.cost_per_token == {}
-    assert of.tokens_per_joule
+    model = ratios(late).models["m"]
+    assert model.cost_per_token == {}
+    assert model.tokens_per_joule
     before = tuple(replace(sample, unpriced_joules=5.0) for sample in samples)
     assert ratios(before).models["m"].cost_per_token
 
@@ -142,7 +142,7 @@ def test_without_a_currency_there_is_no_cost():
     assert ratios(window("m", 1000.0, NOW), priced=False).models["m"].cost_per_token == {}
 
 
-def test_negative_prices_make_tokens_that_pay():
+def test_negative_prices_make_a_negative_cost_per_token():
     samples = tuple(
         replace(sample, energy_cost={"m": -2.0 * sample.energy_cost["m"]}) for sample in window("m", 1000.0, NOW)
     )

@@ -37,7 +37,7 @@ def test_the_headline_sums_the_machine():
     assert head["cost_per_token"] == pytest.approx((energy + HARDWARE_PER_SECOND) / 400.0)
 
 
-def test_costs_of_several_models_are_weighed_by_their_tokens():
+def test_costs_of_several_models_are_weighted_by_their_tokens():
     snapshot = fleet_snapshot(8, 2)
     busier = snapshot.books.servers["server-1"]
     samples = tuple(
@@ -65,14 +65,14 @@ def test_a_server_that_spans_nodes_is_in_no_ratio_of_the_headline():
     assert head["cost_per_token"] is None
 
 
-def test_what_stands_between_the_boards_and_the_bill_is_told():
+def test_pue_carbon_and_demand_are_included():
     found = status(rich_snapshot())
     assert found["pue"] == PUE
     assert found["carbon"] == {"grams_per_kwh": 388.0, "basis": "location"}
     assert found["demand"] == {"interval_watts": 4120.0, "peak_watts": 4650.5, "price_per_kw_month": 14.2}
 
 
-def test_instances_of_a_gpu_are_told_with_their_estimated_shares():
+def test_instances_of_a_gpu_have_estimated_shares():
     gpus = status(rich_snapshot())["gpus"]
     assert gpus[2]["instances"] == [
         {"uuid": "MIG-2a", "profile": "3g.40gb", "estimated_share": 0.375, "method": "gpm"},
@@ -81,8 +81,8 @@ def test_instances_of_a_gpu_are_told_with_their_estimated_shares():
     assert gpus[0]["instances"] == []
 
 
-def test_without_a_price_of_electricity_no_cost_per_token_is_told_as_on_the_page():
-    """Hardware has a cost, energy none that is known: the sum would be too low, and the energy is not free."""
+def test_without_an_electricity_price_there_is_no_cost_per_token_in_status_and_metrics():
+    """Hardware has a cost, energy has none that is known: the sum would be too low."""
     snapshot = rich_snapshot()
     postings = {
         key: replace(posting, cost={name: cost for name, cost in posting.cost.items() if name != "energy"})
@@ -96,13 +96,13 @@ def test_without_a_price_of_electricity_no_cost_per_token_is_told_as_on_the_page
     assert status(snapshot)["headline"]["energy_cost_per_token"]
 
 
-def test_a_counter_that_is_not_believed_is_told_as_on_the_page():
+def test_the_energy_method_of_a_distrusted_counter_is_the_one_in_use():
     snapshot = rich_snapshot()
-    board = snapshot.books.gpus[uuid(0)]
-    doubted = replace(board, check=replace(board.check, distrusted=True))
-    books = replace(snapshot.books, gpus={**snapshot.books.gpus, uuid(0): doubted})
-    told = {gpu["uuid"]: gpu["energy_method"] for gpu in status(replace(snapshot, books=books))["gpus"]}
-    assert (told[uuid(0)], told[uuid(1)]) == ("instant_power", "counter")
+    account = snapshot.books.gpus[uuid(0)]
+    distrusted = replace(account, check=replace(account.check, distrusted=True))
+    books = replace(snapshot.books, gpus={**snapshot.books.gpus, uuid(0): distrusted})
+    methods = {gpu["uuid"]: gpu["energy_method"] for gpu in status(replace(snapshot, books=books))["gpus"]}
+    assert (methods[uuid(0)], methods[uuid(1)]) == ("instant_power", "counter")
 
 
 def test_nothing_known_is_null_not_zero():
@@ -189,7 +189,7 @@ def test_waste_is_what_parked_and_idle_time_costs_per_hour():
     assert found.span_seconds == 1.0
 
 
-def test_waste_is_taken_over_the_last_minute():
+def test_waste_is_the_rate_over_the_last_minute():
     trend = WasteTrend()
     for second in range(0, 200, 5):
         found = trend.observe(at(float(second), second * (2.0 if second < 100 else 3.0)))
@@ -198,7 +198,7 @@ def test_waste_is_taken_over_the_last_minute():
     assert found.cost_per_hour == pytest.approx(3.0 * 3600.0)
 
 
-def test_after_a_short_pause_the_last_mark_is_used_and_after_a_long_one_it_begins_anew():
+def test_after_a_short_pause_the_last_record_is_used_and_after_a_long_one_the_rate_starts_again():
     trend = WasteTrend()
     trend.observe(at(0.0, 0.0))
     found = trend.observe(at(300.0, 300.0))
@@ -213,14 +213,14 @@ def test_without_a_currency_waste_has_no_cost():
         assert trend.observe(at(second, second, currency="")) is None
 
 
-def test_another_currency_or_an_older_snapshot_begins_anew():
+def test_another_currency_or_an_older_snapshot_starts_the_rate_again():
     trend = WasteTrend()
     trend.observe(at(10.0, 1.0))
     assert trend.observe(at(20.0, 2.0, currency="USD")) is None
     assert trend.observe(at(5.0, 1.0, currency="USD")) is None
 
 
-def test_a_price_that_arrives_late_is_no_waste_of_this_minute():
+def test_late_priced_energy_is_not_in_the_rate():
     trend = WasteTrend()
     trend.observe(at(0.0, 1.0))
     assert trend.observe(at(5.0, 900.0, late=1e9)) is None
@@ -229,7 +229,7 @@ def test_a_price_that_arrives_late_is_no_waste_of_this_minute():
     assert found.cost_per_hour == pytest.approx(1.0)
 
 
-def test_what_is_remembered_is_bounded():
+def test_the_records_are_bounded():
     trend = WasteTrend()
     for tick in range(5000):
         trend.observe(at(tick / 10.0, 0.0))
