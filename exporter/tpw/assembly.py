@@ -12,8 +12,6 @@ from typing import Any, cast
 
 from tpw.config.checks import Known
 from tpw.config.parts import GpuChoice, Meter
-from tpw.config.prices import billing_months, cost_rates, demand_rules, references, standing_charges
-from tpw.config.problems import did_you_mean
 from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
@@ -31,6 +29,7 @@ from tpw.power import (
     host_meter,
     meter_options,
 )
+from tpw.settings.words import did_you_mean
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
 from tpw.tokens.scrape import ScrapeSource, recognise_at
@@ -190,13 +189,13 @@ def policy(config: Config, facts: Facts) -> Policy:
         host_share=config.facility.host_share,
         currency=config.tariff.currency or "",
         curve=facts.curve,
-        demand=(*demand_rules(config), *facts.contract.demand),
-        standing=(*standing_charges(config), *facts.contract.standing),
-        months=billing_months(config),
+        demand=(*config.tariff.demand_rules(), *facts.contract.demand),
+        standing=(*config.tariff.standing_charges(), *facts.contract.standing),
+        months=config.tariff.months(),
         intensities=facts.intensities,
         carbon_basis=facts.carbon_basis,
-        rates=cost_rates(config),
-        references=references(config),
+        rates=config.costs.rates(),
+        references=tuple(item.reference() for item in config.references),
         calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
     )
 

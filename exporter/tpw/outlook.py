@@ -12,12 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpw.config.emissions import intensity_source
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import price_source
 from tpw.config.schema import Config
 from tpw.model import SourceError, SourceStatus
 from tpw.polling import SourceHealth
+from tpw.tariff import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 
@@ -56,8 +54,11 @@ class Outlook:
     def __init__(self, config: Config, health_of: Callable[[str], SourceHealth], wall: Callable[[], float]) -> None:
         self._wall = wall
         state = Path(config.state.dir)
-        self._prices: Layers | None = price_source(config, Surroundings(wall, cache=state / "prices"))
-        self._carbon: IntensitySource | None = intensity_source(config, Surroundings(wall, cache=state / "carbon"))
+        self._prices: Layers | None = config.tariff.prices(FeedContext(wall, cache=state / "prices"))
+        self._carbon: IntensitySource | None = None
+        if config.carbon is not None:
+            context = FeedContext(wall, cache=state / "carbon")
+            self._carbon = config.carbon.source(config.tariff.timezone, context)
         self._pue: PueQuery | None = None
         pue = config.facility.pue
         fallback = pue if isinstance(pue, float | int) else pue.fallback

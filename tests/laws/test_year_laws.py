@@ -16,14 +16,13 @@ import pytest
 
 from tpw import assembly
 from tpw.config import load
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import price_source
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
 from tpw.outlook import Facts
+from tpw.tariff import FeedContext
 from tpw.tariff.curve import PriceCurve
 
 SITE = Gpu("SITE", 0, max_power_watts=1e7)
@@ -116,7 +115,7 @@ def test_a_years_contract_is_the_sum_of_its_minutes(timezone: str) -> None:
     zone = ZoneInfo(timezone)
     start, end = (datetime(year, 1, 10, tzinfo=zone).timestamp() for year in (2026, 2027))
     config = load(CONTRACT.format(zone=timezone))
-    source = price_source(config, Surroundings(lambda: start))
+    source = config.tariff.prices(FeedContext(lambda: start))
     assert source is not None
     policy = assembly.policy(config, Facts(PriceCurve.of(source.intervals(start, end)), pue=1.25))
 

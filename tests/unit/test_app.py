@@ -16,14 +16,15 @@ from structlog.testing import capture_logs
 
 from support.pageserver import PageServer, answer, pages
 from tpw.app import CurrencyError, Daemon
-from tpw.config.feeds import Surroundings
 from tpw.config.load import load
 from tpw.config.schema import Config
 from tpw.model import Gpu, GpuSample, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
+from tpw.tariff import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
+from tpw.tariff.settings import Tariff
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 
@@ -286,8 +287,8 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
             return (PriceInterval(start_seconds, end_seconds, 0.7),)
 
     daemon.look()
-    make: Callable[[Config, Surroundings], Slow] = lambda config, around: Slow()  # noqa: E731
-    monkeypatch.setattr("tpw.outlook.price_source", make)
+    prices: Callable[[Tariff, FeedContext], Slow] = lambda tariff, context: Slow()  # noqa: E731
+    monkeypatch.setattr(Tariff, "prices", prices)
     reload(daemon, config("[0]"))
 
     assert len(asked_by) == 1

@@ -18,8 +18,6 @@ import pytest
 
 from tpw import assembly
 from tpw.config import load
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import price_source
 from tpw.http.messages import Answer, Request
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
@@ -28,6 +26,7 @@ from tpw.ledger.tick import Policy, Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
 from tpw.outlook import Facts, Outlook
 from tpw.polling import SourceHealth
+from tpw.tariff import FeedContext
 from tpw.tariff.curve import PriceCurve
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "tariff"
@@ -180,7 +179,7 @@ def of_a_day(
         return Answer(200, (CAPTURES / capture).read_bytes())
 
     config = load(f"facility: {{host_share: false}}\ntariff: {tariff}", str(tmp_path / "tpw.yaml"))
-    source = price_source(config, Surroundings(lambda: start + 3600, fetch, jitter=0.0))
+    source = config.tariff.prices(FeedContext(lambda: start + 3600, fetch, jitter=0.0))
     assert source is not None
     policy = assembly.policy(config, Facts(PriceCurve.of(source.intervals(start, end))))
     books = Books()

@@ -10,13 +10,25 @@ number per kWh over half-open UTC intervals that somebody publishes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff import PriceSource
+from tpw.model import PriceState
+from tpw.settings.shapes import ByKind, Report
+from tpw.tariff import FeedContext
+
+KINDS: Mapping[str, str] = {
+    "static": "tpw.carbon.static:StaticIntensity",
+    "uk": "tpw.carbon.uk:UkIntensity",
+    "electricity_maps": "tpw.carbon.electricity_maps:ElectricityMapsIntensity",
+    "watttime": "tpw.carbon.watttime:WattTimeIntensity",
+    "intervals": "tpw.carbon.intervals:IntensityTable",
+}
+"""Kind of an intensity source -> ``module:class`` of its settings, which make the source."""
+
+CARBON = ByKind(KINDS, "a mapping of settings with a kind")
 
 
 class Basis(StrEnum):
@@ -56,65 +68,17 @@ class IntensitySource(Protocol):
         when a feed cannot be read and nothing is cached."""
 
 
-class Static:
-    """One number, always: the yearly figure of a supplier or a country."""
+class CarbonSettings:
+    """The settings of an intensity source."""
 
-    name = "static"
+    __slots__ = ()
 
-    def __init__(self, grams_per_kwh: float, basis: Basis) -> None:
-        self.basis = basis
-        self._grams_per_kwh = grams_per_kwh
+    def check(self, path: str, timezone: str | None, report: Report) -> None:
+        """Report settings that contradict or need each other. A setting that could not be read is BAD."""
 
-    def intervals(self, start_seconds: float, end_seconds: float) -> tuple[Intensity, ...]:
-        """One interval: the range itself."""
-        if end_seconds <= start_seconds:
-            return ()
-        return (Intensity(start_seconds, end_seconds, self._grams_per_kwh),)
-
-
-class FromFeed:
-    """Intensities of a feed whose numbers are grams per kWh."""
-
-    def __init__(self, feed: PriceSource, basis: Basis) -> None:
-        self.name = feed.name
-        self.basis = basis
-        self._feed = feed
-
-    @property
-    def trouble(self) -> SourceError | None:
-        """Why the feed cannot be read now; what it said before may still hold."""
-        trouble: SourceError | None = getattr(self._feed, "trouble", None)
-        return trouble
-
-    def intervals(self, start_seconds: float, end_seconds: float) -> tuple[Intensity, ...]:
-        """See IntensitySource."""
-        return tuple(
-            Intensity(each.start_seconds, each.end_seconds, each.price_per_kwh, each.state)
-            for each in self._feed.intervals(start_seconds, end_seconds)
-        )
-
-
-MAX_GRAMS_PER_KWH = 3000.0
-"""Twice the dirtiest lignite plant. More is another unit."""
-
-
-def refuse_implausible(fresh: Sequence[PriceInterval], known: Sequence[PriceInterval]) -> None:
-    """Raise SourceError(MALFORMED) for what cannot be grams per kWh. A marginal plant may be negative, but not by much."""
-    del known  # intensities swing from a few grams to hundreds within a day: only the bounds tell anything
-    for each in fresh:
-        if not -MAX_GRAMS_PER_KWH / 10 <= each.price_per_kwh <= MAX_GRAMS_PER_KWH:
-            raise SourceError(
-                Reason.MALFORMED,
-                f"{each.price_per_kwh:g} g/kWh is no carbon intensity: the feed may be in another unit",
-                "check the unit of the feed",
-            )
-
-
-def scaled(factor: float, numbers: Iterable[PriceInterval]) -> tuple[PriceInterval, ...]:
-    """Numbers in another unit."""
-    return tuple(
-        PriceInterval(each.start_seconds, each.end_seconds, each.price_per_kwh * factor, each.state) for each in numbers
-    )
+    def source(self, timezone: str | None, context: FeedContext) -> IntensitySource:
+        """The source. Reads and fetches nothing. ``timezone`` is the tariff's."""
+        raise NotImplementedError
 
 
 Clock = Callable[[], float]

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from tpw.carbon import Basis
+from tpw.carbon import Basis, CarbonSettings
+from tpw.carbon.feed import FromFeed, intensity_feed
+from tpw.carbon.fields import fallback_setting
 from tpw.http.fetch import body_of
 from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.settings.scalars import choice, text
+from tpw.settings.shapes import FilePath, setting
+from tpw.tariff import FeedContext
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged, overlaid
@@ -26,6 +31,26 @@ BASES = {"lifecycle": Basis.AVERAGE_LIFECYCLE, "direct": Basis.AVERAGE_DIRECT}
 """The service's emission factor type -> what it means here."""
 
 _STEPS = {"5_minutes": 300.0, "15_minutes": 900.0, "hourly": 3600.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElectricityMapsIntensity(CarbonSettings):
+    """Electricity Maps: the mix of a zone by hour."""
+
+    zone: str = setting(text("a zone such as DE or US-CAL-CISO", pattern="[A-Z]{2}[A-Z0-9-]*"), "Zone of the service.")
+    token_file: str = setting(FilePath(), "File with the token.")
+    factors: str = setting(
+        choice(*BASES),
+        "Emission factors, which are the basis: average_lifecycle or average_direct.",
+        default="lifecycle",
+    )
+    fallback_grams_per_kwh: float | None = fallback_setting()
+
+    def source(self, timezone: str | None, context: FeedContext) -> FromFeed:
+        """See CarbonSettings."""
+        del timezone
+        reader = ElectricityMaps(self.zone, self.token_file, context.fetch, self.factors)
+        return intensity_feed(reader, BASES[self.factors], self.fallback_grams_per_kwh, context)
 
 
 @dataclass(frozen=True, slots=True)

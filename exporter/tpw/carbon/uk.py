@@ -13,10 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from tpw.carbon import Basis
+from tpw.carbon import Basis, CarbonSettings
+from tpw.carbon.feed import FromFeed, intensity_feed
+from tpw.carbon.fields import fallback_setting
 from tpw.http.fetch import body_of
 from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.settings.scalars import text
+from tpw.settings.shapes import setting
+from tpw.tariff import FeedContext
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged
@@ -24,6 +29,24 @@ from tpw.tariff.spans import merged
 BASE = "https://api.carbonintensity.org.uk"
 BASIS = Basis.AVERAGE_DIRECT
 MAX_SECONDS = 13 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UkIntensity(CarbonSettings):
+    """The Carbon Intensity service of Great Britain (basis average_direct); no key."""
+
+    postcode: str | None = setting(
+        text("an outward postcode such as RG10", pattern="[A-Z]{1,2}[0-9][0-9A-Z]?"),
+        "Outward postcode, for the figures of its region.",
+        default=None,
+        default_words="the nation",
+    )
+    fallback_grams_per_kwh: float | None = fallback_setting()
+
+    def source(self, timezone: str | None, context: FeedContext) -> FromFeed:
+        """See CarbonSettings."""
+        del timezone
+        return intensity_feed(Uk(context.fetch, self.postcode or ""), BASIS, self.fallback_grams_per_kwh, context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from tpw.carbon import Basis, Clock
+from tpw.carbon import Basis, CarbonSettings, Clock
+from tpw.carbon.feed import FromFeed, intensity_feed
+from tpw.carbon.fields import fallback_setting
 from tpw.http.fetch import body_of
 from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.http.secrets import basic, read_credentials
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.settings.scalars import text
+from tpw.settings.shapes import FilePath, setting
+from tpw.tariff import FeedContext
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged, overlaid
@@ -25,6 +30,21 @@ BASIS = Basis.MARGINAL_DIRECT
 GRAMS_PER_KWH = 0.45359237
 """Grams per kWh in a pound per MWh: 453.59237 g over 1000 kWh."""
 STEP_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WattTimeIntensity(CarbonSettings):
+    """WattTime: the plants that follow demand (basis marginal_direct), every five minutes."""
+
+    region: str = setting(text("a region such as CAISO_NORTH", pattern="[A-Z0-9_]+"), "Region of the service.")
+    account_file: str = setting(FilePath(), "File with `user:password`.")
+    fallback_grams_per_kwh: float | None = fallback_setting()
+
+    def source(self, timezone: str | None, context: FeedContext) -> FromFeed:
+        """See CarbonSettings."""
+        del timezone
+        reader = WattTime(self.region, self.account_file, context.fetch, context.clock)
+        return intensity_feed(reader, BASIS, self.fallback_grams_per_kwh, context)
 
 
 @dataclass(frozen=True, slots=True)

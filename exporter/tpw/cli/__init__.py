@@ -17,7 +17,7 @@ from importlib import import_module
 
 from tpw import __version__
 from tpw.config.flags import Override, environment_name, flags, overrides
-from tpw.config.problems import did_you_mean
+from tpw.settings.words import did_you_mean
 
 _CONFIG_FLAG = "config.file"
 

@@ -10,7 +10,6 @@ from tpw.assembly import known_names
 from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.config.load import load_file
-from tpw.config.prices import tariff_notes
 from tpw.config.problems import ConfigError
 
 
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             wrong.append(len(error.problems))
         else:
             print(f"{path or 'no file: the defaults'}: valid")
-            for note in tariff_notes(config):
+            for note in config.tariff.notes():
                 print(f"{path}: note: {note}")
     if len(paths) > 1:
         sys.stdout.flush()

@@ -16,7 +16,6 @@ from zoneinfo import ZoneInfoNotFoundError
 from tpw.assembly import state_directory
 from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems
-from tpw.config.prices import billing_months
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 from tpw.exposition.figures import figure
@@ -158,7 +157,7 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> str:
     if covered.start_seconds == 0.0 and head.first_row_seconds is not None:  # from the beginning of the books
         start = calendar.period(Unit.DAY, head.first_row_seconds).start_seconds
         covered = Period(min(start, covered.end_seconds), covered.end_seconds)
-    months = billing_months(config)
+    months = config.tariff.months()
 
     def billing_period(at_seconds: float) -> Period:
         return Period(*months.bounds(at_seconds))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tpw.config.carbon import KINDS as INTENSITIES
+from tpw.carbon import CARBON
 from tpw.config.schema import Config, PueQuery
-from tpw.config.tariff import LAYERS
 from tpw.snapshot import Snapshot
+from tpw.tariff.settings import LAYER
 
 
 def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
             "per_kwh": None if price is None else price.price_per_kwh,
             "currency": snapshot.prices.currency,
             "state": "missing" if price is None else str(price.state),
-            "source": _kind(LAYERS, layer),
+            "source": LAYER.kind(layer),
             "why_not": why_not.get("tariff", ""),
         },
         "carbon": None
@@ -31,7 +31,7 @@ def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
         else {
             "grams_per_kwh": None if carbon is None else carbon.grams_per_kwh,
             "basis": None if carbon is None else carbon.basis,
-            "source": _kind(INTENSITIES, config.carbon),
+            "source": CARBON.kind(config.carbon),
             "why_not": why_not.get("carbon", ""),
         },
         "pue": {
@@ -40,10 +40,6 @@ def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
             "why_not": why_not.get("pue", ""),
         },
     }
-
-
-def _kind(kinds: Mapping[str, type], settings: object) -> str:
-    return next(kind for kind, settings_class in kinds.items() if settings_class is type(settings))
 
 
 def print_surroundings(found: Mapping[str, Any]) -> None:

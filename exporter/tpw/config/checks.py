@@ -9,12 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpw.config.carbon import check_carbon
-from tpw.config.nodes import BAD, Walk
+from tpw.config.nodes import Walk
 from tpw.config.parts import GpuChoice, Gpus, Meter
-from tpw.config.problems import did_you_mean
 from tpw.config.schema import Config, Server
-from tpw.config.tariff_checks import check_tariff
+from tpw.settings.shapes import BAD, Report
+from tpw.settings.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,6 @@ class Known:
     """Problems of a dialect, each with its key path and a colon before it."""
     meter: Callable[[str, Meter], Iterable[str]] | None = None
     """Problems of a meter's options, by the list it stands in; each with its key ("" for all of it) before a colon."""
-
-
-Report = Callable[[str, str], None]
 
 
 def check(config: Config, walk: Walk, known: Known) -> None:
@@ -47,8 +43,10 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     for index, server in _whole(config.servers):
         _server(f"servers[{index}]", server, engines, report)
     _dialects(config, known, report)
-    check_tariff(config.tariff, report)
-    check_carbon(config.carbon, config.tariff.timezone if config.tariff else None, report)
+    if config.tariff:
+        config.tariff.check(report)
+    if config.carbon:
+        config.carbon.check("carbon", config.tariff.timezone if config.tariff else None, report)
     _references(config, report)
     _money_needs_currency(config, report)
 

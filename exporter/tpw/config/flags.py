@@ -10,7 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from tpw.config.nodes import Origin
 from tpw.config.schema import Config
-from tpw.config.shapes import Section, default_of, settings_of
+from tpw.settings.shapes import Section, default_of, settings_of
 
 _STR = "tag:yaml.org,2002:str"
 _MAP = "tag:yaml.org,2002:map"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tpw.config.checks import Known, check
 from tpw.config.flags import Override, laid_over
-from tpw.config.nodes import BAD, Walk, described, is_null, parse
+from tpw.config.nodes import Walk, described, is_null, parse
 from tpw.config.problems import ConfigError, Problem
+from tpw.config.reading import read_section
 from tpw.config.schema import Config
-from tpw.config.shapes import read_section
+from tpw.settings.shapes import BAD
 
 MAX_BYTES = 4 * 1024 * 1024
 """A configuration is never larger; a wrong path to a log file should not eat the memory."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tpw.config.problems import Problem
+from tpw.settings.shapes import BAD
+from tpw.settings.words import shortened
 
 MAX_NODES = 100_000
 """More values than any real file has: what a short file with many aliases can blow up to is cut off here."""
@@ -28,21 +30,6 @@ _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 """What YAML counts as the end of a line."""
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
-
-
-class _Bad:
-    """Stands where a value could not be read, so that the walk goes on and finds the other problems too."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "BAD"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-BAD: Final[Any] = _Bad()
 
 
 class Origin(NamedTuple):
@@ -182,11 +169,6 @@ def described(node: Node) -> str:
     if isinstance(node, SequenceNode):
         return "a list"
     return "nothing" if is_null(node) else f"`{shortened(node.value)}`"
-
-
-def shortened(text: str, limit: int = 60) -> str:
-    """A value as it is shown in a message."""
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def entries(node: MappingNode, walk: Walk, path: str) -> Iterator[tuple[str, Node, Node]]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from tpw.config.nodes import BAD, Walk, described, entries, is_null, plain, shortened
-from tpw.config.problems import did_you_mean
-from tpw.config.scalars import Scalar, text
-from tpw.config.shapes import JsonSchema, ListOf, MapOf, OrMapping, Section, setting
-from tpw.config.values import WORD
+from tpw.config.nodes import Walk, described, entries, is_null, plain
+from tpw.config.reading import read
+from tpw.settings.scalars import text
+from tpw.settings.shapes import BAD, JsonSchema, ListOf, MapOf, OrMapping, Scalar, Section, setting
+from tpw.settings.values import WORD
+from tpw.settings.words import did_you_mean, shortened
 
 
 class GpuChoice(StrEnum):
@@ -48,7 +49,7 @@ class GpusShape:
             if isinstance(node, ScalarNode) and not is_null(node):
                 advice = f": write [{node.value}]" if _looks_like_gpu(node.value) else ""
             return walk.problem(node, path, f"should be {self.words}, not {described(node)}{advice}")
-        values = ListOf(Scalar("a GPU", _gpu, {}), self.words, unique=True).read(node, walk, path)
+        values = read(ListOf(Scalar("a GPU", _gpu, {}), self.words, unique=True), node, walk, path)
         if not values:
             return walk.problem(node, path, "names no GPU: write none where the server has none")
         return BAD if any(value is BAD for value in values) else Gpus(GpuChoice.LISTED, values)
@@ -142,6 +143,11 @@ class MetricSelector:
     )
 
 
+_METRIC_OR_SELECTOR = OrMapping(
+    text("the name of a metric", pattern="[a-zA-Z_:][a-zA-Z0-9_:]*"),
+    Section(MetricSelector),
+    "the name of a metric, or {metric, match}",
+)
 _TOKEN_ROLES = ("output", "input", "prompt", "cached_input", "requests")
 
 
@@ -163,16 +169,13 @@ class TokensShape:
                 hint = did_you_mean(role, _TOKEN_ROLES) or f"; the roles are {', '.join(_TOKEN_ROLES)}"
                 walk.problem(key_node, place, f"unknown role{hint}")
                 continue
-            value = self._selector().read(value_node, walk, place)
+            value = read(_METRIC_OR_SELECTOR, value_node, walk, place)
             result[role] = MetricSelector(metric=value) if isinstance(value, str) else value
         return result
 
-    @staticmethod
-    def _selector() -> OrMapping:
-        name = text("the name of a metric", pattern="[a-zA-Z_:][a-zA-Z0-9_:]*")
-        return OrMapping(name, Section(MetricSelector), "the name of a metric, or {metric, match}")
-
     def schema(self) -> JsonSchema:
         """See Shape."""
-        roles = {role: self._selector().schema() for role in _TOKEN_ROLES}
+        from tpw.config.json_schema import schema_of
+
+        roles = {role: schema_of(_METRIC_OR_SELECTOR) for role in _TOKEN_ROLES}
         return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": roles}

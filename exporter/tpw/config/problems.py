@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -32,19 +32,3 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean `x`?` where one of the known words is close, else ""."""
-    from difflib import get_close_matches
-
-    by_folded = {name.casefold(): name for name in known}
-    close = get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.6)
-    return f"; did you mean `{by_folded[close[0]]}`?" if close else ""
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} or {words[-1]}"

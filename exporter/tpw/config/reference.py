@@ -13,39 +13,15 @@ from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
-from tpw.config import times
 from tpw.config.flags import environment_name
+from tpw.config.json_schema import json_schema
 from tpw.config.parts import MetricSelector
-from tpw.config.scalars import Scalar
 from tpw.config.schema import Config
-from tpw.config.shapes import ByKind, ListOf, Section, Setting, Shape, is_required, section_schema, settings_of
+from tpw.settings import times
+from tpw.settings.shapes import ByKind, ListOf, Scalar, Section, Setting, Shape, is_required, settings_of
 
 SCHEMA_FILE = "configuration.schema.json"
 PAGE_FILE = "configuration.md"
-
-
-def json_schema() -> dict[str, Any]:
-    """The configuration file as JSON Schema, draft 2020-12.
-
-    It says what each value looks like; what values need or exclude each other is told by ``tpw-exporter check``.
-    """
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Configuration of tpw-exporter",
-        **section_schema(Config),
-        "type": ["object", "null"],
-        "$defs": {shape.definition: shape.whole_schema() for shape in _defined(Config)},
-    }
-
-
-def _defined(section: type) -> Iterator[ByKind]:
-    """Shapes that are defined once and referred to."""
-    for meaning, _ in settings_of(section).values():
-        match meaning.shape:
-            case ByKind() if meaning.shape.definition:
-                yield meaning.shape
-            case Section(inner) | ListOf(Section(inner)):
-                yield from _defined(inner)
 
 
 def reference_page() -> str:
@@ -84,8 +60,8 @@ def _inner(prefix: str, section: type) -> Iterator[tuple[str, str, type]]:
                 name = f"{path}[]" if isinstance(meaning.shape, ListOf) else path
                 yield f"`{name}`", _first_line(inner), inner
                 yield from _inner(f"{name}.", inner)
-            case ByKind(kinds) if key in {"energy", "carbon"}:
-                for kind, inner in kinds.items():
+            case ByKind() if key in {"energy", "carbon"}:
+                for kind, inner in meaning.shape.sections().items():
                     yield f"`{path}` with `kind: {kind}`", _first_line(inner), inner
                     yield from _inner(f"{path}.", inner)
             case _ if key == "tokens":

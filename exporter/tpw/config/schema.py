@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - setting() is dataclasses.field() with metadata
 """The configuration, typed. One field is one setting: loading, flags, JSON Schema and the reference page follow from it.
 
 Sections are frozen and hold plain values only, so a reloaded configuration compares with the one in force by ``==``.
@@ -11,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpw.config.carbon import CARBON, CarbonSettings
-from tpw.config.money import Costs, ReferencePrice
+from tpw.carbon import CARBON, CarbonSettings
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
-from tpw.config.scalars import choice, file_path, number, switch, text
-from tpw.config.shapes import FreeMapping, ListOf, OrMapping, Section, setting
-from tpw.config.tariff import Tariff
-from tpw.config.values import duration, http_url, listen_address
+from tpw.settings.scalars import choice, number, switch, text
+from tpw.settings.shapes import FilePath, FreeMapping, ListOf, OrMapping, Section, setting
+from tpw.settings.values import duration, http_url, listen_address
+from tpw.tariff.costs import Costs, ReferencePrice
+from tpw.tariff.settings import Tariff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class State:
     """Where the books are kept."""
 
     dir: str = setting(
-        file_path("the path of a directory"),
+        FilePath("the path of a directory"),
         "Directory of the books: counters go on from there after a restart. It must be writable and must survive the"
         " process.",
         default="/var/lib/tpw-exporter",
@@ -87,7 +86,7 @@ class Host:
         default_words="[rapl]",
     )
     sysfs: str = setting(
-        file_path("the path of a directory"), "Where sysfs is mounted: `/host/sys` in many containers.", default="/sys"
+        FilePath("the path of a directory"), "Where sysfs is mounted: `/host/sys` in many containers.", default="/sys"
     )
 
 
@@ -96,10 +95,10 @@ class Tls:
     """TLS towards a server."""
 
     ca_file: str | None = setting(
-        file_path(), "Certificates to trust instead of the system's (PEM).", default=None, default_words="the system's"
+        FilePath(), "Certificates to trust instead of the system's (PEM).", default=None, default_words="the system's"
     )
-    cert_file: str | None = setting(file_path(), "Client certificate (PEM), with `key_file`.", default=None)
-    key_file: str | None = setting(file_path(), "Key of the client certificate (PEM).", default=None)
+    cert_file: str | None = setting(FilePath(), "Client certificate (PEM), with `key_file`.", default=None)
+    key_file: str | None = setting(FilePath(), "Key of the client certificate (PEM).", default=None)
     server_name: str | None = setting(
         text("a host name"),
         "Name that the server's certificate has, where it is not the one in the url.",
@@ -145,7 +144,7 @@ class Server:
         text("the name of a model"), "Name of the model, where the engine names none.", default=None
     )
     headers_file: str | None = setting(
-        file_path(),
+        FilePath(),
         "File with HTTP headers to send, one `Name: value` a line; the only way to give a token or a password.",
         default=None,
     )
@@ -173,7 +172,7 @@ class Discovery:
 
     processes: bool = setting(switch(), "Look for inference servers among the processes of this host.", default=True)
     kubelet_checkpoint: str = setting(
-        file_path(),
+        FilePath(),
         "Where the kubelet keeps which devices it gave to which pod. Read only where the driver does not say who holds a"
         " GPU; it need not be there.",
         default="/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
@@ -191,7 +190,7 @@ class PueQuery:
     query: str = setting(text("a PromQL expression"), "Gives one number.")
     fallback: float = setting(_PUE, "Holds while the query gives none.")
     headers_file: str | None = setting(
-        file_path(), "File with header lines, or one line that is a bearer token.", default=None
+        FilePath(), "File with header lines, or one line that is a bearer token.", default=None
     )
 
 
@@ -226,7 +225,7 @@ class Web:
         flag="web.telemetry-path",
     )
     config_file: str | None = setting(
-        file_path(),
+        FilePath(),
         "File with TLS and authentication of the HTTP server, in the exporter-toolkit format.",
         default=None,
         flag="web.config.file",

@@ -20,8 +20,15 @@ from tpw.http.fetch import body_of
 from tpw.http.messages import Fetch, Request, brief
 from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, Reason, SourceError
+from tpw.settings.scalars import whole_number
+from tpw.settings.shapes import FilePath, Scalar, setting
+from tpw.settings.words import did_you_mean
+from tpw.tariff import FeedContext, Layer
+from tpw.tariff.feed import Feed, price_feed
+from tpw.tariff.fields import fallback_setting, max_price_setting
 from tpw.tariff.local_time import utc_seconds
-from tpw.tariff.schedule import Publication
+from tpw.tariff.schedule import Publication, Schedule
+from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import merged, overlaid
 
 if TYPE_CHECKING:
@@ -89,6 +96,39 @@ def eic_check_letter(first_fifteen: str) -> str:
     """The sixteenth letter of an energy identification code (ENTSO-E, EIC reference manual)."""
     total = sum(_EIC_LETTERS.index(letter) * (16 - index) for index, letter in enumerate(first_fifteen))
     return _EIC_LETTERS[36 - (total - 1) % 37]
+
+
+def _bidding_zone() -> Scalar:
+    def parse(value: str) -> str:
+        try:
+            area_code(value)
+        except ValueError as error:
+            raise ValueError(f"{error}{did_you_mean(value, ZONES)}") from None
+        return value
+
+    return Scalar("a bidding zone such as DE-LU", parse, {"type": "string", "minLength": 2})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntsoeLayer(Layer):
+    """Day-ahead prices of a European bidding zone, from the ENTSO-E transparency platform."""
+
+    area: str = setting(_bidding_zone(), "Bidding zone, by name (DE-LU, FR, NO2) or code (10YFR-RTE------C).")
+    token_file: str = setting(FilePath(), "File with the security token of the platform.")
+    sequence: int = setting(
+        whole_number("the number of an auction", minimum=1, maximum=9),
+        "Which auction, where the zone has several: 1 is the coupled European one.",
+        default=1,
+    )
+    fallback_price_per_kwh: float | None = fallback_setting()
+    max_price_per_kwh: float | None = max_price_setting()
+
+    def source(self, tariff: Tariff, context: FeedContext) -> Feed:
+        """See Layer."""
+        reader = Entsoe(self.area, self.token_file, tariff.currency or "", context.fetch, self.sequence)
+        schedule = Schedule(PUBLICATION, jitter=context.jitter)
+        cache = context.cache_file(reader.name, reader.identity)
+        return price_feed(reader, tariff.currency, context, schedule, cache, self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,15 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff import FeedContext
 from tpw.tariff.curve import PriceCurve
+from tpw.tariff.sanity import refuse_implausible
 from tpw.tariff.schedule import Attempts, Schedule, is_due
 from tpw.tariff.spans import clipped, merged, overlaid
 
@@ -46,6 +49,39 @@ class Reader(Protocol):
     def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
         """Everything the service knows of [start, end), ordered and disjoint; may say more than was asked. Raises
         SourceError; reason NOT_YET where nothing is published for the range."""
+
+
+class PriceBounds(Protocol):
+    """The settings of a feed's prices."""
+
+    @property
+    def fallback_price_per_kwh(self) -> float | None:
+        """Price for time without one; None leaves it unpriced."""
+
+    @property
+    def max_price_per_kwh(self) -> float | None:
+        """Prices beyond it are refused; None: by the currency."""
+
+
+def price_feed(
+    reader: Reader,
+    currency: str | None,
+    context: FeedContext,
+    schedule: Schedule,
+    cache: Path | None,
+    bounds: PriceBounds | None = None,
+) -> Feed:
+    """A feed of prices per kWh in a currency, checked for plausibility."""
+    max_price = bounds.max_price_per_kwh if bounds is not None else None
+    return Feed(
+        reader,
+        clock=context.clock,
+        unit=currency or "",
+        schedule=schedule,
+        judge=partial(refuse_implausible, currency=currency or "", max_price_per_kwh=max_price),
+        cache=cache,
+        fallback_price_per_kwh=bounds.fallback_price_per_kwh if bounds is not None else None,
+    )
 
 
 class Feed:

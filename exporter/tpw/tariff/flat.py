@@ -3,8 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tpw.model import PriceInterval
+from tpw.settings.scalars import number
+from tpw.settings.shapes import BAD, ListOf, Report, Section, setting
+from tpw.tariff import FeedContext, Layer
+from tpw.tariff.fields import PRICE, includes_vat_setting
+from tpw.tariff.sanity import check_plausible
+from tpw.tariff.settings import Tariff
+from tpw.tariff.tiers import Tier, steps_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A price beyond a quantity."""
+
+    above_kwh: float = setting(
+        number("a number of kWh", above=0.0),
+        "Beyond so many kWh of the billing month, over everything the exporter sees.",
+    )
+    price_per_kwh: float = setting(PRICE, "Price of each further kWh.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatLayer(Layer):
+    """The same price always, or one by blocks of the month's kWh."""
+
+    price_per_kwh: float = setting(PRICE, "Price per kWh, in whole units of the currency.")
+    blocks: tuple[Block, ...] = setting(
+        ListOf(Section(Block), "a list of blocks"),
+        "Other prices beyond a quantity, in ascending order. In `grid` or `levies` the layer is added to the others.",
+        default=(),
+    )
+    includes_vat: bool = includes_vat_setting()
+
+    def check(self, path: str, tariff: Tariff, report: Report) -> None:
+        """See Layer."""
+        check_plausible(f"{path}.price_per_kwh", self.price_per_kwh, tariff.currency, report)
+        beyond = 0.0
+        for index, block in enumerate(self.blocks or ()):
+            if block is BAD or block.above_kwh is BAD:
+                continue
+            check_plausible(f"{path}.blocks[{index}].price_per_kwh", block.price_per_kwh, tariff.currency, report)
+            if block.above_kwh <= beyond:
+                report(f"{path}.blocks[{index}].above_kwh", "blocks must be in ascending order")
+            beyond = block.above_kwh
+
+    def source(self, tariff: Tariff, context: FeedContext) -> Flat:
+        """See Layer."""
+        del tariff, context
+        bounds = [*(block.above_kwh for block in self.blocks), None]
+        prices = [self.price_per_kwh, *(block.price_per_kwh for block in self.blocks)]
+        return Flat(self.price_per_kwh, steps_of([Tier(*tier) for tier in zip(prices, bounds, strict=True)]))
 
 
 class Flat:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time
-from pathlib import Path
-from urllib.parse import quote
-from zoneinfo import ZoneInfo
+from datetime import time
 
-from tpw.http.fetch import body_of
-from tpw.http.messages import Fetch, Request
-from tpw.http.secrets import bearer, read_headers
-from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff.layout import Layout, read_table
+from tpw.http.messages import Fetch
+from tpw.settings.scalars import choice, switch, text
+from tpw.settings.shapes import BAD, Report, setting
+from tpw.settings.values import clock_time
+from tpw.tariff import FeedContext, Layer
+from tpw.tariff.feed import Feed, Reader, price_feed
+from tpw.tariff.fields import fallback_setting, includes_vat_setting, max_price_setting
+from tpw.tariff.layout import Layout
+from tpw.tariff.lists import FromAddress
 from tpw.tariff.schedule import Publication
+from tpw.tariff.settings import Tariff
+from tpw.tariff.tables import Table
 
 _DAY_AHEAD = Publication("Europe/Berlin", time(13, 0))
 """The European day-ahead auction is published at about 13:00 Central European time."""
@@ -43,6 +46,8 @@ class Preset:
     currencies: tuple[str, ...]
     areas: str = ""
     """What an area is here, for people; "" where there are none."""
+    default_area: str = ""
+    """The area where none is given; "" where it is required."""
     stamp: str = "%Y-%m-%dT%H:%M:%SZ"
     """How ``{start}`` and ``{end}`` are written; ``unix_ms`` for milliseconds."""
     stamp_zone: str = "UTC"
@@ -53,7 +58,7 @@ class Preset:
 
     def reader(
         self,
-        area: str,
+        area: str | None,
         currency: str,
         fetch: Fetch,
         url: str | None = None,
@@ -63,7 +68,7 @@ class Preset:
         """The reader for an area. ``url`` is for presets without an address of their own."""
 
         def filled(pattern: str) -> str:
-            return pattern.replace("{area}", area).replace("{currency}", currency)
+            return pattern.replace("{area}", area or self.default_area).replace("{currency}", currency)
 
         layout = replace(
             self.layout, price=filled(self.layout.price), rows=tuple(filled(path) for path in self.layout.rows)
@@ -161,6 +166,7 @@ PRESETS: Mapping[str, Preset] = {
         ),
         ("EUR", "NOK", "SEK"),
         areas="the number of the home, 0 for the first",
+        default_area="0",
         needs_token=True,
         body='{"query": "' + _TIBBER_QUERY + '"}',
         includes_vat=True,
@@ -168,65 +174,93 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FromAddress:
-    """Reads a list over HTTP. ``url`` may hold ``{start}`` and ``{end}``."""
-
-    url: str
-    layout: Layout
-    fetch: Fetch
-    stamp: str = "%Y-%m-%dT%H:%M:%SZ"
-    stamp_zone: str = "UTC"
-    token_file: str | None = None
-    """A bearer token."""
-    headers_file: str | None = None
-    """``Name: value`` lines."""
-    body: str = ""
-    name: str = "intervals"
-
-    @property
-    def identity(self) -> str:
-        """The address as it is configured, and where the price is in it."""
-        return f"{self.url} {self.layout.price} {','.join(self.layout.rows)}"
-
-    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """See Reader."""
-        url = self.url.replace("{start}", self._stamp(start_seconds)).replace("{end}", self._stamp(end_seconds))
-        headers = read_headers(self.headers_file)
-        if self.token_file is not None:
-            headers.update(bearer(self.token_file))
-        body = None
-        if self.body:
-            body = self.body.encode()
-            headers["Content-Type"] = "application/json"
-        request = Request(url, headers, body)
-        return read_table(body_of(request, self.fetch(request)), self.layout, until_seconds=end_seconds)
-
-    def _stamp(self, seconds: float) -> str:
-        if self.stamp == "unix_ms":
-            return str(int(seconds * 1000))
-        return quote(datetime.fromtimestamp(seconds, UTC).astimezone(ZoneInfo(self.stamp_zone)).strftime(self.stamp))
+_LAYOUT_KEYS = ("rows", "time", "end", "price", "where", "resolution")
+_LAYOUT_DEFAULTS = {"format": "json", "time_format": "iso", "stamp": "start", "per": "kWh"}
+_LAYOUT_SWITCHES = ("columns", "minor_units", "ignore_offset", "query")
 
 
-@dataclass(frozen=True, slots=True)
-class FromFile:
-    """Reads a list from a file that somebody else keeps up to date."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalsLayer(Table, Layer):
+    """Prices by interval: a well-known list (`preset`), or any JSON, CSV or Prometheus series from a `url` or `file`."""
 
-    path: str
-    layout: Layout
-    name: str = "intervals"
+    preset: str | None = setting(choice(*PRESETS), "A well-known list of prices.", default=None)
+    area: str | None = setting(text("an area"), "Area of the preset: a bidding zone, a country.", default=None)
+    price: str | None = setting(
+        text("a field"), "Field of the price; a path such as `parts[unit=CHF_kWh].value` goes deeper.", default=None
+    )
+    per: str = setting(choice("kWh", "MWh"), "What the prices are for.", default="kWh")
+    minor_units: bool = setting(switch(), "Prices are in hundredths of the currency: cents, pence.", default=False)
+    published_at: int | None = setting(
+        clock_time(),
+        "Local time of day at which tomorrow's prices come out; asked again then until they are there.",
+        default=None,
+        default_words="by the preset; else no such time",
+    )
+    includes_vat: bool = includes_vat_setting()
+    fallback_price_per_kwh: float | None = fallback_setting()
+    max_price_per_kwh: float | None = max_price_setting()
 
     @property
-    def identity(self) -> str:
-        """The path, and where the price is in it."""
-        return f"{self.path} {self.layout.price} {','.join(self.layout.rows)}"
+    def contains_vat(self) -> bool:
+        """See Layer."""
+        return self.includes_vat or (self.preset is not None and PRESETS[self.preset].includes_vat)
 
-    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """See Reader."""
-        del start_seconds  # a file says all it knows
-        try:
-            body = Path(self.path).read_bytes()
-        except OSError as error:
-            reason = Reason.PERMISSION if isinstance(error, PermissionError) else Reason.ABSENT
-            raise SourceError(reason, f"{self.path} cannot be read: {error.strerror or error}") from error
-        return read_table(body, self.layout, until_seconds=end_seconds)
+    def check(self, path: str, tariff: Tariff, report: Report) -> None:
+        """See Layer."""
+        given = [key for key in ("preset", "url", "file") if getattr(self, key) is not None]
+        needs_url = bool(self.preset) and not PRESETS[self.preset or ""].url
+        if given == ["preset"] or (needs_url and given == ["preset", "url"]):
+            self._check_preset(path, tariff, report)
+            return
+        if len(given) != 1:
+            report(path, f"give one of `preset`, `url` and `file`{f', not {len(given)}' if given else ''}")
+            return
+        self.check_list(path, "price", tariff.timezone, report)
+        if self.area is not None:
+            report(f"{path}.area", "is for a preset: write the area into the url")
+        if self.published_at is not None and self.format == "prometheus":
+            report(
+                f"{path}.published_at", "has no effect with `format: prometheus`, which is read every minute: remove it"
+            )
+        elif self.published_at is not None and self.timezone is None and tariff.timezone is None:
+            report(f"{path}.published_at", "needs `timezone`: the zone of that time")
+
+    def _check_preset(self, path: str, tariff: Tariff, report: Report) -> None:
+        if not self.preset:
+            return
+        name, preset = self.preset, PRESETS[self.preset]
+        if preset.areas and self.area is None and not preset.default_area:
+            report(path, f"preset {name} needs `area`: {preset.areas}")
+        if not preset.areas and self.area is not None:
+            report(f"{path}.area", f"has no effect with preset {name}: remove it")
+        if not preset.url and self.url is None:
+            report(path, f"preset {name} needs `url`: the address of the utility's tariffs")
+        if preset.needs_token and self.token_file is None:
+            report(path, f"preset {name} needs `token_file`")
+        changed = [key for key in _LAYOUT_KEYS if getattr(self, key)]
+        changed += [key for key, plain in _LAYOUT_DEFAULTS.items() if getattr(self, key) not in (plain, BAD)]
+        changed += [key for key in _LAYOUT_SWITCHES if getattr(self, key)]
+        if changed:
+            report(f"{path}.{changed[0]}", f"preset {name} has its own layout: remove this setting, or the preset")
+        tariff.check_currency(path, f"prices of {name} are", preset.currencies, report)
+
+    def source(self, tariff: Tariff, context: FeedContext) -> Feed:
+        """See Layer."""
+        publication: Publication | None = None
+        reader: Reader
+        if self.preset is not None:
+            preset = PRESETS[self.preset]
+            publication, layout = preset.publication, preset.layout
+            reader = preset.reader(
+                self.area, tariff.currency or "", context.fetch, self.url, self.token_file, self.headers_file
+            )
+        else:
+            layout = self.layout(
+                self.price, tariff.timezone, per_mwh=self.per == "MWh", in_minor_units=self.minor_units
+            )
+            reader = self.reader(layout, context)
+        if self.published_at is not None:
+            zone = self.timezone or tariff.timezone or "UTC"
+            publication = Publication(zone, time(*divmod(self.published_at, 60)))
+        schedule, cache = self.schedule(publication, context), self.cache_file(context, reader, layout)
+        return price_feed(reader, tariff.currency, context, schedule, cache, self)

@@ -18,9 +18,15 @@ from urllib.parse import urlsplit
 from tpw.http.fetch import body_of
 from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.model import PriceInterval, Reason, SourceError
+from tpw.settings.scalars import choice
+from tpw.settings.shapes import Report, Scalar, setting
+from tpw.tariff import FeedContext, Layer
+from tpw.tariff.feed import Feed, price_feed
+from tpw.tariff.fields import fallback_setting, max_price_setting
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
-from tpw.tariff.schedule import Publication
+from tpw.tariff.schedule import Publication, Schedule
+from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import clipped, merged
 
 BASE = "https://api.octopus.energy"
@@ -43,6 +49,38 @@ def product_of(tariff_code: str) -> str:
             f"`{tariff_code}` has a day and a night rate whose hours depend on the meter: give them as kind time_of_use"
         )
     return match["product"]
+
+
+def _tariff_code() -> Scalar:
+    def parse(value: str) -> str:
+        product_of(value)
+        return value
+
+    words = "a tariff code such as E-1R-AGILE-24-10-01-C"
+    return Scalar(words, parse, {"type": "string", "pattern": "^E-1R-[A-Z0-9-]+-[A-P]$"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OctopusLayer(Layer):
+    """A tariff of Octopus Energy (Great Britain, GBP), without VAT."""
+
+    tariff_code: str = setting(_tariff_code(), "Tariff code, such as E-1R-AGILE-24-10-01-C.")
+    payment_method: str = setting(
+        choice("DIRECT_DEBIT", "NON_DIRECT_DEBIT"), "Which price, where the tariff has several.", default="DIRECT_DEBIT"
+    )
+    fallback_price_per_kwh: float | None = fallback_setting()
+    max_price_per_kwh: float | None = max_price_setting()
+
+    def check(self, path: str, tariff: Tariff, report: Report) -> None:
+        """See Layer."""
+        tariff.check_currency(path, "Octopus Energy charges", ("GBP",), report)
+
+    def source(self, tariff: Tariff, context: FeedContext) -> Feed:
+        """See Layer."""
+        reader = Octopus(self.tariff_code, context.fetch, self.payment_method)
+        schedule = Schedule(PUBLICATION, jitter=context.jitter)
+        cache = context.cache_file(reader.name, reader.identity)
+        return price_feed(reader, tariff.currency, context, schedule, cache, self)
 
 
 @dataclass(frozen=True, slots=True)

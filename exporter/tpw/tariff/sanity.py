@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import isclose, isfinite
 
 from tpw.model import PriceInterval, Reason, SourceError
+from tpw.settings.shapes import BAD, Report
 
 MAX_PRICE_PER_KWH = {
     # The technical limit of the European day-ahead market is 4 EUR/kWh, that of the balancing market 15.
@@ -79,3 +80,13 @@ def _magnitude(prices: Sequence[PriceInterval]) -> float:
     """The largest magnitude, the topmost tenth left out: one spike is no unit slip."""
     ordered = sorted(abs(each.price_per_kwh) for each in prices)
     return ordered[(len(ordered) - 1) * 9 // 10] if ordered else 0.0
+
+
+def check_plausible(path: str, price: float, currency: str | None, report: Report) -> None:
+    """Report a price of the file beyond the bound of its currency."""
+    bound = MAX_PRICE_PER_KWH.get(currency or "")
+    if bound is not None and price is not BAD and abs(price) > bound:
+        report(
+            path,
+            f"{price:g} {currency} for one kWh is implausible: write whole units per kWh, not cents or per MWh",
+        )

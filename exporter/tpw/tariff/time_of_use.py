@@ -7,15 +7,20 @@ after midnight it is the next day.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from importlib import import_module
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from tpw.model import PriceInterval
+from tpw.settings.shapes import BAD, ListOf, Report, Section, setting
+from tpw.settings.values import DAYS, HOURS, MONTHS, calendar_date
+from tpw.tariff import FeedContext, Layer
+from tpw.tariff.fields import PRICE, includes_vat_setting
+from tpw.tariff.holidays import IsHoliday, check_region, holidays_region_setting, holidays_setting, is_holiday
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
+from tpw.tariff.sanity import check_plausible
+from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import merged
 
 SUNDAY = 6
@@ -23,19 +28,29 @@ SUNDAY = 6
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A price for some of the time. Empty restrictions do not restrict."""
+    """A price for some of the time. What is left out does not restrict. All times are local (`tariff.timezone`)."""
 
-    price_per_kwh: float
-    hours: tuple[tuple[int, int], ...] = ()
-    """(start, end) in minutes of the local day, end exclusive; start > end wraps past midnight."""
-    days: frozenset[int] = frozenset()
-    """Days of the week, Monday = 0."""
-    months: frozenset[int] = frozenset()
-    """Months, January = 1."""
-    valid_from: date | None = None
-    """First local day."""
-    valid_to: date | None = None
-    """Last local day, included."""
+    price_per_kwh: float = setting(PRICE, "Price per kWh while the zone matches.")
+    hours: tuple[tuple[int, int], ...] = setting(
+        HOURS,
+        "Hours of the day, end exclusive: `22:00-06:00` wraps past midnight. One range or a list.",
+        default=(),
+        default_words="all hours",
+    )
+    days: frozenset[int] = setting(
+        DAYS,
+        "Days of the week, such as [mon-fri] or [sat, sun]. The day is the local day of the moment itself: after midnight"
+        " it is the next one.",
+        default=frozenset(),
+        default_words="all days",
+    )
+    months: frozenset[int] = setting(
+        MONTHS, "Months, such as [11-3] or [6, 7, 8].", default=frozenset(), default_words="all months"
+    )
+    valid_from: date | None = setting(calendar_date(), "First day on which the zone holds.", default=None)
+    valid_to: date | None = setting(
+        calendar_date(), "Last day on which the zone holds, that day included.", default=None
+    )
 
     def holds_on(self, day: date, weekday: int) -> bool:
         """Whether it holds on a local day (at some hours). The weekday of a holiday is a Sunday."""
@@ -53,6 +68,37 @@ class Zone:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeOfUseLayer(Layer):
+    """A price by clock and calendar."""
+
+    price_per_kwh: float = setting(PRICE, "Price per kWh where no zone matches.")
+    zones: tuple[Zone, ...] = setting(
+        ListOf(Section(Zone), "a list of zones"), "Zones with other prices; the last that matches wins.", default=()
+    )
+    holidays: frozenset[date] = holidays_setting("Sundays")
+    holidays_region: str | None = holidays_region_setting("Sundays")
+    includes_vat: bool = includes_vat_setting()
+
+    def check(self, path: str, tariff: Tariff, report: Report) -> None:
+        """See Layer."""
+        tariff.check_timezone(report)
+        check_region(path, self.holidays_region, report)
+        check_plausible(f"{path}.price_per_kwh", self.price_per_kwh, tariff.currency, report)
+        for index, zone in enumerate(self.zones or ()):
+            if zone is BAD:
+                continue
+            check_plausible(f"{path}.zones[{index}].price_per_kwh", zone.price_per_kwh, tariff.currency, report)
+            if zone.valid_from and zone.valid_to and zone.valid_from > zone.valid_to:
+                report(f"{path}.zones[{index}].valid_to", "is before valid_from: the zone never applies")
+
+    def source(self, tariff: Tariff, context: FeedContext) -> TimeOfUse:
+        """See Layer."""
+        del context
+        holidays = is_holiday(self.holidays, self.holidays_region)
+        return TimeOfUse(self.price_per_kwh, self.zones, tariff.timezone or "UTC", holidays)
+
+
 class TimeOfUse:
     """A default price and zones; see :class:`Zone`. ``is_holiday`` tells local days that count as Sundays."""
 
@@ -63,7 +109,7 @@ class TimeOfUse:
         price_per_kwh: float,
         zones: Sequence[Zone],
         timezone: str,
-        is_holiday: Callable[[date], bool] | None = None,
+        is_holiday: IsHoliday | None = None,
     ) -> None:
         self._price_per_kwh = price_per_kwh
         self._last_first = tuple(reversed(zones))
@@ -103,21 +149,3 @@ class TimeOfUse:
             if zone.holds_at(minute):
                 return zone.price_per_kwh
         return self._price_per_kwh
-
-
-def holidays_of(region: str) -> Callable[[date], bool]:
-    """Public holidays of a country (``DE``) or a subdivision (``DE-BY``), by the optional package ``holidays``.
-
-    Raises ImportError where the package is not installed, ValueError where it does not know the region.
-    """
-    holidays: Any = import_module("holidays")
-    country, _, subdivision = region.partition("-")
-    try:
-        calendar = holidays.country_holidays(country, subdiv=subdivision or None)
-    except NotImplementedError as error:
-        raise ValueError(f"the package `holidays` does not know the region {region}") from error
-
-    def is_holiday(day: date) -> bool:
-        return day in calendar
-
-    return is_holiday

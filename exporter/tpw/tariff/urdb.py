@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,16 @@ from tpw.http.fetch import body_of
 from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff import PriceSource
+from tpw.settings.scalars import choice, number, text
+from tpw.settings.shapes import FilePath, ListOf, Report, setting
+from tpw.tariff import FeedContext, Layer, PriceSource
 from tpw.tariff.contract import Contract
+from tpw.tariff.feed import price_feed
+from tpw.tariff.fields import includes_vat_setting
+from tpw.tariff.holidays import IsHoliday, check_region, holidays_region_setting, holidays_setting, is_holiday
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
+from tpw.tariff.schedule import Schedule
+from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, steps_of, tier_at
 
@@ -36,6 +44,95 @@ _SATURDAY = 5
 
 Matrix = tuple[tuple[int, ...], ...]
 """12 months of 24 local clock hours: the period in force."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrdbLayer(Layer):
+    """A rate of the OpenEI Utility Rate Database (United States, USD), from a file or by its label."""
+
+    file: str | None = setting(FilePath(), "File with the rate as JSON.", default=None)
+    label: str | None = setting(
+        text("the label of a rate", pattern="[0-9a-f]{24}", advice="24 hexadecimal digits"),
+        "Label of the rate: fetched from OpenEI with `api_key_file`, or chosen from a `file` with several.",
+        default=None,
+    )
+    api_key_file: str | None = setting(FilePath(), "File with the key for OpenEI.", default=None)
+    monthly_kwh: float | None = setting(
+        number("a number of kWh", minimum=0.0),
+        "What the whole meter uses in a month: says in which tier a further kWh falls.",
+        default=None,
+        default_words="tiers by the kWh of the billing month that the exporter sees",
+    )
+    charges: frozenset[str] = setting(
+        ListOf(choice("demand", "fixed"), "a list of charges", or_one=True, gather=frozenset),
+        "What else of the rate is charged: `demand` (peaks by hours, seasons and blocks), `fixed`. A rate that goes beyond"
+        " what is understood is refused.",
+        default=frozenset(),
+        default_words="the price per kWh alone",
+    )
+    holidays: frozenset[date] = holidays_setting("weekends")
+    holidays_region: str | None = holidays_region_setting("weekends")
+    includes_vat: bool = includes_vat_setting()
+
+    def check(self, path: str, tariff: Tariff, report: Report) -> None:
+        """See Layer."""
+        tariff.check_timezone(report)
+        check_region(path, self.holidays_region, report)
+        tariff.check_currency(path, "rates of this database are", ("USD",), report)
+        for charge in ("demand", "fixed"):
+            if charge in (self.charges or ()) and getattr(tariff, charge) is not None:
+                report(f"tariff.{charge}", f"is charged twice, here and by `{path}.charges`: remove one of them")
+        if self.file is None and self.label is None:
+            report(path, "has no rate: give `file`, or `label` and `api_key_file`")
+        elif self.file is None and self.api_key_file is None:
+            report(f"{path}.label", "needs `api_key_file` to fetch the rate; or save the rate and give `file`")
+        elif self.file is not None and self.api_key_file is not None:
+            report(f"{path}.api_key_file", "has no effect with `file`, which is not fetched: remove it")
+
+    def notes(self, tariff: Tariff) -> Sequence[str]:
+        """What the rate in a file charges that no figure includes, or why it cannot be read. Reads the file."""
+        if self.file is None:
+            return ()
+        charges = self._contract(tariff, is_holiday(self.holidays, self.holidays_region))
+        try:
+            rate = parse(from_file(self.file)(), self.label or "")
+            if charges is not None:
+                charges(rate)
+        except SourceError as error:
+            return (error.detail + (f" ({error.hint})" if error.hint else ""),)
+        return rate.left_out
+
+    def source(self, tariff: Tariff, context: FeedContext) -> UrdbPrices:
+        """See Layer."""
+        label, is_file, timezone = self.label or "", self.file is not None, tariff.timezone or "UTC"
+        calendar = f"{tariff.timezone} {sorted(self.holidays)} {self.holidays_region}"
+        identity = f"{self.file or 'openei'} {label} {self.monthly_kwh} {calendar}"
+        holidays = is_holiday(self.holidays, self.holidays_region)
+        reader = UrdbReader(
+            from_file(self.file) if self.file is not None else from_api(label, self.api_key_file or "", context.fetch),
+            identity,
+            timezone,
+            label,
+            monthly_kwh=self.monthly_kwh,
+            is_holiday=holidays,
+            charges=self._contract(tariff, holidays),
+            kept=None if is_file else context.cache_file("urdb-rate", identity),
+        )
+        schedule = Schedule(
+            every_seconds=60.0 if is_file else 86400.0,
+            patience_seconds=60.0 if is_file else 600.0,
+            jitter=context.jitter,
+        )
+        cache = None if is_file else context.cache_file(reader.name, identity)
+        return UrdbPrices(price_feed(reader, tariff.currency, context, schedule, cache), reader)
+
+    def _contract(self, tariff: Tariff, holidays: IsHoliday | None) -> Callable[[Rate], Contract] | None:
+        if not self.charges:
+            return None
+        from tpw.tariff.urdb_charges import contract_of
+
+        timezone = tariff.timezone or "UTC"
+        return partial(contract_of, wanted=self.charges, months=tariff.months(), timezone=timezone, is_holiday=holidays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +199,7 @@ class Urdb:
         timezone: str,
         *,
         monthly_kwh: float | None = None,
-        is_holiday: Callable[[date], bool] | None = None,
+        is_holiday: IsHoliday | None = None,
     ) -> None:
         self.rate = rate
         self._timezone = ZoneInfo(timezone)
@@ -172,7 +269,7 @@ class UrdbReader:
         label: str = "",
         *,
         monthly_kwh: float | None = None,
-        is_holiday: Callable[[date], bool] | None = None,
+        is_holiday: IsHoliday | None = None,
         charges: Callable[[Rate], Contract] | None = None,
         kept: Path | None = None,
     ) -> None:

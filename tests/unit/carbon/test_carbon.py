@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tpw.carbon import Basis, FromFeed, Intensity, Static, refuse_implausible
+from tpw.carbon import Basis, Intensity
 from tpw.carbon.curve import IntensityCurve
 from tpw.carbon.electricity_maps import ElectricityMaps
 from tpw.carbon.electricity_maps import parse as parse_electricity_maps
+from tpw.carbon.feed import FromFeed, refuse_implausible
 from tpw.carbon.intervals import GRAMS, InGrams
+from tpw.carbon.static import Static
 from tpw.carbon.uk import Uk
 from tpw.carbon.uk import parse as parse_uk
 from tpw.carbon.watttime import WattTime

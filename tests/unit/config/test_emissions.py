@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tpw.carbon import Basis, Intensity
-from tpw.carbon.intervals import GRAMS
+from tpw.carbon import Basis, Intensity, IntensitySource
 from tpw.config import Config, load
-from tpw.config.carbon import KINDS, IntensityTable
-from tpw.config.emissions import intensity_source
-from tpw.config.feeds import Surroundings
-from tpw.config.shapes import settings_of
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError
+from tpw.tariff import FeedContext
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "carbon"
 NOW = datetime(2026, 6, 14, 0, 20, tzinfo=UTC).timestamp()
@@ -37,15 +33,17 @@ def fetch(request: Request) -> Answer:
     raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
 
 
+def source_of(config: Config, context: FeedContext) -> IntensitySource:
+    assert config.carbon is not None
+    return config.carbon.source(config.tariff.timezone, context)
+
+
 def test_no_carbon_is_no_source() -> None:
-    assert intensity_source(Config(), Surroundings()) is None
+    assert Config().carbon is None
 
 
 def test_static() -> None:
-    source = intensity_source(
-        load("carbon: {kind: static, grams_per_kwh: 380, basis: average_lifecycle}"), Surroundings()
-    )
-    assert source is not None
+    source = source_of(load("carbon: {kind: static, grams_per_kwh: 380, basis: average_lifecycle}"), FeedContext())
     assert source.basis is Basis.AVERAGE_LIFECYCLE
     assert source.intervals(0, 10) == (Intensity(0, 10, 380.0),)
 
@@ -62,8 +60,7 @@ def test_static() -> None:
 def test_service_of_each_kind_is_built_asked_and_kept(tmp_path: Path, carbon: str, basis: Basis, grams: float) -> None:
     (tmp_path / "secret").write_text("me:password")
     config = load(f"carbon: {carbon}", str(tmp_path / "tpw.yaml"))
-    source = intensity_source(config, Surroundings(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
-    assert source is not None
+    source = source_of(config, FeedContext(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
     [found] = source.intervals(NOW, NOW + 60)
     assert (source.basis, found.grams_per_kwh, found.state) == (basis, pytest.approx(grams), PriceState.FINAL)
     assert len(list((tmp_path / "carbon").iterdir())) == 1
@@ -76,15 +73,7 @@ def test_list_of_ones_own(tmp_path: Path) -> None:
         " basis: marginal_direct, fallback_grams_per_kwh: 400}",
         str(tmp_path / "tpw.yaml"),
     )
-    source = intensity_source(config, Surroundings(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
-    assert source is not None
+    source = source_of(config, FeedContext(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
     first, second = source.intervals(NOW, NOW + 3600)
     assert first.grams_per_kwh == pytest.approx(453.59237)
     assert (second.grams_per_kwh, second.state) == (400.0, PriceState.FALLBACK)
-
-
-def test_bases_and_units_of_the_settings_are_those_of_the_room() -> None:
-    for section in (KINDS["static"], IntensityTable):
-        words = settings_of(section)["basis"][0].shape.schema()["enum"]
-        assert words == [str(basis) for basis in Basis]
-    assert settings_of(IntensityTable)["unit"][0].shape.schema()["enum"] == list(GRAMS)

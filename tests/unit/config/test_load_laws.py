@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tpw.config import Config, ConfigError, Known, Override, load
-from tpw.config.shapes import ByKind, ListOf, Section, settings_of
+from tpw.settings.shapes import ByKind, ListOf, Section, settings_of
 
 KNOWN = Known(accelerators=("nvml",), host_meters=("rapl",), engines=("vllm",))
 
@@ -85,8 +85,8 @@ def value_of(shape: Any) -> st.SearchStrategy[Any]:
             return section(inner) | anything
         case ListOf(Section(inner)):
             return st.lists(section(inner), max_size=3) | anything
-        case ByKind(kinds):
-            branches = [section(inner, {"kind": st.just(kind)}) for kind, inner in kinds.items()]
+        case ByKind():
+            branches = [section(inner, {"kind": st.just(kind)}) for kind, inner in shape.sections().items()]
             return st.one_of(*branches) | anything
         case _:
             return anything

@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 from tpw.config import Config, load, load_file
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import cost_rates, demand_rules, price_source, references, standing_charges
-from tpw.config.tariff import PRESET_NAMES
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError, StandingCharge
+from tpw.tariff import FeedContext
 from tpw.tariff.demand import DemandRules
-from tpw.tariff.intervals import PRESETS
 from tpw.tariff.layers import Layers
 from tpw.tariff.months import BillingMonths
 
@@ -23,7 +20,7 @@ CONTRACT = CAPTURES / "config" / "good" / "contract.yaml"
 
 
 def price_at(text: str, moment: str) -> float:
-    source = price_source(load(text), Surroundings())
+    source = load(text).tariff.prices(FeedContext())
     assert source is not None
     at = datetime.fromisoformat(moment).timestamp()
     [interval] = source.intervals(at, at + 1)
@@ -31,8 +28,8 @@ def price_at(text: str, moment: str) -> float:
 
 
 def test_no_tariff_is_no_source() -> None:
-    assert price_source(Config(), Surroundings()) is None
-    assert price_source(load("tariff: {currency: EUR}"), Surroundings()) is None
+    assert Config().tariff.prices(FeedContext()) is None
+    assert load("tariff: {currency: EUR}").tariff.prices(FeedContext()) is None
 
 
 @pytest.mark.parametrize(
@@ -80,11 +77,11 @@ def test_holidays_listed() -> None:
 
 def test_demand_rules() -> None:
     config = load((CAPTURES / "config" / "good" / "carbon.yaml").read_text())
-    (rules,) = demand_rules(config)
+    (rules,) = config.tariff.demand_rules()
     assert rules == DemandRules(
         price_per_kw_month=24.37, window_seconds=1800, ratchet=0.8, ratchet_months=11, months=BillingMonths("UTC", 15)
     )
-    assert demand_rules(Config()) == ()
+    assert Config().tariff.demand_rules() == ()
 
 
 def test_standing_charges() -> None:
@@ -96,11 +93,11 @@ def test_standing_charges() -> None:
           capacity: {kw: 40, price_per_kw_month: 9.5}
           fixed: {per_month: 120, per_day: 0.5}
     """
-    assert standing_charges(load(text)) == (
+    assert load(text).tariff.standing_charges() == (
         StandingCharge("capacity", per_month=pytest.approx(456.0)),
         StandingCharge("fixed", per_month=pytest.approx(144.0), per_day=pytest.approx(0.6)),
     )
-    assert standing_charges(Config()) == ()
+    assert Config().tariff.standing_charges() == ()
 
 
 def test_blocks_are_steps_of_the_month_with_value_added_tax() -> None:
@@ -117,7 +114,7 @@ def test_blocks_are_steps_of_the_month_with_value_added_tax() -> None:
               - {above_kwh: 300, price_per_kwh: 0.18}
           grid: {price_per_kwh: 0.05}
     """
-    source = price_source(load(text), Surroundings())
+    source = load(text).tariff.prices(FeedContext())
     assert source is not None
     change = datetime.fromisoformat("2026-03-02T23:00+00:00").timestamp()
     before, after = source.intervals(change - 3600, change + 3600)
@@ -138,13 +135,13 @@ def test_rates_by_component() -> None:
           operations: {price_per_gpu_month: 73}
         """
     )
-    per_hour = {rate.component: rate.per_gpu_second * 3600 for rate in cost_rates(config)}
+    per_hour = {rate.component: rate.per_gpu_second * 3600 for rate in config.costs.rates()}
     assert per_hour == pytest.approx({"hardware": 1.0, "gpu_hour": 3.6, "hosting": 1.0, "operations": 0.1})
-    assert cost_rates(Config()) == ()
+    assert Config().costs.rates() == ()
 
 
 def test_references_of_the_contract() -> None:
-    rented, api = references(load_file(CONTRACT))
+    rented, api = (item.reference() for item in load_file(CONTRACT).references)
     assert (rented.name, rented.price_per_gpu_second) == ("rented-h100", pytest.approx(2.69 / 3600))
     assert (api.name, sorted(api.price_per_token)) == ("api-70b", ["cached_input", "input", "output"])
 
@@ -174,13 +171,9 @@ class World:
 
     def source(self, tariff: str, directory: Path) -> Layers:
         config = load(f"tariff: {tariff}", str(directory / "tpw.yaml"))
-        found = price_source(config, Surroundings(lambda: NOON, self.fetch, directory / "prices", 0.0))
+        found = config.tariff.prices(FeedContext(lambda: NOON, self.fetch, directory / "prices", 0.0))
         assert found is not None
         return found
-
-
-def test_names_of_presets_are_those_there_are() -> None:
-    assert tuple(PRESETS) == PRESET_NAMES
 
 
 @pytest.mark.parametrize(

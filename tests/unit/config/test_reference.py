@@ -11,7 +11,7 @@ import yaml
 
 from tpw.config import reference
 from tpw.config.schema import Config
-from tpw.config.shapes import settings_of
+from tpw.settings.shapes import ByKind, ListOf, Section, settings_of
 
 ROOT = Path(__file__).parents[3]
 GOOD = sorted((ROOT / "tests" / "captures" / "config" / "good").glob("*.yaml"))
@@ -58,13 +58,12 @@ def test_every_setting_is_on_the_page() -> None:
         for key, (meaning, _) in settings_of(section).items():
             assert f"| `{key}` |" in page
             assert meaning.help.endswith((".", "..."))
-            for inner in getattr(meaning.shape, "kinds", {}).values():
-                walk(inner)
-            inner = getattr(meaning.shape, "section", None) or getattr(
-                getattr(meaning.shape, "item", None), "section", None
-            )
-            if inner is not None:
-                walk(inner)
+            match meaning.shape:
+                case ByKind():
+                    for inner in meaning.shape.sections().values():
+                        walk(inner)
+                case Section(inner) | ListOf(Section(inner)):
+                    walk(inner)
 
     walk(Config)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpw.config import times
+from tpw.settings import times
 
 
 @pytest.mark.parametrize(

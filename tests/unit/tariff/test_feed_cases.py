@@ -26,8 +26,9 @@ from tpw.http.messages import Answer, Fetch, Request
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.entsoe import Entsoe
 from tpw.tariff.feed import Reader
-from tpw.tariff.intervals import PRESETS, FromAddress
+from tpw.tariff.intervals import PRESETS
 from tpw.tariff.layout import Layout
+from tpw.tariff.lists import FromAddress
 from tpw.tariff.octopus import Octopus
 from tpw.tariff.prometheus import FromPrometheus
 from tpw.tariff.spans import clipped, merged

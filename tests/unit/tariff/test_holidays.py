@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tpw.config import ConfigError, load
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import price_source
-from tpw.tariff.time_of_use import holidays_of
+from tpw.tariff import FeedContext
+from tpw.tariff.holidays import public_holidays
 
 pytest.importorskip("holidays", reason="the optional package holidays is not installed")
 
@@ -26,18 +25,18 @@ pytest.importorskip("holidays", reason="the optional package holidays is not ins
     ],
 )
 def test_holiday_of_a_country_or_subdivision(region: str, day: date, expected: bool) -> None:
-    assert holidays_of(region)(day) is expected
+    assert public_holidays(region)(day) is expected
 
 
 @pytest.mark.parametrize("region", ["ZZ", "DE-ZZ"])
 def test_unknown_region_is_refused(region: str) -> None:
     with pytest.raises(ValueError, match="does not know the region"):
-        holidays_of(region)
+        public_holidays(region)
 
 
 def price_at(text: str, moment: str, directory: Path) -> float:
     at = datetime.fromisoformat(moment).timestamp()
-    source = price_source(load(text, str(directory / "tpw.yaml")), Surroundings(lambda: at))
+    source = load(text, str(directory / "tpw.yaml")).tariff.prices(FeedContext(lambda: at))
     assert source is not None
     (interval,) = source.intervals(at, at + 60)
     return interval.price_per_kwh
@@ -55,7 +54,7 @@ def price_at(text: str, moment: str, directory: Path) -> float:
         ("DE", "2026-08-17T12:00+02:00", 0.1),  # listed in the file beside those of the region
     ],
 )
-def test_tariff_with_the_holidays_of_a_region(region: str, moment: str, price: float, tmp_path: Path) -> None:
+def test_tariff_with_the_public_holidays_a_region(region: str, moment: str, price: float, tmp_path: Path) -> None:
     text = f"""
         tariff:
           currency: EUR
@@ -70,7 +69,7 @@ def test_tariff_with_the_holidays_of_a_region(region: str, moment: str, price: f
     assert price_at(text, moment, tmp_path) == price
 
 
-def test_rate_with_the_holidays_of_a_state(tmp_path: Path) -> None:
+def test_rate_with_the_public_holidays_a_state(tmp_path: Path) -> None:
     """Cesar Chavez day, 31 March, is a holiday in California alone: the peak price of the afternoon is not charged."""
     capture = Path(__file__).parents[2] / "captures" / "tariff" / "urdb-smud-ci-tod4-2025.json"
     (tmp_path / "rate.json").write_bytes(capture.read_bytes())
@@ -97,10 +96,8 @@ def test_check_says_that_the_package_is_missing(monkeypatch: pytest.MonkeyPatch)
     def nothing(name: str) -> None:
         return None
 
-    monkeypatch.setattr("tpw.config.tariff_checks.find_spec", nothing)
-    with pytest.raises(
-        ConfigError, match="needs the Python package `holidays`, which is not installed; or list the dates"
-    ):
+    monkeypatch.setattr("tpw.tariff.holidays.find_spec", nothing)
+    with pytest.raises(ConfigError, match="needs the Python package `holidays`: install it, or list the dates"):
         load("""
             tariff: {currency: EUR, timezone: Europe/Berlin, energy: {kind: time_of_use, price_per_kwh: 0.1,
                      holidays_region: DE}}

@@ -12,12 +12,10 @@ import pytest
 
 from support.pageserver import Asked, PageServer, answer
 from tpw.config import load
-from tpw.config.emissions import intensity_source
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import price_source
 from tpw.http.fetch import fetch as over_http
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, Reason, SourceError
+from tpw.tariff import FeedContext
 from tpw.tariff.prometheus import MAX_POINTS, FromPrometheus
 
 NOON = 1781524800.0  # 2026-06-15T12:00Z
@@ -167,8 +165,8 @@ def test_from_the_file_with_its_unit_value_added_tax_and_headers(tmp_path: Path)
                 headers_file: headers
         """
         clock = [NOON]
-        around = Surroundings(lambda: clock[0], cache=tmp_path / "cache", jitter=0.0)
-        source = price_source(load(text, str(tmp_path / "tpw.yaml")), around)
+        around = FeedContext(lambda: clock[0], cache=tmp_path / "cache", jitter=0.0)
+        source = load(text, str(tmp_path / "tpw.yaml")).tariff.prices(around)
         assert source is not None
         (now,) = source.intervals(NOON, NOON + 1)
         assert now.price_per_kwh == pytest.approx(0.08 * 1.19)
@@ -188,7 +186,7 @@ def test_prices_that_stop_are_asked_for_every_minute_and_say_so(tmp_path: Path) 
     with PageServer(tsdb) as server:
         text = f"{{kind: intervals, format: prometheus, url: '{server.url}/prefix', query: p}}"
         clock = [NOON]
-        source = price_source(load(f"tariff: {{currency: EUR, energy: {text}}}"), Surroundings(lambda: clock[0]))
+        source = load(f"tariff: {{currency: EUR, energy: {text}}}").tariff.prices(FeedContext(lambda: clock[0]))
         assert source is not None
         assert source.intervals(NOON, NOON + 1)
         assert source.trouble is None
@@ -211,7 +209,9 @@ def test_carbon_intensity_is_read_the_same_way(tmp_path: Path) -> None:
             carbon: {{kind: intervals, format: prometheus, url: '{server.url}/prefix', query: c, unit: kg/kWh,
                       basis: average_direct}}
         """
-        source = intensity_source(load(text), Surroundings(lambda: NOON, cache=tmp_path / "cache"))
+        carbon = load(text).carbon
+        assert carbon is not None
+        source = carbon.source(None, FeedContext(lambda: NOON, cache=tmp_path / "cache"))
         assert source is not None
         (found,) = source.intervals(NOON, NOON + 1)
     assert found.grams_per_kwh == pytest.approx(380)

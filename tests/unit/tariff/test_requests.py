@@ -10,8 +10,9 @@ import pytest
 from tpw.http.messages import Answer, Request
 from tpw.model import Reason, SourceError
 from tpw.tariff import entsoe, octopus
-from tpw.tariff.intervals import PRESETS, FromAddress, FromFile
+from tpw.tariff.intervals import PRESETS
 from tpw.tariff.layout import Layout
+from tpw.tariff.lists import FromAddress, FromFile
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "tariff"
 START, END = 1781474400.0, 1781560800.0  # 2026-06-14T22:00Z, a day

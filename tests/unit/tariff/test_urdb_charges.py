@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpw.config import load
-from tpw.config.feeds import Surroundings
-from tpw.config.prices import price_source
 from tpw.http.messages import Answer, Request
 from tpw.model import Reason, SourceError, StandingCharge
 from tpw.snapshot import DemandNow, demand_now
+from tpw.tariff import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import Demand, DemandRules, billed_kw, kw_months, recorded, settled
 from tpw.tariff.layers import Layers
@@ -233,9 +232,8 @@ class World:
               vat: 0.10
               energy: {{kind: urdb, label: 68c0cb49d7afaa668b0dc6fc, api_key_file: key, charges: {charged}{more}}}
         """
-        found = price_source(
-            load(text, str(directory / "tpw.yaml")),
-            Surroundings(lambda: self.now, self.fetch, directory / "prices", 0.0),
+        found = load(text, str(directory / "tpw.yaml")).tariff.prices(
+            FeedContext(lambda: self.now, self.fetch, directory / "prices", 0.0)
         )
         assert found is not None
         return found

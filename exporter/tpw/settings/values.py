@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from tpw.config import times
-from tpw.config.nodes import shortened
-from tpw.config.problems import did_you_mean
-from tpw.config.scalars import Scalar
-from tpw.config.shapes import ListOf
+from tpw.settings import times
+from tpw.settings.shapes import ListOf, Scalar
+from tpw.settings.words import did_you_mean, shortened
 
 
 def duration(minimum: float, maximum: float) -> Scalar:
@@ -107,34 +105,6 @@ def clock_time() -> Scalar:
         return int(match.group(1)) * 60 + int(match.group(2))
 
     return Scalar("a time of day such as 13:00", parse, {"type": "string", "pattern": r"^\d{1,2}:\d{2}$"})
-
-
-def bidding_zone() -> Scalar:
-    """A bidding zone by name or energy identification code."""
-
-    def parse(value: str) -> str:
-        from tpw.tariff.entsoe import ZONES, area_code
-
-        try:
-            area_code(value)
-        except ValueError as error:
-            raise ValueError(f"{error}{did_you_mean(value, ZONES)}") from None
-        return value
-
-    return Scalar("a bidding zone such as DE-LU", parse, {"type": "string", "minLength": 2})
-
-
-def octopus_tariff_code() -> Scalar:
-    """A tariff code of Octopus Energy."""
-
-    def parse(value: str) -> str:
-        from tpw.tariff.octopus import product_of
-
-        product_of(value)
-        return value
-
-    words = "a tariff code such as E-1R-AGILE-24-10-01-C"
-    return Scalar(words, parse, {"type": "string", "pattern": "^E-1R-[A-Z0-9-]+-[A-P]$"})
 
 
 def calendar_date() -> Scalar:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import date
 
-from tpw.config.problems import did_you_mean
+from tpw.settings.words import did_you_mean
 
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
@@ -21,16 +21,16 @@ def duration_seconds(text: str) -> float:
     """Seconds of ``1s``, ``500ms``, ``5m`` or ``1h30m``."""
     if re.fullmatch(r"[+-]?\d+(\.\d+)?", text):
         raise ValueError(f"`{text}` lacks a unit: write {text.lstrip('+-')}s for seconds, or ms, m, h, d")
-    position, seconds, seen = 0, 0.0, []
+    position, seconds, units = 0, 0.0, []
     for match in _DURATION_PART.finditer(text):
         if match.start() != position:
             break
         position = match.end()
-        seen.append(match.group(2))
+        units.append(match.group(2))
         seconds += float(match.group(1)) * _UNIT_SECONDS[match.group(2)]
-    if position != len(text) or not seen:
+    if position != len(text) or not units:
         raise ValueError(f"`{text}` is not a duration: write 500ms, 1s, 5m or 1h30m")
-    if len(set(seen)) != len(seen):
+    if len(set(units)) != len(units):
         raise ValueError(f"`{text}` names a unit twice")
     return seconds
 

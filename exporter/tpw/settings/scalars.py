@@ -1,48 +1,12 @@
-"""Shapes of single values: texts, choices, switches, numbers, paths. Each is read from the text in the file."""
+"""Shapes of single values: texts, choices, switches, numbers. ``parse`` raises ValueError with a sentence."""
 
 from __future__ import annotations
 
-import os.path
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from yaml.nodes import Node, ScalarNode
-
-from tpw.config.nodes import BAD, Origin, Walk, described, is_null, shortened
-from tpw.config.problems import did_you_mean, listed
-from tpw.config.shapes import JsonSchema
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A single value, read from the text that stands in the file.
-
-    ``parse`` raises ValueError with a sentence. ``bare`` values (numbers, switches) may not stand in quotes.
-    """
-
-    words: str
-    parse: Callable[[str], Any]
-    json: Mapping[str, Any]
-    bare: bool = False
-
-    def read(self, node: Node, walk: Walk, path: str) -> Any:
-        """See Shape."""
-        if not isinstance(node, ScalarNode):
-            return walk.problem(node, path, f"should be {self.words}, not {described(node)}")
-        if is_null(node):
-            return walk.problem(node, path, f"has no value: give {self.words}, or remove the line")
-        if self.bare and node.style in {"'", '"'} and node.value:
-            return walk.problem(node, path, f"should be {self.words}: write {shortened(node.value)} without quotes")
-        try:
-            return self.parse(node.value)
-        except ValueError as error:
-            return walk.problem(node, path, str(error))
-
-    def schema(self) -> JsonSchema:
-        """See Shape."""
-        return dict(self.json)
+from tpw.settings.shapes import JsonSchema, Scalar
+from tpw.settings.words import did_you_mean, listed, shortened
 
 
 def text(words: str = "a text", *, pattern: str = "", advice: str = "") -> Scalar:
@@ -138,30 +102,6 @@ def _finite(value: str, words: str) -> float:
     amounts = re.findall(r"[+-]?\d+(?:\.\d+)?", compact)
     if len(amounts) == 1:
         raise ValueError(
-            f"`{shortened(compact)}` should be {words}: write {amounts[0]} alone, units and currency are said elsewhere"
+            f"`{shortened(compact)}` should be {words}: write {amounts[0]} alone, units and currency are separate settings"
         )
     raise ValueError(f"`{shortened(compact)}` should be {words}")
-
-
-def file_path(words: str = "the path of a file") -> FilePath:
-    """A path. Relative ones start at the directory of the configuration file."""
-    return FilePath(words)
-
-
-@dataclass(frozen=True, slots=True)
-class FilePath:
-    """A path, as text. Whether something is there is found out when it is needed: secrets may be mounted later."""
-
-    words: str
-
-    def read(self, node: Node, walk: Walk, path: str) -> Any:
-        """See Shape."""
-        value = text(self.words).read(node, walk, path)
-        from_file = not isinstance(node.start_mark, Origin)  # a flag's path starts at the working directory
-        if value is BAD or os.path.isabs(value) or not walk.directory or not from_file:  # noqa: PTH117
-            return value
-        return os.path.join(walk.directory, value)  # noqa: PTH118
-
-    def schema(self) -> JsonSchema:
-        """See Shape."""
-        return {"type": "string", "minLength": 1}

@@ -1,0 +1,183 @@
+"""A list of numbers by interval, in a file, at an address or in a Prometheus: its settings, and what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpw.settings.scalars import choice, switch, text
+from tpw.settings.shapes import BAD, FilePath, ListOf, MapOf, Report, setting
+from tpw.settings.values import duration, http_url, time_zone
+from tpw.tariff import FeedContext
+from tpw.tariff.feed import Reader
+from tpw.tariff.layout import Layout
+from tpw.tariff.schedule import Publication, Schedule
+
+_MINUTE_SECONDS, _SIX_HOURS_SECONDS = 60.0, 6 * 3600.0
+_ROW_KEYS = ("rows", "time", "end", "where")
+_ROW_DEFAULTS = {"delimiter": ",", "columns": False, "stamp": "start", "time_format": "iso", "ignore_offset": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Any JSON or CSV from a `url` or `file`, or a series in a Prometheus."""
+
+    url: str | None = setting(
+        http_url(),
+        "Address of the list; `{start}` and `{end}` in it are replaced by times in UTC. With format prometheus, the"
+        " address of Prometheus.",
+        default=None,
+    )
+    file: str | None = setting(FilePath(), "File with the list, looked at once a minute.", default=None)
+    token_file: str | None = setting(FilePath(), "File with a bearer token to send.", default=None)
+    headers_file: str | None = setting(
+        FilePath(), "File with HTTP headers to send, one `Name: value` a line.", default=None
+    )
+    format: str = setting(
+        choice("json", "csv", "prometheus"),
+        "Form of the list; `prometheus` asks a Prometheus for `query`.",
+        default="json",
+    )
+    query: str | None = setting(
+        text("a PromQL query"),
+        "With format prometheus: PromQL that gives one series. A value holds until the next; without a sample nothing is"
+        " known.",
+        default=None,
+    )
+    delimiter: str = setting(text("one character", pattern="."), "CSV: what separates the columns.", default=",")
+    rows: tuple[str, ...] = setting(
+        ListOf(text("a path"), "a path, or a list of paths", or_one=True),
+        "JSON: path of the list of rows, such as `data.prices`; several are read one after the other.",
+        default=(),
+        default_words="the document itself",
+    )
+    columns: bool = setting(
+        switch(), "JSON: times and numbers are parallel lists instead of fields of a row.", default=False
+    )
+    time: str | None = setting(text("a field"), "Field, column or path of the time.", default=None)
+    end: str | None = setting(text("a field"), "Field of the end of the interval, where there is one.", default=None)
+    where: Mapping[str, str] = setting(
+        MapOf(text("a value"), "a mapping of fields to values"),
+        "Only rows whose fields have these values.",
+        default=dict,
+        default_words="all rows",
+    )
+    stamp: str = setting(
+        choice("start", "end"), "Whether the time is the start or the end of its interval.", default="start"
+    )
+    time_format: str = setting(
+        text("iso, unix, unix_ms or a pattern such as %d.%m.%Y %H:%M", pattern="iso|unix|unix_ms|.*%.*"),
+        "How times are written.",
+        default="iso",
+    )
+    timezone: str | None = setting(
+        time_zone(), "Zone of times that name none.", default=None, default_words="tariff.timezone, else UTC"
+    )
+    ignore_offset: bool = setting(
+        switch(), "The offset or Z of the times is wrong: they are local to `timezone`.", default=False
+    )
+    resolution: float | None = setting(
+        duration(60.0, 31 * 86400.0),
+        "Length of an interval, where no end is given. With format prometheus, the step of the query.",
+        default=None,
+        default_words="the shortest distance between two times; with format prometheus 1m",
+    )
+    every: float | None = setting(
+        duration(60.0, 7 * 86400.0),
+        "How often the list is asked for at least.",
+        default=None,
+        default_words="6h; with format prometheus 1m",
+    )
+
+    def check_list(self, path: str, number_key: str, timezone: str | None, report: Report) -> None:
+        """Report what a list lacks. ``number_key`` is the setting that names the number's field."""
+        if self.format == "prometheus":
+            self._check_prometheus(path, number_key, report)
+            return
+        if self.query is not None:
+            report(f"{path}.query", "needs `format: prometheus`")
+        for key in ("time", number_key):
+            if getattr(self, key) is None:
+                report(path, f"needs `{key}`: the field of the {key} in the list")
+        if self.format == "csv" and (self.rows or self.columns):
+            report(f"{path}.format", "csv has no `rows` or `columns`: a line is a row; remove them")
+        if self.file is not None and (self.token_file is not None or self.headers_file is not None):
+            report(f"{path}.file", "is not fetched over HTTP: remove `token_file` and `headers_file`")
+        if self.ignore_offset and self.timezone is None and timezone is None:
+            report(f"{path}.ignore_offset", "needs `timezone`: the zone of the times")
+
+    def _check_prometheus(self, path: str, number_key: str, report: Report) -> None:
+        if self.file is not None:
+            report(f"{path}.file", "is not a Prometheus: give its address as `url`, or another `format`")
+        elif self.query is None:
+            report(path, "needs `query`: the PromQL of one series")
+        if self.url and ("{" in self.url or "?" in self.url):
+            report(
+                f"{path}.url",
+                "give the address of Prometheus alone, such as http://prometheus:9090: times are added to it",
+            )
+        unused = [key for key in (number_key, *_ROW_KEYS) if getattr(self, key)]
+        unused += [key for key, plain in _ROW_DEFAULTS.items() if getattr(self, key) not in (plain, BAD)]
+        for key in unused:
+            report(
+                f"{path}.{key}",
+                "has no effect with `format: prometheus`: remove it",
+            )
+
+    @property
+    def _is_fetched(self) -> bool:
+        """Whether it is a list at an address. A file and a Prometheus keep their own numbers and cost nothing to read."""
+        return self.file is None and self.format != "prometheus"
+
+    def layout(
+        self, number_field: str | None, timezone: str | None, *, per_mwh: bool = False, in_minor_units: bool = False
+    ) -> Layout:
+        """Where the numbers are in the list."""
+        return Layout(
+            price=number_field or "",
+            time=self.time or "",
+            end=self.end or "",
+            rows=self.rows or ("",),
+            is_columnar=self.columns,
+            is_csv=self.format == "csv",
+            delimiter=self.delimiter,
+            where=self.where,
+            stamps_end=self.stamp == "end",
+            time_format=self.time_format,
+            timezone=self.timezone or timezone or "UTC",
+            ignores_offset=self.ignore_offset,
+            per_mwh=per_mwh,
+            in_minor_units=in_minor_units,
+            resolution_seconds=self.resolution,
+        )
+
+    def reader(self, layout: Layout, context: FeedContext) -> Reader:
+        """What reads the list."""
+        url, login = self.url or "", (self.token_file, self.headers_file)
+        if self.format == "prometheus":
+            from tpw.tariff.prometheus import STEP_SECONDS, FromPrometheus
+
+            step = self.resolution or STEP_SECONDS
+            return FromPrometheus(url, self.query or "", context.fetch, step, layout.factor, *login)
+        from tpw.tariff.lists import FromAddress, FromFile
+
+        if self.file is not None:
+            return FromFile(self.file, layout)
+        return FromAddress(url, layout, context.fetch, token_file=self.token_file, headers_file=self.headers_file)
+
+    def schedule(self, publication: Publication | None, context: FeedContext) -> Schedule:
+        """When the list is read: a file and a Prometheus once a minute, an address as the settings ask."""
+        if self._is_fetched:
+            return Schedule(publication, every_seconds=self.every or _SIX_HOURS_SECONDS, jitter=context.jitter)
+        every = self.every if self.file is None else None
+        return Schedule(
+            every_seconds=every or _MINUTE_SECONDS,
+            patience_seconds=_MINUTE_SECONDS,
+            last_retry_seconds=_MINUTE_SECONDS,
+        )
+
+    def cache_file(self, context: FeedContext, reader: Reader, layout: Layout) -> Path | None:
+        """Where fetched numbers are kept. Numbers read with another layout (unit, zone, end of an interval) have another
+        file, though they came from the same address."""
+        return context.cache_file(reader.name, f"{reader.identity} {layout!r}") if self._is_fetched else None
