@@ -1,4 +1,4 @@
-"""A server on a loopback port that says byte for byte what a test wants it to say."""
+"""A server on a loopback port that sends byte for byte what a test scripts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,12 +15,13 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as it came."""
+    """One request."""
 
     path: str
     headers: dict[str, str]
+    """Names in lower case."""
     connection: int
-    """Which connection it came by, from 1."""
+    """Number of the connection it arrived on, from 1."""
 
 
 def answer(
@@ -29,7 +31,7 @@ def answer(
     content_type: str = "text/plain; version=0.0.4",
     headers: dict[str, str] | None = None,
 ) -> bytes:
-    """A well-formed answer that keeps the connection."""
+    """A well-formed answer that keeps the connection open."""
     raw = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status} Status", f"Content-Type: {content_type}", f"Content-Length: {len(raw)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -39,7 +41,7 @@ def answer(
 NOT_FOUND = answer('{"detail":"Not Found"}', status=404, content_type="application/json")
 
 Script = Callable[[Asked], bytes | None]
-"""What to say; None hangs up. An answer with ``Connection: close`` is followed by hanging up."""
+"""Returns the answer to a request; None hangs up. An answer with ``Connection: close`` is followed by hanging up."""
 
 
 @dataclass
@@ -48,6 +50,8 @@ class PageServer:
 
     script: Script
     tls: ssl.SSLContext | None = None
+    drips_from: bytes | None = None
+    """After these bytes of an answer, one byte is sent every 20 ms: b"" drips the whole answer."""
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
 
@@ -76,7 +80,7 @@ class PageServer:
         return self._listener.fileno()
 
     def hang_up(self) -> None:
-        """Drop every open connection, as a server that is restarted does."""
+        """Close every open connection, as a restart of a server does."""
         with self._lock:
             still_open, self._open = self._open, set()
         for connection in still_open:
@@ -85,7 +89,7 @@ class PageServer:
             connection.close()
 
     def paths(self) -> list[str]:
-        """What was asked for so far."""
+        """The paths of all requests so far."""
         return [asked.path for asked in self.asked]
 
     def _accept(self) -> None:
@@ -116,14 +120,25 @@ class PageServer:
                         headers[name.lower()] = value.strip()
                     asked = Asked(request.split()[1].decode(), headers, number)
                     self.asked.append(asked)
-                    said = self.script(asked)
-                    if said is None:
+                    data = self.script(asked)
+                    if data is None:
                         return
-                    connection.sendall(said)
-                    if b"connection: close" in said.partition(b"\r\n\r\n")[0].lower() or said.startswith(b"HTTP/1.0"):
+                    self._send(connection, data)
+                    if b"connection: close" in data.partition(b"\r\n\r\n")[0].lower() or data.startswith(b"HTTP/1.0"):
                         return
         except OSError:
             return
+
+    def _send(self, connection: socket.socket, data: bytes) -> None:
+        if self.drips_from is None:
+            connection.sendall(data)
+            return
+        start = data.index(self.drips_from) + len(self.drips_from)
+        if start:
+            connection.sendall(data[:start])
+        for index in range(start, len(data)):
+            connection.sendall(data[index : index + 1])
+            time.sleep(0.02)
 
 
 def pages(by_path: dict[str, bytes]) -> Script:

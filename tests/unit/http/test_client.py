@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import socket
-import threading
 import time
 from pathlib import Path
 
@@ -129,25 +128,6 @@ def test_secrets_are_read_again_after_a_refusal(tmp_path: Path) -> None:
         assert (first, rest, server.connections) == (403, [200, 200], 2)
 
 
-def dripping(data: bytes, seconds: float = 0.02) -> tuple[socket.socket, threading.Thread]:
-    """A server that sends one byte at a time until its client hangs up."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            try:
-                for index in range(len(data)):
-                    connection.sendall(data[index : index + 1])
-                    time.sleep(seconds)
-            except OSError:
-                return
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    return listener, thread
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -157,14 +137,12 @@ def dripping(data: bytes, seconds: float = 0.02) -> tuple[socket.socket, threadi
     ],
 )
 def test_a_head_that_is_dripped_is_cut_off_at_the_deadline(data: bytes) -> None:
-    listener, thread = dripping(data)
-    with listener:
+    with PageServer(lambda asked: data, drips_from=b"") as server:
         began = time.monotonic()
-        failure = failure_of(Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_seconds=0.2))
-        took = time.monotonic() - began
-        thread.join(5)
+        failure = failure_of(Client(server.url, timeout_seconds=0.2))
+        seconds = time.monotonic() - began
     assert failure.reason is Reason.TIMEOUT
-    assert took < 2.0
+    assert seconds < 2.0
 
 
 def test_every_read_is_given_only_what_is_left_of_the_deadline() -> None:

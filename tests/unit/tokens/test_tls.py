@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from support.certificates import certify, server_context
 from support.pageserver import PageServer, answer, pages
 from tpw.assembly import token_source
 from tpw.config.schema import Server
@@ -20,14 +20,6 @@ from tpw.tokens.engines import DIALECTS
 from tpw.tokens.reading import summary
 
 PAGE = answer('vllm:generation_tokens_total{model_name="m"} 7\n')
-
-
-def certify(folder: Path, name: str, subject: str) -> None:
-    """A key and a certificate that is its own authority."""
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}"]
-    files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
-    subprocess.run([*made, *names, *files], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +32,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serving(pki: Path, name: str = "server", *, wants: str = "") -> PageServer:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pki / f"{name}.pem", pki / f"{name}.key")
+    context = server_context(pki, name)
     if wants:
         context.load_verify_locations(pki / f"{wants}.pem")
         context.verify_mode = ssl.CERT_REQUIRED
