@@ -64,7 +64,7 @@ def test_chunked_answers_keep_the_connection() -> None:
         assert server.connections == 1
 
 
-def test_an_answer_whose_end_is_that_of_the_connection_is_marked() -> None:
+def test_an_answer_that_ends_with_its_connection_is_marked() -> None:
     with PageServer(lambda asked: b"HTTP/1.0 200 OK\r\nContent-Type: Text/Plain; a=b\r\n\r\nhello") as server:
         client = Client(server.url)
         found = client.request()
