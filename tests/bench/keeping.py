@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from tpw import logs
-from tpw.assembly import policy
 from tpw.config.load import load
+from tpw.daemon.pricing import Feeds, policy
 from tpw.ledger.advance import advance
 from tpw.ledger.tick import Tick
 from tpw.model import (
@@ -29,7 +29,6 @@ from tpw.model import (
     ServerReading,
     TokenSeries,
 )
-from tpw.outlook import Outlook
 from tpw.polling import SourceHealth
 from tpw.store.sqlite import BooksFile
 
@@ -85,8 +84,8 @@ def bytes_after(days: int, gpus: int) -> list[int]:
     )
     now = START
     config = load(CONFIG)
-    outlook = Outlook(config, lambda name: SourceHealth(name, clock=float, wall=float), lambda: now)
-    rules = policy(config, outlook.ask(START))
+    feeds = Feeds(config, lambda name: SourceHealth(name, clock=float, wall=float), lambda: now)
+    rules = policy(config, feeds.read_all(START))
     sizes = []
     with tempfile.TemporaryDirectory() as directory:
         file = BooksFile(Path(directory), wall=lambda: now)
@@ -95,7 +94,7 @@ def bytes_after(days: int, gpus: int) -> list[int]:
             seen = tick(number, boards)
             now = seen.at.wall_seconds
             if number % 60 == 0:
-                rules = policy(config, outlook.ask(now))
+                rules = policy(config, feeds.read_all(now))
             books = file.save(advance(books, seen, rules))
             if number and number % int(86400 / TICK_SECONDS) == 0:
                 sizes.append(sum(path.stat().st_size for path in Path(directory).iterdir()))

@@ -166,9 +166,9 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
     last = page(daemon)
     assert last.value("tpw_server_tokens_total", **output) - later.value("tpw_server_tokens_total", **output) == more
     log = daemon.child.log.read_text()
-    assert log.count(f'event="server found" server={name} ') == 2
+    assert log.count(f"event=server_found server={name} ") == 2
     assert log.count(f"event=source_down source=server:{name} ") == 1
-    assert log.count(f'event="server gone" server={name}\n') == 1
+    assert log.count(f"event=server_removed server={name}\n") == 1
 
 
 def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_them_hold(

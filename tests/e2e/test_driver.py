@@ -83,5 +83,5 @@ def test_a_driver_that_was_replaced_under_it_ends_the_process_for_the_supervisor
 
     assert daemon.child.process.wait(timeout=20) == 1
     log = daemon.child.log.read_text()
-    assert 'event="cannot go on"' in log
+    assert "event=driver_lost" in log
     assert "restart the exporter" in log

@@ -244,7 +244,7 @@ def test_a_server_without_slots_is_counted_at_the_end_of_requests_and_that_is_sa
 
     assert settle(daemon, {"output": float(made)}, first) == {"output": float(made)}
     assert page(daemon).value("tpw_server_info", server="chat", cadence="finish") == 1.0
-    assert daemon.child.log.read_text().count('event="not all is told" server=chat') == 1
+    assert daemon.child.log.read_text().count("event=server_incomplete server=chat") == 1
     assert any("--slots" in note for note in daemon.status()["notes"])
 
 

@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tpw import assembly
 from tpw.config import load
+from tpw.daemon import pricing
+from tpw.daemon.pricing import Facts
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
-from tpw.outlook import Facts
 from tpw.tariff import FeedContext
 from tpw.tariff.curve import PriceCurve
 
@@ -117,7 +117,7 @@ def test_a_years_contract_is_the_sum_of_its_minutes(timezone: str) -> None:
     config = load(CONTRACT.format(zone=timezone))
     source = config.tariff.prices(FeedContext(lambda: start))
     assert source is not None
-    policy = assembly.policy(config, Facts(PriceCurve.of(source.intervals(start, end)), pue=1.25))
+    policy = pricing.policy(config, Facts(PriceCurve.of(source.intervals(start, end)), pue=1.25))
 
     stretches = list(loads(start, end, timezone))
     books, joules = Books(), 1e6

@@ -101,8 +101,8 @@ def init_fails(error: str) -> Do:
 
 def supervised(n: Node) -> None:
     """The daemon has said that it cannot go on; its supervisor starts it again, on the driver that is there now."""
-    assert n.daemon.fatal is not None
-    assert "mismatch" in n.daemon.fatal.detail
+    assert n.daemon._node.meters.fatal is not None
+    assert "mismatch" in n.daemon._node.meters.fatal.detail
     n.nvml.load_driver()
     n.restart()
 

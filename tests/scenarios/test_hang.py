@@ -14,8 +14,8 @@ from fakenvml import FakeNvml
 from scenarios.conftest import shut_down
 from support.scraped import parse
 from support.servers import http_request
-from tpw.app import Daemon
 from tpw.config.load import load
+from tpw.daemon.daemon import Daemon
 from tpw.exposition.render import Page
 from tpw.exposition.serving import Server
 from tpw.exposition.web import Web

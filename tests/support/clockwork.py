@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from support.pageserver import PageServer, answer
-from tpw.app import Daemon
 from tpw.config.schema import Config
+from tpw.daemon.daemon import Daemon
 from tpw.model import EnergyMethod, Gpu, GpuSample, Sharing
 from tpw.store.sqlite import BooksFile
 
@@ -174,9 +174,9 @@ def live(
     """A daemon's life from one tick to another. It is stopped when it is returned; its last snapshot stands."""
     daemon = Daemon(config, books, clock=clock.monotonic, wall=clock.wall, accelerators=[meter])
     clock.elapsed_seconds = float(from_tick * truth.tick_seconds)
-    daemon.look()
+    daemon.poll_all()
     for tick in range(from_tick + 1, to_tick + 1):
         clock.elapsed_seconds = float(tick * truth.tick_seconds)
-        daemon.look_again()
+        daemon.tick()
     daemon.stop()
     return daemon

@@ -1,6 +1,6 @@
 """Real daemons live through the day of :mod:`support.fleetday`, and every page they show is kept as Prometheus would.
 
-Each node runs :class:`tpw.app.Daemon` on a clock of its own with its books on disk: boards that answer as the day says, a
+Each node runs the real daemon on a clock of its own with its books on disk: boards that answer as the day says, a
 powercap tree, and the servers' pages over HTTP, as vLLM prints them. Nothing between them and the page is stood in for.
 What Prometheus itself adds to a scrape (``up``, its duration, ``process_*`` of another process) is made up here.
 """
@@ -18,8 +18,8 @@ from support import fleetday as day
 from support.fleetday import BOARDS, SERVERS, START, TICK, Board, Node
 from support.pageserver import Asked, PageServer, answer
 from support.samples import Labels, Samples, Series
-from tpw.app import Daemon
 from tpw.config.load import load
+from tpw.daemon.daemon import Daemon
 from tpw.exposition.render import Format, Page
 from tpw.model import EnergyMethod, Gpu, GpuSample, Reason, SourceError
 from tpw.store.sqlite import BooksFile
@@ -212,7 +212,7 @@ class Exporter:
             self.stop()
             return
         if self.daemon is not None and not day.begins(self.node, now):
-            self.daemon.look_again()
+            self.daemon.tick()
             return
         self.stop()
         text = day.configuration(self.node, now, self.urls, str(self.folder / "sys"))
@@ -224,7 +224,7 @@ class Exporter:
         file = BooksFile(self.folder / "state", self.clock.wall)
         self.daemon = Daemon(config, file, clock=self.clock.monotonic, wall=self.clock.wall, accelerators=[self.boards])
         self.began = now
-        self.daemon.look()
+        self.daemon.poll_all()
 
     def stop(self) -> None:
         """End the process, if there is one."""

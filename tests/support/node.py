@@ -18,8 +18,8 @@ import pynvml
 from fakenvml import FakeNvml
 from support.scraped import Page as Scraped
 from support.scraped import parse
-from tpw.app import Daemon
 from tpw.config.load import load
+from tpw.daemon.daemon import Daemon
 from tpw.exposition.render import Format, Page
 from tpw.ledger.books import GpuAccount
 from tpw.polling.health import BackOff
@@ -80,10 +80,10 @@ class Node:
         books = None if self._state is None else BooksFile(self._state)
         meter = NvmlMeter(self.nvml.now)
         daemon = Daemon(config, books, clock=self.nvml.now, wall=self.wall, accelerators=[meter])
-        poller = daemon._accelerators[0]
+        poller = daemon._node.meters.accelerators[0]
         poller._back_off = BackOff(1.0, 60.0, lambda: 0.5)
         poller._reader.pause = lambda: None  # type: ignore[method-assign]  # the test samples, by its own clock
-        daemon.look()
+        daemon.poll_all()
         return daemon
 
     def wall(self) -> float:
@@ -103,13 +103,13 @@ class Node:
         self._let_returned_calls_end()
         self._in_tick.set()
         try:
-            self.daemon.look_again()
+            self.daemon.tick()
         finally:
             self._in_tick.clear()
 
     def sample(self) -> None:
         """What the poller's thread does between two ticks, now."""
-        poller, done = self.daemon._accelerators[0], threading.Event()
+        poller, done = self.daemon._node.meters.accelerators[0], threading.Event()
 
         def task(worker: Worker) -> None:
             try:
@@ -147,13 +147,13 @@ class Node:
             self._in_tick.wait()
             if self._ended:
                 return
-            if self.nvml.hanging > len(self.daemon._accelerators[0]._reader.hung):
+            if self.nvml.hanging > len(self.daemon._node.meters.accelerators[0]._reader.hung):
                 self.nvml.advance(0.02)
             time.sleep(0.002)
 
     def _let_returned_calls_end(self) -> None:
         """Threads whose call has come back end on their own, a moment later in real time."""
-        poller = self.daemon._accelerators[0]
+        poller = self.daemon._node.meters.accelerators[0]
         if not poller._reader.hung:
             return
         board = next(i for i in range(self.nvml.count) if self.nvml.uuid(i) in poller._reader.hung)

@@ -1,13 +1,17 @@
-"""The arrows between the rooms of the package, and who may import what from outside it."""
+"""Which package may import which, and who may import what from outside the project."""
 
 from __future__ import annotations
 
 import ast
+import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import tpw
 
 PACKAGE = Path(__file__).resolve().parents[2] / "exporter" / "tpw"
 
@@ -29,31 +33,54 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"model", "ledger", "exposition.figures"},
     "config": {"settings", "tariff", "carbon"},
     "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
-    "scheduler": {"model", "logs"},
 }
-"""Room -> what of ours it may import besides itself and the version. Rooms that are not listed compose the others."""
+"""Package -> what of ours it may import besides itself and the version. What is not listed puts the others together."""
 
-COMPOSERS = {"app", "assembly", "outlook", "cli", "simulation", "__main__", "__init__"}
+COMPOSERS = {"daemon", "cli", "simulation", "__main__", "__init__"}
 
 SOURCES = {"power", "tokens", "tariff", "carbon", "discovery"}
-"""Carbon feeds come the way price feeds come, so that one room may use the other's machinery: its arrow says so."""
+"""They do not import each other, except that carbon feeds use the machinery of price feeds."""
 
 ONLY_IN: dict[str, set[str]] = {
-    "apscheduler": {"scheduler"},
+    "apscheduler": {"daemon"},
     "prometheus_client": {"exposition"},
     "yaml": {"config", "exposition", "cli"},
     "pynvml": {"power"},
-    "psutil": {"discovery", "power", "cli", "app"},
-    "structlog": {"logs", "polling", "exposition", "app", "assembly", "cli", "scheduler", "store"},
+    "psutil": {"discovery", "power", "cli"},
+    "structlog": {"logs", "polling", "exposition", "daemon", "cli", "store"},
 }
-"""Distribution's module -> the rooms that may import it. What is not listed may not be imported at all."""
+"""Distribution's module -> the packages that may import it. What is not listed may not be imported at all."""
+
+MAX_LINES = 250
+"""Of a file in ``daemon``."""
+
+MAX_FIELDS = 15
+"""Of a class."""
+
+MANY_FIELDS = {
+    # Rows of data, one field per thing that is stored, shown or configured.
+    "config/tables.py: Table",
+    "exposition/status.py: GpuStatus",
+    "exposition/status.py: Status",
+    "ledger/books.py: Books",
+    "ledger/books.py: GpuAccount",
+    "ledger/books.py: ServerAccount",
+    "tariff/layout.py: Layout",
+    "tokens/dialects.py: Dialect",
+    # To be split.
+    "http/client.py: Client",
+    "power/external.py: ExternalMeter",
+    "power/nvml_board.py: Board",
+    "tokens/scrape.py: ScrapeSource",
+}
+"""Classes that have more."""
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(module: Path) -> str:
+def package_of(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -65,71 +92,82 @@ def imports_of(module: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
             assert node.module is not None
-            if node.module == "tpw":  # `from tpw import model` names a room, `from tpw import __version__` does not
+            if node.module == "tpw":  # `from tpw import model` names a package, `from tpw import __version__` does not
                 yield from ("tpw" if alias.name.startswith("__") else f"tpw.{alias.name}" for alias in node.names)
             else:
                 yield node.module
 
 
-def of_ours(module: Path) -> set[str]:
-    """The rooms' modules it imports, without the leading ``tpw.``."""
+def own_imports(module: Path) -> set[str]:
+    """What it imports of our other packages, without the leading ``tpw.``."""
     names = {name.removeprefix("tpw.") for name in imports_of(module) if name.startswith("tpw.")}
-    return {name for name in names if name.split(".")[0] != room_of(module)}
+    return {name for name in names if name.split(".")[0] != package_of(module)}
 
 
-def from_outside(module: Path) -> set[str]:
+def outside_imports(module: Path) -> set[str]:
     """Top-level names it imports that are neither ours nor the standard library's."""
     names = {name.split(".")[0] for name in imports_of(module)}
     return names - set(sys.stdlib_module_names) - {"tpw"}
 
 
-def test_every_room_is_listed():
-    rooms = {room_of(module) for module in modules()}
-    assert rooms - set(MAY_IMPORT) - COMPOSERS == set()
+def test_every_package_is_listed():
+    packages = {package_of(module) for module in modules()}
+    assert packages - set(MAY_IMPORT) - COMPOSERS == set()
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_room_imports_only_what_its_arrows_allow(room):
-    allowed = MAY_IMPORT[room]
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_only_what_it_may(package):
+    allowed = MAY_IMPORT[package]
     forbidden = {
         f"{module.relative_to(PACKAGE)} imports {name}"
         for module in modules()
-        if room_of(module) == room
-        for name in of_ours(module)
-        if not any(name == each or name.startswith(f"{each}.") for each in allowed)
+        if package_of(module) == package
+        for name in own_imports(module)
+        if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in allowed)
     }
     assert forbidden == set()
 
 
-def test_nobody_but_composers_imports_a_composer():
+def test_only_composers_import_a_composer():
     offenders = {
         f"{module.relative_to(PACKAGE)} imports {name}"
         for module in modules()
-        if room_of(module) not in COMPOSERS
-        for name in of_ours(module)
+        if package_of(module) not in COMPOSERS
+        for name in own_imports(module)
         if name.split(".")[0] in COMPOSERS
     }
     assert offenders == set()
 
 
-def test_each_distribution_is_imported_only_where_it_belongs():
+def test_the_daemon_does_not_import_the_command_line():
     offenders = {
         f"{module.relative_to(PACKAGE)} imports {name}"
         for module in modules()
-        for name in from_outside(module)
-        if room_of(module) not in ONLY_IN.get(name, set())
+        if package_of(module) == "daemon"
+        for name in own_imports(module)
+        if name.split(".")[0] in COMPOSERS | {"exposition", "report"}
     }
     assert offenders == set()
 
 
-def test_sources_know_neither_prometheus_nor_scheduler_nor_configuration_nor_each_other():
+def test_each_distribution_is_imported_only_where_it_may_be():
+    offenders = {
+        f"{module.relative_to(PACKAGE)} imports {name}"
+        for module in modules()
+        for name in outside_imports(module)
+        if package_of(module) not in ONLY_IN.get(name, set())
+    }
+    assert offenders == set()
+
+
+def test_sources_import_neither_prometheus_nor_apscheduler_nor_the_configuration_nor_each_other():
     foreign = {"prometheus_client", "apscheduler", "yaml"}
     offenders = {
         f"{module.relative_to(PACKAGE)} imports {name}"
         for module in modules()
-        if room_of(module) in SOURCES
-        for name in (from_outside(module) & foreign)
-        | {name for name in of_ours(module) if name.split(".")[0] in SOURCES - MAY_IMPORT[room_of(module)]}
+        if package_of(module) in SOURCES
+        for name in (outside_imports(module) & foreign)
+        | {name for name in own_imports(module) if name.split(".")[0] in SOURCES - MAY_IMPORT[package_of(module)]}
     }
     assert offenders == set()
 
@@ -138,28 +176,62 @@ def test_the_hook_imports_only_the_standard_library():
     offenders = {
         f"{module.relative_to(PACKAGE)} imports {name}"
         for module in modules()
-        if room_of(module) == "hook"
-        for name in from_outside(module) | of_ours(module)
+        if package_of(module) == "hook"
+        for name in outside_imports(module) | own_imports(module)
     }
     assert offenders == set()
 
 
-def test_the_page_of_the_architecture_tells_these_rooms_and_arrows():
-    import re
-
-    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text().split("## Rooms")[1].split("\n## ")[0]
+def test_the_architecture_page_lists_these_packages_and_imports():
+    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text().split("## Packages")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
-    assert {room: set(re.findall(r"`([\w.]+)`", arrows)) for room, arrows in rows} == MAY_IMPORT
-    composers = set(re.findall(r"`(\w+)`", text.split("\n`app`", 1)[1].split("put the rooms together")[0])) | {"app"}
+    assert {package: set(re.findall(r"`([\w.]+)`", allowed)) for package, allowed in rows} == MAY_IMPORT
+    composers = set(re.findall(r"`(\w+)`", text.split("\nComposers:", 1)[1].split(".")[0]))
     assert composers == {name for name in COMPOSERS if not name.startswith("__")}
 
 
-def test_the_tests_import_the_wheel_when_told_so():
-    """``make test`` puts the built wheel first; a suite that then read the sources would prove nothing about it."""
-    import os
+def test_no_file_of_the_daemon_is_long():
+    lengths = {module.name: len(module.read_text().splitlines()) for module in (PACKAGE / "daemon").glob("*.py")}
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
-    import tpw
 
+def test_no_class_has_many_fields():
+    large = {
+        f"{module.relative_to(PACKAGE)}: {name}": fields
+        for module in modules()
+        for name, fields in classes(module)
+        if fields > MAX_FIELDS
+    }
+    assert {name: fields for name, fields in large.items() if name not in MANY_FIELDS} == {}
+
+
+def classes(module: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of fields of each class: annotated ones, and attributes that ``__init__`` assigns."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        fields = {
+            statement.target.id
+            for statement in node.body
+            if isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and "ClassVar" not in ast.unparse(statement.annotation)
+        }
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                fields |= {
+                    target.attr
+                    for target in ast.walk(method)
+                    if isinstance(target, ast.Attribute)
+                    and isinstance(target.ctx, ast.Store)
+                    and isinstance(target.value, ast.Name)
+                    and target.value.id == "self"
+                }
+        yield node.name, len(fields)
+
+
+def test_the_tests_import_the_wheel_that_make_built():
+    """``make test`` puts the built wheel first. Tests that read the sources instead would prove nothing about it."""
     wheel = os.environ.get("TPW_TEST_WHEEL")
     expected = Path(wheel).resolve() / "tpw" if wheel else PACKAGE
     assert Path(tpw.__file__).resolve().parent == expected

@@ -16,15 +16,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tpw import assembly
 from tpw.config import load
+from tpw.daemon import pricing
+from tpw.daemon.pricing import Facts, Feeds
 from tpw.http.messages import Answer, Request
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
-from tpw.outlook import Facts, Outlook
 from tpw.polling import SourceHealth
 from tpw.tariff import FeedContext
 from tpw.tariff.curve import PriceCurve
@@ -85,7 +85,7 @@ def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step:
         str(tmp_path / "tpw.yaml"),
     )
     clock = [JULY]
-    outlook = Outlook(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
+    feeds = Feeds(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
     policy = Policy()
     by_hours = {"dear": 0.0, "other": 0.0}
     money = dict(by_hours)
@@ -93,7 +93,7 @@ def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step:
     for tick in metered(JULY, AUGUST, step, site_watts):
         now = clock[0] = tick.at.wall_seconds
         if (now - JULY) % 86400 == 0:
-            policy = assembly.policy(config, outlook.ask(now))
+            policy = pricing.policy(config, feeds.read_all(now))
         books = without_closed(advance(books, tick, policy))
         posting = fsum(each.facility_joules for each in books.postings.values())
         moment = datetime.fromtimestamp(now - step, ZoneInfo(ZONE))
@@ -150,12 +150,12 @@ def test_a_month_of_a_public_rate_with_tiers_and_demand_above_a_block(tmp_path: 
         str(tmp_path / "tpw.yaml"),
     )
     clock = [start]
-    outlook = Outlook(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
+    feeds = Feeds(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
     policy, books = Policy(), Books()
     for tick in metered(start, end, step, lambda at: 62_000.0 if peak <= at < peak + 3600 else 40_000.0):
         now = clock[0] = tick.at.wall_seconds
         if (now - start) % 86400 == 0:
-            policy = assembly.policy(config, outlook.ask(now))
+            policy = pricing.policy(config, feeds.read_all(now))
         books = without_closed(advance(books, tick, policy))
 
     assert cost(books, "energy") == pytest.approx(15_090 * 0.0978 + 13_772 * 0.0688) == pytest.approx(2_423.3156)
@@ -181,7 +181,7 @@ def of_a_day(
     config = load(f"facility: {{host_share: false}}\ntariff: {tariff}", str(tmp_path / "tpw.yaml"))
     source = config.tariff.prices(FeedContext(lambda: start + 3600, fetch, jitter=0.0))
     assert source is not None
-    policy = assembly.policy(config, Facts(PriceCurve.of(source.intervals(start, end))))
+    policy = pricing.policy(config, Facts(PriceCurve.of(source.intervals(start, end))))
     books = Books()
     for tick in metered(start, end, 300.0, watts):
         books = advance(books, tick, policy)
@@ -273,7 +273,7 @@ NOVEMBER = local("2026-11-01T00:00", "Europe/Berlin")
 def test_a_peak_at_the_end_of_a_month_is_in_the_books_of_that_month(step: float, down_hours: int) -> None:
     """100 kW in October and November, 300 kW in October's last quarter-hour: October costs 3000 however late that is known.
     What is used while the exporter is down, half of the time before midnight, is known by its mean."""
-    policy = assembly.policy(load(DEMAND), Facts(PriceCurve()))
+    policy = pricing.policy(load(DEMAND), Facts(PriceCurve()))
     begun, end = local("2026-10-01T00:00", "Europe/Berlin"), NOVEMBER + 3 * 86400
     books, at = Books(), begun
     while at <= end:

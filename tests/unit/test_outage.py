@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from support.pageserver import Asked, PageServer, answer
-from tpw.app import Daemon
 from tpw.config.load import load
+from tpw.daemon.daemon import Daemon
 from tpw.exposition.families import families
 from tpw.ledger.books import Posting, PostingKey
 from tpw.model import Gpu, GpuSample, Sharing
@@ -150,11 +150,11 @@ def course(directory: Path, *, outage: bool, fallback: str = "") -> Course:
         books = BooksFile(directory, clock.wall)
         daemon = Daemon(config, books, clock=clock.monotonic, wall=clock.wall, accelerators=meters)
         try:
-            daemon.look()
+            daemon.poll_all()
             while clock.now < END:
                 clock.now += STEP
-                daemon._look_at_prices()
-                daemon.look_again()
+                daemon.read_feeds()
+                daemon.tick()
                 if clock.now.minute == 0:
                     pages[clock.now] = page(daemon.snapshot)
         finally:

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from tpw.assembly import known_names
 from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.config.load import load_file
 from tpw.config.problems import ConfigError
+from tpw.daemon.sources import known_names
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -1,18 +1,18 @@
-"""Reading the configuration for a command, and saying what is wrong with it."""
+"""Reads the configuration for a command and reports what is wrong with it."""
 
 from __future__ import annotations
 
 import sys
 
-from tpw.assembly import known_names
 from tpw.cli import Setting
 from tpw.config.load import load_file
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
+from tpw.daemon.sources import known_names
 
 
 def configuration(setting: Setting) -> Config:
-    """The configuration as the command line, the environment and the file say. Raises ConfigError."""
+    """The configuration from the command line, the environment and the file. Raises ConfigError."""
     return load_file(setting.config_file, overrides=setting.overrides, known=known_names())
 
 
@@ -22,6 +22,6 @@ def print_problems(error: ConfigError) -> None:
         print(problem, file=sys.stderr)
 
 
-def words(error: ConfigError) -> list[str]:
-    """The same, for an answer."""
+def problem_lines(error: ConfigError) -> list[str]:
+    """Every problem as one line."""
     return [str(problem) for problem in error.problems]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpw import logs
-from tpw.app import Daemon
 from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.cli.serving import serve
@@ -19,6 +18,7 @@ from tpw.config.flags import Override
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
+from tpw.daemon.daemon import Daemon
 from tpw.power.simulated import SimulatedMeter
 from tpw.simulation import SimulatedServer
 
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     for server in made.servers:
         server.start()
     try:
-        return serve(made.daemon, config.web, announce=announce)
+        return serve(lambda: made.daemon, config.web, announce=announce)
     finally:
         for server in made.servers:
             server.stop()

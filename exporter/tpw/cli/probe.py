@@ -11,13 +11,14 @@ from dataclasses import asdict
 from typing import Any
 
 from tpw import logs
-from tpw.app import CurrencyError, Daemon
 from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems
 from tpw.cli.holders import Holder, holders
 from tpw.cli.surroundings import print_surroundings, surroundings
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
+from tpw.daemon.daemon import Daemon
+from tpw.daemon.persistence import CurrencyError
 from tpw.model import HostMethod
 from tpw.snapshot import Snapshot
 
@@ -48,9 +49,9 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     except (CurrencyError, ValueError) as error:
         print(f"{setting.config_file or '<no file>'}: {error}", file=sys.stderr)
         return 2
-    daemon.look()
+    daemon.poll_all()
     time.sleep(min(1.0, config.polling.interval))
-    daemon.look_again()
+    daemon.tick()
     found = findings(daemon.snapshot, daemon.holders(), config)
     daemon.stop()
     if arguments.json:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfoNotFoundError
 
-from tpw.assembly import state_directory
 from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems
 from tpw.config.problems import ConfigError
@@ -83,7 +82,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
         return _failed(error, 2)
     is_consistent = True
     try:
-        with BooksReader(state_directory(config)) as books:
+        with BooksReader(Path(config.state.dir)) as books:
             if arguments.check:
                 text, is_consistent = _checked(books, request.calendar)
             else:

@@ -3,58 +3,70 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from tpw import logs
-from tpw.app import CurrencyError, Daemon
-from tpw.assembly import state_directory
 from tpw.cli import Setting
-from tpw.cli.configuration import configuration, print_problems, words
-from tpw.cli.serving import serve
+from tpw.cli.configuration import configuration, print_problems, problem_lines
+from tpw.cli.serving import StartError, serve
 from tpw.config.problems import ConfigError
-from tpw.store.sqlite import BooksFile, StateDirectoryError, StoreError
+from tpw.config.schema import Config
+
+if TYPE_CHECKING:
+    from tpw.daemon.daemon import Daemon
 
 _log = structlog.get_logger("tpw")
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Run until told to end."""
+    """Run until SIGTERM or SIGINT."""
     try:
         config = configuration(setting)
     except ConfigError as error:
         print_problems(error)
         return 2
     logs.configure(config.log.level, config.log.format)
-    notes: list[str] = []
-    books: BooksFile | None = None
-    try:
-        books = BooksFile(state_directory(config), keep_seconds=config.state.keep)
-    except StateDirectoryError as error:
-        notes.append(f"The books are not kept: {error}. Counters begin anew with every start.")
-        _log.warning("books not kept", detail=str(error), hint="give a directory it may write with --state.dir")
-    except StoreError as error:
-        _log.error("books not opened", detail=str(error))
-        return 1
-    if books is not None and books.set_aside is not None:
-        _log.error("unreadable books set aside", file=str(books.set_aside), hint="counters begin anew")
-        notes.append(f"The books could not be read and begin anew; the old file is {books.set_aside}.")
-    try:
-        daemon = Daemon(config, books, notes=notes)
-    except (CurrencyError, ValueError) as error:
-        print(f"{setting.config_file or '<no file>'}: {error}", file=sys.stderr)
-        return 2
 
-    def reload() -> Sequence[str]:
+    def reload(daemon: Daemon) -> Sequence[str]:
+        from tpw.daemon.persistence import CurrencyError
+
         try:
             daemon.reload(configuration(setting))
         except ConfigError as error:
             daemon.reload_failed()
-            return words(error)
+            return problem_lines(error)
         except (CurrencyError, ValueError, TimeoutError) as error:
             return [str(error)]
         return []
 
-    return serve(daemon, config.web, reload)
+    return serve(lambda: new_daemon(config, setting.config_file), config.web, reload)
+
+
+def new_daemon(config: Config, config_file: str | None) -> Daemon:
+    """The daemon on its books, not started. Raises StartError."""
+    # Imported here, where the HTTP server listens already.
+    from tpw.daemon.daemon import Daemon
+    from tpw.daemon.persistence import CurrencyError
+    from tpw.store.sqlite import BooksFile, StateDirectoryError, StoreError
+
+    notes: list[str] = []
+    books: BooksFile | None = None
+    try:
+        books = BooksFile(Path(config.state.dir), keep_seconds=config.state.keep)
+    except StateDirectoryError as error:
+        notes.append(f"The books are not saved: {error}. Counters begin at zero with every start.")
+        _log.warning("books_not_saved", detail=str(error), hint="Give a writable directory with --state.dir.")
+    except StoreError as error:
+        _log.error("books_open_failed", detail=str(error))
+        raise StartError("", 1) from error
+    if books is not None and books.set_aside is not None:
+        _log.error("books_unreadable", file=str(books.set_aside), hint="Counters begin at zero.")
+        notes.append(f"The books could not be read and begin at zero; the old file is {books.set_aside}.")
+    try:
+        return Daemon(config, books, notes=notes)
+    except (CurrencyError, ValueError) as error:
+        raise StartError(f"{config_file or '<no file>'}: {error}", 2) from error

@@ -1,4 +1,8 @@
-"""A daemon with its HTTP server and its signals: what ``run`` and ``demo`` share."""
+"""The daemon's process: its HTTP server, its signals and its end. ``run`` and ``demo`` share it.
+
+The HTTP server listens first. Everything that may take long or hang (opening the books, drivers, feeds, reloads) runs on
+other threads, and the end waits for none of them.
+"""
 
 from __future__ import annotations
 
@@ -6,106 +10,262 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
 from tpw import __version__
-from tpw.app import Daemon
 from tpw.config.schema import Web as WebSettings
 from tpw.exposition.access import Access
-from tpw.exposition.process import ProcessTail
-from tpw.exposition.render import Page
+from tpw.exposition.http1 import Request, Response
 from tpw.exposition.serving import ListenError, Server
-from tpw.exposition.web import Web
 from tpw.exposition.web_config import WebConfigError
+
+if TYPE_CHECKING:
+    from tpw.daemon.daemon import Daemon
+    from tpw.exposition.web import Web
+    from tpw.model import SourceError
+    from tpw.snapshot import Snapshot
 
 _log = structlog.get_logger("tpw")
 
-_DEED_SECONDS = 10.0
-"""How long an operator's request waits for the tick that does it."""
-_NOT_RELEASED = "a driver call does not return, or no tick came; it is done as soon as it can be: ask again"
-_NOT_RESUMED = "no tick came: the pollers do not move; see the log of the exporter"
+REQUEST_SECONDS = 10.0
+"""How long an operator's request waits for the tick that carries it out."""
+START_SECONDS = 60.0
+"""How long a start counts as healthy without a tick: the books of years are loaded in seconds."""
+STOP_HTTP_SECONDS = 0.5
+STOP_DAEMON_SECONDS = 2.0
+
+_NOT_RELEASED = (
+    "A driver call has not returned, or no tick came. The driver is released as soon as possible: ask again."
+)
+_NOT_RESUMED = "No tick came, polling has stopped: see the log of the exporter."
+
+Reload = Callable[["Daemon"], Sequence[str]]
+"""Reads the configuration again and puts it in force. Returns what is wrong with it."""
+Event = Callable[[], "int | None"]
+"""What the main thread is to do next; an exit status ends the process."""
+
+
+class StartError(Exception):
+    """The daemon cannot be started. ``status`` is the exit status of the process; a message is printed."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Starting:
+    """Answers until the first snapshot is there, and from then on hands requests to the real handler."""
+
+    def __init__(self) -> None:
+        self.handler: Callable[[Request], Response] | None = None
+        self.awaited: Callable[[], Sequence[str]] = lambda: ["the books: they are being opened"]
+        self._since_seconds = time.monotonic()
+
+    def __call__(self, request: Request) -> Response:
+        if self.handler is not None:
+            return self.handler(request)
+        if request.path == "/-/healthy" and time.monotonic() - self._since_seconds < START_SECONDS:
+            return Response(b"healthy\n", headers=(("Cache-Control", "no-store"),))
+        lines = "\n".join(("not ready; awaited:", *self.awaited(), "the first tick"))
+        return Response(f"{lines}\n".encode("utf-8", "replace"), 503, headers=(("Retry-After", "1"),))
+
+
+class _Process:
+    """One daemon from its start to its end.
+
+    Events reach the main thread through one queue, which a signal handler may use at any moment.
+
+    Args:
+        new_daemon: makes the daemon; may take long. Raises StartError.
+        web: where to listen.
+        reload: see :data:`Reload`; None where nothing can be reloaded.
+    """
+
+    def __init__(self, new_daemon: Callable[[], Daemon], web: WebSettings, reload: Reload | None) -> None:
+        self._new_daemon = new_daemon
+        self._web = web
+        self._reload = reload
+        self._daemon: Daemon | None = None
+        self._front = _Starting()
+        self._is_stopping = False
+        self._events: SimpleQueue[Event] = SimpleQueue()
+
+    def listen(self) -> Server:
+        """Listen. Raises ListenError, WebConfigError, ValueError."""
+        gate = None if self._web.config_file is None else Access(Path(self._web.config_file))
+        server = Server([self._web.listen_address], self._front, gate=gate)
+        server.start()
+        return server
+
+    def handle_signals(self) -> None:
+        """React to signals from now on."""
+        signals: dict[signal.Signals, Event] = {
+            signal.SIGTERM: lambda: 0,
+            signal.SIGINT: lambda: 0,
+            signal.SIGHUP: self._reload_aside,
+            signal.SIGUSR1: self._release,
+            signal.SIGUSR2: self._resume,
+        }
+        for number, event in signals.items():
+            signal.signal(number, partial(self._on_signal, event))
+
+    def run(self, started: Callable[[], None]) -> int:
+        """Start the daemon and wait for the end. Returns the exit status.
+
+        Args:
+            started: called once there is a snapshot.
+        """
+        threading.Thread(target=self._start, args=(started,), name="start", daemon=True).start()
+        while True:
+            status = self._events.get()()
+            if status is not None:
+                return status
+
+    def stop(self) -> None:
+        """Stop the daemon, if there is one by now."""
+        self._is_stopping = True
+        if self._daemon is not None:
+            self._daemon.stop(STOP_DAEMON_SECONDS)
+
+    # ------------------------------------------------------------------------------------------- on the start's thread
+
+    def _start(self, started: Callable[[], None]) -> None:
+        try:
+            daemon = self._new_daemon()
+            handler = self._handler(daemon)
+        except StartError as error:
+            status = error.status
+            if str(error):
+                print(error, file=sys.stderr)
+            self._events.put(lambda: status)
+            return
+        except Exception:  # noqa: BLE001 - of a thread nobody waits for: the process must not stay without a daemon
+            _log.exception("start_failed")
+            self._events.put(lambda: 1)
+            return
+
+        def publish(snapshot: Snapshot) -> None:
+            handler.prepare(snapshot)
+            if self._front.handler is None:
+                self._front.handler = handler
+                self._events.put(started)
+
+        daemon.on_snapshot = publish
+        daemon.on_fatal = lambda error: self._events.put(lambda: _fatal(error))
+        self._front.awaited = self._awaited
+        self._daemon = daemon
+        if self._is_stopping:
+            daemon.stop()
+        else:
+            daemon.start()
+
+    def _handler(self, daemon: Daemon) -> Web:
+        from tpw.exposition.process import ProcessTail
+        from tpw.exposition.render import Page
+        from tpw.exposition.web import Web
+
+        reload = self._reload
+        return Web(
+            lambda: daemon.snapshot,
+            Page(ProcessTail()),
+            telemetry_path=self._web.telemetry_path,
+            reload=None if reload is None else lambda: reload(daemon),
+            release=lambda: [] if daemon.release(REQUEST_SECONDS) else [_NOT_RELEASED],
+            resume=lambda: [] if daemon.resume(REQUEST_SECONDS) else [_NOT_RESUMED],
+            awaited=self._awaited,
+            host=socket.gethostname(),
+        )
+
+    def _awaited(self) -> Sequence[str]:
+        """What must be tried before the exporter is ready. Without names where a password protects them: probes need
+        none (see :mod:`tpw.exposition.access`)."""
+        awaited = [] if self._daemon is None else self._daemon.awaited()
+        if self._web.config_file is None:
+            return awaited
+        return [
+            f"a {phrase.partition(' ')[0]}" if phrase.startswith(("meter ", "server ")) else phrase
+            for phrase in awaited
+        ]
+
+    # --------------------------------------------------------------------------------------------------------- signals
+
+    def _on_signal(self, event: Event, _number: int, _frame: FrameType | None) -> None:
+        self._events.put(event)
+
+    def _reload_aside(self) -> None:
+        """Reload on a thread of its own: it waits for feeds."""
+        threading.Thread(target=self._reload_logged, name="reload", daemon=True).start()
+
+    def _reload_logged(self) -> None:
+        if self._reload is not None and self._daemon is not None:
+            for problem in self._reload(self._daemon):
+                _log.error("reload_failed", detail=problem)
+
+    def _release(self) -> None:
+        # To reset or partition a GPU, every client of its driver must be closed for a while.
+        if self._daemon is not None:
+            self._daemon.release()
+
+    def _resume(self) -> None:
+        if self._daemon is not None:
+            self._daemon.resume()
 
 
 def serve(
-    daemon: Daemon,
+    new_daemon: Callable[[], Daemon],
     web: WebSettings,
-    reload: Callable[[], Sequence[str]] | None = None,
+    reload: Reload | None = None,
     announce: Callable[[int], None] | None = None,
 ) -> int:
     """Run a daemon until SIGTERM or SIGINT. Returns the exit status.
 
     Args:
-        daemon: not started.
+        new_daemon: makes the daemon, not started; may take long. Raises StartError.
         web: where to listen.
-        reload: reads the configuration anew and puts it in force; returns what is wrong with it.
-        announce: told the port once everything answers.
+        reload: see :data:`Reload`; None where nothing can be reloaded.
+        announce: called with the port once there is a first snapshot.
     """
-    ended = threading.Event()
-    again = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
-
-    def reread(number: int, frame: FrameType | None) -> None:
-        again.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGHUP, reread)
-    # Whoever wants to reset or partition a GPU needs every client of its driver gone for a while.
-    signal.signal(signal.SIGUSR1, lambda number, frame: daemon.release())
-    signal.signal(signal.SIGUSR2, lambda number, frame: daemon.resume())
-
-    handler = Web(
-        lambda: daemon.snapshot,
-        Page(ProcessTail()),
-        telemetry_path=web.telemetry_path,
-        reload=reload,
-        release=lambda: [] if daemon.release(_DEED_SECONDS) else [_NOT_RELEASED],
-        resume=lambda: [] if daemon.resume(_DEED_SECONDS) else [_NOT_RESUMED],
-        host=socket.gethostname(),
-    )
-    daemon.on_snapshot = handler.prepare
+    process = _Process(new_daemon, web, reload)
+    process.handle_signals()
     try:
-        gate = None if web.config_file is None else Access(Path(web.config_file))
-        server = Server([web.listen_address], handler, gate=gate)
+        server = process.listen()
     except (WebConfigError, ValueError) as error:
-        _log.error("web configuration", detail=str(error))
+        _log.error("web_config_invalid", detail=str(error))
         return 2
-    try:
-        daemon.start()
-        server.start()
     except ListenError as error:
-        _log.error("cannot listen", detail=str(error))
-        daemon.stop()
+        _log.error("listen_failed", detail=str(error))
         return 1
-    _log.info("started", version=__version__, address=web.listen_address, pid=os.getpid())
-    if announce is not None:
-        announce(server.ports[0])
-    _settle_memory()
+
+    def started() -> None:
+        _log.info("started", version=__version__, address=web.listen_address, pid=os.getpid())
+        if announce is not None:
+            announce(server.ports[0])
+        _freeze_memory()
+
     try:
-        while not ended.wait(1.0):
-            daemon.keep_ticking()
-            if again.is_set():
-                again.clear()
-                for problem in reload() if reload is not None else ():
-                    _log.error("configuration not reloaded", detail=problem)
-            if daemon.fatal is not None:
-                _log.error("cannot go on", detail=daemon.fatal.detail, hint=daemon.fatal.hint)
-                return 1
-        return 0
+        return process.run(started)
     finally:
-        server.stop()
-        daemon.stop()
+        server.stop(STOP_HTTP_SECONDS)
+        process.stop()
         _log.info("stopped")
 
 
-def _settle_memory() -> None:
-    """What start-up made lives as long as the process: the collector need not look at it again at every turn."""
+def _fatal(error: SourceError) -> int:
+    _log.error("driver_lost", detail=error.detail, hint=error.hint)
+    return 1
+
+
+def _freeze_memory() -> None:
+    """Exempt what the start has allocated from garbage collection: it is used until the end."""
     gc.collect()
     gc.freeze()

@@ -41,6 +41,7 @@ class Web:
         reload: for ``POST /-/reload``. Actions run one at a time; None where an action is not available.
         release: for ``POST /-/release``: closes the GPU driver.
         resume: for ``POST /-/resume``: opens the GPU driver again.
+        awaited: what must be tried before the exporter is ready, one phrase each; empty once it is.
         host: name of this host, for the title of the landing page.
         clock: monotonic; the clock of the snapshots.
     """
@@ -54,6 +55,7 @@ class Web:
         reload: Action | None = None,
         release: Action | None = None,
         resume: Action | None = None,
+        awaited: Callable[[], Sequence[str]] = tuple,
         host: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,6 +68,7 @@ class Web:
             "/-/release": (release, "released", "the GPU driver is not released yet:", 503),
             "/-/resume": (resume, "resumed", "the GPU driver was not opened again:", 503),
         }
+        self._awaited = awaited
         self._host = host
         self._clock = clock
         self._waste = WasteTrend()
@@ -165,14 +168,12 @@ class Web:
         return Response(text.encode(), 503, headers=(_NO_STORE,))
 
     def _is_ready(self, request: Request) -> Response:
-        """Ready once every source was read once in this process, whether it succeeded or not; then for good."""
+        """Ready once nothing is awaited any more; then for good."""
         if not self._ready:
-            sources = self._get_snapshot().sources
-            untried = sum(source.read_duration_seconds is None for source in sources)
-            if untried:
-                # Without names, since this path needs no password (tpw.exposition.access).
-                text = f"not ready: waiting for the first read of {untried} of {len(sources)} sources; / lists them\n"
-                return Response(text.encode(), 503, headers=(_NO_STORE,))
+            awaited = self._awaited()
+            if awaited:
+                lines = "\n".join(("not ready; awaited:", *awaited))
+                return Response(f"{lines}\n".encode("utf-8", "replace"), 503, headers=(_NO_STORE,))
             self._ready = True
         return Response(b"ready\n", headers=(_NO_STORE,))
 

@@ -41,10 +41,10 @@ def shown() -> Iterator[Snapshot]:
     made = scene((), clock.monotonic, clock.wall)
     for server in made.servers:
         server.start()
-    made.daemon.look()
+    made.daemon.poll_all()
     for _ in range(70):
         clock.elapsed_seconds += 1.0
-        made.daemon.look_again()
+        made.daemon.tick()
     yield made.daemon.snapshot
     made.daemon.stop()
     for server in made.servers:

@@ -13,8 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tpw.assembly import known_names
 from tpw.config.load import load
+from tpw.daemon.sources import known_names
 from tpw.exposition.web_config import load as load_web
 from tpw.power import ACCELERATOR_METERS, HOST_METERS, meter_options
 from tpw.power.nvml_codes import library_error

@@ -147,19 +147,14 @@ def test_healthy_while_the_pollers_move(interval: float, age: float, status: int
         assert b"the last poll was at 2026-01-01 00:00:00 UTC" in answer.body
 
 
-def test_ready_once_every_source_was_read_and_then_for_good():
-    tried = SourceStatus("nvml", up=False, read_duration_seconds=0.1, failures=(("absent", 1),))
-    untried = SourceStatus("server:chat", up=False, reads=7)
-    current = Current(replace(empty_snapshot(), sources=(tried, untried)))
-    handler = Web(current, Page())
+def test_ready_once_nothing_is_awaited_and_then_for_good():
+    awaited = ["meter nvml", "server chat"]
+    handler = Web(Current(empty_snapshot()), Page(), awaited=lambda: awaited)
     answer = get(handler, "/-/ready")
-    assert (answer.status, answer.body) == (
-        503,
-        b"not ready: waiting for the first read of 1 of 2 sources; / lists them\n",
-    )
-    current.snapshot = replace(empty_snapshot(), sources=(tried,))
+    assert (answer.status, answer.body) == (503, b"not ready; awaited:\nmeter nvml\nserver chat\n")
+    awaited.clear()
     assert get(handler, "/-/ready").status == 200
-    current.snapshot = replace(empty_snapshot(), sources=(tried, untried))
+    awaited.append("server new")
     assert get(handler, "/-/ready").status == 200
 
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from support.pageserver import PageServer, answer, pages
-from tpw import assembly
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
+from tpw.daemon import sources
 from tpw.model import Cadence, Load, Role
 from tpw.tokens.dialects import Candidate, Dialect, Kind
 from tpw.tokens.engines import DIALECTS
@@ -86,7 +86,7 @@ def entry_for(row: Dialect) -> dict[str, Any]:
 @pytest.mark.parametrize("row", DIALECTS, ids=lambda row: row.name)
 def test_a_user_can_write_every_built_in_row(row: Dialect) -> None:
     document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **entry_for(row)}]})
-    [mine, *_] = assembly.dialects(load(document))
+    [mine, *_] = sources.dialects(load(document))
     assert mine == replace(row, name=f"my-{row.name}", caveats="")
 
 
@@ -97,10 +97,10 @@ def test_t29_a_server_may_name_a_dialect_of_the_configuration_and_its_own_cadenc
             dialects: [{{name: mine, prefix: mine_, output: output_total, running: running}}]
             servers: [{{name: chat, url: "{server.url}", engine: mine, gpus: none, model: m, cadence: step}}]
             """,
-            known=assembly.known_names(),
+            known=sources.known_names(),
         )
-        rows = assembly.dialects(config)
-        source = assembly.token_source(config.servers[0], rows, time.monotonic, lambda: None)
+        rows = sources.dialects(config)
+        source = sources.token_source(config.servers[0], rows, time.monotonic, lambda: None)
         reading = source.read()
         source.close()
     assert source.dialect is rows[0]
@@ -145,7 +145,7 @@ def test_problems_of_a_dialect_are_reported_with_their_lines() -> None:
         "    bussy: works",
     ]
     with pytest.raises(ConfigError) as caught:
-        load("\n".join([*lines, "  late: perhaps"]), known=assembly.known_names())
+        load("\n".join([*lines, "  late: perhaps"]), known=sources.known_names())
     assert [(problem.line, problem.path) for problem in caught.value.problems] == [
         (4, "dialects[0].progress.busy"),
         (4, "dialects[0].progress.tokens"),

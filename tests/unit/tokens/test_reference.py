@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tpw import assembly
 from tpw.config.load import load
+from tpw.daemon import sources
 from tpw.tokens import reference
 from tpw.tokens.engines import DIALECTS
 
@@ -61,7 +61,7 @@ def examples() -> list[str]:
 
 @pytest.mark.parametrize("example", examples(), ids=lambda text: text.split()[0] + str(len(text)))
 def test_an_example_of_the_documentation_is_valid(example: str) -> None:
-    assembly.examine(load(example, known=assembly.known_names()))
+    sources.check(load(example, known=sources.known_names()))
 
 
 def test_the_documentation_has_its_examples() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from support.certificates import certify, server_context
 from support.pageserver import PageServer, answer, pages
-from tpw.assembly import token_source
 from tpw.config.schema import Server
 from tpw.config.schema import Tls as Words
+from tpw.daemon.sources import token_source
 from tpw.model import Reason, Role, ServerReading, SourceError
 from tpw.tokens.engines import DIALECTS
 from tpw.tokens.reading import summary

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tpw.assembly import known_names
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
+from tpw.daemon.sources import known_names
 
 
 def problems(text: str) -> list[str]:
@@ -41,7 +41,7 @@ def test_an_option_that_is_like_none_is_told_which_there_are() -> None:
 
 def test_a_value_that_a_meter_cannot_use_names_the_meter() -> None:
     [problem] = problems("accelerators: [{simulated: {gpus: many}}]")
-    assert problem.startswith("file:1:17: accelerators[0].simulated: an option has a value that makes no sense: ")
+    assert problem.startswith("file:1:17: accelerators[0].simulated: an option has an invalid value: ")
 
 
 def test_meters_and_dialects_are_told_together() -> None:

@@ -15,9 +15,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.pageserver import PageServer, answer, pages
-from tpw.app import CurrencyError, Daemon
 from tpw.config.load import load
 from tpw.config.schema import Config
+from tpw.daemon.daemon import Daemon
+from tpw.daemon.persistence import CurrencyError
 from tpw.model import Gpu, GpuSample, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
@@ -26,7 +27,7 @@ from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.settings import Tariff
 
-CAPTURES = Path(__file__).parents[1] / "captures"
+CAPTURES = Path(__file__).parents[2] / "captures"
 
 
 def config(gpus: str, price: float = 0.2) -> Config:
@@ -60,7 +61,7 @@ def reload(daemon: Daemon, new: Config) -> None:
     thread = threading.Thread(target=ask)
     thread.start()
     while thread.is_alive():
-        daemon.look_again()
+        daemon.tick()
         thread.join(0.01)
     assert failures == []
 
@@ -96,24 +97,24 @@ class Placed(SimulatedMeter):
 
 def test_a_board_that_another_meter_tells_under_another_name_is_booked_once() -> None:
     daemon = Daemon(config("[0]"), accelerators=[Placed(gpus=2), Renamed(gpus=3)])
-    daemon.look()
-    daemon.look_again()
+    daemon.poll_all()
+    daemon.tick()
     snapshot = daemon.snapshot
     daemon.stop()
 
     assert [account.gpu.index for account in snapshot.books.gpus.values()] == [0, 1, 2]
     assert list(snapshot.books.gpus)[2] == "PCI-2"
-    assert [note[:5] for note in snapshot.notes if "told by several meters" in note] == ["PCI-0", "PCI-1"]
+    assert [note[:5] for note in snapshot.notes if "reported by several meters" in note] == ["PCI-0", "PCI-1"]
 
 
 def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_tells() -> None:
     somebody = frozenset({1})
     first = SimulatedMeter(gpus=2, holders=lambda: {0: somebody, 1: somebody})
     daemon = Daemon(config("[0]"), accelerators=[first, Beside(gpus=2)])
-    daemon.look()
+    daemon.poll_all()
     begun = daemon.snapshot
     for _ in range(3):
-        daemon.look_again()
+        daemon.tick()
     ended = daemon.snapshot
     daemon.stop()
 
@@ -126,8 +127,8 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
         used = (after.energy_joules or 0.0) - (before.energy_joules or 0.0)
         assert sum(posting.joules for posting in of_board) == pytest.approx(used)
     assert daemon.holders() == dict.fromkeys(ended.books.gpus, somebody)
-    assert [note for note in ended.notes if "told by several meters" in note] == [
-        f"{uuid} is told by several meters of `accelerators`: only the first of them counts."
+    assert [note for note in ended.notes if "reported by several meters" in note] == [
+        f"{uuid} is reported by several meters of `accelerators`: only the first of them counts."
         for uuid in ended.books.gpus
     ]
 
@@ -137,11 +138,11 @@ def test_whose_gpus_nobody_tells_is_said_of_the_servers_that_are_to_be_found_out
     with PageServer(lambda _: answer('vllm:generation_tokens_total{model_name="m"} 5\n')) as pages:
         given = load(f"host: {{meters: []}}\nservers: [{{name: big, url: {pages.url}/metrics, gpus: {gpus}}}]")
         daemon = Daemon(given, accelerators=[Beside(gpus=2)])
-        daemon.look()
-        daemon.look_again()
+        daemon.poll_all()
+        daemon.tick()
         daemon.stop()
         notes = [note for note in daemon.snapshot.notes if "server big" in note]
-    assert [note.startswith("server big: which GPUs are its own is not known") for note in notes] == (
+    assert [note.startswith("server big: its GPUs are not known") for note in notes] == (
         [True] if gpus == "auto" else []
     )
     assert daemon.snapshot.books.servers["big"].up
@@ -164,8 +165,8 @@ def test_money_in_the_books_is_not_relabelled(tmp_path: Path, money: str) -> Non
     daemon = Daemon(
         euro("EUR"), BooksFile(tmp_path), accelerators=[SimulatedMeter(gpus=1, holders=lambda: {0: frozenset({1})})]
     )
-    daemon.look()
-    daemon.look_again()
+    daemon.poll_all()
+    daemon.tick()
     with pytest.raises(CurrencyError, match=r"tariff\.currency is USD, but the books .* hold EUR"):
         daemon.reload(euro("USD"))
     daemon.stop()
@@ -192,20 +193,20 @@ def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_s
     """By then prices were asked for again, with no board in sight that would need old ones."""
     meter = Late(gpus=1)
     first = Daemon(config("[0]"), BooksFile(tmp_path), accelerators=[meter])
-    first.look()
-    first.look_again()
+    first.poll_all()
+    first.tick()
     first.stop()
 
     meter.there = False
     later = Daemon(
         config("[0]"), BooksFile(tmp_path), accelerators=[meter], wall=lambda: time.time() + 20 * 3600.0, clock=hasty()
     )
-    later.look()
+    later.poll_all()
     reload(later, config("[0]"))
     meter.there = True
     deadline = time.monotonic() + 10.0
     while not any(account.up for account in later.snapshot.books.gpus.values()) and time.monotonic() < deadline:
-        later.look_again()
+        later.tick()
     postings = later.snapshot.books.postings.values()
     later.stop()
     assert sum(posting.seconds for posting in postings) == pytest.approx(20 * 3600.0, rel=1e-2)
@@ -225,11 +226,11 @@ def owned(daemon: Daemon) -> set[int]:
 
 
 def test_a_reload_that_gives_a_server_other_gpus_is_in_force_at_once(daemon: Daemon) -> None:
-    daemon.look()
+    daemon.poll_all()
     assert owned(daemon) == {0}
 
     reload(daemon, config("[1]"))
-    daemon.look_again()
+    daemon.tick()
 
     assert owned(daemon) == {1}
     daemon.stop()
@@ -246,23 +247,23 @@ def test_a_reload_that_gives_a_server_another_address_counts_nothing_of_what_tha
 
     with PageServer(pages(old)) as one, PageServer(pages(said)) as two:
         daemon = Daemon(at(one.url), accelerators=[SimulatedMeter(gpus=1)])
-        daemon.look()
-        daemon.look_again()
+        daemon.poll_all()
+        daemon.tick()
         reload(daemon, at(two.url))
-        daemon.look_again()
+        daemon.tick()
         said["/metrics"] = answer("llamacpp:tokens_predicted_total 5007\n")
-        daemon.look_again()
+        daemon.tick()
         daemon.stop()
     assert daemon.snapshot.books.servers["chat"].tokens == {("m", TokenKind.OUTPUT): 7.0}
 
 
 def test_a_reload_with_another_price_prices_what_comes_and_nothing_that_was(daemon: Daemon) -> None:
-    daemon.look()
-    daemon.look_again()
+    daemon.poll_all()
+    daemon.tick()
     before = sum(posting.cost["energy"] for posting in daemon.snapshot.books.postings.values())
 
     reload(daemon, config("[0]", price=0.5))
-    daemon.look_again()
+    daemon.tick()
 
     after = daemon.snapshot
     assert after.prices.now is not None
@@ -286,15 +287,15 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
             asked_by.append(threading.current_thread())
             return (PriceInterval(start_seconds, end_seconds, 0.7),)
 
-    daemon.look()
+    daemon.poll_all()
     prices: Callable[[Tariff, FeedContext], Slow] = lambda tariff, context: Slow()  # noqa: E731
     monkeypatch.setattr(Tariff, "prices", prices)
     reload(daemon, config("[0]"))
 
     assert len(asked_by) == 1
     assert asked_by[0] is not threading.current_thread()
-    daemon.look_again()
-    assert isinstance(daemon._policy.curve, PriceCurve)
+    daemon.tick()
+    assert isinstance(daemon._node.pricing.policy.curve, PriceCurve)
     assert daemon.snapshot.prices.now is not None
     assert daemon.snapshot.prices.now.price_per_kwh == 0.7
     daemon.stop()
@@ -320,7 +321,7 @@ def test_what_a_host_meter_withholds_is_a_note(tmp_path: Path) -> None:
         if zone != "intel-rapl:1":
             (directory / "energy_uj").write_text("1000000")
     daemon = Daemon(rapl(tmp_path))
-    daemon.look()
+    daemon.poll_all()
 
     assert [note[:45] for note in daemon.snapshot.notes if "rapl" in note] == [
         "No cpu energy is told by rapl: 1 of its 2 zon"
@@ -330,7 +331,7 @@ def test_what_a_host_meter_withholds_is_a_note(tmp_path: Path) -> None:
 
 def test_a_default_meter_that_this_machine_does_not_have_is_a_note_and_no_source(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path))
-    daemon.look()
+    daemon.poll_all()
 
     assert daemon.snapshot.sources == ()
     assert daemon.snapshot.books.sources == {}
@@ -341,7 +342,7 @@ def test_a_default_meter_that_this_machine_does_not_have_is_a_note_and_no_source
 
 def test_a_meter_that_is_named_stays_a_source_that_is_down(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path, ", meters: [rapl]"))
-    daemon.look()
+    daemon.poll_all()
 
     assert [(source.name, source.up, source.failures) for source in daemon.snapshot.sources] == [
         ("rapl", False, (("absent", 1),))
@@ -352,9 +353,9 @@ def test_a_meter_that_is_named_stays_a_source_that_is_down(tmp_path: Path) -> No
 
 def test_naming_a_meter_in_a_reload_makes_it_a_source(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path))
-    daemon.look()
+    daemon.poll_all()
     reload(daemon, rapl(tmp_path, ", meters: [rapl]"))
-    daemon.look_again()
+    daemon.tick()
 
     assert [source.name for source in daemon.snapshot.sources] == ["rapl"]
     daemon.stop()
@@ -366,11 +367,11 @@ def test_a_default_meter_that_is_here_is_a_source_and_its_loss_is_seen(tmp_path:
     for name, text in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "1000000")):
         (zone / name).write_text(f"{text}\n")
     daemon = Daemon(rapl(tmp_path))
-    daemon.look()
+    daemon.poll_all()
     first = [(source.name, source.up) for source in daemon.snapshot.sources]
     (zone / "energy_uj").write_text("")
     (zone / "energy_uj").unlink()
-    daemon.look_again()
+    daemon.tick()
 
     assert first == [("rapl", True)]
     assert [(source.name, source.up) for source in daemon.snapshot.sources] == [("rapl", False)]
@@ -382,7 +383,7 @@ def asked(daemon: Daemon, deed: Callable[[], bool]) -> bool:
     thread = threading.Thread(target=lambda: answers.append(deed()))
     thread.start()
     while thread.is_alive():
-        daemon.look_again()
+        daemon.tick()
         thread.join(0.01)
     return answers[0]
 
@@ -392,13 +393,13 @@ def up(daemon: Daemon) -> list[bool]:
 
 
 def test_a_driver_is_let_go_of_and_taken_up_again_on_request(daemon: Daemon) -> None:
-    daemon.look()
+    daemon.poll_all()
 
     released = asked(daemon, lambda: daemon.release(10.0))
-    daemon.look_again()
+    daemon.tick()
     meanwhile = daemon.snapshot
     resumed = asked(daemon, lambda: daemon.resume(10.0))
-    daemon.look_again()
+    daemon.tick()
 
     assert (released, resumed) == (True, True)
     assert [account.up for account in meanwhile.books.gpus.values()] == [False, False]
@@ -410,7 +411,7 @@ def test_a_driver_is_let_go_of_and_taken_up_again_on_request(daemon: Daemon) -> 
 
 
 def test_without_a_tick_nothing_is_let_go_of_and_that_is_said(daemon: Daemon) -> None:
-    daemon.look()
+    daemon.poll_all()
 
     assert not daemon.release(0.01)
     assert not daemon.resume(0.01)
@@ -425,18 +426,18 @@ def test_a_reload_leaves_a_driver_alone_that_was_let_go_of(monkeypatch: pytest.M
             opened.append("open")
             super().open()
 
-    monkeypatch.setattr("tpw.assembly.accelerator_meters", lambda config, clock: [Meter(gpus=2)])
+    monkeypatch.setattr("tpw.daemon.sources.accelerator_meters", lambda config, clock: [Meter(gpus=2)])
     daemon = Daemon(config("[0]"))
-    daemon.look()
+    daemon.poll_all()
     asked(daemon, lambda: daemon.release(10.0))
     before = len(opened)
     new = load("host: {meters: []}\ndiscovery: {processes: false}\naccelerators: [{simulated: {gpus: 3}}]\n")
 
     reload(daemon, new)
-    daemon.look_again()
+    daemon.tick()
     kept = len(opened)
     asked(daemon, lambda: daemon.resume(10.0))
-    daemon.look_again()
+    daemon.tick()
 
     assert (before, kept, len(opened)) == (1, 1, 2)
     daemon.stop()
@@ -504,7 +505,7 @@ class Standing:
 
     def pass_time(self, seconds: float) -> None:
         self.seconds += seconds
-        self.daemon.look_again()
+        self.daemon.tick()
 
     def sum(self, what: str) -> float:
         postings = self.daemon.snapshot.books.postings.values()
@@ -517,7 +518,7 @@ class Standing:
 def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> None:
     there = Standing(tmp_path, CONTRACT)
     daemon = there.daemon
-    daemon.look()
+    daemon.poll_all()
     for _ in range(40):
         there.pass_time(30.0)
     before = daemon.snapshot.books
@@ -527,7 +528,7 @@ def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> N
     assert len(before.rows) >= 1
 
     reload(daemon, there.config(OTHERS[name]))
-    daemon.look_again()
+    daemon.tick()
     after = daemon.snapshot.books
     assert after.postings == before.postings
     assert after.rows == before.rows
@@ -537,7 +538,7 @@ def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> N
         assert (stands.booked_kw_months, stands.closed_kw_months) == (stood.booked_kw_months, stood.closed_kw_months)
         assert stands.peak_watts >= stood.peak_watts
     else:
-        assert after.demand == before.demand or not daemon._policy.demand
+        assert after.demand == before.demand or not daemon._node.pricing.policy.demand
 
     energy, facility = there.sum("energy"), there.sum("facility_joules")
     for _ in range(20):
@@ -554,7 +555,7 @@ def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(("name", "pue"), [("another PUE", 1.5), ("a PUE that nobody tells", 2.0)])
 def test_another_pue_holds_for_what_comes(tmp_path: Path, name: str, pue: float) -> None:
     there = Standing(tmp_path, CONTRACT)
-    there.daemon.look()
+    there.daemon.poll_all()
     there.pass_time(30.0)
     assert there.sum("facility_joules") == pytest.approx(there.sum("joules"))
     reload(there.daemon, there.config(OTHERS[name]))
@@ -567,7 +568,7 @@ def test_another_pue_holds_for_what_comes(tmp_path: Path, name: str, pue: float)
 def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp_path: Path) -> None:
     there = Standing(tmp_path, CONTRACT)
     daemon = there.daemon
-    daemon.look()
+    daemon.poll_all()
     there.pass_time(30.0)
     before = daemon.snapshot.books
     dollars = there.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}")
@@ -578,7 +579,7 @@ def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp
         "tariff.currency is USD, but the books in the state directory hold EUR: money in them would be relabelled."
         " Keep the currency, or give a new --state.dir."
     )
-    daemon.look_again()
+    daemon.tick()
     assert daemon.snapshot.config_reload_successful is False
     assert daemon.snapshot.books.postings == before.postings
     assert daemon.snapshot.books.currency == "EUR"
@@ -597,7 +598,7 @@ def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp
 
 def test_a_currency_may_be_changed_while_there_is_no_money_in_the_books(tmp_path: Path) -> None:
     there = Standing(tmp_path, "tariff: {currency: EUR}")
-    there.daemon.look()
+    there.daemon.poll_all()
     there.pass_time(30.0)
     reload(there.daemon, there.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}"))
     there.pass_time(30.0)
@@ -613,13 +614,13 @@ def test_what_of_a_contract_is_in_no_cost_is_said_once_and_stands_in_the_notes(t
     tariff = f"tariff: {{currency: USD, timezone: America/Los_Angeles, energy: {{kind: urdb, file: {file}}}}}"
     daemon = Daemon(load(f"host: {{meters: []}}\ndiscovery: {{processes: false}}\n{tariff}"), accelerators=[])
     with capture_logs() as logs:
-        daemon.look()
-        daemon._look_at_prices()
-        daemon.look_again()
-        reload(daemon, daemon._config)
+        daemon.poll_all()
+        daemon.read_feeds()
+        daemon.tick()
+        reload(daemon, daemon._node.config)
     notes = daemon.snapshot.notes
     daemon.stop()
 
-    said = [entry["detail"] for entry in logs if entry["event"] == "not all of the contract is charged"]
+    said = [entry["detail"] for entry in logs if entry["event"] == "contract_incomplete"]
     assert len(said) == 1 and "a minimum bill (mincharge: 250 $/month)" in said[0]
     assert [note for note in notes if "minimum bill" in note] == [f"tariff: {said[0]}."]

@@ -1,4 +1,4 @@
-"""From a configuration to meters, token sources and the rules of the ledger: what the daemon is made of.
+"""Makes meters and token sources from a configuration, and checks what only they can check.
 
 Nothing here reads, opens or fetches anything.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import Parameter
-from pathlib import Path
 from typing import Any, cast
 
 from tpw.config.checks import Known
@@ -16,9 +15,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.http.client import Tls
-from tpw.ledger.tick import Policy
-from tpw.model import Cadence, Calibration, OsProcess
-from tpw.outlook import Facts
+from tpw.model import Cadence, OsProcess
 from tpw.power import (
     ACCELERATOR_METERS,
     HOST_METERS,
@@ -34,25 +31,22 @@ from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES
 from tpw.tokens.scrape import ScrapeSource, recognise_at
 
-FINISH_WINDOWS = 5.0
-"""Engines that count when a request ends are looked at over so many windows: longer than most requests take."""
-
 
 def known_names() -> Known:
-    """Names a configuration may use."""
+    """Names a configuration may use, and the checks of options and dialects."""
     return Known(
         accelerators=tuple(ACCELERATOR_METERS),
         host_meters=tuple(HOST_METERS),
         engines=tuple(ENGINES),
-        dialect=_problems_of,
+        dialect=_problems_of_dialect,
         meter=_problems_of_meter,
     )
 
 
 def _problems_of_meter(where: str, meter: Meter) -> Iterator[str]:
     """What is wrong with the options of a meter of ``accelerators`` or ``host.meters``."""
-    of_host = where == "host.meters"
-    known = meter_options((HOST_METERS if of_host else ACCELERATOR_METERS)[meter.name])
+    is_host = where == "host.meters"
+    known = meter_options((HOST_METERS if is_host else ACCELERATOR_METERS)[meter.name])
     fits = True
     for key in meter.options:
         if key not in known:
@@ -65,13 +59,13 @@ def _problems_of_meter(where: str, meter: Meter) -> Iterator[str]:
             yield f"{name}: is missing"
     if fits:
         try:
-            (host_meter if of_host else accelerator_meter)(meter.name, float, **meter.options)
+            (host_meter if is_host else accelerator_meter)(meter.name, float, **meter.options)
         except (TypeError, ValueError) as error:
-            yield f": an option has a value that makes no sense: {error}"
+            yield f": an option has an invalid value: {error}"
 
 
-def _problems_of(mapping: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is wrong with a dialect of the user's; each begins with its key path and a colon."""
+def _problems_of_dialect(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is wrong with a dialect of the user's; each problem begins with its key path and a colon."""
     try:
         _dialect(mapping)
     except ValueError as error:
@@ -88,7 +82,7 @@ def _dialect(mapping: Mapping[str, Any]) -> Dialect:
 
 
 def accelerator_meters(config: Config, clock: Clock) -> list[AcceleratorMeter]:
-    """The accelerator meters, not opened. Raises ValueError for an option that a meter does not know."""
+    """The accelerator meters, not opened. Raises ValueError for an option that a meter does not have."""
     meters: list[AcceleratorMeter] = []
     for meter in config.accelerators:
         try:
@@ -99,7 +93,7 @@ def accelerator_meters(config: Config, clock: Clock) -> list[AcceleratorMeter]:
 
 
 def host_meters(config: Config, clock: Clock) -> list[HostMeter]:
-    """The host meters, not opened. Raises ValueError for an option that a meter does not know."""
+    """The host meters, not opened. Raises ValueError for an option that a meter does not have."""
     meters: list[HostMeter] = []
     for meter in config.host.meters:
         shared = {"sysfs_root": config.host.sysfs} if "sysfs_root" in meter_options(HOST_METERS[meter.name]) else {}
@@ -111,16 +105,12 @@ def host_meters(config: Config, clock: Clock) -> list[HostMeter]:
 
 
 def dialects(config: Config) -> tuple[Dialect, ...]:
-    """The engines' rows, the user's own first. Raises ValueError."""
+    """All dialects, the user's own first. Raises ValueError."""
     return (*(_dialect(mapping) for mapping in config.dialects), *DIALECTS)
 
 
-def examine(config: Config) -> None:
-    """What only the rooms themselves can tell of a configuration: options of meters, dialects of the user's.
-
-    Raises:
-        ValueError: the first thing that is wrong.
-    """
+def check(config: Config) -> None:
+    """Raise ValueError for the first wrong option of a meter or dialect of the user's."""
     accelerator_meters(config, float)
     host_meters(config, float)
     dialects(config)
@@ -129,14 +119,15 @@ def examine(config: Config) -> None:
 def token_source(
     server: Server, rows: tuple[Dialect, ...], clock: Clock, process: Callable[[], OsProcess | None]
 ) -> ScrapeSource:
-    """The source of a configured server that has an address. Raises ValueError."""
-    assert server.url is not None  # noqa: S101 - asked by the caller
+    """The source of a server that has an address. Raises ValueError."""
+    assert server.url is not None  # noqa: S101 - checked by the caller
     dialect: Dialect | None = None
     if server.engine == "custom":
-        words = {role: {"metric": chosen.metric, "match": dict(chosen.match)} for role, chosen in server.tokens.items()}
         from tpw.tokens.mapping import dialect_from_mapping
 
-        dialect = dialect_from_mapping(words)
+        dialect = dialect_from_mapping(
+            {role: {"metric": chosen.metric, "match": dict(chosen.match)} for role, chosen in server.tokens.items()}
+        )
     elif server.engine is not None:
         dialect = next(row for row in rows if row.name == server.engine)
     tls = server.tls
@@ -161,13 +152,13 @@ def token_source(
 
 
 def probe(url: str, rows: Sequence[Engine], expected: Sequence[Engine]) -> Engine:
-    """Ask an address which of these engines speaks there, for discovery, which knows engines by their processes only.
-    Raises SourceError."""
+    """The engine that answers at an address, for discovery, which knows engines by their processes only. Raises
+    SourceError."""
     return recognise_at(url, cast("Sequence[Dialect]", rows), cast("Sequence[Dialect]", expected))
 
 
 def claim(server: Server) -> Claim:
-    """What the configuration says about a server's GPUs."""
+    """What the configuration states about a server's GPUs."""
     words = {GpuChoice.AUTO: AUTO, GpuChoice.NONE: NONE}
     return Claim(
         server.name,
@@ -176,30 +167,3 @@ def claim(server: Server) -> Claim:
         has_counters=server.url is not None,
         spans_nodes=server.spans_nodes,
     )
-
-
-def policy(config: Config, facts: Facts) -> Policy:
-    """The rules by which ticks are booked."""
-    window = config.polling.window
-    return Policy(
-        interval_seconds=config.polling.interval,
-        window_seconds=window,
-        finish_window_seconds=FINISH_WINDOWS * window,
-        pue=facts.pue,
-        host_share=config.facility.host_share,
-        currency=config.tariff.currency or "",
-        curve=facts.curve,
-        demand=(*config.tariff.demand_rules(), *facts.contract.demand),
-        standing=(*config.tariff.standing_charges(), *facts.contract.standing),
-        months=config.tariff.months(),
-        intensities=facts.intensities,
-        carbon_basis=facts.carbon_basis,
-        rates=config.costs.rates(),
-        references=tuple(item.reference() for item in config.references),
-        calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
-    )
-
-
-def state_directory(config: Config) -> Path:
-    """Where the books are kept."""
-    return Path(config.state.dir)

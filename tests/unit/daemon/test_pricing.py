@@ -10,13 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.pageserver import Asked, PageServer, answer
-from tpw import assembly
-from tpw.app import Daemon
 from tpw.cli import probe
 from tpw.config import load
 from tpw.config.schema import Config
+from tpw.daemon import pricing
+from tpw.daemon.daemon import Daemon
+from tpw.daemon.pricing import Feeds
 from tpw.exposition.families import families
-from tpw.outlook import Outlook
 from tpw.polling import SourceHealth
 from tpw.power.simulated import SimulatedMeter
 
@@ -60,19 +60,19 @@ def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path:
     facility = Facility()
     with PageServer(facility) as server, capture_logs() as log:
         settings = config(server.url, tmp_path)
-        outlook = Outlook(settings, lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
-        assert outlook.facts.pue == 1.4, "nothing was asked yet"
-        assert outlook.ask(NOW).pue == 1.25
-        assert assembly.policy(settings, outlook.facts).pue == 1.25
+        feeds = Feeds(settings, lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
+        assert feeds.facts.pue == 1.4, "nothing was asked yet"
+        assert feeds.read_all(NOW).pue == 1.25
+        assert pricing.policy(settings, feeds.facts).pue == 1.25
         for broken in (None, "NaN", "0.3"):
             facility.pue = broken
-            assert outlook.ask(NOW).pue == 1.4
-            status = next(each for each in outlook.statuses() if each.name == "pue")
+            assert feeds.read_all(NOW).pue == 1.4
+            status = next(each for each in feeds.statuses() if each.name == "pue")
             assert (status.up, bool(status.detail)) == (False, True)
         facility.pue = "1.27"
-        assert outlook.ask(NOW).pue == 1.27
-        assert all(each.up for each in outlook.statuses())
-        outlook.close()
+        assert feeds.read_all(NOW).pue == 1.27
+        assert all(each.up for each in feeds.statuses())
+        feeds.close()
     assert [entry["event"] for entry in log if entry.get("source") == "pue"].count("source_up") == 2
     assert [entry["reason"] for entry in log if entry["event"] == "source_down"] == ["malformed", "absent", "malformed"]
 
@@ -80,22 +80,22 @@ def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path:
 def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> None:
     facility = Facility(prices=None)
     with PageServer(facility) as server:
-        outlook = Outlook(config(server.url, tmp_path), lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
-        facts = outlook.ask(NOW)
-        outlook.close()
+        feeds = Feeds(config(server.url, tmp_path), lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
+        facts = feeds.read_all(NOW)
+        feeds.close()
     assert facts.pue == 1.25
     assert facts.intensities is not None
     assert facts.intensities.at(NOW) is not None
     assert facts.carbon_basis == "average_direct"
     assert facts.curve is not None
     assert facts.curve.at(NOW) is None
-    assert [(each.name, each.up) for each in outlook.statuses()] == [("tariff", False), ("carbon", True), ("pue", True)]
+    assert [(each.name, each.up) for each in feeds.statuses()] == [("tariff", False), ("carbon", True), ("pue", True)]
 
 
 def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
     with PageServer(Facility(pue=None, grams=None)) as server:
         daemon = Daemon(config(server.url, tmp_path), wall=lambda: NOW, accelerators=[SimulatedMeter(gpus=1)])
-        daemon.look()
+        daemon.poll_all()
         daemon.stop()
     page = {metric.name: dict(samples) for metric, samples in families(daemon.snapshot)}
     up = {name[0]: value for name, value in page["tpw_source_up"].items()}
@@ -108,7 +108,7 @@ def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
 
 def probed(settings: Config, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, object], str]:
     daemon = Daemon(settings, wall=lambda: NOW, accelerators=[SimulatedMeter(gpus=1)])
-    daemon.look()
+    daemon.poll_all()
     seen = probe.findings(daemon.snapshot, daemon.holders(), settings)
     daemon.stop()
     probe._print(seen)

@@ -1,0 +1,218 @@
+"""One tick: read the sources, advance the ledger, save the books, make the snapshot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from tpw.config.schema import Config
+from tpw.daemon.meters import Meters
+from tpw.daemon.ownership import Owners
+from tpw.daemon.persistence import Persistence, check_currency
+from tpw.daemon.pricing import Feeds, Pricing
+from tpw.daemon.servers import Servers
+from tpw.discovery.scan import HostScan
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.rows import price_late
+from tpw.ledger.tick import Tick
+from tpw.model import Instant, SourceStatus
+from tpw.polling import SourceHealth
+from tpw.power import AcceleratorMeter
+from tpw.snapshot import Snapshot, demand_now
+
+FIRST_HOLDERS_SECONDS = 0.5
+"""How long the start waits for the process lists of the GPUs, which the first scan needs."""
+
+
+class Node:
+    """The sources of this node, and its books. All methods belong to the tick's thread, except where noted.
+
+    Args:
+        config: a valid configuration.
+        store: where the books are kept.
+        clock: monotonic seconds.
+        wall: Unix time.
+        accelerators: meters to use in place of the configured ones.
+        notes: what the operator should know from the start.
+
+    Raises:
+        CurrencyError: the books hold another currency.
+        ValueError: a meter does not have one of its options.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Persistence,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        accelerators: Sequence[AcceleratorMeter] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.config = config
+        self._store = store
+        self._clock, self._wall = clock, wall
+        self.books = store.load()
+        check_currency(self.books, config)
+        self.meters = Meters(config, clock, self.new_health, accelerators)
+        self.owners = Owners(clock)
+        self.servers = Servers(config, clock, self.new_health, lambda: self.owners.scan)
+        self.pricing = Pricing(config, self.new_feeds(config))
+        self.is_scanned = False
+        """Whether a scan was received."""
+        self.reload_failed = False
+        self._given_notes = tuple(notes)
+        self.snapshot = Snapshot(self._now(), self.books)
+        """The newest one. Replaced as a whole, so any thread may take the reference."""
+
+    def new_health(self, name: str, *, optional: bool = False) -> SourceHealth:
+        """A health record with the counts that the books hold. From any thread."""
+        counts = self.books.sources.get(name, SourceAccount())
+        return SourceHealth(
+            name,
+            clock=self._clock,
+            wall=self._wall,
+            reads=counts.reads,
+            failures=counts.failures,
+            optional=optional,
+        )
+
+    def new_feeds(self, config: Config) -> Feeds:
+        """The feeds of a configuration. From any thread."""
+        return Feeds(config, self.new_health, self._wall)
+
+    def open_meters(self, patience_seconds: float) -> None:
+        """Open the meters, waiting so long for slow drivers, and read who holds the GPUs, so that the first scan knows."""
+        self.meters.begin()
+        self.meters.finish(self._clock() + patience_seconds)
+        self.owners.update_holders(self.meters.accelerators)
+        deadline = self._clock() + FIRST_HOLDERS_SECONDS
+        while self.meters.gpus and self._clock() < deadline:
+            if all(poller.holders() is not None for poller in self.meters.accelerators):
+                break
+            time.sleep(0.005)
+        self.owners.update_holders(self.meters.accelerators)
+
+    def tick(self, patience_seconds: float, late_seconds: float = 0.0, skipped: int = 0) -> Snapshot:
+        """Read everything, book it and return the new snapshot.
+
+        Args:
+            patience_seconds: how long slow GPUs and servers are waited for. Who answers later is read by the next tick.
+            late_seconds: by how much this tick began late.
+            skipped: ticks that were skipped before this one.
+        """
+        deadline = self._clock() + patience_seconds
+        self.meters.begin()
+        self.servers.begin()
+        self.meters.begin_hosts()
+        reading = self.meters.finish(deadline)
+        outcomes = self.servers.finish(deadline)
+        hosts = self.meters.host_samples()
+        at = self._now()
+
+        self.owners.update_holders(self.meters.accelerators)
+        owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
+        policy = self.pricing.policy
+        books = advance(self.books, Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.parts), policy)
+        if not policy.standing and "tariff" in self.pricing.feeds.awaited:
+            # The contract is not known yet. Its charges are shared late, as energy is priced late.
+            books = replace(books, standing_since_seconds=_charged_until(self.books))
+        statuses = self.statuses()
+        books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
+        self.books = books = self._store.save(books)
+        self.snapshot = Snapshot(
+            at=at,
+            books=books,
+            sources=statuses,
+            prices=self.pricing.prices(books, at.wall_seconds),
+            carbon=self.pricing.carbon(at.wall_seconds),
+            demand=demand_now(policy.demand, books.demand, at.wall_seconds),
+            pue=policy.pue,
+            references=policy.references,
+            components=policy.components,
+            config_reload_successful=not self.reload_failed,
+            poll_lag_seconds=late_seconds,
+            interval_seconds=self.config.polling.interval,
+            store_written_wall_seconds=self._store.written_wall_seconds,
+            notes=self._notes(),
+        )
+        return self.snapshot
+
+    def receive_scan(self, scan: HostScan) -> None:
+        """Poll the servers of a new scan from now on."""
+        self.is_scanned = True
+        self.owners.receive(scan)
+        self.servers.update(self.config)
+
+    def receive_facts(self, feeds: Feeds) -> None:
+        """Book by what feeds have reported from now on, unless a reload has replaced them, and price what waited for it."""
+        if feeds is self.pricing.feeds:
+            self.pricing.update(self.config)
+            self.price_late()
+
+    def price_late(self) -> None:
+        """Price energy that had no price so far, where there is one now."""
+        self.books = price_late(self.books, self.pricing.policy)
+
+    def statuses(self) -> tuple[SourceStatus, ...]:
+        """The status of every source. A default meter that this machine does not have is no source but a note."""
+        return (
+            *(health.status() for health in self.meters.health() if not health.is_omitted),
+            *self.servers.statuses(),
+            *self.pricing.feeds.statuses(),
+        )
+
+    def awaited(self) -> list[str]:
+        """What was not tried yet, one phrase each: scan, meters, servers, books. From any thread."""
+        awaited = [] if self.is_scanned else ["the scan of processes"]
+        awaited += [
+            f"meter {health.name}" for health in self.meters.health() if health.status().read_duration_seconds is None
+        ]
+        awaited += [
+            f"server {status.name.removeprefix('server:')}"
+            for status in self.servers.statuses()
+            if status.read_duration_seconds is None
+        ]
+        return [*awaited, "the books: they were not written yet"] if self._store.is_awaited else awaited
+
+    def close(self, within_seconds: float) -> None:
+        """Close all sources, waiting for hanging drivers no longer than this."""
+        self.meters.close(within_seconds)
+        self.servers.close()
+        self.pricing.feeds.close()
+
+    def _now(self) -> Instant:
+        return Instant(self._clock(), self._wall())
+
+    def _notes(self) -> tuple[str, ...]:
+        """What the operator should know, in sentences."""
+        notes = [*self._given_notes, *self.owners.notes, *self.owners.scan.problems, *self.servers.notes()]
+        notes += [*self.meters.notes(), *self.pricing.notes()]
+        if self.meters.gpus:
+            uuids = {gpu.uuid for gpu in self.meters.gpus}
+            notes += [
+                f"calibration: this node has no GPU with the UUID {uuid}: `tpw-exporter probe` lists those it has."
+                for uuid in self.pricing.policy.calibration.keys() - uuids
+            ]
+        if self._store.is_failing:
+            notes.append("The books are not being written: see the log.")
+        return tuple(notes)
+
+
+def _charged_until(books: Books) -> float | None:
+    """Unix time up to which charges of the contract are booked."""
+    if books.standing_since_seconds is not None:
+        return books.standing_since_seconds
+    return None if books.at is None else books.at.wall_seconds
+
+
+def _counts(before: Mapping[str, SourceAccount], statuses: Sequence[SourceStatus]) -> Mapping[str, SourceAccount]:
+    """Counts of the sources for the books; an account that did not change stays the same object."""
+    after = dict(before)
+    for status in statuses:
+        known = before.get(status.name)
+        if known is None or known.reads != status.reads:
+            after[status.name] = SourceAccount(status.reads, dict(status.failures))
+    return after

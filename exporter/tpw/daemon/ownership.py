@@ -1,0 +1,168 @@
+"""Which GPU belongs to which server: scans of the host, processes on the GPUs, and claims of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from tpw.config.schema import Config
+from tpw.daemon import sources
+from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
+from tpw.discovery.partition import parts
+from tpw.discovery.processes import HostProcesses
+from tpw.discovery.scan import HostScan, scan_host
+from tpw.ledger.books import Books
+from tpw.model import Gpu, Ownership, Part, ServerFault, ServerReading, Sharing
+from tpw.polling import AcceleratorPoller
+from tpw.tokens.dialects import Dialect
+
+_log = structlog.get_logger("tpw")
+
+SCAN_SECONDS = 15.0
+"""Between two scans of processes and sockets, and between two reads of the GPUs' process lists. A scan costs some 10 ms;
+a server that starts or stops triggers one at once."""
+
+Holders = Mapping[str, frozenset[int] | None]
+"""Process ids by GPU; None where the driver does not report them."""
+
+
+class Owners:
+    """Decides at every tick which GPU belongs to which server. All methods belong to the tick's thread.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.scan = HostScan()
+        """The newest scan."""
+        self.holders: Holders = {}
+        """As the driver last listed them."""
+        self.parts: Mapping[str, tuple[Part, ...]] = {}
+        """Instances of partitioned GPUs."""
+        self._sharing: Mapping[str, Sharing] = {}
+        self._sharing_read: tuple[Mapping[str, Sharing], ...] = ()
+        self._requested_at_seconds = float("-inf")
+        self._owners: dict[str, Ownership] = {}
+        self._inputs: tuple[object, ...] = ()
+        self._servers_up: set[str] = set()
+        self.notes: tuple[str, ...] = ()
+
+    def receive(self, scan: HostScan) -> None:
+        """Use a new scan from now on."""
+        for problem in scan.problems:
+            if problem not in self.scan.problems:
+                _log.warning("scan_incomplete", detail=problem)
+        if scan != self.scan:
+            self.scan = scan
+
+    def update_holders(self, pollers: Sequence[AcceleratorPoller], *, at_once: bool = False) -> None:
+        """Use the process lists that were read, and request them again at the pace of scans: they take milliseconds."""
+        # The first meter that reports a GPU is the one that counts, here as for its energy.
+        held = [poller.holders() for poller in reversed(pollers)]
+        merged = {uuid: pids for holders in held if holders for uuid, pids in holders.items()}
+        if merged != self.holders:
+            self.holders = merged
+        read = tuple(poller.sharing() for poller in reversed(pollers))
+        if read != self._sharing_read:
+            self._sharing_read = read
+            self._sharing = {uuid: sharing for by_gpu in read for uuid, sharing in by_gpu.items()}
+            self.parts = {uuid: found for uuid, sharing in self._sharing.items() if (found := parts(sharing))}
+        now = self._clock()
+        if at_once or now - self._requested_at_seconds >= SCAN_SECONDS:
+            self._requested_at_seconds = now
+            for poller in pollers:
+                poller.request_holders()
+
+    def servers_changed(self, books: Books) -> bool:
+        """Whether a server went up or down since the last call: one that stopped may have left its GPUs, one that started
+        may hold some."""
+        up = {name for name, account in books.servers.items() if account.up}
+        changed = up != self._servers_up
+        self._servers_up = up
+        return changed
+
+    def owners(
+        self,
+        claims: Mapping[str, Claim],
+        outcomes: Sequence[ServerReading | ServerFault],
+        gpus: tuple[Gpu, ...],
+        books: Books,
+    ) -> dict[str, Ownership]:
+        """Who owns what at this tick; computed again only when an input has changed."""
+        up = {name: account.up for name, account in books.servers.items() if name in claims}
+        for outcome in outcomes:
+            up[outcome.server] = isinstance(outcome, ServerReading)
+        # What did not change is the same object, so this compares references and a few booleans.
+        inputs = (self.scan, self.holders, self._sharing, gpus, claims, up)
+        if inputs == self._inputs:
+            return self._owners
+        self._inputs = inputs
+        notes: list[str] = []
+        owners = {name: self._owner(claim, gpus, notes, is_up=up.get(name, False)) for name, claim in claims.items()}
+        for note in notes:
+            if note not in self.notes and gpus:
+                _log.warning("server_gpus_unknown", detail=note)
+        self.notes = tuple(notes)
+        self._owners = owners
+        return owners
+
+    def _owner(self, claim: Claim, gpus: tuple[Gpu, ...], notes: list[str], *, is_up: bool) -> Ownership:
+        name = claim.server
+        assigned, unclear = self.scan.assigned(name, gpus) if claim.gpus == AUTO else (None, ())
+        notes.extend(f"server {name}: {problem}" for problem in unclear)
+        owner = ownership(
+            claim,
+            answering=is_up,
+            pids=self.scan.pids.get(name),
+            holders=self.holders,
+            gpus=gpus,
+            foreign_pids=self.scan.foreign(name),
+            assigned=assigned,
+            sharing=self._sharing,
+        )
+        if isinstance(claim.gpus, tuple):
+            problems = resolve(claim.gpus, gpus, self._sharing).problems
+            notes.extend(f"server {name}: {problem}" for problem in problems)
+        elif claim.gpus == AUTO and is_up and not owner.gpus:
+            hidden = len(self.scan.blind)
+            if hidden and name in self.scan.pids:
+                notes.append(
+                    f"server {name}: its GPUs are not known: the driver does not report the processes on {hidden} GPUs,"
+                    " and neither the kubelet nor the server's environment names one; list its `gpus`, or write"
+                    " `gpus: none`"
+                )
+        return owner
+
+
+class Scanner:
+    """Scans processes and sockets of this host, on the thread of the caller; one call at a time."""
+
+    def __init__(self) -> None:
+        self._rows: tuple[Dialect, ...] | None = None
+        self._processes: HostProcesses | None = None
+
+    def scan(
+        self, config: Config, rows: tuple[Dialect, ...], dialects: Mapping[str, Dialect | None], holders: Holders
+    ) -> HostScan:
+        """One scan.
+
+        Args:
+            config: configured servers, and whether to find others.
+            rows: dialects by which a process is recognised as a server.
+            dialects: those of the servers that are polled, as far as they are recognised.
+            holders: process ids by GPU.
+        """
+        if self._processes is None or rows is not self._rows:
+            self._rows, self._processes = rows, HostProcesses(dialects=rows, probe=sources.probe)
+        return scan_host(
+            self._processes,
+            {server.name: server.url for server in config.servers if server.url is not None},
+            dialects,
+            holders,
+            find=config.discovery.processes,
+            kubelet=Checkpoint(config.discovery.kubelet_checkpoint),
+        )

@@ -1,0 +1,251 @@
+"""Price, carbon intensity and PUE: the feeds of a configuration, and the rules by which the ledger books.
+
+A feed may take as long as its service takes to answer, so it is read on a thread that nothing waits for. Reading fills in a
+frozen :class:`Facts`, from which the ledger's :class:`Policy` is made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from tpw.config.schema import Config
+from tpw.ledger.books import LONGEST_SECONDS, Books
+from tpw.ledger.rows import unpriced_since
+from tpw.ledger.tick import Policy
+from tpw.model import Calibration, SourceError, SourceStatus
+from tpw.polling import SourceHealth
+from tpw.snapshot import Carbon, Prices
+from tpw.tariff import FeedContext
+from tpw.tariff.contract import Contract
+from tpw.tariff.curve import PriceCurve
+
+if TYPE_CHECKING:
+    from tpw.carbon import IntensitySource
+    from tpw.carbon.curve import IntensityCurve
+    from tpw.power.pue import PueQuery
+    from tpw.tariff.layers import Layers
+
+AHEAD_SECONDS = 48 * 3600.0
+"""How far ahead prices are read: the next change is shown, and feeds publish the day before."""
+BACK_SECONDS = 2 * 3600.0
+"""How far back they are read at least: energy of the last minutes may be reported late."""
+FINISH_WINDOWS = 5.0
+"""The window of engines that count at the end of a request, in windows of the others: longer than most requests run."""
+
+FEEDS = ("tariff", "carbon", "pue")
+
+_log = structlog.get_logger("tpw")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the feeds have reported. None where nothing is configured."""
+
+    curve: PriceCurve | None = None
+    intensities: IntensityCurve | None = None
+    carbon_basis: str = ""
+    pue: float = 1.0
+    contract: Contract = field(default_factory=Contract)
+    """What the source of the prices charges besides them."""
+
+
+def policy(config: Config, facts: Facts) -> Policy:
+    """The rules by which ticks are booked."""
+    window = config.polling.window
+    return Policy(
+        interval_seconds=config.polling.interval,
+        window_seconds=window,
+        finish_window_seconds=FINISH_WINDOWS * window,
+        pue=facts.pue,
+        host_share=config.facility.host_share,
+        currency=config.tariff.currency or "",
+        curve=facts.curve,
+        demand=(*config.tariff.demand_rules(), *facts.contract.demand),
+        standing=(*config.tariff.standing_charges(), *facts.contract.standing),
+        months=config.tariff.months(),
+        intensities=facts.intensities,
+        carbon_basis=facts.carbon_basis,
+        rates=config.costs.rates(),
+        references=tuple(item.reference() for item in config.references),
+        calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
+    )
+
+
+def wanted_since(books: Books, now_seconds: float) -> float:
+    """Unix time since which there is energy that may still need a price."""
+    since = [now_seconds]
+    for account in books.gpus.values():
+        since += [piece.start_seconds for piece in account.pending[:1]]
+        since += [] if account.away_since_seconds is None else [account.away_since_seconds]
+    if books.resumed and books.at is not None:
+        since.append(books.at.wall_seconds)
+    unpriced = unpriced_since(books)
+    since += [] if unpriced is None else [unpriced]
+    return max(min(since), now_seconds - LONGEST_SECONDS)
+
+
+class Feeds:
+    """The feeds of one configuration. Nothing is read before :meth:`read`.
+
+    Args:
+        config: a valid configuration.
+        new_health: makes the health record of a source by its name.
+        wall: Unix time.
+    """
+
+    def __init__(self, config: Config, new_health: Callable[[str], SourceHealth], wall: Callable[[], float]) -> None:
+        self._wall = wall
+        state = Path(config.state.dir)
+        self._prices: Layers | None = config.tariff.prices(FeedContext(wall, cache=state / "prices"))
+        self._carbon: IntensitySource | None = None
+        if config.carbon is not None:
+            context = FeedContext(wall, cache=state / "carbon")
+            self._carbon = config.carbon.source(config.tariff.timezone, context)
+        self._pue: PueQuery | None = None
+        pue = config.facility.pue
+        self._fallback_pue = float(pue if isinstance(pue, float | int) else pue.fallback)
+        if not isinstance(pue, float | int):
+            from tpw.power.pue import PueQuery
+
+            self._pue = PueQuery(pue.url, pue.query, headers_file=pue.headers_file or "")
+        configured = {"tariff": self._prices, "carbon": self._carbon, "pue": self._pue}
+        self._health = {name: new_health(name) for name, source in configured.items() if source is not None}
+        self._lock = threading.Lock()
+        self.awaited = set(self._health)
+        """Names of the feeds that were never read to an end."""
+        self.facts = Facts(PriceCurve() if self._prices else None, pue=self._fallback_pue)
+        """What was reported last. A feed that is down leaves what it had reported."""
+
+    @property
+    def has_tariff(self) -> bool:
+        """Whether electricity has a price at all."""
+        return self._prices is not None
+
+    def read_all(self, since_seconds: float) -> Facts:
+        """Read every feed, one after the other. See :meth:`read`."""
+        for name in FEEDS:
+            self.read(name, since_seconds)
+        return self.facts
+
+    def read(self, name: str, since_seconds: float) -> bool:
+        """Read one feed of :data:`FEEDS` from ``since`` (Unix seconds) into the future, which may take long.
+
+        Returns whether it is configured. Raises nothing: a feed that is down leaves what it had reported.
+        """
+        health = self._health.get(name)
+        if health is None:
+            return False
+        now = self._wall()
+        start, end = min(since_seconds, now - BACK_SECONDS), now + AHEAD_SECONDS
+        readers = {"tariff": self._read_prices, "carbon": self._read_carbon, "pue": self._read_pue}
+        try:
+            health.read(lambda: readers[name](start, end))
+        except SourceError:
+            if name == "pue":
+                self._update(pue=self._fallback_pue)  # for how long the last one would hold is not known
+        self.awaited.discard(name)
+        return True
+
+    def _update(self, **changes: object) -> None:
+        with self._lock:  # feeds are read on several threads
+            self.facts = replace(self.facts, **changes)  # type: ignore[arg-type]
+
+    def _read_prices(self, start: float, end: float) -> None:
+        source = self._prices
+        assert source is not None  # noqa: S101 - has a health record
+        try:
+            self._update(curve=PriceCurve.of(source.intervals(start, end)))
+        finally:
+            self._update(contract=source.contract)
+        if source.trouble is not None:
+            # Known prices, or a fallback, hold; that the feed is down is reported all the same.
+            raise source.trouble
+
+    def _read_carbon(self, start: float, end: float) -> None:
+        from tpw.carbon.curve import IntensityCurve
+
+        source = self._carbon
+        assert source is not None  # noqa: S101 - has a health record
+        curve = IntensityCurve.of(source.intervals(start, end))
+        self._update(intensities=curve, carbon_basis=str(source.basis))
+        trouble: SourceError | None = getattr(source, "trouble", None)
+        if trouble is not None:
+            raise trouble
+
+    def _read_pue(self, start: float, end: float) -> None:
+        assert self._pue is not None  # noqa: S101 - has a health record
+        self._update(pue=self._pue.read())
+
+    def statuses(self) -> tuple[SourceStatus, ...]:
+        """Of every configured feed."""
+        return tuple(health.status() for health in self._health.values())
+
+    def close(self) -> None:
+        """Drop connections."""
+        if self._pue is not None:
+            self._pue.close()
+
+
+class Pricing:
+    """The rules in force, and the feeds they follow. All methods belong to the tick's thread.
+
+    Args:
+        config: a valid configuration.
+        feeds: those of the configuration.
+    """
+
+    def __init__(self, config: Config, feeds: Feeds) -> None:
+        self.feeds = feeds
+        self.policy = policy(config, feeds.facts)
+        self._uncharged: tuple[str, ...] = ()
+
+    def update(self, config: Config) -> None:
+        """Book by what the feeds have reported from now on. Logs once what of the contract is not charged."""
+        facts = self.feeds.facts
+        self.policy = policy(config, facts)
+        for text in facts.contract.left_out:
+            if text not in self._uncharged:
+                _log.warning("contract_incomplete", detail=text)
+        self._uncharged = facts.contract.left_out
+
+    def replace(self, config: Config, feeds: Feeds) -> None:
+        """Follow other feeds from now on."""
+        self.feeds.close()
+        self.feeds = feeds
+        self.update(config)
+
+    def prices(self, books: Books, wall_seconds: float) -> Prices:
+        """The price at a moment and the next one."""
+        curve = self.feeds.facts.curve
+        if curve is None:
+            return Prices()
+        used = books.month_kwh
+        now, following = (
+            interval
+            and replace(
+                interval,
+                price_per_kwh=interval.price_after(used.get(interval.month_start_seconds or 0.0, 0.0)),
+                steps=(),
+            )
+            for interval in (curve.at(wall_seconds), curve.next_change(wall_seconds))
+        )
+        return Prices(self.policy.currency, now, following)
+
+    def carbon(self, wall_seconds: float) -> Carbon | None:
+        """The carbon intensity at a moment. None where it is not known."""
+        facts = self.feeds.facts
+        found = None if facts.intensities is None else facts.intensities.at(wall_seconds)
+        return None if found is None else Carbon(facts.carbon_basis, found.grams_per_kwh)
+
+    def notes(self) -> list[str]:
+        """What the operator should know, in sentences."""
+        notes = [f"tariff: {text}." for text in self._uncharged]
+        if not self.feeds.has_tariff:
+            notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
+        return notes

@@ -1,0 +1,45 @@
+"""Putting another configuration in force while the daemon runs."""
+
+from __future__ import annotations
+
+import structlog
+
+from tpw.config.schema import Config
+from tpw.daemon import sources
+from tpw.daemon.node import Node
+from tpw.daemon.persistence import check_currency
+from tpw.daemon.pricing import Feeds, wanted_since
+
+_log = structlog.get_logger("tpw")
+
+_AT_START_ONLY = ("state", "web", "log")
+"""Sections that take effect at the next start."""
+
+
+def prepare(node: Node, config: Config, now_seconds: float) -> Feeds:
+    """Check a configuration and read its feeds, which may take long: not on the tick's thread.
+
+    Raises:
+        CurrencyError, ValueError: it cannot be put in force.
+    """
+    check_currency(node.books, config)
+    sources.check(config)
+    feeds = node.new_feeds(config)
+    feeds.read_all(wanted_since(node.books, now_seconds))
+    return feeds
+
+
+def apply(node: Node, config: Config, feeds: Feeds) -> None:
+    """Put a prepared configuration in force. On the tick's thread, between two ticks; what is booked stays as it is."""
+    old, node.config = node.config, config
+    node.meters.reload(old, config)
+    if config.dialects != old.dialects:
+        node.servers.replace_rows(sources.dialects(config))
+    node.servers.update(config)
+    node.pricing.replace(config, feeds)
+    node.price_late()
+    for section in _AT_START_ONLY:
+        if getattr(config, section) != getattr(old, section):
+            _log.warning("restart_required", section=section, detail="This section takes effect at the next start.")
+    node.reload_failed = False
+    _log.info("configuration_reloaded")

@@ -1,0 +1,123 @@
+"""The inference servers that are polled: those of the configuration and those that a scan found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from tpw.config.schema import Config, Server
+from tpw.daemon import sources
+from tpw.discovery.ownership import Claim
+from tpw.discovery.scan import HostScan
+from tpw.model import OsProcess, ServerFault, ServerReading, SourceStatus
+from tpw.polling import SourceHealth, TokenPoller
+from tpw.tokens.dialects import Dialect
+from tpw.tokens.scrape import ScrapeSource
+
+_log = structlog.get_logger("tpw")
+
+
+class _HealthOf(Protocol):
+    def __call__(self, name: str) -> SourceHealth: ...
+
+
+class Servers:
+    """Polls the servers. All methods but :meth:`dialects` belong to the tick's thread.
+
+    Args:
+        config: its dialects of the user's.
+        clock: monotonic seconds.
+        new_health: makes the health record of a source by its name.
+        latest_scan: the newest scan.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float],
+        new_health: _HealthOf,
+        latest_scan: Callable[[], HostScan],
+    ) -> None:
+        self._clock = clock
+        self._latest_scan = latest_scan
+        self.rows = sources.dialects(config)
+        """Dialects: the user's own first."""
+        self.claims: dict[str, Claim] = {}
+        """What the configuration says about the GPUs of each server."""
+        self._poller = TokenPoller((), clock, health_of=new_health)
+        self._sources: dict[str, ScrapeSource] = {}
+        self._settings: dict[str, Server] = {}
+        self._notes: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Start reading every server that is due."""
+        self._poller.begin()
+
+    def finish(self, deadline_seconds: float) -> list[ServerReading | ServerFault]:
+        """What was read by a monotonic instant. Logs once what a server does not expose."""
+        outcomes = self._poller.finish(deadline_seconds)
+        for outcome in outcomes:
+            if isinstance(outcome, ServerReading) and outcome.note != self._notes.get(outcome.server, ""):
+                if outcome.note:
+                    _log.warning("server_incomplete", server=outcome.server, detail=outcome.note)
+                self._notes[outcome.server] = outcome.note
+        return outcomes
+
+    def statuses(self) -> tuple[SourceStatus, ...]:
+        """Of every server that is polled."""
+        return self._poller.statuses()
+
+    def notes(self) -> list[str]:
+        """What servers do not expose, in sentences."""
+        return [f"server {name}: {note}" for name, note in self._notes.items() if note and name in self.claims]
+
+    def dialects(self) -> dict[str, Dialect | None]:
+        """The dialect of each server, None where it is not recognised yet. From any thread."""
+        return {name: source.dialect for name, source in list(self._sources.items())}
+
+    def update(self, config: Config) -> None:
+        """Poll the configured servers and those of the latest scan from now on. A server with the same settings keeps its
+        source, with its connection and what it has recognised."""
+        configured = {server.name: server for server in config.servers}
+        wanted = dict(configured)
+        for found in self._latest_scan().found:
+            if found.name not in wanted:
+                wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine)
+        if wanted == self._settings:
+            return
+        by_name: dict[str, ScrapeSource] = {}
+        for name, server in wanted.items():
+            if server.url is None:
+                continue
+            source = self._sources.get(name)
+            if source is None or self._settings.get(name) != server:
+                source = sources.token_source(server, self.rows, self._clock, self._process_of(name, server.url))
+            by_name[name] = source
+        for name in wanted.keys() - self._settings.keys() - configured.keys():
+            _log.info("server_found", server=name, url=wanted[name].url)
+        for name in self._settings.keys() - wanted.keys():
+            _log.info("server_removed", server=name)
+        self._settings = wanted
+        self._sources = by_name
+        self.claims = {name: sources.claim(server) for name, server in wanted.items()}
+        self._poller.set_sources(list(by_name.values()))
+
+    def replace_rows(self, rows: Sequence[Dialect]) -> None:
+        """Use other dialects. Sources that were made with the old ones are made again by the next :meth:`update`."""
+        self.rows = tuple(rows)
+        self._settings = {}
+
+    def close(self) -> None:
+        """Drop connections. Does not wait for a read that runs."""
+        self._poller.close()
+
+    def _process_of(self, name: str, url: str) -> Callable[[], OsProcess | None]:
+        """Finds the process that listens at a server's address; None until a scan has seen this very address."""
+
+        def process() -> OsProcess | None:
+            scan = self._latest_scan()
+            return scan.processes.get(name) if scan.addresses.get(name) == url else None
+
+        return process

@@ -1,0 +1,80 @@
+"""Saving the books: what a disk that cannot be written costs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from tpw.daemon.persistence import Persistence
+from tpw.ledger.books import Books
+
+
+class File:
+    """A file of books that can be made unwritable."""
+
+    def __init__(self) -> None:
+        self.works = True
+        self.attempts = 0
+        self.saved: list[Books] = []
+
+    def save(self, books: Books) -> Books:
+        self.attempts += 1
+        if not self.works:
+            raise OSError("disk full")
+        self.saved.append(books)
+        return books
+
+
+@pytest.fixture
+def file() -> File:
+    return File()
+
+
+class Clock:
+    seconds = 100.0
+
+
+def persistence(file: File, clock: Clock) -> Persistence:
+    return Persistence(cast("Any", file), lambda: clock.seconds, lambda: 1e9 + clock.seconds)
+
+
+def test_a_disk_that_cannot_be_written_is_tried_again_every_ten_seconds(file: File) -> None:
+    clock = Clock()
+    store = persistence(file, clock)
+    file.works = False
+    with capture_logs() as log:
+        for _ in range(61):
+            assert store.save(Books()) == Books()
+            clock.seconds += 1.0
+        failing = store.is_failing
+        file.works = True
+        for _ in range(10):
+            store.save(Books())
+            clock.seconds += 1.0
+
+    assert file.attempts == 7 + len(file.saved), "one attempt, and six more in a minute"
+    assert len(file.saved) >= 1
+    assert (failing, store.is_failing) == (True, False)
+    assert [entry["event"] for entry in log] == ["books_write_failed", "books_written_again"]
+    assert store.written_wall_seconds == pytest.approx(1e9 + clock.seconds, abs=2.0)
+
+
+def test_books_are_awaited_until_they_were_written_once(file: File) -> None:
+    store = persistence(file, Clock())
+    file.works = False
+    store.save(Books())
+    assert store.is_awaited
+    other = persistence(file, Clock())
+    file.works = True
+    other.save(Books())
+    assert not other.is_awaited
+
+
+def test_books_in_memory_are_never_awaited() -> None:
+    store = Persistence(None, float, float)
+    assert store.load() == Books()
+    assert not store.is_awaited
+    assert store.save(Books(polls=3)) == Books(polls=3)
+    store.close()
