@@ -59,7 +59,7 @@ MAX_FIELDS = 15
 
 MANY_FIELDS = {
     # Rows of data, one field per thing that is stored, shown or configured.
-    "config/tables.py: Table",
+    "tariff/tables.py: Table",
     "exposition/status.py: GpuStatus",
     "exposition/status.py: Status",
     "ledger/books.py: Books",

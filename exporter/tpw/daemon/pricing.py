@@ -105,8 +105,7 @@ class Feeds:
         self._prices: Layers | None = config.tariff.prices(FeedContext(wall, cache=state / "prices"))
         self._carbon: IntensitySource | None = None
         if config.carbon is not None:
-            context = FeedContext(wall, cache=state / "carbon")
-            self._carbon = config.carbon.source(config.tariff.timezone, context)
+            self._carbon = config.carbon.source(config.tariff.timezone, FeedContext(wall, cache=state / "carbon"))
         self._pue: PueQuery | None = None
         pue = config.facility.pue
         self._fallback_pue = float(pue if isinstance(pue, float | int) else pue.fallback)

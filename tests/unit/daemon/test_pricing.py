@@ -74,7 +74,7 @@ def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path:
         assert all(each.up for each in feeds.statuses())
         feeds.close()
     assert [entry["event"] for entry in log if entry.get("source") == "pue"].count("source_up") == 2
-    assert [entry["reason"] for entry in log if entry["event"] == "source_down"] == ["malformed", "absent", "malformed"]
+    assert [entry["reason"] for entry in log if entry["event"] == "source_down"] == ["loading", "absent", "malformed"]
 
 
 def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_probe_tells_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with PageServer(Facility(None, None, None)) as server:
         _, printed = probed(config(server.url, tmp_path), capsys)
         _, fallen_back = probed(config(server.url, tmp_path, ", fallback_price_per_kwh: 0.3"), capsys)
-    gone = f"; source down: {server.url}/{{}} answered HTTP 500: gone\n"
+    gone = f"; source down: {server.url}/{{}}: HTTP 500: gone\n"
     assert f"price: unknown, from intervals{gone.format('prices')}" in printed
     assert f"carbon: unknown, from intervals{gone.format('grams')}" in printed
     assert "PUE: 1.4, from the configuration; source down: " in printed
