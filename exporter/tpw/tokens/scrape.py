@@ -33,6 +33,8 @@ _LOOK_UP_TIMEOUT_SECONDS = 1.0
 _LOOK_UP_MAX_BYTES = 1 << 20
 _SLOW_SECONDS = 10.0
 _MISTRUSTED_SECONDS = 3600.0
+"""Pause after an engine's output counter failed to include the tokens of a finished request. An hour: a build with this
+fault keeps it until it is replaced."""
 
 
 class ScrapeSource:

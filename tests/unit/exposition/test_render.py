@@ -88,6 +88,17 @@ def test_cached_lines_are_bounded():
     assert sum(map(len, renderer._lines.values())) <= 50 + 40
 
 
+def test_the_usual_limit_of_cached_lines_is_20_000():
+    """Far more than a page has, and no more memory than a few megabytes."""
+    renderer = Renderer()
+    metric = METRICS["tpw_server_up"]
+    for batch in range(21):
+        renderer.render([Family(metric, [((f"server-{batch}-{n}",), 1.0) for n in range(1000)])], Format.TEXT)
+    assert sum(map(len, renderer._lines.values())) == 21_000
+    renderer.render([Family(metric, [(("server",), 1.0)])], Format.TEXT)
+    assert sum(map(len, renderer._lines.values())) == 1
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**60).map(float))
 def test_numbers_are_printed_as_the_library_prints_them(value: float):
     assert number(value) == floatToGoString(value)

@@ -211,6 +211,22 @@ def test_t17_a_build_that_forgets_the_tokens_of_a_client_that_went_is_counted_by
     assert (after.in_flight, after.cadence) == ((), Cadence.FINISH)
 
 
+def test_t17_its_requests_are_read_again_after_an_hour():
+    llama, clock = Llama(), Clock()
+    llama.at_work(30)
+    with reading(llama, clock=clock) as (_, source):
+        source.read()
+        llama.at_work()
+        source.read()
+        source.read()
+        llama.at_work(99)
+        in_flight = []
+        for seconds in (0.0, 3599.0, 2.0):
+            clock.now += seconds
+            in_flight.append(tokens(source.read()))
+    assert in_flight == [0.0, 0.0, 99.0]
+
+
 def test_a_page_of_several_models_cannot_say_whose_the_requests_are():
     llama = Llama()
     llama.at_work(30)
