@@ -1,9 +1,12 @@
-"""Ways to read an inference server's token counters: one file each. What an engine calls its counters is data, in
-:mod:`tpw.tokens.dialects`.
+"""Reads the token counters of inference servers.
 
-A token source reads one server. It knows neither GPUs nor prices nor the configuration file; it raises
-:class:`tpw.model.SourceError` where it cannot read, and returns raw counters: differences, resets and the disjoint
-kinds are the ledger's work.
+- :mod:`tpw.tokens.dialects`: the form of an engine's row; :mod:`tpw.tokens.engines`: the rows; :mod:`tpw.tokens.mapping`: a
+  row from a user's configuration.
+- :mod:`tpw.tokens.page`: samples of a metrics page; :mod:`tpw.tokens.reading`: a row applied to a page.
+- :mod:`tpw.tokens.scrape`: a server over HTTP, with :mod:`tpw.tokens.lookups` (its model and version) and
+  :mod:`tpw.tokens.progress` (tokens of running requests).
+
+A token source returns raw counters. Differences, resets and disjoint kinds of tokens are the ledger's work.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ class TokenSource(Protocol):
     """The server's name."""
 
     def read(self) -> ServerReading:
-        """One look. Raises SourceError. Bounded in time and in bytes."""
+        """The counters now. Raises SourceError. Bounded in time and in bytes."""
 
     def close(self) -> None:
-        """Drop the connection. Never raises."""
+        """Close the connection. Never raises."""

@@ -93,7 +93,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A JSON list of running requests, for an engine whose output counter moves only when a request ends.
+    """A JSON list of running requests, for an engine with an output counter that moves only when a request ends.
 
     Args:
         path: relative to the page: ``/slots`` for a page at ``/metrics``. Requested only while requests are running.
@@ -151,12 +151,12 @@ class Dialect:
     model_labels: tuple[str, ...] = ()
     """Labels that name the model; the first that is present and not empty is used."""
     pin: tuple[str, ...] = ()
-    """Labels whose values are replicas of one quantity (tensor-parallel ranks): one series of them is used. All other
-    labels are shards: each has its own series, and the ledger adds their rises."""
+    """Labels that distinguish replicas of one quantity (tensor-parallel ranks): one of their series is used. Values of all
+    other labels are shards: each has its own series, and the ledger adds their rises."""
     late: bool = False
     """Token series appear with the first request: a page without them is of a server that has had none."""
     model_source: tuple[Lookup, ...] = ()
-    """Where the model's name is, for engines whose series do not carry it."""
+    """Where the model's name is, if the series do not carry it."""
     version_source: tuple[Lookup, ...] = ()
     live_output: tuple[Candidate, ...] = ()
     """A counter of about the same tokens as ``output`` that moves at every step: the difference is in flight."""

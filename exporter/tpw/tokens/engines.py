@@ -68,8 +68,8 @@ VLLM = Dialect(
     version_source=(Lookup("/version", ("version",)),),
     processes=Processes(listener=("VLLM::APIServer", "vllm", "vllm-rs"), gpu=("VLLM::EngineCore", "VLLM::Worker")),
     enable="start vLLM without --disable-log-stats; the nodes of a server started with --headless publish nothing",
-    caveats="`n > 1` counts the prompt once for each answer. The tokens of a request whose client disconnects are"
-    " counted, the request is not. Prompt tokens are counted when the prefill ends. With prefill and"
+    caveats="`n > 1` counts the prompt once for each answer. A request is not counted if its client"
+    " disconnects, its tokens are. Prompt tokens are counted when the prefill ends. With prefill and"
     " decode instances each prompt is counted where it was computed; the prefill instance also counts one"
     " output token of each request.",
 )
@@ -646,7 +646,7 @@ KSERVE = replace(
     port=8080,
     late=True,
     processes=Processes(),
-    caveats="As vLLM, whose names its Hugging Face server publishes; not recognised by its page.",
+    caveats="Its Hugging Face server publishes vLLM's names; not recognised by its page.",
 )
 
 DIALECTS: tuple[Dialect, ...] = (

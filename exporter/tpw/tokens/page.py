@@ -1,14 +1,14 @@
-"""A metrics page as bytes: find the few wanted lines, then split only those.
+"""Searches a metrics page, as bytes, for the samples of a few metrics.
 
-An engine's page has 50 KB of which one per cent is wanted, and it is read every second: so the page is searched for the
-wanted names, never parsed. A line that cannot be split costs itself and nothing else. The Prometheus text format 0.0.4,
-OpenMetrics and bare ``name value`` lines (also tab separated) are all read by the same rules:
+An engine's page has 50 KB of which one per cent is needed, and it is read every second: the page is searched for the names
+and only the lines found are split. An invalid line is skipped. The Prometheus text format 0.0.4, OpenMetrics and plain
+``name value`` lines (also tab separated) are read by the same rules:
 
-- a sample begins at the start of a line with its name, followed by ``{``, a blank or a tab: so ``_created`` and
-  ``_bucket`` lines of the same metric are other names and never taken for it;
-- names outside the classic alphabet stand quoted inside the braces: ``{"gen_ai.client.token.usage_sum",...}``;
-- after the labels come the value, perhaps a timestamp, perhaps an exemplar after ``#``: only the value is used;
-- a value that is not finite, or below zero, counts nothing and is passed over.
+- a sample is a line that starts with its name, followed by ``{``, a blank or a tab: ``_created`` and ``_bucket`` samples of
+  a metric have other names;
+- names outside the classic alphabet are quoted inside the braces: ``{"gen_ai.client.token.usage_sum",...}``;
+- the labels are followed by the value, an optional timestamp and an optional exemplar after ``#``: only the value is used;
+- a value that is negative or not finite is skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BRACE, _BLANK, _TAB, _COMMA, _CLOSE, _BACKSLASH, _QUOTE = b'{ \t,}\\"'
 
 
 class Page:
-    """One page, ready to be searched. Costs one copy of the body."""
+    """One page. Holds a copy of the body."""
 
     __slots__ = ("_found", "_text")
 
@@ -38,7 +38,7 @@ class Page:
         self._found: dict[str, list[tuple[bytes, float]]] = {}
 
     def lines(self, name: str) -> list[tuple[bytes, float]]:
-        """The samples of this exact name: (name and labels as they stand, value). Searched for once."""
+        """The samples of exactly this name: (name and labels as on the page, value). Searched once."""
         if name in self._found:
             return self._found[name]
         text = self._text
@@ -60,7 +60,7 @@ class Page:
         return found
 
     def samples(self, name: str) -> bool:
-        """Whether a sample of this exact name is there, readable or not."""
+        """Whether the page has a sample of exactly this name, valid or not."""
         text = self._text
         needle = needle_of(name)
         at = text.find(needle)
@@ -72,7 +72,7 @@ class Page:
         return False
 
     def declared(self, family: str) -> str | None:
-        """The type a ``# TYPE`` line gives this family; "" when there is only a ``# HELP`` line; None without either."""
+        """The type of a family in its ``# TYPE`` line; "" if it has only a ``# HELP`` line; None without either."""
         spelling = family if _CLASSIC.match(family) else f'"{family}"'
         mark = b"\n# TYPE " + spelling.encode() + b" "
         at = self._text.find(mark)
@@ -82,38 +82,38 @@ class Page:
         return "" if self._text.find(b"\n# HELP " + spelling.encode() + b" ") >= 0 else None
 
     def prefixed(self, prefix: str) -> bool:
-        """Whether any sample or family has a name that begins so."""
+        """Whether any sample or family has a name with this prefix."""
         raw = prefix.encode()
         return any(self._text.find(mark + raw) >= 0 for mark in (b"\n", b"\n# TYPE ", b'\n{"', b'\n# TYPE "'))
 
     def is_empty(self) -> bool:
-        """Whether there is no sample at all, of any name."""
+        """Whether the page has no samples."""
         return not any(line and not line.startswith(b"#") for line in self._text.split(b"\n"))
 
     def has_samples(self) -> bool:
-        """Whether at least one line is a sample. For telling a metrics page from something else; not for hot paths."""
-        return any(_readable(line) for line in self._text.split(b"\n") if line and not line.startswith(b"#"))
+        """Whether at least one line is a valid sample. Slow: reads every line."""
+        return any(_is_sample(line) for line in self._text.split(b"\n") if line and not line.startswith(b"#"))
 
     def is_complete(self) -> bool:
-        """Whether an OpenMetrics page carries its end mark: without it, it was cut off."""
+        """Whether an OpenMetrics page has its end mark: without it, the page was truncated."""
         return self._text.rstrip().endswith(b"\n# EOF")
 
 
 def needle_of(name: str) -> bytes:
-    """The bytes a sample of this name begins with, the line break before it included."""
+    """The first bytes of a sample of this name, including the line break before it."""
     return b"\n" + name.encode() if _CLASSIC.match(name) else b'\n{"' + name.encode() + b'"'
 
 
 def split(line: bytes, length: int) -> tuple[bytes, float] | None:
-    """Split a line whose first ``length`` bytes are the wanted name (or ``{"name"``): (name and labels, value).
+    """Split a line that starts with a name (or ``{"name"``) of ``length`` bytes: (name and labels, value).
 
-    None when the name goes on (it is another metric), or the line is not a sample with a finite value of at least zero.
+    None if the name is longer (another metric), or the line is not a sample with a finite value of at least zero.
     """
     if length >= len(line):
         return None
     after = line[length]
     if after == _BRACE or (after in (_COMMA, _CLOSE) and line[0] == _BRACE):
-        # Where there is no exemplar, the last brace closes the labels: a value or a timestamp has none.
+        # Without an exemplar the last brace closes the labels.
         end = _closing(line) if b" # " in line else line.rfind(b"}")
         if end < 0:
             return None
@@ -135,13 +135,13 @@ def split(line: bytes, length: int) -> tuple[bytes, float] | None:
 
 
 def _spaced(line: bytes, length: int) -> tuple[bytes, float] | None:
-    """``name {labels} value``, which the format allows: as if the blank were not there."""
+    """``name {labels} value``: the format allows this blank."""
     joined = line[:length] + line[length:].lstrip()
     return split(joined, length)
 
 
 def _closing(line: bytes) -> int:
-    """Position of the brace that closes the labels; -1 when none does."""
+    """Position of the brace that closes the labels; -1 if there is none."""
     quoted = escaped = False
     for position, byte in enumerate(line):
         if escaped:
@@ -158,29 +158,29 @@ def _closing(line: bytes) -> int:
     return -1
 
 
-def _readable(line: bytes) -> bool:
-    """Whether a line has the shape of a sample, whatever its name and value."""
+def _is_sample(line: bytes) -> bool:
+    """Whether a line has the form of a sample, with any name and value."""
     match = _SAMPLE.match(line)
     return match is not None and line[:1] not in b" \t"
 
 
 def labels_of(head: bytes) -> dict[str, str]:
-    """The labels of a sample's head, escapes undone. The quoted name of a UTF-8 metric is left out.
+    """The labels of a sample, unescaped, without the quoted name of a UTF-8 metric.
 
     Raises:
-        ValueError: when they cannot be read.
+        ValueError: they are invalid.
     """
     text = head.decode("utf-8", "replace")
     opening = text.find("{")
     if opening < 0:
         return {}
     if not text.endswith("}"):
-        raise ValueError("labels do not end")
+        raise ValueError("labels without a closing brace")
     return dict(_pairs(text[opening + 1 : -1]))
 
 
 def head_of(name: str, labels: Mapping[str, str]) -> str:
-    """A sample's name and labels as the format writes them, the labels in order: one spelling for one series."""
+    """A sample's name and labels in the text format, with sorted labels: the same text for the same series."""
     pairs = [f'{_quoted(label)}="{_escaped(value)}"' for label, value in sorted(labels.items())]
     if _CLASSIC.match(name):
         return f"{name}{{{','.join(pairs)}}}" if pairs else name

@@ -1,9 +1,9 @@
-"""A dialect applied to pages: which candidate counts what, and the readings that follow. No I/O, no clock.
+"""Applies a dialect to pages: chooses the candidate for each quantity and reads its series. No I/O, no clock.
 
-Which candidate is taken must not change under a running server: two counters of one quantity differ, and a change would
-book the difference. So a candidate counts as present as soon as the page *declares* it (``# TYPE`` or ``# HELP``), though
-its first sample may come with the first request; and once taken it is kept until it is gone from the page while another
-one is there (a server that was replaced by another version).
+The choice must not change while a server runs: two counters of one quantity differ, and a change would book the
+difference. So a candidate is present as soon as the page *declares* it (``# TYPE`` or ``# HELP``), even if its first sample
+appears with the first request; and a chosen candidate is replaced only if it disappears from the page while another is
+present (the server was replaced by another version).
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from tpw.tokens.dialects import Candidate, Dialect, Kind, Mark
 from tpw.tokens.page import Page, head_of, labels_of
 
 _HEADS_KEPT = 4096
-"""Label sets remembered per sample name. Far above what one engine has; a page of ever new labels must not fill memory."""
+"""Label sets remembered per quantity, far more than an engine has: a page of ever new labels must not fill memory."""
 
-_STILL_LOOKS = 5
+_IDLE_READS = 5
 
 START_TIME = "process_start_time_seconds"
-"""Written by the official client libraries about their own process: the identity of the counters behind the page."""
+"""Published by the official client libraries for their process: identifies the counters of the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageReading:
-    """What a dialect finds on one page."""
+    """The values of one page."""
 
     series: tuple[TokenSeries, ...]
     loads: tuple[Load, ...]
     work: tuple[WorkSeries, ...]
     started_wall_seconds: float | None
-    """When the process behind the page started, as the page says; None where it does not."""
+    """Start of the process behind the page, from the page; None if the page does not report it."""
     cadence: Cadence
     in_flight: tuple[InFlight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """One label set of a sample, understood once."""
+    """One parsed label set."""
 
     key: str
-    """Its name and its labels but the pinned ones, in order: rows of one key are replicas of each other."""
+    """Name and sorted labels without the pinned ones: samples with the same key are replicas."""
     model: str | None
-    """None where the labels name none."""
+    """None if the labels name none."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One quantity: its candidates and the one that was taken."""
+    """One quantity: its candidates and the chosen one."""
 
     candidates: tuple[Candidate, ...]
     sample: str = ""
@@ -57,37 +57,37 @@ class _Slot:
     heads: dict[bytes, _Head | None] = field(default_factory=dict)
 
 
-class _Ahead:
-    """By how much a live counter is ahead of the one that moves when requests end: what is in flight, of one model.
+class _Lead:
+    """Tokens in flight of one model: the lead of a live counter over the counter of ended requests.
 
-    The two never agree exactly, so the difference is taken from where it was least, and anew whenever both have stood
-    still for some looks: nothing was in flight then.
+    The two never agree exactly, so the lead is relative to its minimum. The minimum is reset when both counters have not
+    moved for some reads: nothing is in flight then.
     """
 
-    __slots__ = ("_ended", "_least", "_live", "_still")
+    __slots__ = ("_ended", "_idle_reads", "_live", "_minimum")
 
     def __init__(self) -> None:
         self._live = self._ended = -1.0
-        self._least = 0.0
-        self._still = 0
+        self._minimum = 0.0
+        self._idle_reads = 0
 
     def tokens(self, live: float, ended: float) -> float:
-        """Output tokens in flight at this look."""
-        ahead = live - ended
+        """Output tokens in flight at this read."""
+        lead = live - ended
         if live < self._live or ended < self._ended or self._live < 0.0:
-            self._least = ahead  # the first look, or another process
-        self._still = self._still + 1 if (live, ended) == (self._live, self._ended) else 0
+            self._minimum = lead  # the first read, or another process
+        self._idle_reads = self._idle_reads + 1 if (live, ended) == (self._live, self._ended) else 0
         self._live, self._ended = live, ended
-        self._least = ahead if self._still >= _STILL_LOOKS else min(self._least, ahead)
-        return ahead - self._least
+        self._minimum = lead if self._idle_reads >= _IDLE_READS else min(self._minimum, lead)
+        return lead - self._minimum
 
 
 class DialectReader:
-    """Reads the pages of one server. Remembers what it chose and the label sets it has understood.
+    """Reads the pages of one server. Remembers the chosen candidates and the parsed label sets.
 
     Args:
         dialect: the engine's row.
-        model: the model's name where the series carry none; may be asked anew at every read.
+        model: the model's name if the series carry none; called at every read.
     """
 
     def __init__(self, dialect: Dialect, model: Callable[[], str] = lambda: "") -> None:
@@ -101,20 +101,20 @@ class DialectReader:
         if dialect.prompt:
             self._roles[Role.PROMPT] = _Slot(dialect.prompt)
         self._live = _Slot(dialect.live_output)
-        self._ahead: dict[str, _Ahead] = {}
+        self._leads: dict[str, _Lead] = {}
         self._work = {work.unit: _Slot(work.candidates) for work in dialect.work}
         self._running = _Slot(dialect.running)
         self._waiting = _Slot(dialect.waiting)
 
     def read(self, page: Page) -> PageReading:
-        """What the page says now. Never raises: what is not there is not in the reading."""
+        """The values of the page. Never raises: missing quantities are missing in the reading."""
         series = self._series(page)
         in_flight = self._in_flight(page, series) if self.dialect.live_output else ()
         return PageReading(
             series=series,
             loads=self._loads(page, {one.model for one in series}),
             work=tuple(
-                WorkSeries(unit, self._named(head), f"{unit}:{head.key}", value)
+                WorkSeries(unit, self._model_of(head), f"{unit}:{head.key}", value)
                 for unit, slot in self._work.items()
                 for head, value in self._rows(page, slot)
             ),
@@ -124,11 +124,11 @@ class DialectReader:
         )
 
     def counts(self, page: Page) -> bool:
-        """Whether the page has a counter of tokens or work, if only declared. Asked when a reading has no series."""
+        """Whether the page has or declares a counter of tokens or work. For a reading without series."""
         return any(slot.chosen and _is_present(page, slot.sample, slot.chosen) for slot in self._counters())
 
     def wanted(self) -> tuple[str, ...]:
-        """Samples that would be taken as tokens or work, by their usual names, for messages."""
+        """Usual names of the samples that count tokens or work, for messages."""
         prefix = self.dialect.prefixes[0]
         return tuple(dict.fromkeys(prefix + sample_name(c) for slot in self._counters() for c in slot.candidates))
 
@@ -138,12 +138,12 @@ class DialectReader:
     def _in_flight(self, page: Page, series: tuple[TokenSeries, ...]) -> tuple[InFlight, ...]:
         live: dict[str, float] = {}
         for head, value in self._rows(page, self._live):
-            model = self._named(head)
+            model = self._model_of(head)
             live[model] = live.get(model, 0.0) + value
         found = []
         for model, value in live.items():
             ended = sum(one.value for one in series if one.role is Role.OUTPUT and one.model == model)
-            tokens = self._ahead.setdefault(model, _Ahead()).tokens(value, ended)
+            tokens = self._leads.setdefault(model, _Lead()).tokens(value, ended)
             if tokens:
                 found.append(InFlight(model, tokens))
         return tuple(found)
@@ -153,38 +153,38 @@ class DialectReader:
         for role, slot in self._roles.items():
             for head, value in self._rows(page, slot):
                 assigned = slot.chosen.role if slot.chosen is not None and slot.chosen.role is not None else role
-                found.append(TokenSeries(assigned, self._named(head), head.key, value))
+                found.append(TokenSeries(assigned, self._model_of(head), head.key, value))
         return tuple(found)
 
     def _loads(self, page: Page, models: set[str]) -> tuple[Load, ...]:
-        # Gauges of an engine that labels only its counters are of the one model that those name.
+        # If an engine labels only its counters and they name one model, the gauges are of that model.
         only = next(iter(models)) if len(models) == 1 else None
         running = self._gauge(page, self._running, only)
         waiting = self._gauge(page, self._waiting, only)
         return tuple(Load(model, running.get(model), waiting.get(model)) for model in {**running, **waiting})
 
     def _gauge(self, page: Page, slot: _Slot, only: str | None) -> dict[str, float]:
-        """By model: the sum over shards, the highest of replicas (an old multi-process client shows one per process)."""
+        """By model: the sum over shards, the highest value of replicas (an old client library has one per process)."""
         shards: dict[tuple[str, str], float] = {}
         for head, value in self._values(page, slot):
-            place = (only if head.model is None and only is not None else self._named(head), head.key)
-            shards[place] = max(value, shards.get(place, 0.0))
+            shard = (only if head.model is None and only is not None else self._model_of(head), head.key)
+            shards[shard] = max(value, shards.get(shard, 0.0))
         models: dict[str, float] = {}
         for (model, _), value in shards.items():
             models[model] = models.get(model, 0.0) + value
         return models
 
     def _rows(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
-        """The counter's series, of replicas the one that is furthest: so one that appears or lags takes nothing back."""
+        """The counter's series; of replicas the highest, so that one that appears or lags does not lower the value."""
         rows = self._values(page, slot)
         if len(rows) < 2:
             return rows
-        kept: dict[str, tuple[_Head, float]] = {}
+        highest: dict[str, tuple[_Head, float]] = {}
         for row in rows:
-            other = kept.get(row[0].key)
+            other = highest.get(row[0].key)
             if other is None or row[1] > other[1]:
-                kept[row[0].key] = row
-        return list(kept.values())
+                highest[row[0].key] = row
+        return list(highest.values())
 
     def _values(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
         lines = page.lines(slot.sample) if slot.sample else []
@@ -194,13 +194,13 @@ class DialectReader:
         heads = slot.heads
         rows = []
         for raw, value in lines:
-            head = heads[raw] if raw in heads else self._understand(slot, raw)
+            head = heads[raw] if raw in heads else self._parse(slot, raw)
             if head is not None:
                 rows.append((head, value))
         return rows
 
     def _choose(self, page: Page, slot: _Slot) -> None:
-        """Take the first candidate that is there; keep what was taken while it is there, or while nothing else is."""
+        """Choose the first candidate that is present; keep the chosen one while it or no other is present."""
         if slot.chosen is not None and _is_present(page, slot.sample, slot.chosen):
             return
         for candidate in slot.candidates:
@@ -211,7 +211,7 @@ class DialectReader:
                         slot.heads.clear()
                         return
 
-    def _understand(self, slot: _Slot, raw: bytes) -> _Head | None:
+    def _parse(self, slot: _Slot, raw: bytes) -> _Head | None:
         if len(slot.heads) >= _HEADS_KEPT:
             slot.heads.clear()
         head: _Head | None
@@ -231,7 +231,7 @@ class DialectReader:
             model=next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None),
         )
 
-    def _named(self, head: _Head) -> str:
+    def _model_of(self, head: _Head) -> str:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)
 
     def _cadence(self) -> Cadence:
@@ -254,33 +254,33 @@ def _matches(candidate: Candidate, labels: Mapping[str, str]) -> bool:
 
 
 def sample_name(candidate: Candidate) -> str:
-    """The sample's name as the row spells it, without prefix."""
+    """The sample's name as in the row, without prefix."""
     return candidate.name + "_sum" if candidate.kind is Kind.HISTOGRAM_SUM else candidate.name
 
 
 def spellings(sample: str, kind: Kind) -> tuple[str, ...]:
-    """A counter may stand with or without ``_total``, whatever its source says (client libraries add it or do not)."""
+    """A counter with and without ``_total``: client libraries add it or do not."""
     if kind is not Kind.COUNTER:
         return (sample,)
     return (sample, sample.removesuffix("_total") if sample.endswith("_total") else sample + "_total")
 
 
 def started(page: Page) -> float | None:
-    """When the process behind the page started, Unix seconds.
+    """Start of the process behind the page, Unix seconds.
 
-    None where the page does not say, or speaks of several processes: then its counters may outlive any of them.
+    None if the page reports none or several processes: then its counters may outlive any of them.
     """
     lines = page.lines(START_TIME)
     return lines[0][1] if len(lines) == 1 and lines[0][0] == START_TIME.encode() else None
 
 
 def recognise(page: Page, dialects: tuple[Dialect, ...]) -> Dialect | None:
-    """The first dialect whose mark the page bears; None where no one's does."""
-    return next((dialect for dialect in dialects if bears(page, dialect.mark)), None)
+    """The first dialect with a mark that the page has; None if there is none."""
+    return next((dialect for dialect in dialects if has_mark(page, dialect.mark)), None)
 
 
-def bears(page: Page, mark: Mark) -> bool:
-    """Whether a page bears a mark. An empty mark is borne by no page."""
+def has_mark(page: Page, mark: Mark) -> bool:
+    """Whether a page has a mark. No page has an empty one."""
     if mark == Mark():
         return False
     return (
@@ -292,7 +292,7 @@ def bears(page: Page, mark: Mark) -> bool:
 
 
 def _is_present(page: Page, sample: str, candidate: Candidate) -> bool:
-    """Sampled, or declared as something that such a sample can belong to."""
+    """Sampled, or declared with a type that such a sample can belong to."""
     if page.samples(sample):
         return True
     if candidate.kind is Kind.HISTOGRAM_SUM:
@@ -302,11 +302,3 @@ def _is_present(page: Page, sample: str, candidate: Candidate) -> bool:
         # OpenMetrics declares the family without the suffix that its samples carry.
         declared = page.declared(sample.removesuffix("_total"))
     return declared is not None and declared not in ("histogram", "summary")
-
-
-def summary(series: tuple[TokenSeries, ...]) -> Mapping[Role, float]:
-    """The series of a reading added up by role, all models together: for people, not for the books."""
-    totals: dict[Role, float] = {}
-    for one in series:
-        totals[one.role] = totals.get(one.role, 0.0) + one.value
-    return totals

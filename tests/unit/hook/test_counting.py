@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.readings import totals_by_role
 from tpw.hook.counting import AnswerWatch, Counters, is_counted
 from tpw.model import Role
 from tpw.tokens.engines import DIALECTS, TPW_HOOK
 from tpw.tokens.page import Page
-from tpw.tokens.reading import DialectReader, recognise, summary
+from tpw.tokens.reading import DialectReader, recognise
 
 
 def sse(*events: dict[str, Any] | str) -> bytes:
@@ -28,7 +29,7 @@ def totals(counters: Counters) -> dict[str, float]:
     page = Page(counters.page())
     assert recognise(page, DIALECTS) is TPW_HOOK
     found = DialectReader(TPW_HOOK).read(page)
-    numbers: dict[str, float] = {role.value: value for role, value in summary(found.series).items()}
+    numbers: dict[str, float] = {role.value: value for role, value in totals_by_role(found.series).items()}
     numbers |= {work.unit: work.value for work in found.work}
     return {name: value for name, value in numbers.items() if value}
 
@@ -210,7 +211,7 @@ def test_whatever_an_answer_is_it_is_counted_or_told(pieces: list[bytes]) -> Non
     for piece in pieces:
         one.feed(piece)
     one.end()
-    requests = summary(DialectReader(TPW_HOOK).read(Page(counters.page())).series).get(Role.REQUESTS, 0.0)
+    requests = totals_by_role(DialectReader(TPW_HOOK).read(Page(counters.page())).series).get(Role.REQUESTS, 0.0)
     assert (requests + counters.without_usage, counters.errors) == (1.0, 0)
 
 
@@ -295,7 +296,7 @@ def test_models_are_kept_apart_and_escaped_and_bounded():
     found = DialectReader(TPW_HOOK).read(Page(counters.page()))
     models = {one.model for one in found.series}
     assert (len(models), 'a "7"\n\\' in models, "other" in models) == (101, True, True)
-    assert summary(found.series)[Role.OUTPUT] == 150.0
+    assert totals_by_role(found.series)[Role.OUTPUT] == 150.0
 
 
 def test_a_model_s_name_that_cannot_be_written_spoils_no_page():

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import pytest
 
+from support.readings import totals_by_role
 from support.servers import free_port
 from tpw.hook import counting
 from tpw.hook.counting import Counters
@@ -20,7 +21,7 @@ from tpw.hook.proxy import Upstream, serve_proxy
 from tpw.model import Role
 from tpw.tokens.engines import TPW_HOOK
 from tpw.tokens.page import Page
-from tpw.tokens.reading import DialectReader, summary
+from tpw.tokens.reading import DialectReader
 
 Speak = Callable[[bytes, bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 """Answers one request: its head, its body (by length). Returns whether the connection goes on."""
@@ -36,7 +37,7 @@ USED = json.dumps({"model": "m", "usage": {"prompt_tokens": 5, "completion_token
 
 
 def output_of(counters: Counters) -> float:
-    return summary(DialectReader(TPW_HOOK).read(Page(counters.page())).series).get(Role.OUTPUT, 0.0)
+    return totals_by_role(DialectReader(TPW_HOOK).read(Page(counters.page())).series).get(Role.OUTPUT, 0.0)
 
 
 class Between:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from support.readings import totals_by_role
 from tpw.hook import TokenCounter, counting
 from tpw.hook.counting import AnswerWatch
 from tpw.model import Load, Role
 from tpw.tokens.engines import TPW_HOOK
 from tpw.tokens.page import Page
-from tpw.tokens.reading import DialectReader, PageReading, summary
+from tpw.tokens.reading import DialectReader, PageReading
 
 USAGE = {"model": "m", "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
 
@@ -50,7 +51,7 @@ def test_an_answer_is_counted_and_goes_out_as_it_was():
     app = TokenCounter(answering(json.dumps(USAGE).encode()))
     sent = call(app)
     assert sent == call(answering(json.dumps(USAGE).encode()))
-    assert dict(summary(reading(app.page()).series)) == {
+    assert dict(totals_by_role(reading(app.page()).series)) == {
         Role.OUTPUT: 3.0,
         Role.PROMPT: 5.0,
         Role.CACHED_INPUT: 0.0,
@@ -67,7 +68,7 @@ def test_the_counters_are_published_at_their_path():
         200,
         b"text/plain; version=0.0.4; charset=utf-8",
     )
-    assert summary(reading(body["body"]).series)[Role.OUTPUT] == 3.0
+    assert totals_by_role(reading(body["body"]).series)[Role.OUTPUT] == 3.0
 
 
 def test_without_a_path_nothing_is_published():

@@ -1,4 +1,4 @@
-"""Finding and splitting the wanted lines of a page."""
+"""Finding and splitting samples of a page."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def test_a_longer_name_is_another_metric():
 
 
 def test_a_name_inside_a_line_is_not_a_sample():
-    body = '# HELP x_total says x_total 7\ny{a="\\nx_total 9"} 1\n x_total 3\n'
+    body = '# HELP x_total is x_total 7\ny{a="\\nx_total 9"} 1\n x_total 3\n'
     assert values(body, "x_total") == []
 
 
-def test_label_values_may_hold_braces_blanks_hashes_and_escaped_quotes():
+def test_label_values_may_contain_braces_blanks_hashes_and_escaped_quotes():
     body = 'x{a="}{ # \\" \\\\",b="ä"} 4\n'
     [(head, value)] = Page(body.encode()).lines("x")
     assert value == 4.0
     assert labels_of(head) == {"a": '}{ # " \\', "b": "ä"}
 
 
-def test_an_escaped_line_break_in_a_label_value_is_undone():
+def test_an_escaped_line_break_in_a_label_value_is_unescaped():
     assert labels_of(b'x{a="one\\ntwo\\\\n"}') == {"a": "one\ntwo\\n"}
 
 
-def test_a_timestamp_after_the_value_is_left_out():
+def test_a_timestamp_after_the_value_is_ignored():
     assert values('x{a="1"} 4 1700000000000\nx 5 1700000000.5\n', "x") == [('x{a="1"}', 4.0), ("x", 5.0)]
 
 
-def test_an_exemplar_is_left_out():
+def test_an_exemplar_is_ignored():
     body = 'x_total{a="1"} 4 # {trace_id="} 9"} 1.0 1700000000.0\nx_total 5 # {trace_id="y"} 1.0\n'
     assert values(body, "x_total") == [('x_total{a="1"}', 4.0), ("x_total", 5.0)]
 
 
-def test_tabs_separate_as_blanks_do():
+def test_tabs_separate_like_blanks():
     assert values("prompt_tokens_sum\t12\n", "prompt_tokens_sum") == [("prompt_tokens_sum", 12.0)]
 
 
@@ -66,7 +66,7 @@ def test_blanks_before_the_labels_are_allowed():
     assert values('x {a="1"} 4\n', "x") == [('x{a="1"}', 4.0)]
 
 
-def test_carriage_returns_at_line_ends_are_nothing():
+def test_carriage_returns_at_line_ends_are_ignored():
     assert values("x 4\r\ny 5\r\n", "x") == [("x", 4.0)]
 
 
@@ -75,15 +75,15 @@ def test_scientific_notation():
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1", "", "five", "1_000", "0x10"])
-def test_a_value_that_counts_nothing_costs_only_its_line(value: str):
+def test_an_invalid_value_is_skipped(value: str):
     assert values(f'x{{a="1"}} {value}\nx{{a="2"}} 2\n', "x") == [('x{a="2"}', 2.0)]
 
 
-def test_a_broken_line_costs_only_itself():
+def test_an_invalid_line_is_skipped():
     assert values('x{a="1} 1\nx{a="2"\nx\nx{\nx{a="3"} 3\n', "x")[-1] == ('x{a="3"}', 3.0)
 
 
-def test_quoted_names_of_the_new_alphabet():
+def test_quoted_utf8_names():
     body = '{"gen_ai.usage_sum","gen_ai.token.type"="output",b="1"} 7\n{"gen_ai.usage_sum"} 8\n'
     [first, second] = Page(body.encode()).lines("gen_ai.usage_sum")
     assert labels_of(first[0]) == {"gen_ai.token.type": "output", "b": "1"}
@@ -91,17 +91,17 @@ def test_quoted_names_of_the_new_alphabet():
 
 
 @pytest.mark.parametrize("head", [b'x{a="1"', b"x{a}", b'x{a="1" b="2"}', b'x{="1"}', b"x{a=1}"])
-def test_unreadable_labels_are_refused(head: bytes):
+def test_invalid_labels_are_refused(head: bytes):
     with pytest.raises(ValueError, match="label"):
         labels_of(head)
 
 
-def test_declared_gives_the_type():
+def test_declared_returns_the_type():
     page = Page(b"# HELP a_total words\n# TYPE a_total counter\n# HELP b words\n")
     assert (page.declared("a_total"), page.declared("b"), page.declared("a")) == ("counter", "", None)
 
 
-def test_prefixed_sees_declared_and_sampled_names():
+def test_prefixed_matches_declared_and_sampled_names():
     page = Page(b'# TYPE vllm:a counter\nother 1\n{"gen_ai.x"} 2\n')
     assert [page.prefixed(prefix) for prefix in ("vllm:", "oth", "gen_ai.", "sglang:")] == [True, True, True, False]
 
@@ -111,7 +111,7 @@ def test_an_openmetrics_page_without_its_end_is_not_complete():
 
 
 @pytest.mark.parametrize("body", ["<html><body>no</body></html>\n", '{"detail": "Not Found"}', "Not a page at all\n"])
-def test_what_is_no_metrics_page_has_no_samples(body: str):
+def test_a_body_that_is_not_a_metrics_page_has_no_samples(body: str):
     assert not Page(body.encode()).has_samples()
 
 
@@ -119,7 +119,7 @@ LABELS = st.dictionaries(st.from_regex(r"\A[a-z_]{1,6}\Z"), st.text(max_size=12)
 
 
 @given(LABELS, st.floats(min_value=0, allow_nan=False, allow_infinity=False))
-def test_what_the_format_can_write_is_read_back(labels: dict[str, str], value: float):
+def test_a_formatted_sample_is_parsed_again(labels: dict[str, str], value: float):
     def escaped(text: str) -> str:
         return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
@@ -132,6 +132,6 @@ def test_what_the_format_can_write_is_read_back(labels: dict[str, str], value: f
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_splitting_raise(line: bytes):
+def test_splitting_never_raises(line: bytes):
     sample = split(b"x" + line.replace(b"\n", b""), 1)
     assert sample is None or math.isfinite(sample[1])

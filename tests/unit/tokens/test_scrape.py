@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer, pages
+from support.readings import totals_by_role
 from tpw.model import Cadence, InFlight, Load, ProcessIdentity, Reason, Role, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.mapping import dialect_from_mapping
-from tpw.tokens.reading import summary
 from tpw.tokens.scrape import ScrapeSource, recognise_at
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "servers"
@@ -39,7 +39,7 @@ def failure_of(source: ScrapeSource) -> SourceError:
     return caught.value
 
 
-def test_a_base_address_finds_the_engine_by_its_page():
+def test_the_engine_at_a_base_address_is_recognised_by_its_page():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE), "/version": VERSION})) as server:
         source = ScrapeSource("chat", server.url)
         reading = source.read()
@@ -50,7 +50,7 @@ def test_a_base_address_finds_the_engine_by_its_page():
         "0.32.0",
         Cadence.STEP,
     )
-    assert summary(reading.series) == {
+    assert totals_by_role(reading.series) == {
         Role.OUTPUT: 384.0,
         Role.INPUT: 463.0,
         Role.CACHED_INPUT: 0.0,
@@ -60,7 +60,7 @@ def test_a_base_address_finds_the_engine_by_its_page():
     assert (reading.identity, reading.started_wall_seconds) == (ProcessIdentity(1795486027.04), 1795486027.04)
 
 
-def test_a_named_engine_is_read_at_its_own_path_alone():
+def test_a_configured_engine_is_read_at_its_own_path_only():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         source = ScrapeSource("chat", server.url + "/", VLLM)
         source.read()
@@ -69,7 +69,7 @@ def test_a_named_engine_is_read_at_its_own_path_alone():
     assert server.paths() == ["/metrics", "/version", "/metrics"]
 
 
-def test_a_full_path_is_taken_as_it_is():
+def test_a_full_path_is_used_unchanged():
     with PageServer(pages({"/team/a?format=text": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url + "/team/a?format=text")
         reading = source.read()
@@ -78,7 +78,7 @@ def test_a_full_path_is_taken_as_it_is():
     assert {series.model for series in reading.series} == {"smol"}
 
 
-def test_the_path_that_answered_is_remembered():
+def test_the_path_that_answered_is_reused():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         source = ScrapeSource("chat", server.url)
         source.read()
@@ -97,19 +97,19 @@ def test_one_connection_serves_many_reads():
     assert server.connections == 1
 
 
-def test_a_stale_connection_is_opened_again_without_a_word():
+def test_a_stale_connection_is_reopened_silently():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         source = ScrapeSource("chat", server.url, VLLM)
         source.read()
         server.hang_up()
         reading = source.read()
         source.close()
-    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 384.0
     assert server.connections == 2
 
 
-def test_a_server_that_hangs_up_every_time_is_unreachable():
-    with PageServer(lambda asked: None) as server:
+def test_a_server_that_always_closes_the_connection_is_unreachable():
+    with PageServer(lambda request: None) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert (failure.reason, server.connections) == (Reason.UNREACHABLE, 1)
 
@@ -121,19 +121,19 @@ def test_a_server_that_closes_after_every_answer_is_read():
         source.read()
         source.read()
         source.close()
-    assert [asked.path for asked in server.asked].count("/metrics") == 2
+    assert [request.path for request in server.asked].count("/metrics") == 2
 
 
 def test_a_server_that_closes_after_every_answer_is_connected_with_the_secret_of_the_moment(tmp_path: Path):
     secrets = tmp_path / "token"
     closing = answer(VLLM_PAGE, headers={"Connection": "close"})
-    with PageServer(lambda asked: closing) as server:
+    with PageServer(lambda request: closing) as server:
         source = ScrapeSource("chat", server.url, VLLM, headers_file=secrets)
         for secret in ("one", "two"):
             secrets.write_text(secret)
             source.read()
         source.close()
-    shown = [asked.headers["authorization"] for asked in server.asked if asked.path == "/metrics"]
+    shown = [request.headers["authorization"] for request in server.asked if request.path == "/metrics"]
     assert shown == ["Bearer one", "Bearer two"]
 
 
@@ -143,35 +143,37 @@ def test_an_http_1_0_answer_without_a_length_is_read_to_its_end():
         source = ScrapeSource("chat", server.url, VLLM)
         reading = source.read()
         source.close()
-    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 384.0
 
 
-def test_a_number_that_an_answer_without_a_length_ended_in_is_not_taken():
-    """Its end is the connection's end, which comes too when the server dies: 1200 cut to 12 would fall and rise again."""
+def test_a_number_at_the_end_of_an_answer_without_a_length_is_ignored():
+    """The end of the connection may be the end of the server: 1200 truncated to 12 would fall and rise again."""
     page = b'vllm:prompt_tokens_total{model_name="m"} 70\nvllm:generation_tokens_total{model_name="m"} 1200'
     cut = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + page[:-2]
     with PageServer(pages({"/metrics": cut})) as server:
         source = ScrapeSource("chat", server.url, VLLM)
         reading = source.read()
         source.close()
-    assert summary(reading.series) == {Role.PROMPT: 70.0}
+    assert totals_by_role(reading.series) == {Role.PROMPT: 70.0}
     with PageServer(pages({"/metrics": answer(page)})) as server:
         source = ScrapeSource("chat", server.url, VLLM)
         reading = source.read()
         source.close()
-    assert summary(reading.series) == {Role.PROMPT: 70.0, Role.OUTPUT: 1200.0}
+    assert totals_by_role(reading.series) == {Role.PROMPT: 70.0, Role.OUTPUT: 1200.0}
 
 
 def test_a_chunked_answer_is_read():
     half = len(VLLM_PAGE) // 2
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (VLLM_PAGE[:half], VLLM_PAGE[half:]))
-    said = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-    with PageServer(pages({"/metrics": said})) as server:
+    response = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    )
+    with PageServer(pages({"/metrics": response})) as server:
         source = ScrapeSource("chat", server.url, VLLM)
         source.read()
         reading = source.read()
         source.close()
-    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 384.0
     assert server.connections == 1
 
 
@@ -181,7 +183,7 @@ def test_gzip_is_undone_though_it_was_not_asked_for():
         source = ScrapeSource("chat", server.url, VLLM)
         reading = source.read()
         source.close()
-    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 384.0
     assert server.asked[0].headers["accept-encoding"] == "identity"
     assert server.asked[0].headers["accept"].startswith("text/plain;version=0.0.4")
 
@@ -211,23 +213,23 @@ def test_no_secret_is_sent_to_where_a_redirect_leads(tmp_path: Path):
 
 
 def test_redirects_in_a_circle_end():
-    with PageServer(lambda asked: answer(status=302, headers={"Location": "/metrics"})) as server:
+    with PageServer(lambda request: answer(status=302, headers={"Location": "/metrics"})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert (failure.reason, "circle" in failure.detail) == (Reason.BROKEN, True)
 
 
 @pytest.mark.parametrize("status", [200, 302])
 def test_a_path_that_is_not_ascii_is_asked_for_all_the_same(status: int):
-    said = {
+    response = {
         "/m%C3%A9tricas": answer(VLLM_PAGE),
         "/moved": answer(status=302, headers={"Location": "/m\u00e9tricas"}),
     }
     path = "/m\u00e9tricas" if status == 200 else "/moved"
-    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+    with PageServer(lambda request: response.get(request.path, NOT_FOUND)) as server:
         source = ScrapeSource("chat", server.url + path, VLLM)
         reading = source.read()
         source.close()
-    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 384.0
 
 
 def test_a_host_that_no_name_can_be_is_unreachable():
@@ -235,7 +237,7 @@ def test_a_host_that_no_name_can_be_is_unreachable():
     assert (failure.reason, failure.hint) == (Reason.UNREACHABLE, "Check the address.")
 
 
-def test_nobody_listening_is_unreachable():
+def test_a_port_without_a_listener_is_unreachable():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     failure = failure_of(ScrapeSource("chat", f"http://127.0.0.1:{port}", VLLM))
@@ -258,37 +260,37 @@ def test_an_answer_that_ends_before_its_length_is_malformed():
     assert (failure.reason, "cut off" in failure.detail) == (Reason.MALFORMED, True)
 
 
-def test_what_does_not_speak_http_is_malformed():
-    with PageServer(lambda asked: b"SSH-2.0-OpenSSH_9.6\r\n") as server:
+def test_an_answer_that_is_not_http_is_malformed():
+    with PageServer(lambda request: b"SSH-2.0-OpenSSH_9.6\r\n") as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert failure.reason is Reason.MALFORMED
 
 
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [
         answer("[]", content_type="application/json"),
         answer("<html></html>", content_type="text/html; charset=utf-8"),
         answer("this is no page of metrics"),
     ],
 )
-def test_t13_json_and_garbage_are_malformed(said: bytes):
-    with PageServer(pages({"/metrics": said})) as server:
+def test_t13_json_and_garbage_are_malformed(response: bytes):
+    with PageServer(pages({"/metrics": response})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert failure.reason is Reason.MALFORMED
 
 
 @pytest.mark.parametrize("dialect", [None, VLLM, LLAMACPP])
-def test_a_page_that_turns_into_something_else_is_malformed_and_read_again_when_it_is_back(dialect: Dialect | None):
+def test_a_page_that_becomes_invalid_is_malformed_and_read_again_when_it_is_valid(dialect: Dialect | None):
     page = LLAMA_PAGE if dialect is LLAMACPP else VLLM_PAGE
-    said = {"/metrics": answer(page)}
-    with PageServer(pages(said)) as server:
+    response = {"/metrics": answer(page)}
+    with PageServer(pages(response)) as server:
         source = ScrapeSource("chat", server.url, dialect)
         before = source.read()
-        said["/metrics"] = answer(b"\x7fELF\x02\x01 no page\nof metrics\n")
+        response["/metrics"] = answer(b"\x7fELF\x02\x01 no page\nof metrics\n")
         with pytest.raises(SourceError) as caught:
             source.read()
-        said["/metrics"] = answer(page)
+        response["/metrics"] = answer(page)
         after = source.read()
         source.close()
     assert (caught.value.reason, "begins with b'\\x7fELF" in caught.value.detail) == (Reason.MALFORMED, True)
@@ -297,8 +299,8 @@ def test_a_page_that_turns_into_something_else_is_malformed_and_read_again_when_
 
 def test_t13_an_openmetrics_page_is_read_by_its_content_type():
     body = b'# TYPE vllm:generation_tokens counter\nvllm:generation_tokens_total{model_name="m"} 7 # {t="1"} 1\n# EOF\n'
-    said = answer(body, content_type="application/openmetrics-text; version=1.0.0; charset=utf-8")
-    with PageServer(pages({"/metrics": said})) as server:
+    response = answer(body, content_type="application/openmetrics-text; version=1.0.0; charset=utf-8")
+    with PageServer(pages({"/metrics": response})) as server:
         source = ScrapeSource("chat", server.url)
         reading = source.read()
         source.close()
@@ -306,8 +308,8 @@ def test_t13_an_openmetrics_page_is_read_by_its_content_type():
 
 
 def test_t13_an_openmetrics_page_without_its_end_is_malformed():
-    said = answer(b"vllm:generation_tokens_total 7\n", content_type="application/openmetrics-text; version=1.0.0")
-    with PageServer(pages({"/metrics": said})) as server:
+    response = answer(b"vllm:generation_tokens_total 7\n", content_type="application/openmetrics-text; version=1.0.0")
+    with PageServer(pages({"/metrics": response})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert (failure.reason, "# EOF" in failure.detail) == (Reason.MALFORMED, True)
 
@@ -325,13 +327,13 @@ def test_t24_the_json_list_of_trtllm_is_not_drained():
     assert TRTLLM_SERVE.paths == ("/prometheus/metrics",)
 
 
-def test_a_page_of_nobody_known_says_what_to_configure():
+def test_an_unknown_page_names_the_settings_to_configure():
     with PageServer(pages({"/metrics": answer("go_goroutines 5\n")})) as server:
         failure = failure_of(ScrapeSource("chat", server.url))
     assert (failure.reason, "engine: custom" in failure.hint) == (Reason.DISABLED, True)
 
 
-def test_vllm_with_its_statistics_off_is_disabled():
+def test_vllm_without_statistics_is_disabled():
     with PageServer(pages({"/metrics": answer("process_start_time_seconds 5\n")})) as server:
         failure = failure_of(ScrapeSource("chat", server.url, VLLM))
     assert failure.reason is Reason.DISABLED
@@ -339,7 +341,7 @@ def test_vllm_with_its_statistics_off_is_disabled():
     assert "--disable-log-stats" in failure.hint
 
 
-def test_t10_an_engine_whose_counters_come_with_the_first_request_is_read_before_it():
+def test_t10_an_engine_is_read_before_the_first_request_creates_its_counters():
     with PageServer(pages({"/metrics": answer('sglang:num_running_reqs{model_name="m"} 0\n')})) as server:
         source = ScrapeSource("chat", server.url)
         reading = source.read()
@@ -347,7 +349,7 @@ def test_t10_an_engine_whose_counters_come_with_the_first_request_is_read_before
     assert (reading.engine, reading.series, reading.loads) == ("sglang", (), (Load("m", 0.0, None),))
 
 
-def test_an_empty_page_of_a_named_late_engine_is_a_reading():
+def test_an_empty_page_of_a_configured_late_engine_is_a_reading():
     with PageServer(pages({"/metrics": answer("")})) as server:
         source = ScrapeSource("chat", server.url, ENGINES["tgi"])
         reading = source.read()
@@ -355,35 +357,35 @@ def test_an_empty_page_of_a_named_late_engine_is_a_reading():
     assert reading.series == ()
 
 
-def test_another_engine_behind_the_address_is_recognised():
-    said = {"/metrics": answer(LLAMA_PAGE)}
-    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+def test_another_engine_at_the_same_address_is_recognised():
+    response = {"/metrics": answer(LLAMA_PAGE)}
+    with PageServer(lambda request: response.get(request.path, NOT_FOUND)) as server:
         source = ScrapeSource("chat", server.url)
         first = source.read().engine
-        said["/metrics"] = answer(VLLM_PAGE)
+        response["/metrics"] = answer(VLLM_PAGE)
         second = source.read()
         source.close()
-    assert (first, second.engine, summary(second.series)[Role.OUTPUT]) == ("llamacpp", "vllm", 384.0)
+    assert (first, second.engine, totals_by_role(second.series)[Role.OUTPUT]) == ("llamacpp", "vllm", 384.0)
 
 
-def test_an_engine_at_another_path_behind_the_address_is_recognised():
-    """trtllm-serve in the place of vLLM: its /metrics is a list that readers empty, so it is not asked for again."""
-    said = {"/metrics": answer(VLLM_PAGE)}
-    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+def test_an_engine_at_another_path_of_the_same_address_is_recognised():
+    """trtllm-serve replaces vLLM: its /metrics is a list that reads empty, so it is not requested again."""
+    response = {"/metrics": answer(VLLM_PAGE)}
+    with PageServer(lambda request: response.get(request.path, NOT_FOUND)) as server:
         source = ScrapeSource("chat", server.url)
         first = source.read().engine
-        said["/metrics"] = answer("[]", content_type="application/json")
-        said["/prometheus/metrics"] = answer('trtllm_generation_tokens_total{model_name="m"} 5\n')
+        response["/metrics"] = answer("[]", content_type="application/json")
+        response["/prometheus/metrics"] = answer('trtllm_generation_tokens_total{model_name="m"} 5\n')
         with pytest.raises(SourceError):
             source.read()
         before = len(server.asked)
         second = source.read()
         source.close()
-    assert (first, second.engine, summary(second.series)) == ("vllm", "trtllm_serve", {Role.OUTPUT: 5.0})
+    assert (first, second.engine, totals_by_role(second.series)) == ("vllm", "trtllm_serve", {Role.OUTPUT: 5.0})
     assert "/metrics" not in server.paths()[before:]
 
 
-def test_the_model_of_an_engine_without_labels_is_asked_for_once():
+def test_the_model_of_an_engine_without_labels_is_requested_once():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP)
         first = source.read()
@@ -394,7 +396,7 @@ def test_the_model_of_an_engine_without_labels_is_asked_for_once():
     assert server.paths().count("/v1/models") == 1
 
 
-def test_asking_for_the_model_over_a_new_connection_is_no_sign_of_another_server():
+def test_a_lookup_that_reconnects_does_not_mean_another_server():
     now = [0.0]
     closing = answer(LLAMA_PAGE, headers={"Connection": "close"})
     with PageServer(pages({"/metrics": closing, "/v1/models": MODELS})) as server:
@@ -406,7 +408,7 @@ def test_asking_for_the_model_over_a_new_connection_is_no_sign_of_another_server
     assert server.paths().count("/v1/models") == 1
 
 
-def test_a_configured_model_is_not_asked_for():
+def test_a_configured_model_is_not_requested():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP, model="mine")
         reading = source.read()
@@ -415,7 +417,7 @@ def test_a_configured_model_is_not_asked_for():
     assert "/v1/models" not in server.paths()
 
 
-def test_a_model_that_cannot_be_asked_for_is_unknown_and_costs_nothing_else():
+def test_a_failed_lookup_of_the_model_leaves_it_unknown_and_changes_nothing_else():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE)})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP)
         reading = source.read()
@@ -423,13 +425,13 @@ def test_a_model_that_cannot_be_asked_for_is_unknown_and_costs_nothing_else():
     assert {series.model for series in reading.series} == {"unknown"}
 
 
-def test_a_model_that_could_not_be_told_at_first_is_asked_for_again():
+def test_a_failed_lookup_of_the_model_is_repeated():
     now = [0.0]
-    said = {"/metrics": answer(LLAMA_PAGE)}
-    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+    response = {"/metrics": answer(LLAMA_PAGE)}
+    with PageServer(lambda request: response.get(request.path, NOT_FOUND)) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
         models = [source.read().series[0].model]
-        said["/v1/models"] = MODELS
+        response["/v1/models"] = MODELS
         for now[0] in (59.0, 60.0, 120.0, 180.0):
             models.append(source.read().series[0].model)
         source.close()
@@ -437,33 +439,37 @@ def test_a_model_that_could_not_be_told_at_first_is_asked_for_again():
     assert server.paths().count("/v1/models") == 2
 
 
-@pytest.mark.parametrize("said", [b'{"data": [{"id": "a\\ud800b"}]}', b"[" * 200_000])
-def test_what_a_server_says_of_its_model_spoils_nothing(said: bytes):
-    """Half of a surrogate pair is a string in JSON, and can neither be shown nor kept; and JSON may be deeper than any."""
-    told = answer(said, content_type="application/json")
-    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": told, "/props": told})) as server:
+@pytest.mark.parametrize("response", [b'{"data": [{"id": "a\\ud800b"}]}', b"[" * 200_000])
+def test_an_invalid_model_name_does_not_fail_the_read(response: bytes):
+    """Half a surrogate pair is valid JSON and not valid UTF-8; and JSON may be nested too deep to parse."""
+    document = answer(response, content_type="application/json")
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": document, "/props": document})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP)
         reading = source.read()
         source.close()
-    assert {series.model for series in reading.series} == {"a?b" if b"data" in said else "unknown"}
+    assert {series.model for series in reading.series} == {"a?b" if b"data" in response else "unknown"}
 
 
-def test_what_a_server_says_of_its_refusal_may_be_anything():
-    for said in (b"[" * 4000, b"[]", b'{"error": {"message": "a\\ud800b"}}'):
-        with PageServer(lambda asked, said=said: answer(said, status=500, content_type="application/json")) as server:  # type: ignore[misc]
+def test_the_message_of_an_error_may_be_anything():
+    for response in (b"[" * 4000, b"[]", b'{"error": {"message": "a\\ud800b"}}'):
+        with PageServer(
+            lambda request, response=response: answer(response, status=500, content_type="application/json")
+        ) as server:  # type: ignore[misc]
             failure = failure_of(ScrapeSource("chat", server.url, LLAMACPP))
         assert failure.reason is Reason.BROKEN
         assert failure.detail.encode().startswith(f"{server.url}/metrics: HTTP 500".encode())
 
 
-def test_the_model_is_asked_for_again_when_the_server_was_replaced():
+def test_the_model_is_requested_again_when_the_server_was_replaced():
     now = [0.0]
     names = ["old", "new"]
 
-    def script(asked: Asked) -> bytes:
-        if asked.path == "/v1/models":
-            return answer(json.dumps({"data": [{"id": names[asked.connection - 1]}]}), content_type="application/json")
-        return answer(LLAMA_PAGE) if asked.path == "/metrics" else NOT_FOUND
+    def script(request: Asked) -> bytes:
+        if request.path == "/v1/models":
+            return answer(
+                json.dumps({"data": [{"id": names[request.connection - 1]}]}), content_type="application/json"
+            )
+        return answer(LLAMA_PAGE) if request.path == "/metrics" else NOT_FOUND
 
     with PageServer(script) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP, clock=lambda: now[0])
@@ -475,7 +481,7 @@ def test_the_model_is_asked_for_again_when_the_server_was_replaced():
     assert [reading.series[0].model for reading in (first, second)] == ["old", "new"]
 
 
-def test_the_identity_is_the_process_where_the_page_has_none():
+def test_the_identity_is_the_process_if_the_page_has_none():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: Listening(42, 1700000000.5))
         reading = source.read()
@@ -483,7 +489,7 @@ def test_the_identity_is_the_process_where_the_page_has_none():
     assert (reading.identity, reading.started_wall_seconds) == (ProcessIdentity(1700000000.5, 42), 1700000000.5)
 
 
-def test_t09_a_process_that_may_go_on_from_the_files_of_another_is_not_said_to_have_begun_at_zero():
+def test_t09_a_process_that_may_continue_from_old_files_has_no_known_start_of_its_counters():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": MODELS})) as server:
         process = Listening(42, 1700000000.5, keeps_counters=True)
         source = ScrapeSource("chat", server.url, LLAMACPP, process=lambda: process)
@@ -492,7 +498,7 @@ def test_t09_a_process_that_may_go_on_from_the_files_of_another_is_not_said_to_h
     assert (reading.identity, reading.started_wall_seconds) == (ProcessIdentity(1700000000.5, 42), None)
 
 
-def test_the_instant_lies_between_asking_and_the_answer():
+def test_the_instant_lies_between_the_request_and_the_answer():
     ticks = iter(range(1000))
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         source = ScrapeSource("chat", server.url, VLLM, clock=lambda: float(next(ticks)), timeout_seconds=500.0)
@@ -505,10 +511,10 @@ def test_headers_are_read_again_at_every_connect(tmp_path: Path):
     secrets = tmp_path / "headers"
     secrets.write_text("# rotated daily\nAuthorization: Bearer one\nX-Team: a\n")
 
-    def script(asked: Asked) -> bytes:
-        if asked.headers.get("authorization") != "Bearer two":
+    def script(request: Asked) -> bytes:
+        if request.headers.get("authorization") != "Bearer two":
             return answer("{}", status=401, content_type="application/json")
-        return answer(VLLM_PAGE) if asked.path == "/metrics" else NOT_FOUND
+        return answer(VLLM_PAGE) if request.path == "/metrics" else NOT_FOUND
 
     with PageServer(script) as server:
         source = ScrapeSource("chat", server.url, VLLM, headers_file=secrets)
@@ -519,10 +525,10 @@ def test_headers_are_read_again_at_every_connect(tmp_path: Path):
         source.close()
     assert caught.value.reason is Reason.UNAUTHORIZED
     assert server.asked[0].headers["x-team"] == "a"
-    assert summary(reading.series)[Role.OUTPUT] == 384.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 384.0
 
 
-def test_a_bare_token_is_sent_as_a_bearer(tmp_path: Path):
+def test_a_bare_token_is_sent_as_a_bearer_token(tmp_path: Path):
     secrets = tmp_path / "token"
     secrets.write_text("s3cret\n")
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
@@ -533,7 +539,7 @@ def test_a_bare_token_is_sent_as_a_bearer(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["no header at all\nsecond\n", "Bad Name: secret\n", "A: b\x07\n"])
-def test_a_headers_file_that_is_none_is_refused_without_telling_the_secret(tmp_path: Path, text: str):
+def test_an_invalid_headers_file_is_refused_without_the_secret_in_the_message(tmp_path: Path, text: str):
     secrets = tmp_path / "headers"
     secrets.write_text(text)
     failure = failure_of(ScrapeSource("chat", "http://127.0.0.1:9", VLLM, headers_file=secrets))
@@ -541,12 +547,12 @@ def test_a_headers_file_that_is_none_is_refused_without_telling_the_secret(tmp_p
     assert "secret" not in failure.detail
 
 
-def test_a_headers_file_that_is_not_there_is_a_matter_of_permission(tmp_path: Path):
+def test_a_missing_headers_file_has_the_reason_permission(tmp_path: Path):
     failure = failure_of(ScrapeSource("chat", "http://127.0.0.1:9", VLLM, headers_file=tmp_path / "none"))
     assert failure.reason is Reason.PERMISSION
 
 
-def test_t29_the_cadence_of_a_server_that_only_speaks_like_an_engine_can_be_told():
+def test_t29_the_cadence_of_a_server_with_another_engine_s_names_can_be_configured():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         source = ScrapeSource("chat", server.url, VLLM, cadence=Cadence.FINISH)
         reading = source.read()
@@ -569,7 +575,7 @@ def test_a_custom_mapping_is_read():
     ]
 
 
-def test_a_custom_mapping_that_names_nothing_on_the_page_says_so():
+def test_a_custom_mapping_without_a_match_on_the_page_is_disabled():
     dialect = dialect_from_mapping({"output": "my_generated_tokens_total"})
     with PageServer(pages({"/metrics": answer("other_total 5\n")})) as server:
         failure = failure_of(ScrapeSource("edge", server.url + "/metrics", dialect))
@@ -577,38 +583,38 @@ def test_a_custom_mapping_that_names_nothing_on_the_page_says_so():
     assert "my_generated_tokens_total" in failure.detail
 
 
-def test_what_is_no_address_is_refused_at_once():
+def test_an_invalid_url_is_refused_by_the_constructor():
     with pytest.raises(ValueError, match="not an http"):
         ScrapeSource("chat", "127.0.0.1:8000")
 
 
-def test_sglang_is_recognised_and_its_live_counter_shows_what_is_in_flight():
+def test_sglang_is_recognised_and_its_live_counter_shows_tokens_in_flight():
     page = (CAPTURES / "sglang-0.5.23-collectors.txt").read_bytes()
     later = page.replace(b'tp_rank="0"} 272.0', b'tp_rank="0"} 300.0')
-    said = {"/metrics": answer(page)}
-    with PageServer(lambda asked: said.get(asked.path, NOT_FOUND)) as server:
+    response = {"/metrics": answer(page)}
+    with PageServer(lambda request: response.get(request.path, NOT_FOUND)) as server:
         source = ScrapeSource("chat", server.url)
         reading = source.read()
-        said["/metrics"] = answer(later)
+        response["/metrics"] = answer(later)
         after = source.read()
         source.close()
     assert (reading.engine, reading.cadence, SGLANG.name) == ("sglang", Cadence.STEP, "sglang")
-    assert summary(reading.series)[Role.OUTPUT] == 240.0
+    assert totals_by_role(reading.series)[Role.OUTPUT] == 240.0
     assert (reading.in_flight, after.in_flight) == ((), (InFlight("demo-model", 28.0),))
 
 
-def test_an_address_is_recognised_at_the_paths_of_the_expected_engine_alone():
+def test_an_address_is_recognised_at_the_paths_of_the_expected_engine_only():
     with PageServer(pages({"/metrics": answer(LLAMA_PAGE)})) as server:
         assert recognise_at(server.url, expected=(LLAMACPP,)) is LLAMACPP
     assert server.paths()[0] == "/metrics"
 
 
-def test_an_expected_engine_is_believed_on_a_page_that_bears_no_mark_yet():
+def test_an_expected_engine_is_accepted_on_a_page_without_a_mark():
     with PageServer(pages({"/metrics": answer("")})) as server:
         assert recognise_at(server.url, expected=(ENGINES["tgi"],)) is ENGINES["tgi"]
 
 
-def test_an_expected_engine_with_its_counters_off_says_how_to_switch_them_on():
+def test_an_expected_engine_without_counters_names_the_setting_that_enables_them():
     with (
         PageServer(pages({"/metrics": answer("process_start_time_seconds 5\n")})) as server,
         pytest.raises(SourceError) as caught,
@@ -617,8 +623,8 @@ def test_an_expected_engine_with_its_counters_off_says_how_to_switch_them_on():
     assert (caught.value.reason, "--disable-log-stats" in caught.value.hint) == (Reason.DISABLED, True)
 
 
-def test_an_expected_engine_with_its_counters_off_may_have_ours_in_it():
-    """``vllm serve --disable-log-stats --middleware tpw.hook.TokenCounter``; with its own counters on, those are read."""
+def test_an_expected_engine_without_counters_may_contain_the_middleware():
+    """``vllm serve --disable-log-stats --middleware tpw.hook.TokenCounter``; enabled counters of its own have priority."""
     ours = answer('tpw_hook_output_tokens_total{model="m"} 5\n')
     off = answer("process_start_time_seconds 5\n")
     for page, engine in ((off, ENGINES["tpw_hook"]), (answer(VLLM_PAGE), VLLM)):
@@ -626,26 +632,26 @@ def test_an_expected_engine_with_its_counters_off_may_have_ours_in_it():
             assert recognise_at(server.url, expected=(VLLM,)) is engine
 
 
-def test_t24_of_an_expected_trtllm_the_list_that_readers_empty_is_never_asked_for():
+def test_t24_the_list_of_an_expected_trtllm_is_never_requested():
     with PageServer(pages({"/prometheus/metrics": answer("trtllm_something_total 1\n")})) as server:
         assert recognise_at(server.url, expected=(TRTLLM_SERVE,)) is TRTLLM_SERVE
-    with PageServer(lambda asked: NOT_FOUND) as silent, pytest.raises(SourceError):
+    with PageServer(lambda request: NOT_FOUND) as silent, pytest.raises(SourceError):
         recognise_at(silent.url, expected=(TRTLLM_SERVE,))
     assert "/metrics" not in {*server.paths(), *silent.paths()}
 
 
-def test_an_address_may_speak_another_dialect_than_its_process_is_called_like():
+def test_an_address_may_have_another_dialect_than_the_name_of_its_process():
     with PageServer(pages({"/metrics": answer(VLLM_PAGE)})) as server:
         assert recognise_at(server.url, expected=(LLAMACPP,)) is VLLM
 
 
-def test_when_every_path_is_refused_the_usual_one_is_told():
-    with PageServer(lambda asked: answer("{}", status=401, content_type="application/json")) as server:
+def test_if_every_path_is_refused_the_usual_one_is_reported():
+    with PageServer(lambda request: answer("{}", status=401, content_type="application/json")) as server:
         failure = failure_of(ScrapeSource("chat", server.url))
     assert (failure.reason, failure.detail) == (Reason.UNAUTHORIZED, f"{server.url}/metrics: HTTP 401")
 
 
-def test_of_several_failures_the_one_that_says_most_is_told():
+def test_of_several_failures_the_most_informative_one_is_reported():
     off = answer("{}", status=501, content_type="application/json")
     with PageServer(pages({"/v1/metrics": off})) as server:
         failure = failure_of(ScrapeSource("chat", server.url))

@@ -1,4 +1,4 @@
-"""Reading a server over TLS: whom it believes, and how it shows who it is."""
+"""Reading a server over TLS: its certificate and the client's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from support.certificates import certify, server_context
 from support.pageserver import PageServer, answer, pages
+from support.readings import totals_by_role
 from tpw.config.schema import Server
 from tpw.config.schema import Tls as Words
 from tpw.daemon.sources import token_source
 from tpw.model import Reason, Role, ServerReading, SourceError
 from tpw.tokens.engines import DIALECTS
-from tpw.tokens.reading import summary
 
 PAGE = answer('vllm:generation_tokens_total{model_name="m"} 7\n')
 
@@ -54,52 +54,52 @@ def failure_of(url: str, tls: Words | None) -> SourceError:
     return caught.value
 
 
-def test_a_server_is_read_where_its_authority_is_given(pki: Path):
+def test_a_server_is_read_with_its_certificate_authority(pki: Path):
     with serving(pki) as server:
         reading = read(server.url, Words(ca_file=str(pki / "server.pem")))
-    assert summary(reading.series) == {Role.OUTPUT: 7.0}
+    assert totals_by_role(reading.series) == {Role.OUTPUT: 7.0}
 
 
 @pytest.mark.parametrize("tls", [None, Words()])
-def test_a_server_whose_authority_is_not_known_is_not_believed(pki: Path, tls: Words | None):
+def test_a_server_with_an_unknown_certificate_authority_is_refused(pki: Path, tls: Words | None):
     with serving(pki) as server:
         failure = failure_of(server.url, tls)
     assert (failure.reason, "certificate is not trusted" in failure.detail) == (Reason.UNREACHABLE, True)
     assert "ca_file" in failure.hint
 
 
-def test_a_certificate_of_another_name_is_believed_only_where_that_name_is_expected(pki: Path):
+def test_a_certificate_of_another_name_needs_server_name(pki: Path):
     with serving(pki, "named") as server:
         failure = failure_of(server.url, Words(ca_file=str(pki / "named.pem")))
         reading = read(server.url, Words(ca_file=str(pki / "named.pem"), server_name="chat.example"))
     assert "certificate is not trusted" in failure.detail
-    assert summary(reading.series) == {Role.OUTPUT: 7.0}
+    assert totals_by_role(reading.series) == {Role.OUTPUT: 7.0}
 
 
-def test_nothing_is_checked_where_that_is_asked_for(pki: Path):
+def test_skip_verify_accepts_any_certificate(pki: Path):
     with serving(pki, "named") as server:
         reading = read(server.url, Words(insecure_skip_verify=True))
-    assert summary(reading.series) == {Role.OUTPUT: 7.0}
+    assert totals_by_role(reading.series) == {Role.OUTPUT: 7.0}
 
 
-def test_a_server_that_wants_a_certificate_of_its_reader_is_shown_one(pki: Path):
+def test_a_client_certificate_is_sent(pki: Path):
     trusting = {"ca_file": str(pki / "server.pem")}
     shown = {"cert_file": str(pki / "exporter.pem"), "key_file": str(pki / "exporter.key")}
     with serving(pki, wants="exporter") as server:
         reading = read(server.url, Words(**trusting, **shown))
         failure = failure_of(server.url, Words(**trusting))
-    assert summary(reading.series) == {Role.OUTPUT: 7.0}
+    assert totals_by_role(reading.series) == {Role.OUTPUT: 7.0}
     assert failure.reason is Reason.UNREACHABLE
 
 
-def test_files_that_cannot_be_used_say_so(tmp_path: Path):
+def test_invalid_files_are_reported(tmp_path: Path):
     (tmp_path / "empty.pem").write_text("")
     for tls in (Words(ca_file=str(tmp_path / "none.pem")), Words(ca_file=str(tmp_path / "empty.pem"))):
         failure = failure_of("https://127.0.0.1:9", tls)
         assert (failure.reason, "TLS files cannot be used" in failure.detail) == (Reason.PERMISSION, True)
 
 
-def test_http_where_https_is_expected_is_told_apart():
+def test_http_on_an_https_url_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def refuse() -> None:
