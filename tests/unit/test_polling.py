@@ -74,7 +74,7 @@ class Gate:
 
 
 class Meter:
-    """An accelerator meter that does as it is told."""
+    """An accelerator meter that a test controls."""
 
     name = "fake"
 
@@ -141,7 +141,7 @@ class Meter:
         self.calls.append("close")
 
 
-def look(poller: AcceleratorPoller, seconds: float = 10.0) -> AcceleratorReading:
+def read_once(poller: AcceleratorPoller, seconds: float = 10.0) -> AcceleratorReading:
     poller.begin()
     return poller.finish(time.monotonic() + seconds)
 
@@ -165,11 +165,11 @@ def closing() -> Iterator[list[AcceleratorPoller]]:
 # -------------------------------------------------------------------------------------------------------- accelerators
 
 
-def test_a_look_reads_every_gpu(closing: list[AcceleratorPoller]) -> None:
+def test_a_read_covers_every_gpu(closing: list[AcceleratorPoller]) -> None:
     poller = AcceleratorPoller(Meter(3))
     closing.append(poller)
 
-    reading = look(poller)
+    reading = read_once(poller)
 
     assert sampled(reading) == {"GPU-0", "GPU-1", "GPU-2"}
     assert faulted(reading) == {}
@@ -177,15 +177,15 @@ def test_a_look_reads_every_gpu(closing: list[AcceleratorPoller]) -> None:
     assert poller.health.status().up
 
 
-def test_a_gpu_that_fails_costs_the_others_nothing(closing: list[AcceleratorPoller], logs: list[Any]) -> None:
+def test_a_failed_gpu_does_not_affect_the_others(closing: list[AcceleratorPoller], logs: list[Any]) -> None:
     meter = Meter(3)
-    meter.faults["GPU-1"] = SourceError(Reason.LOST, "it is gone", "look at the log")
+    meter.faults["GPU-1"] = SourceError(Reason.LOST, "the GPU is lost", "check the log")
     poller = AcceleratorPoller(meter)
     closing.append(poller)
 
-    readings = [look(poller) for _ in range(3)]
+    readings = [read_once(poller) for _ in range(3)]
     meter.faults.clear()
-    readings.append(look(poller))
+    readings.append(read_once(poller))
 
     assert [sampled(reading) for reading in readings] == [{"GPU-0", "GPU-2"}] * 3 + [{"GPU-0", "GPU-1", "GPU-2"}]
     assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.LOST}] * 3 + [{}]
@@ -194,21 +194,21 @@ def test_a_gpu_that_fails_costs_the_others_nothing(closing: list[AcceleratorPoll
     assert events(logs) == ["gpu_down", "source_up", "gpu_up"]
 
 
-def test_gpus_are_logged_once_and_again_when_they_are_metered_otherwise(
+def test_gpus_are_logged_once_and_again_when_their_method_changes(
     closing: list[AcceleratorPoller], logs: list[Any]
 ) -> None:
     meter = Meter(2)
     poller = AcceleratorPoller(meter)
     closing.append(poller)
     for _ in range(3):
-        look(poller)
+        read_once(poller)
     worse = replace(meter._gpus[1], energy_method=EnergyMethod.INSTANT_POWER, method_note="no counter")
     meter._gpus = (meter._gpus[0], worse)
     for _ in range(3):
-        look(poller)
+        read_once(poller)
 
-    told = [(entry["event"], entry["gpu"]) for entry in logs if "energy_method" in entry]
-    assert told == [("gpu_found", 0), ("gpu_found", 1), ("gpu_method_changed", 1)]
+    logged = [(entry["event"], entry["gpu"]) for entry in logs if "energy_method" in entry]
+    assert logged == [("gpu_found", 0), ("gpu_found", 1), ("gpu_method_changed", 1)]
 
 
 def test_a_bug_in_a_meter_is_a_failure_of_that_gpu(closing: list[AcceleratorPoller]) -> None:
@@ -217,12 +217,12 @@ def test_a_bug_in_a_meter_is_a_failure_of_that_gpu(closing: list[AcceleratorPoll
     poller = AcceleratorPoller(meter)
     closing.append(poller)
 
-    reading = look(poller)
+    reading = read_once(poller)
 
     assert (sampled(reading), faulted(reading)) == ({"GPU-1"}, {"GPU-0": Reason.INTERNAL})
 
 
-def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_look(
+def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_tick(
     closing: list[AcceleratorPoller],
 ) -> None:
     meter = Meter(4)
@@ -230,8 +230,8 @@ def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_look(
     poller = AcceleratorPoller(meter, hang_seconds=0.05)
     closing.append(poller)
 
-    first = look(poller)
-    later = [look(poller) for _ in range(3)]
+    first = read_once(poller)
+    later = [read_once(poller) for _ in range(3)]
 
     assert sampled(first) == {"GPU-0", "GPU-2", "GPU-3"}
     assert [faulted(reading) for reading in [first, *later]] == [{"GPU-1": Reason.TIMEOUT}] * 4
@@ -240,18 +240,20 @@ def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_look(
     gate.open()
 
 
-def test_a_gpu_whose_call_returns_is_taken_back_and_its_thread_ends(closing: list[AcceleratorPoller]) -> None:
+def test_a_gpu_is_read_again_when_its_call_returns_and_the_abandoned_thread_ends(
+    closing: list[AcceleratorPoller],
+) -> None:
     meter = Meter(2)
     gate = meter.hangs.setdefault("GPU-0", Gate())
     poller = AcceleratorPoller(meter, hang_seconds=0.05)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     abandoned = [thread for thread in threading.enumerate() if thread.name == "fake-poller"]
     assert len(abandoned) == 2
     del meter.hangs["GPU-0"]
     gate.open()
     deadline = time.monotonic() + 10
-    while "GPU-0" not in sampled(reading := look(poller)):
+    while "GPU-0" not in sampled(reading := read_once(poller)):
         assert time.monotonic() < deadline
 
     assert faulted(reading) == {}
@@ -262,13 +264,13 @@ def test_a_gpu_whose_call_returns_is_taken_back_and_its_thread_ends(closing: lis
     assert meter.most_in_call == 1
 
 
-def test_two_gpus_that_hang_cost_the_third_nothing(closing: list[AcceleratorPoller]) -> None:
+def test_two_hung_gpus_do_not_affect_a_third(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(3)
     gates = [meter.hangs.setdefault(uuid, Gate()) for uuid in ("GPU-0", "GPU-1")]
     poller = AcceleratorPoller(meter, hang_seconds=0.05)
     closing.append(poller)
 
-    reading = look(poller)
+    reading = read_once(poller)
 
     assert sampled(reading) == {"GPU-2"}
     assert faulted(reading) == {"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT}
@@ -276,19 +278,19 @@ def test_two_gpus_that_hang_cost_the_third_nothing(closing: list[AcceleratorPoll
         gate.open()
 
 
-def test_the_only_gpu_hanging_is_a_source_that_is_down(closing: list[AcceleratorPoller]) -> None:
+def test_a_source_is_down_while_its_only_gpu_hangs(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(1)
     gate = meter.hangs["GPU-0"] = Gate()
     poller = AcceleratorPoller(meter, hang_seconds=0.02)
     closing.append(poller)
 
-    look(poller)
+    read_once(poller)
 
     assert not poller.health.status().up
     gate.open()
 
 
-def test_what_comes_after_the_deadline_comes_with_the_next_look(closing: list[AcceleratorPoller]) -> None:
+def test_results_after_the_deadline_are_in_the_next_reading(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(2)
     gate = meter.hangs["GPU-1"] = Gate()
     poller = AcceleratorPoller(meter, hang_seconds=60.0)
@@ -298,34 +300,34 @@ def test_what_comes_after_the_deadline_comes_with_the_next_look(closing: list[Ac
 
     early = poller.finish(time.monotonic())
     gate.open()
-    late = look(poller)
+    late = read_once(poller)
 
     assert (sampled(early), faulted(early)) == ({"GPU-0"}, {})
     assert (sampled(late), faulted(late)) == ({"GPU-1"}, {})
     assert poller.skipped == 1
 
 
-def test_a_driver_that_hangs_as_a_whole_is_a_fault_of_every_gpu_and_is_not_asked_again(
+def test_a_hung_sweep_is_a_fault_of_every_gpu_and_no_second_sweep_starts(
     closing: list[AcceleratorPoller],
 ) -> None:
     meter = Meter(2)
     poller = AcceleratorPoller(meter, hang_seconds=0.02)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     meter.sweep_gate = Gate()
     poller.begin()
     assert meter.sweep_gate.entered.wait(10)
 
-    readings = [poller.finish(time.monotonic() + 0.05), look(poller, 0.05)]
+    readings = [poller.finish(time.monotonic() + 0.05), read_once(poller, 0.05)]
 
     assert [faulted(reading) for reading in readings] == [{"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT}] * 2
     assert not poller.health.status().up
     gate, meter.sweep_gate = meter.sweep_gate, None
     gate.open()
-    assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
+    assert sampled(read_once(poller)) == {"GPU-0", "GPU-1"}
 
 
-def test_a_lost_library_is_closed_and_opened_again_ever_more_slowly(
+def test_a_lost_library_is_opened_again_with_a_growing_back_off(
     closing: list[AcceleratorPoller], clock: Clock, logs: list[Any]
 ) -> None:
     meter = Meter(2, clock)
@@ -356,102 +358,102 @@ def test_a_lost_library_is_closed_and_opened_again_ever_more_slowly(
     assert events(logs) == ["source_up", "source_down", "source_up"]
 
 
-def test_a_library_lost_in_the_middle_of_a_look_is_a_fault_of_every_gpu(closing: list[AcceleratorPoller]) -> None:
+def test_a_library_lost_during_a_read_is_a_fault_of_every_remaining_gpu(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(3)
     meter.faults["GPU-1"] = MeterLost(Reason.ABSENT, "uninitialized")
     poller = AcceleratorPoller(meter)
     closing.append(poller)
 
-    reading = look(poller)
+    reading = read_once(poller)
 
     assert sampled(reading) == {"GPU-0"}
     assert faulted(reading) == {"GPU-1": Reason.ABSENT, "GPU-2": Reason.ABSENT}
     assert meter.calls == ["open", "close"]
 
 
-def test_a_fatal_failure_is_told_and_nothing_is_tried_after_it(closing: list[AcceleratorPoller]) -> None:
+def test_nothing_is_read_after_a_fatal_failure(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(1)
     meter.open_faults = [MeterLost(Reason.BROKEN, "the library was replaced", fatal=True)]
     poller = AcceleratorPoller(meter)
     closing.append(poller)
 
-    look(poller)
-    look(poller)
+    read_once(poller)
+    read_once(poller)
 
     assert poller.fatal is not None and poller.fatal.detail == "the library was replaced"
     assert meter.calls.count("open") == 1
 
 
-def test_holders_are_read_on_request_and_kept(closing: list[AcceleratorPoller]) -> None:
+def test_process_lists_are_read_on_request_and_kept(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(3)
     meter.pids = {"GPU-0": frozenset({7}), "GPU-2": None}
     poller = AcceleratorPoller(meter)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     assert poller.holders() is None
     poller.request_holders()
     poller.request_holders()
     while poller.holders() is None:
-        look(poller)
+        read_once(poller)
 
     assert poller.holders() == {"GPU-0": {7}, "GPU-1": frozenset(), "GPU-2": None}
     assert poller.holders(max_age_seconds=60) is not None
     assert poller.holders(max_age_seconds=-1) is None
 
 
-def test_a_meter_that_knows_how_gpus_are_shared_is_asked_that_once_for_both(closing: list[AcceleratorPoller]) -> None:
-    class Telling(Meter):
+def test_sharing_holds_the_process_lists_too(closing: list[AcceleratorPoller]) -> None:
+    class Sharer(Meter):
         def sharing(self, uuid: str) -> Sharing:
             if uuid == "GPU-1":
-                raise SourceError(Reason.LOST, "gone")
+                raise SourceError(Reason.LOST, "lost")
             return Sharing(frozenset({7}), {7: 40.0}) if uuid == "GPU-0" else Sharing()
 
-    poller = AcceleratorPoller(Telling(3))
+    poller = AcceleratorPoller(Sharer(3))
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     assert poller.sharing() == {}
     poller.request_holders()
     while poller.holders() is None:
-        look(poller)
+        read_once(poller)
 
     assert poller.sharing() == {"GPU-0": Sharing(frozenset({7}), {7: 40.0}), "GPU-2": Sharing()}
     assert poller.holders() == {"GPU-0": {7}, "GPU-2": None}
 
 
-def test_a_process_list_that_hangs_costs_the_looks_nothing(closing: list[AcceleratorPoller]) -> None:
+def test_a_hung_process_list_does_not_affect_reads(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(2)
     poller = AcceleratorPoller(meter, hang_seconds=0.05)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     gate = meter.hangs["holders GPU-0"] = Gate()
     poller.request_holders()
     assert gate.entered.wait(10)
 
-    reading = look(poller)
+    reading = read_once(poller)
 
     assert (sampled(reading), faulted(reading)) == ({"GPU-1"}, {"GPU-0": Reason.TIMEOUT})
     gate.open()
     deadline = time.monotonic() + 10
-    while sampled(look(poller)) != {"GPU-0", "GPU-1"}:
+    while sampled(read_once(poller)) != {"GPU-0", "GPU-1"}:
         assert time.monotonic() < deadline
     assert meter.most_in_call == 1
 
 
-def test_a_released_meter_is_closed_until_it_is_taken_up_again(closing: list[AcceleratorPoller]) -> None:
+def test_a_released_meter_stays_closed_until_it_is_resumed(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(1)
     poller = AcceleratorPoller(meter)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
 
     released = poller.release(time.monotonic() + 5)
-    meanwhile = look(poller)
+    meanwhile = read_once(poller)
     calls = list(meter.calls)
     poller.resume()
 
     assert released
     assert faulted(meanwhile) == {"GPU-0": Reason.DISABLED}
     assert calls == ["open", "close"]
-    assert sampled(look(poller)) == {"GPU-0"}
+    assert sampled(read_once(poller)) == {"GPU-0"}
 
 
 def test_one_thread_reads_everything_while_nothing_hangs(closing: list[AcceleratorPoller]) -> None:
@@ -459,13 +461,13 @@ def test_one_thread_reads_everything_while_nothing_hangs(closing: list[Accelerat
     poller = AcceleratorPoller(meter)
     closing.append(poller)
     for _ in range(5):
-        look(poller)
+        read_once(poller)
 
     assert len(meter.threads) == 1
 
 
 class Sampled(Meter):
-    """A meter whose second GPU is to be sampled."""
+    """A meter with a second GPU that is to be sampled."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -486,7 +488,7 @@ class Sampled(Meter):
         finally:
             self._leave(uuid)
 
-    def seen(self, count: int) -> None:
+    def await_samples(self, count: int) -> None:
         """Wait for this many samples in all."""
         deadline = time.monotonic() + 10
         while len(self.sample_times) < count:
@@ -501,24 +503,24 @@ def test_a_gpu_is_sampled_between_two_reads_by_the_same_thread(
     jitter = itertools.cycle([0.0, 1.0])
     poller = AcceleratorPoller(meter, sampling_seconds=0.04, random=lambda: next(jitter))
     closing.append(poller)
-    look(poller)
-    meter.seen(12)
+    read_once(poller)
+    meter.await_samples(12)
 
     gaps = sorted(b - a for a, b in itertools.pairwise(meter.sample_times))
     assert gaps[0] >= 0.5 * 0.04, "never sooner than half the time"
     assert gaps[6] >= 1.5 * 0.04, "every other one after one and a half: they keep no step"
     assert len(meter.threads) == 1
-    assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
+    assert sampled(read_once(poller)) == {"GPU-0", "GPU-1"}
 
 
 def test_sampling_ends_when_no_gpu_needs_it(closing: list[AcceleratorPoller]) -> None:
     meter = Sampled()
     poller = AcceleratorPoller(meter, sampling_seconds=0.005)
     closing.append(poller)
-    look(poller)
-    meter.seen(2)
+    read_once(poller)
+    meter.await_samples(2)
     meter.wanted = False
-    look(poller)
+    read_once(poller)
     seen = len(meter.sample_times)
     time.sleep(0.05)
 
@@ -529,13 +531,13 @@ def test_a_failed_sample_is_ignored(closing: list[AcceleratorPoller]) -> None:
     meter = Sampled()
     poller = AcceleratorPoller(meter, sampling_seconds=0.005)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     meter.faults["GPU-1"] = SourceError(Reason.BROKEN, "not now")
     seen = len(meter.sample_times)
-    meter.seen(seen + 3)
+    meter.await_samples(seen + 3)
     meter.faults.clear()
 
-    assert sampled(look(poller)) == {"GPU-0", "GPU-1"}
+    assert sampled(read_once(poller)) == {"GPU-0", "GPU-1"}
     assert poller.health.status().failures == ()
 
 
@@ -543,11 +545,11 @@ def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPo
     meter = Sampled()
     poller = AcceleratorPoller(meter, hang_seconds=0.05, sampling_seconds=0.005)
     closing.append(poller)
-    look(poller)
+    read_once(poller)
     gate = meter.hangs["sample GPU-1"] = Gate()
     assert gate.entered.wait(10)
 
-    readings = [look(poller) for _ in range(3)]
+    readings = [read_once(poller) for _ in range(3)]
 
     assert [sampled(reading) for reading in readings] == [{"GPU-0"}] * 3
     assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.TIMEOUT}] * 3
@@ -555,7 +557,7 @@ def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPo
     del meter.hangs["sample GPU-1"]
     gate.open()
     deadline = time.monotonic() + 10
-    while sampled(look(poller)) != {"GPU-0", "GPU-1"}:
+    while sampled(read_once(poller)) != {"GPU-0", "GPU-1"}:
         assert time.monotonic() < deadline
     assert meter.most_in_call == 1
 
@@ -564,7 +566,7 @@ def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPo
 
 
 class Source:
-    """A token source that does as it is told."""
+    """A token source that a test controls."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -597,7 +599,7 @@ def token_pollers() -> Iterator[list[TokenPoller]]:
         poller.close()
 
 
-def test_every_server_is_read_in_every_look(token_pollers: list[TokenPoller]) -> None:
+def test_every_server_is_read_in_every_tick(token_pollers: list[TokenPoller]) -> None:
     sources = [Source("a"), Source("b"), Source("c")]
     poller = TokenPoller(sources)
     token_pollers.append(poller)
@@ -609,7 +611,7 @@ def test_every_server_is_read_in_every_look(token_pollers: list[TokenPoller]) ->
     assert [source.reads for source in sources] == [3, 3, 3]
 
 
-def test_a_slow_server_delays_nobody_and_comes_late(token_pollers: list[TokenPoller]) -> None:
+def test_a_slow_server_does_not_delay_others(token_pollers: list[TokenPoller]) -> None:
     slow, quick = Source("slow"), Source("quick")
     gate = slow.gate = Gate()
     poller = TokenPoller([slow, quick])
@@ -631,7 +633,7 @@ def test_a_slow_server_delays_nobody_and_comes_late(token_pollers: list[TokenPol
     assert (first, second) == (["quick"], ["quick"])
 
 
-def test_many_servers_that_hang_delay_nobody(token_pollers: list[TokenPoller]) -> None:
+def test_many_hung_servers_do_not_delay_others(token_pollers: list[TokenPoller]) -> None:
     hanging = [Source(f"hanging-{i}") for i in range(6)]
     gate = Gate()
     for source in hanging:
@@ -670,7 +672,7 @@ def test_one_thread_is_enough_for_servers_that_answer(token_pollers: list[TokenP
         (Reason.ABSENT, [15, 30, 30]),
     ],
 )
-def test_a_server_that_fails_is_asked_again_after_a_while(
+def test_a_failed_server_is_read_again_after_a_back_off(
     token_pollers: list[TokenPoller], clock: Clock, reason: Reason, gaps: list[int]
 ) -> None:
     source = Source("a")
@@ -691,7 +693,7 @@ def test_a_server_that_fails_is_asked_again_after_a_while(
     assert faults == [reason] * (len(gaps) + 1)
 
 
-def test_a_server_that_is_back_is_read_in_every_look_again(token_pollers: list[TokenPoller], clock: Clock) -> None:
+def test_a_recovered_server_is_read_in_every_tick(token_pollers: list[TokenPoller], clock: Clock) -> None:
     source = Source("a")
     source.fault = SourceError(Reason.UNREACHABLE, "no")
     poller = TokenPoller([source], clock, random=lambda: 0.5)
@@ -761,7 +763,7 @@ class Host:
         self.calls.append("close")
 
 
-def test_a_fast_host_meter_is_read_in_every_look(clock: Clock) -> None:
+def test_a_fast_host_meter_is_read_in_every_tick(clock: Clock) -> None:
     host = Host()
     poller = HostPoller(host, clock)
     readings = []
@@ -775,7 +777,7 @@ def test_a_fast_host_meter_is_read_in_every_look(clock: Clock) -> None:
     assert host.calls == ["open", "read", "read", "close"]
 
 
-def test_a_host_meter_that_fails_is_opened_again_after_a_while(clock: Clock) -> None:
+def test_a_failed_host_meter_is_opened_again_after_a_back_off(clock: Clock) -> None:
     host = Host()
     host.fault = SourceError(Reason.PERMISSION, "no", "allow it")
     poller = HostPoller(host, clock, random=lambda: 0.5)
@@ -790,16 +792,16 @@ def test_a_host_meter_that_fails_is_opened_again_after_a_while(clock: Clock) -> 
     assert (status.up, status.detail, status.hint) == (False, "no", "allow it")
 
 
-def test_what_a_host_meter_withholds_is_logged_once_and_noted(clock: Clock, logs: list[Any]) -> None:
+def test_notes_of_a_host_meter_are_logged_once(clock: Clock, logs: list[Any]) -> None:
     host = Host()
-    host.notes = ("No cpu energy is told.",)
+    host.notes = ("cpu is withheld.",)
     poller = HostPoller(host, clock)
     for _ in range(3):
         poller.begin()
         assert poller.finish() is not None
 
-    assert poller.notes == ("No cpu energy is told.",)
-    assert [entry["detail"] for entry in logs if entry["event"] == "source_incomplete"] == ["No cpu energy is told."]
+    assert poller.notes == ("cpu is withheld.",)
+    assert [entry["detail"] for entry in logs if entry["event"] == "source_incomplete"] == ["cpu is withheld."]
     poller.close()
 
 
@@ -828,7 +830,7 @@ def test_a_slow_host_meter_has_a_thread_and_an_interval_of_its_own(clock: Clock)
 # ----------------------------------------------------------------------------------------------------------------- health
 
 
-def test_a_source_is_logged_when_it_goes_down_and_when_it_comes_back(logs: list[Any]) -> None:
+def test_a_source_is_logged_when_it_goes_down_and_when_it_recovers(logs: list[Any]) -> None:
     health = SourceHealth("tariff", clock=lambda: 1.0, wall=lambda: 5.0)
 
     def fail(reason: Reason) -> None:
@@ -851,22 +853,22 @@ def test_a_source_is_logged_when_it_goes_down_and_when_it_comes_back(logs: list[
     assert logs[1]["detail"] == "why" and logs[1]["hint"] == "what to do" and logs[1]["source"] == "tariff"
 
 
-def test_counts_go_on_from_those_of_the_books() -> None:
+def test_counts_continue_from_the_books() -> None:
     health = SourceHealth("nvml", reads=100, failures={"lost": 3}, wall=lambda: 77.0)
     health.succeeded(0.25)
-    health.failed(SourceError(Reason.LOST, "gone", "mend it"), 0.5)
+    health.failed(SourceError(Reason.LOST, "lost", "mend it"), 0.5)
 
     status = health.status()
 
     assert (status.reads, status.failures, status.up) == (102, (("lost", 4),), False)
     assert (status.last_success_wall_seconds, status.read_duration_seconds) == (77.0, 0.5)
-    assert (status.detail, status.hint) == ("gone", "mend it")
+    assert (status.detail, status.hint) == ("lost", "mend it")
 
 
 @pytest.mark.parametrize("reason", [Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION])
-def test_a_default_that_is_not_on_this_machine_is_left_out_and_said_once(logs: list[Any], reason: Reason) -> None:
+def test_an_unavailable_default_is_omitted_and_logged_once(logs: list[Any], reason: Reason) -> None:
     health = SourceHealth("rapl", optional=True)
-    assert not health.is_omitted  # not tried yet: what is not known is not left out
+    assert not health.is_omitted  # not tried yet
     for _ in range(3):
         health.failed(SourceError(reason, "none", "what to do"), 0.1)
 
@@ -877,7 +879,7 @@ def test_a_default_that_is_not_on_this_machine_is_left_out_and_said_once(logs: l
     ]
 
 
-def test_what_is_named_is_down_where_it_is_not_there(logs: list[Any]) -> None:
+def test_an_unavailable_source_that_is_configured_is_down(logs: list[Any]) -> None:
     health = SourceHealth("rapl")
     health.failed(SourceError(Reason.ABSENT, "none"), 0.1)
 
@@ -885,7 +887,7 @@ def test_what_is_named_is_down_where_it_is_not_there(logs: list[Any]) -> None:
     assert events(logs) == ["source_down"]
 
 
-def test_a_default_that_is_there_and_does_not_work_is_down(logs: list[Any]) -> None:
+def test_a_default_that_is_present_but_fails_is_down(logs: list[Any]) -> None:
     health = SourceHealth("nvml", optional=True)
     health.failed(SourceError(Reason.ABSENT, "no driver"), 0.1)
     health.failed(SourceError(Reason.BROKEN, "driver and library differ"), 0.1)
@@ -895,7 +897,7 @@ def test_a_default_that_is_there_and_does_not_work_is_down(logs: list[Any]) -> N
 
 
 @pytest.mark.parametrize("before", [{}, {"reads": 10, "failures": {"absent": 9}}])
-def test_a_default_that_once_gave_a_reading_is_a_source_as_any_other(logs: list[Any], before: dict[str, Any]) -> None:
+def test_a_default_that_gave_a_reading_once_is_never_omitted(logs: list[Any], before: dict[str, Any]) -> None:
     """In this process, or in one before it."""
     health = SourceHealth("nvml", optional=True, **before)
     if not before:
@@ -907,14 +909,14 @@ def test_a_default_that_once_gave_a_reading_is_a_source_as_any_other(logs: list[
     assert events(logs)[-1] == "source_down"
 
 
-def test_failures_of_a_default_before_this_process_do_not_make_it_one_that_was_there() -> None:
+def test_a_default_with_only_failures_in_the_books_is_omitted() -> None:
     health = SourceHealth("rapl", optional=True, reads=10, failures={"permission": 10})
     health.failed(SourceError(Reason.PERMISSION, "no"), 0.1)
 
     assert health.is_omitted
 
 
-def test_a_bug_in_a_source_is_told_as_one(logs: list[Any]) -> None:
+def test_a_bug_in_a_source_has_the_reason_internal(logs: list[Any]) -> None:
     health = SourceHealth("x")
 
     with pytest.raises(SourceError, match="ZeroDivisionError") as caught:

@@ -1,11 +1,11 @@
 """CPU power of NVIDIA Grace from the kernel's ACPI power meters.
 
-Each rail is a power meter of its own that says in ``power1_oem_info`` which it is: "CPU Power Socket n", "SysIO Power
-Socket n", "Module Power Socket n", "Grace Power Socket n". CPU and SysIO are summed. The module's rail contains the GPU,
-and Grace's contains the CPU's, so neither is ever added to them.
+Each rail is a power meter, named in ``power1_oem_info``: "CPU Power Socket n", "SysIO Power Socket n", "Module Power Socket
+n", "Grace Power Socket n". CPU and SysIO are summed. The module's rail contains the GPU, and Grace's rail contains CPU and
+SysIO, so neither is added.
 
 Sources: Documentation/hwmon/acpi_power_meter.rst of Linux (power1_average: microwatts, a mean over an interval); the rail
-names are those that NVIDIA/DCGM reads in modules/sysmon.
+names are those in modules/sysmon of NVIDIA/DCGM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tpw.power import Clock
 
 _COUNTED = re.compile(r"(CPU|SysIO) Power Socket (\d+)", re.IGNORECASE)
 _WHOLE = re.compile(r"Grace Power Socket (\d+)", re.IGNORECASE)
-MOST_WATTS_PER_SOCKET = 700.0
+MAX_WATTS_PER_SOCKET = 700.0
+"""Upper bound of plausible power: above the 500 W of a Grace superchip socket."""
 
 
 class GraceMeter:
@@ -40,7 +41,7 @@ class GraceMeter:
         self._sockets = 1
 
     def open(self) -> None:
-        """Find the rails. Raises SourceError (ABSENT) where this is no Grace."""
+        """Find the rails. Raises SourceError (ABSENT) where the CPU is not a Grace."""
         named: dict[str, Path] = {}
         for chip in sorted(self._root.glob("hwmon*")):
             for directory in (chip / "device", chip):
@@ -49,39 +50,39 @@ class GraceMeter:
                     named[_text(name)] = value
                     break
         counted = {name: path for name, path in named.items() if _COUNTED.search(name)}
-        # Where the parts are not told apart, what Grace draws as a whole is its CPU and SysIO together.
+        # Without separate rails, Grace's own rail is CPU and SysIO together.
         rails = counted or {name: path for name, path in named.items() if _WHOLE.search(name)}
         if not rails:
             raise SourceError(
                 Reason.ABSENT,
-                f"no power meter of a Grace CPU under {self._root}",
-                "Load the module acpi_power_meter; it must not cap (force_cap_on=0).",
+                f"no power1_oem_info of a Grace CPU under {self._root}",
+                "Load the kernel module acpi_power_meter (with force_cap_on=0).",
             )
         self._rails = list(rails.values())
         self._sockets = len({name.rsplit(" ", 1)[-1] for name in rails})
 
     def read(self) -> HostReading:
-        """Watts now. Raises SourceError when a rail does not answer: a sum without it would be wrong."""
+        """Power now. Raises SourceError when a rail is not readable: the sum without it would be too low."""
         watts = 0.0
         for rail in self._rails:
             try:
                 microwatts = int(rail.read_text())
                 if microwatts <= 0:
-                    raise ValueError(f"shows {microwatts} microwatts, and a socket always draws")
+                    raise ValueError(f"reports {microwatts} microwatts; a running socket draws more than 0")
                 watts += microwatts / 1e6
             except PermissionError:
                 raise SourceError(
-                    Reason.PERMISSION, f"{rail} may not be read", "Let the exporter's user read it."
+                    Reason.PERMISSION, f"{rail} is not readable", "Give the exporter's user read permission."
                 ) from None
             except (OSError, ValueError) as error:
                 raise SourceError(Reason.BROKEN, f"{rail}: {error}") from None
         sample = HostSample(
-            "cpu", self._clock(), power_watts=watts, max_power_watts=MOST_WATTS_PER_SOCKET * self._sockets
+            "cpu", self._clock(), power_watts=watts, max_power_watts=MAX_WATTS_PER_SOCKET * self._sockets
         )
         return HostReading((sample,))
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """No file stays open."""
 
 
 def _text(path: Path) -> str:

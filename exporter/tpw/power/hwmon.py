@@ -1,7 +1,7 @@
-"""Accelerators that the kernel's hardware monitoring shows: Intel GPUs, AMD GPUs without amdsmi, Jetson modules.
+"""Accelerators in the kernel's hwmon tree: Intel GPUs, AMD GPUs without amdsmi, Jetson modules.
 
-Sources: Documentation/ABI/testing/sysfs-driver-intel-{xe,i915}-hwmon and Documentation/gpu/amdgpu/thermal.rst and
-Documentation/hwmon/ina3221.rst of Linux. Units there: microjoules, microwatts, millivolts, milliamperes, millidegrees.
+Sources, all of Linux: Documentation/ABI/testing/sysfs-driver-intel-{xe,i915}-hwmon, Documentation/gpu/amdgpu/thermal.rst,
+Documentation/hwmon/ina3221.rst. Units there: microjoules, microwatts, millivolts, milliamperes, millidegrees.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ from pathlib import Path
 
 from tpw.model import Die, EnergyMethod, Gpu, GpuSample, PowerScope, Reason, SourceError
 from tpw.power import Clock
+from tpw.power.gpus import by_index, mean_ratio, total
 
 DRIVERS = ("xe", "i915", "ina3221")
-"""Chips looked for unless told otherwise. ``amdgpu`` is not among them: those GPUs are the amdsmi meter's."""
+"""Default chips. ``amdgpu`` is not among them, since the amdsmi meter reads those GPUs."""
 
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9]$", re.IGNORECASE)
 _INTEL = "0x8086"
 _TWO_DIES = frozenset({"0x7408", "0x740c"})
-"""AMD Instinct MI250X and MI250 (pci.ids): a board of two dies, each a PCI device of its own, of which the first tells the
-power of both and the second tells 0 or nothing."""
+"""AMD Instinct MI250X and MI250 (pci.ids): two dies, each a PCI device, of which the first reports the power of both, and
+the second 0 or nothing."""
 
 
 @dataclass(slots=True)
-class _Board:
-    """One accelerator and the files it is read from."""
+class _SysfsGpu:
+    """One accelerator and its files."""
 
-    gpu: Gpu
+    info: Gpu
     energy: Path | None = None
     power: Path | None = None
     rails: list[tuple[Path, Path]] = field(default_factory=list)
-    """(voltage, current): Jetson."""
+    """(voltage, current), on Jetson modules."""
     limit: Path | None = None
     temperature: Path | None = None
     busy: Path | None = None
     memory_used: Path | None = None
     memory_total: Path | None = None
     device_id: str = ""
-    second: _Board | None = None
-    """The other die of its board, whose power this one tells."""
+    second: _SysfsGpu | None = None
+    """The other die, with its power in this one."""
 
     def files(self, name: str) -> list[Path | None]:
         """The file of each die."""
@@ -55,7 +56,7 @@ class HwmonMeter:
     Args:
         sysfs_root: where sysfs is mounted.
         clock: monotonic seconds.
-        drivers: hwmon chips to take: ``xe``, ``i915``, ``amdgpu``, ``ina3221``.
+        drivers: hwmon chips to read: ``xe``, ``i915``, ``amdgpu``, ``ina3221``.
     """
 
     name = "hwmon"
@@ -73,115 +74,111 @@ class HwmonMeter:
         unknown = self._drivers - {*DRIVERS, "amdgpu"}
         if unknown:
             raise ValueError(f"unknown hwmon drivers: {', '.join(sorted(unknown))}")
-        self._boards: dict[str, _Board] = {}
+        self._devices: dict[str, _SysfsGpu] = {}
         self._count = 0
         self._discover_at = 0.0
 
     def open(self) -> None:
         """Find the accelerators. Raises SourceError where there are none."""
         self._discover()
-        if not self._boards:
+        if not self._devices:
             raise SourceError(
                 Reason.ABSENT,
-                f"no accelerator of {', '.join(sorted(self._drivers))} under {self._root}/class/hwmon",
-                "Intel GPUs need the xe or i915 driver of a recent kernel; a container must have sysfs mounted.",
+                f"no accelerator with driver {', '.join(sorted(self._drivers))} under {self._root}/class/hwmon",
+                "Intel GPUs need the xe or i915 driver of a recent kernel; a container needs sysfs mounted.",
             )
 
     def sweep(self) -> None:
-        """Look for new boards once a minute."""
+        """Find new GPUs, once a minute."""
         if self._clock() >= self._discover_at:
             self._discover()
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """All accelerators ever found, by index."""
-        return tuple(sorted((board.gpu for board in self._boards.values()), key=lambda gpu: (gpu.index, gpu.uuid)))
+        """All accelerators found since the first open, by index."""
+        return by_index(gpu.info for gpu in self._devices.values())
 
     def read(self, uuid: str) -> GpuSample:
-        """One look. Raises SourceError."""
-        board = self._boards.get(uuid)
-        if board is None:
-            raise SourceError(Reason.LOST, f"{uuid}: no such accelerator was ever found")
-        energy = None if board.energy is None else _required(board.energy) / 1e6
-        watts = _watts(board)
-        used, total = _sum(board.files("memory_used")), _sum(board.files("memory_total"))
-        limit = _optional(board.limit)
-        temperature = _optional(board.temperature)
-        busy = [_optional(path) for path in board.files("busy")]
-        known = [min(percent, 100.0) / 100.0 for percent in busy if percent is not None]
+        """Read one accelerator. Raises SourceError."""
+        gpu = self._devices.get(uuid)
+        if gpu is None:
+            raise SourceError(Reason.LOST, f"{uuid}: this accelerator was never found")
+        energy = None if gpu.energy is None else _required(gpu.energy) / 1e6
+        watts = _watts(gpu)
+        limit = _optional(gpu.limit)
+        temperature = _optional(gpu.temperature)
         return GpuSample(
             uuid=uuid,
             at_seconds=self._clock(),
             energy_joules=energy,
             power_watts=watts or None,
             power_limit_watts=limit / 1e6 if limit else None,
-            utilization_ratio=sum(known) / len(known) if len(known) == len(busy) else None,
-            memory_used_bytes=used,
-            memory_total_bytes=total,
+            utilization_ratio=mean_ratio(map(_optional, gpu.files("busy"))),
+            memory_used_bytes=total(map(_optional, gpu.files("memory_used"))),
+            memory_total_bytes=total(map(_optional, gpu.files("memory_total"))),
             temperature_celsius=None if temperature is None else temperature / 1000.0,
         )
 
     def close(self) -> None:
-        """Nothing is kept open: a device that is unplugged must not be held."""
+        """No file stays open, so that a device can be removed."""
 
     def _discover(self) -> None:
         self._discover_at = self._clock() + 60.0
-        found: list[_Board] = []
+        found: list[_SysfsGpu] = []
         for chip in sorted((self._root / "class" / "hwmon").glob("hwmon*"), key=_natural):
             name = _text(chip / "name")
             if name not in self._drivers:
                 continue  # i915_gt0 and the like are parts of i915
-            board = _jetson(self._root, chip) if name == "ina3221" else _graphics(chip, name)
-            if board is not None:
-                found.append(board)
-        seconds = {die.uuid for board in self._boards.values() for die in board.gpu.dies}
-        for board in _one_jetson(found):
-            if board.gpu.uuid in seconds:
+            gpu = _jetson(self._root, chip) if name == "ina3221" else _graphics(chip, name)
+            if gpu is not None:
+                found.append(gpu)
+        seconds = {die.uuid for gpu in self._devices.values() for die in gpu.info.dies}
+        for gpu in _one_jetson(found):
+            if gpu.info.uuid in seconds:
                 continue
-            known = self._boards.get(board.gpu.uuid)
-            if known is not None and _is_still_good(known, board):
+            known = self._devices.get(gpu.info.uuid)
+            if known is not None and _is_still_good(known, gpu):
                 continue
-            board.gpu = replace(board.gpu, index=self._count if known is None else known.gpu.index)
+            gpu.info = replace(gpu.info, index=self._count if known is None else known.info.index)
             if known is None:
                 self._count += 1
-            self._boards[board.gpu.uuid] = board
+            self._devices[gpu.info.uuid] = gpu
         self._pair_dies()
 
     def _pair_dies(self) -> None:
-        """Make one GPU of the two dies of a board: two would be one with too much energy and one with none."""
-        first: _Board | None = None
-        for board in sorted(self._boards.values(), key=lambda board: board.gpu.pci_bus_id):
-            if board.device_id not in _TWO_DIES:
+        """Make one GPU of two dies: as two GPUs, one would have too much energy and one none."""
+        first: _SysfsGpu | None = None
+        for gpu in sorted(self._devices.values(), key=lambda gpu: gpu.info.pci_bus_id):
+            if gpu.device_id not in _TWO_DIES:
                 continue
-            if board.gpu.energy_method is not EnergyMethod.NONE:
-                first = board if board.second is None else None
+            if gpu.info.energy_method is not EnergyMethod.NONE:
+                first = gpu if gpu.second is None else None
             elif first is not None:
-                gpu = board.gpu
-                first.second = board
-                first.gpu = replace(
-                    first.gpu,
-                    dies=(Die(gpu.uuid, gpu.index, gpu.pci_bus_id),),
-                    remarks=("Power is that of both dies of the board.",),
+                die = gpu.info
+                first.second = gpu
+                first.info = replace(
+                    first.info,
+                    dies=(Die(die.uuid, die.index, die.pci_bus_id),),
+                    remarks=("Power is that of both dies of the GPU.",),
                 )
-                del self._boards[gpu.uuid]
+                del self._devices[die.uuid]
                 first = None
 
 
-def _is_still_good(known: _Board, found: _Board) -> bool:
-    """Whether a board goes on being read as it is: a file that could not be read at this moment is no reason to take
-    another counter, whose number is another."""
+def _is_still_good(known: _SysfsGpu, found: _SysfsGpu) -> bool:
+    """Whether to keep reading a GPU as before: one failed read is no reason to switch to a counter with another epoch."""
     source = known.energy or known.power
     if source is None or not source.exists():
         return False
     methods = list(EnergyMethod)  # best first
-    return methods.index(known.gpu.energy_method) <= methods.index(found.gpu.energy_method)
+    return methods.index(known.info.energy_method) <= methods.index(found.info.energy_method)
 
 
-def _graphics(chip: Path, driver: str) -> _Board | None:
-    """An Intel or AMD GPU. Integrated Intel graphics (no energy counter of their own) are passed over."""
+def _graphics(chip: Path, driver: str) -> _SysfsGpu | None:
+    """An Intel or AMD GPU. None for integrated Intel graphics, which have no energy counter."""
     device = (chip / "device").resolve()
     if not _PCI.search(device.name):
         return None
-    board = _Board(
+    gpu = _SysfsGpu(
         Gpu(
             uuid=_identity(device),
             index=0,
@@ -192,66 +189,66 @@ def _graphics(chip: Path, driver: str) -> _Board | None:
             pci_bus_id=device.name,
         )
     )
-    board.device_id = _text(device / "device")
+    gpu.device_id = _text(device / "device")
     note, method = "", EnergyMethod.COUNTER
     channel = 1
-    card, package = chip / "energy1_input", chip / "energy2_input"
-    if _value(card):
-        board.energy = card
+    whole, package = chip / "energy1_input", chip / "energy2_input"
+    if _value(whole):
+        gpu.energy = whole
     elif _value(package):
-        # Arc B580 was reported with a card counter that stays 0 (igcl issue 138).
-        board.energy, channel = package, 2
-        note = "the card's counter is missing or zero: the package's is used, without the board's memory"
+        # Reported for Arc B580: energy1_input stays 0 (igcl issue 138).
+        gpu.energy, channel = package, 2
+        note = "energy1_input (the whole GPU) is missing or 0: energy2_input (the package, without memory) is used"
     else:
-        board.energy = None
+        gpu.energy = None
         average, instant = chip / "power1_average", chip / "power1_input"
         if _value(average):
-            board.power, method = average, EnergyMethod.AVERAGE_POWER
-            note = "no energy counter: the driver's mean of power is integrated"
+            gpu.power, method = average, EnergyMethod.AVERAGE_POWER
+            note = "no energy counter: the mean power of the driver (power1_average) is integrated"
         elif _value(instant):
-            board.power, method = instant, EnergyMethod.INSTANT_POWER
-            note = "no energy counter and no mean of power: instants are integrated"
-        elif average.exists() or instant.exists() or board.device_id in _TWO_DIES:
+            gpu.power, method = instant, EnergyMethod.INSTANT_POWER
+            note = "no energy counter and no power1_average: instantaneous power (power1_input) is integrated"
+        elif average.exists() or instant.exists() or gpu.device_id in _TWO_DIES:
             method = EnergyMethod.NONE
-            note = "reports 0 W or cannot be read: looked at again every minute"
+            note = "power1_average and power1_input are 0 or not readable: retried every minute"
         else:
             return None
-    board.limit = _first(chip, f"power{channel}_max", "power1_cap", "power1_rated_max")
-    board.temperature = _first(chip, "temp2_input", "temp1_input")
-    board.busy = _first(device, "gpu_busy_percent")
-    board.memory_used = _first(device, "mem_info_vram_used")
-    board.memory_total = _first(device, "mem_info_vram_total")
+    gpu.limit = _first(chip, f"power{channel}_max", "power1_cap", "power1_rated_max")
+    gpu.temperature = _first(chip, "temp2_input", "temp1_input")
+    gpu.busy = _first(device, "gpu_busy_percent")
+    gpu.memory_used = _first(device, "mem_info_vram_used")
+    gpu.memory_total = _first(device, "mem_info_vram_total")
     names = ("power1_cap_max", f"power{channel}_max", f"power{channel}_rated_max", f"power{channel}_cap")
-    # The burst limit (PL2, power1_cap on xe) may be above the sustained one; a limit of 0 is one that is switched off.
+    # The burst limit (PL2, power1_cap on xe) can be above the sustained one; 0 means that a limit is off.
     highest = max((_value(chip / name) or 0.0 for name in names), default=0.0)
-    board.gpu = replace(
-        board.gpu,
+    gpu.info = replace(
+        gpu.info,
         energy_method=method,
         method_note=note,
         power_averaged=method is EnergyMethod.AVERAGE_POWER,
         max_power_watts=highest / 1e6 or None,
     )
-    return board
+    return gpu
 
 
-def _jetson(root: Path, chip: Path) -> _Board | None:
-    """A Jetson module by its INA3221. The rail that feeds the module (VDD_IN and its like) contains the others; without
-    one, the rail of the GPU stands for the GPU alone."""
+def _jetson(root: Path, chip: Path) -> _SysfsGpu | None:
+    """A Jetson module by its INA3221. The rail that feeds the module (such as VDD_IN) contains the others; without one, the
+    GPU's rail is read, for the GPU alone."""
     rails: dict[str, tuple[Path, Path]] = {}
-    for channel in (1, 2, 3):  # 4 to 7 are shunt voltages and their sum
+    for channel in (1, 2, 3):  # channels 4 to 7 are shunt voltages and their sum
         label = _text(chip / f"in{channel}_label")
         voltage, current = chip / f"in{channel}_input", chip / f"curr{channel}_input"
         if label and _value(chip / f"in{channel}_enable") != 0 and voltage.exists() and current.exists():
             rails[label] = (voltage, current)
-    total = next((label for label in rails if re.search(r"(^|_)(IN|SYS|TOTAL)$", label.upper())), None)
-    gpu = next((label for label in rails if "GPU" in label.upper()), None)
-    feeding = total or gpu
+    module = next((label for label in rails if re.search(r"(^|_)(IN|SYS|TOTAL)$", label.upper())), None)
+    gpu_rail = next((label for label in rails if "GPU" in label.upper()), None)
+    feeding = module or gpu_rail
     if feeding is None:
         return None
     tree = root / "firmware" / "devicetree" / "base"
     serial = _text(tree / "serial-number") or "0"
-    scope = PowerScope.MODULE if total else PowerScope.GPU
-    return _Board(
+    scope = PowerScope.MODULE if module else PowerScope.GPU
+    return _SysfsGpu(
         Gpu(
             uuid=f"JETSON-{serial}",
             index=0,
@@ -259,29 +256,29 @@ def _jetson(root: Path, chip: Path) -> _Board | None:
             vendor="nvidia",
             power_scope=scope,
             energy_method=EnergyMethod.INSTANT_POWER,
-            method_note=f"Jetson modules have no energy counter: voltage times current of the rail {feeding} is integrated",
+            method_note=f"no energy counter on Jetson modules: voltage times current of rail {feeding} (ina3221) is integrated",
         ),
         rails=[rails[feeding]],
     )
 
 
-def _one_jetson(boards: list[_Board]) -> list[_Board]:
-    """A module may have two INA3221: the one with the rail of the whole module stands for it."""
-    module = [board for board in boards if board.rails]
+def _one_jetson(gpus: list[_SysfsGpu]) -> list[_SysfsGpu]:
+    """A module can have two INA3221: only the one with the rail of the whole module is read."""
+    module = [gpu for gpu in gpus if gpu.rails]
     if len(module) < 2:
-        return boards
-    best = next((board for board in module if board.gpu.power_scope is PowerScope.MODULE), module[0])
-    return [board for board in boards if not board.rails or board is best]
+        return gpus
+    best = next((gpu for gpu in module if gpu.info.power_scope is PowerScope.MODULE), module[0])
+    return [gpu for gpu in gpus if not gpu.rails or gpu is best]
 
 
-def _watts(board: _Board) -> float | None:
-    if board.rails:
-        return sum(_required(voltage) * _required(current) for voltage, current in board.rails) / 1e6
-    return None if board.power is None else _required(board.power) / 1e6
+def _watts(gpu: _SysfsGpu) -> float | None:
+    if gpu.rails:
+        return sum(_required(voltage) * _required(current) for voltage, current in gpu.rails) / 1e6
+    return None if gpu.power is None else _required(gpu.power) / 1e6
 
 
 def _identity(device: Path) -> str:
-    """What identifies a GPU across reboots: AMD's unique id where there is one, else where it is plugged in."""
+    """Identity of a GPU across reboots: AMD's unique_id where there is one, else its PCI address."""
     unique = _text(device / "unique_id")
     return f"AMD-{unique}" if unique else f"PCI-{device.name}"
 
@@ -290,16 +287,15 @@ def _required(path: Path) -> float:
     try:
         return _number(path)
     except PermissionError:
-        raise SourceError(Reason.PERMISSION, f"{path} may not be read", "Let the exporter's user read it.") from None
+        raise SourceError(
+            Reason.PERMISSION, f"{path} is not readable", "Give the exporter's user read permission."
+        ) from None
     except FileNotFoundError:
-        raise SourceError(Reason.LOST, f"{path} is gone", "The device was removed or its driver unloaded.") from None
+        raise SourceError(
+            Reason.LOST, f"{path} no longer exists", "The device was removed or its driver unloaded."
+        ) from None
     except (OSError, ValueError) as error:
         raise SourceError(Reason.BROKEN, f"{path}: {error}") from None
-
-
-def _sum(paths: Sequence[Path | None]) -> float | None:
-    known = [value for value in map(_optional, paths) if value is not None]
-    return sum(known) if known and len(known) == len(paths) else None
 
 
 def _optional(path: Path | None) -> float | None:
@@ -314,7 +310,7 @@ def _value(path: Path) -> float | None:
 
 
 def _number(path: Path) -> float:
-    """Kernels write integers, so a word that Python takes for a number is none."""
+    """The kernel writes integers: ``nan`` or ``1e3`` are errors."""
     return float(int(path.read_text()))
 
 

@@ -1,11 +1,11 @@
-"""NVIDIA GPUs through the driver's own library (NVML, by the ``pynvml`` binding of nvidia-ml-py).
+"""NVIDIA GPUs through the driver's library NVML (the ``pynvml`` binding of nvidia-ml-py).
 
-Energy is the hardware counter where there is one, otherwise power that the ledger integrates; which, and why no better
-one, is found by asking each GPU (:mod:`tpw.power.nvml_probe`). A look costs two driver calls per GPU, a batch of field
-values and the utilisation; memory, temperature and the limit change slowly and are read at every fifth look.
+Energy is the hardware counter where there is one, otherwise power, which the ledger integrates. :mod:`tpw.power.nvml_probe`
+finds out which, by asking each GPU. A read makes two driver calls per GPU: one batch of field values and the utilisation.
+Memory, temperature and limit change slowly and are read at every fifth read.
 
-One GPU that fails is one GPU that fails: it is looked up again by UUID every few seconds and keeps its place in
-:meth:`NvmlMeter.gpus`. A library that fails is raised as :class:`tpw.power.MeterLost`.
+A GPU that fails is opened again by UUID every few seconds and stays in :meth:`NvmlMeter.gpus`. A failure of the library as
+a whole is raised as :class:`tpw.power.MeterLost`.
 """
 
 from __future__ import annotations
@@ -19,38 +19,40 @@ from typing import Any, TypeVar
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, Sharing, SourceError
 from tpw.power import Clock, MeterLost
 from tpw.power.nvml_binding import nvml
-from tpw.power.nvml_board import Board
 from tpw.power.nvml_codes import (
     ARCHITECTURES,
     FATAL_CODES,
-    GONE_CODES,
     LIBRARY_CODES,
     NO_PERMISSION,
+    STALE_HANDLE_CODES,
     UNKNOWN,
     UNSUPPORTED_CODES,
     code_name,
     gpu_error,
     library_error,
 )
+from tpw.power.nvml_gpu import NvmlGpu
 from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, probe, text, value_of
 from tpw.power.nvml_sharing import handles, instances, measures_activity, process_lists, total_slices, usage
 
+# Tuning, each chosen by the faults in tests/scenarios and by what NVIDIA's drivers were reported to do.
 RETRY_SECONDS = 5.0
-"""How often a GPU that does not answer is looked up again."""
+"""Between two attempts to open a GPU that does not answer: short against a reset, which takes 10 s and more."""
 REDISCOVERY_SECONDS = 60.0
-"""How often new, renumbered or reconfigured GPUs are looked for."""
+"""Between two searches for new, renumbered or reconfigured GPUs: the search costs some ten driver calls per GPU."""
 SLOW_EVERY = 5
-"""Memory, temperature and limit are read at every so many-th look."""
+"""Memory, temperature and limit are read at every n-th read: no dashboard shows them finer, and it saves three of five
+calls."""
 FAILURES_BEFORE_RETRY = 3
-"""A GPU with so many failed looks in a row is looked up again instead of read."""
-FLICKERS_BEFORE_PROBE = 30
-"""A value that was not offered at so many looks in a row is gone: the GPU is asked anew what it can tell."""
+"""A GPU is opened again after this many failed reads in a row."""
+MISSING_BEFORE_PROBE = 30
+"""After this many reads in a row without a value that was offered before, the GPU is probed again."""
 UNKNOWN_SWEEPS = 30
-"""All GPUs answering "unknown error" for so many looks: the library is initialised again."""
+"""The library is initialised again after this many sweeps with "unknown error" from all GPUs."""
 UNKNOWN_ROUNDS = 3
-"""So many initialisations in a row that mended nothing, after good looks before: the process must go."""
+"""After this many initialisations without effect, and successful reads before, only a new process helps."""
 UNKNOWN_OPENS = 5
-"""So many initialisations in a row that end in "unknown error" after a good start: the process must go."""
+"""After this many initialisations in a row that end in "unknown error", and one that worked, only a new process helps."""
 
 _T = TypeVar("_T")
 
@@ -66,8 +68,8 @@ class NvmlMeter:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._boards: dict[str, Board] = {}
-        self._gpus: tuple[Gpu, ...] = ()
+        self._devices: dict[str, NvmlGpu] = {}
+        self._listed: tuple[Gpu, ...] = ()
         self._driver_version = ""
         self._inits = 0
         self._started = False
@@ -77,7 +79,7 @@ class NvmlMeter:
         self._has_read = False
         self._discover_at = 0.0
         self.notes: tuple[str, ...] = ()
-        """What was noticed at the last discovery, in sentences: GPUs that may not be used."""
+        """GPUs that cannot be used, as of the last discovery."""
 
     # ------------------------------------------------------------------------------------------------- opening, closing
 
@@ -90,12 +92,12 @@ class NvmlMeter:
             self._unknown_opens = self._unknown_opens + 1 if code == UNKNOWN else 0
             lost = library_error(code, "initialisation", started=self._started)
             if self._started and self._unknown_opens >= UNKNOWN_OPENS:
-                lost.fatal = True  # a container that lost its devices gets them back only by a restart
+                lost.fatal = True  # a container that lost its device rules recovers only by a restart
             raise lost from None
         self._unknown_opens = self._unknown_sweeps = 0
         self._inits += 1
-        for board in self._boards.values():
-            board.handle = None
+        for gpu in self._devices.values():
+            gpu.handle = None
         try:
             with self._library("driver version"):
                 self._driver_version = text(ask(nvml.nvmlSystemGetDriverVersion) or "")
@@ -106,11 +108,11 @@ class NvmlMeter:
         self._started = True
 
     def close(self) -> None:
-        """Let go of the driver. While a call hangs in it the library stays initialised: shutting down would hang too."""
-        if any(board.reading for board in self._boards.values()):
+        """Shut NVML down. While a call hangs in the driver it stays initialised, since nvmlShutdown would hang too."""
+        if any(gpu.reading for gpu in self._devices.values()):
             return
-        for board in self._boards.values():
-            board.occupancy.forget()
+        for gpu in self._devices.values():
+            gpu.occupancy.forget()
         while self._inits:
             self._inits -= 1
             try:
@@ -118,12 +120,12 @@ class NvmlMeter:
             except nvml.NVMLError:
                 self._inits = 0
 
-    # ---------------------------------------------------------------------------------------------------------- looking
+    # ---------------------------------------------------------------------------------------------------------- reading
 
     def sweep(self) -> None:
-        """Once a minute, look for new, renumbered and reconfigured GPUs. Raises MeterLost."""
-        boards = self._boards.values()
-        if boards and all(board.unknown for board in boards):
+        """Once a minute, find new, renumbered and reconfigured GPUs. Raises MeterLost."""
+        gpus = self._devices.values()
+        if gpus and all(gpu.unknown for gpu in gpus):
             self._unknown_sweeps += 1
             if self._unknown_sweeps >= UNKNOWN_SWEEPS:
                 self._unknown_sweeps = 0
@@ -133,253 +135,235 @@ class NvmlMeter:
                 raise lost
         else:
             self._unknown_sweeps = 0
-        # With a call hanging in the driver, asking for handles could hang as well and take the other GPUs along.
-        if self._clock() >= self._discover_at and not any(board.reading for board in boards):
+        # While a call hangs in the driver, the calls of a discovery could hang as well, and with them every GPU.
+        if self._clock() >= self._discover_at and not any(gpu.reading for gpu in gpus):
             self._discover()
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """All GPUs ever found, lost ones too, by index."""
-        return self._gpus
+        """All GPUs found since the first open, lost ones too, by index."""
+        return self._listed
 
     def read(self, uuid: str) -> GpuSample:
-        """One look at one GPU. Raises SourceError, or MeterLost where the library is gone."""
-        board = self._boards.get(uuid)
-        if board is None:
-            raise SourceError(Reason.LOST, f"{uuid}: no such GPU was ever found")
-        if board.down_until is not None and self._clock() < board.down_until and board.fault is not None:
-            fault = board.fault
+        """Read one GPU. Raises SourceError, or MeterLost where the library failed."""
+        gpu = self._devices.get(uuid)
+        if gpu is None:
+            raise SourceError(Reason.LOST, f"{uuid}: this GPU was never found")
+        if gpu.down_until is not None and self._clock() < gpu.down_until and gpu.fault is not None:
+            fault = gpu.fault
             raise SourceError(fault.reason, fault.detail, fault.hint)
-        board.reading = True
+        gpu.reading = True
         try:
-            if board.down_until is not None or board.plan is None or board.flickers >= FLICKERS_BEFORE_PROBE:
-                self._revive(board)
-            sample = self._look(board)
+            if gpu.down_until is not None or gpu.plan is None or gpu.missing >= MISSING_BEFORE_PROBE:
+                self._reopen(gpu)
+            sample = self._sample(gpu)
         except nvml.NVMLError as error:
-            raise self._failed(board, error.value) from None
+            raise self._failed(gpu, error.value) from None
         finally:
-            board.reading = False
+            gpu.reading = False
         self._has_read = True
-        self._unknown_rounds = board.failures = board.unknown = board.flickers = 0
-        board.fault = None
+        self._unknown_rounds = gpu.failures = gpu.unknown = gpu.missing = 0
+        gpu.fault = None
         return sample
 
-    def _holders(self, uuid: str) -> frozenset[int] | None:
-        """Process ids with a context on this GPU; of all its instances in MIG mode. None where the driver won't say."""
-        board = self._boards.get(uuid)
-        if board is None or board.handle is None or board.down_until is not None:
-            return None
-        board.reading = True
-        try:
-            mig = _mig_enabled(board.handle)  # asked anew: discovery sees a change only within a minute
-            boards = list(handles(board.handle)) if mig else [board.handle]
-            lists = [pids for handle in boards for pids in process_lists(handle)]
-        except nvml.NVMLError as error:
-            if error.value == NO_PERMISSION or error.value in UNSUPPORTED_CODES:
-                return None
-            raise self._failed(board, error.value) from None
-        finally:
-            board.reading = False
-        if not lists and not mig:
-            return None
-        return frozenset(pid for pids in lists for pid in pids)
-
     def sharing(self, uuid: str) -> Sharing:
-        """Who is on this GPU and uses how much of it; in MIG mode its instances. See :mod:`tpw.power.nvml_sharing`."""
-        board = self._boards.get(uuid)
-        if board is None or board.handle is None or board.down_until is not None:
+        """Processes on this GPU and their use; in MIG mode its instances. See :mod:`tpw.power.nvml_sharing`."""
+        gpu = self._devices.get(uuid)
+        if gpu is None or gpu.handle is None or gpu.down_until is not None:
             return Sharing()
-        if not self._asked(board, lambda: _mig_enabled(board.handle)):  # asked anew, as above
-            pids = self._holders(uuid)
-            return Sharing(pids, self._asked(board, lambda: usage(board.handle, board.occupancy, self._clock())))
-        return self._asked(board, lambda: self._partition(board)) or Sharing()
+        # MIG mode is read each time: discovery notices a change only within a minute.
+        if self._optional(gpu, lambda: _mig_enabled(gpu.handle)):
+            return self._optional(gpu, lambda: self._partition(gpu)) or Sharing()
+        lists = self._optional(gpu, lambda: list(process_lists(gpu.handle)))
+        pids = frozenset(pid for pids in lists for pid in pids) if lists else None
+        return Sharing(pids, self._optional(gpu, lambda: usage(gpu.handle, gpu.occupancy, self._clock())))
 
-    def _partition(self, board: Board) -> Sharing:
-        occupancy = board.occupancy
-        if not board.slices:
-            board.slices = total_slices(board.handle)
-            board.measures_activity = measures_activity(board.handle)
+    def _partition(self, gpu: NvmlGpu) -> Sharing:
+        occupancy = gpu.occupancy
+        if not gpu.slices:
+            gpu.slices = total_slices(gpu.handle)
+            gpu.measures_activity = measures_activity(gpu.handle)
         found, comparable = instances(
-            board.handle, occupancy, self._clock(), measured=board.measures_activity, total=board.slices
+            gpu.handle, occupancy, self._clock(), measured=gpu.measures_activity, total=gpu.slices
         )
         pids = frozenset(pid for instance in found for pid in instance.pids)
-        return Sharing(pids, None, found, board.slices, comparable, occupancy.baseline_power_ratio())
+        return Sharing(pids, None, found, gpu.slices, comparable, occupancy.baseline_power_ratio())
 
-    def _asked(self, board: Board, call: Callable[[], _T]) -> _T | None:
-        """The answer to a question that a GPU need not answer. Raises SourceError where it is gone."""
-        board.reading = True
+    def _optional(self, gpu: NvmlGpu, call: Callable[[], _T]) -> _T | None:
+        """The result of a call that a GPU need not support, or None. Raises SourceError for other failures."""
+        gpu.reading = True
         try:
             return call()
         except nvml.NVMLError as error:
             if error.value == NO_PERMISSION or error.value in UNSUPPORTED_CODES:
                 return None
-            raise self._failed(board, error.value) from None
+            raise self._failed(gpu, error.value) from None
         finally:
-            board.reading = False
+            gpu.reading = False
 
     def sampled_gpus(self) -> tuple[str, ...]:
-        """Boards whose instants are integrated (see :class:`tpw.power.SamplingMeter`)."""
+        """GPUs with instants that are integrated (see :class:`tpw.power.SamplingMeter`)."""
         if not self._inits:
             return ()
-        return tuple(uuid for uuid, board in self._boards.items() if _is_instant(board) and board.down_until is None)
+        return tuple(uuid for uuid, gpu in self._devices.items() if _is_instant(gpu) and gpu.down_until is None)
 
     def sample(self, uuid: str) -> None:
-        """Note the instant power of one GPU. A failure is told by the next look."""
-        board = self._boards[uuid]
-        plan = board.plan
+        """Record the instantaneous power of one GPU. A failure shows at the next read."""
+        gpu = self._devices[uuid]
+        plan = gpu.plan
         if plan is None or plan.method is not EnergyMethod.INSTANT_POWER:
             return
-        board.reading = True
+        gpu.reading = True
         try:
             if plan.power is not None:
-                watts = _optional_watts(nvml.nvmlDeviceGetFieldValues(board.handle, [plan.power])[0])
+                watts = _optional_watts(nvml.nvmlDeviceGetFieldValues(gpu.handle, [plan.power])[0])
             else:
-                watts = nvml.nvmlDeviceGetPowerUsage(board.handle) / 1000.0
+                watts = nvml.nvmlDeviceGetPowerUsage(gpu.handle) / 1000.0
         except nvml.NVMLError:
             return
         finally:
-            board.reading = False
+            gpu.reading = False
         if watts:
-            board.burst.add(self._clock(), watts)
+            gpu.burst.add(self._clock(), watts)
 
-    # --------------------------------------------------------------------------------------------------------- one look
+    # -------------------------------------------------------------------------------------------------------- one sample
 
-    def _look(self, board: Board) -> GpuSample:
-        plan = board.plan
+    def _sample(self, gpu: NvmlGpu) -> GpuSample:
+        plan = gpu.plan
         if plan is None:
-            raise SourceError(Reason.BROKEN, f"{board.gpu.uuid}: not probed yet")
-        handle = board.handle
+            raise SourceError(Reason.BROKEN, f"{gpu.info.uuid}: not probed yet")
+        handle = gpu.handle
         energy: float | None = None
         watts: float | None = None
         throttle: tuple[tuple[str, float], ...] | None = None
-        if board.fields:
-            rows = nvml.nvmlDeviceGetFieldValues(handle, board.fields)
+        if gpu.fields:
+            rows = nvml.nvmlDeviceGetFieldValues(handle, gpu.fields)
             at = self._clock()
             position = 0
             if plan.energy is not None:
-                energy = self._required(board, rows[0], "energy counter") / 1000.0
+                energy = self._required(gpu, rows[0], "energy counter") / 1000.0
                 position = 1
             if plan.power is not None:
                 row = rows[position]
                 if plan.method is EnergyMethod.COUNTER:
                     watts = _optional_watts(row)
                 else:
-                    watts = self._required(board, row, "power") / 1000.0
-            if board.scope_check is not None and energy is not None and watts is not None:
+                    watts = self._required(gpu, row, "power") / 1000.0
+            if gpu.scope_check is not None and energy is not None and watts is not None:
                 other = _optional_watts(rows[position + 1])
                 if other and watts:
-                    self._settle_scope(board, board.scope_check.add(at, energy, watts, other))
+                    self._set_scope(gpu, gpu.scope_check.add(at, energy, watts, other))
             if plan.throttle:
-                throttle = _throttle(plan, rows, board.throttle_start)
+                throttle = _throttle(plan, rows, gpu.throttle_start)
         else:
             at = self._clock()
         if plan.energy_by_call:
             energy = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
             at = self._clock()
         if plan.power_by_call:
-            watts = self._watts_by_call(board, plan)
+            watts = self._watts_by_call(gpu, plan)
             at = at if plan.energy_by_call else self._clock()
-        if board.mig and watts is not None:
-            board.occupancy.drew(watts)
-        averaged = 1.0 if watts is not None and board.gpu.power_averaged else 0.0
-        if watts and _is_instant(board):
-            board.burst.add(at, watts)
-            watts, averaged = board.burst.take()
-        utilization = self._utilization(board) if plan.utilization else None
-        if board.looks % SLOW_EVERY == 0:
-            self._slow_look(board)
-        board.looks += 1
+        if gpu.mig and watts is not None:
+            gpu.occupancy.add_power(watts)
+        averaged = 1.0 if watts is not None and gpu.info.power_averaged else 0.0
+        if watts and _is_instant(gpu):
+            gpu.burst.add(at, watts)
+            watts, averaged = gpu.burst.end()
+        utilization = self._utilization(gpu) if plan.utilization else None
+        if gpu.reads % SLOW_EVERY == 0:
+            self._read_slow_values(gpu)
+        gpu.reads += 1
         return GpuSample(
-            uuid=board.gpu.uuid,
+            uuid=gpu.info.uuid,
             at_seconds=at,
             energy_joules=energy,
             power_watts=watts,
             power_mean_seconds=averaged,
-            power_limit_watts=board.limit_watts,
-            power_floor_watts=board.floor_watts,
+            power_limit_watts=gpu.limit_watts,
+            power_floor_watts=gpu.floor_watts,
             utilization_ratio=utilization,
-            memory_used_bytes=board.memory_used_bytes,
-            memory_total_bytes=board.memory_total_bytes,
-            temperature_celsius=board.temperature_celsius,
+            memory_used_bytes=gpu.memory_used_bytes,
+            memory_total_bytes=gpu.memory_total_bytes,
+            temperature_celsius=gpu.temperature_celsius,
             throttle_seconds=throttle,
         )
 
-    def _required(self, board: Board, row: Any, what: str) -> float:
-        """A value without which there is no reading. NOT_SUPPORTED after a good probe is a passing fault of the driver,
-        never "none used"."""
+    def _required(self, gpu: NvmlGpu, row: Any, what: str) -> float:
+        """A value without which there is no sample. NOT_SUPPORTED after a successful probe is a transient fault of the
+        driver, not a zero."""
         code = row.nvmlReturn
         if code == 0:
             return value_of(row)
         if code in UNSUPPORTED_CODES:
-            raise _flicker(board, what, code)
+            raise _missing(gpu, what, code)
         raise nvml.NVMLError(code)
 
-    def _watts_by_call(self, board: Board, plan: Plan) -> float | None:
+    def _watts_by_call(self, gpu: NvmlGpu, plan: Plan) -> float | None:
         try:
-            return float(nvml.nvmlDeviceGetPowerUsage(board.handle)) / 1000.0
+            return float(nvml.nvmlDeviceGetPowerUsage(gpu.handle)) / 1000.0
         except nvml.NVMLError as error:
             if error.value not in UNSUPPORTED_CODES:
                 raise
             if plan.method is EnergyMethod.COUNTER:
                 return None
-            raise _flicker(board, "power", error.value) from None
+            raise _missing(gpu, "power", error.value) from None
 
-    def _utilization(self, board: Board) -> float | None:
-        rates = gauge(nvml.nvmlDeviceGetUtilizationRates, board.handle)
+    def _utilization(self, gpu: NvmlGpu) -> float | None:
+        rates = gauge(nvml.nvmlDeviceGetUtilizationRates, gpu.handle)
         return None if rates is None else min(rates.gpu, 100) / 100.0
 
-    def _slow_look(self, board: Board) -> None:
-        handle = board.handle
+    def _read_slow_values(self, gpu: NvmlGpu) -> None:
+        handle = gpu.handle
         memory = gauge(_memory, handle)
-        board.memory_used_bytes = None if memory is None else float(memory.used)
-        board.memory_total_bytes = None if memory is None else float(memory.total)
+        gpu.memory_used_bytes = None if memory is None else float(memory.used)
+        gpu.memory_total_bytes = None if memory is None else float(memory.total)
         temperature = gauge(_temperature, handle)
-        board.temperature_celsius = None if temperature is None else float(temperature)
+        gpu.temperature_celsius = None if temperature is None else float(temperature)
         limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-        board.limit_watts = limit / 1000.0 if limit else None
-        smoothing = None if board.plan is None else board.plan.smoothing
+        gpu.limit_watts = limit / 1000.0 if limit else None
+        smoothing = None if gpu.plan is None else gpu.plan.smoothing
         if smoothing is not None:
             rows = gauge(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
-            board.floor_watts = None if rows is None else floor_of(rows, board.gpu.max_power_watts)
+            gpu.floor_watts = None if rows is None else floor_of(rows, gpu.info.max_power_watts)
 
-    def _settle_scope(self, board: Board, scope: PowerScope | None) -> None:
-        if scope is not None and board.plan is not None:
-            board.scope_found = scope
-            board.follow(board.plan)
+    def _set_scope(self, gpu: NvmlGpu, scope: PowerScope | None) -> None:
+        if scope is not None and gpu.plan is not None:
+            gpu.scope_found = scope
+            gpu.follow(gpu.plan)
             self._publish()
 
     # ----------------------------------------------------------------------------------------------------------- faults
 
-    def _failed(self, board: Board, code: int) -> SourceError:
-        """What to raise for a failed look, and when to try this GPU again."""
+    def _failed(self, gpu: NvmlGpu, code: int) -> SourceError:
+        """Record a failed read, and return the error to raise."""
         if code in LIBRARY_CODES or code in FATAL_CODES:
-            return library_error(code, f"read of {board.gpu.uuid}", started=self._started)
-        if code in UNSUPPORTED_CODES and code not in GONE_CODES:
-            return _flicker(board, "reading", code)
-        fault = gpu_error(board.gpu.uuid, code)
-        board.failures += 1
-        board.unknown = board.unknown + 1 if code == UNKNOWN else 0
-        board.fault = fault
-        if code in GONE_CODES or board.failures >= FAILURES_BEFORE_RETRY:
-            board.down_until = self._clock() + RETRY_SECONDS
+            return library_error(code, f"read of {gpu.info.uuid}", started=self._started)
+        if code in UNSUPPORTED_CODES and code not in STALE_HANDLE_CODES:
+            return _missing(gpu, "reading", code)
+        fault = gpu_error(gpu.info.uuid, code)
+        gpu.failures += 1
+        gpu.unknown = gpu.unknown + 1 if code == UNKNOWN else 0
+        gpu.fault = fault
+        if code in STALE_HANDLE_CODES or gpu.failures >= FAILURES_BEFORE_RETRY:
+            gpu.down_until = self._clock() + RETRY_SECONDS
         return fault
 
-    def _revive(self, board: Board) -> None:
-        """Look a GPU up by its UUID and probe it again. Raises NVMLError."""
-        board.down_until = self._clock() + RETRY_SECONDS
-        board.handle = nvml.nvmlDeviceGetHandleByUUID(board.gpu.uuid)
-        self._probe(board)
-        board.down_until = None
+    def _reopen(self, gpu: NvmlGpu) -> None:
+        """Open a GPU by its UUID and probe it again. Raises NVMLError."""
+        gpu.down_until = self._clock() + RETRY_SECONDS
+        gpu.handle = nvml.nvmlDeviceGetHandleByUUID(gpu.info.uuid)
+        self._probe(gpu)
+        gpu.down_until = None
 
     # -------------------------------------------------------------------------------------------------------- discovery
 
     def _discover(self) -> None:
-        """Walk the indices: new boards are probed, known ones get the handle and index of now."""
+        """Enumerate the GPUs: new ones are probed, known ones get their current handle and index."""
         self._discover_at = self._clock() + REDISCOVERY_SECONDS
         with self._library("device count"):
             count = nvml.nvmlDeviceGetCount()
-        seen: set[str] = set()
+        present: set[str] = set()
         notes: list[str] = []
-        forbidden = 0
+        denied = 0
         for index in range(count):
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -387,96 +371,96 @@ class NvmlMeter:
             except nvml.NVMLError as error:
                 if error.value in LIBRARY_CODES or error.value in FATAL_CODES:
                     raise library_error(error.value, "discovery", started=self._started) from None
-                forbidden += error.value == NO_PERMISSION
+                denied += error.value == NO_PERMISSION
                 notes.append(f"GPU {index} of {count} cannot be used: {code_name(error.value)} ({error.value})")
                 continue
-            seen.add(uuid)
-            self._found(uuid, index, handle)
+            present.add(uuid)
+            self._register(uuid, index, handle)
         self.notes = tuple(notes)
-        if count and forbidden == count:
+        if count and denied == count:
             raise gpu_error("all GPUs", NO_PERMISSION, "lookup")
-        for uuid, board in self._boards.items():
-            if uuid not in seen and board.handle is None and board.down_until is None:
-                board.fault = gpu_error(uuid, 28, "lookup")
-                board.down_until = self._clock() + RETRY_SECONDS
+        for uuid, gpu in self._devices.items():
+            if uuid not in present and gpu.handle is None and gpu.down_until is None:
+                gpu.fault = gpu_error(uuid, 28, "lookup")
+                gpu.down_until = self._clock() + RETRY_SECONDS
         self._publish()
 
-    def _found(self, uuid: str, index: int, handle: Any) -> None:
-        board = self._boards.get(uuid)
-        if board is None:
-            board = self._boards[uuid] = Board(Gpu(uuid=uuid, index=index, energy_method=EnergyMethod.NONE))
-        fresh = board.handle is None
-        board.handle = handle
-        if board.gpu.index != index:
-            board.gpu = replace(board.gpu, index=index)
-        if not fresh and board.down_until is not None:
-            return  # its own retries bring it back
+    def _register(self, uuid: str, index: int, handle: Any) -> None:
+        gpu = self._devices.get(uuid)
+        if gpu is None:
+            gpu = self._devices[uuid] = NvmlGpu(Gpu(uuid=uuid, index=index, energy_method=EnergyMethod.NONE))
+        fresh = gpu.handle is None
+        gpu.handle = handle
+        if gpu.info.index != index:
+            gpu.info = replace(gpu.info, index=index)
+        if not fresh and gpu.down_until is not None:
+            return  # read() opens it again
         try:
             mig = _mig_enabled(handle)
-            if fresh or board.plan is None or mig != board.mig:
-                self._probe(board)
-                board.down_until = None
-            elif board.gpu.energy_method is not EnergyMethod.COUNTER:
-                self._upgrade(board)
-            self._name_instances(board, mig=mig)
+            if fresh or gpu.plan is None or mig != gpu.mig:
+                self._probe(gpu)
+                gpu.down_until = None
+            elif gpu.info.energy_method is not EnergyMethod.COUNTER:
+                self._upgrade(gpu)
+            self._list_instances(gpu, mig=mig)
         except nvml.NVMLError as error:
-            fault = self._failed(board, error.value)
+            fault = self._failed(gpu, error.value)
             if isinstance(fault, MeterLost):
                 raise fault from None
-            board.fault = fault
-            if board.plan is None:
-                board.down_until = self._clock() + RETRY_SECONDS
+            gpu.fault = fault
+            if gpu.plan is None:
+                gpu.down_until = self._clock() + RETRY_SECONDS
 
-    def _probe(self, board: Board) -> None:
-        """Ask a GPU who it is and what it can tell. Raises NVMLError."""
-        handle = board.handle
+    def _probe(self, gpu: NvmlGpu) -> None:
+        """Read what a GPU is and what it can report. Raises NVMLError."""
+        handle = gpu.handle
         pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
         architecture = ask(nvml.nvmlDeviceGetArchitecture, handle) or 0
-        board.mig = _mig_enabled(handle)
-        board.gpu = replace(
-            board.gpu,
+        gpu.mig = _mig_enabled(handle)
+        gpu.info = replace(
+            gpu.info,
             name=text(ask(nvml.nvmlDeviceGetName, handle) or ""),
             architecture=ARCHITECTURES.get(architecture, ""),
             driver_version=self._driver_version,
             pci_bus_id="" if pci is None else text(pci.busId),
         )
-        board.follow(probe(handle))
-        board.looks = board.flickers = 0
+        gpu.follow(probe(handle))
+        gpu.reads = gpu.missing = 0
         self._publish()
 
-    def _name_instances(self, board: Board, *, mig: bool) -> None:
-        """Instances come and go while the board stays in MIG mode."""
-        uuids = (ask(nvml.nvmlDeviceGetUUID, instance) for instance in handles(board.handle)) if mig else ()
+    def _list_instances(self, gpu: NvmlGpu, *, mig: bool) -> None:
+        """Instances are created and destroyed while the GPU stays in MIG mode."""
+        uuids = (ask(nvml.nvmlDeviceGetUUID, instance) for instance in handles(gpu.handle)) if mig else ()
         named = tuple(text(uuid) for uuid in uuids if uuid)
-        if named != board.gpu.mig_uuids:
-            board.gpu = replace(board.gpu, mig_uuids=named)
+        if named != gpu.info.mig_uuids:
+            gpu.info = replace(gpu.info, mig_uuids=named)
 
-    def _upgrade(self, board: Board) -> None:
-        """A probe that was unlucky is not the last word: take a better method once the GPU offers it."""
-        plan = probe(board.handle, attempts=1)
+    def _upgrade(self, gpu: NvmlGpu) -> None:
+        """Use a better method once the GPU offers it: a probe can miss a value that the driver reports later."""
+        plan = probe(gpu.handle, attempts=1)
         methods = list(EnergyMethod)  # best first
-        if methods.index(plan.method) < methods.index(board.gpu.energy_method):
-            board.follow(plan)
+        if methods.index(plan.method) < methods.index(gpu.info.energy_method):
+            gpu.follow(plan)
 
     def _publish(self) -> None:
-        self._gpus = tuple(sorted((board.gpu for board in self._boards.values()), key=lambda g: (g.index, g.uuid)))
+        self._listed = tuple(sorted((gpu.info for gpu in self._devices.values()), key=lambda g: (g.index, g.uuid)))
 
     @contextmanager
     def _library(self, doing: str) -> Iterator[None]:
-        """Failures of calls that are about no GPU are the library's."""
+        """Turns a failure of a call that concerns no GPU into MeterLost."""
         try:
             yield
         except nvml.NVMLError as error:
             raise library_error(error.value, doing, started=self._started) from None
 
 
-def _is_instant(board: Board) -> bool:
-    return board.plan is not None and board.plan.method is EnergyMethod.INSTANT_POWER
+def _is_instant(gpu: NvmlGpu) -> bool:
+    return gpu.plan is not None and gpu.plan.method is EnergyMethod.INSTANT_POWER
 
 
-def _flicker(board: Board, what: str, code: int) -> SourceError:
-    board.flickers += 1
-    return SourceError(Reason.BROKEN, f"{board.gpu.uuid}: NVML gave no {what} in this look: {code_name(code)} ({code})")
+def _missing(gpu: NvmlGpu, what: str, code: int) -> SourceError:
+    gpu.missing += 1
+    return SourceError(Reason.BROKEN, f"{gpu.info.uuid}: NVML returned no {what}: {code_name(code)} ({code})")
 
 
 def _optional_watts(row: Any) -> float | None:
@@ -492,7 +476,7 @@ def _throttle(plan: Plan, rows: Any, start: int) -> tuple[tuple[str, float], ...
 
 
 def _memory(handle: Any) -> Any:
-    """Version 2 keeps what the driver reserves apart from what is used; older drivers have version 1 only."""
+    """Version 2 separates memory reserved by the driver from used memory; older drivers have version 1 only."""
     try:
         return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
     except nvml.NVMLError as error:

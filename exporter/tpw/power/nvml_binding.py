@@ -1,7 +1,6 @@
-"""The NVML binding of the distribution nvidia-ml-py, as the untyped thing it is.
+"""The NVML binding of the distribution nvidia-ml-py, untyped: its annotations lack, for example, an error's ``value``.
 
-The binding's own annotations promise less than it gives (an error's ``value`` among others), so it is used as ``Any``
-here, in one place. Importing it loads no driver library.
+Importing it does not load the driver's library.
 """
 
 from __future__ import annotations

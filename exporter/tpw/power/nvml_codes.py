@@ -1,7 +1,7 @@
-"""NVML's numbers: return codes, field ids, architectures, and what each means to a meter.
+"""NVML's return codes, field ids and architectures, from nvml.h (API version 13), and their meaning for the meter.
 
-All are from nvml.h, API version 13. They are kept here as integers because the binding's exceptions cannot be hashed or
-compared with other objects, and because asking a sick driver for the name of an error is one call more into it.
+They are integers, because the binding's exceptions are not hashable and nvmlErrorString is one more call into a driver that
+has just failed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ GPU_NOT_FOUND = 28
 UNKNOWN = 999
 
 UNSUPPORTED_CODES = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, 25, 26, INVALID_ARGUMENT})
-"""A value that this board, driver or binding does not offer. INVALID_ARGUMENT: fields a driver is too old to know."""
+"""A value that this GPU, driver or binding does not offer. INVALID_ARGUMENT: a field that is newer than the driver."""
 
 LIBRARY_CODES = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED})
 """The library must be initialised again."""
 
 FATAL_CODES = frozenset({LIB_RM_VERSION_MISMATCH, LIBRARY_NOT_FOUND})
-"""After a good start: the files of the driver were replaced. The old library stays mapped, so only a new process helps."""
+"""After a successful start: the driver's files were replaced. The old library stays mapped, so only a new process helps."""
 
-GONE_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND, NOT_FOUND, INVALID_ARGUMENT})
-"""The handle is good for nothing until the GPU has been looked up again."""
+STALE_HANDLE_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND, NOT_FOUND, INVALID_ARGUMENT})
+"""The handle is invalid until the GPU has been opened again."""
 
-BOARD_GONE_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND})
-"""Whatever was asked: the board is not there."""
+GPU_LOST_CODES = frozenset({GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND})
+"""The GPU is lost, whichever value was read."""
 
 _NAMES = {
     1: "uninitialized",
@@ -91,15 +91,15 @@ _REASONS = {
 }
 
 _HINTS = {
-    NO_PERMISSION: "The process may not use this GPU: give the container the device, or run as a user who may read it.",
-    17: "The process may not use this GPU: give the container the device, or run as a user who may read it.",
-    DRIVER_NOT_LOADED: "Load the NVIDIA kernel module (nvidia-smi tells whether it works).",
+    NO_PERMISSION: "Access to this GPU is denied: give the container the device, or run as a user who may read it.",
+    17: "Access to this GPU is denied: give the container the device, or run as a user who may read it.",
+    DRIVER_NOT_LOADED: "Load the NVIDIA kernel module (nvidia-smi shows whether it works).",
     LIBRARY_NOT_FOUND: "Install the NVIDIA driver, or start the container with the NVIDIA runtime (--gpus all).",
     LIB_RM_VERSION_MISMATCH: "The driver was upgraded: reload the kernel module or reboot, then restart the exporter.",
-    GPU_IS_LOST: "The GPU has fallen off the bus: look for Xid 79 in the kernel log; a reset or a reboot is needed.",
+    GPU_IS_LOST: "The GPU has fallen off the bus: check the kernel log for Xid 79, then reset the GPU or reboot.",
     RESET_REQUIRED: "Reset the GPU (nvidia-smi --gpu-reset) once nothing uses it.",
-    14: "The board's infoROM is damaged: see nvidia-smi -q, then the vendor.",
-    11: "The GPU gets no interrupts: see the kernel log.",
+    14: "The infoROM of the GPU is damaged: check nvidia-smi -q, then contact the vendor.",
+    11: "The GPU gets no interrupts: check the kernel log.",
     UNKNOWN: "In a container: the device rules may have been rewritten (systemctl daemon-reload); restart the container.",
 }
 
@@ -117,7 +117,7 @@ THROTTLE_FIELDS: tuple[tuple[int, str], ...] = (
     (270, "hw_thermal"),
     (271, "hw_power_brake"),
 )
-"""Cumulative nanoseconds with the clocks held down, by reason."""
+"""(field id, reason): cumulative nanoseconds with reduced clocks."""
 
 AMPERE = 7
 BLACKWELL = 10
@@ -136,12 +136,12 @@ ARCHITECTURES = {
 
 
 def code_name(code: int) -> str:
-    """The name of a return code, without asking the driver."""
+    """The name of a return code, without a call of the driver."""
     return _NAMES.get(code, f"error {code}")
 
 
 def gpu_error(uuid: str, code: int, doing: str = "read") -> SourceError:
-    """What one GPU's failure means."""
+    """The error for a failed call of one GPU."""
     return SourceError(
         _REASONS.get(code, Reason.BROKEN),
         f"{uuid}: NVML {doing} failed: {code_name(code)} ({code})",
@@ -150,7 +150,7 @@ def gpu_error(uuid: str, code: int, doing: str = "read") -> SourceError:
 
 
 def library_error(code: int, doing: str, *, started: bool) -> MeterLost:
-    """What a failure of the whole library means. ``started``: it has worked before in this process."""
+    """The error for a failure of the library as a whole. ``started``: it has worked before in this process."""
     return MeterLost(
         _REASONS.get(code, Reason.BROKEN),
         f"NVML {doing} failed: {code_name(code)} ({code})",

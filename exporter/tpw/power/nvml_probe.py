@@ -1,6 +1,6 @@
-"""Finds out what one NVIDIA GPU can tell, by asking it: which energy source, which power scope, which gauges.
+"""Finds out what one NVIDIA GPU reports, by calling NVML: which energy source, which power scope, which gauges.
 
-Tables of architectures are wrong for virtual GPUs, superchips and Jetsons; a call that succeeds is not.
+A table of architectures would be wrong for virtual GPUs, superchips and Jetsons.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tpw.power.nvml_codes import (
     AMPERE,
     ARCHITECTURES,
     BLACKWELL,
-    BOARD_GONE_CODES,
     FATAL_CODES,
     FIELD_ENERGY,
     FIELD_POWER_AVERAGE,
     FIELD_POWER_INSTANT,
     FIELD_POWER_MAX_LIMIT,
     FIELD_TOTAL_ENERGY,
+    GPU_LOST_CODES,
     LIBRARY_CODES,
     SCOPE_GPU,
     SCOPE_MODULE,
@@ -56,13 +56,14 @@ _CANDIDATES: tuple[Field, ...] = (
 )
 
 DEFAULT_FLOOR_BOUND_WATTS = 3000.0
-"""For boards that do not tell their limit."""
+"""Bound for a floor on GPUs that report no limit: above the limit of every known GPU."""
 
 _ATTEMPTS = 3
 _RETRY_SECONDS = 0.06
-"""A driver asked twice within some 50 ms may answer "not supported" for a value it has (seen by Zeus)."""
+"""A second read within some 50 ms may return "not supported" for a value that the GPU has (observed by the Zeus
+project)."""
 
-# GA100 (A100, A30, A800): PCI device ids 2080 to 20ff. Its power reading is an instant, unlike that of other Amperes.
+# GA100 (A100, A30, A800): PCI device ids 2080 to 20ff. Its power is an instant, unlike that of other Ampere GPUs.
 _GA100 = range(0x2080, 0x2100)
 
 
@@ -79,20 +80,20 @@ class Plan:
     power: Field | None
     power_by_call: bool
     call_averages: bool
-    """Whether the power call gives the mean of a second."""
+    """Whether nvmlDeviceGetPowerUsage returns the mean of a second."""
     other_power: Field | None
-    """Power of the GPU alone, on superchips whose counter may count the GPU or the module: the counter is compared with
-    both until its scope is known."""
+    """Power of the GPU alone, on superchips with a counter of unknown scope: the counter is compared with GPU and module
+    power until its scope is known."""
     throttle: tuple[tuple[int, str], ...]
     max_power_watts: float | None
     max_module_watts: float | None
     utilization: bool
     smoothing: tuple[Field, Field] | None = None
-    """(enabled, applied floor) of power smoothing, where the board has it."""
+    """Fields (enabled, applied floor) of power smoothing, where the GPU has it."""
 
 
 def value_of(row: Any) -> float:
-    """The number in a field value, read by its type tag (nvmlValueType_t): other members of the union are garbage."""
+    """The number in a field value, by its type tag (nvmlValueType_t): other members of the union are undefined."""
     kind = row.valueType
     value = row.value
     if kind == 3:
@@ -111,12 +112,12 @@ def value_of(row: Any) -> float:
 
 
 def text(value: Any) -> str:
-    """A string of the binding: bytes in some versions, str in others."""
+    """A string from the binding, which returns bytes in some versions and str in others."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def ask(call: Callable[..., _T], *arguments: Any) -> _T | None:
-    """The answer of an NVML call, or None where it is not offered. Other failures are raised (NVMLError)."""
+    """The result of an NVML call, or None where it is unsupported. Raises NVMLError for other failures."""
     try:
         return call(*arguments)
     except nvml.NVMLError as error:
@@ -126,19 +127,18 @@ def ask(call: Callable[..., _T], *arguments: Any) -> _T | None:
 
 
 def gauge(call: Callable[..., _T], *arguments: Any) -> _T | None:
-    """The answer of a call whose value is only shown: whatever fails about it alone costs nobody the energy. Raises
-    NVMLError where the board or the library is gone."""
+    """The result of an NVML call that is not needed for energy, or None where it fails. Raises NVMLError where the GPU or
+    the library is lost."""
     try:
         return call(*arguments)
     except nvml.NVMLError as error:
-        if error.value in BOARD_GONE_CODES or error.value in LIBRARY_CODES or error.value in FATAL_CODES:
+        if error.value in GPU_LOST_CODES or error.value in LIBRARY_CODES or error.value in FATAL_CODES:
             raise
         return None
 
 
 def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
-    """Ask one GPU what it can tell, several times where it does not offer the best. Raises NVMLError where it does not
-    answer at all."""
+    """Find out what one GPU reports, in several attempts where it lacks the best source. Raises NVMLError."""
     fields = _fields(handle, attempts)
     architecture = ask(nvml.nvmlDeviceGetArchitecture, handle) or 0
     energy = next((field for field in _ENERGY_FIELDS if field in fields), None)
@@ -157,7 +157,8 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
         power=power,
         call_kind=call_kind,
     )
-    # Superchips: a counter of the whole module was reported for GH200, so that is believed until shown otherwise.
+    # Superchips: a counter of the whole module was reported for GH200, so that is assumed until the comparison shows
+    # otherwise.
     undecided = energy == _ENERGY and gpu_power is not None and module_power is not None
     module = undecided or energy == _ENERGY_MODULE or (gpu_power is None and module_power is not None)
     return Plan(
@@ -207,17 +208,17 @@ def _method(*, has_counter: bool, power: Field | None, call_kind: EnergyMethod |
     if power is not None and power[0] == FIELD_POWER_AVERAGE:
         return EnergyMethod.AVERAGE_POWER, f"{no_counter}: the one-second mean of power is integrated"
     if power is not None:
-        return EnergyMethod.INSTANT_POWER, f"{no_counter} and no mean of power: instants are integrated"
+        return EnergyMethod.INSTANT_POWER, f"{no_counter} and no mean of power: instantaneous power is integrated"
     if call_kind is EnergyMethod.AVERAGE_POWER:
         return call_kind, f"{no_counter}: the one-second mean of power is integrated"
     if call_kind is not None:
-        return call_kind, f"{no_counter} and no mean of power: instants are integrated"
+        return call_kind, f"{no_counter} and no mean of power: instantaneous power is integrated"
     return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
 
 
 def _smoothing(handle: Any, architecture: int) -> tuple[Field, Field] | None:
-    """The fields of power smoothing. Their numbers have changed between versions of nvml.h, so they are the binding's, and
-    asked of those architectures only that have it."""
+    """The fields of power smoothing. Their ids changed between versions of nvml.h, so the binding's are used, and only on
+    architectures that have the feature."""
     enabled = getattr(nvml, "NVML_FI_PWR_SMOOTHING_ENABLED", None)
     floor = getattr(nvml, "NVML_FI_PWR_SMOOTHING_APPLIED_TMP_FLOOR", None)
     if enabled is None or floor is None or architecture < BLACKWELL:
@@ -228,7 +229,7 @@ def _smoothing(handle: Any, architecture: int) -> tuple[Field, Field] | None:
 
 
 def floor_of(rows: Sequence[Any], max_power_watts: float | None) -> float | None:
-    """Watts of the floor in force, from the values of the two fields. A floor above the limit is none."""
+    """Watts of the active floor, from the values of the two fields. None without one, or where it is above the limit."""
     if any(row.nvmlReturn for row in rows) or value_of(rows[0]) != 1:
         return None
     watts = float(value_of(rows[1]))
@@ -236,7 +237,7 @@ def floor_of(rows: Sequence[Any], max_power_watts: float | None) -> float | None
 
 
 def _call_kind(handle: Any, architecture: int) -> EnergyMethod:
-    """What nvmlDeviceGetPowerUsage means here: a mean from Ampere on except on GA100, an instant before (nvml.h)."""
+    """What nvmlDeviceGetPowerUsage returns: a mean from Ampere on except on GA100, an instant before (nvml.h)."""
     if architecture < AMPERE or architecture not in ARCHITECTURES:
         return EnergyMethod.INSTANT_POWER
     pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
@@ -246,7 +247,7 @@ def _call_kind(handle: Any, architecture: int) -> EnergyMethod:
 
 
 def _max_power(handle: Any, fields: dict[Field, float]) -> float | None:
-    """The highest limit the board can be given, or that is in force, in watts."""
+    """The highest power limit that can be set or is active, in watts."""
     highest = fields.get(_MAX_LIMIT, 0.0)
     for call in (nvml.nvmlDeviceGetPowerManagementLimitConstraints, nvml.nvmlDeviceGetEnforcedPowerLimit):
         try:

@@ -1,16 +1,15 @@
-"""How those who hold one NVIDIA GPU share it: use by process, instances (MIG) and how busy each is.
+"""How the processes on one NVIDIA GPU share it: use by process, MIG instances, and how busy each instance is.
 
-Asked on the slow tier, with the process lists. Nothing here gives energy: there is one meter, on the board. These are the
-weights by which its joules are divided, and each may be missing.
+These are the weights by which the GPU's energy is divided; each may be missing. Energy itself is measured per GPU only.
 
-Facts, from nvml.h (API 13): nvmlDeviceGetProcessUtilization answers the use since a timestamp, for processes that used
-something, NOT_FOUND where none did, and is not there in MIG mode. GPM compares two samples at least 100 ms apart, from
-Hopper on, per GPU instance, and does not take the profiling unit from anybody. Handles of instances are invalid once an
-instance is destroyed, and its ids are used again.
+From nvml.h (API 13): nvmlDeviceGetProcessUtilization returns the use since a timestamp, for processes that used something,
+NOT_FOUND where none did, and is unsupported in MIG mode. GPM compares two samples at least 100 ms apart, from Hopper on,
+per GPU instance, and does not occupy the profiling unit. Handles of instances become invalid when an instance is destroyed,
+and its ids are used again.
 
-Not stated there, and not tried on hardware: whether GPM's busy multiprocessors of an instance are a share of its own or of
-the whole GPU's. It is not guessed. Among instances of one size both come to the same weights; among unlike ones the ratios
-are used once one of them was above its instance's part of the GPU, which a share of the whole cannot be.
+Not documented, and not tried on hardware: whether GPM's busy multiprocessors of an instance are a share of its own or of
+the whole GPU's. Among instances of equal size both give the same weights. Among unequal ones the ratios are used once one
+of them was above the instance's part of the GPU, which a share of the whole GPU cannot be.
 """
 
 from __future__ import annotations
@@ -24,77 +23,78 @@ from tpw.model import Instance
 from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_codes import (
     FATAL_CODES,
-    GONE_CODES,
     INSUFFICIENT_SIZE,
     LIBRARY_CODES,
     NO_PERMISSION,
     NOT_FOUND,
+    STALE_HANDLE_CODES,
     SUCCESS,
     UNSUPPORTED_CODES,
 )
 from tpw.power.nvml_probe import ask, text
 
 GPM_SECONDS = 0.1
-"""Two samples that are nearer to each other tell nothing."""
+"""Two samples must be at least this far apart (nvml.h)."""
 
 USAGE_SECONDS = 5.0
-"""How long an answer about the use by process holds."""
+"""How long a result of :func:`usage` stays valid. Tuning: far below the interval of scans, far above the driver's
+sampling."""
 
 _PROFILE = re.compile(r"MIG\s+((?:(\d+)c\.)?(\d+)g\.\S+)")
 _TOTAL_SLICES = ((5, 8), (4, 7), (6, 6), (3, 4), (2, 3), (1, 2), (0, 1))
-"""NVML_GPU_INSTANCE_PROFILE_x_SLICE and x, the largest first: the largest that a GPU offers is the whole of it."""
+"""(NVML_GPU_INSTANCE_PROFILE_x_SLICE, x), largest first: the largest that a GPU offers covers all of it."""
 _MOST_OF_WHOLE = 1.25
-"""An instance has at most so many times its slices' part of the multiprocessors: 3 of 7 slices are 60 of 132."""
+"""An instance has at most this many times its slices' part of the multiprocessors: 3 of 7 slices are 60 of 132."""
 _GPM_METRICS = (2, 1)
-"""Multiprocessors that were busy; time in which anything was."""
+"""GPM metric ids: SM utilisation, then graphics utilisation as a substitute."""
 
 
 class Occupancy:
-    """What is remembered of one GPU between two looks at how it is shared."""
+    """What is kept of one GPU between two reads of its sharing."""
 
-    __slots__ = ("_floor_watts", "_looks", "_samples", "_watts", "of_own", "percents", "percents_at", "seen_us")
+    __slots__ = ("_floor_watts", "_readings", "_samples", "_watts", "newest_us", "own_share", "percents", "percents_at")
 
     def __init__(self) -> None:
-        self.seen_us = 0
+        self.newest_us = 0
         self.percents: dict[int, float] | None = None
-        """What :func:`usage` answered last, and when (monotonic seconds)."""
+        """The last result of :func:`usage`, and its monotonic instant."""
         self.percents_at = float("-inf")
-        self.of_own = False
-        """Whether it was seen that an instance's ratio is a share of its own multiprocessors."""
+        self.own_share = False
+        """Whether an instance's ratio has proved to be a share of its own multiprocessors."""
         self._floor_watts = 0.0
         self._watts = 0.0
-        self._looks = 0
+        self._readings = 0
         self._samples: dict[tuple[str, str], tuple[Any, float]] = {}
 
-    def drew(self, watts: float) -> None:
-        """One look at the power of the board."""
+    def add_power(self, watts: float) -> None:
+        """Add one reading of the GPU's power."""
         self._watts += watts
-        self._looks += 1
+        self._readings += 1
         if watts < self._floor_watts or not self._floor_watts:
             self._floor_watts = watts
 
     def baseline_power_ratio(self) -> float | None:
-        """The least power seen over the mean since this was asked last. None without a look at power."""
-        if not self._looks:
+        """The least power ever read divided by the mean since the last call. None without a reading since."""
+        if not self._readings:
             return None
-        mean = self._watts / self._looks
-        self._watts, self._looks = 0.0, 0
+        mean = self._watts / self._readings
+        self._watts, self._readings = 0.0, 0
         return min(1.0, self._floor_watts / mean)
 
-    def busy(self, board: Any, gpu_instance: int, key: tuple[str, str], now: float) -> float | None:
-        """How busy a GPU instance was since the last call, 0 to 1. None the first time, and where GPM will not say."""
+    def busy(self, gpu: Any, gpu_instance: int, key: tuple[str, str], now: float) -> float | None:
+        """How busy a GPU instance was since the last call, 0 to 1. None the first time, and where GPM reports nothing."""
         try:
             sample = nvml.nvmlGpmSampleAlloc()
         except nvml.NVMLError as error:
-            _raise_if_gone(error)
+            _raise_if_lost(error)
             return None
         before = self._samples.pop(key, None)
         try:
-            nvml.nvmlGpmMigSampleGet(board, gpu_instance, sample)
-            ratio = None if before is None or now - before[1] < GPM_SECONDS else _compared(before[0], sample)
+            nvml.nvmlGpmMigSampleGet(gpu, gpu_instance, sample)
+            ratio = None if before is None or now - before[1] < GPM_SECONDS else _busy_between(before[0], sample)
         except nvml.NVMLError as error:
             _free(sample)
-            _raise_if_gone(error)
+            _raise_if_lost(error)
             return None
         finally:
             if before is not None:
@@ -103,13 +103,13 @@ class Occupancy:
         return ratio
 
     def forget(self, keep: frozenset[tuple[str, str]] = frozenset()) -> None:
-        """Free the samples of instances that are gone."""
+        """Free the samples of instances that no longer exist."""
         for key in [key for key in self._samples if key not in keep]:
             _free(self._samples.pop(key)[0])
 
 
-def _raise_if_gone(error: Any) -> None:
-    """How busy an instance is may be left unsaid; that the library is gone may not."""
+def _raise_if_lost(error: Any) -> None:
+    """Raise a failure of the library; a failure of one value is ignored."""
     if error.value in LIBRARY_CODES or error.value in FATAL_CODES:
         raise error
 
@@ -119,7 +119,7 @@ def _free(sample: Any) -> None:
         nvml.nvmlGpmSampleFree(sample)
 
 
-def _compared(before: Any, after: Any) -> float | None:
+def _busy_between(before: Any, after: Any) -> float | None:
     wanted = nvml.c_nvmlGpmMetricsGet_t()
     wanted.version = nvml.NVML_GPM_METRICS_GET_VERSION
     wanted.numMetrics = len(_GPM_METRICS)
@@ -133,45 +133,44 @@ def _compared(before: Any, after: Any) -> float | None:
     return None
 
 
-def measures_activity(board: Any) -> bool:
-    """Whether the GPU can tell how busy each of its instances is."""
-    support = ask(nvml.nvmlGpmQueryDeviceSupport, board)
+def measures_activity(gpu: Any) -> bool:
+    """Whether the GPU reports how busy each of its instances is (GPM)."""
+    support = ask(nvml.nvmlGpmQueryDeviceSupport, gpu)
     return bool(support is not None and support.isSupportedDevice)
 
 
-def total_slices(board: Any) -> int:
-    """Compute slices of the whole GPU; 0 where it does not tell."""
+def total_slices(gpu: Any) -> int:
+    """Compute slices of the whole GPU; 0 where unknown."""
     for profile, slices in _TOTAL_SLICES:
-        if ask(nvml.nvmlDeviceGetGpuInstanceProfileInfo, board, profile) is not None:
+        if ask(nvml.nvmlDeviceGetGpuInstanceProfileInfo, gpu, profile) is not None:
             return slices
     return 0
 
 
 def instances(
-    board: Any, occupancy: Occupancy, now: float, *, measured: bool, total: int
+    gpu: Any, occupancy: Occupancy, now: float, *, measured: bool, total: int
 ) -> tuple[tuple[Instance, ...], bool]:
-    """The instances of a GPU, compute instances one by one, and whether how busy they are can be compared. Raises
-    NVMLError.
+    """The compute instances of a GPU, and whether their busy ratios are comparable. Raises NVMLError.
 
     Args:
-        board: its handle.
-        occupancy: what is remembered of it.
+        gpu: its handle.
+        occupancy: what is kept of it.
         now: monotonic seconds.
-        measured: whether it can tell how busy they are.
-        total: compute slices of the whole GPU; 0 where it does not tell.
+        measured: whether it reports how busy they are.
+        total: compute slices of the whole GPU; 0 where unknown.
     """
     sizes: set[int] = set()
     found: list[Instance] = []
     busy: dict[int, float | None] = {}
     keys: set[tuple[str, str]] = set()
-    for handle in handles(board):
+    for handle in handles(gpu):
         uuid = text(nvml.nvmlDeviceGetUUID(handle))
         name = _PROFILE.search(text(ask(nvml.nvmlDeviceGetName, handle) or ""))
         profile = name[1] if name else ""
         gpu_instance = ask(nvml.nvmlDeviceGetGpuInstanceId, handle)
         if measured and gpu_instance is not None and gpu_instance not in busy:
-            # Its first compute instance stands for a GPU instance: its number may be another's by now.
-            busy[gpu_instance] = occupancy.busy(board, gpu_instance, (uuid, profile), now)
+            # Keyed by its first compute instance: the id of a GPU instance is used again.
+            busy[gpu_instance] = occupancy.busy(gpu, gpu_instance, (uuid, profile), now)
             keys.add((uuid, profile))
         attributes = ask(nvml.nvmlDeviceGetAttributes, handle)
         slices = attributes.computeInstanceSliceCount if attributes is not None else 0
@@ -179,7 +178,7 @@ def instances(
         ratio = None if gpu_instance is None else busy.get(gpu_instance)
         sizes.add(size)
         if ratio is not None and 0 < size < total and ratio > _MOST_OF_WHOLE * size / total:
-            occupancy.of_own = True
+            occupancy.own_share = True
         found.append(
             Instance(
                 uuid,
@@ -190,21 +189,21 @@ def instances(
             )
         )
     occupancy.forget(frozenset(keys))
-    return tuple(found), occupancy.of_own or len(sizes) < 2
+    return tuple(found), occupancy.own_share or len(sizes) < 2
 
 
-def handles(board: Any) -> Iterator[Any]:
-    """Handles of a GPU's MIG instances. Always asked for anew: they are invalid once an instance is destroyed."""
-    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(board)):
+def handles(gpu: Any) -> Iterator[Any]:
+    """Handles of a GPU's MIG instances. Never kept: they are invalid once an instance is destroyed."""
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
         try:
-            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, index)
+            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)
         except nvml.NVMLError as error:
-            if error.value not in GONE_CODES:
+            if error.value not in STALE_HANDLE_CODES:
                 raise
 
 
 def process_lists(handle: Any) -> Iterator[frozenset[int]]:
-    """Process ids of one handle, one set per kind of list that the driver has."""
+    """Process ids of one handle: one set per kind of list that the driver has."""
     for name in (
         "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetMPSComputeRunningProcesses_v3",
@@ -213,50 +212,47 @@ def process_lists(handle: Any) -> Iterator[frozenset[int]]:
         call = getattr(nvml, name, None)
         rows = None if call is None else ask(call, handle)
         if rows is not None:
-            # Old bindings misread the list of some drivers; a pid of zero is no process.
+            # Old bindings misread the list of some drivers, with pids of 0.
             yield frozenset(int(row.pid) for row in rows if row.pid > 0)
 
 
-def usage(board: Any, occupancy: Occupancy, now: float) -> dict[int, float] | None:
-    """What each process used of the multiprocessors since this was asked last, percent. None where the driver does not
-    say. Raises NVMLError.
+def usage(gpu: Any, occupancy: Occupancy, now: float) -> dict[int, float] | None:
+    """Multiprocessor use of each process since the last call, percent. None where unknown. Raises NVMLError.
 
-    Asked again soon (a server came or went), the last answer holds: the driver samples a few times a second at best, and
-    no sample since a moment ago does not mean that nobody worked.
-
-    A process may be listed several times (seen by Kepler, which takes the highest too).
+    A second call within :data:`USAGE_SECONDS` returns the same result: the driver samples a few times a second at best, so
+    no sample in a short time does not mean no work. A process may be listed several times; the highest value counts.
     """
     if now - occupancy.percents_at < USAGE_SECONDS:
         return occupancy.percents
-    occupancy.percents = _usage(board, occupancy)
+    occupancy.percents = _usage(gpu, occupancy)
     occupancy.percents_at = now
     return occupancy.percents
 
 
-def _usage(board: Any, occupancy: Occupancy) -> dict[int, float] | None:
+def _usage(gpu: Any, occupancy: Occupancy) -> dict[int, float] | None:
     for name in ("nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"):
         call = getattr(nvml, name, None)
-        rows = None if call is None else _samples(call, board, occupancy.seen_us)
+        rows = None if call is None else _samples(call, gpu, occupancy.newest_us)
         if rows is None:
             continue
         percents: dict[int, float] = {}
-        newest = occupancy.seen_us
+        newest = occupancy.newest_us
         for row in rows:
-            if row.timeStamp <= occupancy.seen_us or row.pid <= 0 or not 0 < row.smUtil <= 100:
-                continue  # seen before, or garbage: the buffer is not all filled by some drivers
+            if row.timeStamp <= occupancy.newest_us or row.pid <= 0 or not 0 < row.smUtil <= 100:
+                continue  # an old row, or garbage: some drivers do not fill the whole buffer
             percents[row.pid] = max(percents.get(row.pid, 0.0), float(row.smUtil))
             newest = max(newest, row.timeStamp)
-        occupancy.seen_us = newest
+        occupancy.newest_us = newest
         return percents
     return None
 
 
-def _samples(call: Any, board: Any, since_us: int) -> Any:
-    """The driver's rows; none where nobody used anything (the binding raises SUCCESS for an empty list). None where it
-    does not say."""
+def _samples(call: Any, gpu: Any, since_us: int) -> Any:
+    """The driver's rows, empty where no process used anything (the binding raises SUCCESS for an empty list). None where
+    unsupported."""
     for _ in range(2):
         try:
-            return call(board, since_us)
+            return call(gpu, since_us)
         except nvml.NVMLError as error:
             code = error.value
             if code in (SUCCESS, NOT_FOUND):
@@ -265,5 +261,5 @@ def _samples(call: Any, board: Any, since_us: int) -> Any:
                 return None
             if code != INSUFFICIENT_SIZE:
                 raise
-            # A process began between the question how many there are and the list itself: once more.
+            # A process started between the call for the size and the call for the list: retry once.
     return None

@@ -1,14 +1,13 @@
-"""CPU and DRAM energy from the kernel's powercap tree (RAPL), Intel and AMD.
+"""CPU and DRAM energy from the kernel's powercap tree (RAPL), on Intel and AMD.
 
-Package and DRAM zones are summed, nothing else: a package contains its cores and graphics, and ``psys`` contains the
-packages. Counters wrap every few minutes under load, so each is unwrapped here at every look.
+Package and DRAM zones are summed, and no others: a package contains its cores and graphics, and ``psys`` contains the
+packages. Counters wrap every few minutes under load and are unwrapped at every read.
 
-A sum over some of the packages is no figure of the machine: while one zone of a component does not answer, the component is
-withheld and :attr:`RaplMeter.notes` says which zone and why. What its zones counted meanwhile comes with the first look at
-which all of them answer again.
+While one zone of a component is not readable, the component is withheld, since the sum of the other zones would be too low;
+:attr:`RaplMeter.notes` names the zone and the reason. The first read with all zones contains what they counted meanwhile.
 
-Sources: Documentation/power/powercap/powercap.rst and drivers/powercap/intel_rapl_common.c of Linux (zone names, units,
-mode 0400 of energy_uj since the fix of CVE-2020-8694).
+Sources, all of Linux: Documentation/power/powercap/powercap.rst and drivers/powercap/intel_rapl_common.c (zone names,
+units, mode 0400 of energy_uj since the fix of CVE-2020-8694).
 """
 
 from __future__ import annotations
@@ -27,24 +26,26 @@ CPU = "cpu"
 DRAM = "dram"
 
 _MAX_WATTS = {CPU: 1000.0, DRAM: 500.0}
-"""No zone draws more: bounds how long a wrapping counter may go unread."""
+"""Upper bound of a zone's power: limits how long a wrapping counter may stay unread. Above the largest packages of 2026."""
 _MIRROR_JOULES = 5.0
-"""Dies of one package whose counters differ by less show the same counter (seen on multi-die AMD parts)."""
+"""Dies of one package with counters that differ by less have the same counter (observed on multi-die AMD CPUs). Tuning: one
+die uses this much in about 50 ms, the time between two reads of one pass."""
 RETRY_SECONDS = 60.0
-"""How often a zone that could not be opened is tried again."""
-_APART_LOOKS = 2
-"""So many looks in a row must differ before two counters are two: between the reads of one look the machine may pause."""
+"""Between two attempts to open a zone. Tuning: CPUs are rarely taken offline."""
+_APART_READS = 2
+"""Two counters must differ in this many reads in a row to count as two: the machine may pause between two reads of one
+pass."""
 
 _PACKAGE = re.compile(r"package-(\d+)(-die-\d+)?$")
 _ZONE = re.compile(r"(intel-rapl|intel-rapl-mmio)((?::\d+)+)$")
 
 _PERMISSION_HINT = (
-    "energy_uj may be read by root only: give the exporter CAP_DAC_READ_SEARCH, or its group the files (chgrp and "
+    "energy_uj is readable by root only: give the exporter CAP_DAC_READ_SEARCH, or its group the files (chgrp and "
     "chmod g+r on /sys/class/powercap/*/energy_uj by a udev or tmpfiles rule)."
 )
 _ABSENT_HINT = (
     "Virtual machines have no RAPL; a container needs /sys/class/powercap mounted read-only (Docker hides it); "
-    "otherwise load the module intel_rapl_msr."
+    "otherwise load the kernel module intel_rapl_msr."
 )
 
 
@@ -62,27 +63,27 @@ class _Zone:
     joules: float = 0.0
     """Counted since the meter was opened."""
     mirrors: _Zone | None = field(default=None, repr=False)
-    """An earlier zone that seems to show the same counter: not counted while it does."""
+    """An earlier zone with the same counter: this zone is not counted while that holds."""
     answered: bool = False
-    silent_since: float | None = None
+    unread_since: float | None = None
     apart: int = 0
-    """Looks in a row at which it did not show the counter that it mirrors."""
+    """Reads in a row in which it differed from the zone that it mirrors."""
     shared_joules: float = 0.0
-    """What of ``joules`` the mirrored zone counted too: up to the last look at which they were one."""
+    """The part of ``joules`` that the mirrored zone counted too, up to the last read in which they were equal."""
 
-    def look(self, at: float) -> None:
-        """Read and count. Raises OSError where the zone is gone."""
+    def read(self, at: float) -> None:
+        """Read and count. Raises OSError or ValueError where it is not readable."""
         raw = _microjoules(os.pread(self.fd, 64, 0)) / 1e6
         elapsed = at - self.at_seconds
         rise = raw - self.raw_joules
         if rise < 0:
             rise += self.range_joules
-        # Longer than half a turn at full power: the counter may have gone round unseen, so nothing is known.
+        # Longer than half a wrap at full power: the counter may have wrapped more than once.
         blind = self.range_joules > 0 and elapsed * _MAX_WATTS[self.component] > self.range_joules / 2
         if self.answered and not blind and 0 <= rise <= max(1.0, elapsed) * _MAX_WATTS[self.component]:
             self.joules += rise
         self.raw_joules, self.at_seconds, self.answered = raw, at, True
-        self.silent_since = None
+        self.unread_since = None
 
 
 class RaplMeter:
@@ -102,48 +103,48 @@ class RaplMeter:
         self._zones: list[_Zone] = []
         self._base: dict[str, float] = {}
         self._known: dict[str, str] = {}
-        """Every zone ever found, and its component: what a sum is not whole without."""
+        """Component of every zone ever found: a sum needs all of them."""
         self._unopened: dict[str, str] = {}
-        """Zones that could not be opened, and why."""
+        """Zones that could not be opened, and the reason."""
         self._retry_at = 0.0
         self._missing: dict[str, str] = {}
         self.notes: tuple[str, ...] = ()
-        """Which components are withheld, and why, in sentences."""
+        """Which components are withheld, and why."""
 
     def open(self) -> None:
-        """Find the zones. Raises SourceError: ABSENT where there are none, PERMISSION where too few may be read."""
+        """Find the zones. Raises SourceError: ABSENT where there are none, PERMISSION where they are not readable."""
         self.close()
         self._open_zones()
         self._note(self._unopened)
-        if self._whole():
+        if self._complete():
             return
-        refused = [name for name, why in self._unopened.items() if _REFUSED in why]
+        denied = [name for name, why in self._unopened.items() if _DENIED in why]
         self.close()
-        if refused:
-            detail = f"{self._unopened[refused[0]]} ({len(refused)} of {len(self._known)} zones)"
+        if denied:
+            detail = f"{self._unopened[denied[0]]} ({len(denied)} of {len(self._known)} zones)"
             raise SourceError(Reason.PERMISSION, detail, _PERMISSION_HINT)
         detail = " ".join(self.notes) or f"no RAPL package zone under {self._root}"
         raise SourceError(Reason.ABSENT, detail, _ABSENT_HINT)
 
     def read(self) -> HostReading:
-        """Joules by component since the first open, of the components whose zones all answer. Raises SourceError when
-        there is none."""
+        """Joules since the first open, of the components with all zones readable. Raises SourceError where there is
+        none."""
         now = self._clock()
         if self._unopened and now >= self._retry_at:
             self._open_zones()
-        silent: dict[str, str] = {}
+        unread: dict[str, str] = {}
         for zone in self._zones:
             try:
-                zone.look(now)
+                zone.read(now)
             except (OSError, ValueError) as error:
-                # What it counts meanwhile is caught up if it comes back in time.
-                silent[zone.name] = f"{zone.name}{_why(error)}"
-                zone.silent_since = now if zone.silent_since is None else zone.silent_since
-        self._let_go(now)
-        silent = {**self._unopened, **silent}
+                # What it counts meanwhile is included if it is readable again before it wraps.
+                unread[zone.name] = f"{zone.name}{_why(error)}"
+                zone.unread_since = now if zone.unread_since is None else zone.unread_since
+        self._close_unread(now)
+        unread = {**self._unopened, **unread}
         for zone in self._zones:
-            _tell_apart(zone, silent)
-        self._note(silent)
+            _check_mirror(zone, unread)
+        self._note(unread)
         samples = tuple(
             HostSample(
                 component,
@@ -151,65 +152,67 @@ class RaplMeter:
                 energy_joules=self._base.get(component, 0.0) + self._counted(component),
                 max_power_watts=_MAX_WATTS[component] * list(self._known.values()).count(component),
             )
-            for component in self._whole()
+            for component in self._complete()
         )
         if not samples:
             raise SourceError(
-                Reason.LOST, " ".join(self.notes) or f"no RAPL zone under {self._root} answers any more", _ABSENT_HINT
+                Reason.LOST,
+                " ".join(self.notes) or f"no RAPL zone under {self._root} is readable any more",
+                _ABSENT_HINT,
             )
         return HostReading(samples)
 
     def close(self) -> None:
-        """Close the files. What was counted stays counted, so the joules go on after another open."""
+        """Close the files. The joules continue from here after another open."""
         for component in _MAX_WATTS:
             self._base[component] = self._base.get(component, 0.0) + self._counted(component)
         for zone in self._zones:
             os.close(zone.fd)
         self._zones = []
 
-    def _let_go(self, now: float) -> None:
-        """Close zones that were silent for long: a package that was taken offline comes back as another file."""
+    def _close_unread(self, now: float) -> None:
+        """Close zones that were not readable for long: a package that was offline comes back with another file."""
         for zone in list(self._zones):
-            if zone.silent_since is not None and now - zone.silent_since >= RETRY_SECONDS:
+            if zone.unread_since is not None and now - zone.unread_since >= RETRY_SECONDS:
                 if zone.mirrors is None:
                     self._base[zone.component] = self._base.get(zone.component, 0.0) + zone.joules
-                self._unopened[zone.name] = f"{zone.name} does not answer"
+                self._unopened[zone.name] = f"{zone.name} is not readable"
                 self._zones.remove(zone)
                 os.close(zone.fd)
 
     def _open_zones(self) -> None:
-        """Open those that are not open yet."""
+        """Open the zones that are not open yet."""
         now = self._clock()
         self._retry_at = now + RETRY_SECONDS
         opened = {zone.name for zone in self._zones}
-        self._unopened = {name: f"{name} is not there any more" for name in self._known if name not in opened}
+        self._unopened = {name: f"{name} no longer exists" for name in self._known if name not in opened}
         for component, name, package, path in _find(self._root):
             self._known[name] = component
             if name in opened:
                 continue
             try:
                 zone = _opened(name, component, package, path, now)
-            except (OSError, ValueError) as error:  # EINVAL, ENODATA: registered, but cannot be read
+            except (OSError, ValueError) as error:  # EINVAL, ENODATA: registered, but not readable
                 self._unopened[name] = f"{path}{_why(error)}"
                 continue
             self._unopened.pop(name, None)
             for other in self._zones:
                 if other.mirrors is not None and other.mirrors.name == name:
-                    other.mirrors = zone  # of an earlier file
+                    other.mirrors = zone  # the zone has been reopened
             zone.mirrors = next((earlier for earlier in self._zones if _is_mirrored(zone, earlier)), None)
             self._zones.append(zone)
 
-    def _note(self, silent: Mapping[str, str]) -> None:
-        """Take down without which zones the sums are not whole. One that mirrors another is in the other."""
+    def _note(self, unread: Mapping[str, str]) -> None:
+        """Record which zones are missing from the sums. A zone that mirrors another is contained in that one."""
         mirrors = {zone.name for zone in self._zones if zone.mirrors is not None}
-        missing = {name: why for name, why in silent.items() if name not in mirrors}
+        missing = {name: why for name, why in unread.items() if name not in mirrors}
         if missing == self._missing:
             return
         self._missing = missing
         self.notes = tuple(_notes(missing, self._known))
 
-    def _whole(self) -> list[str]:
-        """Components all of whose zones answer."""
+    def _complete(self) -> list[str]:
+        """Components with all zones readable."""
         broken = {self._known[name] for name in self._missing}
         return [component for component in _MAX_WATTS if component in self._known.values() and component not in broken]
 
@@ -223,9 +226,9 @@ def _notes(missing: Mapping[str, str], known: Mapping[str, str]) -> Iterator[str
         if names:
             why = missing[names[0]]
             yield (
-                f"No {component} energy is told by rapl: {len(names)} of its {list(known.values()).count(component)} zones"
-                f" ({', '.join(names)}) cannot be read, and the sum of the others would be too low."
-                f" {why}. {_PERMISSION_HINT if _REFUSED in why else ''}".rstrip()
+                f"rapl reports no {component} energy: {len(names)} of its {list(known.values()).count(component)} zones"
+                f" ({', '.join(names)}) are not readable, and the sum of the others would be too low."
+                f" {why}. {_PERMISSION_HINT if _DENIED in why else ''}".rstrip()
             )
 
 
@@ -234,34 +237,34 @@ def _is_mirrored(zone: _Zone, earlier: _Zone) -> bool:
     return same_package and earlier.mirrors is None and _apart(zone, earlier) < _MIRROR_JOULES
 
 
-def _tell_apart(zone: _Zone, silent: Mapping[str, str]) -> None:
-    """Whether a zone still shows the counter of another. Judged only by looks at which both answered."""
-    if zone.mirrors is None or zone.name in silent or zone.mirrors.name in silent:
+def _check_mirror(zone: _Zone, unread: Mapping[str, str]) -> None:
+    """Check whether a zone still has the counter of another, in reads where both are readable."""
+    if zone.mirrors is None or zone.name in unread or zone.mirrors.name in unread:
         return
     if _apart(zone, zone.mirrors) <= _MIRROR_JOULES:
         zone.apart, zone.shared_joules = 0, zone.joules
         return
     zone.apart += 1
-    if zone.apart >= _APART_LOOKS:  # a counter of its own after all: counted from where they parted
+    if zone.apart >= _APART_READS:  # a counter of its own: counted from where they diverged
         zone.mirrors = None
         zone.joules -= zone.shared_joules
 
 
-_REFUSED = "/energy_uj may not be read"
+_DENIED = "/energy_uj is not readable: permission denied"
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return _REFUSED
-    return f"/energy_uj cannot be read: {(isinstance(error, OSError) and error.strerror) or error}"
+        return _DENIED
+    return f"/energy_uj is not readable: {(isinstance(error, OSError) and error.strerror) or error}"
 
 
 def _opened(name: str, component: str, package: str, path: Path, at: float) -> _Zone:
-    """A zone with its first look. Raises OSError or ValueError where it cannot be read."""
+    """A zone after its first read. Raises OSError or ValueError where it is not readable."""
     largest = _number(path / "max_energy_range_uj") / 1e6
     zone = _Zone(name, component, package, largest, os.open(path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC))
     try:
-        zone.look(at)
+        zone.read(at)
     except (OSError, ValueError):
         os.close(zone.fd)
         raise
@@ -269,8 +272,8 @@ def _opened(name: str, component: str, package: str, path: Path, at: float) -> _
 
 
 def _find(root: Path) -> list[tuple[str, str, str, Path]]:
-    """(component, name, package, directory) of every zone to count. Each package once: the same zone appears again under
-    the memory-mapped interface (intel-rapl-mmio), which is used only where it is the only one."""
+    """(component, name, package, directory) of every zone to count. A zone can appear twice, as intel-rapl and as
+    intel-rapl-mmio; the second is used only where it is the only one."""
     try:
         entries = sorted(root.iterdir())
     except OSError:
@@ -294,7 +297,7 @@ def _find(root: Path) -> list[tuple[str, str, str, Path]]:
 
 
 def _apart(one: _Zone, other: _Zone) -> float:
-    """How far two counters are apart, the short way round."""
+    """Difference of two counters, modulo their range."""
     distance = abs(one.raw_joules - other.raw_joules)
     return min(distance, abs(one.range_joules - distance)) if one.range_joules > 0 else distance
 

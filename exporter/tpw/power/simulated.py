@@ -1,7 +1,6 @@
-"""GPUs that are not there, for the demo and for trying a configuration: the real pipeline over a plausible load.
+"""Simulated GPUs, for the demo and for trying a configuration: the real pipeline over a plausible load.
 
-Power follows the load a caller gives, with a jitter that depends on nothing but the GPU and the moment; energy is the
-exact integral of that power, so the two gauges agree to the last joule.
+Power follows a given load, with a jitter that depends only on the GPU and the time. Energy is the exact integral of power.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ MEMORY_BYTES = 80.0 * 2**30
 JITTER = 0.03
 CELL_SECONDS = 0.1
 """Power is constant over cells of this length."""
-_MOST_CELLS = 10_000
-"""After a longer pause cells are made longer instead."""
+_MAX_CELLS = 10_000
+"""After a longer pause the cells are longer instead, so that a read stays cheap."""
 
 
 def wave(gpu: int, at_seconds: float) -> float:
-    """A load to look at: 0 to 1, a slow swell that reaches each GPU at another time."""
+    """A load from 0 to 1: a slow wave with another phase for each GPU."""
     return max(0.0, min(1.0, 0.5 + 0.6 * math.sin(at_seconds / 60.0 + gpu)))
 
 
 class SimulatedMeter:
-    """An :class:`tpw.power.AcceleratorMeter` over GPUs of its own making.
+    """An :class:`tpw.power.AcceleratorMeter` with simulated GPUs.
 
     Args:
         gpus: how many.
         clock: monotonic seconds.
-        load: (index, monotonic instant) -> load from 0 to 1. Asked for every tenth of a second that has passed.
-        holders: process ids by index; none: nobody holds a GPU.
+        load: (index, monotonic instant) -> load from 0 to 1, evaluated for each tenth of a second.
+        holders: process ids by index; None: no GPU has processes.
     """
 
     name = "simulated"
@@ -70,7 +69,7 @@ class SimulatedMeter:
         start = clock()
         self._joules = [0.0] * gpus
         self._upto = [start] * gpus
-        # Counted, not computed from the instant: at the seam of two cells a division may come out on either side.
+        # Counted, not computed from the instant: at the border of two cells a division may round to either side.
         self._cell = [math.floor(start / CELL_SECONDS)] * gpus
 
     def open(self) -> None:
@@ -80,14 +79,14 @@ class SimulatedMeter:
         """Nothing to fetch."""
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """All of them, always."""
+        """All of them."""
         return self._gpus
 
     def read(self, uuid: str) -> GpuSample:
-        """One look. Raises SourceError for a GPU that is none of these."""
+        """Read one GPU. Raises SourceError for an unknown UUID."""
         index = self._index.get(uuid)
         if index is None:
-            raise SourceError(Reason.LOST, f"{uuid}: not one of the simulated GPUs")
+            raise SourceError(Reason.LOST, f"{uuid}: not a simulated GPU")
         now = self._clock()
         self._integrate(index, now)
         load = self._load(index, now)
@@ -109,7 +108,7 @@ class SimulatedMeter:
         return Sharing(self._held(self._index.get(uuid, -1)))
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def _held(self, index: int) -> frozenset[int]:
         return frozenset() if self._holders is None else self._holders().get(index, frozenset())
@@ -123,7 +122,7 @@ class SimulatedMeter:
 
     def _integrate(self, index: int, now: float) -> None:
         at, cell = self._upto[index], self._cell[index]
-        stride = max(1, math.ceil((now - at) / CELL_SECONDS / _MOST_CELLS))
+        stride = max(1, math.ceil((now - at) / CELL_SECONDS / _MAX_CELLS))
         while at < now:
             end = (cell + stride) * CELL_SECONDS
             self._joules[index] += self._watts(index, cell) * (min(now, end) - at)

@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
-    """The stand-in, loaded into this process, with three boards in it of which two are shown."""
+    """The fake NVML, loaded into this process, with three GPUs of which two are listed."""
     monkeypatch.setenv("FAKENVML_CONTROL", "")  # restored after the test
     with FakeNvml(tmp_path, count=2, spare=1) as nvml:
         nvml.preload()
@@ -54,7 +54,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 
 def _shut_down() -> None:
-    """The library counts initialisations: leave none to the next test, whose boards are others."""
+    """Shut NVML down as often as it was initialised: the next test has other GPUs."""
     try:
         while True:
             pynvml.nvmlShutdown()

@@ -48,8 +48,8 @@ class Smi:
     class AmdSmiTemperatureMetric:
         CURRENT = 0
 
-    def __init__(self, *cards: dict[str, Any]) -> None:
-        self.cards = [dict(card) for card in cards]
+    def __init__(self, *gpus: dict[str, Any]) -> None:
+        self.gpus = [dict(gpu) for gpu in gpus]
         self.init_error: Exception | None = None
         self.calls: list[str] = []
 
@@ -62,49 +62,49 @@ class Smi:
         self.calls.append("shut_down")
 
     def amdsmi_get_processor_handles(self) -> list[dict[str, Any]]:
-        return self.cards
+        return self.gpus
 
-    def _get(self, card: dict[str, Any], key: str) -> Any:
-        value = card.get(key, LibraryError(2))
+    def _get(self, gpu: dict[str, Any], key: str) -> Any:
+        value = gpu.get(key, LibraryError(2))
         if isinstance(value, Exception):
             raise value
         return value
 
-    def amdsmi_get_gpu_device_uuid(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "uuid")
+    def amdsmi_get_gpu_device_uuid(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "uuid")
 
-    def amdsmi_get_gpu_device_bdf(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "bdf")
+    def amdsmi_get_gpu_device_bdf(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "bdf")
 
-    def amdsmi_get_gpu_asic_info(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "asic")
+    def amdsmi_get_gpu_asic_info(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "asic")
 
-    def amdsmi_get_gpu_driver_info(self, card: dict[str, Any]) -> Any:
+    def amdsmi_get_gpu_driver_info(self, gpu: dict[str, Any]) -> Any:
         return {"driver_name": "amdgpu", "driver_version": "6.10.5"}
 
-    def amdsmi_get_energy_count(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "energy")
+    def amdsmi_get_energy_count(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "energy")
 
-    def amdsmi_get_power_info(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "power")
+    def amdsmi_get_power_info(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "power")
 
-    def amdsmi_get_power_cap_info(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "cap")
+    def amdsmi_get_power_cap_info(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "cap")
 
-    def amdsmi_get_gpu_activity(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "activity")
+    def amdsmi_get_gpu_activity(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "activity")
 
-    def amdsmi_get_gpu_vram_usage(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "vram")
+    def amdsmi_get_gpu_vram_usage(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "vram")
 
-    def amdsmi_get_temp_metric(self, card: dict[str, Any], sensor: str, metric: int) -> Any:
-        value = card["temperature"].get(sensor)
+    def amdsmi_get_temp_metric(self, gpu: dict[str, Any], sensor: str, metric: int) -> Any:
+        value = gpu["temperature"].get(sensor)
         if value is None:
             raise LibraryError(2)
         return value
 
-    def amdsmi_get_gpu_process_list(self, card: dict[str, Any]) -> Any:
-        return self._get(card, "processes")
+    def amdsmi_get_gpu_process_list(self, gpu: dict[str, Any]) -> Any:
+        return self._get(gpu, "processes")
 
 
 def opened(smi: Any, clock: Any) -> AmdsmiMeter:
@@ -123,15 +123,15 @@ def test_an_mi300_is_read_in_base_units(clock: Any) -> None:
     assert (gpu.architecture, gpu.driver_version, gpu.pci_bus_id) == ("gfx942", "6.10.5", "0000:05:00.0")
     assert (gpu.energy_method, gpu.power_scope, gpu.power_averaged) == (EnergyMethod.COUNTER, PowerScope.GPU, False)
     assert gpu.max_power_watts == 750.0
-    assert sample.energy_joules == 100_000.0  # 2^-16 J each, whatever 15.3 says
+    assert sample.energy_joules == 100_000.0  # 2^-16 J each, although the binding reports 15.3
     assert (sample.power_watts, sample.power_limit_watts, sample.utilization_ratio) == (340.0, 750.0, 0.91)
     assert (sample.memory_used_bytes, sample.memory_total_bytes) == (1000 * 2**20, 196592 * 2**20)
     assert sample.temperature_celsius == 66.0
 
 
 def test_an_mi200_has_its_power_under_another_name(clock: Any) -> None:
-    card = {**MI300X, "power": {"current_socket_power": "N/A", "average_socket_power": 289}}
-    meter = opened(Smi(card), clock)
+    gpu = {**MI300X, "power": {"current_socket_power": "N/A", "average_socket_power": 289}}
+    meter = opened(Smi(gpu), clock)
 
     assert meter.read(MI300X["uuid"]).power_watts == 289.0
     assert meter.gpus()[0].power_averaged
@@ -170,9 +170,9 @@ def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_energy_of_both(clock: Any
         ("die-0", 0, EnergyMethod.COUNTER, (Die("die-1", 1, "0000:c1:00.0"),)),
         ("die-2", 2, EnergyMethod.COUNTER, (Die("die-3", 3, "0000:c3:00.0"),)),
     ]
-    # The board holds no CPU, as a superchip's module does.
+    # The GPU contains no CPU, unlike the module of a superchip.
     assert {gpu.power_scope for gpu in meter.gpus()} == {PowerScope.GPU}
-    assert meter.gpus()[0].remarks == ("Power and energy are those of both dies of the board.",)
+    assert meter.gpus()[0].remarks == ("Power and energy are those of both dies of the GPU.",)
     sample = meter.read("die-0")
     assert (sample.energy_joules, sample.power_watts) == (100_000.0, 400.0)
     assert sample.utilization_ratio == pytest.approx((0.91 + 0.41) / 2)
@@ -180,7 +180,7 @@ def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_energy_of_both(clock: Any
     assert meter.sharing("die-0").pids == {4711, 12}
 
 
-def test_dies_of_an_mi250_stay_one_gpu_when_gpus_are_looked_for_again(clock: Any) -> None:
+def test_dies_of_an_mi250_stay_one_gpu_after_another_discovery(clock: Any) -> None:
     meter = opened(Smi(die(0), die(1)), clock)
     before = meter.gpus()
     clock.advance(61)
@@ -190,22 +190,22 @@ def test_dies_of_an_mi250_stay_one_gpu_when_gpus_are_looked_for_again(clock: Any
     assert len(before) == 1
 
 
-def test_a_second_die_that_fails_costs_its_board_no_energy(clock: Any) -> None:
+def test_a_failed_second_die_does_not_affect_energy(clock: Any) -> None:
     smi = Smi(die(0), die(1))
     meter = opened(smi, clock)
-    smi.cards[1] |= {"activity": LibraryError(7), "vram": LibraryError(7), "processes": LibraryError(7)}
+    smi.gpus[1] |= {"activity": LibraryError(7), "vram": LibraryError(7), "processes": LibraryError(7)}
     sample = meter.read("die-0")
 
     assert (sample.energy_joules, sample.utilization_ratio, sample.memory_used_bytes) == (100_000.0, None, None)
     assert meter.sharing("die-0").pids is None
 
 
-def test_a_second_die_joins_its_first_once_that_answers(clock: Any) -> None:
+def test_a_second_die_joins_the_first_once_that_is_readable(clock: Any) -> None:
     smi = Smi(die(0), die(1))
-    smi.cards[0]["energy"] = LibraryError(7)
+    smi.gpus[0]["energy"] = LibraryError(7)
     meter = opened(smi, clock)
     alone = [gpu.uuid for gpu in meter.gpus()]
-    smi.cards[0]["energy"] = die(0)["energy"]
+    smi.gpus[0]["energy"] = die(0)["energy"]
     clock.advance(61)
     meter.sweep()
 
@@ -213,7 +213,7 @@ def test_a_second_die_joins_its_first_once_that_answers(clock: Any) -> None:
     assert [(gpu.uuid, [die.uuid for die in gpu.dies]) for gpu in meter.gpus()] == [("die-0", ["die-1"])]
 
 
-def test_a_die_without_its_first_die_is_a_gpu_that_tells_nothing(clock: Any) -> None:
+def test_a_second_die_alone_is_a_gpu_without_energy(clock: Any) -> None:
     meter = opened(Smi({**die(0), "uuid": "other", "asic": {"market_name": "AMD Instinct MI210"}}, die(1)), clock)
 
     assert [(gpu.uuid, gpu.energy_method) for gpu in meter.gpus()] == [
@@ -225,9 +225,9 @@ def test_a_die_without_its_first_die_is_a_gpu_that_tells_nothing(clock: Any) -> 
 
 
 def test_the_counter_had_another_name_before_rocm_6_4(clock: Any) -> None:
-    card = {**MI300X, "energy": {"power": 65536, "counter_resolution": 15.3, "timestamp": 1}}
+    gpu = {**MI300X, "energy": {"power": 65536, "counter_resolution": 15.3, "timestamp": 1}}
 
-    assert opened(Smi(card), clock).read(MI300X["uuid"]).energy_joules == 1.0
+    assert opened(Smi(gpu), clock).read(MI300X["uuid"]).energy_joules == 1.0
 
 
 @pytest.mark.parametrize(("cap", "watts"), [(560_000_000, 560.0), (560, 560.0), (0, None), ("N/A", None)])
@@ -241,8 +241,8 @@ def test_a_limit_is_in_microwatts_or_in_watts_by_the_version_of_the_binding(
 
 
 def test_without_a_counter_power_is_integrated(clock: Any) -> None:
-    card = {**MI300X, "energy": LibraryError(2)}
-    meter = opened(Smi(card), clock)
+    gpu = {**MI300X, "energy": LibraryError(2)}
+    meter = opened(Smi(gpu), clock)
 
     (gpu,) = meter.gpus()
 
@@ -251,10 +251,10 @@ def test_without_a_counter_power_is_integrated(clock: Any) -> None:
     assert meter.read(gpu.uuid).power_watts == 340.0
 
 
-def test_a_counter_that_fails_once_is_a_failed_look_and_never_a_zero(clock: Any) -> None:
+def test_a_counter_that_fails_once_fails_the_read(clock: Any) -> None:
     smi = Smi(MI300X)
     meter = opened(smi, clock)
-    smi.cards[0]["energy"] = {"energy_accumulator": "N/A", "counter_resolution": "N/A"}
+    smi.gpus[0]["energy"] = {"energy_accumulator": "N/A", "counter_resolution": "N/A"}
 
     with pytest.raises(SourceError) as caught:
         meter.read(MI300X["uuid"])
@@ -265,10 +265,10 @@ def test_a_counter_that_fails_once_is_a_failed_look_and_never_a_zero(clock: Any)
 @pytest.mark.parametrize(
     ("code", "reason"), [(10, Reason.PERMISSION), (8, Reason.TIMEOUT), (31, Reason.LOST), (12, Reason.BROKEN)]
 )
-def test_one_gpu_that_fails_is_one_gpu_that_fails(clock: Any, code: int, reason: Reason) -> None:
+def test_the_failure_of_one_gpu_does_not_affect_the_others(clock: Any, code: int, reason: Reason) -> None:
     smi = Smi(MI300X, {**MI300X, "uuid": "other"})
     meter = opened(smi, clock)
-    smi.cards[0]["energy"] = LibraryError(code)
+    smi.gpus[0]["energy"] = LibraryError(code)
 
     with pytest.raises(SourceError) as caught:
         meter.read(MI300X["uuid"])
@@ -277,13 +277,13 @@ def test_one_gpu_that_fails_is_one_gpu_that_fails(clock: Any, code: int, reason:
     assert meter.read("other").power_watts == 340.0
 
 
-def test_a_gpu_that_is_broken_at_the_start_does_not_hide_the_others_and_is_asked_again(clock: Any) -> None:
+def test_a_gpu_that_is_broken_at_the_start_is_probed_again(clock: Any) -> None:
     smi = Smi({**MI300X, "uuid": "sick", "energy": LibraryError(12)}, MI300X)
     meter = opened(smi, clock)
     with pytest.raises(SourceError):
         meter.read("sick")
     assert meter.read(MI300X["uuid"]).power_watts == 340.0
-    smi.cards[0]["energy"] = MI300X["energy"]
+    smi.gpus[0]["energy"] = MI300X["energy"]
     clock.advance(61)
     meter.sweep()
 
@@ -293,22 +293,22 @@ def test_a_gpu_that_is_broken_at_the_start_does_not_hide_the_others_and_is_asked
 def test_a_library_that_is_not_initialised_any_more_is_lost_and_opens_again(clock: Any) -> None:
     smi = Smi(MI300X)
     meter = opened(smi, clock)
-    smi.cards[0]["energy"] = LibraryError(32)
+    smi.gpus[0]["energy"] = LibraryError(32)
     with pytest.raises(MeterLost):
         meter.read(MI300X["uuid"])
     meter.close()
-    smi.cards[0]["energy"] = MI300X["energy"]
+    smi.gpus[0]["energy"] = MI300X["energy"]
     meter.open()
 
     assert meter.read(MI300X["uuid"]).energy_joules == 100_000.0
     assert smi.calls == ["init", "shut_down", "init"]
 
 
-def test_a_gpu_that_is_missing_after_another_start_is_lost_and_stays_known(clock: Any) -> None:
+def test_a_gpu_missing_after_another_open_stays_listed_as_lost(clock: Any) -> None:
     smi = Smi(MI300X, {**MI300X, "uuid": "other"})
     meter = opened(smi, clock)
     meter.close()
-    smi.cards.pop()
+    smi.gpus.pop()
     meter.open()
 
     with pytest.raises(SourceError) as caught:
@@ -318,7 +318,7 @@ def test_a_gpu_that_is_missing_after_another_start_is_lost_and_stays_known(clock
     assert len(meter.gpus()) == 2
 
 
-def test_a_missing_driver_is_told(clock: Any) -> None:
+def test_a_missing_driver_has_a_hint(clock: Any) -> None:
     smi = Smi(MI300X)
     smi.init_error = LibraryError(34)
 
@@ -329,7 +329,7 @@ def test_a_missing_driver_is_told(clock: Any) -> None:
     assert "amdgpu" in caught.value.hint
 
 
-def test_a_binding_that_cannot_be_imported_is_told_and_prints_nothing(
+def test_a_failed_import_of_the_binding_has_a_hint_and_prints_nothing(
     clock: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load() -> Any:
@@ -344,21 +344,21 @@ def test_a_binding_that_cannot_be_imported_is_told_and_prints_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-def test_holders_are_processes_with_memory_on_the_gpu(clock: Any) -> None:
+def test_sharing_lists_processes_with_memory_on_the_gpu(clock: Any) -> None:
     meter = opened(Smi(MI300X), clock)
 
     assert meter.sharing(MI300X["uuid"]).pids == {4711}
 
 
-def test_holders_of_old_bindings_are_asked_one_by_one(clock: Any) -> None:
+def test_processes_of_old_bindings_are_read_one_by_one(clock: Any) -> None:
     smi: Any = Smi({**MI300X, "processes": [SimpleNamespace(n=7), SimpleNamespace(n=8)]})
-    smi.amdsmi_get_gpu_process_info = lambda card, process: {"pid": process.n}
+    smi.amdsmi_get_gpu_process_info = lambda gpu, process: {"pid": process.n}
     meter = opened(smi, clock)
 
     assert meter.sharing(MI300X["uuid"]).pids == {7, 8}
 
 
-def test_holders_are_unknown_where_the_driver_will_not_say(clock: Any) -> None:
+def test_processes_are_unknown_where_the_call_fails(clock: Any) -> None:
     meter = opened(Smi({**MI300X, "processes": LibraryError(10)}), clock)
 
     assert meter.sharing(MI300X["uuid"]).pids is None
@@ -369,5 +369,5 @@ def test_numbers_of_the_binding(value: Any, expected: float | None) -> None:
     assert number(value) == expected
 
 
-def test_a_resolution_of_its_own_is_believed() -> None:
+def test_another_resolution_of_the_counter_is_used() -> None:
     assert joules_of({"energy_accumulator": 1_000_000, "counter_resolution": 10.0}) == 10.0

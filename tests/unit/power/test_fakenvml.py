@@ -37,7 +37,7 @@ def test_counter_follows_the_exact_integral_over_changes_of_load(driver: FakeNvm
     assert driver.true_joules(0, first, first + 0.1) == pytest.approx(0.1 * (0.3 * 650 + 0.7 * 50))
 
 
-def test_a_clock_that_the_test_keeps_stands_until_it_is_moved(stand_in: Callable[..., FakeNvml]) -> None:
+def test_a_manual_clock_moves_only_when_advanced(stand_in: Callable[..., FakeNvml]) -> None:
     with stand_in(start_seconds=1000.0, refresh_seconds=0.0) as nvml:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
@@ -53,7 +53,7 @@ def test_a_clock_that_the_test_keeps_stands_until_it_is_moved(stand_in: Callable
     assert true == pytest.approx(after - before, abs=0.002)
 
 
-def test_counter_moves_only_at_its_refresh(driver: FakeNvml) -> None:
+def test_the_counter_changes_only_at_its_refresh(driver: FakeNvml) -> None:
     driver.gpu(0).set(refresh_seconds=3600.0)
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
@@ -81,7 +81,7 @@ def test_average_power_is_the_mean_of_the_last_second(driver: FakeNvml) -> None:
     assert average.value.uiVal == pytest.approx(1000 * driver.true_joules(0, now - 1, now), rel=0.02)
 
 
-def test_every_fault_that_a_board_can_have_reaches_the_binding(driver: FakeNvml) -> None:
+def test_every_fault_of_a_gpu_reaches_the_binding(driver: FakeNvml) -> None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
 
@@ -107,7 +107,7 @@ def test_every_fault_that_a_board_can_have_reaches_the_binding(driver: FakeNvml)
     assert answers == [0, 15, 999, 0, 3, 0, 1]
 
 
-def test_a_value_that_was_declined_holds_garbage(driver: FakeNvml) -> None:
+def test_a_rejected_value_holds_garbage(driver: FakeNvml) -> None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     driver.no_energy(0)
@@ -117,7 +117,7 @@ def test_a_value_that_was_declined_holds_garbage(driver: FakeNvml) -> None:
     assert (row.nvmlReturn, row.value.ullVal) == (3, 0xDEADBEEFDEADBEEF)
 
 
-def test_process_list_speaks_the_two_call_protocol(driver: FakeNvml) -> None:
+def test_process_lists_use_the_two_call_protocol(driver: FakeNvml) -> None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     driver.processes(0, [4711, 4712])
@@ -128,7 +128,7 @@ def test_process_list_speaks_the_two_call_protocol(driver: FakeNvml) -> None:
     assert driver.calls()["nvmlDeviceGetComputeRunningProcesses_v3"] == 2
 
 
-def test_another_process_runs_on_it_and_sees_what_this_one_changes(tmp_path: Path) -> None:
+def test_a_second_process_sees_the_changes_of_this_one(tmp_path: Path) -> None:
     program = (
         "import pynvml, sys\n"
         "pynvml.nvmlInit()\n"

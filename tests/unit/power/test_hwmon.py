@@ -45,7 +45,7 @@ def opened(tree: Tree, clock: Any, *drivers: str) -> HwmonMeter:
     return meter
 
 
-def test_an_intel_gpu_of_xe_counts_the_card(tree: Tree, clock: Any) -> None:
+def test_an_intel_gpu_of_xe_is_read_by_energy1_input(tree: Tree, clock: Any) -> None:
     tree.chip("coretemp", temp1_input=40000)
     chip = tree.chip(
         "xe",
@@ -70,7 +70,7 @@ def test_an_intel_gpu_of_xe_counts_the_card(tree: Tree, clock: Any) -> None:
     assert (first.power_watts, first.power_limit_watts, first.temperature_celsius) == (None, 190.0, 55.0)
 
 
-def test_a_card_counter_that_stays_zero_gives_way_to_the_package(tree: Tree, clock: Any) -> None:
+def test_energy2_input_replaces_an_energy1_input_that_stays_zero(tree: Tree, clock: Any) -> None:
     tree.chip("xe", "0000:03:00.0", energy1_input=0, energy2_input=4_000_000)
     meter = opened(tree, clock)
 
@@ -88,7 +88,7 @@ def test_the_parts_of_an_i915_are_not_counted_beside_it(tree: Tree, clock: Any) 
     assert [meter.read(gpu.uuid).energy_joules for gpu in meter.gpus()] == [7.0]
 
 
-def test_an_amd_gpu_is_taken_only_when_asked_for(tree: Tree, clock: Any) -> None:
+def test_an_amd_gpu_is_read_only_when_configured(tree: Tree, clock: Any) -> None:
     tree.chip(
         "amdgpu",
         "0000:c1:00.0",
@@ -117,7 +117,7 @@ def test_an_amd_gpu_is_taken_only_when_asked_for(tree: Tree, clock: Any) -> None
     assert (sample.memory_used_bytes, sample.memory_total_bytes) == (1024.0, 4096.0)
 
 
-def test_an_amd_gpu_with_instants_only_is_told_as_such(tree: Tree, clock: Any) -> None:
+def test_an_amd_gpu_with_instants_only_has_a_note(tree: Tree, clock: Any) -> None:
     tree.chip("amdgpu", "0000:c1:00.0", power1_input=120_000_000)
     meter = opened(tree, clock, "amdgpu")
 
@@ -162,10 +162,10 @@ def test_the_two_dies_of_an_mi250_are_one_gpu_with_the_power_of_both(tree: Tree,
     sample = meter.read("AMD-d1e2")
     assert (sample.power_watts, sample.utilization_ratio) == (410.0, pytest.approx(0.25))
     assert (sample.memory_used_bytes, sample.memory_total_bytes) == (2000.0, 8192.0)
-    assert meter.gpus()[0].remarks == ("Power is that of both dies of the board.",)
+    assert meter.gpus()[0].remarks == ("Power is that of both dies of the GPU.",)
 
 
-def test_a_board_has_two_dies_and_no_third(tree: Tree, clock: Any) -> None:
+def test_a_gpu_has_two_dies_and_no_third(tree: Tree, clock: Any) -> None:
     for number, microwatts in ((2, 410_000_000), (3, 0), (4, 0)):
         mi250(tree, number, microwatts)
     meter = opened(tree, clock, "amdgpu")
@@ -178,7 +178,7 @@ def test_a_board_has_two_dies_and_no_third(tree: Tree, clock: Any) -> None:
         meter.sweep()
 
 
-def test_a_board_that_shows_zero_watts_is_not_measured_and_taken_up_when_it_shows_more(tree: Tree, clock: Any) -> None:
+def test_a_gpu_that_reports_zero_watts_is_measured_once_it_reports_more(tree: Tree, clock: Any) -> None:
     chip = tree.chip("amdgpu", "0000:c1:00.0", {"device": "0x740f"}, power1_average=0)
     meter = opened(tree, clock, "amdgpu")
     (dead,) = meter.gpus()
@@ -189,14 +189,12 @@ def test_a_board_that_shows_zero_watts_is_not_measured_and_taken_up_when_it_show
     (alive,) = meter.gpus()
 
     assert (dead.energy_method, sample.power_watts, sample.energy_joules) == (EnergyMethod.NONE, None, None)
-    assert "0 W" in dead.method_note
+    assert "are 0 or not readable" in dead.method_note
     assert (alive.energy_method, alive.index) == (EnergyMethod.AVERAGE_POWER, 0)
     assert meter.read(alive.uuid).power_watts == 45.0
 
 
-def test_a_counter_that_cannot_be_read_while_gpus_are_looked_for_is_not_swapped_for_another(
-    tree: Tree, clock: Any
-) -> None:
+def test_a_counter_that_fails_during_discovery_is_not_replaced(tree: Tree, clock: Any) -> None:
     chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000, energy2_input=4_000_000)
     meter = opened(tree, clock)
     (chip / "energy1_input").write_text("")
@@ -266,9 +264,7 @@ def test_a_rail_that_is_switched_off_is_not_read(tree: Tree, clock: Any) -> None
     assert meter.read(meter.gpus()[0].uuid).power_watts == 10.0
 
 
-def test_a_file_that_may_not_be_read_is_a_question_of_permission_of_that_gpu(
-    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_has_the_reason_permission(tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000) / "energy1_input"
     tree.chip("xe", "0000:04:00.0", energy1_input=6_000_000)
     meter = opened(tree, clock)
@@ -283,12 +279,12 @@ def test_a_file_that_may_not_be_read_is_a_question_of_permission_of_that_gpu(
     with pytest.raises(SourceError) as caught:
         meter.read("PCI-0000:03:00.0")
 
-    assert (caught.value.reason, caught.value.hint) == (Reason.PERMISSION, "Let the exporter's user read it.")
+    assert (caught.value.reason, caught.value.hint) == (Reason.PERMISSION, "Give the exporter's user read permission.")
     assert meter.read("PCI-0000:04:00.0").energy_joules == 6.0
 
 
 @pytest.mark.parametrize("content", ["", "no number", "nan", "inf", "1e3"])
-def test_a_file_that_holds_no_number_is_a_failed_look_and_never_a_zero(tree: Tree, clock: Any, content: str) -> None:
+def test_a_file_without_a_number_fails_the_read(tree: Tree, clock: Any, content: str) -> None:
     chip = tree.chip("xe", "0000:03:00.0", energy1_input=5_000_000)
     meter = opened(tree, clock)
     (chip / "energy1_input").write_text(content)
@@ -313,7 +309,7 @@ def test_a_gpu_that_is_unplugged_is_lost_and_one_that_is_plugged_in_is_found(tre
     assert meter.read("PCI-0000:04:00.0").energy_joules == 6.0
 
 
-def test_drivers_it_does_not_know_are_refused(tree: Tree) -> None:
+def test_unknown_drivers_are_rejected(tree: Tree) -> None:
     with pytest.raises(ValueError, match="nouveau"):
         HwmonMeter(sysfs_root=tree.sysfs, drivers=["nouveau"])
 
@@ -339,7 +335,7 @@ def test_grace_is_its_cpu_and_sysio_rails_and_not_the_module_that_contains_the_g
     assert (sample.component, sample.power_watts, sample.max_power_watts) == ("cpu", 500.0, 1400.0)
 
 
-def test_grace_as_a_whole_stands_for_its_parts_where_they_are_not_told_apart(tree: Tree, clock: Any) -> None:
+def test_the_grace_rail_is_read_where_there_are_no_separate_rails(tree: Tree, clock: Any) -> None:
     rail(tree, "Grace Power Socket 0", 260_000_000)
     meter = GraceMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
@@ -347,7 +343,7 @@ def test_grace_as_a_whole_stands_for_its_parts_where_they_are_not_told_apart(tre
     assert meter.read().samples[0].power_watts == 260.0
 
 
-def test_a_grace_rail_that_does_not_answer_fails_the_sum(tree: Tree, clock: Any) -> None:
+def test_an_unreadable_grace_rail_fails_the_read(tree: Tree, clock: Any) -> None:
     rail(tree, "CPU Power Socket 0", 200_000_000)
     broken = rail(tree, "SysIO Power Socket 0", 50_000_000)
     meter = GraceMeter(clock, sysfs_root=tree.sysfs)
@@ -361,7 +357,7 @@ def test_a_grace_rail_that_does_not_answer_fails_the_sum(tree: Tree, clock: Any)
 
 
 @pytest.mark.parametrize("shown", ["0", "-5", "nan", "inf"])
-def test_a_grace_rail_that_shows_no_power_fails_the_sum(tree: Tree, clock: Any, shown: str) -> None:
+def test_a_grace_rail_without_power_fails_the_read(tree: Tree, clock: Any, shown: str) -> None:
     rail(tree, "CPU Power Socket 0", 200_000_000)
     broken = rail(tree, "SysIO Power Socket 0", 50_000_000)
     meter = GraceMeter(clock, sysfs_root=tree.sysfs)

@@ -14,7 +14,7 @@ from tpw.model import EnergyMethod, Instance, PowerScope, Reason, Sharing, Sourc
 from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
 from tpw.power.nvml_binding import nvml
-from tpw.power.nvml_board import ScopeCheck
+from tpw.power.nvml_gpu import ScopeCheck
 
 
 def opened(clock: Any = time.monotonic) -> NvmlMeter:
@@ -32,7 +32,7 @@ def reason_of(meter: NvmlMeter, uuid: str) -> Reason:
 # ------------------------------------------------------------------------------------------------------------- identity
 
 
-def test_gpus_are_known_by_uuid_with_what_they_are(driver: FakeNvml) -> None:
+def test_gpus_are_listed_by_uuid_with_their_properties(driver: FakeNvml) -> None:
     meter = opened()
 
     gpu = meter.gpus()[0]
@@ -45,7 +45,7 @@ def test_gpus_are_known_by_uuid_with_what_they_are(driver: FakeNvml) -> None:
     assert gpu.power_averaged
 
 
-def test_a_look_sees_everything_in_base_units(driver: FakeNvml) -> None:
+def test_a_read_returns_base_units(driver: FakeNvml) -> None:
     driver.utilization(0, 87)
     driver.memory(0, 5 << 30)
     driver.temperature(0, 63)
@@ -71,7 +71,7 @@ def test_a_look_sees_everything_in_base_units(driver: FakeNvml) -> None:
 
 
 @pytest.mark.parametrize(("period", "duty"), [(0.05, 0.5), (0.1, 0.25), (0.033, 0.9)], ids=["50 ms", "100 ms", "33 ms"])
-def test_energy_between_two_looks_is_the_exact_integral_within_the_refresh(
+def test_energy_between_two_reads_is_the_exact_integral_within_the_refresh(
     driver: FakeNvml, period: float, duty: float
 ) -> None:
     meter = opened()
@@ -101,7 +101,7 @@ def test_without_a_counter_the_one_second_mean_is_used(driver: FakeNvml) -> None
     assert meter.gpus()[1].energy_method is EnergyMethod.COUNTER
 
 
-def test_without_a_mean_instants_are_used_and_the_note_says_so(driver: FakeNvml) -> None:
+def test_without_a_mean_instants_are_integrated_with_a_note(driver: FakeNvml) -> None:
     driver.no_energy(0)
     driver.no_average(0)
     meter = opened()
@@ -110,13 +110,13 @@ def test_without_a_mean_instants_are_used_and_the_note_says_so(driver: FakeNvml)
 
     assert gpu.energy_method is EnergyMethod.INSTANT_POWER
     assert gpu.method_note == (
-        "no energy counter (before Volta, or a virtual GPU) and no mean of power: instants are integrated"
+        "no energy counter (before Volta, or a virtual GPU) and no mean of power: instantaneous power is integrated"
     )
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
 
-def test_instants_between_the_looks_become_the_mean_of_the_time_between_them(stand_in: Any) -> None:
-    """One look a second at a load with a period of a second would always meet the same point of it."""
+def test_samples_between_two_reads_become_their_mean(stand_in: Any) -> None:
+    """One read a second of a load with a period of one second would always hit the same phase."""
     with stand_in(start_seconds=1000.0) as driver:
         driver.no_energy(0)
         driver.no_average(0)
@@ -140,7 +140,7 @@ def test_instants_between_the_looks_become_the_mean_of_the_time_between_them(sta
     assert (late.power_watts, late.power_mean_seconds) == (500.0, 0.0), "nothing is known of the time between"
 
 
-def test_only_gpus_that_tell_nothing_but_instants_want_glances(driver: FakeNvml) -> None:
+def test_only_gpus_with_instantaneous_power_alone_are_sampled(driver: FakeNvml) -> None:
     driver.no_energy(0)
     meter = opened()
     assert meter.sampled_gpus() == ()
@@ -167,7 +167,7 @@ def test_only_gpus_that_tell_nothing_but_instants_want_glances(driver: FakeNvml)
     ],
     ids=["GA100", "GA102", "Turing"],
 )
-def test_the_plain_power_call_means_what_the_architecture_says(
+def test_the_power_call_is_a_mean_or_an_instant_by_architecture(
     driver: FakeNvml, architecture: int, pci_device_id: int, method: EnergyMethod
 ) -> None:
     """An old driver has no field values: nvmlDeviceGetPowerUsage is a mean from Ampere on, except on GA100."""
@@ -193,7 +193,7 @@ def test_a_driver_without_field_values_is_read_call_by_call(driver: FakeNvml) ->
     assert sample.throttle_seconds is None
 
 
-def test_a_gpu_that_reports_nothing_says_so_and_shows_the_rest(driver: FakeNvml) -> None:
+def test_a_gpu_without_power_has_a_note_and_its_other_values(driver: FakeNvml) -> None:
     for flag in ("no_energy", "no_average", "no_instant", "no_usage"):
         driver.gpu(0).flag(flag)
     meter = opened()
@@ -206,7 +206,7 @@ def test_a_gpu_that_reports_nothing_says_so_and_shows_the_rest(driver: FakeNvml)
     assert sample.temperature_celsius == 40
 
 
-def test_a_probe_that_was_unlucky_is_mended_at_the_next_discovery(driver: FakeNvml, clock: Any) -> None:
+def test_the_next_discovery_finds_a_counter_that_the_probe_missed(driver: FakeNvml, clock: Any) -> None:
     driver.no_energy(0)
     meter = opened(clock)
     driver.no_energy(0, on=False)
@@ -231,7 +231,7 @@ def test_a_superchip_that_offers_only_the_module_is_labelled_so(driver: FakeNvml
     assert meter.read(driver.uuid(0)).power_watts == 150.0
 
 
-def test_a_module_that_does_not_tell_its_limit_is_not_held_to_that_of_its_gpu(driver: FakeNvml) -> None:
+def test_a_module_without_a_limit_has_no_upper_bound_of_power(driver: FakeNvml) -> None:
     """A module of 1000 W around a GPU of 700 W would be implausible all day."""
     driver.gpu(0).set(module_limit_mw=0)
     driver.module_scope(0, 1.5, gpu_scope=False)
@@ -243,13 +243,13 @@ def test_a_module_that_does_not_tell_its_limit_is_not_held_to_that_of_its_gpu(dr
 def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     driver: FakeNvml, clock: Any, counts_module: bool
 ) -> None:
-    """The clock of the meter runs a thousand times faster than the board's, so its watts are a thousand times more."""
+    """The meter's clock runs a thousand times faster than that of the GPU, so its watts are a thousand times more."""
     driver.module_scope(0, 2.0)
     if not counts_module:
         driver.gpu(0).flag("frozen")
     meter = opened(clock)
-    board = meter._boards[driver.uuid(0)]
-    assert meter.gpus()[0].power_scope is PowerScope.MODULE, "believed until shown otherwise"
+    device = meter._devices[driver.uuid(0)]
+    assert meter.gpus()[0].power_scope is PowerScope.MODULE, "assumed until the comparison ends"
 
     joules = 1000.0
     for _ in range(70):
@@ -263,7 +263,7 @@ def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     assert gpu.power_scope is (PowerScope.MODULE if counts_module else PowerScope.GPU)
     assert gpu.max_power_watts == (1000.0 if counts_module else 700.0)
     assert meter.read(driver.uuid(0)).power_watts == (200.0 if counts_module else 100.0)
-    assert board.scope_check is None, "the other power is no longer read"
+    assert device.scope_check is None, "the other power is no longer read"
 
 
 # ------------------------------------------------------------------------------------------------------ power smoothing
@@ -274,7 +274,7 @@ def test_the_scope_of_a_superchips_counter_is_found_by_comparison(
     [(10, 420, 420.0), (10, None, None), (10, 5000, None), (9, 420, None)],
     ids=["on", "switched off", "above the limit", "not Blackwell"],
 )
-def test_the_floor_of_power_smoothing_is_told_where_there_is_one(
+def test_the_floor_of_power_smoothing_is_read(
     driver: FakeNvml, architecture: int, floor_watts: int | None, shown: float | None
 ) -> None:
     driver.gpu(0).set(architecture=architecture)
@@ -284,7 +284,7 @@ def test_the_floor_of_power_smoothing_is_told_where_there_is_one(
     assert meter.read(driver.uuid(0)).power_floor_watts == shown
 
 
-def test_a_blackwell_without_power_smoothing_is_asked_for_it_once(driver: FakeNvml) -> None:
+def test_power_smoothing_is_probed_once(driver: FakeNvml) -> None:
     driver.gpu(0).set(architecture=10)
     meter = opened()
     before = driver.calls()["nvmlDeviceGetFieldValues"]
@@ -308,7 +308,7 @@ def test_a_blackwell_without_power_smoothing_is_asked_for_it_once(driver: FakeNv
         ("no_permission", Reason.PERMISSION),
     ],
 )
-def test_one_gpu_that_fails_is_one_gpu_that_fails(driver: FakeNvml, error: str, reason: Reason) -> None:
+def test_the_failure_of_one_gpu_does_not_affect_the_others(driver: FakeNvml, error: str, reason: Reason) -> None:
     meter = opened()
     driver.fail(0, error)
 
@@ -317,7 +317,7 @@ def test_one_gpu_that_fails_is_one_gpu_that_fails(driver: FakeNvml, error: str, 
     assert [gpu.uuid for gpu in meter.gpus()] == [driver.uuid(0), driver.uuid(1)]
 
 
-def test_a_lost_gpu_is_looked_up_every_few_seconds_and_comes_back(driver: FakeNvml, clock: Any) -> None:
+def test_a_lost_gpu_is_opened_again_every_few_seconds(driver: FakeNvml, clock: Any) -> None:
     meter = opened(clock)
     driver.lose(0)
     reason_of(meter, driver.uuid(0))
@@ -333,7 +333,7 @@ def test_a_lost_gpu_is_looked_up_every_few_seconds_and_comes_back(driver: FakeNv
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
 
-def test_a_passing_error_is_read_again_at_the_next_look(driver: FakeNvml) -> None:
+def test_a_transient_error_ends_at_the_next_read(driver: FakeNvml) -> None:
     meter = opened()
     driver.unknown(0)
     assert reason_of(meter, driver.uuid(0)) is Reason.BROKEN
@@ -342,7 +342,7 @@ def test_a_passing_error_is_read_again_at_the_next_look(driver: FakeNvml) -> Non
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
 
-def test_a_counter_that_flickers_is_a_failed_look_and_never_a_zero(driver: FakeNvml) -> None:
+def test_a_counter_that_is_missing_once_fails_the_read(driver: FakeNvml) -> None:
     meter = opened()
     meter.read(driver.uuid(0))
     driver.flicker(0, 1)
@@ -352,7 +352,7 @@ def test_a_counter_that_flickers_is_a_failed_look_and_never_a_zero(driver: FakeN
     assert meter.gpus()[0].energy_method is EnergyMethod.COUNTER
 
 
-def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeNvml) -> None:
+def test_power_missing_beside_a_counter_only_affects_the_gauge(driver: FakeNvml) -> None:
     meter = opened()
     driver.gpu(0).flag("no_average")
 
@@ -367,7 +367,7 @@ def test_power_that_flickers_beside_a_counter_costs_only_the_gauge(driver: FakeN
     "call",
     ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetEnforcedPowerLimit"],
 )
-def test_a_gauge_that_fails_costs_no_energy(
+def test_a_failed_gauge_does_not_affect_energy(
     driver: FakeNvml, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     def failing(*arguments: Any) -> Any:
@@ -376,7 +376,7 @@ def test_a_gauge_that_fails_costs_no_energy(
     meter = opened()
     monkeypatch.setattr(nvml, call, failing)
     if call == "nvmlDeviceGetUtilizationRates":
-        late = opened()  # not at the first look either
+        late = opened()  # not at the first read either
         assert late.read(driver.uuid(1)).energy_joules is not None
     sample = meter.read(driver.uuid(0))
 
@@ -384,9 +384,7 @@ def test_a_gauge_that_fails_costs_no_energy(
     assert None in (sample.utilization_ratio, sample.memory_used_bytes, sample.power_limit_watts)
 
 
-def test_a_gauge_that_says_that_the_board_is_gone_is_believed(
-    driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gauge_that_reports_a_lost_gpu_fails_the_read(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*arguments: Any) -> Any:
         raise nvml.NVMLError(15)
 
@@ -398,9 +396,7 @@ def test_a_gauge_that_says_that_the_board_is_gone_is_believed(
     assert caught.value.reason is Reason.LOST
 
 
-def test_a_counter_that_is_not_offered_any_more_gives_way_to_power_after_half_a_minute(
-    driver: FakeNvml, clock: Any
-) -> None:
+def test_power_replaces_a_counter_that_is_missing_for_half_a_minute(driver: FakeNvml, clock: Any) -> None:
     meter = NvmlMeter(clock)
     meter.open()
     driver.no_energy(0)
@@ -417,7 +413,7 @@ def test_a_counter_that_is_not_offered_any_more_gives_way_to_power_after_half_a_
     meter.close()
 
 
-def test_after_the_driver_came_back_a_gpu_is_asked_anew_what_it_can_tell(driver: FakeNvml) -> None:
+def test_a_gpu_is_probed_again_after_a_driver_reload(driver: FakeNvml) -> None:
     meter = opened()
     driver.unload_driver()
     with pytest.raises(MeterLost):
@@ -430,8 +426,8 @@ def test_after_the_driver_came_back_a_gpu_is_asked_anew_what_it_can_tell(driver:
     assert [gpu.energy_method for gpu in meter.gpus()] == [EnergyMethod.AVERAGE_POWER, EnergyMethod.COUNTER]
 
 
-def test_a_handle_that_is_none_any_more_is_looked_up_again(driver: FakeNvml, clock: Any) -> None:
-    """INVALID_ARGUMENT of a board that was read before: it was taken out and put back."""
+def test_an_invalid_handle_is_replaced(driver: FakeNvml, clock: Any) -> None:
+    """INVALID_ARGUMENT of a GPU that was read before: it was removed and inserted again."""
     meter = opened(clock)
     uuid = driver.uuid(0)
     driver.fail(0, 2)
@@ -446,7 +442,7 @@ def test_a_handle_that_is_none_any_more_is_looked_up_again(driver: FakeNvml, clo
 
 
 @pytest.mark.parametrize("interrupted", ["gap", "reset"])
-def test_the_scope_of_a_counter_is_judged_by_one_unbroken_minute(interrupted: str) -> None:
+def test_the_scope_of_a_counter_needs_one_unbroken_minute(interrupted: str) -> None:
     """Its rise over a gap belongs to power that was not seen, and what it shows after a reset to none."""
     check = ScopeCheck()
     at, joules = 0.0, 1e6
@@ -466,7 +462,7 @@ def test_the_scope_of_a_counter_is_judged_by_one_unbroken_minute(interrupted: st
 
 
 @pytest.mark.parametrize("no_energy", [True, False])
-def test_zero_watts_are_told_as_seen_for_the_ledger_to_judge(driver: FakeNvml, no_energy: bool) -> None:
+def test_zero_watts_are_passed_on_to_the_ledger(driver: FakeNvml, no_energy: bool) -> None:
     driver.no_energy(0, on=no_energy)
     meter = opened()
     driver.zero_watts(0)
@@ -474,7 +470,7 @@ def test_zero_watts_are_told_as_seen_for_the_ledger_to_judge(driver: FakeNvml, n
     assert meter.read(driver.uuid(0)).power_watts == 0.0
 
 
-def test_zero_watts_at_the_first_look_are_a_sensor_that_is_not_there(driver: FakeNvml) -> None:
+def test_zero_watts_at_the_probe_mean_that_there_is_no_sensor(driver: FakeNvml) -> None:
     driver.no_energy(0)
     driver.zero_watts(0)
     meter = opened()
@@ -482,7 +478,7 @@ def test_zero_watts_at_the_first_look_are_a_sensor_that_is_not_there(driver: Fak
     assert meter.gpus()[0].energy_method is EnergyMethod.NONE
 
 
-def test_utilization_is_unknown_in_mig_mode_while_energy_goes_on(driver: FakeNvml) -> None:
+def test_utilization_is_unknown_in_mig_mode_but_energy_is_read(driver: FakeNvml) -> None:
     driver.mig(0, [[100], [200]])
     meter = opened()
 
@@ -560,7 +556,7 @@ def test_gpus_that_stay_unknown_though_the_library_initialises_end_the_process_o
     driver.unknown(1)
     fatal = []
 
-    def looks() -> None:
+    def read_often() -> None:
         for _ in range(31):
             for gpu in meter.gpus():
                 reason_of(meter, gpu.uuid)
@@ -569,7 +565,7 @@ def test_gpus_that_stay_unknown_though_the_library_initialises_end_the_process_o
 
     for _ in range(4):
         with pytest.raises(MeterLost) as caught:
-            looks()
+            read_often()
         fatal.append(caught.value.fatal)
         meter.close()
         meter.open()
@@ -582,7 +578,7 @@ def test_gpus_that_stay_unknown_though_the_library_initialises_end_the_process_o
     assert meter._unknown_rounds == 0
 
 
-def test_a_gpu_that_may_not_be_used_is_left_out_and_noted(driver: FakeNvml) -> None:
+def test_a_gpu_with_denied_access_is_left_out_with_a_note(driver: FakeNvml) -> None:
     driver.gpu(0).flag("no_access")
     meter = opened()
 
@@ -590,7 +586,7 @@ def test_a_gpu_that_may_not_be_used_is_left_out_and_noted(driver: FakeNvml) -> N
     assert meter.notes == ("GPU 0 of 2 cannot be used: no permission (4)",)
 
 
-def test_no_gpu_that_may_be_used_is_a_question_of_permission(driver: FakeNvml) -> None:
+def test_denied_access_to_all_gpus_has_the_reason_permission(driver: FakeNvml) -> None:
     driver.gpu(0).flag("no_access")
     driver.gpu(1).flag("no_access")
 
@@ -620,7 +616,7 @@ def test_new_and_renumbered_gpus_are_found_within_a_minute(driver: FakeNvml, clo
     assert meter.read(driver.uuid(2)).power_watts == 100.0
 
 
-def test_a_gpu_that_is_taken_out_stays_known_and_lost(driver: FakeNvml, clock: Any) -> None:
+def test_a_removed_gpu_stays_listed_as_lost(driver: FakeNvml, clock: Any) -> None:
     meter = opened(clock)
     driver.count = 1
     clock.advance(61)
@@ -631,7 +627,7 @@ def test_a_gpu_that_is_taken_out_stays_known_and_lost(driver: FakeNvml, clock: A
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
 
-def test_a_gpu_missing_after_the_driver_came_back_stays_known_and_lost(driver: FakeNvml) -> None:
+def test_a_gpu_missing_after_a_driver_reload_stays_listed_as_lost(driver: FakeNvml) -> None:
     meter = opened()
     meter.close()
     driver.count = 1
@@ -642,7 +638,7 @@ def test_a_gpu_missing_after_the_driver_came_back_stays_known_and_lost(driver: F
     assert reason_of(meter, driver.uuid(1)) is Reason.LOST
 
 
-def test_a_gpu_that_is_broken_from_the_start_does_not_hide_the_others(driver: FakeNvml, clock: Any) -> None:
+def test_a_gpu_that_is_broken_at_the_start_does_not_affect_the_others(driver: FakeNvml, clock: Any) -> None:
     driver.gpu(0).set(flicker=10_000)  # no energy or power value at first
     meter = opened(clock)
     assert meter.gpus()[0].energy_method is EnergyMethod.NONE
@@ -655,12 +651,12 @@ def test_a_gpu_that_is_broken_from_the_start_does_not_hide_the_others(driver: Fa
 
 
 def test_discovery_waits_while_a_call_hangs(driver: FakeNvml, clock: Any) -> None:
-    """Asking for the handles of a hung board would hang the look of all the others."""
+    """Opening the handle of a hung GPU would hang the read of all others."""
     meter = opened(clock)
     driver.hang(0)
     thread = threading.Thread(target=lambda: meter.read(driver.uuid(0)))
     thread.start()
-    while not meter._boards[driver.uuid(0)].reading:
+    while not meter._devices[driver.uuid(0)].reading:
         time.sleep(0.001)
     clock.advance(61)
 
@@ -678,7 +674,7 @@ def test_discovery_waits_while_a_call_hangs(driver: FakeNvml, clock: Any) -> Non
 # -------------------------------------------------------------------------------------------------------------- holders
 
 
-def test_holders_are_the_process_ids_on_the_gpu(driver: FakeNvml) -> None:
+def test_sharing_lists_the_processes_on_the_gpu(driver: FakeNvml) -> None:
     driver.processes(0, [4711, 4712])
     meter = opened()
 
@@ -686,14 +682,14 @@ def test_holders_are_the_process_ids_on_the_gpu(driver: FakeNvml) -> None:
     assert meter.sharing(driver.uuid(1)).pids == frozenset()
 
 
-def test_holders_of_a_partitioned_gpu_are_those_of_its_instances(driver: FakeNvml) -> None:
+def test_processes_of_a_partitioned_gpu_are_those_of_its_instances(driver: FakeNvml) -> None:
     driver.mig(0, [[100], [200, 201]])
     meter = opened()
 
     assert meter.sharing(driver.uuid(0)).pids == {100, 200, 201}
 
 
-def test_holders_see_a_partition_that_was_made_a_moment_ago(driver: FakeNvml) -> None:
+def test_sharing_notices_a_new_partition_at_once(driver: FakeNvml) -> None:
     meter = opened()
     driver.mig(0, [[100]])
 
@@ -712,7 +708,7 @@ def test_t27_a_partitioned_gpu_names_its_instances_within_a_minute(driver: FakeN
     assert len(meter.gpus()[0].mig_uuids) == 1
 
 
-def test_holders_are_unknown_where_the_driver_keeps_no_list(driver: FakeNvml) -> None:
+def test_processes_are_unknown_where_the_driver_has_no_list(driver: FakeNvml) -> None:
     driver.gpu(0).flag("no_processes")
     meter = opened()
 
@@ -722,25 +718,25 @@ def test_holders_are_unknown_where_the_driver_keeps_no_list(driver: FakeNvml) ->
 # ----------------------------------------------------------------------------------------------------------------- cost
 
 
-def test_eight_gpus_cost_less_than_forty_driver_calls_a_look(driver: FakeNvml) -> None:
+def test_eight_gpus_need_fewer_than_forty_driver_calls_per_read(driver: FakeNvml) -> None:
     meter = opened()
     before = sum(driver.calls().values())
-    looks = 50
-    for _ in range(looks):
+    reads = 50
+    for _ in range(reads):
         meter.sweep()
         for gpu in meter.gpus():
             meter.read(gpu.uuid)
 
-    per_gpu_look = (sum(driver.calls().values()) - before) / looks / len(meter.gpus())
+    calls_per_gpu = (sum(driver.calls().values()) - before) / reads / len(meter.gpus())
 
-    assert per_gpu_look <= 3.0
-    assert per_gpu_look * 8 <= 40
+    assert calls_per_gpu <= 3.0
+    assert calls_per_gpu * 8 <= 40
 
 
 # -------------------------------------------------------------------------------------------------------------- sharing
 
 
-def test_use_by_process_is_what_each_used_since_the_last_look(driver: FakeNvml) -> None:
+def test_use_by_process_covers_the_time_since_the_last_read(driver: FakeNvml) -> None:
     now = [100.0]
     meter = opened(lambda: now[0])
     driver.processes(0, [10, 11])
@@ -755,11 +751,11 @@ def test_use_by_process_is_what_each_used_since_the_last_look(driver: FakeNvml) 
     driver.usage(0, {11: 30})
     now[0] += 5.0
     assert meter.sharing(driver.uuid(0)).usage == {11: 30.0}
-    # An idle board answers NOT_FOUND.
+    # An idle GPU returns NOT_FOUND.
     assert meter.sharing(driver.uuid(1)) == Sharing(frozenset(), {})
 
 
-def test_use_that_was_seen_before_is_not_counted_again(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_row_of_use_is_not_counted_again(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver may replay its buffer; of a process that is listed several times the highest counts."""
     now = [100.0]
     meter = opened(lambda: now[0])
@@ -776,7 +772,7 @@ def test_use_that_was_seen_before_is_not_counted_again(driver: FakeNvml, monkeyp
     assert meter.sharing(driver.uuid(0)).usage == {11: 5.0}
 
 
-def test_use_by_process_of_newer_drivers_is_asked_by_their_call(driver: FakeNvml) -> None:
+def test_use_by_process_is_read_by_the_call_of_newer_drivers(driver: FakeNvml) -> None:
     meter = opened()
     driver.gpu(0).flag("old_usage_by_process")
     driver.usage(0, {10: 60})
@@ -784,7 +780,7 @@ def test_use_by_process_of_newer_drivers_is_asked_by_their_call(driver: FakeNvml
     assert meter.sharing(driver.uuid(0)).usage == {10: 60.0}
 
 
-def test_use_by_process_is_unknown_where_the_driver_does_not_tell(driver: FakeNvml) -> None:
+def test_use_by_process_is_unknown_where_unsupported(driver: FakeNvml) -> None:
     meter = opened()
     driver.gpu(0).flag("no_usage_by_process")
     driver.gpu(0).flag("no_processes")
@@ -792,7 +788,7 @@ def test_use_by_process_is_unknown_where_the_driver_does_not_tell(driver: FakeNv
     assert meter.sharing(driver.uuid(0)) == Sharing()
 
 
-def test_a_partitioned_gpu_tells_its_instances_and_who_sits_on_them(driver: FakeNvml) -> None:
+def test_sharing_of_a_partitioned_gpu_lists_instances_and_their_processes(driver: FakeNvml) -> None:
     meter = opened()
     driver.gpu(0).flag("no_gpm")
     driver.mig(0, [[100], [200, 201], [], [300]], ["1g.10gb", "3g.40gb", "1c.2g.20gb", "1c.2g.20gb"])
@@ -809,7 +805,7 @@ def test_a_partitioned_gpu_tells_its_instances_and_who_sits_on_them(driver: Fake
     )
 
 
-def test_how_busy_an_instance_is_needs_two_looks_and_frees_its_samples(driver: FakeNvml) -> None:
+def test_the_busy_ratio_of_an_instance_needs_two_samples_and_frees_them(driver: FakeNvml) -> None:
     meter = opened()
     driver.mig(0, [[100], [200]], ["1g.10gb", "3g.40gb"])
     driver.busy(0, [90.0, 12.5])
@@ -842,7 +838,7 @@ def test_how_busy_an_instance_is_needs_two_looks_and_frees_its_samples(driver: F
         (["1c.2g.20gb", "1c.2g.20gb"], [3.0, 3.0], True),
     ],
 )
-def test_how_busy_unlike_instances_are_counts_once_it_is_seen_of_what(
+def test_busy_ratios_of_unequal_instances_are_comparable_once_their_base_is_known(
     driver: FakeNvml, profiles: list[str], percents: list[float], comparable: bool
 ) -> None:
     meter = opened()
@@ -858,7 +854,7 @@ def test_how_busy_unlike_instances_are_counts_once_it_is_seen_of_what(
     meter.close()
 
 
-def test_standing_power_is_the_least_seen_over_what_is_drawn_of_late(driver: FakeNvml) -> None:
+def test_baseline_power_is_the_minimum_over_the_recent_mean(driver: FakeNvml) -> None:
     driver.no_average(0)
     driver.mig(0, [[100]], ["1g.10gb"])
     meter = opened()
@@ -886,7 +882,7 @@ def test_a_gpu_before_hopper_measures_no_activity(driver: FakeNvml) -> None:
     assert driver.samples() == 0
 
 
-def test_sharing_of_a_lost_gpu_is_a_fault_and_the_others_stay(driver: FakeNvml) -> None:
+def test_sharing_of_a_lost_gpu_fails_and_the_others_stay(driver: FakeNvml) -> None:
     meter = opened()
     driver.processes(1, [7])
     driver.lose(0)

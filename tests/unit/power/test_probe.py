@@ -1,4 +1,4 @@
-"""What ``tpw-exporter probe`` says of each GPU: how its energy is read, and why no better way is used."""
+"""``tpw-exporter probe``: how the energy of each GPU is read, and why no better method is used."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def nothing(nvml: FakeNvml) -> None:
 
 
 COUNTER = ("counter", "gpu", "", [])
-MODULE = "Power and energy are those of the whole module, its CPU included: the driver tells none of the GPU alone."
+MODULE = "Power and energy are those of the whole module, its CPU included: NVML reports none of the GPU alone."
 UNDECIDED = (
-    "A superchip: whether its counter is of the GPU or of the whole module is found out within a minute; until then"
-    " it is taken for the module's."
+    "A superchip: whether its energy counter covers the GPU or the whole module is determined within a minute;"
+    " until then it counts as the module's."
 )
 MIG = (
-    "MIG is on: power and energy are the whole board's, for its instances have no meters, and the driver tells no"
+    "MIG is on: power and energy are those of the whole GPU, since instances have no meters, and NVML reports no"
     " utilisation."
 )
 
 
 @pytest.mark.parametrize(
-    ("board", "method", "scope", "why", "remarks"),
+    ("prepare", "method", "scope", "why", "remarks"),
     [
         (lambda nvml: None, *COUNTER),
         (
@@ -70,14 +70,14 @@ MIG = (
             instants_only,
             "instant_power",
             "gpu",
-            "no energy counter (before Volta, or a virtual GPU) and no mean of power: instants are integrated",
+            "no energy counter (before Volta, or a virtual GPU) and no mean of power: instantaneous power is integrated",
             [],
         ),
         (
             old_driver,
             "instant_power",
             "gpu",
-            "no energy counter (before Volta, or a virtual GPU) and no mean of power: instants are integrated",
+            "no energy counter (before Volta, or a virtual GPU) and no mean of power: instantaneous power is integrated",
             [],
         ),
         (
@@ -93,16 +93,16 @@ MIG = (
     ],
     ids=["all", "no counter", "no mean", "old driver", "nothing", "module only", "superchip", "MIG"],
 )
-def test_each_gpu_is_told_with_its_source_and_why_no_better_one_is_used(
+def test_probe_shows_the_method_of_each_gpu_and_the_reason_for_it(
     nvml: FakeNvml,
     capsys: pytest.CaptureFixture[str],
-    board: Callable[[FakeNvml], object],
+    prepare: Callable[[FakeNvml], object],
     method: str,
     scope: str,
     why: str,
     remarks: list[str],
 ) -> None:
-    board(nvml)
+    prepare(nvml)
     with Node(nvml) as node:
         seen = probe.findings(node.daemon.snapshot, node.daemon.holders(), Config())
     capsys.readouterr()
@@ -117,7 +117,7 @@ def test_each_gpu_is_told_with_its_source_and_why_no_better_one_is_used(
     assert lines[start + 1 : start + 1 + bool(why) + len(remarks)] == [*([why] if why else []), *remarks]
 
 
-def test_a_gpu_that_may_not_be_used_is_told_as_such(nvml: FakeNvml) -> None:
+def test_probe_shows_a_gpu_with_denied_access(nvml: FakeNvml) -> None:
     nvml.gpu(1).flag("no_access")
     with Node(nvml) as node:
         seen = probe.findings(node.daemon.snapshot, node.daemon.holders(), Config())
@@ -126,7 +126,7 @@ def test_a_gpu_that_may_not_be_used_is_told_as_such(nvml: FakeNvml) -> None:
     assert "GPU 1 of 2 cannot be used: no permission (4)" in seen["notes"]
 
 
-def test_the_command_looks_once_and_prints_it(tmp_path: Path) -> None:
+def test_probe_reads_once_and_prints(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("host: {meters: []}\ndiscovery: {processes: false}\npolling: {interval: 100ms}\n")
     with FakeNvml(tmp_path) as nvml:

@@ -89,7 +89,7 @@ def test_a_memory_mapped_zone_counts_where_it_is_the_only_one(tree: Tree, clock:
     meter.close()
 
 
-def test_a_counter_that_wraps_goes_on(tree: Tree, clock: Any) -> None:
+def test_a_counter_continues_after_a_wrap(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", RANGE / 1e6 - 30)
     meter = opened(tree, clock)
     clock.advance(1)
@@ -123,7 +123,7 @@ def test_a_counter_that_was_reset_adds_nothing(tree: Tree, clock: Any) -> None:
     meter.close()
 
 
-def test_dies_that_show_one_counter_are_counted_once(tree: Tree, clock: Any) -> None:
+def test_dies_with_the_same_counter_are_counted_once(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0-die-0", 5000.0)
     tree.zone("intel-rapl:1", "package-0-die-1", 5000.4)
     meter = opened(tree, clock)
@@ -135,7 +135,7 @@ def test_dies_that_show_one_counter_are_counted_once(tree: Tree, clock: Any) -> 
     meter.close()
 
 
-def test_dies_with_counters_of_their_own_are_summed(tree: Tree, clock: Any) -> None:
+def test_dies_with_separate_counters_are_summed(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0-die-0", 5000)
     tree.zone("intel-rapl:1", "package-0-die-1", 9000)
     meter = opened(tree, clock)
@@ -147,7 +147,7 @@ def test_dies_with_counters_of_their_own_are_summed(tree: Tree, clock: Any) -> N
     meter.close()
 
 
-def test_dies_that_only_looked_alike_are_told_apart_and_no_total_falls(tree: Tree, clock: Any) -> None:
+def test_dies_with_equal_counters_at_first_are_separated_without_a_falling_total(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0-die-0", 0)
     tree.zone("intel-rapl:1", "package-0-die-1", 1)
     meter = opened(tree, clock)
@@ -158,7 +158,7 @@ def test_dies_that_only_looked_alike_are_told_apart_and_no_total_falls(tree: Tre
         tree.set("intel-rapl:1", 1 + 50 * second)
         totals.append(joules(meter)["cpu"])
 
-    # One look might be of a machine that paused between the two reads; at the second nothing is lost.
+    # One difference may be a pause between the two reads of a pass; at the second nothing is lost.
     assert totals == [pytest.approx(100), pytest.approx(300), pytest.approx(450)]
     meter.close()
 
@@ -192,7 +192,7 @@ def test_a_pause_between_the_reads_of_mirrored_dies_counts_nothing_twice(tree: T
     meter.close()
 
 
-def test_a_mirrored_die_that_fails_a_look_is_still_the_same_counter(
+def test_a_mirrored_die_that_fails_once_still_has_the_same_counter(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.zone("intel-rapl:0", "package-0-die-0", 5000)
@@ -202,30 +202,24 @@ def test_a_mirrored_die_that_fails_a_look_is_still_the_same_counter(
     totals = totals_with_four_failing(meter, tree, clock, failing)
 
     assert totals == [pytest.approx(100 * second) for second in range(1, 7)]
-    assert meter.notes == ()  # the other die tells all of it
+    assert meter.notes == ()  # the other die has all of it
     meter.close()
 
 
-def test_files_that_may_not_be_read_are_a_question_of_permission(
-    tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_files_have_the_reason_permission(tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.zone("intel-rapl:0", "package-0", 1)
-
-    def refuse(path: Any, flags: int) -> int:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(rapl.os, "open", refuse)
+    deny(monkeypatch, "intel-rapl:0")
 
     with pytest.raises(SourceError) as caught:
         RaplMeter(clock, sysfs_root=tree.sysfs).open()
 
     assert caught.value.reason is Reason.PERMISSION
-    assert "intel-rapl:0/energy_uj may not be read" in caught.value.detail
+    assert "intel-rapl:0/energy_uj is not readable: permission denied" in caught.value.detail
     assert "CAP_DAC_READ_SEARCH" in caught.value.hint
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_files_of_root_are_a_question_of_permission(tree: Tree, clock: Any) -> None:
+def test_files_of_root_have_the_reason_permission(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", 1)
     (tree.root / "intel-rapl:0" / "energy_uj").chmod(0)
 
@@ -235,22 +229,22 @@ def test_files_of_root_are_a_question_of_permission(tree: Tree, clock: Any) -> N
     assert caught.value.reason is Reason.PERMISSION
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, *zone_ids: str) -> set[str]:
-    """Zones whose energy may not be opened, while they are in the set that is returned."""
-    refused = set(zone_ids)
+def deny(monkeypatch: pytest.MonkeyPatch, *zone_ids: str) -> set[str]:
+    """Zones with energy_uj denied while they are in the returned set."""
+    denied = set(zone_ids)
     opens = os.open
 
     def open_file(path: Any, flags: int) -> int:
-        if Path(path).parent.name in refused:
+        if Path(path).parent.name in denied:
             raise PermissionError(13, "Permission denied", str(path))
         return opens(path, flags)
 
     monkeypatch.setattr(rapl.os, "open", open_file)
-    return refused
+    return denied
 
 
 def totals_with_four_failing(meter: RaplMeter, tree: Tree, clock: Any, failing: set[int]) -> list[float | None]:
-    """The CPU's joules at six looks, a second and 100 J apart, of which what fails is there again at the fifth."""
+    """The CPU's joules at six reads, a second and 100 J apart; failing zones recover at the fifth."""
     totals = []
     for second in range(1, 7):
         if second == 5:
@@ -263,7 +257,7 @@ def totals_with_four_failing(meter: RaplMeter, tree: Tree, clock: Any, failing: 
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, meter: RaplMeter, *names: str, code: int = 22) -> set[int]:
-    """Zones that fail when they are read, while their descriptors are in the set that is returned."""
+    """Zones that fail when they are read, while their descriptors are in the returned set."""
     failing = {zone.fd for zone in meter._zones if zone.name in names}
     pread = os.pread
 
@@ -283,11 +277,11 @@ def two_sockets(tree: Tree, at: float = 100) -> None:
     tree.zone("intel-rapl:1:0", "dram", at)
 
 
-def test_a_package_that_may_not_be_read_withholds_the_cpu_and_says_so(
+def test_an_unreadable_package_withholds_the_cpu_with_a_note(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_sockets(tree)
-    refuse(monkeypatch, "intel-rapl:1")
+    deny(monkeypatch, "intel-rapl:1")
     meter = opened(tree, clock)
     clock.advance(1)
     tree.set("intel-rapl:0", 150)
@@ -295,33 +289,33 @@ def test_a_package_that_may_not_be_read_withholds_the_cpu_and_says_so(
 
     assert joules(meter) == {"dram": pytest.approx(5)}
     (note,) = meter.notes
-    assert note.startswith("No cpu energy is told by rapl: 1 of its 2 zones (package-1) cannot be read")
-    assert "intel-rapl:1/energy_uj may not be read" in note
+    assert note.startswith("rapl reports no cpu energy: 1 of its 2 zones (package-1) are not readable")
+    assert "intel-rapl:1/energy_uj is not readable: permission denied" in note
     assert "CAP_DAC_READ_SEARCH" in note
     meter.close()
 
 
-def test_one_package_of_two_without_any_memory_zone_is_no_cpu_at_all(
+def test_one_readable_package_of_two_is_not_reported_as_the_cpu(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.zone("intel-rapl:0", "package-0", 1)
     tree.zone("intel-rapl:1", "package-1", 1)
-    refuse(monkeypatch, "intel-rapl:1")
+    deny(monkeypatch, "intel-rapl:1")
 
     with pytest.raises(SourceError) as caught:
         RaplMeter(clock, sysfs_root=tree.sysfs).open()
 
     assert caught.value.reason is Reason.PERMISSION
-    assert "intel-rapl:1/energy_uj may not be read (1 of 2 zones)" in caught.value.detail
+    assert "intel-rapl:1/energy_uj is not readable: permission denied (1 of 2 zones)" in caught.value.detail
 
 
-def test_a_package_that_may_be_read_again_is_taken_up_within_a_minute(
+def test_a_package_that_becomes_readable_is_read_within_a_minute(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_sockets(tree)
-    refused = refuse(monkeypatch, "intel-rapl:1")
+    denied = deny(monkeypatch, "intel-rapl:1")
     meter = opened(tree, clock)
-    refused.clear()
+    denied.clear()
     clock.advance(30)
     tree.set("intel-rapl:0", 150)
     early = joules(meter)
@@ -338,7 +332,7 @@ def test_a_package_that_may_be_read_again_is_taken_up_within_a_minute(
     meter.close()
 
 
-def test_a_package_that_vanishes_withholds_the_cpu_until_it_is_back(
+def test_a_missing_package_withholds_the_cpu_until_it_returns(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_sockets(tree)
@@ -348,20 +342,20 @@ def test_a_package_that_vanishes_withholds_the_cpu_until_it_is_back(
     tree.set("intel-rapl:0", 150)
     tree.set("intel-rapl:1", 140)
     without = joules(meter)
-    told = meter.notes
+    notes = meter.notes
     gone.clear()
     clock.advance(1)
     tree.set("intel-rapl:0", 200)
     tree.set("intel-rapl:1", 180)
 
     assert set(without) == {"dram"}
-    assert ["No such device" in note for note in told] == [True]
-    assert joules(meter)["cpu"] == pytest.approx(180)  # 100 of the one, and both looks' 80 of the other
+    assert ["No such device" in note for note in notes] == [True]
+    assert joules(meter)["cpu"] == pytest.approx(180)  # 100 of the one, and both reads' 80 of the other
     assert meter.notes == ()
     meter.close()
 
 
-def test_a_package_that_was_offline_for_long_comes_back_as_another_file(
+def test_a_package_returns_with_another_file_after_a_long_time_offline(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_sockets(tree)
@@ -371,10 +365,10 @@ def test_a_package_that_was_offline_for_long_comes_back_as_another_file(
     tree.set("intel-rapl:1", 130)
     before = joules(meter)["cpu"]
     fail(monkeypatch, meter, "package-1", code=19)  # this descriptor never answers again
-    told = []
+    components = []
     for _ in range(61):
         clock.advance(1)
-        told.append(set(joules(meter)))
+        components.append(set(joules(meter)))
     shutil.rmtree(tree.root / "intel-rapl:1")
     tree.zone("intel-rapl:1", "package-1", 5)
     monkeypatch.undo()
@@ -384,13 +378,13 @@ def test_a_package_that_was_offline_for_long_comes_back_as_another_file(
     tree.set("intel-rapl:1", 25)
 
     assert before == pytest.approx(80)
-    assert told == [{"dram"}] * 61
+    assert components == [{"dram"}] * 61
     assert (back, joules(meter)["cpu"]) == (pytest.approx(80), pytest.approx(100))
     assert meter.notes == ()
     meter.close()
 
 
-def test_dies_that_mirror_a_counter_go_on_doing_so_when_it_comes_back_as_another_file(
+def test_mirrored_dies_stay_mirrored_when_their_file_is_replaced(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.zone("intel-rapl:0", "package-0-die-0", 5000)
@@ -420,7 +414,7 @@ def test_dies_that_mirror_a_counter_go_on_doing_so_when_it_comes_back_as_another
     meter.close()
 
 
-def test_a_package_missing_after_another_start_still_withholds_the_cpu(tree: Tree, clock: Any) -> None:
+def test_a_package_missing_after_another_open_still_withholds_the_cpu(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", 1)
     tree.zone("intel-rapl:1", "package-1", 1)
     meter = opened(tree, clock)
@@ -431,10 +425,10 @@ def test_a_package_missing_after_another_start_still_withholds_the_cpu(tree: Tre
         meter.open()
 
     assert caught.value.reason is Reason.ABSENT
-    assert "package-1 is not there any more" in caught.value.detail
+    assert "package-1 no longer exists" in caught.value.detail
 
 
-def test_what_it_can_draw_grows_with_its_packages(tree: Tree, clock: Any) -> None:
+def test_the_upper_bound_of_power_grows_with_the_packages(tree: Tree, clock: Any) -> None:
     two_sockets(tree)
     meter = opened(tree, clock)
 
@@ -445,7 +439,7 @@ def test_what_it_can_draw_grows_with_its_packages(tree: Tree, clock: Any) -> Non
     meter.close()
 
 
-def test_no_zones_at_all_are_told_with_what_to_do(tmp_path: Path, clock: Any) -> None:
+def test_no_zones_at_all_have_a_hint(tmp_path: Path, clock: Any) -> None:
     with pytest.raises(SourceError) as caught:
         RaplMeter(clock, sysfs_root=tmp_path).open()
 
@@ -453,32 +447,24 @@ def test_no_zones_at_all_are_told_with_what_to_do(tmp_path: Path, clock: Any) ->
     assert "/sys/class/powercap" in caught.value.hint
 
 
-def test_a_zone_that_fails_is_left_out_and_the_others_go_on(
+def test_a_failed_component_is_left_out_and_the_others_continue(
     tree: Tree, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.zone("intel-rapl:0", "package-0", 100)
     tree.zone("intel-rapl:0:0", "dram", 100)
     meter = opened(tree, clock)
-    dram = next(zone.fd for zone in meter._zones if zone.component == "dram")
-    pread = os.pread
-
-    def failing(fd: int, length: int, offset: int) -> bytes:
-        if fd == dram:
-            raise OSError(22, "Invalid argument")
-        return pread(fd, length, offset)
-
-    monkeypatch.setattr(rapl.os, "pread", failing)
+    failing = fail(monkeypatch, meter, "package-0 dram")
     clock.advance(1)
     tree.set("intel-rapl:0", 150)
     tree.set("intel-rapl:0:0", 110)
     without = joules(meter)
-    monkeypatch.setattr(rapl.os, "pread", pread)
+    failing.clear()
     clock.advance(1)
     tree.set("intel-rapl:0:0", 120)
-    back = joules(meter)
+    recovered = joules(meter)
 
     assert without == {"cpu": pytest.approx(50)}
-    assert back == {"cpu": pytest.approx(50), "dram": pytest.approx(20)}
+    assert recovered == {"cpu": pytest.approx(50), "dram": pytest.approx(20)}
     meter.close()
 
 
@@ -498,7 +484,7 @@ def test_no_zone_left_is_a_failure(tree: Tree, clock: Any, monkeypatch: pytest.M
     meter.close()
 
 
-def test_joules_go_on_after_the_meter_was_opened_again(tree: Tree, clock: Any) -> None:
+def test_joules_continue_after_another_open(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", 100)
     meter = opened(tree, clock)
     clock.advance(1)

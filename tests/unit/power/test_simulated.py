@@ -40,13 +40,13 @@ def test_energy_is_the_integral_of_power(clock: Any) -> None:
     assert meter.read(uuid).energy_joules == pytest.approx(mean, rel=0.002)
 
 
-def test_holders_are_those_of_the_caller(clock: Any) -> None:
+def test_processes_are_those_of_the_caller(clock: Any) -> None:
     meter = SimulatedMeter(clock, gpus=2, holders=lambda: {1: frozenset({42})})
 
     assert [meter.sharing(gpu.uuid).pids for gpu in meter.gpus()] == [frozenset(), {42}]
 
 
-def test_a_gpu_of_somebody_else_is_none_of_these(clock: Any) -> None:
+def test_an_unknown_uuid_is_lost(clock: Any) -> None:
     with pytest.raises(SourceError) as caught:
         SimulatedMeter(clock, gpus=1).read("GPU-else")
     assert caught.value.reason is Reason.LOST

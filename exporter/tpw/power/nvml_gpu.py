@@ -1,4 +1,4 @@
-"""One NVIDIA GPU as the meter keeps it: who it is, how it is read, what was seen of it last."""
+"""One NVIDIA GPU as the meter keeps it: its identity, its plan, its latest values."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tpw.power.nvml_probe import Field, Plan
 from tpw.power.nvml_sharing import Occupancy
 
 SCOPE_SECONDS = 60.0
-"""How long a superchip's counter is compared with both powers before its scope is decided."""
+"""How long a superchip's counter is compared with GPU and module power. Tuning: 60 readings average out the load's
+changes."""
 SCOPE_CONTRAST = 1.15
-"""Module and GPU power must differ by this factor for the comparison to mean anything."""
-
+"""Module and GPU power must differ by this factor, which is above the 5 to 10 % error of the sensors."""
 
 BURST_GAP_SECONDS = 1.5
-"""Instants further apart than this are not joined."""
+"""Instants further apart are not joined. Tuning: longer than one tick, shorter than two."""
 
 
-class Board:
-    """One GPU and how it is read. Touched only by the thread that reads it."""
+class NvmlGpu:
+    """One GPU and how it is read. Only the thread that reads it changes it."""
 
     __slots__ = (
         "burst",
@@ -31,19 +31,19 @@ class Board:
         "failures",
         "fault",
         "fields",
-        "flickers",
         "floor_watts",
-        "gpu",
         "handle",
+        "info",
         "limit_watts",
-        "looks",
         "measures_activity",
         "memory_total_bytes",
         "memory_used_bytes",
         "mig",
+        "missing",
         "occupancy",
         "plan",
         "reading",
+        "reads",
         "scope_check",
         "scope_found",
         "slices",
@@ -53,16 +53,16 @@ class Board:
     )
 
     def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
+        self.info = gpu
         self.handle: Any = None
         self.burst = Burst()
         self.plan: Plan | None = None
         self.fields: list[Field] = []
         self.throttle_start = 0
-        self.looks = 0
+        self.reads = 0
         self.reading = False
         self.failures = 0
-        self.flickers = 0
+        self.missing = 0
         self.unknown = 0
         self.fault: SourceError | None = None
         self.down_until: float | None = None
@@ -79,7 +79,7 @@ class Board:
         self.floor_watts: float | None = None
 
     def follow(self, plan: Plan) -> None:
-        """Read as the plan says from now on."""
+        """Use this plan from now on."""
         if plan.other_power is not None and self.scope_found is not None:
             power = plan.other_power if self.scope_found is PowerScope.GPU else plan.power
             plan = replace(plan, scope=self.scope_found, power=power, other_power=None)
@@ -90,11 +90,11 @@ class Board:
         self.fields.extend((field, 0) for field, _ in plan.throttle)
         highest = plan.max_power_watts
         if plan.scope is PowerScope.MODULE:
-            # Where the module does not tell its own limit, the GPU's says nothing: the module draws more.
+            # Without a limit of the module there is no bound: the module draws more than the GPU's limit.
             module = plan.max_module_watts
             highest = None if module is None else max(highest or 0.0, module)
-        self.gpu = replace(
-            self.gpu,
+        self.info = replace(
+            self.info,
             power_scope=plan.scope,
             energy_method=plan.method,
             method_note=plan.note,
@@ -107,20 +107,20 @@ class Board:
 def _remarks(plan: Plan, *, mig: bool) -> Iterator[str]:
     if plan.other_power is not None:
         yield (
-            "A superchip: whether its counter is of the GPU or of the whole module is found out within a minute; until"
-            " then it is taken for the module's."
+            "A superchip: whether its energy counter covers the GPU or the whole module is determined within a minute;"
+            " until then it counts as the module's."
         )
     elif plan.scope is PowerScope.MODULE:
-        yield "Power and energy are those of the whole module, its CPU included: the driver tells none of the GPU alone."
+        yield "Power and energy are those of the whole module, its CPU included: NVML reports none of the GPU alone."
     if mig:
         yield (
-            "MIG is on: power and energy are the whole board's, for its instances have no meters, and the driver tells no"
+            "MIG is on: power and energy are those of the whole GPU, since instances have no meters, and NVML reports no"
             " utilisation."
         )
 
 
 class Burst:
-    """Instants of power since the last look, and their mean."""
+    """Instants of power since the last read, and their mean."""
 
     __slots__ = ("_at", "_joules", "_since", "_watts")
 
@@ -129,7 +129,7 @@ class Burst:
         self._watts = self._joules = 0.0
 
     def add(self, at: float, watts: float) -> None:
-        """One instant. What lies further back than a moment is forgotten: nothing is known of the time between."""
+        """Add one instant. After a gap the burst restarts: the power in between is unknown."""
         gap = at - self._at
         if gap > BURST_GAP_SECONDS:
             self._since, self._joules = at, 0.0
@@ -137,8 +137,8 @@ class Burst:
             self._joules += 0.5 * (watts + self._watts) * gap
         self._at, self._watts = at, watts
 
-    def take(self) -> tuple[float, float]:
-        """(watts, seconds): the mean and what it is the mean of, and begin anew. Zero seconds: the instant alone."""
+    def end(self) -> tuple[float, float]:
+        """(mean watts, its window in seconds), and start the next burst. Zero seconds: one instant only."""
         seconds = self._at - self._since
         watts = self._joules / seconds if seconds > 0.0 else self._watts
         self._since, self._joules = self._at, 0.0
@@ -146,7 +146,7 @@ class Burst:
 
 
 class ScopeCheck:
-    """Which of two powers a counter follows, over a minute of looks."""
+    """Which of two powers a counter follows, over a minute of readings."""
 
     __slots__ = ("gpu_joules", "last", "module_joules", "start_joules", "start_seconds")
 
@@ -155,7 +155,7 @@ class ScopeCheck:
         self.start_joules = self.start_seconds = self.gpu_joules = self.module_joules = 0.0
 
     def add(self, at: float, joules: float, module_watts: float, gpu_watts: float) -> PowerScope | None:
-        """One look. Returns the scope once it is known."""
+        """Add one reading. Returns the scope once it is known."""
         if self.last is None or joules < self.start_joules or at - self.last[0] > 10.0:
             self.last, self.start_joules, self.start_seconds = (at, module_watts, gpu_watts), joules, at
             self.gpu_joules = self.module_joules = 0.0
