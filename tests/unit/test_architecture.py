@@ -70,7 +70,6 @@ MANY_FIELDS = {
     # To be split.
     "http/client.py: Client",
     "power/external.py: ExternalMeter",
-    "power/nvml_board.py: Board",
     "tokens/scrape.py: ScrapeSource",
 }
 """Classes that have more."""

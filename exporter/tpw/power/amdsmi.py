@@ -5,7 +5,7 @@ prints.
 
 Facts from amd_smi.h and py-interface/amdsmi_interface.py of ROCm/amdsmi. Reported by users: MI200 has average_socket_power
 and "N/A" for current_socket_power, MI300 the reverse. Of an MI250's two dies only the first reports energy, for both. So
-both are one GPU here, with the second in :attr:`tpw.model.Gpu.dies`: as two GPUs, one would have too much energy and one none.
+both are one GPU here, with the second die in :attr:`tpw.model.Gpu.dies`.
 """
 
 from __future__ import annotations

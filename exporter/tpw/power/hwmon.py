@@ -256,7 +256,7 @@ def _jetson(root: Path, chip: Path) -> _SysfsGpu | None:
             vendor="nvidia",
             power_scope=scope,
             energy_method=EnergyMethod.INSTANT_POWER,
-            method_note=f"no energy counter on Jetson modules: voltage times current of rail {feeding} (ina3221) is integrated",
+            method_note=f"no energy counter: voltage times current of rail {feeding} (ina3221) is integrated",
         ),
         rails=[rails[feeding]],
     )

@@ -33,7 +33,7 @@ from tpw.power.nvml_codes import (
 )
 from tpw.power.nvml_gpu import NvmlGpu
 from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, probe, text, value_of
-from tpw.power.nvml_sharing import handles, instances, measures_activity, process_lists, total_slices, usage
+from tpw.power.nvml_sharing import handles, instances, process_lists, usage
 
 # Tuning, each chosen by the faults in tests/scenarios and by what NVIDIA's drivers were reported to do.
 RETRY_SECONDS = 5.0
@@ -125,7 +125,7 @@ class NvmlMeter:
     def sweep(self) -> None:
         """Once a minute, find new, renumbered and reconfigured GPUs. Raises MeterLost."""
         gpus = self._devices.values()
-        if gpus and all(gpu.unknown for gpu in gpus):
+        if gpus and all(gpu.failures.unknown for gpu in gpus):
             self._unknown_sweeps += 1
             if self._unknown_sweeps >= UNKNOWN_SWEEPS:
                 self._unknown_sweeps = 0
@@ -148,12 +148,16 @@ class NvmlMeter:
         gpu = self._devices.get(uuid)
         if gpu is None:
             raise SourceError(Reason.LOST, f"{uuid}: this GPU was never found")
-        if gpu.down_until is not None and self._clock() < gpu.down_until and gpu.fault is not None:
-            fault = gpu.fault
+        if (
+            gpu.failures.down_until is not None
+            and self._clock() < gpu.failures.down_until
+            and gpu.failures.last is not None
+        ):
+            fault = gpu.failures.last
             raise SourceError(fault.reason, fault.detail, fault.hint)
         gpu.reading = True
         try:
-            if gpu.down_until is not None or gpu.plan is None or gpu.missing >= MISSING_BEFORE_PROBE:
+            if gpu.failures.down_until is not None or gpu.plan is None or gpu.failures.missing >= MISSING_BEFORE_PROBE:
                 self._reopen(gpu)
             sample = self._sample(gpu)
         except nvml.NVMLError as error:
@@ -161,14 +165,14 @@ class NvmlMeter:
         finally:
             gpu.reading = False
         self._has_read = True
-        self._unknown_rounds = gpu.failures = gpu.unknown = gpu.missing = 0
-        gpu.fault = None
+        self._unknown_rounds = 0
+        gpu.failures.reset()
         return sample
 
     def sharing(self, uuid: str) -> Sharing:
         """Processes on this GPU and their use; in MIG mode its instances. See :mod:`tpw.power.nvml_sharing`."""
         gpu = self._devices.get(uuid)
-        if gpu is None or gpu.handle is None or gpu.down_until is not None:
+        if gpu is None or gpu.handle is None or gpu.failures.down_until is not None:
             return Sharing()
         # MIG mode is read each time: discovery notices a change only within a minute.
         if self._optional(gpu, lambda: _mig_enabled(gpu.handle)):
@@ -179,14 +183,9 @@ class NvmlMeter:
 
     def _partition(self, gpu: NvmlGpu) -> Sharing:
         occupancy = gpu.occupancy
-        if not gpu.slices:
-            gpu.slices = total_slices(gpu.handle)
-            gpu.measures_activity = measures_activity(gpu.handle)
-        found, comparable = instances(
-            gpu.handle, occupancy, self._clock(), measured=gpu.measures_activity, total=gpu.slices
-        )
+        found, comparable = instances(gpu.handle, occupancy, self._clock())
         pids = frozenset(pid for instance in found for pid in instance.pids)
-        return Sharing(pids, None, found, gpu.slices, comparable, occupancy.baseline_power_ratio())
+        return Sharing(pids, None, found, occupancy.slices, comparable, occupancy.baseline_power_ratio())
 
     def _optional(self, gpu: NvmlGpu, call: Callable[[], _T]) -> _T | None:
         """The result of a call that a GPU need not support, or None. Raises SourceError for other failures."""
@@ -204,7 +203,9 @@ class NvmlMeter:
         """GPUs with instants that are integrated (see :class:`tpw.power.SamplingMeter`)."""
         if not self._inits:
             return ()
-        return tuple(uuid for uuid, gpu in self._devices.items() if _is_instant(gpu) and gpu.down_until is None)
+        return tuple(
+            uuid for uuid, gpu in self._devices.items() if _is_instant(gpu) and gpu.failures.down_until is None
+        )
 
     def sample(self, uuid: str) -> None:
         """Record the instantaneous power of one GPU. A failure shows at the next read."""
@@ -278,12 +279,12 @@ class NvmlMeter:
             energy_joules=energy,
             power_watts=watts,
             power_mean_seconds=averaged,
-            power_limit_watts=gpu.limit_watts,
-            power_floor_watts=gpu.floor_watts,
+            power_limit_watts=gpu.slow.limit_watts,
+            power_floor_watts=gpu.slow.floor_watts,
             utilization_ratio=utilization,
-            memory_used_bytes=gpu.memory_used_bytes,
-            memory_total_bytes=gpu.memory_total_bytes,
-            temperature_celsius=gpu.temperature_celsius,
+            memory_used_bytes=gpu.slow.memory_used_bytes,
+            memory_total_bytes=gpu.slow.memory_total_bytes,
+            temperature_celsius=gpu.slow.temperature_celsius,
             throttle_seconds=throttle,
         )
 
@@ -314,16 +315,16 @@ class NvmlMeter:
     def _read_slow_values(self, gpu: NvmlGpu) -> None:
         handle = gpu.handle
         memory = gauge(_memory, handle)
-        gpu.memory_used_bytes = None if memory is None else float(memory.used)
-        gpu.memory_total_bytes = None if memory is None else float(memory.total)
+        gpu.slow.memory_used_bytes = None if memory is None else float(memory.used)
+        gpu.slow.memory_total_bytes = None if memory is None else float(memory.total)
         temperature = gauge(_temperature, handle)
-        gpu.temperature_celsius = None if temperature is None else float(temperature)
+        gpu.slow.temperature_celsius = None if temperature is None else float(temperature)
         limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-        gpu.limit_watts = limit / 1000.0 if limit else None
+        gpu.slow.limit_watts = limit / 1000.0 if limit else None
         smoothing = None if gpu.plan is None else gpu.plan.smoothing
         if smoothing is not None:
             rows = gauge(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
-            gpu.floor_watts = None if rows is None else floor_of(rows, gpu.info.max_power_watts)
+            gpu.slow.floor_watts = None if rows is None else floor_of(rows, gpu.info.max_power_watts)
 
     def _set_scope(self, gpu: NvmlGpu, scope: PowerScope | None) -> None:
         if scope is not None and gpu.plan is not None:
@@ -340,19 +341,19 @@ class NvmlMeter:
         if code in UNSUPPORTED_CODES and code not in STALE_HANDLE_CODES:
             return _missing(gpu, "reading", code)
         fault = gpu_error(gpu.info.uuid, code)
-        gpu.failures += 1
-        gpu.unknown = gpu.unknown + 1 if code == UNKNOWN else 0
-        gpu.fault = fault
-        if code in STALE_HANDLE_CODES or gpu.failures >= FAILURES_BEFORE_RETRY:
-            gpu.down_until = self._clock() + RETRY_SECONDS
+        gpu.failures.reads += 1
+        gpu.failures.unknown = gpu.failures.unknown + 1 if code == UNKNOWN else 0
+        gpu.failures.last = fault
+        if code in STALE_HANDLE_CODES or gpu.failures.reads >= FAILURES_BEFORE_RETRY:
+            gpu.failures.down_until = self._clock() + RETRY_SECONDS
         return fault
 
     def _reopen(self, gpu: NvmlGpu) -> None:
         """Open a GPU by its UUID and probe it again. Raises NVMLError."""
-        gpu.down_until = self._clock() + RETRY_SECONDS
+        gpu.failures.down_until = self._clock() + RETRY_SECONDS
         gpu.handle = nvml.nvmlDeviceGetHandleByUUID(gpu.info.uuid)
         self._probe(gpu)
-        gpu.down_until = None
+        gpu.failures.down_until = None
 
     # -------------------------------------------------------------------------------------------------------- discovery
 
@@ -380,9 +381,9 @@ class NvmlMeter:
         if count and denied == count:
             raise gpu_error("all GPUs", NO_PERMISSION, "lookup")
         for uuid, gpu in self._devices.items():
-            if uuid not in present and gpu.handle is None and gpu.down_until is None:
-                gpu.fault = gpu_error(uuid, 28, "lookup")
-                gpu.down_until = self._clock() + RETRY_SECONDS
+            if uuid not in present and gpu.handle is None and gpu.failures.down_until is None:
+                gpu.failures.last = gpu_error(uuid, 28, "lookup")
+                gpu.failures.down_until = self._clock() + RETRY_SECONDS
         self._publish()
 
     def _register(self, uuid: str, index: int, handle: Any) -> None:
@@ -393,13 +394,13 @@ class NvmlMeter:
         gpu.handle = handle
         if gpu.info.index != index:
             gpu.info = replace(gpu.info, index=index)
-        if not fresh and gpu.down_until is not None:
+        if not fresh and gpu.failures.down_until is not None:
             return  # read() opens it again
         try:
             mig = _mig_enabled(handle)
             if fresh or gpu.plan is None or mig != gpu.mig:
                 self._probe(gpu)
-                gpu.down_until = None
+                gpu.failures.down_until = None
             elif gpu.info.energy_method is not EnergyMethod.COUNTER:
                 self._upgrade(gpu)
             self._list_instances(gpu, mig=mig)
@@ -407,9 +408,9 @@ class NvmlMeter:
             fault = self._failed(gpu, error.value)
             if isinstance(fault, MeterLost):
                 raise fault from None
-            gpu.fault = fault
+            gpu.failures.last = fault
             if gpu.plan is None:
-                gpu.down_until = self._clock() + RETRY_SECONDS
+                gpu.failures.down_until = self._clock() + RETRY_SECONDS
 
     def _probe(self, gpu: NvmlGpu) -> None:
         """Read what a GPU is and what it can report. Raises NVMLError."""
@@ -425,7 +426,7 @@ class NvmlMeter:
             pci_bus_id="" if pci is None else text(pci.busId),
         )
         gpu.follow(probe(handle))
-        gpu.reads = gpu.missing = 0
+        gpu.reads = gpu.failures.missing = 0
         self._publish()
 
     def _list_instances(self, gpu: NvmlGpu, *, mig: bool) -> None:
@@ -459,7 +460,7 @@ def _is_instant(gpu: NvmlGpu) -> bool:
 
 
 def _missing(gpu: NvmlGpu, what: str, code: int) -> SourceError:
-    gpu.missing += 1
+    gpu.failures.missing += 1
     return SourceError(Reason.BROKEN, f"{gpu.info.uuid}: NVML returned no {what}: {code_name(code)} ({code})")
 
 

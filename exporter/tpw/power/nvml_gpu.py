@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -22,61 +22,60 @@ BURST_GAP_SECONDS = 1.5
 """Instants further apart are not joined. Tuning: longer than one tick, shorter than two."""
 
 
+@dataclass(slots=True)
+class SlowValues:
+    """Values that are read at every n-th read only."""
+
+    memory_used_bytes: float | None = None
+    memory_total_bytes: float | None = None
+    temperature_celsius: float | None = None
+    limit_watts: float | None = None
+    floor_watts: float | None = None
+
+
+@dataclass(slots=True)
+class Failures:
+    """Failed reads in a row, which decide when the GPU is opened or probed again."""
+
+    reads: int = 0
+    missing: int = 0
+    """Reads without a value that the probe found."""
+    unknown: int = 0
+    """Reads that ended in "unknown error"."""
+    last: SourceError | None = None
+    down_until: float | None = None
+    """The GPU is opened again at this monotonic instant; None while it is read."""
+
+    def reset(self) -> None:
+        """A read succeeded."""
+        self.reads = self.missing = self.unknown = 0
+        self.last = None
+
+
 class NvmlGpu:
     """One GPU and how it is read. Only the thread that reads it changes it."""
 
     __slots__ = (
-        "burst",
-        "down_until",
-        "failures",
-        "fault",
-        "fields",
-        "floor_watts",
-        "handle",
-        "info",
-        "limit_watts",
-        "measures_activity",
-        "memory_total_bytes",
-        "memory_used_bytes",
-        "mig",
-        "missing",
-        "occupancy",
-        "plan",
-        "reading",
-        "reads",
-        "scope_check",
-        "scope_found",
-        "slices",
-        "temperature_celsius",
-        "throttle_start",
-        "unknown",
+        *("burst", "failures", "fields", "handle", "info", "mig", "occupancy", "plan", "reading", "reads"),
+        *("scope_check", "scope_found", "slow", "throttle_start"),
     )
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.info = gpu
+    def __init__(self, info: Gpu) -> None:
+        self.info = info
         self.handle: Any = None
-        self.burst = Burst()
         self.plan: Plan | None = None
         self.fields: list[Field] = []
         self.throttle_start = 0
         self.reads = 0
         self.reading = False
-        self.failures = 0
-        self.missing = 0
-        self.unknown = 0
-        self.fault: SourceError | None = None
-        self.down_until: float | None = None
+        """Whether a call for this GPU is in the driver."""
+        self.failures = Failures()
+        self.slow = SlowValues()
+        self.burst = Burst()
         self.scope_check: ScopeCheck | None = None
         self.scope_found: PowerScope | None = None
         self.mig = False
         self.occupancy = Occupancy()
-        self.slices = 0
-        self.measures_activity = False
-        self.memory_used_bytes: float | None = None
-        self.memory_total_bytes: float | None = None
-        self.temperature_celsius: float | None = None
-        self.limit_watts: float | None = None
-        self.floor_watts: float | None = None
 
     def follow(self, plan: Plan) -> None:
         """Use this plan from now on."""

@@ -52,7 +52,10 @@ _GPM_METRICS = (2, 1)
 class Occupancy:
     """What is kept of one GPU between two reads of its sharing."""
 
-    __slots__ = ("_floor_watts", "_readings", "_samples", "_watts", "newest_us", "own_share", "percents", "percents_at")
+    __slots__ = (
+        *("_floor_watts", "_readings", "_samples", "_watts", "measures_activity", "newest_us", "own_share"),
+        *("percents", "percents_at", "slices"),
+    )
 
     def __init__(self) -> None:
         self.newest_us = 0
@@ -61,6 +64,10 @@ class Occupancy:
         self.percents_at = float("-inf")
         self.own_share = False
         """Whether an instance's ratio has proved to be a share of its own multiprocessors."""
+        self.slices = 0
+        """Compute slices of the whole GPU; 0 where unknown."""
+        self.measures_activity = False
+        """Whether the GPU reports how busy each of its instances is (GPM)."""
         self._floor_watts = 0.0
         self._watts = 0.0
         self._readings = 0
@@ -147,18 +154,12 @@ def total_slices(gpu: Any) -> int:
     return 0
 
 
-def instances(
-    gpu: Any, occupancy: Occupancy, now: float, *, measured: bool, total: int
-) -> tuple[tuple[Instance, ...], bool]:
-    """The compute instances of a GPU, and whether their busy ratios are comparable. Raises NVMLError.
-
-    Args:
-        gpu: its handle.
-        occupancy: what is kept of it.
-        now: monotonic seconds.
-        measured: whether it reports how busy they are.
-        total: compute slices of the whole GPU; 0 where unknown.
-    """
+def instances(gpu: Any, occupancy: Occupancy, now: float) -> tuple[tuple[Instance, ...], bool]:
+    """The compute instances of a GPU handle, and whether their busy ratios are comparable. Raises NVMLError."""
+    if not occupancy.slices:
+        occupancy.slices = total_slices(gpu)
+        occupancy.measures_activity = measures_activity(gpu)
+    total = occupancy.slices
     sizes: set[int] = set()
     found: list[Instance] = []
     busy: dict[int, float | None] = {}
@@ -168,7 +169,7 @@ def instances(
         name = _PROFILE.search(text(ask(nvml.nvmlDeviceGetName, handle) or ""))
         profile = name[1] if name else ""
         gpu_instance = ask(nvml.nvmlDeviceGetGpuInstanceId, handle)
-        if measured and gpu_instance is not None and gpu_instance not in busy:
+        if occupancy.measures_activity and gpu_instance is not None and gpu_instance not in busy:
             # Keyed by its first compute instance: the id of a GPU instance is used again.
             busy[gpu_instance] = occupancy.busy(gpu, gpu_instance, (uuid, profile), now)
             keys.add((uuid, profile))

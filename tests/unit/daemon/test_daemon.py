@@ -324,7 +324,7 @@ def test_what_a_host_meter_withholds_is_a_note(tmp_path: Path) -> None:
     daemon.poll_all()
 
     assert [note[:45] for note in daemon.snapshot.notes if "rapl" in note] == [
-        "No cpu energy is told by rapl: 1 of its 2 zon"
+        "rapl reports no cpu energy: 1 of its 2 zones "
     ]
     daemon.stop()
 
