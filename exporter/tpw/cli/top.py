@@ -351,8 +351,8 @@ def _facility(status: Status) -> tuple[str, ...]:
     if carbon is not None:
         texts.append(f"grid {figures.figure(carbon['grams_per_kwh'])} gCO2e/kWh")
     if demand is not None:
-        forming, peak = figures.watts(demand["interval_watts"]), figures.watts(demand["peak_watts"])
-        texts.append(f"demand {forming}, peak {peak}")
+        peak = figures.watts(demand["peak_watts"]) if demand["peak_watts"] else "none yet"
+        texts.append(f"demand {figures.watts(demand['interval_watts'])}, peak {peak}")
     return tuple(texts)
 
 

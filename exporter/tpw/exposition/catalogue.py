@@ -62,7 +62,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_gpu_power_watts",
         _GPU,
         "Power the GPU draws, in watts, from its sensor (NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT or "
-        "nvmlDeviceGetPowerUsage, or the configured meter), with `calibration` applied.",
+        "nvmlDeviceGetPowerUsage, or the configured meter), with the configured calibration applied.",
         _NO_READING,
     ),
     Metric(
@@ -107,22 +107,22 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_state_cost_total",
         (*_GPU, "state", "component", "currency"),
-        "Cost of the GPU in `currency`, from the books, by state and component. Component energy is facility energy "
-        "at the electricity price of that moment; the other components (`costs`, fixed charges of `tariff`) run with "
-        "time.",
+        "Cost of the GPU in the currency of the label, from the books, by state and component. Component energy is "
+        "facility energy at the electricity price of that moment; the other components (costs and fixed charges of "
+        "the configuration) run with time.",
         "No currency is configured. For component energy also: no tariff is configured, or the GPU reports no energy.",
     ),
     Metric(
         "tpw_gpu_state_credit_total",
         (*_GPU, "state", "currency"),
-        "Money that negative electricity prices paid back for the GPU, in `currency`, from the books, by state. Net "
-        "cost is cost minus credit.",
+        "Money that negative electricity prices paid back for the GPU, in the currency of the label, from the books, "
+        "by state. Net cost is cost minus credit.",
         _NO_TARIFF,
     ),
     Metric(
         "tpw_gpu_unmetered_seconds_total",
         _GPU,
-        "Time without a trustworthy energy reading of the GPU, in seconds, from the books. Its energy is not counted.",
+        "Time without a trustworthy energy reading of the GPU, in seconds, from the books.",
     ),
     Metric(
         "tpw_gpu_energy_anomalies_total",
@@ -174,28 +174,28 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_calibration_gain_ratio",
         _GPU,
-        "Factor by which the measured power and energy of the GPU are multiplied, from `calibration` in the "
+        "Factor by which the measured power and energy of the GPU are multiplied, from calibration in the "
         "configuration.",
         "No calibration is configured for the GPU.",
     ),
     Metric(
         "tpw_gpu_calibration_offset_watts",
         _GPU,
-        "Offset in watts that is added to the measured power of the GPU after the gain, from `calibration` in the "
+        "Offset in watts that is added to the measured power of the GPU after the gain, from calibration in the "
         "configuration.",
         "No calibration is configured for the GPU.",
     ),
     Metric(
         "tpw_energy_unpriced_joules_total",
         _GPU,
-        "Facility energy of the GPU, in joules, that had no electricity price when it was booked.",
+        "Facility energy of the GPU, in joules, that had no electricity price when it was booked, from the books.",
         _NO_TARIFF,
     ),
     Metric(
         "tpw_energy_late_priced_joules_total",
         _GPU,
-        "Facility energy of the GPU, in joules, that was booked without a price and priced later. Its cost is counted "
-        "when the price arrives.",
+        "Facility energy of the GPU, in joules, that was booked without a price and priced later, from the books. Its "
+        "cost is counted when the price arrives.",
         _NO_TARIFF,
     ),
     Metric(
@@ -208,8 +208,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_emissions_unknown_joules_total",
         _GPU,
-        "Facility energy of the GPU, in joules, that had no carbon intensity when it was booked. Its emissions are "
-        "not counted.",
+        "Facility energy of the GPU, in joules, that had no carbon intensity when it was booked, from the books. Its "
+        "emissions are not counted.",
         "No carbon intensity is configured.",
     ),
     # ---------------------------------------------------------------------------------------------------------- host
@@ -217,13 +217,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_host_power_watts",
         ("component",),
         "Power of a host component (cpu, dram, node, ...), in watts: the mean between its last two readings, from "
-        "RAPL, hwmon or a BMC.",
+        "RAPL, hwmon (Grace) or Redfish (BMC).",
         "No host meter is readable (RAPL, hwmon, BMC), or its first interval is not complete.",
     ),
     Metric(
         "tpw_host_energy_joules_total",
         ("component",),
-        "Energy of a host component (cpu, dram, node, ...), in joules, from RAPL, hwmon or a BMC.",
+        "Energy of a host component (cpu, dram, node, ...), in joules, from RAPL, hwmon (Grace) or Redfish (BMC).",
         "No host meter is readable.",
     ),
     Metric(
@@ -250,7 +250,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_gpu",
         ("server", "gpu", "uuid"),
-        "1 for each GPU the server owns now, from the configuration or from the processes on the GPU (NVML).",
+        "1 for each GPU the server owns now, from the configuration, the processes on the GPU (NVML), the kubelet or "
+        "CUDA_VISIBLE_DEVICES.",
         "The server owns no GPU now, or its GPUs are unknown.",
     ),
     Metric(
@@ -303,30 +304,30 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_cost_total",
         (*_MODEL, "state", "component", "currency"),
-        "Cost of the server in `currency`, from the books, by state and component. Component energy is facility "
-        "energy at the electricity price of that moment; the other components (`costs`, fixed charges of `tariff`) "
-        "run with time.",
+        "Cost of the server in the currency of the label, from the books, by state and component. Component energy is "
+        "facility energy at the electricity price of that moment; the other components (costs and fixed charges of "
+        "the configuration) run with time.",
         "No currency is configured, or the GPUs of the server are unknown.",
     ),
     Metric(
         "tpw_server_credit_total",
         (*_MODEL, "state", "currency"),
-        "Money that negative electricity prices paid back for the server, in `currency`, from the books, by state. "
-        "Net cost is cost minus credit.",
+        "Money that negative electricity prices paid back for the server, in the currency of the label, from the "
+        "books, by state. Net cost is cost minus credit.",
         "No tariff is configured, the GPUs of the server are unknown, or they report no energy.",
     ),
     Metric(
         "tpw_server_reference_cost_total",
         (*_MODEL, "reference", "currency"),
-        "Cost of the same work elsewhere, in `currency`: the server's tokens at an API price, or its GPU time at a "
-        "rental price, from `references` in the configuration.",
+        "Cost of the same work elsewhere, in the currency of the label: the server's tokens at an API price, or its "
+        "GPU time at a rental price, from references in the configuration.",
         "No reference is configured.",
     ),
     Metric(
         "tpw_server_work_units_total",
         (*_MODEL, "unit"),
-        "Work of the server where tokens are not the measure, in `unit` (audio seconds, images, requests), from the "
-        "counters of the engine.",
+        "Work of the server where tokens are not the measure, in the unit of the label (audio seconds, images, "
+        "requests), from the counters of the engine.",
         "The engine counts no such work.",
     ),
     Metric(
@@ -350,28 +351,28 @@ CATALOGUE: tuple[Metric, ...] = (
         "Tokens per second per watt, which is tokens per joule, over tpw_window_seconds, from the books. The energy "
         "includes parked time of the server's GPUs.",
         "The server has been read fewer than two times, its engine does not count that kind, its GPUs used no energy "
-        "or were metered for less than 95 % of the window, or it has GPUs on other nodes (`spans_nodes`).",
+        "or were metered for less than 95 % of the window, or it has GPUs on other nodes (spans_nodes).",
     ),
     Metric(
         "tpw_cost_per_token",
         (*_MODEL, "kind", "scope", "currency"),
-        "Cost per token in `currency` over tpw_window_seconds, from the books. Scope energy: electricity alone; full: "
-        "all components.",
+        "Cost per token, in the currency of the label, over tpw_window_seconds, from the books. Scope energy: "
+        "electricity alone; full: all components.",
         "No token was generated, no tariff is configured, part of the window had no price or no meter, or the server "
-        "has GPUs on other nodes (`spans_nodes`).",
+        "has GPUs on other nodes (spans_nodes).",
     ),
     Metric(
         "tpw_window_seconds",
         _SERVER,
         "Length of the window of tpw_tokens_per_second, tpw_tokens_per_watt and tpw_cost_per_token, in seconds, from "
-        "`polling.window` in the configuration; longer for engines that count at request end.",
+        "polling.window in the configuration; longer for engines that count at request end.",
         _NO_WINDOW,
     ),
     # --------------------------------------------------------------------------------------------------------- money
     Metric(
         "tpw_electricity_price_per_kwh",
         ("currency",),
-        "Electricity price in force now, all-in, in `currency` per kWh, from the tariff.",
+        "Electricity price in force now, all-in, in the currency of the label per kWh, from the tariff.",
         "No tariff is configured, or the current price is unknown (state missing).",
     ),
     Metric(
@@ -390,20 +391,19 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_electricity_price_next_per_kwh",
         ("currency",),
-        "Electricity price after the next change, all-in, in `currency` per kWh, from the tariff.",
+        "Electricity price after the next change, all-in, in the currency of the label per kWh, from the tariff.",
         _NO_NEXT_PRICE,
     ),
     Metric(
         "tpw_reference_price_per_token",
         ("reference", "kind", "currency"),
-        "Price of one token elsewhere, in `currency`, from `references` in the configuration.",
+        "Price of one token elsewhere, in the currency of the label, from references in the configuration.",
         "No reference with a price per token is configured.",
     ),
     Metric(
         "tpw_grid_carbon_grams_per_kwh",
         ("basis",),
-        "Carbon intensity of the grid now, in grams of CO2 equivalent per kWh, from `carbon` in the configuration or "
-        "its feed.",
+        "Carbon intensity of the grid now, in grams of CO2 equivalent per kWh, from the configured value or feed.",
         "No carbon intensity is known.",
     ),
     Metric(
@@ -421,13 +421,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_demand_price_per_kw_month",
         ("currency",),
-        "Price of one kW of the monthly demand peak, in `currency`, from `tariff` in the configuration.",
+        "Price of one kW of the monthly demand peak, in the currency of the label, from tariff in the configuration.",
         _NO_DEMAND,
     ),
     Metric(
         "tpw_facility_pue_ratio",
         (),
-        "Power usage effectiveness by which energy is multiplied now, from `facility.pue` in the configuration or its "
+        "Power usage effectiveness by which energy is multiplied now, from facility.pue in the configuration or its "
         "query.",
     ),
     # ------------------------------------------------------------------------------------------------------- sources
