@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.boards import HEADINGS
 from support.losses import aligned
+from support.watched_gpus import HEADINGS
 
 HERE = Path(__file__).parent
 

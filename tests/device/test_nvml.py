@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.boards import Watched, refresh_seconds, watch
+from support.watched_gpus import Watched, refresh_seconds, watch
 from tpw.model import EnergyMethod, Gpu, SourceError
 from tpw.power.nvml import NvmlMeter
 
@@ -68,7 +68,7 @@ def busy(uuid: str, seconds: float) -> Iterator[None]:
 
 def sound(watched: Watched) -> None:
     """What must hold on any board in any state."""
-    assert len(watched.samples) >= watched.looks - 3, f"{watched.gpu.uuid}: too many looks without a sample"
+    assert len(watched.samples) >= watched.reads - 3, f"{watched.gpu.uuid}: too many reads without a sample"
     assert watched.energies == sorted(watched.energies)
     counter, power = watched.counter_joules, watched.power_joules
     if counter is not None and power is not None and watched.gpu.power_averaged:

@@ -229,13 +229,13 @@ def test_whatever_happens_every_joule_and_every_second_of_a_board_are_booked_onc
     steps = [moment.clock_step for moment in forward.moments]
     corrected = {uuid for moment in forward.moments for uuid in POLICIES[moment.policy].calibration}
     for i, gpu in enumerate(forward.gpus):
-        looks = [moment.heard[i] and (not moment.told or moment.told[i]) for moment in forward.moments]
+        looks = [moment.heard[i] and (not moment.reports or moment.reports[i]) for moment in forward.moments]
         last = max((n for n, looked in enumerate(looks) if looked), default=-1)
         of_board = [posting for key, posting in books.postings.items() if key.gpu == gpu.uuid]
         if gpu.uuid not in corrected:
             expected = math.fsum(moment.joules[i] for moment in forward.moments[: last + 1])
             assert math.fsum(posting.joules for posting in of_board) == pytest.approx(expected, rel=1e-9, abs=1e-6)
-        told = [n for n, moment in enumerate(forward.moments) if not moment.told or moment.told[i]]
+        told = [n for n, moment in enumerate(forward.moments) if not moment.reports or moment.reports[i]]
         if not any(steps):
             passed = math.fsum(moment.seconds for moment in forward.moments[: max(told, default=-1) + 1])
             assert math.fsum(posting.seconds for posting in of_board) == pytest.approx(passed, rel=1e-9, abs=1e-4)
@@ -254,7 +254,7 @@ def test_whatever_happens_contracts_charge_what_their_time_and_peaks_come_to(
     for posting in books.postings.values():
         for component, cost in posting.cost.items():
             costs[component] = costs.get(component, 0.0) + cost
-    shared = [n for n, moment in enumerate(steady.moments) if not moment.told or any(moment.told)]
+    shared = [n for n, moment in enumerate(steady.moments) if not moment.reports or any(moment.reports)]
     passed = math.fsum(moment.seconds for moment in steady.moments[: max(shared, default=-1) + 1])
     months = BASE.months.between(START_WALL, START_WALL + passed)
     assert costs.get("fixed", 0.0) == pytest.approx(100.0 * months + 0.5 * passed / 86400.0, rel=1e-6, abs=1e-9)

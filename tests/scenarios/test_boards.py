@@ -14,7 +14,7 @@ import pytest
 
 from fakenvml import FakeNvml
 from support import cudaload
-from support.boards import HEADINGS, refresh_seconds, watch
+from support.watched_gpus import HEADINGS, refresh_seconds, watch
 from tpw.model import EnergyMethod
 from tpw.power.nvml import NvmlMeter
 
@@ -27,7 +27,7 @@ def test_counter_and_integral_of_power_are_the_energy_that_the_board_used(nvml: 
     watched = watch(NvmlMeter(nvml.now), 60, nvml.now, nvml.advance)[nvml.uuid(0)]
 
     true = nvml.true_joules(0, begun, begun + 60.0)
-    assert (watched.looks, len(watched.samples), watched.seconds) == (61, 61, 60.0)
+    assert (watched.reads, len(watched.samples), watched.seconds) == (61, 61, 60.0)
     assert watched.energies == sorted(watched.energies)
     assert watched.counter_joules == pytest.approx(true, rel=0.001)
     assert watched.power_joules == pytest.approx(true, rel=0.01)

@@ -16,7 +16,7 @@ MODEL = "tiny"
 
 
 async def plain(scope: Any, receive: Any, send: Any) -> None:
-    """OpenAI's chat form at /v1/chat/completions, Ollama's at /api/chat; ``{"tokens": n}`` says how many."""
+    """OpenAI's chat form at /v1/chat/completions, Ollama's at /api/chat; ``{"tokens": n}`` chooses the number of tokens."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": message["type"] + ".complete"})
@@ -38,8 +38,12 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _answer(asked: Any, send: Any) -> None:
-    said = {"model": MODEL, "choices": [{"message": {"content": " token" * asked["tokens"]}}], "usage": _usage(asked)}
-    await _respond(send, "application/json", [json.dumps(said).encode()])
+    document = {
+        "model": MODEL,
+        "choices": [{"message": {"content": " token" * asked["tokens"]}}],
+        "usage": _usage(asked),
+    }
+    await _respond(send, "application/json", [json.dumps(document).encode()])
 
 
 async def _events(asked: Any, send: Any) -> None:
@@ -75,7 +79,7 @@ class _Broken(counting.Counters):
 
 
 class BrokenCounter(TokenCounter):
-    """Every answer that it looks at finds another fault."""
+    """Answers each request with the next of several errors."""
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)

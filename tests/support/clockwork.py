@@ -1,4 +1,4 @@
-"""The real daemon under a clock that the test turns, over meters and servers whose truth is known by the second.
+"""The real daemon under a clock that the test advances, with meters and servers of exactly known behaviour.
 
 Everything is constant between two ticks, so a meter that is read at ticks can know the truth exactly, and what the ledger
 makes of its readings can be held against a plain sum over the seconds.
@@ -59,7 +59,7 @@ class Truth:
 
 
 class ExactMeter:
-    """Boards whose counters are the exact integral of the truth's power."""
+    """GPUs with counters that are the exact integral of the truth's power."""
 
     name = "exact"
 
@@ -123,7 +123,7 @@ vllm:request_success_total{{finished_reason="stop",model_name="{model}"}} {reque
 
 @dataclass
 class ExactServer:
-    """The page of a server that does what the truth says."""
+    """The page of a server that follows the truth."""
 
     name: str
     model: str
@@ -140,7 +140,7 @@ class ExactServer:
             sums = tuple(a + b for a, b in zip(sums, added, strict=True))  # type: ignore[assignment]
             self._sums.append(sums)
 
-    def said(self) -> bytes:
+    def page(self) -> bytes:
         """What it answers now."""
         tick = round(self.clock.elapsed_seconds) // self.truth.tick_seconds
         work = self.truth.work(self.name, max(0, tick - 1))
@@ -157,7 +157,7 @@ class ExactServer:
 @contextmanager
 def serving(server: ExactServer) -> Iterator[str]:
     """Its address."""
-    with PageServer(lambda asked: server.said()) as page:
+    with PageServer(lambda asked: server.page()) as page:
         yield page.url
 
 

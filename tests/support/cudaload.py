@@ -77,14 +77,14 @@ def main(uuid: str, seconds: float) -> int:
         ctypes.cast(ctypes.byref(memory), ctypes.c_void_p), ctypes.cast(ctypes.byref(rounds), ctypes.c_void_p)
     )
     end = time.monotonic() + seconds
-    told = False
+    reported = False
     while time.monotonic() < end:
         launched = cuda.cuLaunchKernel(function, BLOCKS, 1, 1, THREADS, 1, 1, 0, None, arguments, None)
         check("cuLaunchKernel", launched)
         check("cuCtxSynchronize", cuda.cuCtxSynchronize())
-        if not told:
+        if not reported:
             print("busy", flush=True)
-            told = True
+            reported = True
     check("cuCtxDestroy", cuda.cuCtxDestroy_v2(context))
     return 0
 

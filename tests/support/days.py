@@ -1,4 +1,4 @@
-"""Random stretches of a node's life for the law tests: what meters and servers said, tick by tick.
+"""Random runs of a node for the law tests: what meters and servers report, tick by tick.
 
 A *stretch* is plain data, so it can be played at once, cut differently, with a restart in the middle, or with its sources
 in another order, and the books compared.
@@ -77,21 +77,21 @@ class Moment:
     """By server: prompt (cached included), cached, output."""
     running: tuple[int, ...]
     answers: tuple[str, ...]
-    """By server: ok, fault, late (no look ended) or restart (answers, counters from 0)."""
+    """By server: ok, fault, late (no read ended) or restart (answers, counters from 0)."""
     owned: tuple[tuple[int, ...], ...]
     """By server: indices of its GPUs."""
     used: tuple[float | None, ...] = ()
-    """By server: what its processes used of every GPU it owns; None or not there: the driver does not tell."""
+    """By server: what its processes used of every GPU it owns; None or not there: the driver does not report it."""
     instances: tuple[float, ...] = ()
     """Weights of the instances of the first GPU; empty: it is not partitioned. Server n sits on the n-th."""
     in_flight: tuple[int, ...] = ()
-    """By server: output tokens of requests in work that its counter does not hold yet. Not there: it does not tell."""
-    told: tuple[bool, ...] = ()
-    """By GPU: whether a meter knows of it at all. Not there: it does."""
+    """By server: output tokens of requests in work that its counter does not hold yet. Absent: it reports none."""
+    reports: tuple[bool, ...] = ()
+    """By GPU: whether a meter lists it at all. Absent: it does."""
     meters: tuple[str, ...] = ("cpu",)
     """Components of the host that are read: cpu, dram, psys, node."""
     other_joules: float = 0.0
-    """What the node used beside boards, CPU and memory; memory takes a third of what the CPU does."""
+    """What the node used beside GPUs, CPU and memory; memory takes a third of what the CPU does."""
     restart: bool = False
     """Whether the daemon was killed and started anew before it."""
     policy: int = 0
@@ -163,7 +163,7 @@ def eventful(draw: st.DrawFn, *, policies: int) -> Stretch:
                 host_joules=moment.host_joules * more,
                 tokens=moment.tokens if draw(st.booleans()) else tuple((0, 0, 0) for _ in range(servers)),
                 in_flight=tuple(draw(st.sampled_from([0, 0, 7, 120])) for _ in range(servers)),
-                told=tuple(draw(st.sampled_from([True, True, True, False])) for _ in range(gpus)),
+                reports=tuple(draw(st.sampled_from([True, True, True, False])) for _ in range(gpus)),
                 meters=draw(
                     st.sampled_from(
                         [("cpu",), ("cpu", "dram"), ("cpu", "dram", "node"), ("psys", "cpu"), ("node",), ()]
@@ -179,7 +179,7 @@ def eventful(draw: st.DrawFn, *, policies: int) -> Stretch:
 
 
 def ticks(stretch: Stretch) -> list[Tick]:
-    """The ticks of a stretch, the first look included."""
+    """The ticks of a stretch, the first read included."""
     wall, mono = START_WALL, START_MONOTONIC
     joules = [1000.0 * (i + 1) for i in range(len(stretch.gpus))]
     host = {"cpu": 50.0, "dram": 20.0, "psys": 90.0, "node": 1000.0}
@@ -207,18 +207,18 @@ def ticks(stretch: Stretch) -> list[Tick]:
         host["dram"] += moment.host_joules / 3.0
         host["psys"] += moment.host_joules * 4.0 / 3.0
         host["node"] += moment.host_joules * 4.0 / 3.0 + moment.other_joules + sum(moment.joules)
-        told = [gpu for i, gpu in enumerate(stretch.gpus) if not moment.told or moment.told[i]]
+        reporting = [gpu for i, gpu in enumerate(stretch.gpus) if not moment.reports or moment.reports[i]]
         samples, faults = [], []
         for i, gpu in enumerate(stretch.gpus):
             joules[i] += moment.joules[i]
-            if gpu not in told:
+            if gpu not in reporting:
                 continue
             if moment.heard[i]:
                 watts = moment.joules[i] / moment.seconds if moment.seconds else 100.0
                 samples.append(GpuSample(gpu.uuid, mono, joules[i], watts, utilization_ratio=0.5))
             else:
                 faults.append(GpuFault(gpu.uuid, mono, Reason.LOST, "lost"))
-        looks: list[ServerReading | ServerFault] = []
+        readings: list[ServerReading | ServerFault] = []
         for i, name in enumerate(stretch.servers):
             if moment.answers[i] == "restart":
                 lives[i] += 1
@@ -228,7 +228,7 @@ def ticks(stretch: Stretch) -> list[Tick]:
             cached[i] += moment.tokens[i][1]
             output[i] += moment.tokens[i][2]
             if moment.answers[i] in ("ok", "restart"):
-                looks.append(
+                readings.append(
                     ServerReading(
                         name,
                         mono,
@@ -247,13 +247,13 @@ def ticks(stretch: Stretch) -> list[Tick]:
                     )
                 )
             elif moment.answers[i] == "fault":
-                looks.append(ServerFault(name, mono, Reason.UNREACHABLE, "refused"))
+                readings.append(ServerFault(name, mono, Reason.UNREACHABLE, "refused"))
         made.append(
             Tick(
                 Instant(mono, wall),
-                AcceleratorReading(tuple(told), tuple(samples), tuple(faults)),
+                AcceleratorReading(tuple(reporting), tuple(samples), tuple(faults)),
                 tuple(HostSample(name, mono, host[name], max_power_watts=10_000.0) for name in moment.meters),
-                tuple(looks),
+                tuple(readings),
                 {
                     name: Ownership(
                         name,

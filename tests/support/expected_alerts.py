@@ -41,7 +41,7 @@ def expected() -> list[Firing]:
         # No TpwDemandPeakForming: on the first day of a billing month every interval is a peak.
         # Idle all day: 95 % of half an hour at 00:29, and that for half an hour. The restarts end nothing.
         *_firing("TpwGpuIdle", "warning", "00:59-24:00", instance=B, gpu="6"),
-        # "code" owns them from 11:59 (the first poll after the restart says so for the gap) to 19:29.
+        # "code" owns them from 11:59 (the first poll after the restart books the gap so) to 19:29.
         *_firing("TpwGpuIdle", "warning", "00:59-12:01 20:28-24:00", instance=B, gpu="4"),
         *_firing("TpwGpuIdle", "warning", "00:59-12:01 20:28-24:00", instance=B, gpu="5"),
         # Lost from 13:00 to 14:30: then it is not idle, and half an hour after it is back it is.

@@ -1,4 +1,4 @@
-"""What every query of every board must bring, reckoned by hand: (board, panel, query) -> function of the moment."""
+"""Expected results of every query of every dashboard, calculated by hand: (dashboard, panel, query) -> function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 from support import expected_alerts
 from support import fleetday as day
-from support.fleetday import BOARDS, Board
+from support.fleetday import GPUS, FleetGpu
 from support.hand import WASTE, Hand, Rows, above, by, count, less, mean, over, plus, row, single, times
 from tpw import __version__
 
@@ -25,7 +25,7 @@ RATE_INTERVAL = 240
 
 def expected() -> dict[Key, Expected]:
     """Every query."""
-    boards = {
+    dashboards = {
         "tpw-overview": _overview(),
         "tpw-models": _models(),
         "tpw-gpus": _gpus(),
@@ -34,12 +34,12 @@ def expected() -> dict[Key, Expected]:
         "tpw-measuring": _measuring(),
     }
     found = {
-        (board, panel, ref): function
-        for board, panels in boards.items()
+        (dashboard, panel, ref): function
+        for dashboard, panels in dashboards.items()
         for panel, functions in panels.items()
         for ref, function in zip("ABCDEFGHIJ", functions, strict=False)
     }
-    return found | {(board, "Measured", "A"): _trusted for board in boards}
+    return found | {(dashboard, "Measured", "A"): _trusted for dashboard in dashboards}
 
 
 # ---------------------------------------------------------------------------------------------------------- used by many
@@ -85,33 +85,33 @@ def _next_price(h: Hand) -> Rows:
     return single(day.price_at(_next_change(h.polled)))
 
 
-def _states(h: Hand) -> dict[Board, str]:
-    """Which state each board was in for most of the last five minutes."""
+def _states(h: Hand) -> dict[FleetGpu, str]:
+    """Which state each GPU was in for most of the last five minutes."""
     found = {}
-    for board in BOARDS:
-        who = {"instance": board.node.instance, "uuid": board.uuid}
+    for gpu in GPUS:
+        who = {"instance": gpu.node.instance, "uuid": gpu.uuid}
         seconds = {
             state: sum(h.gained("tpw_gpu_state_seconds_total", 300, (), state=state, **who).values())
             for state in STATES
         }
-        found[board] = max(seconds, key=lambda state: seconds[state])
+        found[gpu] = max(seconds, key=lambda state: seconds[state])
     return found
 
 
 def _codes(h: Hand, *names: str) -> Rows:
     """2 active, 1 parked, 0 idle, -1 lost."""
     codes = {"active": 2.0, "parked": 1.0, "idle": 0.0}
-    gone = {board for board in BOARDS if day.lost(board, h.polled)}
+    gone = {gpu for gpu in GPUS if day.lost(gpu, h.polled)}
     rows = {}
-    for board, state in _states(h).items():
-        who = {"job": day.JOB, "instance": board.node.instance, "gpu": str(board.index), "uuid": board.uuid}
+    for gpu, state in _states(h).items():
+        who = {"job": day.JOB, "instance": gpu.node.instance, "gpu": str(gpu.index), "uuid": gpu.uuid}
         labels = tuple(sorted((name, who[name]) for name in names))
-        rows[labels] = -1.0 if board in gone else codes[state]
+        rows[labels] = -1.0 if gpu in gone else codes[state]
     return rows
 
 
 def _lost(h: Hand) -> Rows:
-    return single(float(sum(day.lost(board, h.polled) for board in BOARDS)))
+    return single(float(sum(day.lost(gpu, h.polled) for gpu in GPUS)))
 
 
 def _seconds(state: str) -> Expected:
@@ -153,7 +153,7 @@ def _overview() -> dict[str, list[Expected]]:
         "Power": [
             lambda h: per_second(h.joules(300, (), "facility"), 300),
             _watts("idle", "facility"),
-            lambda h: single(700.0 * sum(not day.lost(board, h.polled) for board in BOARDS)),
+            lambda h: single(700.0 * sum(not day.lost(gpu, h.polled) for gpu in GPUS)),
         ],
         "$currency / kWh": [
             lambda h: row(day.price_at(h.polled), state="final"),
@@ -187,7 +187,7 @@ def _overview() -> dict[str, list[Expected]]:
         ],
         "Power by state": [
             *(_watts(state) for state in STATES),
-            lambda h: single(sum(day.sensed(board, h.polled) for board in BOARDS if not day.lost(board, h.polled))),
+            lambda h: single(sum(day.sensed(gpu, h.polled) for gpu in GPUS if not day.lost(gpu, h.polled))),
         ],
         "Where the money went, $currency per hour": [
             lambda h: _bar(h, 3600).gained("tpw_server_cost_total", 3600, ("component",)),
@@ -200,7 +200,7 @@ def _overview() -> dict[str, list[Expected]]:
 
 
 def tagged_choice(h: Hand, rows: Rows, *names: str) -> Rows:
-    """With the labels of recorded series that the board's variables choose."""
+    """With the labels of recorded series that the dashboard's variables choose."""
     more = {name: str(getattr(h.choice, name)) for name in names}
     return {tuple(sorted((*who, *more.items()))): value for who, value in rows.items()}
 
@@ -255,11 +255,11 @@ def _working(h: Hand) -> Rows:
 def _of_limits(h: Hand) -> Rows:
     power: dict[str, float] = {}
     limit: dict[str, float] = {}
-    for board in BOARDS:
-        server = day.owner(board, h.polled)
-        down = board.node is day.A and server and not day.answers(server, h.polled)
-        if server and not down and not day.lost(board, h.polled):
-            power[server] = power.get(server, 0.0) + day.sensed(board, h.polled)
+    for gpu in GPUS:
+        server = day.owner(gpu, h.polled)
+        down = gpu.node is day.A and server and not day.answers(server, h.polled)
+        if server and not down and not day.lost(gpu, h.polled):
+            power[server] = power.get(server, 0.0) + day.sensed(gpu, h.polled)
             limit[server] = limit.get(server, 0.0) + 700.0
     return plus(*(row(power[server] / limit[server], server=server) for server in power))
 
@@ -337,7 +337,7 @@ def _sensor_error(h: Hand) -> Rows:
     sensors = h.averaged("tpw_gpu_power_watts", 3600, GPU)
     counters = h.rate("tpw_gpu_energy_joules_total", 3600, GPU)
     holes = h.gained("tpw_gpu_unmetered_seconds_total", 3600, GPU)
-    lost = {board.uuid for board in BOARDS for at in range(h.polled - 3540, h.polled + 1, 60) if day.lost(board, at)}
+    lost = {gpu.uuid for gpu in GPUS for at in range(h.polled - 3540, h.polled + 1, 60) if day.lost(gpu, at)}
     return {
         who: sensor / counters[who] - 1
         for who, sensor in sensors.items()
@@ -429,15 +429,15 @@ def _by_hour(h: Hand) -> Rows:
 
 
 def _facility_of_a(h: Hand, begin: int, end: int) -> float:
-    """Facility joules that node A drew between two polls, as its pages said."""
+    """Facility joules that node A drew between two polls, as its pages showed."""
 
-    def said(poll: int) -> float:
+    def shown(poll: int) -> float:
         at = poll + day.A.scraped_after_seconds
         return sum(
             h.earlier(at).now("tpw_gpu_state_facility_energy_joules_total", (), instance=day.A.instance).values()
         )
 
-    return said(end) - said(begin)
+    return shown(end) - shown(begin)
 
 
 def _forming(h: Hand) -> Rows:
@@ -555,8 +555,8 @@ def _grams_per_hour(state: str) -> Expected:
     return lambda h: times(_grams(h.all_joules(300, (), "facility", state=state)), day.CARBON[1] / 3.6e6 * 12)
 
 
-def _by_board(h: Hand, rows: Rows) -> Rows:
-    names = {node.instance: node.board for node in day.NODES}
+def _by_gpu_name(h: Hand, rows: Rows) -> Rows:
+    names = {node.instance: node.gpu_name for node in day.NODES}
     return plus(*(row(value, name=names[dict(who)["instance"]]) for who, value in rows.items()))
 
 
@@ -593,13 +593,13 @@ def _fleet() -> dict[str, list[Expected]]:
             lambda h: over(_node_tokens(h, 300), h.all_joules(300, node)),
             lambda h: h.per_million(h.all_cost(3600, node), _node_tokens(h, 3600)),
             lambda h: h.all_cost(3600, node, "full", state=WASTE),
-            lambda h: plus(*(row(h.at - h.polled, instance=each.instance) for each in day.NODES)),
-            lambda h: plus(*(row(1.0, instance=each.instance, version=__version__) for each in day.NODES)),
+            lambda h: plus(*(row(h.at - h.polled, instance=node.instance) for node in day.NODES)),
+            lambda h: plus(*(row(1.0, instance=node.instance, version=__version__) for node in day.NODES)),
         ],
         "Wasted GPU time by node": [_node_share(*WASTE)],
         "$currency per hour by node": [lambda h: times(h.all_cost(300, node), 12)],
         "Tokens per joule by GPU model": [
-            lambda h: over(_by_board(h, _node_tokens(h, 3600)), _by_board(h, h.all_joules(3600, node)))
+            lambda h: over(_by_gpu_name(h, _node_tokens(h, 3600)), _by_gpu_name(h, h.all_joules(3600, node)))
         ],
         "Idle GPUs by money, worst ten": [
             lambda h: above(times(h.all_cost(300, ("instance", "gpu"), "full", state="idle"), 12), 0)
@@ -632,7 +632,7 @@ def _risen(h: Hand, metric: str, *names: str) -> Rows:
 
 
 def _by_method(h: Hand) -> Rows:
-    method = {board.uuid: "instant_power" if board.integrated else "counter" for board in BOARDS}
+    method = {gpu.uuid: "instant_power" if gpu.integrated else "counter" for gpu in GPUS}
     watts: dict[str, float] = {}
     for who, value in h.rate("tpw_gpu_energy_joules_total", 300, ("uuid",)).items():
         name = method[dict(who)["uuid"]]
@@ -641,7 +641,7 @@ def _by_method(h: Hand) -> Rows:
 
 
 def _on_one_node(h: Hand) -> tuple[str, ...]:
-    """Servers all of whose GPUs were on one node over the last hour."""
+    """Servers with all GPUs on one node over the last hour."""
     nodes = by(h.averaged("tpw_server_gpu", 3600, ("server", "instance")), ("server",), count)
     return tuple(dict(who)["server"] for who, number in nodes.items() if number == 1)
 
@@ -651,7 +651,7 @@ def _measuring() -> dict[str, list[Expected]]:
     return {
         "Books balance": [lambda h: single(0.0), lambda h: single(0.0)],
         "Unmetered time": [
-            lambda h: times(h.gained("tpw_gpu_unmetered_seconds_total", h.range), 1 / len(BOARDS) / h.range),
+            lambda h: times(h.gained("tpw_gpu_unmetered_seconds_total", h.range), 1 / len(GPUS) / h.range),
         ],
         "Unpriced energy": [lambda h: single(0.0), lambda h: single(0.0)],
         "What is missing": [

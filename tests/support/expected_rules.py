@@ -205,7 +205,7 @@ def _priced(h: Hand, level: str, seconds: int) -> Rows:
 
 
 def _metered_least(h: Hand, seconds: int) -> Rows:
-    """Of each server's GPUs the one that was metered for the least share of the window. At the moments looked at it is
+    """Of each server's GPUs the one that was metered for the least share of the window. At the moments examined it is
     enough for every ratio; that one is withheld otherwise, a rule test holds."""
     unmetered = by(h.rate("tpw_gpu_unmetered_seconds_total", seconds, ("uuid",)), ("uuid",))
     owned = h.now("tpw_server_gpu", ("job", "server", "uuid"))
@@ -403,19 +403,19 @@ def _best(h: Hand) -> Rows:
 
 
 def _metered(h: Hand, labels: tuple[str, ...]) -> Rows:
-    """Whose joules rose over the last hour and could be read an hour ago."""
+    """Series with joules that rose over the last hour and existed an hour ago."""
     rise = h.gained("tpw_gpu_energy_joules_total", 3600, labels)
     before = h.earlier(h.at - 3600).now("tpw_gpu_energy_joules_total", labels)
     return {who: value for who, value in rise.items() if value > 0 and who in before}
 
 
 def _anomalies(h: Hand) -> Rows:
-    """Readings of the last hour that were not believed: one wild number, and the way back from it."""
+    """Rejected readings of the last hour: one wild value, and the return from it."""
     since = h.at - day.START - day.NONSENSE
     if not 60 < since < 3600:
         return {}
-    board = day.WILD
-    who = {"job": day.JOB, "instance": board.node.instance, "gpu": str(board.index), "uuid": board.uuid}
+    gpu = day.WILD
+    who = {"job": day.JOB, "instance": gpu.node.instance, "gpu": str(gpu.index), "uuid": gpu.uuid}
     return plus(row(1.0, **who, reason="implausible"), row(1.0, **who, reason="backwards"))
 
 

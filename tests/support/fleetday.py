@@ -3,10 +3,10 @@
 Two nodes of eight GPUs, three inference servers. ``chat`` follows the day; ``code`` works in office hours, takes two more
 GPUs of the other node in the afternoon, and is down for twelve minutes at 15:00; ``big`` spans both nodes (its tokens are
 counted on the first) and works in the night. Two GPUs belong to nobody, one of them is lost for an hour and a half, one
-counter says nonsense once. Prices change through the day and are negative at noon. Both exporters restart. Nothing is
+counter reports one wild value. Prices change through the day and are negative at noon. Both exporters restart. Nothing is
 random: two runs give the same numbers.
 
-:mod:`support.fleetrun` has real daemons live through it, :mod:`support.handbooks` reckons by hand what they must say.
+:mod:`support.fleetrun` runs real daemons through it; :mod:`support.handbooks` calculates by hand what they must show.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Node:
     """One exporter and its host."""
 
     instance: str
-    board: str
+    gpu_name: str
     """Name of its GPUs."""
     hardware: float
     """Money per GPU and hour."""
@@ -56,7 +56,7 @@ class Node:
     """Of the host; 0: no meter of it is readable."""
     demand_per_kw_month: float = 0.0
     """Money for a kW of the month's highest quarter-hour; 0: demand is not charged."""
-    standing_per_month: float = 0.0
+    fixed_per_month: float = 0.0
     """Money that the contract costs in any case."""
 
 
@@ -110,11 +110,11 @@ SPANS_NODES = ("code", "big")
 CODE_DOWN = (_clock(15), _clock(15, 12))
 LOST = (_clock(13), _clock(14, 30))
 NONSENSE = _clock(11)
-"""When the energy counter of one GPU says a wild number, once."""
+"""When the energy counter of one GPU reports one wild value."""
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class FleetGpu:
     """One GPU of the fleet."""
 
     node: Node
@@ -132,9 +132,9 @@ class Board:
         return self.node is B and self.index == 5
 
 
-BOARDS = tuple(Board(node, index) for node in NODES for index in range(8))
-WILD = Board(A, 3)
-LOST_BOARD = Board(B, 7)
+GPUS = tuple(FleetGpu(node, index) for node in NODES for index in range(8))
+WILD = FleetGpu(A, 3)
+LOST_GPU = FleetGpu(B, 7)
 
 
 def wave(at: float, period: float, phase: float = 0.0) -> float:
@@ -153,7 +153,7 @@ def hour_of(at: float) -> float:
 
 
 PRICES = ((0, 0.12), (6, 0.24), (12, -0.03), (14, 0.24), (17, 0.38), (20, 0.24), (22, 0.12))
-"""(from hour, price per kWh): cheap nights, a dear evening, and more sun than anybody wants at noon."""
+"""(from hour, price per kWh): cheap nights, an expensive evening, and a negative price at noon, when the sun shines."""
 
 
 def price_at(at: float) -> float:
@@ -177,14 +177,14 @@ def begins(node: Node, at: float) -> bool:
     return at == START or any(second_of_day(at) == began for _, began in node.absences)
 
 
-def owner(board: Board, at: float) -> str:
+def owner(gpu: FleetGpu, at: float) -> str:
     """Which server is configured to own a GPU in the step that ends now; "" for none."""
-    if board.node is A:
-        return "chat" if board.index < 4 else "code" if board.index < 6 else "big"
-    if board.index < 4:
+    if gpu.node is A:
+        return "chat" if gpu.index < 4 else "code" if gpu.index < 6 else "big"
+    if gpu.index < 4:
         return "big"
     afternoon = B.absences[0][1] <= second_of_day(at) < B.absences[1][1]
-    return "code" if board.index < 6 and afternoon else ""
+    return "code" if gpu.index < 6 and afternoon else ""
 
 
 def answers(server: str, at: float) -> bool:
@@ -192,9 +192,9 @@ def answers(server: str, at: float) -> bool:
     return server != "code" or not CODE_DOWN[0] <= second_of_day(at) < CODE_DOWN[1]
 
 
-def lost(board: Board, at: float) -> bool:
+def lost(gpu: FleetGpu, at: float) -> bool:
     """Whether a GPU does not answer."""
-    return board == LOST_BOARD and LOST[0] <= second_of_day(at) < LOST[1]
+    return gpu == LOST_GPU and LOST[0] <= second_of_day(at) < LOST[1]
 
 
 def running(server: str, at: float) -> float:
@@ -222,7 +222,7 @@ def made(server: str, at: float) -> dict[str, int]:
     """Tokens of the step that ends now, by kind, on all GPUs of the server."""
     one = SERVERS[server]
     load = running(server, at)
-    gpus = sum(1 for board in BOARDS if owner(board, at) == server)
+    gpus = sum(1 for gpu in GPUS if owner(gpu, at) == server)
     output = round(one.speed * gpus * load / (load + one.half) * TICK) if load else 0
     return {"output": output, "input": round(output * one.inputs), "cached_input": round(output * one.cached)}
 
@@ -232,46 +232,46 @@ def finished(server: str, at: float) -> int:
     return made(server, at)["output"] // 310
 
 
-def busy(board: Board, at: float) -> float:
+def busy(gpu: FleetGpu, at: float) -> float:
     """How full the batch on a GPU is, 0 to 1."""
-    server = owner(board, at)
+    server = owner(gpu, at)
     load = running(server, at) if server else 0.0
     return load / (load + SERVERS[server].half) if load else 0.0
 
 
-def watts(board: Board, at: float) -> float:
-    """Power of a board in the step that ends now."""
-    full = busy(board, at)
-    base = 118.0 + 560.0 * full if full else 116.0 if owner(board, at) else 71.0
-    return base + 3 * board.index + 6 * wave(at, 300)
+def watts(gpu: FleetGpu, at: float) -> float:
+    """Power of a GPU in the step that ends now."""
+    full = busy(gpu, at)
+    base = 118.0 + 560.0 * full if full else 116.0 if owner(gpu, at) else 71.0
+    return base + 3 * gpu.index + 6 * wave(at, 300)
 
 
-def sensed(board: Board, at: float) -> float:
-    """What its power sensor says: boards differ a little, and one is off by a few per cent."""
-    off = 0.03 if board == Board(A, 2) else 0.0
-    return watts(board, at) * (1.0 + off + 0.004 * math.sin(at / 977 + board.index))
+def sensed(gpu: FleetGpu, at: float) -> float:
+    """What its power sensor reports: GPUs differ a little, and one is off by a few per cent."""
+    off = 0.03 if gpu == FleetGpu(A, 2) else 0.0
+    return watts(gpu, at) * (1.0 + off + 0.004 * math.sin(at / 977 + gpu.index))
 
 
-def utilization(board: Board, at: float) -> float:
+def utilization(gpu: FleetGpu, at: float) -> float:
     """Share of time with a kernel resident."""
-    full = busy(board, at)
+    full = busy(gpu, at)
     return min(1.0, 0.35 + full) if full else 0.0
 
 
-def memory_used(board: Board, at: float) -> float:
+def memory_used(gpu: FleetGpu, at: float) -> float:
     """Bytes."""
-    return (68.0 + 6 * busy(board, at) if owner(board, at) else 0.6) * 2**30
+    return (68.0 + 6 * busy(gpu, at) if owner(gpu, at) else 0.6) * 2**30
 
 
-def temperature(board: Board, at: float) -> float:
+def temperature(gpu: FleetGpu, at: float) -> float:
     """Degrees Celsius."""
-    return round(31 + watts(board, at) / 17 + board.index / 2, 1)
+    return round(31 + watts(gpu, at) / 17 + gpu.index / 2, 1)
 
 
-def throttled(board: Board, at: float) -> dict[str, float]:
+def throttled(gpu: FleetGpu, at: float) -> dict[str, float]:
     """Seconds of the step that ends now in which the clocks were held down, by reason."""
-    full = busy(board, at)
-    hot = board.index == 3 and full > 0.78
+    full = busy(gpu, at)
+    hot = gpu.index == 3 and full > 0.78
     return {"sw_power_cap": TICK * 0.3 * full, "hw_thermal": TICK * 0.16 if hot else 0.0}
 
 
@@ -279,7 +279,7 @@ def configuration(node: Node, at: float, urls: Mapping[str, str], sysfs: str) ->
     """The exporter's configuration file as it stands at this instant."""
     servers = []
     for name, server in SERVERS.items():
-        gpus = [board.index for board in BOARDS if board.node is node and owner(board, at) == name]
+        gpus = [gpu.index for gpu in GPUS if gpu.node is node and owner(gpu, at) == name]
         if gpus:
             spans = "spans_nodes: true, " if name in SPANS_NODES else ""
             address = f"url: {urls[name]}, {spans}" if node is A else ""
@@ -305,7 +305,7 @@ def configuration(node: Node, at: float, urls: Mapping[str, str], sysfs: str) ->
         "    zones:",
         *zones,
         *([f"  demand: {{price_per_kw_month: {node.demand_per_kw_month}}}"] if node.demand_per_kw_month else []),
-        *([f"  fixed: {{per_month: {node.standing_per_month}}}"] if node.standing_per_month else []),
+        *([f"  fixed: {{per_month: {node.fixed_per_month}}}"] if node.fixed_per_month else []),
         f"carbon: {{kind: static, grams_per_kwh: {CARBON[1]}, basis: {CARBON[0]}}}",
         "costs:",
         f"  hardware: {{price_per_gpu: {node.hardware * 8760 * 4!r}, years: 4}}",

@@ -1,6 +1,6 @@
-"""Real daemons live through the day of :mod:`support.fleetday`, and every page they show is kept as Prometheus would.
+"""Runs real daemons through the day of :mod:`support.fleetday` and records every page as Prometheus would.
 
-Each node runs the real daemon on a clock of its own with its books on disk: boards that answer as the day says, a
+Each node runs the real daemon on a clock of its own with its books on disk: GPUs that answer as the day defines, a
 powercap tree, and the servers' pages over HTTP, as vLLM prints them. Nothing between them and the page is stood in for.
 What Prometheus itself adds to a scrape (``up``, its duration, ``process_*`` of another process) is made up here.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support import fleetday as day
-from support.fleetday import BOARDS, SERVERS, START, TICK, Board, Node
+from support.fleetday import GPUS, SERVERS, START, TICK, FleetGpu, Node
 from support.pageserver import Asked, PageServer, answer
 from support.samples import Labels, Samples, Series
 from tpw.config.load import load
@@ -47,18 +47,18 @@ class Clock:
         return self.now - START + MONOTONIC
 
 
-class Boards:
-    """An accelerator meter over the boards of one node."""
+class FleetMeter:
+    """An accelerator meter over the GPUs of one node."""
 
     name = "nvml"
 
     def __init__(self, node: Node, clock: Clock) -> None:
         self._clock = clock
-        self._boards = {board.uuid: board for board in BOARDS if board.node is node}
-        self._joules = {uuid: 1e6 * (index + 1) for index, uuid in enumerate(self._boards)}
-        self._throttled = {uuid: {"sw_power_cap": 0.0, "hw_thermal": 0.0} for uuid in self._boards}
+        self._by_uuid = {gpu.uuid: gpu for gpu in GPUS if gpu.node is node}
+        self._joules = {uuid: 1e6 * (index + 1) for index, uuid in enumerate(self._by_uuid)}
+        self._throttled = {uuid: {"sw_power_cap": 0.0, "hw_thermal": 0.0} for uuid in self._by_uuid}
         self._upto = float(START)
-        self._gpus = tuple(_gpu(board) for board in self._boards.values())
+        self._gpus = tuple(_gpu(gpu) for gpu in self._by_uuid.values())
 
     def open(self) -> None:
         """Nothing to find."""
@@ -67,9 +67,9 @@ class Boards:
         """Let the time that has passed be drawn power in."""
         while self._upto < self._clock.now:
             self._upto += TICK
-            for uuid, board in self._boards.items():
-                self._joules[uuid] += day.watts(board, self._upto) * TICK
-                for reason, seconds in day.throttled(board, self._upto).items():
+            for uuid, gpu in self._by_uuid.items():
+                self._joules[uuid] += day.watts(gpu, self._upto) * TICK
+                for reason, seconds in day.throttled(gpu, self._upto).items():
                     self._throttled[uuid][reason] += seconds
 
     def gpus(self) -> tuple[Gpu, ...]:
@@ -77,21 +77,21 @@ class Boards:
         return self._gpus
 
     def read(self, uuid: str) -> GpuSample:
-        """One look. Raises SourceError for a board that is lost."""
-        board, now = self._boards[uuid], self._clock.now
-        if day.lost(board, now):
+        """One read. Raises SourceError for a GPU that is lost."""
+        gpu, now = self._by_uuid[uuid], self._clock.now
+        if day.lost(gpu, now):
             raise SourceError(Reason.LOST, f"{uuid}: has fallen off the bus")
-        wild = board == day.WILD and day.second_of_day(now) == day.NONSENSE
+        wild = gpu == day.WILD and day.second_of_day(now) == day.NONSENSE
         return GpuSample(
             uuid=uuid,
             at_seconds=self._clock.monotonic(),
-            energy_joules=None if board.integrated else self._joules[uuid] + (WILD_JOULES if wild else 0.0),
-            power_watts=day.sensed(board, now),
+            energy_joules=None if gpu.integrated else self._joules[uuid] + (WILD_JOULES if wild else 0.0),
+            power_watts=day.sensed(gpu, now),
             power_limit_watts=700.0,
-            utilization_ratio=day.utilization(board, now),
-            memory_used_bytes=day.memory_used(board, now),
-            memory_total_bytes=board.node.memory_bytes,
-            temperature_celsius=day.temperature(board, now),
+            utilization_ratio=day.utilization(gpu, now),
+            memory_used_bytes=day.memory_used(gpu, now),
+            memory_total_bytes=gpu.node.memory_bytes,
+            temperature_celsius=day.temperature(gpu, now),
             throttle_seconds=tuple(self._throttled[uuid].items()),
         )
 
@@ -99,15 +99,15 @@ class Boards:
         """Nothing to let go of."""
 
 
-def _gpu(board: Board) -> Gpu:
+def _gpu(gpu: FleetGpu) -> Gpu:
     return Gpu(
-        uuid=board.uuid,
-        index=board.index,
-        name=board.node.board,
+        uuid=gpu.uuid,
+        index=gpu.index,
+        name=gpu.node.gpu_name,
         architecture="hopper",
         driver_version="570.86.15",
-        pci_bus_id=f"00000000:{0x10 + board.index:02X}:00.0",
-        energy_method=EnergyMethod.INSTANT_POWER if board.integrated else EnergyMethod.COUNTER,
+        pci_bus_id=f"00000000:{0x10 + gpu.index:02X}:00.0",
+        energy_method=EnergyMethod.INSTANT_POWER if gpu.integrated else EnergyMethod.COUNTER,
         max_power_watts=700.0,
     )
 
@@ -124,7 +124,7 @@ class Engine:
         self._finished = 7.0
 
     def script(self, asked: Asked) -> bytes | None:
-        """What it says; it hangs up while it is down."""
+        """Its answer; it hangs up while it is down."""
         name, now = self._server.name, self._clock.now
         if not day.answers(name, now):
             return None
@@ -167,7 +167,7 @@ class Engine:
 
 
 class Powercap:
-    """The powercap tree of a host whose processor draws steadily."""
+    """The powercap tree of a host with a constant CPU power."""
 
     def __init__(self, root: Path, node: Node) -> None:
         self._watts = node.cpu_watts
@@ -192,7 +192,7 @@ class Exporter:
     priced: bool = True
     daemon: Daemon | None = None
     began: float = 0.0
-    boards: Boards = field(init=False)
+    meter: FleetMeter = field(init=False)
     _page: Page = field(default_factory=Page)
     _powercap: Powercap | None = field(init=False)
     _keys: dict[str, Series] = field(default_factory=dict)
@@ -200,11 +200,11 @@ class Exporter:
 
     def __post_init__(self) -> None:
         """Make the host."""
-        self.boards = Boards(self.node, self.clock)
+        self.meter = FleetMeter(self.node, self.clock)
         self._powercap = Powercap(self.folder / "sys", self.node) if self.node.cpu_watts else None
 
     def step(self) -> None:
-        """One poll, if the process runs; its start or its end where the day says so."""
+        """One poll, if the process runs; its start or its end at the time the day defines."""
         now = self.clock.now
         if self._powercap is not None:
             self._powercap.set(now)
@@ -222,7 +222,7 @@ class Exporter:
             text = "\n".join([*lines[: lines.index("tariff:")], carbon])
         config = load(text)
         file = BooksFile(self.folder / "state", self.clock.wall)
-        self.daemon = Daemon(config, file, clock=self.clock.monotonic, wall=self.clock.wall, accelerators=[self.boards])
+        self.daemon = Daemon(config, file, clock=self.clock.monotonic, wall=self.clock.wall, accelerators=[self.meter])
         self.began = now
         self.daemon.poll_all()
 

@@ -1,7 +1,6 @@
-"""What a moment of the day comes to, reckoned from the hand books (:mod:`support.handbooks`).
+"""Values at a moment of the day, calculated from the hand books (:mod:`support.handbooks`).
 
-The words are those of the field: tokens, joules, money, seconds of a window, by whose they are. The expectations of the
-rules and of the boards are written in them.
+Tokens, joules, money and seconds of a window, by owner. Expectations of rules and dashboards are written in these terms.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def above(rows: Rows, bound: float) -> Rows:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the variables of a board say."""
+    """Values of a dashboard's variables."""
 
     kind: str = "output"
     scope: str = "full"
@@ -90,7 +89,7 @@ class Hand:
     Args:
         samples: the hand books' series.
         at: the instant, a whole minute.
-        range_seconds: the time range of the board.
+        range_seconds: the time range of the dashboard.
         choice: its variables.
         older: whether to extrapolate rates as Prometheus 2.42 does.
     """
@@ -113,7 +112,7 @@ class Hand:
 
     @property
     def polled(self) -> int:
-        """The poll whose page the last scrapes saw. A scrape comes some seconds after its poll."""
+        """The poll that the last scrapes show. A scrape follows its poll by some seconds."""
         return self.at - day.TICK
 
     def _earlier(self, at: int) -> Hand:
@@ -175,15 +174,15 @@ class Hand:
         self, seconds: int, names: Iterable[str] = (), boundary: str | None = None, **match: str | tuple[str, ...]
     ) -> Rows:
         """Joules of servers over a window."""
-        whose = "facility_energy" if (boundary or self.choice.boundary) == "facility" else "energy"
-        return self.gained(f"tpw_server_{whose}_joules_total", seconds, names, **match)
+        prefix = "facility_energy" if (boundary or self.choice.boundary) == "facility" else "energy"
+        return self.gained(f"tpw_server_{prefix}_joules_total", seconds, names, **match)
 
     def all_joules(
         self, seconds: int, names: Iterable[str] = (), boundary: str | None = None, **match: str | tuple[str, ...]
     ) -> Rows:
         """Joules of all GPUs, whoever owns them."""
-        whose = "facility_energy" if (boundary or self.choice.boundary) == "facility" else "energy"
-        return self.gained(f"tpw_gpu_state_{whose}_joules_total", seconds, names, **match)
+        prefix = "facility_energy" if (boundary or self.choice.boundary) == "facility" else "energy"
+        return self.gained(f"tpw_gpu_state_{prefix}_joules_total", seconds, names, **match)
 
     def cost(
         self, seconds: int, names: Iterable[str] = (), scope: str | None = None, **match: str | tuple[str, ...]
@@ -197,12 +196,12 @@ class Hand:
         """What all GPUs cost over a window, less credit."""
         return self._net("tpw_gpu_state", seconds, names, scope or self.choice.scope, match)
 
-    def _net(self, whose: str, seconds: int, names: Iterable[str], scope: str, match: Match) -> Rows:
+    def _net(self, prefix: str, seconds: int, names: Iterable[str], scope: str, match: Match) -> Rows:
         names = tuple(names)
         charged = self.gained(
-            f"{whose}_cost_total", seconds, names, **({"component": "energy"} if scope == "energy" else {}), **match
+            f"{prefix}_cost_total", seconds, names, **({"component": "energy"} if scope == "energy" else {}), **match
         )
-        return less(charged, self.gained(f"{whose}_credit_total", seconds, names, **match))
+        return less(charged, self.gained(f"{prefix}_credit_total", seconds, names, **match))
 
     def elsewhere(self, seconds: int, names: Iterable[str] = (), reference: str = "api-70b") -> Rows:
         """What the same work would have cost at a reference."""

@@ -1,4 +1,4 @@
-"""The day of :mod:`support.fleetday` reckoned by hand: what every page must say, step by step, without the exporter.
+"""The day of :mod:`support.fleetday` calculated by hand, step by step, without the exporter: what every page must show.
 
 Written from the metrics' meaning and from nothing else of the project: it walks through the polls of each node, asks the
 day what happened since the one before, and adds it up. A sum here has no other purpose than to be compared.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from support import fleetday as day
-from support.fleetday import BOARDS, SERVERS, TICK, Board, Node
+from support.fleetday import GPUS, SERVERS, TICK, FleetGpu, Node
 from support.samples import Labels, Samples, Series, labels
 from tpw import __version__
 
@@ -21,7 +21,7 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(slots=True)
 class Piece:
-    """A step of a board's time whose joules are not read yet."""
+    """A step of a GPU's time with joules that are not read yet."""
 
     begin: float
     end: float
@@ -31,7 +31,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Meter:
-    """What was read of a board, and when it will be believed again."""
+    """What was read of a GPU, and when its readings will be accepted again."""
 
     upto: float
     distrusted: bool = False
@@ -49,7 +49,7 @@ class Total:
     energy: float
     full: float
     unmetered: bool
-    """Whether of one of its boards nothing is known since the poll before."""
+    """Whether of one of its GPUs nothing is known since the poll before."""
 
 
 def reckoned(start: int = day.START, end: int = day.END) -> Samples:
@@ -66,12 +66,12 @@ class Book:
     def __init__(self, node: Node, samples: Samples) -> None:
         self._node = node
         self._samples = samples
-        self._boards = [board for board in BOARDS if board.node is node]
+        self._gpus = [gpu for gpu in GPUS if gpu.node is node]
         self._counters: dict[tuple[str, Labels], float] = {}
         self._keys: dict[tuple[str, ...], tuple[str, Labels]] = {}
         self._series: dict[tuple[str, Labels], Series] = {}
         self._by_metric: dict[str, list[tuple[str, Labels]]] = {}
-        self._meters = {board.uuid: Meter(day.START) for board in self._boards}
+        self._meters = {gpu.uuid: Meter(day.START) for gpu in self._gpus}
         self._windows: dict[str, list[Total]] = {}
         self._shown: set[tuple[str, Labels]] = set()
         self._answered: dict[str, float] = {}
@@ -151,17 +151,17 @@ class Book:
             self._began = self._now
             self._windows = {}
             self._add("starts", 1.0)
-        owners = {board.uuid: self._owner(board) for board in self._boards}
+        owners = {gpu.uuid: self._owner(gpu) for gpu in self._gpus}
         self._unmetered = set()
         self._tokens()
-        for board in self._boards:
-            self._time(board, owners[board.uuid])
+        for gpu in self._gpus:
+            self._time(gpu, owners[gpu.uuid])
         self._energy()
         for (metric, who), value in self._counters.items():
             if metric.startswith("tpw_"):
                 self._page[metric, who] = value
-        for board in self._boards:
-            self._gauges(board, owners[board.uuid])
+        for gpu in self._gpus:
+            self._gauges(gpu, owners[gpu.uuid])
         for name in self._configured():
             self._server(name, owners)
         self._prices()
@@ -169,23 +169,23 @@ class Book:
         self._exporter()
 
     def _configured(self) -> list[str]:
-        return [name for name in SERVERS if any(day.owner(board, self._now) == name for board in self._boards)]
+        return [name for name in SERVERS if any(day.owner(gpu, self._now) == name for gpu in self._gpus)]
 
     def _counted_here(self) -> list[str]:
-        """Servers whose page this exporter reads."""
+        """Servers that this exporter reads."""
         return list(SERVERS) if self._node is day.A else []
 
-    def _owner(self, board: Board) -> tuple[str, str]:
+    def _owner(self, gpu: FleetGpu) -> tuple[str, str]:
         """(server, state) of the step that ends now. A server that does not answer owns nothing; ranks without a page
-        own their boards, and work while these are busy."""
-        server = day.owner(board, self._now)
+        own their gpus, and work while these are busy."""
+        server = day.owner(gpu, self._now)
         if not server or (self._node is day.A and not day.answers(server, self._now)):
             return "", "idle"
         if self._node is day.A:
             moved = any(day.made(server, step)["output"] for step in self._steps())
             works = moved or day.running(server, self._now) > 0
         else:
-            works = day.utilization(board, self._now) > 0
+            works = day.utilization(gpu, self._now) > 0
         return server, "active" if works else "parked"
 
     def _tokens(self) -> None:
@@ -200,14 +200,14 @@ class Book:
                     self._add("tpw_server_reference_cost_total", worth, **who, **reference)
                 self._add("tpw_server_requests_total", 0 if self._first else day.finished(name, step), **who)
 
-    def _time(self, board: Board, owner: tuple[str, str]) -> None:
+    def _time(self, gpu: FleetGpu, owner: tuple[str, str]) -> None:
         server, now = owner[0], owner[1]
-        who = {"gpu": str(board.index), "uuid": board.uuid}
+        who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
         seconds = self._now - self._before
         money = {"currency": day.CURRENCY}
         rates = {"hardware": self._node.hardware, "hosting": day.HOSTING}
-        if self._node.standing_per_month:
-            rates["fixed"] = self._node.standing_per_month / day.MONTH * 3600 / len(self._boards)
+        if self._node.fixed_per_month:
+            rates["fixed"] = self._node.fixed_per_month / day.MONTH * 3600 / len(self._gpus)
         for state in STATES:
             share = seconds if state == now else 0.0
             self._add("tpw_gpu_state_seconds_total", share, **who, state=state)
@@ -215,19 +215,19 @@ class Book:
                 cost = rate / 3600 * share
                 self._add("tpw_gpu_state_cost_total", cost, **who, state=state, component=component, **money)
         if server:
-            whose = {"server": server, "model": SERVERS[server].model}
+            account = {"server": server, "model": SERVERS[server].model}
             for state in STATES[:2]:
                 share = seconds if state == now else 0.0
                 for component, rate in rates.items():
                     cost = rate / 3600 * share
-                    self._add("tpw_server_cost_total", cost, **whose, state=state, component=component, **money)
+                    self._add("tpw_server_cost_total", cost, **account, state=state, component=component, **money)
             rent = day.RENTED / 3600 * seconds
-            self._add("tpw_server_reference_cost_total", rent, **whose, reference="rented-h100", **money)
+            self._add("tpw_server_reference_cost_total", rent, **account, reference="rented-h100", **money)
         if seconds:
-            self._meters[board.uuid].pending.append(Piece(self._before, self._now, server, now))
+            self._meters[gpu.uuid].pending.append(Piece(self._before, self._now, server, now))
 
     def _energy(self) -> None:
-        read = {board: self._read(board) for board in self._boards}
+        read = {gpu: self._read(gpu) for gpu in self._gpus}
         host = 0.0
         if self._node.cpu_watts:
             host = 0.0 if self._first or self._restarted else self._node.cpu_watts * (self._now - self._before)
@@ -236,26 +236,26 @@ class Book:
                 self._show("tpw_host_power_watts", self._node.cpu_watts, component="cpu")
         booked = sum(joules for joules in read.values() if joules is not None)
         factor = (1 + (host / booked if booked else 0.0)) * day.PUE
-        used: dict[tuple[Board, str, str], float] = {}
-        for board, joules in read.items():
-            self._book(board, None, 0.0, 0.0)
+        used: dict[tuple[FleetGpu, str, str], float] = {}
+        for gpu, joules in read.items():
+            self._book(gpu, None, 0.0, 0.0)
             if joules is not None:
-                pending = self._meters[board.uuid].pending
+                pending = self._meters[gpu.uuid].pending
                 total = sum(piece.end - piece.begin for piece in pending)
                 for piece in pending:
                     part = joules * (piece.end - piece.begin) / total
-                    self._book(board, piece, part, factor)
-                    whose = (board, piece.server, piece.state)
-                    used[whose] = used.get(whose, 0.0) + part * factor
+                    self._book(gpu, piece, part, factor)
+                    key = (gpu, piece.server, piece.state)
+                    used[key] = used.get(key, 0.0) + part * factor
                     for at in range(int(piece.begin), int(piece.end), TICK):
                         quarter = at // day.QUARTER * day.QUARTER
                         share = TICK / (piece.end - piece.begin)
                         self._quarters[quarter] = self._quarters.get(quarter, 0.0) + part * factor * share
-                self._meters[board.uuid].pending = []
+                self._meters[gpu.uuid].pending = []
         if self._node.demand_per_kw_month:
             self._demand(used)
 
-    def _demand(self, used: Mapping[tuple[Board, str, str], float]) -> None:
+    def _demand(self, used: Mapping[tuple[FleetGpu, str, str], float]) -> None:
         """The highest quarter-hour that is over, for the part of the month that has passed; whoever drew power pays."""
         over = [joules for begin, joules in self._quarters.items() if begin + day.QUARTER <= self._now]
         peak = max(over, default=0.0) / day.QUARTER
@@ -268,10 +268,10 @@ class Book:
             self._show("tpw_demand_price_per_kw_month", self._node.demand_per_kw_month, currency=day.CURRENCY)
         # At zero before anything is due; then whoever used something pays.
         drawn = sum(used.values()) or 1.0
-        everybody = dict.fromkeys(((board, *self._owner(board)) for board in self._boards), 0.0)
-        for (board, server, now), joules in ({**everybody, **used} if due else everybody).items():
+        everybody = dict.fromkeys(((gpu, *self._owner(gpu)) for gpu in self._gpus), 0.0)
+        for (gpu, server, now), joules in ({**everybody, **used} if due else everybody).items():
             share = (due - self._demand_paid) * joules / drawn
-            who = {"gpu": str(board.index), "uuid": board.uuid}
+            who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
             for state in STATES:
                 part = {"state": state, "component": "demand", "currency": day.CURRENCY}
                 self._add("tpw_gpu_state_cost_total", share if state == now else 0.0, **who, **part)
@@ -282,43 +282,43 @@ class Book:
         if used:
             self._demand_paid = due
 
-    def _read(self, board: Board) -> float | None:
-        """Joules since the last reading that was believed; None where there is nothing to book."""
-        meter = self._meters[board.uuid]
-        who = {"gpu": str(board.index), "uuid": board.uuid}
+    def _read(self, gpu: FleetGpu) -> float | None:
+        """Joules since the last accepted reading; None where there is nothing to book."""
+        meter = self._meters[gpu.uuid]
+        who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
         self._add("tpw_gpu_unmetered_seconds_total", 0.0, **who)
         self._add("tpw_energy_unpriced_joules_total", 0.0, **who)
         self._add("tpw_energy_late_priced_joules_total", 0.0, **who)
         for reason in ("sw_power_cap", "hw_thermal"):
             self._add("tpw_gpu_throttle_seconds_total", 0.0, **who, reason=reason)
-        if day.lost(board, self._now):
+        if day.lost(gpu, self._now):
             self._add("lost_reads", 1.0)
             return None
         steps = [meter.upto + TICK * n for n in range(1, round((self._now - meter.upto) / TICK) + 1)]
         meter.upto = self._now
         for step in steps:
-            for reason, seconds in day.throttled(board, step).items():
+            for reason, seconds in day.throttled(gpu, step).items():
                 self._add("tpw_gpu_throttle_seconds_total", seconds, **who, reason=reason)
         if self._first:
             return None
-        wild = board == day.WILD and day.second_of_day(self._now) == day.NONSENSE
-        if wild or meter.distrusted or (board.integrated and self._restarted):
-            # Nothing is known of this time: neither beyond a wild number and back, nor of power while nobody looked.
+        wild = gpu == day.WILD and day.second_of_day(self._now) == day.NONSENSE
+        if wild or meter.distrusted or (gpu.integrated and self._restarted):
+            # Nothing is known of this time: neither around a wild value, nor of power while no process was reading.
             unmetered = sum(piece.end - piece.begin for piece in meter.pending)
             self._add("tpw_gpu_unmetered_seconds_total", unmetered, **who)
             self._unmetered.update(piece.server for piece in meter.pending)
-            if not board.integrated:
+            if not gpu.integrated:
                 reason = "implausible" if wild else "backwards"
                 self._add("tpw_gpu_energy_anomalies_total", 1.0, **who, reason=reason)
             meter.distrusted, meter.pending = wild, []
             return None
-        if board.integrated:
-            return (day.sensed(board, self._before) + day.sensed(board, self._now)) / 2 * (self._now - self._before)
-        return sum(day.watts(board, step) for step in steps) * TICK
+        if gpu.integrated:
+            return (day.sensed(gpu, self._before) + day.sensed(gpu, self._now)) / 2 * (self._now - self._before)
+        return sum(day.watts(gpu, step) for step in steps) * TICK
 
-    def _book(self, board: Board, piece: Piece | None, joules: float, factor: float) -> None:
+    def _book(self, gpu: FleetGpu, piece: Piece | None, joules: float, factor: float) -> None:
         """Joules of a piece of time, evenly over it, each at the price of its moment. Without a piece: the zeros."""
-        who = {"gpu": str(board.index), "uuid": board.uuid}
+        who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
         facility = joules * factor
         charge = credit = 0.0
         if piece is not None:
@@ -338,28 +338,28 @@ class Book:
             grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
             self._add("tpw_gpu_state_emissions_grams_total", grams, **at, basis=day.CARBON[0])
             self._add("tpw_emissions_unknown_joules_total", 0.0, **who)
-        server = piece.server if piece is not None else self._owner(board)[0]
+        server = piece.server if piece is not None else self._owner(gpu)[0]
         if not server:
             return
         for state in STATES[:2]:
             mine = 1.0 if piece is not None and piece.state == state else 0.0
-            whose = {"server": server, "model": SERVERS[server].model, "state": state}
-            self._add("tpw_server_energy_joules_total", joules * mine, **whose)
-            self._add("tpw_server_facility_energy_joules_total", facility * mine, **whose)
-            self._add("tpw_server_cost_total", charge * mine, **whose, component="energy", **currency)
+            account = {"server": server, "model": SERVERS[server].model, "state": state}
+            self._add("tpw_server_energy_joules_total", joules * mine, **account)
+            self._add("tpw_server_facility_energy_joules_total", facility * mine, **account)
+            self._add("tpw_server_cost_total", charge * mine, **account, component="energy", **currency)
             grams = facility / JOULES_PER_KWH * day.CARBON[1] * mine
-            self._add("tpw_server_emissions_grams_total", grams, **whose, basis=day.CARBON[0])
-            self._add("tpw_server_credit_total", credit * mine, **whose, **currency)
+            self._add("tpw_server_emissions_grams_total", grams, **account, basis=day.CARBON[0])
+            self._add("tpw_server_credit_total", credit * mine, **account, **currency)
 
     # ----------------------------------------------------------------------------------------------------------- gauges
 
-    def _gauges(self, board: Board, owner: tuple[str, str]) -> None:
-        now, who = self._now, {"gpu": str(board.index), "uuid": board.uuid}
-        gone = day.lost(board, now)
+    def _gauges(self, gpu: FleetGpu, owner: tuple[str, str]) -> None:
+        now, who = self._now, {"gpu": str(gpu.index), "uuid": gpu.uuid}
+        gone = day.lost(gpu, now)
         self._show(
-            "tpw_gpu_info", 1.0, **who, name=self._node.board, vendor="nvidia", architecture="hopper",
+            "tpw_gpu_info", 1.0, **who, name=self._node.gpu_name, vendor="nvidia", architecture="hopper",
             driver_version="570.86.15", power_scope="gpu",
-            energy_method="instant_power" if board.integrated else "counter",
+            energy_method="instant_power" if gpu.integrated else "counter",
         )  # fmt: skip
         self._show("tpw_gpu_up", 0.0 if gone else 1.0, **who)
         if owner[0]:
@@ -367,12 +367,12 @@ class Book:
             self._show("tpw_server_gpu_share_ratio", 1.0, **who, server=owner[0], method="sole")
         if gone:
             return
-        self._show("tpw_gpu_power_watts", day.sensed(board, now), **who)
+        self._show("tpw_gpu_power_watts", day.sensed(gpu, now), **who)
         self._show("tpw_gpu_power_limit_watts", 700.0, **who)
-        self._show("tpw_gpu_utilization_ratio", day.utilization(board, now), **who)
-        self._show("tpw_gpu_memory_used_bytes", day.memory_used(board, now), **who)
+        self._show("tpw_gpu_utilization_ratio", day.utilization(gpu, now), **who)
+        self._show("tpw_gpu_memory_used_bytes", day.memory_used(gpu, now), **who)
         self._show("tpw_gpu_memory_total_bytes", self._node.memory_bytes, **who)
-        self._show("tpw_gpu_temperature_celsius", day.temperature(board, now), **who)
+        self._show("tpw_gpu_temperature_celsius", day.temperature(gpu, now), **who)
 
     def _server(self, name: str, owners: Mapping[str, tuple[str, str]]) -> None:
         read = self._node is day.A

@@ -1,4 +1,4 @@
-"""The loss table: scenario by scenario, what the board used, what was booked of it, and what is known to be missing."""
+"""The loss table: scenario by scenario, what the GPU used, what was booked of it, and what is known to be missing."""
 
 from __future__ import annotations
 

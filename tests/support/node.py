@@ -35,7 +35,7 @@ OWNER = 1
 
 
 class Node:
-    """Board 0 belongs to a server whose activity is the board's utilisation; the other boards to nobody.
+    """GPU 0 belongs to a server that is active while the GPU is utilised; the other GPUs have no owner.
 
     Args:
         nvml: the stand-in, made with ``start_seconds`` and loaded.
@@ -99,7 +99,7 @@ class Node:
         self.daemon = self._start()
 
     def tick(self) -> None:
-        """Everything is looked at, now."""
+        """Read everything now."""
         self._let_returned_calls_end()
         self._in_tick.set()
         try:
@@ -124,16 +124,16 @@ class Node:
     def account(self) -> GpuAccount:
         return self.account_of(0)
 
-    def account_of(self, board: int) -> GpuAccount:
-        return self.daemon.snapshot.books.gpus[self.nvml.uuid(board)]
+    def account_of(self, index: int) -> GpuAccount:
+        return self.daemon.snapshot.books.gpus[self.nvml.uuid(index)]
 
-    def booked_joules(self, board: int = 0) -> float:
-        uuid = self.nvml.uuid(board)
+    def booked_joules(self, index: int = 0) -> float:
+        uuid = self.nvml.uuid(index)
         return sum(p.joules for key, p in self.daemon.snapshot.books.postings.items() if key.gpu == uuid)
 
-    def pending_seconds(self, board: int = 0) -> float:
-        """Time whose energy may still be told."""
-        return sum(piece.end_seconds - piece.start_seconds for piece in self.account_of(board).pending)
+    def pending_seconds(self, index: int = 0) -> float:
+        """Time with energy that may still be read."""
+        return sum(piece.end_seconds - piece.start_seconds for piece in self.account_of(index).pending)
 
     def page(self) -> Scraped:
         """What a scrape shows now."""
@@ -142,7 +142,7 @@ class Node:
     # ------------------------------------------------------------------------------------------------- calls that hang
 
     def _let_time_pass_while_a_call_hangs(self) -> None:
-        """A call that hangs makes the look wait for it: then, and only then, time passes within a tick."""
+        """While a call hangs, its read waits for it: only then does time pass within a tick."""
         while True:
             self._in_tick.wait()
             if self._ended:
@@ -152,12 +152,12 @@ class Node:
             time.sleep(0.002)
 
     def _let_returned_calls_end(self) -> None:
-        """Threads whose call has come back end on their own, a moment later in real time."""
+        """Threads end on their own a moment after their call has returned, in real time."""
         poller = self.daemon._node.meters.accelerators[0]
         if not poller._reader.hung:
             return
-        board = next(i for i in range(self.nvml.count) if self.nvml.uuid(i) in poller._reader.hung)
-        if self.nvml.gpu(board)._board.hang_until_seconds > self.nvml.now():
+        index = next(i for i in range(self.nvml.count) if self.nvml.uuid(i) in poller._reader.hung)
+        if self.nvml.gpu(index)._board.hang_until_seconds > self.nvml.now():
             return
         for thread in threading.enumerate():
             if thread.name == "nvml-poller" and poller._worker is not None and thread is not poller._worker.thread:

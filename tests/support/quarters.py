@@ -89,7 +89,7 @@ def ticks(start: float = START, end: float = END) -> Iterator[Tick]:
             Instant(at, at),
             AcceleratorReading(GPUS, tuple(GpuSample(gpu.uuid, at, joules[gpu], 100.0) for gpu in GPUS)),
             (),
-            tuple(_look(server, at, tokens[server], working=working[server]) for server in SERVERS),
+            tuple(_reading_of(server, at, tokens[server], working=working[server]) for server in SERVERS),
             {
                 server: Ownership(server, frozenset(gpu.uuid for gpu in gpus), Attribution.CONFIGURED)
                 for server, gpus in SERVERS.items()
@@ -98,7 +98,7 @@ def ticks(start: float = START, end: float = END) -> Iterator[Tick]:
         at += STEP_SECONDS
 
 
-def _look(server: str, at: float, tokens: float, *, working: bool) -> ServerReading:
+def _reading_of(server: str, at: float, tokens: float, *, working: bool) -> ServerReading:
     model = MODELS[server]
     series = (
         TokenSeries(Role.INPUT, model, "input", tokens),

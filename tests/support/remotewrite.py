@@ -20,7 +20,7 @@ _SAMPLE = struct.Struct("<3sd7s").pack
 
 
 def write(url: str, series: Iterable[tuple[str, Labels, Sequence[tuple[int, float | None]]]]) -> None:
-    """Send (metric, labels, samples) of series; None in place of a value says that the series has gone.
+    """Send (metric, labels, samples) of series; None in place of a value ends the series.
 
     Raises urllib.error.HTTPError where Prometheus refuses a sample.
     """

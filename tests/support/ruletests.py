@@ -63,7 +63,7 @@ def run_case(
     folder: Path,
     variants: Mapping[str, list[dict[str, Any]]] | None = None,
 ) -> tuple[set[str], str]:
-    """Runs tests/rules/ALERT.yaml once: the names whose tests failed, and what promtool printed.
+    """Runs tests/rules/ALERT.yaml once: the names of failed tests, and what promtool printed.
 
     ``variants`` maps a name to the groups of changed rules. Each variant of the alert is evaluated under that name beside
     the original, and every test of the file is repeated for it. The recording rules are evaluated once for all of them.

@@ -101,7 +101,7 @@ class Samples:
     def rows(
         self, metric: str, read: Callable[[Series], float | None], match: Mapping[str, str | tuple[str, ...]]
     ) -> dict[Labels, float]:
-        """What a function reads of every series that has something to tell."""
+        """What a function returns for every series that has a value."""
         found = {}
         for who, series in self.select(metric, match):
             value = read(series)

@@ -71,8 +71,8 @@ def http_post_json(url: str, body: object, *, timeout: float = 120.0, headers: M
     return json.loads(http_request(url, json.dumps(body).encode(), headers=headers, timeout=timeout))
 
 
-def wait_until(look: Callable[[], T], what: str, *, timeout: float, every: float = 0.1) -> T:
-    """The first true value of ``look``; AssertionError with ``what`` and the last value when there is none in time.
+def wait_until(read: Callable[[], T], what: str, *, timeout: float, every: float = 0.1) -> T:
+    """The first true value of ``read``; AssertionError with ``what`` and the last value when there is none in time.
 
     OSError (refused, 503, ...) counts as "not yet".
     """
@@ -80,7 +80,7 @@ def wait_until(look: Callable[[], T], what: str, *, timeout: float, every: float
     last: object = None
     while time.monotonic() < deadline:
         try:
-            value = look()
+            value = read()
         except OSError as error:
             last = error
         else:
@@ -149,7 +149,7 @@ class Child:
         return self.process.wait()
 
     def kill(self) -> None:
-        """KILL: no chance to say goodbye."""
+        """Send SIGKILL: the process cannot clean up."""
         self.process.kill()
         self.process.wait()
 

@@ -67,7 +67,7 @@ def gpu(index: int, name: str = "NVIDIA H100 80GB HBM3") -> Gpu:
     )
 
 
-def look(index: int, watts: float, utilization: float = 0.0) -> GpuSample:
+def sample_of(index: int, watts: float, utilization: float = 0.0) -> GpuSample:
     return GpuSample(
         uuid=uuid(index),
         at_seconds=BOOT,
@@ -139,7 +139,7 @@ def fleet_snapshot(gpus: int = 8, servers: int = 0, tick: int = 100, *, priced: 
         accounts[uuid(index)] = GpuAccount(
             gpu(index),
             up=True,
-            sample=look(index, watts + tick % 7, 0.93 if busy else 0.0),
+            sample=sample_of(index, watts + tick % 7, 0.93 if busy else 0.0),
             unmetered_seconds=0.25,
             throttle_seconds={"power_cap": 3.5, "thermal": 0.0},
             division=sole(index, f"server-{index}", f"acme/model-{index}-70b") if busy else None,
@@ -216,16 +216,16 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         uuid(0): GpuAccount(
             gpu(0),
             up=True,
-            sample=look(0, 612.5, 0.97),
+            sample=sample_of(0, 612.5, 0.97),
             throttle_seconds={"power_cap": 41.25},
             calibration=Calibration(1.02, -3.5),
             division=sole(0, "chat", chat),
         ),
-        uuid(1): GpuAccount(gpu(1), up=True, sample=look(1, 598.0, 0.95), division=sole(1, "chat", chat)),
+        uuid(1): GpuAccount(gpu(1), up=True, sample=sample_of(1, 598.0, 0.95), division=sole(1, "chat", chat)),
         uuid(2): GpuAccount(
             gpu(2),
             up=True,
-            sample=look(2, 118.0),
+            sample=sample_of(2, 118.0),
             division=Division(
                 (
                     (PostingKey(uuid(2), "embed", embed, State.PARKED), 0.375),
@@ -241,7 +241,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
                 ("MIG-gone", "1g.10gb", SplitMethod.GPM): 7.0,
             },
         ),
-        uuid(3): GpuAccount(gpu(3), up=True, sample=look(3, 70.5)),
+        uuid(3): GpuAccount(gpu(3), up=True, sample=sample_of(3, 70.5)),
         uuid(4): GpuAccount(
             gpu(4),
             up=False,
@@ -252,10 +252,10 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
             Gpu(
                 "sim:odd",
                 5,
-                name="Odd board",
+                name="Odd GPU",
                 vendor="other",
                 energy_method=EnergyMethod.NONE,
-                method_note="the board reports neither power nor energy",
+                method_note="the GPU reports neither power nor energy",
             ),
             up=True,
             sample=GpuSample("sim:odd", BOOT, utilization_ratio=0.5),

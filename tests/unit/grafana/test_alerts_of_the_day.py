@@ -20,7 +20,7 @@ from support.samples import Samples
 
 VALUES = Values()
 ALERTS = {(alert.name, str(alert.severity)): alert for group in alert_groups(VALUES) for alert in group.alerts}
-IDLE = next(board for board in fleetday.BOARDS if board.node is fleetday.B and board.index == 6)
+IDLE = next(board for board in fleetday.GPUS if board.node is fleetday.B and board.index == 6)
 SHOWN = {"instance", "gpu", "server", "model", "reason"}
 MINUTE = 60
 
@@ -113,7 +113,7 @@ def _money_a_day(samples: Samples, at: int, state: str, uuid: str) -> str:
             "TpwGpuParked",
             "parked",
             "13:45",
-            fleetday.Board(fleetday.A, 6),
+            fleetday.FleetGpu(fleetday.A, 6),
             "was parked for 100% of the last 2 hours. big owns it. It costs",
         ),
     ],

@@ -1,4 +1,4 @@
-"""What a board says of itself, looked at for a while: the counter against the integral of power, and how often it moves.
+"""GPUs read for a while by the poller: energy by the counter, energy by the integral of power, and the counter's refresh.
 
 Runs on a real driver (tests/device) and, on a clock that the test moves, on the stand-in.
 """
@@ -26,13 +26,13 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """One board over some looks, a second apart."""
+    """One GPU over several reads, one second apart."""
 
     gpu: Gpu
     samples: tuple[GpuSample, ...]
-    looks: int
-    """Those in which it gave no sample as well."""
-    longest_look_seconds: float
+    reads: int
+    """Including those without a sample."""
+    longest_read_seconds: float
 
     @property
     def seconds(self) -> float:
@@ -40,7 +40,7 @@ class Watched:
 
     @property
     def energies(self) -> list[float]:
-        """The raw counter, look by look. Empty where there is none."""
+        """The raw counter, read by read. Empty without a counter."""
         return [sample.energy_joules for sample in self.samples if sample.energy_joules is not None]
 
     @property
@@ -86,12 +86,12 @@ class Watched:
             apart,
             "" if self.watts is None else f"{self.watts:.0f}",
             "" if refresh is None else f"{1000 * refresh:.0f}",
-            f"{1000 * self.longest_look_seconds:.1f}",
+            f"{1000 * self.longest_read_seconds:.1f}",
         )
 
 
 def watch(meter: NvmlMeter, seconds: int, clock: Clock, sleep: Sleep) -> dict[str, Watched]:
-    """Look at every board once a second through the poller, for so long."""
+    """Read every GPU once a second through the poller for so many seconds."""
     poller = AcceleratorPoller(meter, clock, sampling_seconds=0.0)
     readings: list[AcceleratorReading] = []
     longest = 0.0
@@ -114,7 +114,7 @@ def watch(meter: NvmlMeter, seconds: int, clock: Clock, sleep: Sleep) -> dict[st
 
 
 def refresh_seconds(meter: NvmlMeter, uuid: str, clock: Clock, sleep: Sleep, seconds: float = 2.0) -> float | None:
-    """How often the counter of an opened meter's board moves. None where it has none, or did not move."""
+    """Median time between two changes of a GPU's counter. None without a counter, or with fewer than three changes."""
     moved: list[float] = []
     last: float | None = None
     end = clock() + seconds
