@@ -23,7 +23,8 @@ from tpw.carbon.curve import IntensityCurve
 from tpw.exposition.catalogue import Kind
 from tpw.exposition.families import families
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books, Posting, Served
+from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.books import Books
 from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Policy
 from tpw.model import Calibration, PriceInterval, Rate, Reference, StandingCharge, TokenKind
@@ -188,10 +189,10 @@ def test_whatever_happens_rows_on_disk_sum_to_the_counters(
         served = served_where(connection, "1", ())
     connection.close()
 
-    sums: dict[object, Posting] = {}
+    sums: dict[object, Amounts] = {}
     for row in rows.values():
         for key, posting in row.items():
-            sums[key] = sums.get(key, Posting()).plus(posting)
+            sums[key] = sums.get(key, Amounts()) + posting
     assert sums.keys() == books.postings.keys()
     for key, posting in books.postings.items():
         of_rows = sums[key]
@@ -201,7 +202,7 @@ def test_whatever_happens_rows_on_disk_sum_to_the_counters(
     work: dict[tuple[str, str], Served] = {}
     for of_server in served.values():
         for who, each in of_server.items():
-            work[who] = work.get(who, Served()).plus(each)
+            work[who] = work.get(who, Served()) + each
     for name, account in books.servers.items():
         for (model, kind), tokens in account.tokens.items():
             assert work.get((name, model), Served()).tokens.get(kind, 0.0) == pytest.approx(tokens, rel=1e-9)
@@ -209,7 +210,7 @@ def test_whatever_happens_rows_on_disk_sum_to_the_counters(
             assert work[name, model].reference_cost.get(reference, 0.0) == pytest.approx(cost, rel=1e-9)
 
 
-def numbers(posting: Posting) -> dict[str, float]:
+def numbers(posting: Amounts) -> dict[str, float]:
     """Every number of a posting that rows have in the same sense."""
     return {**flat(posting), "late": posting.late_priced_joules}
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, play, reordered, stretches, ticks
-from tpw.ledger.books import Books, Posting
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import Books
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
@@ -77,7 +78,7 @@ def restarted(books: Books) -> Books:
         resumed=True,
         currency=books.currency,
         gpus={uuid: codec.load_gpu(uuid, codec.dump_gpu(account)) for uuid, account in books.gpus.items()},
-        postings={key: codec.load_posting(codec.dump_posting(value)) for key, value in books.postings.items()},
+        postings={key: codec.load_amounts(codec.dump_quantity(value)) for key, value in books.postings.items()},
         hosts={name: codec.load_host(codec.dump_host(account)) for name, account in books.hosts.items()},
         host_carry_joules=books.host_carry_joules,
         rows=books.rows,
@@ -347,7 +348,7 @@ def test_a_step_of_the_wall_clock_books_no_other_energy_or_time(ahead: float) ->
     books = play(gpu_ticks, FLAT)[-1]
 
     (posting,) = books.postings.values()
-    assert posting == Posting(
+    assert posting == Amounts(
         seconds=3.0,
         joules=300.0,
         facility_joules=pytest.approx(390.0),

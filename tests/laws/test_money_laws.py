@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, flat, play, stretches, ticks
 from tpw.ledger.advance import advance
-from tpw.ledger.books import ROW_SECONDS, Books, Posting, Served
+from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.books import ROW_SECONDS, Books
 from tpw.ledger.rows import open_from, price_late, unpriced_since, without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -76,12 +77,12 @@ POLICY = Policy(
 )
 
 
-def summed_rows(books: Books) -> dict[object, Posting]:
+def summed_rows(books: Books) -> dict[object, Amounts]:
     """The rows, summed by key."""
-    sums: dict[object, Posting] = {}
+    sums: dict[object, Amounts] = {}
     for row in books.rows.values():
         for key, posting in row.items():
-            sums[key] = sums.get(key, Posting()).plus(posting)
+            sums[key] = sums.get(key, Amounts()) + posting
     return sums
 
 
@@ -107,7 +108,7 @@ def test_rows_of_servers_sum_to_their_counters(stretch: Stretch) -> None:
     sums: dict[tuple[str, str], Served] = {}
     for row in books.served.values():
         for key, served in row.items():
-            sums[key] = sums.get(key, Served()).plus(served)
+            sums[key] = sums.get(key, Served()) + served
     for name, account in books.servers.items():
         for (model, kind), tokens in account.tokens.items():
             got = sums[name, model].tokens.get(kind, 0.0) if (name, model) in sums else 0.0
@@ -379,20 +380,20 @@ def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio(
     prices = PriceCurve.of([PriceInterval(START_WALL - 1000.0, START_WALL + 60.0, 0.2)])
     known = replace(LATE_TARIFF, curve=prices, window_seconds=1000.0, rates=(Rate("hardware", 0.0003),))
     books = play(quarter_hours(2), known)[-1]
-    assert books.servers["s"].window[-1].unpriced_joules > 0.0
+    assert books.servers["s"].window[-1].amounts["m"].unpriced_joules > 0.0
     everything = replace(known, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
     priced = price_late(books, everything)
     assert of_cost(priced, "energy") > of_cost(books, "energy")
 
     def rises(of: Books) -> list[tuple[float, float, float, float]]:
         window = of.servers["s"].window
-        first = window[0]
+        first = window[0].amounts["m"]
         return [
             (
                 sample.at_seconds,
-                sample.joules["m"] - first.joules["m"],
-                sample.energy_cost["m"] - first.energy_cost["m"],
-                sample.full_cost["m"] - first.full_cost["m"],
+                sample.amounts["m"].joules - first.joules,
+                sample.amounts["m"].net_energy_cost - first.net_energy_cost,
+                sample.amounts["m"].net_cost - first.net_cost,
             )
             for sample in window
         ]
@@ -400,7 +401,7 @@ def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio(
     for before, after in zip(rises(books), rises(priced), strict=True):
         assert after == pytest.approx(before)
     following = play(list(quarter_hours(3))[19:20], everything, priced)[-1]
-    costs = [of.servers["s"].window[-1].energy_cost["m"] for of in (priced, following)]
+    costs = [of.servers["s"].window[-1].amounts["m"].net_energy_cost for of in (priced, following)]
     assert costs[1] - costs[0] == pytest.approx(500.0 * 100.0 / 3.6e6 * 0.2)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books, Posting
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import Books
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
@@ -302,7 +303,7 @@ def reordered(tick: Tick) -> Tick:
     )
 
 
-def flat(posting: Posting) -> dict[str, float]:
+def flat(posting: Amounts) -> dict[str, float]:
     """Every number of a posting but those of late prices, which rows have in another sense."""
     return {
         "seconds": posting.seconds,

@@ -6,13 +6,13 @@ a real second would make them differ.
 
 from __future__ import annotations
 
+from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import (
     Books,
     Division,
     GpuAccount,
     HostAccount,
     HostShare,
-    Posting,
     PostingKey,
     ServerAccount,
     WindowSample,
@@ -83,11 +83,11 @@ def sample_of(index: int, watts: float, utilization: float = 0.0) -> GpuSample:
     )
 
 
-def posting(seconds: float, watts: float, *, priced: bool = True) -> Posting:
+def posting(seconds: float, watts: float, *, priced: bool = True) -> Amounts:
     joules = seconds * watts
     facility = joules * PUE
     cost = {"energy": facility / 3.6e6 * PRICE, "hardware": seconds * HARDWARE_PER_SECOND} if priced else {}
-    return Posting(seconds, joules, facility, 0.0 if priced else 12.5, cost)
+    return Amounts(seconds, joules, facility, 0.0 if priced else 12.5, cost)
 
 
 def window(model: str, watts: float, now: float, *, busy: float = 1.0, priced: bool = True) -> tuple[WindowSample, ...]:
@@ -96,16 +96,12 @@ def window(model: str, watts: float, now: float, *, busy: float = 1.0, priced: b
     for step in range(61):
         second = now - BOOT - 60 + step
         joules = second * watts
-        energy = joules * PUE / 3.6e6 * PRICE
+        cost = {"energy": joules * PUE / 3.6e6 * PRICE, "hardware": second * HARDWARE_PER_SECOND}
         samples.append(
             WindowSample(
                 at_seconds=now - 60 + step,
                 tokens={(model, kind): second * rate * busy for kind, rate in _KINDS},
-                joules={model: joules},
-                facility_joules={model: joules * PUE},
-                energy_cost={model: energy if priced else 0.0},
-                full_cost={model: energy + second * HARDWARE_PER_SECOND if priced else 0.0},
-                unpriced_joules=0.0,
+                amounts={model: Amounts(joules=joules, facility_joules=joules * PUE, cost=cost if priced else {})},
                 metered=True,
             )
         )
@@ -270,7 +266,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         PostingKey(uuid(1), "chat", chat, State.ACTIVE): posting(seconds - 900.0, 600.7),
         PostingKey(uuid(1), "chat", chat, State.PARKED): posting(600.0, 117.9),
         PostingKey(uuid(2), "embed", embed, State.PARKED): posting(seconds, 118.0),
-        PostingKey(uuid(2), "code", code, State.ACTIVE): Posting(
+        PostingKey(uuid(2), "code", code, State.ACTIVE): Amounts(
             10.0, 4000.0, 5200.0, 100.0, {"energy": 0.0, "hardware": 0.0025}, 0.0125, {"location": 1.75}, 12.0, 40.0
         ),
         PostingKey(uuid(3), "", "", State.IDLE): posting(seconds, 70.5),

@@ -20,7 +20,8 @@ from support.pageserver import Asked, PageServer, answer
 from tpw.config.load import load
 from tpw.daemon.daemon import Daemon
 from tpw.exposition.families import families
-from tpw.ledger.books import Posting, PostingKey
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import PostingKey
 from tpw.model import Gpu, GpuSample, Sharing
 from tpw.power import AcceleratorMeter
 from tpw.snapshot import Snapshot
@@ -101,7 +102,7 @@ class Course:
     """What happened: a page of metrics now and then, the log, the books at the end."""
 
     pages: dict[datetime, dict[tuple[str, tuple[str, ...]], float]]
-    rows: dict[float, dict[PostingKey, Posting]]
+    rows: dict[float, dict[PostingKey, Amounts]]
     end: Snapshot
     log: list[EventDict]
     questions: int
@@ -182,7 +183,7 @@ def hour(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def money(posting: Posting) -> tuple[float, float]:
+def money(posting: Amounts) -> tuple[float, float]:
     return posting.cost.get("energy", 0.0), posting.credit
 
 

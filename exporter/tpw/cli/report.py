@@ -18,13 +18,14 @@ from tpw.cli.configuration import configuration, print_problems
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 from tpw.exposition.figures import figure
+from tpw.ledger.amounts import JOULES_PER_KWH
 from tpw.report.focus import LINES_BY, NoCurrencyError, Parties, focus_text
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit, range_of
 from tpw.report.reconcile import check_text, compared
 from tpw.report.records import csv_text, json_text
 from tpw.report.table import table_text
-from tpw.report.tabulate import DEFAULT, JOULES_PER_KWH, Dimension, Tabulation, dimensions
+from tpw.report.tabulate import DEFAULT, Dimension, Tabulation, dimensions
 from tpw.store.reading import BooksReader
 from tpw.store.sqlite import StoreError
 
@@ -172,7 +173,7 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> str:
         case "json":
             return json_text(report, calendar, head.gpus, remarks)
         case "focus":
-            unpriced = report.totals.unpriced_joules
+            unpriced = report.totals.amounts.unpriced_joules
             if unpriced > 0.0:
                 kwh = figure(unpriced / JOULES_PER_KWH)
                 print(

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
-from tpw.ledger.books import Books, GpuAccount, Posting, ServerAccount
+from tpw.ledger.amounts import NOTHING, Amounts
+from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, State
 from tpw.snapshot import Snapshot
@@ -160,11 +161,11 @@ def _by_index(account: GpuAccount) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """The postings, gathered by whose they are."""
+    """The postings, summed as the metrics show them."""
 
-    gpus: Mapping[tuple[str, str], list[Posting]]
+    gpus: Mapping[tuple[str, str], Amounts]
     """By (uuid, state)."""
-    servers: Mapping[tuple[str, str, str], list[Posting]]
+    servers: Mapping[tuple[str, str, str], Amounts]
     """By (server, model, state)."""
     models: Mapping[str, set[str]]
     """Models for which something was booked, by server."""
@@ -177,50 +178,33 @@ class Sums:
 
     @classmethod
     def of(cls, books: Books) -> Sums:
-        """Gather the postings of the books."""
-        gpus: dict[tuple[str, str], list[Posting]] = {}
-        servers: dict[tuple[str, str, str], list[Posting]] = {}
+        """The sums of the books' postings."""
+        gpus: dict[tuple[str, str], list[Amounts]] = {}
+        servers: dict[tuple[str, str, str], list[Amounts]] = {}
         models: dict[str, set[str]] = {}
         components: set[str] = set()
         bases: set[str] = set()
         measured: set[tuple[str, str]] = set()
         mute = {uuid for uuid, account in books.gpus.items() if account.gpu.energy_method is EnergyMethod.NONE}
-        for (gpu, server, model, of), posting in books.postings.items():
-            state = str(of)
-            gpus.setdefault((gpu, state), []).append(posting)
-            components.update(posting.cost)
-            bases.update(posting.emissions_grams)
+        for key, amounts in books.postings.items():
+            gpu, server, model, state = *key[:3], str(key.state)
+            gpus.setdefault((gpu, state), []).append(amounts)
+            components.update(amounts.cost)
+            bases.update(amounts.emissions_grams)
             if server:
-                servers.setdefault((server, model, state), []).append(posting)
+                servers.setdefault((server, model, state), []).append(amounts)
                 models.setdefault(server, set()).add(model)
-                if posting.joules > 0.0 or gpu not in mute:
+                if amounts.joules > 0.0 or gpu not in mute:
                     measured.add((server, model))
         unmeasured = frozenset((server, model) for server, model, _ in servers if (server, model) not in measured)
-        return cls(gpus, servers, models, frozenset(components), tuple(sorted(bases)), unmeasured)
-
-
-def _joules(postings: list[Posting]) -> float:
-    return postings[0].joules if len(postings) == 1 else fsum([posting.joules for posting in postings])
-
-
-def _facility_joules(postings: list[Posting]) -> float:
-    if len(postings) == 1:
-        return postings[0].facility_joules
-    return fsum([posting.facility_joules for posting in postings])
-
-
-def _seconds(postings: list[Posting]) -> float:
-    return postings[0].seconds if len(postings) == 1 else fsum([posting.seconds for posting in postings])
-
-
-def _cost(postings: list[Posting], component: str) -> float:
-    if len(postings) == 1:
-        return postings[0].cost.get(component, 0.0)
-    return fsum([posting.cost.get(component, 0.0) for posting in postings])
-
-
-def _credit(postings: list[Posting]) -> float:
-    return postings[0].credit if len(postings) == 1 else fsum([posting.credit for posting in postings])
+        return cls(
+            {key: Amounts.total(parts) for key, parts in gpus.items()},
+            {key: Amounts.total(parts) for key, parts in servers.items()},
+            models,
+            frozenset(components),
+            tuple(sorted(bases)),
+            unmeasured,
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs
@@ -270,8 +254,8 @@ def _gpu_books(
     """What was booked for the board. All states are there from the start, so that no first increment is lost."""
     gpu = account.gpu
     index, uuid = who = (str(gpu.index), gpu.uuid)
-    by_state = [(state, sums.gpus.get((uuid, state), [])) for state in _STATES]
-    joules = [_joules(postings) if postings else 0.0 for _, postings in by_state]
+    by_state = [(state, sums.gpus.get((uuid, state), NOTHING)) for state in _STATES]
+    joules = [amounts.joules for _, amounts in by_state]
     measured = gpu.energy_method is not EnergyMethod.NONE or any(joules)
     if measured:
         # The total is the sum of the states as shown, in their order: law 1 holds to the last bit. (Not sum(): what that
@@ -280,26 +264,25 @@ def _gpu_books(
         sheet["tpw_gpu_energy_joules_total"].append((who, active + parked + idle))
         state_energy = sheet["tpw_gpu_state_energy_joules_total"]
         state_facility = sheet["tpw_gpu_state_facility_energy_joules_total"]
-        for (state, postings), value in zip(by_state, joules, strict=True):
-            state_energy.append(((index, uuid, state), value))
-            state_facility.append(((index, uuid, state), _facility_joules(postings) if postings else 0.0))
+        for state, amounts in by_state:
+            state_energy.append(((index, uuid, state), amounts.joules))
+            state_facility.append(((index, uuid, state), amounts.facility_joules))
     state_seconds = sheet["tpw_gpu_state_seconds_total"]
-    for state, postings in by_state:
-        state_seconds.append(((index, uuid, state), _seconds(postings) if postings else 0.0))
+    for state, amounts in by_state:
+        state_seconds.append(((index, uuid, state), amounts.seconds))
     for component in components:
         if component == "energy" and not measured:
             continue
         state_cost = sheet["tpw_gpu_state_cost_total"]
-        for state, postings in by_state:
-            value = _cost(postings, component) if postings else 0.0
-            state_cost.append(((index, uuid, state, component, currency), value))
+        for state, amounts in by_state:
+            state_cost.append(((index, uuid, state, component, currency), amounts.cost.get(component, 0.0)))
     if measured and "energy" in components:
         state_credit = sheet["tpw_gpu_state_credit_total"]
-        for state, postings in by_state:
-            state_credit.append(((index, uuid, state, currency), _credit(postings) if postings else 0.0))
-        unpriced = [posting.unpriced_joules for _, postings in by_state for posting in postings]
-        sheet["tpw_energy_unpriced_joules_total"].append((who, fsum(unpriced)))
-        late = fsum([posting.late_priced_joules for _, postings in by_state for posting in postings])
+        for state, amounts in by_state:
+            state_credit.append(((index, uuid, state, currency), amounts.credit))
+        unpriced = fsum([amounts.unpriced_joules for _, amounts in by_state])
+        sheet["tpw_energy_unpriced_joules_total"].append((who, unpriced))
+        late = fsum([amounts.late_priced_joules for _, amounts in by_state])
         # From 0 on: late prices come by hours at once, and a series that begins with them shows no rise.
         sheet["tpw_energy_late_priced_joules_total"].append((who, late))
     _gpu_emissions(sheet, who, by_state, basis if measured else "")
@@ -316,16 +299,16 @@ def _gpu_books(
         sheet["tpw_gpu_throttle_seconds_total"].append(((index, uuid, reason), seconds))
 
 
-def _gpu_emissions(sheet: Sheet, who: tuple[str, str], by_state: list[tuple[str, list[Posting]]], current: str) -> None:
-    bases = {basis for _, postings in by_state for posting in postings for basis in posting.emissions_grams}
+def _gpu_emissions(sheet: Sheet, who: tuple[str, str], by_state: list[tuple[str, Amounts]], current: str) -> None:
+    bases = {basis for _, amounts in by_state for basis in amounts.emissions_grams}
     if current:
         bases.add(current)
     for basis in sorted(bases):
-        for state, postings in by_state:
-            grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
+        for state, amounts in by_state:
+            grams = amounts.emissions_grams.get(basis, 0.0)
             sheet["tpw_gpu_state_emissions_grams_total"].append(((*who, state, basis), grams))
     if bases:
-        unknown = fsum([posting.unrated_joules for _, postings in by_state for posting in postings])
+        unknown = fsum([amounts.unrated_joules for _, amounts in by_state])
         sheet["tpw_emissions_unknown_joules_total"].append((who, unknown))
 
 
@@ -391,21 +374,18 @@ def _server_books(
         measured = (name, model) not in sums.unmeasured if model in booked else metered
         for state in _SERVER_STATES:
             who = (name, model, state)
-            postings = sums.servers.get(who, [])
+            amounts = sums.servers.get(who, NOTHING)
             if measured:
-                sheet["tpw_server_energy_joules_total"].append((who, _joules(postings) if postings else 0.0))
-                sheet["tpw_server_facility_energy_joules_total"].append(
-                    (who, _facility_joules(postings) if postings else 0.0)
-                )
+                sheet["tpw_server_energy_joules_total"].append((who, amounts.joules))
+                sheet["tpw_server_facility_energy_joules_total"].append((who, amounts.facility_joules))
             for component in components:
                 if measured or component != "energy":
-                    value = _cost(postings, component) if postings else 0.0
-                    sheet["tpw_server_cost_total"].append(((name, model, state, component, currency), value))
+                    cost = amounts.cost.get(component, 0.0)
+                    sheet["tpw_server_cost_total"].append(((name, model, state, component, currency), cost))
             if measured and "energy" in components:
-                credit = _credit(postings) if postings else 0.0
-                sheet["tpw_server_credit_total"].append(((name, model, state, currency), credit))
+                sheet["tpw_server_credit_total"].append(((name, model, state, currency), amounts.credit))
             for basis in bases if measured else ():
-                grams = fsum([posting.emissions_grams.get(basis, 0.0) for posting in postings])
+                grams = amounts.emissions_grams.get(basis, 0.0)
                 sheet["tpw_server_emissions_grams_total"].append(((name, model, state, basis), grams))
 
 

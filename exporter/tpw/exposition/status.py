@@ -11,7 +11,8 @@ from typing import TypedDict
 
 from tpw import __version__
 from tpw.exposition.waste import Waste
-from tpw.ledger.books import Books, GpuAccount, Posting, ServerAccount
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
 from tpw.model import UNKNOWN_MODEL, Boundary, PriceState, Scope, State
 from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
@@ -335,13 +336,13 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuS
     )
 
 
-def _booked(postings: list[Posting]) -> StateStatus:
-    components = sorted({component for posting in postings for component in posting.cost})
+def _booked(postings: list[Amounts]) -> StateStatus:
+    total = Amounts.total(postings)
     return StateStatus(
-        seconds=fsum(posting.seconds for posting in postings),
-        joules=fsum(posting.joules for posting in postings),
-        facility_joules=fsum(posting.facility_joules for posting in postings),
-        cost={name: fsum(posting.cost.get(name, 0.0) for posting in postings) for name in components},
+        seconds=total.seconds,
+        joules=total.joules,
+        facility_joules=total.facility_joules,
+        cost=dict(sorted(total.cost.items())),
     )
 
 

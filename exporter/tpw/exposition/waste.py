@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import fsum
 
+from tpw.ledger.amounts import Amounts
 from tpw.model import State
 from tpw.snapshot import Snapshot
 
@@ -60,10 +60,10 @@ class WasteTrend:
 
 def _mark(snapshot: Snapshot) -> _Mark:
     """Total cost of parked and idle time, minus credit."""
-    wasted = [posting for key, posting in snapshot.books.postings.items() if key.state is not State.ACTIVE]
+    wasted = Amounts.total(amounts for key, amounts in snapshot.books.postings.items() if key.state is not State.ACTIVE)
     return _Mark(
         snapshot.at.monotonic_seconds,
-        fsum(fsum(posting.cost.values()) - posting.credit for posting in wasted),
+        wasted.net_cost,
         snapshot.books.currency,
-        fsum(posting.late_priced_joules for posting in wasted),
+        wasted.late_priced_joules,
     )

@@ -8,10 +8,11 @@ books is a property test.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from tpw.ledger.amounts import Amounts
 from tpw.ledger.attribution import Activity, activity, divide
-from tpw.ledger.booking import Entries, Meter, book_demand, book_joules, book_standing, book_time, extend
+from tpw.ledger.booking import Journal, Meter, book_demand, book_joules, book_standing, book_time, extend
 from tpw.ledger.books import (
     LONGEST_SECONDS,
     Books,
@@ -21,8 +22,7 @@ from tpw.ledger.books import (
     HostAccount,
     HostShare,
     Pending,
-    Posting,
-    PostingKey,
+    Postings,
     ServerAccount,
     Shares,
     WindowSample,
@@ -99,7 +99,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     now = tick.at.wall_seconds
     since = now - elapsed
     looked = _servers(books, tick)
-    entries = Entries()
+    journal = Journal()
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
     accounts = dict(books.gpus)
@@ -117,7 +117,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         division = divide(gpu.uuid, tick.owners, looked.activities, busy, parts)
         whose = division.shares
         if seconds > 0.0:
-            book_time(entries, whose, now - seconds, now, policy)
+            book_time(journal, whose, now - seconds, now, policy)
             everyone.append(whose)
         _rented(looked.accounts, whose, seconds, policy.references)
         accounts[gpu.uuid], settled = _look(account, sample, division, seconds, tick.at, policy)
@@ -133,13 +133,13 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     hosts, host_share, carry = _hosts(books, tick, policy, accounts, of_node)
     given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
     host_factor = given / booked if given > 0.0 else 0.0
-    standing_since = _standing(books.standing_since_seconds, entries, everyone, since, now, policy)
+    standing_since = _standing(books.standing_since_seconds, journal, everyone, since, now, policy)
     meter = Meter(dict(books.month_kwh))
     for uuid, each in told.items():
         pending = each.pending or extend((), now, now, _own(accounts[uuid]))
-        book_joules(entries, meter, pending, each.joules, (1.0 + host_factor) * policy.pue, policy)
-    demand = book_demand(entries, meter, books.demand, policy, open_from(accounts, now), now)
-    postings = entries.posted(books.postings)
+        book_joules(journal, meter, pending, each.joules, (1.0 + host_factor) * policy.pue, policy)
+    demand = book_demand(journal, meter, books.demand, policy, open_from(accounts, now), now)
+    postings, rows = journal.post(books.postings, books.rows)
 
     _api(looked.accounts, looked.risen, policy.references)
     servers = _windows(looked.accounts, postings, books.gpus, accounts, tick, policy)
@@ -154,7 +154,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         host_carry_joules=carry - given,
         host_share=host_share,
         servers=servers,
-        rows=entries.filed(books.rows),
+        rows=rows,
         served=serve(books.served, books.servers, servers, since, now),
         month_kwh=_recent(meter.month_kwh),
         standing_since_seconds=standing_since,
@@ -164,7 +164,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
 
 
 def _standing(
-    waiting_since: float | None, entries: Entries, whose: list[Shares], since: float, now: float, policy: Policy
+    waiting_since: float | None, journal: Journal, whose: list[Shares], since: float, now: float, policy: Policy
 ) -> float | None:
     """Charges of the contract, with those that waited. Returns since when they wait: without a GPU nobody shares them."""
     if not policy.standing or since >= now:
@@ -173,7 +173,7 @@ def _standing(
         since = min(since, max(waiting_since, now - LONGEST_SECONDS))
     if not whose:
         return since
-    book_standing(entries, whose, since, now, policy)
+    book_standing(journal, whose, since, now, policy)
     return None
 
 
@@ -444,39 +444,19 @@ def _api(
 # -------------------------------------------------------------------------------------------------------------- windows
 
 
-@dataclass(slots=True)
-class _Sums:
-    """What is booked for one server, by model. Its dicts are handed on to a WindowSample and not touched again."""
-
-    joules: dict[str, float] = field(default_factory=dict)
-    facility_joules: dict[str, float] = field(default_factory=dict)
-    energy_cost: dict[str, float] = field(default_factory=dict)
-    full_cost: dict[str, float] = field(default_factory=dict)
-    unpriced_joules: float = 0.0
-
-    def add(self, model: str, posting: Posting) -> None:
-        """One posting of the server."""
-        self.joules[model] = self.joules.get(model, 0.0) + posting.joules
-        self.facility_joules[model] = self.facility_joules.get(model, 0.0) + posting.facility_joules
-        energy = posting.cost.get("energy", 0.0) - posting.credit
-        self.energy_cost[model] = self.energy_cost.get(model, 0.0) + energy
-        self.full_cost[model] = self.full_cost.get(model, 0.0) + sum(posting.cost.values()) - posting.credit
-        self.unpriced_joules += posting.unpriced_joules
-
-
 def _windows(
     accounts: dict[str, ServerAccount],
-    postings: Mapping[PostingKey, Posting],
+    postings: Postings,
     before: Mapping[str, GpuAccount],
     gpus: Mapping[str, GpuAccount],
     tick: Tick,
     policy: Policy,
 ) -> dict[str, ServerAccount]:
     """Add this tick to every server's window."""
-    sums: dict[str, _Sums] = {}
-    for key, posting in postings.items():
+    booked: dict[str, dict[str, list[Amounts]]] = {}
+    for key, amounts in postings.items():
         if key.server:
-            sums.setdefault(key.server, _Sums()).add(key.model, posting)
+            booked.setdefault(key.server, {}).setdefault(key.model, []).append(amounts)
     late = 3.0 * policy.interval_seconds
     result: dict[str, ServerAccount] = {}
     for name, account in accounts.items():
@@ -484,7 +464,6 @@ def _windows(
         if owner is None:
             result[name] = replace(account, window=()) if account.window else account
             continue
-        of = sums.get(name) or _Sums()
         settled = all(_settled(gpus.get(uuid), late) for uuid in account.gpus)
         waiting = not settled and all(
             _settled(gpus.get(uuid), late) or _is_waiting(gpus.get(uuid), late) for uuid in account.gpus
@@ -493,11 +472,7 @@ def _windows(
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
-            joules=of.joules,
-            facility_joules=of.facility_joules,
-            energy_cost=of.energy_cost,
-            full_cost=of.full_cost,
-            unpriced_joules=of.unpriced_joules,
+            amounts={model: Amounts.total(parts) for model, parts in booked.get(name, {}).items()},
             metered=(settled or waiting) and not lost,
             settled=settled,
             whole=not owner.spans_nodes,

@@ -7,15 +7,16 @@ split at it. What is booked is never priced again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 
-from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, Posting, PostingKey, Rows, Shares
+from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, Amounts
+from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, PostingKey, Postings, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
 from tpw.tariff.demand import Demand, DemandRules, kw_months, recorded, settled, turned_back
-
-JOULES_PER_KWH = 3.6e6
 
 _NO_DEMAND = Demand()
 
@@ -27,80 +28,33 @@ _FINE_SECONDS = 9 * _DAY_SECONDS
 """For so long, and a day more than prices can come late, quarter-hours matter."""
 
 
-@dataclass(slots=True)
-class Entry:
-    """What a tick adds to one row. Never leaves the ledger."""
+class Journal:
+    """The entries of one tick. Those of one row with the same shares are one entry until they are posted."""
 
-    seconds: float = 0.0
-    joules: float = 0.0
-    facility_joules: float = 0.0
-    unpriced_joules: float = 0.0
-    cost: dict[str, float] = field(default_factory=dict)
-    credit: float = 0.0
-    emissions_grams: dict[str, float] = field(default_factory=dict)
-    unrated_joules: float = 0.0
-
-    def charge(self, component: str, amount: float) -> None:
-        """Money of one component."""
-        self.cost[component] = self.cost.get(component, 0.0) + amount
-
-    def freeze(self) -> Posting:
-        """What it has become."""
-        return Posting(
-            self.seconds,
-            self.joules,
-            self.facility_joules,
-            self.unpriced_joules,
-            self.cost,
-            self.credit,
-            self.emissions_grams,
-            self.unrated_joules,
-        )
-
-
-NOTHING = Posting()
-
-
-class Entries:
-    """Everything one tick books."""
-
-    __slots__ = ("_made",)
+    __slots__ = ("_entries",)
 
     def __init__(self) -> None:
-        self._made: dict[float, dict[PostingKey, Entry]] = {}
+        self._entries: dict[tuple[float, Shares], list[Amounts]] = {}
 
-    def of(self, row: float, key: PostingKey) -> Entry:
-        """The entry of one key in one interval."""
-        entries = self._made.get(row)
-        if entries is None:
-            entries = self._made[row] = {}
-        entry = entries.get(key)
-        if entry is None:
-            entry = entries[key] = Entry()
-        return entry
+    def add(self, row: float, shares: Shares, amounts: Amounts) -> None:
+        """Enter ``amounts`` in one row, to be divided by ``shares``."""
+        self._entries.setdefault((row, shares), []).append(amounts)
 
-    def posted(self, postings: Mapping[PostingKey, Posting]) -> dict[PostingKey, Posting]:
-        """The postings with the entries."""
-        result = dict(postings)
-        for entries in self._made.values():
-            for key, entry in entries.items():
-                _add(result, key, entry.freeze())
-        return result
-
-    def filed(self, rows: Rows) -> Rows:
-        """The rows with the entries."""
-        result = dict(rows)
-        for start, entries in self._made.items():
-            row = dict(result.get(start, {}))
-            for key, entry in entries.items():
-                _add(row, key, entry.freeze())
-            result[start] = row
-        return result
-
-
-def _add(postings: dict[PostingKey, Posting], key: PostingKey, added: Posting) -> None:
-    before = postings.get(key)
-    postings[key] = added if before is None else before.plus(added)
+    def post(self, postings: Postings, rows: Rows) -> tuple[Postings, Rows]:
+        """Both with the entries."""
+        posted = dict(postings)
+        changed: dict[float, dict[PostingKey, Amounts]] = {}
+        for (start, shares), entries in self._entries.items():
+            amounts = reduce(add, entries)
+            row = changed.get(start)
+            if row is None:
+                row = changed[start] = dict(rows.get(start, {}))
+            for key, weight in shares:
+                entry = amounts * weight
+                for accounts in (posted, row):
+                    before = accounts.get(key)
+                    accounts[key] = entry if before is None else before + entry
+        return posted, {**rows, **changed}
 
 
 def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:
@@ -126,19 +80,23 @@ def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float
         at = until
 
 
-def book_time(entries: Entries, shares: Shares, start_seconds: float, end_seconds: float, policy: Policy) -> None:
+def book_time(journal: Journal, shares: Shares, start_seconds: float, end_seconds: float, policy: Policy) -> None:
     """Time of one GPU, and the costs that run with it."""
     for start, end, row in cut(start_seconds, end_seconds):
-        for key, weight in shares:
-            entry = entries.of(row, key)
-            part = (end - start) * weight
-            entry.seconds += part
-            for rate in policy.rates:
-                entry.charge(rate.component, part * rate.per_gpu_second)
+        seconds = end - start
+        cost = _by_component((rate.component, seconds * rate.per_gpu_second) for rate in policy.rates)
+        journal.add(row, shares, Amounts(seconds=seconds, cost=cost))
+
+
+def _by_component(charges: Iterable[tuple[str, float]]) -> dict[str, float]:
+    cost: dict[str, float] = {}
+    for component, amount in charges:
+        cost[component] = cost.get(component, 0.0) + amount
+    return cost
 
 
 def book_standing(
-    entries: Entries,
+    journal: Journal,
     whose: Sequence[Shares],
     start_seconds: float,
     end_seconds: float,
@@ -149,11 +107,12 @@ def book_standing(
         return
     for start, end, row in cut(start_seconds, end_seconds):
         months, days = policy.months.between(start, end), (end - start) / 86400.0
-        for charge in policy.standing:
-            amount = (charge.per_month * months + charge.per_day * days) / len(whose)
-            for shares in whose:
-                for key, weight in shares:
-                    entries.of(row, key).charge(charge.component, amount * weight)
+        cost = _by_component(
+            (charge.component, (charge.per_month * months + charge.per_day * days) / len(whose))
+            for charge in policy.standing
+        )
+        for shares in whose:
+            journal.add(row, shares, Amounts(cost=cost))
 
 
 @dataclass(slots=True)
@@ -161,19 +120,19 @@ class Meter:
     """What the whole exporter's use adds up to, for prices that depend on it. Lives for one tick."""
 
     month_kwh: dict[float, float]
-    facility_joules: dict[PostingKey, float] = field(default_factory=dict)
-    """Booked in this tick, by key."""
+    facility_joules: dict[Shares, float] = field(default_factory=dict)
+    """Booked in this tick, by who shares them."""
     spans: dict[tuple[float, float], float] = field(default_factory=dict)
     """The same joules by the time in which they were used: what peaks are made of."""
 
 
 def book_joules(
-    entries: Entries, meter: Meter, pending: Sequence[Pending], joules: float, facility_factor: float, policy: Policy
+    journal: Journal, meter: Meter, pending: Sequence[Pending], joules: float, facility_factor: float, policy: Policy
 ) -> None:
     """Joules of one GPU over its pending time.
 
     Args:
-        entries: where to.
+        journal: where to enter them.
         meter: takes note of what was used.
         pending: the time they cover, at least one piece.
         joules: boundary gpu.
@@ -191,19 +150,17 @@ def book_joules(
             grams, unrated = rate(start, end, facility, policy)
             if policy.demand:
                 meter.spans[start, end] = meter.spans.get((start, end), 0.0) + facility
-            for key, weight in piece.shares:
-                entry = entries.of(row, key)
-                entry.joules += part * weight
-                entry.facility_joules += facility * weight
-                meter.facility_joules[key] = meter.facility_joules.get(key, 0.0) + facility * weight
-                if policy.curve is not None:
-                    entry.charge("energy", charge * weight)
-                    entry.credit += credit * weight
-                    entry.unpriced_joules += unpriced * weight
-                if policy.intensities is not None:
-                    basis = entry.emissions_grams
-                    basis[policy.carbon_basis] = basis.get(policy.carbon_basis, 0.0) + grams * weight
-                    entry.unrated_joules += unrated * weight
+            meter.facility_joules[piece.shares] = meter.facility_joules.get(piece.shares, 0.0) + facility
+            used = Amounts(
+                joules=part,
+                facility_joules=facility,
+                unpriced_joules=unpriced,
+                cost={} if policy.curve is None else {ENERGY: charge},
+                credit=credit,
+                emissions_grams={} if policy.intensities is None else {policy.carbon_basis: grams},
+                unrated_joules=unrated,
+            )
+            journal.add(row, piece.shares, used)
 
 
 def price(
@@ -271,7 +228,7 @@ def rate(start_seconds: float, end_seconds: float, facility_joules: float, polic
 
 
 def book_demand(
-    entries: Entries, meter: Meter, before: Mapping[str, Demand], policy: Policy, open_from: float, now: float
+    journal: Journal, meter: Meter, before: Mapping[str, Demand], policy: Policy, open_from: float, now: float
 ) -> dict[str, Demand]:
     """The demand charges that have accrued, shared by the facility joules of the tick: without joules nothing is booked,
     and it waits. What a month that is over still owes (its last window, its end while nobody looked) lies in its last row.
@@ -294,8 +251,8 @@ def book_demand(
                     state = replace(state, booked_kw_months=accrued)
         result[rules.name] = state
     for row, amount in amounts.items():
-        for key, joules in meter.facility_joules.items():
-            entries.of(row, key).charge("demand", amount * joules / total)
+        for shares, joules in meter.facility_joules.items():
+            journal.add(row, shares, Amounts(cost={"demand": amount * joules / total}))
     return result
 
 

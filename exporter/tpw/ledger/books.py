@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from tpw.ledger.amounts import Amounts, Served
 from tpw.model import (
     Attribution,
     Cadence,
@@ -45,85 +46,16 @@ class PostingKey(NamedTuple):
     state: State
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """What was booked for one key since the books began. Nothing in it ever falls."""
-
-    seconds: float = 0.0
-    joules: float = 0.0
-    """Boundary gpu."""
-    facility_joules: float = 0.0
-    """Boundary facility."""
-    unpriced_joules: float = 0.0
-    """Facility joules for whose moment no price was known when they were booked. In a row of an interval: those that have
-    none yet."""
-    cost: Mapping[str, float] = field(default_factory=dict)
-    """Money by component; ``energy`` is what positive prices charged."""
-    credit: float = 0.0
-    """Money that negative prices paid back."""
-    emissions_grams: Mapping[str, float] = field(default_factory=dict)
-    """CO2 equivalent by basis."""
-    unrated_joules: float = 0.0
-    """Facility joules for whose moment no carbon intensity was known."""
-    late_priced_joules: float = 0.0
-    """Unpriced joules that were priced when their price arrived."""
-
-    def plus(self, other: Posting) -> Posting:
-        """Both together."""
-        return Posting(
-            self.seconds + other.seconds,
-            self.joules + other.joules,
-            self.facility_joules + other.facility_joules,
-            self.unpriced_joules + other.unpriced_joules,
-            summed(self.cost, other.cost),
-            self.credit + other.credit,
-            summed(self.emissions_grams, other.emissions_grams),
-            self.unrated_joules + other.unrated_joules,
-            self.late_priced_joules + other.late_priced_joules,
-        )
-
-
-_Name = TypeVar("_Name")
-
-
-def summed(old: Mapping[_Name, float], added: Mapping[_Name, float], part: float = 1.0) -> Mapping[_Name, float]:
-    """Amounts by name, a part of others added to them."""
-    if not added:
-        return old
-    result = dict(old)
-    for name, amount in added.items():
-        result[name] = result.get(name, 0.0) + amount * part
-    return result
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What one server did with one model in one interval of the books."""
-
-    tokens: Mapping[TokenKind, float] = field(default_factory=dict)
-    requests: float = 0.0
-    work: Mapping[str, float] = field(default_factory=dict)
-    """By unit."""
-    reference_cost: Mapping[str, float] = field(default_factory=dict)
-    """By reference."""
-
-    def plus(self, other: Served, part: float = 1.0) -> Served:
-        """This, and a part of another."""
-        return Served(
-            summed(self.tokens, other.tokens, part),
-            self.requests + other.requests * part,
-            summed(self.work, other.work, part),
-            summed(self.reference_cost, other.reference_cost, part),
-        )
-
-
 ROW_SECONDS = 900.0
 """Length of an interval of the books: a quarter of an hour, as meters and markets have it, counted in UTC."""
 
 LONGEST_SECONDS = 62 * 86400.0
 """More between two looks is a clock that was wrong, or a machine that was put away: it is not booked as time."""
 
-Rows = Mapping[float, Mapping[PostingKey, Posting]]
+Postings = Mapping[PostingKey, Amounts]
+"""What was booked for each key since the books began."""
+
+Rows = Mapping[float, Postings]
 """Start of the interval -> what was booked for it, by key."""
 
 ServedRows = Mapping[float, Mapping[tuple[str, str], Served]]
@@ -261,14 +193,8 @@ class WindowSample:
 
     at_seconds: float
     tokens: Mapping[tuple[str, TokenKind], float]
-    joules: Mapping[str, float]
+    amounts: Mapping[str, Amounts]
     """By model, all states."""
-    facility_joules: Mapping[str, float]
-    energy_cost: Mapping[str, float]
-    """By model, credit subtracted."""
-    full_cost: Mapping[str, float]
-    unpriced_joules: float
-    """All models: while this rises, a cost per token would be too low."""
     metered: bool
     """False while a GPU of the server had no trustworthy reading since the sample before."""
     settled: bool = True
@@ -337,7 +263,7 @@ class Books:
     """True when they were just read from disk: then ``at.monotonic_seconds`` means nothing."""
     currency: str = ""
     gpus: Mapping[str, GpuAccount] = field(default_factory=dict)
-    postings: Mapping[PostingKey, Posting] = field(default_factory=dict)
+    postings: Postings = field(default_factory=dict)
     hosts: Mapping[str, HostAccount] = field(default_factory=dict)
     host_carry_joules: float = 0.0
     """Host energy that no GPU energy has shared yet."""

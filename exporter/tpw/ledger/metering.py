@@ -227,12 +227,12 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
         return account, ""
     check = account.check
     raw = check.raw_joules
-    check = replace(check, raw_joules=sample.energy_joules)
     power = _trapezoid(account, sample, interval_seconds)
     if raw is None or power is None or account.baseline_at_seconds is None or sample.energy_joules < raw:
-        return replace(account, check=check), ""
+        return replace(account, check=replace(check, raw_joules=sample.energy_joules)), ""
     check = replace(
         check,
+        raw_joules=sample.energy_joules,
         seconds=check.seconds + sample.at_seconds - account.baseline_at_seconds,
         counter_joules=check.counter_joules + sample.energy_joules - raw,
         power_joules=check.power_joules + power,

@@ -6,25 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from tpw.ledger.booking import NOTHING, cut, price
+from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served
+from tpw.ledger.booking import cut, price
 from tpw.ledger.books import (
     ROW_SECONDS,
     Books,
     GpuAccount,
-    Posting,
-    PostingKey,
-    Served,
+    Postings,
     ServedRows,
     ServerAccount,
     WindowSample,
-    summed,
 )
 from tpw.ledger.tick import Curve, Policy
 
 LATE_SECONDS = 8 * 86400.0
 """For so long a price may come late: as far back as feeds tell their history."""
-
-_NOTHING_SERVED = Served()
 
 _MAX_OPEN_SECONDS = 2 * 86400.0
 
@@ -57,7 +53,7 @@ def serve(
         part = (end - start) / span if span > 0.0 else 1.0
         row = dict(result.get(begin, {}))
         for key, served in added.items():
-            row[key] = row.get(key, _NOTHING_SERVED).plus(served, part)
+            row[key] = row.get(key, NOTHING_SERVED) + served * part
         result[begin] = row
     return result
 
@@ -104,8 +100,8 @@ def without_closed(books: Books) -> Books:
     return replace(books, rows=rows, served=served)
 
 
-def _awaits_price(row: Mapping[PostingKey, Posting]) -> bool:
-    return any(posting.unpriced_joules > 0.0 for posting in row.values())
+def _awaits_price(row: Postings) -> bool:
+    return any(amounts.unpriced_joules > 0.0 for amounts in row.values())
 
 
 def unpriced_since(books: Books) -> float | None:
@@ -126,19 +122,20 @@ def price_late(books: Books, policy: Policy) -> Books:
     if not ripe:
         return books
     postings, rows, month_kwh = dict(books.postings), dict(books.rows), dict(books.month_kwh)
-    late: dict[str, dict[str, float]] = {}
+    late: dict[str, dict[str, Amounts]] = {}
     for start in sorted(ripe):
         row = books.rows[start]
         priced_row = dict(row)
-        for key, posting in row.items():
-            joules = posting.unpriced_joules
+        for key, before in row.items():
+            joules = before.unpriced_joules
             if joules <= 0.0:
                 continue
             charge, credit, _ = price(start, start + ROW_SECONDS, joules, curve, month_kwh)
-            priced_row[key] = replace(_priced(posting, joules, charge, credit), unpriced_joules=0.0)
-            postings[key] = _priced(postings.get(key, NOTHING), joules, charge, credit)
-            of_server = late.setdefault(key.server, {})
-            of_server[key.model] = of_server.get(key.model, 0.0) + charge - credit
+            priced = Amounts(cost={ENERGY: charge}, credit=credit, late_priced_joules=joules)
+            priced_row[key] = replace(before + priced, unpriced_joules=0.0)
+            postings[key] = postings.get(key, NOTHING) + priced
+            by_model = late.setdefault(key.server, {})
+            by_model[key.model] = by_model.get(key.model, NOTHING) + priced
         rows[start] = priced_row
     servers = {
         name: replace(account, window=tuple(_with_late(sample, late[name]) for sample in account.window))
@@ -149,19 +146,11 @@ def price_late(books: Books, policy: Policy) -> Books:
     return replace(books, postings=postings, rows=rows, month_kwh=month_kwh, servers=servers)
 
 
-def _with_late(sample: WindowSample, late: Mapping[str, float]) -> WindowSample:
-    """Money of another time, by model, in a sample of now."""
-    return replace(sample, energy_cost=summed(sample.energy_cost, late), full_cost=summed(sample.full_cost, late))
+def _with_late(sample: WindowSample, late: Mapping[str, Amounts]) -> WindowSample:
+    """A sample of now with the money of another time, by model."""
+    priced = {model: sample.amounts.get(model, NOTHING) + amounts for model, amounts in late.items()}
+    return replace(sample, amounts={**sample.amounts, **priced})
 
 
 def _is_known(curve: Curve, start: float) -> bool:
     return all(interval is not None for _, _, interval in curve.pieces(start, start + ROW_SECONDS))
-
-
-def _priced(posting: Posting, joules: float, charge: float, credit: float) -> Posting:
-    return replace(
-        posting,
-        cost=summed(posting.cost, {"energy": charge}),
-        credit=posting.credit + credit,
-        late_priced_joules=posting.late_priced_joules + joules,
-    )

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from tpw.ledger.amounts import NOTHING
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.model import Boundary, Scope, TokenKind
 
@@ -73,9 +74,9 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
         return None
     metered = first.settled and _covered(window, first, last) >= METERED_COVERAGE * span
     whole = first.whole and last.whole
-    priced = priced and metered and whole and last.unpriced_joules <= first.unpriced_joules
+    priced = priced and metered and whole and _unpriced_joules(last) <= _unpriced_joules(first)
     names = dict.fromkeys(model for model, _ in last.tokens)
-    names.update(dict.fromkeys(last.joules))
+    names.update(dict.fromkeys(last.amounts))
     return LiveRatios(
         span,
         {model: _ratios(model, first, last, span, metered=metered, whole=whole, priced=priced) for model in names},
@@ -124,23 +125,24 @@ def _ratios(
     per_joule: dict[tuple[str, Boundary], float] = {}
     watts: dict[Boundary, float] = {}
     per_token: dict[tuple[str, Scope], float] = {}
+    before, after = first.amounts.get(model, NOTHING), last.amounts.get(model, NOTHING)
     if metered:
-        for boundary, totals in ((Boundary.GPU, _joules), (Boundary.FACILITY, _facility_joules)):
-            joules = _rise(model, totals(first), totals(last))
+        for boundary, joules in (
+            (Boundary.GPU, after.joules - before.joules),
+            (Boundary.FACILITY, after.facility_joules - before.facility_joules),
+        ):
             if joules > 0.0:
                 watts[boundary] = joules / span
                 for kind, risen in tokens.items() if whole else ():
                     per_joule[kind, boundary] = risen / joules
-    if priced:
-        for scope, before, after in (
-            (Scope.ENERGY, first.energy_cost, last.energy_cost),
-            (Scope.FULL, first.full_cost, last.full_cost),
+    if priced and model in last.amounts:
+        for scope, money in (
+            (Scope.ENERGY, after.net_energy_cost - before.net_energy_cost),
+            (Scope.FULL, after.net_cost - before.net_cost),
         ):
-            if model in after:
-                money = _rise(model, before, after)
-                for kind, risen in tokens.items():
-                    if risen > 0.0:
-                        per_token[kind, scope] = money / risen
+            for kind, risen in tokens.items():
+                if risen > 0.0:
+                    per_token[kind, scope] = money / risen
     return ModelRatios({kind: risen / span for kind, risen in tokens.items()}, per_joule, per_token, watts)
 
 
@@ -164,13 +166,6 @@ def _risen_tokens(model: str, first: WindowSample, last: WindowSample) -> dict[s
     return risen
 
 
-def _rise(model: str, before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    return after.get(model, 0.0) - before.get(model, 0.0)
-
-
-def _joules(sample: WindowSample) -> Mapping[str, float]:
-    return sample.joules
-
-
-def _facility_joules(sample: WindowSample) -> Mapping[str, float]:
-    return sample.facility_joules
+def _unpriced_joules(sample: WindowSample) -> float:
+    """Of all models. While this rises, a cost per token would be too low."""
+    return sum(amounts.unpriced_joules for amounts in sample.amounts.values())

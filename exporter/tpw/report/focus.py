@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
 from tpw.ledger.books import PostingKey
 from tpw.model import Gpu, State
 from tpw.report.periods import Period
-from tpw.report.tabulate import ENERGY, JOULES_PER_KWH, Amounts, Dimension, Line, Report
+from tpw.report.tabulate import Dimension, Line, Report, Totals
 
 VERSION = "1.2"
 
@@ -155,7 +156,7 @@ def _around(line: Line, period: Period, billing: Period, parties: Parties, curre
 
 
 def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
-    amounts = line.amounts
+    amounts = line.totals.amounts
     whose = ", ".join(name for name in (line.server, line.model) if name)
     board = "a GPU" if gpu is None else f"GPU {gpu.index}"
     doing = f"{board}, {line.state}" + (f" ({whose})" if whose else "")
@@ -165,7 +166,7 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
         "ResourceType": "GPU" if line.gpu else "",
     }
     for component, cost in sorted(amounts.cost.items(), key=lambda item: (item[0] != ENERGY, item[0])):
-        quantity, unit = _quantity(component, amounts)
+        quantity, unit = _quantity(component, line.totals)
         if cost == 0.0 and quantity <= 0.0:
             # Energy that has no price yet is no charge yet, least of all one of nothing.
             continue
@@ -193,7 +194,7 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
             "SkuId": ENERGY,
             "SkuMeter": _METERS[ENERGY],
         }
-    for kind, tokens in sorted(amounts.tokens.items()):
+    for kind, tokens in sorted(line.totals.served.tokens.items()):
         if tokens > 0.0:
             words = kind.replace("_", " ")
             yield {
@@ -210,14 +211,15 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
             }
 
 
-def _quantity(component: str, amounts: Amounts) -> tuple[float, str]:
+def _quantity(component: str, line: Totals) -> tuple[float, str]:
     """What a component is charged by."""
+    amounts = line.amounts
     if component == ENERGY:
-        charged = amounts.facility_joules - amounts.unpriced_joules - amounts.untariffed_joules
+        charged = amounts.facility_joules - amounts.unpriced_joules - line.untariffed_joules
         return max(0.0, charged) / JOULES_PER_KWH, _KWH
     if component in _BY_ENERGY:
         return amounts.facility_joules / JOULES_PER_KWH, _KWH
-    return amounts.gpu_seconds / 3600.0, _GPU_HOURS
+    return amounts.seconds / 3600.0, _GPU_HOURS
 
 
 def _used(quantity: float, unit: str) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tpw.exposition.figures import figure
+from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
 from tpw.report.periods import Calendar
-from tpw.report.tabulate import ENERGY, JOULES_PER_KWH, Dimension, Report
+from tpw.report.tabulate import Dimension, Report
 
 
 def notes(report: Report, calendar: Calendar, first_row_seconds: float | None, until_seconds: float) -> list[str]:
@@ -35,13 +36,14 @@ def _extent(report: Report, calendar: Calendar, first: float | None, until: floa
 
 def _money(report: Report) -> Iterator[str]:
     totals = report.totals
+    amounts = totals.amounts
     if report.lines and not report.has_money:
         yield "Nothing has a cost: neither `tariff` nor `costs` was configured when this was booked."
-    elif report.lines and ENERGY not in totals.cost and totals.facility_joules > 0.0:
+    elif report.lines and ENERGY not in amounts.cost and amounts.facility_joules > 0.0:
         yield "The energy has no cost: no `tariff` was configured when it was booked."
-    if totals.unpriced_joules > 0.0:
+    if amounts.unpriced_joules > 0.0:
         yield (
-            f"* {figure(totals.unpriced_joules / JOULES_PER_KWH)} kWh have no price yet: what they will cost is in no"
+            f"* {figure(amounts.unpriced_joules / JOULES_PER_KWH)} kWh have no price yet: what they will cost is in no"
             " figure here, and lines that have such energy have no cost per token."
         )
     if totals.is_partly_tariffed:
@@ -53,14 +55,14 @@ def _money(report: Report) -> Iterator[str]:
         yield "Tokens stand with the active state: they are counted by server and model, not by state."
     if Dimension.GPU in report.by and totals.tokens:
         yield "Tokens stand in lines without a GPU: they are counted by server and model, not by GPU."
-    others = sorted(totals.emissions_grams)[1:]
+    others = sorted(amounts.emissions_grams)[1:]
     if others:
-        amounts = ", ".join(f"{figure(totals.emissions_grams[basis])} g {basis}" for basis in others)
-        yield f"The column of grams is {min(totals.emissions_grams)}. By another basis: {amounts}."
+        grams = ", ".join(f"{figure(amounts.emissions_grams[basis])} g {basis}" for basis in others)
+        yield f"The column of grams is {min(amounts.emissions_grams)}. By another basis: {grams}."
 
 
 def _elsewhere(report: Report) -> Iterator[str]:
-    for reference, amount in sorted(report.totals.reference_cost.items()):
+    for reference, amount in sorted(report.totals.served.reference_cost.items()):
         yield f"The same at {reference}: {figure(amount)} {report.currency}."
 
 

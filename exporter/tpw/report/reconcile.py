@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tpw.ledger.books import Posting, PostingKey, Served, ServerAccount
+from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.books import PostingKey, ServerAccount
 
 TOLERANCE = 1e-9
 """Relative; of quantities below one, absolute. Sums of millions of floats differ in the last digits."""
@@ -41,9 +42,9 @@ class Comparison:
 
 
 def compared(
-    rows: Iterable[tuple[float, PostingKey, Posting]],
+    rows: Iterable[tuple[float, PostingKey, Amounts]],
     served: Iterable[tuple[float, str, str, Served]],
-    postings: Iterable[tuple[PostingKey, Posting]],
+    postings: Iterable[tuple[PostingKey, Amounts]],
     servers: Iterable[ServerAccount],
 ) -> list[Comparison]:
     """Every item that the one or the other side knows, in order."""
@@ -74,7 +75,7 @@ def _add(sums: dict[Item, float], whose: tuple[str, ...], amounts: Iterable[tupl
         sums[item] = sums.get(item, 0.0) + amount
 
 
-def _common(posting: Posting) -> Iterator[tuple[str, float]]:
+def _common(posting: Amounts) -> Iterator[tuple[str, float]]:
     yield "seconds", posting.seconds
     yield "energy gpu J", posting.joules
     yield "energy facility J", posting.facility_joules
@@ -86,12 +87,12 @@ def _common(posting: Posting) -> Iterator[tuple[str, float]]:
         yield f"emissions {basis} g", grams
 
 
-def _of_row(posting: Posting) -> Iterator[tuple[str, float]]:
+def _of_row(posting: Amounts) -> Iterator[tuple[str, float]]:
     yield from _common(posting)
     yield "energy without a price J", posting.unpriced_joules
 
 
-def _of_posting(posting: Posting) -> Iterator[tuple[str, float]]:
+def _of_posting(posting: Amounts) -> Iterator[tuple[str, float]]:
     """A counter cannot fall, so it keeps what had no price once; a row has only what has none yet."""
     yield from _common(posting)
     yield "energy without a price J", posting.unpriced_joules - posting.late_priced_joules

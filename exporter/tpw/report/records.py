@@ -7,9 +7,10 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from tpw.ledger.amounts import JOULES_PER_KWH
 from tpw.model import Gpu, TokenKind
 from tpw.report.periods import Calendar
-from tpw.report.tabulate import JOULES_PER_KWH, Amounts, Dimension, Line, Report
+from tpw.report.tabulate import Dimension, Line, Report, Totals, per_joule
 
 _KINDS = (TokenKind.INPUT, TokenKind.CACHED_INPUT, TokenKind.OUTPUT)
 
@@ -18,8 +19,8 @@ Value = str | float | int | None
 
 def csv_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu]) -> str:
     """One row per line, names with units in the first; an empty field is unknown. No row of totals: rows sum to them."""
-    rows = [{**_key(report.by, line, calendar, gpus), **_amounts(report, line.amounts)} for line in report.lines]
-    header = [*_key_names(report.by), *_amounts(report, report.totals)]
+    rows = [{**_key(report.by, line, calendar, gpus), **_totals(report, line.totals)} for line in report.lines]
+    header = [*_key_names(report.by), *_totals(report, report.totals)]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, header, lineterminator="\n")
     writer.writeheader()
@@ -35,8 +36,8 @@ def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes
         "timezone": report.timezone,
         "currency": report.currency or None,
         "by": list(report.by),
-        "rows": [{**_key(report.by, line, calendar, gpus), **_amounts(report, line.amounts)} for line in report.lines],
-        "totals": _amounts(report, report.totals),
+        "rows": [{**_key(report.by, line, calendar, gpus), **_totals(report, line.totals)} for line in report.lines],
+        "totals": _totals(report, report.totals),
         "notes": list(notes),
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -70,39 +71,40 @@ def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[
     return key
 
 
-def _amounts(report: Report, amounts: Amounts) -> dict[str, Value]:
+def _totals(report: Report, line: Totals) -> dict[str, Value]:
     """The same keys for every line: what occurs anywhere in the report."""
-    totals = report.totals
-    output, total = amounts.tokens.get(TokenKind.OUTPUT, 0.0), amounts.total_tokens
-    record: dict[str, Value] = {"gpu_seconds": amounts.gpu_seconds}
+    amounts, served, of_report = line.amounts, line.served, report.totals
+    output, total = line.output_tokens, line.tokens
+    record: dict[str, Value] = {"gpu_seconds": amounts.seconds}
     for kind in _KINDS:
-        record[f"tokens_{kind}"] = amounts.tokens.get(kind, 0.0)
-    record |= {"tokens_total": total, "requests": amounts.requests}
-    for unit in sorted(totals.work):
-        record[f"work_{unit}"] = amounts.work.get(unit, 0.0)
+        record[f"tokens_{kind}"] = served.tokens.get(kind, 0.0)
+    record |= {"tokens_total": total, "requests": served.requests}
+    for unit in sorted(of_report.served.work):
+        record[f"work_{unit}"] = served.work.get(unit, 0.0)
     record |= {
         "energy_gpu_kwh": amounts.joules / JOULES_PER_KWH,
         "energy_facility_kwh": amounts.facility_joules / JOULES_PER_KWH,
         "energy_unpriced_kwh": amounts.unpriced_joules / JOULES_PER_KWH,
-        **({"energy_untariffed_kwh": amounts.untariffed_joules / JOULES_PER_KWH} if totals.is_partly_tariffed else {}),
-        "output_tokens_per_joule_gpu": amounts.per_joule(output, amounts.joules),
-        "output_tokens_per_joule_facility": amounts.per_joule(output, amounts.facility_joules),
-        "tokens_per_joule_gpu": amounts.per_joule(total, amounts.joules),
-        "tokens_per_joule_facility": amounts.per_joule(total, amounts.facility_joules),
+        **({"energy_untariffed_kwh": line.untariffed_joules / JOULES_PER_KWH} if of_report.is_partly_tariffed else {}),
+        "output_tokens_per_joule_gpu": per_joule(output, amounts.joules),
+        "output_tokens_per_joule_facility": per_joule(output, amounts.facility_joules),
+        "tokens_per_joule_gpu": per_joule(total, amounts.joules),
+        "tokens_per_joule_facility": per_joule(total, amounts.facility_joules),
     }
-    for basis in sorted(totals.emissions_grams):
+    for basis in sorted(of_report.amounts.emissions_grams):
         record[f"emissions_{basis}_grams"] = amounts.emissions_grams.get(basis, 0.0)
     record["currency"] = report.currency or None
     for component in report.components:
         record[f"cost_{component}"] = amounts.cost.get(component)
-    record |= {"credit": amounts.credit if amounts.cost else None, "cost_net": amounts.net_cost}
-    energy, net = amounts.energy_cost, amounts.net_cost
+    energy, net = line.energy_cost, line.net_cost
     record |= {
-        "cost_energy_per_million_output_tokens": amounts.per_million(energy, output),
-        "cost_full_per_million_output_tokens": amounts.per_million(net, output),
-        "cost_energy_per_million_tokens": amounts.per_million(energy, total),
-        "cost_full_per_million_tokens": amounts.per_million(net, total),
+        "credit": amounts.credit if amounts.cost else None,
+        "cost_net": net,
+        "cost_energy_per_million_output_tokens": line.per_million(energy, output),
+        "cost_full_per_million_output_tokens": line.per_million(net, output),
+        "cost_energy_per_million_tokens": line.per_million(energy, total),
+        "cost_full_per_million_tokens": line.per_million(net, total),
     }
-    for reference in sorted(totals.reference_cost):
-        record[f"reference_cost_{reference}"] = amounts.reference_cost.get(reference, 0.0)
+    for reference in sorted(of_report.served.reference_cost):
+        record[f"reference_cost_{reference}"] = served.reference_cost.get(reference, 0.0)
     return record

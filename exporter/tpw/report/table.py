@@ -8,9 +8,10 @@ from itertools import groupby
 from textwrap import wrap
 
 from tpw.exposition.figures import UNKNOWN, figure, plain
+from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
 from tpw.model import Gpu, TokenKind
 from tpw.report.periods import Calendar, Unit
-from tpw.report.tabulate import ENERGY, JOULES_PER_KWH, Amounts, Dimension, Line, Report
+from tpw.report.tabulate import Dimension, Line, Report, Totals, per_joule
 
 NOBODY = "(idle)"
 """In the place of a server, for GPUs that nobody owned."""
@@ -25,7 +26,7 @@ class _Column:
     """A column of numbers. ``text`` makes one of a line's amounts, or of the totals."""
 
     head: str
-    text: Callable[[Amounts], str]
+    text: Callable[[Totals], str]
 
 
 def table_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str], width: int) -> str:
@@ -51,41 +52,38 @@ def _wrapped(notes: Sequence[str], width: int) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- columns
 
 
-def _output(amounts: Amounts) -> float:
-    return amounts.tokens.get(TokenKind.OUTPUT, 0.0)
+def _number(head: str, value: Callable[[Totals], float | None]) -> _Column:
+    return _Column(head, lambda line: figure(value(line)))
 
 
-def _number(head: str, value: Callable[[Amounts], float | None]) -> _Column:
-    return _Column(head, lambda amounts: figure(value(amounts)))
-
-
-def _count(head: str, value: Callable[[Amounts], float]) -> _Column:
+def _count(head: str, value: Callable[[Totals], float]) -> _Column:
     """Of things that some lines have none of: a dash there, so that what matters is seen."""
-    return _Column(head, lambda amounts: figure(value(amounts) or None))
+    return _Column(head, lambda line: figure(value(line) or None))
 
 
 def _work_columns(report: Report) -> list[_Column]:
     columns = [
-        _count("GPU h", lambda amounts: amounts.gpu_seconds / 3600.0),
-        _count("IN", lambda amounts: amounts.tokens.get(TokenKind.INPUT, 0.0)),
-        _count("CACHED", lambda amounts: amounts.tokens.get(TokenKind.CACHED_INPUT, 0.0)),
-        _count("OUT", _output),
-        _count("REQ", lambda amounts: amounts.requests),
-        _count("GPU kWh", lambda amounts: amounts.joules / JOULES_PER_KWH),
-        _count("ALL kWh", lambda amounts: amounts.facility_joules / JOULES_PER_KWH),
-        _number("TOK/J", lambda amounts: amounts.per_joule(_output(amounts), amounts.joules)),
+        _count("GPU h", lambda line: line.amounts.seconds / 3600.0),
+        _count("IN", lambda line: line.served.tokens.get(TokenKind.INPUT, 0.0)),
+        _count("CACHED", lambda line: line.served.tokens.get(TokenKind.CACHED_INPUT, 0.0)),
+        _count("OUT", lambda line: line.output_tokens),
+        _count("REQ", lambda line: line.served.requests),
+        _count("GPU kWh", lambda line: line.amounts.joules / JOULES_PER_KWH),
+        _count("ALL kWh", lambda line: line.amounts.facility_joules / JOULES_PER_KWH),
+        _number("TOK/J", lambda line: per_joule(line.output_tokens, line.amounts.joules)),
     ]
-    if report.totals.emissions_grams:
-        first = min(report.totals.emissions_grams)
-        columns.append(_count("gCO2e", lambda amounts: amounts.emissions_grams.get(first, 0.0)))
+    emissions = report.totals.amounts.emissions_grams
+    if emissions:
+        basis = min(emissions)
+        columns.append(_count("gCO2e", lambda line: line.amounts.emissions_grams.get(basis, 0.0)))
     return columns
 
 
 def _money_columns(report: Report, room: int) -> list[_Column]:
     """A column per component while there is room; the smallest share one where there is not."""
     if Dimension.COMPONENT in report.by:
-        return [_number("COST", lambda amounts: _sum_of(amounts, tuple(amounts.cost))), *_beside(report)]
-    by_size = sorted(report.components, key=lambda name: (name != ENERGY, -report.totals.cost[name]))
+        return [_number("COST", lambda line: _sum_of(line, tuple(line.amounts.cost))), *_beside(report)]
+    by_size = sorted(report.components, key=lambda name: (name != ENERGY, -report.totals.amounts.cost[name]))
     columns: list[_Column] = []
     for shown in range(len(by_size), 0, -1):
         rest = by_size[shown:]
@@ -102,32 +100,32 @@ def _money_columns(report: Report, room: int) -> list[_Column]:
 def _beside(report: Report) -> list[_Column]:
     """What stands beside the components."""
     columns = []
-    if report.totals.credit > 0.0:
-        columns.append(_number("CREDIT", lambda amounts: -amounts.credit if amounts.cost else None))
+    if report.totals.amounts.credit > 0.0:
+        columns.append(_number("CREDIT", lambda line: -line.amounts.credit if line.amounts.cost else None))
     columns.append(_Column("NET", _net))
-    if report.totals.unpriced_joules > 0.0:
-        columns.append(_count("kWh (*)", lambda amounts: amounts.unpriced_joules / JOULES_PER_KWH))
-    columns.append(_number("ENERGY/M", lambda amounts: amounts.per_million(amounts.energy_cost, _output(amounts))))
-    columns.append(_number("NET/M", lambda amounts: amounts.per_million(amounts.net_cost, _output(amounts))))
+    if report.totals.amounts.unpriced_joules > 0.0:
+        columns.append(_count("kWh (*)", lambda line: line.amounts.unpriced_joules / JOULES_PER_KWH))
+    columns.append(_number("ENERGY/M", lambda line: line.per_million(line.energy_cost, line.output_tokens)))
+    columns.append(_number("NET/M", lambda line: line.per_million(line.net_cost, line.output_tokens)))
     return columns
 
 
 def _component(name: str) -> _Column:
-    return _number(name.upper(), lambda amounts: amounts.cost.get(name))
+    return _number(name.upper(), lambda line: line.amounts.cost.get(name))
 
 
 def _other(components: Sequence[str]) -> _Column:
-    return _number("OTHER", lambda amounts: _sum_of(amounts, components))
+    return _number("OTHER", lambda line: _sum_of(line, components))
 
 
-def _sum_of(amounts: Amounts, components: Sequence[str]) -> float | None:
-    found = [amounts.cost[name] for name in components if name in amounts.cost]
+def _sum_of(line: Totals, components: Sequence[str]) -> float | None:
+    found = [line.amounts.cost[name] for name in components if name in line.amounts.cost]
     return sum(found) if found else None
 
 
-def _net(amounts: Amounts) -> str:
+def _net(line: Totals) -> str:
     """With a mark where something of it has no price yet; then it is the least that it can be."""
-    return figure(amounts.net_cost) + ("*" if amounts.unpriced_joules > 0.0 else "")
+    return figure(line.net_cost) + ("*" if line.amounts.unpriced_joules > 0.0 else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------- labels
@@ -232,8 +230,8 @@ def _laid_out(report: Report, labels: _Labels, columns: Sequence[_Column], width
 
 def _texts(report: Report, columns: Sequence[_Column]) -> list[list[str]]:
     """The numbers of each line, and of the totals."""
-    amounts = [*(line.amounts for line in report.lines), report.totals]
-    return [[column.text(each) for column in columns] for each in amounts]
+    lines = [*(line.totals for line in report.lines), report.totals]
+    return [[column.text(line) for column in columns] for line in lines]
 
 
 def _sizes(rows: Sequence[Sequence[str]], columns: Sequence[_Column]) -> list[int]:

@@ -10,18 +10,17 @@ empty:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import fsum
 
-from tpw.ledger.books import Posting, PostingKey, Served, summed
+from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served, Tally
+from tpw.ledger.books import PostingKey
 from tpw.model import State, TokenKind
 from tpw.report.periods import Calendar, Period, Unit
 
-JOULES_PER_KWH = 3.6e6
 MILLION = 1e6
-ENERGY = "energy"
 
 
 class Dimension(StrEnum):
@@ -61,80 +60,52 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Amounts:
-    """What was used, done and paid."""
+class Totals:
+    """What was used, paid and served."""
 
-    gpu_seconds: float = 0.0
-    joules: float = 0.0
-    """Boundary gpu."""
-    facility_joules: float = 0.0
-    unpriced_joules: float = 0.0
-    """Of the facility joules: those that have no price yet."""
-    cost: Mapping[str, float] = field(default_factory=dict)
-    """By component."""
-    credit: float = 0.0
-    emissions_grams: Mapping[str, float] = field(default_factory=dict)
-    """By basis."""
-    tokens: Mapping[TokenKind, float] = field(default_factory=dict)
-    requests: float = 0.0
-    work: Mapping[str, float] = field(default_factory=dict)
-    """By unit."""
-    reference_cost: Mapping[str, float] = field(default_factory=dict)
-    """By reference."""
+    amounts: Amounts = NOTHING
+    served: Served = NOTHING_SERVED
     untariffed_joules: float = 0.0
-    """Of the facility joules: those booked while no tariff was configured. They have no cost and wait for none."""
-
-    def plus(self, other: Amounts) -> Amounts:
-        """Both together."""
-        return Amounts(
-            self.gpu_seconds + other.gpu_seconds,
-            self.joules + other.joules,
-            self.facility_joules + other.facility_joules,
-            self.unpriced_joules + other.unpriced_joules,
-            summed(self.cost, other.cost),
-            self.credit + other.credit,
-            summed(self.emissions_grams, other.emissions_grams),
-            summed(self.tokens, other.tokens),
-            self.requests + other.requests,
-            summed(self.work, other.work),
-            summed(self.reference_cost, other.reference_cost),
-            self.untariffed_joules + other.untariffed_joules,
-        )
+    """Facility joules that were booked while no tariff was configured: they will never have a price."""
 
     @property
-    def total_tokens(self) -> float:
+    def tokens(self) -> float:
         """All kinds: they are disjoint."""
-        return fsum(self.tokens.values())
+        return fsum(self.served.tokens.values())
+
+    @property
+    def output_tokens(self) -> float:
+        """Generated tokens."""
+        return self.served.tokens.get(TokenKind.OUTPUT, 0.0)
 
     @property
     def net_cost(self) -> float | None:
-        """Everything that was charged less what was paid back. None where nothing has a cost, not even none."""
-        return fsum(self.cost.values()) - self.credit if self.cost or self.credit else None
+        """All components, credit subtracted. None where no component was booked."""
+        return self.amounts.net_cost if self.amounts.cost or self.amounts.credit else None
 
     @property
     def energy_cost(self) -> float | None:
-        """Of the energy alone, less what was paid back."""
-        return self.cost[ENERGY] - self.credit if ENERGY in self.cost else None
+        """The energy alone, credit subtracted. None where energy has no cost."""
+        return self.amounts.net_energy_cost if ENERGY in self.amounts.cost else None
 
     @property
     def is_partly_tariffed(self) -> bool:
-        """Whether some of the energy has a cost and some is from before a tariff was configured."""
-        return ENERGY in self.cost and self.untariffed_joules > 0.0
+        """Whether some of the energy has a cost and some was used before a tariff was configured."""
+        return ENERGY in self.amounts.cost and self.untariffed_joules > 0.0
 
     def per_million(self, cost: float | None, tokens: float) -> float | None:
-        """A cost per million tokens. None where there were none, and where some of the energy has no price yet or is from
-        before a tariff: the figure would be too low."""
-        if cost is None or tokens <= 0.0 or self.unpriced_joules > 0.0 or self.is_partly_tariffed:
+        """A cost per million tokens. None without tokens, and where energy lacks a price: the cost would be too low."""
+        if cost is None or tokens <= 0.0 or self.amounts.unpriced_joules > 0.0 or self.is_partly_tariffed:
             return None
         return cost / tokens * MILLION
 
-    def per_joule(self, tokens: float, joules: float) -> float | None:
-        """Tokens per joule, which is tokens per second and watt. None where there is no energy or no token: a line by GPU
-        has none, and made some all the same."""
-        return tokens / joules if tokens > 0.0 and joules > 0.0 else None
+
+def per_joule(tokens: float, joules: float) -> float | None:
+    """Tokens per joule, which is tokens per second and watt. None without energy or tokens: lines by GPU have no tokens."""
+    return tokens / joules if tokens > 0.0 and joules > 0.0 else None
 
 
-NOTHING = Amounts()
+NO_TOTALS = Totals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +119,7 @@ class Line:
     gpu: str
     """UUID."""
     component: str
-    amounts: Amounts
+    totals: Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +129,19 @@ class Report:
     by: tuple[Dimension, ...]
     covered: Period
     lines: tuple[Line, ...]
-    totals: Amounts
+    totals: Totals
     timezone: str
     currency: str
 
     @property
     def components(self) -> tuple[str, ...]:
         """Components of cost that occur: energy first, the others by name."""
-        return tuple(sorted(self.totals.cost, key=lambda name: (name != ENERGY, name)))
+        return tuple(sorted(self.totals.amounts.cost, key=lambda name: (name != ENERGY, name)))
 
     @property
     def has_money(self) -> bool:
         """Whether anything has a cost."""
-        return self.totals.net_cost is not None or self.totals.unpriced_joules > 0.0
+        return self.totals.net_cost is not None or self.totals.amounts.unpriced_joules > 0.0
 
 
 _Key = tuple[Period | None, str, str, str, str, str]
@@ -205,32 +176,35 @@ class Tabulation:
         self._component = Dimension.COMPONENT in by
         self._sums: dict[_Key, _Sum] = {}
 
-    def add_rows(self, rows: Iterable[tuple[float, PostingKey, Posting]]) -> None:
+    def add_rows(self, rows: Iterable[tuple[float, PostingKey, Amounts]]) -> None:
         """Energy, time and money of quarter-hours."""
-        for start, key, posting in rows:
+        for start, key, amounts in rows:
             place = self._place(start, key.server, key.model, key.state, key.gpu)
+            # A tariff books a cost of energy, even while the price is unknown (then it is 0).
+            is_tariffed = ENERGY in amounts.cost
             if not self._component:
-                self._at((*place, "")).add(posting)
+                self._at((*place, "")).add(amounts, is_tariffed=is_tariffed)
                 continue
-            self._at((*place, "")).gpu_seconds += posting.seconds
-            energy = self._at((*place, ENERGY))
-            energy.add_energy(posting)
-            for component, amount in posting.cost.items():
-                self._at((*place, component)).charge(component, amount)
+            self._at((*place, "")).amounts.add(Amounts(seconds=amounts.seconds))
+            self._at((*place, ENERGY)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
+            for component, amount in amounts.cost.items():
+                self._at((*place, component)).amounts.add(Amounts(cost={component: amount}))
 
     def add_served(self, served: Iterable[tuple[float, str, str, Served]]) -> None:
         """What servers did in quarter-hours."""
         for start, server, model, work in served:
             place = self._place(start, server, model, State.ACTIVE, "")
-            self._at((*place, "")).serve(work)
+            self._at((*place, "")).served.add(work)
 
     def report(self, currency: str) -> Report:
         """What it has come to."""
-        lines = [Line(*key, amounts) for key, each in self._sums.items() if (amounts := each.frozen()) != NOTHING]
+        lines = [Line(*key, totals) for key, line in self._sums.items() if (totals := line.totals()) != NO_TOTALS]
         lines.sort(key=self._order)
-        totals = NOTHING
-        for line in lines:
-            totals = totals.plus(line.amounts)
+        totals = Totals(
+            sum((line.totals.amounts for line in lines), NOTHING),
+            sum((line.totals.served for line in lines), NOTHING_SERVED),
+            sum(line.totals.untariffed_joules for line in lines),
+        )
         return Report(self._by, self._covered, tuple(lines), totals, self._calendar.timezone, currency)
 
     def _place(
@@ -277,63 +251,20 @@ class Tabulation:
 _STATES = {"": 0, State.ACTIVE: 1, State.PARKED: 2, State.IDLE: 3}
 
 
-@dataclass(slots=True)
 class _Sum:
-    """Amounts that are being added up. A year has millions of additions: they are done in place."""
+    """The totals of one line, added up in place."""
 
-    gpu_seconds: float = 0.0
-    joules: float = 0.0
-    facility_joules: float = 0.0
-    unpriced_joules: float = 0.0
-    cost: dict[str, float] = field(default_factory=dict)
-    credit: float = 0.0
-    emissions_grams: dict[str, float] = field(default_factory=dict)
-    tokens: dict[TokenKind, float] = field(default_factory=dict)
-    requests: float = 0.0
-    work: dict[str, float] = field(default_factory=dict)
-    reference_cost: dict[str, float] = field(default_factory=dict)
-    untariffed_joules: float = 0.0
+    __slots__ = ("amounts", "served", "untariffed_joules")
 
-    def add(self, posting: Posting) -> None:
-        self.gpu_seconds += posting.seconds
-        self.add_energy(posting)
-        for component, amount in posting.cost.items():
-            self.charge(component, amount)
+    def __init__(self) -> None:
+        self.amounts = Tally(Amounts)
+        self.served = Tally(Served)
+        self.untariffed_joules = 0.0
 
-    def add_energy(self, posting: Posting) -> None:
-        self.joules += posting.joules
-        self.facility_joules += posting.facility_joules
-        self.unpriced_joules += posting.unpriced_joules
-        if ENERGY not in posting.cost:  # what a tariff priced, or is to price, has a cost of energy, if it is none yet
-            self.untariffed_joules += posting.facility_joules
-        self.credit += posting.credit
-        for basis, grams in posting.emissions_grams.items():
-            self.emissions_grams[basis] = self.emissions_grams.get(basis, 0.0) + grams
+    def add(self, amounts: Amounts, *, is_tariffed: bool) -> None:
+        self.amounts.add(amounts)
+        if not is_tariffed:
+            self.untariffed_joules += amounts.facility_joules
 
-    def charge(self, component: str, amount: float) -> None:
-        self.cost[component] = self.cost.get(component, 0.0) + amount
-
-    def serve(self, work: Served) -> None:
-        self.requests += work.requests
-        for kind, tokens in work.tokens.items():
-            self.tokens[kind] = self.tokens.get(kind, 0.0) + tokens
-        for unit, amount in work.work.items():
-            self.work[unit] = self.work.get(unit, 0.0) + amount
-        for reference, amount in work.reference_cost.items():
-            self.reference_cost[reference] = self.reference_cost.get(reference, 0.0) + amount
-
-    def frozen(self) -> Amounts:
-        return Amounts(
-            self.gpu_seconds,
-            self.joules,
-            self.facility_joules,
-            self.unpriced_joules,
-            self.cost,
-            self.credit,
-            self.emissions_grams,
-            self.tokens,
-            self.requests,
-            self.work,
-            self.reference_cost,
-            self.untariffed_joules,
-        )
+    def totals(self) -> Totals:
+        return Totals(self.amounts.sum(), self.served.sum(), self.untariffed_joules)

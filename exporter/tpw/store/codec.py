@@ -10,14 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tpw.ledger.amounts import Additive, Amounts, Served
 from tpw.ledger.books import (
     Books,
     GpuAccount,
     HostAccount,
     Pending,
-    Posting,
     PostingKey,
-    Served,
     ServerAccount,
     SourceAccount,
 )
@@ -38,61 +37,28 @@ from tpw.tariff.demand import Demand
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
-def dump_posting(posting: Posting) -> str:
-    """One posting."""
-    return _short(
-        seconds=posting.seconds,
-        joules=posting.joules,
-        facility_joules=posting.facility_joules,
-        unpriced_joules=posting.unpriced_joules,
-        late_priced_joules=posting.late_priced_joules,
-        credit=posting.credit,
-        cost=posting.cost,
-        emissions_grams=posting.emissions_grams,
-        unrated_joules=posting.unrated_joules,
+def dump_quantity(quantity: Additive) -> str:
+    """Amounts, or what was served, without what is zero or empty: most fields of most rows are."""
+    fields_of = quantity.operations
+    return _encode(
+        {name: value for name, value in zip(fields_of.names, fields_of.values(quantity), strict=True) if value}
     )
 
 
-def _short(**values: object) -> str:
-    """An object without what is zero or empty: there are many rows, and most of a row is."""
-    return _encode({name: value for name, value in values.items() if value})
-
-
-def load_posting(text: str) -> Posting:
-    """The posting in ``text``."""
-    data = json.loads(text)
-    return Posting(
-        seconds=data.get("seconds", 0.0),
-        joules=data.get("joules", 0.0),
-        facility_joules=data.get("facility_joules", 0.0),
-        unpriced_joules=data.get("unpriced_joules", 0.0),
-        late_priced_joules=data.get("late_priced_joules", 0.0),
-        cost=data.get("cost", {}),
-        credit=data.get("credit", 0.0),
-        emissions_grams=data.get("emissions_grams", {}),
-        unrated_joules=data.get("unrated_joules", 0.0),
-    )
-
-
-def dump_served(served: Served) -> str:
-    """What a server did in one interval."""
-    return _short(
-        tokens=served.tokens,
-        requests=served.requests,
-        work=served.work,
-        reference_cost=served.reference_cost,
-    )
+def load_amounts(text: str) -> Amounts:
+    """The amounts in ``text``."""
+    return Amounts(**_known(Amounts, text))
 
 
 def load_served(text: str) -> Served:
-    """What ``text`` says."""
+    """What was served, from ``text``."""
+    known = _known(Served, text)
+    return Served(**{**known, "tokens": {TokenKind(kind): value for kind, value in known.get("tokens", {}).items()}})
+
+
+def _known(kind: type[Additive], text: str) -> dict[str, Any]:
     data = json.loads(text)
-    return Served(
-        tokens={TokenKind(kind): value for kind, value in data.get("tokens", {}).items()},
-        requests=data.get("requests", 0.0),
-        work=data.get("work", {}),
-        reference_cost=data.get("reference_cost", {}),
-    )
+    return {name: data[name] for name in kind.operations.names if name in data}
 
 
 def dump_contract(books: Books) -> str:

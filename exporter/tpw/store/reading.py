@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from tpw.ledger.books import Posting, PostingKey, Served, ServerAccount
+from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.books import PostingKey, ServerAccount
 from tpw.model import Gpu, State
 from tpw.store import codec
 from tpw.store.sqlite import FILE_NAME, LAYOUT, StoreError, postings_where, work_where
@@ -104,7 +105,7 @@ class BooksReader:
 
     def rows(
         self, start_seconds: float = 0.0, end_seconds: float = float("inf")
-    ) -> Iterator[tuple[float, PostingKey, Posting]]:
+    ) -> Iterator[tuple[float, PostingKey, Amounts]]:
         """What was booked in the quarter-hours that began in [start, end): (start, key, posting), in order of time."""
         return postings_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
 
@@ -114,11 +115,11 @@ class BooksReader:
         """What was served in them: (start, server, model, served), in order of time."""
         return work_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
 
-    def postings(self) -> Iterator[tuple[PostingKey, Posting]]:
+    def postings(self) -> Iterator[tuple[PostingKey, Amounts]]:
         """What the counters on the page say of energy, time and money."""
         query = "SELECT gpu, server, model, state, data FROM posting"
         for gpu, server, model, state, data in self._connection.execute(query):
-            yield PostingKey(gpu, server, model, State(state)), codec.load_posting(data)
+            yield PostingKey(gpu, server, model, State(state)), codec.load_amounts(data)
 
     def servers(self) -> Iterator[ServerAccount]:
         """What they say of servers."""

@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tpw.ledger.books import ROW_SECONDS, Books, Posting, PostingKey, Served, ServerAccount
+from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.books import ROW_SECONDS, Books, PostingKey, ServerAccount
 from tpw.ledger.rows import LATE_SECONDS, open_from, without_closed
 from tpw.model import Instant, State
 from tpw.store import codec
@@ -78,7 +79,7 @@ class BooksFile:
         self._flushed_at = 0.0
         self._saved_at = 0.0
         self._pruned_at = 0.0
-        self._beneath: dict[float, dict[PostingKey, Posting]] = {}
+        self._beneath: dict[float, dict[PostingKey, Amounts]] = {}
         self._beneath_served: dict[float, dict[tuple[str, str], Served]] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ class BooksFile:
             currency=meta.get("currency", ""),
             gpus=gpus,
             postings={
-                PostingKey(gpu, server, model, State(state)): codec.load_posting(data)
+                PostingKey(gpu, server, model, State(state)): codec.load_amounts(data)
                 for gpu, server, model, state, data in read("SELECT gpu, server, model, state, data FROM posting")
             },
             hosts={component: codec.load_host(data) for component, data in read("SELECT component, data FROM host")},
@@ -185,7 +186,7 @@ class BooksFile:
             self._connection.execute("BEGIN IMMEDIATE")
             run(
                 "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
-                [(*key, codec.dump_posting(value)) for key, value in _changed(books.postings, old.postings)],
+                [(*key, codec.dump_quantity(value)) for key, value in _changed(books.postings, old.postings)],
             )
             run("INSERT OR REPLACE INTO interval VALUES (?, ?, ?, ?, ?, ?, ?)", self._intervals(books, old))
             run("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?)", self._served(books, old))
@@ -252,8 +253,8 @@ class BooksFile:
                 self._beneath[start] = rows_where(self._connection, "start = ?", (start,)).get(start, {})
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
-                posting = beneath[key].plus(value) if key in beneath else value
-                yield int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_posting(posting)
+                posting = beneath[key] + value if key in beneath else value
+                yield int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_quantity(posting)
 
     def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         written: list[tuple[Any, ...]] = []
@@ -263,8 +264,8 @@ class BooksFile:
                 self._beneath_served[start] = served_where(self._connection, "start = ?", (start,)).get(start, {})
             beneath = self._beneath_served.get(start, {})
             for key, value in _changed(row, known or {}):
-                served = beneath[key].plus(value) if key in beneath else value
-                written.append((int(start), *key, codec.dump_served(served)))
+                served = beneath[key] + value if key in beneath else value
+                written.append((int(start), *key, codec.dump_quantity(served)))
         return written
 
     @staticmethod
@@ -309,9 +310,9 @@ def _rows(new: Mapping[str, Any], old: Mapping[str, Any], dump: Callable[[Any], 
 
 def rows_where(
     connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
-) -> dict[float, dict[PostingKey, Posting]]:
+) -> dict[float, dict[PostingKey, Amounts]]:
     """Rows of the books by start of the interval."""
-    result: dict[float, dict[PostingKey, Posting]] = {}
+    result: dict[float, dict[PostingKey, Amounts]] = {}
     for start, key, posting in postings_where(connection, condition, values):
         result.setdefault(start, {})[key] = posting
     return result
@@ -329,11 +330,11 @@ def served_where(
 
 def postings_where(
     connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
-) -> Iterator[tuple[float, PostingKey, Posting]]:
+) -> Iterator[tuple[float, PostingKey, Amounts]]:
     """The same one by one: (start, key, posting), in order of time."""
     query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
     for start, gpu, server, model, state, data in connection.execute(query, values):
-        yield float(start), PostingKey(gpu, server, model, State(state)), codec.load_posting(data)
+        yield float(start), PostingKey(gpu, server, model, State(state)), codec.load_amounts(data)
 
 
 def work_where(

@@ -6,6 +6,7 @@ import pytest
 
 from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, rich_snapshot, window
 from tpw.exposition.families import families
+from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.ledger.window import LiveRatios, live_ratios
 from tpw.model import Boundary, Scope, TokenKind
@@ -21,6 +22,10 @@ def ratios(samples: tuple[WindowSample, ...], seconds: float = 60.0, *, priced: 
     found = live_ratios(account(samples, seconds), priced=priced)
     assert found is not None
     return found
+
+
+def plus(sample: WindowSample, amounts: Amounts) -> WindowSample:
+    return replace(sample, amounts={"m": sample.amounts["m"] + amounts})
 
 
 def test_ratios_are_rise_over_rise_over_the_span_that_is_reported():
@@ -130,11 +135,11 @@ def test_unmetered_time_before_the_window_does_not_count():
 
 def test_a_joule_without_a_price_makes_the_cost_unknown():
     samples = window("m", 1000.0, NOW)
-    late = tuple(replace(sample, unpriced_joules=5.0 if sample is samples[-1] else 0.0) for sample in samples)
+    late = (*samples[:-1], plus(samples[-1], Amounts(unpriced_joules=5.0)))
     model = ratios(late).models["m"]
     assert model.cost_per_token == {}
     assert model.tokens_per_joule
-    before = tuple(replace(sample, unpriced_joules=5.0) for sample in samples)
+    before = tuple(plus(sample, Amounts(unpriced_joules=5.0)) for sample in samples)
     assert ratios(before).models["m"].cost_per_token
 
 
@@ -144,7 +149,7 @@ def test_without_a_currency_there_is_no_cost():
 
 def test_negative_prices_make_a_negative_cost_per_token():
     samples = tuple(
-        replace(sample, energy_cost={"m": -2.0 * sample.energy_cost["m"]}) for sample in window("m", 1000.0, NOW)
+        plus(sample, Amounts(credit=3.0 * sample.amounts["m"].cost["energy"])) for sample in window("m", 1000.0, NOW)
     )
     assert ratios(samples).models["m"].cost_per_token["output", Scope.ENERGY] < 0.0
 

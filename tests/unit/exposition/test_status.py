@@ -9,7 +9,8 @@ from support.snapshots import BOOT, HARDWARE_PER_SECOND, PRICE, PUE, empty_snaps
 from tpw.exposition.families import families
 from tpw.exposition.status import Status, state_now, status
 from tpw.exposition.waste import Waste, WasteTrend
-from tpw.ledger.books import Posting, PostingKey, ServerAccount
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import PostingKey, ServerAccount
 from tpw.model import Attribution, GpuSample, Instant, PriceInterval, PriceState, State
 from tpw.snapshot import Prices, Snapshot
 
@@ -171,8 +172,8 @@ def test_a_price_that_is_missing_has_a_state_and_no_number():
 def at(seconds: float, wasted: float, *, currency: str = "EUR", late: float = 0.0) -> Snapshot:
     snapshot = empty_snapshot()
     postings = {
-        PostingKey("g", "s", "m", State.ACTIVE): Posting(cost={"energy": 99.0 * seconds}),
-        PostingKey("g", "s", "m", State.PARKED): Posting(
+        PostingKey("g", "s", "m", State.ACTIVE): Amounts(cost={"energy": 99.0 * seconds}),
+        PostingKey("g", "s", "m", State.PARKED): Amounts(
             cost={"energy": wasted / 2, "hardware": wasted}, credit=wasted / 2, late_priced_joules=late
         ),
     }

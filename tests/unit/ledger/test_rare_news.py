@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tpw.ledger.advance import advance
+from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, ServerAccount, WindowSample
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.window import live_ratios
@@ -116,11 +117,7 @@ def test_what_is_lost_while_news_is_waited_for_counts_against_the_window() -> No
         WindowSample(
             at_seconds=float(second),
             tokens={("m", TokenKind.OUTPUT): second / JOULES_PER_TOKEN},
-            joules={"m": float(second)},
-            facility_joules={},
-            energy_cost={},
-            full_cost={},
-            unpriced_joules=0.0,
+            amounts={"m": Amounts(joules=float(second))},
             metered=True,
             settled=second % 30 == 0,
             waiting=second % 30 != 0,

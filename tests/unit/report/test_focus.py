@@ -15,7 +15,8 @@ import pytest
 
 from support.goldens import golden
 from support.quarters import END, GPUS, POLICY, START, UNPRICED_FROM, write_books
-from tpw.ledger.books import Posting, PostingKey
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import PostingKey
 from tpw.ledger.tick import Policy
 from tpw.model import State
 from tpw.report.focus import COLUMNS, LINES_BY, NoCurrencyError, Parties, focus_text
@@ -192,13 +193,13 @@ def test_costs_and_credits_sum_to_the_net_cost(directory: Path) -> None:
     for name in ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost"):
         assert sum(float(charge[name]) for charge in found) == pytest.approx(report.totals.net_cost, rel=1e-12)
     paid_back = [float(charge["BilledCost"]) for charge in found if charge["ChargeCategory"] == "Credit"]
-    assert -sum(paid_back) == pytest.approx(report.totals.credit, rel=1e-12)
+    assert -sum(paid_back) == pytest.approx(report.totals.amounts.credit, rel=1e-12)
     assert max(paid_back) < 0.0
 
 
 def test_the_smallest_cost_has_no_exponent() -> None:
     tabulation = Tabulation((Dimension.DAY, *LINES_BY), Period(START, END), BERLIN)
-    posting = Posting(1e-5, 1e-6, 1e-6, cost={"energy": 3.25e-12})
+    posting = Amounts(1e-5, 1e-6, 1e-6, cost={"energy": 3.25e-12})
     tabulation.add_rows([(START, PostingKey(GPUS[0].uuid, "", "", State.IDLE), posting)])
     text = focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES)
     assert charges(text)[0]["BilledCost"] == "0.00000000000325"
@@ -208,7 +209,7 @@ def test_the_smallest_cost_has_no_exponent() -> None:
 def test_tokens_are_charges_of_no_cost_once_per_server_and_model(directory: Path) -> None:
     report = grouped(directory, Dimension.DAY, BillingMonths("Europe/Berlin"), Period(START, END))
     tokens = [charge for charge in charges(data_set(directory)) if charge["ConsumedUnit"] == "Tokens"]
-    assert sum(float(charge["ConsumedQuantity"]) for charge in tokens) == report.totals.total_tokens
+    assert sum(float(charge["ConsumedQuantity"]) for charge in tokens) == report.totals.tokens
     assert {charge["BilledCost"] for charge in tokens} == {"0"}
     assert {charge["ResourceId"] for charge in tokens} == {"chat", "code"}
 
@@ -223,8 +224,8 @@ def test_energy_without_a_price_is_no_charge(directory: Path) -> None:
     energy = [charge for charge in charges(data_set(directory)) if charge["SkuId"] == "energy"]
     kwh = sum(float(charge["PricingQuantity"] or 0.0) for charge in energy)
     left = sum(float(charge["x_UnpricedKilowattHours"] or 0.0) for charge in energy)
-    assert left == pytest.approx(some.totals.unpriced_joules / 3.6e6)
-    assert kwh + left == pytest.approx(some.totals.facility_joules / 3.6e6)
+    assert left == pytest.approx(some.totals.amounts.unpriced_joules / 3.6e6)
+    assert kwh + left == pytest.approx(some.totals.amounts.facility_joules / 3.6e6)
 
 
 def test_energy_from_before_a_tariff_is_no_quantity_of_what_is_charged(tmp_path: Path) -> None:
@@ -233,7 +234,9 @@ def test_energy_from_before_a_tariff_is_no_quantity_of_what_is_charged(tmp_path:
         tmp_path, Policy(interval_seconds=300.0, pue=1.2, currency="EUR"), later=(noon, POLICY), end=UNPRICED_FROM
     )
     months = BillingMonths("Europe/Berlin")
-    priced = grouped(tmp_path, Dimension.DAY, months, Period(noon, UNPRICED_FROM)).totals.facility_joules / 3.6e6
+    priced = (
+        grouped(tmp_path, Dimension.DAY, months, Period(noon, UNPRICED_FROM)).totals.amounts.facility_joules / 3.6e6
+    )
     covered = Period(START, UNPRICED_FROM)
     energy = [each for each in charges(data_set(tmp_path, covered=covered)) if each["SkuId"] == "energy"]
     assert sum(float(each["PricingQuantity"] or 0.0) for each in energy) == pytest.approx(priced)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,15 @@ import pytest
 from support.goldens import golden
 from support.quarters import END, GPUS, POLICY, START, UNPRICED_FROM, Hourly, write_books
 from tpw.exposition.figures import UNKNOWN, figure
-from tpw.ledger.books import Posting, PostingKey, Served
+from tpw.ledger.amounts import JOULES_PER_KWH, Amounts, Served
+from tpw.ledger.books import PostingKey
 from tpw.ledger.tick import Policy
-from tpw.model import State, TokenKind
+from tpw.model import State
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit
 from tpw.report.records import csv_text, json_text
 from tpw.report.table import table_text
-from tpw.report.tabulate import DEFAULT, JOULES_PER_KWH, Dimension, Report, Tabulation, dimensions
+from tpw.report.tabulate import DEFAULT, Dimension, Report, Tabulation, dimensions
 from tpw.store.reading import BooksReader
 
 BERLIN = Calendar("Europe/Berlin")
@@ -86,7 +87,7 @@ def test_long_names_are_cut_and_many_components_share_a_column(directory: Path) 
         "GPU-1", "a-very-long-name-of-a-server", "an-even/longer-name-of-a-model-that-goes-on-and-on", State.ACTIVE
     )
     cost = {"energy": 9.0, **{rate.component: 1.0 + place for place, rate in enumerate(rates)}}
-    tabulation.add_rows([(START, key, Posting(900.0, 3.6e6, 3.6e6, cost=cost))])
+    tabulation.add_rows([(START, key, Amounts(900.0, 3.6e6, 3.6e6, cost=cost))])
     report = tabulation.report("EUR")
 
     text = as_table(report)
@@ -100,7 +101,7 @@ def test_long_names_are_cut_and_many_components_share_a_column(directory: Path) 
 
 def test_names_cannot_move_the_cursor() -> None:
     tabulation = Tabulation(DEFAULT, ALL, BERLIN)
-    tabulation.add_rows([(START, PostingKey("g", "bad\x1b[2J", "m", State.PARKED), Posting(900.0))])
+    tabulation.add_rows([(START, PostingKey("g", "bad\x1b[2J", "m", State.PARKED), Amounts(900.0))])
     assert "\x1b" not in as_table(tabulation.report("EUR"))
 
 
@@ -122,35 +123,38 @@ def test_lines_sum_to_the_same_totals_whatever_they_are_grouped_by(directory: Pa
     if by == ",".join(Dimension):
         by = "hour,server,model,state,gpu,component"
     expected, found = reported(directory, "server").totals, reported(directory, by).totals
-    for name in ("gpu_seconds", "joules", "facility_joules", "unpriced_joules", "credit", "requests"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
-    for name in ("cost", "tokens", "reference_cost"):
-        assert dict(getattr(found, name)) == pytest.approx(dict(getattr(expected, name)), rel=1e-12), name
-    assert expected.credit > 0.0
-    assert expected.unpriced_joules > 0.0
+    assert asdict(found.amounts) == approx_by_field(expected.amounts)
+    assert asdict(found.served) == approx_by_field(expected.served)
+    assert found.untariffed_joules == expected.untariffed_joules
+    assert expected.amounts.credit > 0.0
+    assert expected.amounts.unpriced_joules > 0.0
+
+
+def approx_by_field(quantity: Amounts | Served) -> dict[str, object]:
+    return {name: pytest.approx(value, rel=1e-12) for name, value in asdict(quantity).items()}
 
 
 def test_tokens_stand_with_the_active_state_and_without_a_gpu(directory: Path) -> None:
-    by_state = {line.state: line.amounts.total_tokens for line in reported(directory, "state").lines}
+    by_state = {line.state: line.totals.tokens for line in reported(directory, "state").lines}
     assert by_state["active"] > 0.0
     assert (by_state["parked"], by_state["idle"]) == (0.0, 0.0)
-    by_gpu = {line.gpu: line.amounts.total_tokens for line in reported(directory, "gpu").lines}
+    by_gpu = {line.gpu: line.totals.tokens for line in reported(directory, "gpu").lines}
     assert by_gpu == {**dict.fromkeys(BY_GPU, 0.0), "": by_state["active"]}
 
 
 def test_by_component_energy_and_credit_stand_with_energy(directory: Path) -> None:
-    lines = {line.component: line.amounts for line in reported(directory, "component").lines}
-    totals = reported(directory, "component").totals
+    lines = {line.component: line.totals.amounts for line in reported(directory, "component").lines}
+    totals = reported(directory, "component").totals.amounts
     assert list(lines) == ["energy", "hardware", "hosting", ""]
     assert (lines["energy"].facility_joules, lines["energy"].credit) == (totals.facility_joules, totals.credit)
     assert lines["hardware"].cost == {"hardware": totals.cost["hardware"]}
-    assert lines[""].gpu_seconds == totals.gpu_seconds
+    assert lines[""].seconds == totals.seconds
 
 
 def test_idle_gpus_have_lines_of_their_own_at_the_end(directory: Path) -> None:
     lines = reported(directory, "server").lines
     assert [line.server for line in lines] == ["chat", "code", ""]
-    assert lines[-1].amounts.gpu_seconds == END - START
+    assert lines[-1].totals.amounts.seconds == END - START
     assert "(idle)" in as_table(reported(directory, "server"))
 
 
@@ -165,9 +169,9 @@ def test_a_local_day_takes_exactly_its_quarter_hours(directory: Path) -> None:
     kathmandu = Calendar("Asia/Kathmandu")
     midnight = kathmandu.period(Unit.DAY, START + 3600.0).start_seconds
     lines = reported(directory, "day,gpu", calendar=kathmandu).lines
-    of_first = [line.amounts for line in lines if line.gpu == GPUS[2].uuid]
+    of_first = [line.totals.amounts for line in lines if line.gpu == GPUS[2].uuid]
     assert midnight == START + 900.0  # the books begin a quarter before that midnight
-    assert [each.gpu_seconds for each in of_first] == [900.0, END - START - 900.0]
+    assert [amounts.seconds for amounts in of_first] == [900.0, END - START - 900.0]
 
 
 # ---------------------------------------------------------------------------------------------------- what has no price
@@ -175,7 +179,7 @@ def test_a_local_day_takes_exactly_its_quarter_hours(directory: Path) -> None:
 
 def test_energy_without_a_price_is_told_apart_and_is_no_cost_of_nothing(directory: Path) -> None:
     after = Period(UNPRICED_FROM, END)
-    amounts = reported(directory, "server", after).totals
+    amounts = reported(directory, "server", after).totals.amounts
     assert amounts.unpriced_joules == pytest.approx(amounts.facility_joules)
     record = next(csv.DictReader(io.StringIO(csv_text(reported(directory, "server", after), BERLIN, BY_GPU))))
     assert float(record["energy_unpriced_kwh"]) == pytest.approx(float(record["energy_facility_kwh"]))
@@ -202,7 +206,7 @@ def test_a_price_that_came_late_is_in_the_report(tmp_path: Path) -> None:
     file.save(price_late(file.load(), replace(POLICY, curve=Known())))
     file.close()
 
-    totals = reported(tmp_path, "server", Period(UNPRICED_FROM, END)).totals
+    totals = reported(tmp_path, "server", Period(UNPRICED_FROM, END)).totals.amounts
     assert totals.unpriced_joules == 0.0
     assert totals.cost["energy"] == pytest.approx(totals.facility_joules / JOULES_PER_KWH * 0.4)
 
@@ -236,14 +240,14 @@ def test_energy_from_before_a_tariff_is_told_apart_and_makes_no_cost_per_token(t
     )
     whole = reported(tmp_path, "server", Period(START, UNPRICED_FROM))
 
-    kwh = before.totals.facility_joules / JOULES_PER_KWH
-    assert whole.totals.untariffed_joules == pytest.approx(before.totals.facility_joules)
-    assert (after.totals.untariffed_joules, whole.totals.unpriced_joules) == (0.0, 0.0)
-    chat = whole.lines[0].amounts
-    assert chat.per_million(chat.energy_cost, chat.total_tokens) is None
-    assert chat.per_million(chat.net_cost, chat.total_tokens) is None
-    chat = after.lines[0].amounts
-    assert chat.per_million(chat.net_cost, chat.total_tokens) is not None
+    kwh = before.totals.amounts.facility_joules / JOULES_PER_KWH
+    assert whole.totals.untariffed_joules == pytest.approx(before.totals.amounts.facility_joules)
+    assert (after.totals.untariffed_joules, whole.totals.amounts.unpriced_joules) == (0.0, 0.0)
+    chat = whole.lines[0].totals
+    assert chat.per_million(chat.energy_cost, chat.tokens) is None
+    assert chat.per_million(chat.net_cost, chat.tokens) is None
+    chat = after.lines[0].totals
+    assert chat.per_million(chat.net_cost, chat.tokens) is not None
 
     assert f"{figure(kwh)} kWh were used before a `tariff` was configured" in as_table(whole)
     assert "before a `tariff`" not in as_table(after)
@@ -255,13 +259,13 @@ def test_energy_from_before_a_tariff_is_told_apart_and_makes_no_cost_per_token(t
 
 def test_ratios_are_those_of_the_sums(directory: Path) -> None:
     report = reported(directory, "server", Period(START, UNPRICED_FROM))
-    chat = next(line.amounts for line in report.lines if line.server == "chat")
+    chat = next(line.totals for line in report.lines if line.server == "chat")
     record = next(csv.DictReader(io.StringIO(csv_text(report, BERLIN, BY_GPU))))
-    output, total = chat.tokens[TokenKind.OUTPUT], chat.total_tokens
-    assert math.isclose(float(record["output_tokens_per_joule_gpu"]), output / chat.joules)
-    assert math.isclose(float(record["tokens_per_joule_facility"]), total / chat.facility_joules)
-    energy = chat.cost["energy"] - chat.credit
-    net = sum(chat.cost.values()) - chat.credit
+    output, total = chat.output_tokens, chat.tokens
+    assert math.isclose(float(record["output_tokens_per_joule_gpu"]), output / chat.amounts.joules)
+    assert math.isclose(float(record["tokens_per_joule_facility"]), total / chat.amounts.facility_joules)
+    energy = chat.amounts.cost["energy"] - chat.amounts.credit
+    net = sum(chat.amounts.cost.values()) - chat.amounts.credit
     assert math.isclose(float(record["cost_energy_per_million_output_tokens"]), energy / output * 1e6)
     assert math.isclose(float(record["cost_full_per_million_tokens"]), net / total * 1e6)
 
@@ -269,7 +273,7 @@ def test_ratios_are_those_of_the_sums(directory: Path) -> None:
 def test_other_work_and_several_bases_of_carbon_are_told(directory: Path) -> None:
     tabulation = Tabulation(dimensions("server"), ALL, BERLIN)
     grams = {"average_lifecycle": 40.0, "marginal_direct": 90.0}
-    tabulation.add_rows([(START, PostingKey("g", "s", "m", State.ACTIVE), Posting(900.0, emissions_grams=grams))])
+    tabulation.add_rows([(START, PostingKey("g", "s", "m", State.ACTIVE), Amounts(900.0, emissions_grams=grams))])
     tabulation.add_served([(START, "s", "m", Served(work={"audio_seconds": 12.5}))])
     report = tabulation.report("")
     record = next(csv.DictReader(io.StringIO(csv_text(report, BERLIN, BY_GPU))))

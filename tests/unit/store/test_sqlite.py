@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, stretches, ticks
 from tpw.ledger.advance import advance
-from tpw.ledger.books import (
-    ROW_SECONDS,
-    Books,
-    Check,
-    GpuAccount,
-    HostShare,
-    Posting,
-    PostingKey,
-    Served,
-    ServerAccount,
-    SourceAccount,
-)
+from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.books import ROW_SECONDS, Books, Check, GpuAccount, HostShare, PostingKey, ServerAccount, SourceAccount
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -170,13 +160,13 @@ def test_a_clock_that_is_set_to_and_fro_loses_nothing_of_a_row_that_was_closed(t
     key, start = PostingKey("GPU-0", "", "", State.IDLE), START_WALL // ROW_SECONDS * ROW_SECONDS
     later = start + 20 * ROW_SECONDS
     for _ in range(3):
-        row, work = {key: Posting(seconds=1.0)}, {("s", "m"): Served(requests=1.0)}
+        row, work = {key: Amounts(seconds=1.0)}, {("s", "m"): Served(requests=1.0)}
         for at in (start + 1.0, later):
             file.save(Books(at=Instant(0.0, at), rows={start: row}, served={start: work}))
     file.close()
 
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
-        assert rows_where(connection, "1", ()) == {start: {key: Posting(seconds=3.0)}}
+        assert rows_where(connection, "1", ()) == {start: {key: Amounts(seconds=3.0)}}
         assert served_where(connection, "1", ()) == {start: {("s", "m"): Served(requests=3.0)}}
     connection.close()
 
@@ -185,7 +175,7 @@ def test_a_row_of_which_a_part_awaits_its_price_is_loaded_whole(tmp_path: Path) 
     """What is added to a row in memory is not looked for beneath it on disk."""
     unpriced, priced = PostingKey("GPU-0", "", "", State.IDLE), PostingKey("GPU-1", "", "", State.IDLE)
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
-    row = {unpriced: Posting(facility_joules=5.0, unpriced_joules=5.0), priced: Posting(facility_joules=7.0)}
+    row = {unpriced: Amounts(facility_joules=5.0, unpriced_joules=5.0), priced: Amounts(facility_joules=7.0)}
     file = BooksFile(tmp_path)
     file.save(Books(at=Instant(0.0, start + 1.0), rows={start: row}))
     file.save(Books(at=Instant(0.0, start + 86400.0), rows={start: row}))
@@ -201,7 +191,7 @@ def test_old_rows_are_thrown_away_once_the_clock_has_gone_on_for_an_hour(tmp_pat
     file = BooksFile(tmp_path, lambda: now, keep_seconds=30 * 86400.0)
     key = PostingKey("GPU-0", "", "", State.IDLE)
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
-    old = {start: {key: Posting(seconds=900.0)}}
+    old = {start: {key: Amounts(seconds=900.0)}}
 
     def rows() -> list[float]:
         with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
@@ -220,7 +210,7 @@ def test_old_rows_are_thrown_away_once_the_clock_has_gone_on_for_an_hour(tmp_pat
     late = start + 31 * 86400.0
     clean = now + 3600.0 - 30 * 86400.0
     for _ in range(3):
-        file.save(Books(at=Instant(0.0, now), rows={late: {key: Posting(seconds=900.0)}}))
+        file.save(Books(at=Instant(0.0, now), rows={late: {key: Amounts(seconds=900.0)}}))
         now += 1800.0
     assert rows() == [late]
     file.close()
