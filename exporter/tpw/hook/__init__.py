@@ -1,14 +1,14 @@
-"""What runs inside somebody else's server: an ASGI middleware that counts the tokens its answers say they used.
+"""An ASGI middleware that counts tokens from the ``usage`` in a server's answers.
 
-For OpenAI-compatible servers in Python that publish no token counters of their own (TabbyAPI, Infinity, home-made ones)::
+For OpenAI-compatible servers in Python without token counters of their own (TabbyAPI, Infinity)::
 
     from tpw.hook import TokenCounter
 
     app = TokenCounter(app)          # or app.add_middleware(TokenCounter) with Starlette and FastAPI
 
-The counters are then a Prometheus page at ``/tpw/metrics`` of the same server; the exporter's engine ``tpw_hook`` reads
-it. Every piece of an answer is sent on before it is looked at, nothing is held back, and a fault here is counted and never
-reaches the server. Counters are of one process: a server that forks several workers shows those of the worker that answers.
+The counters are a Prometheus page at ``/tpw/metrics`` of the same server, which the exporter reads as engine ``tpw_hook``.
+Every piece of an answer is sent before it is parsed, nothing is delayed, and an error in this package is counted and never
+reaches the server. Counters are of one process: a server with several worker processes shows those of one worker.
 
 Standard library only. It imports nothing of the exporter.
 """
@@ -30,12 +30,12 @@ __all__ = ["TokenCounter"]
 
 
 class TokenCounter:
-    """Counts what the answers of an ASGI application say they used.
+    """Counts the tokens in the answers of an ASGI application.
 
     Args:
         app: the application.
-        path: where the counters are published; "" publishes them nowhere (``page()`` gives them).
-        counted_paths: ends of the paths whose answers are looked at.
+        path: path of the counters' page; "" publishes none (``page()`` returns it).
+        counted_paths: suffixes of the paths to count.
     """
 
     def __init__(self, app: App, *, path: str = "/tpw/metrics", counted_paths: tuple[str, ...] = COUNTED_PATHS) -> None:
@@ -49,7 +49,7 @@ class TokenCounter:
         return self._counters.page()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one connection, as ASGI has it."""
+        """Handle one ASGI connection."""
         if scope.get("type") != "http":
             await self._app(scope, receive, send)
         elif self._path and scope.get("path") == self._path and scope.get("method") in ("GET", "HEAD"):
@@ -65,8 +65,8 @@ class TokenCounter:
         async def passing(message: Message) -> None:
             await send(message)
             try:
-                _look(watch, message)
-            except Exception:  # noqa: BLE001 - a fault of ours must not reach the server
+                _observe(watch, message)
+            except Exception:  # noqa: BLE001 - an error here must not reach the server
                 self._counters.errors += 1
 
         self._counters.running += 1
@@ -77,7 +77,7 @@ class TokenCounter:
             watch.end()
 
 
-def _look(watch: AnswerWatch, message: Message) -> None:
+def _observe(watch: AnswerWatch, message: Message) -> None:
     if message.get("type") == "http.response.start":
         headers = {bytes(name).lower(): bytes(value) for name, value in message.get("headers", ())}
         watch.begin(

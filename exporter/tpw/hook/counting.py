@@ -1,13 +1,13 @@
-"""Counts tokens from the answers of a server as they go by.
+"""Counts tokens from the usage in a server's answers.
 
-What an answer used stands in the answer: ``usage`` of the OpenAI, Responses and Anthropic forms, plain or as the last
-event of a stream; ``prompt_eval_count`` and ``eval_count`` of Ollama's own form; ``timings``, which llama.cpp adds to the
-end of every answer, where no usage was asked for. Only the beginning and the end of an answer are kept for a moment (some
-hundred kilobytes), and what it said of usage in between; nothing is parsed but the few bytes that count.
+Forms of usage: ``usage`` of the OpenAI, Responses and Anthropic APIs, in the answer or in the last events of a stream;
+``prompt_eval_count`` and ``eval_count`` of Ollama's API; ``timings``, which llama.cpp adds to the end of every answer (used
+if the usage was not requested). Only the start and the end of an answer are kept while it runs (some hundred kilobytes),
+with the last usage in between; only the usage itself is parsed.
 
-What an answer does not say is not guessed: such answers are counted as ``requests_without_usage``, their tokens are not.
+Tokens of an answer without usage are not estimated: it is counted in ``requests_without_usage``.
 
-Standard library only, and nothing of this project outside this package: it runs inside somebody else's server.
+Standard library only, and nothing of this project outside this package: it runs inside other servers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COUNTED_PATHS = (
     *("/audio/transcriptions", "/audio/translations", "/images/generations"),
     *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
 )
-"""Ends of the paths whose requests make tokens."""
+"""Suffixes of the paths that generate tokens."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -36,18 +36,18 @@ _TAIL_BYTES = 64 << 10
 _USAGE_BYTES = 4 << 10
 _MODELS_KEPT = 100
 
-# A quote inside a string of the answer is escaped, so an unescaped one is the answer's own.
+# A quote inside a string of the answer is escaped: an unescaped one is JSON syntax.
 _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 _TIMINGS = re.compile(rb'(?<!\\)"timings"\s*:\s*(?=\{)')
 _MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*"((?:[^"\\]|\\.){1,200})"')
 _CONTINUED = re.compile(rb"[\r\n]+data: ?")
-"""Where an event of a stream goes on in another line. Inside a string of JSON no line ends."""
+"""The continuation line of an event. Strings in JSON contain no line breaks."""
 _OLLAMA = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,15})')
 
 
 @dataclass
 class _Totals:
-    """Of one model."""
+    """Counters of one model."""
 
     output: float = 0.0
     prompt: float = 0.0
@@ -58,9 +58,9 @@ class _Totals:
 
 @dataclass
 class Counters:
-    """Everything counted since this object was made. Of one process and one event loop.
+    """All counters since construction. For one process and one event loop.
 
-    ``wall_clock`` gives Unix seconds; the moment of making is published as the start of the counters.
+    ``wall_clock`` returns Unix seconds; the time of construction is published as the start of the counters.
     """
 
     wall_clock: Callable[[], float] = time.time
@@ -73,7 +73,7 @@ class Counters:
         self.began_wall_seconds = self.wall_clock()
 
     def add(self, model: str, usage: Mapping[str, float]) -> None:
-        """Book one answer. ``usage`` has output, prompt, cached, audio_seconds, as far as they were told."""
+        """Count one answer. ``usage`` has output, prompt, cached and audio_seconds, if the answer has them."""
         if model not in self._models and len(self._models) >= _MODELS_KEPT:
             model = "other"
         totals = self._models.setdefault(model, _Totals())
@@ -86,40 +86,57 @@ class Counters:
     def page(self) -> bytes:
         """The counters in the Prometheus text format."""
         families: tuple[tuple[str, str, Callable[[_Totals], float]], ...] = (
-            ("output_tokens_total", "Tokens generated, as the answers say.", lambda each: each.output),
-            ("prompt_tokens_total", "Prompt tokens, cached ones included.", lambda each: each.prompt),
-            ("cached_tokens_total", "Prompt tokens from the prefix cache.", lambda each: each.cached),
-            ("audio_seconds_total", "Seconds of audio transcribed.", lambda each: each.audio_seconds),
-            ("requests_total", "Answers that said what they used.", lambda each: each.requests),
+            ("output_tokens_total", "Tokens generated, from the usage of answers.", lambda model: model.output),
+            (
+                "prompt_tokens_total",
+                "Prompt tokens, including cached ones, from the usage of answers.",
+                lambda model: model.prompt,
+            ),
+            (
+                "cached_tokens_total",
+                "Prompt tokens from the prefix cache, from the usage of answers.",
+                lambda model: model.cached,
+            ),
+            (
+                "audio_seconds_total",
+                "Seconds of audio transcribed, from the usage of answers.",
+                lambda model: model.audio_seconds,
+            ),
+            ("requests_total", "Answers with usage.", lambda model: model.requests),
         )
         lines = []
         for name, text, value_of in families:
             lines += [f"# HELP tpw_hook_{name} {text}", f"# TYPE tpw_hook_{name} counter"]
             for model, totals in self._models.items():
                 value = value_of(totals)
-                if value or name != "audio_seconds_total":  # a zero would say that the model hears
+                if value or name != "audio_seconds_total":  # only models that transcribe audio have this series
                     lines.append(f'tpw_hook_{name}{{model="{_escaped(model)}"}} {value:.15g}')
         for name, kind, text, now in (
             ("tpw_hook_requests_running", "gauge", "Requests being answered.", self.running),
             (
                 "tpw_hook_requests_without_usage_total",
                 "counter",
-                "Requests whose answer did not say what it used: streams without include_usage, aborted ones.",
+                "Answers without usage: streams without stream_options.include_usage, aborted requests.",
                 self.without_usage,
             ),
-            ("tpw_hook_errors_total", "counter", "Answers that could not be looked at.", self.errors),
-            ("process_start_time_seconds", "gauge", "When these counters began.", f"{self.began_wall_seconds:.3f}"),
+            ("tpw_hook_errors_total", "counter", "Answers that caused an error in the counter.", self.errors),
+            (
+                "process_start_time_seconds",
+                "gauge",
+                "Start of these counters, Unix time in seconds.",
+                f"{self.began_wall_seconds:.3f}",
+            ),
         ):
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {now}"]
         return ("\n".join(lines) + "\n").encode()
 
 
 class AnswerWatch:
-    """Watches one answer go by. ``begin`` with its head, ``feed`` with every piece, ``end`` once. None of them raises."""
+    """Counts one answer: ``begin`` with its head, ``feed`` with every piece, ``end`` once. None of them raises."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._watched = True  # until the head says otherwise: an answer that never came says nothing either
+        self._watched = True  # an answer that never started has no usage
         self._readable = False
         self._head = b""
         self._between = b""
@@ -127,21 +144,21 @@ class AnswerWatch:
         self._ended = False
 
     def begin(self, status: int, content_type: str, content_encoding: str) -> None:
-        """The head of the answer. Refusals use nothing; what is compressed cannot be read."""
+        """The head of the answer. Errors use no tokens; a compressed body cannot be read."""
         try:
             self._judge(status, content_type, content_encoding)
-        except Exception:  # noqa: BLE001 - whatever is wrong with an answer, the server that gave it must not notice
+        except Exception:  # noqa: BLE001 - an error here must not reach the server
             self._counters.errors += 1
 
     def feed(self, piece: bytes) -> None:
-        """A piece of the body, already on its way to the client."""
+        """A piece of the body that has been sent to the client."""
         try:
             self._keep(piece)
         except Exception:  # noqa: BLE001 - as above
             self._counters.errors += 1
 
     def end(self) -> None:
-        """The answer is over, in whichever way."""
+        """The answer has ended, complete or not."""
         if self._ended:
             return
         self._ended = True
@@ -170,57 +187,57 @@ class AnswerWatch:
         for start in range(0, len(piece), _TAIL_BYTES):
             part = piece[start : start + _TAIL_BYTES]
             if len(self._tail) + len(part) > 2 * _TAIL_BYTES:
-                self._let_go()
+                self._trim()
             self._tail += part
 
-    def _let_go(self) -> None:
-        """Forget all but the end, and keep what the rest last said of usage: prompt_logprobs may follow it."""
-        gone = len(self._tail) - _TAIL_BYTES
-        at = gone
+    def _trim(self) -> None:
+        """Drop all but the end and the last usage before it, which prompt_logprobs may follow."""
+        dropped = len(self._tail) - _TAIL_BYTES
+        at = dropped
         while (at := self._tail.rfind(b'"usage"', 0, at + 6)) >= 0:
-            said = bytes(self._tail[max(0, at - 1) : at + _USAGE_BYTES])
-            if _USAGE.match(said, min(at, 1)):
-                self._between = said
+            piece = bytes(self._tail[max(0, at - 1) : at + _USAGE_BYTES])
+            if _USAGE.match(piece, min(at, 1)):
+                self._between = piece
                 break
-        del self._tail[:gone]
+        del self._tail[:dropped]
 
 
-def is_counted(method: str, path: str, ends: tuple[str, ...] = COUNTED_PATHS) -> bool:
-    """Whether a request is one that makes tokens."""
-    return method == "POST" and path.rstrip("/").endswith(ends)
+def is_counted(method: str, path: str, suffixes: tuple[str, ...] = COUNTED_PATHS) -> bool:
+    """Whether a request generates tokens."""
+    return method == "POST" and path.rstrip("/").endswith(suffixes)
 
 
 def used(head: bytes, tail: bytes, between: bytes = b"") -> dict[str, float]:
-    """What an answer says it used, from its beginning, its end and what it said between them; empty where it does not say.
+    """The usage of an answer, from its start, its end and the last usage between them; empty if it has none.
 
-    A stream may say it several times, each time for all that was used so far: the last word on each part counts.
+    A stream may repeat it, each time with the totals so far: the last value of each part counts.
     """
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     found: dict[str, float] = {}
     for text in (head, between, tail):
         for usage in _objects(_USAGE, text):
-            said.update({name: value for name, value in usage.items() if value is not None})
+            fields.update({name: value for name, value in usage.items() if value is not None})
         for name, digits in _OLLAMA.findall(text):
             found["prompt" if name == b"prompt_eval_count" else "output"] = float(digits)
-    return {**found, **_parts(said)} or _of_timings(_objects(_TIMINGS, tail))
+    return {**found, **_parts(fields)} or _from_timings(_objects(_TIMINGS, tail))
 
 
 def model_of(head: bytes, tail: bytes) -> str:
-    """The model an answer names; "" where it names none."""
+    """The model of an answer; "" if it names none."""
     match = _MODEL.search(head)
     if match is None:
         match = next(iter(reversed(list(_MODEL.finditer(tail)))), None)
     if match is None:
         return ""
     try:
-        # Half of a surrogate pair is a string in JSON, and nothing that could be written.
+        # JSON allows half a surrogate pair, UTF-8 does not.
         return str(json.loads(b'"' + match[1] + b'"')).encode("utf-8", "replace").decode()
     except ValueError:
         return ""
 
 
 def _objects(key: re.Pattern[bytes], text: bytes) -> list[dict[str, Any]]:
-    """The JSON objects that stand behind a key; what is cut off is left out."""
+    """The JSON objects after a key; truncated ones are skipped."""
     found = []
     for match in key.finditer(text):
         piece = _CONTINUED.sub(b"\n", text[match.end() : match.end() + _USAGE_BYTES])
@@ -229,8 +246,8 @@ def _objects(key: re.Pattern[bytes], text: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def _of_timings(timings: list[dict[str, Any]]) -> dict[str, float]:
-    """llama.cpp's own account of a request (llama-server b11669): ``prompt_n`` was computed, ``cache_n`` was not."""
+def _from_timings(timings: list[dict[str, Any]]) -> dict[str, float]:
+    """llama.cpp's timings of a request (llama-server b11669): ``prompt_n`` was computed, ``cache_n`` was cached."""
     last = timings[-1] if timings else {}
     computed, cached, output = (_number(last.get(name)) for name in ("prompt_n", "cache_n", "predicted_n"))
     if computed is None or output is None:
@@ -239,7 +256,7 @@ def _of_timings(timings: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _parts(usage: Mapping[str, Any]) -> dict[str, float]:
-    """The forms of ``usage`` made one. Anthropic's input excludes what was read from or written to the cache."""
+    """Normalised ``usage``. Anthropic's input excludes tokens read from or written to the cache."""
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     cached = _number(details.get("cached_tokens")) if isinstance(details, Mapping) else None
     prompt = _number(usage.get("prompt_tokens"))

@@ -1,16 +1,16 @@
-"""A reverse proxy that counts the tokens of what passes through it: for servers that publish no counters (Ollama).
+"""A reverse proxy that counts tokens, for servers without counters (Ollama).
 
-It hands every byte on as it comes, in both directions, and looks at answers only after they are on their way. One
-connection of a client is one connection to the server: what they tell each other about their connection stays true, an
-idle one ends when the server ends it, and no two clients share one. The counters are a Prometheus page at
-``/tpw/metrics`` of the proxy's own address, the exporter's engine ``tpw_hook`` reads them.
+It passes every byte on as it arrives, in both directions, and parses answers after they are sent. Each client connection
+has one connection to the server: headers about the connection stay valid, an idle one ends when the server closes it, and
+clients never share one. The counters are a Prometheus page at ``/tpw/metrics`` of the proxy's address, which the exporter
+reads as engine ``tpw_hook``.
 
-A client that gives up is noticed at once, and so is it by the server: its connection is closed, and what is made for
-nobody can be stopped. A client that closes only its sending side counts as gone, as it does with the servers behind.
+When a client disconnects, its connection to the server is closed at once, so that the server can stop generating. A client
+that closes only its sending side is treated as disconnected, as by the servers behind the proxy.
 
-Changed on the way are two request headers: ``Host``, because servers check it, and ``Accept-Encoding``, because what is
-compressed cannot be counted. Upgraded connections (websockets) are handed on and not counted. Standard library only;
-imports nothing of the exporter outside this package.
+Two request headers are changed: ``Host``, because servers check it, and ``Accept-Encoding``, because compressed answers
+cannot be counted. Upgraded connections (websockets) are passed on and not counted. Standard library only; imports nothing
+of the exporter outside this package.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tpw.hook.asking import ASKED_PATHS, UsageEvents, with_usage_asked
 from tpw.hook.counting import CONTENT_TYPE, AnswerWatch, Counters, is_counted
+from tpw.hook.inject import INJECTED_PATHS, UsageEvents, with_usage_requested
 from tpw.hook.wire import (
     PIECE_BYTES,
     Head,
@@ -42,14 +42,14 @@ from tpw.hook.wire import (
 METRICS_PATH = "/tpw/metrics"
 
 _CONNECT_SECONDS = 10.0
-_LAST_WORDS_SECONDS = 2.0
-_READ_FOR_ASKING_BYTES = 8 << 20
+_DRAIN_SECONDS = 2.0
+_MAX_INJECTED_BYTES = 8 << 20
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The server behind."""
+    """The server behind the proxy."""
 
     host: str
     port: int
@@ -60,8 +60,8 @@ class Upstream:
     def at(cls, address: str, *, ca_file: str | None = None) -> Upstream:
         """The server at a base address, ``http://127.0.0.1:11434``.
 
-        ``ca_file`` holds the certificates (PEM) to trust for https, instead of the system's. Raises ValueError for an
-        address that is none, OSError for a file that cannot be read or holds no certificate.
+        ``ca_file`` has the certificates (PEM) to trust for https, instead of the system's. Raises ValueError for an invalid
+        address, OSError for a file that cannot be read or has no certificate.
         """
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
@@ -70,7 +70,7 @@ class Upstream:
         port = parts.port or (443 if tls else 80)
         return cls(parts.hostname, port, parts.netloc.rpartition("@")[2], tls)
 
-    async def connect(self) -> _End:
+    async def connect(self) -> _Peer:
         """Raises OSError, TimeoutError among them."""
         loop = asyncio.get_running_loop()
         reader = Reader(loop)
@@ -79,12 +79,12 @@ class Upstream:
             transport, _ = await loop.create_connection(
                 lambda: protocol, self.host, self.port, ssl=self.tls, server_hostname=self.host if self.tls else None
             )
-        return _End(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        return _Peer(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
-    """One end of a conversation: the client's or the server's."""
+class _Peer:
+    """The client's or the server's connection."""
 
     reader: Reader
     writer: asyncio.StreamWriter
@@ -96,15 +96,15 @@ class _End:
 
     async def close(self) -> None:
         """Never raises."""
-        self.reader.on_hang_up = None
+        self.reader.on_close = None
         self.writer.close()
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self.writer.wait_closed()
 
-    async def part(self) -> None:
-        """Send no more, and read a moment longer: closed over unread bytes, a connection takes its last words along."""
+    async def drain_and_close(self) -> None:
+        """Send no more, and read for a moment: closing with unread bytes would discard the last bytes sent."""
         with contextlib.suppress(OSError, EOFError):
-            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            async with asyncio.timeout(_DRAIN_SECONDS):
                 self.writer.write_eof()
                 while await self.reader.read(PIECE_BYTES):
                     pass
@@ -122,22 +122,22 @@ async def serve_proxy(
     grace_seconds: float = 0.0,
     counters: Counters | None = None,
 ) -> None:
-    """Serve until ``stop`` is set, or for ever; then let what is being answered end, and close what is open.
+    """Serve until ``stop`` is set, or for ever; then wait for running requests and close all connections.
 
     Args:
         upstream: the server, or its base address, ``http://127.0.0.1:11434``; no path.
-        listen: ``host:port``; port 0 takes any. ``:port`` listens on all interfaces.
-        metrics_path: where the proxy publishes its counters.
-        ask_for_usage: have OpenAI-compatible streams say what they used (see :mod:`tpw.hook.asking`). Changes requests.
-        ready: told host and port once it listens.
-        reached: told why when the server cannot be reached, once, and "" when it can be again.
-        stop: ends it.
-        grace_seconds: how long requests may go on after ``stop``.
-        counters: where to count.
+        listen: ``host:port``; port 0 selects a free port. ``:port`` listens on all interfaces.
+        metrics_path: path of the counters' page.
+        ask_for_usage: request the usage of OpenAI-compatible streams (see :mod:`tpw.hook.inject`). Changes requests.
+        ready: called with host and port once it listens.
+        reached: called once with the reason if the server cannot be reached, and with "" when it is reached again.
+        stop: stops the proxy.
+        grace_seconds: how long requests may run after ``stop``.
+        counters: the counters; new ones if None.
 
     Raises:
-        ValueError: an address that is none.
-        OSError: the address cannot be listened on.
+        ValueError: an invalid address.
+        OSError: listening failed.
     """
     server_behind = Upstream.at(upstream) if isinstance(upstream, str) else upstream
     proxy = _Proxy(server_behind, metrics_path, counters or Counters(), reached, ask_for_usage=ask_for_usage)
@@ -162,7 +162,7 @@ async def serve_proxy(
 
 
 class _Proxy:
-    """The conversations that are going on, and what they have counted."""
+    """The open client connections and the counters."""
 
     def __init__(
         self,
@@ -187,20 +187,20 @@ class _Proxy:
         """One connection of a client."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - the protocol runs this in a task
-        assert isinstance(reader, Reader)  # noqa: S101 - as made above
-        client = _End(reader, writer)
+        assert isinstance(reader, Reader)  # noqa: S101 - as constructed above
+        client = _Peer(reader, writer)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._tasks.add(task)
         try:
-            await self._converse(client, task)
+            await self._serve_requests(client, task)
         except (OSError, EOFError, MalformedError, asyncio.CancelledError):
-            pass  # the client or the server hung up, or this proxy is being stopped: there is nobody left to tell
+            pass  # the client or the server closed the connection, or this proxy is stopping
         finally:
             self._tasks.discard(task)
             await client.close()
 
     async def finish(self, grace_seconds: float) -> None:
-        """Take no further request, and wait for those that are being answered."""
+        """Accept no further request and wait for the running ones."""
         self._ending = True
         for task in self._idle:
             task.cancel()
@@ -208,15 +208,15 @@ class _Proxy:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
 
     async def close(self) -> None:
-        """End all conversations."""
+        """Close all connections."""
         self._ending = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _converse(self, client: _End, task: asyncio.Task[None]) -> None:
-        server: _End | None = None
+    async def _serve_requests(self, client: _Peer, task: asyncio.Task[None]) -> None:
+        server: _Peer | None = None
         try:
             while not self._ending:
                 try:
@@ -234,29 +234,29 @@ class _Proxy:
                     continue
                 is_fresh = server is None
                 if server is None:
-                    server = await self._connected(client)
+                    server = await self._connect(client)
                 if server is None or not await self._exchange(head, client, server, task, is_fresh=is_fresh):
                     return
         finally:
             if server is not None:
                 await server.close()
 
-    async def _next(self, client: _End, server: _End | None, task: asyncio.Task[None]) -> Head | None:
-        """The next request; the conversation ends where the server ends it meanwhile."""
+    async def _next(self, client: _Peer, server: _Peer | None, task: asyncio.Task[None]) -> Head | None:
+        """The next request; None if the client or the server closes the connection."""
         self._idle.add(task)
         try:
             if server is not None:
-                if server.reader.is_gone:
+                if server.reader.is_closed:
                     return None
-                server.reader.on_hang_up = task.cancel
+                server.reader.on_close = task.cancel
             return await read_head(client.reader)
         finally:
             self._idle.discard(task)
             if server is not None:
-                server.reader.on_hang_up = None
+                server.reader.on_close = None
 
-    async def _connected(self, client: _End) -> _End | None:
-        """The server's end; None, and the client is told, where it cannot be reached."""
+    async def _connect(self, client: _Peer) -> _Peer | None:
+        """A connection to the server; None, after an error to the client, if it cannot be reached."""
         try:
             server = await self._upstream.connect()
         except OSError as error:
@@ -273,62 +273,62 @@ class _Proxy:
         return server
 
     async def _exchange(
-        self, head: Head, client: _End, server: _End, task: asyncio.Task[None], *, is_fresh: bool
+        self, head: Head, client: _Peer, server: _Peer, task: asyncio.Task[None], *, is_fresh: bool
     ) -> bool:
         """One request and its answer. Returns whether the connection may be used again."""
-        if client.reader.is_gone:
+        if client.reader.is_closed:
             return False
         method, target = request_line(head)
         path = target.partition("?")[0]
         watch = AnswerWatch(self._counters) if is_counted(method, path) else None
         self._counters.running += watch is not None
-        client.reader.on_hang_up = task.cancel
-        going_up: asyncio.Task[None] | None = None
-        is_kept = False
+        client.reader.on_close = task.cancel
+        upload: asyncio.Task[None] | None = None
+        is_kept_alive = False
         try:
-            asked = self._ask_for_usage and method == "POST" and path.rstrip("/").endswith(ASKED_PATHS)
-            head, sent, asked = await self._asked(head, client) if asked else (head, b"", False)
+            injects = self._ask_for_usage and method == "POST" and path.rstrip("/").endswith(INJECTED_PATHS)
+            head, sent, injects = await self._inject(head, client) if injects else (head, b"", False)
             server.writer.write(self._rewritten(head).encoded() + sent)
-            # The request's body may still be going up when the answer begins (100 Continue, early refusals).
-            going_up = asyncio.create_task(
-                server.writer.drain() if sent else _hand_on(body(head, client.reader, is_answer=False), server.writer)
+            # The answer may start before the request's body is sent (100 Continue, early errors).
+            upload = asyncio.create_task(
+                server.writer.drain() if sent else _pass_on(body(head, client.reader, is_answer=False), server.writer)
             )
-            going_up.add_done_callback(lambda done: _stop_where_malformed(done, task))
-            is_kept = await self._answer(
-                head, client, server, going_up, watch, UsageEvents() if asked else None, is_fresh=is_fresh
+            upload.add_done_callback(lambda done: _stop_where_malformed(done, task))
+            is_kept_alive = await self._answer(
+                head, client, server, upload, watch, UsageEvents() if injects else None, is_fresh=is_fresh
             )
         finally:
-            client.reader.on_hang_up = None
+            client.reader.on_close = None
             self._counters.running -= watch is not None
             if watch is not None:
                 watch.end()
-            is_up = going_up is not None and going_up.done()
-            if going_up is not None:
-                going_up.cancel()
+            is_up = upload is not None and upload.done()
+            if upload is not None:
+                upload.cancel()
                 with contextlib.suppress(asyncio.CancelledError, OSError, EOFError, MalformedError):
-                    await going_up
+                    await upload
         if not is_up:
-            await client.part()
-        return is_kept and is_up
+            await client.drain_and_close()
+        return is_kept_alive and is_up
 
     async def _answer(
         self,
         head: Head,
-        client: _End,
-        server: _End,
-        going_up: asyncio.Task[None],
+        client: _Peer,
+        server: _Peer,
+        upload: asyncio.Task[None],
         watch: AnswerWatch | None,
         events: UsageEvents | None,
         *,
         is_fresh: bool,
     ) -> bool:
-        """Hand on the answer. Returns whether the connection may be used again after it."""
+        """Pass on the answer. Returns whether the connection may be used again."""
         method, _ = request_line(head)
         try:
             answer = await _final_head(server.reader, client)
-            why = "hung up without an answer"
+            why = "closed the connection without an answer"
         except (OSError, EOFError) as error:
-            answer, why = None, f"hung up without an answer: {error or type(error).__name__}"
+            answer, why = None, f"closed the connection without an answer: {error or type(error).__name__}"
         except MalformedError as error:
             answer, why, is_fresh = None, f"sent {error}", True
         if answer is None:
@@ -336,37 +336,37 @@ class _Proxy:
                 await _refuse(
                     client, "502 Bad Gateway", f"the server behind this proxy ({self._upstream.authority}) {why}"
                 )
-            return False  # else an idle connection that the server closed as the request came: clients ask anew then
+            return False  # otherwise the server closed an idle connection as the request arrived: clients retry
         status = status_of(answer)
         if watch is not None:
             watch.begin(status, answer.value("content-type"), answer.value("content-encoding"))
         await client.write(answer.encoded())
         if status == 101:
-            await going_up
-            client.reader.on_hang_up = None
+            await upload
+            client.reader.on_close = None
             await _both_ways(client, server)
             return False
         if has_body(answer, method, status):
             pieces = body(answer, server.reader, is_answer=True)
             is_stream = answer.value("content-type").startswith("text/event-stream")
             if events is not None and is_stream and status == 200 and answer.length is None:
-                await _hand_on_without_usage(pieces, client.writer, watch, events, is_chunked=answer.is_chunked)
+                await _pass_on_without_usage(pieces, client.writer, watch, events, is_chunked=answer.is_chunked)
             else:
-                await _hand_on(pieces, client.writer, watch)
-        return head.is_kept and answer.is_kept and is_framed(answer, method, status)
+                await _pass_on(pieces, client.writer, watch)
+        return head.is_kept_alive and answer.is_kept_alive and is_framed(answer, method, status)
 
-    async def _asked(self, head: Head, client: _End) -> tuple[Head, bytes, bool]:
-        """A request that asks for usage: its head, its body, and whether it was this proxy that asked.
+    async def _inject(self, head: Head, client: _Peer) -> tuple[Head, bytes, bool]:
+        """A request with usage requested: its head, its body, and whether the proxy changed it.
 
-        The body is b"" where it was not read: it is too long, or its length is not said.
+        The body is b"" if it was not read: it is too long or has no length.
         """
         length = head.length
-        if head.is_chunked or not length or length > _READ_FOR_ASKING_BYTES:
+        if head.is_chunked or not length or length > _MAX_INJECTED_BYTES:
             return head, b"", False
         if head.value("expect"):
             await client.write(_CONTINUE)
         sent = await client.reader.readexactly(length)
-        asking = with_usage_asked(sent)
+        asking = with_usage_requested(sent)
         if asking is None:
             return head.replaced("expect"), sent, False
         head = head.replaced("expect", "content-length", more=(f"Content-Length: {len(asking)}",))
@@ -376,15 +376,15 @@ class _Proxy:
         more = (f"Host: {self._upstream.authority}", "Accept-Encoding: identity")
         return head.replaced("host", "accept-encoding", more=more)
 
-    async def _publish(self, client: _End, method: str) -> None:
+    async def _publish(self, client: _Peer, method: str) -> None:
         page = self._counters.page()
-        await client.write(_said("200 OK", CONTENT_TYPE, page if method == "GET" else b"", length=len(page)))
+        await client.write(_response("200 OK", CONTENT_TYPE, page if method == "GET" else b"", length=len(page)))
 
 
-async def _hand_on(
+async def _pass_on(
     pieces: AsyncIterator[tuple[bytes, bytes]], writer: asyncio.StreamWriter, watch: AnswerWatch | None = None
 ) -> None:
-    """Write every piece as it comes, then show its content to the watch."""
+    """Write every piece as it arrives, then pass its content to the watch."""
     async for raw, content in pieces:
         writer.write(raw)
         await writer.drain()
@@ -392,7 +392,7 @@ async def _hand_on(
             watch.feed(content)
 
 
-async def _hand_on_without_usage(
+async def _pass_on_without_usage(
     pieces: AsyncIterator[tuple[bytes, bytes]],
     writer: asyncio.StreamWriter,
     watch: AnswerWatch | None,
@@ -400,7 +400,7 @@ async def _hand_on_without_usage(
     *,
     is_chunked: bool,
 ) -> None:
-    """The same for a stream that says more than its client asked for."""
+    """The same for a stream with usage that its client did not request."""
 
     async def write(content: bytes) -> None:
         if content:
@@ -419,14 +419,14 @@ async def _hand_on_without_usage(
         await writer.drain()
 
 
-def _stop_where_malformed(going_up: asyncio.Task[None], conversation: asyncio.Task[None]) -> None:
-    """A server that waits for the rest of a body waits in vain where that is no HTTP."""
-    if not going_up.cancelled() and isinstance(going_up.exception(), MalformedError):
+def _stop_where_malformed(upload: asyncio.Task[None], conversation: asyncio.Task[None]) -> None:
+    """A server must not wait for the rest of an invalid body."""
+    if not upload.cancelled() and isinstance(upload.exception(), MalformedError):
         conversation.cancel()
 
 
-async def _final_head(from_server: Reader, client: _End) -> Head | None:
-    """The head of the answer itself; what comes before it (100 Continue, 103 Early Hints) is handed on."""
+async def _final_head(from_server: Reader, client: _Peer) -> Head | None:
+    """The head of the final answer; interim ones (100 Continue, 103 Early Hints) are passed on."""
     while (head := await read_head(from_server)) is not None:
         if not 100 <= status_of(head) < 200 or status_of(head) == 101:
             return head
@@ -434,32 +434,35 @@ async def _final_head(from_server: Reader, client: _End) -> Head | None:
     return None
 
 
-async def _both_ways(client: _End, server: _End) -> None:
-    """After an upgrade (websockets): bytes, until either side hangs up."""
+async def _both_ways(client: _Peer, server: _Peer) -> None:
+    """After an upgrade (websockets): pass bytes on until either side closes."""
 
-    async def hand_on(source: asyncio.StreamReader, target: _End) -> None:
+    async def pass_on(source: asyncio.StreamReader, target: _Peer) -> None:
         while piece := await source.read(PIECE_BYTES):
             await target.write(piece)
 
-    ways = [asyncio.create_task(hand_on(client.reader, server)), asyncio.create_task(hand_on(server.reader, client))]
+    directions = [
+        asyncio.create_task(pass_on(client.reader, server)),
+        asyncio.create_task(pass_on(server.reader, client)),
+    ]
     try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        for direction in directions:
+            direction.cancel()
+        await asyncio.gather(*directions, return_exceptions=True)
 
 
-async def _refuse(client: _End, status: str, text: str) -> None:
-    """Say why there is no answer, in the form in which OpenAI's clients look for it, and end the connection."""
+async def _refuse(client: _Peer, status: str, text: str) -> None:
+    """Answer with an error in OpenAI's JSON form and close the connection."""
     kind = status.partition(" ")[2].lower().replace(" ", "_")
-    said = json.dumps({"error": {"message": text, "type": kind}}).encode()
+    document = json.dumps({"error": {"message": text, "type": kind}}).encode()
     with contextlib.suppress(OSError):
-        await client.write(_said(status, "application/json", said, "Connection: close"))
-    await client.part()
+        await client.write(_response(status, "application/json", document, "Connection: close"))
+    await client.drain_and_close()
 
 
-def _said(status: str, content_type: str, text: bytes, *more: str, length: int | None = None) -> bytes:
+def _response(status: str, content_type: str, text: bytes, *more: str, length: int | None = None) -> bytes:
     lines = (
         f"HTTP/1.1 {status}",
         f"Content-Type: {content_type}",

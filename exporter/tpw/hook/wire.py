@@ -1,8 +1,7 @@
-"""HTTP/1 as the proxy needs it: where a message's head ends, where its body ends, and nothing else.
+"""HTTP/1 framing for the proxy: where a message's head and its body end.
 
-What is read is kept as it stood on the wire, so that it can be handed on byte for byte. What could be read in two ways (a
-length given twice, blanks in a header's name, folded lines) is refused: proxy and server must not disagree about where a
-message ends. Standard library only.
+Messages are kept unchanged, so that they are passed on byte for byte. Ambiguous ones (two lengths, blanks in a header's
+name, folded lines) are refused: proxy and server must agree where a message ends. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 HEAD_BYTES = 64 << 10
-"""Longest head, and half of what is read ahead of what is handed on."""
+"""Maximum size of a head, and half of the read-ahead buffer."""
 
 PIECE_BYTES = 64 << 10
 
@@ -24,12 +23,12 @@ _AMBIGUOUS = re.compile(rb"[\r\n\0]")
 
 
 class MalformedError(Exception):
-    """What came is not HTTP/1; the message says what it is."""
+    """The message is not valid HTTP/1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first line of a message and its headers, as they stood."""
+    """The first line of a message and its headers, unchanged."""
 
     lines: tuple[bytes, ...]
 
@@ -39,34 +38,34 @@ class Head:
         return self.lines[0].decode("latin-1")
 
     def value(self, name: str) -> str:
-        """All values of a header, joined; "" where it is absent. ``name`` in small letters."""
+        """All values of a header, joined by commas; "" if it is absent. ``name`` in lower case."""
         wanted = name.encode()
         parts = (line.partition(b":") for line in self.lines[1:])
-        return ",".join(value.strip().decode("latin-1") for each, _, value in parts if each.lower() == wanted)
+        return ",".join(value.strip().decode("latin-1") for key, _, value in parts if key.lower() == wanted)
 
     def has(self, name: str) -> bool:
-        """Whether a header is there, though perhaps empty."""
+        """Whether a header is present, even if empty."""
         wanted = name.encode()
         return any(line.partition(b":")[0].lower() == wanted for line in self.lines[1:])
 
     def replaced(self, *names: str, more: tuple[str, ...] = ()) -> Head:
-        """Without these headers, and with more lines at the end."""
+        """A head without these headers and with more lines at the end."""
         unwanted = {name.encode() for name in names}
         kept = [line for line in self.lines[1:] if line.partition(b":")[0].lower() not in unwanted]
         return Head((self.lines[0], *kept, *(line.encode("latin-1") for line in more)))
 
     def encoded(self) -> bytes:
-        """As it goes over the wire."""
+        """The bytes to send."""
         return b"\r\n".join(self.lines) + b"\r\n\r\n"
 
     @property
     def is_chunked(self) -> bool:
-        """Whether the body comes in chunks."""
+        """Whether the body is chunked."""
         return self.value("transfer-encoding").lower().rpartition(",")[2].strip() == "chunked"
 
     @property
     def length(self) -> int | None:
-        """How long the body is; None where that is not said. Raises MalformedError."""
+        """Content-Length; None if it is absent. Raises MalformedError."""
         if not self.has("content-length"):
             return None
         text = self.value("content-length")
@@ -75,38 +74,38 @@ class Head:
         return int(text)
 
     @property
-    def is_kept(self) -> bool:
-        """Whether the message lets its connection live."""
-        wish = self.value("connection").lower()
-        return "close" not in wish and (b"HTTP/1.0" not in self.lines[0] or "keep-alive" in wish)
+    def is_kept_alive(self) -> bool:
+        """Whether the connection stays open after the message."""
+        options = self.value("connection").lower()
+        return "close" not in options and (b"HTTP/1.0" not in self.lines[0] or "keep-alive" in options)
 
 
 class Reader(asyncio.StreamReader):
-    """A reader that tells at once when the other side hangs up, though nobody may be reading."""
+    """A reader that reports at once when the peer closes the connection, even without a pending read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=HEAD_BYTES, loop=loop)
-        self.is_gone = False
-        self.on_hang_up: Callable[[], object] | None = None
+        self.is_closed = False
+        self.on_close: Callable[[], object] | None = None
 
     def feed_eof(self) -> None:
-        """The other side sends no more."""
+        """The peer sends no more."""
         super().feed_eof()
-        self._tell()
+        self._report_close()
 
     def set_exception(self, exc: Exception) -> None:
-        """The connection broke."""
+        """The connection failed."""
         super().set_exception(exc)
-        self._tell()
+        self._report_close()
 
-    def _tell(self) -> None:
-        self.is_gone = True
-        if self.on_hang_up is not None:
-            self.on_hang_up()
+    def _report_close(self) -> None:
+        self.is_closed = True
+        if self.on_close is not None:
+            self.on_close()
 
 
 async def read_head(reader: asyncio.StreamReader) -> Head | None:
-    """The next message's head; None at the end of the connection. Raises MalformedError, EOFError, OSError."""
+    """The head of the next message; None at the end of the connection. Raises MalformedError, EOFError, OSError."""
     raw = b""
     while not raw:
         try:
@@ -119,16 +118,16 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
             return None
     head = Head(tuple(raw.split(b"\r\n")))
     if _AMBIGUOUS.search(head.lines[0]):
-        raise MalformedError(f"a first line that is none: {head.lines[0][:40]!r}")
+        raise MalformedError(f"an invalid first line: {head.lines[0][:40]!r}")
     for line in head.lines[1:]:
         name, colon, _ = line.partition(b":")
         if not colon or name.split() != [name] or _AMBIGUOUS.search(line):
-            raise MalformedError(f"a header that is none: {line[:40]!r}")
+            raise MalformedError(f"an invalid header: {line[:40]!r}")
     return head
 
 
 def request_line(head: Head) -> tuple[str, str]:
-    """Method and target. Raises MalformedError, also where the length of the body is said in two ways."""
+    """Method and target. Raises MalformedError, also for an ambiguous length of the body."""
     words = head.first.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         raise MalformedError(f"a request that is not HTTP/1: {head.first[:40]!r}")
@@ -137,7 +136,7 @@ def request_line(head: Head) -> tuple[str, str]:
         or head.has("content-length")
         or not words[2].startswith("HTTP/1.1")
     ):
-        raise MalformedError("a body whose length is not clear")
+        raise MalformedError("a body of ambiguous length")
     _ = head.length
     return words[0], words[1]
 
@@ -156,19 +155,19 @@ def has_body(head: Head, method: str, status: int) -> bool:
 
 
 def is_framed(head: Head, method: str, status: int) -> bool:
-    """Whether the end of an answer is known without the end of the connection."""
+    """Whether an answer ends before its connection."""
     return head.is_chunked or head.length is not None or not has_body(head, method, status)
 
 
 async def body(head: Head, reader: asyncio.StreamReader, *, is_answer: bool) -> AsyncIterator[tuple[bytes, bytes]]:
-    """The pieces of a message's body as they come: as they stand on the wire, and their content.
+    """The pieces of a message's body as they arrive: (bytes on the wire, content).
 
-    An answer that does not say how long it is ends with its connection; such a request has no body.
+    An answer without a length ends with its connection; a request without one has no body.
 
     Raises:
-        EOFError: it is cut off.
-        MalformedError: its chunks are none.
-        OSError: the connection broke.
+        EOFError: the body is truncated.
+        MalformedError: a chunk is invalid.
+        OSError: the connection failed.
     """
     if head.is_chunked:
         async for part in _chunks(reader):
@@ -189,7 +188,7 @@ async def body(head: Head, reader: asyncio.StreamReader, *, is_answer: bool) -> 
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, bytes]]:
-    """A chunk that came in one piece is one piece: its size, its content and its end are one write to the client."""
+    """A chunk that arrives as a whole is one piece, and so one write to the client."""
     while True:
         line = await _line(reader)
         size = _SIZE.match(line)
@@ -215,7 +214,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, by
     while (line := await _line(reader)) != b"\r\n":
         raw += line
         if not _TRAILER.match(line) or len(raw) > HEAD_BYTES:
-            raise MalformedError(f"a trailer that is none: {line[:40]!r}")
+            raise MalformedError(f"an invalid trailer: {line[:40]!r}")
     yield raw + line, b""
 
 

@@ -1,4 +1,4 @@
-"""What an answer says it used, in all the forms there are."""
+"""The usage in an answer, in all its forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sse(*events: dict[str, Any] | str) -> bytes:
 
 
 def totals(counters: Counters) -> dict[str, float]:
-    """The counters as the exporter reads them, by role; what is zero left out."""
+    """The counters as the exporter reads them, by role, without zeros."""
     page = Page(counters.page())
     assert recognise(page, DIALECTS) is TPW_HOOK
     found = DialectReader(TPW_HOOK).read(page)
@@ -48,7 +48,7 @@ def watch(body: bytes, *, content_type: str = "application/json", status: int = 
 OPENAI = {
     "id": "x",
     "model": "m",
-    "choices": [{"message": {"content": 'say "usage": {"prompt_tokens": 999}'}}],
+    "choices": [{"message": {"content": 'write "usage": {"prompt_tokens": 999}'}}],
     "usage": {"prompt_tokens": 30, "completion_tokens": 12, "prompt_tokens_details": {"cached_tokens": 16}},
 }
 
@@ -60,7 +60,7 @@ def test_an_openai_answer(pieces: int):
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 7])
-def test_an_openai_stream_counts_its_last_word(pieces: int):
+def test_the_last_usage_of_an_openai_stream_counts(pieces: int):
     body = sse(
         {"model": "m", "choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}},
         {"model": "m", "choices": [{"delta": {"content": "b"}}], "usage": None},
@@ -86,7 +86,7 @@ def test_a_responses_stream():
 
 
 @pytest.mark.parametrize("pieces", [0, 100, 20_000])
-def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_beside_the_input(pieces: int):
+def test_an_anthropic_stream_has_input_first_output_last_and_the_cache_apart_from_the_input(pieces: int):
     first = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 5, "output_tokens": 1}
     filler = [{"type": "content_block_delta", "delta": {"text": "x" * 1000}} for _ in range(300)]
     body = sse(
@@ -100,7 +100,7 @@ def test_an_anthropic_stream_says_input_first_and_output_last_and_the_cache_besi
     assert b'{model="m"}' in counters.page()
 
 
-def test_embeddings_have_input_alone_though_the_answer_is_large():
+def test_embeddings_have_only_input_in_a_large_answer():
     body = json.dumps(
         {"data": [{"embedding": [0.5] * 100_000}], "model": "e", "usage": {"prompt_tokens": 7, "total_tokens": 7}}
     )
@@ -112,8 +112,8 @@ def test_embeddings_have_input_alone_though_the_answer_is_large():
 @pytest.mark.parametrize("pieces", [0, 1000, 65536])
 @pytest.mark.parametrize("after", [0, 30_000, 70_000, 300_000])
 @pytest.mark.parametrize("before", [10, 20_000, 100_000])
-def test_usage_may_stand_anywhere_in_a_long_answer(before: int, after: int, pieces: int):
-    """vLLM writes prompt_logprobs, and its messages, after the usage; the choices before it."""
+def test_usage_may_be_anywhere_in_a_long_answer(before: int, after: int, pieces: int):
+    """vLLM writes prompt_logprobs and its messages after the usage; the choices before it."""
     quoted = json.dumps({"usage": {"prompt_tokens": 999, "completion_tokens": 999}})
     answer = {
         "model": "m",
@@ -128,8 +128,8 @@ def test_usage_may_stand_anywhere_in_a_long_answer(before: int, after: int, piec
     }
 
 
-def test_of_a_long_stream_that_always_says_usage_the_last_word_counts():
-    """continuous_usage_stats: every event tells all that was used so far."""
+def test_the_last_usage_of_a_stream_with_continuous_usage_counts():
+    """continuous_usage_stats: every event has the totals so far."""
     events = [
         {"model": "m", "choices": [{"text": "x" * 50}], "usage": {"prompt_tokens": 5, "completion_tokens": n}}
         for n in range(1, 3001)
@@ -167,7 +167,7 @@ ANSWERS = {
 
 
 @given(form=st.sampled_from(sorted(ANSWERS)), places=st.lists(st.integers(0, 2000), max_size=12))
-def test_however_an_answer_is_cut_it_counts_the_same(form: str, places: list[int]) -> None:
+def test_the_count_does_not_depend_on_the_pieces(form: str, places: list[int]) -> None:
     content_type, body = ANSWERS[form]
     counters = Counters()
     one = AnswerWatch(counters)
@@ -204,7 +204,7 @@ SHARDS_OF_ANSWERS = (
 
 
 @given(st.lists(st.sampled_from(SHARDS_OF_ANSWERS) | st.binary(max_size=8), max_size=30))
-def test_whatever_an_answer_is_it_is_counted_or_told(pieces: list[bytes]) -> None:
+def test_every_answer_is_counted_with_or_without_usage(pieces: list[bytes]) -> None:
     counters = Counters()
     one = AnswerWatch(counters)
     one.begin(200, "text/event-stream", "")
@@ -220,7 +220,7 @@ def test_transcriptions_are_seconds_of_audio():
     assert totals(counters) == {"audio_seconds": 12.0, "requests": 1.0}
 
 
-def test_ollama_says_it_in_its_last_line():
+def test_the_last_line_of_ollama_has_the_usage():
     lines = [
         {"model": "m", "message": {"content": "a"}, "done": False},
         {"model": "m", "done": True, "prompt_eval_count": 26, "eval_count": 298, "eval_duration": 4},
@@ -233,7 +233,7 @@ def test_ollama_says_it_in_its_last_line():
     }
 
 
-def test_usage_is_believed_before_ollama_s_own_numbers():
+def test_usage_has_priority_over_ollama_s_own_numbers():
     answer = {
         "model": "m",
         "prompt_eval_count": 1,
@@ -243,18 +243,18 @@ def test_usage_is_believed_before_ollama_s_own_numbers():
     assert totals(watch(json.dumps(answer).encode())) == {"prompt": 26.0, "output": 9.0, "requests": 1.0}
 
 
-def test_an_answer_that_does_not_say_is_counted_as_such():
+def test_an_answer_without_usage_is_counted_as_such():
     counters = watch(sse({"choices": [{"delta": {"content": "a"}}]}, "[DONE]"), content_type="text/event-stream")
     assert (totals(counters), counters.without_usage) == ({}, 1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 500, 302])
-def test_refusals_count_nothing(status: int):
+def test_errors_count_nothing(status: int):
     counters = watch(json.dumps(OPENAI).encode(), status=status)
     assert (totals(counters), counters.without_usage) == ({}, 0)
 
 
-def test_what_is_compressed_cannot_be_read_and_is_told():
+def test_a_compressed_answer_is_counted_as_one_without_usage():
     counters = Counters()
     one = AnswerWatch(counters)
     one.begin(200, "application/json", "gzip")
@@ -274,12 +274,12 @@ def test_what_is_compressed_cannot_be_read_and_is_told():
         {},
     ],
 )
-def test_what_is_no_number_of_tokens_is_not_counted(usage: dict[str, Any]):
+def test_an_invalid_number_of_tokens_is_not_counted(usage: dict[str, Any]):
     counters = watch(json.dumps({"model": "m", "usage": usage}).encode())
     assert (totals(counters), counters.errors) == ({}, 0)
 
 
-def test_an_answer_is_booked_once():
+def test_an_answer_is_counted_once():
     counters = Counters()
     one = AnswerWatch(counters)
     one.begin(200, "application/json", "")
@@ -289,7 +289,7 @@ def test_an_answer_is_booked_once():
     assert totals(counters)["requests"] == 1.0
 
 
-def test_models_are_kept_apart_and_escaped_and_bounded():
+def test_models_are_separate_escaped_and_bounded():
     counters = Counters()
     for number in range(150):
         counters.add(f'a "{number}"\n\\', {"output": 1.0})
@@ -299,8 +299,8 @@ def test_models_are_kept_apart_and_escaped_and_bounded():
     assert totals_by_role(found.series)[Role.OUTPUT] == 150.0
 
 
-def test_a_model_s_name_that_cannot_be_written_spoils_no_page():
-    """Servers answer with the name that their client has asked for, whatever that is."""
+def test_a_model_name_that_is_not_valid_utf8_does_not_break_the_page():
+    """Servers answer with the name that the client requested."""
     counters = watch(b'{"model":"a\\ud800b","usage":{"prompt_tokens":5,"completion_tokens":3}}')
     assert totals(counters) == {"prompt": 5.0, "output": 3.0, "requests": 1.0}
     assert b'{model="a?b"}' in counters.page()
@@ -314,7 +314,7 @@ def test_memory_of_a_long_answer_is_bounded():
     assert len(one._tail) + len(one._head) <= 256 << 10
 
 
-def test_the_page_says_when_its_counters_began():
+def test_the_page_has_the_start_of_its_counters():
     found = DialectReader(TPW_HOOK).read(Page(watch(b"{}").page()))
     assert found.started_wall_seconds == 1700000000.5
 
@@ -334,12 +334,12 @@ def test_the_page_says_when_its_counters_began():
         ("GET", "/v1/models", False),
     ],
 )
-def test_which_requests_make_tokens(method: str, path: str, counted: bool):
+def test_which_requests_generate_tokens(method: str, path: str, counted: bool):
     assert is_counted(method, path) is counted
 
 
-def test_llamacpp_says_in_its_timings_what_was_not_asked_for():
-    """As llama-server b11669 ends a stream without stream_options."""
+def test_llamacpp_timings_are_used_if_usage_was_not_requested():
+    """The end of a stream of llama-server b11669 without stream_options."""
     timings = {"cache_n": 30, "prompt_n": 1, "prompt_ms": 252.7, "predicted_n": 3, "predicted_ms": 25.5}
     body = sse({"model": "m", "choices": [{"delta": {}}], "timings": timings}, "[DONE]")
     assert totals(watch(body, content_type="text/event-stream")) == {
@@ -350,12 +350,12 @@ def test_llamacpp_says_in_its_timings_what_was_not_asked_for():
     }
 
 
-def test_usage_beats_timings():
+def test_usage_has_priority_over_timings():
     answer = {**OPENAI, "timings": {"cache_n": 1, "prompt_n": 1, "predicted_n": 999}}
     assert totals(watch(json.dumps(answer).encode()))["output"] == 12.0
 
 
-def test_an_answer_that_never_came_does_not_say_what_it_used():
+def test_an_answer_that_never_started_has_no_usage():
     counters = Counters()
     AnswerWatch(counters).end()
     assert counters.without_usage == 1

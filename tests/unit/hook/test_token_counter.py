@@ -1,4 +1,4 @@
-"""The ASGI middleware: counts, holds nothing back, and never gets in the way."""
+"""The ASGI middleware counts without delaying or failing an answer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def call(
     return sent
 
 
-def test_an_answer_is_counted_and_goes_out_as_it_was():
+def test_an_answer_is_counted_and_unchanged():
     app = TokenCounter(answering(json.dumps(USAGE).encode()))
     sent = call(app)
     assert sent == call(answering(json.dumps(USAGE).encode()))
@@ -77,15 +77,15 @@ def test_without_a_path_nothing_is_published():
 
 
 @pytest.mark.parametrize(("path", "method", "kind"), [("/health", "GET", "http"), ("/x", "POST", "websocket")])
-def test_what_makes_no_tokens_is_passed_through(path: str, method: str, kind: str):
+def test_other_requests_pass_uncounted(path: str, method: str, kind: str):
     app = TokenCounter(answering(json.dumps(USAGE).encode()))
     call(app, path, method, kind)
     assert reading(app.page()).series == ()
 
 
-def test_a_piece_is_sent_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+def test_a_piece_is_sent_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch):
     order: list[str] = []
-    monkeypatch.setattr(AnswerWatch, "feed", lambda self, piece: order.append(f"looked {len(piece)}"))
+    monkeypatch.setattr(AnswerWatch, "feed", lambda self, piece: order.append(f"parsed {len(piece)}"))
 
     async def send(message: dict[str, Any]) -> None:
         order.append(f"sent {len(message.get('body', b''))}")
@@ -93,10 +93,10 @@ def test_a_piece_is_sent_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(
         TokenCounter(answering(b"x" * 15))({"type": "http", "path": "/v1/completions", "method": "POST"}, None, send)
     )  # type: ignore[arg-type]
-    assert order == ["sent 0", "sent 10", "looked 10", "sent 5", "looked 5"]
+    assert order == ["sent 0", "sent 10", "parsed 10", "sent 5", "parsed 5"]
 
 
-def test_a_fault_of_ours_is_counted_and_reaches_nobody(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_in_the_counter_is_counted_and_not_raised(monkeypatch: pytest.MonkeyPatch):
     def broken(self: AnswerWatch, piece: bytes) -> None:
         raise RuntimeError("a bug")
 
@@ -106,7 +106,7 @@ def test_a_fault_of_ours_is_counted_and_reaches_nobody(monkeypatch: pytest.Monke
     assert b"\ntpw_hook_errors_total 2\n" in app.page()
 
 
-def test_a_fault_of_the_server_goes_its_own_way_and_the_request_is_over():
+def test_an_error_of_the_server_is_raised_and_ends_the_request():
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise RuntimeError("the server's own")
 
@@ -116,7 +116,7 @@ def test_a_fault_of_the_server_goes_its_own_way_and_the_request_is_over():
     assert b"\ntpw_hook_requests_running 0\n" in counter.page()
 
 
-def test_requests_that_are_being_answered_are_told():
+def test_running_requests_are_counted():
     seen: list[bytes] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -129,7 +129,7 @@ def test_requests_that_are_being_answered_are_told():
     assert b"\ntpw_hook_requests_running 0\n" in counter.page()
 
 
-def test_a_client_that_leaves_in_the_middle_is_an_answer_that_does_not_say():
+def test_an_answer_to_a_disconnected_client_has_no_usage():
     async def gone(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.body":
             raise OSError("client is gone")
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_in_the_middle_is_an_answer_that_does_not_say():
 
 
 @pytest.mark.parametrize("fault", ["_judge", "_keep", "add", "used", "model_of"])
-def test_no_fault_in_counting_reaches_the_server(fault: str, monkeypatch: pytest.MonkeyPatch):
+def test_no_error_in_the_counter_reaches_the_server(fault: str, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 

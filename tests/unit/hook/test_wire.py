@@ -1,4 +1,4 @@
-"""Bodies on the wire: what is read is what stood there, however it was cut."""
+"""Bodies on the wire pass unchanged in any pieces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REST = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 async def read(head: Head, cuts: list[bytes], *, ends: bool) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """The pieces, and what was left unread behind the body."""
+    """The pieces, and the unread bytes after the body."""
     reader = asyncio.StreamReader()
 
     async def arrive() -> None:
@@ -44,8 +44,8 @@ def cut(text: bytes, places: list[int]) -> list[bytes]:
     extension=st.sampled_from([b"", b";a=b", b" "]),
     trailer=st.sampled_from([b"", b"X-T: 1\r\n"]),
 )
-def test_chunks_pass_as_they_stand(contents: list[bytes], places: list[int], extension: bytes, trailer: bytes) -> None:
-    wire = b"".join(b"%X%b\r\n%b\r\n" % (len(each), extension, each) for each in contents)
+def test_chunks_pass_unchanged(contents: list[bytes], places: list[int], extension: bytes, trailer: bytes) -> None:
+    wire = b"".join(b"%X%b\r\n%b\r\n" % (len(content), extension, content) for content in contents)
     wire += b"0\r\n" + trailer + b"\r\n"
     pieces, rest = asyncio.run(read(CHUNKED, cut(wire + REST, places), ends=False))
     assert b"".join(raw for raw, _ in pieces) == wire
@@ -53,7 +53,7 @@ def test_chunks_pass_as_they_stand(contents: list[bytes], places: list[int], ext
     assert rest == REST
 
 
-def test_a_chunk_that_came_whole_is_one_piece():
+def test_a_chunk_that_arrives_as_a_whole_is_one_piece():
     pieces, _ = asyncio.run(read(CHUNKED, [b"3\r\nabc\r\n0\r\n\r\n"], ends=False))
     assert pieces == [(b"3\r\nabc\r\n", b"abc"), (b"0\r\n\r\n", b"")]
 
@@ -62,19 +62,19 @@ def test_a_chunk_that_came_whole_is_one_piece():
     "wire",
     [
         *(b"\r\nabc", b"-1\r\n", b"0x3\r\nabc\r\n", b"3\r\nabcd\r\n", b"1_0\r\n", b"g\r\n"),
-        # Ends of lines that another reader may not take for one.
+        # Line ends that another parser may not accept.
         *(b"3;x\nabc\r\n", b"3\nabc\r\n", b"3;x\ry\r\nabc\r\n", b"3\r\r\nabc\r\n", b"0\r\nA: b\n\r\n"),
         *(b"0\r\n \r\n\r\n", b"0\r\n\n"),
         b"0\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
     ],
     ids=lambda wire: repr(wire[:20]),
 )
-def test_chunks_that_are_none_are_refused(wire: bytes):
+def test_invalid_chunks_are_refused(wire: bytes):
     with pytest.raises(MalformedError):
         asyncio.run(read(CHUNKED, [wire], ends=True))
 
 
 @pytest.mark.parametrize("wire", [b"3\r\nab", b"3", b"0\r\n", b"3\r\nabc"])
-def test_chunks_that_are_cut_off_are_told(wire: bytes):
+def test_truncated_chunks_are_reported(wire: bytes):
     with pytest.raises(EOFError):
         asyncio.run(read(CHUNKED, [wire], ends=True))

@@ -1,4 +1,4 @@
-"""Asking for usage, and taking out again what the client did not ask for."""
+"""Requests usage and removes the event that the client did not request."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpw.hook.asking import UsageEvents, with_usage_asked
+from tpw.hook.inject import UsageEvents, with_usage_requested
 
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":3}}\n\n'
 
 
-def test_the_rest_of_a_request_stays_as_it_was_written():
+def test_the_rest_of_a_request_is_unchanged():
     assert (
-        with_usage_asked(b' {"big": 12345678901234567890,\n"stream": true, "x": {}}')
+        with_usage_requested(b' {"big": 12345678901234567890,\n"stream": true, "x": {}}')
         == b' {"stream_options":{"include_usage":true},"big": 12345678901234567890,\n"stream": true, "x": {}}'
     )
 
@@ -30,9 +30,11 @@ def test_the_rest_of_a_request_stays_as_it_was_written():
     ],
 )
 def test_options_of_the_client_are_kept(options: object, expected: object):
-    asked = with_usage_asked(json.dumps({"prompt": "\u00fc", "stream": True, "stream_options": options}).encode())
-    assert asked is not None
-    assert json.loads(asked) == {"prompt": "\u00fc", "stream": True, "stream_options": expected}
+    requested = with_usage_requested(
+        json.dumps({"prompt": "\u00fc", "stream": True, "stream_options": options}).encode()
+    )
+    assert requested is not None
+    assert json.loads(requested) == {"prompt": "\u00fc", "stream": True, "stream_options": expected}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,8 @@ def test_options_of_the_client_are_kept(options: object, expected: object):
     ],
     ids=lambda body: repr(body[:30]),
 )
-def test_what_asks_already_streams_nothing_or_is_not_understood_is_left_alone(body: bytes):
-    assert with_usage_asked(body) is None
+def test_a_request_that_has_it_or_is_no_stream_or_invalid_is_unchanged(body: bytes):
+    assert with_usage_requested(body) is None
 
 
 @given(
@@ -73,7 +75,7 @@ def test_what_asks_already_streams_nothing_or_is_not_understood_is_left_alone(bo
     ),
     places=st.lists(st.integers(0, 2000), max_size=12),
 )
-def test_only_events_of_usage_alone_are_taken_out_however_they_arrive(events: list[bytes], places: list[int]) -> None:
+def test_only_events_with_usage_alone_are_removed_in_any_pieces(events: list[bytes], places: list[int]) -> None:
     text = b"".join(events)
     edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
     remover = UsageEvents()
@@ -81,12 +83,12 @@ def test_only_events_of_usage_alone_are_taken_out_however_they_arrive(events: li
     assert b"".join([*out, remover.end()]) == b"".join(event for event in events if event != USAGE)
 
 
-def test_an_event_goes_on_as_soon_as_it_is_whole():
+def test_an_event_is_passed_on_as_soon_as_it_is_complete():
     remover = UsageEvents()
     assert remover.feed(b"data: 1\n\ndata: ") == b"data: 1\n\n"
     assert remover.feed(b"2\n\n") == b"data: 2\n\n"
 
 
-def test_an_endless_event_is_not_gathered():
+def test_an_endless_event_is_not_buffered():
     remover = UsageEvents()
     assert len(remover.feed(bytes(1 << 20))) == 1 << 20

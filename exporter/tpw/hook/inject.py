@@ -1,8 +1,7 @@
-"""Asking for what clients do not ask for: the usage at the end of an OpenAI-compatible stream.
+"""Requests the usage of an OpenAI-compatible stream for clients that do not.
 
-Such a stream says what it used only where the request has ``stream_options.include_usage``. ``with_usage_asked`` puts it
-in, ``UsageEvents`` takes the one event out again that the client did not ask for. Used only where the operator wants it.
-Standard library only.
+Such a stream ends with its usage only if the request has ``stream_options.include_usage``. ``with_usage_requested`` adds
+it, ``UsageEvents`` removes the one event that the client did not request. Off by default. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-ASKED_PATHS = ("/v1/completions", "/v1/chat/completions")
-"""Ends of the paths that know ``stream_options``."""
+INJECTED_PATHS = ("/v1/completions", "/v1/chat/completions")
+"""Suffixes of the paths that support ``stream_options``."""
 
 _EVENT_BYTES = 64 << 10
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
-def with_usage_asked(body: bytes) -> bytes | None:
-    """The request's body, asking for usage; None where it asks already, streams nothing or is not understood.
+def with_usage_requested(body: bytes) -> bytes | None:
+    """The request's body with usage requested; None if it is already, is not a stream or cannot be parsed.
 
-    What the client wrote stays as it is where it has no ``stream_options`` of its own.
+    The client's text is not changed otherwise, unless it has ``stream_options`` of its own.
     """
     try:
         request = json.loads(body.decode())  # not UTF-16, which json would take and this would break
@@ -38,16 +37,16 @@ def with_usage_asked(body: bytes) -> bytes | None:
 
 
 class UsageEvents:
-    """Takes the events out of a stream that say usage and nothing else.
+    """Removes events from a stream that contain usage and nothing else.
 
-    An event is handed on as soon as it is whole; of a piece that ends within an event, that rest waits for its end.
+    An event is passed on as soon as it is complete; an incomplete one at the end of a piece waits for its rest.
     """
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, piece: bytes) -> bytes:
-        """What the client may have of the stream up to here."""
+        """The next bytes for the client."""
         text = self._rest + piece
         kept = []
         start = 0
@@ -56,12 +55,12 @@ class UsageEvents:
                 kept.append(text[start:end])
             start = end
         self._rest = text[start:]
-        if len(self._rest) > _EVENT_BYTES:  # no usage is as long as that
+        if len(self._rest) > _EVENT_BYTES:  # no usage event is that long
             kept.append(self.end())
         return b"".join(kept)
 
     def end(self) -> bytes:
-        """What is left when the stream is over."""
+        """The rest at the end of the stream."""
         rest, self._rest = self._rest, b""
         return rest
 
@@ -75,7 +74,7 @@ def _is_usage_alone(event: bytes) -> bool:
     if b'"usage"' not in event or not event.startswith(b"data:"):
         return False
     try:
-        said: Any = json.loads(event[5:])
+        content: Any = json.loads(event[5:])
     except (ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and said.get("choices") == [] and isinstance(said.get("usage"), dict)
+    return isinstance(content, dict) and content.get("choices") == [] and isinstance(content.get("usage"), dict)
