@@ -1,4 +1,4 @@
-"""The daemon put together, without its HTTP server: reloads, and the meters a machine does not have."""
+"""The whole daemon without its HTTP server: meters, reloads, release of the driver, prices that come late."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from math import fsum
 from pathlib import Path
 from textwrap import dedent
@@ -19,7 +20,9 @@ from tpw.config.load import load
 from tpw.config.schema import Config
 from tpw.daemon.daemon import Daemon
 from tpw.daemon.persistence import CurrencyError
-from tpw.model import Gpu, GpuSample, PriceInterval, Reason, Sharing, SourceError, TokenKind
+from tpw.daemon.pricing import wanted_since
+from tpw.ledger.books import Books
+from tpw.model import Gpu, GpuSample, Instant, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
 from tpw.tariff import FeedContext
@@ -43,8 +46,8 @@ def config(gpus: str, price: float = 0.2) -> Config:
 
 @pytest.fixture
 def daemon() -> Daemon:
-    somebody = frozenset({1})
-    meter = SimulatedMeter(gpus=2, holders=lambda: {0: somebody, 1: somebody})
+    process = frozenset({1})
+    meter = SimulatedMeter(gpus=2, holders=lambda: {0: process, 1: process})
     return Daemon(config("[0]"), accelerators=[meter])
 
 
@@ -67,7 +70,7 @@ def reload(daemon: Daemon, new: Config) -> None:
 
 
 class Beside(SimulatedMeter):
-    """Another meter of the same boards, whose counters stand elsewhere and which cannot tell their processes."""
+    """Another meter of the same GPUs, with other counter values and without process lists."""
 
     name = "beside"
 
@@ -79,7 +82,7 @@ class Beside(SimulatedMeter):
 
 
 class Renamed(Beside):
-    """The same boards under other names: hwmon beside amdsmi."""
+    """The same GPUs under other names, as hwmon reports those of amdsmi."""
 
     def gpus(self) -> tuple[Gpu, ...]:
         return tuple(
@@ -95,7 +98,7 @@ class Placed(SimulatedMeter):
         return tuple(replace(gpu, pci_bus_id=f"00000000:0{gpu.index}:00.0") for gpu in super().gpus())
 
 
-def test_a_board_that_another_meter_tells_under_another_name_is_booked_once() -> None:
+def test_a_gpu_that_another_meter_reports_under_another_name_is_booked_once() -> None:
     daemon = Daemon(config("[0]"), accelerators=[Placed(gpus=2), Renamed(gpus=3)])
     daemon.poll_all()
     daemon.tick()
@@ -107,9 +110,9 @@ def test_a_board_that_another_meter_tells_under_another_name_is_booked_once() ->
     assert [note[:5] for note in snapshot.notes if "reported by several meters" in note] == ["PCI-0", "PCI-1"]
 
 
-def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_tells() -> None:
-    somebody = frozenset({1})
-    first = SimulatedMeter(gpus=2, holders=lambda: {0: somebody, 1: somebody})
+def test_a_gpu_that_two_meters_report_is_booked_once_and_has_the_holders_of_the_first() -> None:
+    process = frozenset({1})
+    first = SimulatedMeter(gpus=2, holders=lambda: {0: process, 1: process})
     daemon = Daemon(config("[0]"), accelerators=[first, Beside(gpus=2)])
     daemon.poll_all()
     begun = daemon.snapshot
@@ -119,14 +122,14 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
     daemon.stop()
 
     for uuid, account in ended.books.gpus.items():
-        of_board = [posting for key, posting in ended.books.postings.items() if key.gpu == uuid]
+        postings = [posting for key, posting in ended.books.postings.items() if key.gpu == uuid]
         passed = ended.at.monotonic_seconds - begun.at.monotonic_seconds
-        assert sum(posting.seconds for posting in of_board) == pytest.approx(passed, abs=1e-5)
+        assert sum(posting.seconds for posting in postings) == pytest.approx(passed, abs=1e-5)
         before, after = begun.books.gpus[uuid].sample, account.sample
         assert before is not None and after is not None
         used = (after.energy_joules or 0.0) - (before.energy_joules or 0.0)
-        assert sum(posting.joules for posting in of_board) == pytest.approx(used)
-    assert daemon.holders() == dict.fromkeys(ended.books.gpus, somebody)
+        assert sum(posting.joules for posting in postings) == pytest.approx(used)
+    assert daemon.holders() == dict.fromkeys(ended.books.gpus, process)
     assert [note for note in ended.notes if "reported by several meters" in note] == [
         f"{uuid} is reported by several meters of `accelerators`: only the first of them counts."
         for uuid in ended.books.gpus
@@ -134,7 +137,7 @@ def test_a_board_that_two_meters_tell_is_booked_once_and_held_by_whom_the_first_
 
 
 @pytest.mark.parametrize("gpus", ["auto", "none", "[0]"])
-def test_whose_gpus_nobody_tells_is_said_of_the_servers_that_are_to_be_found_out_and_of_no_other(gpus: str) -> None:
+def test_unknown_gpus_are_a_note_only_for_servers_with_automatic_attribution(gpus: str) -> None:
     with PageServer(lambda _: answer('vllm:generation_tokens_total{model_name="m"} 5\n')) as pages:
         given = load(f"host: {{meters: []}}\nservers: [{{name: big, url: {pages.url}/metrics, gpus: {gpus}}}]")
         daemon = Daemon(given, accelerators=[Beside(gpus=2)])
@@ -190,7 +193,7 @@ class Late(SimulatedMeter):
 
 
 def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_still(tmp_path: Path) -> None:
-    """By then prices were asked for again, with no board in sight that would need old ones."""
+    """By then the feeds were read again, while no GPU was there that would need old prices."""
     meter = Late(gpus=1)
     first = Daemon(config("[0]"), BooksFile(tmp_path), accelerators=[meter])
     first.poll_all()
@@ -215,7 +218,7 @@ def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_s
 
 
 def hasty() -> Callable[[], float]:
-    """A monotonic clock at twenty times its speed, so that nobody waits for a driver that is tried again."""
+    """A monotonic clock at twenty times its speed, so that the test need not wait for the back-off of a driver."""
     begun = time.monotonic()
     return lambda: begun + 20.0 * (time.monotonic() - begun)
 
@@ -236,28 +239,53 @@ def test_a_reload_that_gives_a_server_other_gpus_is_in_force_at_once(daemon: Dae
     daemon.stop()
 
 
-def test_a_reload_that_gives_a_server_another_address_counts_nothing_of_what_that_one_had_made() -> None:
-    """Until the next scan the process at the new address is not known: that at the old one says nothing of it."""
-    said = {"/metrics": answer("llamacpp:tokens_predicted_total 5000\n")}
+def test_a_server_at_another_address_after_a_reload_does_not_count_what_was_generated_before() -> None:
+    """Until the next scan the process at the new address is unknown: the one at the old address is no substitute."""
+    new = {"/metrics": answer("llamacpp:tokens_predicted_total 5000\n")}
     old = {"/metrics": answer("llamacpp:tokens_predicted_total 1000\n")}
 
     def at(url: str) -> Config:
         servers = f"[{{name: chat, url: '{url}', engine: llamacpp, model: m, gpus: none}}]"
         return load(f"{{host: {{meters: []}}, discovery: {{processes: false}}, servers: {servers}}}")
 
-    with PageServer(pages(old)) as one, PageServer(pages(said)) as two:
+    with PageServer(pages(old)) as one, PageServer(pages(new)) as two:
         daemon = Daemon(at(one.url), accelerators=[SimulatedMeter(gpus=1)])
         daemon.poll_all()
         daemon.tick()
         reload(daemon, at(two.url))
         daemon.tick()
-        said["/metrics"] = answer("llamacpp:tokens_predicted_total 5007\n")
+        new["/metrics"] = answer("llamacpp:tokens_predicted_total 5007\n")
         daemon.tick()
         daemon.stop()
     assert daemon.snapshot.books.servers["chat"].tokens == {("m", TokenKind.OUTPUT): 7.0}
 
 
-def test_a_reload_with_another_price_prices_what_comes_and_nothing_that_was(daemon: Daemon) -> None:
+def test_a_reload_with_another_dialect_reads_the_pages_of_its_servers_by_the_new_one() -> None:
+    page = "old_total 1000\nnew_total 50\n"
+
+    def by(metric: str) -> Config:
+        return load(
+            "host: {meters: []}\ndiscovery: {processes: false}\n"
+            f"dialects: [{{name: mine, output: {metric}}}]\n"
+            f"servers: [{{name: chat, url: '{server.url}', engine: mine, model: m, gpus: none}}]"
+        )
+
+    served = {"/metrics": answer(page)}
+    with PageServer(pages(served)) as server:
+        daemon = Daemon(by("old_total"), accelerators=[SimulatedMeter(gpus=1)])
+        daemon.poll_all()
+        daemon.tick()
+        reload(daemon, by("new_total"))
+        daemon.tick()
+        before = daemon.snapshot.books.servers["chat"].tokens.get(("m", TokenKind.OUTPUT), 0.0)
+        served["/metrics"] = answer("old_total 1000\nnew_total 57\n")
+        daemon.tick()
+        daemon.stop()
+
+    assert daemon.snapshot.books.servers["chat"].tokens["m", TokenKind.OUTPUT] - before == 7.0
+
+
+def test_a_reload_with_another_price_leaves_booked_costs_alone(daemon: Daemon) -> None:
     daemon.poll_all()
     daemon.tick()
     before = sum(posting.cost["energy"] for posting in daemon.snapshot.books.postings.values())
@@ -274,9 +302,9 @@ def test_a_reload_with_another_price_prices_what_comes_and_nothing_that_was(daem
     daemon.stop()
 
 
-def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The feed is asked in the thread of whoever wants the reload."""
-    asked_by: list[threading.Thread] = []
+def test_a_slow_price_feed_delays_no_tick_during_a_reload(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed is read on the thread that requests the reload."""
+    read_by: list[threading.Thread] = []
 
     class Slow:
         name = "slow"
@@ -284,7 +312,7 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
         contract = Contract()
 
         def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-            asked_by.append(threading.current_thread())
+            read_by.append(threading.current_thread())
             return (PriceInterval(start_seconds, end_seconds, 0.7),)
 
     daemon.poll_all()
@@ -292,8 +320,8 @@ def test_a_slow_price_feed_at_reload_holds_up_no_tick(daemon: Daemon, monkeypatc
     monkeypatch.setattr(Tariff, "prices", prices)
     reload(daemon, config("[0]"))
 
-    assert len(asked_by) == 1
-    assert asked_by[0] is not threading.current_thread()
+    assert len(read_by) == 1
+    assert read_by[0] is not threading.current_thread()
     daemon.tick()
     assert isinstance(daemon._node.pricing.policy.curve, PriceCurve)
     assert daemon.snapshot.prices.now is not None
@@ -312,7 +340,7 @@ def rapl(sysfs: Path, meters: str = "") -> Config:
     return load(RAPL.format(sysfs=sysfs, meters=meters))
 
 
-def test_what_a_host_meter_withholds_is_a_note(tmp_path: Path) -> None:
+def test_what_a_host_meter_cannot_read_is_a_note(tmp_path: Path) -> None:
     for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram"), ("intel-rapl:1", "package-1")):
         directory = tmp_path / "class" / "powercap" / zone
         directory.mkdir(parents=True)
@@ -329,7 +357,7 @@ def test_what_a_host_meter_withholds_is_a_note(tmp_path: Path) -> None:
     daemon.stop()
 
 
-def test_a_default_meter_that_this_machine_does_not_have_is_a_note_and_no_source(tmp_path: Path) -> None:
+def test_a_default_meter_that_this_machine_lacks_is_a_note_and_no_source(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path))
     daemon.poll_all()
 
@@ -340,7 +368,7 @@ def test_a_default_meter_that_this_machine_does_not_have_is_a_note_and_no_source
     daemon.stop()
 
 
-def test_a_meter_that_is_named_stays_a_source_that_is_down(tmp_path: Path) -> None:
+def test_a_configured_meter_that_this_machine_lacks_is_a_source_that_is_down(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path, ", meters: [rapl]"))
     daemon.poll_all()
 
@@ -351,7 +379,7 @@ def test_a_meter_that_is_named_stays_a_source_that_is_down(tmp_path: Path) -> No
     daemon.stop()
 
 
-def test_naming_a_meter_in_a_reload_makes_it_a_source(tmp_path: Path) -> None:
+def test_a_meter_named_in_a_reload_becomes_a_source(tmp_path: Path) -> None:
     daemon = Daemon(rapl(tmp_path))
     daemon.poll_all()
     reload(daemon, rapl(tmp_path, ", meters: [rapl]"))
@@ -361,7 +389,7 @@ def test_naming_a_meter_in_a_reload_makes_it_a_source(tmp_path: Path) -> None:
     daemon.stop()
 
 
-def test_a_default_meter_that_is_here_is_a_source_and_its_loss_is_seen(tmp_path: Path) -> None:
+def test_a_default_meter_that_worked_is_a_source_that_can_go_down(tmp_path: Path) -> None:
     zone = tmp_path / "class" / "powercap" / "intel-rapl:0"
     zone.mkdir(parents=True)
     for name, text in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "1000000")):
@@ -377,10 +405,10 @@ def test_a_default_meter_that_is_here_is_a_source_and_its_loss_is_seen(tmp_path:
     assert [(source.name, source.up) for source in daemon.snapshot.sources] == [("rapl", False)]
 
 
-def asked(daemon: Daemon, deed: Callable[[], bool]) -> bool:
-    """What an HTTP request is answered while the ticks go on."""
+def requested(daemon: Daemon, action: Callable[[], bool]) -> bool:
+    """The result of a request over HTTP while the ticks go on."""
     answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(deed()))
+    thread = threading.Thread(target=lambda: answers.append(action()))
     thread.start()
     while thread.is_alive():
         daemon.tick()
@@ -392,13 +420,13 @@ def up(daemon: Daemon) -> list[bool]:
     return [account.up for account in daemon.snapshot.books.gpus.values()]
 
 
-def test_a_driver_is_let_go_of_and_taken_up_again_on_request(daemon: Daemon) -> None:
+def test_a_driver_is_released_and_opened_again_on_request(daemon: Daemon) -> None:
     daemon.poll_all()
 
-    released = asked(daemon, lambda: daemon.release(10.0))
+    released = requested(daemon, lambda: daemon.release(10.0))
     daemon.tick()
     meanwhile = daemon.snapshot
-    resumed = asked(daemon, lambda: daemon.resume(10.0))
+    resumed = requested(daemon, lambda: daemon.resume(10.0))
     daemon.tick()
 
     assert (released, resumed) == (True, True)
@@ -410,7 +438,7 @@ def test_a_driver_is_let_go_of_and_taken_up_again_on_request(daemon: Daemon) -> 
     daemon.stop()
 
 
-def test_without_a_tick_nothing_is_let_go_of_and_that_is_said(daemon: Daemon) -> None:
+def test_without_a_tick_nothing_is_released_and_the_request_fails(daemon: Daemon) -> None:
     daemon.poll_all()
 
     assert not daemon.release(0.01)
@@ -418,7 +446,7 @@ def test_without_a_tick_nothing_is_let_go_of_and_that_is_said(daemon: Daemon) ->
     daemon.stop()
 
 
-def test_a_reload_leaves_a_driver_alone_that_was_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reload_does_not_open_a_released_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
     class Meter(SimulatedMeter):
@@ -429,21 +457,21 @@ def test_a_reload_leaves_a_driver_alone_that_was_let_go_of(monkeypatch: pytest.M
     monkeypatch.setattr("tpw.daemon.sources.accelerator_meters", lambda config, clock: [Meter(gpus=2)])
     daemon = Daemon(config("[0]"))
     daemon.poll_all()
-    asked(daemon, lambda: daemon.release(10.0))
+    requested(daemon, lambda: daemon.release(10.0))
     before = len(opened)
     new = load("host: {meters: []}\ndiscovery: {processes: false}\naccelerators: [{simulated: {gpus: 3}}]\n")
 
     reload(daemon, new)
     daemon.tick()
     kept = len(opened)
-    asked(daemon, lambda: daemon.resume(10.0))
+    requested(daemon, lambda: daemon.resume(10.0))
     daemon.tick()
 
     assert (before, kept, len(opened)) == (1, 1, 2)
     daemon.stop()
 
 
-# ----------------------------------------------------------------------------------------- reloads on a clock that stands
+# ------------------------------------------------------------------------------------- reloads on a clock of the test
 
 
 WALL = 1781524800.0  # 2026-06-15T12:00Z
@@ -463,34 +491,35 @@ OTHERS = {
     "another price": "tariff: {currency: EUR, energy: {price_per_kwh: 0.9}}",
     "value added tax": "tariff: {currency: EUR, vat: 0.19, energy: {price_per_kwh: 0.2}}",
     "a lower one": "tariff: {currency: EUR, energy: {price_per_kwh: -0.5}}",
-    "by the clock": """
+    "time of use": """
         tariff:
           currency: EUR
           timezone: Europe/Berlin
           energy: {kind: time_of_use, price_per_kwh: 0.1, zones: [{hours: "15:00-17:00", price_per_kwh: 0.7}]}
         """,
-    "a feed that knows nothing": "tariff: {currency: EUR, energy: {kind: intervals, file: /nowhere, time: t, price: p}}",
+    "a feed without prices": "tariff: {currency: EUR, energy: {kind: intervals, file: /nowhere, time: t, price: p}}",
     "no tariff": "tariff: {currency: EUR}",
     "nothing": "",
     "another PUE": CONTRACT + "facility: {pue: 1.5}",
-    "a PUE that nobody tells": CONTRACT + "facility: {pue: {url: 'http://127.0.0.1:1', query: q, fallback: 2}}",
+    "a PUE that is not reported": CONTRACT + "facility: {pue: {url: 'http://127.0.0.1:1', query: q, fallback: 2}}",
     "another month": CONTRACT.replace("fixed:", "billing_day: 10\n  fixed:"),
     "other charges": CONTRACT.replace("12}", "24, window: 30m}").replace("100}", "300}"),
 }
 
 
-class Standing:
-    """A daemon whose clocks stand until they are moved: between two ticks nothing is used."""
+class Frozen:
+    """A daemon with clocks that run only when a test advances them: between two ticks no energy is used."""
 
     def __init__(self, directory: Path, text: str) -> None:
         self.seconds = 5000.0
-        somebody = frozenset({1})
-        meter = SimulatedMeter(lambda: self.seconds, gpus=2, holders=lambda: {0: somebody, 1: somebody})
+        self.wall_step_seconds = 0.0
+        process = frozenset({1})
+        meter = SimulatedMeter(lambda: self.seconds, gpus=2, holders=lambda: {0: process, 1: process})
         self.daemon = Daemon(
             self.config(text),
-            BooksFile(directory, lambda: WALL + self.seconds),
+            BooksFile(directory, self.wall),
             clock=lambda: self.seconds,
-            wall=lambda: WALL + self.seconds,
+            wall=self.wall,
             accelerators=[meter],
         )
 
@@ -503,6 +532,9 @@ class Standing:
         """
         return load(dedent(head) + dedent(text))
 
+    def wall(self) -> float:
+        return WALL + self.seconds + self.wall_step_seconds
+
     def pass_time(self, seconds: float) -> None:
         self.seconds += seconds
         self.daemon.tick()
@@ -514,64 +546,113 @@ class Standing:
         return fsum(posting.cost.get(what, 0.0) for posting in postings)
 
 
+def test_process_lists_are_read_again_at_the_pace_of_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes milliseconds per GPU: not every tick, and no later than a scan that depends on them."""
+    node = Frozen(tmp_path, "")
+    node.daemon.poll_all()
+    requests: list[float] = []
+    [poller] = node.daemon._node.meters.accelerators
+    monkeypatch.setattr(poller, "request_holders", lambda: requests.append(node.seconds))
+    for _ in range(61):
+        node.pass_time(1.0)
+    node.daemon.stop()
+
+    assert len(requests) in (4, 5)
+    assert {later - earlier for earlier, later in pairwise(requests)} == {15.0}
+
+
+def test_prices_are_wanted_since_the_oldest_energy_without_one_up_to_62_days() -> None:
+    day, now = 86400.0, WALL
+    resumed = Books(at=Instant(0.0, now - 3 * day), resumed=True)
+    assert wanted_since(Books(), now) == now
+    assert wanted_since(resumed, now) == now - 3 * day
+    assert wanted_since(replace(resumed, at=Instant(0.0, now - 61 * day)), now) == now - 61 * day
+    assert wanted_since(replace(resumed, at=Instant(0.0, now - 400 * day)), now) == now - 62 * day
+
+
+@pytest.mark.parametrize("step_seconds", [400 * 86400.0, -400 * 86400.0, 3600.0, -WALL])
+def test_a_step_of_the_wall_clock_costs_no_tick_and_no_counter(tmp_path: Path, step_seconds: float) -> None:
+    node = Frozen(tmp_path, CONTRACT)
+    with capture_logs() as logs:
+        node.daemon.poll_all()
+        for _ in range(5):
+            node.pass_time(1.0)
+        before, joules = node.daemon.snapshot.books, node.sum("joules")
+        node.wall_step_seconds = step_seconds
+        for _ in range(5):
+            node.pass_time(1.0)
+        node.wall_step_seconds = 0.0
+        for _ in range(5):
+            node.pass_time(1.0)
+    after = node.daemon.snapshot.books
+    node.daemon.stop()
+
+    assert [entry for entry in logs if entry["event"] == "tick_failed"] == []
+    assert (after.polls - before.polls, after.polls_skipped) == (10, 0)
+    assert node.sum("joules") - joules == pytest.approx(2 * joules, rel=0.2), "by the monotonic time"
+    for key, posting in before.postings.items():
+        assert after.postings[key].joules >= posting.joules
+        assert after.postings[key].cost.get("energy", 0.0) >= posting.cost.get("energy", 0.0)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_reload_changes_nothing_that_is_booked(tmp_path: Path, name: str) -> None:
-    there = Standing(tmp_path, CONTRACT)
-    daemon = there.daemon
+    node = Frozen(tmp_path, CONTRACT)
+    daemon = node.daemon
     daemon.poll_all()
     for _ in range(40):
-        there.pass_time(30.0)
+        node.pass_time(30.0)
     before = daemon.snapshot.books
-    assert there.sum("energy") > 0.0
-    assert there.sum("demand") > 0.0
-    assert there.sum("fixed") > 0.0
+    assert node.sum("energy") > 0.0
+    assert node.sum("demand") > 0.0
+    assert node.sum("fixed") > 0.0
     assert len(before.rows) >= 1
 
-    reload(daemon, there.config(OTHERS[name]))
+    reload(daemon, node.config(OTHERS[name]))
     daemon.tick()
     after = daemon.snapshot.books
     assert after.postings == before.postings
     assert after.rows == before.rows
     assert after.month_kwh == before.month_kwh
-    if name == "other charges":  # windows of another length begin anew; what has accrued stands
-        (stood,), (stands,) = before.demand.values(), after.demand.values()
-        assert (stands.booked_kw_months, stands.closed_kw_months) == (stood.booked_kw_months, stood.closed_kw_months)
-        assert stands.peak_watts >= stood.peak_watts
+    if name == "other charges":  # windows of another length start again; what has accrued is kept
+        (old,), (new,) = before.demand.values(), after.demand.values()
+        assert (new.booked_kw_months, new.closed_kw_months) == (old.booked_kw_months, old.closed_kw_months)
+        assert new.peak_watts >= old.peak_watts
     else:
         assert after.demand == before.demand or not daemon._node.pricing.policy.demand
 
-    energy, facility = there.sum("energy"), there.sum("facility_joules")
+    energy, facility = node.sum("energy"), node.sum("facility_joules")
     for _ in range(20):
-        there.pass_time(30.0)
-    used = there.sum("facility_joules") - facility
+        node.pass_time(30.0)
+    used = node.sum("facility_joules") - facility
     assert used > 0.0
-    paid = there.sum("energy") - energy
-    if name in {"another price", "value added tax", "by the clock"}:
-        price = {"another price": 0.9, "value added tax": 0.2 * 1.19, "by the clock": 0.7}[name]
+    paid = node.sum("energy") - energy
+    if name in {"another price", "value added tax", "time of use"}:
+        price = {"another price": 0.9, "value added tax": 0.2 * 1.19, "time of use": 0.7}[name]
         assert paid == pytest.approx(used / 3.6e6 * price, rel=1e-9)
     daemon.stop()
 
 
-@pytest.mark.parametrize(("name", "pue"), [("another PUE", 1.5), ("a PUE that nobody tells", 2.0)])
-def test_another_pue_holds_for_what_comes(tmp_path: Path, name: str, pue: float) -> None:
-    there = Standing(tmp_path, CONTRACT)
-    there.daemon.poll_all()
-    there.pass_time(30.0)
-    assert there.sum("facility_joules") == pytest.approx(there.sum("joules"))
-    reload(there.daemon, there.config(OTHERS[name]))
-    joules, facility = there.sum("joules"), there.sum("facility_joules")
-    there.pass_time(30.0)
-    assert there.sum("facility_joules") - facility == pytest.approx((there.sum("joules") - joules) * pue)
-    there.daemon.stop()
+@pytest.mark.parametrize(("name", "pue"), [("another PUE", 1.5), ("a PUE that is not reported", 2.0)])
+def test_another_pue_applies_from_the_reload_on(tmp_path: Path, name: str, pue: float) -> None:
+    node = Frozen(tmp_path, CONTRACT)
+    node.daemon.poll_all()
+    node.pass_time(30.0)
+    assert node.sum("facility_joules") == pytest.approx(node.sum("joules"))
+    reload(node.daemon, node.config(OTHERS[name]))
+    joules, facility = node.sum("joules"), node.sum("facility_joules")
+    node.pass_time(30.0)
+    assert node.sum("facility_joules") - facility == pytest.approx((node.sum("joules") - joules) * pue)
+    node.daemon.stop()
 
 
 def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp_path: Path) -> None:
-    there = Standing(tmp_path, CONTRACT)
-    daemon = there.daemon
+    node = Frozen(tmp_path, CONTRACT)
+    daemon = node.daemon
     daemon.poll_all()
-    there.pass_time(30.0)
+    node.pass_time(30.0)
     before = daemon.snapshot.books
-    dollars = there.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}")
+    dollars = node.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}")
 
     with pytest.raises(CurrencyError) as raised:
         daemon.reload(dollars)
@@ -583,9 +664,9 @@ def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp
     assert daemon.snapshot.config_reload_successful is False
     assert daemon.snapshot.books.postings == before.postings
     assert daemon.snapshot.books.currency == "EUR"
-    energy, facility = there.sum("energy"), there.sum("facility_joules")
-    there.pass_time(30.0)
-    assert there.sum("energy") - energy == pytest.approx((there.sum("facility_joules") - facility) / 3.6e6 * 0.4), (
+    energy, facility = node.sum("energy"), node.sum("facility_joules")
+    node.pass_time(30.0)
+    assert node.sum("energy") - energy == pytest.approx((node.sum("facility_joules") - facility) / 3.6e6 * 0.4), (
         "the contract that was in force still is"
     )
     daemon.stop()
@@ -596,18 +677,18 @@ def test_another_currency_is_refused_while_the_books_hold_money_of_the_first(tmp
     file.close()
 
 
-def test_a_currency_may_be_changed_while_there_is_no_money_in_the_books(tmp_path: Path) -> None:
-    there = Standing(tmp_path, "tariff: {currency: EUR}")
-    there.daemon.poll_all()
-    there.pass_time(30.0)
-    reload(there.daemon, there.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}"))
-    there.pass_time(30.0)
-    assert there.daemon.snapshot.books.currency == "USD"
-    assert there.sum("energy") > 0.0
-    there.daemon.stop()
+def test_the_currency_may_change_while_the_books_hold_no_money(tmp_path: Path) -> None:
+    node = Frozen(tmp_path, "tariff: {currency: EUR}")
+    node.daemon.poll_all()
+    node.pass_time(30.0)
+    reload(node.daemon, node.config("tariff: {currency: USD, energy: {price_per_kwh: 0.1}}"))
+    node.pass_time(30.0)
+    assert node.daemon.snapshot.books.currency == "USD"
+    assert node.sum("energy") > 0.0
+    node.daemon.stop()
 
 
-def test_what_of_a_contract_is_in_no_cost_is_said_once_and_stands_in_the_notes(tmp_path: Path) -> None:
+def test_what_of_a_contract_is_not_charged_is_logged_once_and_is_a_note(tmp_path: Path) -> None:
     rate = json.loads((CAPTURES / "tariff" / "urdb-smud-ci-tod4-2025.json").read_text())["items"][0]
     file = tmp_path / "rate.json"
     file.write_text(json.dumps({**rate, "mincharge": 250, "minchargeunits": "$/month"}))
@@ -621,6 +702,6 @@ def test_what_of_a_contract_is_in_no_cost_is_said_once_and_stands_in_the_notes(t
     notes = daemon.snapshot.notes
     daemon.stop()
 
-    said = [entry["detail"] for entry in logs if entry["event"] == "contract_incomplete"]
-    assert len(said) == 1 and "a minimum bill (mincharge: 250 $/month)" in said[0]
-    assert [note for note in notes if "minimum bill" in note] == [f"tariff: {said[0]}."]
+    details = [entry["detail"] for entry in logs if entry["event"] == "contract_incomplete"]
+    assert len(details) == 1 and "a minimum bill (mincharge: 250 $/month)" in details[0]
+    assert [note for note in notes if "minimum bill" in note] == [f"tariff: {details[0]}."]
