@@ -1,6 +1,6 @@
 """Tests that need a real NVIDIA GPU. Every test in this directory carries the marker ``device``.
 
-Where no driver answers they are skipped with the reason, in CI as well: a machine without a GPU is no failure.
+They are skipped where there is no driver, in CI too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROWS = pytest.StashKey[Rows]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them."""
+    """Add the marker."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.device)
@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def rows(pytestconfig: pytest.Config) -> Rows:
-    """Where a test leaves what it measured."""
+    """Rows of the table of measurements."""
     return pytestconfig.stash.setdefault(ROWS, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The figures, as docs/accuracy.md has them."""
+    """Print the table in the form of docs/accuracy.md."""
     rows = config.stash.get(ROWS, None)
     if rows:
         terminalreporter.section("energy counter against the integral of power, on this machine")

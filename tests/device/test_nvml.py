@@ -17,7 +17,7 @@ from tpw.power.nvml import NvmlMeter
 
 SECONDS = 60
 TOLERANCE = 0.25
-"""Counter and integral of power come from the same sensors; further apart than this the exporter itself complains."""
+"""Counter and integral of power come from the same sensors; beyond this the ledger reports an anomaly."""
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -32,18 +32,18 @@ def gpus() -> tuple[Gpu, ...]:
     found = meter.gpus()
     meter.close()
     if not found:
-        pytest.skip("the NVIDIA driver shows no GPU")
+        pytest.skip("the NVIDIA driver lists no GPU")
     return found
 
 
 @pytest.fixture(scope="module")
 def refreshes(gpus: tuple[Gpu, ...]) -> dict[str, float | None]:
-    """How often each counter moves."""
+    """Refresh interval of each counter, seconds."""
     meter = NvmlMeter()
     meter.open()
-    seen = {gpu.uuid: refresh_seconds(meter, gpu.uuid, time.monotonic, time.sleep) for gpu in gpus}
+    intervals = {gpu.uuid: refresh_seconds(meter, gpu.uuid, time.monotonic, time.sleep) for gpu in gpus}
     meter.close()
-    return seen
+    return intervals
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +53,21 @@ def idle(gpus: tuple[Gpu, ...]) -> dict[str, Watched]:
 
 @contextmanager
 def busy(uuid: str, seconds: float) -> Iterator[None]:
-    """The GPU works meanwhile. Skips the test where it cannot be made to."""
+    """Run a load on the GPU. Skips the test where that is impossible."""
     command = [sys.executable, "-m", "support.cudaload", uuid, str(seconds)]
     with subprocess.Popen(command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         try:
             if process.stdout.readline().strip() != "busy":
                 process.kill()
-                pytest.skip(f"{uuid} cannot be made to work: {process.stderr.read().strip()}")
+                pytest.skip(f"{uuid} cannot run a load: {process.stderr.read().strip()}")
             yield
         finally:
             process.kill()
 
 
 def sound(watched: Watched) -> None:
-    """What must hold on any board in any state."""
+    """Check what holds for any GPU in any state."""
     assert len(watched.samples) >= watched.reads - 3, f"{watched.gpu.uuid}: too many reads without a sample"
     assert watched.energies == sorted(watched.energies)
     counter, power = watched.counter_joules, watched.power_joules
@@ -75,7 +75,7 @@ def sound(watched: Watched) -> None:
         assert counter == pytest.approx(power, rel=TOLERANCE)
 
 
-def test_every_gpu_says_how_its_energy_is_read(gpus: tuple[Gpu, ...]) -> None:
+def test_every_gpu_has_an_energy_method(gpus: tuple[Gpu, ...]) -> None:
     for gpu in gpus:
         assert gpu.uuid.startswith("GPU-") and gpu.name
         assert (gpu.energy_method is EnergyMethod.COUNTER) == (gpu.method_note == "")
@@ -104,4 +104,4 @@ def test_under_load_the_counter_agrees_with_the_integral_of_power(
     sound(watched)
     before = idle[uuid].watts
     if watched.watts is not None and before is not None:
-        assert watched.watts > 1.2 * before, "it draws more while it works"
+        assert watched.watts > 1.2 * before, "a load draws more power"

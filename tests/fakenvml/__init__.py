@@ -1,7 +1,7 @@
-"""A stand-in for NVIDIA's driver library, driven while a program runs on it.
+"""A fake of NVIDIA's driver library, controlled by a test while a program uses it.
 
 The real ``pynvml`` loads it in place of ``libnvidia-ml.so.1``: in a subprocess through :meth:`FakeNvml.env`, in this
-process through :meth:`FakeNvml.preload`. Tests then change what the boards do, and ask for the exact energy::
+process through :meth:`FakeNvml.preload`. Tests then change the GPUs, and read the exact energy::
 
     with FakeNvml(tmp_path, count=2) as nvml:
         process = subprocess.Popen([...], env={**os.environ, **nvml.env()})
@@ -10,11 +10,11 @@ process through :meth:`FakeNvml.preload`. Tests then change what the boards do, 
         ...
         expected = nvml.true_joules(0, start, end)
 
-A change of load takes effect a few milliseconds after the call, at the instant the call returns, so that both sides see
-the same energy up to the last bit of a double.
+A change of load takes effect a few milliseconds after the call, at the instant that the call returns, so that both sides
+compute the same energy to the last bit of a double.
 
-With ``start_seconds`` the test keeps the time: the library's clock stands at :meth:`FakeNvml.now` until it is moved, so
-that a minute takes milliseconds and comes out the same every time.
+With ``start_seconds`` the clock is manual: it stays at :meth:`FakeNvml.now` until the test advances it, so that a minute
+takes milliseconds and every run has the same result.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class _Control(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """Power of a board from an instant on: high watts for ``duty`` of every period, low watts for the rest."""
+    """Power of a GPU from an instant on: high watts for ``duty`` of every period, low watts for the rest."""
 
     start: float
     joules_before: float
@@ -204,26 +204,26 @@ class _Load:
 
 
 class FakeGpu:
-    """One board of the stand-in. Made by :class:`FakeNvml`."""
+    """One GPU of the fake library. Created by :class:`FakeNvml`."""
 
     def __init__(self, nvml: FakeNvml, slot: int, watts: float, counter_joules: float) -> None:
         self._nvml = nvml
         self._slot = slot
         now = nvml.now()
-        # The first load began a while ago, so the one-second mean is right from the start.
+        # The first load began earlier, so that the one-second mean is right from the start.
         first = _Load(now - 100.0, 0.0, watts, watts, 0.0, 1.0, 0.0)
         self._loads = [first]
         self._resets: list[float] = []
-        with self._written() as board:
-            self._publish(board)
-            board.offset_joules = counter_joules - first.joules_at(now)
+        with self._written() as record:
+            self._publish(record)
+            record.offset_joules = counter_joules - first.joules_at(now)
 
     @property
     def uuid(self) -> str:
-        return bytes(self._board.uuid).decode()
+        return bytes(self._record.uuid).decode()
 
     @property
-    def _board(self) -> _Gpu:
+    def _record(self) -> _Gpu:
         return self._nvml._control.gpus[self._slot]
 
     @contextmanager
@@ -231,23 +231,23 @@ class FakeGpu:
         with self._nvml._writing() as control:
             yield control.gpus[self._slot]
 
-    def _publish(self, board: _Gpu) -> None:
+    def _publish(self, record: _Gpu) -> None:
         recent = self._loads[-MAX_SEGMENTS:]
-        for row, load in zip(board.segments, recent, strict=False):
+        for row, load in zip(record.segments, recent, strict=False):
             row.start_seconds, row.joules_before = load.start, load.joules_before
             row.low_watts, row.high_watts = load.low, load.high
             row.period_seconds, row.duty, row.phase_seconds = load.period, load.duty, load.phase
-        board.segment_count = len(recent)
+        record.segment_count = len(recent)
 
     def _add(self, low: float, high: float, period: float, duty: float, phase: float) -> float:
-        with self._written() as board:
+        with self._written() as record:
             start = max(self._nvml.now(), self._loads[-1].start) + self._nvml.ahead_seconds
             self._loads.append(_Load(start, self._loads[-1].joules_at(start), low, high, period, duty, phase))
-            self._publish(board)
+            self._publish(record)
         return start
 
     def set_constant(self, watts: float) -> float:
-        """Draw so many watts from the returned monotonic instant on."""
+        """Draw constant power from the returned monotonic instant on."""
         return self._add(watts, watts, 0.0, 1.0, 0.0)
 
     def set_square(self, low: float, high: float, period: float, duty: float = 0.5, phase: float = 0.0) -> float:
@@ -255,8 +255,8 @@ class FakeGpu:
         return self._add(low, high, period, duty, phase)
 
     def true_joules(self, start: float, end: float) -> float:
-        """Exactly what the board (or the module, where its counter counts that) used between two monotonic instants."""
-        factor = self._board.module_factor if self._board.flags & _FLAGS["module"] else 1.0
+        """Exact energy of the GPU (or of its module, where the counter covers that) between two monotonic instants."""
+        factor = self._record.module_factor if self._record.flags & _FLAGS["module"] else 1.0
         return (self._joules_at(end) - self._joules_at(start)) * factor
 
     def _joules_at(self, at: float) -> float:
@@ -266,34 +266,34 @@ class FakeGpu:
         return self._loads[0].joules_at(at)
 
     def counter_joules(self) -> float:
-        """What the counter would show now if it were refreshed all the time."""
-        board = self._board
-        factor = board.module_factor if board.flags & _FLAGS["module"] else 1.0
-        return self._joules_at(self._nvml.now()) * factor + board.offset_joules
+        """The counter now, without its refresh interval."""
+        record = self._record
+        factor = record.module_factor if record.flags & _FLAGS["module"] else 1.0
+        return self._joules_at(self._nvml.now()) * factor + record.offset_joules
 
     def set(self, **values: object) -> None:
-        """Set plain fields of the board's record: ``limit_mw``, ``temperature_celsius``, ``refresh_seconds`` ..."""
-        with self._written() as board:
+        """Set plain fields of the record: ``limit_mw``, ``temperature_celsius``, ``refresh_seconds`` ..."""
+        with self._written() as record:
             for name, value in values.items():
-                setattr(board, name, value.encode() if isinstance(value, str) else value)
+                setattr(record, name, value.encode() if isinstance(value, str) else value)
 
     def flag(self, name: str, *, on: bool = True) -> None:
         """Set or clear one of the flags (``no_energy``, ``zero_watts``, ...)."""
-        with self._written() as board:
-            board.flags = board.flags | _FLAGS[name] if on else board.flags & ~_FLAGS[name]
+        with self._written() as record:
+            record.flags = record.flags | _FLAGS[name] if on else record.flags & ~_FLAGS[name]
 
 
 class FakeNvml:
-    """The library with some boards. A context manager: leaving it frees every hung call and the mapping.
+    """The library with some GPUs. A context manager: its exit frees every hung call and the mapping.
 
     Args:
-        directory: where the control file goes.
-        count: boards the driver shows at first.
-        spare: further boards that ``count`` or ``reorder`` can bring in later (hot-plug).
-        watts: what each board draws at first.
-        counter_joules: where the energy counters begin.
-        refresh_seconds: how often the counter moves; 0: always exact.
-        start_seconds: where the clock of the library begins, if the test is to keep it; 0: it is the real one.
+        directory: for the control file.
+        count: GPUs that the driver lists at first.
+        spare: further GPUs that ``reorder`` can list later (hot-plug).
+        watts: power of each GPU at first.
+        counter_joules: first value of the energy counters.
+        refresh_seconds: interval of the counter; 0: always exact.
+        start_seconds: start of the manual clock; 0: the real clock.
     """
 
     def __init__(
@@ -326,22 +326,22 @@ class FakeNvml:
         self._control.count = count
         self._gpus: list[FakeGpu] = []
         for slot in range(count + spare):
-            board = self._control.gpus[slot]
-            board.uuid = f"GPU-{slot:08x}-1111-2222-3333-444455556666".encode()
-            board.name = name.encode()
-            board.architecture = architecture
-            board.pci_device_id = pci_device_id
-            board.pci_bus = 0x10 + slot
-            board.temperature_celsius = 40 + slot
-            board.limit_mw = board.max_limit_mw = int(limit_watts * 1000)
-            board.min_limit_mw = 200_000
-            board.module_limit_mw = 1_000_000
-            board.total_slices = 7
-            board.memory_total = 80 << 30
-            board.memory_used = (slot + 1) << 30
-            board.memory_reserved = 1 << 29
-            board.module_factor = 1.0
-            board.refresh_seconds = refresh_seconds
+            record = self._control.gpus[slot]
+            record.uuid = f"GPU-{slot:08x}-1111-2222-3333-444455556666".encode()
+            record.name = name.encode()
+            record.architecture = architecture
+            record.pci_device_id = pci_device_id
+            record.pci_bus = 0x10 + slot
+            record.temperature_celsius = 40 + slot
+            record.limit_mw = record.max_limit_mw = int(limit_watts * 1000)
+            record.min_limit_mw = 200_000
+            record.module_limit_mw = 1_000_000
+            record.total_slices = 7
+            record.memory_total = 80 << 30
+            record.memory_used = (slot + 1) << 30
+            record.memory_reserved = 1 << 29
+            record.module_factor = 1.0
+            record.refresh_seconds = refresh_seconds
             self._control.order[slot] = slot
             self._gpus.append(FakeGpu(self, slot, watts, counter_joules))
         self._control.magic = MAGIC
@@ -362,12 +362,12 @@ class FakeNvml:
     # ------------------------------------------------------------------------------------------------------- the clock
 
     def now(self) -> float:
-        """Monotonic instant, as the library sees it."""
+        """Monotonic instant of the library."""
         kept: float = self._control.now_seconds
         return kept or time.monotonic()
 
     def set_now(self, at_seconds: float) -> None:
-        """Move the clock that the test keeps. It never goes back."""
+        """Advance the manual clock."""
         assert self._control.now_seconds, "the clock is the real one"
         self._control.now_seconds = max(at_seconds, self._control.now_seconds)
 
@@ -376,13 +376,13 @@ class FakeNvml:
 
     @property
     def hanging(self) -> int:
-        """Calls that are in the library now and do not return."""
+        """Calls that hang now."""
         return self._control.hanging
 
     # ------------------------------------------------------------------------------------------- loading the library
 
     def env(self) -> dict[str, str]:
-        """Environment for a process that shall find this library instead of the driver's."""
+        """Environment of a process that loads this library instead of the driver's."""
         others = os.environ.get("LD_LIBRARY_PATH", "")
         path = f"{self.library.parent}:{others}" if others else str(self.library.parent)
         return {"LD_LIBRARY_PATH": path, "FAKENVML_CONTROL": str(self.control_file)}
@@ -390,11 +390,11 @@ class FakeNvml:
     path_env = env
 
     def preload(self) -> None:
-        """Load the library into this process: ``pynvml`` asks the loader for its soname and is given this one."""
+        """Load the library into this process: ``pynvml`` then loads its soname and gets this one."""
         os.environ["FAKENVML_CONTROL"] = str(self.control_file)
         ctypes.CDLL(str(self.library), mode=ctypes.RTLD_GLOBAL)
 
-    # ----------------------------------------------------------------------------------------------------- the boards
+    # ----------------------------------------------------------------------------------------------------- the GPUs
 
     @contextmanager
     def _writing(self) -> Iterator[_Control]:
@@ -412,47 +412,47 @@ class FakeNvml:
         return self._gpus[i].uuid
 
     def true_joules(self, i: int, start: float, end: float) -> float:
-        """Exact energy of a board between two monotonic instants, over all changes of load."""
+        """Exact energy of a GPU between two monotonic instants, over all changes of load."""
         return self._gpus[i].true_joules(start, end)
 
     def fail(self, i: int, error: str | int) -> None:
-        """Every call on the board answers this error from now on."""
+        """Every call for the GPU returns this error from now on."""
         self._gpus[i].set(error=ERRORS[error] if isinstance(error, str) else error)
 
     def lose(self, i: int) -> None:
-        """The board falls off the bus."""
+        """The GPU falls off the bus."""
         self.fail(i, "gpu_is_lost")
 
     def unknown(self, i: int) -> None:
         self.fail(i, "unknown")
 
     def restore(self, i: int) -> None:
-        """The board answers again, without any of the faults."""
+        """End all faults of the GPU."""
         self._gpus[i].set(error=0, flicker=0, hang_until_seconds=0.0)
 
     def hang(self, i: int, seconds: float = 3600.0) -> None:
-        """Calls on the board do not return for so long (or until :meth:`unhang`)."""
+        """Calls for the GPU hang for this time (or until :meth:`unhang`)."""
         self._gpus[i].set(hang_until_seconds=self.now() + seconds)
 
     def unhang(self, i: int) -> None:
         self._gpus[i].set(hang_until_seconds=0.0)
 
     def reset_counter(self, i: int) -> None:
-        """The energy counter begins again at zero, as after a driver reload."""
+        """The energy counter restarts at zero, as after a driver reload."""
         gpu = self._gpus[i]
-        with gpu._written() as board:
-            board.offset_joules -= gpu.counter_joules()
+        with gpu._written() as record:
+            record.offset_joules -= gpu.counter_joules()
 
     def step_back(self, i: int, joules: float) -> None:
-        with self._gpus[i]._written() as board:
-            board.offset_joules -= joules
+        with self._gpus[i]._written() as record:
+            record.offset_joules -= joules
 
     def freeze(self, i: int) -> None:
-        """The counter stands still although the board draws power."""
+        """The counter no longer changes although the GPU draws power."""
         gpu = self._gpus[i]
-        with gpu._written() as board:
-            board.frozen_mj = int(gpu.counter_joules() * 1000)
-            board.flags |= _FLAGS["frozen"]
+        with gpu._written() as record:
+            record.frozen_mj = int(gpu.counter_joules() * 1000)
+            record.flags |= _FLAGS["frozen"]
 
     def thaw(self, i: int) -> None:
         self._gpus[i].flag("frozen", on=False)
@@ -467,17 +467,17 @@ class FakeNvml:
         self._gpus[i].flag("no_average", on=on)
 
     def flicker(self, i: int, values: int = 1) -> None:
-        """The next so many energy or power values answer NOT_SUPPORTED although they are supported."""
+        """The next energy or power values return NOT_SUPPORTED although they are supported."""
         self._gpus[i].set(flicker=values)
 
     def module_scope(self, i: int, factor: float = 1.6, *, gpu_scope: bool = True) -> None:
-        """A superchip: the counter counts the whole module; ``gpu_scope`` False: power only for the module too."""
+        """A superchip: the counter covers the whole module; ``gpu_scope`` False: power only for the module too."""
         gpu = self._gpus[i]
-        with gpu._written() as board:
+        with gpu._written() as record:
             at = self.now()
-            board.offset_joules += gpu._joules_at(at) * (1.0 - factor)  # the counter goes on where it stood
-            board.module_factor = factor
-            board.flags |= _FLAGS["module"] | (0 if gpu_scope else _FLAGS["no_gpu_scope"])
+            record.offset_joules += gpu._joules_at(at) * (1.0 - factor)  # the counter continues from its value
+            record.module_factor = factor
+            record.flags |= _FLAGS["module"] | (0 if gpu_scope else _FLAGS["no_gpu_scope"])
 
     def utilization(self, i: int, percent: int) -> None:
         self._gpus[i].set(utilization_percent=percent)
@@ -493,62 +493,62 @@ class FakeNvml:
 
     def throttle(self, i: int, *, power_cap: float = 0.0, sw: float = 0.0, hw: float = 0.0, brake: float = 0.0) -> None:
         """Cumulative seconds of the four reasons."""
-        with self._gpus[i]._written() as board:
-            board.throttle_ns[:] = [int(seconds * 1e9) for seconds in (power_cap, sw, hw, brake)]
+        with self._gpus[i]._written() as record:
+            record.throttle_ns[:] = [int(seconds * 1e9) for seconds in (power_cap, sw, hw, brake)]
 
     def smoothing(self, i: int, floor_watts: int | None) -> None:
         """Power smoothing of Blackwell: on with this floor, or offered and switched off."""
         self._gpus[i].set(smoothing=1 if floor_watts is None else 2, floor_watts=floor_watts or 0)
 
     def processes(self, i: int, pids: Sequence[int]) -> None:
-        with self._gpus[i]._written() as board:
-            board.pids[: len(pids)] = list(pids)
-            board.pid_count = len(pids)
+        with self._gpus[i]._written() as record:
+            record.pids[: len(pids)] = list(pids)
+            record.pid_count = len(pids)
 
     def usage(self, i: int, percents: Mapping[int, int]) -> None:
-        """What processes use of the multiprocessors, as one more sample of each: percent by process id."""
-        with self._gpus[i]._written() as board:
-            board.usage_pids[: len(percents)] = list(percents)
-            board.usage_percent[: len(percents)] = list(percents.values())
-            board.usage_count = len(percents)
-            board.usage_us = max(time.time_ns() // 1000, board.usage_us + 1)
+        """Multiprocessor use in percent by process id: one more sample of each process."""
+        with self._gpus[i]._written() as record:
+            record.usage_pids[: len(percents)] = list(percents)
+            record.usage_percent[: len(percents)] = list(percents.values())
+            record.usage_count = len(percents)
+            record.usage_us = max(time.time_ns() // 1000, record.usage_us + 1)
 
     def mig(self, i: int, instances: Sequence[Sequence[int]] = ((),), profiles: Sequence[str] = ()) -> None:
-        """MIG mode with these instances, each given as the process ids on it. No instances: MIG is off again.
+        """MIG mode with these instances, each given as its process ids. No instances: MIG is off.
 
         Args:
-            i: the board.
+            i: index of the GPU.
             instances: process ids of each.
             profiles: name of each, such as ``1g.10gb`` or ``1c.3g.40gb`` (a compute instance, in the GPU instance of
                 the entry before it where that has the same one); ``1g.10gb`` where they are left out.
         """
-        with self._gpus[i]._written() as board:
-            board.flags = board.flags | _FLAGS["mig"] if instances else board.flags & ~_FLAGS["mig"]
-            board.instance_count = len(instances)
+        with self._gpus[i]._written() as record:
+            record.flags = record.flags | _FLAGS["mig"] if instances else record.flags & ~_FLAGS["mig"]
+            record.instance_count = len(instances)
             names = [*profiles, *["1g.10gb"] * (len(instances) - len(profiles))]
             gpu_instance = 0
             for j, (pids, profile) in enumerate(zip(instances, names, strict=True)):
                 if j and not ("c." in profile and profile == names[j - 1]):
                     gpu_instance += 1
-                board.instances[j].uuid = f"MIG-{i:04x}{j:04x}-aaaa-bbbb-cccc-ddddeeeeffff".encode()
-                board.instances[j].pid_count = len(pids)
-                board.instances[j].pids[: len(pids)] = list(pids)
-                board.instances[j].profile = profile.encode()
-                board.instances[j].gpu_instance = 3 + gpu_instance
-                board.instances[j].slices = int(profile[0])
-                board.instances[j].busy_percent = 0.0
+                record.instances[j].uuid = f"MIG-{i:04x}{j:04x}-aaaa-bbbb-cccc-ddddeeeeffff".encode()
+                record.instances[j].pid_count = len(pids)
+                record.instances[j].pids[: len(pids)] = list(pids)
+                record.instances[j].profile = profile.encode()
+                record.instances[j].gpu_instance = 3 + gpu_instance
+                record.instances[j].slices = int(profile[0])
+                record.instances[j].busy_percent = 0.0
 
     def instance_uuid(self, i: int, j: int) -> str:
-        return bytes(self._gpus[i]._board.instances[j].uuid).decode()
+        return bytes(self._gpus[i]._record.instances[j].uuid).decode()
 
     def busy(self, i: int, percents: Sequence[float]) -> None:
         """How busy the multiprocessors of each instance are, percent."""
-        with self._gpus[i]._written() as board:
+        with self._gpus[i]._written() as record:
             for j, percent in enumerate(percents):
-                board.instances[j].busy_percent = percent
+                record.instances[j].busy_percent = percent
 
     def samples(self) -> int:
-        """GPM samples that were allocated and not freed."""
+        """GPM samples that are allocated and not freed."""
         return self._control.gpm_samples
 
     # ----------------------------------------------------------------------------------------------------- the driver
@@ -563,7 +563,7 @@ class FakeNvml:
             control.count = value
 
     def reorder(self, order: Sequence[int]) -> None:
-        """Which boards the driver shows, in which order of indices."""
+        """Which GPUs the driver lists, in the order of their indices."""
         with self._writing() as control:
             control.order[: len(order)] = list(order)
             control.count = len(order)
@@ -587,17 +587,17 @@ class FakeNvml:
         self._control.busy_us = value
 
     def init_error(self, error: str | int) -> None:
-        """What initialisation answers from now on; 0 or "" for success."""
+        """Result of initialisation from now on; 0 or "" for success."""
         self._control.init_error = ERRORS[error] if isinstance(error, str) and error else int(error or 0)
 
     def unload_driver(self) -> None:
-        """The driver is removed: calls answer UNINITIALIZED, initialisation DRIVER_NOT_LOADED."""
+        """The driver is removed: calls return UNINITIALIZED, initialisation DRIVER_NOT_LOADED."""
         self.init_error("driver_not_loaded")
         with self._writing() as control:
             control.driver_epoch += 1
 
     def load_driver(self) -> None:
-        """The driver is back: programs must initialise again, and the counters begin at zero."""
+        """The driver is loaded again: programs must initialise again, and the counters begin at zero."""
         self.init_error(0)
         for i in range(len(self._gpus)):
             self.reset_counter(i)
@@ -605,5 +605,5 @@ class FakeNvml:
             control.driver_epoch += 1
 
     def calls(self) -> dict[str, int]:
-        """How often each function was called so far, by any process on this control file."""
+        """Number of calls of each function, by all processes on this control file."""
         return {row.name.decode(): row.calls for row in self._control.symbols if row.name}

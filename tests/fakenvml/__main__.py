@@ -1,6 +1,6 @@
-"""Runs a command on GPUs that are not there: ``PYTHONPATH=tests python -m fakenvml --gpus 8 -- tpw-exporter run``.
+"""Runs a command on fake GPUs: ``PYTHONPATH=tests python -m fakenvml --gpus 8 -- tpw-exporter run``.
 
-Every board draws a square wave of its own. Ends with the command, and with its exit status.
+Every GPU draws a different square wave. Exits with the status of the command.
 """
 
 from __future__ import annotations

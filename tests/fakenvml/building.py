@@ -1,4 +1,4 @@
-"""Compiles the stand-in once per version of its source."""
+"""Compiles the fake NVML, once per version of its source."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ SONAME = "libnvidia-ml.so.1"
 
 
 def library_path() -> Path:
-    """Path of the compiled library, in a directory of its own. Skips the test where no C compiler is (fails in CI)."""
+    """Path of the compiled library, in a directory of its own. Skips the test where there is no C compiler (fails in
+    CI)."""
     directory = CACHE / hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
     library = directory / SONAME
     if library.exists():
         return library
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
-        message = "no C compiler (cc or gcc): the NVML stand-in cannot be built"
+        message = "no C compiler (cc or gcc): the fake NVML cannot be compiled"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)

@@ -1,14 +1,14 @@
 /*
- * A stand-in for libnvidia-ml.so.1 that a test drives while a program runs on it.
+ * A fake of libnvidia-ml.so.1, controlled by a test while a program uses it.
  *
- * Everything it answers is computed from one memory-mapped page of control (the file named by FAKENVML_CONTROL), which
- * tests write from Python (see __init__.py; the structs here and there are the same, and the page carries its size).
- * A board's power is a list of segments, each a square wave with a closed-form integral, so the energy counter, the
- * instant power and the one-second mean all follow from one exact function of time: CLOCK_MONOTONIC, or the instant
- * that the test has put on the page, where it keeps the time itself.
+ * All results are computed from one memory-mapped control page (the file named by FAKENVML_CONTROL), which tests write
+ * from Python (see __init__.py: it has the same structs, and the page holds its own size). The power of a GPU is a list
+ * of segments, each a square wave with a closed-form integral. So the energy counter, the instantaneous power and the
+ * one-second mean follow from one exact function of time: CLOCK_MONOTONIC, or the instant that the test has written to
+ * the page (manual clock).
  *
- * Readers are consistent without locks: the writer makes `sequence` odd while it writes, and a reader starts over when
- * it saw an odd or a changed one.
+ * Readers are consistent without locks: the writer makes `sequence` odd while it writes, and a reader repeats when it
+ * has read an odd or a changed sequence.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -70,7 +70,7 @@ struct gpu {
     unsigned int pci_device_id;
     unsigned int pci_bus;
     unsigned int flags;
-    int error; /* answered by every call on this board; 0: none */
+    int error; /* returned by every call for this GPU; 0: none */
     unsigned int flicker; /* the next so many energy and power values answer NOT_SUPPORTED */
     unsigned int utilization_percent;
     int temperature_celsius;
@@ -115,7 +115,7 @@ struct control {
     int init_error;
     unsigned int driver_epoch; /* raised when the driver is reloaded: older initialisations answer UNINITIALIZED */
     unsigned int count;
-    unsigned int order[MAX_GPUS]; /* index -> board */
+    unsigned int order[MAX_GPUS]; /* index -> GPU */
     unsigned int delay_us;
     unsigned int busy_us;
     int gpm_samples; /* allocated and not freed */
@@ -128,13 +128,13 @@ struct control {
 
 struct handle {
     unsigned int slot;
-    int instance; /* -1: the board itself */
+    int instance; /* -1: the GPU itself */
 };
 
 static struct control *page;
 static int initialised;
 static unsigned int epoch;
-static struct handle board_handles[MAX_GPUS];
+static struct handle gpu_handles[MAX_GPUS];
 static struct handle instance_handles[MAX_GPUS][MAX_INSTANCES];
 
 static double monotonic_seconds(void)
@@ -254,7 +254,7 @@ static int map_page(void)
         fprintf(stderr, "fakenvml: %s is not a control page of this library\n", path);
         return UNKNOWN;
     }
-    /* An older mapping is left in place: a hung call may still be looking at it. */
+    /* An older mapping stays: a hung call may still read it. */
     page = c;
     return SUCCESS;
 }
@@ -287,8 +287,8 @@ static int alive(const struct control *c)
     return c->driver_epoch == epoch ? SUCCESS : UNINITIALIZED;
 }
 
-/* Is the board there at all, and what does every call on it answer? Blocks while it hangs. */
-static int board_state(struct control *c, const struct handle *h)
+/* Whether the GPU is present, and the error of every call for it. Blocks while it hangs. */
+static int gpu_state(struct control *c, const struct handle *h)
 {
     if (!h || h->slot >= MAX_GPUS)
         return INVALID_ARGUMENT;
@@ -317,8 +317,8 @@ static int board_state(struct control *c, const struct handle *h)
 enum symbol_index { SYMBOL_NONE = __COUNTER__ };
 #define COUNTED count_call(page, __COUNTER__ - SYMBOL_NONE, __func__)
 
-/* The first lines of every call on a board. */
-#define ON_BOARD(device)                                                                                               \
+/* The first lines of every call for a GPU. */
+#define ON_GPU(device)                                                                                                 \
     int state_ = alive(page);                                                                                          \
     if (state_)                                                                                                        \
         return state_;                                                                                                 \
@@ -326,12 +326,12 @@ enum symbol_index { SYMBOL_NONE = __COUNTER__ };
     COUNTED;                                                                                                           \
     spend_time(c);                                                                                                     \
     const struct handle *h = device;                                                                                   \
-    if ((state_ = board_state(c, h)))                                                                                  \
+    if ((state_ = gpu_state(c, h)))                                                                                    \
         return state_;                                                                                                 \
     struct gpu *g = &c->gpus[h->slot];                                                                                 \
     (void)g
 
-#define BOARD_ONLY                                                                                                     \
+#define GPU_ONLY                                                                                                       \
     if (h->instance >= 0)                                                                                              \
     return NOT_SUPPORTED
 
@@ -365,7 +365,7 @@ int nvmlInitWithFlags(unsigned int flags)
     epoch = page->driver_epoch;
     initialised++;
     for (unsigned int i = 0; i < MAX_GPUS; i++) {
-        board_handles[i] = (struct handle){i, -1};
+        gpu_handles[i] = (struct handle){i, -1};
         for (int j = 0; j < MAX_INSTANCES; j++)
             instance_handles[i][j] = (struct handle){i, j};
     }
@@ -437,9 +437,9 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device)
         return INVALID_ARGUMENT;
     if (page->gpus[slot].flags & FLAG_NO_ACCESS)
         return NO_PERMISSION;
-    if ((state = board_state(page, &board_handles[slot])))
+    if ((state = gpu_state(page, &gpu_handles[slot])))
         return state;
-    *device = &board_handles[slot];
+    *device = &gpu_handles[slot];
     return SUCCESS;
 }
 
@@ -454,9 +454,9 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **device)
     for (unsigned int i = 0; i < n; i++) {
         unsigned int slot = page->order[i];
         if (slot < MAX_GPUS && !strcmp(page->gpus[slot].uuid, uuid)) {
-            if ((state = board_state(page, &board_handles[slot])))
+            if ((state = gpu_state(page, &gpu_handles[slot])))
                 return state;
-            *device = &board_handles[slot];
+            *device = &gpu_handles[slot];
             return SUCCESS;
         }
     }
@@ -465,7 +465,7 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **device)
 
 int nvmlDeviceGetIndex(void *device, unsigned int *index)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     for (unsigned int i = 0; i < c->count && i < MAX_GPUS; i++)
         if (c->order[i] == h->slot)
             *index = i;
@@ -474,7 +474,7 @@ int nvmlDeviceGetIndex(void *device, unsigned int *index)
 
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned int length)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     if (h->instance >= 0)
         return copy_text(uuid, length, g->instances[h->instance].uuid);
     return copy_text(uuid, length, g->uuid);
@@ -482,7 +482,7 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned int length)
 
 int nvmlDeviceGetName(void *device, char *name, unsigned int length)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     if (h->instance < 0)
         return copy_text(name, length, g->name);
     char whole[160];
@@ -498,8 +498,8 @@ struct pci_info {
 
 int nvmlDeviceGetPciInfo_v3(void *device, struct pci_info *info)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     memset(info, 0, sizeof *info);
     info->bus = g->pci_bus;
     info->pci_device_id = g->pci_device_id;
@@ -510,14 +510,14 @@ int nvmlDeviceGetPciInfo_v3(void *device, struct pci_info *info)
 
 int nvmlDeviceGetArchitecture(void *device, unsigned int *architecture)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     *architecture = g->architecture;
     return SUCCESS;
 }
 
 int nvmlDeviceGetPersistenceMode(void *device, unsigned int *mode)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     *mode = 1;
     return SUCCESS;
 }
@@ -533,8 +533,8 @@ static int usage_is_average(const struct gpu *g)
 
 int nvmlDeviceGetPowerUsage(void *device, unsigned int *power)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_USAGE);
     if (flickers(g))
         return NOT_SUPPORTED;
@@ -544,8 +544,8 @@ int nvmlDeviceGetPowerUsage(void *device, unsigned int *power)
 
 int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *energy)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_ENERGY);
     if (flickers(g))
         return NOT_SUPPORTED;
@@ -584,7 +584,7 @@ static void one_field(struct control *c, struct gpu *g, double at, struct field_
         switch (v->field_id) {
         case 83:
         case 191:
-            /* The scoped field exists for the module only on superchips; for the board it equals field 83. */
+            /* The scoped field exists for the module only on superchips; for the GPU it equals field 83. */
             if (!(g->flags & FLAG_NO_ENERGY) && (v->field_id == 83 || v->scope_id == 0 || scope_ok)) {
                 is_wide = 1;
                 wide = energy_mj(g, at);
@@ -639,7 +639,7 @@ static void one_field(struct control *c, struct gpu *g, double at, struct field_
     v->timestamp = (long long)wall.tv_sec * 1000000 + wall.tv_nsec / 1000;
     v->latency_us = 1;
     v->answer = answer;
-    v->value.ull = 0xdeadbeefdeadbeefULL; /* what a caller sees that does not look at `answer` */
+    v->value.ull = 0xdeadbeefdeadbeefULL; /* for a caller that ignores `answer` */
     if (answer == SUCCESS) {
         v->value_type = is_wide ? 3 : 1;
         if (is_wide)
@@ -651,8 +651,8 @@ static void one_field(struct control *c, struct gpu *g, double at, struct field_
 
 int nvmlDeviceGetFieldValues(void *device, int count, struct field_value *values)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_FIELDS);
     double at = now_seconds();
     for (int i = 0; i < count; i++)
@@ -662,8 +662,8 @@ int nvmlDeviceGetFieldValues(void *device, int count, struct field_value *values
 
 int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned int *limit)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_LIMIT);
     *limit = g->limit_mw;
     return SUCCESS;
@@ -676,8 +676,8 @@ int nvmlDeviceGetPowerManagementLimit(void *device, unsigned int *limit)
 
 int nvmlDeviceGetPowerManagementLimitConstraints(void *device, unsigned int *low, unsigned int *high)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_LIMIT);
     *low = g->min_limit_mw;
     *high = g->max_limit_mw;
@@ -694,8 +694,8 @@ struct temperature {
 
 int nvmlDeviceGetTemperatureV(void *device, struct temperature *t)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_TEMPERATURE);
     if (t->version != 0x100000C)
         return ARGUMENT_VERSION_MISMATCH;
@@ -705,8 +705,8 @@ int nvmlDeviceGetTemperatureV(void *device, struct temperature *t)
 
 int nvmlDeviceGetTemperature(void *device, unsigned int sensor, unsigned int *temperature)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_TEMPERATURE);
     (void)sensor;
     *temperature = (unsigned int)g->temperature_celsius;
@@ -719,8 +719,8 @@ struct utilization {
 
 int nvmlDeviceGetUtilizationRates(void *device, struct utilization *u)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_UTILIZATION | FLAG_MIG);
     u->gpu = g->utilization_percent;
     u->memory = g->utilization_percent / 2;
@@ -733,8 +733,8 @@ struct memory {
 
 int nvmlDeviceGetMemoryInfo(void *device, struct memory *m)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_MEMORY);
     *m = (struct memory){g->memory_total, g->memory_total - g->memory_used - g->memory_reserved,
                          g->memory_used + g->memory_reserved};
@@ -748,8 +748,8 @@ struct memory_v2 {
 
 int nvmlDeviceGetMemoryInfo_v2(void *device, struct memory_v2 *m)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_MEMORY);
     if (m->version != 0x02000028)
         return ARGUMENT_VERSION_MISMATCH;
@@ -764,8 +764,8 @@ int nvmlDeviceGetMemoryInfo_v2(void *device, struct memory_v2 *m)
 
 int nvmlDeviceGetMigMode(void *device, unsigned int *current, unsigned int *pending)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     if (g->architecture < 7)
         return NOT_SUPPORTED;
     *current = *pending = g->flags & FLAG_MIG ? 1 : 0;
@@ -774,16 +774,16 @@ int nvmlDeviceGetMigMode(void *device, unsigned int *current, unsigned int *pend
 
 int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned int *count)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     *count = g->flags & FLAG_MIG ? MAX_INSTANCES : 0;
     return SUCCESS;
 }
 
 int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned int index, void **instance)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     if (!(g->flags & FLAG_MIG) || index >= g->instance_count || index >= MAX_INSTANCES)
         return NOT_FOUND;
     *instance = &instance_handles[h->slot][index];
@@ -792,8 +792,8 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned int index, void *
 
 int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *instance, void **device)
 {
-    ON_BOARD(instance);
-    *device = &board_handles[h->slot];
+    ON_GPU(instance);
+    *device = &gpu_handles[h->slot];
     return SUCCESS;
 }
 
@@ -830,13 +830,13 @@ static int list_processes(const struct handle *h, const struct gpu *g, unsigned 
 
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned int *count, struct process *out)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     return list_processes(h, g, count, out);
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *device, unsigned int *count, struct process *out)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     (void)out;
     REFUSE_IF(FLAG_NO_PROCESSES);
     *count = 0;
@@ -845,7 +845,7 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(void *device, unsigned int *count, 
 
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *device, unsigned int *count, struct process *out)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     (void)out;
     REFUSE_IF(FLAG_NO_PROCESSES);
     *count = 0;
@@ -878,8 +878,8 @@ static unsigned int usage_count(const struct gpu *g, unsigned long long since)
 
 int nvmlDeviceGetProcessUtilization(void *device, struct usage_row *rows, unsigned int *count, unsigned long long since)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_USAGE_BY_PROCESS | FLAG_OLD_USAGE_BY_PROCESS | FLAG_MIG);
     unsigned int n = usage_count(g, since);
     if (!n)
@@ -896,8 +896,8 @@ int nvmlDeviceGetProcessUtilization(void *device, struct usage_row *rows, unsign
 
 int nvmlDeviceGetProcessesUtilizationInfo(void *device, struct usage_info *info)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     REFUSE_IF(FLAG_NO_USAGE_BY_PROCESS | FLAG_MIG);
     if (info->version != 0x01000018)
         return ARGUMENT_VERSION_MISMATCH;
@@ -922,7 +922,7 @@ int nvmlDeviceGetProcessesUtilizationInfo(void *device, struct usage_info *info)
 
 int nvmlDeviceGetGpuInstanceId(void *device, unsigned int *id)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     INSTANCE_ONLY;
     *id = g->instances[h->instance].gpu_instance;
     return SUCCESS;
@@ -930,7 +930,7 @@ int nvmlDeviceGetGpuInstanceId(void *device, unsigned int *id)
 
 int nvmlDeviceGetComputeInstanceId(void *device, unsigned int *id)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     INSTANCE_ONLY;
     *id = (unsigned int)h->instance;
     return SUCCESS;
@@ -943,7 +943,7 @@ struct attributes {
 
 int nvmlDeviceGetAttributes_v2(void *device, struct attributes *a)
 {
-    ON_BOARD(device);
+    ON_GPU(device);
     INSTANCE_ONLY;
     memset(a, 0, sizeof *a);
     a->compute_slices = g->instances[h->instance].slices;
@@ -960,8 +960,8 @@ struct profile_info_v2 {
 int nvmlDeviceGetGpuInstanceProfileInfoV(void *device, unsigned int profile, struct profile_info_v2 *info)
 {
     static const unsigned int slices[] = {1, 2, 3, 4, 7, 8, 6};
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     if (profile >= sizeof slices / sizeof *slices || slices[profile] > g->total_slices)
         return NOT_SUPPORTED;
     info->slices = slices[profile];
@@ -974,8 +974,8 @@ struct gpm_support {
 
 int nvmlGpmQueryDeviceSupport(void *device, struct gpm_support *support)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     support->supported = g->architecture >= 9 && !(g->flags & FLAG_NO_GPM);
     return SUCCESS;
 }
@@ -1004,8 +1004,8 @@ int nvmlGpmSampleFree(struct gpm_sample *sample)
 
 int nvmlGpmMigSampleGet(void *device, unsigned int gpu_instance, struct gpm_sample *sample)
 {
-    ON_BOARD(device);
-    BOARD_ONLY;
+    ON_GPU(device);
+    GPU_ONLY;
     if (!(g->flags & FLAG_MIG) || g->architecture < 9 || g->flags & FLAG_NO_GPM)
         return NOT_SUPPORTED;
     *sample = (struct gpm_sample){1, h->slot, gpu_instance, now_seconds()};

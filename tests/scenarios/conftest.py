@@ -1,4 +1,4 @@
-"""The loss table: what each scenario cost, printed when the run is over."""
+"""The loss table of the scenarios, printed at the end of the run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from support.losses import LOSSES, Losses, table
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     losses = config.stash.get(LOSSES, None)
     if losses:
-        terminalreporter.section("energy: what each scenario cost")
+        terminalreporter.section("energy: loss in each scenario")
         for line in table(losses):
             terminalreporter.write_line(line)
 
 
 @pytest.fixture
 def losses(pytestconfig: pytest.Config) -> Losses:
-    """Where a scenario leaves its row of the table."""
+    """Rows of the loss table."""
     return pytestconfig.stash.setdefault(LOSSES, {})
 
 
 @pytest.fixture
 def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
-    """Two boards, and two more that can be brought in, on a clock that the test moves."""
+    """Two GPUs, and two more to hot-plug, on a manual clock."""
     monkeypatch.setenv("FAKENVML_CONTROL", "")  # restored after the test
     with FakeNvml(tmp_path, count=2, spare=2, start_seconds=1000.0) as nvml:
         nvml.preload()
@@ -38,7 +38,7 @@ def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
 
 
 def shut_down() -> None:
-    """The library counts initialisations: leave none to the next test, whose boards are others."""
+    """Shut NVML down as often as it was initialised: the next test has other GPUs."""
     try:
         while True:
             pynvml.nvmlShutdown()

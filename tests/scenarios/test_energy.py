@@ -1,9 +1,8 @@
-"""What can happen to a board and its driver, and what the exporter makes of it: one row, one scenario.
+"""Failures of a GPU and its driver, and the energy that is booked then: one row per scenario.
 
-Every scenario is a minute of ticks, a second apart give or take some milliseconds, through the real binding, poller, ledger
-and page. The truth is the stand-in's exact integral. In every row: no counter ever falls; no joule is booked that was not
-used; what is missing lies in time that is counted as unmetered; the laws hold at the end; and the board beside it loses
-nothing.
+Every scenario is a minute of ticks, a second apart with some milliseconds of jitter, through the real binding, poller,
+ledger and page. The truth is the exact integral of the fake NVML. In every row no counter falls, no more is booked than was
+used, missing energy lies in time that is counted as unmetered, the laws hold at the end, and a second GPU loses nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BEGIN = "<!-- begin: written by UPDATE_GOLDEN=1 pytest tests/scenarios -->"
 END = "<!-- end -->"
 
 SECONDS = 60
-MOST_WATTS = 600.0
+MAX_WATTS = 600.0
 BESIDE_WATTS = 150.0
 COUNTER_ERROR = 0.001
 AVERAGE_ERROR = 0.01
@@ -42,22 +41,22 @@ class Scenario:
 
     Args:
         name: in the table of losses.
-        load: what the board draws, from before the first look on.
-        board: what the board is, before the first look.
-        events: (second, what happens then); seconds between two ticks, so that nothing depends on luck.
-        method: how the joules are obtained at the end.
-        error: the most by which what is booked may differ from the truth of the metered time.
-        unmetered: seconds that are counted as unmetered, give or take a tick.
-        anomalies: what is complained of.
-        asleep: (from, to) in seconds: no ticks in between.
-        seconds: of the whole.
-        alone: the fault is the whole driver's, so the board beside it has it as well.
-        kept: the books are on disk.
+        load: power of the GPU, from before the first read on.
+        prepare: properties of the GPU, set before the first read.
+        events: (second, action), at seconds between two ticks, so that the order is fixed.
+        method: energy method at the end.
+        error: largest relative difference of booked energy from the truth of the metered time.
+        unmetered: seconds that are counted as unmetered.
+        anomalies: counted anomalies.
+        asleep: (from, to) in seconds without ticks.
+        seconds: duration.
+        alone: whether the fault concerns this GPU only, not the whole driver.
+        stored: the books are on disk.
     """
 
     name: str
-    load: Be = lambda nvml: nvml.gpu(0).set_square(100.0, MOST_WATTS, 0.9, 0.4)
-    board: Be = lambda nvml: None
+    load: Be = lambda nvml: nvml.gpu(0).set_square(100.0, MAX_WATTS, 0.9, 0.4)
+    prepare: Be = lambda nvml: None
     events: tuple[tuple[float, Do], ...] = ()
     method: EnergyMethod = EnergyMethod.COUNTER
     error: float = COUNTER_ERROR
@@ -66,7 +65,7 @@ class Scenario:
     asleep: tuple[float, float] = (0.0, 0.0)
     seconds: int = SECONDS
     alone: bool = True
-    kept: bool = False
+    stored: bool = False
 
 
 def constant(watts: float) -> Be:
@@ -74,7 +73,7 @@ def constant(watts: float) -> Be:
 
 
 def square(period: float, duty: float = 0.4) -> Be:
-    return lambda nvml: nvml.gpu(0).set_square(100.0, MOST_WATTS, period, duty)
+    return lambda nvml: nvml.gpu(0).set_square(100.0, MAX_WATTS, period, duty)
 
 
 def no_counter(nvml: FakeNvml) -> None:
@@ -86,7 +85,7 @@ def instants_only(nvml: FakeNvml) -> None:
     nvml.no_average(0)
 
 
-def nothing_but_the_counter(nvml: FakeNvml) -> None:
+def counter_only(nvml: FakeNvml) -> None:
     for flag in ("no_average", "no_instant", "no_usage"):
         nvml.gpu(0).flag(flag)
 
@@ -100,7 +99,7 @@ def init_fails(error: str) -> Do:
 
 
 def supervised(n: Node) -> None:
-    """The daemon has said that it cannot go on; its supervisor starts it again, on the driver that is there now."""
+    """The daemon has a fatal error; its supervisor restarts it with the new driver."""
     assert n.daemon._node.meters.fatal is not None
     assert "mismatch" in n.daemon._node.meters.fatal.detail
     n.nvml.load_driver()
@@ -161,7 +160,7 @@ SCENARIOS = [
     ),
     Scenario(
         "frozen counter, no power",
-        board=nothing_but_the_counter,
+        prepare=counter_only,
         events=((20.01, lambda n: n.nvml.freeze(0)),),
         unmetered=40.0,
         anomalies={"frozen": 1},
@@ -200,7 +199,7 @@ SCENARIOS = [
         method=AVERAGE,
         error=AVERAGE_ERROR,
     ),
-    # -------------------------------------------------------------------------------------------------- the board's faults
+    # -------------------------------------------------------------------------------------------------- faults of the GPU
     Scenario("lost and back", events=((20.4, lambda n: n.nvml.lose(0)), (30.4, lambda n: n.nvml.restore(0)))),
     Scenario(
         "lost and back, no counter",
@@ -253,12 +252,12 @@ SCENARIOS = [
         unmetered=6.4,
         anomalies={"reset": 1},
         alone=False,
-        kept=True,
+        stored=True,
     ),
-    # ---------------------------------------------------------------------------------------------- other ways to be a GPU
+    # ---------------------------------------------------------------------------------------------- other configurations
     Scenario("UUID reorder", events=((20.4, lambda n: n.nvml.reorder([1, 2, 0])),), seconds=120),
     Scenario("MIG on", events=((20.4, lambda n: n.nvml.mig(0, [[1], [1]])),), seconds=120),
-    Scenario("module scope only", board=lambda nvml: nvml.module_scope(0, 1.5, gpu_scope=False)),
+    Scenario("module scope only", prepare=lambda nvml: nvml.module_scope(0, 1.5, gpu_scope=False)),
     Scenario("no average", constant(300.0), instants_only, method=INSTANT, error=AVERAGE_ERROR),
     Scenario("no average, square 50 ms", square(0.05), instants_only, method=INSTANT, error=0.05),
     Scenario("no average, square 0.9 s", square(0.9), instants_only, method=INSTANT, error=0.03),
@@ -281,14 +280,14 @@ SCENARIOS = [
 
 
 def ticks(scenario: Scenario) -> Iterator[float]:
-    """Seconds since the first look; never quite on time, as a scheduler is."""
+    """Seconds since the first read, with the jitter of a scheduler."""
     for second in range(1, scenario.seconds + 1):
         if not scenario.asleep[0] < second < scenario.asleep[1]:
             yield second + 0.01 * ((0.618 * second) % 1.0 - 0.5)
 
 
 def sample_until(node: Node, until: float) -> None:
-    """Ten times a second, and never in step with anything."""
+    """Ten times a second on average, out of phase with the load."""
     for n in itertools.count():
         pause = 0.1 * (0.5 + (0.618 * (n + node.nvml.now())) % 1.0)
         if node.nvml.now() + pause >= until:
@@ -298,7 +297,7 @@ def sample_until(node: Node, until: float) -> None:
 
 
 def never_below(before: Page, after: Page) -> None:
-    """A board keeps its counters, whatever its index becomes."""
+    """No counter of a GPU falls, even if its index changes."""
     now = {(name, nameless(labels)): value for (name, labels), value in after.counters().items()}
     for (name, labels), value in before.counters().items():
         assert now.get((name, nameless(labels)), -1.0) >= value, (name, labels)
@@ -309,36 +308,36 @@ def nameless(labels: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
 
 
 def laws(page: Page, uuid: str) -> None:
-    """Laws 1, 2 and 3, on the page."""
+    """Laws 1, 2 and 3 on the page."""
     joules = page.value("tpw_gpu_energy_joules_total", uuid=uuid)
     assert page.sum("tpw_gpu_state_energy_joules_total", uuid=uuid) == pytest.approx(joules, rel=1e-12)
     idle = page.sum("tpw_gpu_state_energy_joules_total", state="idle")
-    boards = page.sum("tpw_gpu_energy_joules_total")
-    assert page.sum("tpw_server_energy_joules_total") + idle == pytest.approx(boards, rel=1e-12)
+    gpus = page.sum("tpw_gpu_energy_joules_total")
+    assert page.sum("tpw_server_energy_joules_total") + idle == pytest.approx(gpus, rel=1e-12)
     cost = page.sum("tpw_gpu_state_cost_total", component="energy")
-    assert cost == pytest.approx(boards * PUE / 3.6e6 * PRICE_PER_KWH, rel=1e-9)
+    assert cost == pytest.approx(gpus * PUE / 3.6e6 * PRICE_PER_KWH, rel=1e-9)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_energy(scenario: Scenario, nvml: FakeNvml, tmp_path: Path, losses: Losses) -> None:
     nvml.gpu(1).set_constant(BESIDE_WATTS)
     scenario.load(nvml)
-    scenario.board(nvml)
+    scenario.prepare(nvml)
     nvml.advance(2.0)
     begun = nvml.now()
 
     def true(start: float, end: float) -> float:
         return nvml.true_joules(0, start, end)
 
-    with Node(nvml, tmp_path / "books" if scenario.kept else None) as node:
+    with Node(nvml, tmp_path / "books" if scenario.stored else None) as node:
         due = list(scenario.events)
         page = node.page()
         unmetered = missing = 0.0
         for second in ticks(scenario):
             while due and due[0][0] <= second:
-                at, happens = due.pop(0)
+                at, action = due.pop(0)
                 nvml.set_now(begun + at)
-                happens(node)
+                action(node)
             if scenario.method is INSTANT:
                 sample_until(node, begun + second)
             nvml.set_now(begun + second)
@@ -350,9 +349,9 @@ def test_energy(scenario: Scenario, nvml: FakeNvml, tmp_path: Path, losses: Loss
             now, lost = node.daemon.snapshot.at.monotonic_seconds, node.account.unmetered_seconds - unmetered
             missing += true(now - lost, now) if lost else 0.0
             unmetered += lost
-            # A mean lags behind by up to a second, a counter by no more than its refresh.
+            # A mean lags by up to a second, a counter by at most its refresh interval.
             lag = 1.0 if node.account.gpu.energy_method is not EnergyMethod.COUNTER else 0.03
-            assert node.booked_joules() <= true(begun, now) * (1.0 + scenario.error) + lag * 1.5 * MOST_WATTS
+            assert node.booked_joules() <= true(begun, now) * (1.0 + scenario.error) + lag * 1.5 * MAX_WATTS
 
         end = now - node.pending_seconds()
         truth, booked = true(begun, end), node.booked_joules()
@@ -364,7 +363,7 @@ def test_energy(scenario: Scenario, nvml: FakeNvml, tmp_path: Path, losses: Loss
         assert unmetered == pytest.approx(scenario.unmetered, abs=0.02)
         assert node.account.anomalies == scenario.anomalies
         laws(page, nvml.uuid(0))
-        # Time is booked between wall instants, whose floats are a quarter of a microsecond apart.
+        # Time is booked between wall instants: floats with a resolution of a quarter of a microsecond.
         assert page.sum("tpw_gpu_state_seconds_total", uuid=nvml.uuid(0)) == pytest.approx(now - begun, abs=1e-4)
         if scenario.alone:
             beside = nvml.true_joules(1, begun, now)
@@ -372,19 +371,19 @@ def test_energy(scenario: Scenario, nvml: FakeNvml, tmp_path: Path, losses: Loss
             assert node.account_of(1).anomalies == {}
 
 
-def test_every_scenario_has_a_name_of_its_own() -> None:
+def test_every_scenario_has_a_unique_name() -> None:
     names = [scenario.name for scenario in SCENARIOS]
 
     assert len(names) == len(set(names))
     assert all(a < b for scenario in SCENARIOS for (a, _), (b, _) in itertools.pairwise(scenario.events))
 
 
-def test_the_documented_table_is_the_one_of_these_scenarios(losses: Losses) -> None:
-    """docs/accuracy.md names every scenario, and after a whole run its figures are those of the run."""
+def test_the_documented_table_matches_these_scenarios(losses: Losses) -> None:
+    """docs/accuracy.md lists every scenario; after a complete run its figures are compared as well."""
     names = [scenario.name for scenario in SCENARIOS]
     ran = list(losses) == names
     if os.environ.get("UPDATE_GOLDEN") == "1":
-        assert ran, "the table is written after a whole run: pytest tests/scenarios"
+        assert ran, "the table is written after a complete run: pytest tests/scenarios"
         head, begin, rest = DOCUMENT.read_text().partition(BEGIN)
         DOCUMENT.write_text(head + begin + "\n".join(["", *table(losses), ""]) + END + rest.partition(END)[2])
     text = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0]

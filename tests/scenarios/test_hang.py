@@ -1,4 +1,4 @@
-"""A driver call that does not return, in real time: what it costs the other boards, the scrapes, and itself."""
+"""A hung driver call in real time: its effect on the other GPUs, on scrapes, and on its own GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tpw.exposition.web import Web
 from tpw.power.nvml import NvmlMeter
 from tpw.snapshot import Snapshot
 
-BOARDS = 8
+GPUS = 8
 HANGING = 3
 HANG_SECONDS = 5.0
 
@@ -31,18 +31,18 @@ HANG_SECONDS = 5.0
 class Scrape:
     seconds: float
     age_seconds: float
-    """Of the snapshot it showed."""
+    """Age of the snapshot."""
     up: int
-    """Boards that were shown as up."""
+    """GPUs that were up."""
 
 
 @pytest.fixture
 def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     monkeypatch.setenv("FAKENVML_CONTROL", "")
-    with FakeNvml(tmp_path, BOARDS, refresh_seconds=0.0) as nvml:
+    with FakeNvml(tmp_path, GPUS, refresh_seconds=0.0) as nvml:
         nvml.preload()
-        for board in range(BOARDS):
-            nvml.gpu(board).set_square(100.0, 600.0, 0.05 + 0.1 * board, 0.4)
+        for index in range(GPUS):
+            nvml.gpu(index).set_square(100.0, 600.0, 0.05 + 0.1 * index, 0.4)
         yield nvml
         nvml.close()
         shut_down()
@@ -52,7 +52,7 @@ def pollers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "nvml-poller"]
 
 
-def test_one_board_of_eight_hanging_costs_the_others_no_more_than_two_ticks(eight: FakeNvml) -> None:
+def test_one_hung_gpu_of_eight_costs_the_others_at_most_two_ticks(eight: FakeNvml) -> None:
     config = load("host: {meters: []}\ndiscovery: {processes: false}\n")
     daemon = Daemon(config, accelerators=[NvmlMeter()])
     snapshots: list[Snapshot] = []
@@ -81,29 +81,31 @@ def test_one_board_of_eight_hanging_costs_the_others_no_more_than_two_ticks(eigh
         daemon.stop()
 
     first, last = snapshots[0], snapshots[-1]
-    for board in range(BOARDS):
-        uuid = eight.uuid(board)
+    for index in range(GPUS):
+        uuid = eight.uuid(index)
         accounts = [snapshot.books.gpus[uuid] for snapshot in snapshots]
         lost = [account.up for account in accounts].count(False)
-        if board == HANGING:
-            assert lost >= HANG_SECONDS - 1, "it was hanging"
+        if index == HANGING:
+            assert lost >= HANG_SECONDS - 1, "it hangs"
         else:
             assert lost <= 2
-        # All of its energy comes with the first look after the hang.
+        # The first read after the hang contains all of its energy.
         assert accounts[-1].up
         assert (accounts[-1].unmetered_seconds, accounts[-1].anomalies) == (0.0, {})
         begin, end = accounts[0].baseline_at_seconds, accounts[-1].baseline_at_seconds
         assert begin is not None and end is not None
-        booked = [sum(p.joules for key, p in of.books.postings.items() if key.gpu == uuid) for of in (first, last)]
-        true = eight.true_joules(board, begin, end)
+        booked = [
+            sum(p.joules for key, p in snapshot.books.postings.items() if key.gpu == uuid) for snapshot in (first, last)
+        ]
+        true = eight.true_joules(index, begin, end)
         assert booked[1] - booked[0] == pytest.approx(true, rel=0.001)
     assert len(snapshots) >= 9
-    assert max(hanging_calls) == 1, "nobody is sent after the first call"
-    assert max(threads) == 2, "the one that hangs, and the one that goes on"
+    assert max(hanging_calls) == 1, "no second call starts"
+    assert max(threads) == 2, "the abandoned thread and the current one"
     assert threads == {1, 2}
     assert max(scrape.seconds for scrape in scrapes) < 0.5
     assert max(scrape.age_seconds for scrape in scrapes) < 2.5
-    assert scrapes[-1].up == BOARDS
+    assert scrapes[-1].up == GPUS
     shown = sorted(scrape.up for scrape in scrapes)
-    assert shown[len(shown) // 4] == BOARDS - 1, "the one that hangs is down, and nearly always no other"
+    assert shown[len(shown) // 4] == GPUS - 1, "the hung GPU is down, and nearly always no other"
     assert pollers() == []

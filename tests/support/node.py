@@ -157,7 +157,7 @@ class Node:
         if not poller._reader.hung:
             return
         index = next(i for i in range(self.nvml.count) if self.nvml.uuid(i) in poller._reader.hung)
-        if self.nvml.gpu(index)._board.hang_until_seconds > self.nvml.now():
+        if self.nvml.gpu(index)._record.hang_until_seconds > self.nvml.now():
             return
         for thread in threading.enumerate():
             if thread.name == "nvml-poller" and poller._worker is not None and thread is not poller._worker.thread:

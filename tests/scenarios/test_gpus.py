@@ -1,5 +1,4 @@
-"""The checks of tests/device, on the stand-in: what they would say of a board that is as it should be, and of one that is
-not."""
+"""The checks of tests/device on the fake NVML: for a GPU with correct values, and for one with wrong ones."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from tpw.model import EnergyMethod
 from tpw.power.nvml import NvmlMeter
 
 
-def test_counter_and_integral_of_power_are_the_energy_that_the_board_used(nvml: FakeNvml) -> None:
+def test_counter_and_integral_of_power_are_the_energy_of_the_gpu(nvml: FakeNvml) -> None:
     nvml.gpu(0).set_square(100.0, 600.0, 7.0, 0.4)
     nvml.advance(2.0)
     begun = nvml.now()
@@ -37,8 +36,8 @@ def test_counter_and_integral_of_power_are_the_energy_that_the_board_used(nvml: 
     assert row[2:5] == ("counter", "busy", "60")
 
 
-def test_a_counter_that_counts_another_thing_shows_as_a_difference(nvml: FakeNvml) -> None:
-    """A module's counter beside the power of its GPU alone."""
+def test_a_counter_with_another_scope_shows_as_a_difference(nvml: FakeNvml) -> None:
+    """A counter of the module beside power of its GPU alone."""
     nvml.module_scope(0, 1.6)
     nvml.gpu(0).set_constant(300.0)
     nvml.advance(2.0)
@@ -53,7 +52,7 @@ def test_a_counter_that_counts_another_thing_shows_as_a_difference(nvml: FakeNvm
 
 
 @pytest.mark.parametrize("refresh", [0.02, 0.1])
-def test_how_often_the_counter_moves_is_found(nvml: FakeNvml, refresh: float) -> None:
+def test_the_refresh_interval_of_the_counter_is_measured(nvml: FakeNvml, refresh: float) -> None:
     nvml.gpu(0).set(refresh_seconds=refresh)
     meter = NvmlMeter(nvml.now)
     meter.open()
@@ -61,7 +60,7 @@ def test_how_often_the_counter_moves_is_found(nvml: FakeNvml, refresh: float) ->
     assert refresh_seconds(meter, nvml.uuid(0), nvml.now, nvml.advance) == pytest.approx(refresh, abs=0.002)
 
 
-def test_a_board_without_a_counter_has_the_integral_alone(nvml: FakeNvml) -> None:
+def test_a_gpu_without_a_counter_has_only_the_integral(nvml: FakeNvml) -> None:
     nvml.no_energy(0)
     meter = NvmlMeter(nvml.now)
     watched = watch(meter, 5, nvml.now, nvml.advance)[nvml.uuid(0)]
@@ -73,7 +72,7 @@ def test_a_board_without_a_counter_has_the_integral_alone(nvml: FakeNvml) -> Non
     assert refresh_seconds(meter, nvml.uuid(0), nvml.now, nvml.advance) is None
 
 
-def test_the_load_says_why_it_cannot_run_where_there_is_no_driver() -> None:
+def test_the_load_prints_why_it_cannot_run_without_a_driver() -> None:
     tests = Path(__file__).resolve().parents[1]
     program = (
         "import ctypes, support.cudaload as load\n"
@@ -87,10 +86,10 @@ def test_the_load_says_why_it_cannot_run_where_there_is_no_driver() -> None:
     assert "no CUDA driver library: libcuda.so.1" in done.stderr
 
 
-def test_the_load_launches_its_kernel_until_its_time_is_over(
+def test_the_load_launches_its_kernel_for_the_given_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a driver that only takes note: the first target is refused, as a driver of today may."""
+    """With a driver that records calls and rejects the first target, as current drivers may."""
     calls: list[str] = []
 
     class Driver:
