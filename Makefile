@@ -133,6 +133,11 @@ lock: ## Resolve requirements/*.txt anew
 	$(LOCK) requirements/build.in -o requirements/build.txt
 	$(LOCK) pyproject.toml --all-extras requirements/dev.in -c requirements/image.txt -c requirements/build.txt -o requirements/dev.txt
 
+.PHONY: chart
+chart: $(VENV)/.dev ## Pack the Helm chart with its rules and dashboards into dist/
+	@mkdir -p dist
+	$(BIN)/python -c 'import helm_python; print(helm_python.package("deploy/helm/tpw-exporter", destination="dist"))'
+
 ##@ Housekeeping
 
 .PHONY: wheel

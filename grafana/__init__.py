@@ -1,4 +1,6 @@
-"""Dashboards, recording rules and alerts as code. One board is one file; ``python -m grafana.build`` writes everything.
+"""Dashboards, recording rules and alerts as code. One dashboard is one file.
+
+``python -m grafana.build`` writes everything.
 
 Names of metrics come from :mod:`tpw.exposition.catalogue` alone: a metric or a label that is not there fails the build.
 """

@@ -1,7 +1,7 @@
-"""The alerts, in the order of one triage: is it measured, is it lost, is it wasted, is it worse, is it dear.
+"""The alerts, in the order of triage: measuring, hardware, waste, efficiency, cost.
 
-An alert that speaks about money does not need a price to fire: its condition is time, joules or tokens, and the money
-stands in its description where it is known. So an alert keeps its identity when a price comes or goes.
+Alerts on waste need no price to fire: their condition is time, and the description adds the cost where it is known. So an
+alert keeps its identity when a price appears or disappears.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from grafana.values import Values, number
 
 
 class Severity(StrEnum):
-    """How soon a person must look."""
+    """How soon a person must act."""
 
     CRITICAL = "critical"
-    """Now: what is measured is wrong, or hardware is gone."""
+    """At once: numbers are wrong, or hardware is lost."""
     WARNING = "warning"
     """In working hours: a ticket."""
     INFO = "info"
-    """A fact worth knowing: a digest."""
+    """For information: a digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alerting rule. ``link`` maps variables of the board to labels of the alert."""
+    """One alerting rule. ``link`` maps variables of the dashboard to labels of the alert."""
 
     name: str
     severity: Severity
@@ -36,12 +36,12 @@ class Alert:
     hold: str | None
     summary: str
     description: str
-    board: str
+    dashboard: str
     why: str
-    """Why this number; for the documentation."""
+    """Reason for the threshold, for the documentation."""
     link: Mapping[str, str] = field(default_factory=dict)
     knobs: tuple[str, ...] = ()
-    """Names of the values that decide when it fires; the tests change each of them and must then fail."""
+    """Names of the values that decide when it fires. The tests change each and expect a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class AlertGroup:
 
 
 def alert_groups(values: Values) -> tuple[AlertGroup, ...]:
-    """All alerts. Raises UnknownNameError where one uses a word that nobody exposes."""
+    """All alerts. Raises UnknownNameError where one uses a name that does not exist."""
     alerts = Alerts(values)
     groups = (
         AlertGroup("tpw-measuring", tuple(alerts.measuring())),
@@ -70,11 +70,11 @@ def alert_groups(values: Values) -> tuple[AlertGroup, ...]:
 
 
 def annotations_of(alert: Alert, values: Values) -> dict[str, str]:
-    """Summary, description, and where to read on."""
+    """Summary, description, and the addresses of the runbook and the dashboard."""
     query = "&".join(
         f"var-{quote(variable)}={{{{ $labels.{label} | urlquery }}}}" for variable, label in alert.link.items()
     )
-    address = f"{values.grafana_url}/d/{alert.board}"
+    address = f"{values.grafana_url}/d/{alert.dashboard}"
     return {
         "summary": alert.summary,
         "description": " ".join(alert.description.split()),
@@ -84,7 +84,7 @@ def annotations_of(alert: Alert, values: Values) -> dict[str, str]:
 
 
 def _money(expr: str, words: str, otherwise: str = "") -> str:
-    """Template text: every result of the expression as an amount with its currency and the words after it.
+    """Template text: every result of the expression as an amount with its currency, MONEY in ``words``.
 
     ``expr`` is PromQL in which ``%q`` stands for label values, followed by their names, separated by ``;``.
     """
@@ -100,7 +100,7 @@ _AMOUNT = '{{ . | value | printf "%.2f" }} {{ . | label "currency" }}'
 _WHERE = "{{ $labels.instance }}"
 _GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
 _MODEL = "{{ $labels.model }} on {{ $labels.server }}"
-_UNPRICED = "What it costs is not known: no price is configured."
+_UNPRICED = "Its cost is unknown: no price is configured."
 
 
 class Alerts:
@@ -115,7 +115,7 @@ class Alerts:
         self._model = rules.keys(*LEVELS["model"])
 
     def _except_gpus(self, parameter: str) -> str:
-        """Leaves out the GPUs that an operator names: by UUID, all of an instance, or by UUID on one instance."""
+        """Excludes the GPUs that an operator names: by UUID, all of an instance, or by UUID on one instance."""
         return promql(f"""
             unless on (uuid) {parameter}{{instance=""}}
             unless on (instance) {parameter}{{uuid=""}}
@@ -123,7 +123,7 @@ class Alerts:
         """)
 
     def _late(self, window: str, *labels: str) -> str:
-        """Where energy was priced over a window whose price arrived late: what was booked then was used before."""
+        """Where energy was priced late in the window: its cost is booked now, but it was used earlier."""
         late = "tpw_energy_late_priced_joules_total"
         total = f"sum by ({', '.join(labels)}) ({late})" if labels else f"sum({late})"
         before = total.replace(late, f"{late} offset {window}")
@@ -132,7 +132,7 @@ class Alerts:
     # ----------------------------------------------------------------------------------------------------- measuring
 
     def measuring(self) -> Iterable[Alert]:
-        """A wrong number silences every alert after it, so these come first."""
+        """Alerts on measuring."""
         v = self._values
         yield Alert(
             "TpwExporterDown",
@@ -143,10 +143,10 @@ class Alerts:
                 up == 0 and on ({self._node}) node:tpw_exporter_up:max
             """),
             v.exporter_down_for,
-            "An exporter does not answer.",
-            f"Prometheus cannot scrape the exporter of {_WHERE}. Its GPUs and servers are missing from every number.",
+            "An exporter does not respond.",
+            f"Prometheus cannot scrape the exporter of {_WHERE}. Its GPUs and servers are missing from all totals.",
             "tpw-measuring",
-            "Missed scrapes of 15 to 60 s must not page; per instance, because absent() alone hides a partial loss.",
+            "A few missed scrapes are tolerated. Per instance, because absent() does not detect a partial loss.",
             {"instance": "instance"},
             ("exporter_down_for",),
         )
@@ -158,11 +158,11 @@ class Alerts:
                 unless on () group(tpw_build_info or node:tpw_exporter_up:max)
             """),
             v.exporter_absent_for,
-            "Prometheus knows no exporter at all.",
-            f"No scrape target has a job like {v.job}, and no exporter's numbers are there under another name: service "
-            "discovery finds nothing.",
+            "Prometheus has no exporter to scrape.",
+            f"No scrape target has a job that matches {v.job}, and no other job has series of an exporter: "
+            "service discovery finds no target.",
             "tpw-measuring",
-            "A job that is not there has no up series that could be 0.",
+            "A job without targets has no up series that could be 0.",
             {},
             ("exporter_absent_for",),
         )
@@ -178,17 +178,17 @@ class Alerts:
                 )
             """),
             v.source_down_for,
-            "A source of readings is down.",
+            "The exporter cannot read a source.",
             f"The exporter of {_WHERE} cannot read {{{{ $labels.source }}}}. "
             '{{ range printf "topk(1, increase(tpw_source_read_failures_total{instance=%q,source=%q}[15m])) > 0"'
             " $labels.instance $labels.source | query }}Most failures of the last 15 minutes: "
             '{{ . | label "reason" }}.{{ end }}',
             "tpw-measuring",
-            "Inference servers restart in minutes; ten minutes is an outage. Prices and carbon are known ahead: two hours.",
+            "Inference servers restart within minutes; ten is an outage. Prices and carbon are known ahead: two hours.",
             {"instance": "instance"},
             ("source_down_for", "slow_source_down_for"),
         )
-        # Both clocks are the exporter's: one that is wrong, or a scrape that is late, makes no reading stale.
+        # Both timestamps are of the exporter: a wrong clock or a late scrape does not make a reading stale.
         snapshot = "tpw_snapshot_timestamp_seconds"
         yield Alert(
             "TpwReadingsStale",
@@ -207,8 +207,8 @@ class Alerts:
                 )
             """),
             None,
-            "A source says it is up and gives no readings.",
-            f"{{{{ $labels.source }}}} of {_WHERE} gave its last reading {{{{ $value | humanizeDuration }}}} ago.",
+            "A source is up but delivers no readings.",
+            f"{{{{ $labels.source }}}} of {_WHERE} delivered its last reading {{{{ $value | humanizeDuration }}}} ago.",
             "tpw-measuring",
             "A read that hangs neither fails nor succeeds.",
             {"instance": "instance"},
@@ -223,16 +223,16 @@ class Alerts:
                 unless on ({self._gpu}) tpw_gpu_info{{energy_method="none"}}
             """),
             v.unmetered_for,
-            "A GPU is not metered all of the time.",
-            f"{_GPU} had no trustworthy energy reading for {{{{ $value | humanizePercentage }}}} of the last 15 minutes. "
-            "Its joules and money are too low by about that much.",
+            "Energy readings of a GPU have gaps.",
+            f"{_GPU} had no valid energy reading for {{{{ $value | humanizePercentage }}}} of the last 15 minutes. "
+            "Its energy and cost are too low by about that share.",
             "tpw-measuring",
-            "The error that is promised for boards without an energy counter is 1 %.",
+            "1 % is the documented error for GPUs without an energy counter.",
             {"instance": "instance", "gpu": "gpu"},
             ("unmetered_share", "unmetered_for"),
         )
         anomaly = (
-            f'{_GPU}: {{{{ $value | printf "%.0f" }}}} energy readings of the last hour were not believed '
+            f'{_GPU}: {{{{ $value | printf "%.0f" }}}} energy readings were rejected in the last hour '
             "(reason {{ $labels.reason }}). They are not in the books."
         )
         for severity, limit, knobs, why in (
@@ -240,13 +240,13 @@ class Alerts:
                 Severity.INFO,
                 "0",
                 (),
-                "One reading that is not believed is worth a line; resets are normal on a driver reload.",
+                "A single rejected reading is for information; counter resets are normal on a driver reload.",
             ),
             (
                 Severity.WARNING,
                 number(v.anomalies_per_hour),
                 ("anomalies_per_hour",),
-                "Three an hour are no accident any more.",
+                "Three an hour indicate a fault.",
             ),
         ):
             yield Alert(
@@ -254,7 +254,7 @@ class Alerts:
                 severity,
                 f"gpu:tpw_gpu_energy_anomalies:increase1h {'>' if limit == '0' else '>='} {limit}",
                 None,
-                "Energy readings were not believed.",
+                "Energy readings of a GPU were rejected.",
                 anomaly,
                 "tpw-measuring",
                 why,
@@ -273,11 +273,11 @@ class Alerts:
                 ) > {share}
             """),
             v.unbalanced_for,
-            "The books do not balance: a bug of the exporter.",
-            f"On {_WHERE} the joules of the {{{{ $labels.law }}}} do not sum to those of the GPUs: "
-            "{{ $value | humanizePercentage }} of the last hour's energy is counted twice or not at all.",
+            "The books do not balance: a bug in the exporter.",
+            f"On {_WHERE} the joules of the {{{{ $labels.law }}}} do not add up to those of the GPUs: "
+            "{{ $value | humanizePercentage }} of the energy of the last hour is counted twice or not at all.",
             "tpw-measuring",
-            "Energy is conserved by construction: above rounding, any difference is wrong.",
+            "Energy is conserved by construction: any difference above rounding is an error.",
             {"instance": "instance"},
             ("unbalanced_share", "unbalanced_for"),
         )
@@ -293,11 +293,11 @@ class Alerts:
                 unless on (server) tpw:cpu_server:info
             """),
             v.tokens_without_energy_for,
-            "A server makes tokens with no joules.",
-            f'{_MODEL} makes {{{{ $value | printf "%.1f" }}}} tokens per second and no energy is booked for it: '
-            "the exporter does not know which GPUs are its own, or these have no meter.",
+            "A server generates tokens but has no energy.",
+            f'{_MODEL} generates {{{{ $value | printf "%.1f" }}}} tokens per second, but no energy is booked for it: '
+            "the exporter does not know its GPUs, or they have no energy reading.",
             "tpw-measuring",
-            "Ownership is found within a few polls; ten minutes outlast a start.",
+            "Ownership is found within a few polls; ten minutes are longer than a start.",
             {"server": "server", "model": "model"},
             ("tokens_without_energy_for",),
         )
@@ -314,11 +314,11 @@ class Alerts:
                   max by ({self._keys("server")}) (tpw_server_up * min_over_time(tpw_server_up[30m])) == 1
             """),
             None,
-            "A server works and makes no tokens.",
-            f"{_MODEL} spent {{{{ $value | humanizePercentage }}}} of its energy of the last 30 minutes working and its "
-            "token counters stood still: it hangs, or its counters have other names now.",
+            "A server uses energy but generates no tokens.",
+            f"{_MODEL} spent {{{{ $value | humanizePercentage }}}} of its energy of the last 30 minutes active, but "
+            "its token counters did not change: it hangs, or its counters were renamed.",
             "tpw-measuring",
-            "Thirty minutes outlast one very long request of an engine that counts at the end.",
+            "Thirty minutes are longer than one very long request of an engine that counts at the end.",
             {"server": "server", "model": "model"},
             ("energy_without_tokens_active_share",),
         )
@@ -331,13 +331,13 @@ class Alerts:
                 sum by ({self._node}) (rate(tpw_energy_unpriced_joules_total[15m])) > 0
             """),
             v.price_not_live_for,
-            "Electricity is priced by a fallback, or not at all.",
-            f"The exporter of {_WHERE} has had no real price for hours. "
+            "Electricity has a fallback price or no price.",
+            f"The exporter of {_WHERE} has had no current electricity price for hours. "
             '{{ range printf "sum(increase(tpw_energy_unpriced_joules_total{instance=%q}[2h])) / 3.6e6 > 0"'
             " $labels.instance | query }}"
-            '{{ . | value | printf "%.1f" }} kWh of the last 2 hours have no price and are in no cost.{{ end }}',
+            '{{ . | value | printf "%.1f" }} kWh of the last 2 hours have no price and are not in any cost.{{ end }}',
             "tpw-measuring",
-            "Day-ahead feeds pause; two hours of fallback are a visible error in a day's bill.",
+            "Day-ahead feeds have short outages; two hours of fallback are a visible error in the cost of a day.",
             {"instance": "instance"},
             ("price_not_live_for",),
         )
@@ -346,10 +346,10 @@ class Alerts:
             Severity.WARNING,
             "tpw_config_last_reload_successful == 0",
             v.reload_failed_for,
-            "The exporter runs with an older configuration than its file.",
-            f"The exporter of {_WHERE} refused its configuration file and goes on with the one before.",
+            "The configuration file was not loaded.",
+            f"The exporter of {_WHERE} rejected its configuration file and keeps running with the previous one.",
             "tpw-measuring",
-            "The usual five minutes: a file is often mended right after.",
+            "Five minutes, because a file is often corrected at once.",
             {"instance": "instance"},
             ("reload_failed_for",),
         )
@@ -365,14 +365,14 @@ class Alerts:
                 unless on ({self._node}) tpw_gpu_info{{vendor="simulated"}}
             """),
             v.books_not_saved_for,
-            "The books are not written to disk.",
+            "The exporter cannot save its books.",
             f"The exporter of {_WHERE} "
             f'{{{{ if printf "{written}{{instance=%q}}" $labels.instance | query }}}}'
-            "last saved its books {{ $value | humanizeDuration }} ago. A restart would lose what was counted since."
-            "{{ else }}has run for {{ $value | humanizeDuration }} and never saved its books: it cannot write in its state "
-            "directory. Its counters begin anew with every start.{{ end }}",
+            "last saved its books {{ $value | humanizeDuration }} ago. A restart loses what was counted since then."
+            "{{ else }}has run for {{ $value | humanizeDuration }} and never saved its books: it cannot write to its state "
+            "directory. Its counters start at zero with every restart.{{ end }}",
             "tpw-measuring",
-            "Books are written every few seconds; ten minutes is a full or read-only disk, or one that never let it write.",
+            "Books are written every few seconds; ten minutes mean a full or read-only disk, or missing rights.",
             {"instance": "instance"},
             ("books_not_saved_seconds", "books_not_saved_for"),
         )
@@ -380,7 +380,7 @@ class Alerts:
     # ------------------------------------------------------------------------------------------------------ hardware
 
     def hardware(self) -> Iterable[Alert]:
-        """GPUs that are gone or held down."""
+        """Lost and throttled GPUs."""
         v = self._values
         yield Alert(
             "TpwGpuLost",
@@ -391,10 +391,10 @@ class Alerts:
                 {_indent(self._except_gpus("tpw:removed_gpu:info"), 16)}
             """),
             v.gpu_lost_for,
-            "A GPU does not answer.",
-            f"{_GPU} has fallen off the bus or its driver does not answer. It still draws power that nobody meters.",
+            "A GPU does not respond.",
+            f"{_GPU} has fallen off the bus or its driver does not respond. It still draws power, which is not metered.",
             "tpw-gpus",
-            "The series of a lost GPU stays at 0 until somebody says that it was taken out, or it answers elsewhere.",
+            "The series of a lost GPU stays at 0 until the GPU is listed as removed, or responds on another node.",
             {"instance": "instance", "gpu": "gpu"},
             ("gpu_lost_for",),
         )
@@ -407,11 +407,11 @@ class Alerts:
                 ) > {number(v.throttled_share)}
             """),
             v.throttled_for,
-            "The hardware holds a GPU's clocks down.",
-            f"{_GPU} was slowed down by heat or by its power supply for {{{{ $value | humanizePercentage }}}} of the last "
-            "15 minutes: the same tokens take longer and cost more.",
+            "The hardware throttles a GPU.",
+            f"{_GPU} was throttled because of heat or its power supply for {{{{ $value | humanizePercentage }}}} of the "
+            "last 15 minutes: the same tokens take longer and cost more.",
             "tpw-gpus",
-            "A software power cap is normal under load and left out; a tenth of the time is no blip.",
+            "A software power cap is normal under load and does not count. A tenth of the time is more than a spike.",
             {"instance": "instance", "gpu": "gpu"},
             ("throttled_share", "throttled_for"),
         )
@@ -419,7 +419,7 @@ class Alerts:
     # --------------------------------------------------------------------------------------------------------- waste
 
     def wasted(self) -> Iterable[Alert]:
-        """GPUs that cost money and make nothing."""
+        """GPUs that cost money and do no work."""
         v = self._values
         cost = _money(
             'sum by (currency) (gpu:tpw_gpu_state_net_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
@@ -436,13 +436,13 @@ class Alerts:
                 {_indent(self._except_gpus("tpw:spare_gpu:info"), 16)}
             """),
             v.idle_for,
-            "A GPU belongs to nobody.",
-            f"{_GPU} had no owner for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
+            "A GPU has no owner.",
+            f"{_GPU} belonged to no server for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
             '{{ range printf "avg_over_time(tpw_gpu_power_watts{instance=%q,uuid=%q}[30m])" $labels.instance $labels.uuid'
             ' | query }} and drew {{ . | value | printf "%.0f" }} W{{ end }}. ' + cost.replace("STATE", "idle"),
             "tpw-gpus",
-            "Time by state, not utilisation (which some drivers latch or lack). Half an hour of half an hour filters "
-            "redeploys; 95 % tolerates a probe; nobody is harmed by being told.",
+            "Time by state, not utilisation, which some drivers latch or lack. A share of 30 minutes, held for 30 minutes, "
+            "ignores redeployments; 95 % tolerates a probe.",
             {"instance": "instance", "gpu": "gpu"},
             ("idle_share", "idle_for"),
         )
@@ -460,7 +460,7 @@ class Alerts:
                 Severity.INFO,
                 v.parked_for,
                 "parked_for",
-                "A loaded model is often wanted: it is told, not ticketed; batch clusters act after one or two hours.",
+                "A loaded model is often intended, so this is for information. Batch clusters act after one or two hours.",
             ),
             (Severity.WARNING, v.parked_warning_for, "parked_warning_for", "A working day without a request."),
         ):
@@ -469,7 +469,7 @@ class Alerts:
                 severity,
                 parked,
                 hold,
-                "A GPU holds a model that nobody asks.",
+                "A GPU holds a model that gets no requests.",
                 f"{_GPU} was parked for {{{{ $value | humanizePercentage }}}} of the last 2 hours. "
                 + owner
                 + cost.replace("STATE", "parked"),
@@ -488,14 +488,14 @@ class Alerts:
                   24 * cluster:tpw_waste_cost_per_hour:rate1d > {number(v.waste_floor_per_day)}
             """),
             v.waste_for,
-            "Much of the money goes into GPUs that do nothing.",
-            "{{ $value | humanizePercentage }} of what all GPUs cost in the last 24 hours went into parked and idle "
+            "Parked and idle GPUs cause much of the cost.",
+            "{{ $value | humanizePercentage }} of what all GPUs cost in the last 24 hours was parked and idle "
             "time: "
             + _money(
                 "24 * sum by (currency) (cluster:tpw_waste_cost_per_hour:rate1d{currency=%q}); currency", "MONEY a day."
             ),
             "tpw-overview",
-            "A day covers the trough of the night, so it is a statement about capacity, not about a moment.",
+            "A day includes the low load of the night, so the alert is about capacity and not about a moment.",
             {},
             ("waste_share", "waste_floor_per_day", "waste_for"),
         )
@@ -503,7 +503,7 @@ class Alerts:
     # ---------------------------------------------------------------------------------------------------- efficiency
 
     def efficiency(self) -> Iterable[Alert]:
-        """The same work for more."""
+        """More energy for the same work."""
         v = self._values
         hourly = 'model:tpw_tokens_per_active_joule:ratio_rate1h{kind="output"}'
         floor = f'model:tpw_server_tokens:rate1h{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}'
@@ -517,11 +517,11 @@ class Alerts:
                 unless on ({self._model}) model:tpw_server_requests_waiting:avg5m > 0
             """),
             v.under_batched_for,
-            "A server works on too few requests at once.",
-            f'{_MODEL} makes {{{{ $value | printf "%.3g" }}}} output tokens per joule while it works, less than half of '
-            "its own best of the week, and nobody waits: fewer replicas would serve the same.",
+            "A server processes too few requests at once.",
+            f'{_MODEL} generates {{{{ $value | printf "%.3g" }}}} output tokens per active joule, less than half of '
+            "its best of the week, and no request waits: fewer replicas could serve the same load.",
             "tpw-models",
-            "Half of the own 95th percentile: batching moves tokens per joule by more than that. Never a page.",
+            "Half of its own 95th percentile: batching changes tokens per joule by more than that. Never a page.",
             {"server": "server", "model": "model"},
             ("under_batched_ratio", "under_batched_active_share", "under_batched_for"),
         )
@@ -542,11 +542,11 @@ class Alerts:
                 and on ({self._model}) model:tpw_server_tokens:rate1h{{kind="output"}} offset 1d
             """),
             v.regressed_for,
-            "The same load makes fewer tokens per joule than last week.",
-            f"{_MODEL} makes {{{{ $value | humanizePercentage }}}} of the output tokens per joule of its last 7 days, at "
-            "about the same token rate. Look for a new engine version, a changed model, throttling or longer prompts.",
+            "Fewer tokens per joule than last week at the same load.",
+            f"{_MODEL} generates {{{{ $value | humanizePercentage }}}} of the output tokens per joule of its last 7 days, "
+            "at about the same token rate. Check for a new engine version, a changed model, throttling or longer prompts.",
             "tpw-models",
-            "A fifth, as others use, mended: ratio of sums, the present left out of the baseline, the same load.",
+            "A fifth is a common threshold. Ratio of sums, baseline without the last hour, only at the same load.",
             {"server": "server", "model": "model"},
             ("regressed_ratio", "regressed_load_band", "regressed_for", "tokens_floor_per_hour"),
         )
@@ -554,7 +554,7 @@ class Alerts:
     # --------------------------------------------------------------------------------------------------------- money
 
     def money(self) -> Iterable[Alert]:
-        """Dearer than before, than elsewhere, than planned."""
+        """More expensive than before, than the reference, than planned."""
         v = self._values
         price = "cluster:tpw_electricity_price_per_kwh:max"
         floor = f'model:tpw_server_tokens:rate1h{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}'
@@ -564,14 +564,14 @@ class Alerts:
             Severity.WARNING,
             promql(f"""
                 model:tpw_cost_per_million_tokens:ratio_rate1h{selector}
-                / (model:tpw_cost_per_million_tokens:baseline7d{selector} > 0) > {number(v.dear_tokens_ratio)}
+                / (model:tpw_cost_per_million_tokens:baseline7d{selector} > 0) > {number(v.cost_per_token_ratio)}
                 and on ({self._model}) {floor}
                 and on ({self._model}) model:tpw_server_tokens:rate1h{{kind="output"}} offset 1d
                 unless on ({self._keys("currency")})
-                  {price} > {number(v.dear_tokens_price_ratio)} * (avg_over_time({price}[7d]) > 0)
+                  {price} > {number(v.cost_per_token_price_ratio)} * (avg_over_time({price}[7d]) > 0)
                 unless on ({self._keys()}) {self._late("1h", *v.labels)}
             """),
-            v.dear_tokens_for,
+            v.cost_per_token_for,
             "Tokens cost more than last week.",
             f"A million output tokens of {_MODEL} cost "
             + _money(
@@ -579,27 +579,28 @@ class Alerts:
                 "server; model",
                 "MONEY",
             )
-            + ", {{ $value | humanizePercentage }} of the mean of the last 7 days, and it is not the price of electricity.",
+            + ", {{ $value | humanizePercentage }} of the mean of the last 7 days, and the electricity price is not the "
+            "cause.",
             "tpw-money",
-            "Hardware makes cost per token a measure of load; below the floor of tokens it is noise, and a dear hour "
-            "of electricity is another alert.",
+            "Fixed hardware cost makes cost per token depend on load: below the minimum of tokens it is noise. An "
+            "expensive hour of electricity has its own alert.",
             {"server": "server", "model": "model"},
-            ("dear_tokens_ratio", "dear_tokens_price_ratio", "dear_tokens_for", "tokens_floor_per_hour"),
+            ("cost_per_token_ratio", "cost_per_token_price_ratio", "cost_per_token_for", "tokens_floor_per_hour"),
         )
         by = self._keys(*LEVELS["model"], "currency")
         yield Alert(
-            "TpwDearerThanReference",
+            "TpwCostAboveReference",
             Severity.INFO,
             promql(f"""
                 sum by ({by}) (model:tpw_server_cost:rate1d{{scope="full"}})
                 / on ({by}) group_right ()
-                (model:tpw_server_reference_cost:rate1d > 0) > {number(v.dearer_ratio)}
+                (model:tpw_server_reference_cost:rate1d > 0) > {number(v.above_reference_ratio)}
                 unless on ({self._keys()}) {self._late("1d", *v.labels)}
             """),
-            v.dearer_for,
-            "The same work would have been cheaper elsewhere.",
-            f"{_MODEL} cost {{{{ $value | humanizePercentage }}}} of what {{{{ $labels.reference }}}} would have asked for "
-            "the work of the last 24 hours. "
+            v.above_reference_for,
+            "The reference would have been cheaper.",
+            f"{_MODEL} cost {{{{ $value | humanizePercentage }}}} of what {{{{ $labels.reference }}}} would have charged "
+            "for the work of the last 24 hours. "
             + _money(
                 '86400 * (sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full"})'
                 " - sum by (currency) (model:tpw_server_reference_cost:rate1d{server=%q, model=%q, reference=%q}));"
@@ -607,9 +608,9 @@ class Alerts:
                 "The difference is MONEY a day.",
             ),
             "tpw-money",
-            "A business fact, not an incident: a day of tokens, six hours long.",
+            "For planning, not an incident: the window is a day, held for six hours.",
             {"server": "server", "model": "model", "reference": "reference"},
-            ("dearer_ratio", "dearer_for"),
+            ("above_reference_ratio", "above_reference_for"),
         )
         month = "86400 * scalar(days_in_month())"
         budget = "sum by (currency) (tpw:budget_per_month:money)"
@@ -625,15 +626,15 @@ class Alerts:
                 unless on () {self._late("30m")}
             """),
             None,
-            "Money is spent much faster than the month's budget allows.",
-            "At the pace of the last 6 hours and of the last 30 minutes this month costs {{ $value | "
+            "Spending is far above the pace of the monthly budget.",
+            "At the pace of the last 6 hours and of the last 30 minutes the month costs {{ $value | "
             "humanizePercentage }} of its budget: "
             + _money(
                 '86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="full", currency=%q}); currency', "MONEY"
             )
             + " a day.",
             "tpw-money",
-            "Two windows, as in burn-rate alerts; twice the even pace: fixed hardware cannot spend fourteen times it.",
+            "Two windows, as in burn-rate alerts. Twice the even pace: fixed hardware cost does not reach higher factors.",
             {},
             ("budget_burn_ratio",),
         )
@@ -646,7 +647,7 @@ class Alerts:
                 and on (currency) sum by (currency) (cluster:tpw_cost:rate1h{{scope="full"}} offset 3d)
             """),
             v.budget_forecast_for,
-            "A month at this pace costs more than its budget.",
+            "At this pace the month exceeds its budget.",
             "At the pace of the last 7 days a month costs {{ $value | humanizePercentage }} of the budget: "
             + _money(
                 '86400 * sum by (currency) (avg_over_time(cluster:tpw_cost:rate1h{scope="full",'
@@ -655,7 +656,7 @@ class Alerts:
             )
             + " a day.",
             "tpw-money",
-            "A week evens out nights and weekends; silent until there are three days of data.",
+            "A week evens out nights and weekends. Needs three days of data.",
             {},
             ("budget_forecast_ratio", "budget_forecast_for"),
         )
@@ -670,14 +671,14 @@ class Alerts:
                 unless on ({self._keys()}) {self._late("1d", *v.labels)}
             """),
             v.spend_changed_for,
-            "A day costs more than the days before.",
-            "The last 24 hours cost {{ $value | humanizePercentage }} of the mean day of the week before: "
+            "Daily cost is above that of the previous week.",
+            "The last 24 hours cost {{ $value | humanizePercentage }} of the daily mean of the previous week: "
             + _money(
                 '86400 * sum by (currency) (cluster:tpw_cost:rate1d{scope="full", currency=%q}); currency', "MONEY"
             )
             + " a day.",
             "tpw-money",
-            "A fifth, as cost monitors use; needs eight days of data, else silent.",
+            "A fifth is common in cost monitoring. Needs eight days of data.",
             {},
             ("spend_changed_ratio", "spend_changed_for"),
         )
@@ -705,14 +706,14 @@ class Alerts:
                 " currency=%q}; server; model; currency",
                 "MONEY",
             )
-            + " over the last 24 hours, {{ $value | humanizePercentage }} of what they may. "
+            + " over the last 24 hours, {{ $value | humanizePercentage }} of the budget. "
             + _money(
                 '86400 * sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full",'
                 " currency=%q}); server; model; currency",
-                "In all: MONEY a day.",
+                "In total: MONEY a day.",
             ),
             "tpw-money",
-            "A limit that somebody set, held against a whole day: nights and parked hours are in it.",
+            "A configured limit against a whole day, nights and parked hours included.",
             {"server": "server", "model": "model"},
             ("over_budget_ratio", "over_budget_for", "tokens_floor_per_hour"),
         )
@@ -733,12 +734,11 @@ class Alerts:
                 and on ({keys}) {price} offset 1d
             """),
             None,
-            "Electricity is dear, or will be within the hour.",
-            'A kWh costs {{ $value | printf "%.1f" }} times its mean of the last 7 days. '
-            "Work that can wait is cheaper later.",
+            "Electricity is expensive now or within the hour.",
+            'A kWh costs {{ $value | printf "%.1f" }} times its mean of the last 7 days. Deferring work saves money.',
             "tpw-money",
-            "Twice the week's mean, an hour ahead: time to shift work. Never on a flat tariff; silent on the first "
-            "day.",
+            "Twice the mean of the week, an hour ahead, leaves time to shift load. Never fires on a flat tariff or on the "
+            "first day.",
             {},
             ("price_high_ratio", "price_high_ahead_seconds"),
         )
@@ -754,11 +754,11 @@ class Alerts:
                   >= max by ({self._node}) (last_over_time(tpw_demand_peak_watts[1h] offset 1d))
             """),
             v.demand_for,
-            "This demand interval may set the month's peak.",
-            f"The demand interval that is forming at {_WHERE} is at {{{{ $value | humanizePercentage }}}} of the month's "
-            "peak. Less load in the next minutes keeps the demand charge where it is.",
+            "This demand interval may set the monthly peak.",
+            f"The current demand interval of {_WHERE} is at {{{{ $value | humanizePercentage }}}} of the monthly "
+            "peak. Reduce the load for the next minutes to avoid a higher demand charge.",
             "tpw-money",
-            "Only in the last third of an interval is a peak both likely and avoidable; not on the first day of a billing "
+            "Only in the last third of an interval is a peak both likely and avoidable. Not on the first day of a billing "
             "month, when every interval is a peak.",
             {"instance": "instance"},
             ("demand_peak_share", "demand_interval_minutes", "demand_last_minutes", "demand_for"),

@@ -1,6 +1,6 @@
-"""Writes every generated file: dashboards, rules, manifests and the list of alerts.
+"""Writes every generated file: dashboards, rules and the list of alerts.
 
-``python -m grafana.build`` writes, ``python -m grafana.build --check`` says what differs and exits with 1.
+``python -m grafana.build`` writes, ``python -m grafana.build --check`` prints what differs and exits with 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 written, or nothing differs; 1 something differs; 2 the values are wrong."""
+    """Exit status: 0 written, or nothing differs; 1 something differs; 2 the values are not valid."""
     parser = argparse.ArgumentParser(prog="python -m grafana.build", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where a file differs")
     parser.add_argument("--values", type=Path, help="a YAML mapping that replaces some of grafana/values.py")
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="URL",
         help="where the runbooks are published: alerts link to URL/NAME.md",
     )
-    parser.add_argument("--grafana", metavar="URL", help="the address of Grafana: alerts link to their board there")
+    parser.add_argument("--grafana", metavar="URL", help="the address of Grafana: alerts link to their dashboard there")
     parser.add_argument("--out", type=Path, default=ROOT, help="the directory to write below (default: the checkout)")
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""docs/alerts.md: every alert, every recorded series and every value, from the code that makes them."""
+"""docs/alerts.md: every alert, recorded series and value, generated from their code."""
 
 from __future__ import annotations
 
@@ -12,72 +12,82 @@ from grafana.values import Values, number
 INTRODUCTION = """\
 # Alerts and recorded series
 
-Two files for Prometheus 2.42 or newer, checked and unit-tested with 2.42 and 3.5:
+This page lists every alert with its threshold, every recorded series, and every value that can be changed. The rules need
+Prometheus 2.42 or newer; they are unit-tested with 2.42 and 3.5.
 
-| file | what it is |
+| file | content |
 | --- | --- |
-| [tpw-recording.rules.yaml](../deploy/prometheus/tpw-recording.rules.yaml) | what the dashboards and the alerts read |
+| [tpw-recording.rules.yaml](../deploy/prometheus/tpw-recording.rules.yaml) | recorded series |
 | [tpw-alerts.rules.yaml](../deploy/prometheus/tpw-alerts.rules.yaml) | the alerts below |
-| [tpw-parameters.rules.yaml](../deploy/prometheus/tpw-parameters.rules.yaml) | budgets and exceptions, yours to edit |
-| [prometheusrule.yaml](../deploy/prometheus/prometheusrule.yaml) | the first two for the Prometheus Operator |
-| [the Helm chart](../deploy/helm/tpw-exporter/values.yaml) | the same by `prometheusRule.enabled`, all else as values |
-| [alertmanager.yaml](../deploy/alertmanager/alertmanager.yaml) | an example of routes and inhibitions |
+| [tpw-parameters.rules.yaml](../deploy/prometheus/tpw-parameters.rules.yaml) | your budgets and exceptions, to be edited |
+| [the Helm chart](../deploy/helm/tpw-exporter/values.yaml) | all three as a PrometheusRule, with `prometheusRule.enabled` |
+| [alertmanager.yaml](../deploy/alertmanager/alertmanager.yaml) | an example of routes and inhibitions for Alertmanager |
 
-Load the first three together:
+Load the three rule files together:
 
 ```yaml
 rule_files:
   - /etc/prometheus/rules/tpw-*.rules.yaml
 ```
 
-Evaluate them where the exporters are scraped. Over the series of two Prometheus replicas side by side (a global view
-without deduplication) every sum would be twice what it is.
+For the Prometheus Operator, the Helm chart renders them as a PrometheusRule. To apply only the rules:
 
-Alerts on measuring come first, because a wrong number silences every alert after it. No alert needs a price to fire: the
-money stands in its description where it is known. A critical alert wants somebody now, a warning is a ticket, an info is a
-fact for a digest.
+```console
+helm template tpw-exporter deploy/helm/tpw-exporter --set prometheusRule.enabled=true \\
+    --show-only templates/prometheusrule.yaml | kubectl apply --namespace=monitoring --filename=-
+```
+
+Evaluate the rules in the Prometheus that scrapes the exporters. In a global view over two replicas without deduplication,
+every sum is twice its value.
+
+Alerts on measuring come first, because wrong numbers also affect every other alert. Alerts on waste need no price: the
+description adds the cost where it is known. `critical` requires action at once, `warning` is a ticket, `info` is for a
+digest.
 """
 
 PARAMETERS = """\
 ## Budgets and exceptions
 
-What an alert cannot know is told to it as a series, in `tpw-parameters.rules.yaml` (or the chart's
-`prometheusRule.parameters`); change it and reload Prometheus.
+Budgets and exceptions are series in `tpw-parameters.rules.yaml` (in the chart: `prometheusRule.parameters`). Change the
+file and reload Prometheus.
 
-| series | what it does |
+| series | effect |
 | --- | --- |
-| `tpw:budget_per_month:money{currency}` | a month's budget; without it TpwBudgetBurn and TpwBudgetForecast are silent |
-| `tpw:budget_per_million_tokens:money{currency}` | what a million output tokens may cost, with `server` those of one; \
-without it TpwCostPerTokenOverBudget is silent |
-| `tpw:spare_gpu:info{uuid}` | a GPU that is kept free on purpose, or is another program's: no TpwGpuIdle |
-| `tpw:removed_gpu:info{uuid}` | a GPU that was taken out for good: no TpwGpuLost, and not counted as lost on the boards |
-| `tpw:standby_server:info{server}` | a server that is kept warm on purpose: no TpwGpuParked |
-| `tpw:cpu_server:info{server}` | a server that runs on the CPU on purpose: no TpwTokensWithoutEnergy |
+| `tpw:budget_per_month:money{currency}` | monthly budget; without it TpwBudgetBurn and TpwBudgetForecast do not fire |
+| `tpw:budget_per_million_tokens:money{currency}` | maximum cost of a million output tokens, with `server` for one \
+server; without it TpwCostPerTokenOverBudget does not fire |
+| `tpw:spare_gpu:info{uuid}` | a GPU that is kept free by intention or used by another program: no TpwGpuIdle |
+| `tpw:removed_gpu:info{uuid}` | a GPU that was removed permanently: no TpwGpuLost, not lost on dashboards |
+| `tpw:standby_server:info{server}` | a standby server: no TpwGpuParked |
+| `tpw:cpu_server:info{server}` | a server that runs on the CPU by intention: no TpwTokensWithoutEnergy |
 
-For GPUs the label `instance` in place of `uuid` means all of that exporter, and both together one GPU there (where the UUID
-is a place, `PCI-...`, that other nodes have too).
+For GPUs, the label `instance` instead of `uuid` selects all GPUs of that exporter. Both labels together select one GPU of
+one exporter, which is needed for UUIDs of slots (`PCI-...`) that other nodes have as well.
 """
 
 VALUES = """\
 ## Thresholds, windows, addresses
 
-All of them stand in one place, [grafana/values.py](../grafana/values.py). To change some, write them into a file and build
-the rules, the boards and the manifests with it:
+All of them are defined in [grafana/values.py](../grafana/values.py). To change some, write them into a file and build the
+rules and the dashboards with it:
 
 ```console
 $ cat my-values.yaml
 waste_share: 0.25
 idle_for: 2h
 labels: [cluster, namespace, job]
-$ python -m grafana.build --values my-values.yaml --out my-rules/ \
+$ PYTHONPATH=exporter .venv/bin/python -m grafana.build --values my-values.yaml \
     --runbooks https://git.your.host/tpw-exporter/src/deploy/runbooks --grafana https://grafana.your.host
 ```
 
-Addresses are yours to give. Without them an alert names its runbook by its path in this repository and its board by its
-path in Grafana (`/d/tpw-gpus?var-instance=...`): text, and no link that leads nowhere.
+This writes into `deploy/` of the checkout, which the Helm chart, compose and Kustomize read. With `--out DIR` it writes
+below another directory.
 
-`labels` are the labels that keep installations apart: every aggregation keeps them, and a label that no series has costs
-nothing. `job` is a regular expression of the scrape job's name.
+By default an alert names its runbook by the path in this repository and its dashboard by the path in Grafana
+(`/d/tpw-gpus?var-instance=...`). Give the two addresses to get links.
+
+`labels` keep installations apart: every aggregation keeps them, and a label that no series has is harmless. `job` is a
+regular expression for the name of the scrape job.
 
 | value | default |
 | --- | --- |
@@ -86,21 +96,21 @@ nothing. `job` is a regular expression of the scrape job's name.
 RECORDED = """\
 ## Recorded series
 
-Named `level:metric:operation`; every series also has the labels that keep installations apart. Joules per second are watts.
+Named `level:metric:operation`. Every series also has the labels that keep installations apart. Joules per second are watts.
 `kind` is `output` or `total` (tokens also `input`, `cached_input`), `boundary` is `gpu` or `facility`, `scope` is `full` or
-`energy`. Money is in the unit of the label `currency`, per second unless the name says otherwise.
+`energy`. Money is in the unit of the label `currency`, per second unless the name has another unit.
 
-Numerators and denominators are summed apart and divided last, over all nodes of a server: tokens may be counted on one node
-and joules metered on three. The ratios of a node split a server's tokens by where its joules went. The ratios of the
-cluster include GPUs that nobody owns. Money is net: what was charged, less what negative prices paid back
-(`tpw_gpu_state_cost` alone is the charge, by component).
+Numerators and denominators are summed separately over all nodes of a server and divided last: tokens may be counted on one
+node and joules metered on three. The ratios of a node split the tokens of a server by its energy per node. The ratios of
+the cluster include GPUs without an owner. Money is net: cost less credit for negative prices (`tpw_gpu_state_cost` alone is
+the cost by component).
 
-Ratios over a server's joules are withheld where one of its GPUs was metered for less than 95 % of the window, and while an
-exporter that meters some of them does not answer: others would go on counting its tokens.
+Ratios over the joules of a server are omitted where one of its GPUs was metered for less than 95 % of the window, and while
+an exporter that meters some of its GPUs does not respond, because its tokens are still counted elsewhere.
 
-A rank of a server that is metered on another node carries the model named in its exporter's configuration. Name the same
-server and the same model on every node, or the ratios by model have the tokens in one row and the joules in another; the
-ratios by server are right either way.
+A rank of a server on another node has the model from the configuration of the exporter there. Configure the same server and
+model names on every node: otherwise the ratios by model have the tokens in one row and the joules in another. The ratios by
+server are correct in both cases.
 
 | series | labels |
 | --- | --- |
@@ -112,7 +122,7 @@ def alerts_page(alerting: Iterable[AlertGroup], recording: Iterable[Group], valu
     parts = [INTRODUCTION]
     for group in alerting:
         parts.append(f"## {GROUPS[group.name]}\n")
-        parts.append("| alert | severity | for | what it says | why this number |\n| --- | --- | --- | --- | --- |")
+        parts.append("| alert | severity | for | meaning | reason for the threshold |\n| --- | --- | --- | --- | --- |")
         parts.append("\n".join(_row(alert) for alert in group.alerts) + "\n")
     parts.append(PARAMETERS)
     rows = [f"| `{field.name}` | {_shown(getattr(values, field.name))} |" for field in dataclasses.fields(values)]
@@ -122,11 +132,11 @@ def alerts_page(alerting: Iterable[AlertGroup], recording: Iterable[Group], valu
 
 
 GROUPS = {
-    "tpw-measuring": "Is it measured",
-    "tpw-gpus": "Is the hardware well",
-    "tpw-wasted": "Is it wasted",
-    "tpw-efficiency": "Does it make less of a joule",
-    "tpw-money": "Is it dear",
+    "tpw-measuring": "Measuring",
+    "tpw-gpus": "Hardware",
+    "tpw-wasted": "Waste",
+    "tpw-efficiency": "Efficiency",
+    "tpw-money": "Cost",
 }
 
 

@@ -1,9 +1,9 @@
-"""The words that rules and boards may use: series and their labels.
+"""The vocabulary of rules and dashboards: series and their labels.
 
-PromQL is written as plain text; this module reads it just far enough to know every series and every label in it, so that
+PromQL is written as plain text. This module parses it just enough to find every series and label in it, so that
 
 * a name or a label that is neither in the exporter's catalogue nor recorded by our rules fails the build, and
-* a board can add its filters (``server=~"$server"``) to exactly those selectors that have the label.
+* a dashboard adds its filters (``server=~"$server"``) to exactly those selectors that have the label.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
         {"alertname", "alertstate", "severity", "server", "model", "gpu", "uuid", "source", "currency", "reference"}
     ),
 }
-"""Series that are used here but made by Prometheus or its client library."""
+"""Series that are used here but exposed by Prometheus or its client library."""
 
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "tpw:budget_per_month:money": frozenset({"currency"}),
@@ -40,10 +40,10 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     "tpw:standby_server:info": frozenset({"server"}),
     "tpw:cpu_server:info": frozenset({"server"}),
 }
-"""Series that an operator records to tell the alerts something (``tpw-parameters.rules.yaml``)."""
+"""Series that an operator records as parameters of the alerts (``tpw-parameters.rules.yaml``)."""
 
 VARIABLES: Mapping[str, str] = {"$boundary": "tpw_server_energy_joules_total"}
-"""Variables of boards that stand for a series, and a series with the same labels."""
+"""Variables of dashboards that are replaced by a series, and a series with the same labels."""
 
 CLOSED: Mapping[str, frozenset[str]] = {
     "state": frozenset(map(str, (*State, *PriceState))),
@@ -51,7 +51,7 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "boundary": frozenset(map(str, Boundary)),
     "scope": frozenset(map(str, Scope)),
 }
-"""Labels with a closed set of values: a matcher on another value can match nothing."""
+"""Labels with a closed set of values: a matcher on another value matches nothing."""
 
 _AGGREGATORS = frozenset(
     ("sum", "min", "max", "avg", "group", "stddev", "stdvar", "count", "count_values", "bottomk", "topk", "quantile")
@@ -70,7 +70,7 @@ _TOKEN = re.compile(
 
 
 class UnknownNameError(ValueError):
-    """A series, a label or a label value that nobody exposes."""
+    """A series, a label or a label value that does not exist."""
 
 
 class Token(NamedTuple):
@@ -81,7 +81,7 @@ class Token(NamedTuple):
 
 
 def tokens(expr: str) -> list[Token]:
-    """PromQL in pieces; joined again they are the text."""
+    """PromQL as tokens, whose texts joined are the expression."""
     return [Token(match.lastgroup or "sign", match.group()) for match in _TOKEN.finditer(expr)]
 
 
@@ -103,7 +103,7 @@ class Vocabulary:
 
     @classmethod
     def of_catalogue(cls) -> Vocabulary:
-        """What the exporter exposes, with the labels of the scrape."""
+        """The series of the exporter, with the labels of the scrape."""
         target = frozenset(TARGET_LABELS)
         exposed = {name: target | frozenset(metric.labels) for name, metric in METRICS.items()}
         foreign = {name: target | labels for name, labels in FOREIGN.items()}
@@ -115,7 +115,7 @@ class Vocabulary:
         return Vocabulary({**self.series, **{name: frozenset(labels) for name, labels in more.items()}})
 
     def check(self, expr: str) -> None:
-        """Raises UnknownNameError where the expression uses a word nobody exposes."""
+        """Raises UnknownNameError where the expression uses a name that does not exist."""
         pieces = tokens(expr)
         for selector in _selectors(pieces):
             labels = self.series.get(selector.name)
@@ -195,7 +195,7 @@ def _listed_labels(pieces: Sequence[Token]) -> Iterator[str]:
 
 
 def _after_list(pieces: Sequence[Token], index: int) -> int:
-    """Index after ``by (...)``; after the word itself where no list follows (``group_left`` may stand alone)."""
+    """Index after ``by (...)``; after the word itself where no list follows (``group_left`` may have none)."""
     opening = _next(pieces, index + 1)
     if opening >= len(pieces) or pieces[opening].text != "(":
         return index + 1

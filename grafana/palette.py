@@ -1,12 +1,12 @@
-"""Colours, the same on every board. Only what is judged is green, orange or red; the rest is told apart, not valued.
+"""Colours, the same on every dashboard. Only judged values are green, orange or red.
 
-A state is never shown by colour alone: its name stands in the legend, and the order is always the same.
+A state is never shown by colour alone: the legend names it, and the order is always the same.
 """
 
 from __future__ import annotations
 
 STATES = {"active": "#3274d9", "parked": "#ff9830", "idle": "#8a919e"}
-"""What a GPU was doing, in the order of stacking."""
+"""States of a GPU, in the order of stacking."""
 STATE_CODES = {
     2: ("active", STATES["active"]),
     1: ("parked", STATES["parked"]),
@@ -26,7 +26,7 @@ COMPONENTS = {
     "capacity": "#7d7a2e",
 }
 CREDIT = "#56a64b"
-"""Money that negative prices paid back; drawn below zero."""
+"""Credit for negative prices, drawn below zero."""
 IDLE = STATES["idle"]
 PRICE = "#e0b400"
 NEXT = "#8a919e"

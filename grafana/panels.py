@@ -1,6 +1,6 @@
-"""Shared defaults of panels: what a tile, a curve, a table looks like on every board.
+"""Shared defaults of panels: tiles, curves and tables as they appear on every dashboard.
 
-A panel is drafted here and finished by :class:`grafana.board.Board`, which knows the filters, the place and the number.
+A panel is drafted here. :class:`grafana.dashboard.Dashboard` adds the filters, the position and the number.
 """
 
 # ruff: noqa: FBT003 - the SDK's setters take plain booleans
@@ -34,8 +34,8 @@ from grafana import palette
 NO_TOKENS = "no tokens in this range"
 NO_PRICE = "no price configured"
 EMPTY_CELL = "\u2013"
-"""What a table shows for a cell that is not known; the same words would stand in an empty table."""
-NO_DATA = "no data: see the board Measuring"
+"""What a table shows for an unknown cell. A longer text would also fill an empty table."""
+NO_DATA = "no data: see the Measuring dashboard"
 
 Thresholds = Sequence[tuple[float | None, str]]
 
@@ -63,8 +63,8 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How one series or column looks: anything left out stays as the panel has it."""
+class Style:
+    """The style of one series or column. Fields that are None keep the style of the panel."""
 
     color: str | None = None
     unit: str | None = None
@@ -75,7 +75,7 @@ class Look:
     properties: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self) -> list[d.DynamicConfigValue]:
-        """As overrides of Grafana's."""
+        """As field overrides of Grafana."""
         found: dict[str, Any] = {}
         if self.name is not None:
             found["displayName"] = self.name
@@ -119,12 +119,12 @@ def _thresholds(steps: Thresholds) -> dashboard.ThresholdsConfig:
     )
 
 
-def _looks(builder: Any, looks: Mapping[str, Look]) -> Any:
-    for name, look in looks.items():
+def _styled(builder: Any, styles: Mapping[str, Style]) -> Any:
+    for name, style in styles.items():
         if name.startswith("/"):
-            builder = builder.override_by_regexp(name, look.values())
+            builder = builder.override_by_regexp(name, style.values())
         else:
-            builder = builder.override_by_name(name, look.values())
+            builder = builder.override_by_name(name, style.values())
     return builder
 
 
@@ -155,7 +155,7 @@ def tile(
     *queries: Query,
     unit: str,
     thresholds: Thresholds | None = None,
-    looks: Mapping[str, Look] | None = None,
+    styles: Mapping[str, Style] | None = None,
     no_value: str = NO_DATA,
     spark: bool = False,
     decimals: int | None = None,
@@ -186,7 +186,7 @@ def tile(
         builder = builder.time_from(time_from).hide_time_override(True)
     if links:
         builder = builder.links(list(links))
-    return Draft(title, description, queries, _looks(builder, looks or {}))
+    return Draft(title, description, queries, _styled(builder, styles or {}))
 
 
 def curve(
@@ -194,7 +194,7 @@ def curve(
     description: str,
     *queries: Query,
     unit: str,
-    looks: Mapping[str, Look] | None = None,
+    styles: Mapping[str, Style] | None = None,
     no_value: str = NO_DATA,
     stacked: bool = False,
     percent: bool = False,
@@ -246,7 +246,7 @@ def curve(
         builder = builder.axis_label(label)
     if decimals is not None:
         builder = builder.decimals(decimals)
-    return Draft(title, description, queries, _looks(builder, looks or {}))
+    return Draft(title, description, queries, _styled(builder, styles or {}))
 
 
 def bars(
@@ -255,7 +255,7 @@ def bars(
     *queries: Query,
     unit: str,
     thresholds: Thresholds | None = None,
-    looks: Mapping[str, Look] | None = None,
+    styles: Mapping[str, Style] | None = None,
     no_value: str = NO_DATA,
     at_most: float | None = None,
     color: str = "#3274d9",
@@ -304,7 +304,7 @@ def bars(
         builder = builder.transformations([keep, sort])
     if time_from is not None:
         builder = builder.time_from(time_from).hide_time_override(True)
-    return Draft(title, description, queries, _looks(builder, looks or {}))
+    return Draft(title, description, queries, _styled(builder, styles or {}))
 
 
 def timeline(
@@ -349,11 +349,11 @@ def history(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: where it comes from, what it is called, how it looks."""
+    """A column of a table: its source, its name and its style."""
 
     source: str
     name: str
-    look: Look = field(default_factory=Look)
+    style: Style = field(default_factory=Style)
 
 
 def grid(
@@ -392,7 +392,7 @@ def grid(
         .thresholds(_thresholds(((None, palette.NEUTRAL),)))
     )
     for column in columns:
-        properties = column.look.values()
+        properties = column.style.values()
         if links and column.name in links:
             properties.append(d.DynamicConfigValue(id_val="links", value=[dict(links[column.name])]))
         if properties:
@@ -444,10 +444,12 @@ def scatter(
         .series([series])
         .transformations(transformations)
         .legend(_list_legend())
-        .override_by_name("Value #A", Look(unit=unit_x, properties={"custom.axisLabel": x_label, **from_zero}).values())
+        .override_by_name(
+            "Value #A", Style(unit=unit_x, properties={"custom.axisLabel": x_label, **from_zero}).values()
+        )
         .override_by_name(
             "Value #B",
-            Look(unit=unit_y, name=legend, properties={"custom.axisLabel": y_label, **from_zero}).values(),
+            Style(unit=unit_y, name=legend, properties={"custom.axisLabel": y_label, **from_zero}).values(),
         )
         .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.PALETTE_CLASSIC))
         .interval("5m")

@@ -1,6 +1,6 @@
 """PromQL that more than one panel needs.
 
-Boards write series without their filters: :class:`grafana.board.Board` adds ``server=~"$server"`` and the like to every
+Queries leave out the filters: :class:`grafana.dashboard.Dashboard` adds ``server=~"$server"`` and the like to every
 selector that has the label. Three variables hold what a counter needs and, as text, what a recorded series needs:
 
 ========  ==================  =============================================  ===========================
@@ -26,7 +26,7 @@ def _by(by: str) -> str:
 
 
 def tokens_in(window: str, by: str = "", kind: str = 'kind=~"$kind"') -> str:
-    """Tokens made over a window."""
+    """Tokens over a window."""
     return f"sum{_by(by)} (increase(tpw_server_tokens_total{{{kind}}}[{window}]))"
 
 
@@ -37,27 +37,27 @@ def joules_in(window: str, by: str = "", state: str = "") -> str:
 
 
 def server_cost_in(window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "") -> str:
-    """What servers cost over a window, less what negative prices paid back."""
+    """Cost of servers over a window, less credit for negative prices."""
     return _net("tpw_server", window, by, component, f'state="{state}"' if state else "")
 
 
 def gpu_cost_in(
     window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "", offset: str = ""
 ) -> str:
-    """What all GPUs cost over a window, whoever owns them, less what negative prices paid back.
+    """Cost of all GPUs over a window, owned or not, less credit for negative prices.
 
     ``state`` is a regular expression; without it all time counts.
     """
     return _net("tpw_gpu_state", window, by, component, f'state=~"{state}"' if state else "", offset)
 
 
-def _net(whose: str, window: str, by: str, component: str, state: str, offset: str = "") -> str:
-    """Cost less credit. A cost has a component and a credit has none, so ``or`` puts them side by side in one sum."""
+def _net(metric: str, window: str, by: str, component: str, state: str, offset: str = "") -> str:
+    """Cost less credit. A cost has a component and a credit has none, so ``or`` puts both into one sum."""
     cost = ", ".join(part for part in (component, MONEY, state) if part)
     credit = ", ".join(part for part in (MONEY, state) if part)
     return (
-        f"sum{_by(by)} (increase({whose}_cost_total{{{cost}}}[{window}]{offset})"
-        f" or -increase({whose}_credit_total{{{credit}}}[{window}]{offset}))"
+        f"sum{_by(by)} (increase({metric}_cost_total{{{cost}}}[{window}]{offset})"
+        f" or -increase({metric}_credit_total{{{credit}}}[{window}]{offset}))"
     )
 
 
@@ -65,12 +65,12 @@ def state_code(by: str = GPU) -> str:
     """A GPU's state as a number: 2 active, 1 parked, 0 idle, -1 lost (see :data:`grafana.palette.STATE_CODES`)."""
     active = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="active"}} >= bool 0.5)'
     parked = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="parked"}} > bool 0.5)'
-    gone = f"(max by ({by}) (tpw_gpu_up) == 0)"
-    return f"(({gone} - 1) or clamp_max(2 * {active} + {parked}, 2))"
+    lost = f"(max by ({by}) (tpw_gpu_up) == 0)"
+    return f"(({lost} - 1) or clamp_max(2 * {active} + {parked}, 2))"
 
 
 def owner(by: str = GPU) -> str:
-    """Whose a GPU is, as the label ``server``: one row for each, of several servers how many they are."""
+    """The owner of each GPU as the label ``server``: its name, or the number of servers that share the GPU."""
     owners = f"count by ({by}) (tpw_server_gpu)"
     several = (
         f'label_replace(count_values by ({by}) ("server", {owners} > 1), "server", "$1 servers", "server", "(.+)")'
@@ -88,17 +88,17 @@ TRUST = "min(cluster:tpw_trust:ratio)"
 
 
 def gained(counter: str, by: str) -> str:
-    """What a counter gained over the range of the board, its first value included.
+    """Increase of a counter over the range of the dashboard, its first value included.
 
-    For counters that appear with the first event, which ``increase`` would not see. An exporter that did not answer just
-    then had the value it had before: up to an hour back, it counts.
+    For counters that appear with the first event, which ``increase`` does not count. Where the exporter did not respond at
+    the start of the range, its last value of the hour before is used.
     """
     before = f"last_over_time({counter}[1h] offset $__range) or 0 * {counter}"
     return f"sum by ({by}) ({counter} - ({before})) > 0"
 
 
 def unpriced_in(window: str) -> str:
-    """Facility joules of a window that have no price, less those that got theirs in it: never below none."""
+    """Facility joules of a window that have no price, less those priced late in it; at least 0."""
     unpriced, late = "tpw_energy_unpriced_joules_total", "tpw_energy_late_priced_joules_total"
     return f"clamp_min(sum(increase({unpriced}[{window}])) - sum(increase({late}[{window}])), 0)"
 
@@ -106,7 +106,7 @@ def unpriced_in(window: str) -> str:
 def sensor_error(by: str = GPU) -> str:
     """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap.
 
-    A GPU that was lost has few samples of the sensor, and joules that came late.
+    Hours in which the GPU was lost are left out: they have few sensor samples and late joules.
     """
     return (
         f"(avg by ({by}) (avg_over_time(tpw_gpu_power_watts[1h]))"

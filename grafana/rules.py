@@ -1,4 +1,4 @@
-"""Recording rules: what boards and alerts read.
+"""Recording rules that dashboards and alerts read.
 
 Names follow Prometheus: ``level:metric:operation``. The level says which labels are left besides those of
 :attr:`grafana.values.Values.labels`:
@@ -6,7 +6,7 @@ Names follow Prometheus: ``level:metric:operation``. The level says which labels
 ========  ==========================  =====================================================================
 level     labels                      what it is
 ========  ==========================  =====================================================================
-gpu       instance, gpu, uuid         one board
+gpu       instance, gpu, uuid         one GPU
 node      instance                    one exporter
 server    server                      one inference server, over all nodes it spans
 model     server, model               one model of one server, over all nodes it spans
@@ -97,7 +97,7 @@ def recorded(groups: Iterable[Group], values: Values) -> dict[str, frozenset[str
 
 
 def vocabulary(values: Values) -> Vocabulary:
-    """Every word that alerts and boards may use. Raises UnknownNameError where a rule itself uses another one."""
+    """Every name that alerts and dashboards may use. Raises UnknownNameError where a rule itself uses another one."""
     groups = recording_groups(values)
     words = Vocabulary.of_catalogue()
     words = words.with_series({name: labels | frozenset(values.labels) for name, labels in words.series.items()})
@@ -109,7 +109,7 @@ def vocabulary(values: Values) -> Vocabulary:
 
 
 def _interval(window: str) -> str | None:
-    """A day's window moves slowly: it is not worth a look every few seconds. Well below the 5 minutes after which
+    """A day's window moves slowly: it need not be evaluated every few seconds. Well below the 5 minutes after which
     Prometheus takes a series for gone."""
     return {"1h": "1m", "1d": "2m"}.get(window)
 
@@ -142,7 +142,7 @@ class Rules:
     # ------------------------------------------------------------------------------------------------------ GPU side
 
     def gpus(self, window: str) -> Iterable[Recording]:
-        """Joules, seconds and money by state: of every board, of every node, of all."""
+        """Joules, seconds and money by state: per GPU, per node and in total."""
         for level, windows in (("gpu", GPU_WINDOWS), ("node", NODE_WINDOWS), ("cluster", WINDOWS)):
             if window in windows:
                 yield from self._states(level, window)
@@ -161,13 +161,13 @@ class Rules:
 
     def _states(self, level: str, window: str) -> Iterable[Recording]:
         labels = LEVELS[level]
-        # What is recorded of every board is little; of a node it is all.
-        board = "gpu" if level == "node" and window in GPU_WINDOWS else ""
+        # Per GPU only a few series are recorded; per node all.
+        gpu = "gpu" if level == "node" and window in GPU_WINDOWS else ""
         node = "node" if level == "cluster" and window in NODE_WINDOWS else ""
-        yield from self._state_energy(level, window, board, node)
+        yield from self._state_energy(level, window, gpu, node)
         yield Recording(
             f"{level}:tpw_gpu_state_seconds:rate{window}",
-            self._summed(level, window, "tpw_gpu_state_seconds", ("state",), board or node),
+            self._summed(level, window, "tpw_gpu_state_seconds", ("state",), gpu or node),
             (*labels, "state"),
         )
         if level != "gpu":
@@ -177,7 +177,7 @@ class Rules:
                 self._summed(level, window, "tpw_gpu_state_cost", parts, node),
                 (*labels, *parts),
             )
-        yield self._net_cost(level, window, board or node)
+        yield self._net_cost(level, window, gpu or node)
         yield Recording(
             f"{level}:tpw_waste_cost_per_hour:rate{window}",
             promql(f"""
@@ -203,8 +203,8 @@ class Rules:
                 (*labels, "state"),
             )
 
-    def _state_energy(self, level: str, window: str, board: str, node: str) -> Iterable[Recording]:
-        """Joules by state: of a board its own, of nodes and of all at both boundaries."""
+    def _state_energy(self, level: str, window: str, gpu: str, node: str) -> Iterable[Recording]:
+        """Joules by state: per GPU at its own boundary, per node and in total at both boundaries."""
         record = f"{level}:tpw_gpu_state_energy_joules:rate{window}"
         labels = (*LEVELS[level], "state")
         for boundary, metric in (
@@ -216,7 +216,7 @@ class Rules:
                     level, window, "tpw_gpu_state_energy_joules", ("state",), node, f'{{boundary="{boundary}"}}'
                 )
             else:
-                expr = self._summed(level, window, metric, ("state",), board if boundary == "gpu" else "")
+                expr = self._summed(level, window, metric, ("state",), gpu if boundary == "gpu" else "")
             if level != "gpu":
                 yield Recording(record, expr, labels, {"boundary": boundary})
             elif boundary == "gpu":
@@ -237,7 +237,7 @@ class Rules:
         return Recording(record, f"sum by ({by}) ({level}:tpw_gpu_state_cost:rate{window} or -{credit})", labels)
 
     def waste(self) -> Iterable[Recording]:
-        """Shares of time over the windows the waste alerts look at."""
+        """Shares of time over the windows of the waste alerts."""
         for window in ("30m", "2h"):
             yield Recording(
                 f"gpu:tpw_gpu_state_seconds:rate{window}",

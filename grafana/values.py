@@ -1,8 +1,7 @@
 """Every threshold, window and address that an operator may want to change, in one place.
 
-``python -m grafana.build --values my.yaml`` reads a mapping of these names and writes the rules and the boards with it.
-Budgets and exceptions are not here but in ``deploy/prometheus/tpw-parameters.rules.yaml``: they are series, so changing
-them needs no new build.
+``python -m grafana.build --values my.yaml`` reads a mapping of these names and writes the rules and the dashboards with it.
+Budgets and exceptions are series in ``deploy/prometheus/tpw-parameters.rules.yaml``: changing them needs no build.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ import yaml
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What the rules are made with. Durations are Prometheus durations, shares are 0 to 1, money is per the name."""
+    """Parameters of the rules: Prometheus durations, shares from 0 to 1, and amounts with the unit in the name."""
 
-    # ------------------------------------------------------------------------------------------ where, and how named
+    # ------------------------------------------------------------------------------------------ labels and addresses
     labels: tuple[str, ...] = ("cluster", "namespace", "job")
     """Labels that keep installations apart: every aggregation keeps them. A label that no series has costs nothing."""
     job: str = ".*tpw-exporter.*"
     """Regular expression of the scrape job, for series that every exporter has (``up``)."""
     runbook_url: str = "deploy/runbooks/{alert}.md"
-    """Where an alert's runbook is; ``{alert}`` is its name. By default its path in the repository: text, not a link."""
+    """Address of a runbook; ``{alert}`` is the name of the alert. By default the path in this repository, not a link."""
     grafana_url: str = ""
-    """Address of Grafana, before ``/d/``. By default none: an alert then names the board by its path."""
+    """Address of Grafana, before ``/d/``. Empty: an alert names the dashboard by its path."""
 
     # --------------------------------------------------------------------------------------------------- measuring
     exporter_down_for: str = "5m"
@@ -36,9 +35,9 @@ class Values:
     slow_source_down_for: str = "2h"
     stale_after_seconds: float = 300
     slow_sources: str = "tariff.*|carbon.*"
-    """Sources that are read rarely on purpose: prices and carbon intensity."""
+    """Sources that are read rarely by design: prices and carbon intensity."""
     local_uuids: str = "PCI-.*|EXT-.*"
-    """UUIDs that name a place and no board: another node may have the same."""
+    """UUIDs that name a slot and not a device: another node may have the same."""
     gpu_lost_for: str = "5m"
     unmetered_share: float = 0.01
     unmetered_for: str = "15m"
@@ -60,7 +59,7 @@ class Values:
     parked_warning_for: str = "8h"
     waste_share: float = 0.4
     waste_floor_per_day: float = 10
-    """Money a day below which waste is not worth a message, in the exporter's currency."""
+    """Minimum waste per day for an alert, in the currency of the exporter."""
     waste_for: str = "1h"
 
     # -------------------------------------------------------------------------------------------------- efficiency
@@ -71,16 +70,16 @@ class Values:
     regressed_load_band: float = 0.3
     regressed_for: str = "30m"
     tokens_floor_per_hour: float = 100_000
-    """Tokens an hour below which ratios are noise."""
+    """Minimum tokens per hour: below it, ratios are noise."""
 
     # ------------------------------------------------------------------------------------------------------- money
-    dear_tokens_ratio: float = 1.25
-    dear_tokens_price_ratio: float = 1.25
-    dear_tokens_for: str = "1h"
+    cost_per_token_ratio: float = 1.25
+    cost_per_token_price_ratio: float = 1.25
+    cost_per_token_for: str = "1h"  # noqa: S105 - a duration
     over_budget_ratio: float = 1.0
     over_budget_for: str = "1h"
-    dearer_ratio: float = 1.0
-    dearer_for: str = "6h"
+    above_reference_ratio: float = 1.0
+    above_reference_for: str = "6h"
     budget_burn_ratio: float = 2.0
     budget_forecast_ratio: float = 1.0
     budget_forecast_for: str = "1h"
@@ -91,7 +90,7 @@ class Values:
     demand_peak_share: float = 0.95
     demand_interval_minutes: int = 15
     demand_last_minutes: int = 5
-    """The alert speaks only in these last minutes of an interval: then a peak is likely and can still be avoided."""
+    """The alert fires only in these last minutes of an interval, when a peak is likely and can still be avoided."""
     demand_for: str = "2m"
 
     # ---------------------------------------------------------------------------------------------------- hardware
@@ -101,30 +100,30 @@ class Values:
     """Hardware slowdowns. A software power cap is normal under load."""
 
     def with_changes(self, changes: dict[str, Any]) -> Values:
-        """These values with some replaced. Raises ValueError for a name that is none of them or a value of another type."""
+        """These values with some replaced. Raises ValueError for an unknown name or a value of another type."""
         known = {field.name: field for field in dataclasses.fields(self)}
         clean: dict[str, Any] = {}
         for name, value in changes.items():
             if name not in known:
-                raise ValueError(f"{name} is none of the values; there are: {', '.join(sorted(known))}")
+                raise ValueError(f"{name} is not a known value; known are: {', '.join(sorted(known))}")
             default = getattr(self, name)
             if isinstance(default, tuple):
                 if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-                    raise ValueError(f"{name} is a list of label names, not {value!r}")
+                    raise ValueError(f"{name} must be a list of label names, not {value!r}")
                 clean[name] = tuple(value)
             elif isinstance(default, str):
                 if not isinstance(value, str):
-                    raise ValueError(f"{name} is a text such as {default!r}, not {value!r}")
+                    raise ValueError(f"{name} must be a string such as {default!r}, not {value!r}")
                 clean[name] = value
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{name} is a number such as {default!r}, not {value!r}")
+                raise ValueError(f"{name} must be a number such as {default!r}, not {value!r}")
             else:
                 clean[name] = value
         return dataclasses.replace(self, **clean)
 
     @classmethod
     def load(cls, path: Path | None) -> Values:
-        """The defaults, with what the file says. Raises ValueError for a file that is not a mapping of known names."""
+        """The defaults, with the values of the file. Raises ValueError for a file that is not a mapping of known names."""
         if path is None:
             return cls()
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -134,14 +133,16 @@ class Values:
 
 
 def addresses(runbooks: str | None, grafana: str | None) -> dict[str, str]:
-    """The values for addresses given on the command line: of the directory of the runbooks (or with ``{alert}`` in it),
-    and of Grafana. Raises ValueError for what is no address."""
+    """The values for two URLs: of the directory of the runbooks (or with ``{alert}`` in it), and of Grafana.
+
+    Raises ValueError for anything else.
+    """
     found: dict[str, str] = {}
     for name, given in (("runbook_url", runbooks), ("grafana_url", grafana)):
         if given is None:
             continue
         if not given.startswith(("http://", "https://")):
-            raise ValueError(f"{given} is no address: write https://host/path")
+            raise ValueError(f"{given} is not a URL: use https://host/path")
         found[name] = given.rstrip("/")
     if "runbook_url" in found and "{alert}" not in found["runbook_url"]:
         found["runbook_url"] += "/{alert}.md"

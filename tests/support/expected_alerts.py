@@ -66,8 +66,8 @@ def expected() -> list[Firing]:
         *_firing("TpwGpuThrottled", "warning", "14:23-14:25", instance=A, gpu="3"),
         # Sums over a day: see the conditions in the test.
         *_firing("TpwWasteHigh", "warning", "07:59-24:00"),
-        *_firing("TpwDearerThanReference", "info", "06:02-07:31", server="chat", model="llama-3.3-70b"),
-        *_firing("TpwDearerThanReference", "info", "13:39-24:00", server="big", model="deepseek-r1"),
+        *_firing("TpwCostAboveReference", "info", "06:02-07:31", server="chat", model="llama-3.3-70b"),
+        *_firing("TpwCostAboveReference", "info", "13:39-24:00", server="big", model="deepseek-r1"),
     ]
 
 

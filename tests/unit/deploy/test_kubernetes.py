@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from tpw.config.load import load
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "deploy" / "helm" / "tpw-exporter"
+DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 RELEASES = [f"1.{minor}" for minor in range(25, int(kubernetes_validate.latest_version().split(".")[1]) + 1)]
 CASES = {"default": {}} | {
@@ -26,8 +30,8 @@ CASES = {"default": {}} | {
 }
 
 
-def render(values: dict[str, Any]) -> list[dict[str, Any]]:
-    texts = helm_python.Chart.load(str(CHART)).render(values, name="tpw-exporter", namespace="monitoring")
+def render(values: dict[str, Any], chart: Path = CHART) -> list[dict[str, Any]]:
+    texts = helm_python.Chart.load(str(chart)).render(values, name="tpw-exporter", namespace="monitoring")
     return [
         document
         for name, text in texts.items()
@@ -250,12 +254,27 @@ def test_rules_and_boards_come_only_where_asked_for():
     assert kinds.count("ConfigMap") == 1
 
 
-def test_the_charts_rules_are_those_of_prometheus():
-    """The chart has its own copy, because Helm reads no file outside it; the generator writes both."""
-    generated = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheusrule.yaml").read_text())["spec"]["groups"]
+def test_the_rules_of_the_chart_are_those_of_prometheus():
+    groups = [
+        group
+        for kind in ("recording", "alerts")
+        for group in yaml.safe_load((ROOT / "deploy" / "prometheus" / f"tpw-{kind}.rules.yaml").read_text())["groups"]
+    ]
     rule = of_kind(render({"prometheusRule": {"enabled": True}}), "PrometheusRule")
-    assert rule["spec"] == {"groups": generated}
-    assert len(generated) > 5
+    assert rule["spec"] == {"groups": groups}
+    assert len(groups) > 5
+
+
+def test_a_packed_chart_has_files_for_links_and_renders_the_same(tmp_path: Path):
+    archive = Path(helm_python.package(str(CHART), destination=str(tmp_path)))
+    with tarfile.open(archive) as packed:
+        members = {member.name.removeprefix("tpw-exporter/files/"): member for member in packed}
+        packed.extractall(tmp_path, filter="data")
+    assert members["rules/tpw-alerts.rules.yaml"].isfile()
+    assert {name for name in members if name.startswith("dashboards/")} == {
+        f"dashboards/{path.name}" for path in DASHBOARDS.glob("*.json")
+    }
+    assert render(CASES["everything"], tmp_path / "tpw-exporter") == render(CASES["everything"])
 
 
 def test_rules_carry_what_the_operator_selects_and_lead_to_addresses():
@@ -319,7 +338,7 @@ def test_boards_are_config_maps_that_the_sidecar_finds_and_the_api_takes():
         for document in render(CASES["everything"])
         if document["kind"] == "ConfigMap" and "grafana_dashboard" in document["metadata"]["labels"]
     ]
-    files = {path.name: path.read_text() for path in (ROOT / "grafana" / "dashboards").glob("*.json")}
+    files = {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")}
     assert len(boards) == len(files) == 6
     for board in boards:
         assert board["metadata"]["namespace"] == "grafana"
@@ -330,3 +349,35 @@ def test_boards_are_config_maps_that_the_sidecar_finds_and_the_api_takes():
         # kubectl apply keeps the whole object in an annotation, which may have 256 KiB; a ConfigMap may have 1 MiB.
         assert len(json.dumps(board)) < 256 * 1024
     assert len({board["metadata"]["name"] for board in boards}) == 6
+
+
+def kustomized(folder: Path) -> list[dict[str, Any]]:
+    """What ``kubectl apply --kustomize`` applies; computed here where kubectl is not installed."""
+    if kubectl := shutil.which("kubectl"):
+        command = [kubectl, "kustomize", str(folder)]
+        return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    document = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    options = document.get("generatorOptions", {})
+    found = [yaml.safe_load((folder / name).read_text()) for name in document.get("resources", ())]
+    for entry in document.get("configMapGenerator", ()):
+        files = dict(item.split("=") for item in entry["files"])
+        assert all((folder / file).resolve().is_relative_to(folder) for file in files.values()), "outside of the root"
+        metadata = {"name": entry["name"], "labels": options["labels"], "annotations": options["annotations"]}
+        data = {name: (folder / file).read_text() for name, file in files.items()}
+        found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    return found
+
+
+def test_kustomize_makes_a_config_map_of_every_dashboard():
+    maps = kustomized(ROOT / "deploy" / "grafana")
+    data = {name: text for document in maps for name, text in document["data"].items()}
+    assert data == {f"tpw-{path.name}": path.read_text() for path in DASHBOARDS.glob("*.json")}
+    for document in maps:
+        assert document["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert document["metadata"]["name"] == f"{next(iter(document['data'])).removesuffix('.json')}-dashboard"
+        assert len(json.dumps(document)) < 256 * 1024
+
+
+def test_kustomize_applies_the_manifests():
+    kinds = {document["kind"] for document in kustomized(MANIFESTS)}
+    assert kinds == {"ConfigMap", "DaemonSet", "Service", "ServiceAccount"}

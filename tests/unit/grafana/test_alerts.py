@@ -179,7 +179,7 @@ def test_alert_says_what_to_know(alert: Alert):
     assert "{{" not in notes["summary"], "the summary is one static sentence"
     assert notes["summary"].endswith(".")
     assert len(notes["summary"]) <= 80
-    assert notes["dashboard_url"].startswith(f"/d/{alert.board}")
+    assert notes["dashboard_url"].startswith(f"/d/{alert.dashboard}")
     assert alert.why
 
 

@@ -52,7 +52,7 @@ def _dearer(server: str) -> Any:
     def condition(hand: Hand) -> bool:
         cost = sum(hand.cost(86400, (), "full", server=server).values())
         there = hand.gained("tpw_server_reference_cost_total", 86400, (), server=server, reference="api-70b")
-        return cost > VALUES.dearer_ratio * sum(there.values())
+        return cost > VALUES.above_reference_ratio * sum(there.values())
 
     return condition
 
@@ -66,8 +66,8 @@ def _throttled(hand: Hand) -> bool:
     ("condition", "begins", "holds_for", "ends"),
     [
         (_waste, "07:59", VALUES.waste_for, "24:00"),
-        (_dearer("big"), "13:39", VALUES.dearer_for, "24:00"),
-        (_dearer("chat"), "06:02", VALUES.dearer_for, "07:31"),
+        (_dearer("big"), "13:39", VALUES.above_reference_for, "24:00"),
+        (_dearer("chat"), "06:02", VALUES.above_reference_for, "07:31"),
         (_throttled, "14:23", VALUES.throttled_for, "14:25"),
     ],
 )

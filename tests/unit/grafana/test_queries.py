@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grafana.board import CHOICES, FILTERS
+from grafana.dashboard import CHOICES, FILTERS
 from grafana.metrics import Vocabulary
 from grafana.render import dashboards
 from grafana.rules import recorded as records_of

@@ -18,11 +18,11 @@ def test_a_file_replaces_some_values_and_keeps_the_rest(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("wast_share: 0.2", "wast_share is none of the values"),
-        ("waste_share: much", "waste_share is a number"),
-        ("waste_share: true", "waste_share is a number"),
-        ("idle_for: 30", "idle_for is a text"),
-        ("labels: job", "labels is a list"),
+        ("wast_share: 0.2", "wast_share is not a known value"),
+        ("waste_share: much", "waste_share must be a number"),
+        ("waste_share: true", "waste_share must be a number"),
+        ("idle_for: 30", "idle_for must be a string"),
+        ("labels: job", "labels must be a list"),
         ("- 1", "not a mapping"),
     ],
 )
@@ -45,7 +45,7 @@ def test_rules_follow_the_values(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(("value", "text"), [(300.0, "300"), (0.95, "0.95"), (100000.0, "100000"), (0.7, "0.7")])
-def test_numbers_are_written_as_a_person_would(value: float, text: str):
+def test_numbers_are_written_without_exponents(value: float, text: str):
     assert number(value) == text
 
 
@@ -56,14 +56,13 @@ def test_addresses_are_given_in_one_place(tmp_path: Path):
     notes = {rule["alert"]: rule["annotations"] for group in alerts["groups"] for rule in group["rules"]}
     assert notes["TpwGpuLost"]["runbook_url"] == "https://docs.corp/runbooks/TpwGpuLost.md"
     assert notes["TpwGpuLost"]["dashboard_url"].startswith("https://grafana.corp/g/d/tpw-gpus?var-instance=")
-    assert "docs.corp" in (tmp_path / "deploy/prometheus/prometheusrule.yaml").read_text()
 
 
-def test_a_runbooks_address_may_say_where_the_name_goes():
+def test_the_address_of_runbooks_may_contain_the_name():
     assert addresses("https://wiki.corp/?page={alert}", None) == {"runbook_url": "https://wiki.corp/?page={alert}"}
 
 
 @pytest.mark.parametrize("option", ["--runbooks", "--grafana"])
-def test_what_is_no_address_is_refused(option: str, tmp_path: Path, capsys):
+def test_anything_but_a_url_is_refused(option: str, tmp_path: Path, capsys):
     assert main([option, "wiki.corp/tpw", "--out", str(tmp_path)]) == 2
-    assert "wiki.corp/tpw is no address: write https://host/path" in capsys.readouterr().err
+    assert "wiki.corp/tpw is not a URL: use https://host/path" in capsys.readouterr().err

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, electricity_price, link_to, trust
+from grafana.dashboard import Dashboard, Settings, electricity_price, link_to, trust
 from grafana.metrics import Vocabulary
-from grafana.panels import ALONE, DASHED, NO_PRICE, NO_TOKENS, Column, Look, Query, curve, grid, judged, tile
+from grafana.panels import ALONE, DASHED, NO_PRICE, NO_TOKENS, Column, Query, Style, curve, grid, judged, tile
 from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
 
 SETTINGS = Settings(
@@ -18,16 +18,16 @@ SETTINGS = Settings(
 )
 
 
-def board(words: Vocabulary) -> Board:
+def dashboard(words: Vocabulary) -> Dashboard:
     """The board."""
-    page = Board(SETTINGS, words)
+    page = Dashboard(SETTINGS, words)
     _now(page)
     _table(page)
     _over_time(page)
     return page
 
 
-def _now(page: Board) -> None:
+def _now(page: Dashboard) -> None:
     efficiency = tile(
         "Tokens / joule",
         "${kind:text} tokens per second per watt over the last five minutes. servers: all energy of the GPUs they own, "
@@ -84,7 +84,7 @@ def _now(page: Board) -> None:
         ),
         unit="none",
         no_value=NO_PRICE,
-        looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+        styles={"of all cost": Style(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
     )
     speed = tile(
         "Tokens / second",
@@ -115,12 +115,12 @@ def _now(page: Board) -> None:
         Query("min(tpw_electricity_price_next_change_timestamp_seconds) - time()", "begins in"),
         unit="none",
         no_value=NO_PRICE,
-        looks={"begins in": Look(unit="s", decimals=0)},
+        styles={"begins in": Style(unit="s", decimals=0)},
     )
     page.line(5, (efficiency, 3), (cost, 3), (spend, 3), (wasted, 3), (speed, 3), (power, 3), (price, 3), (trust(), 3))
 
 
-def _table(page: Board) -> None:
+def _table(page: Dashboard) -> None:
     by = "server, model"
     tokens = queries.tokens_in("$__range", by)
     cost = queries.server_cost_in("$__range", by)
@@ -151,16 +151,16 @@ def _table(page: Board) -> None:
                 columns=(
                     Column("server", "Server"),
                     Column("model", "Model"),
-                    Column("Value #A", "Output tokens", Look(unit="short")),
-                    Column("Value #B", "Tokens per joule", Look(unit="suffix: tok/J")),
-                    Column("Value #C", "Cost per million", Look(unit="none")),
-                    Column("Value #D", "Cost", Look(unit="none", decimals=2)),
-                    Column("Value #E", "Parked", Look(unit="percentunit", decimals=1)),
-                    Column("Value #F", "Requests running", Look(unit="none", decimals=1)),
+                    Column("Value #A", "Output tokens", Style(unit="short")),
+                    Column("Value #B", "Tokens per joule", Style(unit="suffix: tok/J")),
+                    Column("Value #C", "Cost per million", Style(unit="none")),
+                    Column("Value #D", "Cost", Style(unit="none", decimals=2)),
+                    Column("Value #E", "Parked", Style(unit="percentunit", decimals=1)),
+                    Column("Value #F", "Requests running", Style(unit="none", decimals=1)),
                     Column(
                         "Value #G",
                         "Against reference",
-                        Look(
+                        Style(
                             unit="percentunit",
                             decimals=0,
                             thresholds=judged(1, 1.5),
@@ -176,7 +176,7 @@ def _table(page: Board) -> None:
     )
 
 
-def _over_time(page: Board) -> None:
+def _over_time(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -207,7 +207,7 @@ def _over_time(page: Board) -> None:
                 unit="none",
                 no_value=NO_PRICE,
                 logarithmic=True,
-                looks={"/^at /": Look(color=palette.REFERENCE, properties=DASHED)},
+                styles={"/^at /": Style(color=palette.REFERENCE, properties=DASHED)},
             ),
             12,
         ),
@@ -226,9 +226,9 @@ def _over_time(page: Board) -> None:
                 Query("sum(tpw_gpu_power_watts)", "sensors"),
                 unit="watt",
                 stacked=True,
-                looks={
-                    **{state: Look(color=color) for state, color in palette.STATES.items()},
-                    "sensors": Look(color=palette.NEUTRAL, properties={**DASHED, **ALONE}),
+                styles={
+                    **{state: Style(color=color) for state, color in palette.STATES.items()},
+                    "sensors": Style(color=palette.NEUTRAL, properties={**DASHED, **ALONE}),
                 },
             ),
             12,
@@ -258,10 +258,10 @@ def _over_time(page: Board) -> None:
                 bars=True,
                 no_value=NO_PRICE,
                 legend=("mean",),
-                looks={
-                    **{name: Look(color=color) for name, color in palette.COMPONENTS.items()},
-                    "idle GPUs": Look(color=palette.IDLE),
-                    "credit": Look(color=palette.CREDIT),
+                styles={
+                    **{name: Style(color=color) for name, color in palette.COMPONENTS.items()},
+                    "idle GPUs": Style(color=palette.IDLE),
+                    "credit": Style(color=palette.CREDIT),
                 },
             ),
             12,
@@ -285,7 +285,7 @@ def _over_time(page: Board) -> None:
                     Column(
                         "severity",
                         "Severity",
-                        Look(
+                        Style(
                             width=90,
                             properties={
                                 "custom.cellOptions": {"type": "color-text"},
@@ -302,10 +302,10 @@ def _over_time(page: Board) -> None:
                             },
                         ),
                     ),
-                    Column("alertname", "Alert", Look(width=220)),
-                    Column("instance", "Node", Look(width=130)),
-                    Column("gpu", "GPU", Look(width=60)),
-                    Column("server", "Server", Look(width=90)),
+                    Column("alertname", "Alert", Style(width=220)),
+                    Column("instance", "Node", Style(width=130)),
+                    Column("gpu", "GPU", Style(width=60)),
+                    Column("server", "Server", Style(width=90)),
                     Column("model", "Model"),
                 ),
                 drop=("Value",),

@@ -1,4 +1,4 @@
-"""What every board shares: variables in one order, a header of links, annotations, and how panels are placed."""
+"""What all dashboards share: the order of variables, a header of links, annotations, and the layout of panels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models import prometheus as p
 
 from grafana import palette
 from grafana.metrics import Vocabulary
-from grafana.panels import DASHED, NO_PRICE, Draft, Look, Query, curve, judged_down, tile
+from grafana.panels import DASHED, NO_PRICE, Draft, Query, Style, curve, judged_down, tile
 from grafana.queries import MONEY, TRUST
 
 SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -31,7 +31,7 @@ FILTERS: Mapping[str, tuple[str, str, str]] = {
     "server": ("Server", 'label_values(tpw_server_tokens_total{job=~"$job"}, server)', ".+"),
     "model": ("Model", 'label_values(tpw_server_tokens_total{job=~"$job", server=~"$server"}, model)', ".+"),
 }
-"""Filters in the order in which they stand on a board."""
+"""Filters in the order in which a dashboard shows them."""
 
 CHOICES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "kind": ("Tokens", (("output", "output"), ("total", ".+"))),
@@ -41,12 +41,12 @@ CHOICES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         (("gpu", "tpw_server_energy_joules_total"), ("facility", "tpw_server_facility_energy_joules_total")),
     ),
 }
-"""What a number means: (label, (text, value)...). See :mod:`grafana.queries`."""
+"""Choices that change what a number means: (label, (text, value)...). See :mod:`grafana.queries`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a board is, besides its panels."""
+    """A dashboard without its panels."""
 
     uid: str
     title: str
@@ -59,13 +59,13 @@ class Settings:
     refresh: str = "1m"
     timezone: str = "utc"
     single: tuple[str, ...] = ()
-    """Filters without *All*: where every series would be a line of its own."""
+    """Filters without *All*, because every series is a line of its own."""
     annotations: tuple[str, ...] = ("price", "alerts", "restarts", "versions")
 
 
 @dataclass(slots=True)
-class Board:
-    """A board being laid out, line by line."""
+class Dashboard:
+    """A dashboard that is laid out line by line."""
 
     settings: Settings
     words: Vocabulary
@@ -77,7 +77,7 @@ class Board:
     # ------------------------------------------------------------------------------------------------------ placing
 
     def row(self, title: str, *, collapsed: bool = False) -> None:
-        """A heading. The panels after it fold away with it."""
+        """Starts a row with a heading. The panels after it belong to the row."""
         place = {"x": 0, "y": self._y, "w": WIDTH, "h": 1}
         row: dict[str, Any] = {
             "type": "row",
@@ -123,14 +123,14 @@ class Board:
         return panel
 
     def expression(self, query: Query) -> str:
-        """The query as it stands in the board, with the board's filters. Raises UnknownNameError."""
+        """The query with the filters of the dashboard. Raises UnknownNameError."""
         text = " ".join(query.expr.split())
         self.words.check(text)
         filters = [name for name in self.settings.filters if name not in query.unfiltered]
         return self.words.filtered(text, filters)
 
     def _description(self, draft: Draft, expressions: Sequence[str]) -> str:
-        """The description, and which of the filters on show do not apply to it."""
+        """The description, followed by the filters that do not apply to the panel."""
         if not expressions:
             return draft.description
         ignored = [
@@ -154,7 +154,7 @@ class Board:
     # --------------------------------------------------------------------------------------------------------- whole
 
     def document(self) -> dict[str, Any]:
-        """The board as Grafana reads it."""
+        """The dashboard as Grafana reads it."""
         settings = self.settings
         builder = (
             dashboard.Dashboard(settings.title)
@@ -167,7 +167,7 @@ class Board:
             .tooltip(d.DashboardCursorSync.CROSSHAIR)
             .readonly()
             .link(
-                dashboard.DashboardLink("tpw boards")
+                dashboard.DashboardLink("tpw dashboards")
                 .type(d.DashboardLinkType.DASHBOARDS)
                 .tags([TAG])
                 .as_dropdown(True)  # noqa: FBT003
@@ -286,11 +286,11 @@ ANNOTATIONS: Mapping[str, tuple[str, str, str, str]] = {
         "{{server}} {{version}}",
     ),
 }
-"""What happened, drawn into the curves: (title, colour, query, text)."""
+"""Events drawn into the curves: (title, colour, query, text)."""
 
 
 def trust() -> Draft:
-    """The tile at the end of the first line of every board."""
+    """The tile at the end of the first line of every dashboard."""
     link = (
         dashboard.DashboardLink("Measuring")
         .type(d.DashboardLinkType.LINK)
@@ -298,39 +298,39 @@ def trust() -> Draft:
     )
     return tile(
         "Measured",
-        "How much of what should be measured is measured: the least of exporters that answer, sources that are up, "
-        "time with a trustworthy energy reading, and prices that are no fallback. Below 99 % a number on this board "
-        "may be wrong; the board Measuring says which.",
+        "The lowest of four shares: exporters that respond, sources that are up, time with a valid energy reading, and "
+        "prices that are not a fallback. Below 99 %, a number on this dashboard may be wrong. The Measuring dashboard "
+        "shows the cause.",
         Query(TRUST),
         unit="percentunit",
         decimals=1,
         thresholds=judged_down(0.99, 0.95),
-        no_value="nothing is measured",
+        no_value="no exporter is scraped",
         links=(link,),
     )
 
 
 def electricity_price() -> Draft:
-    """The price over time, the same on every board."""
+    """The electricity price over time, the same on every dashboard."""
     return curve(
         "Electricity price, $currency per kWh",
-        "The price in force; dashed, the one after it as it was known at the time.",
-        Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "in force"),
+        "The current price. Dashed: the next price, as known at that time.",
+        Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "current"),
         Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
         unit="none",
         steps=True,
         at_least=None,
         no_value=NO_PRICE,
         legend=("min", "mean", "max"),
-        looks={
-            "in force": Look(color=palette.PRICE, properties={"custom.lineWidth": 2}),
-            "next": Look(color=palette.NEXT, properties=DASHED),
+        styles={
+            "current": Style(color=palette.PRICE, properties={"custom.lineWidth": 2}),
+            "next": Style(color=palette.NEXT, properties=DASHED),
         },
     )
 
 
 def link_to(uid: str, title: str, **variables: str) -> dict[str, Any]:
-    """A link from a table's cell to another board; values are names of columns of the row."""
+    """A link from a table cell to another dashboard. ``variables`` maps its variables to columns of the row."""
     chosen = "".join(f"&var-{quote(name)}=${{__data.fields.{column}}}" for name, column in variables.items())
     return {"title": title, "url": f"/d/{uid}?${{datasource:queryparam}}&${{__url_time_range}}{chosen}"}
 
@@ -351,7 +351,7 @@ def _target(query: Query, expr: str, ref: str) -> prometheus.Dataquery:
 
 
 def _plain_steps(panel: dict[str, Any]) -> None:
-    """Thresholds begin with a step without a value; JSON says null."""
+    """The first step of thresholds has no value: null in JSON."""
     steps = panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds", {}).get("steps", [])
     for step in steps[:1]:
         step["value"] = None

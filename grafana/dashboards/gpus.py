@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, trust
+from grafana.dashboard import Dashboard, Settings, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
     Column,
-    Look,
     Query,
+    Style,
     bars,
     curve,
     grid,
@@ -31,9 +31,9 @@ WHO = "instance, gpu, uuid"
 NAME = "{{instance}} GPU {{gpu}}"
 
 
-def board(words: Vocabulary) -> Board:
+def dashboard(words: Vocabulary) -> Dashboard:
     """The board."""
-    page = Board(SETTINGS, words)
+    page = Dashboard(SETTINGS, words)
     _table(page)
     _states(page)
     page.row("Power and energy")
@@ -45,7 +45,7 @@ def board(words: Vocabulary) -> Board:
     return page
 
 
-def _states(page: Board) -> None:
+def _states(page: Dashboard) -> None:
     counts = tile(
         "GPUs by state",
         "Now. lost: the driver does not answer for it any more.",
@@ -53,9 +53,9 @@ def _states(page: Board) -> None:
         Query(queries.LOST, "lost"),
         unit="none",
         decimals=0,
-        looks={
-            **{state: Look(color=color) for state, color in palette.STATES.items()},
-            "lost": Look(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
+        styles={
+            **{state: Style(color=color) for state, color in palette.STATES.items()},
+            "lost": Style(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
         },
     )
     page.line(
@@ -85,7 +85,7 @@ def _states(page: Board) -> None:
     )
 
 
-def _table(page: Board) -> None:
+def _table(page: Dashboard) -> None:
     waste = queries.gpu_cost_in("$__range", WHO, component="", state="parked|idle")
     page.line(
         10,
@@ -112,11 +112,11 @@ def _table(page: Board) -> None:
                 Query(waste, table=True, instant=True),
                 Query(queries.owner(WHO), table=True, instant=True),
                 columns=(
-                    Column("instance", "Node", Look(width=130)),
+                    Column("instance", "Node", Style(width=130)),
                     Column(
                         "gpu",
                         "GPU",
-                        Look(
+                        Style(
                             width=60,
                             properties={
                                 "links": [
@@ -129,12 +129,12 @@ def _table(page: Board) -> None:
                             },
                         ),
                     ),
-                    Column("name", "Board", Look(width=200)),
-                    Column("server", "Owner", Look(width=90)),
+                    Column("name", "Dashboard", Style(width=200)),
+                    Column("server", "Owner", Style(width=90)),
                     Column(
                         "Value #B",
                         "State",
-                        Look(
+                        Style(
                             width=90,
                             properties={
                                 "custom.cellOptions": {"type": "color-text"},
@@ -150,13 +150,13 @@ def _table(page: Board) -> None:
                             },
                         ),
                     ),
-                    Column("Value #C", "Power", Look(unit="watt", decimals=0, width=80)),
-                    Column("Value #D", "Of limit", Look(unit="percentunit", decimals=0, width=90)),
-                    Column("Value #E", "Utilisation", Look(unit="percentunit", decimals=0, width=100)),
-                    Column("Value #F", "Memory", Look(unit="percentunit", decimals=0, width=90)),
-                    Column("Value #G", "Temperature", Look(unit="celsius", decimals=0, width=115)),
-                    Column("Value #H", "Wasted", Look(unit="none", decimals=2, width=90)),
-                    Column("energy_method", "Energy by", Look(width=130)),
+                    Column("Value #C", "Power", Style(unit="watt", decimals=0, width=80)),
+                    Column("Value #D", "Of limit", Style(unit="percentunit", decimals=0, width=90)),
+                    Column("Value #E", "Utilisation", Style(unit="percentunit", decimals=0, width=100)),
+                    Column("Value #F", "Memory", Style(unit="percentunit", decimals=0, width=90)),
+                    Column("Value #G", "Temperature", Style(unit="celsius", decimals=0, width=115)),
+                    Column("Value #H", "Wasted", Style(unit="none", decimals=2, width=90)),
+                    Column("energy_method", "Energy by", Style(width=130)),
                     Column("uuid", "UUID"),
                 ),
                 drop=("Value #A", "Value #I"),
@@ -168,7 +168,7 @@ def _table(page: Board) -> None:
     )
 
 
-def _power(page: Board) -> None:
+def _power(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -180,7 +180,7 @@ def _power(page: Board) -> None:
                 unit="watt",
                 legend=(),
                 fill=0,
-                looks={"limit": Look(color=palette.REFERENCE, properties=DASHED)},
+                styles={"limit": Style(color=palette.REFERENCE, properties=DASHED)},
             ),
             8,
         ),
@@ -194,7 +194,7 @@ def _power(page: Board) -> None:
                 ),
                 unit="watt",
                 stacked=True,
-                looks={state: Look(color=palette.STATES[state]) for state in ("parked", "idle")},
+                styles={state: Style(color=palette.STATES[state]) for state in ("parked", "idle")},
             ),
             8,
         ),
@@ -229,7 +229,7 @@ def _power(page: Board) -> None:
                 unit="percentunit",
                 stacked=True,
                 at_most=1,
-                looks={state: Look(color=color) for state, color in palette.STATES.items()},
+                styles={state: Style(color=color) for state, color in palette.STATES.items()},
             ),
             8,
         ),
@@ -248,7 +248,7 @@ def _power(page: Board) -> None:
                 unit="kwatth",
                 decimals=1,
                 time_from="now/d",
-                looks={state: Look(thresholds=((None, color),)) for state, color in palette.STATES.items()},
+                styles={state: Style(thresholds=((None, color),)) for state, color in palette.STATES.items()},
             ),
             8,
         ),
@@ -272,7 +272,7 @@ def _power(page: Board) -> None:
     )
 
 
-def _health(page: Board) -> None:
+def _health(page: Dashboard) -> None:
     page.line(
         7,
         (
@@ -334,7 +334,7 @@ def _health(page: Board) -> None:
     )
 
 
-def _rare(page: Board) -> None:
+def _rare(page: Dashboard) -> None:
     page.line(
         7,
         (
@@ -354,10 +354,10 @@ def _rare(page: Board) -> None:
                 "obtained.",
                 Query("count by (power_scope, energy_method, name) (tpw_gpu_info)", table=True, instant=True),
                 columns=(
-                    Column("name", "Board"),
+                    Column("name", "Dashboard"),
                     Column("power_scope", "Meter includes"),
                     Column("energy_method", "Energy by"),
-                    Column("Value", "GPUs", Look(unit="none", decimals=0)),
+                    Column("Value", "GPUs", Style(unit="none", decimals=0)),
                 ),
                 sort="GPUs",
             ),
@@ -378,10 +378,10 @@ def _rare(page: Board) -> None:
                 ),
                 columns=(
                     Column("instance", "Node"),
-                    Column("gpu", "GPU", Look(width=70)),
+                    Column("gpu", "GPU", Style(width=70)),
                     Column("server", "Server"),
-                    Column("method", "Split by", Look(width=110)),
-                    Column("Value", "Share", Look(unit="percentunit", decimals=1, width=110)),
+                    Column("method", "Split by", Style(width=110)),
+                    Column("Value", "Share", Style(unit="percentunit", decimals=1, width=110)),
                 ),
                 sort="Share",
             ),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, electricity_price, link_to, trust
+from grafana.dashboard import Dashboard, Settings, electricity_price, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
     NO_PRICE,
     NO_TOKENS,
     Column,
-    Look,
     Query,
+    Style,
     bars,
     curve,
     grid,
@@ -50,9 +50,9 @@ without a price are in no cost: *priced* above tells how many have one.
 """
 
 
-def board(words: Vocabulary) -> Board:
+def dashboard(words: Vocabulary) -> Dashboard:
     """The board."""
-    page = Board(SETTINGS, words)
+    page = Dashboard(SETTINGS, words)
     _answers(page)
     _efficiency(page)
     page.row("When")
@@ -64,7 +64,7 @@ def board(words: Vocabulary) -> Board:
     return page
 
 
-def _answers(page: Board) -> None:
+def _answers(page: Dashboard) -> None:
     spent = queries.gpu_cost_in("$__range")
     tokens = queries.tokens_in("$__range")
     by_reference = f'sum(increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
@@ -97,7 +97,7 @@ def _answers(page: Board) -> None:
                 ),
                 unit="none",
                 no_value=NO_PRICE,
-                looks={"of everything": Look(unit="percentunit", decimals=0)},
+                styles={"of everything": Style(unit="percentunit", decimals=0)},
             ),
             3,
         ),
@@ -110,7 +110,7 @@ def _answers(page: Board) -> None:
                 Query(f"{waste} / ({spent} > 0)", "of all cost", instant=True),
                 unit="none",
                 no_value=NO_PRICE,
-                looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+                styles={"of all cost": Style(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
             ),
             3,
         ),
@@ -155,7 +155,7 @@ def _answers(page: Board) -> None:
                 unit="none",
                 no_value=NO_REFERENCE,
                 thresholds=((None, palette.BAD), (0, palette.GOOD)),
-                looks={"of its price": Look(unit="percentunit", decimals=0)},
+                styles={"of its price": Style(unit="percentunit", decimals=0)},
             ),
             3,
         ),
@@ -184,7 +184,7 @@ def _answers(page: Board) -> None:
                 ),
                 unit="none",
                 no_value=NO_PRICE,
-                looks={"priced": Look(unit="percentunit", decimals=0, thresholds=judged_down(0.99, 0.95))},
+                styles={"priced": Style(unit="percentunit", decimals=0, thresholds=judged_down(0.99, 0.95))},
             ),
             3,
         ),
@@ -192,7 +192,7 @@ def _answers(page: Board) -> None:
     )
 
 
-def _efficiency(page: Board) -> None:
+def _efficiency(page: Dashboard) -> None:
     tokens = queries.tokens_in("$__range", BY)
     cost = queries.server_cost_in("$__range", BY)
     by_reference = (
@@ -217,16 +217,16 @@ def _efficiency(page: Board) -> None:
                 columns=(
                     Column("server", "Server"),
                     Column("model", "Model"),
-                    Column("Value #A", "Tokens", Look(unit="short")),
-                    Column("Value #B", "Cost", Look(unit="none", decimals=2)),
-                    Column("Value #F", "Share", Look(unit="percentunit", decimals=0)),
-                    Column("Value #C", "Of it electricity", Look(unit="none", decimals=2)),
-                    Column("Value #D", "Of it parked", Look(unit="none", decimals=2)),
-                    Column("Value #E", "Per million tokens", Look(unit="none")),
+                    Column("Value #A", "Tokens", Style(unit="short")),
+                    Column("Value #B", "Cost", Style(unit="none", decimals=2)),
+                    Column("Value #F", "Share", Style(unit="percentunit", decimals=0)),
+                    Column("Value #C", "Of it electricity", Style(unit="none", decimals=2)),
+                    Column("Value #D", "Of it parked", Style(unit="none", decimals=2)),
+                    Column("Value #E", "Per million tokens", Style(unit="none")),
                     Column(
                         "Value #G",
                         "Saved against reference",
-                        Look(
+                        Style(
                             unit="none",
                             decimals=2,
                             thresholds=((None, palette.BAD), (0, palette.GOOD)),
@@ -257,12 +257,12 @@ def _component_bars(rate: str, step: str) -> tuple[Query, ...]:
 
 
 COMPONENT_LOOKS = {
-    **{name: Look(color=color) for name, color in palette.COMPONENTS.items()},
-    "credit": Look(color=palette.CREDIT),
+    **{name: Style(color=color) for name, color in palette.COMPONENTS.items()},
+    "credit": Style(color=palette.CREDIT),
 }
 
 
-def _when(page: Board) -> None:
+def _when(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -276,7 +276,7 @@ def _when(page: Board) -> None:
                 bars=True,
                 no_value=NO_PRICE,
                 legend=("mean",),
-                looks=COMPONENT_LOOKS,
+                styles=COMPONENT_LOOKS,
             ),
             12,
         ),
@@ -315,14 +315,14 @@ def _when(page: Board) -> None:
                 stacked=True,
                 no_value=NO_PRICE,
                 legend=("mean", "max"),
-                looks=COMPONENT_LOOKS,
+                styles=COMPONENT_LOOKS,
             ),
             24,
         ),
     )
 
 
-def _who(page: Board) -> None:
+def _who(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -336,7 +336,7 @@ def _who(page: Board) -> None:
                 decimals=2,
                 no_value=NO_PRICE,
                 above=True,
-                looks={"/ active$/": Look(thresholds=((None, palette.STATES["active"]),))},
+                styles={"/ active$/": Style(thresholds=((None, palette.STATES["active"]),))},
                 color=palette.STATES["parked"],
             ),
             8,
@@ -379,7 +379,7 @@ def _who(page: Board) -> None:
                 no_value=NO_REFERENCE,
                 color=palette.TOKENS["output"],
                 above=True,
-                looks={"/ needs$/": Look(thresholds=((None, palette.REFERENCE),))},
+                styles={"/ needs$/": Style(thresholds=((None, palette.REFERENCE),))},
             ),
             8,
         ),
@@ -407,7 +407,7 @@ def _who(page: Board) -> None:
     )
 
 
-def _charges(page: Board) -> None:
+def _charges(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -425,9 +425,9 @@ def _charges(page: Board) -> None:
                 bars=True,
                 no_value=NO_PRICE,
                 legend=("mean",),
-                looks={
-                    "charge": Look(color=palette.COMPONENTS["energy"]),
-                    "credit": Look(color=palette.CREDIT),
+                styles={
+                    "charge": Style(color=palette.COMPONENTS["energy"]),
+                    "credit": Style(color=palette.CREDIT),
                 },
             ),
             8,
@@ -441,7 +441,7 @@ def _charges(page: Board) -> None:
                 Query("max(tpw_demand_peak_watts)", "month's peak"),
                 unit="watt",
                 no_value="no demand charge configured",
-                looks={"month's peak": Look(color=palette.REFERENCE, properties=DASHED)},
+                styles={"month's peak": Style(color=palette.REFERENCE, properties=DASHED)},
             ),
             8,
         ),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, link_to, trust
+from grafana.dashboard import Dashboard, Settings, link_to, trust
 from grafana.metrics import Vocabulary
-from grafana.panels import NO_PRICE, NO_TOKENS, Column, Look, Query, bars, curve, grid, history, judged, tile
+from grafana.panels import NO_PRICE, NO_TOKENS, Column, Query, Style, bars, curve, grid, history, judged, tile
 from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
 
 SETTINGS = Settings(
@@ -20,9 +20,9 @@ NODE = "cluster, instance"
 NO_CARBON = "no carbon intensity configured"
 
 
-def board(words: Vocabulary) -> Board:
+def dashboard(words: Vocabulary) -> Dashboard:
     """The board."""
-    page = Board(SETTINGS, words)
+    page = Dashboard(SETTINGS, words)
     _answers(page)
     _nodes(page)
     page.row("Where")
@@ -34,7 +34,7 @@ def board(words: Vocabulary) -> Board:
     return page
 
 
-def _answers(page: Board) -> None:
+def _answers(page: Dashboard) -> None:
     page.line(
         5,
         (
@@ -78,7 +78,7 @@ def _answers(page: Board) -> None:
                 ),
                 Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="facility"})', "facility"),
                 unit="watt",
-                looks={"of limits": Look(unit="percentunit", decimals=0)},
+                styles={"of limits": Style(unit="percentunit", decimals=0)},
             ),
             3,
         ),
@@ -93,9 +93,9 @@ def _answers(page: Board) -> None:
                 Query(queries.LOST, "lost"),
                 unit="none",
                 decimals=0,
-                looks={
-                    **{state: Look(color=color) for state, color in palette.STATES.items()},
-                    "lost": Look(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
+                styles={
+                    **{state: Style(color=color) for state, color in palette.STATES.items()},
+                    "lost": Style(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
                 },
                 beside=True,
             ),
@@ -114,7 +114,7 @@ def _answers(page: Board) -> None:
                 ),
                 unit="none",
                 no_value=NO_PRICE,
-                looks={"of all cost": Look(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+                styles={"of all cost": Style(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
             ),
             4,
         ),
@@ -133,7 +133,7 @@ def _answers(page: Board) -> None:
     )
 
 
-def _nodes(page: Board) -> None:
+def _nodes(page: Dashboard) -> None:
     page.line(
         7,
         (
@@ -174,21 +174,21 @@ def _nodes(page: Board) -> None:
                 Query(f"time() - max by ({NODE}) (tpw_snapshot_timestamp_seconds)", table=True, instant=True),
                 Query(f"max by ({NODE}, version) (tpw_build_info)", table=True, instant=True),
                 columns=(
-                    Column("cluster", "Cluster", Look(width=100)),
+                    Column("cluster", "Cluster", Style(width=100)),
                     Column("instance", "Node"),
-                    Column("Value #A", "GPUs", Look(unit="none", decimals=0, width=70)),
-                    Column("Value #B", "Power", Look(unit="watt")),
-                    Column("Value #C", "Active", Look(unit="percentunit", decimals=0)),
-                    Column("Value #D", "Parked", Look(unit="percentunit", decimals=0)),
-                    Column("Value #E", "Idle", Look(unit="percentunit", decimals=0)),
-                    Column("Value #F", "Tokens per joule", Look(unit="suffix: tok/J")),
-                    Column("Value #G", "Cost per million", Look(unit="none")),
-                    Column("Value #H", "Wasted per hour", Look(unit="none", decimals=2)),
-                    Column("version", "Exporter", Look(width=100)),
+                    Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=70)),
+                    Column("Value #B", "Power", Style(unit="watt")),
+                    Column("Value #C", "Active", Style(unit="percentunit", decimals=0)),
+                    Column("Value #D", "Parked", Style(unit="percentunit", decimals=0)),
+                    Column("Value #E", "Idle", Style(unit="percentunit", decimals=0)),
+                    Column("Value #F", "Tokens per joule", Style(unit="suffix: tok/J")),
+                    Column("Value #G", "Cost per million", Style(unit="none")),
+                    Column("Value #H", "Wasted per hour", Style(unit="none", decimals=2)),
+                    Column("version", "Exporter", Style(width=100)),
                     Column(
                         "Value #I",
                         "Age of numbers",
-                        Look(
+                        Style(
                             unit="s",
                             decimals=0,
                             thresholds=judged(180, 300),
@@ -205,7 +205,7 @@ def _nodes(page: Board) -> None:
     )
 
 
-def _where(page: Board) -> None:
+def _where(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -234,7 +234,7 @@ def _where(page: Board) -> None:
     )
 
 
-def _what(page: Board) -> None:
+def _what(page: Dashboard) -> None:
     node = "cluster, job, instance"
     names = f"group by ({node}, name) (tpw_gpu_info)"
     name = f"({names} and on ({node}) (count by ({node}) ({names}) == 1))"
@@ -283,8 +283,8 @@ def _what(page: Board) -> None:
                 Query("count by (server) (tpw_server_gpu)", table=True, instant=True),
                 columns=(
                     Column("server", "Server"),
-                    Column("Value #A", "Nodes", Look(unit="none", decimals=0, width=80)),
-                    Column("Value #B", "GPUs", Look(unit="none", decimals=0, width=80)),
+                    Column("Value #A", "Nodes", Style(unit="none", decimals=0, width=80)),
+                    Column("Value #B", "GPUs", Style(unit="none", decimals=0, width=80)),
                 ),
                 sort="Nodes",
                 links={"Server": link_to("tpw-models", "Models", server="Server")},
@@ -301,14 +301,14 @@ def _what(page: Board) -> None:
                 unit="none",
                 steps=True,
                 no_value=NO_PRICE,
-                looks={"/^in force/": Look(color=palette.PRICE, properties={"custom.lineWidth": 2})},
+                styles={"/^in force/": Style(color=palette.PRICE, properties={"custom.lineWidth": 2})},
             ),
             6,
         ),
     )
 
 
-def _carbon(page: Board) -> None:
+def _carbon(page: Dashboard) -> None:
     by = "server, model, basis"
     page.line(
         8,
@@ -324,7 +324,7 @@ def _carbon(page: Board) -> None:
                 ),
                 Query("max by (basis) (tpw_grid_carbon_grams_per_kwh)", "grid now, g/kWh"),
                 unit="massg",
-                looks={"grid now, g/kWh": Look(unit="none", decimals=0)},
+                styles={"grid now, g/kWh": Style(unit="none", decimals=0)},
                 no_value=NO_CARBON,
             ),
             5,
@@ -345,7 +345,7 @@ def _carbon(page: Board) -> None:
                 stacked=True,
                 no_value=NO_CARBON,
                 legend=("mean",),
-                looks={f"/^{state},/": Look(color=color) for state, color in palette.STATES.items()},
+                styles={f"/^{state},/": Style(color=color) for state, color in palette.STATES.items()},
             ),
             11,
         ),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from grafana import palette
-from grafana.board import Board, Settings, link_to, trust
+from grafana.dashboard import Dashboard, Settings, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
     NO_PRICE,
     NO_TOKENS,
     Column,
-    Look,
     Query,
+    Style,
     bars,
     curve,
     grid,
@@ -43,9 +43,9 @@ and *Prompt tokens from the cache* with it. Latency is the price of large batche
 """
 
 
-def board(words: Vocabulary) -> Board:
+def dashboard(words: Vocabulary) -> Dashboard:
     """The board."""
-    page = Board(SETTINGS, words)
+    page = Dashboard(SETTINGS, words)
     _against_load(page)
     _now(page)
     page.row("Over time")
@@ -62,7 +62,7 @@ def _ratio(window: str) -> str:
     )
 
 
-def _against_load(page: Board) -> None:
+def _against_load(page: Dashboard) -> None:
     running = Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)")
     speed = Query(f"sum by ({BY}) (model:tpw_server_tokens:rate5m{{{KIND}}})")
     page.line(
@@ -120,7 +120,7 @@ def _against_load(page: Board) -> None:
     )
 
 
-def _now(page: Board) -> None:
+def _now(page: Dashboard) -> None:
     page.line(
         7,
         (
@@ -147,7 +147,7 @@ def _now(page: Board) -> None:
             bars(
                 "Share of the own best hour of the week",
                 "Tokens per joule of the last hour over the best hour of the last seven days. Low at night is low "
-                "load; low at noon is worth a look.",
+                "load; low at noon is worth a style.",
                 Query(
                     f"model:tpw_tokens_per_joule:ratio_rate1h{{{KIND}, {BOUNDARY}}}"
                     f" / (max_over_time(model:tpw_tokens_per_joule:ratio_rate1h{{{KIND}, {BOUNDARY}}}[7d]) > 0)",
@@ -165,7 +165,7 @@ def _now(page: Board) -> None:
     )
 
 
-def _over_time(page: Board) -> None:
+def _over_time(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -186,9 +186,9 @@ def _over_time(page: Board) -> None:
                 unit="suffix: tok/J",
                 no_value=NO_TOKENS,
                 legend=("mean",),
-                looks={
-                    "active only": Look(color=palette.STATES["active"]),
-                    "parked time included": Look(color=palette.STATES["parked"]),
+                styles={
+                    "active only": Style(color=palette.STATES["active"]),
+                    "parked time included": Style(color=palette.STATES["parked"]),
                 },
             ),
             8,
@@ -205,7 +205,7 @@ def _over_time(page: Board) -> None:
                 unit="short",
                 stacked=True,
                 no_value=NO_TOKENS,
-                looks={kind: Look(color=color) for kind, color in palette.TOKENS.items()},
+                styles={kind: Style(color=color) for kind, color in palette.TOKENS.items()},
             ),
             8,
         ),
@@ -217,7 +217,7 @@ def _over_time(page: Board) -> None:
                 Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)", "{{server}} {{model}}"),
                 Query("sum(model:tpw_server_requests_waiting:avg5m)", "waiting, all"),
                 unit="none",
-                looks={"waiting, all": Look(color=palette.WARN, properties=DASHED)},
+                styles={"waiting, all": Style(color=palette.WARN, properties=DASHED)},
             ),
             8,
         ),
@@ -279,7 +279,7 @@ def _over_time(page: Board) -> None:
     )
 
 
-def _cost(page: Board) -> None:
+def _cost(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -299,9 +299,9 @@ def _cost(page: Board) -> None:
                 unit="none",
                 stacked=True,
                 no_value=NO_PRICE,
-                looks={
-                    **{name: Look(color=color) for name, color in palette.COMPONENTS.items()},
-                    "credit": Look(color=palette.CREDIT),
+                styles={
+                    **{name: Style(color=color) for name, color in palette.COMPONENTS.items()},
+                    "credit": Style(color=palette.CREDIT),
                 },
             ),
             8,
@@ -354,12 +354,12 @@ def _cost(page: Board) -> None:
                 columns=(
                     Column("server", "Server"),
                     Column("instance", "Node"),
-                    Column("engine", "Engine", Look(width=90)),
-                    Column("version", "Version", Look(width=90)),
-                    Column("attribution", "GPUs known by", Look(width=130)),
-                    Column("cadence", "Counter moves", Look(width=130)),
-                    Column("Value #A", "GPUs", Look(unit="none", decimals=0, width=70)),
-                    Column("Value #B", "Window", Look(unit="s", decimals=0, width=90)),
+                    Column("engine", "Engine", Style(width=90)),
+                    Column("version", "Version", Style(width=90)),
+                    Column("attribution", "GPUs known by", Style(width=130)),
+                    Column("cadence", "Counter moves", Style(width=130)),
+                    Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=70)),
+                    Column("Value #B", "Window", Style(unit="s", decimals=0, width=90)),
                 ),
                 drop=("Value #C",),
                 links={

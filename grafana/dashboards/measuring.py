@@ -1,14 +1,14 @@
 """Measuring: can the numbers be believed? For the doubter, and for whoever mends it.
 
-Every description says what a healthy picture looks like and what to do otherwise.
+Every description says what a healthy picture styles like and what to do otherwise.
 """
 
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.board import Board, Settings, trust
+from grafana.dashboard import Dashboard, Settings, trust
 from grafana.metrics import Vocabulary
-from grafana.panels import DASHED, Column, Look, Query, bars, curve, grid, judged, tile, timeline
+from grafana.panels import DASHED, Column, Query, Style, bars, curve, grid, judged, tile, timeline
 
 SETTINGS = Settings(
     uid="tpw-measuring",
@@ -27,9 +27,9 @@ PRICE_STATES = {
 }
 
 
-def board(words: Vocabulary) -> Board:
+def dashboard(words: Vocabulary) -> Dashboard:
     """The board."""
-    page = Board(SETTINGS, words)
+    page = Dashboard(SETTINGS, words)
     _answers(page)
     _sources(page)
     page.row("Energy")
@@ -41,7 +41,7 @@ def board(words: Vocabulary) -> Board:
     return page
 
 
-def _answers(page: Board) -> None:
+def _answers(page: Dashboard) -> None:
     unmetered = "sum(increase(tpw_gpu_unmetered_seconds_total[$__range])) / (count(tpw_gpu_up) * $__range_s)"
     page.line(
         5,
@@ -64,7 +64,7 @@ def _answers(page: Board) -> None:
             tile(
                 "Unmetered time",
                 "Share of GPU time of the time range without a trustworthy energy reading. Healthy: below 1 %. "
-                "Otherwise look at the table of sources and at anomalies.",
+                "Otherwise style at the table of sources and at anomalies.",
                 Query(unmetered, instant=True),
                 unit="percentunit",
                 decimals=2,
@@ -110,7 +110,7 @@ def _answers(page: Board) -> None:
     )
 
 
-def _sources(page: Board) -> None:
+def _sources(page: Dashboard) -> None:
     by = "instance, source"
     page.line(
         8,
@@ -131,7 +131,7 @@ def _sources(page: Board) -> None:
                     Column(
                         "Value #A",
                         "Up",
-                        Look(
+                        Style(
                             width=70,
                             properties={
                                 "custom.cellOptions": {"type": "color-text"},
@@ -147,10 +147,10 @@ def _sources(page: Board) -> None:
                             },
                         ),
                     ),
-                    Column("Value #B", "Last success", Look(unit="s", decimals=0, width=110)),
-                    Column("Value #C", "Reads", Look(unit="reqps", width=125)),
-                    Column("Value #D", "Failures in range", Look(unit="none", decimals=0, width=150)),
-                    Column("Value #E", "Last read took", Look(unit="s", width=120)),
+                    Column("Value #B", "Last success", Style(unit="s", decimals=0, width=110)),
+                    Column("Value #C", "Reads", Style(unit="reqps", width=125)),
+                    Column("Value #D", "Failures in range", Style(unit="none", decimals=0, width=150)),
+                    Column("Value #E", "Last read took", Style(unit="s", width=120)),
                 ),
                 sort="Failures in range",
             ),
@@ -175,7 +175,7 @@ def _sources(page: Board) -> None:
     )
 
 
-def _energy(page: Board) -> None:
+def _energy(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -244,7 +244,7 @@ def _energy(page: Board) -> None:
                 Query('sum(rate(tpw_gpu_state_energy_joules_total{state="idle"}[5m]))', "nobody"),
                 unit="watt",
                 stacked=True,
-                looks={"nobody": Look(color=palette.IDLE)},
+                styles={"nobody": Style(color=palette.IDLE)},
             ),
             8,
         ),
@@ -280,7 +280,7 @@ def _energy(page: Board) -> None:
     )
 
 
-def _tokens(page: Board) -> None:
+def _tokens(page: Dashboard) -> None:
     page.line(
         8,
         (
@@ -323,7 +323,7 @@ def _tokens(page: Board) -> None:
                 unit="suffix: tok/J",
                 fill=0,
                 legend=(),
-                looks={"/, live$/": Look(properties=DASHED)},
+                styles={"/, live$/": Style(properties=DASHED)},
             ),
             8,
         ),
@@ -347,7 +347,7 @@ def _tokens(page: Board) -> None:
     )
 
 
-def _exporter(page: Board) -> None:
+def _exporter(page: Dashboard) -> None:
     page.line(
         7,
         (
@@ -360,7 +360,7 @@ def _exporter(page: Board) -> None:
                 ),
                 Query("max(process_resident_memory_bytes and on (cluster, job, instance) tpw_build_info)", "memory"),
                 unit="percentunit",
-                looks={"memory": Look(unit="bytes", properties={"custom.axisPlacement": "right"})},
+                styles={"memory": Style(unit="bytes", properties={"custom.axisPlacement": "right"})},
             ),
             6,
         ),
@@ -397,8 +397,8 @@ def _exporter(page: Board) -> None:
                     "restarts per hour",
                 ),
                 unit="s",
-                looks={
-                    "restarts per hour": Look(unit="none", decimals=0, properties={"custom.axisPlacement": "right"})
+                styles={
+                    "restarts per hour": Style(unit="none", decimals=0, properties={"custom.axisPlacement": "right"})
                 },
             ),
             6,
