@@ -62,11 +62,11 @@ test-device: $(VENV)/.dev $(SITE)/.built ## Tests that need a real accelerator
 	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'device' $(PYTEST_ARGS)
 
 .PHONY: test-image
-test-image: $(VENV)/.dev ## Build the Dockerfile without Docker and run what it makes (root, a minute and a half)
+test-image: $(VENV)/.dev ## Build the Dockerfile without Docker and run the result (root, a minute and a half)
 	$(BIN)/pytest tests/e2e/test_image.py -m heavy $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev $(SITE)/.built compiler ## What the daemon weighs: CPU, memory, latency (ARGS='--help')
+bench: $(VENV)/.dev $(SITE)/.built compiler ## Cost of the daemon: CPU, memory, latency (ARGS='--help')
 	PYTHONPATH=$(SITE):tests $(BIN)/python -m bench $(ARGS)
 
 .PHONY: lint
@@ -76,12 +76,12 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/mypy
 
 .PHONY: format
-format: $(VENV)/.dev ## Rewrite the sources in the house's form
+format: $(VENV)/.dev ## Format the sources
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 .PHONY: realparts
-realparts: $(VENV)/.dev ## Fetch the real servers that tests talk to, into .cache/realparts
+realparts: $(VENV)/.dev ## Fetch the real servers of the tests into .cache/realparts
 	@PYTHONPATH=tests $(BIN)/python -m support.realparts fetch prometheus3 prometheus2 llama
 
 .PHONY: compiler
@@ -119,7 +119,7 @@ CHANGES := { git diff HEAD; git ls-files -z --others --exclude-standard | xargs 
 .PHONY: check-generated
 check-generated: $(VENV)/.dev ## Fails where `make generate` changes a file
 	@before=$$($(CHANGES)); $(MAKE) generate; [[ "$$($(CHANGES))" == "$$before" ]] || { \
-	  git status --short; echo "Generated files were not up to date: look at them and commit them." >&2; exit 1; }
+	  git status --short; echo "Generated files were not up to date: review and commit them." >&2; exit 1; }
 
 # uv resolves for every supported Python and platform at once. The files name versions and hashes and no index.
 LOCK := $(CACHE)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
@@ -144,7 +144,7 @@ chart: $(VENV)/.dev ## Pack the Helm chart with its rules and dashboards into di
 wheel: $(SITE)/.built ## Build dist/*.whl
 
 .PHONY: clean
-clean: ## Remove what was built; keeps .venv and the downloads
+clean: ## Remove build outputs; keeps .venv and the downloads
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -path ./$(CACHE) -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
 

@@ -1,9 +1,9 @@
-"""What all tests have in common."""
+"""Settings of all tests."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-# How long an example takes is the affair of the machine, and of whoever else works on it.
+# The time of an example depends on the machine and its load, so hypothesis sets no deadline.
 settings.register_profile("tpw", deadline=None)
 settings.load_profile("tpw")

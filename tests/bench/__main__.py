@@ -1,10 +1,10 @@
-"""``make bench``: the real daemon on the stand-in NVML at a 1 s interval, and what it costs.
+"""``make bench``: the cost of the real daemon on the stand-in NVML at an interval of 1 s.
 
-Two scenes: 8 GPUs alone, and 8 GPUs with 8 servers whose pages are vLLM's (50 KB). Printed for each, beside its goal: CPU
+Two scenes: 8 GPUs alone, and 8 GPUs with 8 servers that have vLLM's pages (50 KB). Printed for each, beside its goal: CPU
 seconds per 100 s (of the process, all threads, no scrapes in that time), resident memory at the end, NVML calls per
 second, scrape latency of 200 requests over one connection (median, p99), poll lag, and the time from start to ready.
 
-``--scene fleet`` is another thing: what the recording rules and the boards cost a real Prometheus (:mod:`bench.fleet`).
+``--scene fleet`` measures the cost of recording rules and dashboards in a real Prometheus (:mod:`bench.fleet`).
 
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
 time of reading one of vLLM's pages (:mod:`bench.counting`); and the scan for servers (:mod:`bench.scanning`). On demand

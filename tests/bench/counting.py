@@ -4,7 +4,7 @@ A server of its own process sends a stream, a piece every 2 ms, each with the mo
 moment it came. The same stream is asked for with and without the proxy in turns, and what the proxy adds is the
 difference of the medians, and of the 99th percentiles, each of the quietest round; beside it, the proxy's CPU time per
 piece. The middleware runs within its server, so it is timed there: what sending a piece takes with it and without. Last,
-a look at llama-server, with and without its running requests.
+a read of llama-server, with and without its running requests.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PIECES = 500
 ROUNDS = 8
 SENT = 20000
 READS = 3000
-LOOKS = 1000
+READS = 1000
 GOALS = {"median": 500.0, "p99": 2000.0, "reading": 1000.0}
 """Microseconds."""
 
@@ -48,7 +48,7 @@ _ASK = b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Length: 2\
 
 
 async def stamped(scope: Any, receive: Any, send: Any) -> None:
-    """The application that is asked: every piece says when it was sent."""
+    """The application behind the middleware: every piece holds the time at which it was sent."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": message["type"] + ".complete"})
@@ -174,8 +174,8 @@ def reading_row() -> tuple[float, float, int]:
 
 
 def slots_row() -> tuple[float, float]:
-    """CPU that a look at llama-server costs the exporter: at its page alone, and at its four running requests too; the
-    median, in microseconds. The server is a thread of this process: only the reading thread's time is taken."""
+    """CPU time of a read of llama-server, of its page alone and of its four running requests too: medians in
+    microseconds. The server is a thread of this process, so only the time of the reading thread counts."""
     busy = (_CAPTURES / "llamacpp-b11669-busy.txt").read_bytes()
     idle = busy.replace(b"requests_processing 4", b"requests_processing 0")
     slots = answer((_CAPTURES / "llamacpp-b11669-busy-slots.json").read_bytes(), content_type="application/json")
@@ -183,13 +183,13 @@ def slots_row() -> tuple[float, float]:
     for body in (idle, busy):
         with PageServer(pages({"/metrics": answer(body), "/slots": slots})) as server:
             source = ScrapeSource("bench", server.url, LLAMACPP, model="m")
-            looks = []
-            for _ in range(LOOKS):
+            microseconds = []
+            for _ in range(READS):
                 begun = time.thread_time_ns()
                 reading = source.read()
-                looks.append((time.thread_time_ns() - begun) / 1e3)
+                microseconds.append((time.thread_time_ns() - begun) / 1e3)
             source.close()
-            took[bool(reading.in_flight)] = statistics.median(looks)
+            took[bool(reading.in_flight)] = statistics.median(microseconds)
     return took[False], took[True]
 
 

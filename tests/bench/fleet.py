@@ -1,10 +1,9 @@
-"""What a fleet weighs in Prometheus: the recording rules and the boards' queries over many nodes.
+"""The cost of a fleet in Prometheus: recording rules and the dashboards' queries over many nodes.
 
 Pages of 8 GPUs and 4 servers, as the exporter renders them, are multiplied to so many nodes and written remotely into a
 real Prometheus: an hour (or more) and some minutes of the past at once, then live for some minutes, with the project's
 rules loaded, so that they are evaluated. Printed: seconds per rule group beside its interval, the slowest queries of the
-boards Overview and Fleet, and Prometheus' own memory. Series of every server are its own (no two nodes share one), which is
-the worst case. Windows of a day and a week see only what there is: ``--hours 24`` fills those of a day.
+dashboards Overview and Fleet, and Prometheus' own memory. No two nodes share a server, which is the worst case of series. Windows of a day and a week see only what there is: ``--hours 24`` fills those of a day.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ BEFORE_SECONDS = 300
 """Of history besides the hours asked for."""
 LIVE_SECONDS = 200
 NODES_PER_REQUEST = 20
-BOARDS = ("overview", "fleet")
+DASHBOARDS = ("overview", "fleet")
 RANGE = 3600
 JOB = "tpw-exporter"
 
@@ -163,10 +162,10 @@ def _run(fleet: Fleet, server: Prometheus) -> None:
     missed = sum(own["prometheus_rule_group_iterations_missed_total"].values())
     memory = own["process_resident_memory_bytes"][""]
     print(f"evaluations missed: {missed:.0f}; resident memory of Prometheus: {memory / 2**30:.1f} GiB")
-    for board in BOARDS:
-        times = sorted(_queries(server, board, upto), reverse=True)
+    for dashboard in DASHBOARDS:
+        times = sorted(_queries(server, dashboard, upto), reverse=True)
         print(
-            f"{board}: {len(times)} queries of the last hour in {sum(seconds for seconds, _ in times):.1f} s; slowest: "
+            f"{dashboard}: {len(times)} queries of the last hour in {sum(seconds for seconds, _ in times):.1f} s; slowest: "
             + "; ".join(f"{title} {seconds:.2f} s" for seconds, title in times[:4])
         )
 
@@ -186,9 +185,9 @@ def _own(server: Prometheus) -> dict[str, dict[str, float]]:
     return found
 
 
-def _queries(server: Prometheus, board: str, now: int) -> Iterator[tuple[float, str]]:
-    """Seconds and title of every query of a board, as Grafana would ask it for the last hour."""
-    document = json.loads((ROOT / "grafana" / "dashboards" / f"{board}.json").read_text(encoding="utf-8"))
+def _queries(server: Prometheus, dashboard: str, now: int) -> Iterator[tuple[float, str]]:
+    """Seconds and title of every query of a dashboard, as Grafana would ask it for the last hour."""
+    document = json.loads((ROOT / "grafana" / "dashboards" / f"{dashboard}.json").read_text(encoding="utf-8"))
     for panel in document["panels"]:
         for target in panel.get("targets", ()):
             expr = _filled(target["expr"])

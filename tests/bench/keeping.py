@@ -51,9 +51,9 @@ references:
 
 
 def tick(number: int, gpus: tuple[Gpu, ...]) -> Tick:
-    """The number-th look at a node whose servers work in two minutes of three."""
+    """The number-th tick of a node with servers that work in two minutes of three."""
     seconds = TICK_SECONDS * number
-    samples, looks, owners = [], [], {}
+    samples, readings, owners = [], [], {}
     for gpu in gpus:
         busy = (number + gpu.index) % 3 > 0
         joules = 400.0 * seconds * (1.0 + 0.01 * gpu.index)
@@ -65,21 +65,21 @@ def tick(number: int, gpus: tuple[Gpu, ...]) -> Tick:
             for role in (Role.PROMPT, Role.CACHED_INPUT, Role.OUTPUT)
         )
         load = (Load(model, 12.0 if busy else 0.0, 0.0),)
-        looks.append(
+        readings.append(
             ServerReading(name, 1000.0 + seconds, "vllm", Cadence.STEP, "1", ProcessIdentity(1.0), series, load)
         )
         owners[name] = Ownership(name, frozenset({gpu.uuid}), Attribution.CONFIGURED)
     return Tick(
         Instant(1000.0 + seconds, START + seconds),
         AcceleratorReading(gpus, tuple(samples), ()),
-        servers=tuple(looks),
+        servers=tuple(readings),
         owners=owners,
     )
 
 
 def bytes_after(days: int, gpus: int) -> list[int]:
     """Bytes in the directory of the books after each day."""
-    boards = tuple(
+    devices = tuple(
         Gpu(uuid=f"GPU-{i:08x}-0000-4000-8000-000000000000", index=i, max_power_watts=1000.0) for i in range(gpus)
     )
     now = START
@@ -91,7 +91,7 @@ def bytes_after(days: int, gpus: int) -> list[int]:
         file = BooksFile(Path(directory), wall=lambda: now)
         books = file.load()
         for number in range(int(days * 86400 / TICK_SECONDS) + 1):
-            seen = tick(number, boards)
+            seen = tick(number, devices)
             now = seen.at.wall_seconds
             if number % 60 == 0:
                 rules = policy(config, feeds.read_all(now))

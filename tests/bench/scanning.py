@@ -12,13 +12,13 @@ from tpw.discovery.procfs import ProcFs
 ROUNDS = 20
 
 
-def _best(look: Callable[[], object]) -> float:
-    """Milliseconds of CPU: the best of all rounds but the first, in which everything is met."""
-    look()
+def _best(scan: Callable[[], object]) -> float:
+    """Milliseconds of CPU: the best of all rounds but the first, which fills the caches."""
+    scan()
     took = []
     for _ in range(ROUNDS):
         begun = time.process_time_ns()
-        look()
+        scan()
         took.append((time.process_time_ns() - begun) / 1e6)
     return min(took)
 

@@ -1,4 +1,4 @@
-"""Servers whose pages are vLLM's: the recorded page, its counters moving. ``python -m bench.servers N`` prints N ports.
+"""Servers with vLLM's pages: the recorded page with increasing counters. ``python -m bench.servers N`` prints N ports.
 
 One process of its own, so that what it costs is not counted as the daemon's.
 """

@@ -1,7 +1,7 @@
-"""NVIDIA GPUs by way of a dcgm-exporter that runs on the host already.
+"""NVIDIA GPUs read from the page of a dcgm-exporter on the host.
 
-For nodes where no second client of the driver is wanted. What is on the page is as old as that exporter's own collection
-interval (30 s by default), so energy is passed on only when it has changed: in between there is no news, not a standstill.
+For nodes that should have no second client of the driver. Values are as old as the collection interval of dcgm-exporter,
+30 s by default. So the meter returns an energy only when it has changed: an unchanged value means that there is no newer one.
 
 Field names: dcgm_fields.h of NVIDIA/DCGM; units and labels as in dcgm-exporter's etc/default-counters.csv.
 """
@@ -32,32 +32,32 @@ MAX_LIMIT = "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX"
 
 WANTED = frozenset({ENERGY, POWER, UTILIZATION, TEMPERATURE, USED, FREE, RESERVED, TOTAL, LIMIT, SET_LIMIT, MAX_LIMIT})
 _PER_INSTANCE = frozenset({USED, FREE, RESERVED, TOTAL})
-"""What MIG rows split among the instances; everything else they repeat from the board."""
+"""Fields that rows of MIG instances divide among them. Every other field repeats the value of the GPU."""
 
 _BLANKS = (2147483632.0, 140737488355328.0, 9223372036854775792.0)
-"""DCGM's blank values (int32, double, int64; dcgm_structs.h): each and the 15 after it mean "no value"."""
+"""DCGM's blank values (int32, double, int64; dcgm_structs.h): each of them and the next 15 mean "no value"."""
 
 STANDSTILL_SECONDS = 120.0
-"""Energy that has not changed for so long is passed on as it is: then it stands still indeed. Where nothing else of the
-board has changed either, it is the page that stands still: a power of two minutes ago is not integrated."""
+"""An energy that is unchanged for this time is returned: the counter itself has stopped. If no other value of the GPU has
+changed either, the page is stale and the read fails, because a power of two minutes ago must not be integrated."""
 
 _SUPERCHIP = re.compile(r"\bG[BH]\d{2,3}\b")
-"""GH200, GB200, GB300, GB10: Grace and GPU in one module. For GH200 it was reported that the counter is the module's (Zeus,
-issue 172), and the page does not tell; DCGM's power is the GPU's own."""
+"""GH200, GB200, GB300, GB10: Grace and GPU in one module. On GH200 the counter was reported to cover the module (Zeus,
+issue 172); the page does not show it. DCGM's power covers the GPU alone."""
 
 
 @dataclass(slots=True)
-class _Board:
+class _PageGpu:
     """One GPU on the page."""
 
     labels: dict[str, str]
     values: dict[str, float] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
-    """Fields seen on a row of the board itself, which goes before rows of its instances."""
+    """Fields with a row of the GPU itself, which takes precedence over rows of its instances."""
 
     def add(self, name: str, value: float, *, instance: bool) -> None:
         if not instance:
-            # Rows of one board repeat for every pod that shares it: the same value again, never a further part.
+            # A shared GPU has one row for each pod, all with the same value.
             self.values[name] = value
             self.whole.add(name)
         elif name not in self.whole:
@@ -68,9 +68,9 @@ class _Board:
                 self.values[name] = before + value if name in _PER_INSTANCE else max(before, value)
 
 
-def parse(page: str) -> dict[str, _Board]:
-    """The boards of a page by UUID. Rows that are not of a GPU, blanks and whatever cannot be read are passed over."""
-    boards: dict[str, _Board] = {}
+def parse(page: str) -> dict[str, _PageGpu]:
+    """The GPUs of a page by UUID. Rows without a GPU, blank values and invalid lines are skipped."""
+    gpus: dict[str, _PageGpu] = {}
     seen: set[tuple[str, str, str]] = set()
     for line in page.splitlines():
         name, brace, rest = line.partition("{")
@@ -88,18 +88,18 @@ def parse(page: str) -> dict[str, _Board]:
         instance = labels.get("GPU_I_ID", "")
         if not uuid:
             continue
-        board = boards.get(uuid)
-        if board is None:
-            board = boards[uuid] = _Board(labels)
+        gpu = gpus.get(uuid)
+        if gpu is None:
+            gpu = gpus[uuid] = _PageGpu(labels)
         row = (uuid, name, instance)
-        if row not in seen:  # one instance again for every pod on it
+        if row not in seen:  # an instance has one row for each pod on it
             seen.add(row)
-            board.add(name, value, instance=bool(instance))
-    return boards
+            gpu.add(name, value, instance=bool(instance))
+    return gpus
 
 
 def is_blank(value: float) -> bool:
-    """Whether a number is one of DCGM's words for "no value"."""
+    """Whether a number is one of DCGM's values for "no value"."""
     return value != value or any(blank <= value < blank + 16 for blank in _BLANKS) or value >= 9.2e18
 
 
@@ -120,7 +120,7 @@ class DcgmMeter:
         url: the page; its path is taken as it is.
         clock: monotonic seconds.
         timeout_seconds: for one fetch.
-        headers_file, ca_file, insecure_skip_verify: see :class:`tpw.http.client.Client`.
+        headers_file, ca_file, insecure_skip_verify (for ``tls``): see :class:`tpw.http.client.Client`.
     """
 
     name = "dcgm"
@@ -145,16 +145,16 @@ class DcgmMeter:
             clock=clock,
         )
         self._gpus: dict[str, Gpu] = {}
-        self._page: dict[str, _Board] = {}
+        self._page: dict[str, _PageGpu] = {}
         self._at = 0.0
         self._last: dict[str, tuple[float, float]] = {}
         self._seen: dict[str, tuple[dict[str, float], float]] = {}
 
     def open(self) -> None:
-        """Nothing to do: the page is fetched by the sweep."""
+        """Do nothing: the sweep fetches the page."""
 
     def sweep(self) -> None:
-        """Fetch the page. Raises SourceError where it cannot be had or shows no GPU."""
+        """Fetch the page. Raises SourceError when that fails or the page has no GPU."""
         answer = self._client.request()
         if answer.status != 200:
             raise status_error(self._url, answer)
@@ -167,39 +167,39 @@ class DcgmMeter:
                 f"{self._url}: no GPU with a UUID on the page",
                 f"dcgm-exporter must export {ENERGY} (or {POWER}) with the label UUID.",
             )
-        for uuid, board in self._page.items():
-            gpu = _gpu(uuid, board)
-            if ENERGY not in board.values and self._at - self._last.get(uuid, (0.0, -inf))[1] < STANDSTILL_SECONDS:
-                continue  # left out of this page: no news of the counter, and no reason for another method
+        for uuid, found in self._page.items():
+            gpu = _gpu(uuid, found)
+            if ENERGY not in found.values and self._at - self._last.get(uuid, (0.0, -inf))[1] < STANDSTILL_SECONDS:
+                continue  # a counter that is missing from one page is no reason for another method
             if self._gpus.get(uuid) != gpu:
                 self._gpus[uuid] = gpu
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """All GPUs that were ever on the page, by index."""
+        """All GPUs of this page and of earlier ones, by index."""
         return tuple(sorted(self._gpus.values(), key=lambda gpu: (gpu.index, gpu.uuid)))
 
     def read(self, uuid: str) -> GpuSample:
-        """One GPU of the page. Raises SourceError where it is not on it any more."""
-        board = self._page.get(uuid)
-        if board is None:
+        """One GPU of the page. Raises SourceError when the page no longer has it, or is stale."""
+        gpu = self._page.get(uuid)
+        if gpu is None:
             raise SourceError(
                 Reason.LOST, f"{uuid} is no longer on {self._url}", "See dcgm-exporter's log for this GPU."
             )
-        since = self._since(uuid, board)
+        since = self._since(uuid, gpu)
         if self._at - since >= STANDSTILL_SECONDS:
             raise SourceError(
                 Reason.TIMEOUT,
-                f"{self._url} has shown the same for {self._at - since:.0f} s for {uuid}",
-                "dcgm-exporter hangs, or collects less often than every two minutes: restart it, or see its -c option.",
+                f"{self._url} has shown the same values for {uuid} for {self._at - since:.0f} s",
+                "dcgm-exporter hangs, or collects less often than every two minutes: restart it, or lower its option -c.",
             )
-        values = board.values
+        values = gpu.values
         utilization = values.get(UTILIZATION)
         power = values.get(POWER)
         used, total = values.get(USED), _total(values)
         return GpuSample(
             uuid=uuid,
             at_seconds=self._at,
-            energy_joules=self._news(uuid, values.get(ENERGY)),
+            energy_joules=self._new_energy(uuid, values.get(ENERGY)),
             power_watts=power or None,
             power_limit_watts=values.get(LIMIT, values.get(SET_LIMIT)) or None,
             utilization_ratio=None if utilization is None else min(utilization, 100.0) / 100.0,
@@ -212,14 +212,15 @@ class DcgmMeter:
         """Drop the connection."""
         self._client.close()
 
-    def _since(self, uuid: str, board: _Board) -> float:
-        """Since when the board's row of values is what it is."""
+    def _since(self, uuid: str, gpu: _PageGpu) -> float:
+        """When the GPU's values changed last."""
         seen = self._seen.get(uuid)
-        if seen is None or seen[0] != board.values:
-            seen = self._seen[uuid] = (board.values, self._at)
+        if seen is None or seen[0] != gpu.values:
+            seen = self._seen[uuid] = (gpu.values, self._at)
         return seen[1]
 
-    def _news(self, uuid: str, millijoules: float | None) -> float | None:
+    def _new_energy(self, uuid: str, millijoules: float | None) -> float | None:
+        """Joules of the counter when it has changed."""
         if millijoules is None:
             return None
         last = self._last.get(uuid)
@@ -230,16 +231,16 @@ class DcgmMeter:
         return millijoules / 1000.0
 
 
-_OF_MODULE = (
-    "A superchip: its counter is taken for that of the whole module, CPU included, so that no CPU is counted twice. Which"
-    " it is, the page does not tell; the nvml meter finds out."
+_MODULE_REMARK = (
+    "A superchip: its counter is treated as that of the whole module, CPU included, so that no CPU is counted twice. The"
+    " page does not show which it is; the nvml meter can find out."
 )
 
 
-def _gpu(uuid: str, board: _Board) -> Gpu:
-    labels, values = board.labels, board.values
+def _gpu(uuid: str, gpu: _PageGpu) -> Gpu:
+    labels, values = gpu.labels, gpu.values
     if ENERGY in values:
-        method, note = EnergyMethod.COUNTER, "from dcgm-exporter, as often as that collects"
+        method, note = EnergyMethod.COUNTER, "from dcgm-exporter, at its collection interval"
     elif POWER in values:
         method, note = EnergyMethod.INSTANT_POWER, f"dcgm-exporter does not export {ENERGY}: power is integrated"
     else:
@@ -258,7 +259,7 @@ def _gpu(uuid: str, board: _Board) -> Gpu:
         energy_method=method,
         method_note=note,
         max_power_watts=None if of_module else most,
-        remarks=(_OF_MODULE,) if of_module else (),
+        remarks=(_MODULE_REMARK,) if of_module else (),
     )
 
 

@@ -1,7 +1,7 @@
-"""Accelerators whose power somebody else knows: a metered socket, a BMC behind Prometheus, or a number from a data sheet.
+"""Accelerators measured by other systems: a metered socket, a BMC behind Prometheus, or a number from a data sheet.
 
-For boards that report nothing themselves (TPUs, LPUs) and for checking a board against a meter in front of it. Every
-joule of such a board carries the method ``external`` or ``configured``, so it is never taken for a measurement of its own.
+For accelerators that report nothing themselves (TPUs, LPUs), and to check a GPU against a meter in front of it. Their
+energy has the method ``external`` or ``configured``, so it is never mistaken for the measurement of the device itself.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from tpw.http.client import Client
 
 EVERY_SECONDS = 15.0
-"""How often Prometheus is asked: its own data is seldom newer."""
-STALE_LOOKS = 4.0
-"""A value older than so many intervals is no longer shown."""
+"""Interval of the queries. Few Prometheus servers scrape more often."""
+STALE_INTERVALS = 4.0
+"""A value that is older than this number of intervals is an error."""
 STANDSTILL_SECONDS = 6 * 3600.0
-"""A counter of whole kilowatt-hours moves every few hours; one that has not for so long is not counting."""
+"""A counter that is unchanged for this time has stopped. One of whole kilowatt-hours changes every few hours."""
 ALONE = "external"
-"""Name of a board whose series has not the label that names boards."""
+"""Name of the GPU of a series without the label that names GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What a query gave for one board."""
+    """Result of a query for one GPU."""
 
     value: float
     at_seconds: float
@@ -42,17 +42,17 @@ class ExternalMeter:
 
     Args:
         clock: monotonic seconds.
-        watts: fixed watts by name of the board.
-        url: Prometheus (or anything with its ``/api/v1/query``).
-        power_query: PromQL that gives watts, one series per board.
-        energy_query: PromQL that gives a counter of joules, one series per board; goes before power.
-        label: which label of the series names the board.
-        model: what the boards are, for the label ``name``.
-        vendor: whose they are.
-        max_power_watts: the most a board draws, to tell impossible values.
-        every_seconds: how often to ask.
+        watts: fixed watts by name of the GPU.
+        url: Prometheus, or another server with its ``/api/v1/query``.
+        power_query: PromQL with watts as its result, one series per GPU.
+        energy_query: PromQL with a counter of joules as its result, one series per GPU; takes precedence over power.
+        label: the label of the series that names the GPU.
+        model: model of the GPUs, for the label ``name``.
+        vendor: their vendor.
+        max_power_watts: maximum power of a GPU, to reject impossible values.
+        every_seconds: interval of the queries.
         headers_file, ca_file, insecure_skip_verify, timeout_seconds: see :class:`tpw.http.client.Client`.
-        wall: Unix time, to tell how old a value is.
+        wall: Unix time, for the age of a value.
     """
 
     name = "external"
@@ -84,7 +84,7 @@ class ExternalMeter:
         self._model, self._vendor, self._max = model, vendor, max_power_watts
         self._every = every_seconds
         if any(not math.isfinite(value) or value <= 0 for value in self._watts.values()):
-            raise ValueError("watts of a board must be above 0")
+            raise ValueError("watts of a GPU must be above 0")
         if bool(url) != bool(power_query or energy_query):
             raise ValueError("url needs power_query or energy_query, and they need url")
         if not url and not self._watts:
@@ -103,23 +103,23 @@ class ExternalMeter:
         self._gpus: dict[str, Gpu] = {}
         self._power: dict[str, _Value] = {}
         self._energy: dict[str, _Value] = {}
-        self._told: dict[str, float] = {}
-        self._stood: dict[str, tuple[float, float]] = {}
-        self._ask_at = -math.inf
+        self._returned: dict[str, float] = {}
+        self._changed: dict[str, tuple[float, float]] = {}
+        self._query_at = -math.inf
         self._error: SourceError | None = None
         for name in self._watts:
             self._add(name, EnergyMethod.CONFIGURED, "a fixed number of watts from the configuration")
 
     def open(self) -> None:
-        """Ask at the next sweep."""
-        self._ask_at = -math.inf
+        """Query at the next sweep."""
+        self._query_at = -math.inf
 
     def sweep(self) -> None:
-        """Ask Prometheus when it is time. Raises SourceError only while no board is known at all; afterwards a failure is
-        one of the boards it was asked for."""
-        if self._client is None or self._clock() < self._ask_at:
+        """Query Prometheus when it is due. Raises SourceError while no GPU is known; later failures are raised by the reads
+        of the GPUs concerned."""
+        if self._client is None or self._clock() < self._query_at:
             return
-        self._ask_at = self._clock() + self._every
+        self._query_at = self._clock() + self._every
         try:
             self._power = self._query("power")
             self._energy = self._query("energy")
@@ -136,11 +136,11 @@ class ExternalMeter:
             self._add(name, EnergyMethod.EXTERNAL, f"from a Prometheus query: {what}")
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """All boards ever named, in the order in which they came up."""
+        """All GPUs found so far, in the order of their discovery."""
         return tuple(self._gpus.values())
 
     def read(self, uuid: str) -> GpuSample:
-        """One board. Raises SourceError where its value is missing or too old."""
+        """One GPU. Raises SourceError when its value is missing or too old."""
         name = uuid.removeprefix("EXT-")
         now = self._clock()
         fixed = self._watts.get(name)
@@ -156,24 +156,24 @@ class ExternalMeter:
                 f"the query gives no series with {self._label}={name!r} any more",
                 "Check the query in Prometheus, and the target behind it.",
             )
-        if now - newest > STALE_LOOKS * max(self._every, EVERY_SECONDS):
+        if now - newest > STALE_INTERVALS * max(self._every, EVERY_SECONDS):
             raise SourceError(Reason.TIMEOUT, f"{name}: the newest value is {now - newest:.0f} s old")
-        if energy is None and name in self._told:
+        if energy is None and name in self._returned:
             raise SourceError(
                 Reason.LOST,
                 f"energy_query gives no series with {self._label}={name!r} any more",
-                "Its power is not integrated in its place: what the counter tells when it is back would be counted twice.",
+                "Its power is not integrated instead: the counter will include that energy when it returns.",
             )
         if energy is not None and now - self._moved(name, energy.value, now) > STANDSTILL_SECONDS:
             raise SourceError(
                 Reason.BROKEN,
-                f"{name}: its counter has stood at {energy.value:g} J for {STANDSTILL_SECONDS / 3600:g} hours",
+                f"{name}: its counter has been at {energy.value:g} J for {STANDSTILL_SECONDS / 3600:g} hours",
                 "Check the meter behind the query.",
             )
         return GpuSample(
             uuid=uuid,
             at_seconds=now,
-            energy_joules=None if energy is None else self._news(name, energy.value),
+            energy_joules=None if energy is None else self._new_energy(name, energy.value),
             power_watts=power.value if power is not None and power.value > 0 else None,
         )
 
@@ -182,19 +182,19 @@ class ExternalMeter:
         if self._client is not None:
             self._client.close()
 
-    def _news(self, name: str, joules: float) -> float | None:
-        """The counter when it has moved: between two queries there is no news, not a standstill."""
-        if self._told.get(name) == joules:
+    def _new_energy(self, name: str, joules: float) -> float | None:
+        """The counter when it has changed: between two queries there is no newer value."""
+        if self._returned.get(name) == joules:
             return None
-        self._told[name] = joules
+        self._returned[name] = joules
         return joules
 
     def _moved(self, name: str, joules: float, now: float) -> float:
-        """When the counter moved last."""
-        stood = self._stood.get(name)
-        if stood is None or stood[0] != joules:
-            stood = self._stood[name] = (joules, now)
-        return stood[1]
+        """When the counter changed last."""
+        changed = self._changed.get(name)
+        if changed is None or changed[0] != joules:
+            changed = self._changed[name] = (joules, now)
+        return changed[1]
 
     def _add(self, name: str, method: EnergyMethod, note: str) -> None:
         uuid = f"EXT-{name}"

@@ -1,8 +1,8 @@
 """Power of the whole node from its management controller (Redfish).
 
-A controller's number is a mean over its own interval, often as old as a minute, so it is read on a slow tier of its own
-and integrated here; it is a component of its own (``node``) and never added to boards or CPUs. In chassis that hold
-several nodes the number may be that of the chassis: name the right one with ``chassis``.
+A controller reports a mean over its own interval, which may be a minute old. So it is read at a slow interval and
+integrated here. It is a component of its own (``node``) and is never added to GPUs or CPUs. In a chassis with several
+nodes the value may be that of the chassis: choose the right one with ``chassis``.
 
 Sources: DMTF DSP0266 (sessions, X-Auth-Token), DSP2046 (Chassis, EnvironmentMetrics.PowerWatts,
 Power.PowerControl.PowerConsumedWatts).
@@ -26,9 +26,9 @@ from tpw.power import Clock
 NODE = "node"
 EVERY_SECONDS = 30.0
 MOST_WATTS = 20_000.0
-"""No node draws more, unless its controller says so."""
-_GAP_LOOKS = 5.0
-"""Across a longer gap than so many intervals nothing is integrated."""
+"""Upper bound of a node's power, unless its controller reports a higher capacity."""
+_GAP_INTERVALS = 5.0
+"""Nothing is integrated across a gap longer than this number of intervals."""
 
 
 class RedfishMeter:
@@ -75,12 +75,12 @@ class RedfishMeter:
         self._last: tuple[float, float] | None = None
 
     def open(self) -> None:
-        """Log in and find where the power stands. Raises SourceError."""
+        """Log in and find the resource with the power. Raises SourceError."""
         self._log_in()
         self._resource = self._find()
 
     def read(self) -> HostReading:
-        """Watts now, and joules since the meter was made. Raises SourceError."""
+        """Current watts, and joules since the meter was created. Raises SourceError."""
         document = self._document(self._resource)
         found = power_of(document)
         now = self._clock()
@@ -88,16 +88,16 @@ class RedfishMeter:
             raise SourceError(
                 Reason.BROKEN,
                 f"{self._resource}: no power reading (null or 0)",
-                "The controller does not measure now: see its log, or name another chassis.",
+                "The controller has no reading: check its log, or choose another chassis.",
             )
         watts, most = found
-        if self._last is not None and now - self._last[0] <= _GAP_LOOKS * self.every_seconds:
+        if self._last is not None and now - self._last[0] <= _GAP_INTERVALS * self.every_seconds:
             self._joules += 0.5 * (watts + self._last[1]) * (now - self._last[0])
         self._last = (now, watts)
         return HostReading((HostSample(NODE, now, self._joules, watts, max(most, MOST_WATTS)),))
 
     def close(self) -> None:
-        """Log out: controllers have few sessions, and keep forgotten ones for half an hour."""
+        """Log out: controllers allow few sessions, and keep an abandoned one for half an hour."""
         if self._session:
             try:
                 self._send("DELETE", self._session)
@@ -199,11 +199,11 @@ class RedfishMeter:
 
 
 def power_of(document: Any) -> tuple[float, float] | None:
-    """(watts, the most it can be or 0) of an EnvironmentMetrics or a Power resource. None for null and for 0, which a
-    controller says while it does not know.
+    """(watts, capacity in watts or 0) of an EnvironmentMetrics or a Power resource. None for null and for 0, which
+    controllers report while they have no reading.
 
-    The first member of PowerControl is taken for the whole, as is the custom; those after it are its parts on many
-    controllers (its CPUs, its memory), so they never stand in for it.
+    The first member of PowerControl is the whole by convention. On many controllers the others are its parts (CPUs,
+    memory), so they never replace it.
     """
     if not isinstance(document, dict):
         return None

@@ -20,10 +20,10 @@ class Prometheus:
         self.answers: dict[str, Any] = {}
         self.status = 200
         self.queries: list[str] = []
-        self.server = PageServer(self._say)
+        self.server = PageServer(self._answer)
         self.server.__enter__()
 
-    def _say(self, asked: Asked) -> bytes:
+    def _answer(self, asked: Asked) -> bytes:
         assert urlsplit(asked.path).path == "/api/v1/query"
         (query,) = parse_qs(urlsplit(asked.path).query)["query"]
         self.queries.append(query)
@@ -48,7 +48,7 @@ def meter(prometheus: Prometheus, clock: Any, **options: Any) -> ExternalMeter:
     return ExternalMeter(clock, url=prometheus.server.url, wall=lambda: WALL + clock() - 1000.0, **options)
 
 
-def test_fixed_watts_are_a_configured_board(clock: Any) -> None:
+def test_fixed_watts_are_a_configured_gpu(clock: Any) -> None:
     meter = ExternalMeter(clock, watts={"lpu-0": 215, "lpu-1": 215}, vendor="groq", model="GroqCard")
     meter.open()
     meter.sweep()
@@ -60,7 +60,7 @@ def test_fixed_watts_are_a_configured_board(clock: Any) -> None:
     assert (meter.read("EXT-lpu-0").power_watts, meter.read("EXT-lpu-0").energy_joules) == (215.0, None)
 
 
-def test_every_series_of_the_power_query_is_a_board(prometheus: Prometheus, clock: Any) -> None:
+def test_every_series_of_the_power_query_is_a_gpu(prometheus: Prometheus, clock: Any) -> None:
     query = 'sum by (outlet) (pdu_watts{rack="7"})'
     prometheus.vector(query, ({"outlet": "a"}, 310.5), ({"outlet": "b"}, 12))
     external = meter(prometheus, clock, power_query=query, label="outlet")
@@ -77,7 +77,7 @@ def test_every_series_of_the_power_query_is_a_board(prometheus: Prometheus, cloc
     external.close()
 
 
-def test_it_is_asked_no_more_often_than_said_and_holds_its_value_in_between(prometheus: Prometheus, clock: Any) -> None:
+def test_queries_are_sent_at_their_interval_and_the_value_holds_in_between(prometheus: Prometheus, clock: Any) -> None:
     prometheus.vector("p", ({"gpu": "a"}, 100))
     external = meter(prometheus, clock, power_query="p", every_seconds=15)
     readings = []
@@ -125,7 +125,7 @@ def test_a_counter_that_is_gone_is_not_replaced_by_power(prometheus: Prometheus,
     external.close()
 
 
-def test_a_counter_that_has_stood_for_hours_is_told(prometheus: Prometheus, clock: Any) -> None:
+def test_a_counter_that_has_stopped_for_hours_is_an_error(prometheus: Prometheus, clock: Any) -> None:
     external = meter(prometheus, clock, energy_query="e")
     for _ in range(360):
         prometheus.vector("e", ({"gpu": "a"}, 5000), at=WALL + clock() - 1000)
@@ -141,7 +141,7 @@ def test_a_counter_that_has_stood_for_hours_is_told(prometheus: Prometheus, cloc
     clock.advance(15.0)
     external.sweep()
 
-    assert (caught.value.reason, "stood at 5000 J for 6 hours" in caught.value.detail) == (Reason.BROKEN, True)
+    assert (caught.value.reason, "been at 5000 J for 6 hours" in caught.value.detail) == (Reason.BROKEN, True)
     assert external.read("EXT-a").energy_joules == 9000.0
     external.close()
 
@@ -179,7 +179,7 @@ def test_what_is_no_power_is_no_series(prometheus: Prometheus, clock: Any, value
     external.close()
 
 
-def test_a_series_without_the_label_is_one_board(prometheus: Prometheus, clock: Any) -> None:
+def test_a_series_without_the_label_is_one_gpu(prometheus: Prometheus, clock: Any) -> None:
     prometheus.answers["p"] = {"status": "success", "data": {"resultType": "scalar", "result": [WALL, "42"]}}
     external = meter(prometheus, clock, power_query="p")
     external.sweep()
@@ -200,7 +200,7 @@ def test_an_old_value_is_not_shown(prometheus: Prometheus, clock: Any) -> None:
     external.close()
 
 
-def test_a_series_that_is_gone_is_a_board_that_is_lost(prometheus: Prometheus, clock: Any) -> None:
+def test_a_series_that_ends_is_a_lost_gpu(prometheus: Prometheus, clock: Any) -> None:
     prometheus.vector("p", ({"gpu": "a"}, 100), ({"gpu": "b"}, 100))
     external = meter(prometheus, clock, power_query="p", every_seconds=1)
     external.sweep()
@@ -216,9 +216,7 @@ def test_a_series_that_is_gone_is_a_board_that_is_lost(prometheus: Prometheus, c
     external.close()
 
 
-def test_a_query_that_fails_is_a_fault_of_its_boards_and_not_of_the_fixed_ones(
-    prometheus: Prometheus, clock: Any
-) -> None:
+def test_a_failed_query_affects_its_own_gpus_and_not_the_fixed_ones(prometheus: Prometheus, clock: Any) -> None:
     prometheus.vector("p", ({"gpu": "a"}, 100))
     external = meter(prometheus, clock, power_query="p", watts={"fixed": 50}, every_seconds=1)
     external.sweep()
@@ -235,7 +233,7 @@ def test_a_query_that_fails_is_a_fault_of_its_boards_and_not_of_the_fixed_ones(
     external.close()
 
 
-def test_while_no_board_is_known_a_failure_is_the_meters(prometheus: Prometheus, clock: Any) -> None:
+def test_while_no_gpu_is_known_a_failure_is_the_meters(prometheus: Prometheus, clock: Any) -> None:
     external = meter(prometheus, clock, power_query="p")
     prometheus.close()
 
@@ -259,7 +257,7 @@ def test_while_no_board_is_known_a_failure_is_the_meters(prometheus: Prometheus,
         ),
     ],
 )
-def test_an_answer_that_names_no_boards_is_refused(
+def test_an_answer_without_gpus_is_an_error(
     prometheus: Prometheus, clock: Any, data: dict[str, Any], message: str
 ) -> None:
     prometheus.answers["p"] = {"status": "success", "data": data}

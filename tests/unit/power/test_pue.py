@@ -1,4 +1,4 @@
-"""The facility's PUE, asked of a Prometheus."""
+"""The facility's PUE, queried from Prometheus."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tpw.model import Reason, SourceError
 from tpw.power.pue import PueQuery
 
 
-def said(kind: str, result: Any) -> str:
+def result_of(kind: str, result: Any) -> str:
     return json.dumps({"status": "success", "data": {"resultType": kind, "result": result}})
 
 
 def vector(*values: str) -> str:
-    return said("vector", [{"metric": {"site": str(n)}, "value": [1.0, value]} for n, value in enumerate(values)])
+    return result_of("vector", [{"metric": {"site": str(n)}, "value": [1.0, value]} for n, value in enumerate(values)])
 
 
 def read(body: str | bytes, status: int = 200) -> float:
@@ -32,7 +32,7 @@ def read(body: str | bytes, status: int = 200) -> float:
 
 
 @pytest.mark.parametrize(
-    ("body", "pue"), [(vector("1.31"), 1.31), (said("scalar", [1.0, "1.2"]), 1.2), (vector("1"), 1.0)]
+    ("body", "pue"), [(vector("1.31"), 1.31), (result_of("scalar", [1.0, "1.2"]), 1.2), (vector("1"), 1.0)]
 )
 def test_one_number_is_the_pue(body: str, pue: float) -> None:
     assert read(body) == pue
@@ -42,16 +42,16 @@ def test_one_number_is_the_pue(body: str, pue: float) -> None:
     ("body", "reason", "words"),
     [
         (vector("NaN"), Reason.ABSENT, "gives nan"),
-        (said("scalar", [1.0, "+Inf"]), Reason.ABSENT, "gives inf"),
+        (result_of("scalar", [1.0, "+Inf"]), Reason.ABSENT, "gives inf"),
         (vector(), Reason.ABSENT, "no series"),
         (vector("1.2", "1.3"), Reason.MALFORMED, "gives 2 series"),
         (vector("0.82"), Reason.MALFORMED, "0.82, which is not a PUE"),
         (vector("131"), Reason.MALFORMED, "131, which is not a PUE"),
         (vector("-1.3"), Reason.MALFORMED, "-1.3, which is not a PUE"),
-        (said("matrix", [{"values": [[1.0, "1.3"]]}]), Reason.MALFORMED, "gives a matrix"),
-        (said("string", [1.0, "cool"]), Reason.MALFORMED, "gives a string"),
-        (said("scalar", [1.0]), Reason.MALFORMED, "not series of numbers"),
-        (said("vector", {"value": 1.3}), Reason.MALFORMED, "has no result"),
+        (result_of("matrix", [{"values": [[1.0, "1.3"]]}]), Reason.MALFORMED, "gives a matrix"),
+        (result_of("string", [1.0, "cool"]), Reason.MALFORMED, "gives a string"),
+        (result_of("scalar", [1.0]), Reason.MALFORMED, "not series of numbers"),
+        (result_of("vector", {"value": 1.3}), Reason.MALFORMED, "has no result"),
         ('{"status": "success", "data": [1.3]}', Reason.MALFORMED, "has no result"),
         ('{"status": "success"}', Reason.MALFORMED, "has no result"),
         ('{"status": "error", "error": "parse error"}', Reason.MALFORMED, "parse error"),
@@ -60,7 +60,7 @@ def test_one_number_is_the_pue(body: str, pue: float) -> None:
         ("", Reason.MALFORMED, "not JSON"),
     ],
 )
-def test_what_is_no_pue_says_why(body: str, reason: Reason, words: str) -> None:
+def test_a_result_that_is_not_a_pue_is_an_error_with_its_cause(body: str, reason: Reason, words: str) -> None:
     with pytest.raises(SourceError) as raised:
         read(body)
     assert raised.value.reason is reason
@@ -78,7 +78,7 @@ def test_what_is_no_pue_says_why(body: str, reason: Reason, words: str) -> None:
         (500, "no", Reason.BROKEN, "HTTP 500"),
     ],
 )
-def test_status_that_is_no_success_says_why(status: int, body: str, reason: Reason, words: str) -> None:
+def test_every_status_has_its_error(status: int, body: str, reason: Reason, words: str) -> None:
     with pytest.raises(SourceError) as raised:
         read(body, status)
     assert raised.value.reason is reason

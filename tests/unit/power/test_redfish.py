@@ -45,7 +45,7 @@ class Controller:
 
             def log_message(self, *args: object) -> None: ...
 
-            def say(self, status: int, document: Any = None, **headers: str) -> None:
+            def send(self, status: int, document: Any = None, **headers: str) -> None:
                 body = b"" if document is None else json.dumps(document).encode()
                 self.send_response(status)
                 for name, value in headers.items():
@@ -58,28 +58,28 @@ class Controller:
                 controller.requests.append(("POST", self.path))
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if not controller.sessions:
-                    return self.say(405)
+                    return self.send(405)
                 if (body["UserName"], body["Password"]) != ("reader", "secret: with colon"):
-                    return self.say(401)
+                    return self.send(401)
                 controller.logins += 1
                 token = f"token-{controller.logins}"
                 controller.tokens.add(token)
                 location = f"/redfish/v1/SessionService/Sessions/{controller.logins}"
-                return self.say(201, {}, X_Auth_Token=token, Location=location)
+                return self.send(201, {}, X_Auth_Token=token, Location=location)
 
             def do_DELETE(self) -> None:
                 controller.requests.append(("DELETE", self.path))
                 controller.tokens.discard(self.headers.get("X-Auth-Token", ""))
-                self.say(204)
+                self.send(204)
 
             def do_GET(self) -> None:
                 controller.requests.append(("GET", self.path))
                 basic = "Basic " + base64.b64encode(b"reader:secret: with colon").decode()
                 known = self.headers.get("X-Auth-Token") in controller.tokens
                 if not (known or self.headers.get("Authorization") == basic):
-                    return self.say(401)
+                    return self.send(401)
                 document = controller.documents.get(self.path)
-                return self.say(404) if document is None else self.say(200, document)
+                return self.send(404) if document is None else self.send(200, document)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -125,7 +125,7 @@ def test_the_systems_own_chassis_is_found_and_read(controller: Controller, clock
     assert sample.max_power_watts == 20_000.0
 
 
-def test_power_is_integrated_over_the_time_between_looks(controller: Controller, clock: Any, credentials: str) -> None:
+def test_power_is_integrated_over_the_time_between_reads(controller: Controller, clock: Any, credentials: str) -> None:
     redfish = meter(controller, clock, credentials)
     redfish.open()
     redfish.read()
@@ -169,7 +169,7 @@ def test_a_controller_without_sessions_is_asked_with_the_password(
     redfish.close()
 
 
-def test_a_wrong_password_is_told(controller: Controller, clock: Any, tmp_path: Path) -> None:
+def test_a_wrong_password_is_unauthorized(controller: Controller, clock: Any, tmp_path: Path) -> None:
     file = tmp_path / "wrong"
     file.write_text("reader:guess")
     redfish = meter(controller, clock, str(file))
@@ -202,7 +202,9 @@ def test_the_gpus_baseboard_is_no_node_whatever_the_system_is_called(
     redfish.close()
 
 
-def test_a_node_can_draw_what_its_controller_says_it_can(controller: Controller, clock: Any, credentials: str) -> None:
+def test_a_node_can_draw_the_capacity_its_controller_reports(
+    controller: Controller, clock: Any, credentials: str
+) -> None:
     redfish = meter(controller, clock, credentials)
     redfish.open()
     most = [redfish.read().samples[0].max_power_watts]
@@ -213,7 +215,7 @@ def test_a_node_can_draw_what_its_controller_says_it_can(controller: Controller,
     redfish.close()
 
 
-def test_a_controller_without_power_is_told(controller: Controller, clock: Any, credentials: str) -> None:
+def test_a_controller_without_power_is_an_error(controller: Controller, clock: Any, credentials: str) -> None:
     controller.documents["/redfish/v1/Chassis/HGX/EnvironmentMetrics"] = {"PowerWatts": {"Reading": None}}
     controller.documents["/redfish/v1/Chassis/Self/Power"] = {"PowerControl": []}
     redfish = meter(controller, clock, credentials)
@@ -238,7 +240,7 @@ def test_zero_watts_are_no_reading(controller: Controller, clock: Any, credentia
     redfish.close()
 
 
-def test_a_credentials_file_that_cannot_be_read_is_told_without_its_content(
+def test_a_credentials_file_that_cannot_be_read_is_named_without_its_content(
     controller: Controller, clock: Any, tmp_path: Path
 ) -> None:
     redfish = meter(controller, clock, str(tmp_path / "absent"))
