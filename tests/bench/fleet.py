@@ -3,7 +3,8 @@
 Pages of 8 GPUs and 4 servers, as the exporter renders them, are multiplied to so many nodes and written remotely into a
 real Prometheus: an hour (or more) and some minutes of the past at once, then live for some minutes, with the project's
 rules loaded, so that they are evaluated. Printed: seconds per rule group beside its interval, the slowest queries of the
-dashboards Overview and Fleet, and Prometheus' own memory. No two nodes share a server, which is the worst case of series. Windows of a day and a week see only what there is: ``--hours 24`` fills those of a day.
+dashboards Overview and Fleet, and Prometheus' own memory. No two nodes share a server, which is the worst
+case of series. Windows of a day and a week cover only what was written: ``--hours 24`` fills those of a day.
 """
 
 from __future__ import annotations

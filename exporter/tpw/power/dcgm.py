@@ -1,7 +1,7 @@
 """NVIDIA GPUs read from the page of a dcgm-exporter on the host.
 
 For nodes that should have no second client of the driver. Values are as old as the collection interval of dcgm-exporter,
-30 s by default. So the meter returns an energy only when it has changed: an unchanged value means that there is no newer one.
+30 s by default. So the meter returns an energy only when it has changed: until then there is no newer one.
 
 Field names: dcgm_fields.h of NVIDIA/DCGM; units and labels as in dcgm-exporter's etc/default-counters.csv.
 """
