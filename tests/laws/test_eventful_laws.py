@@ -60,7 +60,10 @@ BASE = Policy(
         if (price := PRICES[number % len(PRICES)]) is not None
     ),
     rates=(Rate("hardware", 0.0003), Rate("hosting", 0.0001)),
-    standing=(StandingCharge("fixed", per_month=100.0, per_day=0.5), StandingCharge("capacity", per_month=380.0)),
+    standing_charges=(
+        StandingCharge("fixed", per_month=100.0, per_day=0.5),
+        StandingCharge("capacity", per_month=380.0),
+    ),
     demand=(DemandRules(12.0), DemandRules(5.0, "upper", above_kw=0.2, window_seconds=60.0, ratchet=0.5)),
     intensities=IntensityCurve.of(
         Intensity(start, end, grams)
@@ -82,7 +85,15 @@ POLICIES = (
         months=BillingMonths("Europe/Berlin", 17),
         demand=(DemandRules(12.0, window_seconds=1800.0, months=BillingMonths("Europe/Berlin", 17)),),
     ),
-    replace(BASE, curve=PriceCurve(), intensities=None, carbon_basis="", standing=(), references=(), host_share=False),
+    replace(
+        BASE,
+        curve=PriceCurve(),
+        intensities=None,
+        carbon_basis="",
+        standing_charges=(),
+        references=(),
+        host_share=False,
+    ),
     replace(
         BASE,
         curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.25)]),

@@ -63,7 +63,10 @@ POLICY = Policy(
     currency="EUR",
     curve=Steps((0.30, 0.10, -0.05, None), 3.0),
     rates=(Rate("hardware", 0.0003),),
-    standing=(StandingCharge("fixed", per_month=100.0, per_day=0.5), StandingCharge("capacity", per_month=380.0)),
+    standing_charges=(
+        StandingCharge("fixed", per_month=100.0, per_day=0.5),
+        StandingCharge("capacity", per_month=380.0),
+    ),
     demand=(
         DemandRules(price_per_kw_month=12.0, window_seconds=60.0),
         DemandRules(price_per_kw_month=5.0, name="above", above_kw=0.3, window_seconds=4.0),
@@ -462,7 +465,9 @@ def test_a_clock_that_was_years_ahead_for_a_while_does_not_end_the_demand_charge
 
 
 def test_the_contracts_months_may_begin_on_another_day() -> None:
-    policy = replace(LATE_TARIFF, standing=(StandingCharge("fixed", per_month=30.0),), months=BillingMonths("UTC", 10))
+    policy = replace(
+        LATE_TARIFF, standing_charges=(StandingCharge("fixed", per_month=30.0),), months=BillingMonths("UTC", 10)
+    )
     books = play(quarter_hours(4), policy)[-1]
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
     assert of_cost(books, "fixed") == pytest.approx(30.0 * BillingMonths("UTC", 10).between(start, start + 3600))

@@ -116,9 +116,9 @@ class Node:
         owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
         policy = self.pricing.policy
         books = advance(self.books, Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.parts), policy)
-        if not policy.standing and "tariff" in self.pricing.feeds.awaited:
+        if not policy.standing_charges and "tariff" in self.pricing.feeds.awaited:
             # The contract is not known yet. Its charges are shared late, as energy is priced late.
-            books = replace(books, standing_since_seconds=_charged_until(self.books))
+            books = replace(books, standing_charges_since_seconds=_charged_until(self.books))
         statuses = self.statuses()
         books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
         self.books = books = self._store.save(books)
@@ -203,8 +203,8 @@ class Node:
 
 def _charged_until(books: Books) -> float | None:
     """Unix time up to which charges of the contract are booked."""
-    if books.standing_since_seconds is not None:
-        return books.standing_since_seconds
+    if books.standing_charges_since_seconds is not None:
+        return books.standing_charges_since_seconds
     return None if books.at is None else books.at.wall_seconds
 
 

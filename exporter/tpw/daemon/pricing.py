@@ -67,7 +67,7 @@ def policy(config: Config, facts: Facts) -> Policy:
         currency=config.tariff.currency or "",
         curve=facts.curve,
         demand=(*config.tariff.demand_rules(), *facts.contract.demand),
-        standing=(*config.tariff.standing_charges(), *facts.contract.standing),
+        standing_charges=(*config.tariff.standing_charges(), *facts.contract.standing),
         months=config.tariff.months(),
         intensities=facts.intensities,
         carbon_basis=facts.carbon_basis,
@@ -82,7 +82,7 @@ def wanted_since(books: Books, now_seconds: float) -> float:
     since = [now_seconds]
     for account in books.gpus.values():
         since += [piece.start_seconds for piece in account.pending[:1]]
-        since += [] if account.away_since_seconds is None else [account.away_since_seconds]
+        since += [] if account.unreported_since_seconds is None else [account.unreported_since_seconds]
     if books.resumed and books.at is not None:
         since.append(books.at.wall_seconds)
     unpriced = unpriced_since(books)

@@ -1,8 +1,7 @@
 """One step of the ledger: ``advance(books, tick, policy) -> books``.
 
-The order of one step: tokens (what rose), activity of servers, shares of every GPU, time, host energy, joules of every
-GPU, money, windows. Nothing is read and no clock is asked: a step is a function of what it is given, so every law of the
-books is a property test.
+The order of one step: tokens, activity of servers, shares of each GPU, time, host energy, joules of each GPU, money,
+windows. A step depends on its arguments only, so every law of the books is a property test.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.attribution import Activity, activity, divide
-from tpw.ledger.booking import Journal, Meter, book_demand, book_joules, book_standing, book_time, extend
+from tpw.ledger.booking import Journal, Meter, book_demand, book_joules, book_standing_charges, book_time, extend
 from tpw.ledger.books import (
     LONGEST_SECONDS,
     Books,
@@ -28,7 +27,7 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.counting import count
-from tpw.ledger.host import Rise, given_out, settle
+from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_too_late, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
@@ -47,21 +46,21 @@ from tpw.model import (
 )
 
 _SCAN_SECONDS = 60.0
-"""Servers are looked for at least this often: one whose process is younger came up under watch."""
+"""Scans for servers are at least this frequent: a process that is younger started while it was observed."""
 
 _MONTHS_KEPT = 3
 
 _LEAST_JOULES = 1e-6
-"""Boards that used less in a tick share nothing of the host: a meter's step is a thousand times that, and a factor over it
-would be no number."""
+"""GPUs that used less in a tick share no host energy: it avoids a division by zero. A meter's step is a thousand times
+larger."""
 
 _WINDOW_STEPS = 60
-"""Samples a live window is made of: enough to move smoothly, few enough to keep for many servers."""
+"""Samples in a live window. Tuning: enough for a smooth ratio, few enough to keep for many servers."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
-    """What the servers' part of a tick came to."""
+class _Servers:
+    """The servers after the readings of a tick."""
 
     accounts: dict[str, ServerAccount]
     activities: dict[str, Activity]
@@ -69,14 +68,14 @@ class _Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """Joules of one GPU that are to be booked, and the time in which it used them."""
+class _Metered:
+    """Joules of one GPU to book, and the time in which it used them."""
 
     joules: float
     pending: tuple[Pending, ...]
 
     def since(self, start_seconds: float | None) -> float:
-        """What of them was used after a moment."""
+        """The part that was used after a moment."""
         pending = self.pending
         if start_seconds is None or not pending or pending[0].start_seconds >= start_seconds:
             return self.joules
@@ -98,51 +97,50 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     elapsed = _elapsed(books, tick.at)
     now = tick.at.wall_seconds
     since = now - elapsed
-    looked = _servers(books, tick)
+    read = _servers(books, tick)
     journal = Journal()
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
     accounts = dict(books.gpus)
-    told: dict[str, _Told] = {}
-    everyone: list[Shares] = []
+    metered: dict[str, _Metered] = {}
+    timed: list[Shares] = []
     for gpu in tick.accelerators.gpus:
         account = accounts.get(gpu.uuid)
-        seconds = 0.0 if account is None else _passed(account, elapsed, now)
+        seconds = 0.0 if account is None else _unbooked_seconds(account, elapsed, now)
         account = GpuAccount(gpu) if account is None else account
         if account.gpu is not gpu and account.gpu != gpu:
-            account = _probed_again(account, gpu)
+            account = _reprobed(account, gpu)
         sample = samples.get(gpu.uuid)
         parts = tick.parts.get(gpu.uuid, ())
         busy = sample.utilization_ratio if sample else None
-        division = divide(gpu.uuid, tick.owners, looked.activities, busy, parts)
-        whose = division.shares
+        division = divide(gpu.uuid, tick.owners, read.activities, busy, parts)
         if seconds > 0.0:
-            book_time(journal, whose, now - seconds, now, policy)
-            everyone.append(whose)
-        _rented(looked.accounts, whose, seconds, policy.references)
-        accounts[gpu.uuid], settled = _look(account, sample, division, seconds, tick.at, policy)
-        if settled is not None:
-            told[gpu.uuid] = settled
-    seen = {gpu.uuid for gpu in tick.accelerators.gpus}
+            book_time(journal, division.shares, now - seconds, now, policy)
+            timed.append(division.shares)
+        _add_rental_cost(read.accounts, division.shares, seconds, policy.references)
+        accounts[gpu.uuid], energy = _read_gpu(account, sample, division, seconds, tick.at, policy)
+        if energy is not None:
+            metered[gpu.uuid] = energy
+    reported = {gpu.uuid for gpu in tick.accelerators.gpus}
     for uuid, account in accounts.items():
-        if uuid not in seen and account.away_since_seconds is None:
-            accounts[uuid] = replace(account, up=False, sample=None, away_since_seconds=since)
+        if uuid not in reported and account.unreported_since_seconds is None:
+            accounts[uuid] = replace(account, up=False, sample=None, unreported_since_seconds=since)
 
-    booked = sum(each.joules for each in told.values())
-    of_node = sum(each.since(books.host_share.since_seconds) for each in told.values())
-    hosts, host_share, carry = _hosts(books, tick, policy, accounts, of_node)
-    given = given_out(host_share, carry, elapsed) if booked > _LEAST_JOULES else 0.0
-    host_factor = given / booked if given > 0.0 else 0.0
-    standing_since = _standing(books.standing_since_seconds, journal, everyone, since, now, policy)
+    gpu_joules = sum(energy.joules for energy in metered.values())
+    node_gpu_joules = sum(energy.since(books.host_share.since_seconds) for energy in metered.values())
+    hosts, host_share, carry = _hosts(books, tick, policy, accounts, node_gpu_joules)
+    released = released_joules(host_share, carry, elapsed) if gpu_joules > _LEAST_JOULES else 0.0
+    host_factor = released / gpu_joules if released > 0.0 else 0.0
+    charges_since = _standing_charges(books.standing_charges_since_seconds, journal, timed, since, now, policy)
     meter = Meter(dict(books.month_kwh))
-    for uuid, each in told.items():
-        pending = each.pending or extend((), now, now, _own(accounts[uuid]))
-        book_joules(journal, meter, pending, each.joules, (1.0 + host_factor) * policy.pue, policy)
+    for uuid, energy in metered.items():
+        pending = energy.pending or extend((), now, now, _shares(accounts[uuid]))
+        book_joules(journal, meter, pending, energy.joules, (1.0 + host_factor) * policy.pue, policy)
     demand = book_demand(journal, meter, books.demand, policy, open_from(accounts, now), now)
     postings, rows = journal.post(books.postings, books.rows)
 
-    _api(looked.accounts, looked.risen, policy.references)
-    servers = _windows(looked.accounts, postings, books.gpus, accounts, tick, policy)
+    _add_api_cost(read.accounts, read.risen, policy.references)
+    servers = _windows(read.accounts, postings, books.gpus, accounts, tick, policy)
     return replace(
         books,
         at=tick.at,
@@ -151,34 +149,35 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         gpus=accounts,
         postings=postings,
         hosts=hosts,
-        host_carry_joules=carry - given,
+        host_carry_joules=carry - released,
         host_share=host_share,
         servers=servers,
         rows=rows,
         served=serve(books.served, books.servers, servers, since, now),
         month_kwh=_recent(meter.month_kwh),
-        standing_since_seconds=standing_since,
+        standing_charges_since_seconds=charges_since,
         demand=demand,
         polls=books.polls + 1,
     )
 
 
-def _standing(
-    waiting_since: float | None, journal: Journal, whose: list[Shares], since: float, now: float, policy: Policy
+def _standing_charges(
+    waiting_since: float | None, journal: Journal, gpus: list[Shares], since: float, now: float, policy: Policy
 ) -> float | None:
-    """Charges of the contract, with those that waited. Returns since when they wait: without a GPU nobody shares them."""
-    if not policy.standing or since >= now:
-        return waiting_since if policy.standing else None
+    """Book the contract's standing charges, deferred ones included. Returns since when they are deferred: without a GPU
+    there is nothing to share them by."""
+    if not policy.standing_charges or since >= now:
+        return waiting_since if policy.standing_charges else None
     if waiting_since is not None:
         since = min(since, max(waiting_since, now - LONGEST_SECONDS))
-    if not whose:
+    if not gpus:
         return since
-    book_standing(journal, whose, since, now, policy)
+    book_standing_charges(journal, gpus, since, now, policy)
     return None
 
 
 def _recent(month_kwh: dict[float, float]) -> dict[float, float]:
-    """Months that nothing can be added to any more are forgotten."""
+    """Without the months that no joule can enter any more."""
     return month_kwh if len(month_kwh) <= _MONTHS_KEPT else dict(sorted(month_kwh.items())[-_MONTHS_KEPT:])
 
 
@@ -187,27 +186,27 @@ def _elapsed(books: Books, now: Instant) -> float:
     if books.at is None:
         return 0.0
     if books.resumed:
-        return _believed(now.wall_seconds - books.at.wall_seconds)
+        return _plausible(now.wall_seconds - books.at.wall_seconds)
     return max(0.0, now.monotonic_seconds - books.at.monotonic_seconds)
 
 
-def _passed(account: GpuAccount, elapsed: float, now: float) -> float:
-    """Time of a GPU since it was last booked: since the last tick, or since it was last told."""
-    away = account.away_since_seconds
-    return elapsed if away is None else max(elapsed, _believed(now - away))
+def _unbooked_seconds(account: GpuAccount, elapsed: float, now: float) -> float:
+    """Time of a GPU that is not booked yet: since the last tick, or since a meter last reported it."""
+    since = account.unreported_since_seconds
+    return elapsed if since is None else max(elapsed, _plausible(now - since))
 
 
-def _believed(seconds: float) -> float:
-    """What the wall clock says has passed, where that can be true."""
+def _plausible(seconds: float) -> float:
+    """The time that passed by the wall clock; 0 where it is not plausible."""
     return seconds if 0.0 < seconds <= LONGEST_SECONDS else 0.0
 
 
 # -------------------------------------------------------------------------------------------------------------- servers
 
 
-def _watched_since(books: Books, tick: Tick) -> float:
-    """From when on a server that is new to the books was under watch: since they were closed, over a restart; else since
-    the last scan for servers. What was there before the first tick of all was not."""
+def _observed_since(books: Books, tick: Tick) -> float:
+    """Since when a server that is new to the books has been observed: since the books were closed, over a restart; else
+    since the last scan. At the very first tick: from now on."""
     if books.at is None:
         return tick.at.wall_seconds
     if books.resumed:
@@ -215,31 +214,30 @@ def _watched_since(books: Books, tick: Tick) -> float:
     return tick.at.wall_seconds - _SCAN_SECONDS
 
 
-def _servers(books: Books, tick: Tick) -> _Looked:
+def _servers(books: Books, tick: Tick) -> _Servers:
     accounts = dict(books.servers)
     risen: dict[str, Mapping[tuple[str, TokenKind], float]] = {}
     moved: dict[str, bool] = {}
     for name, owner in tick.owners.items():
-        account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_watched_since(books, tick))
+        account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_observed_since(books, tick))
         account = account if account.attribution is owner.method else replace(account, attribution=owner.method)
         if not owner.has_counters and account.models != (owner.model or UNKNOWN_MODEL,):
-            # No page will tell: what they serve is what the configuration says.
+            # Without a page the configuration is the only source.
             account = replace(account, models=(owner.model or UNKNOWN_MODEL,))
         accounts[name] = account
-    for look in tick.servers:
-        if look.server not in accounts:
+    for reading in tick.servers:
+        name = reading.server
+        before = accounts.get(name)
+        if before is None:
             continue
-        before = accounts[look.server]
-        if isinstance(look, ServerFault):
-            accounts[look.server] = replace(before, up=False, active=False, loads=()) if before.up else before
+        if isinstance(reading, ServerFault):
+            accounts[name] = replace(before, up=False, active=False, loads=()) if before.up else before
             continue
-        looked = before.looked_wall_seconds
-        if looked is None and books.resumed and books.at is not None:
-            looked = books.at.wall_seconds
-        counted = count(before, look, looked, tick.at.wall_seconds)
-        accounts[look.server] = counted.account
-        risen[look.server] = counted.risen
-        moved[look.server] = counted.moved
+        last_read = before.read_wall_seconds
+        if last_read is None and books.resumed and books.at is not None:
+            last_read = books.at.wall_seconds
+        counted = count(before, reading, last_read, tick.at.wall_seconds)
+        accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
     activities: dict[str, Activity] = {}
     for name, owner in tick.owners.items():
         done = activity(accounts[name], owner, risen.get(name), moved=moved.get(name, False))
@@ -254,15 +252,15 @@ def _servers(books: Books, tick: Tick) -> _Looked:
     for name, account in accounts.items():
         if name not in tick.owners and (account.up or account.gpus):
             accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
-    return _Looked(accounts, activities, risen)
+    return _Servers(accounts, activities, risen)
 
 
-def _own(account: GpuAccount) -> Shares:
+def _shares(account: GpuAccount) -> Shares:
     return () if account.division is None else account.division.shares
 
 
 def _estimates(account: GpuAccount, division: Division, joules: float) -> Mapping[tuple[str, str, SplitMethod], float]:
-    """The instances' estimated energy with their parts of these joules added. Never more than the joules in all."""
+    """The instances' estimated energy, these joules included. Their sum is at most that of the GPU."""
     if not division.parts:
         return account.instance_joules
     estimates = dict(account.instance_joules)
@@ -275,8 +273,8 @@ def _estimates(account: GpuAccount, division: Division, joules: float) -> Mappin
 # ----------------------------------------------------------------------------------------------------------------- GPUs
 
 
-def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
-    """The same board, described anew. Another method of metering begins at a new baseline, without overlap."""
+def _reprobed(account: GpuAccount, gpu: Gpu) -> GpuAccount:
+    """The same GPU after another probe. A new energy method starts at a new baseline, without overlap."""
     if account.gpu.energy_method is gpu.energy_method:
         return replace(account, gpu=gpu)
     return replace(
@@ -292,20 +290,20 @@ def _probed_again(account: GpuAccount, gpu: Gpu) -> GpuAccount:
     )
 
 
-def _look(
+def _read_gpu(
     account: GpuAccount, sample: GpuSample | None, division: Division, seconds: float, now: Instant, policy: Policy
-) -> tuple[GpuAccount, _Told | None]:
-    """One GPU's look: its joules are decided here, and booked when the host's share of the tick is known."""
+) -> tuple[GpuAccount, _Metered | None]:
+    """One GPU's reading. The joules are booked later, when the host's share of the tick is known."""
     pending = account.pending
     if seconds > 0.0:
         pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, division.shares)
     if sample is None:
-        # Without a reading the time stays pending as long as a counter may still tell what was used in it.
-        account = replace(account, up=False, sample=None, division=division, away_since_seconds=None)
+        # The time stays pending while a counter may still report its energy.
+        account = replace(account, up=False, sample=None, division=division, unreported_since_seconds=None)
         if is_too_late(account, now, policy.interval_seconds):
             return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), None
         return replace(account, pending=pending), None
-    step, settled = measure(account, sample, now, policy.interval_seconds)
+    step, measured = measure(account, sample, now, policy.interval_seconds)
     joules = step.joules
     unmetered = account.unmetered_seconds + step.also_unmetered_seconds
     if step.unmetered:
@@ -315,17 +313,17 @@ def _look(
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
     if doubt(account.gpu, sample.power_watts):
-        sample = replace(sample, power_watts=None)  # nor is it shown
+        sample = replace(sample, power_watts=None)  # nor exposed
     calibration = policy.calibration.get(sample.uuid)
     if calibration is not None:
-        # Only here: what is believed of a meter is decided on what it shows.
+        # After the plausibility checks, which judge raw readings.
         if joules is not None:
             joules = calibration.joules(joules, _length(pending))
         if sample.power_watts is not None:
             sample = replace(sample, power_watts=calibration.watts(sample.power_watts))
     return (
         replace(
-            settled,
+            measured,
             up=True,
             sample=sample,
             pending=() if joules is not None or step.unmetered else pending,
@@ -334,11 +332,11 @@ def _look(
             throttle_seconds=throttle,
             throttle_raw=throttle_raw,
             division=division,
-            away_since_seconds=None,
+            unreported_since_seconds=None,
             calibration=calibration,
             instance_joules=_estimates(account, division, joules or 0.0),
         ),
-        None if joules is None else _Told(joules, pending),
+        None if joules is None else _Metered(joules, pending),
     )
 
 
@@ -364,9 +362,9 @@ def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, floa
 
 
 def _hosts(
-    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], of_node_joules: float
+    books: Books, tick: Tick, policy: Policy, accounts: Mapping[str, GpuAccount], gpu_joules: float
 ) -> tuple[Mapping[str, HostAccount], HostShare, float]:
-    """The host's accounts, by which rule it is shared, and the joules there are to share."""
+    """The host's accounts, the rule by which it is shared, and the joules to share."""
     hosts = books.hosts
     rises: dict[str, Rise] = {}
     late = [
@@ -384,19 +382,19 @@ def _hosts(
             rises[sample.component] = Rise(added, account.gap_seconds)
     if not policy.host_share:
         return hosts, HostShare(), books.host_carry_joules
-    # A module that does not answer may still tell the energy of this time later, its CPU's too.
-    boards_hold_cpu = any(
+    # A module that does not answer may report this time's energy later, its CPU's included.
+    gpus_hold_cpu = any(
         account.gpu.power_scope is PowerScope.MODULE and (account.up or account.pending)
         for account in accounts.values()
     )
-    share, carry = settle(
+    share, carry = share_host(
         books.host_share,
         books.host_carry_joules,
         rises,
         hosts,
-        of_node_joules,
+        gpu_joules,
         tick.at,
-        boards_hold_cpu=boards_hold_cpu,
+        gpus_hold_cpu=gpus_hold_cpu,
     )
     return hosts, share, carry
 
@@ -404,16 +402,16 @@ def _hosts(
 # ----------------------------------------------------------------------------------------------------------- references
 
 
-def _rented(
-    accounts: dict[str, ServerAccount], whose: Shares, seconds: float, references: tuple[Reference, ...]
+def _add_rental_cost(
+    accounts: dict[str, ServerAccount], shares: Shares, seconds: float, references: tuple[Reference, ...]
 ) -> None:
-    """What the servers' GPU time would have cost at rented-GPU prices."""
+    """Add what the servers' GPU time would have cost at rental prices."""
     if seconds <= 0.0:
         return
     for reference in references:
         if reference.price_per_gpu_second is None:
             continue
-        for key, weight in whose:
+        for key, weight in shares:
             if key.state is State.IDLE:
                 continue
             account = accounts[key.server]
@@ -423,12 +421,12 @@ def _rented(
             accounts[key.server] = replace(account, reference_cost=cost)
 
 
-def _api(
+def _add_api_cost(
     accounts: dict[str, ServerAccount],
     risen: Mapping[str, Mapping[tuple[str, TokenKind], float]],
     references: tuple[Reference, ...],
 ) -> None:
-    """What the servers' tokens would have cost at API prices."""
+    """Add what the servers' tokens would have cost at API prices."""
     for reference in references:
         if not reference.price_per_token:
             continue
@@ -464,19 +462,19 @@ def _windows(
         if owner is None:
             result[name] = replace(account, window=()) if account.window else account
             continue
-        settled = all(_settled(gpus.get(uuid), late) for uuid in account.gpus)
-        waiting = not settled and all(
-            _settled(gpus.get(uuid), late) or _is_waiting(gpus.get(uuid), late) for uuid in account.gpus
+        complete = all(_is_complete(gpus.get(uuid), late) for uuid in account.gpus)
+        awaiting = not complete and all(
+            _is_complete(gpus.get(uuid), late) or _awaits_energy(gpus.get(uuid), late) for uuid in account.gpus
         )
         lost = any(_lost(gpus.get(uuid), before.get(uuid)) for uuid in account.gpus)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
             amounts={model: Amounts.total(parts) for model, parts in booked.get(name, {}).items()},
-            metered=(settled or waiting) and not lost,
-            settled=settled,
-            whole=not owner.spans_nodes,
-            waiting=waiting,
+            metered=(complete or awaiting) and not lost,
+            complete=complete,
+            single_node=not owner.spans_nodes,
+            awaiting_energy=awaiting,
         )
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)
@@ -484,40 +482,39 @@ def _windows(
 
 
 def _lost(account: GpuAccount | None, before: GpuAccount | None) -> bool:
-    """Whether time of the GPU was given up at this tick: its joules will never be known."""
+    """Whether some of the GPU's time became unmetered at this tick."""
     if account is None or before is None:
         return False
     return account.unmetered_seconds > before.unmetered_seconds
 
 
-def _settled(account: GpuAccount | None, late_seconds: float) -> bool:
-    """Whether the GPU's energy is known up to now: to a tick or three, or where news is rare with this very tick."""
+def _is_complete(account: GpuAccount | None, late_seconds: float) -> bool:
+    """Whether the GPU's energy is known up to now, within three ticks. A slow meter must have reported at this tick."""
     if account is None or not account.up:
         return False
     return _length(account.pending) <= (late_seconds if account.last_gap_seconds <= late_seconds else 0.0)
 
 
-def _is_waiting(account: GpuAccount | None, late_seconds: float) -> bool:
-    """Whether news of the GPU's energy is still to come in its own rhythm: somebody else's page, a counter that is asked
-    every quarter of a minute."""
+def _awaits_energy(account: GpuAccount | None, late_seconds: float) -> bool:
+    """Whether a slow meter's next report is not overdue: a page that is collected every half minute, for example."""
     if account is None or not account.up or account.last_gap_seconds <= late_seconds:
         return False
     return _length(account.pending) <= 1.5 * account.last_gap_seconds + late_seconds
 
 
 def _slide(window: tuple[WindowSample, ...], sample: WindowSample, seconds: float) -> tuple[WindowSample, ...]:
-    """The window with one more sample: spaced so that it holds some sixty, and one that is older than it."""
+    """The window with one more sample: about sixty of even spacing, and one that is older than the window."""
     near = len(window) >= 2 and window[-1].at_seconds - window[-2].at_seconds < 0.999 * seconds / _WINDOW_STEPS
-    # Where news is rare, the sample that brought it is an end of the window that no other can be.
-    if near and not (sample.waiting and window[-1].settled):
-        last = window[-1]
-        kept = (*window[:-1], replace(sample, metered=sample.metered and last.metered))
+    # With a slow meter only complete samples can be ends of a window: one is not replaced by an incomplete one.
+    if near and not (sample.awaiting_energy and window[-1].complete):
+        # A replaced sample that was not metered still counts against the window.
+        samples = (*window[:-1], replace(sample, metered=sample.metered and window[-1].metered))
     else:
-        kept = (*window, sample)
+        samples = (*window, sample)
     newest = sample.at_seconds
-    if sample.waiting:
-        newest = max(newest - seconds, max((each.at_seconds for each in kept if each.settled), default=newest))
+    if sample.awaiting_energy:
+        newest = max(newest - seconds, max((one.at_seconds for one in samples if one.complete), default=newest))
     drop = 0
-    while drop + 1 < len(kept) and newest - kept[drop + 1].at_seconds >= seconds:
+    while drop + 1 < len(samples) and newest - samples[drop + 1].at_seconds >= seconds:
         drop += 1
-    return kept[drop:]
+    return samples[drop:]

@@ -1,8 +1,8 @@
-"""Time, joules and money into entries: increments of one interval's row and, through it, of a posting.
+"""Time, joules and money into entries: increments of the row of one quarter-hour and of a posting.
 
-Time is booked as it passes, with the costs that run with it. Joules are booked when they have been read, spread evenly
-over the time they cover; each piece is priced at the price of its moment, so an interval that spans a price change is
-split at it. What is booked is never priced again.
+Time is booked as it passes, with the costs that accrue by time. Joules are booked when they are read, spread evenly over
+the time they cover. Each piece is priced at the price of its moment, so an interval that spans a price change is split
+there. What has a price is never priced again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tpw.tariff.demand import Demand, DemandRules, kw_months, recorded, settled,
 _NO_DEMAND = Demand()
 
 _MAX_PENDING = 512
-"""Pieces kept for a GPU that does not answer for a long time; above it the oldest two become one."""
+"""Pieces of pending time of a GPU that does not answer; above it the oldest two are joined. Tuning: bounds the memory."""
 
 _DAY_SECONDS = 86400.0
 _FINE_SECONDS = 9 * _DAY_SECONDS
-"""For so long, and a day more than prices can come late, quarter-hours matter."""
+"""Rows are quarter-hours this far back, which is a day more than prices can be late."""
 
 
 class Journal:
@@ -58,9 +58,9 @@ class Journal:
 
 
 def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:
-    """[start, end) cut at the borders of the rows: (start, end, row). One without length is one piece; one that is too long
-    to be true lies whole where it ends. What is more than nine days before the end is cut by days, each of which lies in
-    its noon (UTC): after weeks of silence nobody knows more of it, and a week of rows is as much as fits into memory."""
+    """[start, end) cut at the borders of the rows: (start, end, row). An empty interval is one piece, and one of more than
+    ``LONGEST_SECONDS`` (a wrong clock) is one piece in its last row. What is more than nine days before the end is cut by
+    days, in the row of their noon (UTC): its course is unknown anyway, and the memory is bounded."""
     row = start_seconds // ROW_SECONDS * ROW_SECONDS
     if end_seconds <= row + ROW_SECONDS:
         yield start_seconds, end_seconds, row
@@ -81,7 +81,7 @@ def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float
 
 
 def book_time(journal: Journal, shares: Shares, start_seconds: float, end_seconds: float, policy: Policy) -> None:
-    """Time of one GPU, and the costs that run with it."""
+    """Time of one GPU, and the costs that accrue by time."""
     for start, end, row in cut(start_seconds, end_seconds):
         seconds = end - start
         cost = _by_component((rate.component, seconds * rate.per_gpu_second) for rate in policy.rates)
@@ -95,35 +95,33 @@ def _by_component(charges: Iterable[tuple[str, float]]) -> dict[str, float]:
     return cost
 
 
-def book_standing(
+def book_standing_charges(
     journal: Journal,
-    whose: Sequence[Shares],
+    gpus: Sequence[Shares],
     start_seconds: float,
     end_seconds: float,
     policy: Policy,
 ) -> None:
-    """What a contract costs by the month or day, shared evenly by the GPUs there are."""
-    if not policy.standing or not whose:
-        return
+    """Charges of the contract by month or day, shared evenly by the GPUs."""
     for start, end, row in cut(start_seconds, end_seconds):
         months, days = policy.months.between(start, end), (end - start) / 86400.0
         cost = _by_component(
-            (charge.component, (charge.per_month * months + charge.per_day * days) / len(whose))
-            for charge in policy.standing
+            (charge.component, (charge.per_month * months + charge.per_day * days) / len(gpus))
+            for charge in policy.standing_charges
         )
-        for shares in whose:
+        for shares in gpus:
             journal.add(row, shares, Amounts(cost=cost))
 
 
 @dataclass(slots=True)
 class Meter:
-    """What the whole exporter's use adds up to, for prices that depend on it. Lives for one tick."""
+    """The use of all GPUs in one tick, for prices that depend on it."""
 
     month_kwh: dict[float, float]
     facility_joules: dict[Shares, float] = field(default_factory=dict)
-    """Booked in this tick, by who shares them."""
+    """Booked in this tick, by shares."""
     spans: dict[tuple[float, float], float] = field(default_factory=dict)
-    """The same joules by the time in which they were used: what peaks are made of."""
+    """The same joules by the time in which they were used: peaks are formed from them."""
 
 
 def book_joules(
@@ -132,11 +130,11 @@ def book_joules(
     """Joules of one GPU over its pending time.
 
     Args:
-        journal: where to enter them.
-        meter: takes note of what was used.
+        journal: receives the entries.
+        meter: adds them up.
         pending: the time they cover, at least one piece.
         joules: boundary gpu.
-        facility_factor: facility joules per joule of the board.
+        facility_factor: facility joules per joule of the GPU.
         policy: prices and intensities.
     """
     total_seconds = sum(piece.end_seconds - piece.start_seconds for piece in pending)
@@ -174,7 +172,7 @@ def price(
     where the price depends on them."""
     if curve is None:
         return 0.0, 0.0, 0.0
-    # A piece without length (the first look of a GPU) is priced at its moment.
+    # A piece without length (the first reading of a GPU) is priced at its moment.
     end = end_seconds if end_seconds > start_seconds else start_seconds + 1e-3
     span = end - start_seconds
     charge = credit = unpriced = 0.0
@@ -183,11 +181,11 @@ def price(
         if interval is None:
             unpriced += part
             continue
-        for kwh, each in _stepped(interval, part / JOULES_PER_KWH, month_kwh):
-            if each >= 0.0:
-                charge += kwh * each
+        for kwh, price_per_kwh in _stepped(interval, part / JOULES_PER_KWH, month_kwh):
+            if price_per_kwh >= 0.0:
+                charge += kwh * price_per_kwh
             else:
-                credit -= kwh * each
+                credit -= kwh * price_per_kwh
     return charge, credit, unpriced
 
 
@@ -230,10 +228,12 @@ def rate(start_seconds: float, end_seconds: float, facility_joules: float, polic
 def book_demand(
     journal: Journal, meter: Meter, before: Mapping[str, Demand], policy: Policy, open_from: float, now: float
 ) -> dict[str, Demand]:
-    """The demand charges that have accrued, shared by the facility joules of the tick: without joules nothing is booked,
-    and it waits. What a month that is over still owes (its last window, its end while nobody looked) lies in its last row.
-    Returns where the peaks stand. A charge that is not in force any more is kept until its month is over, in case it is
-    only the rate that cannot be read now."""
+    """Book the accrued demand charges, shared by the facility joules of the tick; without joules they are deferred.
+
+    What a past month still owes (its last window, or its end while the exporter was down) enters its last row. Returns the
+    state of each charge. A charge that is no longer in force is kept until its month ends: perhaps its rate is only
+    unreadable now.
+    """
     total = sum(meter.facility_joules.values())
     result = {name: state for name, state in before.items() if now < state.month_end_seconds}
     amounts: dict[float, float] = {}
@@ -257,8 +257,7 @@ def book_demand(
 
 
 def _accrued(state: Demand, rules: DemandRules, now: float) -> Iterator[tuple[float, float]]:
-    """(moment, kW-months accrued by then): the end of the month before this one, and now or, where joules of it may still
-    come, the end of the month that is over."""
+    """(moment, kW-months accrued by then): the end of the month before, then now or, if the month is over, its end."""
     if state.began_seconds is not None and state.closed_kw_months > 0.0:
         yield state.began_seconds - ROW_SECONDS, state.closed_kw_months
     is_over = now >= state.month_end_seconds
@@ -279,6 +278,6 @@ def extend(pending: tuple[Pending, ...], start: float, end: float, shares: Share
 
 
 def _joined(first: Pending, second: Pending) -> Pending:
-    """Both as one piece. The lengths add up and the end stands: the wall clock may have been set in between."""
+    """Both as one piece. Lengths add up and the end is kept: the wall clock may have been set in between."""
     seconds = (first.end_seconds - first.start_seconds) + (second.end_seconds - second.start_seconds)
     return Pending(second.end_seconds - seconds, second.end_seconds, second.shares)

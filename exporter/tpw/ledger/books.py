@@ -141,7 +141,7 @@ class GpuAccount:
     anomalies: Mapping[str, int] = field(default_factory=dict)
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
-    away_since_seconds: float | None = None
+    unreported_since_seconds: float | None = None
     """Unix time since which no meter tells it (a driver that is not there yet). None while one does. The time between is
     booked when it is back."""
     calibration: Calibration | None = None
@@ -197,11 +197,11 @@ class WindowSample:
     """By model, all states."""
     metered: bool
     """False while a GPU of the server had no trustworthy reading since the sample before."""
-    settled: bool = True
+    complete: bool = True
     """False while joules of a time before this sample may still come: a rise from here would hold them."""
-    whole: bool = True
+    single_node: bool = True
     """False where the server has GPUs on other nodes: tokens here are all, joules and money are not."""
-    waiting: bool = False
+    awaiting_energy: bool = False
     """Not settled, and no wonder: a GPU is told more seldom than it is looked at, and its next news is not late."""
 
 
@@ -215,7 +215,7 @@ class ServerAccount:
     """Whether it was working at its last look."""
     since_wall_seconds: float | None = None
     """When it was first watched: counters of a process that began later are counted from 0."""
-    looked_wall_seconds: float | None = None
+    read_wall_seconds: float | None = None
     """When it was last read. None: not by this process."""
     engine: str = ""
     cadence: Cadence = Cadence.UNKNOWN
@@ -273,7 +273,7 @@ class Books:
     """Facility kWh that were priced, by start of the billing month: what the steps of a price count."""
     demand: Mapping[str, Demand] = field(default_factory=dict)
     """Where the month's peaks stand, by name of the charge."""
-    standing_since_seconds: float | None = None
+    standing_charges_since_seconds: float | None = None
     """Unix time since which charges of the contract wait for a GPU to share them. None: nothing waits."""
     host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)

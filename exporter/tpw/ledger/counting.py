@@ -45,7 +45,7 @@ def _is_another(account: ServerAccount, reading: ServerReading) -> bool | None:
     return before != now
 
 
-def _is_elder(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
+def _is_elder(account: ServerAccount, reading: ServerReading, read_wall_seconds: float | None) -> bool:
     """Whether this is another server under the same name, which was there before the last look already: an address that
     was changed, or one behind which several servers answer in turn. What it counted so far was not counted here."""
     another = _is_another(account, reading)
@@ -56,8 +56,8 @@ def _is_elder(account: ServerAccount, reading: ServerReading, looked_wall_second
         # A pid cannot have come again before the last look: then the clock was set, by which its start is told.
         and not _keeps_pid(account, reading)
         and reading.started_wall_seconds is not None
-        and looked_wall_seconds is not None
-        and reading.started_wall_seconds < looked_wall_seconds - _CLOCK_SECONDS
+        and read_wall_seconds is not None
+        and reading.started_wall_seconds < read_wall_seconds - _CLOCK_SECONDS
     )
 
 
@@ -66,7 +66,7 @@ def _keeps_pid(account: ServerAccount, reading: ServerReading) -> bool:
     return before is not None and now is not None and now.pid is not None and now.pid == before.pid
 
 
-def _from_zero(account: ServerAccount, reading: ServerReading, looked_wall_seconds: float | None) -> bool:
+def _from_zero(account: ServerAccount, reading: ServerReading, read_wall_seconds: float | None) -> bool:
     """Whether all counters of this look began at 0 after the last look (or, the first time, under watch)."""
     if not _is_met(account):
         return (
@@ -79,7 +79,7 @@ def _from_zero(account: ServerAccount, reading: ServerReading, looked_wall_secon
     if reading.identity is not None and reading.identity.pid is None:
         return True
     began = reading.started_wall_seconds
-    if began is not None and looked_wall_seconds is not None and began > looked_wall_seconds:
+    if began is not None and read_wall_seconds is not None and began > read_wall_seconds:
         return True
     # Another process, but its counters may go on from files of the old one, or some of what it counted was read before it
     # was known for another one: then none of them is lower than it was.
@@ -101,7 +101,7 @@ def _at_zero(series: Mapping[str, float]) -> dict[str, float]:
 def count(
     account: ServerAccount,
     reading: ServerReading,
-    looked_wall_seconds: float | None = None,
+    read_wall_seconds: float | None = None,
     now_wall_seconds: float | None = None,
 ) -> Count:
     """Add one look to a server's account.
@@ -109,11 +109,11 @@ def count(
     Args:
         account: as it was.
         reading: the look.
-        looked_wall_seconds: when it was looked at last, where that is known.
+        read_wall_seconds: when it was looked at last, where that is known.
         now_wall_seconds: when this look was taken.
     """
-    elder = _is_elder(account, reading, looked_wall_seconds)
-    from_zero = not elder and _from_zero(account, reading, looked_wall_seconds)
+    elder = _is_elder(account, reading, read_wall_seconds)
+    from_zero = not elder and _from_zero(account, reading, read_wall_seconds)
     known = {} if elder else account.series
     first = not from_zero and (elder or not _is_met(account))
     raw = _at_zero(known) if from_zero else dict(known)
@@ -168,7 +168,7 @@ def count(
     updated = replace(
         account,
         up=True,
-        looked_wall_seconds=now_wall_seconds,
+        read_wall_seconds=now_wall_seconds,
         engine=reading.engine,
         cadence=reading.cadence,
         version=reading.version or account.version,

@@ -79,7 +79,7 @@ class Policy:
     """None: no tariff is configured, so nothing is priced and nothing is counted as unpriced."""
     demand: tuple[DemandRules, ...] = ()
     """Charges on peaks; each has another name."""
-    standing: tuple[StandingCharge, ...] = ()
+    standing_charges: tuple[StandingCharge, ...] = ()
     months: BillingMonths = field(default_factory=BillingMonths)
     """The contract's billing months."""
     intensities: Intensities | None = None
@@ -94,5 +94,5 @@ class Policy:
     @property
     def components(self) -> tuple[str, ...]:
         """Components of cost that are booked by these rules, besides the energy."""
-        timed = (*(rate.component for rate in self.rates), *(charge.component for charge in self.standing))
+        timed = (*(rate.component for rate in self.rates), *(charge.component for charge in self.standing_charges))
         return (*timed, "demand") if self.demand else timed

@@ -72,8 +72,8 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     span = last.at_seconds - first.at_seconds
     if span <= 0.0:
         return None
-    metered = first.settled and _covered(window, first, last) >= METERED_COVERAGE * span
-    whole = first.whole and last.whole
+    metered = first.complete and _covered(window, first, last) >= METERED_COVERAGE * span
+    whole = first.single_node and last.single_node
     priced = priced and metered and whole and _unpriced_joules(last) <= _unpriced_joules(first)
     names = dict.fromkeys(model for model, _ in last.tokens)
     names.update(dict.fromkeys(last.amounts))
@@ -85,9 +85,9 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
 
 def _ending_with_news(window: Sequence[WindowSample]) -> Sequence[WindowSample]:
     """The window without what only waits for its energy, where that leaves two ends."""
-    if not any(sample.waiting for sample in window):
+    if not any(sample.awaiting_energy for sample in window):
         return window
-    told = [sample for sample in window if not sample.waiting]
+    told = [sample for sample in window if not sample.awaiting_energy]
     return told if len(told) >= 2 else window
 
 

@@ -66,7 +66,7 @@ def dump_contract(books: Books) -> str:
     return _encode(
         {
             "month_kwh": [[start, kwh] for start, kwh in books.month_kwh.items()],
-            "standing_since_seconds": books.standing_since_seconds,
+            "standing_since_seconds": books.standing_charges_since_seconds,
             "peaks": {
                 name: {
                     "began_seconds": demand.began_seconds,
@@ -93,7 +93,7 @@ def load_contract(text: str) -> Books:
     return Books(
         month_kwh=dict(data.get("month_kwh", [])),
         demand={name: _load_demand(state) for name, state in data.get("peaks", {}).items()},
-        standing_since_seconds=data.get("standing_since_seconds"),
+        standing_charges_since_seconds=data.get("standing_since_seconds"),
     )
 
 
@@ -124,7 +124,7 @@ def dump_gpu(account: GpuAccount) -> str:
                 [piece.start_seconds, piece.end_seconds, [[*key, weight] for key, weight in piece.shares]]
                 for piece in account.pending
             ],
-            "away_since_seconds": account.away_since_seconds,
+            "away_since_seconds": account.unreported_since_seconds,
             "unmetered_seconds": account.unmetered_seconds,
             "anomalies": account.anomalies,
             "throttle_seconds": account.throttle_seconds,
@@ -164,7 +164,7 @@ def load_gpu(uuid: str, text: str) -> GpuAccount:
             )
             for start, end, shares in data.get("pending", [])
         ),
-        away_since_seconds=data.get("away_since_seconds"),
+        unreported_since_seconds=data.get("away_since_seconds"),
         unmetered_seconds=data.get("unmetered_seconds", 0.0),
         anomalies=data.get("anomalies", {}),
         throttle_seconds=data.get("throttle_seconds", {}),

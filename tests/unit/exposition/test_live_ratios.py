@@ -100,7 +100,8 @@ def test_a_server_that_spans_nodes_has_no_ratio_over_joules(known_in_the_window:
     """Its energy on the other nodes is unknown here. Applies from the first tick with ``spans_nodes``."""
     samples = window("m", 1000.0, NOW)
     samples = tuple(
-        replace(sample, whole=known_in_the_window and index < len(samples) - 1) for index, sample in enumerate(samples)
+        replace(sample, single_node=known_in_the_window and index < len(samples) - 1)
+        for index, sample in enumerate(samples)
     )
     model = ratios(samples).models["m"]
     assert model.tokens_per_second == {"output": 400.0, "total": 600.0}

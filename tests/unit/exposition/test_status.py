@@ -57,7 +57,7 @@ def test_costs_of_several_models_are_weighted_by_their_tokens():
 def test_a_server_that_spans_nodes_is_in_no_ratio_of_the_headline():
     snapshot = rich_snapshot()
     chat = snapshot.books.servers["chat"]
-    spread = replace(chat, window=tuple(replace(sample, whole=False) for sample in chat.window))
+    spread = replace(chat, window=tuple(replace(sample, single_node=False) for sample in chat.window))
     head = status(replace(snapshot, books=replace(snapshot.books, servers={**snapshot.books.servers, "chat": spread})))[
         "headline"
     ]

@@ -24,7 +24,7 @@ POLICY = Policy(
     currency="EUR",
     curve=Steps((0.30, 0.10), 1800.0),
     rates=(Rate("hardware", 0.0003),),
-    standing=(StandingCharge("fixed", per_day=86.4),),
+    standing_charges=(StandingCharge("fixed", per_day=86.4),),
 )
 
 
@@ -108,7 +108,7 @@ def test_charges_of_the_contract_wait_for_a_gpu_to_share_them() -> None:
 
 
 def test_charges_that_come_with_a_reload_are_none_of_the_time_before() -> None:
-    free = replace(POLICY, standing=())
+    free = replace(POLICY, standing_charges=())
     books = Books()
     for second in (0, 1, 600):
         books = advance(books, look(second, told=False), free)

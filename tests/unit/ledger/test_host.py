@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, HostShare
-from tpw.ledger.host import beyond, counted
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
@@ -47,7 +46,7 @@ GPU = Gpu("GPU-0", 0, max_power_watts=1000.0)
 def test_what_lies_in_another_meter_is_not_counted_beside_it(
     components: tuple[str, ...], module: bool, method: HostMethod, names: tuple[str, ...]
 ) -> None:
-    assert counted(components, boards_hold_cpu=module) == (method, names)
+    assert counted_components(components, gpus_hold_cpu=module) == (method, names)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +61,14 @@ def test_what_lies_in_another_meter_is_not_counted_beside_it(
 def test_a_node_less_what_is_booked_is_the_host_and_a_deficit_is_owed(
     node: float, booked: float, owed: float, expected: tuple[float, float]
 ) -> None:
-    assert beyond(node, booked, owed) == expected
+    assert excess(node, booked, owed) == expected
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1e4)), max_size=20))
 def test_host_and_boards_together_never_exceed_the_node(intervals: list[tuple[float, float]]) -> None:
     node = boards = host = owed = 0.0
     for used, booked in intervals:
-        given_now, owed = beyond(used, booked, owed)
+        given_now, owed = excess(used, booked, owed)
         node, boards, host = node + used, boards + booked, host + given_now
         assert given_now >= 0.0
         assert owed >= 0.0

@@ -119,8 +119,8 @@ def test_what_is_lost_while_news_is_waited_for_counts_against_the_window() -> No
             tokens={("m", TokenKind.OUTPUT): second / JOULES_PER_TOKEN},
             amounts={"m": Amounts(joules=float(second))},
             metered=True,
-            settled=second % 30 == 0,
-            waiting=second % 30 != 0,
+            complete=second % 30 == 0,
+            awaiting_energy=second % 30 != 0,
         )
         for second in at
     )

@@ -91,7 +91,7 @@ def kept(books: Books) -> Books:
                 loads=(),
                 window=(),
                 window_seconds=0.0,
-                looked_wall_seconds=None,
+                read_wall_seconds=None,
             )
             for name, account in books.servers.items()
         },
@@ -328,7 +328,7 @@ def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
     gpus = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
     policy = replace(
         POLICY,
-        standing=(StandingCharge("fixed", per_month=100.0),),
+        standing_charges=(StandingCharge("fixed", per_month=100.0),),
         demand=(DemandRules(price_per_kw_month=10.0),),
         calibration={"GPU-0": Calibration(1.02, 1.0)},
     )
