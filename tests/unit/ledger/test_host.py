@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, HostShare
+from tpw.ledger.host import counted_components, excess
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
     AcceleratorReading,
