@@ -129,6 +129,17 @@ def test_an_mi300_is_read_in_base_units(clock: Any) -> None:
     assert sample.temperature_celsius == 66.0
 
 
+def test_slow_values_are_read_at_every_fifth_read(clock: Any) -> None:
+    smi = Smi(MI300X)
+    meter = opened(smi, clock)
+    celsius = []
+    for number in range(1, 12):
+        smi.gpus[0]["temperature"] = {"HOTSPOT": number}
+        celsius.append(meter.read(MI300X["uuid"]).temperature_celsius)
+
+    assert celsius == [1, 1, 1, 1, 1, 6, 6, 6, 6, 6, 11]
+
+
 def test_an_mi200_has_its_power_under_another_name(clock: Any) -> None:
     gpu = {**MI300X, "power": {"current_socket_power": "N/A", "average_socket_power": 289}}
     meter = opened(Smi(gpu), clock)

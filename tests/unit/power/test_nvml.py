@@ -718,6 +718,16 @@ def test_processes_are_unknown_where_the_driver_has_no_list(driver: FakeNvml) ->
 # ----------------------------------------------------------------------------------------------------------------- cost
 
 
+def test_slow_values_are_read_at_every_fifth_read(driver: FakeNvml) -> None:
+    meter = opened()
+    celsius = []
+    for number in range(1, 12):
+        driver.temperature(0, number)
+        celsius.append(meter.read(driver.uuid(0)).temperature_celsius)
+
+    assert celsius == [1, 1, 1, 1, 1, 6, 6, 6, 6, 6, 11]
+
+
 def test_eight_gpus_need_fewer_than_forty_driver_calls_per_read(driver: FakeNvml) -> None:
     meter = opened()
     before = sum(driver.calls().values())
