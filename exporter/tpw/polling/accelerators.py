@@ -84,11 +84,9 @@ class AcceleratorPoller:
         self._gpus: tuple[Gpu, ...] = ()
         self._results = _Results()
         self._down: dict[str, Reason] = {}
-        self._sharing: SharingRead | None = None
+        self._sharing: Mapping[str, Sharing] | None = None
         self._sharing_requested = False
         self.health = health or SourceHealth(meter.name, clock=clock)
-        self.skipped = 0
-        """Reads that were not begun because one was still running."""
 
     @property
     def fatal(self) -> SourceError | None:
@@ -108,12 +106,9 @@ class AcceleratorPoller:
         self._set_aside(self._clock())
         if self._state not in (State.CLOSED, State.OPEN):
             return
-        if self._read is not None:
-            self.skipped += 1
-            return
         now = self._clock()
         closed = self._state is State.CLOSED
-        if closed and not self._back_off.is_due(now):
+        if self._read is not None or (closed and not self._back_off.is_due(now)):
             return
         self._read = _Read(now)
         self._queue(partial(self._reader.read_all, open_first=closed))
@@ -170,18 +165,15 @@ class AcceleratorPoller:
         self._sharing_requested = True
         self._queue(self._reader.sharing_task(deque(gpu.uuid for gpu in self._gpus)))
 
-    def holders(self, max_age_seconds: float | None = None) -> Mapping[str, frozenset[int] | None] | None:
-        """Process ids by GPU as last read; None for a GPU without a process list. None before the first read, or when the
-        last is older than the given age."""
+    def holders(self) -> Mapping[str, frozenset[int] | None] | None:
+        """Process ids by GPU as last read; None for a GPU without a process list. None before the first read."""
         self._drain()
         read = self._sharing
-        if read is None or (max_age_seconds is not None and self._clock() - read.at_seconds > max_age_seconds):
-            return None
-        return {uuid: sharing.pids for uuid, sharing in read.sharing.items()}
+        return None if read is None else {uuid: sharing.pids for uuid, sharing in read.items()}
 
     def sharing(self) -> Mapping[str, Sharing]:
         """How each GPU is shared, as last read; empty where the meter does not know."""
-        return {} if self._sharing is None else self._sharing.sharing
+        return self._sharing or {}
 
     # --------------------------------------------------------------------------------------------------------- releasing
 
@@ -282,8 +274,8 @@ class AcceleratorPoller:
                 self._reader.hung.pop(uuid, None)
                 if self._state is State.RELEASING and not self._reader.hung:
                     self._queue(self._reader.close)
-            case SharingRead():
-                self._sharing = message
+            case SharingRead(sharing):
+                self._sharing = sharing
                 self._sharing_requested = False
             case LibraryLost(error):
                 self._lost(error)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 import structlog
 
 from tpw.model import HostReading, SourceError
 from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, attempt
+from tpw.polling.worker import Worker
 from tpw.power import Clock, HostMeter, NotingMeter
 
 log = structlog.get_logger("tpw.source")
@@ -24,8 +23,6 @@ class HostPoller:
     Args:
         meter: opened by the first read, and again after a failure, with a back-off.
         clock: monotonic seconds.
-        every_seconds: overrides the meter's own interval. 0: every tick, in the caller's thread; more: at most this often,
-            in a thread of its own.
         health: record of the source; created with the meter's name where it is left out.
         random: jitter of the back-off.
     """
@@ -35,21 +32,19 @@ class HostPoller:
         meter: HostMeter,
         clock: Clock = time.monotonic,
         *,
-        every_seconds: float | None = None,
         health: SourceHealth | None = None,
         random: Jitter = JITTER,
     ) -> None:
         self._meter = meter
         self._noting = meter if isinstance(meter, NotingMeter) else None
         self._clock = clock
-        self._every = meter.every_seconds if every_seconds is None else every_seconds
+        self._every = meter.every_seconds
         self._back_off = BackOff(1.0, 60.0, random)
         self._opened = False
         self._due_at = float("-inf")
         self._in_flight = False
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._worker: Worker | None = None
         self._logged_notes: tuple[str, ...] = ()
         self.health = health or SourceHealth(meter.name, clock=clock)
 
@@ -63,10 +58,9 @@ class HostPoller:
         if self._every <= 0:
             self._read()
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"{self._meter.name}-poller", daemon=True)
-            self._thread.start()
-        self._tasks.put(self._read)
+        if self._worker is None:
+            self._worker = Worker(f"{self._meter.name}-poller")
+        self._worker.tasks.put(lambda _: self._read())
 
     def finish(self) -> HostReading | None:
         """The reading that has ended since the last call, without waiting. None without one, or where it failed."""
@@ -94,16 +88,12 @@ class HostPoller:
 
     def close(self) -> None:
         """Close the meter, in its own thread where it has one."""
-        if self._thread is None:
+        worker, self._worker = self._worker, None
+        if worker is None:
             self._meter.close()
         else:
-            self._tasks.put(None)
-            self._thread = None
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            task()
-        self._meter.close()
+            worker.tasks.put(lambda _: self._meter.close())
+            worker.tasks.put(None)
 
     def _read(self) -> None:
         start = self._clock()

@@ -50,7 +50,6 @@ class SharingRead:
     """Processes and sharing of every GPU that answered."""
 
     sharing: Mapping[str, Sharing]
-    at_seconds: float
 
 
 Message = Event | tuple[Gpu, ...] | GpuSample | GpuFailed | LibraryLost | ReadDone | CallReturned | SharingRead
@@ -129,7 +128,7 @@ class MeterReader:
 
         def task(worker: Worker) -> None:
             if not uuids:
-                self.messages.put(SharingRead(found, self._clock()))
+                self.messages.put(SharingRead(found))
                 return
             uuid = uuids.popleft()
             if uuid not in self.hung:

@@ -49,13 +49,14 @@ class Worker:
 
     Args:
         name: of the thread.
-        between: runs when there is no task for ``pause()`` seconds.
-        pause: seconds; None: wait for the next task.
+        between: runs when there is no task for ``pause()`` seconds; never where that is None.
     """
 
     __slots__ = ("_between", "_lock", "_pause", "_state", "call", "remaining", "tasks", "thread")
 
-    def __init__(self, name: str, between: Task, pause: Callable[[], float | None]) -> None:
+    def __init__(
+        self, name: str, between: Task = lambda _: None, pause: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._between = between
         self._pause = pause
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()

@@ -133,8 +133,8 @@ def test_slow_values_are_read_at_every_fifth_read(clock: Any) -> None:
     smi = Smi(MI300X)
     meter = opened(smi, clock)
     celsius = []
-    for number in range(1, 12):
-        smi.gpus[0]["temperature"] = {"HOTSPOT": number}
+    for step in range(1, 12):
+        smi.gpus[0]["temperature"] = {"HOTSPOT": step}
         celsius.append(meter.read(MI300X["uuid"]).temperature_celsius)
 
     assert celsius == [1, 1, 1, 1, 1, 6, 6, 6, 6, 6, 11]
