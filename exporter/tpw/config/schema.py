@@ -145,7 +145,7 @@ class Server:
     )
     headers_file: str | None = setting(
         FilePath(),
-        "File with HTTP headers to send, one `Name: value` a line; the only way to give a token or a password.",
+        "File with HTTP headers, one `Name: value` a line, or with one bearer token. Lines that start with # are comments.",
         default=None,
     )
     tokens: Mapping[str, MetricSelector] = setting(
@@ -190,7 +190,9 @@ class PueQuery:
     query: str = setting(text("a PromQL expression"), "Gives one number.")
     fallback: float = setting(_PUE, "Holds while the query gives none.")
     headers_file: str | None = setting(
-        FilePath(), "File with header lines, or one line that is a bearer token.", default=None
+        FilePath(),
+        "File with HTTP headers, one `Name: value` a line, or with one bearer token. Lines that start with # are comments.",
+        default=None,
     )
 
 

@@ -1,8 +1,9 @@
 """A kept HTTP/1.1 connection to one server, bounded in time and in bytes.
 
-Only the parser of answers is the standard library's: its client has a timeout for each system call, so a server that drips
-bytes holds it for ever. urllib3 costs 0.6 MiB of memory and httpx 2.3 MiB, and neither bounds a dripped head.
-Not bounded: the lookup of a host name, for which the system's resolver takes no deadline.
+It uses the standard library's parser of answers and not its client. The client's timeout applies to each system call, so a
+server that sends one byte at a time would hold it for ever. urllib3 and httpx have the same limitation for the head of an
+answer, and cost 0.6 and 2.3 MiB of memory. Not bounded: the lookup of a host name, because the system's resolver accepts no
+deadline.
 """
 
 from __future__ import annotations

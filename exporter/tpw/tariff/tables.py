@@ -32,7 +32,9 @@ class Table:
     file: str | None = setting(FilePath(), "File with the list, looked at once a minute.", default=None)
     token_file: str | None = setting(FilePath(), "File with a bearer token to send.", default=None)
     headers_file: str | None = setting(
-        FilePath(), "File with HTTP headers to send, one `Name: value` a line.", default=None
+        FilePath(),
+        "File with HTTP headers, one `Name: value` a line, or with one bearer token. Lines that start with # are comments.",
+        default=None,
     )
     format: str = setting(
         choice("json", "csv", "prometheus"),
