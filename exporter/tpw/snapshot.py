@@ -83,6 +83,12 @@ class Snapshot:
     """What the operator should know, in sentences: no tariff configured, RAPL not readable ..."""
 
     @property
+    def servers_read(self) -> frozenset[str]:
+        """Names of the servers with a metrics page that is read here."""
+        names = (source.name for source in self.sources)
+        return frozenset(name.removeprefix("server:") for name in names if name.startswith("server:"))
+
+    @property
     def energy_priced(self) -> bool:
         """Whether electricity has a price, or had one once. Without one a cost per token would lack a part."""
         if not self.books.currency:

@@ -1,35 +1,41 @@
-"""Snapshot -> status: what the page for people, ``/api/v1/status`` and ``top`` show.
+"""Snapshot -> status: the JSON of ``/api/v1/status``, which the landing page and ``top`` show.
 
-The shape below is what the API answers as JSON. ``null`` means not known, never zero. Keys are added freely and not
-renamed. Energy is in joules, time in seconds, money in the currency at the top.
+``null`` means unknown, never zero. Keys are added, never renamed. Energy is in joules, time in seconds, money in
+``currency``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import fsum
 from typing import TypedDict
 
 from tpw import __version__
+from tpw.exposition.totals import Totals, totals
 from tpw.exposition.waste import Waste
-from tpw.ledger.amounts import Amounts
+from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
 from tpw.model import UNKNOWN_MODEL, Boundary, PriceState, Scope, State
-from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
+from tpw.snapshot import Prices, Snapshot
+
+_Nested = dict[str, dict[str, float]]
+
+_NO_RATIOS = ModelRatios()
 
 
 class StateStatus(TypedDict):
-    """What was booked for one state."""
+    """Totals of one state."""
 
     seconds: float
     joules: float
     facility_joules: float
     cost: dict[str, float]
-    """By component; empty where nothing is priced."""
+    """By component; empty without a price."""
 
 
 class CalibrationStatus(TypedDict):
-    """What the configuration corrects a board's meter by."""
+    """The configured correction of a GPU's meter."""
 
     gain: float
     offset_watts: float
@@ -41,7 +47,7 @@ class InstanceStatus(TypedDict):
     uuid: str
     profile: str
     estimated_share: float
-    """Of the board's energy now."""
+    """Share of the GPU's energy now."""
     method: str
     """gpm or slices."""
 
@@ -55,7 +61,7 @@ class GpuStatus(TypedDict):
     vendor: str
     up: bool
     state: str | None
-    """active, parked, idle; null while it does not answer."""
+    """active, parked, idle; null if the GPU does not answer."""
     owners: list[str]
     power_watts: float | None
     power_limit_watts: float | None
@@ -66,13 +72,13 @@ class GpuStatus(TypedDict):
     energy_method: str
     method_note: str
     calibration: CalibrationStatus | None
-    """null where none is configured."""
+    """null if none is configured."""
     split_method: str | None
-    """How it is shared among its owners: sole, sm, even, gpm, slices; null while it has none."""
+    """How it is shared among its owners: sole, sm, even, gpm, slices; null without an owner."""
     shares: dict[str, float]
-    """By server that owns it."""
+    """By owning server."""
     instances: list[InstanceStatus]
-    """Empty where it is not partitioned."""
+    """Empty if the GPU is not partitioned."""
     unmetered_seconds: float
     states: dict[str, StateStatus]
 
@@ -100,8 +106,8 @@ class ServerStatus(TypedDict):
 
     name: str
     state: str
-    """active, parked, down (it was read before and answers no more), waiting (not read yet), unread (its counters are
-    elsewhere)."""
+    """active, parked, down (was read before and does not answer now), waiting (not read yet), unread (no metrics page
+    here)."""
     up: bool
     engine: str
     version: str
@@ -121,7 +127,7 @@ class HostStatus(TypedDict):
 
 
 class PriceStatus(TypedDict):
-    """The price of electricity around now."""
+    """The electricity price."""
 
     per_kwh: float | None
     state: str
@@ -131,7 +137,7 @@ class PriceStatus(TypedDict):
 
 
 class CarbonStatus(TypedDict):
-    """The carbon intensity of the grid now."""
+    """The carbon intensity of the grid."""
 
     grams_per_kwh: float
     """CO2 equivalent."""
@@ -139,10 +145,10 @@ class CarbonStatus(TypedDict):
 
 
 class DemandStatus(TypedDict):
-    """Where the demand charge of the billing month stands."""
+    """The demand of the billing month."""
 
     interval_watts: float | None
-    """Mean of the interval that forms; null at its very beginning."""
+    """Mean of the current interval so far; null at its start."""
     peak_watts: float
     price_per_kw_month: float
 
@@ -162,7 +168,7 @@ class SourceEntry(TypedDict):
 
 
 class ReferenceStatus(TypedDict):
-    """What the same work costs elsewhere."""
+    """The price of the same work elsewhere."""
 
     name: str
     price_per_gpu_hour: float | None
@@ -170,25 +176,25 @@ class ReferenceStatus(TypedDict):
 
 
 class Headline(TypedDict):
-    """The whole machine in a few numbers. Ratios count output tokens, over all servers whose tokens are known."""
+    """Totals of the machine. Ratios are of output tokens, over all servers with known tokens."""
 
     tokens_per_second: float | None
     all_tokens_per_second: float | None
     power_watts: float | None
-    """Of all GPUs that answer, now."""
+    """Sum over all GPUs that answer."""
     tokens_per_watt: float | None
     cost_per_token: float | None
     """Scope full."""
     energy_cost_per_token: float | None
     wasted_watts: float | None
-    """Of the GPUs that are parked or idle, now."""
+    """Sum over parked and idle GPUs."""
     wasted_gpus: int
     wasted_cost_per_hour: float | None
-    """What parked and idle GPUs cost, over the last minute."""
+    """Cost of parked and idle GPUs, over the last minute."""
 
 
 class Status(TypedDict):
-    """Everything."""
+    """The whole status."""
 
     version: str
     at: float
@@ -197,12 +203,12 @@ class Status(TypedDict):
     currency: str | None
     headline: Headline
     price: PriceStatus | None
-    """null where no tariff is configured."""
+    """null without a tariff."""
     pue: float
     carbon: CarbonStatus | None
-    """null where no intensity is known."""
+    """null if the intensity is unknown."""
     demand: DemandStatus | None
-    """null where demand is not charged."""
+    """null without a demand charge."""
     gpus: list[GpuStatus]
     hosts: list[HostStatus]
     host_share_method: str
@@ -219,21 +225,23 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
 
     Args:
         snapshot: one tick.
-        waste: what parked and idle GPUs cost of late, where that is known.
+        waste: recent cost of parked and idle GPUs, if known.
     """
     books = snapshot.books
+    booked = totals(books)
     owners: dict[str, list[ServerAccount]] = {}
     for server in books.servers.values():
         for uuid in server.gpus:
             owners.setdefault(uuid, []).append(server)
     accounts = sorted(books.gpus.values(), key=lambda account: (account.gpu.index, account.gpu.uuid))
-    gpus = [_gpu(account, owners.get(account.gpu.uuid, []), books) for account in accounts]
-    watched = {source.name[7:] for source in snapshot.sources if source.name.startswith("server:")}
+    gpus = [_gpu(account, owners.get(account.gpu.uuid, []), booked) for account in accounts]
+    configured = snapshot.servers_read
     servers = [
-        _server(server, books, watched=name in watched, priced=snapshot.energy_priced)
+        _server(server, books, booked, configured=name in configured, priced=snapshot.energy_priced)
         for name, server in sorted(books.servers.items())
-        if name in watched or server.up or server.gpus
+        if name in configured or server.up or server.gpus
     ]
+    carbon, demand = snapshot.carbon, snapshot.demand
     return Status(
         version=__version__,
         at=snapshot.at.wall_seconds,
@@ -242,8 +250,14 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
         headline=_headline(gpus, servers, waste),
         price=_price(snapshot.prices),
         pue=snapshot.pue,
-        carbon=_carbon(snapshot.carbon),
-        demand=_demand(snapshot.demand),
+        carbon=None if carbon is None else CarbonStatus(grams_per_kwh=carbon.grams_per_kwh, basis=carbon.basis),
+        demand=None
+        if demand is None
+        else DemandStatus(
+            interval_watts=demand.interval_watts,
+            peak_watts=demand.peak_watts,
+            price_per_kw_month=demand.price_per_kw_month,
+        ),
         gpus=gpus,
         hosts=[
             HostStatus(component=component, power_watts=account.power_watts, joules=account.joules)
@@ -281,9 +295,9 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
 
 
 def state_now(account: GpuAccount, owners: list[ServerAccount]) -> State | None:
-    """What a GPU is doing now; None while it does not answer.
+    """State of a GPU; None if it does not answer.
 
-    A server that is read tells itself whether it works; for one that is not, a busy board is the only sign of work.
+    A server that is up reports whether it is working; for others the utilization of the GPU decides.
     """
     if not account.up:
         return None
@@ -295,7 +309,7 @@ def state_now(account: GpuAccount, owners: list[ServerAccount]) -> State | None:
     return State.ACTIVE if active else State.PARKED
 
 
-def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuStatus:
+def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> GpuStatus:
     gpu, sample = account.gpu, account.sample if account.up else None
     state = state_now(account, owners)
     division = account.division
@@ -327,36 +341,29 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], books: Books) -> GpuS
             for part in (division.parts if division else ())
         ],
         unmetered_seconds=account.unmetered_seconds,
-        states={
-            str(state): _booked(
-                [item for key, item in books.postings.items() if key[0] == gpu.uuid and key[3] is state]
-            )
-            for state in State
-        },
+        states={str(state): _state(booked.gpus.get((gpu.uuid, str(state)), NOTHING)) for state in State},
     )
 
 
-def _booked(postings: list[Amounts]) -> StateStatus:
-    total = Amounts.total(postings)
+def _state(amounts: Amounts) -> StateStatus:
     return StateStatus(
-        seconds=total.seconds,
-        joules=total.joules,
-        facility_joules=total.facility_joules,
-        cost=dict(sorted(total.cost.items())),
+        seconds=amounts.seconds,
+        joules=amounts.joules,
+        facility_joules=amounts.facility_joules,
+        cost=dict(sorted(amounts.cost.items())),
     )
 
 
-def _server(server: ServerAccount, books: Books, *, watched: bool, priced: bool) -> ServerStatus:
+def _server(server: ServerAccount, books: Books, booked: Totals, *, configured: bool, priced: bool) -> ServerStatus:
     ratios = live_ratios(server, priced=priced)
-    booked = {key[2] for key in books.postings if key[1] == server.name}
     counted = {model for model, _ in server.tokens}
-    models = sorted(booked.union(server.models, counted)) or [UNKNOWN_MODEL]
+    models = sorted(counted.union(server.models, booked.models.get(server.name, ()))) or [UNKNOWN_MODEL]
     if server.up:
         state = "active" if server.active else "parked"
     elif server.engine:
         state = "down"
     else:
-        state = "waiting" if watched else "unread"
+        state = "waiting" if configured else "unread"
     return ServerStatus(
         name=server.name,
         state=state,
@@ -367,36 +374,38 @@ def _server(server: ServerAccount, books: Books, *, watched: bool, priced: bool)
         attribution=str(server.attribution),
         gpus=sorted(books.gpus[uuid].gpu.index for uuid in server.gpus if uuid in books.gpus),
         window_seconds=ratios.span_seconds if ratios else None,
-        models=[_model(server, model, books, ratios.models.get(model) if ratios else None) for model in models],
+        models=[
+            _model(server, model, booked, ratios.models.get(model, _NO_RATIOS) if ratios else _NO_RATIOS)
+            for model in models
+        ],
     )
 
 
-def _model(server: ServerAccount, model: str, books: Books, ratios: ModelRatios | None) -> ModelStatus:
-    per_watt: dict[str, dict[str, float]] = {}
-    per_token: dict[str, dict[str, float]] = {}
-    if ratios:
-        for (kind, boundary), value in ratios.tokens_per_joule.items():
-            per_watt.setdefault(str(boundary), {})[kind] = value
-        for (kind, scope), value in ratios.cost_per_token.items():
-            per_token.setdefault(str(scope), {})[kind] = value
+def _model(server: ServerAccount, model: str, booked: Totals, ratios: ModelRatios) -> ModelStatus:
     load = next((load for load in server.loads if (load.model or UNKNOWN_MODEL) == model), None) if server.up else None
     return ModelStatus(
         model=model,
-        tokens={str(kind): tokens for (of, kind), tokens in server.tokens.items() if of == model},
+        tokens={str(kind): tokens for (name, kind), tokens in server.tokens.items() if name == model},
         requests=server.requests.get(model),
         running=load.running if load else None,
         waiting=load.waiting if load else None,
-        tokens_per_second=dict(ratios.tokens_per_second) if ratios else {},
-        tokens_per_watt=per_watt,
-        cost_per_token=per_token,
-        watts={str(boundary): value for boundary, value in ratios.watts.items()} if ratios else {},
+        tokens_per_second=dict(ratios.tokens_per_second),
+        tokens_per_watt=_nested(ratios.tokens_per_joule),
+        cost_per_token=_nested(ratios.cost_per_token),
+        watts={str(boundary): value for boundary, value in ratios.watts.items()},
         states={
-            str(state): _booked(
-                [item for key, item in books.postings.items() if key[1:3] == (server.name, model) and key[3] is state]
-            )
+            str(state): _state(booked.servers.get((server.name, model, str(state)), NOTHING))
             for state in (State.ACTIVE, State.PARKED)
         },
     )
+
+
+def _nested(values: Mapping[tuple[str, Boundary], float] | Mapping[tuple[str, Scope], float]) -> _Nested:
+    """Values by (kind, boundary or scope) as values by boundary or scope, and kind."""
+    nested: _Nested = {}
+    for (kind, outer), value in values.items():
+        nested.setdefault(str(outer), {})[kind] = value
+    return nested
 
 
 def _price(prices: Prices) -> PriceStatus | None:
@@ -409,20 +418,6 @@ def _price(prices: Prices) -> PriceStatus | None:
         state=str(now.state if now is not None else PriceState.MISSING),
         next_at=prices.next.start_seconds if prices.next else None,
         next_per_kwh=prices.next.price_per_kwh if prices.next else None,
-    )
-
-
-def _carbon(carbon: Carbon | None) -> CarbonStatus | None:
-    return None if carbon is None else CarbonStatus(grams_per_kwh=carbon.grams_per_kwh, basis=carbon.basis)
-
-
-def _demand(demand: DemandNow | None) -> DemandStatus | None:
-    if demand is None:
-        return None
-    return DemandStatus(
-        interval_watts=demand.interval_watts,
-        peak_watts=demand.peak_watts,
-        price_per_kw_month=demand.price_per_kw_month,
     )
 
 
@@ -450,7 +445,7 @@ def _total(values: list[float | None]) -> float | None:
 
 
 def _tokens_per_watt(models: list[ModelStatus]) -> float | None:
-    """Tokens per second of all models that make output, per watt of their GPUs."""
+    """Output tokens per second of all models with a ratio, per watt of their GPUs."""
     both = [
         (model["tokens_per_second"][OUTPUT], model["watts"][Boundary.GPU])
         for model in models
@@ -461,7 +456,7 @@ def _tokens_per_watt(models: list[ModelStatus]) -> float | None:
 
 
 def _cost_per_token(models: list[ModelStatus], scope: Scope) -> float | None:
-    """The mean over models, weighed by the tokens they make."""
+    """The mean over models, weighted by their output tokens."""
     priced = [
         (model["tokens_per_second"][OUTPUT], model["cost_per_token"][scope][OUTPUT])
         for model in models
