@@ -60,7 +60,7 @@ struct instance {
     char profile[32];
     unsigned int gpu_instance;
     unsigned int slices; /* compute slices */
-    double busy_percent; /* of its own multiprocessors */
+    double busy_percent; /* relative to its own multiprocessors */
 };
 
 struct gpu {
@@ -71,7 +71,7 @@ struct gpu {
     unsigned int pci_bus;
     unsigned int flags;
     int error; /* returned by every call for this GPU; 0: none */
-    unsigned int flicker; /* the next so many energy and power values answer NOT_SUPPORTED */
+    unsigned int flicker; /* number of energy and power values that return NOT_SUPPORTED next */
     unsigned int utilization_percent;
     int temperature_celsius;
     unsigned int limit_mw;
@@ -82,7 +82,7 @@ struct gpu {
     unsigned long long memory_used;
     unsigned long long memory_reserved;
     unsigned long long throttle_ns[4]; /* fields 74, 269, 270, 271 */
-    unsigned int smoothing; /* field 251: 0 not offered, 1 switched off, 2 on */
+    unsigned int smoothing; /* field 251: 0 unsupported, 1 off, 2 on */
     unsigned int floor_watts; /* field 255 */
     unsigned long long frozen_mj;
     double hang_until_seconds;
@@ -94,7 +94,7 @@ struct gpu {
     unsigned int usage_count;
     unsigned int usage_pids[MAX_PIDS];
     unsigned int usage_percent[MAX_PIDS];
-    unsigned long long usage_us; /* time stamp of these */
+    unsigned long long usage_us; /* their time stamp */
     unsigned int total_slices;
     unsigned int instance_count;
     struct instance instances[MAX_INSTANCES];
@@ -113,13 +113,13 @@ struct control {
     unsigned long long size;
     unsigned int sequence;
     int init_error;
-    unsigned int driver_epoch; /* raised when the driver is reloaded: older initialisations answer UNINITIALIZED */
+    unsigned int driver_epoch; /* raised when the driver is reloaded: older initialisations get UNINITIALIZED */
     unsigned int count;
     unsigned int order[MAX_GPUS]; /* index -> GPU */
     unsigned int delay_us;
     unsigned int busy_us;
     int gpm_samples; /* allocated and not freed */
-    unsigned int hanging; /* calls that do not return now */
+    unsigned int hanging; /* calls that hang now */
     double now_seconds; /* 0: CLOCK_MONOTONIC */
     char driver_version[80];
     struct symbol symbols[MAX_SYMBOLS];
@@ -645,7 +645,7 @@ static void one_field(struct control *c, struct gpu *g, double at, struct field_
         if (is_wide)
             v->value.ull = wide;
         else
-            v->value.ui = narrow; /* the upper half stays garbage: the union must be read by its type */
+            v->value.ui = narrow; /* the upper half stays undefined: the union must be read by its type */
     }
 }
 
@@ -852,7 +852,7 @@ int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *device, unsigned int *count
     return SUCCESS;
 }
 
-/* Use by process: rows newer than a time stamp; NOT_FOUND where there are none, as the driver answers while idle. */
+/* Use by process: rows newer than a time stamp; NOT_FOUND where there are none, as of an idle driver. */
 
 struct usage_row {
     unsigned int pid;
@@ -1025,7 +1025,7 @@ struct gpm_metrics {
     struct gpm_metric rows[];
 };
 
-/* Metric 2, busy multiprocessors, of the instance as it stands now; no other is known. */
+/* Metric 2 (busy multiprocessors) of the instance; no other metric is supported. */
 int nvmlGpmMetricsGet(struct gpm_metrics *m)
 {
     COUNTED;

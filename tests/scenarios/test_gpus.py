@@ -37,7 +37,7 @@ def test_counter_and_integral_of_power_are_the_energy_of_the_gpu(nvml: FakeNvml)
 
 
 def test_a_counter_with_another_scope_shows_as_a_difference(nvml: FakeNvml) -> None:
-    """A counter of the module beside power of its GPU alone."""
+    """A counter of the module, power of its GPU alone."""
     nvml.module_scope(0, 1.6)
     nvml.gpu(0).set_constant(300.0)
     nvml.advance(2.0)

@@ -235,7 +235,7 @@ def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_tick(
 
     assert sampled(first) == {"GPU-0", "GPU-2", "GPU-3"}
     assert [faulted(reading) for reading in [first, *later]] == [{"GPU-1": Reason.TIMEOUT}] * 4
-    assert meter.in_call["GPU-1"] == 1, "no second call is sent after the first"
+    assert meter.in_call["GPU-1"] == 1, "no second call starts"
     assert poller.health.status().failures == (("timeout", 1),)
     gate.open()
 
@@ -877,13 +877,13 @@ def test_a_source_is_logged_when_it_goes_down_and_when_it_recovers(logs: list[An
 def test_counts_continue_from_the_books() -> None:
     health = SourceHealth("nvml", reads=100, failures={"lost": 3}, wall=lambda: 77.0)
     health.succeeded(0.25)
-    health.failed(SourceError(Reason.LOST, "lost", "mend it"), 0.5)
+    health.failed(SourceError(Reason.LOST, "lost", "fix it"), 0.5)
 
     status = health.status()
 
     assert (status.reads, status.failures, status.up) == (102, (("lost", 4),), False)
     assert (status.last_success_wall_seconds, status.read_duration_seconds) == (77.0, 0.5)
-    assert (status.detail, status.hint) == ("lost", "mend it")
+    assert (status.detail, status.hint) == ("lost", "fix it")
 
 
 @pytest.mark.parametrize("reason", [Reason.ABSENT, Reason.UNSUPPORTED, Reason.PERMISSION])
@@ -924,7 +924,7 @@ def test_a_default_that_gave_a_reading_once_is_never_omitted(logs: list[Any], be
     if not before:
         health.failed(SourceError(Reason.ABSENT, "the driver is being loaded"), 0.1)
         health.succeeded(0.1)
-    health.failed(SourceError(Reason.ABSENT, "the driver is gone"), 0.1)
+    health.failed(SourceError(Reason.ABSENT, "the driver is unloaded"), 0.1)
 
     assert not health.is_omitted
     assert events(logs)[-1] == "source_down"

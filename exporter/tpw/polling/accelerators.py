@@ -242,8 +242,9 @@ class AcceleratorPoller:
     # ---------------------------------------------------------------------------------------------------------- messages
 
     def _drain(self) -> None:
-        while self._handle_next(0.0):
-            pass
+        messages = self._reader.messages
+        while not messages.empty():
+            self._handle(messages.get_nowait())
 
     def _handle_next(self, timeout_seconds: float) -> bool:
         """Handle one message. False when none has come in time."""

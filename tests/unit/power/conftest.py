@@ -41,7 +41,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeNvml]]:
-    """For tests that want another stand-in than ``driver``: loaded, and gone after the test."""
+    """Factory for tests that need another fake NVML than ``driver``. It is unloaded after the test."""
     monkeypatch.setenv("FAKENVML_CONTROL", "")
 
     def load(count: int = 1, **what: Any) -> FakeNvml:

@@ -755,7 +755,7 @@ def test_use_by_process_covers_the_time_since_the_last_read(driver: FakeNvml) ->
     assert meter.sharing(driver.uuid(0)) == Sharing(frozenset({10, 11}), {10: 60.0, 11: 20.0})
     # Asked again at once: no sample can have come.
     assert meter.sharing(driver.uuid(0)).usage == {10: 60.0, 11: 20.0}
-    # Nothing newer than what was seen: nobody used anything.
+    # No row is newer than the last one: no process used the GPU.
     now[0] += 5.0
     assert meter.sharing(driver.uuid(0)).usage == {}
     driver.usage(0, {11: 30})

@@ -102,7 +102,7 @@ def test_a_counter_continues_after_a_wrap(tree: Tree, clock: Any) -> None:
 def test_a_counter_that_may_have_wrapped_unseen_adds_nothing(tree: Tree, clock: Any) -> None:
     tree.zone("intel-rapl:0", "package-0", 100, range_uj=65_532_610_987)
     meter = opened(tree, clock)
-    clock.advance(60)  # at 1 kW the 65 kJ are gone in 66 s
+    clock.advance(60)  # at 1 kW the 65 kJ counter wraps after 66 s
     tree.set("intel-rapl:0", 500)
     after_gap = joules(meter)
     clock.advance(1)
