@@ -1,3 +1,3 @@
-"""tpw-exporter: how many tokens each watt makes, and what each token costs at the electricity price in force."""
+"""tpw-exporter: tokens per watt and cost per token of inference servers, for Prometheus."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The log: structlog, configured once at the edge. logfmt for people, JSON for machines, on standard error."""
+"""Configuration of structlog: logfmt or JSON, on standard error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import structlog
 
 
 def configure(level: str = "info", form: str = "logfmt", stream: TextIO | None = None) -> None:
-    """Set up the log.
+    """Configure the log.
 
     Args:
         level: debug, info, warning or error.
         form: ``logfmt`` or ``json``.
-        stream: where to; standard error by default.
+        stream: standard error by default.
     """
     renderer = (
         structlog.processors.JSONRenderer()

@@ -1,7 +1,7 @@
-"""An inference server that is not there: a vLLM-like page over HTTP, and the load it puts on its GPUs.
+"""A simulated inference server: a vLLM-like metrics page over HTTP, and the load on its GPUs.
 
-The demo runs the real pipeline on it: the page is fetched and recognised as any server's, and the simulated boards draw
-power by the same load, so tokens per watt rise with concurrency as they do on real hardware.
+The demo runs the real pipeline on it. The page is fetched and recognised like any server's, and the simulated GPUs draw
+power by the same load, so tokens per watt rise with concurrency as they do on hardware.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _OUTPUT_PER_REQUEST = 250.0
 
 
 class SimulatedServer:
-    """One simulated engine on an ephemeral port of the loopback.
+    """One simulated engine on an ephemeral loopback port.
 
-    Requests come in waves: busy for most of ``period_seconds``, then quiet long enough to be parked. A batch of n requests
-    makes ``peak * n / (n + half)`` output tokens a second: more in a batch, more tokens for the same watts.
+    Load comes in waves: busy for most of ``period_seconds``, then idle long enough to count as parked. A batch of n
+    requests generates ``peak * n / (n + half)`` output tokens per second: larger batches, more tokens for the same watts.
 
     Args:
         model: name on the page.
@@ -67,9 +67,9 @@ class SimulatedServer:
         self._peak, self._most, self._period = peak, most, period_seconds
         self._clock = clock
         self._wall = wall
-        self._begun = clock()
-        self._made = 0.0
-        self._made_at = self._begun
+        self._started_at = clock()
+        self._generated = 0.0
+        self._generated_at = self._started_at
         self._lock = threading.Lock()
         page = self.page
 
@@ -86,28 +86,28 @@ class SimulatedServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-                """Say nothing."""
+                """No log."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Begin to serve."""
         threading.Thread(target=self._http.serve_forever, name=f"simulated-{self.model}", daemon=True).start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop serving."""
         self._http.shutdown()
         self._http.server_close()
 
     def running(self, at_seconds: float) -> int:
         """Requests in flight at a monotonic instant."""
-        phase = ((at_seconds - self._begun) % self._period) / self._period
+        phase = ((at_seconds - self._started_at) % self._period) / self._period
         return 0 if phase > 0.75 else max(1, round(self._most * math.sin(math.pi * phase / 0.75) ** 2))
 
     def load(self, at_seconds: float) -> float:
-        """Load of its GPUs, 0 to 1: most of a board's power is drawn by the first requests of a batch."""
+        """Load of its GPUs, 0 to 1. The first requests of a batch draw most of the power."""
         running = self.running(at_seconds)
         return 0.0 if running == 0 else 0.45 + 0.5 * running / (running + 8.0)
 
@@ -115,14 +115,14 @@ class SimulatedServer:
         """The metrics page now."""
         with self._lock:
             now = self._clock()
-            # In steps of a tenth of a second, so that it does not matter how often it is asked.
-            while self._made_at + 0.1 <= now:
-                running = self.running(self._made_at)
-                self._made += 0.1 * self._peak * running / (running + 12.0)
-                self._made_at += 0.1
-            made = math.floor(self._made)
+            # In steps of a tenth of a second, so that the result does not depend on how often the page is fetched.
+            while self._generated_at + 0.1 <= now:
+                running = self.running(self._generated_at)
+                self._generated += 0.1 * self._peak * running / (running + 12.0)
+                self._generated_at += 0.1
+            generated = math.floor(self._generated)
             running = self.running(now)
-        requests = math.floor(made / _OUTPUT_PER_REQUEST)
+        requests = math.floor(generated / _OUTPUT_PER_REQUEST)
         prompt = float(requests) * _INPUT_PER_REQUEST
         cached = math.floor(prompt * _CACHED_SHARE)
         return _PAGE.format(
@@ -133,6 +133,6 @@ class SimulatedServer:
             prompt=prompt,
             computed=prompt - cached,
             cached=float(cached),
-            output=float(made),
+            output=float(generated),
             requests=float(requests),
         )

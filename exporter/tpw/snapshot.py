@@ -1,6 +1,6 @@
-"""The one immutable thing the exposition sees: the books of a tick, the sources' lives, and the prices around it.
+"""What the exposition reads: the books after a tick, the status of the sources, the current prices. Immutable.
 
-The app swaps one reference to a new snapshot per tick; a scrape takes that reference once.
+The daemon replaces one reference per tick; a scrape takes that reference once.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ class Carbon:
 
 @dataclass(frozen=True, slots=True)
 class DemandNow:
-    """Where the demand of the billing month stands."""
+    """The demand of the current billing month."""
 
     interval_watts: float | None
-    """Mean power of the interval that forms, over its part that has passed."""
+    """Mean power of the current interval so far."""
     peak_watts: float
-    """The month's highest, of the charges that count the interval that forms; of several the lowest, raised first."""
+    """The month's peak, of the charges that count the current interval; of several the lowest, which is raised first."""
     price_per_kw_month: float
-    """What one kW more costs, over all those charges."""
+    """Price of one more kW, summed over these charges."""
 
 
 def demand_now(charges: Sequence[DemandRules], states: Mapping[str, Demand], wall_seconds: float) -> DemandNow | None:
-    """Where the demand of the month stands at a moment. None while nothing was recorded, and where none is charged."""
-    begun = [(each, states[each.name]) for each in charges if each.name in states]
-    begun = [(rules, state) for rules, state in begun if state.began_seconds is not None]
-    counting = [(rules, state) for rules, state in begun if rules.counts(wall_seconds)] or begun
+    """The demand of the month at a moment. None while nothing was recorded, and where demand is not charged."""
+    recorded = [
+        (rules, state)
+        for rules in charges
+        if (state := states.get(rules.name)) is not None and state.began_seconds is not None
+    ]
+    counting = [(rules, state) for rules, state in recorded if rules.counts(wall_seconds)] or recorded
     if not counting:
         return None
     forming = [forming_watts(state, rules, wall_seconds) for rules, state in counting]
@@ -74,13 +77,13 @@ class Snapshot:
     pue: float = 1.0
     references: tuple[Reference, ...] = ()
     components: tuple[str, ...] = ()
-    """Components of cost that the configuration books, besides the energy: what is sure to come is shown at zero first."""
+    """Cost components that the configuration books besides energy: exposed at zero before their first increment."""
     config_reload_successful: bool = True
     poll_lag_seconds: float = 0.0
     interval_seconds: float = 1.0
     store_written_wall_seconds: float | None = None
     notes: tuple[str, ...] = ()
-    """What the operator should know, in sentences: no tariff configured, RAPL not readable ..."""
+    """Sentences for the operator: no tariff configured, RAPL not readable ..."""
 
     @property
     def servers_read(self) -> frozenset[str]:
@@ -90,7 +93,7 @@ class Snapshot:
 
     @property
     def energy_priced(self) -> bool:
-        """Whether electricity has a price, or had one once. Without one a cost per token would lack a part."""
+        """Whether electricity has a price, or had one. Without one a cost per token would be incomplete."""
         if not self.books.currency:
             return False
-        return bool(self.prices.currency) or any("energy" in each.cost for each in self.books.postings.values())
+        return bool(self.prices.currency) or any("energy" in posting.cost for posting in self.books.postings.values())

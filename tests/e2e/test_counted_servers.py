@@ -1,5 +1,5 @@
 """Servers that publish no counters, counted on their way: by the proxy before a real llama-server, by the middleware in a
-real ASGI server. What clients see is what they would have seen; what is counted is what the answers say they used."""
+real ASGI server. Clients receive the same bytes as without the proxy; the counters equal the usage in the responses."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def comparable(answer: bytes) -> bytes:
 
 
 def usage_of(answer: bytes) -> tuple[int, int]:
-    """Prompt and output tokens, as the answer says; a stream says it at its end."""
-    (said,) = re.findall(rb'"usage":(\{(?:[^{}]|\{[^{}]*\})*\})', answer)[-1:]
-    usage = json.loads(said)
+    """Prompt and output tokens by the usage in a response; a stream has it at its end."""
+    (text,) = re.findall(rb'"usage":(\{(?:[^{}]|\{[^{}]*\})*\})', answer)[-1:]
+    usage = json.loads(text)
     return usage["prompt_tokens"], usage["completion_tokens"]
 
 
@@ -124,7 +124,7 @@ def drop_after(url: str, path: str, body: dict[str, Any], pieces: int) -> None:
 QUESTIONS: list[tuple[str, dict[str, Any]]] = [
     (COMPLETIONS, {"prompt": "Once upon a time", "max_tokens": 12}),
     (COMPLETIONS, {"prompt": "One", "max_tokens": 9, "stream": True, "stream_options": {"include_usage": True}}),
-    (CHAT, {"messages": [{"role": "user", "content": 'Say "usage": {}'}], "max_tokens": 8}),
+    (CHAT, {"messages": [{"role": "user", "content": 'Print "usage": {}'}], "max_tokens": 8}),
     (
         CHAT,
         {
@@ -178,7 +178,7 @@ def llama_output(llama: Any) -> float:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "one answer"])
 def test_a_client_that_gives_up_stops_llama_through_the_proxy(llama, proxy, stream):
-    """Of 900 tokens only those are made that were made when it left; no answer says them, so none is counted."""
+    """No response has the usage of a request that its client dropped, so none of its tokens is counted."""
     counted = proxy(llama.url)
     before = llama_output(llama)
     body = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "stream": stream}
@@ -194,7 +194,7 @@ def test_a_client_that_gives_up_stops_llama_through_the_proxy(llama, proxy, stre
     assert llama_output(llama) - before < 600
 
 
-def test_a_stream_that_was_not_asked_for_usage_is_counted_by_what_llama_says_all_the_same(llama, proxy):
+def test_a_stream_without_requested_usage_is_counted_by_the_timings_of_llama_server(llama, proxy):
     counted = proxy(llama.url)
     chat = {
         "messages": [{"role": "user", "content": "Hi"}],
@@ -269,10 +269,10 @@ SUMS = {"prompt_tokens": 93.0, "output_tokens": 262.0, "requests": 3.0, "request
 def raw(url: str, path: str, body: dict[str, Any]) -> bytes:
     """Everything that comes over the wire, head and framing included."""
     host, port = url.removeprefix("http://").split(":")
-    said = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(said)}\r\n\r\n"
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(head.encode() + said)
+        connection.sendall(head.encode() + content)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
@@ -298,7 +298,7 @@ def test_many_streams_at_once_are_counted_by_the_middleware(asgi):
     assert counted.counters() == {name: value * 20 for name, value in SUMS.items()}
 
 
-def test_streams_that_are_dropped_are_told_and_leave_nothing_behind(asgi):
+def test_dropped_streams_are_reported_and_leave_nothing_behind(asgi):
     counted = asgi("counted")
     endless = {"prompt": 1, "tokens": 300, "stream": True, "pause": 0.005, "stream_options": {"include_usage": True}}
     with ThreadPoolExecutor(8) as pool:
@@ -316,7 +316,7 @@ def test_a_counter_with_a_fault_harms_no_answer(asgi):
     assert broken.counter("errors_total") == len(ASKED)
 
 
-def test_the_proxy_asks_for_usage_where_told_so_and_the_client_does_not_see_it(asgi, proxy):
+def test_the_proxy_requests_usage_when_configured_and_hides_it_from_the_client(asgi, proxy):
     plain = asgi("plain")
     counted = proxy(plain.url, "--inject-usage")
     stream = {"prompt": 5, "tokens": 40, "stream": True}

@@ -35,27 +35,27 @@ def config(llama: Llama, **more: Any) -> dict[str, Any]:
     }
 
 
-def page(exporter: Exporter) -> Page:
+def scrape(exporter: Exporter) -> Page:
     return parse(exporter.metrics())
 
 
-def output(of: Page) -> float:
-    return of.value("tpw_server_tokens_total", server="chat", kind="output")
+def output(page: Page) -> float:
+    return page.value("tpw_server_tokens_total", server="chat", kind="output")
 
 
-def laws(of: Page) -> None:
+def laws(page: Page) -> None:
     """Laws 1, 2 and 3 on the live page."""
-    for labels in {labels for name, labels in of if name == "tpw_gpu_energy_joules_total"}:
+    for labels in {labels for name, labels in page if name == "tpw_gpu_energy_joules_total"}:
         gpu = dict(labels)
-        total = of.value("tpw_gpu_energy_joules_total", **gpu)
-        assert of.sum("tpw_gpu_state_energy_joules_total", **gpu) == pytest.approx(total, rel=1e-12)
-    boards = of.sum("tpw_gpu_energy_joules_total")
-    idle = of.sum("tpw_gpu_state_energy_joules_total", state="idle")
-    assert of.sum("tpw_server_energy_joules_total") + idle == pytest.approx(boards, rel=1e-12)
-    cost = of.sum("tpw_gpu_state_cost_total", component="energy")
-    assert cost == pytest.approx(boards * PUE / 3.6e6 * PRICE, rel=1e-9)
-    assert of.sum("tpw_server_cost_total", component="energy") == pytest.approx(
-        of.sum("tpw_server_facility_energy_joules_total") / 3.6e6 * PRICE, rel=1e-9
+        total = page.value("tpw_gpu_energy_joules_total", **gpu)
+        assert page.sum("tpw_gpu_state_energy_joules_total", **gpu) == pytest.approx(total, rel=1e-12)
+    total_joules = page.sum("tpw_gpu_energy_joules_total")
+    idle = page.sum("tpw_gpu_state_energy_joules_total", state="idle")
+    assert page.sum("tpw_server_energy_joules_total") + idle == pytest.approx(total_joules, rel=1e-12)
+    cost = page.sum("tpw_gpu_state_cost_total", component="energy")
+    assert cost == pytest.approx(total_joules * PUE / 3.6e6 * PRICE, rel=1e-9)
+    assert page.sum("tpw_server_cost_total", component="energy") == pytest.approx(
+        page.sum("tpw_server_facility_energy_joules_total") / 3.6e6 * PRICE, rel=1e-9
     )
 
 
@@ -72,7 +72,7 @@ def test_tokens_are_the_sum_of_usage_and_joules_the_exact_integral(
     nvml.gpu(1).set_constant(90.0)
     llama.complete("Warm up.", 2)
     daemon = exporter(config(llama), environment=nvml.env())
-    first = page(daemon)
+    first = scrape(daemon)
     begun = time.monotonic()
     usages: list[dict[str, int]] = []
     streamed: list[int] = []
@@ -89,10 +89,10 @@ def test_tokens_are_the_sum_of_usage_and_joules_the_exact_integral(
     for thread in threads:
         thread.join()
     expected = sum(usage["completion_tokens"] for usage in usages) + 3 * 16
-    wait_until(lambda: output(page(daemon)) - output(first) >= expected, "all tokens", timeout=10)
+    wait_until(lambda: output(scrape(daemon)) - output(first) >= expected, "all tokens", timeout=10)
     remaining = 60.0 - (time.monotonic() - begun)
     time.sleep(max(0.0, remaining))
-    last = page(daemon)
+    last = scrape(daemon)
     ended = time.monotonic()
 
     assert output(last) - output(first) == expected
@@ -104,7 +104,7 @@ def test_tokens_are_the_sum_of_usage_and_joules_the_exact_integral(
         seconds = last.sum("tpw_gpu_state_seconds_total", uuid=uuid) - first.sum(
             "tpw_gpu_state_seconds_total", uuid=uuid
         )
-        # The page is of the last tick: the integral is taken over the time the page itself says it covers.
+        # The page is of the last tick: the integral is over the time that the page covers.
         end = ended - (time.time() - last.value("tpw_snapshot_timestamp_seconds")) + (time.monotonic() - ended)
         truth = nvml.true_joules(i, end - seconds, end)
         assert rise == pytest.approx(truth, rel=0.005)
@@ -124,13 +124,13 @@ def test_a_kill_loses_nothing_and_no_counter_falls(
     daemon = exporter(config(llama), environment=nvml.env())
     llama.complete("Before", 8)
     time.sleep(2.5)
-    before = page(daemon)
+    before = scrape(daemon)
     daemon.child.kill()
-    made = llama.complete("While nobody looks", 20)["completion_tokens"]
+    made = llama.complete("While the exporter is down", 20)["completion_tokens"]
     time.sleep(4.0)
     port = int(daemon.url.rpartition(":")[2])
     again = exporter(config(llama), environment=nvml.env(), state=daemon.state, port=port)
-    after = page(again)
+    after = scrape(again)
 
     never_below(before, after)
     laws(after)
@@ -150,22 +150,22 @@ def test_a_lost_gpu_and_a_server_that_went_leave_the_rest_as_it_was(
     own.child.stop()
     wait_until(
         lambda: (
-            page(daemon).value("tpw_gpu_up", gpu="1") == 0.0
-            and page(daemon).value("tpw_server_up", server="chat") == 0.0
+            scrape(daemon).value("tpw_gpu_up", gpu="1") == 0.0
+            and scrape(daemon).value("tpw_server_up", server="chat") == 0.0
         ),
         "both down",
         timeout=15,
     )
-    one = page(daemon)
+    one = scrape(daemon)
     time.sleep(2.5)
-    two = page(daemon)
+    two = scrape(daemon)
 
     assert two.value("tpw_gpu_energy_joules_total", gpu="0") > one.value("tpw_gpu_energy_joules_total", gpu="0")
     assert two.value("tpw_gpu_up", gpu="0") == 1.0
     assert two.values_of("tpw_gpu_power_watts", gpu="1") == []
     never_below(one, two)
     nvml.restore(1)
-    wait_until(lambda: page(daemon).value("tpw_gpu_up", gpu="1") == 1.0, "gpu back", timeout=15)
+    wait_until(lambda: scrape(daemon).value("tpw_gpu_up", gpu="1") == 1.0, "gpu back", timeout=15)
     log = daemon.child.log.read_text()
     assert log.count("event=source_down source=server:chat") == 1
     assert log.count("event=gpu_down") == 1
@@ -181,7 +181,7 @@ def test_a_real_prometheus_scrapes_it_and_takes_the_rules(
     llama.complete("Some work", 16)
 
     server.wait_for("tpw_gpu_energy_joules_total")
-    # Both boards at 100 W: once the range is full, Prometheus derives from the counters what the stand-in draws.
+    # Two GPUs at 100 W: once the range is full, the rate of the counters is the power of the stand-in.
     watts = "sum(rate(tpw_gpu_energy_joules_total[10s]))"
     wait_until(lambda: any(abs(s.value - 200.0) < 20.0 for s in server.query(watts)), watts, timeout=40)
     assert server.value("sum(tpw_gpu_up)") == 2.0

@@ -30,7 +30,7 @@ from support.servers import (
 SCAN_SECONDS = 15.0
 
 LISTENER = '''
-"""An API server whose child does the computing, as engines have it: the child ends with it."""
+"""An API server with a child that computes, as engines have it. The child ends with its parent."""
 import subprocess, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -53,7 +53,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 @pytest.fixture
 def nvml(tmp_path: Path) -> Iterator[FakeNvml]:
-    """Four boards at 100 W; nobody holds one."""
+    """Four GPUs at 100 W without processes."""
     with FakeNvml(tmp_path, 4, refresh_seconds=0.1) as fake:
         yield fake
 
@@ -75,23 +75,25 @@ def page(exporter: Exporter) -> Page:
     return parse(exporter.metrics())
 
 
-def owned(of: Page, server: str) -> set[str]:
+def owned(metrics: Page, server: str) -> set[str]:
     """Indices of the GPUs it owns."""
-    return {dict(labels)["gpu"] for name, labels in of if name == "tpw_server_gpu" and dict(labels)["server"] == server}
+    return {
+        dict(labels)["gpu"] for name, labels in metrics if name == "tpw_server_gpu" and dict(labels)["server"] == server
+    }
 
 
-def attribution(of: Page, server: str) -> str:
+def attribution(metrics: Page, server: str) -> str:
     return next(
         dict(labels)["attribution"]
-        for name, labels in of
+        for name, labels in metrics
         if name == "tpw_server_info" and dict(labels)["server"] == server
     )
 
 
-def busy_joules(of: Page, gpu: str) -> float:
+def busy_joules(metrics: Page, gpu: str) -> float:
     """What was not booked as idle."""
-    whose = ("active", "parked")
-    return sum(of.sum("tpw_gpu_state_energy_joules_total", gpu=gpu, state=state) for state in whose)
+    states = ("active", "parked")
+    return sum(metrics.sum("tpw_gpu_state_energy_joules_total", gpu=gpu, state=state) for state in states)
 
 
 def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goes_without_a_trace(
@@ -128,7 +130,7 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
     assert served.sum("tpw_server_tokens_total", server=name) - before == made + asked
     assert busy_joules(served, "0") > 0.0
     assert busy_joules(served, "2") > 0.0
-    # The board of another process, and the one that nobody holds, are not the server's.
+    # The GPU of another process and the GPU without processes are not the server's.
     assert busy_joules(served, "1") == 0.0
     assert busy_joules(served, "3") == 0.0
     assert served.sum("tpw_server_energy_joules_total", server=name) == pytest.approx(
@@ -228,7 +230,7 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
     wait_until(lambda: owned(page(daemon), "chat") == {"3"}, "chat's new GPU at once", timeout=SCAN_SECONDS / 3)
 
 
-def test_probe_tells_who_holds_a_gpu_that_no_server_owns(
+def test_probe_lists_the_processes_on_a_gpu_that_belongs_to_no_server(
     start_llama: Callable[..., Llama], start: Callable[..., Child], nvml: FakeNvml
 ) -> None:
     own = start_llama()

@@ -20,11 +20,11 @@ HTML = answer("<!doctype html><title>Sign in</title><p>5 6</p>", content_type="t
 
 
 class Scripted:
-    """A vLLM-like server that can be made to say something else, or nothing at all."""
+    """A vLLM-like server that can be made to answer something else, or nothing at all."""
 
     def __init__(self) -> None:
         self.tokens = 1000
-        self.says: bytes | None = None
+        self.answers: bytes | None = None
         self.goes_on = threading.Event()
         self.goes_on.set()
 
@@ -32,7 +32,7 @@ class Scripted:
         self.goes_on.wait(60)
         if asked.path != "/metrics":
             return NOT_FOUND
-        return self.says or answer(
+        return self.answers or answer(
             "process_start_time_seconds 1795486027.04\n"
             'vllm:num_requests_running{engine="0",model_name="m"} 1\n'
             f'vllm:generation_tokens_total{{engine="0",model_name="m"}} {self.tokens}\n'
@@ -71,16 +71,16 @@ def page(exporter: Exporter) -> Page:
     return parse(exporter.metrics())
 
 
-def up(of: Page) -> dict[str, tuple[float, float]]:
+def up(metrics: Page) -> dict[str, tuple[float, float]]:
     """Of every server: tpw_server_up and tpw_source_up."""
     return {
-        name: (of.value("tpw_server_up", server=name), of.value("tpw_source_up", source=f"server:{name}"))
+        name: (metrics.value("tpw_server_up", server=name), metrics.value("tpw_source_up", source=f"server:{name}"))
         for name in ("chat", "turning", "hanging", "website")
     }
 
 
-def tokens(of: Page, server: str) -> float:
-    return of.value("tpw_server_tokens_total", server=server, kind="output")
+def tokens(metrics: Page, server: str) -> float:
+    return metrics.value("tpw_server_tokens_total", server=server, kind="output")
 
 
 def fallen(before: Page, after: Page) -> list[object]:
@@ -88,15 +88,15 @@ def fallen(before: Page, after: Page) -> list[object]:
     return [(key, value, after.get(key)) for key, value in before.counters().items() if after.get(key, -1.0) < value]
 
 
-def reasons(of: Page, server: str) -> set[str]:
+def reasons(metrics: Page, server: str) -> set[str]:
     return {
         dict(labels)["reason"]
-        for name, labels in of
+        for name, labels in metrics
         if name == "tpw_source_read_failures_total" and dict(labels)["source"] == f"server:{server}"
     }
 
 
-def test_servers_that_say_rubbish_hang_or_are_something_else_disturb_nobody(
+def test_servers_that_answer_garbage_hang_or_are_something_else_affect_no_other(
     exporter: Callable[..., Exporter],
     llama: Llama,
     nvml: FakeNvml,
@@ -129,7 +129,7 @@ def test_servers_that_say_rubbish_hang_or_are_something_else_disturb_nobody(
     )
     first = page(daemon)
 
-    turning[0].says = GARBAGE
+    turning[0].answers = GARBAGE
     hanging[0].goes_on.clear()
     down = {"chat": good, "turning": bad, "hanging": bad, "website": bad}
     wait_until(lambda: up(page(daemon)) == down, "two more down", timeout=15)
@@ -152,8 +152,8 @@ def test_servers_that_say_rubbish_hang_or_are_something_else_disturb_nobody(
     assert up(two) == down
     assert tokens(two, "chat") - tokens(one, "chat") == made
     for gpu, watts in (("0", 300.0), ("1", 100.0), ("2", 100.0)):
-        board = "tpw_gpu_energy_joules_total"
-        assert two.value(board, gpu=gpu) - one.value(board, gpu=gpu) == pytest.approx(watts * passed, rel=0.1)
+        metric = "tpw_gpu_energy_joules_total"
+        assert two.value(metric, gpu=gpu) - one.value(metric, gpu=gpu) == pytest.approx(watts * passed, rel=0.1)
     for source in ("nvml", "server:chat"):
         reads = "tpw_source_reads_total"
         assert two.value(reads, source=source) - one.value(reads, source=source) >= 0.75 * passed
@@ -163,7 +163,7 @@ def test_servers_that_say_rubbish_hang_or_are_something_else_disturb_nobody(
         assert two.values_of("tpw_server_requests_running", server=name) == []
     assert fallen(first, two) == []
 
-    turning[0].says = None
+    turning[0].answers = None
     hanging[0].goes_on.set()
     wait_until(lambda: up(page(daemon)) == fine, "both back", timeout=30)
     last = page(daemon)
@@ -171,9 +171,9 @@ def test_servers_that_say_rubbish_hang_or_are_something_else_disturb_nobody(
     assert tokens(last, "hanging") - tokens(two, "hanging") == 70
     assert fallen(two, last) == []
     log = daemon.child.log.read_text()
-    said = {
+    logged = {
         name: [log.count(f'event="source {way}" source=server:{name}') for way in ("down", "up")] for name in up(last)
     }
     # Up at the start counts as one.
-    assert said == {"chat": [0, 1], "turning": [1, 2], "hanging": [1, 2], "website": [1, 0]}
+    assert logged == {"chat": [0, 1], "turning": [1, 2], "hanging": [1, 2], "website": [1, 0]}
     assert "traceback" not in log.lower()

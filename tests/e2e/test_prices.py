@@ -39,7 +39,7 @@ def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
         server.url, 'avg(spot_price_eur_per_mwh{zone="DE-LU"})', over_http, step_seconds=1.0, factor=0.001
     )
     found = reader.read(begun, time.time() + 3600)
-    assert [each.price_per_kwh for each in found] == pytest.approx([0.08025, -0.0125])
+    assert [interval.price_per_kwh for interval in found] == pytest.approx([0.08025, -0.0125])
     assert found[0].end_seconds == found[1].start_seconds
     assert begun < found[0].start_seconds
     assert found[1].end_seconds <= time.time() + 1

@@ -1,4 +1,4 @@
-"""Law 7 on the living thing: the live gauges are rises over rises, and the recording rules say the same."""
+"""Law 7 on a running exporter: the live gauges are rises over rises, and the recording rules agree with them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_live_ratio_is_a_rise_over_a_rise_in_the_stated_window(
     pages: dict[float, Page] = {}
     with SteadyLoad(llama):
         until = time.monotonic() + WINDOW_SECONDS + 10.0
-        while time.monotonic() < until:  # several looks a tick, so that no tick's page is missed
+        while time.monotonic() < until:  # several scrapes per tick, so that no tick is missed
             page = parse(daemon.metrics())
             pages[page.value("tpw_snapshot_timestamp_seconds")] = page
             time.sleep(0.2)
@@ -103,11 +103,11 @@ def test_every_live_ratio_is_a_rise_over_a_rise_in_the_stated_window(
                     assert ratio == pytest.approx(made / used, rel=1e-6)
                 for scope in ("energy", "full"):
                     spent = cost(page, scope) - cost(before, scope)
-                    of = {"server": "chat", "kind": kind, "scope": scope}
+                    labels = {"server": "chat", "kind": kind, "scope": scope}
                     if made > 0.0:
-                        assert page.value("tpw_cost_per_token", **of) == pytest.approx(spent / made, rel=1e-6)
+                        assert page.value("tpw_cost_per_token", **labels) == pytest.approx(spent / made, rel=1e-6)
                     else:
-                        assert page.values_of("tpw_cost_per_token", **of) == []
+                        assert page.values_of("tpw_cost_per_token", **labels) == []
             checked += made > 0.0
     assert checked >= 10
     full = [page for page in pages.values() if page.sum("tpw_window_seconds") >= WINDOW_SECONDS - 0.5]
@@ -115,7 +115,7 @@ def test_every_live_ratio_is_a_rise_over_a_rise_in_the_stated_window(
     assert all(page.sum("tpw_window_seconds") == pytest.approx(WINDOW_SECONDS, abs=0.6) for page in full)
 
 
-def test_the_recording_rules_in_a_real_prometheus_say_what_the_live_gauges_say(
+def test_the_recording_rules_in_a_real_prometheus_agree_with_the_live_gauges(
     exporter: Callable[..., Exporter], prometheus: Callable[..., Prometheus], llama: Llama, nvml: FakeNvml
 ) -> None:
     """In the oldest version that is supported and in the newest."""
@@ -131,7 +131,7 @@ def test_the_recording_rules_in_a_real_prometheus_say_what_the_live_gauges_say(
 
 
 def ratios_agree(server: Prometheus) -> None:
-    """Every rule of a ratio, with the counters that it saw and with what the exporter says by itself.
+    """Every rule of a ratio, with the counters that it used and with the gauge of the exporter.
 
     The latter but for the seconds by which the two windows differ.
     """

@@ -11,7 +11,7 @@ def counter(page: str, name: str) -> float:
     return next(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} "))
 
 
-def test_llama_server_counts_exactly_what_it_says_it_generated(llama):
+def test_llama_server_counts_exactly_what_its_responses_report(llama):
     before = counter(llama.metrics(), "llamacpp:tokens_predicted_total")
     usage = llama.complete("Once upon a time", 20)
     after = counter(llama.metrics(), "llamacpp:tokens_predicted_total")

@@ -30,20 +30,20 @@ def config(gpus: dict[str, Any], llamas: dict[str, Llama]) -> dict[str, Any]:
     }
 
 
-def shares(of: Page, method: str) -> dict[str, float]:
+def shares(metrics: Page, method: str) -> dict[str, float]:
     found = {}
-    for (name, labels), ratio in of.items():
+    for (name, labels), ratio in metrics.items():
         if name == "tpw_server_gpu_share_ratio" and dict(labels)["method"] == method:
             found[dict(labels)["server"]] = ratio
     return found
 
 
-def conserved(of: Page) -> None:
-    """Law 2: servers and idle are all of the board."""
-    boards = of.sum("tpw_gpu_energy_joules_total")
-    idle = of.sum("tpw_gpu_state_energy_joules_total", state="idle")
-    assert boards > 0.0
-    assert of.sum("tpw_server_energy_joules_total") + idle == pytest.approx(boards, rel=1e-12)
+def conserved(metrics: Page) -> None:
+    """Law 2: servers and idle sum to the GPU."""
+    total_joules = metrics.sum("tpw_gpu_energy_joules_total")
+    idle = metrics.sum("tpw_gpu_state_energy_joules_total", state="idle")
+    assert total_joules > 0.0
+    assert metrics.sum("tpw_server_energy_joules_total") + idle == pytest.approx(total_joules, rel=1e-12)
 
 
 def risen(after: Page, before: Page, name: str, **labels: str) -> float:
@@ -59,20 +59,20 @@ def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
     daemon = exporter(config({"a": "auto", "b": "auto"}, {"a": llama, "b": other}), environment=nvml.env())
 
     def shared() -> Page | None:
-        of = parse(daemon.metrics())
-        return of if len(shares(of, "sm")) == 2 else None
+        metrics = parse(daemon.metrics())
+        return metrics if len(shares(metrics, "sm")) == 2 else None
 
     before = wait_until(shared, "both servers to share the GPU by use", timeout=30)
     assert shares(before, "sm") == {"a": 0.75, "b": 0.25}
     after = wait_until(
-        lambda: of if risen(of := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
+        lambda: page if risen(page := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
         "two seconds of energy",
         timeout=30,
     )
     conserved(after)
-    board = risen(after, before, "tpw_gpu_energy_joules_total")
-    assert risen(after, before, "tpw_server_energy_joules_total", server="a") == pytest.approx(0.75 * board)
-    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(0.25 * board)
+    gpu_joules = risen(after, before, "tpw_gpu_energy_joules_total")
+    assert risen(after, before, "tpw_server_energy_joules_total", server="a") == pytest.approx(0.75 * gpu_joules)
+    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(0.25 * gpu_joules)
 
 
 def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
@@ -86,27 +86,27 @@ def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
     daemon = exporter(config({"a": "auto", "b": [uuids[1]]}, {"a": llama, "b": other}), environment=nvml.env())
 
     def shared() -> Page | None:
-        of = parse(daemon.metrics())
-        return of if len(shares(of, "slices")) == 2 else None
+        metrics = parse(daemon.metrics())
+        return metrics if len(shares(metrics, "slices")) == 2 else None
 
     before = wait_until(shared, "both servers to be on their instances", timeout=30)
     assert shares(before, "slices") == {"a": pytest.approx(1 / 7), "b": pytest.approx(3 / 7)}
     after = wait_until(
-        lambda: of if risen(of := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
+        lambda: page if risen(page := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
         "two seconds of energy",
         timeout=30,
     )
     conserved(after)
-    board = risen(after, before, "tpw_gpu_energy_joules_total")
+    gpu_joules = risen(after, before, "tpw_gpu_energy_joules_total")
     estimate = "tpw_gpu_instance_estimated_energy_joules_total"
     for uuid, slices, profile in zip(uuids, (1, 3, 2), ("1g.10gb", "3g.40gb", "2g.20gb"), strict=True):
         of_instance = risen(after, before, estimate, gpu_instance=uuid, profile=profile, method="slices")
-        assert of_instance == pytest.approx(board * slices / 7)
-    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(board * 3 / 7)
-    assert risen(after, before, "tpw_gpu_state_energy_joules_total", state="idle") == pytest.approx(board * 3 / 7)
+        assert of_instance == pytest.approx(gpu_joules * slices / 7)
+    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(gpu_joules * 3 / 7)
+    assert risen(after, before, "tpw_gpu_state_energy_joules_total", state="idle") == pytest.approx(gpu_joules * 3 / 7)
 
     file = next(tmp_path.glob("exporter-*.yaml"))
-    told = json.loads(
+    probed = json.loads(
         subprocess.run(
             exporter_command("probe", "--json", f"--config.file={file}"),
             env=clean_environment(**nvml.env()),
@@ -116,7 +116,7 @@ def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
             timeout=60,
         ).stdout
     )
-    (gpu,) = told["gpus"]
+    (gpu,) = probed["gpus"]
     assert [instance["uuid"] for instance in gpu["instances"]] == uuids
     assert gpu["shares"] == {"a": pytest.approx(1 / 7), "b": pytest.approx(3 / 7)}
-    assert told["host_share"]["method"] == "none"
+    assert probed["host_share"]["method"] == "none"

@@ -149,7 +149,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, nvml: FakeNvml) -> Ite
 
 
 def all_feeds(url: str) -> dict[str, object]:
-    """A configuration whose price, carbon intensity and PUE come from one address."""
+    """A configuration with price, carbon intensity and PUE from one address."""
     rows = {"time": "t", "time_format": "unix", "resolution": "1h"}
     return {
         "tariff": {"currency": "EUR", "energy": {"kind": "intervals", "url": f"{url}/p", "price": "v", **rows}},

@@ -1,4 +1,4 @@
-"""Tokens of real llama-servers, held against what their answers say: streamed, at once, given up, cached, twice."""
+"""Tokens of real llama-servers, compared with the usage in their responses: streams, dropped requests, caches."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def page(exporter: Exporter) -> Page:
     return parse(exporter.metrics())
 
 
-def tokens(of: Page, kind: str, server: str = "chat") -> float:
-    return of.value("tpw_server_tokens_total", server=server, kind=kind)
+def tokens(metrics: Page, kind: str, server: str = "chat") -> float:
+    return metrics.value("tpw_server_tokens_total", server=server, kind=kind)
 
 
 def own_counters(llama: Llama) -> dict[str, float]:
@@ -87,7 +87,7 @@ def test_t01_tokens_move_every_second_of_a_long_generation_and_end_as_usage(
         time.sleep(0.25)
     generation.join()
 
-    # The server's own counter stands still for all of it; it may have moved by the last look.
+    # The server's own counter does not rise until the end; it may have risen by the last scrape.
     assert set(counter[:-1]) == {0.0}
     by_tick = dict(seen)
     moving = [(made, later) for made, later in pairwise(by_tick.values()) if made > 0.0]
@@ -111,7 +111,7 @@ def test_tokens_are_the_sum_of_usage_whatever_the_requests_are_like(
 
     def stream(prompt: str, count: int) -> None:
         lines = list(own.stream(prompt, count, stream_options={"include_usage": True}))
-        usages.append(next(told["usage"] for told in map(json.loads, lines[-2::-1]) if told.get("usage")))
+        usages.append(next(event["usage"] for event in map(json.loads, lines[-2::-1]) if event.get("usage")))
 
     # At the same time, more of them than there are slots, plain and streamed.
     jobs = [threading.Thread(target=ask, args=(f"Number {n} is", 20 + n)) for n in range(4)]
@@ -124,14 +124,14 @@ def test_tokens_are_the_sum_of_usage_whatever_the_requests_are_like(
     ask(STORY + "One.", 4)
     ask(STORY + "Two.", 4)
     cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
-    said = {
+    usage_sum = {
         "output": sum(usage["completion_tokens"] for usage in usages),
         "input": sum(usage["prompt_tokens"] for usage in usages) - cached,
         "cached_input": cached,
     }
     assert (len(usages), cached > 100) == (10, True)
-    assert settle(daemon, said, first) == said
-    assert risen(own_counters(own), before) == said
+    assert settle(daemon, usage_sum, first) == usage_sum
+    assert risen(own_counters(own), before) == usage_sum
 
 
 def test_t16_two_answers_to_one_prompt_are_two_outputs_and_one_input(
@@ -142,7 +142,7 @@ def test_t16_two_answers_to_one_prompt_are_two_outputs_and_one_input(
     own.complete("Warm up.", 2)
     daemon = exporter(config(own), environment=nvml.env())
     first = page(daemon)
-    body = {"prompt": "The second law says", "max_tokens": 20, "ignore_eos": True, "n": 2}
+    body = {"prompt": "The second law states", "max_tokens": 20, "ignore_eos": True, "n": 2}
     answered = http_post_json(f"{own.url}/v1/completions", body)
 
     assert (len(answered["choices"]), answered["usage"]["completion_tokens"]) == (2, 20)
@@ -194,7 +194,7 @@ def test_t08_a_server_killed_in_the_middle_loses_and_invents_nothing(
     assert settle(daemon, {"output": float(done + made)}, first) == {"output": float(done + made)}
 
 
-def test_t08_a_server_that_was_restarted_while_nobody_looked_is_caught_up_though_it_has_made_more(
+def test_t08_a_server_restarted_while_the_exporter_was_down_is_counted_though_its_counter_is_higher(
     exporter: Callable[..., Exporter], start_llama: Callable[..., Llama], nvml: FakeNvml
 ) -> None:
     own = start_llama()
@@ -202,18 +202,21 @@ def test_t08_a_server_that_was_restarted_while_nobody_looked_is_caught_up_though
     daemon = exporter(config(own), environment=nvml.env())
     first = page(daemon)
     before = own.complete("Before", 20)
-    said = {"output": float(before["completion_tokens"]), "input": float(before["prompt_tokens"])}
-    assert settle(daemon, said, first) == said
+    usage_sum = {"output": float(before["completion_tokens"]), "input": float(before["prompt_tokens"])}
+    assert settle(daemon, usage_sum, first) == usage_sum
     daemon.child.stop()
     own.child.kill()
-    time.sleep(1.1)  # the kernel tells when processes began by a clock of whole seconds
+    time.sleep(1.1)  # the kernel reports start times of processes in whole seconds
     again = start_llama(port=port)
     after = again.complete(STORY, 60)
-    assert all(own_counters(again)[kind] > count for kind, count in said.items())
+    assert all(own_counters(again)[kind] > count for kind, count in usage_sum.items())
     daemon = exporter(config(again), environment=nvml.env(), state=daemon.state)
 
-    said = {"output": said["output"] + after["completion_tokens"], "input": said["input"] + after["prompt_tokens"]}
-    assert settle(daemon, said, first) == said
+    usage_sum = {
+        "output": usage_sum["output"] + after["completion_tokens"],
+        "input": usage_sum["input"] + after["prompt_tokens"],
+    }
+    assert settle(daemon, usage_sum, first) == usage_sum
 
 
 def test_t24_reading_slots_changes_nothing_that_others_read(start_llama: Callable[..., Llama]) -> None:
@@ -234,7 +237,7 @@ def test_t24_reading_slots_changes_nothing_that_others_read(start_llama: Callabl
     assert throughput() == 0.0
 
 
-def test_a_server_without_slots_is_counted_at_the_end_of_requests_and_that_is_said_once(
+def test_a_server_without_slots_is_counted_at_the_end_of_requests_and_that_is_logged_once(
     exporter: Callable[..., Exporter], start_llama: Callable[..., Llama], nvml: FakeNvml
 ) -> None:
     own = start_llama("--no-slots")

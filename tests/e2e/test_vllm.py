@@ -45,8 +45,8 @@ class Vllm:
 
     def stream(self, prompt: str, tokens: int, **options: bool) -> Iterator[bytes]:
         """Lines of a streamed completion, its usage in the last but one."""
-        told = {"model": "tiny", "stream_options": {"include_usage": True, **options}}
-        return Llama(self.child, self.url).stream(prompt, tokens, **told)
+        body = {"model": "tiny", "stream_options": {"include_usage": True, **options}}
+        return Llama(self.child, self.url).stream(prompt, tokens, **body)
 
     def hook(self) -> dict[str, float]:
         """What the middleware has counted."""
@@ -112,8 +112,8 @@ def page(exporter: Exporter) -> Page:
     return parse(exporter.metrics())
 
 
-def tokens(of: Page, kind: str) -> float:
-    return of.value("tpw_server_tokens_total", server="chat", kind=kind)
+def tokens(metrics: Page, kind: str) -> float:
+    return metrics.value("tpw_server_tokens_total", server="chat", kind=kind)
 
 
 def settle(daemon: Exporter, kinds: dict[str, float], first: Page) -> dict[str, float]:
@@ -140,7 +140,7 @@ def summed(usages: list[Usage]) -> dict[str, float]:
 
 
 def usage_of(lines: list[bytes]) -> Usage:
-    return next(told["usage"] for told in map(json.loads, lines[-2::-1]) if told.get("usage"))
+    return next(event["usage"] for event in map(json.loads, lines[-2::-1]) if event.get("usage"))
 
 
 def test_tokens_are_the_sum_of_usage_streamed_at_once_and_from_the_cache(vllm: Vllm, daemon: Exporter) -> None:
@@ -158,11 +158,11 @@ def test_tokens_are_the_sum_of_usage_streamed_at_once_and_from_the_cache(vllm: V
     for job in jobs:
         job.join()
     usages += [vllm.complete(STORY + end, 4) for end in ("One.", "Two.")]
-    said = summed(usages)
+    usage_sum = summed(usages)
 
-    assert (len(usages), said["cached_input"] > 100) == (10, True)
-    assert settle(daemon, said, first) == said
-    assert risen(vllm.counters(), before) == said
+    assert (len(usages), usage_sum["cached_input"] > 100) == (10, True)
+    assert settle(daemon, usage_sum, first) == usage_sum
+    assert risen(vllm.counters(), before) == usage_sum
     assert page(daemon).value("tpw_server_info", server="chat", engine="vllm", cadence="step") == 1.0
 
 
@@ -187,9 +187,9 @@ def test_t01_tokens_move_while_a_request_runs(vllm: Vllm, daemon: Exporter) -> N
 
 
 def test_t16_a_prompt_with_two_answers_is_counted_twice_by_vllm_itself(vllm: Vllm, daemon: Exporter) -> None:
-    """vLLM's rule: ``usage`` has the prompt once, its counters once for each answer. They are told as they are."""
+    """vLLM's rule: ``usage`` has the prompt once, its counters once for each answer. Both are exposed unchanged."""
     first = page(daemon)
-    usage = vllm.complete("The second law says", 20, n=2)
+    usage = vllm.complete("The second law states", 20, n=2)
     rise = {"output": 40.0, "input": 2.0 * usage["prompt_tokens"]}
 
     assert usage["completion_tokens"] == 40
@@ -220,7 +220,7 @@ def test_t17_what_was_made_for_a_client_that_went_away_is_counted(vllm: Vllm, da
     assert page(daemon).sum("tpw_server_requests_total", server="chat") == finished
 
 
-def test_the_middleware_within_it_counts_what_its_answers_say(vllm: Vllm) -> None:
+def test_the_middleware_within_it_counts_the_usage_in_its_responses(vllm: Vllm) -> None:
     """``--middleware tpw.hook.TokenCounter``."""
     before, own = vllm.hook(), vllm.counters()
     usages = [vllm.complete(STORY + "Three.", 7), vllm.complete(STORY + "Four.", 5)]
@@ -228,17 +228,17 @@ def test_the_middleware_within_it_counts_what_its_answers_say(vllm: Vllm) -> Non
     usages += [usage_of(list(vllm.stream("Once upon a day", 30, continuous_usage_stats=True)))]
     usages += [vllm.complete("A long answer", 3, prompt_logprobs=20, echo=True)]
     unasked = list(vllm.stream("Nobody asked", 20, include_usage=False))
-    said = summed(usages)
+    usage_sum = summed(usages)
 
     assert risen(vllm.hook(), before) == {
-        "output_tokens_total": said["output"],
-        "prompt_tokens_total": said["input"] + said["cached_input"],
-        "cached_tokens_total": said["cached_input"],
+        "output_tokens_total": usage_sum["output"],
+        "prompt_tokens_total": usage_sum["input"] + usage_sum["cached_input"],
+        "cached_tokens_total": usage_sum["cached_input"],
         "requests_without_usage_total": 1.0,
     }
     assert (len(unasked) > 2, any(b'"usage":{' in line for line in unasked)) == (True, False)
-    assert said["cached_input"] > 100
-    assert risen(vllm.counters(), own)["output"] == said["output"] + 20.0
+    assert usage_sum["cached_input"] > 100
+    assert risen(vllm.counters(), own)["output"] == usage_sum["output"] + 20.0
 
 
 def test_t28_it_is_found_with_no_configuration_and_owns_what_its_engine_holds(

@@ -14,7 +14,7 @@ from tpw.daemon.sources import known_names
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """What else it takes."""
+    """Options of this command."""
     parser.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH", help="Files, or directories of *.yaml; default: --config.file."
     )
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     named = arguments.paths or ([Path(setting.config_file)] if setting.config_file else [])
     paths: list[Path | None] = [path for name in named for path in _files(name)]
     if named and not paths:
-        print("no *.yaml there: " + ", ".join(map(str, named)), file=sys.stderr)
+        print("no *.yaml files found: " + ", ".join(map(str, named)), file=sys.stderr)
         return 2
     wrong: list[int] = []
     for path in paths or [None]:

@@ -29,7 +29,7 @@ FLAGS = {
     "log.level": "warning",
     "log.format": "",
 }
-"""It brings its own configuration and keeps nothing: no file, no state directory."""
+"""The demo has a configuration of its own and keeps nothing: no file, no state directory."""
 
 _CONFIG = """
 accelerators: [simulated]
@@ -60,14 +60,14 @@ references:
 
 
 def _program() -> str:
-    """What to type for this program: its path where a shell would not find it by its name."""
+    """What to type for this program: its path where a shell would not find its name."""
     name = "tpw-exporter"
     return sys.argv[0] if Path(sys.argv[0]).name == name and shutil.which(name) is None else name
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The demo put together: the real daemon, and the servers it reads, which its user starts and stops."""
+    """The daemon of the demo and the servers it reads. The caller starts and stops the servers."""
 
     daemon: Daemon
     config: Config
@@ -79,10 +79,10 @@ def scene(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> Scene:
-    """Simulated boards and servers, and the daemon over them.
+    """Simulated GPUs and servers, and the daemon that reads them.
 
     Raises:
-        ConfigError: a setting of ``overrides`` cannot be.
+        ConfigError: a setting of ``overrides`` is not valid.
     """
     now = wall()
     chat = SimulatedServer("llama-3.3-70b", peak=2900.0, most=40, period_seconds=180.0, clock=clock, wall=now)
@@ -94,37 +94,37 @@ def scene(
         server = by_gpu.get(gpu)
         return 0.0 if server is None else server.load(at_seconds)
 
-    note = "This is the demo: GPUs and servers are simulated, everything between them and this page is the real thing."
+    note = "This is the demo: GPUs and servers are simulated, everything between them and this page is real."
     daemon = Daemon(config, clock=clock, wall=wall, accelerators=[SimulatedMeter(clock, load_of)], notes=[note])
     return Scene(daemon, config, (chat, code))
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Run until told to end. No configuration, no hardware, nothing kept on disk."""
+    """Run until SIGTERM or SIGINT."""
     try:
-        made = scene(setting.overrides)
+        demo = scene(setting.overrides)
     except ConfigError as error:
         print_problems(error)
         return 2
-    config = made.config
+    config = demo.config
     level_given = any(override.path == "log.level" for override in setting.overrides)
     logs.configure(config.log.level if level_given else "warning", config.log.format)
 
     def announce(port: int) -> None:
         print(
             f"tpw-exporter demo: 4 simulated GPUs, 2 simulated servers.\n"
-            f"  page for people   http://127.0.0.1:{port}/\n"
+            f"  status page       http://127.0.0.1:{port}/\n"
             f"  metrics           http://127.0.0.1:{port}{config.web.telemetry_path}\n"
             f"  in a terminal     {_program()} top --url=http://127.0.0.1:{port}\n"
-            "End it with Ctrl-C.",
+            "Stop it with Ctrl-C.",
             flush=True,
         )
 
-    for server in made.servers:
+    for server in demo.servers:
         server.start()
     try:
-        return serve(lambda: made.daemon, config.web, announce=announce)
+        return serve(lambda: demo.daemon, config.web, announce=announce)
     finally:
-        for server in made.servers:
+        for server in demo.servers:
             server.stop()
         sys.stdout.flush()

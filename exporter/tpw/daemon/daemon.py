@@ -163,7 +163,7 @@ class Daemon:
         self._node.reload_failed = True
 
     def release(self, within_seconds: float = 0.0) -> bool:
-        """Close the GPU drivers with the next tick, so that somebody else can reset or partition a GPU.
+        """Close the GPU drivers with the next tick, so that a GPU can be reset or partitioned.
 
         Args:
             within_seconds: how long to wait for it.

@@ -108,8 +108,8 @@ class Meters:
         return notes
 
     def release(self) -> bool:
-        """Close the GPU drivers, so that somebody else can reset or partition a GPU. Returns whether all are closed; False
-        while a call hangs, whose driver is closed when the call returns."""
+        """Close the GPU drivers, so that a GPU can be reset or partitioned. Returns whether all are closed; where a call
+        hangs, the driver is closed when that call returns."""
         self._is_released = True
         deadline = self._clock() + RELEASE_SECONDS
         open_still = [poller for poller in self.accelerators if not poller.release(deadline)]
@@ -130,7 +130,7 @@ class Meters:
         return True
 
     def reload(self, old: Config, new: Config) -> None:
-        """Replace the meters whose settings differ."""
+        """Replace the meters of a section that differs."""
         deadline = self._clock() + 1.0
         if new.accelerators != old.accelerators and self._given is None:
             for poller in self.accelerators:

@@ -45,7 +45,7 @@ class Servers:
         self.rows = sources.dialects(config)
         """Dialects: the user's own first."""
         self.claims: dict[str, Claim] = {}
-        """What the configuration says about the GPUs of each server."""
+        """What the configuration states about the GPUs of each server."""
         self._poller = TokenPoller((), clock, health_of=new_health)
         self._sources: dict[str, ScrapeSource] = {}
         self._settings: dict[str, Server] = {}
