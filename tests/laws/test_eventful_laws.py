@@ -35,7 +35,7 @@ from tpw.tariff.demand import DemandRules
 from tpw.tariff.months import BillingMonths
 
 MONTH_END = START_WALL + 40.0
-TIERED = PriceCurve.of(
+TIERED = PriceCurve.from_intervals(
     PriceInterval(start, end, 0.30, steps=((0.0005, -0.12), (0.002, 0.05), (1.0, -0.4)), month_start_seconds=start)
     for start, end in ((START_WALL - 5e8, MONTH_END), (MONTH_END, START_WALL + 5e8))
 )
@@ -54,7 +54,7 @@ GRAMS = (400.0, None, 20.0)
 BASE = Policy(
     pue=1.3,
     currency="EUR",
-    curve=PriceCurve.of(
+    curve=PriceCurve.from_intervals(
         PriceInterval(start, end, price)
         for start, end, number in uneven()
         if (price := PRICES[number % len(PRICES)]) is not None
@@ -65,7 +65,7 @@ BASE = Policy(
         StandingCharge("capacity", per_month=380.0),
     ),
     demand=(DemandRules(12.0), DemandRules(5.0, "upper", above_kw=0.2, window_seconds=60.0, ratchet=0.5)),
-    intensities=IntensityCurve.of(
+    intensities=IntensityCurve.from_intervals(
         Intensity(start, end, grams)
         for start, end, number in uneven()
         if (grams := GRAMS[number % len(GRAMS)]) is not None
@@ -96,7 +96,7 @@ POLICIES = (
     ),
     replace(
         BASE,
-        curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.25)]),
+        curve=PriceCurve.from_intervals([PriceInterval(0.0, 1e11, 0.25)]),
         calibration={"GPU-0": Calibration(1.1, 5.0), "GPU-1": Calibration(0.9, -120.0)},
         carbon_basis="marginal_direct",
         demand=(),

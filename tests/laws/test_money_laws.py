@@ -267,7 +267,7 @@ def test_a_charge_that_is_gone_for_a_while_is_kept_for_its_month_and_no_longer()
 
 TIERS = (Tier(0.30, 0.001), Tier(0.20, 0.004), Tier(0.25))
 MONTH_END = START_WALL + 30.0
-TIERED = PriceCurve.of(
+TIERED = PriceCurve.from_intervals(
     [
         PriceInterval(0.0, MONTH_END, 0.30, steps=steps_of(TIERS), month_start_seconds=0.0),
         PriceInterval(MONTH_END, 1e11, 0.30, steps=steps_of(TIERS), month_start_seconds=MONTH_END),
@@ -312,7 +312,7 @@ def test_law_blocks_begin_anew_with_each_month_of_the_contracts_clock(
     prices = Layers(
         [Layer(Flat(0.30, [(60.0, -0.10), (150.0, 0.15)])), Layer(Flat(0.05))], BillingMonths(timezone, billing_day)
     )
-    policy = Policy(currency="EUR", curve=PriceCurve.of(prices.intervals(start, start + total)))
+    policy = Policy(currency="EUR", curve=PriceCurve.from_intervals(prices.intervals(start, start + total)))
     books, wall, joules = Books(), start, 1e6
     used: dict[tuple[int, int], float] = {}
     for seconds, watts in [(0.0, 0), *loads]:
@@ -359,7 +359,7 @@ def test_energy_without_a_price_is_priced_when_the_price_arrives() -> None:
     assert of_cost(books, "energy") == 0.0
     assert unpriced_since(books) == start
 
-    known = PriceCurve.of([PriceInterval(start, start + 900, 0.2), PriceInterval(start + 900, start + 1800, -0.1)])
+    known = PriceCurve.from_intervals([PriceInterval(start, start + 900, 0.2), PriceInterval(start + 900, start + 1800, -0.1)])
     priced = price_late(books, replace(LATE_TARIFF, curve=known))
     assert of_cost(priced, "energy") == pytest.approx(500.0 * 900 / 3.6e6 * 0.2)
     (posting,) = priced.postings.values()
@@ -372,15 +372,15 @@ def test_energy_without_a_price_is_priced_when_the_price_arrives() -> None:
 
 def test_what_is_priced_late_is_priced_once() -> None:
     books = play(quarter_hours(2), LATE_TARIFF)[-1]
-    policy = replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    policy = replace(LATE_TARIFF, curve=PriceCurve.from_intervals([PriceInterval(0.0, 1e11, 0.2)]))
     once = price_late(books, policy)
-    assert price_late(once, replace(policy, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.9)]))) is once
+    assert price_late(once, replace(policy, curve=PriceCurve.from_intervals([PriceInterval(0.0, 1e11, 0.9)]))) is once
     assert of_cost(once, "energy") == pytest.approx(500.0 * 1800 / 3.6e6 * 0.2)
 
 
 def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio() -> None:
     """A feed that tells each quarter-hour when it is over must not take the live ratios away four times an hour."""
-    prices = PriceCurve.of([PriceInterval(START_WALL - 1000.0, START_WALL + 60.0, 0.2)])
+    prices = PriceCurve.from_intervals([PriceInterval(START_WALL - 1000.0, START_WALL + 60.0, 0.2)])
     known = replace(LATE_TARIFF, curve=prices, window_seconds=1000.0, rates=(Rate("hardware", 0.0003),))
     books = play(quarter_hours(2), known)[-1]
     assert books.servers["s"].window[-1].amounts["m"].unpriced_joules > 0.0
@@ -417,11 +417,11 @@ def test_law_prices_that_come_late_in_any_order_cost_what_they_cost_in_time(
     intervals = [
         PriceInterval(start + i * 900, start + (i + 1) * 900, each) for i, each in enumerate(prices) if each is not None
     ]
-    in_time = play(quarter_hours(4), replace(LATE_TARIFF, curve=PriceCurve.of(intervals)))[-1]
+    in_time = play(quarter_hours(4), replace(LATE_TARIFF, curve=PriceCurve.from_intervals(intervals)))[-1]
     late = play(quarter_hours(4), LATE_TARIFF)[-1]
     for index in (*order, 0, 1, 2, 3):
         known = [each for each in intervals if each.start_seconds == start + index * 900]
-        late = price_late(late, replace(LATE_TARIFF, curve=PriceCurve.of(known)))
+        late = price_late(late, replace(LATE_TARIFF, curve=PriceCurve.from_intervals(known)))
     for key, posting in in_time.postings.items():
         assert late.postings[key].cost.get("energy", 0.0) == pytest.approx(posting.cost.get("energy", 0.0))
         assert late.postings[key].credit == pytest.approx(posting.credit)
@@ -432,7 +432,7 @@ def test_law_prices_that_come_late_in_any_order_cost_what_they_cost_in_time(
 
 def test_rows_are_kept_while_something_can_still_be_added() -> None:
     every = list(quarter_hours(12))
-    priced = replace(LATE_TARIFF, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    priced = replace(LATE_TARIFF, curve=PriceCurve.from_intervals([PriceInterval(0.0, 1e11, 0.2)]))
     books = play(every, priced)[-1]
     assert len(books.rows) == 12
     kept = without_closed(books)

@@ -1,11 +1,11 @@
-"""Carbon intensity of the grid: grams of CO2 equivalent per kWh, over time. One file per source, one protocol.
+"""Carbon intensity of the grid: grams of CO2 equivalent per kWh over time. One file for each source, which holds the
+settings, the factory and the reader.
 
-What a number means is part of it: the mean of all plants or the plant that reacts (marginal), what leaves the chimney
-(direct) or the whole life of the plant. Numbers of different bases must not be added, so a source has one basis and
-every gram carries it.
+A number has a basis: all plants or the plants that follow demand (marginal), emissions while running (direct) or over the
+whole life. Numbers of different bases must not be added, so a source has one basis.
 
-The patience, the cache and the arithmetic are those of the price feeds (:mod:`tpw.tariff`): an intensity, too, is a
-number per kWh over half-open UTC intervals that somebody publishes.
+Schedule, cache and arithmetic are those of the price feeds (:mod:`tpw.tariff`): an intensity, too, is a published number
+per kWh over half-open UTC intervals.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CARBON = ByKind(KINDS, "a mapping of settings with a kind")
 
 
 class Basis(StrEnum):
-    """What an intensity counts."""
+    """The emissions that an intensity counts."""
 
     AVERAGE_DIRECT = "average_direct"
-    """All plants of the mix, what they emit while running."""
+    """All plants of the mix, while running."""
     AVERAGE_LIFECYCLE = "average_lifecycle"
-    """All plants, building, fuel supply and dismantling included."""
+    """All plants, with construction, fuel supply and dismantling."""
     MARGINAL_DIRECT = "marginal_direct"
     """The plants that follow a change in demand."""
 
@@ -53,7 +53,7 @@ class Intensity:
 
 
 class IntensitySource(Protocol):
-    """Tells intensities."""
+    """Returns intensities."""
 
     @property
     def name(self) -> str:
@@ -61,11 +61,11 @@ class IntensitySource(Protocol):
 
     @property
     def basis(self) -> Basis:
-        """What its numbers count."""
+        """Basis of its numbers."""
 
     def intervals(self, start_seconds: float, end_seconds: float) -> Sequence[Intensity]:
-        """Intensities known for [start, end): ordered, disjoint, clipped. Unknown time is not covered. Raises SourceError
-        when a feed cannot be read and nothing is cached."""
+        """Intensities known for [start, end): ordered, disjoint, clipped. Time without one is not covered. Raises
+        SourceError when a feed cannot be read and nothing is cached."""
 
 
 class CarbonSettings:

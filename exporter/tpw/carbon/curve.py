@@ -1,4 +1,4 @@
-"""Intensities around now, ready for the ledger."""
+"""Intensities over time, as the ledger reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class IntensityCurve(Steps[Intensity]):
     """Known intensities; ``at`` and ``pieces`` as for prices."""
 
     @classmethod
-    def of(cls, intensities: Iterable[Intensity]) -> IntensityCurve:
-        """A curve of what a source tells. Raises ValueError where intensities overlap or are empty."""
+    def from_intervals(cls, intensities: Iterable[Intensity]) -> IntensityCurve:
+        """The curve of a source's intensities. Raises ValueError where they overlap or are empty."""
         ordered = tuple(intensities)
         return cls(ordered, starts_of(ordered))

@@ -1,7 +1,7 @@
 """Electricity Maps: the mix of a zone by hour, with a token.
 
-``history`` holds the last 24 hours and ``latest`` the hour that runs; both are in every plan. An hour's number comes a
-little after the hour began, so the newest one is held for one hour more, marked preliminary. Hours that are estimated are
+``history`` holds the last 24 hours and ``latest`` the current hour; both are in every plan. An hour's number is published
+after the hour has begun, so the newest number is extended by one hour, marked preliminary. Estimated hours are
 preliminary too. Source: Electricity Maps API v3.
 """
 
@@ -90,7 +90,7 @@ def parse(body: bytes) -> tuple[PriceInterval, ...]:
     try:
         rows = document.get("history", [document])
         step = _STEPS[document.get("temporalGranularity", "hourly")]
-        found = sorted(_intervals(rows, step), key=lambda each: each.start_seconds)
+        found = sorted(_intervals(rows, step), key=lambda interval: interval.start_seconds)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise SourceError(Reason.MALFORMED, f"the carbon intensity cannot be read: {brief(error)}") from error
     if not found:
@@ -99,11 +99,11 @@ def parse(body: bytes) -> tuple[PriceInterval, ...]:
 
 
 def _intervals(rows: Any, step: float) -> Iterator[PriceInterval]:
-    seen: set[float] = set()
+    starts: set[float] = set()
     for row in rows:
         start = utc_seconds(row["datetime"])
-        if row.get("carbonIntensity") is None or start in seen:
+        if row.get("carbonIntensity") is None or start in starts:
             continue
-        seen.add(start)
+        starts.add(start)
         state = PriceState.PRELIMINARY if row.get("isEstimated") else PriceState.FINAL
         yield PriceInterval(start, start + step, number_of(row["carbonIntensity"]), state)

@@ -1,4 +1,4 @@
-"""Intensities from any list: the readers of price lists, with another unit."""
+"""Intensities from any list, by the readers of price lists."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class IntensityTable(Table, CarbonSettings):
 
 @dataclass(frozen=True, slots=True)
 class InGrams:
-    """Reads a list whose numbers are in a unit of :data:`GRAMS`."""
+    """Reads a list of numbers in a unit of :data:`GRAMS`."""
 
     reader: Reader
     unit: str

@@ -83,7 +83,7 @@ def parse(body: bytes) -> tuple[PriceInterval, ...]:
             rows = rows[0]
         if isinstance(rows, dict):
             rows = rows["data"]
-        found = sorted(_half_hours(rows), key=lambda each: each.start_seconds)
+        found = sorted(_half_hours(rows), key=lambda interval: interval.start_seconds)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise SourceError(Reason.MALFORMED, f"the carbon intensity cannot be read: {brief(error)}") from error
     if not found:
@@ -92,12 +92,12 @@ def parse(body: bytes) -> tuple[PriceInterval, ...]:
 
 
 def _half_hours(rows: Any) -> Iterator[PriceInterval]:
-    seen: set[float] = set()
+    starts: set[float] = set()
     for row in rows:
         start, end = utc_seconds(row["from"]), utc_seconds(row["to"])
         actual, forecast = row["intensity"].get("actual"), row["intensity"].get("forecast")
         value = forecast if actual is None else actual
-        if value is None or start in seen:
+        if value is None or start in starts:
             continue
-        seen.add(start)
+        starts.add(start)
         yield PriceInterval(start, end, number_of(value), PriceState.FORECAST if actual is None else PriceState.FINAL)

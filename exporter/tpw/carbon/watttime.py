@@ -1,7 +1,7 @@
-"""WattTime: what the plants that follow demand emit (marginal), every five minutes, with an account.
+"""WattTime: emissions of the plants that follow demand (marginal), every five minutes, with an account.
 
-``login`` trades user and password for a token of half an hour; ``historical`` has what was, ``forecast`` what is
-expected. Numbers are pounds of CO2 per MWh. Without a subscription only the region CAISO_NORTH answers. Source: WattTime
+``login`` exchanges user and password for a token, valid for half an hour; ``historical`` returns the past, ``forecast`` the
+future. Numbers are pounds of CO2 per MWh. Without a subscription only the region CAISO_NORTH is available. Source: WattTime
 API v3.
 """
 
@@ -64,7 +64,7 @@ class WattTime:
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See tpw.tariff.feed.Reader."""
-        del end_seconds  # a forecast reaches as far as it reaches
+        del end_seconds  # the service sets the length of its forecast
         token = self._login()
         span = f"start={_stamp(start_seconds)}&end={_stamp(self.clock())}"
         past = parse(self._ask(f"historical?{self._what()}&{span}", token), PriceState.FINAL)

@@ -1,7 +1,7 @@
 """The configuration: a YAML file, flags and environment variables, read into one typed, frozen object.
 
-``load_file`` gives a :class:`Config` or raises :class:`ConfigError` with every problem at once, each with file, line and
-key path. Nothing here opens a device, a socket or a second file.
+``load_file`` returns a :class:`Config` or raises :class:`ConfigError` with every problem, each with file, line and key
+path. Nothing here opens a device, a socket or a second file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What no single setting can know: values that contradict or need each other.
+"""Checks of settings that contradict or need each other.
 
-Every check looks at a configuration of which some values may be BAD (already reported), and says nothing about those.
+Values that could not be read are BAD. They are reported already, and no check reports them again.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from tpw.settings.words import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Names that other rooms know. An empty set means that nobody said: such names are then not checked."""
+    """Names that other packages define. Names of an empty set are not checked."""
 
     accelerators: Collection[str] = ()
     host_meters: Collection[str] = ()
     engines: Collection[str] = ()
     dialect: Callable[[Mapping[str, Any]], Collection[str]] | None = None
-    """Problems of a dialect, each with its key path and a colon before it."""
+    """Problems of a dialect, each after its key path and a colon."""
     meter: Callable[[str, Meter], Iterable[str]] | None = None
-    """Problems of a meter's options, by the list it stands in; each with its key ("" for all of it) before a colon."""
+    """Problems of a meter's options, by the list that contains it; each after its key ("" for the meter) and a colon."""
 
 
 def check(config: Config, walk: Walk, known: Known) -> None:
-    """Note every contradiction in the walk, at the key it concerns."""
+    """Report every contradiction, at its key."""
     report = walk.problem_at
     _polling(config, report)
     _meters("accelerators", config.accelerators, known.accelerators, known, report)
@@ -52,28 +52,28 @@ def check(config: Config, walk: Walk, known: Known) -> None:
 
 
 def _whole(items: Any) -> Iterator[tuple[int, Any]]:
-    """The entries of a list that could be read at all."""
+    """The entries of a list that could be read."""
     return ((index, item) for index, item in enumerate(items or ()) if item is not BAD)
 
 
 def _is_given(value: Any) -> bool:
-    """Given, readable or not."""
+    """Whether a value is given, readable or not."""
     return value is BAD or (value is not None and value != {} and value != ())
 
 
 def _polling(config: Config, report: Report) -> None:
     polling = config.polling
     if polling and polling.interval and polling.window and polling.window < 2 * polling.interval:
-        report("polling.window", "the window must span at least two intervals, or no rate can be told")
+        report("polling.window", "must be at least two intervals, or no rate can be calculated")
 
 
 def _meters(path: str, meters: Iterable[Meter], names: Collection[str], known: Known, report: Report) -> None:
     seen: set[str] = set()
     for index, meter in _whole(meters):
         if meter.name in seen:
-            report(f"{path}[{index}]", f"`{meter.name}` stands twice in this list")
+            report(f"{path}[{index}]", f"`{meter.name}` occurs twice in this list")
         elif names and meter.name not in names:
-            hint = did_you_mean(meter.name, names) or f"; there are {', '.join(sorted(names))}"
+            hint = did_you_mean(meter.name, names) or f"; available: {', '.join(sorted(names))}"
             report(f"{path}[{index}]", f"unknown meter `{meter.name}`{hint}")
         elif known.meter is not None:
             for problem in known.meter(path, meter):
@@ -87,10 +87,10 @@ def _calibration(config: Config, report: Report) -> None:
     for index, item in _whole(config.calibration):
         if item.gpu is not BAD:
             if item.gpu.lower() in seen:
-                report(f"calibration[{index}].gpu", f"`{item.gpu}` stands twice in this list")
+                report(f"calibration[{index}].gpu", f"`{item.gpu}` occurs twice in this list")
             seen.add(item.gpu.lower())
         if item.gain == 1.0 and item.offset_watts == 0.0:
-            report(f"calibration[{index}]", "corrects nothing: give gain (such as 1.05), offset_watts, or both")
+            report(f"calibration[{index}]", "has no correction: give gain (such as 1.05), offset_watts, or both")
 
 
 def _unique_names(path: str, items: Any, report: Report) -> None:
@@ -99,7 +99,7 @@ def _unique_names(path: str, items: Any, report: Report) -> None:
         if item.name is BAD:
             continue
         if item.name in first:
-            report(f"{path}[{index}].name", f"`{item.name}` is the name of {path}[{first[item.name]}] already")
+            report(f"{path}[{index}].name", f"`{item.name}` is already the name of {path}[{first[item.name]}]")
         first.setdefault(item.name, index)
 
 
@@ -112,7 +112,7 @@ def _engines(config: Config, known: Known) -> frozenset[str]:
 
 def _server(path: str, server: Server, engines: frozenset[str], report: Report) -> None:
     if server.engine and engines and server.engine not in engines:
-        hint = did_you_mean(server.engine, engines) or f"; there are {', '.join(sorted(engines))}"
+        hint = did_you_mean(server.engine, engines) or f"; available: {', '.join(sorted(engines))}"
         report(f"{path}.engine", f"unknown engine `{server.engine}`{hint}")
     if server.url is None:
         _server_without_address(path, server, report)
@@ -125,45 +125,44 @@ def _server_without_address(path: str, server: Server, report: Report) -> None:
     if isinstance(server.gpus, Gpus) and server.gpus.choice is not GpuChoice.LISTED:
         report(
             path,
-            "has neither url nor gpus: give the url of its metrics, or, for ranks whose counters are on another node,"
-            " list its gpus",
+            "has neither url nor gpus: give the url of its metrics, or list its gpus if they are ranks of a server on"
+            " another node",
         )
     for key in ("headers_file", "tls", "tokens"):
         if _is_given(getattr(server, key)):
-            report(f"{path}.{key}", "has no meaning without a url: nothing is fetched from this server")
+            report(f"{path}.{key}", "has no effect without a url: remove it")
     if server.spans_nodes is True:
-        report(
-            f"{path}.spans_nodes", "is for the node that has the url: ranks without one have no tokens and no ratios"
-        )
+        report(f"{path}.spans_nodes", "has no effect without a url: set it on the node that has the url")
 
 
 def _server_tokens(path: str, server: Server, report: Report) -> None:
     tokens = server.tokens
     if server.engine == "custom" and not _is_given(tokens) and server.url is not None:
-        report(f"{path}.engine", "engine custom needs `tokens`: which metrics of the page count what")
+        report(f"{path}.engine", "engine custom needs `tokens`: the metrics to count")
     if _is_given(tokens) and server.engine != "custom" and server.engine is not BAD and server.url is not None:
-        report(f"{path}.tokens", "is for `engine: custom` alone; a known engine's metrics are known")
+        report(f"{path}.tokens", "needs `engine: custom`: the metrics of other engines are known")
     if tokens and "input" in tokens and "prompt" in tokens:
         report(
             f"{path}.tokens.prompt",
-            "give input (prompt tokens computed) or prompt (cached ones included), not both: one follows from the other",
+            "give input (prompt tokens computed) or prompt (cached ones included), not both: one is calculated from"
+            " the other",
         )
 
 
 def _server_tls(path: str, server: Server, report: Report) -> None:
     tls = server.tls
-    assert tls is not None  # noqa: S101 - asked by the caller
+    assert tls is not None  # noqa: S101 - checked by the caller
     if (tls.cert_file is None) != (tls.key_file is None):
         lacking = "cert_file" if tls.cert_file is None else "key_file"
         report(f"{path}.tls", f"a client certificate is two files: `{lacking}` is missing")
     if isinstance(server.url, str) and server.url.startswith("http://"):
-        report(f"{path}.tls", "has no meaning with an http address: write https in the url, or remove tls")
+        report(f"{path}.tls", "has no effect with an http address: write https in the url, or remove tls")
 
 
 def _dialects(config: Config, known: Known, report: Report) -> None:
     for index, dialect in _whole(config.dialects):
         if not isinstance(dialect.get("name"), str) or not dialect["name"]:
-            report(f"dialects[{index}]", "a dialect needs a name, which servers give as their engine")
+            report(f"dialects[{index}]", "needs a name, for the `engine` of servers")
         for problem in known.dialect(dialect) if known.dialect is not None else ():
             key, _, message = problem.partition(": ")
             report(f"dialects[{index}].{key}", message)
@@ -191,5 +190,5 @@ def _money_needs_currency(config: Config, report: Report) -> None:
     ]
     for path, names_money in places:
         if names_money:
-            report(path, "names money, but `tariff.currency` is missing: say which, such as EUR")
+            report(path, "has amounts of money, but `tariff.currency` is missing: set it, such as EUR")
             return

@@ -1,4 +1,4 @@
-"""Settings that a flag or an environment variable sets too. Flag beats environment beats file beats default."""
+"""Settings with a flag and an environment variable. A flag overrides the environment, which overrides the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAP = "tag:yaml.org,2002:map"
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. ``path`` is the key path of the setting it sets."""
+    """One flag. ``path`` is the key path of its setting."""
 
     name: str
     """Without the dashes: ``web.listen-address``."""
@@ -34,7 +34,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A value that beats the file's. ``origin`` names the flag or the variable in messages."""
+    """A value that overrides the file's. ``origin`` is the flag or variable, for messages."""
 
     path: str
     text: str
@@ -47,21 +47,21 @@ def environment_name(flag: str) -> str:
 
 
 def flags(section: type = Config, prefix: str = "") -> tuple[Flag, ...]:
-    """All flags that set a setting, in the order of the file. ``--config.file`` is not one: it says which file."""
+    """All flags of settings, in the order of the file. ``--config.file`` names the file and is not one of them."""
     found: list[Flag] = []
-    for key, (meaning, each) in settings_of(section).items():
+    for key, (meaning, item) in settings_of(section).items():
         path = f"{prefix}{key}"
         if isinstance(meaning.shape, Section):
             found.extend(flags(meaning.shape.section, f"{path}."))
         elif meaning.flag:
-            found.append(Flag(meaning.flag, path, meaning.help, default_of(each)))
+            found.append(Flag(meaning.flag, path, meaning.help, default_of(item)))
     return tuple(found)
 
 
 def overrides(given: Mapping[str, str | None], environment: Mapping[str, str]) -> tuple[Override, ...]:
-    """What the command line (flag name -> text, None where not given) and the environment say beyond the file.
+    """The settings of the command line (flag name -> text, None where not given) and the environment.
 
-    An empty environment variable counts as not set.
+    An empty environment variable counts as unset.
     """
     result: list[Override] = []
     for flag in flags():
@@ -74,7 +74,7 @@ def overrides(given: Mapping[str, str | None], environment: Mapping[str, str]) -
 
 
 def laid_over(root: Node | None, given: Sequence[Override]) -> Node | None:
-    """The tree with the overrides in the place of what the file says."""
+    """The tree with the overrides in place of the file's values."""
     if not given or not (root is None or isinstance(root, MappingNode)):
         return root
     tree = MappingNode(_MAP, list(root.value), root.start_mark) if root is not None else _mapping(Origin("flags"))
@@ -97,19 +97,19 @@ def _mapping(mark: Any) -> MappingNode:
 
 
 def _section(parent: MappingNode, name: str, origin: Origin) -> MappingNode:
-    """A copy of a section put in the place of the section, so that the file's own tree stays as it is."""
+    """A copy of a section, put in its place, so that the file's own tree is unchanged."""
     for key, value in parent.value:
         if key.value == name and isinstance(value, MappingNode):
             copy = MappingNode(_MAP, list(value.value), value.start_mark)
-            parent.value = [(key, copy) if key.value == name else (key, each) for key, each in parent.value]
+            parent.value = [(key, copy) if key.value == name else (key, other) for key, other in parent.value]
             return copy
         if key.value == name and not (isinstance(value, ScalarNode) and value.tag.endswith(":null")):
-            return _mapping(origin)  # the file's value is no section: that is reported, the override is moot
+            return _mapping(origin)  # the file's value is not a section, which is reported
     section = _mapping(origin)
     _put(parent, name, section, origin)
     return section
 
 
 def _put(parent: MappingNode, key: str, value: Node, origin: Origin) -> None:
-    kept = [(each_key, each) for each_key, each in parent.value if each_key.value != key]
-    parent.value = [*kept, (_scalar(key, origin), value)]
+    others = [(other_key, other) for other_key, other in parent.value if other_key.value != key]
+    parent.value = [*others, (_scalar(key, origin), value)]

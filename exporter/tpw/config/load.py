@@ -1,4 +1,4 @@
-"""From the text of a file to a typed configuration, or to every problem in it at once."""
+"""Loading a configuration from a file or a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tpw.config.schema import Config
 from tpw.settings.shapes import BAD
 
 MAX_BYTES = 4 * 1024 * 1024
-"""A configuration is never larger; a wrong path to a log file should not eat the memory."""
+"""No configuration is larger. Bounds the memory for a wrong path, such as that of a log file."""
 
 
 def load(
@@ -23,8 +23,8 @@ def load(
 ) -> Config:
     """Read a configuration.
 
-    ``file_name`` stands in messages, and relative paths in the file start at its directory. ``known`` holds the names
-    that other rooms know (meters, engines). Raises ConfigError with every problem.
+    ``file_name`` is for messages, and relative paths in the file start at its directory. ``known`` has the names that other
+    packages define (meters, engines). Raises ConfigError with every problem.
     """
     walk = Walk(file_name, os.path.dirname(file_name))  # noqa: PTH120 - text in, text out
     root = parse(text.removeprefix("\ufeff"), walk)
@@ -34,13 +34,13 @@ def load(
     config: Config = Config() if tree is None else read_section(Config, tree, walk, "", "a mapping of sections")
     if config is BAD:
         assert tree is not None  # noqa: S101 - an absent tree is never BAD
-        said = f"a configuration is a mapping of sections (polling: ..., servers: ...), not {described(tree)}"
-        walk.problems[-1] = Problem(*_place(walk.problems[-1]), "", said)
+        message = f"a configuration is a mapping of sections (polling: ..., servers: ...), not {described(tree)}"
+        walk.problems[-1] = Problem(*_place(walk.problems[-1]), "", message)
         raise ConfigError(walk.problems)
     check(config, walk, known or Known())
     if walk.problems:
         found = dict.fromkeys(walk.problems)
-        raise ConfigError(sorted(found, key=lambda each: (each.line, each.column)))
+        raise ConfigError(sorted(found, key=lambda problem: (problem.line, problem.column)))
     return config
 
 
@@ -55,7 +55,7 @@ def load_file(path: str | Path | None, *, overrides: Sequence[Override] = (), kn
     except OSError as error:
         raise _unreadable(name, f"cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise _unreadable(name, f"is larger than {MAX_BYTES // 1024 // 1024} MiB: this is no configuration")
+        raise _unreadable(name, f"is larger than {MAX_BYTES // 1024 // 1024} MiB: this is not a configuration")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -1,8 +1,7 @@
-"""YAML as a tree of nodes that remember their lines, and the walk that reads them.
+"""YAML as a tree of nodes with their lines, and the state of reading it.
 
-The tree is never turned into plain Python objects as a whole: every value is read by the shape of its setting from the
-text that stands in the file, so YAML's surprises (``no`` as false, ``22:00`` as a number in base 60, ``010`` as 8) never
-reach a setting, and every problem knows its line.
+Each value is parsed by the shape of its setting from the text in the file, so the implicit types of YAML (``no`` as false,
+``22:00`` as a number in base 60, ``010`` as 8) do not apply, and every problem has its line.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from tpw.settings.shapes import BAD
 from tpw.settings.words import shortened
 
 MAX_NODES = 100_000
-"""More values than any real file has: what a short file with many aliases can blow up to is cut off here."""
+"""More values than any real file has. Bounds the expansion of aliases."""
 MAX_DEPTH = 40
 
 _KNOWN_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
 )
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
-"""What YAML counts as the end of a line."""
+"""Line breaks of YAML."""
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class Origin(NamedTuple):
-    """The mark of a node that stands in no file: a flag or an environment variable."""
+    """The mark of a node from a flag or an environment variable."""
 
     name: str
     line: int = -1
@@ -42,7 +41,7 @@ class Origin(NamedTuple):
 
 @dataclass(slots=True)
 class Walk:
-    """One reading of one configuration: where we are reading, what was found wrong, and where each key stands."""
+    """The state of reading one configuration: its problems, and the nodes by key path."""
 
     file: str
     directory: str = ""
@@ -52,7 +51,7 @@ class Walk:
     expanded: int = 0
 
     def problem(self, node: Node | None, path: str, message: str) -> Any:
-        """Note a problem at a node; returns BAD, to be returned by the shape."""
+        """Note a problem at a node. Returns BAD, for the reader to return."""
         mark = None if node is None else node.start_mark
         if isinstance(mark, Origin):
             self.problems.append(Problem(mark.name, 0, 0, path, message))
@@ -63,7 +62,7 @@ class Walk:
         return BAD
 
     def problem_at(self, path: str, message: str) -> None:
-        """Note a problem at a key path: at the key where it stands, else at the nearest section that holds it."""
+        """Note a problem at a key path: at its key, or at the nearest enclosing section in the file."""
         place = path
         while place and place not in self.places:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
@@ -84,24 +83,24 @@ def parse(text: str, walk: Walk) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        line = min(line, len(lines := _LINE_BREAK.split(text)))  # at the end of the text the parser counts one more
-        said = " ".join(part for part in (error.context, error.problem) if part)
-        advice = _syntax_advice(said, lines[line - 1])
-        walk.problems.append(Problem(walk.file, line, column, "", f"this is not YAML: {said}{advice}"))
+        line = min(
+            line, len(lines := _LINE_BREAK.split(text))
+        )  # at the end of the text the parser counts one line too many
+        message = " ".join(part for part in (error.context, error.problem) if part)
+        advice = _syntax_advice(message, lines[line - 1])
+        walk.problems.append(Problem(walk.file, line, column, "", f"this is not YAML: {message}{advice}"))
         return None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        walk.problems.append(
-            Problem(walk.file, line, 1, "", "this is not YAML: it has a character that text may not have")
-        )
+        walk.problems.append(Problem(walk.file, line, 1, "", "this is not YAML: it contains a control character"))
         return None
-    if node is None or not _survey(node, walk):
+    if node is None or not _is_sound(node, walk):
         return None
     return node
 
 
 def _is_shallow(text: str, loader_class: type[yaml.SafeLoader], walk: Walk) -> bool:
-    """Look at the events before the tree is built: building it recurses, in C, and would end the process."""
+    """Check the depth by the events: building a deep tree recurses in C and would crash the process."""
     depth = 0
     for event in yaml.parse(text, Loader=loader_class):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -116,18 +115,18 @@ def _is_shallow(text: str, loader_class: type[yaml.SafeLoader], walk: Walk) -> b
     return True
 
 
-def _syntax_advice(said: str, line: str) -> str:
+def _syntax_advice(message: str, line: str) -> str:
     if line.lstrip(" ").startswith("\t"):
         return " (indent with spaces, not tabs)"
-    if "mapping values are not allowed" in said:
-        return " (a value that contains `: ` needs quotes; or the indentation is off)"
-    if "expected a single document" in said:
-        return " (one file holds one configuration: remove the `---` between them)"
+    if "mapping values are not allowed" in message:
+        return " (quote a value that contains `: `, or correct the indentation)"
+    if "expected a single document" in message:
+        return " (a file holds one configuration: remove the `---`)"
     return ""
 
 
-def _survey(root: Node, walk: Walk) -> bool:
-    """Refuse what the shapes should not have to think of: foreign tags, values that contain themselves."""
+def _is_sound(root: Node, walk: Walk) -> bool:
+    """Refuse unknown tags, and values that contain themselves."""
     sound = True
     done: set[int] = set()
     open_nodes: set[int] = set()
@@ -144,7 +143,7 @@ def _survey(root: Node, walk: Walk) -> bool:
         if id(node) in done:
             continue
         if node.tag not in _KNOWN_TAGS:
-            walk.problem(node, "", f"the YAML tag `{node.tag}` has no meaning here: write the value without it")
+            walk.problem(node, "", f"the YAML tag `{node.tag}` is not supported: write the value without it")
             sound = False
         open_nodes.add(id(node))
         stack.append((node, True))
@@ -158,12 +157,12 @@ def _survey(root: Node, walk: Walk) -> bool:
 
 
 def is_null(node: Node) -> bool:
-    """Whether nothing stands after the colon (or ``null``, ``~``)."""
+    """Whether a key has no value (or ``null``, ``~``)."""
     return isinstance(node, ScalarNode) and node.tag == _NULL
 
 
 def described(node: Node) -> str:
-    """What kind of value stands there, for the reader of a message."""
+    """A value as a message names it."""
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, SequenceNode):
@@ -174,7 +173,7 @@ def described(node: Node) -> str:
 def entries(node: MappingNode, walk: Walk, path: str) -> Iterator[tuple[str, Node, Node]]:
     """(key, node of the key, node of the value) of a mapping, merge keys (``<<``) resolved, each key once.
 
-    A key that stands twice is a problem: YAML would silently keep one of them.
+    A key that occurs twice is a problem: YAML would silently drop one of them.
     """
     lines: dict[str, int] = {}
     merged: list[tuple[str, Node, Node]] = []
@@ -188,13 +187,13 @@ def entries(node: MappingNode, walk: Walk, path: str) -> Iterator[tuple[str, Nod
                     walk.problem(source, path, "`<<` merges mappings only")
             continue
         if not isinstance(key_node, ScalarNode):
-            walk.problem(key_node, path, f"a key is a word, not {described(key_node)}")
+            walk.problem(key_node, path, f"a key is a text, not {described(key_node)}")
             continue
         key = key_node.value
         inner = join(path, key)
         if key in lines:
-            first = f"; it already stands in line {lines[key]}" if lines[key] > 0 else ""
-            walk.problem(key_node, inner, f"this key stands twice{first}")
+            first = f"; it is also in line {lines[key]}" if lines[key] > 0 else ""
+            walk.problem(key_node, inner, f"this key occurs twice{first}")
             continue
         lines[key] = key_node.start_mark.line + 1
         yield key, key_node, value_node
@@ -237,7 +236,7 @@ def _plain_scalar(node: Node) -> Any:
             try:
                 number = float(text)
             except ValueError:
-                return text  # base 60, binary and the like: the text as it stands
+                return text  # base 60, binary and others: the text
             is_whole = text.lstrip("+-").replace("_", "").isdigit()
             return int(text) if is_whole else number
         case _:

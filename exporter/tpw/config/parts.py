@@ -19,7 +19,7 @@ from tpw.settings.words import did_you_mean, shortened
 
 
 class GpuChoice(StrEnum):
-    """How a server's GPUs are known."""
+    """How the GPUs of a server are determined."""
 
     AUTO = "auto"
     NONE = "none"
@@ -28,7 +28,7 @@ class GpuChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """Which GPUs a server owns. ``listed`` holds each as it was written: index, UUID or PCI bus id."""
+    """The GPUs of a server. ``listed`` holds each as written: index, UUID or PCI bus id."""
 
     choice: GpuChoice
     listed: tuple[str, ...] = ()
@@ -41,28 +41,28 @@ class GpusShape:
     words: str = "auto, none, or a list of GPUs (index, UUID or PCI bus id)"
 
     def read(self, node: Node, walk: Walk, path: str) -> Any:
-        """See Shape."""
+        """See OwnGrammar."""
         if isinstance(node, ScalarNode) and node.value in {"auto", "none"}:
             return Gpus(GpuChoice(node.value))
         if not isinstance(node, SequenceNode):
             advice = ""
             if isinstance(node, ScalarNode) and not is_null(node):
-                advice = f": write [{node.value}]" if _looks_like_gpu(node.value) else ""
+                advice = f": write [{node.value}]" if _is_gpu(node.value) else ""
             return walk.problem(node, path, f"should be {self.words}, not {described(node)}{advice}")
         values = read(ListOf(Scalar("a GPU", _gpu, {}), self.words, unique=True), node, walk, path)
         if not values:
-            return walk.problem(node, path, "names no GPU: write none where the server has none")
+            return walk.problem(node, path, "is empty: write none for a server without GPUs")
         return BAD if any(value is BAD for value in values) else Gpus(GpuChoice.LISTED, values)
 
     def schema(self) -> JsonSchema:
-        """See Shape."""
+        """See OwnGrammar."""
         item = {"anyOf": [{"type": "integer", "minimum": 0}, WORD]}
         return {
             "anyOf": [{"enum": ["auto", "none"]}, {"type": "array", "minItems": 1, "uniqueItems": True, "items": item}]
         }
 
 
-def _looks_like_gpu(value: str) -> bool:
+def _is_gpu(value: str) -> bool:
     is_index = re.fullmatch(r"\d{1,3}", value) is not None
     is_word = (
         re.fullmatch(r"[A-Za-z0-9][\w.:/-]{2,}", value) is not None and re.search(r"[A-Za-z:-]", value) is not None
@@ -71,19 +71,21 @@ def _looks_like_gpu(value: str) -> bool:
 
 
 def _gpu(value: str) -> str:
-    if _looks_like_gpu(value):
+    if _is_gpu(value):
         return str(int(value)) if value.isdigit() else value
-    raise ValueError(f"`{shortened(value)}` is no GPU: give its index (0, 1 ...), its UUID (GPU-...) or its PCI bus id")
+    raise ValueError(
+        f"`{shortened(value)}` is not a GPU: give its index (0, 1 ...), its UUID (GPU-...) or its PCI bus id"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A meter to use, and its own options as plain values (the meter says what it understands)."""
+    """A meter and its options, as plain values for its constructor."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     optional: bool = False
-    """True for one that nobody asked for: a default, tried on every machine. That it is not there is no fault."""
+    """True for a default, which is tried on every machine: its absence is not a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,14 @@ class MeterShape:
     words: str = "the name of a meter, or its name with options"
 
     def read(self, node: Node, walk: Walk, path: str) -> Any:
-        """See Shape."""
+        """See OwnGrammar."""
         if isinstance(node, ScalarNode) and not is_null(node):
             return self._named(node, node, walk, path, {})
         if not isinstance(node, MappingNode):
             return walk.problem(node, path, f"should be {self.words}, not {described(node)}")
         found = list(entries(node, walk, path))
         if len(found) != 1:
-            message = f"one entry is one meter; this one holds {len(found)} keys: indent the options under the name"
+            message = f"an entry is one meter, but this one has {len(found)} keys: indent the options under the name"
             return walk.problem(node, path, message)
         name, key_node, value_node = found[0]
         place = f"{path}.{name}"
@@ -116,12 +118,14 @@ class MeterShape:
             return BAD
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name_node.value):
             return walk.problem(
-                name_node, path, f"{described(name_node)} is no name of a meter: small letters, such as nvml"
+                name_node,
+                path,
+                f"{described(name_node)} is not the name of a meter: write lower-case letters, such as nvml",
             )
         return Meter(name_node.value, options)
 
     def schema(self) -> JsonSchema:
-        """See Shape."""
+        """See OwnGrammar."""
         name = "^[a-z][a-z0-9_]*$"
         options = {"type": ["object", "null"]}
         with_options = {"type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": {"pattern": name}}
@@ -130,14 +134,14 @@ class MeterShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSelector:
-    """A metric and the labels its series must carry."""
+    """A metric and the labels that its series must have."""
 
     metric: str = setting(
-        text("the name of a metric", pattern="[a-zA-Z_:][a-zA-Z0-9_:]*"), "Name of the metric as it stands on the page."
+        text("the name of a metric", pattern="[a-zA-Z_:][a-zA-Z0-9_:]*"), "Name of the metric on the page."
     )
     match: Mapping[str, str] = setting(
         MapOf(text("the value of a label"), "a mapping of labels to values", "[a-zA-Z_][a-zA-Z0-9_]*", "a label"),
-        "Only series whose labels have these values are counted.",
+        "Only series with these values of their labels are counted.",
         default=dict,
         default_words="all series",
     )
@@ -158,7 +162,7 @@ class TokensShape:
     words: str = f"a mapping of {', '.join(_TOKEN_ROLES)} to metrics"
 
     def read(self, node: Node, walk: Walk, path: str) -> Any:
-        """See Shape."""
+        """See OwnGrammar."""
         if not isinstance(node, MappingNode):
             return walk.problem(node, path, f"should be {self.words}, not {described(node)}")
         result: dict[str, MetricSelector] = {}
@@ -174,7 +178,7 @@ class TokensShape:
         return result
 
     def schema(self) -> JsonSchema:
-        """See Shape."""
+        """See OwnGrammar."""
         from tpw.config.json_schema import schema_of
 
         roles = {role: schema_of(_METRIC_OR_SELECTOR) for role in _TOKEN_ROLES}

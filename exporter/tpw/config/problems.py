@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told to the person who wrote it."""
+"""Problems of a configuration."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that must be mended before the daemon starts.
+    """One problem, which prevents the start of the daemon.
 
-    ``file`` is where the value came from: the file's name, a flag (``--log.level``) or an environment variable.
-    ``line`` and ``column`` count from 1; 0 means that there is no line, as for a flag.
+    ``file`` is the origin of the value: the file's name, a flag (``--log.level``) or an environment variable. ``line`` and
+    ``column`` count from 1; 0 where there is no line, as for a flag.
     """
 
     file: str
@@ -27,7 +27,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used, with every problem found in it, ordered by place."""
+    """A configuration that cannot be used, with all its problems in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)

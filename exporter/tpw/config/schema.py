@@ -1,7 +1,7 @@
-"""The configuration, typed. One field is one setting: loading, flags, JSON Schema and the reference page follow from it.
+"""The configuration, typed. A field is a setting, from which loading, flags, JSON Schema and the reference page follow.
 
-Sections are frozen and hold plain values only, so a reloaded configuration compares with the one in force by ``==``.
-Durations are seconds, paths are text, money is in ``tariff.currency``.
+Sections are frozen and hold plain values, so that ``==`` compares a reloaded configuration with the one in force. Durations
+are seconds, paths are text, money is in ``tariff.currency``.
 """
 
 from __future__ import annotations
@@ -24,84 +24,81 @@ class Polling:
     """How often the meters and the servers are read."""
 
     interval: float = setting(
-        duration(0.1, 60.0), "Energy and tokens are read on the same tick, this far apart.", default=1.0
+        duration(0.1, 60.0), "Interval between two ticks. A tick reads energy and tokens together.", default=1.0
     )
     window: float = setting(
         duration(1.0, 3600.0),
-        "What the live ratios (tokens per watt, cost per token) look back over. Servers that count tokens only when a"
-        " request ends get a longer one.",
+        "Time over which the live ratios (tokens per watt, cost per token) are averaged. It is longer for servers"
+        " that count tokens at the end of a request.",
         default=60.0,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Where the books are kept."""
+    """The books: the persistent totals."""
 
     dir: str = setting(
         FilePath("the path of a directory"),
-        "Directory of the books: counters go on from there after a restart. It must be writable and must survive the"
-        " process.",
+        "Directory of the books, from which counters continue after a restart. It must be writable and persistent.",
         default="/var/lib/tpw-exporter",
         flag="state.dir",
     )
     keep: float = setting(
         duration(86400.0, 3660 * 86400.0),
-        "How long the quarter-hours of the books are kept, for `tpw-exporter report`. Counters are kept for ever.",
+        "How long the quarter-hours of the books are kept, for `tpw-exporter report`. Counters are kept without limit.",
         default=400 * 86400.0,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuCalibration:
-    """What a better meter found of one GPU's own: true watts = gain * shown watts + offset_watts."""
+    """Correction of a GPU's own meter: true watts = gain * measured watts + offset_watts."""
 
     gpu: str = setting(
         text(
             "the UUID of a GPU",
             pattern=r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9_.:/-]*",
-            advice="an index may be another board's after a reboot; nvidia-smi -L tells the UUID",
+            advice="an index can change at a reboot; nvidia-smi -L lists the UUIDs",
         ),
         "UUID of the GPU, as `tpw-exporter probe` shows it.",
     )
     gain: float = setting(
         number("a factor such as 1.05", minimum=0.5, maximum=2.0, advice="write +5 % as 1.05"),
-        "True watts per watt shown.",
+        "True watts per measured watt.",
         default=1.0,
     )
     offset_watts: float = setting(
-        number("a power in watts", minimum=-200.0, maximum=200.0), "Watts to add to that.", default=0.0
+        number("a power in watts", minimum=-200.0, maximum=200.0), "Watts to add.", default=0.0
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Meters of what is not an accelerator."""
+    """Meters of the host."""
 
     meters: tuple[Meter, ...] = setting(
         ListOf(MeterShape(), "a list of host meters"),
         "Host meters to read: `rapl` and others; each may be a mapping of its name to its options. An empty list reads"
-        " none. One that is named is expected to be there; the default is only tried.",
+        " none. A configured meter must be available; the default is optional.",
         default=lambda: (Meter("rapl", optional=True),),
         default_words="[rapl]",
     )
     sysfs: str = setting(
-        FilePath("the path of a directory"), "Where sysfs is mounted: `/host/sys` in many containers.", default="/sys"
+        FilePath("the path of a directory"), "Mount point of sysfs: `/host/sys` in many containers.", default="/sys"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS towards a server."""
+    """TLS of the connection to a server."""
 
-    ca_file: str | None = setting(
-        FilePath(), "Certificates to trust instead of the system's (PEM).", default=None, default_words="the system's"
-    )
+    ca_file: str | None = setting(FilePath(), "Trusted certificates (PEM).", default=None, default_words="the system's")
     cert_file: str | None = setting(FilePath(), "Client certificate (PEM), with `key_file`.", default=None)
     key_file: str | None = setting(FilePath(), "Key of the client certificate (PEM).", default=None)
     server_name: str | None = setting(
         text("a host name"),
-        "Name that the server's certificate has, where it is not the one in the url.",
+        "Host name in the server's certificate.",
         default=None,
         default_words="the host in the url",
     )
@@ -110,71 +107,70 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One inference server. Without an address: ranks whose counters are on another node; they own GPUs only."""
+    """One inference server. Without a url: ranks of a server with its counters on another node; they own GPUs only."""
 
-    name: str = setting(text("a name"), "Name of the server, the `server` label. Each name once.")
+    name: str = setting(text("a name"), "Name of the server, the label `server`. Unique.")
     url: str | None = setting(
         http_url(),
-        "Base address, such as http://127.0.0.1:8000: the engine's own metrics path is known. A full path is taken as"
-        " it is.",
+        "Base address, such as http://127.0.0.1:8000, to which the engine's metrics path is added; or the address of the"
+        " metrics page.",
         default=None,
-        default_words="none: ranks of a server whose counters are elsewhere",
+        default_words="none: ranks of a server on another node",
     )
     engine: str | None = setting(
         text("the name of an engine", pattern="[a-z][a-z0-9_.-]*"),
-        "Which engine serves: vllm, sglang ... , a name from `dialects`, or `custom` with `tokens`.",
+        "Engine of the server: vllm, sglang and others, a name from `dialects`, or `custom` with `tokens`.",
         default=None,
-        default_words="recognised from the page",
+        default_words="detected from the metrics page",
     )
     gpus: Gpus = setting(
         GpusShape(),
-        "GPUs it owns, each by index, UUID or PCI bus id, a MIG instance by its UUID, a board of the"
-        " meter `external` by its name; `auto` looks them up by its"
-        " processes; `none`.",
+        "GPUs of the server, each by index, UUID or PCI bus id; a MIG instance by its UUID; a GPU of the meter"
+        " `external` by its name. `auto` determines them by the processes; `none` is for a server without GPUs.",
         default=Gpus(GpuChoice.AUTO),
         default_words="auto",
     )
     spans_nodes: bool = setting(
         switch(),
-        "It has GPUs on other nodes as well, which are metered there. Live ratios over joules and money are then not"
-        " shown here, where only a part of them is known: the recording rules make them over all nodes.",
+        "The server also has GPUs on other nodes, which are metered there. Live ratios over energy and cost are then not"
+        " exposed here, because this node has a part of them; the recording rules calculate them over all nodes.",
         default=False,
     )
     model: str | None = setting(
-        text("the name of a model"), "Name of the model, where the engine names none.", default=None
+        text("the name of a model"), "Name of the model, for an engine that reports none.", default=None
     )
     headers_file: str | None = setting(
         FilePath(),
-        "File with HTTP headers, one `Name: value` a line, or with one bearer token. Lines that start with # are comments.",
+        "File with HTTP headers, one `Name: value` per line, or one bearer token. Lines that start with # are comments.",
         default=None,
     )
     tokens: Mapping[str, MetricSelector] = setting(
         TokensShape(),
-        "With engine `custom`: which metrics of the page count what. Roles: `output`, `input` (prompt tokens computed),"
-        " `prompt` (all prompt tokens, cached ones included), `cached_input`, `requests`. Each is the name of a metric or"
+        "With engine `custom`: the metrics to count, by role: `output`, `input` (prompt tokens computed),"
+        " `prompt` (all prompt tokens, with cached ones), `cached_input`, `requests`. Each is the name of a metric or"
         " {metric, match}.",
         default=dict,
     )
     cadence: str | None = setting(
         choice("step", "chunk", "finish"),
-        "When the server's output counter moves (at every step, with every chunk, at the end of a request), for servers"
-        " that speak like an engine and do not count like it.",
+        "When the server's output counter increases: at every step, with every chunk, or at the end of a request. For"
+        " a server that differs from its engine.",
         default=None,
         default_words="the engine's",
     )
-    timeout: float = setting(duration(0.1, 60.0), "How long one read may take.", default=2.0)
-    tls: Tls | None = setting(Section(Tls), "TLS towards the server.", default=None)
+    timeout: float = setting(duration(0.1, 60.0), "Time limit of one read.", default=2.0)
+    tls: Tls | None = setting(Section(Tls), "TLS of the connection.", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """Finding servers that are not listed."""
+    """Discovery of servers that are not configured."""
 
-    processes: bool = setting(switch(), "Look for inference servers among the processes of this host.", default=True)
+    processes: bool = setting(switch(), "Find inference servers among the processes of this host.", default=True)
     kubelet_checkpoint: str = setting(
         FilePath(),
-        "Where the kubelet keeps which devices it gave to which pod. Read only where the driver does not say who holds a"
-        " GPU; it need not be there.",
+        "The kubelet's record of the devices of each pod. Read only where the driver does not report the processes of"
+        " a GPU; it is optional.",
         default="/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
     )
 
@@ -184,31 +180,31 @@ _PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PueQuery:
-    """A power usage effectiveness that a Prometheus knows. Values below 1 or above 10 are refused."""
+    """A power usage effectiveness from a Prometheus. Values below 1 or above 10 are refused."""
 
-    url: str = setting(http_url(), "Address of Prometheus, or of anything with its `/api/v1/query`.")
-    query: str = setting(text("a PromQL expression"), "Gives one number.")
-    fallback: float = setting(_PUE, "Holds while the query gives none.")
+    url: str = setting(http_url(), "Address of Prometheus, or of another server with its `/api/v1/query`.")
+    query: str = setting(text("a PromQL expression"), "PromQL expression of one number.")
+    fallback: float = setting(_PUE, "Value while the query returns none.")
     headers_file: str | None = setting(
         FilePath(),
-        "File with HTTP headers, one `Name: value` a line, or with one bearer token. Lines that start with # are comments.",
+        "File with HTTP headers, one `Name: value` per line, or one bearer token. Lines that start with # are comments.",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facility:
-    """From the energy of the boards to the energy that is paid for."""
+    """From the energy of the GPUs to the energy of the facility."""
 
     pue: float | PueQuery = setting(
         OrMapping(_PUE, Section(PueQuery), "a number such as 1.3, or a mapping with a query"),
-        "Power usage effectiveness: facility energy divided by IT energy. A number is a year's mean.",
+        "Power usage effectiveness: facility energy divided by IT energy. A number is the mean of a year.",
         default=1.0,
     )
     host_share: bool = setting(
         switch(),
-        "Add the host's energy beyond the GPUs to theirs, shared by their energy: what the node's meter shows less the"
-        " GPUs, or else CPU and memory.",
+        "Add the energy of the host without its GPUs to that of the GPUs, in proportion to their energy: the node's"
+        " meter less the GPUs, or otherwise CPU and memory.",
         default=True,
     )
 
@@ -240,29 +236,29 @@ class Log:
 
     level: str = setting(
         choice("debug", "info", "warning", "error", aliases={"warn": "warning"}),
-        "Least severity that is written.",
+        "Lowest severity in the log.",
         default="info",
         flag="log.level",
     )
-    format: str = setting(choice("logfmt", "json"), "Form of a line.", default="logfmt", flag="log.format")
+    format: str = setting(choice("logfmt", "json"), "Format of a line.", default="logfmt", flag="log.format")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The whole configuration. ``Config()`` is what an empty file means."""
+    """The whole configuration. ``Config()`` is that of an empty file."""
 
-    polling: Polling = setting(Section(Polling), "How often everything is read.", default=Polling())
-    state: State = setting(Section(State), "Where the books are kept.", default=State())
+    polling: Polling = setting(Section(Polling), "Intervals of reading.", default=Polling())
+    state: State = setting(Section(State), "The books.", default=State())
     accelerators: tuple[Meter, ...] = setting(
         ListOf(MeterShape(), "a list of meters"),
         "Meters of accelerators, by name: `nvml` and others; each may be a mapping of its name to its options. An empty"
-        " list reads none. One that is named is expected to be there; the default is only tried.",
+        " list reads none. A configured meter must be available; the default is optional.",
         default=lambda: (Meter("nvml", optional=True),),
         default_words="[nvml]",
     )
     calibration: tuple[GpuCalibration, ...] = setting(
         ListOf(Section(GpuCalibration), "a list of calibrations"),
-        "Corrections of GPUs' own meters, for power and energy alike. A change is in force for what is used from then on.",
+        "Corrections of GPUs' own meters, for power and energy. A change applies to later consumption.",
         default=(),
     )
     host: Host = setting(Section(Host), "Meters of the host.", default=Host)
@@ -271,21 +267,21 @@ class Config:
     )
     dialects: tuple[Mapping[str, Any], ...] = setting(
         ListOf(FreeMapping("a mapping that describes an engine"), "a list of dialects"),
-        "Engines of your own: what their metrics are called, in the form of the built-in rows.",
+        "Engines of your own: the names of their metrics, in the form of the built-in rows.",
         default=(),
     )
-    discovery: Discovery = setting(Section(Discovery), "Servers that are not listed.", default=Discovery())
+    discovery: Discovery = setting(Section(Discovery), "Servers that are not configured.", default=Discovery())
     facility: Facility = setting(
-        Section(Facility), "From the boards' energy to the energy paid for.", default=Facility()
+        Section(Facility), "From the energy of the GPUs to the energy of the facility.", default=Facility()
     )
     tariff: Tariff = setting(Section(Tariff), "What electricity costs.", default=Tariff())
     carbon: CarbonSettings | None = setting(
         CARBON, "Carbon intensity of the grid.", default=None, default_words="none: no emissions"
     )
-    costs: Costs = setting(Section(Costs), "What is not energy.", default=Costs())
+    costs: Costs = setting(Section(Costs), "Costs beside energy.", default=Costs())
     references: tuple[ReferencePrice, ...] = setting(
         ListOf(Section(ReferencePrice), "a list of references"),
-        "What the same work costs elsewhere.",
+        "Prices of the same work elsewhere.",
         default=(),
     )
     web: Web = setting(Section(Web), "The HTTP server.", default=Web())

@@ -16,7 +16,7 @@ from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, Amounts
 from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, PostingKey, Postings, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval
-from tpw.tariff.demand import Demand, DemandRules, kw_months, recorded, settled, turned_back
+from tpw.tariff.demand import Demand, DemandRules, after_clock_step, close_windows, kw_months, record
 
 _NO_DEMAND = Demand()
 
@@ -238,10 +238,10 @@ def book_demand(
     result = {name: state for name, state in before.items() if now < state.month_end_seconds}
     amounts: dict[float, float] = {}
     for rules in policy.demand:
-        state = turned_back(before.get(rules.name, _NO_DEMAND), rules, now)
+        state = after_clock_step(before.get(rules.name, _NO_DEMAND), rules, now)
         for (start, end), joules in meter.spans.items():
-            state = recorded(state, rules, start, end, joules)
-        state = settled(state, rules, open_from)
+            state = record(state, rules, start, end, joules)
+        state = close_windows(state, rules, open_from)
         if total > 0.0:
             for at, accrued in _accrued(state, rules, now):
                 if accrued > state.booked_kw_months:

@@ -10,7 +10,7 @@ from tpw.settings.words import did_you_mean, listed, shortened
 
 
 def text(words: str = "a text", *, pattern: str = "", advice: str = "") -> Scalar:
-    """A non-empty text; with a pattern, one that matches it as a whole."""
+    """A non-empty text; with a pattern, one that the pattern matches in full."""
     compiled = re.compile(pattern) if pattern else None
 
     def parse(value: str) -> str:
@@ -25,7 +25,7 @@ def text(words: str = "a text", *, pattern: str = "", advice: str = "") -> Scala
 
 
 def choice(*words: str, aliases: Mapping[str, str] | None = None) -> Scalar:
-    """One of a closed set of words."""
+    """One of a closed set of values."""
     accepted = {**{word: word for word in words}, **(aliases or {})}
 
     def parse(value: str) -> str:
@@ -56,7 +56,7 @@ def number(
     maximum: float | None = None,
     advice: str = "",
 ) -> Scalar:
-    """A finite number within bounds. ``advice`` is added where it lies outside."""
+    """A finite number within bounds. ``advice`` is appended where it is out of bounds."""
     tail = f": {advice}" if advice else ""
 
     def parse(value: str) -> float:

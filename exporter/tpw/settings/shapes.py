@@ -150,7 +150,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class ByKind:
-    """A mapping whose key ``kind`` selects the section."""
+    """A mapping with a key ``kind``, which selects the section."""
 
     table: Mapping[str, str]
     """Kind -> ``module:class`` of its section. Imported when a file names the kind: an unused source costs nothing."""

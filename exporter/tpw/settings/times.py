@@ -1,4 +1,4 @@
-"""Durations, clock times, days, months and dates as people write them. All raise ValueError with a whole sentence."""
+"""Parsers of durations, hours, days, months and dates. All raise ValueError with a sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def duration_seconds(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """A duration as one would write it: the largest unit that divides it."""
+    """A duration in the largest unit that divides it."""
     if seconds < 1:
         return f"{seconds * 1000:g}ms"
     for unit in ("d", "h", "m"):
@@ -46,7 +46,7 @@ def duration_text(seconds: float) -> str:
 
 
 def hour_range(text: str) -> tuple[int, int]:
-    """(start, end) of ``22:00-06:00`` in minutes of the local day, end exclusive; start > end wraps past midnight."""
+    """(start, end) of ``22:00-06:00`` in minutes of the local day, end excluded; start > end extends past midnight."""
     parts = text.replace(" ", "").split("-")
     if len(parts) != 2:
         raise ValueError(f"`{text}` is not a range of hours: write 22:00-06:00")
@@ -64,7 +64,7 @@ def _clock_minutes(part: str, text: str) -> int:
         raise ValueError(f"`{text}` is not a range of hours: write 22:00-06:00, 24-hour clock with minutes")
     hours, minutes = int(match.group(1)), int(match.group(2))
     if minutes > 59 or hours * 60 + minutes > MINUTES_PER_DAY:
-        raise ValueError(f"`{part}` is no time of day")
+        raise ValueError(f"`{part}` is not a time of day")
     return hours * 60 + minutes
 
 
@@ -83,7 +83,7 @@ def month_range(text: str) -> tuple[int, ...]:
 def _month(word: str) -> int:
     if word.isdigit():
         if not 1 <= int(word) <= 12:
-            raise ValueError(f"`{word}` is no month: they count from 1 to 12")
+            raise ValueError(f"`{word}` is not a month: write 1 to 12")
         return int(word)
     return _named(word, _MONTHS, "month", "1 to 12, or jan to dec") + 1
 
@@ -99,7 +99,7 @@ def _named(word: str, names: tuple[str, ...], what: str, known: str) -> int:
     for index, name in enumerate(names):
         if word == name or (len(word) > 3 and word.startswith(name)):
             return index
-    raise ValueError(f"`{word}` is no {what} ({known}){did_you_mean(word, names)}")
+    raise ValueError(f"`{word}` is not a {what} ({known}){did_you_mean(word, names)}")
 
 
 def calendar_date(text: str) -> date:
@@ -107,4 +107,4 @@ def calendar_date(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"`{text}` is no date: write 2026-12-25") from None
+        raise ValueError(f"`{text}` is not a date: write 2026-12-25") from None

@@ -1,4 +1,4 @@
-"""Single values of this product's settings: durations, zones, currencies, addresses, hours and days."""
+"""Shapes of durations, zones, currencies, addresses, hours and days."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ def currency() -> Scalar:
         if re.fullmatch(r"[A-Z]{3}", value):
             return value
         if re.fullmatch(r"[A-Za-z]{3}", value):
-            raise ValueError(f"`{value}`: write {value.upper()}, currency codes are capitals")
-        raise ValueError(f"`{shortened(value)}` is no currency code (ISO 4217): three capitals such as EUR or USD")
+            raise ValueError(f"`{value}`: write {value.upper()}: a currency code has capital letters")
+        raise ValueError(
+            f"`{shortened(value)}` is not a currency code (ISO 4217): write three capitals such as EUR or USD"
+        )
 
     return Scalar("a currency code such as EUR", parse, {"type": "string", "pattern": "^[A-Z]{3}$"})
 
 
 def time_zone() -> Scalar:
-    """An IANA zone that the zone data knows."""
+    """An IANA time zone."""
 
     def parse(value: str) -> str:
         import zoneinfo
@@ -49,14 +51,16 @@ def time_zone() -> Scalar:
             zoneinfo.ZoneInfo(value)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             hint = did_you_mean(value, zoneinfo.available_timezones())
-            raise ValueError(f"`{shortened(value)}` is no time zone; write one such as Europe/Berlin{hint}") from None
+            raise ValueError(
+                f"`{shortened(value)}` is not a time zone; write one such as Europe/Berlin{hint}"
+            ) from None
         return value
 
     return Scalar("a time zone such as Europe/Berlin", parse, {"type": "string", "minLength": 1})
 
 
 def http_url() -> Scalar:
-    """An http or https address without anything secret in it."""
+    """An http or https address without secrets."""
 
     def parse(value: str) -> str:
         words = "an address such as http://127.0.0.1:8000"
@@ -70,18 +74,20 @@ def http_url() -> Scalar:
             advice = f"`{start}` is not http or https" if start else f"write http://{shortened(value)}"
             raise ValueError(f"`{shortened(value)}` should be {words}: {advice}")
         if parts.username is not None or parts.password is not None:
-            raise ValueError("an address must not hold a user or a password: secrets are given by file, headers_file")
+            raise ValueError(
+                "an address must not contain a user or a password: put secrets into a file, such as headers_file"
+            )
         if not parts.hostname or port == 0 or re.search(r"\s", value):
             raise ValueError(f"`{shortened(value)}` should be {words}")
         if parts.fragment:
-            raise ValueError(f"`#{parts.fragment}` has no meaning in an address that is fetched: remove it")
+            raise ValueError(f"`#{parts.fragment}` has no effect in an address: remove it")
         return value
 
     return Scalar("an http or https address", parse, {"type": "string", "pattern": "^https?://[^\\s@]+$"})
 
 
 def listen_address() -> Scalar:
-    """host:port to listen on; the host may be left out."""
+    """host:port to listen on; the host is optional."""
 
     def parse(value: str) -> str:
         match = re.fullmatch(r"(?:\[[0-9a-fA-F:.%\w]*\]|[\w.-]*):(\d{1,5})", value)
@@ -89,7 +95,7 @@ def listen_address() -> Scalar:
             advice = f": write :{value}" if value.isdigit() else ""
             raise ValueError(f"`{shortened(value)}` should be host:port, such as :10101 or 127.0.0.1:10101{advice}")
         if int(match.group(1)) > 65535:
-            raise ValueError(f"{match.group(1)} is no port: they end at 65535")
+            raise ValueError(f"{match.group(1)} is not a port: ports end at 65535")
         return value
 
     return Scalar("host:port", parse, {"type": "string", "pattern": r"^.*:\d{1,5}$"})
@@ -101,7 +107,7 @@ def clock_time() -> Scalar:
     def parse(value: str) -> int:
         match = re.fullmatch(r"(\d{1,2}):(\d{2})", value)
         if match is None or int(match.group(1)) > 23 or int(match.group(2)) > 59:
-            raise ValueError(f"`{shortened(value)}` is no time of day: write 13:00")
+            raise ValueError(f"`{shortened(value)}` is not a time of day: write 13:00")
         return int(match.group(1)) * 60 + int(match.group(2))
 
     return Scalar("a time of day such as 13:00", parse, {"type": "string", "pattern": r"^\d{1,2}:\d{2}$"})
@@ -114,7 +120,7 @@ def calendar_date() -> Scalar:
 
 def _ranges(parse: Any, words: str, json: Mapping[str, Any], example: str) -> ListOf:
     def gather(values: tuple[tuple[int, ...], ...]) -> frozenset[int]:
-        return frozenset(value for each in values for value in each)
+        return frozenset(value for part in values for value in part)
 
     return ListOf(Scalar(words, parse, json), f"a list such as [{example}]", or_one=True, gather=gather)
 

@@ -75,7 +75,7 @@ def dump_contract(books: Books) -> str:
                     "peak_watts": demand.peak_watts,
                     "peak_at_seconds": demand.peak_at_seconds,
                     "windows": [[start, joules] for start, joules in demand.windows.items()],
-                    "settled_until_seconds": demand.settled_until_seconds,
+                    "settled_until_seconds": demand.closed_until_seconds,
                     "earlier_peaks_watts": demand.earlier_peaks_watts,
                     "closed_kw_months": demand.closed_kw_months,
                     "booked_kw_months": demand.booked_kw_months,
@@ -100,7 +100,8 @@ def load_contract(text: str) -> Books:
 def _load_demand(state: Mapping[str, Any]) -> Demand:
     windows, earlier = dict(state.get("windows", [])), tuple(state.get("earlier_peaks_watts", []))
     known = {name: value for name, value in state.items() if name in Demand.__slots__}
-    return Demand(**{**known, "windows": windows, "earlier_peaks_watts": earlier})
+    closed_until = state.get("settled_until_seconds", 0.0)
+    return Demand(**{**known, "windows": windows, "earlier_peaks_watts": earlier, "closed_until_seconds": closed_until})
 
 
 def dump_gpu(account: GpuAccount) -> str:

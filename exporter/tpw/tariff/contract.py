@@ -10,26 +10,25 @@ from tpw.tariff.demand import DemandRules
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Charges on peaks and standing charges, as the source of the prices tells them."""
+    """Demand charges and standing charges from the source of the prices."""
 
     demand: tuple[DemandRules, ...] = ()
-    standing: tuple[StandingCharge, ...] = ()
-    left_out: tuple[str, ...] = ()
-    """What it costs besides and is in no figure here, in sentences."""
+    standing_charges: tuple[StandingCharge, ...] = ()
+    excluded: tuple[str, ...] = ()
+    """Charges that no figure includes, in sentences."""
 
-    def times(self, factor: float) -> Contract:
-        """With value added tax."""
+    def scaled(self, factor: float) -> Contract:
+        """The charges times a factor: value added tax."""
         return Contract(
-            tuple(replace(each, price_per_kw_month=each.price_per_kw_month * factor) for each in self.demand),
+            tuple(replace(rules, price_per_kw_month=rules.price_per_kw_month * factor) for rules in self.demand),
             tuple(
-                replace(each, per_month=each.per_month * factor, per_day=each.per_day * factor)
-                for each in self.standing
+                replace(charge, per_month=charge.per_month * factor, per_day=charge.per_day * factor)
+                for charge in self.standing_charges
             ),
-            self.left_out,
+            self.excluded,
         )
 
-    def plus(self, other: Contract) -> Contract:
-        """Both together."""
+    def __add__(self, other: Contract) -> Contract:
         return Contract(
-            (*self.demand, *other.demand), (*self.standing, *other.standing), (*self.left_out, *other.left_out)
+            self.demand + other.demand, self.standing_charges + other.standing_charges, self.excluded + other.excluded
         )

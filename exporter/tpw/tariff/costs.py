@@ -1,7 +1,6 @@
-"""What is not energy: costs that run with time, and what the same work costs elsewhere. All in one currency.
+"""Costs that accrue with time (the section ``costs``), and prices of the same work elsewhere (``references``).
 
-A year has 8760 hours and a month is its twelfth part, always: a cost that depended on the length of the month would
-jump at midnight for no reason in the world.
+A year has 8760 hours and every month is a twelfth of it, so that the rates do not change with the length of a month.
 """
 
 from __future__ import annotations
@@ -19,20 +18,21 @@ MONTH_SECONDS = YEAR_SECONDS / 12
 
 
 def annuity(price: float, years: float, interest: float = 0.0, residual: float = 0.0) -> float:
-    """What a thing costs per year of its life, its value at the end (``residual``, a fraction of the price) given back.
+    """Yearly cost of an asset over its economic life.
 
-    ``interest`` is per year, as a fraction; at 0 this is straight-line depreciation.
+    ``residual`` is its value at the end as a fraction of the price; ``interest`` is per year, as a fraction. Without
+    interest this is straight-line depreciation.
     """
     if interest == 0:
         return price * (1 - residual) / years
-    # 1 less the discount, without the cancellation that would make it 0 for an interest of next to nothing.
+    # 1 - (1 + interest) ** -years, without the cancellation that makes it 0 for a tiny interest.
     written_off = -expm1(-years * log1p(interest))
     return price * (1 - residual * (1 - written_off)) * interest / written_off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What owning a GPU costs: an annuity over its life, spread over every hour of a year (8760)."""
+    """Cost of owning a GPU: an annuity over its economic life, spread over every hour of a year (8760)."""
 
     price_per_gpu: float = setting(
         number("an amount of money", minimum=0.0),
@@ -46,7 +46,7 @@ class Hardware:
     )
     residual: float = setting(
         number("a fraction such as 0.20", minimum=0.0, maximum=1.0, advice="write 20 % as 0.20"),
-        "Value left at the end of its life, as a fraction of the price.",
+        "Value at the end of its life, as a fraction of the price.",
         default=0.0,
     )
 
@@ -57,7 +57,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuHour:
-    """A GPU that is paid by the hour, used or not."""
+    """A GPU rented by the hour, used or not."""
 
     price: float = setting(number("an amount of money", minimum=0.0), "Price of one GPU for one hour.")
 
@@ -68,14 +68,14 @@ class GpuHour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosting:
-    """Committed power in somebody's data centre."""
+    """Colocation: committed power, used or not."""
 
     price_per_kw_month: float = setting(
         number("an amount of money", minimum=0.0), "Price of one kW of committed power for a month."
     )
     kw_per_gpu: float = setting(
         number("a power in kW", minimum=0.0, maximum=100.0, advice="kW, not W"),
-        "Committed power per GPU, in kW, its share of the server included.",
+        "Committed power per GPU, with its share of the server.",
     )
 
     def rate(self) -> Rate:
@@ -98,10 +98,10 @@ class Operations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What is not energy: each part runs with time and becomes a `component` of the cost metrics."""
+    """Costs beside energy. Each accrues with time and is a `component` of the cost metrics."""
 
-    hardware: Hardware | None = setting(Section(Hardware), "GPUs that are owned.", default=None)
-    gpu_hour: GpuHour | None = setting(Section(GpuHour), "GPUs that are rented.", default=None)
+    hardware: Hardware | None = setting(Section(Hardware), "Owned GPUs.", default=None)
+    gpu_hour: GpuHour | None = setting(Section(GpuHour), "Rented GPUs.", default=None)
     hosting: Hosting | None = setting(Section(Hosting), "Colocation by committed power.", default=None)
     operations: Operations | None = setting(Section(Operations), "Running costs.", default=None)
 
@@ -136,14 +136,14 @@ class TokenPrices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferencePrice:
-    """What the same work costs elsewhere. Give one of the two prices."""
+    """The price of the same work elsewhere. Give one of the two prices."""
 
     name: str = setting(text("a name"), "The `reference` label. Each name once.")
     price_per_gpu_hour: float | None = setting(
-        number("an amount of money", minimum=0.0), "Of one rented GPU for one hour.", default=None
+        number("an amount of money", minimum=0.0), "Price of one rented GPU for one hour.", default=None
     )
     price_per_million: TokenPrices | None = setting(
-        Section(TokenPrices), "Of an API, per million tokens.", default=None
+        Section(TokenPrices), "Prices of an API, per million tokens.", default=None
     )
 
     def reference(self) -> Reference:

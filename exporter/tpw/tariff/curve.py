@@ -1,4 +1,4 @@
-"""What holds when, ready for the ledger: looked up by bisection, cut at boundaries."""
+"""Values over time, as the ledger reads them: found by bisection, cut at boundaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tpw.tariff.spans import merged
 
 
 class Span(Protocol):
-    """Something that holds over [start, end), Unix seconds."""
+    """A value in force over [start, end), Unix seconds."""
 
     @property
     def start_seconds(self) -> float:
@@ -29,22 +29,22 @@ T = TypeVar("T", bound=Span)
 def starts_of(intervals: Sequence[Span]) -> tuple[float, ...]:
     """The starts of intervals. Raises ValueError where they are empty, overlap or are out of order."""
     previous_end = float("-inf")
-    for each in intervals:
-        if not (previous_end <= each.start_seconds < each.end_seconds):
-            raise ValueError(f"interval out of order: {each}")
-        previous_end = each.end_seconds
-    return tuple(each.start_seconds for each in intervals)
+    for interval in intervals:
+        if not (previous_end <= interval.start_seconds < interval.end_seconds):
+            raise ValueError(f"interval out of order: {interval}")
+        previous_end = interval.end_seconds
+    return tuple(interval.start_seconds for interval in intervals)
 
 
 @dataclass(frozen=True, slots=True)
 class Steps(Generic[T]):
-    """Intervals, ordered and disjoint. Make one with the ``of`` of its kind."""
+    """Intervals, ordered and disjoint. Made by ``from_intervals`` of its kind."""
 
     intervals: tuple[T, ...] = ()
     _starts: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
     def at(self, wall_seconds: float) -> T | None:
-        """The interval in force at a moment. None where none is known."""
+        """The interval in force at a moment; None where none is known."""
         index = bisect_right(self._starts, wall_seconds) - 1
         if index < 0:
             return None
@@ -52,10 +52,7 @@ class Steps(Generic[T]):
         return found if wall_seconds < found.end_seconds else None
 
     def pieces(self, start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, T | None]]:
-        """[start, end) cut at every boundary: (start, end, what holds there or None where nothing is known).
-
-        Nothing where start >= end.
-        """
+        """[start, end) cut at every boundary: (start, end, the interval in force or None). Nothing where start >= end."""
         index = bisect_right(self._starts, start_seconds) - 1
         at = start_seconds
         if index < 0 or self.intervals[index].end_seconds <= at:
@@ -76,16 +73,16 @@ class Steps(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class PriceCurve(Steps[PriceInterval]):
-    """Known prices; equal neighbours are one interval."""
+    """Known prices; adjacent equal intervals are one."""
 
     @classmethod
-    def of(cls, intervals: Iterable[PriceInterval]) -> PriceCurve:
-        """A curve of what a source tells. Raises ValueError where intervals overlap or are empty."""
+    def from_intervals(cls, intervals: Iterable[PriceInterval]) -> PriceCurve:
+        """The curve of a source's prices. Raises ValueError where intervals overlap or are empty."""
         ordered = merged(intervals)
         return cls(ordered, starts_of(ordered))
 
     def next_change(self, wall_seconds: float) -> PriceInterval | None:
-        """The first later interval with another price. None while none is known."""
+        """The first later interval with another price; None where none is known."""
         now = self.at(wall_seconds)
         for index in range(bisect_right(self._starts, wall_seconds), len(self.intervals)):
             later = self.intervals[index]

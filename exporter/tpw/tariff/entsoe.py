@@ -1,10 +1,10 @@
 """Day-ahead prices of the European transparency platform of ENTSO-E: document type A44.
 
-What the format means (IEC 62325-451-3, and the platform's guide): a ``TimeSeries`` has ``Period``s; a period is a UTC
-time interval, a resolution and points counted from 1. With curve type A03 a point that is left out repeats the one before
-it; with A01 it is missing. Where a bidding zone has several auctions the series carry a sequence (Germany and Austria: 1
-is the coupled European auction, 2 is EXAA); mixing them yields prices that never were. A local day has 23, 24 or 25 hours,
-so the number of points follows from the period and nothing else. No data is an ``Acknowledgement_MarketDocument``.
+The format (IEC 62325-451-3, and the platform's guide): a ``TimeSeries`` has ``Period``s; a period is a UTC time interval,
+a resolution and points counted from 1. With curve type A03 an omitted point repeats the one before it; with A01 it is
+missing. Series of several auctions of a bidding zone carry a sequence (Germany and Austria: 1 is the coupled European
+auction, 2 is EXAA) and must not be mixed. A local day has 23, 24 or 25 hours, so the number of points follows from the
+period. No data is an ``Acknowledgement_MarketDocument``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BASE = "https://web-api.tp.entsoe.eu/api"
 PUBLICATION = Publication("Europe/Berlin", time(13, 0))
 MAX_POINTS = 400_000
-"""A year of five-minute prices several times over."""
+"""Several years of five-minute prices: more is a damaged period."""
 
 ZONES = {
     "AT": "10YAT-APG------L",
@@ -87,7 +87,7 @@ def area_code(area: str) -> str:
     code = ZONES.get(area, area)
     if not _EIC.fullmatch(code) or eic_check_letter(code[:15]) != code[15]:
         raise ValueError(
-            f"`{area}` is no bidding zone: give a name such as DE-LU or FR, or a code such as {ZONES['FR']}"
+            f"`{area}` is not a bidding zone: give a name such as DE-LU or FR, or a code such as {ZONES['FR']}"
         )
     return code
 
@@ -117,7 +117,7 @@ class EntsoeLayer(Layer):
     token_file: str = setting(FilePath(), "File with the security token of the platform.")
     sequence: int = setting(
         whole_number("the number of an auction", minimum=1, maximum=9),
-        "Which auction, where the zone has several: 1 is the coupled European one.",
+        "Number of the auction, where the zone has several: 1 is the coupled European auction.",
         default=1,
     )
     fallback_price_per_kwh: float | None = fallback_setting()
@@ -133,7 +133,7 @@ class EntsoeLayer(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Entsoe:
-    """Reads one bidding zone. The token is a file; ``sequence`` is which auction, where there are several."""
+    """Reads one auction (``sequence``) of a bidding zone."""
 
     area: str
     token_file: str
@@ -176,18 +176,20 @@ def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval,
     if kind != "Publication_MarketDocument":
         raise SourceError(Reason.MALFORMED, f"the answer is a {kind}, not a Publication_MarketDocument")
     try:
-        series = [each for each in _children(root, "TimeSeries") if _sequence(each) in {None, sequence}]
-        for each in series:
-            _check_unit(each, currency)
-        periods = [_period(period, _text(each, "curveType")) for each in series for period in _children(each, "Period")]
+        found = [series for series in _children(root, "TimeSeries") if _sequence(series) in {None, sequence}]
+        for series in found:
+            _check_unit(series, currency)
+        periods = [
+            _period(period, _text(series, "curveType")) for series in found for period in _children(series, "Period")
+        ]
     except (ValueError, OverflowError) as error:
         raise SourceError(Reason.MALFORMED, f"the price document cannot be read: {brief(error)}") from error
     if not periods:
         raise SourceError(
-            Reason.NOT_YET, f"the price document has no series of auction {sequence}", "check sequence, or wait"
+            Reason.NOT_YET, f"the price document has no series of auction {sequence}", "check `sequence`, or wait"
         )
     result: tuple[PriceInterval, ...] = ()
-    for _, prices in sorted(periods, key=lambda each: -each[0]):
+    for _, prices in sorted(periods, key=lambda period: -period[0]):
         result = overlaid(prices, result)
     return result
 
@@ -196,7 +198,7 @@ def _document(body: bytes) -> Element:
     from xml.etree import ElementTree as ET
 
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
-        raise SourceError(Reason.MALFORMED, "the answer declares entities, which no price document does")
+        raise SourceError(Reason.MALFORMED, "the answer declares XML entities, which a price document does not")
     try:
         return ET.fromstring(body)  # noqa: S314 - no entities (above), bounded in size by the fetch
     except ET.ParseError as error:
@@ -204,17 +206,17 @@ def _document(body: bytes) -> Element:
 
 
 def _acknowledged(root: Element) -> SourceError:
-    """What the platform answers instead of data. 999 is "no matching data found", and also most errors."""
+    """The platform's answer in place of data. Code 999 is "no matching data found", and also most errors."""
     reason = next(_children(root, "Reason"), None)
-    said = "" if reason is None else (_text(reason, "text", "") or _text(reason, "code", ""))
-    shown = " ".join(said.split())[:160]
-    if "no matching data" in said.lower() or not said:
-        return SourceError(Reason.NOT_YET, f"the transparency platform has no prices for this time: {shown}")
-    return SourceError(Reason.MALFORMED, f"the transparency platform refused the question: {shown}")
+    message = "" if reason is None else (_text(reason, "text", "") or _text(reason, "code", ""))
+    excerpt = " ".join(message.split())[:160]
+    if "no matching data" in message.lower() or not message:
+        return SourceError(Reason.NOT_YET, f"the transparency platform has no prices for this time: {excerpt}")
+    return SourceError(Reason.MALFORMED, f"the transparency platform refused the request: {excerpt}")
 
 
 def _name(element: Element) -> str:
-    """The local name: the namespace carries a version that changes."""
+    """The local name: the namespace has a version, which changes."""
     return element.tag.rpartition("}")[2]
 
 
@@ -232,7 +234,7 @@ def _text(element: Element, name: str, default: str | None = None) -> str:
 
 
 def _sequence(series: Element) -> int | None:
-    """Which auction; None where the document does not tell several apart."""
+    """Number of the auction; None where the document has no sequences."""
     text = _text(series, "classificationSequence_AttributeInstanceComponent.position", "")
     return int(text) if text else None
 
@@ -267,14 +269,14 @@ def _period(period: Element, curve: str) -> tuple[float, tuple[PriceInterval, ..
 
 
 def _points(points: Iterable[Element], count: int) -> Iterator[tuple[int, float]]:
-    seen: set[int] = set()
+    found: set[int] = set()
     for point in points:
         position = int(_text(point, "position"))
         if not 1 <= position <= count:
-            raise ValueError(f"point {position} of a period with {count}")
-        if position in seen:
-            raise ValueError(f"point {position} stands twice")
-        seen.add(position)
+            raise ValueError(f"point {position} is beyond the {count} points of its period")
+        if position in found:
+            raise ValueError(f"point {position} occurs twice")
+        found.add(position)
         price = float(_text(point, "price.amount"))
         if not isfinite(price):
             raise ValueError(f"point {position} is {price}")

@@ -1,8 +1,7 @@
-"""Prices that somebody publishes: asked for when they can be expected, kept on disk, never guessed.
+"""Feeds: prices that a service publishes, fetched on a schedule and kept on disk.
 
-A :class:`Feed` is the patience around a :class:`Reader`, which knows one service and nothing of time. What was read once
-is kept: yesterday's prices are still needed when joules arrive late, and a feed that is down changes nothing that is
-known already.
+A :class:`Feed` schedules and keeps what a :class:`Reader` reads; the reader knows one service. Known prices are kept: late
+energy needs those of past days, and a feed that is down changes nothing that is known.
 """
 
 from __future__ import annotations
@@ -25,18 +24,23 @@ from tpw.tariff.spans import clipped, merged, overlaid
 
 DAY_SECONDS = 86400.0
 KEPT_SECONDS = 45 * DAY_SECONDS
-"""A billing month and what comes late."""
-LOOK_BACK_SECONDS = 8 * DAY_SECONDS
-"""History that is fetched for joules that were used while the daemon was down."""
-LOOK_AHEAD_SECONDS = 2.5 * DAY_SECONDS
+"""How long prices are kept: a billing month, and the days for which late energy is still priced."""
+HISTORY_SECONDS = 8 * DAY_SECONDS
+"""How far back prices are fetched, for energy used while the exporter was down. The ledger prices late energy for as
+long."""
+AHEAD_SECONDS = 2.5 * DAY_SECONDS
+"""How far ahead prices are fetched: past the end of tomorrow, from any time of day and on a day of 25 hours."""
+COMPARED_SECONDS = 3 * DAY_SECONDS
+"""Fresh prices are compared with those of so many past days: enough for a weekend, too few for a season."""
 
 _CACHE_LAYOUT = 1
 
-Judge = Callable[[Sequence[PriceInterval], Sequence[PriceInterval]], None]
+Check = Callable[[Sequence[PriceInterval], Sequence[PriceInterval]], None]
+"""Raises SourceError for implausible fresh intervals (first argument), given the known ones (second)."""
 
 
 class Reader(Protocol):
-    """Knows one service."""
+    """Reads one service."""
 
     @property
     def name(self) -> str:
@@ -44,15 +48,15 @@ class Reader(Protocol):
 
     @property
     def identity(self) -> str:
-        """What exactly is read (service, area, tariff): prices of another identity are not ours."""
+        """What is read (service, area, tariff). Kept prices of another identity are ignored."""
 
     def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
-        """Everything the service knows of [start, end), ordered and disjoint; may say more than was asked. Raises
-        SourceError; reason NOT_YET where nothing is published for the range."""
+        """The service's prices for [start, end), ordered and disjoint; may return more than the range. Raises SourceError;
+        reason NOT_YET where nothing is published for the range."""
 
 
 class PriceBounds(Protocol):
-    """The settings of a feed's prices."""
+    """Settings of a feed of prices."""
 
     @property
     def fallback_price_per_kwh(self) -> float | None:
@@ -78,7 +82,7 @@ def price_feed(
         clock=context.clock,
         unit=currency or "",
         schedule=schedule,
-        judge=partial(refuse_implausible, currency=currency or "", max_price_per_kwh=max_price),
+        check=partial(refuse_implausible, currency=currency or "", max_price_per_kwh=max_price),
         cache=cache,
         fallback_price_per_kwh=bounds.fallback_price_per_kwh if bounds is not None else None,
     )
@@ -88,13 +92,13 @@ class Feed:
     """A price source around a reader.
 
     Args:
-        reader: knows the service.
+        reader: reads the service.
         clock: Unix time.
-        unit: of the numbers per kWh, usually the currency: numbers kept in another unit are not ours.
-        schedule: when to ask.
+        unit: of the numbers per kWh, usually the currency. Kept numbers of another unit are ignored.
+        schedule: when to fetch.
+        check: refuses implausible prices.
         cache: file that keeps the prices over a restart; None keeps them in memory.
-        judge: raises SourceError for fresh intervals (first argument) that cannot be, given those known before.
-        fallback_price_per_kwh: price, marked as a fallback, for time for which none is known. None leaves it unpriced.
+        fallback_price_per_kwh: price, marked as a fallback, for time without a known price. None leaves it unpriced.
     """
 
     def __init__(
@@ -104,92 +108,89 @@ class Feed:
         clock: Callable[[], float],
         unit: str,
         schedule: Schedule,
-        judge: Judge,
+        check: Check,
         cache: Path | None = None,
         fallback_price_per_kwh: float | None = None,
     ) -> None:
         self.name = reader.name
-        self.trouble: SourceError | None = None
-        """Why the last question had no good answer; None while all is well. Prices known from before still hold."""
+        self.error: SourceError | None = None
+        """Why the feed cannot be read now; None while it can. Known prices remain in force."""
         self._reader = reader
         self._clock = clock
         self._unit = unit
         self._schedule = schedule
         self._cache = cache
-        self._judge = judge
+        self._check = check
         self._fallback = fallback_price_per_kwh
         self._attempts = Attempts()
-        self._asked_from = float("inf")
-        self._known = PriceCurve.of(_load(cache, reader.identity, unit)) if cache is not None else PriceCurve()
+        self._fetched_from = float("inf")
+        self._known = (
+            PriceCurve.from_intervals(_load(cache, reader.identity, unit)) if cache is not None else PriceCurve()
+        )
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """Known prices, asking the service first where that is due. Raises the SourceError of the service where
-        nothing at all is known of the range."""
+        """Known prices, after a fetch where one is due. Raises the SourceError of the service where no price in the range
+        is known."""
         now = self._clock()
         if self._is_due(start_seconds, now):
-            self._ask(start_seconds, now)
+            self._fetch(start_seconds, now)
         found = clipped(self._known.intervals, start_seconds, end_seconds)
         if self._fallback is not None and end_seconds > start_seconds:
             gap = PriceInterval(start_seconds, end_seconds, self._fallback, PriceState.FALLBACK)
             return overlaid(found, (gap,))
-        if not found and self.trouble is not None and end_seconds > start_seconds:
-            raise self.trouble
+        if not found and self.error is not None and end_seconds > start_seconds:
+            raise self.error
         return found
 
     def _is_due(self, start_seconds: float, now: float) -> bool:
         covered_until = _covered_until(self._known, now)
         if is_due(self._schedule, self._attempts, now, covered_until):
             return True
-        # Once for every stretch of the past that is wanted and was never asked for.
-        wanted_from = max(start_seconds, now - LOOK_BACK_SECONDS)
+        # Once for each stretch of the past that is needed and was not fetched before.
+        wanted_from = max(start_seconds, now - HISTORY_SECONDS)
         is_past_missing = wanted_from < now and (_covered_until(self._known, wanted_from) or wanted_from) < now
-        return is_past_missing and wanted_from < self._asked_from and self._attempts.failures == 0
+        return is_past_missing and wanted_from < self._fetched_from and self._attempts.failures == 0
 
-    def _ask(self, start_seconds: float, now: float) -> None:
-        asked_from = min(max(start_seconds, now - LOOK_BACK_SECONDS), now)
-        covered_until = _covered_until(self._known, asked_from)
+    def _fetch(self, start_seconds: float, now: float) -> None:
+        fetch_from = min(max(start_seconds, now - HISTORY_SECONDS), now)
+        covered_until = _covered_until(self._known, fetch_from)
         if covered_until is not None and covered_until >= now:
-            asked_from = now
-        asked_from = asked_from // DAY_SECONDS * DAY_SECONDS
+            fetch_from = now
+        fetch_from = fetch_from // DAY_SECONDS * DAY_SECONDS
         try:
-            fresh = merged(self._reader.read(asked_from, now + LOOK_AHEAD_SECONDS))
-            PriceCurve.of(fresh)
-            recent = [each for each in self._known.intervals if each.end_seconds > now - 3 * DAY_SECONDS]
-            self._judge(fresh, recent)
+            fresh = merged(self._reader.read(fetch_from, now + AHEAD_SECONDS))
+            PriceCurve.from_intervals(fresh)
+            recent = [known for known in self._known.intervals if known.end_seconds > now - COMPARED_SECONDS]
+            self._check(fresh, recent)
         except SourceError as error:
             self._fail(error, now)
             return
         except ValueError as error:
             self._fail(SourceError(Reason.MALFORMED, f"{self._reader.identity}: {error}"), now)
             return
-        self._asked_from = min(self._asked_from, asked_from)
-        kept = overlaid(fresh, self._known.intervals)
-        self._known = PriceCurve.of(clipped(kept, now - KEPT_SECONDS, float("inf")))
+        self._fetched_from = min(self._fetched_from, fetch_from)
+        known = overlaid(fresh, self._known.intervals)
+        self._known = PriceCurve.from_intervals(clipped(known, now - KEPT_SECONDS, float("inf")))
         if self._known.at(now) is None:
-            self._fail(SourceError(Reason.NOT_YET, f"{self._reader.identity} knows no price for now"), now)
+            self._fail(SourceError(Reason.NOT_YET, f"{self._reader.identity} has no price for now"), now)
         else:
-            self.trouble = None
+            self.error = None
             self._attempts = self._attempts.succeeded(now)
         self._save()
 
     def _fail(self, error: SourceError, now: float) -> None:
-        self.trouble = error
+        self.error = error
         self._attempts = self._attempts.failed(now, error.reason)
         if error.reason is Reason.NOT_YET and self._known.at(now) is not None:
-            self.trouble = None  # tomorrow is not out yet, and now is known: all is well
+            self.error = None  # tomorrow is not published yet, and the price of now is known
 
     def _save(self) -> None:
         if self._cache is None:
             return
         rows = [
-            [
-                each.start_seconds,
-                each.end_seconds,
-                each.price_per_kwh,
-                each.state,
-                *([each.steps] if each.steps else []),
-            ]
-            for each in self._known.intervals
+            [known.start_seconds, known.end_seconds, known.price_per_kwh, known.state]
+            + ([known.steps] if known.steps else [])
+            for known in self._known.intervals
         ]
         document = {
             "layout": _CACHE_LAYOUT,
@@ -198,14 +199,14 @@ class Feed:
             "intervals": rows,
         }
         temporary = self._cache.with_suffix(".new")
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs a question after the next restart
+        with contextlib.suppress(OSError):  # without the cache, the next start fetches again
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(document), encoding="utf-8")
             os.replace(temporary, self._cache)  # noqa: PTH105 - atomic on purpose
 
 
 def _covered_until(known: PriceCurve, from_seconds: float) -> float | None:
-    """Until when prices are known without a gap; None where not even the moment itself is."""
+    """Until when prices are known without a gap; None where the moment itself has none."""
     first = known.at(from_seconds)
     if first is None:
         return None
@@ -216,7 +217,7 @@ def _covered_until(known: PriceCurve, from_seconds: float) -> float | None:
 
 
 def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
-    """What the cache holds for this identity; nothing where it is missing, broken or somebody else's."""
+    """The cached prices of this identity and unit; none where the file is missing, damaged or of another identity."""
     try:
         document = json.loads(cache.read_text(encoding="utf-8"))
         if (document["layout"], document["identity"], document["unit"]) != (_CACHE_LAYOUT, identity, unit):
@@ -231,14 +232,14 @@ def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
             )
             for start, end, price, state, *steps in document["intervals"]
         )
-        return PriceCurve.of(found).intervals
+        return PriceCurve.from_intervals(found).intervals
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()
 
 
 def _finite(value: float) -> float:
-    """A number of the cache. Raises ValueError for one that would make every sum it enters none."""
+    """A number of the cache. Raises ValueError for NaN and infinity, which would spoil every sum."""
     number = float(value)
     if not isfinite(number):
-        raise ValueError(f"{number} is no time and no price")
+        raise ValueError(f"{number} is not finite")
     return number

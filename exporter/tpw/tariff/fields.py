@@ -30,7 +30,7 @@ def max_price_setting() -> Any:
     """The bound of plausible prices."""
     return setting(
         number("a price per kWh", above=0.0),
-        "Prices whose magnitude exceeds this are refused as being in another unit.",
+        "Prices with a greater magnitude are refused as being in another unit.",
         default=None,
         default_words="by the currency: 15 for EUR or USD",
     )

@@ -1,8 +1,8 @@
-"""Lists of prices by interval, from a file or an address, and what the well-known ones look like.
+"""Lists of prices by interval: presets of well-known services, and any list at an address or in a file.
 
-One generic reader (:mod:`tpw.tariff.layout`) reads them all; a preset is a row of data. Addresses and shapes are those
-the services document; all of the presets below but Tibber and the Swiss utilities are for wholesale prices, to which
-network charges and levies are added as layers.
+One generic reader (:mod:`tpw.tariff.layout`) reads them all; a preset is a row of data. Addresses and layouts are those
+in the documentation of the services. All presets but Tibber and the Swiss utilities are wholesale prices, without network
+charges and levies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tpw.tariff.settings import Tariff
 from tpw.tariff.tables import Table
 
 _DAY_AHEAD = Publication("Europe/Berlin", time(13, 0))
-"""The European day-ahead auction is published at about 13:00 Central European time."""
+"""The European day-ahead auction publishes at about 13:00 Central European time."""
 
 _TIBBER_QUERY = (
     "{viewer{homes{id currentSubscription{priceInfo(resolution:QUARTER_HOURLY)"
@@ -37,19 +37,19 @@ _TIBBER_QUERY = (
 class Preset:
     """A well-known list of prices.
 
-    ``url`` and the paths in ``layout`` may hold ``{area}`` and ``{currency}``, the url also ``{start}`` and ``{end}``,
-    which are written in ``stamp`` and the preset's zone.
+    ``url`` and the paths in ``layout`` may contain ``{area}`` and ``{currency}``; the url also ``{start}`` and ``{end}``,
+    in the format ``stamp`` and the zone ``stamp_zone``.
     """
 
     url: str
     layout: Layout
     currencies: tuple[str, ...]
     areas: str = ""
-    """What an area is here, for people; "" where there are none."""
+    """The meaning of an area, for messages; "" where the preset has none."""
     default_area: str = ""
     """The area where none is given; "" where it is required."""
     stamp: str = "%Y-%m-%dT%H:%M:%SZ"
-    """How ``{start}`` and ``{end}`` are written; ``unix_ms`` for milliseconds."""
+    """Format of ``{start}`` and ``{end}``; ``unix_ms`` for milliseconds."""
     stamp_zone: str = "UTC"
     publication: Publication | None = _DAY_AHEAD
     needs_token: bool = False
@@ -65,7 +65,7 @@ class Preset:
         token_file: str | None = None,
         headers_file: str | None = None,
     ) -> FromAddress:
-        """The reader for an area. ``url`` is for presets without an address of their own."""
+        """The reader for an area. ``url`` is for presets without an address."""
 
         def filled(pattern: str) -> str:
             return pattern.replace("{area}", area or self.default_area).replace("{currency}", currency)
@@ -184,17 +184,17 @@ class IntervalsLayer(Table, Layer):
     """Prices by interval: a well-known list (`preset`), or any JSON, CSV or Prometheus series from a `url` or `file`."""
 
     preset: str | None = setting(choice(*PRESETS), "A well-known list of prices.", default=None)
-    area: str | None = setting(text("an area"), "Area of the preset: a bidding zone, a country.", default=None)
+    area: str | None = setting(text("an area"), "Area of the preset, such as a bidding zone.", default=None)
     price: str | None = setting(
-        text("a field"), "Field of the price; a path such as `parts[unit=CHF_kWh].value` goes deeper.", default=None
+        text("a field"), "Field or column of the price, or a path such as `parts[unit=CHF_kWh].value`.", default=None
     )
-    per: str = setting(choice("kWh", "MWh"), "What the prices are for.", default="kWh")
+    per: str = setting(choice("kWh", "MWh"), "Unit of energy of the prices.", default="kWh")
     minor_units: bool = setting(switch(), "Prices are in hundredths of the currency: cents, pence.", default=False)
     published_at: int | None = setting(
         clock_time(),
-        "Local time of day at which tomorrow's prices come out; asked again then until they are there.",
+        "Local time of day at which tomorrow's prices are published; the list is then fetched until it has them.",
         default=None,
-        default_words="by the preset; else no such time",
+        default_words="by the preset; otherwise none",
     )
     includes_vat: bool = includes_vat_setting()
     fallback_price_per_kwh: float | None = fallback_setting()

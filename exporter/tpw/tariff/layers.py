@@ -1,7 +1,7 @@
-"""The all-in price: the sum of several sources (energy, network, levies), value added tax on top.
+"""The all-in price: the sum of several sources (energy, network, levies) with value added tax.
 
-A price that depends on how much was used in the billing month arrives here as a price with steps; the sum has the steps
-of all its parts, and every interval is cut where a billing month begins.
+A price that depends on the consumption of the billing month has steps. The sum has the steps of all its parts, and its
+intervals are cut where a billing month begins.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tpw.tariff.spans import least_reliable, merged
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One part of the price. ``factor`` is 1 + VAT, or 1 where the part contains it already."""
+    """One part of the price. ``factor`` is 1 + VAT, or 1 where the part contains VAT."""
 
     source: PriceSource
     factor: float = 1.0
 
 
 class Layers:
-    """The sum of its layers. Where one of them has no price the sum has none: a part of a price is a wrong price."""
+    """The sum of its layers. It has no price where one of them has none: part of a price would be wrong."""
 
     def __init__(self, layers: Sequence[Layer], months: BillingMonths | None = None) -> None:
         if not layers:
@@ -36,32 +36,29 @@ class Layers:
         self.name = layers[0].source.name
 
     @property
-    def trouble(self) -> SourceError | None:
-        """Why a feed among the layers cannot be read now, though what it said before may still hold. None: all is well."""
-        for layer in self._layers:
-            trouble: SourceError | None = getattr(layer.source, "trouble", None)
-            if trouble is not None:
-                return trouble
-        return None
+    def error(self) -> SourceError | None:
+        """Why one of the feeds cannot be read now. Its known prices remain in force. None: every feed can be read."""
+        errors = (getattr(layer.source, "error", None) for layer in self._layers)
+        return next((error for error in errors if error is not None), None)
 
     @property
     def contract(self) -> Contract:
-        """What the sources of the layers charge beside their prices, value added tax on top."""
+        """What the sources charge beside their prices, with value added tax."""
         result = Contract()
         for layer in self._layers:
             charges: Contract | None = getattr(layer.source, "contract", None)
             if charges is not None:
-                result = result.plus(charges.times(layer.factor))
+                result += charges.scaled(layer.factor)
         return result
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """Raises what a layer raises."""
+        """See PriceSource."""
         factors = [layer.factor for layer in self._layers]
         columns = [layer.source.intervals(start_seconds, end_seconds) for layer in self._layers]
         if len(columns) == 1 and factors == [1.0]:
-            return merged(each for piece in columns[0] for each in self._by_month(piece))
+            return merged(part for piece in columns[0] for part in self._by_month(piece))
         cuts = sorted(
-            {edge for column in columns for each in column for edge in (each.start_seconds, each.end_seconds)}
+            {edge for column in columns for part in column for edge in (part.start_seconds, part.end_seconds)}
         )
         positions = [0] * len(columns)
         pieces: list[PriceInterval] = []
@@ -81,10 +78,10 @@ class Layers:
                         start, end, price, least_reliable(part.state for part in parts), _steps(parts, factors)
                     )
                 )
-        return merged(each for piece in pieces for each in self._by_month(piece))
+        return merged(part for piece in pieces for part in self._by_month(piece))
 
     def _by_month(self, piece: PriceInterval) -> list[PriceInterval]:
-        """A price with steps, cut where the count of kWh begins anew."""
+        """A price with steps, cut where the count of kWh restarts."""
         if not piece.steps:
             return [piece]
         return [
@@ -94,7 +91,7 @@ class Layers:
 
 
 def _steps(parts: Sequence[PriceInterval], factors: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """The steps of a sum: those of all its parts; steps at the same quantity are one."""
+    """The steps of a sum: those of all its parts, added where they are at the same quantity."""
     added: dict[float, float] = {}
     for part, factor in zip(parts, factors, strict=True):
         for beyond, difference in part.steps:

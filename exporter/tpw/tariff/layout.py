@@ -1,7 +1,7 @@
-"""How a table of prices is laid out, and the reader of all of them.
+"""The layout of a table of prices, and the one reader of all tables.
 
-Price lists differ in little things: where the rows are, whether a stamp is the start or the end of its interval, in which
-zone it is meant, per kWh or MWh, in euro or cents. A :class:`Layout` says these things; :func:`read_table` does the rest.
+Price lists differ in where the rows are, whether a time is the start or the end of its interval, its zone, and the unit. A
+:class:`Layout` describes these; :func:`read_table` reads any table by its layout.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _DAY_SECONDS = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things are in a table of prices."""
+    """Where the times and prices are in a table."""
 
     price: str
     """Column (CSV) or path within a row (JSON): ``price``, ``integrated[unit=CHF_kWh].value``, ``bands[0].price``."""
     time: str
-    """The stamp, likewise."""
+    """The time, likewise."""
     end: str = ""
-    """A second stamp that ends the interval; "" where there is none."""
+    """A second time that ends the interval; "" where there is none."""
     rows: tuple[str, ...] = ("",)
     """JSON: paths of the lists that hold the rows; "" is the document itself."""
     is_columnar: bool = False
@@ -45,20 +45,20 @@ class Layout:
     is_csv: bool = False
     delimiter: str = ","
     where: Mapping[str, str] = field(default_factory=dict)
-    """Only rows whose fields have these values."""
+    """Only rows with these values in these fields."""
     stamps_end: bool = False
-    """The stamp is the end of its interval ("hour ending")."""
+    """The time is the end of its interval ("hour ending")."""
     time_format: str = "iso"
     """``iso``, ``unix`` (seconds), ``unix_ms``, or a pattern such as ``%d.%m.%Y %H:%M``."""
     timezone: str = "UTC"
-    """Zone of stamps that name none; "" where such a stamp is refused, because guessing would shift every price."""
+    """Zone of times without one; "" refuses such times, because a guessed zone would shift every price."""
     ignores_offset: bool = False
-    """The offset or Z in the stamps is wrong: they are local to ``timezone`` whatever they say."""
+    """The offset or Z of the times is wrong: they are local to ``timezone``."""
     per_mwh: bool = False
     in_minor_units: bool = False
     """Cents, pence, oere: a hundredth of the currency."""
     resolution_seconds: float | None = None
-    """Length of an interval; None: the shortest distance between two stamps."""
+    """Length of an interval; None: the shortest distance between two times."""
     state: PriceState = PriceState.FINAL
 
     @property
@@ -69,7 +69,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row as it stands: stamps in Unix seconds or as local clock readings, price as given."""
+    """One row, unparsed."""
 
     time: Any
     end: Any
@@ -77,10 +77,10 @@ class _Row:
 
 
 def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None = None) -> tuple[PriceInterval, ...]:
-    """The prices in a text, ordered and disjoint, per kWh in whole units.
+    """The prices in a text, ordered and disjoint, per kWh in whole units of the currency.
 
-    Rows without a price are time without a price. An interval without an end lasts to the next row, or, the last one, to
-    ``until_seconds``. Raises SourceError: MALFORMED for anything that cannot be read, NOT_YET where there is no row.
+    A row without a price is time without a price. An interval without an end lasts to the next row, the last one to
+    ``until_seconds``. Raises SourceError: MALFORMED for what cannot be read, NOT_YET where there is no row.
     """
     try:
         found = list(_rows_of(text, layout))
@@ -109,10 +109,12 @@ def _csv_rows(body: str, layout: Layout) -> Iterator[Any]:
     wanted = {layout.time, layout.price, *([layout.end] if layout.end else []), *layout.where}
     missing = wanted - set(reader.fieldnames or ())
     if missing:
-        raise ValueError(f"no column {', '.join(sorted(missing))}; there are {', '.join(reader.fieldnames or ())}")
+        raise ValueError(
+            f"no column {', '.join(sorted(missing))}; the columns are {', '.join(reader.fieldnames or ())}"
+        )
     for row in reader:
         if None in row.values():
-            raise ValueError(f"line {reader.line_num} is shorter than the heading")
+            raise ValueError(f"line {reader.line_num} has fewer fields than the header")
         yield row
 
 
@@ -122,7 +124,7 @@ def _json_rows(document: Any, layout: Layout) -> Iterator[Any]:
         if layout.is_columnar:
             times, prices = pick(found, layout.time), pick(found, layout.price)
             if len(times) != len(prices):
-                raise ValueError(f"{len(times)} stamps but {len(prices)} prices")
+                raise ValueError(f"{len(times)} times but {len(prices)} prices")
             for stamp, price in zip(times, prices, strict=True):
                 yield {layout.time: stamp, layout.price: price}
         elif found is None:
@@ -130,7 +132,7 @@ def _json_rows(document: Any, layout: Layout) -> Iterator[Any]:
         elif isinstance(found, list):
             yield from found
         else:
-            raise ValueError(f"{path or 'the document'} is no list of rows")
+            raise ValueError(f"{path or 'the document'} is not a list of rows")
 
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\[([^=\]]+)=([^\]]*)\]")
@@ -156,7 +158,7 @@ def pick(value: Any, path: str) -> Any:
         elif index is not None:
             value = value[int(index)]
         else:
-            value = next((each for each in value if str(each.get(name)) == wanted), None)
+            value = next((item for item in value if str(item.get(name)) == wanted), None)
             if value is None:
                 raise KeyError(f"[{name}={wanted}]")
     return value
@@ -170,17 +172,17 @@ _MIDNIGHT_OF_A_DAYS_END = re.compile(r"(?<![\d:.])24(:00(?::00)?)(?![\d:])")
 
 
 class _Clock:
-    """Turns stamps into Unix seconds. Local readings without offset are taken in order: of the hour that comes twice
-    the second is the one that is not later than what came before."""
+    """Converts times to Unix seconds. Local times without an offset are read in order: of an hour that occurs twice, the
+    second occurrence is the one that is not later than the time before."""
 
-    def __init__(self, layout: Layout, *, tells_ends: bool) -> None:
+    def __init__(self, layout: Layout, *, is_end: bool) -> None:
         self._layout = layout
-        self._tells_ends = tells_ends
+        self._is_end = is_end
         self._zone = ZoneInfo(layout.timezone) if layout.timezone else None
         self._last = float("-inf")
 
     def seconds(self, stamp: Any) -> float:
-        """Unix seconds of a stamp."""
+        """Unix seconds of a time in the table."""
         if self._layout.time_format == "unix":
             return number_of(stamp)
         if self._layout.time_format == "unix_ms":
@@ -191,42 +193,42 @@ class _Clock:
         return self._local(moment.replace(tzinfo=None), stamp)
 
     def reading(self, stamp: Any) -> datetime:
-        """What a textual stamp says, with the offset it names, if any."""
+        """A time given as text, with its offset, if any."""
         if not isinstance(stamp, str):
-            raise ValueError(f"{stamp!r} is no stamp in ISO 8601")
+            raise ValueError(f"{stamp!r} is not an ISO 8601 time")
         text, days = _MIDNIGHT_OF_A_DAYS_END.subn(r"00\1", stamp.strip())
         if "%" in self._layout.time_format:
-            moment = datetime.strptime(text, self._layout.time_format)  # noqa: DTZ007 - zones are seen to by the caller
+            moment = datetime.strptime(text, self._layout.time_format)  # noqa: DTZ007 - the caller applies the zone
         else:
             moment = datetime.fromisoformat(text)
         return moment + timedelta(days=days)
 
     def is_falling(self, first: Any, last: Any) -> bool:
-        """Whether the table runs from late to early."""
+        """Whether the table is in descending order."""
         if self._layout.time_format in {"unix", "unix_ms"}:
             return False
         return self.reading(first).replace(tzinfo=None) > self.reading(last).replace(tzinfo=None)
 
     def _local(self, reading: datetime, stamp: str) -> float:
         if self._zone is None:
-            raise ValueError(f"{stamp} names no time zone")
+            raise ValueError(f"{stamp} has no time zone")
         first = reading.replace(tzinfo=self._zone, fold=0)
         second = reading.replace(tzinfo=self._zone, fold=1)
         seconds = first.timestamp()
-        if self._shows(seconds) != reading and not (self._tells_ends and self._shows(seconds - 1) == reading - _SECOND):
-            # An interval may end as the clock is put forward: the reading is never seen, the moment before it is.
-            raise ValueError(f"{stamp} does not exist in {self._layout.timezone}: the clock is put forward there")
+        if self._shows(seconds) != reading and not (self._is_end and self._shows(seconds - 1) == reading - _SECOND):
+            # An interval may end where the clock is set forward: its end is skipped, the second before it exists.
+            raise ValueError(f"{stamp} does not exist in {self._layout.timezone}: the clock is set forward there")
         if seconds <= self._last:
             seconds = second.timestamp()
         self._last = seconds
         return seconds
 
     def _shows(self, seconds: float) -> datetime:
-        """What the clock of the zone shows at a moment."""
+        """Local time of a moment."""
         return datetime.fromtimestamp(seconds, UTC).astimezone(self._zone).replace(tzinfo=None)
 
     def a_day_from(self, seconds: float, days: int) -> float:
-        """The same reading of the clock so many days later."""
+        """The same local time so many days later."""
         zone = self._zone or UTC
         local = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
         return datetime.combine(local.date() + timedelta(days=days), local.time(), zone).timestamp()
@@ -235,7 +237,7 @@ class _Clock:
 def number_of(value: Any) -> float:
     """A finite number, also from text and with a decimal comma. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     if isinstance(value, str):
         compact = value.strip().replace("\u00a0", "")
         if re.fullmatch(r"[+-]?\d+,\d+", compact):
@@ -244,9 +246,9 @@ def number_of(value: Any) -> float:
     try:
         result = float(value)
     except ValueError:
-        raise ValueError(f"{value!r} is no number") from None
+        raise ValueError(f"{value!r} is not a number") from None
     if not isfinite(result):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return result
 
 
@@ -254,13 +256,13 @@ def number_of(value: Any) -> float:
 
 
 def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None) -> tuple[PriceInterval, ...]:
-    stamps, ends = _Clock(layout, tells_ends=layout.stamps_end), _Clock(layout, tells_ends=True)
+    stamps, ends = _Clock(layout, is_end=layout.stamps_end), _Clock(layout, is_end=True)
     if stamps.is_falling(rows[0].time, rows[-1].time):
         rows = rows[::-1]
     timed = [
         (stamps.seconds(row.time), None if row.end in {None, ""} else ends.seconds(row.end), row.price) for row in rows
     ]
-    timed.sort(key=lambda each: each[0])
+    timed.sort(key=lambda row: row[0])
     distances = [after[0] - before[0] for before, after in pairwise(timed) if after[0] > before[0]]
     length = layout.resolution_seconds or (min(distances) if distances else None)
     result: list[PriceInterval] = []
@@ -281,8 +283,8 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
 
 
 def _day_of(clock: _Clock, stamp: float, following: float | None, *, is_end: bool) -> float:
-    """How long a local day is: 23 or 25 hours where the clock is changed. The next row says it too, where the table names
-    another zone than the days are of."""
+    """Length of a local day, 23 or 25 hours where the clock changes. The next row shows it where the days are of another
+    zone than the table's."""
     if is_end:
         return stamp - clock.a_day_from(stamp, -1)
     until = clock.a_day_from(stamp, 1)
@@ -297,7 +299,7 @@ def _span(
     """(start, end) of the interval of one row."""
     if layout.stamps_end:
         if length is None:
-            raise ValueError("one row that says when it ends and not when it starts: give the resolution")
+            raise ValueError("one row has an end but no start: set `resolution`")
         return stamp - length, stamp
     if end is not None:
         if end <= stamp:
@@ -309,5 +311,5 @@ def _span(
             raise ValueError("the last interval has no end")
         return stamp, open_end
     if length is None:
-        raise ValueError("one row alone does not say how long it lasts: give the resolution")
+        raise ValueError("one row alone has no length: set `resolution`")
     return stamp, min(stamp + length, following) if following is not None else stamp + length

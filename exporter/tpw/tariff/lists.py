@@ -27,13 +27,13 @@ class FromAddress:
     token_file: str | None = None
     """A bearer token."""
     headers_file: str | None = None
-    """``Name: value`` lines."""
+    """Lines of ``Name: value``."""
     body: str = ""
     name: str = "intervals"
 
     @property
     def identity(self) -> str:
-        """The address as it is configured, and where the price is in it."""
+        """The configured address, and the fields of the price."""
         return f"{self.url} {self.layout.price} {','.join(self.layout.rows)}"
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
@@ -57,7 +57,7 @@ class FromAddress:
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """Reads a list from a file that somebody else keeps up to date."""
+    """Reads a list from a file, which another program keeps up to date."""
 
     path: str
     layout: Layout
@@ -65,12 +65,12 @@ class FromFile:
 
     @property
     def identity(self) -> str:
-        """The path, and where the price is in it."""
+        """The path, and the fields of the price."""
         return f"{self.path} {self.layout.price} {','.join(self.layout.rows)}"
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
-        del start_seconds  # a file says all it knows
+        del start_seconds  # a file holds everything it has
         try:
             body = Path(self.path).read_bytes()
         except OSError as error:

@@ -1,8 +1,7 @@
-"""Local clock time over a range of UTC, as stretches in which it runs evenly.
+"""Local time over a range of UTC, as stretches with a constant UTC offset.
 
-Inside a stretch, local time is UTC plus a constant; at its borders a clock is put forward or back. Whatever depends on
-the local clock is decided stretch by stretch, so the hour that comes twice in autumn is simply two stretches showing
-the same clock, and the hour that is missing in spring is in none.
+The clock is set forward or back between stretches. The hour that occurs twice in autumn is in two stretches, and the hour
+that is skipped in spring is in none.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ def offset_seconds(zone: tzinfo, at_seconds: float) -> int:
 def stretches(zone: tzinfo, start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, int]]:
     """(start, end, offset) of every stretch of [start, end), in order, without gaps.
 
-    The clock is looked at once a day, and a change found is bisected to the second. (No zone changes its clock back and
-    forth within one day.)
+    The offset is sampled once a day, and a change is bisected to the second: no zone changes its clock forth and back
+    within a day.
     """
     begun, offset = start_seconds, offset_seconds(zone, start_seconds)
     at = start_seconds
@@ -44,7 +43,7 @@ def stretches(zone: tzinfo, start_seconds: float, end_seconds: float) -> Iterato
 
 
 def _change(zone: tzinfo, low: float, high: float, old_offset: int) -> float:
-    """The whole second in (low, high] at which the offset is no longer the old one. Zones change on whole seconds."""
+    """The first whole second in (low, high] with another offset. Zones change on whole seconds."""
     before, after = int(low // 1), -int(-high // 1)
     while after - before > 1:
         middle = (before + after) // 2
@@ -56,14 +55,14 @@ def _change(zone: tzinfo, low: float, high: float, old_offset: int) -> float:
 
 
 def calendar_day(local_seconds: float) -> date:
-    """The local day of a local clock reading (Unix seconds plus offset)."""
+    """The local day of a local time (Unix seconds + offset)."""
     return date.fromordinal(_EPOCH_ORDINAL + int(local_seconds // DAY_SECONDS))
 
 
 def utc_seconds(stamp: str) -> float:
-    """Unix seconds of an ISO 8601 stamp that says its offset. Raises ValueError for one that does not: guessing a zone
-    would shift every price."""
+    """Unix seconds of an ISO 8601 time. Raises ValueError for a time without an offset: a guessed zone would shift
+    prices."""
     moment = datetime.fromisoformat(stamp.strip())
     if moment.tzinfo is None:
-        raise ValueError(f"{stamp} names no time zone")
+        raise ValueError(f"{stamp} has no time zone")
     return moment.timestamp()

@@ -1,7 +1,7 @@
-"""Billing months: from midnight of a day of the month to that of the next, on the tariff's clock.
+"""Billing months: from midnight of the billing day to that of the next month, in the tariff's time zone.
 
-Calendar months have 28 to 31 days and two of them an hour more or less. What is billed by the month is accrued in
-fractions of the month it is in, so that twelve bills are twelve bills.
+Months have 28 to 31 days, and an hour more or less where the clock changes. A monthly charge accrues in fractions of the
+month it is in, so that twelve months cost twelve times the charge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class BillingMonths:
 
     Args:
         timezone: of the contract's calendar.
-        day: day of the month on which one begins, 1 to 28.
+        day: first day of a billing month, 1 to 28.
     """
 
     def __init__(self, timezone: str = "UTC", day: int = 1) -> None:
@@ -55,7 +55,7 @@ class BillingMonths:
             at = end
 
     def between(self, start_seconds: float, end_seconds: float) -> float:
-        """How many months [start, end) is: each second counts as its part of the month it is in."""
+        """The number of months in [start, end): a second counts as its fraction of its month."""
         total = 0.0
         for start, end, month in self.pieces(start_seconds, end_seconds):
             first, last = self.bounds(month)

@@ -1,8 +1,8 @@
 """Unit rates of Octopus Energy (Great Britain): half-hours of Agile, days of Tracker, years of fixed tariffs.
 
 The public API needs no key. Rates come newest first, in pages; ``valid_from`` is included, ``valid_to`` excluded, both
-UTC; a rate without ``valid_to`` holds until further notice. Prices are pence per kWh, read without VAT. The standing
-charge is per day and is no price per kWh.
+UTC; a rate without ``valid_to`` is in force until further notice. Prices are pence per kWh, read without VAT. The
+standing charge is per day and not part of the price per kWh. Source: Octopus Energy REST API v1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tpw.tariff.spans import clipped, merged
 
 BASE = "https://api.octopus.energy"
 PUBLICATION = Publication("Europe/London", time(16, 0))
-"""Agile's next day is out at about 16:00."""
+"""Agile publishes the next day at about 16:00."""
 MAX_PAGES = 20
 
 _CODE = re.compile(r"E-(?P<registers>[12])R-(?P<product>[A-Z0-9-]+)-(?P<region>[A-HJ-NP])")
@@ -42,11 +42,11 @@ def product_of(tariff_code: str) -> str:
     match = _CODE.fullmatch(tariff_code)
     if match is None:
         raise ValueError(
-            f"`{tariff_code}` is no tariff code: one looks like E-1R-AGILE-24-10-01-C, ending in the region"
+            f"`{tariff_code}` is not a tariff code: write one such as E-1R-AGILE-24-10-01-C, which ends in the region"
         )
     if match["registers"] == "2":
         raise ValueError(
-            f"`{tariff_code}` has a day and a night rate whose hours depend on the meter: give them as kind time_of_use"
+            f"`{tariff_code}` has a day and a night rate, and their hours depend on the meter: use kind: time_of_use"
         )
     return match["product"]
 
@@ -66,7 +66,9 @@ class OctopusLayer(Layer):
 
     tariff_code: str = setting(_tariff_code(), "Tariff code, such as E-1R-AGILE-24-10-01-C.")
     payment_method: str = setting(
-        choice("DIRECT_DEBIT", "NON_DIRECT_DEBIT"), "Which price, where the tariff has several.", default="DIRECT_DEBIT"
+        choice("DIRECT_DEBIT", "NON_DIRECT_DEBIT"),
+        "Payment method, for a tariff with prices by payment method.",
+        default="DIRECT_DEBIT",
     )
     fallback_price_per_kwh: float | None = fallback_setting()
     max_price_per_kwh: float | None = max_price_setting()
@@ -85,7 +87,7 @@ class OctopusLayer(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Octopus:
-    """Reads one tariff. ``payment_method`` chooses where a tariff has several prices."""
+    """Reads one tariff, with the prices of one payment method."""
 
     tariff_code: str
     fetch: Fetch
@@ -144,13 +146,13 @@ def intervals_of(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(Reason.MALFORMED, f"a unit rate cannot be read: {brief(error)}") from error
     if not found:
-        raise SourceError(Reason.NOT_YET, "no unit rates for this time yet")
-    found.sort(key=lambda each: each.start_seconds)
+        raise SourceError(Reason.NOT_YET, "no unit rates are published for this time yet")
+    found.sort(key=lambda rate: rate.start_seconds)
     for before, after in pairwise(found):
         if before.end_seconds > after.start_seconds:
             raise SourceError(
                 Reason.MALFORMED,
-                f"two unit rates at {_stamp(after.start_seconds)}",
+                f"two unit rates are in force at {_stamp(after.start_seconds)}",
                 "the tariff may have prices by payment method: set payment_method",
             )
     return merged(clipped(found, start_seconds, end_seconds))

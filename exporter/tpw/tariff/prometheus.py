@@ -1,9 +1,9 @@
-"""Prices (or intensities) that somebody else already has in Prometheus: a range query of one series.
+"""Prices (or intensities) from a Prometheus: a range query of one series.
 
-The query is evaluated at whole multiples of the step, so that asking again gives the same samples. A value holds until the
-next step; where the query gives none at a step, because nothing was scraped or the target is gone, nothing is known there.
-How long a value outlives its last scrape is Prometheus' own rule (its lookback, five minutes unless it is set otherwise);
-that is also how the newest value reaches a little into the future. Source: Prometheus HTTP API v1, ``query_range``.
+The query is evaluated at multiples of the step, so that a repeated query returns the same samples. A value is in force
+until the next step; time without a sample is unknown. How long a value outlives its last scrape is the lookback of
+Prometheus (five minutes by default), by which the newest value also reaches into the future. Source: Prometheus HTTP API
+v1, ``query_range``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.spans import merged
 
 STEP_SECONDS = 60.0
-"""How finely a query is evaluated where nothing else is said: a price that changes on the hour is late by less than this
-and the scrape interval."""
+"""Default step: a price that changes on the hour is late by less than this and the scrape interval."""
 MAX_POINTS = 10_000
-"""Points asked for in one question; Prometheus gives 11 000 at most."""
+"""Points of one request; Prometheus returns 11 000 at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class FromPrometheus:
-    """Reads the one series of a query. ``factor`` makes a value of it a price per kWh in whole units of the currency."""
+    """Reads the one series of a query. ``factor`` converts its values to prices per kWh in whole units of the currency."""
 
     url: str
     query: str
@@ -37,7 +36,7 @@ class FromPrometheus:
     token_file: str | None = None
     """A bearer token."""
     headers_file: str | None = None
-    """``Name: value`` lines."""
+    """Lines of ``Name: value``."""
     name: str = "intervals"
 
     @property
@@ -56,7 +55,7 @@ class FromPrometheus:
         if not samples:
             raise SourceError(
                 Reason.ABSENT,
-                f"the query of the prices gives no series: {brief(ValueError(self.query), 80)}",
+                f"the query returns no series: {brief(ValueError(self.query), 80)}",
                 "check `query`, and that Prometheus scrapes the target behind it",
             )
         return held(samples, step, self.factor)
@@ -78,5 +77,5 @@ class FromPrometheus:
 
 
 def held(samples: list[tuple[float, float]], step: float, factor: float) -> tuple[PriceInterval, ...]:
-    """Each value until the next step; no value, no price."""
+    """Each value until the next step."""
     return merged(PriceInterval(at, at + step, value * factor) for at, value in samples)

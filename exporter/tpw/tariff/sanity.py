@@ -1,4 +1,4 @@
-"""What a price cannot be: the bounds that catch a feed in the wrong unit."""
+"""Bounds of plausible prices, which catch a feed in the wrong unit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_PRICE_PER_KWH = {
     **dict.fromkeys(("CZK", "TRY", "UAH", "MXN", "ZAR", "INR", "THB", "TWD", "PHP"), 600.0),
     **dict.fromkeys(("HUF", "JPY", "ISK", "RSD"), 6000.0),
 }
-"""Most that a kWh can cost, by currency; currencies that are not here are not judged."""
+"""The highest plausible price of a kWh by currency. Prices in other currencies are not checked."""
 
 _RISE = 80.0
 _FALL = 1 / 400
-"""Beyond these multiples of the days before, prices are in another unit: 100 and 1000 are the slips that happen (cents,
-MWh). Downwards there is more room: a day of sun and wind can cost next to nothing."""
+"""Beyond these multiples of the days before, prices are in another unit. Unit errors are factors of 100 (cents) and 1000
+(MWh). The lower bound is wider: a sunny and windy day can cost almost nothing."""
 
 
 def refuse_implausible(
@@ -31,59 +31,59 @@ def refuse_implausible(
     currency: str,
     max_price_per_kwh: float | None = None,
 ) -> None:
-    """Raise SourceError(MALFORMED) where fresh prices cannot be prices per kWh.
+    """Raise SourceError(MALFORMED) where fresh prices are not plausible prices per kWh.
 
-    ``known`` are the accepted prices of the days before; the largest magnitudes of both are compared, unless the fresh ones
-    repeat them.
+    ``known`` are the accepted prices of the days before. The largest magnitudes of both are compared, unless the fresh
+    prices repeat the known ones.
     """
     bound = max_price_per_kwh if max_price_per_kwh is not None else MAX_PRICE_PER_KWH.get(currency, float("inf"))
-    for each in fresh:
-        if not isfinite(each.price_per_kwh) or abs(each.price_per_kwh) > bound:
+    for interval in fresh:
+        if not isfinite(interval.price_per_kwh) or abs(interval.price_per_kwh) > bound:
             raise SourceError(
                 Reason.MALFORMED,
-                f"{each.price_per_kwh:g} {currency}/kWh is no price: the feed may be in another unit (per MWh, cents)",
-                "check unit and currency of the feed; max_price_per_kwh raises the bound",
+                f"{interval.price_per_kwh:g} {currency}/kWh is implausible: the unit may be wrong (per MWh, cents)",
+                "check the unit and currency of the feed, or raise max_price_per_kwh",
             )
     before, after = _magnitude(known), _magnitude(fresh)
     if max_price_per_kwh is not None or len(known) < 4 or len(fresh) < 4 or before == 0 or after == 0:
         return
-    if (after / before > _RISE or after / before < _FALL) and not _told_again(fresh, known):
+    if (after / before > _RISE or after / before < _FALL) and not _repeats(fresh, known):
         raise SourceError(
             Reason.MALFORMED,
-            f"prices up to {after:g} {currency}/kWh after prices up to {before:g}: the feed has changed its unit",
-            "if they are right, set max_price_per_kwh, which switches this comparison off",
+            f"prices up to {after:g} {currency}/kWh follow prices up to {before:g}: the feed may have changed its unit",
+            "if the prices are right, set max_price_per_kwh, which turns this comparison off",
         )
 
 
-def _told_again(fresh: Sequence[PriceInterval], known: Sequence[PriceInterval]) -> bool:
-    """Whether fresh prices repeat those known before for most of the time that both tell of: the unit is the same then,
-    however dear the next day is. Corrections of single intervals change nothing in that."""
+def _repeats(fresh: Sequence[PriceInterval], known: Sequence[PriceInterval]) -> bool:
+    """Whether fresh prices equal the known ones for most of the time that both cover. The unit is then the same, however
+    expensive the next day is; corrections of single intervals do not matter."""
     same = other = 0.0
     at = iter(known)
     before = next(at, None)
-    for each in fresh:
-        while before is not None and before.end_seconds <= each.start_seconds:
+    for interval in fresh:
+        while before is not None and before.end_seconds <= interval.start_seconds:
             before = next(at, None)
-        while before is not None and before.start_seconds < each.end_seconds:
-            shared = min(each.end_seconds, before.end_seconds) - max(each.start_seconds, before.start_seconds)
-            if isclose(each.price_per_kwh, before.price_per_kwh, rel_tol=1e-6, abs_tol=1e-9):
+        while before is not None and before.start_seconds < interval.end_seconds:
+            shared = min(interval.end_seconds, before.end_seconds) - max(interval.start_seconds, before.start_seconds)
+            if isclose(interval.price_per_kwh, before.price_per_kwh, rel_tol=1e-6, abs_tol=1e-9):
                 same += shared
             else:
                 other += shared
-            if before.end_seconds > each.end_seconds:
+            if before.end_seconds > interval.end_seconds:
                 break
             before = next(at, None)
     return same > other
 
 
 def _magnitude(prices: Sequence[PriceInterval]) -> float:
-    """The largest magnitude, the topmost tenth left out: one spike is no unit slip."""
-    ordered = sorted(abs(each.price_per_kwh) for each in prices)
+    """The largest magnitude without the highest tenth: a spike is not a unit error."""
+    ordered = sorted(abs(interval.price_per_kwh) for interval in prices)
     return ordered[(len(ordered) - 1) * 9 // 10] if ordered else 0.0
 
 
 def check_plausible(path: str, price: float, currency: str | None, report: Report) -> None:
-    """Report a price of the file beyond the bound of its currency."""
+    """Report a configured price beyond the bound of its currency."""
     bound = MAX_PRICE_PER_KWH.get(currency or "")
     if bound is not None and price is not BAD and abs(price) > bound:
         report(

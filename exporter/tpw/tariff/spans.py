@@ -1,4 +1,4 @@
-"""Arithmetic on price intervals. Everywhere: half-open, ordered, disjoint."""
+"""Arithmetic on price intervals, which are half-open, ordered and disjoint everywhere."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _RELIANCE = (
 
 
 def least_reliable(states: Iterable[PriceState]) -> PriceState:
-    """The state of a sum: it can be relied on as far as its weakest part."""
+    """The state of a sum: that of its least reliable part."""
     return max(states, key=_RELIANCE.index)
 
 
 def merged(pieces: Iterable[PriceInterval]) -> tuple[PriceInterval, ...]:
-    """Neighbours that touch and say the same become one."""
+    """The intervals with adjacent equal ones joined."""
     result: list[PriceInterval] = []
     for piece in pieces:
         last = result[-1] if result else None
@@ -41,7 +41,7 @@ def merged(pieces: Iterable[PriceInterval]) -> tuple[PriceInterval, ...]:
 
 
 def clipped(pieces: Iterable[PriceInterval], start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-    """What lies within [start, end)."""
+    """The parts of intervals within [start, end)."""
     return tuple(
         piece
         if start_seconds <= piece.start_seconds and piece.end_seconds <= end_seconds
@@ -70,5 +70,5 @@ def overlaid(upper: Sequence[PriceInterval], lower: Sequence[PriceInterval]) -> 
             index += 1
         if start < piece.end_seconds:
             result.append(replace(piece, start_seconds=start))
-    result.sort(key=lambda each: each.start_seconds)
+    result.sort(key=lambda piece: piece.start_seconds)
     return merged(result)

@@ -29,28 +29,28 @@ class Table:
         " address of Prometheus.",
         default=None,
     )
-    file: str | None = setting(FilePath(), "File with the list, looked at once a minute.", default=None)
+    file: str | None = setting(FilePath(), "File with the list, read once a minute.", default=None)
     token_file: str | None = setting(FilePath(), "File with a bearer token to send.", default=None)
     headers_file: str | None = setting(
         FilePath(),
-        "File with HTTP headers, one `Name: value` a line, or with one bearer token. Lines that start with # are comments.",
+        "File with HTTP headers, one `Name: value` per line, or one bearer token. Lines that start with # are comments.",
         default=None,
     )
     format: str = setting(
         choice("json", "csv", "prometheus"),
-        "Form of the list; `prometheus` asks a Prometheus for `query`.",
+        "Format of the list; `prometheus` evaluates `query` in a Prometheus.",
         default="json",
     )
     query: str | None = setting(
         text("a PromQL query"),
-        "With format prometheus: PromQL that gives one series. A value holds until the next; without a sample nothing is"
-        " known.",
+        "With format prometheus: PromQL of one series. A value is in force until the next; time without a sample is"
+        " unknown.",
         default=None,
     )
-    delimiter: str = setting(text("one character", pattern="."), "CSV: what separates the columns.", default=",")
+    delimiter: str = setting(text("one character", pattern="."), "CSV: the separator of the columns.", default=",")
     rows: tuple[str, ...] = setting(
         ListOf(text("a path"), "a path, or a list of paths", or_one=True),
-        "JSON: path of the list of rows, such as `data.prices`; several are read one after the other.",
+        "JSON: path of the list of rows, such as `data.prices`; several lists are read in order.",
         default=(),
         default_words="the document itself",
     )
@@ -61,7 +61,7 @@ class Table:
     end: str | None = setting(text("a field"), "Field of the end of the interval, where there is one.", default=None)
     where: Mapping[str, str] = setting(
         MapOf(text("a value"), "a mapping of fields to values"),
-        "Only rows whose fields have these values.",
+        "Only rows with these values in these fields.",
         default=dict,
         default_words="all rows",
     )
@@ -70,11 +70,11 @@ class Table:
     )
     time_format: str = setting(
         text("iso, unix, unix_ms or a pattern such as %d.%m.%Y %H:%M", pattern="iso|unix|unix_ms|.*%.*"),
-        "How times are written.",
+        "Format of the times.",
         default="iso",
     )
     timezone: str | None = setting(
-        time_zone(), "Zone of times that name none.", default=None, default_words="tariff.timezone, else UTC"
+        time_zone(), "Zone of times without one.", default=None, default_words="tariff.timezone, else UTC"
     )
     ignore_offset: bool = setting(
         switch(), "The offset or Z of the times is wrong: they are local to `timezone`.", default=False
@@ -87,7 +87,7 @@ class Table:
     )
     every: float | None = setting(
         duration(60.0, 7 * 86400.0),
-        "How often the list is asked for at least.",
+        "Longest interval between two requests.",
         default=None,
         default_words="6h; with format prometheus 1m",
     )
@@ -171,12 +171,12 @@ class Table:
     def schedule(self, publication: Publication | None, context: FeedContext) -> Schedule:
         """When the list is read: a file and a Prometheus once a minute, an address as the settings ask."""
         if self._is_fetched:
-            return Schedule(publication, every_seconds=self.every or _SIX_HOURS_SECONDS, jitter=context.jitter)
+            return Schedule(publication, refresh_seconds=self.every or _SIX_HOURS_SECONDS, jitter=context.jitter)
         every = self.every if self.file is None else None
         return Schedule(
-            every_seconds=every or _MINUTE_SECONDS,
-            patience_seconds=_MINUTE_SECONDS,
-            last_retry_seconds=_MINUTE_SECONDS,
+            refresh_seconds=every or _MINUTE_SECONDS,
+            pending_seconds=_MINUTE_SECONDS,
+            max_backoff_seconds=_MINUTE_SECONDS,
         )
 
     def cache_file(self, context: FeedContext, reader: Reader, layout: Layout) -> Path | None:

@@ -1,4 +1,4 @@
-"""Prices that depend on how much was used in the billing month (block tariffs). Pure functions."""
+"""Prices that depend on the consumption of the billing month (block tariffs)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Tier:
 
 
 def tier_at(tiers: Sequence[Tier], used: float) -> Tier:
-    """The tier in which the next unit falls after ``used`` units: what a further kWh costs."""
+    """The tier of the next unit after ``used`` units."""
     for tier in tiers:
         if tier.upper_bound is None or used < tier.upper_bound:
             return tier
@@ -24,7 +24,7 @@ def tier_at(tiers: Sequence[Tier], used: float) -> Tier:
 
 
 def steps_of(tiers: Sequence[Tier]) -> tuple[tuple[float, float], ...]:
-    """The tiers as steps of a price: (bound, by how much the next tier's price differs from this one's)."""
+    """The tiers as steps of a price: (bound, difference of the next tier's price)."""
     return tuple(
         (tier.upper_bound, following.price - tier.price)
         for tier, following in pairwise(tiers)

@@ -1,8 +1,7 @@
-"""A contract whose price depends on the local clock and calendar.
+"""A contract with prices by local time and calendar.
 
-The shape is the one evcc has proved: a default price and a list of zones, of which the last that matches wins; with
-validity dates and holidays added. A zone is matched against the local clock reading of the moment itself, nothing else:
-after midnight it is the next day.
+As in evcc: a default price and a list of zones, of which the last match applies; with validity dates and holidays. A zone
+is matched against the local date and time of the moment itself: after midnight it is the next day.
 """
 
 from __future__ import annotations
@@ -28,32 +27,29 @@ SUNDAY = 6
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A price for some of the time. What is left out does not restrict. All times are local (`tariff.timezone`)."""
+    """A price for some of the time. A missing key does not restrict. All times are local (`tariff.timezone`)."""
 
     price_per_kwh: float = setting(PRICE, "Price per kWh while the zone matches.")
     hours: tuple[tuple[int, int], ...] = setting(
         HOURS,
-        "Hours of the day, end exclusive: `22:00-06:00` wraps past midnight. One range or a list.",
+        "Hours of the day, end excluded: `22:00-06:00` extends past midnight. One range or a list.",
         default=(),
         default_words="all hours",
     )
     days: frozenset[int] = setting(
         DAYS,
-        "Days of the week, such as [mon-fri] or [sat, sun]. The day is the local day of the moment itself: after midnight"
-        " it is the next one.",
+        "Days of the week, such as [mon-fri] or [sat, sun]. After midnight it is the next day.",
         default=frozenset(),
         default_words="all days",
     )
     months: frozenset[int] = setting(
         MONTHS, "Months, such as [11-3] or [6, 7, 8].", default=frozenset(), default_words="all months"
     )
-    valid_from: date | None = setting(calendar_date(), "First day on which the zone holds.", default=None)
-    valid_to: date | None = setting(
-        calendar_date(), "Last day on which the zone holds, that day included.", default=None
-    )
+    valid_from: date | None = setting(calendar_date(), "First day of the zone.", default=None)
+    valid_to: date | None = setting(calendar_date(), "Last day of the zone, included.", default=None)
 
     def holds_on(self, day: date, weekday: int) -> bool:
-        """Whether it holds on a local day (at some hours). The weekday of a holiday is a Sunday."""
+        """Whether it applies on a local day (at some hours). The weekday of a holiday is a Sunday."""
         return (
             (not self.days or weekday in self.days)
             and (not self.months or day.month in self.months)
@@ -62,7 +58,7 @@ class Zone:
         )
 
     def holds_at(self, minute: float) -> bool:
-        """Whether it holds at a minute of the local day."""
+        """Whether it applies at a minute of the local day."""
         return not self.hours or any(
             start <= minute < end if start < end else minute >= start or minute < end for start, end in self.hours
         )
@@ -70,11 +66,11 @@ class Zone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeOfUseLayer(Layer):
-    """A price by clock and calendar."""
+    """A price by local time and calendar."""
 
     price_per_kwh: float = setting(PRICE, "Price per kWh where no zone matches.")
     zones: tuple[Zone, ...] = setting(
-        ListOf(Section(Zone), "a list of zones"), "Zones with other prices; the last that matches wins.", default=()
+        ListOf(Section(Zone), "a list of zones"), "Zones with other prices; the last match applies.", default=()
     )
     holidays: frozenset[date] = holidays_setting("Sundays")
     holidays_region: str | None = holidays_region_setting("Sundays")
@@ -100,7 +96,7 @@ class TimeOfUseLayer(Layer):
 
 
 class TimeOfUse:
-    """A default price and zones; see :class:`Zone`. ``is_holiday`` tells local days that count as Sundays."""
+    """A default price and zones; see :class:`Zone`. Days for which ``is_holiday`` is true count as Sundays."""
 
     name = "time_of_use"
 
@@ -118,7 +114,7 @@ class TimeOfUse:
         self._cuts = sorted({0, *(minute % 1440 for zone in zones for pair in zone.hours for minute in pair)})
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """Exact for any range; equal neighbours are one interval."""
+        """See PriceSource. Exact for any range."""
         pieces: list[PriceInterval] = []
         for start, end, offset in stretches(self._timezone, start_seconds, end_seconds):
             local_start, local_end = start + offset, end + offset

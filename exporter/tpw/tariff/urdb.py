@@ -1,11 +1,9 @@
-"""Rates of the OpenEI Utility Rate Database (United States): a JSON item as the API, its web page or a file gives it.
+"""Rates of the OpenEI Utility Rate Database (United States): a JSON item from the API, its web page or a file.
 
-Seen in real items, and therefore read: keys in several spellings of case, items bare or inside ``items``, demand blocks
-that are missing. The database knows no time zone and no holidays; both come from the configuration, and a holiday counts
-as a weekend. All money is in USD.
+Real items differ: keys in several spellings of case, items bare or inside ``items``, missing demand blocks. The database
+has no time zone and no holidays; both are configured, and a holiday counts as a weekend. All money is in USD.
 
-Field meanings: OpenEI, "Utility Rates" API, versions 7 and 8. ``adj`` is *added* to ``rate``, and so is the month's fuel
-adjustment; leaving them out underbills.
+Source: OpenEI, "Utility Rates" API, versions 7 and 8. ``adj`` and the month's fuel adjustment are added to ``rate``.
 """
 
 from __future__ import annotations
@@ -27,9 +25,9 @@ from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.settings.scalars import choice, number, text
 from tpw.settings.shapes import FilePath, ListOf, Report, setting
-from tpw.tariff import FeedContext, Layer, PriceSource
+from tpw.tariff import FeedContext, Layer
 from tpw.tariff.contract import Contract
-from tpw.tariff.feed import price_feed
+from tpw.tariff.feed import Feed, price_feed
 from tpw.tariff.fields import includes_vat_setting
 from tpw.tariff.holidays import IsHoliday, check_region, holidays_region_setting, holidays_setting, is_holiday
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
@@ -59,14 +57,14 @@ class UrdbLayer(Layer):
     api_key_file: str | None = setting(FilePath(), "File with the key for OpenEI.", default=None)
     monthly_kwh: float | None = setting(
         number("a number of kWh", minimum=0.0),
-        "What the whole meter uses in a month: says in which tier a further kWh falls.",
+        "Consumption of the whole meter in a month, which selects the tier of a further kWh.",
         default=None,
         default_words="tiers by the kWh of the billing month that the exporter sees",
     )
     charges: frozenset[str] = setting(
         ListOf(choice("demand", "fixed"), "a list of charges", or_one=True, gather=frozenset),
-        "What else of the rate is charged: `demand` (peaks by hours, seasons and blocks), `fixed`. A rate that goes beyond"
-        " what is understood is refused.",
+        "Other charges of the rate to include: `demand` (peaks by hours, seasons and blocks), `fixed`. A rate with"
+        " unsupported charges is refused.",
         default=frozenset(),
         default_words="the price per kWh alone",
     )
@@ -90,7 +88,7 @@ class UrdbLayer(Layer):
             report(f"{path}.api_key_file", "has no effect with `file`, which is not fetched: remove it")
 
     def notes(self, tariff: Tariff) -> Sequence[str]:
-        """What the rate in a file charges that no figure includes, or why it cannot be read. Reads the file."""
+        """Charges of the rate in a file that no figure includes, or why it cannot be read."""
         if self.file is None:
             return ()
         charges = self._contract(tariff, is_holiday(self.holidays, self.holidays_region))
@@ -100,7 +98,7 @@ class UrdbLayer(Layer):
                 charges(rate)
         except SourceError as error:
             return (error.detail + (f" ({error.hint})" if error.hint else ""),)
-        return rate.left_out
+        return rate.excluded
 
     def source(self, tariff: Tariff, context: FeedContext) -> UrdbPrices:
         """See Layer."""
@@ -116,11 +114,11 @@ class UrdbLayer(Layer):
             monthly_kwh=self.monthly_kwh,
             is_holiday=holidays,
             charges=self._contract(tariff, holidays),
-            kept=None if is_file else context.cache_file("urdb-rate", identity),
+            rate_cache=None if is_file else context.cache_file("urdb-rate", identity),
         )
         schedule = Schedule(
-            every_seconds=60.0 if is_file else 86400.0,
-            patience_seconds=60.0 if is_file else 600.0,
+            refresh_seconds=60.0 if is_file else 86400.0,
+            pending_seconds=60.0 if is_file else 600.0,
             jitter=context.jitter,
         )
         cache = None if is_file else context.cache_file(reader.name, identity)
@@ -163,7 +161,7 @@ class Rate:
     label: str
     start_seconds: float | None
     end_seconds: float | None
-    """None: in force until it is superseded."""
+    """None: in force until superseded."""
     energy: Charges
     fuel_adjustments: tuple[float, ...]
     """Per kWh, by month; all zero where the rate has none."""
@@ -171,24 +169,23 @@ class Rate:
     flat_demand_unit: str
     demand: Charges | None
     demand_unit: str
-    """``kW`` nearly always; ``kVA``, ``hp`` and daily units exist."""
+    """Mostly ``kW``; ``kVA``, ``hp`` and daily units exist."""
     demand_window_minutes: float
-    """15 where the rate says nothing."""
-    demand_beyond: str
-    """What its demand charges depend on beside the peaks of the month (a ratchet, the utility's own peak), in words;
-    "" where on nothing."""
+    """15 by default."""
+    unsupported_demand: str
+    """Unsupported terms of its demand charges (a ratchet, the utility's own peak), in words; "" where there are none."""
     fixed_charge: float
     fixed_charge_unit: str
-    left_out: tuple[str, ...]
-    """What it charges and nothing here can follow, in sentences."""
+    excluded: tuple[str, ...]
+    """Charges that no figure includes, in sentences."""
 
 
 class Urdb:
-    """The energy price of a rate. Demand and fixed charges are not per kWh: see :mod:`tpw.tariff.urdb_charges`.
+    """The energy price of a rate. For demand and fixed charges see :mod:`tpw.tariff.urdb_charges`.
 
-    ``monthly_kwh`` is what the whole meter uses in a month: it says in which tier a further kWh falls. Without it the
-    prices of a rate with tiers have steps, by the kWh of the billing month over all periods. Before its first day and
-    after its last, a rate is a fallback: prices are given, marked as such.
+    ``monthly_kwh``, the consumption of the whole meter in a month, selects the tier of a further kWh. Without it the
+    prices of a rate with tiers have steps, by the kWh of the billing month over all periods. Prices before the first and
+    after the last day of a rate are marked as a fallback.
     """
 
     name = "urdb"
@@ -207,14 +204,14 @@ class Urdb:
         self._is_holiday = is_holiday
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """Exact for any range; equal neighbours are one interval."""
+        """See PriceSource. Exact for any range."""
         pieces: list[PriceInterval] = []
         for start, end, offset in stretches(self._timezone, start_seconds, end_seconds):
             local, local_end = start + offset, end + offset
             while local < local_end:
                 following = min((local // HOUR_SECONDS + 1) * HOUR_SECONDS, local_end)
                 day, hour = calendar_day(local), int(local % DAY_SECONDS // HOUR_SECONDS)
-                pieces.extend(self._judged(local - offset, following - offset, day, hour))
+                pieces.extend(self._dated(local - offset, following - offset, day, hour))
                 local = following
         return merged(pieces)
 
@@ -227,8 +224,8 @@ class Urdb:
         is_weekend = day.weekday() >= _SATURDAY or (self._is_holiday is not None and self._is_holiday(day))
         return self.rate.energy.periods[self.rate.energy.period(day, hour, is_weekend=is_weekend)]
 
-    def _judged(self, start: float, end: float, day: date, hour: int) -> list[PriceInterval]:
-        """The piece, cut where the rate begins and ends to be in force."""
+    def _dated(self, start: float, end: float, day: date, hour: int) -> list[PriceInterval]:
+        """The piece, cut at the first and the last day of the rate."""
         price = self.price_at(day, hour)
         steps = steps_of(self._tiers(day, hour)) if self._monthly_kwh is None else ()
         cuts = [
@@ -248,15 +245,15 @@ class Urdb:
 
 
 class UrdbReader:
-    """Reads a rate anew from where it is kept, for a feed: a file that was replaced, a rate that was revised.
+    """Reads a rate for a feed, which reads it again for replaced files and revised rates.
 
     Args:
-        load: gives the JSON; raises SourceError.
+        load: returns the JSON; raises SourceError.
         identity: see Reader.
         timezone, monthly_kwh, is_holiday: see Urdb.
-        label: which rate, where the JSON holds several.
-        charges: what of a rate is charged beside its prices; raises SourceError.
-        kept: file that keeps the rate over a restart, for its charges: prices are kept by the feed.
+        label: of the rate, where the JSON holds several.
+        charges: returns the included charges of a rate; raises SourceError.
+        rate_cache: file that keeps the rate over a restart, for its charges. The feed keeps the prices.
     """
 
     name = "urdb"
@@ -271,17 +268,17 @@ class UrdbReader:
         monthly_kwh: float | None = None,
         is_holiday: IsHoliday | None = None,
         charges: Callable[[Rate], Contract] | None = None,
-        kept: Path | None = None,
+        rate_cache: Path | None = None,
     ) -> None:
         self.identity = identity
         self.contract = Contract()
-        """Of the rate as it was read last."""
+        """The charges of the last read."""
         self._load, self._label = load, label
         self._timezone, self._monthly_kwh, self._is_holiday = timezone, monthly_kwh, is_holiday
-        self._charges, self._kept = charges, kept
-        if charges is not None and kept is not None:
-            with contextlib.suppress(OSError, SourceError):  # not there yet, or no longer understood: it is read anew
-                self.contract = self._contract(parse(kept.read_bytes(), label))
+        self._charges, self._rate_cache = charges, rate_cache
+        if charges is not None and rate_cache is not None:
+            with contextlib.suppress(OSError, SourceError):  # missing or no longer supported: the next read replaces it
+                self.contract = self._contract(parse(rate_cache.read_bytes(), label))
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
@@ -295,35 +292,34 @@ class UrdbReader:
 
     def _contract(self, rate: Rate) -> Contract:
         charged = Contract() if self._charges is None else self._charges(rate)
-        return replace(charged, left_out=rate.left_out)
+        return replace(charged, excluded=rate.excluded)
 
     def _keep(self, body: bytes) -> None:
-        if self._kept is None:
+        if self._rate_cache is None:
             return
-        temporary = self._kept.with_suffix(".new")
-        with contextlib.suppress(OSError):  # it costs the charges after the next restart while the service is down
-            self._kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._rate_cache.with_suffix(".new")
+        with contextlib.suppress(OSError):  # without it, charges are missing after a restart while the service is down
+            self._rate_cache.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(body)
-            temporary.replace(self._kept)
+            temporary.replace(self._rate_cache)
 
 
 class UrdbPrices:
-    """A price source: the prices of a feed around a reader, and the charges that it read."""
+    """A price source: the prices of a feed and the charges that its reader read."""
 
     name = "urdb"
 
-    def __init__(self, feed: PriceSource, reader: UrdbReader) -> None:
+    def __init__(self, feed: Feed, reader: UrdbReader) -> None:
         self._feed, self._reader = feed, reader
 
     @property
-    def trouble(self) -> SourceError | None:
+    def error(self) -> SourceError | None:
         """Why the rate cannot be read now."""
-        trouble: SourceError | None = getattr(self._feed, "trouble", None)
-        return trouble
+        return self._feed.error
 
     @property
     def contract(self) -> Contract:
-        """What the rate costs beside its prices."""
+        """What the rate charges beside its prices."""
         return self._reader.contract
 
     def intervals(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
@@ -332,7 +328,7 @@ class UrdbPrices:
 
 
 def from_file(path: str) -> Callable[[], bytes]:
-    """Loads a rate from a file."""
+    """Reads a rate from a file."""
 
     def load() -> bytes:
         try:
@@ -345,7 +341,7 @@ def from_file(path: str) -> Callable[[], bytes]:
 
 
 def from_api(label: str, key_file: str, fetch: Fetch) -> Callable[[], bytes]:
-    """Loads a rate from OpenEI by its label, with the key in a file."""
+    """Fetches a rate from OpenEI by its label, with the key in a file."""
 
     def load() -> bytes:
         key = read_token(key_file, "an OpenEI key")
@@ -371,8 +367,8 @@ def parse(text: str | bytes, label: str = "") -> Rate:
 def _malformed(what: str) -> SourceError:
     return SourceError(
         Reason.MALFORMED,
-        f"this is no rate of the Utility Rate Database: {what}",
-        "save an item of api.openei.org/utility_rates (version=8, format=json, detail=full), or the page's JSON",
+        f"this is not a rate of the Utility Rate Database: {what}",
+        "save an item of api.openei.org/utility_rates (version=8, format=json, detail=full), or the JSON of its page",
     )
 
 
@@ -380,22 +376,22 @@ def _item(document: Any, label: str) -> dict[str, Any]:
     items = document
     if isinstance(document, dict) and "items" in document:
         items = document["items"]
-    candidates = [each for each in (items if isinstance(items, list) else [items]) if isinstance(each, dict)]
+    candidates = [item for item in (items if isinstance(items, list) else [items]) if isinstance(item, dict)]
     if label:
-        candidates = [each for each in candidates if each.get("label") == label]
+        candidates = [item for item in candidates if item.get("label") == label]
     if not candidates:
         raise SourceError(
-            Reason.ABSENT, f"no rate{f' with label {label}' if label else ''} in the answer", "check label"
+            Reason.ABSENT, f"no rate{f' with label {label}' if label else ''} in the answer", "check `label`"
         )
     if len(candidates) > 1:
-        raise _malformed(f"it holds {len(candidates)} rates; say which by its label")
+        raise _malformed(f"it holds {len(candidates)} rates; select one by its `label`")
     return candidates[0]
 
 
 def _rate(item: Mapping[str, Any]) -> Rate:
     structure = item.get("energyratestructure")
     if not structure:
-        raise _malformed("it has no energyratestructure, so it has no price per kWh")
+        raise _malformed("it has no energyratestructure, and so no price per kWh")
     energy = _charges(structure, item, "energy")
     _check_units(structure)
     demand_structure = item.get("demandratestructure")
@@ -414,10 +410,10 @@ def _rate(item: Mapping[str, Any]) -> Rate:
         demand=None if not demand_structure else _charges(demand_structure, item, "demand"),
         demand_unit=str(item.get("demandrateunit") or item.get("demandrateunits") or "kW"),
         demand_window_minutes=float(item.get("demandwindow") or 15.0),
-        demand_beyond=_demand_beyond(item),
+        unsupported_demand=_unsupported_terms(item),
         fixed_charge=float(item.get("fixedchargefirstmeter") or monthly or 0.0),
         fixed_charge_unit=str(item.get("fixedchargeunits") or ("$/month" if monthly else "")),
-        left_out=tuple(_minimum_bills(item)),
+        excluded=tuple(_minimum_bills(item)),
     )
 
 
@@ -426,18 +422,19 @@ _MINIMUM_BILLS = {"mincharge": "minchargeunits", "minmonthlycharge": "$/month", 
 
 
 def _minimum_bills(item: Mapping[str, Any]) -> Iterator[str]:
-    """A minimum bill is known when the month is over, and is of the whole meter: no hour and no server has a part of it."""
+    """A minimum bill is known at the end of the month and applies to the whole meter, so no hour or server has a share of
+    it."""
     for key, unit in _MINIMUM_BILLS.items():
         amount = _optional(item.get(key))
         if amount:
             per = item.get(unit) or "without a unit" if unit.endswith("units") else unit
             yield (
-                f"the rate has a minimum bill ({key}: {amount:g} {per}), which is in no cost here: where the meter's bill"
-                " stays below it, the difference is paid all the same"
+                f"the rate has a minimum bill ({key}: {amount:g} {per}), which no cost here includes: where the bill of the"
+                " meter is lower, the utility charges the difference"
             )
 
 
-_BEYOND = {
+_UNSUPPORTED_TERMS = {
     "demandratchetpercentage": "a ratchet (demandratchetpercentage)",
     "lookbackpercent": "a look back at earlier peaks (lookbackpercent)",
     "coincidentratestructure": "a charge on the peak of the utility's grid (coincidentratestructure)",
@@ -445,16 +442,16 @@ _BEYOND = {
 }
 
 
-def _demand_beyond(item: Mapping[str, Any]) -> str:
-    return ", ".join(words for key, words in _BEYOND.items() if _says_a_number(item.get(key)))
+def _unsupported_terms(item: Mapping[str, Any]) -> str:
+    return ", ".join(words for key, words in _UNSUPPORTED_TERMS.items() if _is_nonzero(item.get(key)))
 
 
-def _says_a_number(value: Any) -> bool:
-    """Whether there is a number other than 0 in it, at any depth."""
+def _is_nonzero(value: Any) -> bool:
+    """Whether it holds a number other than 0, at any depth."""
     if isinstance(value, list):
-        return any(map(_says_a_number, value))
+        return any(map(_is_nonzero, value))
     if isinstance(value, dict):
-        return any(_says_a_number(value.get(key)) for key in ("rate", "adj"))
+        return any(_is_nonzero(value.get(key)) for key in ("rate", "adj"))
     return value not in (None, "") and float(value) != 0.0
 
 
@@ -490,7 +487,7 @@ def _matrix(rows: Sequence[Sequence[Any]], periods: int) -> Matrix:
 def _indices(values: Sequence[Any], length: int, periods: int) -> tuple[int, ...]:
     indices = tuple(int(value) for value in values)
     if len(indices) != length or not all(0 <= index < periods for index in indices):
-        raise ValueError(f"a schedule should name {length} of the {periods} periods")
+        raise ValueError(f"a schedule should have {length} entries, each one of {periods} periods")
     return indices
 
 
@@ -508,11 +505,11 @@ def _optional(value: Any) -> float | None:
 
 
 def _check_units(structure: Sequence[Any]) -> None:
-    """Tiers counted otherwise than in kWh a month (per day, per kW of demand) would silently be misread."""
+    """Refuse tiers that are not counted in kWh per month (per day, per kW of demand)."""
     for tiers in structure:
         units = {str(tier.get("unit") or "kWh") for tier in tiers}
         if len(tiers) > 1 and units != {"kWh"}:
             raise SourceError(
                 Reason.UNSUPPORTED,
-                f"this rate counts its tiers in {', '.join(sorted(units))}; only kWh per month are understood",
+                f"this rate counts its tiers in {', '.join(sorted(units))}; only kWh per month are supported",
             )

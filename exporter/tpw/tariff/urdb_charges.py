@@ -1,9 +1,8 @@
-"""What a rate of the Utility Rate Database charges beside the price per kWh: peaks, and the contract itself.
+"""Demand and fixed charges of a rate of the Utility Rate Database.
 
-The month's peak whenever it was (``flatdemand``), by seasons, and the peak of each period of hours (``demandrate``) are
-charges of their own, and so is each block of kW. A billing month has the season of the calendar month it begins in, so that
-no month is paid for twice. Whatever cannot be followed to the letter is refused: a demand charge that is nearly right is
-wrong by thousands.
+The month's peak at any time (``flatdemand``), by seasons, and the peak of each period of hours (``demandrate``) are
+separate charges, and so is each block of kW. A billing month has the season of the calendar month in which it begins, so
+that no month is charged twice. Unsupported terms are refused: an approximate demand charge can be wrong by thousands.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from tpw.tariff.tiers import Tier
 from tpw.tariff.urdb import Charges, Rate
 
 DEMAND, FIXED = "demand", "fixed"
-"""What can be taken from a rate."""
+"""The charges of a rate that can be included."""
 
 _SATURDAY = 5
-_HINT = "write this charge as tariff.demand, and leave `demand` out of `charges`"
+_HINT = "configure this charge as tariff.demand, and remove `demand` from `charges`"
 _PER_MONTH = {"$/month": 1.0, "$/year": 1.0 / 12.0}
 
 
@@ -72,7 +71,7 @@ def contract_of(
     timezone: str,
     is_holiday: Callable[[date], bool] | None = None,
 ) -> Contract:
-    """The charges of a rate that are wanted. Raises SourceError (UNSUPPORTED) for what cannot be followed."""
+    """The included charges of a rate. Raises SourceError (UNSUPPORTED) for unsupported terms."""
     return Contract(
         _demand(rate, months, ZoneInfo(timezone), is_holiday) if DEMAND in wanted else (),
         _fixed(rate) if FIXED in wanted else (),
@@ -82,8 +81,8 @@ def contract_of(
 def _demand(
     rate: Rate, months: BillingMonths, zone: ZoneInfo, is_holiday: Callable[[date], bool] | None
 ) -> tuple[DemandRules, ...]:
-    if rate.demand_beyond:
-        raise SourceError(Reason.UNSUPPORTED, f"this rate has {rate.demand_beyond}, which is not understood", _HINT)
+    if rate.unsupported_demand:
+        raise SourceError(Reason.UNSUPPORTED, f"this rate has {rate.unsupported_demand}, which is not supported", _HINT)
     window = rate.demand_window_minutes * 60.0
     rules: list[DemandRules] = []
     if rate.flat_demand is not None:
@@ -103,13 +102,13 @@ def _demand(
 def _blocks(
     name: str, tiers: Sequence[Tier], hours: Hours | None, window: float, months: BillingMonths
 ) -> list[DemandRules]:
-    """One charge for each block of kW that costs something."""
+    """One charge for each block of kW with a price."""
     result: list[DemandRules] = []
     lower = 0.0
     for index, tier in enumerate(tiers):
         upper = inf if tier.upper_bound is None else tier.upper_bound
         if tier.price < 0.0:
-            raise SourceError(Reason.UNSUPPORTED, f"this rate pays {-tier.price:g} back for a kW of demand", _HINT)
+            raise SourceError(Reason.UNSUPPORTED, f"this rate credits {-tier.price:g} for a kW of demand", _HINT)
         if tier.price > 0.0:
             block = f"{name} block {index}" if len(tiers) > 1 else name
             result.append(
@@ -130,7 +129,7 @@ def _blocks(
 def _check_unit(unit: str) -> None:
     if unit.strip().lower() != "kw":
         raise SourceError(
-            Reason.UNSUPPORTED, f"this rate charges demand per {unit}; only kW of a month are understood", _HINT
+            Reason.UNSUPPORTED, f"this rate charges demand per {unit}; only kW per month are supported", _HINT
         )
 
 
@@ -143,7 +142,7 @@ def _fixed(rate: Rate) -> tuple[StandingCharge, ...]:
     if unit not in _PER_MONTH or rate.fixed_charge < 0.0:
         raise SourceError(
             Reason.UNSUPPORTED,
-            f"this rate has a fixed charge of {rate.fixed_charge:g} {unit or 'without a unit'}, which is not understood",
-            "write it as tariff.fixed, and leave `fixed` out of `charges`",
+            f"this rate has a fixed charge of {rate.fixed_charge:g} {unit or 'without a unit'}, which is not supported",
+            "configure it as tariff.fixed, and remove `fixed` from `charges`",
         )
     return (StandingCharge("fixed", per_month=rate.fixed_charge * _PER_MONTH[unit]),)

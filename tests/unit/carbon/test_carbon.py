@@ -70,7 +70,7 @@ def shown(intervals: Sequence[PriceInterval]) -> str:
 def test_body_is_read_as_its_golden_says(name: str) -> None:
     try:
         intervals = CASES[name]((CAPTURES / name).read_bytes())
-        PriceCurve.of(intervals)
+        PriceCurve.from_intervals(intervals)
         actual = shown(intervals)
     except SourceError as error:
         actual = f"{error.reason}: {error.detail}\n"
@@ -192,7 +192,7 @@ def test_feed_of_grams_becomes_intensities() -> None:
         Intensity(1800, HOUR, 100.0),
         Intensity(HOUR, 2 * HOUR, 120.0, PriceState.FORECAST),
     )
-    assert (source.name, source.basis, source.trouble) == ("given", Basis.AVERAGE_DIRECT, None)
+    assert (source.name, source.basis, source.error) == ("given", Basis.AVERAGE_DIRECT, None)
 
 
 @pytest.mark.parametrize("grams", [-400.0, 3001.0, 400_000.0, float("nan"), float("inf")])
@@ -213,8 +213,8 @@ def test_lists_in_other_units_become_grams() -> None:
 
 def test_curve_of_intensities_cuts_like_that_of_prices() -> None:
     first, second = Intensity(0, 10, 100.0), Intensity(20, 30, 200.0)
-    curve = IntensityCurve.of([first, second])
+    curve = IntensityCurve.from_intervals([first, second])
     assert list(curve.pieces(5, 25)) == [(5, 10, first), (10, 20, None), (20, 25, second)]
     assert (curve.at(9.9), curve.at(10), curve.at(29)) == (first, None, second)
     with pytest.raises(ValueError, match="out of order"):
-        IntensityCurve.of([second, first])
+        IntensityCurve.from_intervals([second, first])

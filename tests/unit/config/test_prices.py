@@ -252,8 +252,8 @@ def test_feed_that_is_down_is_an_error_unless_there_is_a_fallback(tmp_path: Path
     [interval] = with_fallback.intervals(NOON, NOON + 60)
     assert interval.price_per_kwh == pytest.approx(0.119)
     assert interval.state is PriceState.FALLBACK
-    assert with_fallback.trouble is not None
-    assert with_fallback.trouble.reason is Reason.BROKEN
+    assert with_fallback.error is not None
+    assert with_fallback.error.reason is Reason.BROKEN
 
 
 def test_two_feeds_do_not_share_a_file(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_a_slow_price_feed_delays_no_tick_during_a_reload(daemon: Daemon, monkey
 
     class Slow:
         name = "slow"
-        trouble = None
+        error = None
         contract = Contract()
 
         def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:

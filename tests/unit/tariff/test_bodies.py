@@ -114,7 +114,7 @@ def shown(intervals: Sequence[PriceInterval]) -> str:
 def test_body_is_read_as_its_golden_says(name: str) -> None:
     try:
         intervals = CASES[name]((CAPTURES / name).read_bytes())
-        PriceCurve.of(intervals)
+        PriceCurve.from_intervals(intervals)
         actual = shown(intervals)
     except SourceError as error:
         actual = f"{error.reason}: {error.detail}{f' ({error.hint})' if error.hint else ''}\n"
@@ -188,7 +188,7 @@ def test_truncated_body_is_refused_or_says_nothing_wrong(name: str, share: float
         part = CASES[name](body[: int(len(body) * share)])
     except SourceError:
         return
-    whole = PriceCurve.of(CASES[name](body))
+    whole = PriceCurve.from_intervals(CASES[name](body))
     for each in part[:-1]:
         found = whole.at(each.start_seconds)
         assert found is not None

@@ -14,7 +14,7 @@ from tpw.tariff.curve import PriceCurve
 A = PriceInterval(0, 10, 0.1)
 B = PriceInterval(10, 20, 0.2)
 D = PriceInterval(30, 40, 0.2)
-CURVE = PriceCurve.of([A, B, D])
+CURVE = PriceCurve.from_intervals([A, B, D])
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,18 @@ def test_next_change_is_the_first_other_price(moment: float, expected: PriceInte
 def test_next_change_skips_an_interval_with_the_same_price() -> None:
     forecast = PriceInterval(10, 20, 0.1, PriceState.FORECAST)
     later = PriceInterval(20, 30, 0.3, PriceState.FORECAST)
-    curve = PriceCurve.of([A, forecast, later])
+    curve = PriceCurve.from_intervals([A, forecast, later])
     assert curve.next_change(5) == later
 
 
 def test_equal_neighbours_are_merged() -> None:
-    assert PriceCurve.of([A, PriceInterval(10, 20, 0.1)]).intervals == (PriceInterval(0, 20, 0.1),)
+    assert PriceCurve.from_intervals([A, PriceInterval(10, 20, 0.1)]).intervals == (PriceInterval(0, 20, 0.1),)
 
 
 @pytest.mark.parametrize("bad", [[B, A], [A, PriceInterval(9, 20, 0.2)], [PriceInterval(5, 5, 0.1)]])
 def test_disorder_is_refused(bad: list[PriceInterval]) -> None:
     with pytest.raises(ValueError, match="out of order"):
-        PriceCurve.of(bad)
+        PriceCurve.from_intervals(bad)
 
 
 @st.composite
@@ -82,7 +82,7 @@ def curves(draw: st.DrawFn) -> PriceCurve:
         start = at + draw(st.sampled_from([0.0, 0.0, 0.5, 3.25]))
         at = start + draw(st.sampled_from([0.25, 1.0, 7.5]))
         intervals.append(PriceInterval(start, at, draw(st.sampled_from([-0.1, 0.1, 0.2]))))
-    return PriceCurve.of(intervals)
+    return PriceCurve.from_intervals(intervals)
 
 
 @given(curves(), st.floats(-5, 40, allow_subnormal=False), st.floats(0, 40, allow_subnormal=False))

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tpw.tariff.demand import (
     Demand,
     DemandRules,
+    after_clock_step,
     billed_watts,
+    close_windows,
     forming_watts,
     kw_months,
     peak_watts,
-    recorded,
-    settled,
-    turned_back,
+    record,
 )
 from tpw.tariff.months import BillingMonths
 
@@ -34,47 +34,50 @@ JUNE, JULY, AUGUST = at("2026-06-01T00:00Z"), at("2026-07-01T00:00Z"), at("2026-
 
 def test_demand_is_the_mean_of_a_window() -> None:
     """1000 W for five minutes and 400 W for ten are 600 W."""
-    state = recorded(Demand(), RULES, JUNE, JUNE + 300, 300_000)
+    state = record(Demand(), RULES, JUNE, JUNE + 300, 300_000)
     assert forming_watts(state, RULES, JUNE + 300) == 1000
     assert peak_watts(state, RULES, JUNE + 300) == 0
-    state = recorded(state, RULES, JUNE + 300, JUNE + 900, 240_000)
+    state = record(state, RULES, JUNE + 300, JUNE + 900, 240_000)
     assert peak_watts(state, RULES, JUNE + 900) == 600
     assert forming_watts(state, RULES, JUNE + 900) is None
 
 
 def test_a_window_in_whose_middle_the_books_began_has_its_mean_since_then() -> None:
-    state = recorded(Demand(), RULES, JUNE + 600, JUNE + 700, 50_000)
+    state = record(Demand(), RULES, JUNE + 600, JUNE + 700, 50_000)
     assert forming_watts(state, RULES, JUNE + 700) == 500
 
 
 def test_energy_over_several_windows_is_split_among_them() -> None:
-    state = recorded(Demand(), RULES, JUNE + 450, JUNE + 2250, 1_800_000)
+    state = record(Demand(), RULES, JUNE + 450, JUNE + 2250, 1_800_000)
     assert state.windows == {JUNE: 450_000, JUNE + 900: 900_000, JUNE + 1800: 450_000}
 
 
 def test_boards_that_are_read_one_after_the_other_add_up_over_the_end_of_a_window() -> None:
     state = Demand()
     for _ in range(8):
-        state = recorded(state, RULES, JUNE + 890, JUNE + 910, 20 * 500)
+        state = record(state, RULES, JUNE + 890, JUNE + 910, 20 * 500)
     assert state.windows == {JUNE: 8 * 10 * 500, JUNE + 900: 8 * 10 * 500}
 
 
 def test_joules_that_arrive_late_raise_the_peak_of_their_own_window() -> None:
-    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 10)
-    state = recorded(state, RULES, JUNE + 900, JUNE + 1800, 90_000)
-    state = recorded(state, RULES, JUNE, JUNE + 900, 450_000)
+    state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 10)
+    state = record(state, RULES, JUNE + 900, JUNE + 1800, 90_000)
+    state = record(state, RULES, JUNE, JUNE + 900, 450_000)
     assert peak_watts(state, RULES, JUNE + 1800) == 1500
-    assert (settled(state, RULES, JUNE + 1800).peak_watts, settled(state, RULES, JUNE + 1800).windows) == (1500, {})
+    assert (close_windows(state, RULES, JUNE + 1800).peak_watts, close_windows(state, RULES, JUNE + 1800).windows) == (
+        1500,
+        {},
+    )
 
 
 def test_what_belongs_to_a_settled_window_is_left_out() -> None:
-    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 1800, 1_800_000), RULES, JUNE + 1800)
-    late = recorded(state, RULES, JUNE, JUNE + 2700, 2_700_000)
+    state = close_windows(record(Demand(), RULES, JUNE, JUNE + 1800, 1_800_000), RULES, JUNE + 1800)
+    late = record(state, RULES, JUNE, JUNE + 2700, 2_700_000)
     assert late.windows == {JUNE + 1800: 900_000}
 
 
 def test_month_that_ends_is_billed_and_the_next_begins_at_nothing() -> None:
-    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5), RULES, JULY)
+    state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5), RULES, JULY)
     assert (state.month_start_seconds, state.peak_watts, state.peak_at_seconds) == (JULY, 0, None)
     assert state.closed_kw_months == 5.0
     assert state.earlier_peaks_watts == (5000,)
@@ -82,42 +85,42 @@ def test_month_that_ends_is_billed_and_the_next_begins_at_nothing() -> None:
 
 def test_a_month_in_whose_middle_the_books_began_is_billed_from_then() -> None:
     half = JUNE + (JULY - JUNE) / 2
-    state = recorded(Demand(), RULES, half, half + 900, 900_000 * 5)
+    state = record(Demand(), RULES, half, half + 900, 900_000 * 5)
     assert kw_months(state, RULES, half + 900) == pytest.approx(5 * 900 / (JULY - JUNE))
-    assert settled(state, RULES, JULY).closed_kw_months == pytest.approx(2.5)
+    assert close_windows(state, RULES, JULY).closed_kw_months == pytest.approx(2.5)
 
 
 def test_ratchet_bills_a_fraction_of_the_highest_earlier_peak() -> None:
     rules = DemandRules(price_per_kw_month=10.0, ratchet=0.8, ratchet_months=2)
-    state = settled(recorded(Demand(), rules, JUNE, JUNE + 900, 900_000 * 10), rules, JULY)
-    state = recorded(state, rules, JULY, JULY + 900, 900_000 * 3)
+    state = close_windows(record(Demand(), rules, JUNE, JUNE + 900, 900_000 * 10), rules, JULY)
+    state = record(state, rules, JULY, JULY + 900, 900_000 * 3)
     assert billed_watts(state, rules, JULY + 900) == 8000
-    state = settled(state, rules, AUGUST)
+    state = close_windows(state, rules, AUGUST)
     assert state.closed_kw_months == pytest.approx(10 + 8)
     september = at("2026-09-01T00:00Z")
-    state = settled(state, rules, september)
+    state = close_windows(state, rules, september)
     assert state.closed_kw_months == pytest.approx(10 + 8 + 8)
     assert state.earlier_peaks_watts == (3000, 0)
     assert billed_watts(state, rules, september) == pytest.approx(2400)
 
 
 def test_charge_accrues_over_the_month() -> None:
-    state = recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5)
+    state = record(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5)
     assert kw_months(state, RULES, JUNE + (JULY - JUNE) / 2) == pytest.approx(2.5)
-    assert kw_months(state, RULES, JULY) == kw_months(settled(state, RULES, JULY), RULES, JULY) == 5
+    assert kw_months(state, RULES, JULY) == kw_months(close_windows(state, RULES, JULY), RULES, JULY) == 5
     assert kw_months(Demand(), RULES, JUNE) == 0
 
 
 def test_years_of_silence_are_passed_quickly() -> None:
-    state = recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000)
-    later = settled(state, RULES, JUNE + 20 * 365.25 * 86400)
+    state = record(Demand(), RULES, JUNE, JUNE + 900, 900_000)
+    later = close_windows(state, RULES, JUNE + 20 * 365.25 * 86400)
     assert later.closed_kw_months == pytest.approx(1)
     assert later.earlier_peaks_watts == (0.0,) * 11
 
 
 def test_window_that_does_not_divide_the_month_ends_with_it() -> None:
     rules = DemandRules(window_seconds=7 * 3600.0, price_per_kw_month=1.0)
-    state = settled(recorded(Demand(), rules, JULY - 3600, JULY, 3600 * 1000.0), rules, JULY)
+    state = close_windows(record(Demand(), rules, JULY - 3600, JULY, 3600 * 1000.0), rules, JULY)
     assert state.earlier_peaks_watts == (pytest.approx(1000 * 3600 / (720 % 7 * 3600)),)
 
 
@@ -125,8 +128,8 @@ def test_window_that_does_not_divide_the_month_ends_with_it() -> None:
 def test_windows_of_another_length_from_now_on_raise_no_peak_that_was_none(before: float, after: float) -> None:
     """A reload in the middle of a window: what forms is judged at the length it had."""
     old, new = replace(RULES, window_seconds=before), replace(RULES, window_seconds=after)
-    state = settled(recorded(Demand(), old, JUNE, JUNE + 1500, 1_500_000), old, JUNE + 1500)
-    state = settled(recorded(state, new, JUNE + 1500, JUNE + 86400, 84_900_000), new, JUNE + 86400)
+    state = close_windows(record(Demand(), old, JUNE, JUNE + 1500, 1_500_000), old, JUNE + 1500)
+    state = close_windows(record(state, new, JUNE + 1500, JUNE + 86400, 84_900_000), new, JUNE + 86400)
     assert peak_watts(state, new, JUNE + 86400) == pytest.approx(1000)
     assert all(start + after > JUNE + 86400 for start in state.windows)
 
@@ -134,19 +137,19 @@ def test_windows_of_another_length_from_now_on_raise_no_peak_that_was_none(befor
 def test_windows_of_another_calendar_do_not_stay_open_for_ever() -> None:
     berlin, kathmandu = BillingMonths("Europe/Berlin"), BillingMonths("Asia/Kathmandu")
     old, new = (DemandRules(window_seconds=3600.0, months=months) for months in (berlin, kathmandu))
-    state = settled(recorded(Demand(), old, JUNE, JUNE + 5000, 50_000_000), old, JUNE + 5000)
-    state = settled(recorded(state, new, JUNE + 5000, JUNE + 9000, 400_000), new, JUNE + 9000)
+    state = close_windows(record(Demand(), old, JUNE, JUNE + 5000, 50_000_000), old, JUNE + 5000)
+    state = close_windows(record(state, new, JUNE + 5000, JUNE + 9000, 400_000), new, JUNE + 9000)
     assert all(start > JUNE + 9000 - 3600 for start in state.windows)
-    assert peak_watts(settled(state, new, AUGUST), new, AUGUST) == 0
+    assert peak_watts(close_windows(state, new, AUGUST), new, AUGUST) == 0
 
 
 def test_months_that_begin_on_another_day_from_now_on_charge_no_second_twice_and_leave_none_out() -> None:
     """1 kW throughout: each second is its part of the month it is in, of the old contract until its month ends."""
     fifteenth = replace(RULES, months=BillingMonths("UTC", 15))
-    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
+    state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
     moment, accrued = JUNE + 900, 0.0
     while moment < AUGUST:
-        state = settled(recorded(state, fifteenth, moment, moment + 21600, 21_600_000), fifteenth, moment + 21600)
+        state = close_windows(record(state, fifteenth, moment, moment + 21600, 21_600_000), fifteenth, moment + 21600)
         moment += 21600
         assert kw_months(state, fifteenth, moment) >= accrued
         accrued = kw_months(state, fifteenth, moment)
@@ -155,23 +158,23 @@ def test_months_that_begin_on_another_day_from_now_on_charge_no_second_twice_and
 
 
 def test_a_clock_that_was_far_ahead_does_not_end_the_recording() -> None:
-    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
+    state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
     far = at("2038-01-01T00:00Z")
-    state = settled(recorded(state, RULES, far, far + 1000, 1_000_000), RULES, far + 1000)
+    state = close_windows(record(state, RULES, far, far + 1000, 1_000_000), RULES, far + 1000)
     accrued = kw_months(state, RULES, far + 1000)
 
-    state = turned_back(state, RULES, JUNE + 1800)
-    state = settled(recorded(state, RULES, JUNE + 1800, JUNE + 2700, 4_500_000), RULES, JUNE + 2700)
+    state = after_clock_step(state, RULES, JUNE + 1800)
+    state = close_windows(record(state, RULES, JUNE + 1800, JUNE + 2700, 4_500_000), RULES, JUNE + 2700)
     assert peak_watts(state, RULES, JUNE + 2700) == 5000
     assert kw_months(state, RULES, JULY) == pytest.approx(accrued + 5.0, rel=1e-3)
 
 
 def test_a_clock_that_was_days_ahead_hides_no_peak_of_the_days_until_then() -> None:
-    state = settled(recorded(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
+    state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
     ahead = JUNE + 10 * 86400
-    state = settled(recorded(state, RULES, ahead, ahead + 1000, 1_000_000), RULES, ahead + 1000)
-    state = turned_back(state, RULES, JUNE + 1800)
-    state = settled(recorded(state, RULES, JUNE + 1800, JUNE + 2700, 4_500_000), RULES, JUNE + 2700)
+    state = close_windows(record(state, RULES, ahead, ahead + 1000, 1_000_000), RULES, ahead + 1000)
+    state = after_clock_step(state, RULES, JUNE + 1800)
+    state = close_windows(record(state, RULES, JUNE + 1800, JUNE + 2700, 4_500_000), RULES, JUNE + 2700)
     assert peak_watts(state, RULES, JUNE + 2700) == 5000
     assert kw_months(state, RULES, JULY) == 5
 
@@ -197,15 +200,15 @@ def test_law_peak_is_the_highest_window_second_by_second(
     state, moment = Demand(), begin
     joules: dict[tuple[float, float], float] = {}
     for seconds, watts in parts:
-        state = recorded(state, rules, moment, moment + seconds, watts * seconds)
+        state = record(state, rules, moment, moment + seconds, watts * seconds)
         for second in range(seconds):
             month, _ = rules.months.bounds(moment + second)
             window = month + (moment + second - month) // rules.window_seconds * rules.window_seconds
             joules[month, window] = joules.get((month, window), 0.0) + watts
         moment += seconds
         if settles:
-            state = settled(state, rules, moment)
-    state = settled(state, rules, moment)
+            state = close_windows(state, rules, moment)
+    state = close_windows(state, rules, moment)
     month, _ = rules.months.bounds(moment)
     over = [
         total / rules.window_seconds
@@ -224,16 +227,16 @@ def test_law_what_accrues_never_falls_and_depends_on_no_order(
     state, accrued = Demand(), 0.0
     for seconds, watts in parts:
         pieces.append((moment, moment + seconds, watts * seconds))
-        state = settled(recorded(state, rules, *pieces[-1]), rules, moment)
+        state = close_windows(record(state, rules, *pieces[-1]), rules, moment)
         moment += seconds
         now = kw_months(state, rules, moment)
         assert now >= accrued - 1e-12
         accrued = now
     first, *rest = pieces
     random.shuffle(rest)  # type: ignore[attr-defined]
-    other = recorded(Demand(), rules, *first)
+    other = record(Demand(), rules, *first)
     for piece in rest:
-        other = recorded(other, rules, *piece)
-    assert kw_months(settled(other, rules, moment), rules, moment) == pytest.approx(
-        kw_months(settled(state, rules, moment), rules, moment)
+        other = record(other, rules, *piece)
+    assert kw_months(close_windows(other, rules, moment), rules, moment) == pytest.approx(
+        kw_months(close_windows(state, rules, moment), rules, moment)
     )

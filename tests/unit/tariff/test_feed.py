@@ -1,16 +1,20 @@
-"""Patience: when a feed is asked, what is kept, and what is never guessed."""
+"""Feeds: when they are fetched, what is kept, and which prices are refused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tpw.config import load
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff.feed import Feed
+from tpw.tariff import FeedContext
+from tpw.tariff.feed import AHEAD_SECONDS, HISTORY_SECONDS, Feed
 from tpw.tariff.sanity import refuse_implausible
 from tpw.tariff.schedule import Attempts, Publication, Schedule, is_due
 
@@ -19,7 +23,7 @@ DAY = 86400.0
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp()  # 14:00 in Berlin
 MIDNIGHT = datetime(2026, 6, 14, 22, tzinfo=UTC).timestamp()  # of that day, in Berlin
 DAY_AHEAD = Schedule(Publication("Europe/Berlin", time(13, 0)), jitter=0.0)
-ANY_TIME = Schedule(every_seconds=HOUR, jitter=0.0)
+UNPUBLISHED = Schedule(refresh_seconds=HOUR, jitter=0.0)
 
 
 def hourly(start: float, hours: int, price: float = 0.1) -> tuple[PriceInterval, ...]:
@@ -34,18 +38,14 @@ class Service:
     def __init__(self, *answers: Sequence[PriceInterval] | SourceError, identity: str = "area X") -> None:
         self.identity = identity
         self.answers = list(answers)
-        self.asked: list[tuple[float, float]] = []
+        self.requests: list[tuple[float, float]] = []
 
     def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
-        self.asked.append((start_seconds, end_seconds))
-        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        self.requests.append((start_seconds, end_seconds))
+        answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
         if isinstance(answer, SourceError):
             raise answer
         return answer
-
-
-def believe(fresh: Sequence[PriceInterval], known: Sequence[PriceInterval]) -> None:
-    """Judge nothing."""
 
 
 class Clock:
@@ -61,77 +61,80 @@ NOT_YET = SourceError(Reason.NOT_YET, "not published")
 
 
 def feed(service: Service, clock: Clock, schedule: Schedule = DAY_AHEAD, **options: object) -> Feed:
-    judge = partial(refuse_implausible, currency="EUR")
-    return Feed(service, clock=clock, unit="EUR", schedule=schedule, judge=judge, **options)  # type: ignore[arg-type]
+    check = partial(refuse_implausible, currency="EUR")
+    return Feed(service, clock=clock, unit="EUR", schedule=schedule, check=check, **options)  # type: ignore[arg-type]
 
 
-def test_prices_are_what_the_service_says_clipped_to_the_question() -> None:
+def test_prices_are_those_of_the_service_clipped_to_the_range() -> None:
     service = Service(hourly(MIDNIGHT, 48))
     found = feed(service, Clock()).intervals(NOON, NOON + 1.5 * HOUR)
-    assert [(each.start_seconds - NOON, each.end_seconds - NOON) for each in found] == [(0, HOUR), (HOUR, 1.5 * HOUR)]
+    assert [(price.start_seconds - NOON, price.end_seconds - NOON) for price in found] == [
+        (0, HOUR),
+        (HOUR, 1.5 * HOUR),
+    ]
 
 
-def test_while_all_is_known_nobody_is_asked_again_until_corrections_are_due() -> None:
+def test_known_prices_are_fetched_again_after_six_hours_for_corrections() -> None:
     service, clock = Service(hourly(MIDNIGHT, 48)), Clock()
     source = feed(service, clock)
     for minute in range(0, 6 * 60, 5):
         clock.now = NOON + minute * 60
         source.intervals(clock.now - HOUR, clock.now + DAY)
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
     clock.now = NOON + 6 * HOUR
     source.intervals(clock.now - HOUR, clock.now + DAY)
-    assert len(service.asked) == 2
+    assert len(service.requests) == 2
 
 
-def test_tomorrow_is_asked_for_after_its_publication_until_it_is_there() -> None:
-    clock = Clock(NOON - 2 * HOUR)  # 12:00 in Berlin: not out
+def test_after_the_time_of_publication_tomorrow_is_fetched_every_ten_minutes_until_it_is_published() -> None:
+    clock = Clock(NOON - 2 * HOUR)  # 12:00 in Berlin: not published
     service = Service(hourly(MIDNIGHT, 24), hourly(MIDNIGHT, 24), hourly(MIDNIGHT, 48))
     source = feed(service, clock)
-    asked_at = []
+    fetched_at = []
     for minute in range(0, 180, 1):
         clock.now = NOON - 2 * HOUR + minute * 60
-        before = len(service.asked)
+        before = len(service.requests)
         source.intervals(clock.now, clock.now + DAY)
-        if len(service.asked) > before:
-            asked_at.append(minute)
-    assert asked_at == [0, 60, 70]
-    assert source.trouble is None
+        if len(service.requests) > before:
+            fetched_at.append(minute)
+    assert fetched_at == [0, 60, 70]
+    assert source.error is None
 
 
-def test_jitter_spreads_the_askers_after_publication() -> None:
+def test_jitter_spreads_the_requests_after_publication() -> None:
     for jitter, expected in ((0.0, 60), (0.5, 65), (0.99, 70)):
         clock, service = Clock(NOON - 2 * HOUR), Service(hourly(MIDNIGHT, 24))
         source = feed(service, clock, Schedule(DAY_AHEAD.publication, jitter=jitter))
         source.intervals(clock.now, clock.now + DAY)
         minute = 0
-        while len(service.asked) == 1:
+        while len(service.requests) == 1:
             minute += 1
             clock.now = NOON - 2 * HOUR + minute * 60
             source.intervals(clock.now, clock.now + DAY)
         assert minute == expected
 
 
-def test_failures_are_retried_with_growing_patience() -> None:
+def test_failures_are_retried_with_exponential_back_off() -> None:
     service, clock = Service(DOWN), Clock()
     source = feed(service, clock)
-    asked_at = []
+    fetched_at = []
     for minute in range(300):
         clock.now = NOON + minute * 60
-        before = len(service.asked)
+        before = len(service.requests)
         with pytest.raises(SourceError, match="connection refused"):
             source.intervals(clock.now, clock.now + HOUR)
-        if len(service.asked) > before:
-            asked_at.append(minute)
-    assert asked_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+        if len(service.requests) > before:
+            fetched_at.append(minute)
+    assert fetched_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
 
 
-def test_what_is_known_holds_while_the_feed_is_down() -> None:
+def test_known_prices_remain_in_force_while_the_feed_is_down() -> None:
     service, clock = Service(hourly(MIDNIGHT, 48), DOWN), Clock()
     source = feed(service, clock)
     before = source.intervals(NOON, NOON + DAY)
     clock.now = NOON + 7 * HOUR
     assert source.intervals(NOON, NOON + DAY) == before
-    assert source.trouble is DOWN
+    assert source.error is DOWN
 
 
 def test_time_without_a_price_is_not_covered() -> None:
@@ -140,7 +143,7 @@ def test_time_without_a_price_is_not_covered() -> None:
     assert found[-1].end_seconds == MIDNIGHT + DAY
 
 
-def test_fallback_covers_the_rest_and_says_so() -> None:
+def test_fallback_covers_time_without_a_price_and_is_marked() -> None:
     service, clock = Service(hourly(MIDNIGHT, 24)), Clock()
     source = feed(service, clock, fallback_price_per_kwh=0.25)
     found = source.intervals(NOON, NOON + DAY)
@@ -148,27 +151,27 @@ def test_fallback_covers_the_rest_and_says_so() -> None:
     assert found[0].state is PriceState.FINAL
     down = feed(Service(DOWN), clock, fallback_price_per_kwh=0.25)
     assert down.intervals(0, 10) == (PriceInterval(0, 10, 0.25, PriceState.FALLBACK),)
-    assert down.trouble is DOWN
+    assert down.error is DOWN
 
 
-def test_feed_that_has_not_published_is_no_trouble_while_now_is_known() -> None:
+def test_unpublished_prices_are_no_error_while_the_price_of_now_is_known() -> None:
     service, clock = Service(hourly(MIDNIGHT, 24), NOT_YET), Clock(NOON - 2 * HOUR)
     source = feed(service, clock)
     source.intervals(clock.now, clock.now + DAY)
     clock.now = NOON
     source.intervals(clock.now, clock.now + DAY)
-    assert len(service.asked) == 2
-    assert source.trouble is None
+    assert len(service.requests) == 2
+    assert source.error is None
 
 
-def test_feed_that_knows_no_price_for_now_says_so() -> None:
+def test_a_feed_without_a_price_for_now_is_not_yet_published() -> None:
     source = feed(Service(hourly(MIDNIGHT - 5 * DAY, 24)), Clock())
-    with pytest.raises(SourceError, match="no price for now") as raised:
+    with pytest.raises(SourceError, match="has no price for now") as raised:
         source.intervals(NOON, NOON + HOUR)
     assert raised.value.reason is Reason.NOT_YET
 
 
-def test_corrected_prices_replace_what_was_known() -> None:
+def test_corrected_prices_replace_known_ones() -> None:
     service, clock = Service(hourly(MIDNIGHT, 48), hourly(MIDNIGHT, 48, 0.2)), Clock()
     source = feed(service, clock)
     assert source.intervals(NOON, NOON + 1)[0].price_per_kwh < 0.2
@@ -176,39 +179,62 @@ def test_corrected_prices_replace_what_was_known() -> None:
     assert source.intervals(NOON, NOON + 1)[0].price_per_kwh >= 0.2
 
 
-def test_history_is_asked_for_once_when_joules_come_late() -> None:
+def test_history_is_fetched_once_for_late_energy() -> None:
     service, clock = Service(hourly(MIDNIGHT, 48), hourly(MIDNIGHT - 3 * DAY, 5 * 24)), Clock()
     source = feed(service, clock)
     source.intervals(NOON, NOON + DAY)
-    assert service.asked[0][0] == NOON // DAY * DAY
+    assert service.requests[0][0] == NOON // DAY * DAY
     found = source.intervals(NOON - 2 * DAY, NOON + DAY)
-    assert service.asked[1][0] == (NOON - 2 * DAY) // DAY * DAY
+    assert service.requests[1][0] == (NOON - 2 * DAY) // DAY * DAY
     assert found[0].start_seconds == NOON - 2 * DAY
     source.intervals(NOON - 2 * DAY, NOON + DAY)
-    assert len(service.asked) == 2
+    assert len(service.requests) == 2
 
 
-def test_history_that_the_service_has_not_is_not_asked_for_again_and_again() -> None:
+def test_history_that_the_service_lacks_is_fetched_once() -> None:
     service, clock = Service(hourly(MIDNIGHT, 48)), Clock()
     source = feed(service, clock)
     for minute in range(120):
         clock.now = NOON + minute * 60
         source.intervals(clock.now - 3 * DAY, clock.now + DAY)
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
+
+
+def test_history_is_fetched_for_eight_days_and_no_more() -> None:
+    """For the whole time for which late energy is still priced. A longer request would be refused by some services."""
+    for days, expected in ((7.5, NOON - 7.5 * DAY), (8, NOON - 8 * DAY), (62, NOON - 8 * DAY)):
+        service, clock = Service(hourly(MIDNIGHT - 10 * DAY, 12 * 24)), Clock()
+        feed(service, clock).intervals(NOON - days * DAY, NOON + DAY)
+        assert service.requests[0][0] == expected // DAY * DAY
+
+
+def test_history_covers_the_days_for_which_late_energy_is_priced() -> None:
+    from tpw.ledger.rows import LATE_SECONDS
+
+    assert HISTORY_SECONDS >= LATE_SECONDS
+
+
+@pytest.mark.parametrize("moment", ["2026-06-15T11:00+00:00", "2026-10-24T11:00+00:00", "2026-10-24T22:00+00:00"])
+def test_a_fetch_reaches_past_every_published_day(moment: str) -> None:
+    clock = Clock(datetime.fromisoformat(moment).timestamp())
+    service = Service(hourly(clock.now - DAY, 72))
+    feed(service, clock).intervals(clock.now, clock.now + HOUR)
+    assert service.requests[0][1] == clock.now + AHEAD_SECONDS
+    assert clock.now + AHEAD_SECONDS > DAY_AHEAD.wanted_until(clock.now)
 
 
 START = MIDNIGHT - 2 * DAY
 
 
 def cached(row: str) -> str:
-    """A file that is as it should be, but for what is in its one row."""
+    """A valid file except for the rest of its one row."""
     return f'{{"layout": 1, "identity": "area X", "unit": "EUR", "intervals": [[{START}, {row}]]}}'
 
 
 class TestCache:
     """The file that keeps prices over a restart."""
 
-    def test_restart_knows_what_was_known_without_asking(self, tmp_path: Path) -> None:
+    def test_known_prices_survive_a_restart_without_a_request(self, tmp_path: Path) -> None:
         clock, cache = Clock(), tmp_path / "prices" / "a.json"
         first = feed(Service(hourly(MIDNIGHT, 48)), clock, cache=cache)
         known = first.intervals(NOON, NOON + DAY)
@@ -236,14 +262,14 @@ class TestCache:
         ],
         ids=lambda text: text[:60],
     )
-    def test_broken_cache_is_as_none(self, tmp_path: Path, text: str) -> None:
+    def test_a_damaged_cache_is_ignored(self, tmp_path: Path, text: str) -> None:
         cache = tmp_path / "a.json"
         cache.write_text(text)
         source = feed(Service(hourly(MIDNIGHT, 48)), Clock(), cache=cache)
         assert source.intervals(START, NOON + HOUR) == hourly(MIDNIGHT, 15)
 
     @pytest.mark.parametrize(("identity", "currency"), [("area Y", "EUR"), ("area X", "GBP")])
-    def test_prices_of_somebody_else_are_not_ours(self, tmp_path: Path, identity: str, currency: str) -> None:
+    def test_a_cache_of_another_identity_or_unit_is_ignored(self, tmp_path: Path, identity: str, currency: str) -> None:
         clock, cache = Clock(), tmp_path / "a.json"
         feed(Service(hourly(MIDNIGHT, 48)), clock, cache=cache).intervals(NOON, NOON + DAY)
         other = Feed(
@@ -251,18 +277,18 @@ class TestCache:
             clock=clock,
             unit=currency,
             schedule=DAY_AHEAD,
-            judge=lambda fresh, known: None,
+            check=lambda fresh, known: None,
             cache=cache,
         )
         with pytest.raises(SourceError):
             other.intervals(NOON, NOON + DAY)
 
-    def test_cache_that_cannot_be_written_costs_nothing(self, tmp_path: Path) -> None:
+    def test_a_cache_that_cannot_be_written_is_no_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         source = feed(Service(hourly(MIDNIGHT, 48)), Clock(), cache=tmp_path / "file" / "a.json")
         assert len(source.intervals(NOON, NOON + HOUR)) == 1
 
-    def test_old_prices_are_dropped(self, tmp_path: Path) -> None:
+    def test_prices_older_than_45_days_are_dropped(self, tmp_path: Path) -> None:
         clock, cache = Clock(), tmp_path / "a.json"
         service = Service(hourly(MIDNIGHT - 60 * DAY, 62 * 24))
         source = feed(service, clock, cache=cache)
@@ -271,38 +297,38 @@ class TestCache:
         assert again.intervals(NOON - 100 * DAY, NOON)[0].start_seconds == NOON - 45 * DAY
 
 
-class TestSanity:
-    """What cannot be prices per kWh."""
+class TestPlausibility:
+    """Prices that are refused."""
 
     def test_price_per_mwh_is_refused(self) -> None:
         source = feed(Service(hourly(MIDNIGHT, 48, 80.0)), Clock())
-        with pytest.raises(SourceError, match="is no price") as raised:
+        with pytest.raises(SourceError, match="is implausible") as raised:
             source.intervals(NOON, NOON + HOUR)
         assert raised.value.reason is Reason.MALFORMED
 
     @pytest.mark.parametrize("factor", [100, 1000, 1 / 1000])
-    def test_unit_that_changes_overnight_is_refused_and_the_old_prices_hold(self, factor: float) -> None:
+    def test_a_change_of_unit_is_refused_and_the_known_prices_remain(self, factor: float) -> None:
         good = hourly(MIDNIGHT, 48, 0.1)
         slipped = tuple(
-            PriceInterval(each.start_seconds, each.end_seconds, each.price_per_kwh * factor) for each in good
+            PriceInterval(price.start_seconds, price.end_seconds, price.price_per_kwh * factor) for price in good
         )
         clock = Clock()
         source = feed(Service(good, slipped), clock)
         before = source.intervals(NOON, NOON + DAY)
         clock.now = NOON + 6 * HOUR
         assert source.intervals(NOON, NOON + DAY) == before
-        assert source.trouble is not None
-        assert source.trouble.reason is Reason.MALFORMED
+        assert source.error is not None
+        assert source.error.reason is Reason.MALFORMED
 
-    def test_cheap_day_and_a_spike_are_believed(self) -> None:
+    def test_a_cheap_day_and_a_spike_are_accepted(self) -> None:
         known = hourly(MIDNIGHT, 24, 0.1)
         cheap = hourly(MIDNIGHT + DAY, 24, -0.0005)
         spike = (*hourly(MIDNIGHT + DAY, 23, 0.1), PriceInterval(MIDNIGHT + DAY + 23 * HOUR, MIDNIGHT + 2 * DAY, 4.0))
         refuse_implausible(cheap, known, "EUR")
         refuse_implausible(spike, known, "EUR")
 
-    def test_dear_day_after_days_of_nothing_is_believed_where_the_prices_told_before_still_stand(self) -> None:
-        """A feed in another unit would tell today's prices in that, too. In the north a week may cost next to nothing."""
+    def test_an_expensive_day_after_cheap_ones_is_accepted_where_the_feed_repeats_the_known_prices(self) -> None:
+        """After a change of unit the prices of today would change too. In the north a week may cost almost nothing."""
 
         def day(start: float, price: float) -> list[PriceInterval]:
             return [
@@ -310,14 +336,14 @@ class TestSanity:
             ]
 
         today = day(MIDNIGHT, 0.0008)
-        known, dear = [*day(MIDNIGHT - DAY, 0.0008), *today], day(MIDNIGHT + DAY, 0.12)
-        refuse_implausible([*today, *dear], known, "EUR")
+        known, expensive = [*day(MIDNIGHT - DAY, 0.0008), *today], day(MIDNIGHT + DAY, 0.12)
+        refuse_implausible([*today, *expensive], known, "EUR")
         corrected = PriceInterval(NOON, NOON + HOUR, 0.02)
-        refuse_implausible([*today[:12], corrected, *today[13:], *dear], known, "EUR")
-        with pytest.raises(SourceError, match="changed its unit"):
-            refuse_implausible(dear, known, "EUR")
-        with pytest.raises(SourceError, match="changed its unit"):
-            refuse_implausible([*day(MIDNIGHT, 0.08), *dear], known, "EUR")
+        refuse_implausible([*today[:12], corrected, *today[13:], *expensive], known, "EUR")
+        with pytest.raises(SourceError, match="may have changed its unit"):
+            refuse_implausible(expensive, known, "EUR")
+        with pytest.raises(SourceError, match="may have changed its unit"):
+            refuse_implausible([*day(MIDNIGHT, 0.08), *expensive], known, "EUR")
 
     def test_bound_depends_on_the_currency_and_can_be_set(self) -> None:
         thirty = hourly(MIDNIGHT, 24, 30.0)
@@ -329,6 +355,18 @@ class TestSanity:
         with pytest.raises(SourceError):
             refuse_implausible(hourly(MIDNIGHT, 24, 0.3), (), "EUR", 0.2)
 
+    def test_fresh_prices_are_compared_with_those_of_three_days(self) -> None:
+        for age, is_refused in ((2, True), (4, False)):
+            clock = Clock(NOON - age * DAY)
+            source = feed(Service(hourly(clock.now, 6, 0.0001), hourly(MIDNIGHT, 48, 0.5)), clock)
+            source.intervals(clock.now, clock.now + HOUR)
+            clock.now = NOON
+            if is_refused:
+                with pytest.raises(SourceError, match="may have changed its unit"):
+                    source.intervals(NOON, NOON + HOUR)
+            else:
+                assert source.intervals(NOON, NOON + HOUR)
+
     def test_overlapping_prices_are_refused(self) -> None:
         bad = (PriceInterval(MIDNIGHT, MIDNIGHT + DAY, 0.1), PriceInterval(NOON, NOON + DAY, 0.2))
         with pytest.raises(SourceError, match="out of order"):
@@ -336,7 +374,7 @@ class TestSanity:
 
 
 class TestSchedule:
-    """When asking is due."""
+    """When a fetch is due."""
 
     @pytest.mark.parametrize(
         ("moment", "until"),
@@ -347,15 +385,85 @@ class TestSchedule:
             ("2026-03-28T13:00+00:00", "2026-03-29T22:00+00:00"),
         ],
     )
-    def test_prices_are_wanted_to_the_end_of_the_local_day_that_is_out(self, moment: str, until: str) -> None:
+    def test_prices_are_wanted_to_the_end_of_the_last_published_local_day(self, moment: str, until: str) -> None:
         wanted = DAY_AHEAD.wanted_until(datetime.fromisoformat(moment).timestamp())
         assert wanted == datetime.fromisoformat(until).timestamp()
 
-    def test_clock_that_was_set_back_does_not_silence_the_feed(self) -> None:
-        assert is_due(ANY_TIME, Attempts().succeeded(NOON), NOON - DAY, NOON + DAY) is True
+    def test_a_clock_that_was_set_back_does_not_stop_the_feed(self) -> None:
+        assert is_due(UNPUBLISHED, Attempts().succeeded(NOON), NOON - DAY, NOON + DAY) is True
 
-    def test_not_yet_is_no_failure(self) -> None:
+    def test_not_yet_published_is_no_failure_and_is_retried_after_ten_minutes(self) -> None:
         attempts = Attempts().failed(NOON, Reason.NOT_YET)
         assert attempts.failures == 0
-        assert is_due(ANY_TIME, attempts, NOON + 599, None) is False
-        assert is_due(ANY_TIME, attempts, NOON + 600, None) is True
+        assert is_due(UNPUBLISHED, attempts, NOON + 599, None) is False
+        assert is_due(UNPUBLISHED, attempts, NOON + 600, None) is True
+
+    @pytest.mark.parametrize(
+        ("attempts", "seconds"),
+        [
+            (Attempts().succeeded(NOON), 3600),
+            (Attempts().failed(NOON, Reason.NOT_YET), 600),
+            (Attempts().failed(NOON, Reason.BROKEN), 60),
+        ],
+    )
+    def test_jitter_delays_every_request_by_up_to_a_quarter(self, attempts: Attempts, seconds: float) -> None:
+        late = Schedule(refresh_seconds=HOUR, jitter=0.8)
+        assert is_due(late, attempts, NOON + 1.2 * seconds - 1, NOON + DAY) is False
+        assert is_due(late, attempts, NOON + 1.2 * seconds, NOON + DAY) is True
+
+    def test_a_feed_that_has_failed_for_months_is_still_retried_every_hour(self) -> None:
+        attempts = Attempts(NOON, failures=5000, last_reason=Reason.BROKEN)
+        assert is_due(UNPUBLISHED, attempts, NOON + HOUR - 1, None) is False
+        assert is_due(UNPUBLISHED, attempts, NOON + HOUR, None) is True
+
+
+@dataclass(frozen=True)
+class Times:
+    """Intervals of a source in seconds, and the time of its publication."""
+
+    refresh: float
+    pending: float = 600.0
+    max_backoff: float = HOUR
+    publication: Publication | None = None
+
+
+CURRENCIES = {"octopus": "GBP", "urdb": "USD", "swiss": "CHF"}
+DAILY = Publication("Europe/Berlin", time(13, 0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "times"),
+    [
+        ("{kind: entsoe, area: DE-LU, token_file: t}", Times(6 * HOUR, publication=DAILY)),
+        (
+            "{kind: octopus, tariff_code: E-1R-AGILE-24-10-01-C}",
+            Times(6 * HOUR, publication=Publication("Europe/London", time(16, 0))),
+        ),
+        ("{kind: intervals, preset: elering, area: ee}", Times(6 * HOUR, publication=DAILY)),
+        ("{kind: intervals, preset: elering, area: ee, every: 2h}", Times(2 * HOUR, publication=DAILY)),
+        (
+            "{kind: intervals, preset: swiss, url: 'https://u.example'}",
+            Times(6 * HOUR, publication=Publication("Europe/Zurich", time(18, 0))),
+        ),
+        ("{kind: intervals, url: 'https://u.example', time: t, price: p}", Times(6 * HOUR)),
+        (
+            "{kind: intervals, url: 'https://u.example', time: t, price: p, published_at: '14:30', timezone: UTC}",
+            Times(6 * HOUR, publication=Publication("UTC", time(14, 30))),
+        ),
+        ("{kind: intervals, file: p.json, time: t, price: p}", Times(60, 60, 60)),
+        ("{kind: intervals, format: prometheus, url: 'http://p:9090', query: q}", Times(60, 60, 60)),
+        ("{kind: intervals, format: prometheus, url: 'http://p:9090', query: q, every: 5m}", Times(300, 60, 60)),
+        ("{kind: urdb, label: 68c0cb49d7afaa668b0dc6fc, api_key_file: k}", Times(DAY)),
+        ("{kind: urdb, file: rate.json}", Times(60, 60)),
+    ],
+)
+def test_times_of_each_price_source(layer: str, times: Times) -> None:
+    """Files and a local Prometheus are read every minute. Services get few requests; a rate changes a few times a year."""
+    currency = next((code for word, code in CURRENCIES.items() if word in layer), "EUR")
+    config = load(f"tariff: {{currency: {currency}, timezone: Europe/Berlin, energy: {layer}}}")
+    assert config.tariff.energy is not None
+    source: Any = config.tariff.energy.source(config.tariff, FeedContext(jitter=0.5))
+    schedule: Schedule = getattr(source, "_feed", source)._schedule
+    assert (schedule.refresh_seconds, schedule.pending_seconds) == (times.refresh, times.pending)
+    assert (schedule.min_backoff_seconds, schedule.max_backoff_seconds) == (60, times.max_backoff)
+    assert schedule.publication == times.publication

@@ -103,7 +103,7 @@ def test_law_sum_at_every_moment_is_the_sum_of_the_layers(
     first: tuple[PriceInterval, ...], second: tuple[PriceInterval, ...], third: tuple[PriceInterval, ...]
 ) -> None:
     summed = Layers([Layer(Listed(*first)), Layer(Listed(*second), 2.0), Layer(Listed(*third))]).intervals(0, 60)
-    PriceCurve.of(summed)
+    PriceCurve.from_intervals(summed)
     for half in range(120):
         parts = [at(track, half / 2) for track in (first, second, third)]
         found = at(summed, half / 2)
@@ -120,7 +120,7 @@ def test_law_overlay_is_the_upper_where_it_covers(
     upper: tuple[PriceInterval, ...], lower: tuple[PriceInterval, ...]
 ) -> None:
     result = overlaid(upper, lower)
-    PriceCurve.of(result)
+    PriceCurve.from_intervals(result)
     for half in range(120):
         wanted = at(upper, half / 2) or at(lower, half / 2)
         found = at(result, half / 2)

@@ -189,7 +189,7 @@ def test_prices_that_stop_are_asked_for_every_minute_and_say_so(tmp_path: Path) 
         source = load(f"tariff: {{currency: EUR, energy: {text}}}").tariff.prices(FeedContext(lambda: clock[0]))
         assert source is not None
         assert source.intervals(NOON, NOON + 1)
-        assert source.trouble is None
+        assert source.error is None
         clock[0] = NOON + 360
         with pytest.raises(SourceError, match="knows no price for now"):
             source.intervals(NOON + 360, NOON + 361)
@@ -200,7 +200,7 @@ def test_prices_that_stop_are_asked_for_every_minute_and_say_so(tmp_path: Path) 
             (NOON, NOON + 300, 0.2),
             (NOON + 420, NOON + 441, 0.3),
         ]
-        assert source.trouble is None
+        assert source.error is None
 
 
 def test_carbon_intensity_is_read_the_same_way(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_law_a_stretch_costs_what_its_seconds_cost(
 ) -> None:
     """Around the changes of the clock: joules spread evenly over a stretch, each second at the price of its moment."""
     start = at(CHANGES.get(timezone, CHANGES[BERLIN])[which]) + round(offset)
-    curve = PriceCurve.of(TimeOfUse(0.2, zones, timezone).intervals(start - 60, start + seconds + 60))
+    curve = PriceCurve.from_intervals(TimeOfUse(0.2, zones, timezone).intervals(start - 60, start + seconds + 60))
     charge, credit, unpriced = price(start, start + seconds, seconds * 700.0, curve, {})
     by_second = [700.0 / 3.6e6 * plainly(zones, 0.2, timezone, start + second) for second in range(seconds)]
     assert charge == pytest.approx(sum(each for each in by_second if each > 0), rel=1e-9, abs=1e-15)

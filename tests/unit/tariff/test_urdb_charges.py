@@ -20,7 +20,7 @@ from tpw.model import Reason, SourceError, StandingCharge
 from tpw.snapshot import DemandNow, demand_now
 from tpw.tariff import FeedContext
 from tpw.tariff.contract import Contract
-from tpw.tariff.demand import Demand, DemandRules, billed_kw, kw_months, recorded, settled
+from tpw.tariff.demand import Demand, DemandRules, billed_kw, close_windows, kw_months, record
 from tpw.tariff.layers import Layers
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.urdb import UrdbReader, parse
@@ -49,10 +49,10 @@ def month_of(rules: tuple[DemandRules, ...], begin: str, end: str, *loads: tuple
     """Money by charge, of a month with a quarter-hour of so many kW at these moments, and nothing else."""
     bills = {}
     for each in rules:
-        state = recorded(Demand(), each, at(begin), at(begin) + 900, 0.0)
+        state = record(Demand(), each, at(begin), at(begin) + 900, 0.0)
         for moment, kw in loads:
-            state = recorded(state, each, at(moment), at(moment) + 900, kw * 1000 * 900)
-        state = settled(state, each, at(end))
+            state = record(state, each, at(moment), at(moment) + 900, kw * 1000 * 900)
+        state = close_windows(state, each, at(end))
         bills[each.name.removeprefix("68c0cb49d7afaa668b0dc6fc ")] = (
             kw_months(state, each, at(end)) * each.price_per_kw_month
         )
@@ -61,7 +61,7 @@ def month_of(rules: tuple[DemandRules, ...], begin: str, end: str, *loads: tuple
 
 def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> None:
     contract = charges()
-    assert contract.standing == (StandingCharge("fixed", per_month=3897.4),)
+    assert contract.standing_charges == (StandingCharge("fixed", per_month=3897.4),)
     assert [(each.price_per_kw_month, each.window_seconds) for each in contract.demand] == [
         (5.539, 900.0),
         (11.609, 900.0),
@@ -92,7 +92,7 @@ def test_a_minimum_bill_is_in_no_charge_and_is_named(
         lambda: item(**keys).encode(), "a rate", ZONE, charges=lambda rate: contract_of(rate, wanted, MONTHS, ZONE)
     )
     reader.read(at("2026-07-01"), at("2026-07-02"))
-    (words,) = reader.contract.left_out
+    (words,) = reader.contract.excluded
     assert f"a minimum bill ({said})" in words
     assert replace(reader.contract, left_out=()) == charges(wanted=wanted)
 
@@ -112,7 +112,7 @@ def test_a_rate_that_is_no_longer_read_is_remembered_with_what_it_leaves_out(tmp
 
     first = reader(rate.encode())
     first.read(at("2026-07-01"), at("2026-07-02"))
-    assert len(first.contract.left_out) == 1
+    assert len(first.contract.excluded) == 1
     assert reader(b"").contract == first.contract
 
 
@@ -245,10 +245,10 @@ def test_contract_has_value_added_tax_as_the_price_has(tmp_path: Path) -> None:
     assert source.contract == Contract()
     source.intervals(world.now, world.now + 60)
     assert [each.price_per_kw_month for each in source.contract.demand] == pytest.approx([5.539 * 1.1, 11.609 * 1.1])
-    assert source.contract.standing == (StandingCharge("fixed", per_month=pytest.approx(3897.4 * 1.1)),)
+    assert source.contract.standing_charges == (StandingCharge("fixed", per_month=pytest.approx(3897.4 * 1.1)),)
     included = world.source(tmp_path, more=", includes_vat: true")
     included.intervals(world.now, world.now + 60)
-    assert included.contract.standing == (StandingCharge("fixed", per_month=3897.4),)
+    assert included.contract.standing_charges == (StandingCharge("fixed", per_month=3897.4),)
     without = world.source(tmp_path, charged="[]")
     without.intervals(world.now, world.now + 60)
     assert without.contract == Contract()
@@ -264,7 +264,7 @@ def test_contract_is_known_after_a_restart_while_the_service_is_down(tmp_path: P
         replace(each, hours=None) for each in first.contract.demand
     ]
     assert again.intervals(world.now, world.now + 60)
-    assert again.trouble is not None
+    assert again.error is not None
     assert len(again.contract.demand) == 2
 
 
@@ -283,9 +283,9 @@ def test_what_is_shown_is_the_peak_that_is_raised_first_and_what_a_kw_more_costs
     rules = charges().demand
     states = {}
     for each in rules:
-        state = recorded(Demand(), each, at("2026-07-08T11:00"), at("2026-07-08T11:15"), 900 * 1_500_000.0)
-        state = recorded(state, each, at("2026-07-13T17:00"), at("2026-07-13T17:15"), 900 * 900_000.0)
-        states[each.name] = recorded(state, each, at("2026-07-14T17:00"), at("2026-07-14T17:10"), 600 * 950_000.0)
+        state = record(Demand(), each, at("2026-07-08T11:00"), at("2026-07-08T11:15"), 900 * 1_500_000.0)
+        state = record(state, each, at("2026-07-13T17:00"), at("2026-07-13T17:15"), 900 * 900_000.0)
+        states[each.name] = record(state, each, at("2026-07-14T17:00"), at("2026-07-14T17:10"), 600 * 950_000.0)
     assert demand_now(rules, states, at("2026-07-14T17:10")) == DemandNow(
         pytest.approx(950_000.0), 900_000.0, pytest.approx(5.539 + 11.609)
     )
@@ -339,11 +339,11 @@ def test_law_a_months_bill_is_that_of_its_quarter_hours_one_by_one(
 
     bill = 0.0
     for rules in charges(wanted=frozenset({"demand"}), **changes).demand:
-        state = recorded(Demand(), rules, start, start + 1, 0.0)
+        state = record(Demand(), rules, start, start + 1, 0.0)
         for quarter, more in loads:
-            state = recorded(state, rules, start + quarter * 900, start + quarter * 900 + 900, more * 1000 * 900)
+            state = record(state, rules, start + quarter * 900, start + quarter * 900 + 900, more * 1000 * 900)
         assert billed_kw(state, rules, end) >= 0.0
-        bill += kw_months(settled(state, rules, end), rules, end) * rules.price_per_kw_month
+        bill += kw_months(close_windows(state, rules, end), rules, end) * rules.price_per_kw_month
 
     by_period: dict[int, float] = {}
     month = datetime.fromtimestamp(start, UTC).astimezone(ZoneInfo(ZONE)).month - 1
