@@ -359,7 +359,9 @@ def test_energy_without_a_price_is_priced_when_the_price_arrives() -> None:
     assert of_cost(books, "energy") == 0.0
     assert unpriced_since(books) == start
 
-    known = PriceCurve.from_intervals([PriceInterval(start, start + 900, 0.2), PriceInterval(start + 900, start + 1800, -0.1)])
+    known = PriceCurve.from_intervals(
+        [PriceInterval(start, start + 900, 0.2), PriceInterval(start + 900, start + 1800, -0.1)]
+    )
     priced = price_late(books, replace(LATE_TARIFF, curve=known))
     assert of_cost(priced, "energy") == pytest.approx(500.0 * 900 / 3.6e6 * 0.2)
     (posting,) = priced.postings.values()

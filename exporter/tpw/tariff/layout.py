@@ -135,7 +135,7 @@ def _json_rows(document: Any, layout: Layout) -> Iterator[Any]:
             raise ValueError(f"{path or 'the document'} is not a list of rows")
 
 
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\[([^=\]]+)=([^\]]*)\]")
+STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\[([^=\]]+)=([^\]]*)\]")
 
 
 def pick(value: Any, path: str) -> Any:
@@ -148,7 +148,7 @@ def pick(value: Any, path: str) -> Any:
     if isinstance(value, dict) and path in value:
         return value[path]
     position = 0
-    for match in _STEP.finditer(path):
+    for match in STEP.finditer(path):
         if path[position : match.start()] not in {"", "."}:
             raise ValueError(f"path {path} cannot be followed")
         position = match.end()

@@ -1,4 +1,4 @@
-"""Carbon intensity: what services send, what is asked, and how it reaches the ledger."""
+"""Carbon intensity: bodies, requests and conversion of each source."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ CASES: dict[str, Callable[[bytes], Sequence[PriceInterval]]] = {
 
 def shown(intervals: Sequence[PriceInterval]) -> str:
     return "".join(
-        f"{datetime.fromtimestamp(each.start_seconds, UTC):%Y-%m-%dT%H:%MZ}"
-        f" {datetime.fromtimestamp(each.end_seconds, UTC):%Y-%m-%dT%H:%MZ} {each.price_per_kwh:.3f} {each.state}\n"
-        for each in intervals
+        f"{datetime.fromtimestamp(item.start_seconds, UTC):%Y-%m-%dT%H:%MZ}"
+        f" {datetime.fromtimestamp(item.end_seconds, UTC):%Y-%m-%dT%H:%MZ} {item.price_per_kwh:.3f} {item.state}\n"
+        for item in intervals
     )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_body_is_read_as_its_golden_says(name: str) -> None:
+def test_a_body_is_read_to_its_golden(name: str) -> None:
     try:
         intervals = CASES[name]((CAPTURES / name).read_bytes())
         PriceCurve.from_intervals(intervals)
@@ -103,7 +103,7 @@ def test_pounds_per_mwh_are_converted() -> None:
 
 
 class Recorder:
-    """Answers by the part of the address."""
+    """Answers by a part of the address."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = answers
@@ -118,7 +118,7 @@ class Recorder:
         return Answer(404, b"")
 
 
-def test_uk_asks_for_the_nation_or_a_region() -> None:
+def test_uk_requests_the_nation_or_a_region() -> None:
     fetch = Recorder(regional="uk-regional.json", intensity="uk-national.json")
     Uk(fetch).read(MIDNIGHT, MIDNIGHT + 24 * HOUR)
     Uk(fetch, "RG10").read(MIDNIGHT - 100 * 24 * HOUR, MIDNIGHT)
@@ -128,7 +128,7 @@ def test_uk_asks_for_the_nation_or_a_region() -> None:
     ]
 
 
-def test_electricity_maps_holds_its_newest_hour_for_one_more(tmp_path: Path) -> None:
+def test_electricity_maps_extends_the_newest_hour_by_one(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t0ken")
     fetch = Recorder(history="electricity-maps-history.json", latest="electricity-maps-latest.json")
     found = ElectricityMaps("DE", str(tmp_path / "token"), fetch).read(MIDNIGHT, MIDNIGHT + 24 * HOUR)
@@ -141,7 +141,7 @@ def test_electricity_maps_holds_its_newest_hour_for_one_more(tmp_path: Path) -> 
     )
 
 
-def test_watttime_logs_in_and_puts_what_was_over_what_was_expected(tmp_path: Path) -> None:
+def test_watttime_logs_in_and_prefers_historical_values_to_forecasts(tmp_path: Path) -> None:
     (tmp_path / "account").write_text("me:pass:word\n")
     fetch = Recorder(
         login='{"token": "t0ken"}', historical="watttime-historical.json", forecast="watttime-forecast.json"
@@ -149,7 +149,7 @@ def test_watttime_logs_in_and_puts_what_was_over_what_was_expected(tmp_path: Pat
     found = WattTime("CAISO_NORTH", str(tmp_path / "account"), fetch, lambda: MIDNIGHT + 1800).read(
         MIDNIGHT, MIDNIGHT + HOUR
     )
-    assert [each.state for each in found] == [PriceState.FINAL] * 6 + [PriceState.FORECAST] * 6
+    assert [item.state for item in found] == [PriceState.FINAL] * 6 + [PriceState.FORECAST] * 6
     login, historical, _ = fetch.requests
     assert base64.b64decode(login.headers["Authorization"].removeprefix("Basic ")) == b"me:pass:word"
     assert historical.headers == {"Authorization": "Bearer t0ken"}
@@ -159,7 +159,7 @@ def test_watttime_logs_in_and_puts_what_was_over_what_was_expected(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("account", "answer"), [("nocolon", "{}"), ("a:b", "{}"), ("a:b", "[]"), ("a:b", "<html>")])
-def test_watttime_login_that_fails_says_so(tmp_path: Path, account: str, answer: str) -> None:
+def test_a_failed_login_to_watttime_is_reported(tmp_path: Path, account: str, answer: str) -> None:
     (tmp_path / "account").write_text(account)
     with pytest.raises(SourceError) as raised:
         WattTime("X", str(tmp_path / "account"), Recorder(login=answer), lambda: 0.0).read(0, 1)
@@ -186,7 +186,7 @@ def test_static_is_one_interval() -> None:
 
 def test_feed_of_grams_becomes_intensities() -> None:
     reader = Given(PriceInterval(0, HOUR, 100.0), PriceInterval(HOUR, 2 * HOUR, 120.0, PriceState.FORECAST))
-    feed = Feed(reader, clock=lambda: 10.0, unit="g", schedule=Schedule(), judge=refuse_implausible)
+    feed = Feed(reader, clock=lambda: 10.0, unit="g", schedule=Schedule(), check=refuse_implausible)
     source = FromFeed(feed, Basis.AVERAGE_DIRECT)
     assert source.intervals(1800, 2 * HOUR) == (
         Intensity(1800, HOUR, 100.0),
@@ -196,22 +196,22 @@ def test_feed_of_grams_becomes_intensities() -> None:
 
 
 @pytest.mark.parametrize("grams", [-400.0, 3001.0, 400_000.0, float("nan"), float("inf")])
-def test_what_cannot_be_grams_per_kwh_is_refused(grams: float) -> None:
+def test_implausible_grams_per_kwh_are_refused(grams: float) -> None:
     feed = Feed(
-        Given(PriceInterval(0, HOUR, grams)), clock=lambda: 1.0, unit="g", schedule=Schedule(), judge=refuse_implausible
+        Given(PriceInterval(0, HOUR, grams)), clock=lambda: 1.0, unit="g", schedule=Schedule(), check=refuse_implausible
     )
     with pytest.raises(SourceError, match="no carbon intensity"):
         feed.intervals(0, HOUR)
 
 
-def test_lists_in_other_units_become_grams() -> None:
+def test_lists_in_other_units_are_converted_to_grams() -> None:
     given = Given(PriceInterval(0, 1, 2.0))
     grams = {unit: InGrams(given, unit).read(0, 1)[0].price_per_kwh for unit in GRAMS}
     assert grams == {"g/kWh": 2.0, "kg/MWh": 2.0, "lb/MWh": 0.90718474, "kg/kWh": 2000.0}
     assert InGrams(given, "lb/MWh").identity == "given lb/MWh"
 
 
-def test_curve_of_intensities_cuts_like_that_of_prices() -> None:
+def test_a_curve_of_intensities_is_cut_like_one_of_prices() -> None:
     first, second = Intensity(0, 10, 100.0), Intensity(20, 30, 200.0)
     curve = IntensityCurve.from_intervals([first, second])
     assert list(curve.pieces(5, 25)) == [(5, 10, first), (10, 20, None), (20, 25, second)]

@@ -1,4 +1,4 @@
-"""Settings shown in the docs are settings that hold."""
+"""Settings in the docs are valid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SNIPPETS = [
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_settings_in_the_docs_are_valid(snippet: str) -> None:
-    """What stands below `tariff` is put there; what other snippets say of the tariff is filled in."""
+    """Snippets of a layer are put below `tariff`; a currency and an energy price are added where missing."""
     document = yaml.safe_load(snippet)
     if "energy" in document:
         document = {"tariff": document}
@@ -29,5 +29,5 @@ def test_settings_in_the_docs_are_valid(snippet: str) -> None:
     load(yaml.safe_dump(document))
 
 
-def test_there_are_some() -> None:
+def test_the_docs_have_settings() -> None:
     assert len(SNIPPETS) >= 7

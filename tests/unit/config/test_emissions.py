@@ -1,4 +1,4 @@
-"""From the file to a source of carbon intensities."""
+"""Sources of carbon intensity from the configuration."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def fetch(request: Request) -> Answer:
     }
     if request.url.endswith("login"):
         return Answer(200, b'{"token": "t"}')
-    for part, name in sorted(answers.items(), key=lambda each: -len(each[0])):
+    for part, name in sorted(answers.items(), key=lambda answer: -len(answer[0])):
         if part in request.url:
             return Answer(200, (CAPTURES / name).read_bytes())
-    raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
+    raise SourceError(Reason.UNREACHABLE, f"no server at {request.address}")
 
 
 def source_of(config: Config, context: FeedContext) -> IntensitySource:
@@ -57,7 +57,9 @@ def test_static() -> None:
         ("{kind: watttime, region: CAISO_NORTH, account_file: secret}", Basis.MARGINAL_DIRECT, 840 * 0.45359237),
     ],
 )
-def test_service_of_each_kind_is_built_asked_and_kept(tmp_path: Path, carbon: str, basis: Basis, grams: float) -> None:
+def test_a_source_of_each_kind_is_made_fetched_and_cached(
+    tmp_path: Path, carbon: str, basis: Basis, grams: float
+) -> None:
     (tmp_path / "secret").write_text("me:password")
     config = load(f"carbon: {carbon}", str(tmp_path / "tpw.yaml"))
     source = source_of(config, FeedContext(lambda: NOW, fetch, tmp_path / "carbon", 0.0))
@@ -66,7 +68,7 @@ def test_service_of_each_kind_is_built_asked_and_kept(tmp_path: Path, carbon: st
     assert len(list((tmp_path / "carbon").iterdir())) == 1
 
 
-def test_list_of_ones_own(tmp_path: Path) -> None:
+def test_a_list_of_intensities(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("t,e,lb\n2026-06-14T00:00Z,2026-06-14T01:00Z,1000\n")
     config = load(
         "carbon: {kind: intervals, file: a.csv, format: csv, time: t, end: e, value: lb, unit: lb/MWh,"

@@ -20,7 +20,7 @@ def test_environment_name_of_the_file_itself() -> None:
     assert environment_name("config.file") == "TPW_CONFIG_FILE"
 
 
-def test_flag_beats_environment() -> None:
+def test_a_flag_overrides_the_environment() -> None:
     given = overrides({"log.level": "debug", "log.format": None}, {"TPW_LOG_LEVEL": "error", "TPW_LOG_FORMAT": "json"})
     assert given == (
         Override("log.level", "debug", "--log.level"),
@@ -28,9 +28,9 @@ def test_flag_beats_environment() -> None:
     )
 
 
-def test_empty_environment_variable_counts_as_not_set() -> None:
+def test_an_empty_environment_variable_counts_as_unset() -> None:
     assert overrides({}, {"TPW_LOG_LEVEL": ""}) == ()
 
 
-def test_empty_flag_is_a_value_and_is_judged() -> None:
+def test_an_empty_flag_is_a_value_and_is_checked() -> None:
     assert overrides({"log.level": ""}, {}) == (Override("log.level", "", "--log.level"),)

@@ -1,4 +1,4 @@
-"""The loader against files, good and bad."""
+"""Loading of valid and invalid files."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_good_file_loads(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "null\n", "{}\n", "\ufeff"])
-def test_empty_file_means_the_defaults(text: str) -> None:
+def test_an_empty_file_has_the_defaults(text: str) -> None:
     assert load(text) == Config()
 
 
-def test_no_file_means_the_defaults() -> None:
+def test_no_file_has_the_defaults() -> None:
     assert load_file(None) == Config()
 
 
-def test_sections_with_every_line_commented_out_mean_the_defaults() -> None:
+def test_sections_with_every_line_commented_out_have_the_defaults() -> None:
     loaded = load((CAPTURES / "good" / "empty_sections.yaml").read_text())
     assert loaded == Config()
 
@@ -70,7 +70,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert config.tariff.energy is None
 
 
-def test_example_of_the_contract_is_read_as_it_is_meant() -> None:
+def test_the_example_of_the_contract_is_read() -> None:
     config = load_file(CAPTURES / "good" / "contract.yaml", known=KNOWN)
     chat, edge, big = config.servers
     assert chat.gpus == Gpus(GpuChoice.LISTED, ("0", "GPU-5c1f..."))
@@ -144,25 +144,25 @@ def test_error_text_is_all_problems() -> None:
     assert str(raised.value).count("\n") == 1
 
 
-def test_missing_file_says_so() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(ConfigError) as raised:
         load_file("/nowhere/tpw.yaml")
     assert str(raised.value) == "/nowhere/tpw.yaml: cannot be read: No such file or directory"
 
 
-def test_directory_instead_of_a_file_says_so(tmp_path: Path) -> None:
+def test_a_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load_file(tmp_path)
 
 
-def test_binary_file_says_its_line(tmp_path: Path) -> None:
+def test_a_binary_file_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "tpw.yaml"
     path.write_bytes(b"polling:\n  \xff\xfe")
     with pytest.raises(ConfigError, match=r"tpw\.yaml:2:1: is not UTF-8 text"):
         load_file(path)
 
 
-def test_control_character_says_its_line() -> None:
+def test_a_control_character_is_reported_with_its_line() -> None:
     assert problems_of("polling:\n  interval: \x01s\n")[0].startswith("f.yaml:2:")
 
 
@@ -184,17 +184,17 @@ def test_list_without_entries_reads_none() -> None:
     assert load("accelerators: [nvml]").accelerators == (Meter("nvml"),)  # named: more than the default of that name
 
 
-def test_names_are_checked_only_where_somebody_knows_them() -> None:
+def test_names_are_checked_only_where_they_are_known() -> None:
     text = "servers: [{name: a, url: 'http://h', engine: never-heard}]"
     assert load(text).servers[0].engine == "never-heard"
     [problem] = problems_of(text, known=KNOWN)
-    assert problem == ("f.yaml:1:38: servers[0].engine: unknown engine `never-heard`; there are custom, sglang, vllm")
+    assert problem == ("f.yaml:1:38: servers[0].engine: unknown engine `never-heard`; available: custom, sglang, vllm")
 
 
 class TestOverrides:
-    """Flags and environment variables over the file."""
+    """Flags and environment variables override the file."""
 
-    def test_override_beats_the_file(self) -> None:
+    def test_an_override_replaces_the_value_of_the_file(self) -> None:
         config = load("log: {level: debug, format: json}", overrides=[Override("log.level", "error", "--log.level")])
         assert (config.log.level, config.log.format) == ("error", "json")
 

@@ -1,4 +1,4 @@
-"""Whatever a file holds, loading it ends in a configuration or in problems with places, never in anything else."""
+"""Loading any file ends in a configuration or in problems with their lines."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ anything = st.recursive(
 )
 
 
-def section(of: type, extra: dict[str, Any] | None = None) -> st.SearchStrategy[Any]:
-    """A mapping with the keys of a section, values sometimes right and mostly wrong."""
+def section(cls: type, extra: dict[str, Any] | None = None) -> st.SearchStrategy[Any]:
+    """A mapping with the keys of a section and mostly invalid values."""
     optional: dict[Any, Any] = dict(extra or {})
-    for key, (meaning, _) in settings_of(of).items():
+    for key, (meaning, _) in settings_of(cls).items():
         optional[key] = value_of(meaning.shape)
     optional["unknown"] = scalars
     return st.fixed_dictionaries({}, optional=optional)

@@ -1,4 +1,4 @@
-"""From the file to prices, rates and references."""
+"""Prices, cost rates and references from the configuration."""
 
 from __future__ import annotations
 
@@ -160,14 +160,14 @@ class World:
 
     def __init__(self, **answers: bytes | int) -> None:
         self.answers = answers
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def fetch(self, request: Request) -> Answer:
-        self.asked.append(request.url)
+        self.requests.append(request.url)
         for part, answer in self.answers.items():
             if part in request.address:
                 return Answer(answer, b"") if isinstance(answer, int) else Answer(200, answer)
-        raise SourceError(Reason.UNREACHABLE, f"nobody at {request.address}")
+        raise SourceError(Reason.UNREACHABLE, f"no server at {request.address}")
 
     def source(self, tariff: str, directory: Path) -> Layers:
         config = load(f"tariff: {tariff}", str(directory / "tpw.yaml"))
@@ -217,7 +217,7 @@ class World:
         ),
     ],
 )
-def test_feed_of_each_kind_is_built_asked_and_kept(
+def test_a_feed_of_each_kind_is_made_fetched_and_cached(
     tmp_path: Path, tariff: str, answers: dict[str, str], price: float
 ) -> None:
     (tmp_path / "token").write_text("t0ken")
@@ -229,7 +229,7 @@ def test_feed_of_each_kind_is_built_asked_and_kept(
     assert after_restart.intervals(NOON, NOON + 60) == (interval,)
 
 
-def test_file_is_a_feed_too_and_is_not_cached(tmp_path: Path) -> None:
+def test_a_file_is_not_cached(tmp_path: Path) -> None:
     (tmp_path / "rate.json").write_bytes(body("urdb-smud-ci-tod4-2025.json"))
     (tmp_path / "fees.csv").write_text("t,e,ct\n2026-06-14T00:00Z,2026-06-15T00:00Z,5\n")
     tariff = (
@@ -239,11 +239,11 @@ def test_file_is_a_feed_too_and_is_not_cached(tmp_path: Path) -> None:
     world = World()
     [interval] = world.source(tariff, tmp_path).intervals(NOON, NOON + 60)
     assert interval.price_per_kwh == pytest.approx(0.1154 + 0.05)
-    assert world.asked == []
+    assert world.requests == []
     assert not (tmp_path / "prices").exists()
 
 
-def test_feed_that_is_down_is_an_error_unless_there_is_a_fallback(tmp_path: Path) -> None:
+def test_a_feed_that_is_down_is_an_error_without_a_fallback(tmp_path: Path) -> None:
     tariff = "{{currency: EUR, vat: 0.19, energy: {{kind: intervals, preset: awattar_de{}}}}}"
     source = World(awattar=503).source(tariff.format(""), tmp_path)
     with pytest.raises(SourceError, match="HTTP 503"):
@@ -281,15 +281,15 @@ RATE = (
         (RATE, "America/New_York", ""),
     ],
 )
-def test_prices_that_were_read_otherwise_are_not_those_of_a_corrected_configuration(
+def test_a_corrected_configuration_does_not_use_prices_cached_with_other_settings(
     tmp_path: Path, tariff: str, zone: str, more: str
 ) -> None:
-    """What a mistake in the configuration made of a feed must not outlive the mistake in the cache."""
+    """Prices read with a wrong setting must not survive its correction in the cache."""
     (tmp_path / "token").write_text("t0ken")
     answers = {"a.example": body("local-with-false-z.json"), "openei": body("urdb-smud-ci-tod4-2025.json")}
     before = tariff.format(zone="Europe/Berlin" if tariff is LIST else "America/Los_Angeles", more="")
     World(**answers).source(before, tmp_path).intervals(NOON, NOON + 60)
     assert World().source(before, tmp_path).intervals(NOON, NOON + 60)
 
-    with pytest.raises(SourceError, match="nobody at"):
+    with pytest.raises(SourceError, match="no server at"):
         World().source(tariff.format(zone=zone, more=more), tmp_path).intervals(NOON, NOON + 60)

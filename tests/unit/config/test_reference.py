@@ -1,4 +1,4 @@
-"""JSON Schema and reference page follow from the sections."""
+"""The JSON Schema and the reference page are generated from the sections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD = ROOT / "tests" / "captures" / "config" / "bad"
 
 
 @pytest.mark.parametrize("name", [reference.SCHEMA_FILE, reference.PAGE_FILE])
-def test_checked_in_file_is_what_is_generated(name: str) -> None:
+def test_the_committed_file_is_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == reference.generated()[name]
 
 
@@ -46,7 +46,7 @@ def test_good_file_validates_against_the_schema(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["polling", "facility", "facility_types", "tariff", "costs", "web_and_log", "servers", "meters", "dialects"]
 )
-def test_what_is_wrong_by_itself_fails_the_schema_too(name: str) -> None:
+def test_invalid_values_fail_the_schema(name: str) -> None:
     validator = jsonschema.Draft202012Validator(reference.json_schema())
     assert not validator.is_valid(_parsed(BAD / f"{name}.yaml"))
 
@@ -68,9 +68,7 @@ def test_every_setting_is_on_the_page() -> None:
     walk(Config)
 
 
-def test_write_then_check_finds_nothing_and_a_change_is_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_finds_a_changed_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--write", str(tmp_path)]) == 0
     assert reference.main(["--check", str(tmp_path)]) == 0
     (tmp_path / reference.PAGE_FILE).write_text("old")

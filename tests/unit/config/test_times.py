@@ -1,4 +1,4 @@
-"""Durations, hours, days and months as people write them."""
+"""Durations, hours, days and months."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What feeds send, read as prices: every capture against its golden."""
+"""Bodies of feeds: every capture is read through the settings beside it and compared with its golden.
+
+The settings of a capture are in the ``.yaml`` with the longest name that begins the capture's, here or in the folder above.
+"""
 
 from __future__ import annotations
 
@@ -6,114 +9,72 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from tpw.config import load
+from tpw.http.messages import Answer
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff import entsoe, octopus
+from tpw.tariff import LAYERS, FeedContext, entsoe, octopus
 from tpw.tariff.curve import PriceCurve
+from tpw.tariff.feed import Reader
 from tpw.tariff.intervals import PRESETS
-from tpw.tariff.layout import Layout, read_table
-from tpw.tariff.octopus import intervals_of
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "tariff"
+NAMES = sorted(
+    str(path.relative_to(CAPTURES)) for path in CAPTURES.rglob("*.*") if path.suffix in {".json", ".xml", ".csv"}
+)
 
 
 def at(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def from_preset(name: str, area: str = "", currency: str = "EUR") -> Callable[[bytes], Sequence[PriceInterval]]:
-    reader = PRESETS[name].reader(area, currency, lambda request: pytest.fail("nothing is fetched"))
-    return lambda body: read_table(body, reader.layout, until_seconds=None)
+START, END = at("2026-06-01T00:00Z"), at("2026-06-16T00:00Z")
 
 
-def from_octopus(body: bytes) -> Sequence[PriceInterval]:
-    results = octopus._page(body)["results"]
-    return intervals_of(results, "DIRECT_DEBIT", at("2026-06-01T00:00Z"), at("2026-06-16T00:00Z"))
+def settings_file(name: str) -> Path:
+    body = CAPTURES / name
+    for folder in (body.parent, CAPTURES):
+        found = [path for path in folder.glob("*.yaml") if body.stem.startswith(path.stem)]
+        if found:
+            return max(found, key=lambda path: len(path.stem))
+    pytest.fail(f"{name} has no settings: write them into a .yaml beside it")
 
 
-def from_entsoe(body: bytes) -> Sequence[PriceInterval]:
-    return entsoe.parse(body, "EUR")
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Sequence[PriceInterval]]:
+    """Reads a body by the settings of a capture."""
+    (tmp_path / "secret").write_text("s3cret")
+
+    def read_body(name: str, body: bytes | None = None) -> Sequence[PriceInterval]:
+        settings = yaml.safe_load(settings_file(name).read_text())
+        tariff = load(yaml.safe_dump({"tariff": settings}), str(tmp_path / "tpw.yaml")).tariff
+        answer = Answer(200, (CAPTURES / name).read_bytes() if body is None else body)
+        source: Any = tariff.energy.source(tariff, FeedContext(fetch=lambda request: answer))  # type: ignore[union-attr]
+        reader: Reader = getattr(source, "_feed", source)._reader
+        return reader.read(START, END)
+
+    return read_body
 
 
-def from_rows(**changes: object) -> Callable[[bytes], Sequence[PriceInterval]]:
-    layout = Layout(**{"price": "p", "time": "t", **changes})  # type: ignore[arg-type]
-    return lambda body: read_table(body, layout)
-
-
-HOUR_ENDING = Layout(
-    price="Preis ct/kWh",
-    time="Ende",
-    is_csv=True,
-    delimiter=";",
-    where={"Zone": "DE"},
-    stamps_end=True,
-    time_format="%d.%m.%Y %H:%M",
-    timezone="Europe/Berlin",
-    in_minor_units=True,
-)
-FALSE_Z = from_rows(ignores_offset=True, timezone="Europe/Berlin")
-
-CASES: dict[str, Callable[[bytes], Sequence[PriceInterval]]] = {
-    "entsoe-spring-92.xml": from_entsoe,
-    "entsoe-autumn-100.xml": from_entsoe,
-    "entsoe-two-auctions.xml": from_entsoe,
-    "entsoe-hourly-a01-missing.xml": from_entsoe,
-    "entsoe-half-hours.xml": from_entsoe,
-    "entsoe-two-days-two-resolutions.xml": from_entsoe,
-    "octopus-agile.json": from_octopus,
-    "octopus-open-ended.json": from_octopus,
-    "energy-charts-autumn-100.json": from_preset("energy_charts", "DE-LU"),
-    "energidataservice-spring-92.json": from_preset("energidataservice", "DK1", "DKK"),
-    "awattar.json": from_preset("awattar_de"),
-    "elering.json": from_preset("elering", "ee"),
-    "swiss.json": from_preset("swiss", currency="CHF"),
-    "tibber.json": from_preset("tibber", "0", "NOK"),
-    "hour-ending-local-autumn.csv": lambda body: read_table(body, HOUR_ENDING),
-    "local-with-false-z.json": FALSE_Z,
-    "entsoe-acknowledgement.xml": from_entsoe,
-    "entsoe-refused.xml": from_entsoe,
-    "octopus-nothing-yet.json": from_octopus,
-    "bad/entsoe-truncated.xml": from_entsoe,
-    "bad/entsoe-point-beyond.xml": from_entsoe,
-    "bad/entsoe-point-twice.xml": from_entsoe,
-    "bad/entsoe-other-currency.xml": from_entsoe,
-    "bad/entsoe-no-zone.xml": from_entsoe,
-    "bad/entsoe-not-divisible.xml": from_entsoe,
-    "bad/entsoe-price-nan.xml": from_entsoe,
-    "bad/entsoe-entities.xml": from_entsoe,
-    "bad/entsoe-page-of-html.xml": from_entsoe,
-    "bad/octopus-overlap.json": from_octopus,
-    "bad/octopus-null-price.json": from_octopus,
-    "bad/octopus-no-zone.json": from_octopus,
-    "bad/rows-two-prices.json": from_rows(),
-    "bad/rows-missing-hour-local.json": from_rows(timezone="Europe/Berlin"),
-    "bad/rows-one-alone.json": from_rows(),
-    "bad/rows-truncated.json": from_rows(),
-    "bad/rows-infinite.json": from_rows(),
-    "bad/rows-text-price.json": from_rows(),
-    "bad/rows-without-field.json": from_rows(),
-    "bad/rows-object.json": from_rows(),
-    "bad/rows-wrong-year.json": from_rows(),
-    "bad/rows-ends-before.json": from_rows(end="e"),
-    "bad/table-short-line.csv": from_rows(is_csv=True, where={"x": "1"}),
-    "bad/table-no-column.csv": from_rows(is_csv=True),
-}
+Read = Callable[..., Sequence[PriceInterval]]
 
 
 def shown(intervals: Sequence[PriceInterval]) -> str:
     return "".join(
-        f"{datetime.fromtimestamp(each.start_seconds, UTC):%Y-%m-%dT%H:%MZ}"
-        f" {datetime.fromtimestamp(each.end_seconds, UTC):%Y-%m-%dT%H:%MZ} {each.price_per_kwh:.6f} {each.state}\n"
-        for each in intervals
+        f"{datetime.fromtimestamp(price.start_seconds, UTC):%Y-%m-%dT%H:%MZ}"
+        f" {datetime.fromtimestamp(price.end_seconds, UTC):%Y-%m-%dT%H:%MZ} {price.price_per_kwh:.6f} {price.state}\n"
+        for price in intervals
     )
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_body_is_read_as_its_golden_says(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_body_is_read_to_its_golden(name: str, read: Read) -> None:
     try:
-        intervals = CASES[name]((CAPTURES / name).read_bytes())
+        intervals = read(name)
         PriceCurve.from_intervals(intervals)
         actual = shown(intervals)
     except SourceError as error:
@@ -124,19 +85,11 @@ def test_body_is_read_as_its_golden_says(name: str) -> None:
     assert actual == golden.read_text()
 
 
-def test_every_capture_has_a_case() -> None:
-    captures = {
-        str(path.relative_to(CAPTURES))
-        for path in CAPTURES.rglob("*.*")
-        if path.suffix in {".json", ".xml", ".csv"} and not path.name.startswith("urdb")
-    }
-    assert captures == set(CASES)
-
-
-def covered(name: str) -> float:
-    """Quarter-hours with a price."""
-    intervals = CASES[name]((CAPTURES / name).read_bytes())
-    return sum(each.end_seconds - each.start_seconds for each in intervals) / 900
+def test_every_source_and_preset_has_a_capture() -> None:
+    layers = [yaml.safe_load(settings_file(name).read_text())["energy"] for name in NAMES if "bad/" not in name]
+    assert {layer["kind"] for layer in layers} == set(LAYERS) - {"flat", "time_of_use"}
+    layouts = [PRESETS[layer["preset"]].layout for layer in layers if "preset" in layer]
+    assert [name for name, preset in PRESETS.items() if preset.layout not in layouts] == []
 
 
 @pytest.mark.parametrize(
@@ -155,8 +108,8 @@ def covered(name: str) -> float:
         ("awattar.json", 96),
     ],
 )
-def test_local_day_is_covered_to_its_true_length_and_missing_rows_stay_missing(name: str, quarters: int) -> None:
-    assert covered(name) == quarters
+def test_a_local_day_has_its_true_length_and_missing_rows_are_not_covered(name: str, quarters: int, read: Read) -> None:
+    assert sum(price.end_seconds - price.start_seconds for price in read(name)) / 900 == quarters
 
 
 def test_auctions_are_not_mixed() -> None:
@@ -170,38 +123,40 @@ def test_auctions_are_not_mixed() -> None:
 
 def test_finer_resolution_wins_over_coarser() -> None:
     body = (CAPTURES / "entsoe-two-days-two-resolutions.xml").read_bytes()
-    first_day = [each for each in entsoe.parse(body, "EUR") if each.start_seconds < at("2026-06-14T22:00Z")]
-    assert min(each.end_seconds - each.start_seconds for each in first_day) == 900
+    first_day = [price for price in entsoe.parse(body, "EUR") if price.start_seconds < at("2026-06-14T22:00Z")]
+    assert min(price.end_seconds - price.start_seconds for price in first_day) == 900
 
 
-def test_false_z_is_read_as_the_local_clock() -> None:
-    [first, *_] = FALSE_Z((CAPTURES / "local-with-false-z.json").read_bytes())
+def test_a_wrong_z_is_read_as_local_time(read: Read) -> None:
+    [first, *_] = read("local-with-false-z.json")
     assert first.start_seconds == at("2026-06-14T00:00+02:00")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("bad/")])
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("bad/")])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
-def test_truncated_body_is_refused_or_says_nothing_wrong(name: str, share: float) -> None:
-    """Whatever is read of a body that ends early is part of what the whole body says."""
+def test_a_truncated_body_is_refused_or_read_in_part(name: str, share: float, read: Read) -> None:
+    """Prices of a truncated body are prices of the whole body."""
     body = (CAPTURES / name).read_bytes()
     try:
-        part = CASES[name](body[: int(len(body) * share)])
+        part = read(name, body[: int(len(body) * share)])
     except SourceError:
         return
-    whole = PriceCurve.from_intervals(CASES[name](body))
-    for each in part[:-1]:
-        found = whole.at(each.start_seconds)
+    whole = PriceCurve.from_intervals(read(name))
+    for price in part[:-1]:
+        found = whole.at(price.start_seconds)
         assert found is not None
-        assert found.price_per_kwh == each.price_per_kwh
+        assert found.price_per_kwh == price.price_per_kwh
 
 
-@pytest.mark.parametrize("read", [from_entsoe, from_octopus, from_rows(), from_rows(is_csv=True)])
+@pytest.mark.parametrize(
+    "name", ["entsoe-spring-92.xml", "octopus-agile.json", "bad/rows-truncated.json", "bad/table-no-column.csv"]
+)
 @pytest.mark.parametrize(
     "garbage", [b"", b"\x00\xff" * 5_000_000, b"[" * 100_000, b"{}" * 1000, b"null", b"[1, 2]", b'"a"']
 )
-def test_garbage_is_refused(read: Callable[[bytes], Sequence[PriceInterval]], garbage: bytes) -> None:
+def test_garbage_is_refused(name: str, garbage: bytes, read: Read) -> None:
     with pytest.raises(SourceError) as raised:
-        read(garbage)
+        read(name, garbage)
     assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET}
     assert len(raised.value.detail) < 400
 
@@ -210,14 +165,14 @@ def test_energy_identification_codes_carry_their_check_letter() -> None:
     for name, code in entsoe.ZONES.items():
         assert entsoe.area_code(name) == code
     for wrong in ("DE", "10YFR-RTE------D", "FR-", "10Y1001A1001A82"):
-        with pytest.raises(ValueError, match="no bidding zone"):
+        with pytest.raises(ValueError, match="not a bidding zone"):
             entsoe.area_code(wrong)
 
 
 def test_octopus_tariff_codes() -> None:
     assert octopus.product_of("E-1R-AGILE-24-10-01-C") == "AGILE-24-10-01"
     for wrong in ("AGILE-24-10-01", "E-1R-AGILE-24-10-01-I", "G-1R-X-A"):
-        with pytest.raises(ValueError, match="no tariff code"):
+        with pytest.raises(ValueError, match="not a tariff code"):
             octopus.product_of(wrong)
     with pytest.raises(ValueError, match="day and a night rate"):
         octopus.product_of("E-2R-VAR-22-11-01-A")

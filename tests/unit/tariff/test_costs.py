@@ -1,4 +1,4 @@
-"""Costs that run with time, against figures worked out by hand."""
+"""Costs that accrue with time, compared with figures calculated by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_annuity_is_continuous_at_no_interest() -> None:
 
 
 @pytest.mark.parametrize("interest", [1e-9, 1e-13, 1e-17, 5e-324])
-def test_annuity_at_next_to_no_interest_is_the_straight_line(interest: float) -> None:
+def test_annuity_at_a_tiny_interest_is_a_straight_line(interest: float) -> None:
     assert costs.annuity(30_000, 4, interest, 0.2) == pytest.approx(costs.annuity(30_000, 4, 0.0, 0.2), rel=1e-8)
 
 

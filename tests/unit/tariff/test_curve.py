@@ -1,4 +1,4 @@
-"""Prices looked up and cut."""
+"""Lookup and cutting of prices."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_next_change_skips_an_interval_with_the_same_price() -> None:
     assert curve.next_change(5) == later
 
 
-def test_equal_neighbours_are_merged() -> None:
+def test_adjacent_equal_intervals_are_merged() -> None:
     assert PriceCurve.from_intervals([A, PriceInterval(10, 20, 0.1)]).intervals == (PriceInterval(0, 20, 0.1),)
 
 

@@ -1,4 +1,4 @@
-"""Demand charges, against adding up window by window."""
+"""Demand charges, compared with sums over each window."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_demand_is_the_mean_of_a_window() -> None:
     assert forming_watts(state, RULES, JUNE + 900) is None
 
 
-def test_a_window_in_whose_middle_the_books_began_has_its_mean_since_then() -> None:
+def test_the_first_window_has_its_mean_since_the_books_began() -> None:
     state = record(Demand(), RULES, JUNE + 600, JUNE + 700, 50_000)
     assert forming_watts(state, RULES, JUNE + 700) == 500
 
@@ -52,14 +52,14 @@ def test_energy_over_several_windows_is_split_among_them() -> None:
     assert state.windows == {JUNE: 450_000, JUNE + 900: 900_000, JUNE + 1800: 450_000}
 
 
-def test_boards_that_are_read_one_after_the_other_add_up_over_the_end_of_a_window() -> None:
+def test_gpus_read_one_after_the_other_add_up_across_the_end_of_a_window() -> None:
     state = Demand()
     for _ in range(8):
         state = record(state, RULES, JUNE + 890, JUNE + 910, 20 * 500)
     assert state.windows == {JUNE: 8 * 10 * 500, JUNE + 900: 8 * 10 * 500}
 
 
-def test_joules_that_arrive_late_raise_the_peak_of_their_own_window() -> None:
+def test_late_joules_raise_the_peak_of_their_own_window() -> None:
     state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 10)
     state = record(state, RULES, JUNE + 900, JUNE + 1800, 90_000)
     state = record(state, RULES, JUNE, JUNE + 900, 450_000)
@@ -70,20 +70,20 @@ def test_joules_that_arrive_late_raise_the_peak_of_their_own_window() -> None:
     )
 
 
-def test_what_belongs_to_a_settled_window_is_left_out() -> None:
+def test_joules_of_a_closed_window_are_ignored() -> None:
     state = close_windows(record(Demand(), RULES, JUNE, JUNE + 1800, 1_800_000), RULES, JUNE + 1800)
     late = record(state, RULES, JUNE, JUNE + 2700, 2_700_000)
     assert late.windows == {JUNE + 1800: 900_000}
 
 
-def test_month_that_ends_is_billed_and_the_next_begins_at_nothing() -> None:
+def test_a_past_month_is_billed_and_the_next_begins_at_zero() -> None:
     state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000 * 5), RULES, JULY)
     assert (state.month_start_seconds, state.peak_watts, state.peak_at_seconds) == (JULY, 0, None)
     assert state.closed_kw_months == 5.0
     assert state.earlier_peaks_watts == (5000,)
 
 
-def test_a_month_in_whose_middle_the_books_began_is_billed_from_then() -> None:
+def test_the_first_month_is_billed_from_the_beginning_of_the_books() -> None:
     half = JUNE + (JULY - JUNE) / 2
     state = record(Demand(), RULES, half, half + 900, 900_000 * 5)
     assert kw_months(state, RULES, half + 900) == pytest.approx(5 * 900 / (JULY - JUNE))
@@ -111,7 +111,7 @@ def test_charge_accrues_over_the_month() -> None:
     assert kw_months(Demand(), RULES, JUNE) == 0
 
 
-def test_years_of_silence_are_passed_quickly() -> None:
+def test_years_without_consumption_are_passed_quickly() -> None:
     state = record(Demand(), RULES, JUNE, JUNE + 900, 900_000)
     later = close_windows(state, RULES, JUNE + 20 * 365.25 * 86400)
     assert later.closed_kw_months == pytest.approx(1)
@@ -125,8 +125,8 @@ def test_window_that_does_not_divide_the_month_ends_with_it() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(1800.0, 900.0), (900.0, 1800.0), (900.0, 60.0), (3600.0, 7000.0)])
-def test_windows_of_another_length_from_now_on_raise_no_peak_that_was_none(before: float, after: float) -> None:
-    """A reload in the middle of a window: what forms is judged at the length it had."""
+def test_a_change_of_the_window_length_creates_no_peak(before: float, after: float) -> None:
+    """A reload in the middle of a window: the open window is closed at its own length."""
     old, new = replace(RULES, window_seconds=before), replace(RULES, window_seconds=after)
     state = close_windows(record(Demand(), old, JUNE, JUNE + 1500, 1_500_000), old, JUNE + 1500)
     state = close_windows(record(state, new, JUNE + 1500, JUNE + 86400, 84_900_000), new, JUNE + 86400)
@@ -134,7 +134,7 @@ def test_windows_of_another_length_from_now_on_raise_no_peak_that_was_none(befor
     assert all(start + after > JUNE + 86400 for start in state.windows)
 
 
-def test_windows_of_another_calendar_do_not_stay_open_for_ever() -> None:
+def test_windows_of_another_calendar_are_closed() -> None:
     berlin, kathmandu = BillingMonths("Europe/Berlin"), BillingMonths("Asia/Kathmandu")
     old, new = (DemandRules(window_seconds=3600.0, months=months) for months in (berlin, kathmandu))
     state = close_windows(record(Demand(), old, JUNE, JUNE + 5000, 50_000_000), old, JUNE + 5000)
@@ -143,8 +143,8 @@ def test_windows_of_another_calendar_do_not_stay_open_for_ever() -> None:
     assert peak_watts(close_windows(state, new, AUGUST), new, AUGUST) == 0
 
 
-def test_months_that_begin_on_another_day_from_now_on_charge_no_second_twice_and_leave_none_out() -> None:
-    """1 kW throughout: each second is its part of the month it is in, of the old contract until its month ends."""
+def test_a_change_of_the_billing_day_charges_every_second_once() -> None:
+    """1 kW throughout: a second is its fraction of its month, by the old billing day until that month ends."""
     fifteenth = replace(RULES, months=BillingMonths("UTC", 15))
     state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
     moment, accrued = JUNE + 900, 0.0
@@ -157,7 +157,7 @@ def test_months_that_begin_on_another_day_from_now_on_charge_no_second_twice_and
     assert accrued == pytest.approx(expected)
 
 
-def test_a_clock_that_was_far_ahead_does_not_end_the_recording() -> None:
+def test_a_clock_that_was_far_ahead_does_not_stop_the_recording() -> None:
     state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
     far = at("2038-01-01T00:00Z")
     state = close_windows(record(state, RULES, far, far + 1000, 1_000_000), RULES, far + 1000)
@@ -169,7 +169,7 @@ def test_a_clock_that_was_far_ahead_does_not_end_the_recording() -> None:
     assert kw_months(state, RULES, JULY) == pytest.approx(accrued + 5.0, rel=1e-3)
 
 
-def test_a_clock_that_was_days_ahead_hides_no_peak_of_the_days_until_then() -> None:
+def test_a_clock_that_was_days_ahead_hides_no_peak() -> None:
     state = close_windows(record(Demand(), RULES, JUNE, JUNE + 900, 900_000), RULES, JUNE + 900)
     ahead = JUNE + 10 * 86400
     state = close_windows(record(state, RULES, ahead, ahead + 1000, 1_000_000), RULES, ahead + 1000)
@@ -212,7 +212,7 @@ def test_law_peak_is_the_highest_window_second_by_second(
     month, _ = rules.months.bounds(moment)
     over = [
         total / rules.window_seconds
-        for (of, window), total in joules.items()
+        for (month, window), total in joules.items()
         if of == month and window + rules.window_seconds <= moment
     ]
     assert peak_watts(state, rules, moment) == pytest.approx(max(over, default=0.0))
@@ -220,7 +220,7 @@ def test_law_peak_is_the_highest_window_second_by_second(
 
 @settings(max_examples=60, deadline=None)
 @given(stretches, begins, rule_sets, st.randoms(use_true_random=False))
-def test_law_what_accrues_never_falls_and_depends_on_no_order(
+def test_law_the_accrued_charge_never_falls_and_is_independent_of_the_order(
     parts: list[tuple[int, float]], begin: float, rules: DemandRules, random: st.DrawFn
 ) -> None:
     moment, pieces = begin, []

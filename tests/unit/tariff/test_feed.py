@@ -31,7 +31,7 @@ def hourly(start: float, hours: int, price: float = 0.1) -> tuple[PriceInterval,
 
 
 class Service:
-    """A reader whose answers are set by the test."""
+    """A reader with the answers of the test."""
 
     name = "service"
 

@@ -1,7 +1,7 @@
-"""Every feed against everything that feeds do: a table of feeds by cases, with nothing left out.
+"""Every feed in every case: a table of feeds by cases.
 
-Bodies are written here in the form of each service, for local days of 23, 24 and 25 hours, and read through its reader; the
-captures beside it (test_bodies, test_carbon) hold what was written down once.
+The tests write bodies in the form of each service, for local days of 23, 24 and 25 hours, and read them through its
+reader. The bodies of presets follow from their layouts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -27,7 +30,7 @@ from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.entsoe import Entsoe
 from tpw.tariff.feed import Reader
 from tpw.tariff.intervals import PRESETS
-from tpw.tariff.layout import Layout
+from tpw.tariff.layout import STEP, Layout
 from tpw.tariff.lists import FromAddress
 from tpw.tariff.octopus import Octopus
 from tpw.tariff.prometheus import FromPrometheus
@@ -40,7 +43,7 @@ DAYS = {"92": "2026-03-29", "96": "2026-06-15", "100": "2026-10-25"}
 
 @dataclass(frozen=True)
 class Row:
-    """A number as the service tells it; None where it tells that it has none."""
+    """A number of the service; None for a row without one."""
 
     start: float
     end: float
@@ -64,7 +67,7 @@ def bare(seconds: float) -> str:
 
 
 def entsoe(rows: Rows, stamp: Stamp) -> bytes:
-    """Curve type A01: what is left out is missing. A period from the first to the last."""
+    """Curve type A01: an omitted point is missing. One period."""
     first, last = rows[0].start, rows[-1].end
     points = "".join(
         f"<Point><position>{round((row.start - first) / 900) + 1}</position>"
@@ -94,47 +97,54 @@ def octopus(rows: Rows, stamp: Stamp) -> bytes:
     return json.dumps({"count": len(rows), "next": None, "previous": None, "results": results}).encode()
 
 
-def energy_charts(rows: Rows, stamp: Stamp) -> bytes:
-    return json.dumps({"unix_seconds": [row.start for row in rows], "price": [row.number for row in rows]}).encode()
+def steps_of(path: str) -> list[tuple[str, ...]]:
+    return [match.groups() for match in STEP.finditer(path)]
 
 
-def energidataservice(rows: Rows, stamp: Stamp) -> bytes:
-    records = [{"TimeUTC": stamp(row.start), "PriceArea": "DK1", "DayAheadPriceDKK": row.number} for row in rows]
-    return json.dumps({"total": len(rows), "records": records}).encode()
+def nested(path: str, value: Any) -> Any:
+    """A document with a value at a path of a layout."""
+    for key, index, name, wanted in reversed(steps_of(path)):
+        if key is not None:
+            value = {key: value}
+        elif index is not None:
+            value = [*[None] * int(index), value]
+        else:
+            value = [{name: f"not {wanted}"}, {name: wanted, **value}]
+    return value
 
 
-def awattar(rows: Rows, stamp: Stamp) -> bytes:
-    data = [
-        {"start_timestamp": row.start * 1000, "end_timestamp": row.end * 1000, "marketprice": row.number}
-        for row in rows
-    ]
-    return json.dumps({"object": "list", "data": data}).encode()
+def joined(first: Any, second: Any) -> Any:
+    """Two nested documents in one."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {key: joined(first.get(key), second.get(key)) for key in {**first, **second}}
+    if isinstance(first, list) and isinstance(second, list):
+        return [joined(*pair) for pair in zip_longest(first, second)]
+    return second if first is None else first
 
 
-def elering(rows: Rows, stamp: Stamp) -> bytes:
-    return json.dumps({"data": {"ee": [{"timestamp": row.start, "price": row.number} for row in rows]}}).encode()
+def listing(layout: Layout) -> Callable[[Rows, Stamp], bytes]:
+    """Writes bodies in a layout of JSON."""
 
+    def written(seconds: float, stamp: Stamp) -> Any:
+        factors = {"unix": 1, "unix_ms": 1000}
+        return seconds * factors[layout.time_format] if layout.time_format in factors else stamp(seconds)
 
-def swiss(rows: Rows, stamp: Stamp) -> bytes:
-    prices = [
-        {
-            "start_timestamp": stamp(row.start),
-            "end_timestamp": stamp(row.end),
-            "integrated": [{"unit": "CHF_m", "value": 9}, {"unit": "CHF_kWh", "value": row.number}],
-        }
-        for row in rows
-    ]
-    return json.dumps({"prices": prices}).encode()
+    def fields_of(row: Row, stamp: Stamp) -> Any:
+        fields = joined(nested(layout.time, written(row.start, stamp)), nested(layout.price, row.number))
+        return joined(fields, nested(layout.end, written(row.end, stamp))) if layout.end else fields
 
+    def body(rows: Rows, stamp: Stamp) -> bytes:
+        if layout.is_columnar:
+            times = [written(row.start, stamp) for row in rows]
+            columns = {layout.time: times, layout.price: [row.number for row in rows]}
+            return json.dumps(nested(layout.rows[0], columns)).encode()
+        found = [fields_of(row, stamp) for row in rows]
+        share = -(-len(found) // len(layout.rows))
+        parts = [found[n * share : (n + 1) * share] for n in range(len(layout.rows))]
+        lists = [nested(path, part) for path, part in zip(layout.rows, parts, strict=True)]
+        return json.dumps(reduce(joined, lists)).encode()
 
-def tibber(rows: Rows, stamp: Stamp) -> bytes:
-    told = [{"total": row.number, "startsAt": stamp(row.start), "currency": "NOK"} for row in rows]
-    info = {"priceInfo": {"today": told[: len(told) // 2], "tomorrow": told[len(told) // 2 :]}}
-    return json.dumps({"data": {"viewer": {"homes": [{"currentSubscription": info}]}}}).encode()
-
-
-def own_json(rows: Rows, stamp: Stamp) -> bytes:
-    return json.dumps([{"t": stamp(row.start), "p": row.number} for row in rows]).encode()
+    return body
 
 
 def own_csv(rows: Rows, stamp: Stamp) -> bytes:
@@ -171,7 +181,7 @@ def watttime(rows: Rows, stamp: Stamp) -> bytes:
 
 @dataclass(frozen=True)
 class Service:
-    """A feed: its reader, its form, how long its intervals are, and what of the cases is otherwise with it."""
+    """A feed: its reader, the form of its bodies, the length of its intervals, and its differences in the cases."""
 
     reader: Callable[[Fetch, str], Reader]
     body: Callable[[Rows, Stamp], bytes]
@@ -179,43 +189,46 @@ class Service:
     factor: float = 0.001
     """From its numbers to those per kWh."""
     stamp: Stamp | None = zulu
-    """How it writes times. None: as numbers, which are of no zone."""
+    """Format of its times. None: numbers, which have no zone."""
     without_number: str = "missing"
-    """A row whose number is null: time without a number, or ``refused``."""
+    """A row with null as its number: ``missing`` or ``refused``."""
     without_zone: str = "refused"
-    """A time that names no zone: ``refused``, or ``utc`` where the service says so, or the configuration does."""
-
-
-def preset(name: str, area: str = "", currency: str = "EUR") -> Callable[[Fetch, str], Reader]:
-    def reader(fetch: Fetch, secret: str) -> Reader:
-        token = secret if PRESETS[name].needs_token else None
-        return PRESETS[name].reader(area, currency, fetch, "https://utility.example/prices", token)
-
-    return reader
+    """A time without a zone: ``refused``, or ``utc`` by the service or the configuration."""
 
 
 def own(**layout: object) -> Callable[[Fetch, str], Reader]:
-    table = Layout(price="p", time="t", per_mwh=True, **layout)  # type: ignore[arg-type]
+    table = Layout(**OWN, **layout)  # type: ignore[arg-type]
     return lambda fetch, secret: FromAddress("https://list.example/", table, fetch)
 
 
-NUMBERS = {"stamp": None, "without_zone": "numbers"}
+OWN: dict[str, Any] = {"price": "p", "time": "t", "per_mwh": True}
+
+
+def preset(name: str) -> Service:
+    row = PRESETS[name]
+    area, currency, url = row.default_area or "area", row.currencies[0], "https://utility.example/prices"
+
+    def reader(fetch: Fetch, secret: str) -> FromAddress:
+        return row.reader(area, currency, fetch, url, secret if row.needs_token else None)
+
+    layout = reader(lambda request: pytest.fail("not fetched"), "").layout
+    is_number = layout.time_format in {"unix", "unix_ms"}
+    return Service(
+        reader,
+        listing(layout),
+        factor=layout.factor,
+        stamp=None if is_number else zulu,
+        without_zone="utc" if layout.timezone else "refused",
+    )
+
 
 FEEDS: dict[str, Service] = {
     "entsoe": Service(lambda fetch, secret: Entsoe("DE-LU", secret, "EUR", fetch), entsoe, without_number="refused"),
     "octopus": Service(
         lambda fetch, secret: Octopus("E-1R-AGILE-24-10-01-C", fetch), octopus, 1800, 0.01, without_number="refused"
     ),
-    "energy_charts": Service(preset("energy_charts", "DE-LU"), energy_charts, stamp=None),
-    "energidataservice": Service(
-        preset("energidataservice", "DK1", "DKK"), energidataservice, stamp=bare, without_zone="utc"
-    ),
-    "awattar_de": Service(preset("awattar_de"), awattar, stamp=None),
-    "awattar_at": Service(preset("awattar_at"), awattar, 3600, stamp=None),
-    "elering": Service(preset("elering", "ee"), elering, stamp=None),
-    "swiss": Service(preset("swiss", currency="CHF"), swiss, factor=1.0, stamp=offset),
-    "tibber": Service(preset("tibber", "0", "NOK"), tibber, factor=1.0, stamp=offset),
-    "json": Service(own(), own_json, without_zone="utc"),
+    **{name: preset(name) for name in PRESETS},
+    "json": Service(own(), listing(Layout(**OWN)), without_zone="utc"),
     "csv": Service(own(is_csv=True), own_csv, without_zone="utc"),
     "prometheus": Service(
         lambda fetch, secret: FromPrometheus("https://p.example", "price", fetch, 900.0, 0.001), prometheus, stamp=None
@@ -233,15 +246,11 @@ FEEDS: dict[str, Service] = {
     ),
     "carbon list": Service(
         lambda fetch, secret: InGrams(FromAddress("https://list.example/", Layout("p", "t"), fetch), "lb/MWh"),
-        own_json,
+        listing(Layout("p", "t")),
         factor=GRAMS_PER_KWH,
         without_zone="utc",
     ),
 }
-
-
-def test_no_preset_is_missing() -> None:
-    assert set(PRESETS) < set(FEEDS)
 
 
 @pytest.fixture
@@ -251,7 +260,7 @@ def secret(tmp_path: Path) -> str:
 
 
 def answering(response: Answer) -> Fetch:
-    """Everything is answered alike, but for what comes before and after the numbers of WattTime."""
+    """The same answer to every request, except the login and the forecast of WattTime."""
 
     def fetch(request: Request) -> Answer:
         if request.url.endswith("/login"):
@@ -264,7 +273,7 @@ def answering(response: Answer) -> Fetch:
 
 
 def day_of(service: Service, day: str) -> list[Row]:
-    """Numbers of a local day: a quarter of them negative, some alike in a row."""
+    """Numbers of a local day: a quarter of them negative, some repeated."""
     start = datetime.fromisoformat(day).replace(tzinfo=BERLIN)
     end = datetime.combine(start.date() + timedelta(days=1), start.time(), BERLIN)
     begin, length = start.timestamp(), end.timestamp() - start.timestamp()
@@ -285,15 +294,15 @@ def read(service: Service, rows: Rows, secret: str, stamp: Stamp | None = None) 
 
 
 def shape(intervals: Sequence[PriceInterval]) -> list[tuple[float, float, float]]:
-    """Without how reliable they are: a service has its own words for that."""
+    """Without their states, which differ between services."""
     plain = merged(
-        PriceInterval(each.start_seconds, each.end_seconds, round(each.price_per_kwh, 9)) for each in intervals
+        PriceInterval(item.start_seconds, item.end_seconds, round(item.price_per_kwh, 9)) for item in intervals
     )
-    return [(each.start_seconds, each.end_seconds, each.price_per_kwh) for each in plain]
+    return [(item.start_seconds, item.end_seconds, item.price_per_kwh) for item in plain]
 
 
-def told(service: Service, rows: Rows) -> list[tuple[float, float, float]]:
-    """What the rows say, row by row."""
+def expected(service: Service, rows: Rows) -> list[tuple[float, float, float]]:
+    """The intervals of the rows."""
     return shape(
         [PriceInterval(row.start, row.end, row.number * service.factor) for row in rows if row.number is not None]
     )
@@ -304,27 +313,27 @@ every_feed = pytest.mark.parametrize("name", FEEDS)
 
 @every_feed
 @pytest.mark.parametrize("quarters", DAYS)
-def test_a_local_day_is_read_to_its_true_length_negative_numbers_too(name: str, quarters: str, secret: str) -> None:
+def test_a_local_day_is_read_in_its_true_length_with_negative_numbers(name: str, quarters: str, secret: str) -> None:
     service = FEEDS[name]
     rows = day_of(service, DAYS[quarters])
     found = shape(read(service, rows, secret))
-    assert found == told(service, rows)
+    assert found == expected(service, rows)
     assert sum(end - start for start, end, _ in found) / 900 == int(quarters)
     assert min(number for _, _, number in found) < 0
 
 
 @every_feed
-def test_rows_that_are_missing_are_time_without_a_number(name: str, secret: str) -> None:
-    """Two rows of the twice-told hour are gone, and one at noon."""
+def test_missing_rows_are_time_without_a_number(name: str, secret: str) -> None:
+    """Without two rows of the hour that occurs twice, and one at noon."""
     service = FEEDS[name]
     rows = day_of(service, DAYS["100"])
     at = round(3 * 3600 / service.step)
     rows = [row for n, row in enumerate(rows) if n not in {at, at + 1, 3 * at}]
-    assert shape(read(service, rows, secret)) == told(service, rows)
+    assert shape(read(service, rows, secret)) == expected(service, rows)
 
 
 @every_feed
-def test_a_row_without_a_number_is_the_same_or_refused(name: str, secret: str) -> None:
+def test_a_row_without_a_number_is_missing_or_refused(name: str, secret: str) -> None:
     service = FEEDS[name]
     rows = [
         Row(row.start, row.end, None if n == 3 else row.number) for n, row in enumerate(day_of(service, DAYS["96"]))
@@ -334,28 +343,28 @@ def test_a_row_without_a_number_is_the_same_or_refused(name: str, secret: str) -
             read(service, rows, secret)
         assert raised.value.reason is Reason.MALFORMED
     else:
-        assert shape(read(service, rows, secret)) == told(service, rows)
+        assert shape(read(service, rows, secret)) == expected(service, rows)
 
 
 @every_feed
-def test_times_with_an_offset_are_the_moments_they_name(name: str, secret: str) -> None:
+def test_times_with_an_offset_are_read_by_it(name: str, secret: str) -> None:
     service = FEEDS[name]
     rows = day_of(service, DAYS["100"])
     if service.stamp is None:
         assert service.body(rows, zulu) == service.body(rows, offset)
-    assert shape(read(service, rows, secret, offset)) == told(service, rows)
+    assert shape(read(service, rows, secret, offset)) == expected(service, rows)
 
 
 @every_feed
-def test_times_without_a_zone_are_refused_but_where_the_service_says_which(name: str, secret: str) -> None:
+def test_times_without_a_zone_are_refused_unless_the_service_or_the_settings_define_it(name: str, secret: str) -> None:
     service = FEEDS[name]
     rows = day_of(service, DAYS["96"])
     if service.stamp is None:
         assert service.body(rows, zulu) == service.body(rows, bare)
     elif service.without_zone == "utc":
-        assert shape(read(service, rows, secret, bare)) == told(service, rows)
+        assert shape(read(service, rows, secret, bare)) == expected(service, rows)
     else:
-        with pytest.raises(SourceError, match="names no time zone") as raised:
+        with pytest.raises(SourceError, match="has no time zone") as raised:
             read(service, rows, secret, bare)
         assert raised.value.reason is Reason.MALFORMED
 
@@ -372,13 +381,13 @@ def test_a_body_that_ends_early_is_refused(name: str, share: float, secret: str)
     assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET}
 
 
-def test_a_csv_that_ends_early_at_the_end_of_a_line_is_the_part_that_it_is(secret: str) -> None:
-    """Nothing in it tells that it is not whole; over HTTP its length does."""
+def test_a_csv_truncated_at_the_end_of_a_line_is_read_in_part(secret: str) -> None:
+    """The text is valid; over HTTP its length shows that it is truncated."""
     service = FEEDS["csv"]
     rows = day_of(service, DAYS["96"])
     lines = service.body(rows, zulu).splitlines(keepends=True)
     reader = service.reader(answering(Answer(200, b"".join(lines[:41]))), secret)
-    assert shape(reader.read(rows[0].start, rows[-1].end)) == told(service, rows[:40])
+    assert shape(reader.read(rows[0].start, rows[-1].end)) == expected(service, rows[:40])
 
 
 ACKNOWLEDGEMENT = (Path(__file__).parents[2] / "captures" / "tariff" / "entsoe-acknowledgement.xml").read_bytes()
@@ -404,7 +413,7 @@ ANSWERS: dict[str, tuple[Answer, set[Reason]]] = {
 
 @every_feed
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_that_holds_no_numbers_is_a_reason_and_never_a_number(name: str, answer: str, secret: str) -> None:
+def test_an_answer_without_numbers_is_an_error_with_a_reason(name: str, answer: str, secret: str) -> None:
     response, reasons = ANSWERS[answer]
     reader = FEEDS[name].reader(answering(response), secret)
     with pytest.raises(SourceError) as raised:
@@ -414,17 +423,17 @@ def test_an_answer_that_holds_no_numbers_is_a_reason_and_never_a_number(name: st
 
 
 @every_feed
-def test_a_service_that_cannot_be_reached_says_so(name: str, secret: str) -> None:
-    def nobody(request: Request) -> Answer:
+def test_an_unreachable_service_is_reported_as_such(name: str, secret: str) -> None:
+    def unreachable(request: Request) -> Answer:
         raise SourceError(Reason.UNREACHABLE, f"{request.address} cannot be reached")
 
     with pytest.raises(SourceError) as raised:
-        FEEDS[name].reader(nobody, secret).read(1781481600.0, 1781568000.0)
+        FEEDS[name].reader(unreachable, secret).read(1781481600.0, 1781568000.0)
     assert raised.value.reason is Reason.UNREACHABLE
 
 
-def test_an_end_that_is_null_is_until_further_notice(secret: str) -> None:
-    """Of the services only Octopus has such ends; a list of one's own may."""
+def test_an_interval_with_null_as_its_end_is_open(secret: str) -> None:
+    """Octopus has such intervals, and other lists may."""
     start, end = 1781481600.0, 1781568000.0
     results = [{"value_exc_vat": 20.0, "valid_from": zulu(start - 9e6), "valid_to": None, "payment_method": None}]
     agile = FEEDS["octopus"].reader(answering(Answer(200, json.dumps({"results": results}).encode())), secret)

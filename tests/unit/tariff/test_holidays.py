@@ -54,7 +54,7 @@ def price_at(text: str, moment: str, directory: Path) -> float:
         ("DE", "2026-08-17T12:00+02:00", 0.1),  # listed in the file beside those of the region
     ],
 )
-def test_tariff_with_the_public_holidays_a_region(region: str, moment: str, price: float, tmp_path: Path) -> None:
+def test_tariff_with_the_holidays_of_a_region(region: str, moment: str, price: float, tmp_path: Path) -> None:
     text = f"""
         tariff:
           currency: EUR
@@ -69,7 +69,7 @@ def test_tariff_with_the_public_holidays_a_region(region: str, moment: str, pric
     assert price_at(text, moment, tmp_path) == price
 
 
-def test_rate_with_the_public_holidays_a_state(tmp_path: Path) -> None:
+def test_rate_with_the_holidays_of_a_state(tmp_path: Path) -> None:
     """Cesar Chavez day, 31 March, is a holiday in California alone: the peak price of the afternoon is not charged."""
     capture = Path(__file__).parents[2] / "captures" / "tariff" / "urdb-smud-ci-tod4-2025.json"
     (tmp_path / "rate.json").write_bytes(capture.read_bytes())
@@ -83,7 +83,7 @@ def test_rate_with_the_public_holidays_a_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("region", ["ZZ", "DE-ZZ"])
-def test_check_refuses_a_region_that_nobody_knows(region: str) -> None:
+def test_check_refuses_an_unknown_region(region: str) -> None:
     text = f"""
         tariff: {{currency: EUR, timezone: Europe/Berlin, energy: {{kind: time_of_use, price_per_kwh: 0.1,
                  holidays_region: {region}}}}}
@@ -92,7 +92,7 @@ def test_check_refuses_a_region_that_nobody_knows(region: str) -> None:
         load(text)
 
 
-def test_check_says_that_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> None:
         return None
 

@@ -1,4 +1,4 @@
-"""The sum of layers, and the algebra of intervals under it."""
+"""The sum of layers, and arithmetic on intervals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_price_of_one_layer_is_its_price_exactly() -> None:
     assert Layers([Layer(Flat(0.2))]).intervals(0, 10) == (PriceInterval(0, 10, 0.2),)
 
 
-def test_vat_is_on_top_of_the_sum_but_not_on_what_includes_it() -> None:
+def test_vat_is_added_to_layers_that_do_not_include_it() -> None:
     layers = Layers([Layer(Flat(0.10), 1.19), Layer(Flat(0.05), 1.19), Layer(Flat(0.02))])
     [interval] = layers.intervals(0, 10)
     assert interval.price_per_kwh == pytest.approx(0.15 * 1.19 + 0.02)
@@ -55,10 +55,10 @@ def test_where_one_layer_has_no_price_the_sum_has_none() -> None:
     assert layers.intervals(0, 40) == (PriceInterval(0, 10, 1.5), PriceInterval(20, 30, 1.5))
 
 
-def test_sum_is_as_reliable_as_its_weakest_part() -> None:
+def test_the_sum_has_the_state_of_its_least_reliable_part() -> None:
     energy = Listed(PriceInterval(0, 10, 1.0), PriceInterval(10, 20, 1.0, PriceState.FORECAST))
     layers = Layers([Layer(energy), Layer(Flat(0.5))])
-    assert [each.state for each in layers.intervals(0, 20)] == [PriceState.FINAL, PriceState.FORECAST]
+    assert [price.state for price in layers.intervals(0, 20)] == [PriceState.FINAL, PriceState.FORECAST]
 
 
 def test_negative_price_stays_negative_and_fees_are_added() -> None:
@@ -66,7 +66,7 @@ def test_negative_price_stays_negative_and_fees_are_added() -> None:
     assert layers.intervals(0, 1)[0].price_per_kwh == pytest.approx(-0.06)
 
 
-def test_layer_that_cannot_be_read_is_an_error_of_the_whole() -> None:
+def test_a_layer_that_cannot_be_read_is_an_error_of_the_sum() -> None:
     class Down:
         name = "down"
 
@@ -95,7 +95,7 @@ def tracks(draw: st.DrawFn) -> tuple[PriceInterval, ...]:
 
 
 def at(track: Sequence[PriceInterval], moment: float) -> PriceInterval | None:
-    return next((each for each in track if each.start_seconds <= moment < each.end_seconds), None)
+    return next((price for price in track if price.start_seconds <= moment < price.end_seconds), None)
 
 
 @given(tracks(), tracks(), tracks())

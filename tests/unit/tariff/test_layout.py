@@ -1,4 +1,4 @@
-"""Tables of prices by the local clock, on the days on which it is changed."""
+"""Tables of prices in local time, on days of clock changes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def utc(text: str) -> float:
 
 
 def pieces(text: str, layout: Layout) -> list[tuple[float, float, float]]:
-    return [(each.start_seconds, each.end_seconds, each.price_per_kwh) for each in read_table(text, layout)]
+    return [(price.start_seconds, price.end_seconds, price.price_per_kwh) for price in read_table(text, layout)]
 
 
 @pytest.mark.parametrize("at_the_jump", ["02:00", "03:00"])
-def test_the_hour_that_ends_when_the_clock_is_put_forward(at_the_jump: str) -> None:
-    """It ends at 02:00 of the old time, which is 03:00 of the new: files have the one or the other."""
+def test_the_hour_that_ends_when_the_clock_is_set_forward(at_the_jump: str) -> None:
+    """It ends at 02:00 in winter time, which is 03:00 in summer time: files have either."""
     rows = [("2026-03-29 01:00", 1), (f"2026-03-29 {at_the_jump}", 2), ("2026-03-29 04:00", 4), ("2026-03-29 05:00", 5)]
     assert pieces(table(*rows), ENDING) == [
         (utc("2026-03-28T23:00"), utc("2026-03-29T00:00"), 1),
@@ -42,7 +42,7 @@ def test_the_hour_that_ends_when_the_clock_is_put_forward(at_the_jump: str) -> N
     ]
 
 
-def test_an_interval_with_both_its_ends_may_end_when_the_clock_is_put_forward() -> None:
+def test_an_interval_with_both_its_ends_may_end_when_the_clock_is_set_forward() -> None:
     rows = [("2026-03-29 01:00", "2026-03-29 02:00", 1), ("2026-03-29 03:00", "2026-03-29 04:00", 3)]
     assert pieces(table(*rows, heading="t,e,p"), replace(ROWS, end="e")) == [
         (utc("2026-03-29T00:00"), utc("2026-03-29T01:00"), 1),
@@ -51,7 +51,7 @@ def test_an_interval_with_both_its_ends_may_end_when_the_clock_is_put_forward() 
 
 
 @pytest.mark.parametrize(("layout", "stamp"), [(ENDING, "02:15"), (ENDING, "02:59"), (ROWS, "02:00"), (ROWS, "02:30")])
-def test_what_cannot_be_meant_on_that_day_is_refused(layout: Layout, stamp: str) -> None:
+def test_times_that_do_not_exist_on_that_day_are_refused(layout: Layout, stamp: str) -> None:
     text = table(("2026-03-29 01:00", 1), (f"2026-03-29 {stamp}", 2), ("2026-03-29 04:00", 4))
     with pytest.raises(SourceError, match="does not exist in Europe/Berlin"):
         read_table(text, layout)
@@ -74,10 +74,8 @@ def test_the_last_hour_of_a_day_may_end_at_24() -> None:
     [("2026-03-28", [24, 23, 24]), ("2026-10-24", [24, 25, 24]), ("2026-06-01", [24, 24, 24])],
 )
 @pytest.mark.parametrize("resolution", [None, 86400.0])
-def test_a_price_by_the_day_holds_for_the_whole_local_day(
-    first: str, hours: list[int], resolution: float | None
-) -> None:
-    """A day on which the clock is changed has 23 or 25 hours: none of them is without a price, and none has two."""
+def test_a_daily_price_applies_to_the_whole_local_day(first: str, hours: list[int], resolution: float | None) -> None:
+    """A day of a clock change has 23 or 25 hours, and each has one price."""
     start = datetime.fromisoformat(first)
     days = [start.replace(day=start.day + index) for index in range(4)]
     rows = [(f"{day:%Y-%m-%d}", index) for index, day in enumerate(days)]
@@ -87,7 +85,7 @@ def test_a_price_by_the_day_holds_for_the_whole_local_day(
     assert [(end - begin) / 3600 for begin, end, _ in found[:3]] == hours
 
 
-def test_a_day_that_is_missing_is_time_without_a_price() -> None:
+def test_a_missing_day_is_time_without_a_price() -> None:
     found = pieces(table(("2026-06-01", 1), ("2026-06-02", 2), ("2026-06-04", 4), ("2026-06-05", 5)), DAYS)
     assert [(end - begin) / 3600 for begin, end, _ in found] == [24, 24, 24, 24]
     assert found[1][1] == utc("2026-06-02T22:00") and found[2][0] == utc("2026-06-03T22:00")

@@ -23,7 +23,9 @@ LOOKBACK = 300.0
 
 
 def matrix(*series: list[tuple[float, str]]) -> bytes:
-    result = [{"metric": {"i": str(i)}, "values": [list(each) for each in one]} for i, one in enumerate(series)]
+    result = [
+        {"metric": {"i": str(i)}, "values": [list(sample) for sample in samples]} for i, samples in enumerate(series)
+    ]
     return json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode()
 
 
@@ -56,8 +58,8 @@ def every_quarter_minute(start: float, end: float, value: Callable[[float], str]
     return [(start + 7 + 15 * n, value(start + 7 + 15 * n)) for n in range(int((end - start) // 15))]
 
 
-def test_a_value_holds_until_the_next_and_where_nothing_was_scraped_nothing_is_known() -> None:
-    """The price changes at 12:00 and is seen a minute later; an hour without scrapes has no price."""
+def test_a_value_is_in_force_until_the_next_and_time_without_a_sample_is_unknown() -> None:
+    """The price changes at 12:00 and is scraped a minute later; an hour without scrapes has no price."""
     early = every_quarter_minute(NOON - 3600, NOON + 600, lambda at: "80.5" if at < NOON else "-12.25")
     late = every_quarter_minute(NOON + 4200, NOON + 4800, lambda at: "40")
     with PageServer(Tsdb(early + late)) as server:
@@ -70,7 +72,7 @@ def test_a_value_holds_until_the_next_and_where_nothing_was_scraped_nothing_is_k
     )
 
 
-def test_steps_lie_on_whole_multiples_however_it_is_asked() -> None:
+def test_queries_are_evaluated_at_multiples_of_the_step() -> None:
     tsdb = Tsdb(every_quarter_minute(NOON - 600, NOON, lambda at: "1"))
     with PageServer(tsdb) as server:
         reader = FromPrometheus(f"{server.url}/prefix", "a / b", over_http, step_seconds=300)
@@ -84,7 +86,7 @@ def test_steps_lie_on_whole_multiples_however_it_is_asked() -> None:
     }
 
 
-def test_a_long_span_is_asked_for_in_parts() -> None:
+def test_a_long_span_is_requested_in_parts() -> None:
     asked: list[tuple[float, float]] = []
 
     def fetch(request: Request) -> Answer:
@@ -99,7 +101,7 @@ def test_a_long_span_is_asked_for_in_parts() -> None:
     assert asked[1][0] == asked[0][1] + 60
 
 
-def test_a_value_that_is_not_finite_says_nothing() -> None:
+def test_a_value_that_is_not_finite_is_ignored() -> None:
     values = [(NOON, "0.1"), (NOON + 60, "NaN"), (NOON + 120, "+Inf"), (NOON + 180, "0.2")]
     found = FromPrometheus("http://p", "price", lambda request: Answer(200, matrix(values))).read(NOON, NOON + 240)
     assert found == (PriceInterval(NOON, NOON + 60, 0.1), PriceInterval(NOON + 180, NOON + 240, 0.2))
@@ -111,7 +113,7 @@ FAILED = b'{"status": "error", "errorType": "bad_data", "error": "parse error: u
 @pytest.mark.parametrize(
     ("response", "reason", "words"),
     [
-        (Answer(200, matrix()), Reason.ABSENT, "gives no series"),
+        (Answer(200, matrix()), Reason.ABSENT, "returns no series"),
         (Answer(200, matrix([(NOON, "1")], [(NOON, "2")])), Reason.MALFORMED, "gives 2 series"),
         (Answer(200, matrix([(NOON + 60, "1"), (NOON, "2")])), Reason.MALFORMED, "out of order"),
         (Answer(200, FAILED), Reason.MALFORMED, "unexpected end of input"),
@@ -139,7 +141,7 @@ FAILED = b'{"status": "error", "errorType": "bad_data", "error": "parse error: u
         (Answer(200, matrix([(NOON, "1")])[:-20]), Reason.MALFORMED, "not JSON"),
     ],
 )
-def test_what_is_no_price_says_why(response: Answer, reason: Reason, words: str) -> None:
+def test_an_answer_without_prices_is_an_error_with_a_reason(response: Answer, reason: Reason, words: str) -> None:
     with pytest.raises(SourceError) as raised:
         FromPrometheus("http://p", "price", lambda request: response).read(NOON, NOON + 60)
     assert raised.value.reason is reason
@@ -147,7 +149,7 @@ def test_what_is_no_price_says_why(response: Answer, reason: Reason, words: str)
     assert len(raised.value.detail) < 400
 
 
-def test_from_the_file_with_its_unit_value_added_tax_and_headers(tmp_path: Path) -> None:
+def test_settings_of_unit_vat_and_headers_apply(tmp_path: Path) -> None:
     (tmp_path / "headers").write_text("Authorization: Basic abc\n")
     tsdb = Tsdb(every_quarter_minute(NOON - 3600, NOON + 30, lambda at: "8000"))
     with PageServer(tsdb) as server:
@@ -165,8 +167,8 @@ def test_from_the_file_with_its_unit_value_added_tax_and_headers(tmp_path: Path)
                 headers_file: headers
         """
         clock = [NOON]
-        around = FeedContext(lambda: clock[0], cache=tmp_path / "cache", jitter=0.0)
-        source = load(text, str(tmp_path / "tpw.yaml")).tariff.prices(around)
+        context = FeedContext(lambda: clock[0], cache=tmp_path / "cache", jitter=0.0)
+        source = load(text, str(tmp_path / "tpw.yaml")).tariff.prices(context)
         assert source is not None
         (now,) = source.intervals(NOON, NOON + 1)
         assert now.price_per_kwh == pytest.approx(0.08 * 1.19)
@@ -181,7 +183,7 @@ def test_from_the_file_with_its_unit_value_added_tax_and_headers(tmp_path: Path)
     assert not (tmp_path / "cache").exists(), "Prometheus keeps its own history"
 
 
-def test_prices_that_stop_are_asked_for_every_minute_and_say_so(tmp_path: Path) -> None:
+def test_prices_that_stop_are_fetched_every_minute_and_are_an_error(tmp_path: Path) -> None:
     tsdb = Tsdb(every_quarter_minute(NOON - 3600, NOON, lambda at: "0.2"))
     with PageServer(tsdb) as server:
         text = f"{{kind: intervals, format: prometheus, url: '{server.url}/prefix', query: p}}"
@@ -191,19 +193,19 @@ def test_prices_that_stop_are_asked_for_every_minute_and_say_so(tmp_path: Path) 
         assert source.intervals(NOON, NOON + 1)
         assert source.error is None
         clock[0] = NOON + 360
-        with pytest.raises(SourceError, match="knows no price for now"):
+        with pytest.raises(SourceError, match="has no price for now"):
             source.intervals(NOON + 360, NOON + 361)
         tsdb.samples.extend(every_quarter_minute(NOON + 360, NOON + 480, lambda at: "0.3"))
         clock[0] = NOON + 440
         found = source.intervals(NOON, NOON + 441)
-        assert [(each.start_seconds, each.end_seconds, each.price_per_kwh) for each in found] == [
+        assert [(price.start_seconds, price.end_seconds, price.price_per_kwh) for price in found] == [
             (NOON, NOON + 300, 0.2),
             (NOON + 420, NOON + 441, 0.3),
         ]
         assert source.error is None
 
 
-def test_carbon_intensity_is_read_the_same_way(tmp_path: Path) -> None:
+def test_carbon_intensity_is_read_alike(tmp_path: Path) -> None:
     with PageServer(Tsdb(every_quarter_minute(NOON - 3600, NOON, lambda at: "0.38"))) as server:
         text = f"""
             carbon: {{kind: intervals, format: prometheus, url: '{server.url}/prefix', query: c, unit: kg/kWh,

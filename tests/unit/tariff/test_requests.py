@@ -1,4 +1,4 @@
-"""What the price feeds request, and where."""
+"""Requests of the price feeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START, END = 1781474400.0, 1781560800.0  # 2026-06-14T22:00Z, a day
 
 
 class Recorder:
-    """A fetch that answers with given bodies and remembers the questions."""
+    """A fetch that answers with given bodies and records the requests."""
 
     def __init__(self, *answers: bytes | Answer) -> None:
         self.answers = list(answers)
@@ -36,7 +36,7 @@ def capture(name: str) -> bytes:
 
 
 class TestQuestions:
-    """What the readers ask, and where."""
+    """Requests of the readers."""
 
     @pytest.mark.parametrize(
         ("preset", "area", "currency", "body", "url"),
@@ -74,7 +74,7 @@ class TestQuestions:
             ),
         ],
     )
-    def test_preset_asks_for_its_area_and_days(
+    def test_a_preset_requests_its_area_and_days(
         self, preset: str, area: str, currency: str, body: str, url: str
     ) -> None:
         fetched = Recorder(capture(body))
@@ -87,7 +87,7 @@ class TestQuestions:
         (tmp_path / "token").write_text("t0ken")
         fetched = Recorder(capture("tibber.json"))
         reader = PRESETS["tibber"].reader("0", "NOK", fetched, token_file=str(tmp_path / "token"))
-        assert sum(each.end_seconds - each.start_seconds for each in reader.read(START, END)) == 86400
+        assert sum(price.end_seconds - price.start_seconds for price in reader.read(START, END)) == 86400
         [request] = fetched.requests
         assert request.headers["Authorization"] == "Bearer t0ken"
         assert "priceInfo" in json.loads(request.body or b"")["query"]
@@ -108,7 +108,7 @@ class TestQuestions:
         FromAddress("https://a.example/p", layout, fetched, headers_file=str(tmp_path / "headers")).read(START, END)
         assert fetched.requests[0].headers == {"X-Key": "k"}
 
-    def test_file_says_all_it_knows(self, tmp_path: Path) -> None:
+    def test_a_file_is_read_whole(self, tmp_path: Path) -> None:
         path = tmp_path / "prices.csv"
         path.write_text("t,e,p\n2020-01-01T00:00Z,2020-01-01T01:00Z,0.1\n")
         reader = FromFile(str(path), Layout(price="p", time="t", end="e", is_csv=True))
@@ -123,14 +123,14 @@ class TestQuestions:
         second = {**page, "results": page["results"][20:]}
         fetched = Recorder(json.dumps(first).encode(), json.dumps(second).encode())
         found = octopus.Octopus("E-1R-AGILE-24-10-01-C", fetched).read(START - 86400, END)
-        assert sum(each.end_seconds - each.start_seconds for each in found) == 86400
+        assert sum(price.end_seconds - price.start_seconds for price in found) == 86400
         assert fetched.requests[0].url == (
             "https://api.octopus.energy/v1/products/AGILE-24-10-01/electricity-tariffs/E-1R-AGILE-24-10-01-C/standard-unit-rates/"
             "?page_size=1500&period_from=2026-06-13T22:00Z&period_to=2026-06-15T22:00Z"
         )
         assert fetched.requests[1].url == f"{octopus.BASE}/v1/more/?page=2"
 
-    def test_octopus_does_not_follow_a_page_elsewhere_or_without_end(self) -> None:
+    def test_octopus_follows_no_page_on_another_host_and_no_endless_pages(self) -> None:
         page = json.loads(capture("octopus-agile.json"))
         elsewhere = json.dumps({**page, "next": "https://evil.example/"}).encode()
         with pytest.raises(SourceError, match="another host"):
@@ -139,7 +139,7 @@ class TestQuestions:
         with pytest.raises(SourceError, match="more than 20 pages"):
             octopus.Octopus("E-1R-AGILE-24-10-01-C", Recorder(*[endless] * 25)).read(START, END)
 
-    def test_entsoe_asks_for_its_zone_with_the_token(self, tmp_path: Path) -> None:
+    def test_entsoe_requests_its_zone_with_the_token(self, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("t0ken\n")
         fetched = Recorder(capture("entsoe-two-auctions.xml"))
         entsoe.Entsoe("DE-LU", str(tmp_path / "token"), "EUR", fetched).read(START, END)
@@ -148,7 +148,7 @@ class TestQuestions:
             "&periodStart=202606142200&periodEnd=202606152200&securityToken=t0ken"
         )
 
-    def test_entsoe_says_not_yet_with_either_status(self, tmp_path: Path) -> None:
+    def test_an_acknowledgement_is_not_yet_published_with_either_status(self, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("t0ken")
         body = capture("entsoe-acknowledgement.xml")
         for answer in (Answer(200, body), Answer(400, body)):

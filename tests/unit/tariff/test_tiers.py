@@ -1,4 +1,4 @@
-"""Prices by quantity: the tier of the next unit, and the same as steps."""
+"""Prices by quantity, as tiers and as steps."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def tier_lists(draw: st.DrawFn) -> tuple[Tier, ...]:
 
 
 @given(tier_lists(), st.integers(0, 60))
-def test_law_steps_say_what_the_tiers_say(tiers: tuple[Tier, ...], used: int) -> None:
+def test_law_steps_equal_the_tiers(tiers: tuple[Tier, ...], used: int) -> None:
     interval = PriceInterval(0, 1, tiers[0].price, steps=steps_of(tiers))
     assert interval.price_after(used) == pytest.approx(tier_at(tiers, used).price, abs=1e-12)

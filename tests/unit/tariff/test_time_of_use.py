@@ -1,4 +1,4 @@
-"""Prices by the local clock: daylight saving, midnight, calendar; against an evaluation minute by minute."""
+"""Prices by local time: clock changes, midnight, calendar; compared with an evaluation minute by minute."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def hours(intervals: tuple[PriceInterval, ...]) -> list[tuple[str, float, float]
     """(UTC start, hours, price)."""
     return [
         (
-            f"{datetime.fromtimestamp(each.start_seconds, UTC):%d.%H:%M}",
-            (each.end_seconds - each.start_seconds) / 3600,
-            each.price_per_kwh,
+            f"{datetime.fromtimestamp(price.start_seconds, UTC):%d.%H:%M}",
+            (price.end_seconds - price.start_seconds) / 3600,
+            price.price_per_kwh,
         )
-        for each in intervals
+        for price in intervals
     ]
 
 
@@ -58,19 +58,19 @@ def test_weekend_has_no_evening_price() -> None:
     assert hours(EXAMPLE.intervals(at("2026-01-17T05:00"), at("2026-01-17T21:00"))) == [("17.05:00", 16, 0.2)]
 
 
-def test_spring_day_has_a_night_that_is_an_hour_shorter() -> None:
+def test_the_night_in_spring_is_an_hour_shorter() -> None:
     """On 2026-03-29 in Berlin, 02:00 is followed by 03:00: 22:00 to 06:00 lasts seven hours."""
     prices = hours(EXAMPLE.intervals(at("2026-03-28T20:00"), at("2026-03-29T12:00")))
     assert prices == [("28.20:00", 1, 0.2), ("28.21:00", 7, 0.1), ("29.04:00", 8, 0.2)]
 
 
-def test_autumn_day_has_a_night_that_is_an_hour_longer() -> None:
+def test_the_night_in_autumn_is_an_hour_longer() -> None:
     """On 2026-10-25 in Berlin, 03:00 is followed by 02:00."""
     prices = hours(EXAMPLE.intervals(at("2026-10-24T18:00"), at("2026-10-25T12:00")))
     assert prices == [("24.18:00", 2, 0.2), ("24.20:00", 9, 0.1), ("25.05:00", 7, 0.2)]
 
 
-def test_hour_that_comes_twice_has_its_price_twice() -> None:
+def test_an_hour_that_occurs_twice_has_its_price_twice() -> None:
     """02:00 to 02:30 local is 00:00 to 00:30 UTC and again 01:00 to 01:30 UTC."""
     source = TimeOfUse(0.2, [Zone(0.5, hours=((120, 150),))], BERLIN)
     assert hours(source.intervals(at("2026-10-25"), at("2026-10-25T03:00"))) == [
@@ -92,7 +92,7 @@ def test_hour_that_comes_twice_has_its_price_twice() -> None:
         ((130, 150), [("29.00:00", 4, 0.2)]),  # lies within the missing hour: never
     ],
 )
-def test_boundary_in_the_hour_that_is_missing_lies_at_the_jump(zone_hours: tuple[int, int], expected: object) -> None:
+def test_a_boundary_in_the_skipped_hour_is_at_the_clock_change(zone_hours: tuple[int, int], expected: object) -> None:
     source = TimeOfUse(0.2, [Zone(0.5, hours=(zone_hours,))], BERLIN)
     assert hours(source.intervals(at("2026-03-29"), at("2026-03-29T04:00"))) == expected
 
@@ -103,12 +103,12 @@ def test_local_day_has_its_true_length(day: str, quarters: int) -> None:
     day_only = Zone(0.5, valid_from=local.date(), valid_to=local.date())
     source = TimeOfUse(0.2, [day_only], BERLIN)
     start = local.timestamp()
-    [found] = [each for each in source.intervals(start - 86400, start + 2 * 86400) if each.price_per_kwh == 0.5]
+    [found] = [price for price in source.intervals(start - 86400, start + 2 * 86400) if price.price_per_kwh == 0.5]
     assert (found.end_seconds - found.start_seconds) / 900 == quarters
     assert found.start_seconds == start
 
 
-def test_last_zone_that_matches_wins() -> None:
+def test_the_last_matching_zone_applies() -> None:
     source = TimeOfUse(0.2, [Zone(0.5, hours=((0, 720),)), Zone(0.7, hours=((360, 840),))], "UTC")
     assert hours(source.intervals(at("2026-01-01"), at("2026-01-02"))) == [
         ("01.00:00", 6, 0.5),
@@ -126,7 +126,7 @@ def test_holiday_counts_as_a_sunday() -> None:
     assert hours(sunday.intervals(at("2026-12-25"), at("2026-12-26"))) == [("25.00:00", 24, 0.5)]
 
 
-def test_equal_neighbours_are_one_interval_over_a_year() -> None:
+def test_adjacent_equal_intervals_are_one_over_a_year() -> None:
     source = TimeOfUse(0.2, [Zone(0.2, hours=((60, 120),))], BERLIN)
     assert len(source.intervals(at("2026-01-01"), at("2027-01-01"))) == 1
 
@@ -142,7 +142,7 @@ def test_empty_range_has_no_interval() -> None:
 def plainly(
     zones: list[Zone], default: float, timezone: str, seconds: float, holidays: frozenset[date] = frozenset()
 ) -> float:
-    """The price by looking at the local clock at that moment, nothing clever."""
+    """The price by the local time of one moment, without shortcuts."""
     local = datetime.fromtimestamp(seconds, ZoneInfo(timezone))
     minute = local.hour * 60 + local.minute
     weekday = 6 if local.date() in holidays else local.weekday()
@@ -236,7 +236,7 @@ def test_law_over_a_year(zones: list[Zone], timezone: str, shift: float) -> None
 @pytest.mark.parametrize("timezone", [BERLIN, "Australia/Lord_Howe"])
 def test_every_minute_of_a_year(timezone: str) -> None:
     """Seasons, nights that wrap, weekends, holidays, a zone for some weeks, both changes of the clock: each minute has the
-    price that a look at its local clock and calendar gives."""
+    price of its local time and calendar."""
     holidays = frozenset(
         date(2026, *day) for day in ((1, 1), (4, 3), (4, 6), (5, 1), (5, 14), (10, 3), (12, 25), (12, 26))
     )
@@ -249,18 +249,18 @@ def test_every_minute_of_a_year(timezone: str) -> None:
     ]
     start, end = at("2026-01-01"), at("2027-01-01")
     intervals = TimeOfUse(0.2, zones, timezone, holidays.__contains__).intervals(start, end)
-    assert sum(each.end_seconds - each.start_seconds for each in intervals) == end - start
+    assert sum(price.end_seconds - price.start_seconds for price in intervals) == end - start
     minute = start
-    for each in intervals:
-        while minute < each.end_seconds:
-            assert each.price_per_kwh == plainly(zones, 0.2, timezone, minute, holidays), minute
+    for price in intervals:
+        while minute < price.end_seconds:
+            assert price.price_per_kwh == plainly(zones, 0.2, timezone, minute, holidays), minute
             minute += 60
     assert minute == end
 
 
 @settings(max_examples=60, deadline=None)
 @given(zone_lists, timezones, st.integers(0, 1), st.floats(-7200, 7200, allow_nan=False), st.integers(1, 5400))
-def test_law_a_stretch_costs_what_its_seconds_cost(
+def test_law_a_stretch_costs_the_sum_of_its_seconds(
     zones: list[Zone], timezone: str, which: int, offset: float, seconds: int
 ) -> None:
     """Around the changes of the clock: joules spread evenly over a stretch, each second at the price of its moment."""
@@ -268,14 +268,14 @@ def test_law_a_stretch_costs_what_its_seconds_cost(
     curve = PriceCurve.from_intervals(TimeOfUse(0.2, zones, timezone).intervals(start - 60, start + seconds + 60))
     charge, credit, unpriced = price(start, start + seconds, seconds * 700.0, curve, {})
     by_second = [700.0 / 3.6e6 * plainly(zones, 0.2, timezone, start + second) for second in range(seconds)]
-    assert charge == pytest.approx(sum(each for each in by_second if each > 0), rel=1e-9, abs=1e-15)
-    assert credit == pytest.approx(-sum(each for each in by_second if each < 0), rel=1e-9, abs=1e-15)
+    assert charge == pytest.approx(sum(amount for amount in by_second if amount > 0), rel=1e-9, abs=1e-15)
+    assert credit == pytest.approx(-sum(amount for amount in by_second if amount < 0), rel=1e-9, abs=1e-15)
     assert unpriced == 0.0
 
 
 @settings(max_examples=30, deadline=None)
 @given(zone_lists, timezones, st.integers(0, 400 * 86400), st.lists(st.integers(1, 10 * 86400), min_size=1, max_size=4))
-def test_law_asking_in_parts_gives_the_same_prices(
+def test_law_parts_of_a_range_have_the_same_prices(
     zones: list[Zone], timezone: str, offset: int, lengths: list[int]
 ) -> None:
     source = TimeOfUse(0.2, zones, timezone)
@@ -287,7 +287,7 @@ def test_law_asking_in_parts_gives_the_same_prices(
         moment += length
     whole = source.intervals(start, moment)
     for part in parts:
-        [inside] = [each for each in whole if each.start_seconds <= part.start_seconds < each.end_seconds]
+        [inside] = [price for price in whole if price.start_seconds <= part.start_seconds < price.end_seconds]
         assert (inside.price_per_kwh, part.end_seconds <= inside.end_seconds) == (part.price_per_kwh, True)
 
 

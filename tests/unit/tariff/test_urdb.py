@@ -1,4 +1,4 @@
-"""Rates of the Utility Rate Database: a real one, and what real ones do differently."""
+"""Rates of the Utility Rate Database: a recorded rate, and differences of others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusal(text: str, label: str = "") -> SourceError:
     return raised.value
 
 
-def test_rate_of_smud_is_read_whole() -> None:
+def test_the_rate_of_smud_is_read() -> None:
     rate = parse(CAPTURE.read_bytes())
     assert rate.label == "68c0cb49d7afaa668b0dc6fc"
     assert rate.start_seconds == FROM_MAY_2025
@@ -45,7 +45,7 @@ def test_rate_of_smud_is_read_whole() -> None:
     assert [tiers[0].price for tiers in rate.demand.periods] == [0.0, 11.609]
     assert (rate.demand_window_minutes, rate.demand_unit, rate.flat_demand_unit) == (15.0, "kW", "kW")
     assert (rate.fixed_charge, rate.fixed_charge_unit) == (3897.4, "$/month")
-    assert rate.demand_beyond == ""
+    assert rate.unsupported_demand == ""
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_price_is_the_rate_plus_its_adjustment(local: str, price: float) -> None
     assert interval.state is PriceState.FINAL
 
 
-def test_every_hour_of_a_year_is_the_cell_of_its_local_clock() -> None:
+def test_every_hour_of_a_year_has_the_price_of_its_local_hour() -> None:
     raw = item()
     source = Urdb(parse(CAPTURE.read_text()), ZONE)
     start = datetime(2026, 1, 1, 8, tzinfo=UTC).timestamp()
@@ -97,7 +97,7 @@ def test_before_its_first_and_after_its_last_day_a_rate_is_a_fallback() -> None:
     source = Urdb(parse(changed(enddate=FROM_MAY_2025 + 86400)), ZONE)
     intervals = source.intervals(FROM_MAY_2025 - 3600, FROM_MAY_2025 + 86400 + 3600)
     assert (intervals[0].state, intervals[-1].state) == (PriceState.FALLBACK, PriceState.FALLBACK)
-    final = [each for each in intervals if each.state is PriceState.FINAL]
+    final = [price for price in intervals if price.state is PriceState.FINAL]
     assert (final[0].start_seconds, final[-1].end_seconds) == (FROM_MAY_2025, FROM_MAY_2025 + 86400)
 
 
@@ -107,7 +107,7 @@ def test_fuel_adjustment_of_the_month_is_added() -> None:
     assert Urdb(rate, ZONE).price_at(date(2026, 4, 15), 9) == pytest.approx(0.0768 + 0.03)
 
 
-def test_tier_follows_from_the_use_of_the_month() -> None:
+def test_the_tier_follows_from_the_monthly_consumption() -> None:
     tiers = [{"rate": 0.30, "max": 1000}, {"rate": 0.20, "max": 5000, "adj": 0.01}, {"rate": 0.10, "max": 7}]
     rate = parse(changed(energyratestructure=[tiers] * 5))
     day = date(2026, 1, 14)
@@ -115,7 +115,7 @@ def test_tier_follows_from_the_use_of_the_month() -> None:
     assert prices == pytest.approx([0.30, 0.30, 0.21, 0.21, 0.10, 0.10])
 
 
-def test_without_the_use_of_the_month_a_price_has_steps() -> None:
+def test_without_the_monthly_consumption_a_price_has_steps() -> None:
     tiers = [{"rate": 0.30, "max": 1000}, {"rate": 0.20, "max": 5000, "adj": 0.01}, {"rate": 0.10}]
     source = Urdb(parse(changed(energyratestructure=[tiers] * 5)), ZONE)
     start = datetime(2026, 1, 14, tzinfo=UTC).timestamp()
@@ -173,17 +173,17 @@ def test_rate_is_chosen_by_its_label() -> None:
         changed(energyratestructure=[[{"rate": 0.1, "max": 9}, {"rate": 0.2, "max": 8}, {"rate": 1}]] * 5),
     ],
 )
-def test_what_is_no_rate_is_refused(text: str) -> None:
+def test_other_documents_are_refused(text: str) -> None:
     assert refusal(text).reason in {Reason.MALFORMED, Reason.ABSENT}
 
 
-def test_tiers_in_a_unit_we_do_not_know_are_refused() -> None:
+def test_tiers_in_an_unsupported_unit_are_refused() -> None:
     tiers = [{"rate": 0.1, "max": 9, "unit": "kWh/kW"}, {"rate": 0.2, "unit": "kWh/kW"}]
     error = refusal(changed(energyratestructure=[tiers] * 5))
     assert (error.reason, "kWh/kW" in error.detail) == (Reason.UNSUPPORTED, True)
 
 
-def test_reader_reads_the_file_anew(tmp_path: Path) -> None:
+def test_the_reader_reads_a_replaced_file(tmp_path: Path) -> None:
     path = tmp_path / "rate.json"
     path.write_text(CAPTURE.read_text())
     reader = UrdbReader(from_file(str(path)), "x", ZONE)

@@ -1,4 +1,4 @@
-"""Peaks and fixed charges of a rate: read from it, counted by hours, kept over a restart."""
+"""Demand and fixed charges of a rate."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def at(text: str) -> float:
 
 
 def month_of(rules: tuple[DemandRules, ...], begin: str, end: str, *loads: tuple[str, float]) -> dict[str, float]:
-    """Money by charge, of a month with a quarter-hour of so many kW at these moments, and nothing else."""
+    """The bill of each charge for a month with a quarter-hour of so many kW at each of these moments."""
     bills = {}
-    for each in rules:
-        state = record(Demand(), each, at(begin), at(begin) + 900, 0.0)
+    for charge in rules:
+        state = record(Demand(), charge, at(begin), at(begin) + 900, 0.0)
         for moment, kw in loads:
-            state = record(state, each, at(moment), at(moment) + 900, kw * 1000 * 900)
-        state = close_windows(state, each, at(end))
-        bills[each.name.removeprefix("68c0cb49d7afaa668b0dc6fc ")] = (
-            kw_months(state, each, at(end)) * each.price_per_kw_month
+            state = record(state, charge, at(moment), at(moment) + 900, kw * 1000 * 900)
+        state = close_windows(state, charge, at(end))
+        bills[charge.name.removeprefix("68c0cb49d7afaa668b0dc6fc ")] = (
+            kw_months(state, charge, at(end)) * charge.price_per_kw_month
         )
     return bills
 
@@ -62,7 +62,7 @@ def month_of(rules: tuple[DemandRules, ...], begin: str, end: str, *loads: tuple
 def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> None:
     contract = charges()
     assert contract.standing_charges == (StandingCharge("fixed", per_month=3897.4),)
-    assert [(each.price_per_kw_month, each.window_seconds) for each in contract.demand] == [
+    assert [(charge.price_per_kw_month, charge.window_seconds) for charge in contract.demand] == [
         (5.539, 900.0),
         (11.609, 900.0),
     ]
@@ -75,7 +75,7 @@ def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> No
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "text"),
     [
         ({"mincharge": 250.0, "minchargeunits": "$/month"}, "mincharge: 250 $/month"),
         ({"mincharge": 8.5, "minchargeunits": "$/day"}, "mincharge: 8.5 $/day"),
@@ -85,30 +85,28 @@ def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> No
     ],
 )
 @pytest.mark.parametrize("wanted", [frozenset(), BOTH])
-def test_a_minimum_bill_is_in_no_charge_and_is_named(
-    keys: dict[str, object], said: str, wanted: frozenset[str]
-) -> None:
+def test_a_minimum_bill_is_excluded_and_named(keys: dict[str, object], text: str, wanted: frozenset[str]) -> None:
     reader = UrdbReader(
         lambda: item(**keys).encode(), "a rate", ZONE, charges=lambda rate: contract_of(rate, wanted, MONTHS, ZONE)
     )
     reader.read(at("2026-07-01"), at("2026-07-02"))
     (words,) = reader.contract.excluded
-    assert f"a minimum bill ({said})" in words
-    assert replace(reader.contract, left_out=()) == charges(wanted=wanted)
+    assert f"a minimum bill ({text})" in words
+    assert replace(reader.contract, excluded=()) == charges(wanted=wanted)
 
 
 @pytest.mark.parametrize("keys", [{}, {"mincharge": 0, "minchargeunits": "$/month"}, {"mincharge": None}])
-def test_a_rate_without_a_minimum_bill_leaves_nothing_out(keys: dict[str, object]) -> None:
-    assert parse(item(**keys)).left_out == ()
+def test_a_rate_without_a_minimum_bill_excludes_nothing(keys: dict[str, object]) -> None:
+    assert parse(item(**keys)).excluded == ()
 
 
-def test_a_rate_that_is_no_longer_read_is_remembered_with_what_it_leaves_out(tmp_path: Path) -> None:
+def test_a_cached_rate_keeps_its_excluded_charges(tmp_path: Path) -> None:
     kept = tmp_path / "rate.json"
     rate = item(mincharge=250, minchargeunits="$/month")
 
     def reader(body: bytes) -> UrdbReader:
         contract = partial(contract_of, wanted=BOTH, months=MONTHS, timezone=ZONE)
-        return UrdbReader(lambda: body, "a rate", ZONE, charges=contract, kept=kept)
+        return UrdbReader(lambda: body, "a rate", ZONE, charges=contract, rate_cache=kept)
 
     first = reader(rate.encode())
     first.read(at("2026-07-01"), at("2026-07-02"))
@@ -116,13 +114,13 @@ def test_a_rate_that_is_no_longer_read_is_remembered_with_what_it_leaves_out(tmp
     assert reader(b"").contract == first.contract
 
 
-def test_only_what_is_wanted_is_charged() -> None:
+def test_only_the_included_charges_are_read() -> None:
     assert charges(wanted=frozenset()) == Contract()
     assert charges(wanted=frozenset({"fixed"})).demand == ()
-    assert charges(wanted=frozenset({"demand"})).standing == ()
+    assert charges(wanted=frozenset({"demand"})).standing_charges == ()
 
 
-def test_blocks_of_kw_are_charged_each_at_its_price() -> None:
+def test_each_block_of_kw_has_its_price() -> None:
     """24.368 for the first 100 kW and 17.031 beyond: 250 kW are 2436.80 and 2554.65."""
     tiers = [{"rate": 24.0, "adj": 0.368, "max": 100}, {"rate": 17.031}]
     rules = charges(flatdemandstructure=[tiers], demandratestructure=None).demand
@@ -132,8 +130,8 @@ def test_blocks_of_kw_are_charged_each_at_its_price() -> None:
     assert bills == pytest.approx({"peak 0 block 0": 60 * 24.368, "peak 0 block 1": 0.0})
 
 
-def test_a_season_is_that_of_the_calendar_month_in_which_a_billing_month_begins() -> None:
-    """From 15 May to 15 June the winter price alone, from then on that of summer: no peak is paid for twice."""
+def test_a_billing_month_has_the_season_of_the_calendar_month_in_which_it_begins() -> None:
+    """The winter price until 15 June, then the summer price: no peak is charged twice."""
     months = BillingMonths(ZONE, 15)
     rules = charges(
         months,
@@ -147,8 +145,8 @@ def test_a_season_is_that_of_the_calendar_month_in_which_a_billing_month_begins(
     assert month_of(rules, "2026-06-15", "2026-07-15", *loads) == pytest.approx({"peak 0": 0.0, "peak 1": 800.0})
 
 
-def test_hours_are_those_of_that_season_too() -> None:
-    """Afternoons are charged from June on: in the billing month from 15 May none is, in that from 15 June all are."""
+def test_hours_have_the_same_season() -> None:
+    """Afternoons are charged from June on: none in the billing month from 15 May, all in that from 15 June."""
     months = BillingMonths(ZONE, 15)
     rules = charges(months, flatdemandstructure=None).demand
     loads = [("2026-06-10T17:00", 120.0)]
@@ -167,16 +165,16 @@ def test_holidays_have_the_hours_of_a_weekend() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "charge", "standing"),
+    ("unit", "charge", "expected"),
     [
         ("$/month", 30.0, StandingCharge("fixed", per_month=30.0)),
         ("$/year", 120.0, StandingCharge("fixed", per_month=10.0)),
         ("$/day", 0.5, StandingCharge("fixed", per_day=0.5)),
     ],
 )
-def test_fixed_charge_in_each_unit(unit: str, charge: float, standing: StandingCharge) -> None:
+def test_fixed_charge_in_each_unit(unit: str, charge: float, expected: StandingCharge) -> None:
     found = charges(wanted=frozenset({"fixed"}), fixedchargefirstmeter=charge, fixedchargeunits=unit)
-    assert found.standing == (standing,)
+    assert found.standing_charges == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -189,22 +187,22 @@ def test_fixed_charge_in_each_unit(unit: str, charge: float, standing: StandingC
         ({"lookbackpercent": 0.8}, "earlier peaks"),
         ({"coincidentratestructure": [[{"rate": 3.0}]]}, "utility's grid"),
         ({"demandreactivepowercharge": 0.3}, "reactive power"),
-        ({"flatdemandstructure": [[{"rate": -1.0}]]}, "pays 1 back"),
+        ({"flatdemandstructure": [[{"rate": -1.0}]]}, "credits 1 for"),
         ({"fixedchargeunits": "$/furlong"}, "$/furlong"),
         ({"fixedchargeunits": ""}, "without a unit"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_and_says_what_to_write(changes: dict[str, object], words: str) -> None:
+def test_unsupported_terms_are_refused_with_a_hint(changes: dict[str, object], words: str) -> None:
     with pytest.raises(SourceError) as raised:
         charges(**changes)
     assert raised.value.reason is Reason.UNSUPPORTED
     assert words in raised.value.detail
-    assert "out of `charges`" in raised.value.hint
-    parse(item(**changes))  # as a price alone it is fine
+    assert "from `charges`" in raised.value.hint
+    parse(item(**changes))  # the price alone is supported
 
 
 @pytest.mark.parametrize("nothing", [{"demandratchetpercentage": [0.0] * 12}, {"coincidentratestructure": [[{}]]}])
-def test_what_is_there_and_says_nothing_is_no_obstacle(nothing: dict[str, object]) -> None:
+def test_terms_of_zero_are_accepted(nothing: dict[str, object]) -> None:
     assert len(charges(**nothing).demand) == 2
 
 
@@ -239,12 +237,14 @@ class World:
         return found
 
 
-def test_contract_has_value_added_tax_as_the_price_has(tmp_path: Path) -> None:
+def test_charges_include_value_added_tax(tmp_path: Path) -> None:
     world = World()
     source = world.source(tmp_path)
     assert source.contract == Contract()
     source.intervals(world.now, world.now + 60)
-    assert [each.price_per_kw_month for each in source.contract.demand] == pytest.approx([5.539 * 1.1, 11.609 * 1.1])
+    assert [charge.price_per_kw_month for charge in source.contract.demand] == pytest.approx(
+        [5.539 * 1.1, 11.609 * 1.1]
+    )
     assert source.contract.standing_charges == (StandingCharge("fixed", per_month=pytest.approx(3897.4 * 1.1)),)
     included = world.source(tmp_path, more=", includes_vat: true")
     included.intervals(world.now, world.now + 60)
@@ -254,21 +254,21 @@ def test_contract_has_value_added_tax_as_the_price_has(tmp_path: Path) -> None:
     assert without.contract == Contract()
 
 
-def test_contract_is_known_after_a_restart_while_the_service_is_down(tmp_path: Path) -> None:
+def test_charges_are_known_after_a_restart_while_the_service_is_down(tmp_path: Path) -> None:
     world = World()
     first = world.source(tmp_path)
     first.intervals(world.now, world.now + 60)
     world.body = None
     again = world.source(tmp_path)
-    assert [replace(each, hours=None) for each in again.contract.demand] == [
-        replace(each, hours=None) for each in first.contract.demand
+    assert [replace(charge, hours=None) for charge in again.contract.demand] == [
+        replace(charge, hours=None) for charge in first.contract.demand
     ]
     assert again.intervals(world.now, world.now + 60)
     assert again.error is not None
     assert len(again.contract.demand) == 2
 
 
-def test_rate_whose_charges_cannot_be_followed_has_no_price(tmp_path: Path) -> None:
+def test_a_rate_with_unsupported_charges_has_no_price(tmp_path: Path) -> None:
     world = World()
     world.body = item(demandrateunit="kVA").encode()
     with pytest.raises(SourceError, match="per kVA"):
@@ -279,13 +279,13 @@ def test_rate_whose_charges_cannot_be_followed_has_no_price(tmp_path: Path) -> N
 # ------------------------------------------------------------------------------------------------------ where it stands now
 
 
-def test_what_is_shown_is_the_peak_that_is_raised_first_and_what_a_kw_more_costs() -> None:
+def test_metrics_have_the_lowest_peak_and_the_price_of_one_more_kw() -> None:
     rules = charges().demand
     states = {}
-    for each in rules:
-        state = record(Demand(), each, at("2026-07-08T11:00"), at("2026-07-08T11:15"), 900 * 1_500_000.0)
-        state = record(state, each, at("2026-07-13T17:00"), at("2026-07-13T17:15"), 900 * 900_000.0)
-        states[each.name] = record(state, each, at("2026-07-14T17:00"), at("2026-07-14T17:10"), 600 * 950_000.0)
+    for charge in rules:
+        state = record(Demand(), charge, at("2026-07-08T11:00"), at("2026-07-08T11:15"), 900 * 1_500_000.0)
+        state = record(state, charge, at("2026-07-13T17:00"), at("2026-07-13T17:15"), 900 * 900_000.0)
+        states[charge.name] = record(state, charge, at("2026-07-14T17:00"), at("2026-07-14T17:10"), 600 * 950_000.0)
     assert demand_now(rules, states, at("2026-07-14T17:10")) == DemandNow(
         pytest.approx(950_000.0), 900_000.0, pytest.approx(5.539 + 11.609)
     )
@@ -327,10 +327,10 @@ def priced(tiers: list[dict[str, float]], kw: float) -> float:
     st.sampled_from(["2026-03-01", "2026-11-01", "2026-07-01"]),
     st.lists(st.tuples(st.integers(0, 27 * 96), st.floats(0, 300)), min_size=1, max_size=12),
 )
-def test_law_a_months_bill_is_that_of_its_quarter_hours_one_by_one(
+def test_law_a_monthly_bill_equals_that_of_its_quarter_hours(
     changes: dict[str, Any], begin: str, loads: list[tuple[int, float]]
 ) -> None:
-    """Over the months in which the clock changes, too: which period a quarter-hour belongs to is looked up for each."""
+    """Also in the months of clock changes; the period of each quarter-hour is looked up."""
     start = at(begin)
     end = MONTHS.bounds(start)[1]
     kw: dict[int, float] = {}
