@@ -386,7 +386,7 @@ def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio(
     known = replace(LATE_TARIFF, curve=prices, window_seconds=1000.0, rates=(Rate("hardware", 0.0003),))
     books = play(quarter_hours(2), known)[-1]
     assert books.servers["s"].window[-1].amounts["m"].unpriced_joules > 0.0
-    everything = replace(known, curve=PriceCurve.of([PriceInterval(0.0, 1e11, 0.2)]))
+    everything = replace(known, curve=PriceCurve.from_intervals([PriceInterval(0.0, 1e11, 0.2)]))
     priced = price_late(books, everything)
     assert of_cost(priced, "energy") > of_cost(books, "energy")
 

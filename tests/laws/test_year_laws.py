@@ -117,7 +117,7 @@ def test_a_years_contract_is_the_sum_of_its_minutes(timezone: str) -> None:
     config = load(CONTRACT.format(zone=timezone))
     source = config.tariff.prices(FeedContext(lambda: start))
     assert source is not None
-    policy = pricing.policy(config, Facts(PriceCurve.of(source.intervals(start, end)), pue=1.25))
+    policy = pricing.policy(config, Facts(PriceCurve.from_intervals(source.intervals(start, end)), pue=1.25))
 
     stretches = list(loads(start, end, timezone))
     books, joules = Books(), 1e6

@@ -181,7 +181,7 @@ def of_a_day(
     config = load(f"facility: {{host_share: false}}\ntariff: {tariff}", str(tmp_path / "tpw.yaml"))
     source = config.tariff.prices(FeedContext(lambda: start + 3600, fetch, jitter=0.0))
     assert source is not None
-    policy = pricing.policy(config, Facts(PriceCurve.of(source.intervals(start, end))))
+    policy = pricing.policy(config, Facts(PriceCurve.from_intervals(source.intervals(start, end))))
     books = Books()
     for tick in metered(start, end, 300.0, watts):
         books = advance(books, tick, policy)

@@ -67,7 +67,7 @@ def policy(config: Config, facts: Facts) -> Policy:
         currency=config.tariff.currency or "",
         curve=facts.curve,
         demand=(*config.tariff.demand_rules(), *facts.contract.demand),
-        standing_charges=(*config.tariff.standing_charges(), *facts.contract.standing),
+        standing_charges=(*config.tariff.standing_charges(), *facts.contract.standing_charges),
         months=config.tariff.months(),
         intensities=facts.intensities,
         carbon_basis=facts.carbon_basis,
@@ -159,23 +159,23 @@ class Feeds:
         source = self._prices
         assert source is not None  # noqa: S101 - has a health record
         try:
-            self._update(curve=PriceCurve.of(source.intervals(start, end)))
+            self._update(curve=PriceCurve.from_intervals(source.intervals(start, end)))
         finally:
             self._update(contract=source.contract)
-        if source.trouble is not None:
+        if source.error is not None:
             # Known prices, or a fallback, hold; that the feed is down is reported all the same.
-            raise source.trouble
+            raise source.error
 
     def _read_carbon(self, start: float, end: float) -> None:
         from tpw.carbon.curve import IntensityCurve
 
         source = self._carbon
         assert source is not None  # noqa: S101 - has a health record
-        curve = IntensityCurve.of(source.intervals(start, end))
+        curve = IntensityCurve.from_intervals(source.intervals(start, end))
         self._update(intensities=curve, carbon_basis=str(source.basis))
-        trouble: SourceError | None = getattr(source, "trouble", None)
-        if trouble is not None:
-            raise trouble
+        error: SourceError | None = getattr(source, "error", None)
+        if error is not None:
+            raise error
 
     def _read_pue(self, start: float, end: float) -> None:
         assert self._pue is not None  # noqa: S101 - has a health record
@@ -208,10 +208,10 @@ class Pricing:
         """Book by what the feeds have reported from now on. Logs once what of the contract is not charged."""
         facts = self.feeds.facts
         self.policy = policy(config, facts)
-        for text in facts.contract.left_out:
+        for text in facts.contract.excluded:
             if text not in self._uncharged:
                 _log.warning("contract_incomplete", detail=text)
-        self._uncharged = facts.contract.left_out
+        self._uncharged = facts.contract.excluded
 
     def replace(self, config: Config, feeds: Feeds) -> None:
         """Follow other feeds from now on."""

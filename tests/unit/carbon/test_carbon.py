@@ -200,7 +200,7 @@ def test_implausible_grams_per_kwh_are_refused(grams: float) -> None:
     feed = Feed(
         Given(PriceInterval(0, HOUR, grams)), clock=lambda: 1.0, unit="g", schedule=Schedule(), check=refuse_implausible
     )
-    with pytest.raises(SourceError, match="no carbon intensity"):
+    with pytest.raises(SourceError, match="is implausible"):
         feed.intervals(0, HOUR)
 
 

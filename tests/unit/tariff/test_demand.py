@@ -212,8 +212,8 @@ def test_law_peak_is_the_highest_window_second_by_second(
     month, _ = rules.months.bounds(moment)
     over = [
         total / rules.window_seconds
-        for (month, window), total in joules.items()
-        if of == month and window + rules.window_seconds <= moment
+        for (start, window), total in joules.items()
+        if start == month and window + rules.window_seconds <= moment
     ]
     assert peak_watts(state, rules, moment) == pytest.approx(max(over, default=0.0))
 

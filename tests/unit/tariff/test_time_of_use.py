@@ -251,9 +251,9 @@ def test_every_minute_of_a_year(timezone: str) -> None:
     intervals = TimeOfUse(0.2, zones, timezone, holidays.__contains__).intervals(start, end)
     assert sum(price.end_seconds - price.start_seconds for price in intervals) == end - start
     minute = start
-    for price in intervals:
-        while minute < price.end_seconds:
-            assert price.price_per_kwh == plainly(zones, 0.2, timezone, minute, holidays), minute
+    for interval in intervals:
+        while minute < interval.end_seconds:
+            assert interval.price_per_kwh == plainly(zones, 0.2, timezone, minute, holidays), minute
             minute += 60
     assert minute == end
 
