@@ -12,6 +12,7 @@ from tpw.tokens.dialects import Dialect, Lookup
 
 RETRY_SECONDS = 60.0
 TIMEOUT_SECONDS = 1.0
+"""Tuning: a document beside the page must not delay the reading of the page much."""
 _MAX_BYTES = 1 << 20
 
 

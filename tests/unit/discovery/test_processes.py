@@ -120,6 +120,30 @@ def test_a_host_name_is_resolved(fake: FakeProcFs):
     assert host.listener_pids(url_of(8000, "no-such-host")) is None
 
 
+def test_a_host_name_is_resolved_again_after_five_minutes(fake: FakeProcFs):
+    fake.network("host", ("10.0.0.1",), [Tcp(8000, 501)])
+    fake.process(100, "vllm serve m", sockets=(501,))
+    now, names = [0.0], {"node-a": ["10.0.0.2"]}
+    host = host_of(fake, names=names, now=now)
+    found = []
+    for seconds in (0.0, 299.0, 300.0):
+        host.refresh()
+        now[0] = seconds
+        found.append(host.listener_pids(url_of(8000, "node-a")))
+        names["node-a"] = ["10.0.0.1"]
+    assert found == [None, None, {100}]
+
+
+def test_the_addresses_of_the_host_are_read_at_every_scan(fake: FakeProcFs):
+    fake.process(100, "vllm serve m", sockets=(501,))
+    host = host_of(fake)
+    fake.network("host", ("10.0.0.1",), [Tcp(8000, 501)])
+    before = host.listener_pids(url_of(8000, "10.0.0.2"))
+    fake.network("host", ("10.0.0.1", "10.0.0.2"), [Tcp(8000, 501)])
+    host.refresh()
+    assert (before, host.listener_pids(url_of(8000, "10.0.0.2"))) == (None, {100})
+
+
 def test_the_process_of_a_server_is_its_oldest_listener(fake: FakeProcFs):
     fake.network("host", (), [Tcp(8000, 501)])
     fake.process(300, "vllm serve m", sockets=(501,), started=20 * TICKS)
@@ -633,6 +657,18 @@ def test_an_engine_without_metrics_is_reported_and_probed_less_and_less_often(fa
         assert host.problems == (problem,)
         probed.append(len(probe.probed))
     assert probed == [1, 1, 2, 2, 3, 3]
+
+
+def test_an_engine_without_metrics_is_probed_at_least_every_fifteen_minutes(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(8080, 502)])
+    fake.process(200, "llama-server -m x", sockets=(502,))
+    probe, now = Probe(**{url_of(8080): SourceError(Reason.DISABLED, "HTTP 501")}), [0.0]
+    host = host_of(fake, probe, now=now)
+    for minutes in range(0, 24 * 60, 15):
+        now[0] = minutes * 60.0
+        host.refresh()
+        host.find_servers({})
+    assert len(probe.probed) == 24 * 4
 
 
 def test_a_server_that_is_loading_is_probed_at_every_scan(fake: FakeProcFs):

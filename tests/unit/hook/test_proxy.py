@@ -662,7 +662,13 @@ def test_usage_is_injected_and_the_client_receives_the_stream_it_requested(is_ch
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"stream":true,"stream_options":{"include_usage":true}}', b'{"stream":false}', b"no"]
+    "body",
+    [
+        b'{"stream":true,"stream_options":{"include_usage":true}}',
+        b'{"stream":false}',
+        b"no",
+        pytest.param(b'{"stream":true}' + b" " * (8 << 20), id="above 8 MiB"),
+    ],
 )
 def test_a_request_that_needs_no_injection_is_unchanged(body: bytes):
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(

@@ -425,6 +425,21 @@ def test_a_failed_lookup_of_the_model_leaves_it_unknown_and_changes_nothing_else
     assert {series.model for series in reading.series} == {"unknown"}
 
 
+def test_a_document_above_one_mebibyte_names_no_model():
+    models = answer('{"data": [{"id": "smol"}]}' + " " * (1 << 20), content_type="application/json")
+    with PageServer(pages({"/metrics": answer(LLAMA_PAGE), "/v1/models": models})) as server:
+        source = ScrapeSource("chat", server.url, LLAMACPP)
+        reading = source.read()
+        source.close()
+    assert {series.model for series in reading.series} == {"unknown"}
+
+
+def test_a_page_above_eight_mebibytes_is_refused():
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE + b"# " * (4 << 20))})) as server:
+        failure = failure_of(ScrapeSource("chat", server.url, VLLM))
+    assert failure.reason is Reason.MALFORMED
+
+
 def test_a_failed_lookup_of_the_model_is_repeated():
     now = [0.0]
     response = {"/metrics": answer(LLAMA_PAGE)}
