@@ -27,8 +27,8 @@ class GraceMeter:
     """A :class:`tpw.power.HostMeter` with the component ``cpu``.
 
     Args:
-        sysfs_root: where sysfs is mounted.
         clock: monotonic seconds.
+        sysfs_root: where sysfs is mounted.
     """
 
     name = "grace"

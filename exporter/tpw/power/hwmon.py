@@ -54,8 +54,8 @@ class HwmonMeter:
     """An :class:`tpw.power.AcceleratorMeter` over sysfs.
 
     Args:
-        sysfs_root: where sysfs is mounted.
         clock: monotonic seconds.
+        sysfs_root: where sysfs is mounted.
         drivers: hwmon chips to read: ``xe``, ``i915``, ``amdgpu``, ``ina3221``.
     """
 

@@ -92,23 +92,14 @@ class Plan:
     """Fields (enabled, applied floor) of power smoothing, where the GPU has it."""
 
 
+_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+"""Member of the union nvmlValue_t by nvmlValueType_t."""
+
+
 def value_of(row: Any) -> float:
-    """The number in a field value, by its type tag (nvmlValueType_t): other members of the union are undefined."""
-    kind = row.valueType
-    value = row.value
-    if kind == 3:
-        return value.ullVal  # type: ignore[no-any-return]
-    if kind == 1:
-        return value.uiVal  # type: ignore[no-any-return]
-    if kind == 0:
-        return value.dVal  # type: ignore[no-any-return]
-    if kind == 2:
-        return value.ulVal  # type: ignore[no-any-return]
-    if kind == 4:
-        return value.sllVal  # type: ignore[no-any-return]
-    if kind == 5:
-        return value.siVal  # type: ignore[no-any-return]
-    return value.usVal  # type: ignore[no-any-return]
+    """The number in a field value, by its type tag: other members of the union are undefined."""
+    value: float = getattr(row.value, _MEMBERS.get(row.valueType, "usVal"))
+    return value
 
 
 def text(value: Any) -> str:
@@ -149,14 +140,9 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
     power = gpu_power or module_power
     power_by_call = power is None and bool(ask(nvml.nvmlDeviceGetPowerUsage, handle))
 
-    call_kind = _call_kind(handle, architecture) if power_by_call else None
-
-    has_counter = energy is not None or energy_by_call
-    method, note = _method(
-        has_counter=has_counter,
-        power=power,
-        call_kind=call_kind,
-    )
+    call_averages = power_by_call and _call_averages(handle, architecture)
+    averaged = power[0] == FIELD_POWER_AVERAGE if power else call_averages if power_by_call else None
+    method, note = _method(has_counter=energy is not None or energy_by_call, averaged=averaged)
     # Superchips: a counter of the whole module was reported for GH200, so that is assumed until the comparison shows
     # otherwise.
     undecided = energy == _ENERGY and gpu_power is not None and module_power is not None
@@ -169,7 +155,7 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
         energy_by_call=energy_by_call,
         power=module_power or gpu_power if module else gpu_power,
         power_by_call=power_by_call,
-        call_averages=call_kind is EnergyMethod.AVERAGE_POWER,
+        call_averages=call_averages,
         other_power=gpu_power if undecided else None,
         throttle=tuple((field, reason) for field, reason in THROTTLE_FIELDS if (field, SCOPE_GPU) in fields),
         max_power_watts=_max_power(handle, fields),
@@ -201,19 +187,16 @@ def _fields(handle: Any, attempts: int) -> dict[Field, float]:
     return found
 
 
-def _method(*, has_counter: bool, power: Field | None, call_kind: EnergyMethod | None) -> tuple[EnergyMethod, str]:
+def _method(*, has_counter: bool, averaged: bool | None) -> tuple[EnergyMethod, str]:
+    """The energy method and its note. ``averaged``: whether power is a mean; None: there is no power."""
     if has_counter:
         return EnergyMethod.COUNTER, ""
     no_counter = "no energy counter (before Volta, or a virtual GPU)"
-    if power is not None and power[0] == FIELD_POWER_AVERAGE:
+    if averaged is None:
+        return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
+    if averaged:
         return EnergyMethod.AVERAGE_POWER, f"{no_counter}: the one-second mean of power is integrated"
-    if power is not None:
-        return EnergyMethod.INSTANT_POWER, f"{no_counter} and no mean of power: instantaneous power is integrated"
-    if call_kind is EnergyMethod.AVERAGE_POWER:
-        return call_kind, f"{no_counter}: the one-second mean of power is integrated"
-    if call_kind is not None:
-        return call_kind, f"{no_counter} and no mean of power: instantaneous power is integrated"
-    return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
+    return EnergyMethod.INSTANT_POWER, f"{no_counter} and no mean of power: instantaneous power is integrated"
 
 
 def _smoothing(handle: Any, architecture: int) -> tuple[Field, Field] | None:
@@ -236,14 +219,12 @@ def floor_of(rows: Sequence[Any], max_power_watts: float | None) -> float | None
     return watts if 0.0 < watts <= (max_power_watts or DEFAULT_FLOOR_BOUND_WATTS) else None
 
 
-def _call_kind(handle: Any, architecture: int) -> EnergyMethod:
-    """What nvmlDeviceGetPowerUsage returns: a mean from Ampere on except on GA100, an instant before (nvml.h)."""
+def _call_averages(handle: Any, architecture: int) -> bool:
+    """Whether nvmlDeviceGetPowerUsage returns a mean: from Ampere on, except on GA100 (nvml.h)."""
     if architecture < AMPERE or architecture not in ARCHITECTURES:
-        return EnergyMethod.INSTANT_POWER
+        return False
     pci = ask(nvml.nvmlDeviceGetPciInfo, handle)
-    if pci is not None and (pci.pciDeviceId >> 16) in _GA100:
-        return EnergyMethod.INSTANT_POWER
-    return EnergyMethod.AVERAGE_POWER
+    return pci is None or (pci.pciDeviceId >> 16) not in _GA100
 
 
 def _max_power(handle: Any, fields: dict[Field, float]) -> float | None:

@@ -90,8 +90,8 @@ class RaplMeter:
     """A :class:`tpw.power.HostMeter` with the components ``cpu`` (all packages) and ``dram``.
 
     Args:
-        sysfs_root: where sysfs is mounted; a fixture tree in tests, the host's tree in a container.
         clock: monotonic seconds.
+        sysfs_root: where sysfs is mounted; the host's tree in a container.
     """
 
     name = "rapl"

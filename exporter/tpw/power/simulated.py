@@ -32,10 +32,10 @@ class SimulatedMeter:
     """An :class:`tpw.power.AcceleratorMeter` with simulated GPUs.
 
     Args:
-        gpus: how many.
         clock: monotonic seconds.
         load: (index, monotonic instant) -> load from 0 to 1, evaluated for each tenth of a second.
         holders: process ids by index; None: no GPU has processes.
+        gpus: number of GPUs.
     """
 
     name = "simulated"
