@@ -95,8 +95,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_state_facility_energy_joules_total",
         (*_GPU, "state"),
-        "Energy of the GPU plus its share of the host, times PUE, in joules (boundary facility), from the books, by "
-        "state.",
+        "Energy of the GPU and its host share, times PUE (boundary facility), in joules, by state, from the books.",
         _NO_ENERGY,
     ),
     Metric(
@@ -107,9 +106,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_state_cost_total",
         (*_GPU, "state", "component", "currency"),
-        "Cost of the GPU in the currency of the label, from the books, by state and component. Component energy is "
-        "facility energy at the electricity price of that moment; the other components (costs and fixed charges of "
-        "the configuration) run with time.",
+        "Cost of the GPU in the currency of the label, by state and component, from the books. Component energy is "
+        "facility energy at the price of its moment; the others (hardware, fixed charges, ...) run with time.",
         "No currency is configured. For component energy also: no tariff is configured, or the GPU reports no energy.",
     ),
     Metric(
@@ -127,8 +125,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_energy_anomalies_total",
         (*_GPU, "reason"),
-        "Energy readings of the GPU that were rejected, by reason (reset, backwards, implausible, frozen, zero, ...), "
-        "counted by the exporter.",
+        "Energy readings of the GPU that the exporter rejected, by reason (reset, backwards, frozen, zero, ...).",
         "No reading was rejected for that reason.",
     ),
     Metric(
@@ -166,23 +163,21 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_instance_estimated_energy_joules_total",
         (*_GPU, "gpu_instance", "profile", "method"),
-        "Estimated energy of one MIG instance, in joules, from the books: instances have no meter of their own. "
-        "Method gpm weighs by how busy each instance was, slices by its compute slices. The sum over instances is at "
-        "most the energy of the GPU.",
+        "Estimated energy of one MIG instance, in joules, from the books: instances have no meter of their own. Method "
+        "gpm weighs by how busy each instance was, slices by its compute slices. The sum over instances is at most the "
+        "energy of the GPU.",
         "The GPU is not partitioned, or its instances are unknown.",
     ),
     Metric(
         "tpw_gpu_calibration_gain_ratio",
         _GPU,
-        "Factor by which the measured power and energy of the GPU are multiplied, from calibration in the "
-        "configuration.",
+        "Factor by which the measured power and energy of the GPU are multiplied (setting calibration).",
         "No calibration is configured for the GPU.",
     ),
     Metric(
         "tpw_gpu_calibration_offset_watts",
         _GPU,
-        "Offset in watts that is added to the measured power of the GPU after the gain, from calibration in the "
-        "configuration.",
+        "Offset in watts that is added to the measured power of the GPU after the gain (setting calibration).",
         "No calibration is configured for the GPU.",
     ),
     Metric(
@@ -194,36 +189,32 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_energy_late_priced_joules_total",
         _GPU,
-        "Facility energy of the GPU, in joules, that was booked without a price and priced later, from the books. Its "
-        "cost is counted when the price arrives.",
+        "Facility energy of the GPU, in joules, that was booked without a price and priced later, from the books.",
         _NO_TARIFF,
     ),
     Metric(
         "tpw_gpu_state_emissions_grams_total",
         (*_GPU, "state", "basis"),
-        "Emissions of the facility energy of the GPU, in grams of CO2 equivalent, at the grid carbon intensity of "
-        "that moment, by state, from the books.",
+        "Emissions of the GPU's facility energy in grams of CO2 equivalent, by state and basis, from the books.",
         "No carbon intensity is configured, or the GPU reports no energy.",
     ),
     Metric(
         "tpw_emissions_unknown_joules_total",
         _GPU,
-        "Facility energy of the GPU, in joules, that had no carbon intensity when it was booked, from the books. Its "
-        "emissions are not counted.",
+        "Facility energy of the GPU, in joules, that had no carbon intensity when it was booked, from the books.",
         "No carbon intensity is configured.",
     ),
     # ---------------------------------------------------------------------------------------------------------- host
     Metric(
         "tpw_host_power_watts",
         ("component",),
-        "Power of a host component (cpu, dram, node, ...), in watts: the mean between its last two readings, from "
-        "RAPL, hwmon (Grace) or Redfish (BMC).",
+        "Power of a host component (cpu, dram, node, ...) in watts, mean of two readings (RAPL, hwmon, Redfish).",
         "No host meter is readable (RAPL, hwmon, BMC), or its first interval is not complete.",
     ),
     Metric(
         "tpw_host_energy_joules_total",
         ("component",),
-        "Energy of a host component (cpu, dram, node, ...), in joules, from RAPL, hwmon (Grace) or Redfish (BMC).",
+        "Energy of a host component (cpu, dram, node, ...) in joules (RAPL, hwmon, Redfish).",
         "No host meter is readable.",
     ),
     Metric(
@@ -250,8 +241,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_gpu",
         ("server", "gpu", "uuid"),
-        "1 for each GPU the server owns now, from the configuration, the processes on the GPU (NVML), the kubelet or "
-        "CUDA_VISIBLE_DEVICES.",
+        "1 for each GPU the server owns now, by configuration, processes (NVML), kubelet or environment.",
         "The server owns no GPU now, or its GPUs are unknown.",
     ),
     Metric(
@@ -290,23 +280,20 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_energy_joules_total",
         (*_MODEL, "state"),
-        "Energy of the server's share of its GPUs, in joules (boundary gpu), from the books, by state: active or "
-        "parked.",
+        "Energy of the server's share of its GPUs (boundary gpu), in joules, by state, from the books.",
         _NO_SERVER_ENERGY,
     ),
     Metric(
         "tpw_server_facility_energy_joules_total",
         (*_MODEL, "state"),
-        "Energy of the server's share of its GPUs and of the host, times PUE, in joules (boundary facility), from the "
-        "books, by state: active or parked.",
+        "Energy of the server's GPU and host shares, times PUE (facility), in joules, by state, from the books.",
         _NO_SERVER_ENERGY,
     ),
     Metric(
         "tpw_server_cost_total",
         (*_MODEL, "state", "component", "currency"),
-        "Cost of the server in the currency of the label, from the books, by state and component. Component energy is "
-        "facility energy at the electricity price of that moment; the other components (costs and fixed charges of "
-        "the configuration) run with time.",
+        "Cost of the server in the currency of the label, by state and component, from the books. Component energy is "
+        "facility energy at the price of its moment; the others (hardware, fixed charges, ...) run with time.",
         "No currency is configured, or the GPUs of the server are unknown.",
     ),
     Metric(
@@ -319,53 +306,47 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_reference_cost_total",
         (*_MODEL, "reference", "currency"),
-        "Cost of the same work elsewhere, in the currency of the label: the server's tokens at an API price, or its "
-        "GPU time at a rental price, from references in the configuration.",
+        "Cost of the same work elsewhere, in the currency of the label: the tokens at an API price, or the GPU time at "
+        "a rental price (setting references).",
         "No reference is configured.",
     ),
     Metric(
         "tpw_server_work_units_total",
         (*_MODEL, "unit"),
-        "Work of the server where tokens are not the measure, in the unit of the label (audio seconds, images, "
-        "requests), from the counters of the engine.",
+        "Work of the server in the unit of the label (audio seconds, images, ...), from the engine's counters.",
         "The engine counts no such work.",
     ),
     Metric(
         "tpw_server_emissions_grams_total",
         (*_MODEL, "state", "basis"),
-        "Emissions of the facility energy of the server, in grams of CO2 equivalent, at the grid carbon intensity of "
-        "that moment, by state, from the books.",
+        "Emissions of the server's facility energy in grams of CO2 equivalent, by state and basis, from the books.",
         "No carbon intensity is known.",
     ),
     # --------------------------------------------------------------------------------------------------- live ratios
     Metric(
         "tpw_tokens_per_second",
         (*_MODEL, "kind"),
-        "Token rate of the server over tpw_window_seconds, in tokens per second, from the token counters of the "
-        "engine. Kind output or total.",
+        "Tokens per second over tpw_window_seconds, kind output or total, from the token counters of the engine.",
         "The server has been read fewer than two times, or its engine does not count that kind.",
     ),
     Metric(
         "tpw_tokens_per_watt",
         (*_MODEL, "kind", "boundary"),
-        "Tokens per second per watt, which is tokens per joule, over tpw_window_seconds, from the books. The energy "
-        "includes parked time of the server's GPUs.",
+        "Tokens per second per watt (tokens per joule) over tpw_window_seconds, parked time included, from the books.",
         "The server has been read fewer than two times, its engine does not count that kind, its GPUs used no energy "
         "or were metered for less than 95 % of the window, or it has GPUs on other nodes (spans_nodes).",
     ),
     Metric(
         "tpw_cost_per_token",
         (*_MODEL, "kind", "scope", "currency"),
-        "Cost per token, in the currency of the label, over tpw_window_seconds, from the books. Scope energy: "
-        "electricity alone; full: all components.",
+        "Cost per token in the currency of the label over tpw_window_seconds, scope energy or full, from the books.",
         "No token was generated, no tariff is configured, part of the window had no price or no meter, or the server "
         "has GPUs on other nodes (spans_nodes).",
     ),
     Metric(
         "tpw_window_seconds",
         _SERVER,
-        "Length of the window of tpw_tokens_per_second, tpw_tokens_per_watt and tpw_cost_per_token, in seconds, from "
-        "polling.window in the configuration; longer for engines that count at request end.",
+        "Window of the live ratios in seconds (setting polling.window); longer if the engine counts at request end.",
         _NO_WINDOW,
     ),
     # --------------------------------------------------------------------------------------------------------- money
@@ -378,14 +359,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_electricity_price_state",
         ("state",),
-        "1 for the state of the electricity price in force: final, preliminary, forecast, fallback or missing, from "
-        "the tariff.",
+        "1 for the state of the electricity price (final, preliminary, forecast, fallback, missing), from the tariff.",
         "No tariff is configured.",
     ),
     Metric(
         "tpw_electricity_price_next_change_timestamp_seconds",
         (),
-        "Time of the next change of the electricity price, as a Unix timestamp in seconds, from the tariff.",
+        "Time of the next electricity price change, as a Unix timestamp in seconds, from the tariff.",
         _NO_NEXT_PRICE,
     ),
     Metric(
@@ -397,7 +377,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_reference_price_per_token",
         ("reference", "kind", "currency"),
-        "Price of one token elsewhere, in the currency of the label, from references in the configuration.",
+        "Price of one token elsewhere, in the currency of the label (setting references).",
         "No reference with a price per token is configured.",
     ),
     Metric(
@@ -421,14 +401,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_demand_price_per_kw_month",
         ("currency",),
-        "Price of one kW of the monthly demand peak, in the currency of the label, from tariff in the configuration.",
+        "Price of one kW of the monthly demand peak, in the currency of the label, from the tariff.",
         _NO_DEMAND,
     ),
     Metric(
         "tpw_facility_pue_ratio",
         (),
-        "Power usage effectiveness by which energy is multiplied now, from facility.pue in the configuration or its "
-        "query.",
+        "Power usage effectiveness by which energy is multiplied now (setting facility.pue, or its query).",
     ),
     # ------------------------------------------------------------------------------------------------------- sources
     Metric(
@@ -470,7 +449,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_config_last_reload_successful",
         (),
-        "1 if the last load of the configuration file succeeded, 0 if an older configuration is still in force.",
+        "1 if the last load of the configuration file succeeded, 0 if an older configuration is in force.",
     ),
     Metric(
         "tpw_snapshot_timestamp_seconds",
@@ -485,7 +464,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_polls_skipped_total",
         (),
-        "Polling ticks that were skipped because an earlier one was still running, counted by the exporter.",
+        "Polling ticks skipped because an earlier one was still running, counted by the exporter.",
     ),
     Metric(
         "tpw_poll_lag_seconds",
@@ -501,8 +480,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_exposition_dropped_samples_total",
         (),
-        "Samples omitted from /metrics because they were not finite or did not match the catalogue; each is a bug in "
-        "the exporter.",
+        "Samples omitted from /metrics because they were not finite or not in the catalogue, counted by the exporter.",
     ),
 )
 
