@@ -33,7 +33,7 @@ class Operations:
 
 
 class Additive:
-    """Base of frozen dataclasses whose fields are numbers, or mappings of numbers by name."""
+    """Base of frozen dataclasses that have only numbers, and mappings of numbers by name, as fields."""
 
     __slots__ = ()
     operations: ClassVar[Operations]

@@ -1,16 +1,16 @@
-"""Whose time a GPU's time was, and in which state.
+"""Which servers, models and states share the time of a GPU.
 
-A server owns its GPUs while it answers, or while a process still holds them. Where several servers own one GPU, those that
-were working share its time and energy, by what their processes used of it where that is known of all of them
-(``Ownership.shares``), else evenly; if none was working, all of them do. So a parked server beside a working one takes
-nothing of the time in which the other works.
+A server owns its GPUs while it answers, or while a process still holds them. If several servers own one GPU, those that
+worked share its time and energy: by what their processes used of it (``Ownership.shares``) if that is known for all of
+them, else evenly. If none worked, all of them share it. So a parked server beside a working one is charged nothing of the
+time in which the other works.
 
-A partitioned GPU (MIG) is first divided into its instances, by the weights of its parts, and each instance is then shared
-as above by the servers that sit on it; what belongs to no instance, or to one that nobody owns, is idle. An instance is
-set aside for its server whether that works or not, so here a parked server beside a working one keeps its own part.
+A partitioned GPU (MIG) is first divided into its instances, by the weights of its parts, and each instance is shared as
+above by the servers on it. The rest, and instances without an owner, are idle. An instance is reserved for its server,
+working or not, so here a parked server beside a working one keeps its part.
 
-Within a server the models share by the tokens of the interval, else by running requests, else evenly. All of this is
-convention: there is one meter on the board, and no meter knows whose joules they were. The parts always sum to the whole.
+Within a server the models share by the tokens of the interval, else by running requests, else evenly. All of this is a
+convention: a GPU has one meter, which cannot attribute its joules. The parts always sum to the whole.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Activity:
     """What a server did over the interval."""
 
     owns: bool
-    """Whether it owns its GPUs at all: it answers, or it is held."""
+    """Whether it owns its GPUs at all: it answers, or a process holds them."""
     active: bool | None
-    """Whether it worked; None where only its GPUs' utilisation can tell."""
+    """Whether it worked; None where only the utilisation of its GPUs can show it."""
     models: tuple[tuple[str, float], ...]
     """(model, weight); the weights sum to 1."""
 
@@ -41,7 +41,7 @@ def activity(
     *,
     moved: bool,
 ) -> Activity:
-    """What the server did. ``risen`` is None where this tick brought no reading of it."""
+    """What the server did. ``risen`` is None if it was not read at this tick."""
     if not owner.has_counters:
         return Activity(owns=True, active=None, models=((owner.model or UNKNOWN_MODEL, 1.0),))
     weights = _weights(account, owner, risen or {})
@@ -83,19 +83,19 @@ def divide(
 
     Args:
         gpu: its UUID.
-        owners: of every server, which GPUs are its own.
-        activities: of every server, whether it worked.
-        utilization_ratio: of the board, where it tells.
-        parts: its instances, where it is partitioned.
+        owners: the GPUs of every server.
+        activities: what every server did.
+        utilization_ratio: of the GPU; None where it is not reported.
+        parts: its instances, if it is partitioned.
     """
     present = [name for name, owner in owners.items() if gpu in owner.gpus and activities[name].owns]
-    # Without counters a busy board is the only sign of work; where it does not tell, its owner is believed to work.
+    # Without counters a busy GPU is the only sign of work. Where utilisation is missing, its owner counts as working.
     busy = utilization_ratio is None or utilization_ratio > 0.0
     instances = frozenset(part.instance for part in parts)
     if not any(owners[name].instances & instances for name in present):
         weights, method = _among(gpu, present, owners, activities, busy=busy)
         return Division(tuple(weights.items()), method, parts)
-    # Whoever owns the GPU as a whole sits on every instance, and on what is in none.
+    # A server that owns the whole GPU is on every instance, and on the rest.
     whole = [name for name in present if not owners[name].instances & instances]
     total: dict[PostingKey, float] = {}
     for part in parts:
@@ -122,7 +122,7 @@ def _among(
     *,
     busy: bool,
 ) -> tuple[dict[PostingKey, float], SplitMethod | None]:
-    """The split among the servers that are there, and by which method. Nobody there: idle."""
+    """The split among the servers present, and its method. Without any the GPU is idle."""
     if not present:
         return {PostingKey(gpu, "", "", State.IDLE): 1.0}, None
     working = [name for name in present if _works(activities[name], busy=busy)]
@@ -146,7 +146,7 @@ def _split(gpu: str, names: list[str], owners: Mapping[str, Ownership]) -> tuple
     known = [owners[name].shares.get(gpu) for name in names]
     used = [share for share in known if share is not None]
     total = sum(used)
-    # One whose use is not known must not go free because the others' is.
+    # A server with unknown use must not be charged nothing because the use of the others is known.
     if total > 0.0 and len(used) == len(names):
         split = zip(names, used, strict=True)
         return [(name, share / total) for name, share in split if share > 0.0], SplitMethod.SM

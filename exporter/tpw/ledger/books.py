@@ -2,10 +2,10 @@
 
 One table carries all energy, time and money: a *posting* per (GPU, server, model, state). Every family of metrics is a
 sum over it: by GPU and state, by server and model, or over everything. So nothing can be booked twice, the parts of a
-whole always sum to it, and a new way to look at the numbers costs no new bookkeeping.
+whole always sum to it, and a new view of the numbers needs no new bookkeeping.
 
-What is booked is booked for a quarter of an hour: an entry goes into the *row* of its interval and into its posting, so the
-rows of all time sum to the postings. Rows stay here while something can still be added to them, and on disk after that.
+Every entry goes into the *row* of its quarter-hour and into its posting, so the rows of all time sum to the postings. Rows
+stay in memory while something can still be added to them, and on disk after that.
 
 All values are frozen; ``advance`` (see :mod:`tpw.ledger.advance`) makes new ones and shares what did not change.
 """
@@ -38,7 +38,7 @@ from tpw.tariff.demand import Demand
 
 
 class PostingKey(NamedTuple):
-    """Whose interval it was. ``server`` and ``model`` are "" while the GPU is idle."""
+    """What a posting is booked for. ``server`` and ``model`` are "" while the GPU is idle."""
 
     gpu: str
     server: str
@@ -50,7 +50,8 @@ ROW_SECONDS = 900.0
 """Length of an interval of the books: a quarter of an hour, as meters and markets have it, counted in UTC."""
 
 LONGEST_SECONDS = 62 * 86400.0
-"""More between two looks is a clock that was wrong, or a machine that was put away: it is not booked as time."""
+"""A longer time between two ticks is a wrong clock or a machine in storage: it is not booked. Tuning: two months of
+downtime, the longest billing period, are still booked."""
 
 Postings = Mapping[PostingKey, Amounts]
 """What was booked for each key since the books began."""
@@ -83,7 +84,7 @@ class Division:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Time of a GPU whose joules have not been read yet: [start, end) in wall seconds, and who shares it.
+    """Time of a GPU for which no joules have been read yet: [start, end) in wall seconds, and its shares.
 
     Joules that arrive are spread evenly over the pending time, so energy that a hardware counter gathered over an outage
     lands in the states, and at the prices, of the time in which it was used.
@@ -96,20 +97,20 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A hardware counter held against the integral of average power, in windows of a minute."""
+    """A hardware counter compared with the integral of average power, in windows of a minute."""
 
     seconds: float = 0.0
-    """Of the window that is forming."""
+    """Of the current window."""
     counter_joules: float = 0.0
     power_joules: float = 0.0
     raw_joules: float | None = None
-    """The counter at the last look, believed or not."""
-    strange: int = 0
-    """Windows in a row in which the two disagreed."""
-    sound: int = 0
-    """Windows in a row in which the two agreed."""
+    """The counter at the last reading, accepted or not."""
+    disagreements: int = 0
+    """Consecutive windows in which the two disagreed."""
+    agreements: int = 0
+    """Consecutive windows in which the two agreed."""
     distrusted: bool = False
-    """The counter is wrong or frozen: power is integrated in its place."""
+    """The counter is wrong or frozen: power is integrated instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class GpuAccount:
     gpu: Gpu
     up: bool = False
     sample: GpuSample | None = None
-    """The last good look, for the gauges. None while the GPU is not up."""
+    """The last reading, for the gauges. None while the GPU is not up."""
     baseline_joules: float | None = None
     """Raw hardware counter up to which joules are booked."""
     baseline_watts: float | None = None
@@ -130,11 +131,11 @@ class GpuAccount:
     last_gap_seconds: float = 0.0
     """Time between the baseline and the one before it."""
     mark_joules: float | None = None
-    """Where the raw counter stood before it stepped back, until it has moved on below that."""
+    """Value of the raw counter before it stepped back, until it has moved on below that."""
     still_since_seconds: float | None = None
-    """Monotonic instant since which the hardware counter has not moved; None while it moves."""
+    """Monotonic instant of the hardware counter's last move, while it does not move; else None."""
     still_joules: float = 0.0
-    """Integral of power since then: what is booked should the counter turn out to be frozen."""
+    """Integral of power since then: booked if the counter proves frozen."""
     check: Check = field(default_factory=Check)
     pending: tuple[Pending, ...] = ()
     unmetered_seconds: float = 0.0
@@ -142,18 +143,18 @@ class GpuAccount:
     throttle_seconds: Mapping[str, float] = field(default_factory=dict)
     throttle_raw: Mapping[str, float] = field(default_factory=dict)
     unreported_since_seconds: float | None = None
-    """Unix time since which no meter tells it (a driver that is not there yet). None while one does. The time between is
-    booked when it is back."""
+    """Unix time since which no meter reports it (a driver that is not loaded yet); None while one does. That time is booked
+    when a meter reports it again."""
     calibration: Calibration | None = None
-    """In force for what is booked now. The baselines stay as the meter shows them."""
+    """Applied to what is booked now. The baselines are raw readings."""
     division: Division | None = None
-    """Who shared it at its last look. None before the first."""
+    """Its shares at the last tick. None before the first."""
     instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)
     """Estimates of its instances' energy, by (UUID of the instance, profile, method): parts of what is booked for it."""
 
     @property
     def method(self) -> EnergyMethod:
-        """How its joules are obtained now: power in place of a counter that is not believed."""
+        """How its joules are obtained now: from power if its counter is distrusted."""
         if self.check.distrusted and self.gpu.energy_method is EnergyMethod.COUNTER:
             return EnergyMethod.AVERAGE_POWER if self.gpu.power_averaged else EnergyMethod.INSTANT_POWER
         return self.gpu.energy_method
@@ -169,22 +170,22 @@ class HostAccount:
     baseline_watts: float | None = None
     baseline_at_seconds: float | None = None
     gap_seconds: float = 0.0
-    """Between the last two samples: some meters are read every second, some every half minute."""
+    """Between the last two samples: a second for some meters, half a minute for others."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostShare:
-    """How the host's energy beyond the boards is found. Begins anew with the process, as its meters do."""
+    """How the host's energy beyond the GPUs is obtained. Starts empty with the process, as its meters do."""
 
     method: HostMethod = HostMethod.NONE
     booked_joules: float = 0.0
-    """Of boards and host since the node's last reading: what its next one holds already."""
+    """GPUs and host since the node's last reading: its next one includes them."""
     owed_joules: float = 0.0
     """Booked above what the node used."""
     since_seconds: float | None = None
-    """Unix time from which on the node tells what it used: what boards used before is none of that."""
+    """Unix time since which the node's use is known: earlier use of GPUs is not part of it."""
     release_watts: float = 0.0
-    """How fast carried joules are given out; 0: all at once."""
+    """Rate at which carried joules are released; 0: all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +197,13 @@ class WindowSample:
     amounts: Mapping[str, Amounts]
     """By model, all states."""
     metered: bool
-    """False while a GPU of the server had no trustworthy reading since the sample before."""
+    """False if time of one of the server's GPUs became unmetered since the sample before."""
     complete: bool = True
-    """False while joules of a time before this sample may still come: a rise from here would hold them."""
+    """False while joules of the time before this sample are pending: a rise from here would include them."""
     single_node: bool = True
-    """False where the server has GPUs on other nodes: tokens here are all, joules and money are not."""
+    """False if the server has GPUs on other nodes: tokens are complete here, joules and money are not."""
     awaiting_energy: bool = False
-    """Not settled, and no wonder: a GPU is told more seldom than it is looked at, and its next news is not late."""
+    """Not complete, because a GPU's meter reports less often than ticks, and its next report is not overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +213,11 @@ class ServerAccount:
     name: str
     up: bool = False
     active: bool = False
-    """Whether it was working at its last look."""
+    """Whether it was working at its last reading."""
     since_wall_seconds: float | None = None
-    """When it was first watched: counters of a process that began later are counted from 0."""
+    """Since when it is observed: counters of a process that started later are counted from 0."""
     read_wall_seconds: float | None = None
-    """When it was last read. None: not by this process."""
+    """When it was last read by this process. None before that."""
     engine: str = ""
     cadence: Cadence = Cadence.UNKNOWN
     version: str = ""
@@ -227,18 +228,18 @@ class ServerAccount:
     address: str = ""
     """Where it was last read."""
     series: Mapping[str, float] = field(default_factory=dict)
-    """Last raw value by series key: what the counters' rises are taken from."""
+    """Last raw value by series key: rises are taken from it."""
     counted: Mapping[tuple[str, Role], float] = field(default_factory=dict)
     """Rises by (model, role), summed since the books began."""
     tokens: Mapping[tuple[str, TokenKind], float] = field(default_factory=dict)
-    """The disjoint kinds made of them. Never falls."""
+    """The disjoint kinds derived from them. Never falls."""
     work: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """Work units by (model, unit)."""
     requests: Mapping[str, float] = field(default_factory=dict)
     """Finished requests by model, where the engine counts them."""
     loads: tuple[Load, ...] = ()
     models: tuple[str, ...] = ()
-    """Models it serves, as last known: parked energy is theirs."""
+    """Models it serves, as last known: they share parked energy."""
     reference_cost: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """By (model, reference)."""
     window: tuple[WindowSample, ...] = ()
@@ -260,7 +261,7 @@ class Books:
 
     at: Instant | None = None
     resumed: bool = False
-    """True when they were just read from disk: then ``at.monotonic_seconds`` means nothing."""
+    """True if they were just read from disk: ``at.monotonic_seconds`` is meaningless then."""
     currency: str = ""
     gpus: Mapping[str, GpuAccount] = field(default_factory=dict)
     postings: Postings = field(default_factory=dict)
@@ -270,11 +271,11 @@ class Books:
     rows: Rows = field(default_factory=dict)
     served: ServedRows = field(default_factory=dict)
     month_kwh: Mapping[float, float] = field(default_factory=dict)
-    """Facility kWh that were priced, by start of the billing month: what the steps of a price count."""
+    """Priced facility kWh by start of the billing month, for prices with steps."""
     demand: Mapping[str, Demand] = field(default_factory=dict)
-    """Where the month's peaks stand, by name of the charge."""
+    """State of the month's peaks, by name of the charge."""
     standing_charges_since_seconds: float | None = None
-    """Unix time since which charges of the contract wait for a GPU to share them. None: nothing waits."""
+    """Unix time since which standing charges are deferred because no GPU shares them. None: none are."""
     host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)

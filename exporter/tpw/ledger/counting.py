@@ -1,13 +1,13 @@
-"""How many tokens a server's counters rose by.
+"""By how many tokens a server's counters rose.
 
 Rises are taken series by series, then summed: with several ranks one may restart while the others grow. A counter that
-fell began again at 0, so what it shows is its rise. A server seen for the first time tells a baseline, not a rise, unless
-its process began while it was being watched; and so does another one that is found in its place. The kinds are then made
+fell restarted at 0, so its value is its rise. The first reading of a server is a baseline, not a rise, unless its process
+started while it was observed; so is the first reading of a different server under the same name. The kinds are then made
 disjoint.
 
-Tokens of requests in work, where a server tells them, come on top of what its counter rose by. They may go away uncounted
-(a server that is killed takes its requests with it): what was told stands, because a counter never falls, and the server's
-next tokens fill it up first. So the total is the rise of the server's own counters again as soon as they have passed it.
+Tokens of requests in flight, where a server exposes them, are added to the rise of its counter. They may never be counted
+(a killed server loses its requests). They stay in the total, which never falls, and the server's next tokens are absorbed
+first. So the total equals the rise of the server's own counters again as soon as they have passed it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _TOKEN_ROLES = (Role.OUTPUT, Role.INPUT, Role.PROMPT, Role.CACHED_INPUT)
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What one look at a server added."""
+    """What one reading of a server added."""
 
     account: ServerAccount
     risen: Mapping[tuple[str, TokenKind], float]
-    """Tokens by (model, kind) since the last look; only what rose."""
+    """Tokens by (model, kind) since the last reading; only those that rose."""
     moved: bool
     """Whether any token counter moved."""
 
 
 _CLOCK_SECONDS = 60.0
-"""By how much the clock of another machine may be behind ours."""
+"""By how much the clock of another machine may lag. Tuning: far above NTP's error, below the time of a restart."""
 
 
 def _is_another(account: ServerAccount, reading: ServerReading) -> bool | None:
-    """Whether this look is at another process than the last one; None where that is not known. A process that is known by
-    its page now and was known by its pid before (or the other way round) cannot be compared."""
+    """Whether the process differs from that of the last reading; None if unknown. An identity from the page cannot be
+    compared with one from the operating system."""
     before, now = account.identity, reading.identity
     if before is None or now is None or (before.pid is None) != (now.pid is None):
         return None
@@ -46,14 +46,14 @@ def _is_another(account: ServerAccount, reading: ServerReading) -> bool | None:
 
 
 def _is_elder(account: ServerAccount, reading: ServerReading, read_wall_seconds: float | None) -> bool:
-    """Whether this is another server under the same name, which was there before the last look already: an address that
-    was changed, or one behind which several servers answer in turn. What it counted so far was not counted here."""
+    """Whether this is a different server under the same name that was running before the last reading: the address was
+    changed, or several servers answer behind it. Its counts so far are not ours."""
     another = _is_another(account, reading)
     if another is None:
         return bool(account.address and reading.address) and account.address != reading.address
     return (
         another
-        # A pid cannot have come again before the last look: then the clock was set, by which its start is told.
+        # The same pid cannot be an older process: the clock that dates its start was set.
         and not _keeps_pid(account, reading)
         and reading.started_wall_seconds is not None
         and read_wall_seconds is not None
@@ -67,7 +67,7 @@ def _keeps_pid(account: ServerAccount, reading: ServerReading) -> bool:
 
 
 def _from_zero(account: ServerAccount, reading: ServerReading, read_wall_seconds: float | None) -> bool:
-    """Whether all counters of this look began at 0 after the last look (or, the first time, under watch)."""
+    """Whether all counters started at 0 after the last reading (or, at the first one, while it was observed)."""
     if not _is_met(account):
         return (
             reading.started_wall_seconds is not None
@@ -81,20 +81,19 @@ def _from_zero(account: ServerAccount, reading: ServerReading, read_wall_seconds
     began = reading.started_wall_seconds
     if began is not None and read_wall_seconds is not None and began > read_wall_seconds:
         return True
-    # Another process, but its counters may go on from files of the old one, or some of what it counted was read before it
-    # was known for another one: then none of them is lower than it was.
+    # The counters of another process may continue from files of the old one, or some were read before the new identity
+    # was known: then none of them is lower than before.
     values = {one.key: one.value for one in reading.series} | {one.key: one.value for one in reading.work}
     return any(values.get(key, 0.0) < value for key, value in account.series.items())
 
 
 def _is_met(account: ServerAccount) -> bool:
-    """Whether it was looked at before; it may have had no counters then."""
+    """Whether it was read before; it may have had no counters then."""
     return bool(account.series or account.engine)
 
 
 def _at_zero(series: Mapping[str, float]) -> dict[str, float]:
-    """Counters of a process that is gone, as those of the one after it begin. One of each name is enough, to know the
-    name by."""
+    """The counters of the next process at its start. One series of each name is enough: only the names are needed."""
     return dict.fromkeys({_name(key): key for key in series}.values(), 0.0)
 
 
@@ -104,20 +103,20 @@ def count(
     read_wall_seconds: float | None = None,
     now_wall_seconds: float | None = None,
 ) -> Count:
-    """Add one look to a server's account.
+    """Add one reading to a server's account.
 
     Args:
-        account: as it was.
-        reading: the look.
-        read_wall_seconds: when it was looked at last, where that is known.
-        now_wall_seconds: when this look was taken.
+        account: the account before.
+        reading: the reading.
+        read_wall_seconds: when it was last read; None if unknown.
+        now_wall_seconds: when this reading was taken.
     """
     elder = _is_elder(account, reading, read_wall_seconds)
     from_zero = not elder and _from_zero(account, reading, read_wall_seconds)
     known = {} if elder else account.series
     first = not from_zero and (elder or not _is_met(account))
     raw = _at_zero(known) if from_zero else dict(known)
-    counted = _in_these_words(account.counted, reading)
+    counted = _in_current_roles(account.counted, reading)
     work = dict(account.work)
     requests = dict(account.requests)
     moved = False
@@ -133,8 +132,8 @@ def count(
     for series in reading.series:
         replaces = False
         if known and series.key not in known and not from_zero:
-            # Another counter for what was counted before (an exporter that knows the engine better) has the whole life
-            # of the server in it: its first look is a baseline too.
+            # A new counter for the same quantity (a newer exporter knows the engine better) includes the server's whole
+            # past: its first reading is a baseline too.
             known_names = {_name(key) for key in known} if known_names is None else known_names
             replaces = _name(series.key) not in known_names and _is_counted(series.role, account)
         rise = rise_of(series.key, series.value, baseline=replaces)
@@ -151,7 +150,7 @@ def count(
         work[place] = work.get(place, 0.0) + rise
         moved = moved or rise > 0.0
 
-    # Nothing rose and nothing is new: the kinds are what they were.
+    # Nothing rose and no series is new: the kinds are unchanged.
     same = not moved and not reading.in_flight and counted.keys() == account.counted.keys()
     tokens = account.tokens if same else _disjoint(_with(counted, reading.in_flight), account.tokens)
     moved = moved or (bool(reading.in_flight) and tokens != account.tokens)
@@ -185,16 +184,18 @@ def count(
     return Count(updated, risen, moved)
 
 
-def _in_these_words(counted: Mapping[tuple[str, Role], float], reading: ServerReading) -> dict[tuple[str, Role], float]:
-    """What was counted so far, in the role in which prompts are counted now: a release that counts them without the cached
-    ones goes on where one was that counted them with, and the other way round."""
+def _in_current_roles(
+    counted: Mapping[tuple[str, Role], float], reading: ServerReading
+) -> dict[tuple[str, Role], float]:
+    """The counts so far in the role in which prompts are counted now: a release that counts them without cached ones
+    continues from one that included them, and the other way round."""
     roles = {series.role for series in reading.series} & {Role.INPUT, Role.PROMPT}
     found = dict(counted)
     if len(roles) != 1:
-        return found  # none, or both: then one tells what the other leaves out
+        return found  # none, or both: nothing to convert
     [role] = roles
     other = Role.PROMPT if role is Role.INPUT else Role.INPUT
-    for model in [model for model, of in counted if of is other]:
+    for model in [model for model, its_role in counted if its_role is other]:
         total = found.pop((model, other))
         cached = counted.get((model, Role.CACHED_INPUT), 0.0)
         total = max(0.0, total - cached) if role is Role.INPUT else total + cached
@@ -214,7 +215,7 @@ def _name(key: str) -> str:
 
 
 def _with(counted: Mapping[tuple[str, Role], float], in_flight: Iterable[InFlight]) -> Mapping[tuple[str, Role], float]:
-    """What the counters rose by, and what is on its way into them."""
+    """The rises of the counters, and the tokens in flight."""
     total = dict(counted)
     for one in in_flight:
         slot = (one.model or UNKNOWN_MODEL, Role.OUTPUT)
@@ -223,7 +224,7 @@ def _with(counted: Mapping[tuple[str, Role], float], in_flight: Iterable[InFligh
 
 
 def _models(reading: ServerReading, account: ServerAccount) -> tuple[str, ...]:
-    """Models on this page, in a stable order; what was known where the page names none."""
+    """Models on this page, in a stable order; those known before if the page names none."""
     names = {series.model for series in reading.series if series.role in _TOKEN_ROLES and series.model}
     names.update(work.model for work in reading.work if work.model)
     if not names:
@@ -236,8 +237,8 @@ def _disjoint(
 ) -> dict[tuple[str, TokenKind], float]:
     """Output, computed input and cached input by model.
 
-    Engines count a cached prompt at another moment than the prompt itself, so prompt - cached may step back for a while:
-    a kind never falls, and catches up.
+    Engines count a cached prompt and the prompt itself at different moments, so prompt - cached may step back for a while.
+    A kind never falls: it catches up.
     """
     tokens = dict(before)
     for model in _ordered(model for model, _ in counted):

@@ -1,22 +1,22 @@
-"""Which joules of a meter are believed.
+"""Which joules of a meter are accepted.
 
-A hardware counter is believed where its rise is one the board can make in the time: 0 <= rise <= P * dt * 1.25 + P * 0.2 s
-with P the most it can draw. Everything else starts a new baseline and books nothing: a reset may add what the counter
-shows since, if that is plausible. Power is integrated over real time, never across a gap: instants by the trapezoid, a
-mean as the energy of the time it is of. What is not believed is counted by reason, and its time is unmetered, as soon as
-nothing can tell its energy any more.
+A counter is accepted if its rise is possible for the GPU in that time: 0 <= rise <= P * dt * 1.25 + P * 0.2 s, with P its
+highest power. Everything else starts a new baseline and books nothing; after a reset the counter's value is booked
+if that is plausible. Power is integrated over real time, never across a gap: instants by the trapezoid rule, a mean as the
+energy of its averaging time. Rejected readings are counted by reason, and their time becomes unmetered as soon as no
+reading can provide its energy any more.
 
-A counter that stepped back may have been misread once: until it has moved on below the old mark, only what it shows above
-that mark is booked, so that a step back and forth never counts the same joules twice. Nor did a counter that fell by a
-tenth or less begin anew, however long nobody looked: what it shows was booked before.
+A counter that stepped back may have been misread once: until it has moved on below the old value, only its rise above that
+value is booked, so that a step back and forth never counts the same joules twice. A fall by a tenth or less is no reset,
+however old the last reading is: that energy was booked before.
 
-Somebody else's meter (``external``) is believed by the same rules: as a counter where it tells one, else as power.
+An external meter (``external``) is subject to the same rules: as a counter if it has one, else as power.
 
-A counter is also held against the integral of average power, minute by minute: where the two are apart by more than a
-quarter for five minutes that is said (``mismatch``), and where they are apart by more than a factor of two, or the counter
-stands still, power takes its place (``distrusted``, ``frozen``) until the two have agreed for five minutes. Power of the
-instant may meet a periodic load at the same point every time, so it is a judge only of a counter in another unit: one that
-is off by more than ten for five minutes.
+A counter is also compared with the integral of average power, in windows of a minute. If they differ by more than a quarter
+for five minutes that is an anomaly (``mismatch``). If they differ by more than a factor of two, or the counter does not
+move, power is used instead (``distrusted``, ``frozen``) until they have agreed for five minutes. Instant power may meet a
+periodic load at the same phase every time, so it only detects a counter in another unit: a factor of more than ten for
+five minutes.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from tpw.ledger.books import Check, GpuAccount, HostAccount
 from tpw.model import EnergyMethod, Gpu, GpuSample, HostSample, Instant
 
 DEFAULT_MAX_POWER_WATTS = 3000.0
-"""For boards that do not tell their limit: above the 2900 W of a GB300 module."""
+"""For GPUs that do not report their limit: above the 2900 W of a GB300 module."""
 
 _HEADROOM = 1.25
+"""Tuning: above the excursions of GPUs over their limit, below any misread counter."""
 _SLACK_SECONDS = 0.2
 """A counter refreshes every 20 to 100 ms, so a delta may hold a little more time than lies between two reads."""
 
 _FROZEN_SECONDS = 10.0
-"""A powered board always draws: a counter that stands this long is not counting."""
+"""A powered GPU always draws: a counter that has not moved for this long is frozen. Tuning: a hundred refreshes."""
 
 _MIN_FALL = 0.1
-"""A counter that began anew has fallen by more than this part of what it showed."""
+"""A counter that was reset has fallen by more than this part of its value."""
 
 _MAX_GAP_INTERVALS = 3.0
 
 _SLOW_SECONDS = 60.0
-"""Host meters are read at least this often: what is assumed of one that was read once."""
+"""Host meters are read at least this often: assumed for a meter with one reading."""
 
 _WINDOW_SECONDS = 60.0
 _AGREE = 1.25
 _WRONG = 2.0
 _OTHER_UNIT = 10.0
-"""The dynamic range of boards is less, and so is what their instants can be off from their mean."""
+"""Above the dynamic range of GPUs, and so above the ratio of an instant to the mean."""
 _WINDOWS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one look added.
+    """What one reading added.
 
-    ``joules`` is None where the look settles nothing (the time stays pending), and ``unmetered`` says that the energy of
-    the pending time will never be known, or (with joules) not all of it. ``also_unmetered_seconds`` is time before it
-    that seemed to be settled and, as it turns out, was not.
+    ``joules`` is None if the time stays pending. ``unmetered``: the energy of the pending time will never be known, or
+    (with joules) not all of it. ``also_unmetered_seconds``: earlier time that was booked as metered and proved not to be.
     """
 
     joules: float | None = None
@@ -69,7 +69,7 @@ class Step:
 
 
 def doubt(gpu: Gpu, watts: float | None) -> str:
-    """Why a reading of power is not believed: "zero" (a powered board always draws), "implausible", or ""."""
+    """Why a power reading is rejected: "zero" (a powered GPU always draws), "implausible", or ""."""
     if watts is None:
         return ""
     if watts <= 0.0:
@@ -85,7 +85,7 @@ def _has_counter(account: GpuAccount) -> bool:
 
 
 def is_too_late(account: GpuAccount, now: Instant, interval_seconds: float) -> bool:
-    """Whether the time since the last good look will never be metered, whatever comes. A counter may still tell."""
+    """Whether the time since the last accepted reading can no longer be metered. A counter may still provide it."""
     if account.method is EnergyMethod.COUNTER or _has_counter(account):
         return account.baseline_joules is None
     at = account.baseline_at_seconds
@@ -100,21 +100,21 @@ def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_secon
     if sample.energy_joules is not None and not 0.0 <= sample.energy_joules < inf:
         doubted = doubted or "implausible"
         sample = replace(sample, energy_joules=None)
-    account, complaint = _checked(account, sample, interval_seconds)
-    complaint = complaint or doubted
+    account, anomaly = _checked(account, sample, interval_seconds)
+    anomaly = anomaly or doubted
     method = account.method
     if method is EnergyMethod.NONE:
-        return Step(unmetered=True, anomaly=complaint), account
-    told = method is EnergyMethod.EXTERNAL and sample.energy_joules is not None
-    if told or method is EnergyMethod.COUNTER or _has_counter(account):
+        return Step(unmetered=True, anomaly=anomaly), account
+    is_external_counter = method is EnergyMethod.EXTERNAL and sample.energy_joules is not None
+    if is_external_counter or method is EnergyMethod.COUNTER or _has_counter(account):
         step, account = _measure_counter(account, sample, now, interval_seconds)
     else:
         step, account = _measure_power(account, sample, now, interval_seconds)
-    return (replace(step, anomaly=complaint) if complaint and not step.anomaly else step), account
+    return (replace(step, anomaly=anomaly) if anomaly and not step.anomaly else step), account
 
 
 def _at(account: GpuAccount, sample: GpuSample, now: Instant) -> GpuAccount:
-    """The account with its baseline at the sample. Both meters move together, so a switch between them overlaps nothing."""
+    """The account with its baseline at the sample, for counter and power: a switch between them never overlaps."""
     before = account.baseline_at_seconds
     return replace(
         account,
@@ -155,7 +155,7 @@ def _measure_counter(
     rise = new - old
     bound = _limit_watts(account) * (_gap_seconds(account, sample, now) * _HEADROOM + _SLACK_SECONDS)
     if rise == 0.0:
-        return _standing(account, sample, now, interval_seconds)
+        return _unchanged(account, sample, now, interval_seconds)
     mark = account.mark_joules
     if 0.0 < rise <= bound:
         if mark is not None and new > mark:
@@ -165,13 +165,15 @@ def _measure_counter(
         return Step(unmetered=True, anomaly="implausible"), _at(account, sample, now)
     lower = replace(_at(account, sample, now), mark_joules=old if mark is None else max(old, mark))
     if new <= bound and new < (1.0 - _MIN_FALL) * old:
-        # The driver was loaded again: what it counted since is real, what it counted before and was not read is not known.
+        # The driver was reloaded: its count since then is real, the unread part before is unknown.
         return Step(joules=new, unmetered=True, anomaly="reset"), lower
     return Step(unmetered=True, anomaly="backwards"), lower
 
 
-def _standing(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, GpuAccount]:
-    """A counter that has not moved: no news for a while, then frozen, and power takes its place."""
+def _unchanged(
+    account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float
+) -> tuple[Step, GpuAccount]:
+    """A counter that has not moved: pending for a while, then frozen and replaced by power."""
     since = account.still_since_seconds
     if since is None:
         since = account.baseline_at_seconds if account.baseline_at_seconds is not None else sample.at_seconds
@@ -186,13 +188,15 @@ def _standing(account: GpuAccount, sample: GpuSample, now: Instant, interval_sec
     if sample.at_seconds - since < _FROZEN_SECONDS:
         return Step(), waited
     if sample.power_watts is None:
-        # Nothing to put in its place: its time is lost, and counted as such once, when it is first noticed.
+        # Without power to replace it the time is unmetered. The anomaly is counted once.
         already = account.baseline_at_seconds is not None and account.baseline_at_seconds - since >= _FROZEN_SECONDS
         if already:
             return Step(unmetered=True), waited
         return Step(unmetered=True, anomaly="frozen", also_unmetered_seconds=account.last_gap_seconds), waited
-    distrusting = replace(_at(waited, sample, now), check=replace(account.check, distrusted=True, sound=0, strange=0))
-    # When in its last interval it stopped is not known, so that one was not all metered.
+    distrusting = replace(
+        _at(waited, sample, now), check=replace(account.check, distrusted=True, agreements=0, disagreements=0)
+    )
+    # It stopped at an unknown moment of its last interval, so that one was not fully metered.
     last = account.last_gap_seconds
     if waited.still_joules > 0.0:
         return Step(joules=waited.still_joules, anomaly="frozen", also_unmetered_seconds=last), distrusting
@@ -200,16 +204,16 @@ def _standing(account: GpuAccount, sample: GpuSample, now: Instant, interval_sec
 
 
 def _trapezoid(account: GpuAccount, sample: GpuSample, interval_seconds: float) -> float | None:
-    """Integral of power since the baseline; None over a gap or where one end is not believed."""
+    """Integral of power since the baseline; None over a gap, or if either end was rejected."""
     watts, before, since = sample.power_watts, account.baseline_watts, account.baseline_at_seconds
     if watts is None or before is None or since is None:
         return None
     gap = max(0.0, sample.at_seconds - since)
     if gap > _MAX_GAP_INTERVALS * interval_seconds:
         return None
-    # A mean tells all of the time it is of, so at one look in that time the sum is exact; the trapezoid would lag.
-    told = min(gap, sample.power_mean_seconds)
-    return watts * told + 0.5 * (watts + before) * (gap - told)
+    # A mean covers its averaging time exactly; the trapezoid rule would lag.
+    averaged = min(gap, sample.power_mean_seconds)
+    return watts * averaged + 0.5 * (watts + before) * (gap - averaged)
 
 
 def _measure_power(
@@ -222,7 +226,7 @@ def _measure_power(
 
 
 def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) -> tuple[GpuAccount, str]:
-    """The account with this look added to the check of its counter, and what there is to complain of."""
+    """The account with this reading added to the check of its counter, and the anomaly, if any."""
     if account.gpu.energy_method is not EnergyMethod.COUNTER or sample.energy_joules is None:
         return account, ""
     check = account.check
@@ -243,23 +247,25 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
     by_mean = account.gpu.power_averaged
     most = _AGREE if by_mean else _OTHER_UNIT
     agree = 1.0 / most <= ratio <= most
-    strange = 0 if agree else check.strange + 1
-    sound = check.sound + 1 if agree else 0
-    wrong = not 1.0 / _WRONG <= ratio <= _WRONG if by_mean else strange >= _WINDOWS
-    complaint = ""
+    disagreements = 0 if agree else check.disagreements + 1
+    agreements = check.agreements + 1 if agree else 0
+    wrong = not 1.0 / _WRONG <= ratio <= _WRONG if by_mean else disagreements >= _WINDOWS
+    anomaly = ""
     distrusted = check.distrusted
     if wrong and not distrusted:
-        distrusted, complaint = True, "distrusted"
-    elif by_mean and strange == _WINDOWS:
-        complaint = "mismatch"
-    elif distrusted and sound >= _WINDOWS:
+        distrusted, anomaly = True, "distrusted"
+    elif by_mean and disagreements == _WINDOWS:
+        anomaly = "mismatch"
+    elif distrusted and agreements >= _WINDOWS:
         distrusted = False
-    closed = Check(raw_joules=check.raw_joules, strange=strange, sound=sound, distrusted=distrusted)
-    return replace(account, check=closed), complaint
+    closed = Check(
+        raw_joules=check.raw_joules, disagreements=disagreements, agreements=agreements, distrusted=distrusted
+    )
+    return replace(account, check=closed), anomaly
 
 
 def measure_host(account: HostAccount, sample: HostSample, interval_seconds: float) -> tuple[float, HostAccount]:
-    """Joules a host component adds, and its new account. The same rules; what is not believed adds nothing."""
+    """Joules that a host component adds, and its new account. The same rules; a rejected reading adds nothing."""
     limit_watts = sample.max_power_watts or DEFAULT_MAX_POWER_WATTS
     gap = 0.0 if account.baseline_at_seconds is None else sample.at_seconds - account.baseline_at_seconds
     joules = 0.0
@@ -289,7 +295,7 @@ def measure_host(account: HostAccount, sample: HostSample, interval_seconds: flo
 
 
 def is_host_late(account: HostAccount, now: Instant, interval_seconds: float) -> bool:
-    """Whether a host component should have been read again by now: its power is not known any more."""
+    """Whether a host component's next reading is overdue: its power is unknown then."""
     at = account.baseline_at_seconds
     patience = _MAX_GAP_INTERVALS * max(interval_seconds, account.gap_seconds or _SLOW_SECONDS)
     return at is None or now.monotonic_seconds - at > patience

@@ -1,4 +1,4 @@
-"""The rows of the books: what was served in each, which of them are still open, and prices that arrive late."""
+"""The rows of the books: what was served in each, open rows, and prices that arrive late."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tpw.ledger.books import (
 from tpw.ledger.tick import Curve, Policy
 
 LATE_SECONDS = 8 * 86400.0
-"""For so long a price may come late: as far back as feeds tell their history."""
+"""A price may arrive this late: feeds publish their history this far back."""
 
 _MAX_OPEN_SECONDS = 2 * 86400.0
+"""Rows of a silent GPU stay in memory this long. Tuning: later joules are added to the rows on disk."""
 
 
 def open_from(accounts: Mapping[str, GpuAccount], now_seconds: float) -> float:
-    """Before this moment no joule can be booked any more: the earliest time of a GPU that has no joules yet. A board that
-    has been silent for days holds nothing open."""
+    """No joule can be booked before this moment: the earliest pending time of a GPU, at most two days ago."""
     starts = [account.pending[0].start_seconds for account in accounts.values() if account.pending]
     return max(min([now_seconds, *starts]), now_seconds - _MAX_OPEN_SECONDS)
 
@@ -39,7 +39,7 @@ def serve(
     start_seconds: float,
     end_seconds: float,
 ) -> ServedRows:
-    """The rows with what the servers did between two ticks, spread evenly over the time between."""
+    """The rows with what the servers did between two ticks, spread evenly over that time."""
     added: dict[tuple[str, str], Served] = {}
     for name, account in after.items():
         old = before.get(name) or ServerAccount(name)
@@ -67,10 +67,10 @@ def _rises(name: str, old: ServerAccount, new: ServerAccount, added: dict[tuple[
     models = {model for model, _ in (*tokens, *work, *references)} | set(requests)
     for model in models:
         added[name, model] = Served(
-            {kind: value for (of, kind), value in tokens.items() if of == model},
+            {kind: value for (name_of_model, kind), value in tokens.items() if name_of_model == model},
             requests.get(model, 0.0),
-            {unit: value for (of, unit), value in work.items() if of == model},
-            {reference: value for (of, reference), value in references.items() if of == model},
+            {unit: value for (name_of_model, unit), value in work.items() if name_of_model == model},
+            {reference: value for (name_of_model, reference), value in references.items() if name_of_model == model},
         )
 
 
@@ -84,7 +84,7 @@ def _rise(old: Mapping[_Key, float], new: Mapping[_Key, float]) -> dict[_Key, fl
 
 
 def without_closed(books: Books) -> Books:
-    """The books without rows that nothing can be added to any more. Only for rows that are on disk."""
+    """The books without closed rows. Only for rows that are on disk."""
     if books.at is None:
         return books
     now = books.at.wall_seconds
@@ -105,15 +105,15 @@ def _awaits_price(row: Postings) -> bool:
 
 
 def unpriced_since(books: Books) -> float | None:
-    """Start of the first row with energy that has no price yet. None where all have one."""
+    """Start of the first row with energy that has no price yet. None if all have one."""
     return min((start for start, row in books.rows.items() if _awaits_price(row)), default=None)
 
 
 def price_late(books: Books, policy: Policy) -> Books:
-    """Price what had no price when it was booked and has one now.
+    """Price energy that had no price when it was booked and has one now.
 
-    A row is priced when prices are known for the whole of it, at their mean over its time. It is no cost of this minute's
-    tokens: the live windows have it in all their samples, and so in no rise.
+    A row is priced when prices are known for all of it, at their mean over its time. This is no cost of the current tokens:
+    it enters all samples of the live windows, and so no rise.
     """
     curve = policy.curve
     if curve is None or unpriced_since(books) is None:

@@ -1,4 +1,4 @@
-"""What goes into one step of the ledger: the readings of a tick, and the rules in force."""
+"""The arguments of one step of the ledger: the readings of a tick, and the rules in force."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Intensities(Protocol):
 class Tick:
     """Everything that was read at one moment.
 
-    ``servers`` holds only the looks that ended: a server that is still answering is not in it, and its account stands.
-    ``owners`` names every server there is, configured or found.
+    ``servers`` has only the readings that are finished; the account of a server that is still answering does not change.
+    ``owners`` names every server, configured or discovered.
     """
 
     at: Instant

@@ -1,16 +1,15 @@
 """The live ratios of one server: tokens per second, tokens per watt and cost per token over one stated window.
 
-A server's account keeps its cumulative totals of the last minutes, one sample per tick. A ratio is the rise of one total
-over the rise of another between two of those samples, so it is what a recording rule over the same counters would say;
-the time between the two is reported beside it. While energy of a GPU comes more seldom than it is looked at (a page that is
-collected every half minute), both ends are samples at which it had come: in between tokens would be held against the joules
-of another time.
+A server's account keeps its cumulative totals of the last minutes. A ratio is the rise of one total over the rise of
+another between two samples, as in a recording rule over the same counters; the time between them is reported beside it. If
+a GPU's meter reports less often than ticks (a page that is collected every half minute), both ends are samples with
+complete energy: otherwise tokens would be divided by the joules of another time.
 
-Of a server that has GPUs on other nodes too, only tokens per second and watts are known here: all tokens over a part of
-the joules would be no ratio of anything.
+For a server that also has GPUs on other nodes only tokens per second and watts are known: all its tokens over a part of
+its joules would be meaningless.
 
-Which two: the newest sample, and the one whose age is nearest to the window wanted for this server (the older one where
-two are equally near). While the history is shorter than the window that is the oldest there is.
+The two samples are the newest, and the one with the age nearest to the window (of two equally near ones the older). While
+the history is shorter than the window it is the oldest.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ TOTAL = "total"
 
 @dataclass(frozen=True, slots=True)
 class ModelRatios:
-    """Ratios of one model of a server. A key that is missing means: not known.
+    """Ratios of one model of a server. A missing key means unknown.
 
     ``kind`` is "output" or "total" throughout.
     """
@@ -42,7 +41,7 @@ class ModelRatios:
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
     """By kind."""
     tokens_per_joule: Mapping[tuple[str, Boundary], float] = field(default_factory=dict)
-    """By (kind, boundary). 0 where joules rose and no token was made."""
+    """By (kind, boundary). 0 where joules rose and tokens did not."""
     cost_per_token: Mapping[tuple[str, Scope], float] = field(default_factory=dict)
     """By (kind, scope), in the currency of the books. Negative where negative prices paid more than the rest cost."""
     watts: Mapping[Boundary, float] = field(default_factory=dict)
@@ -58,16 +57,16 @@ class LiveRatios:
 
 
 def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
-    """The ratios of a server over its window; None where fewer than two samples tell.
+    """The ratios of a server over its window; None with fewer than two samples.
 
     Args:
         account: the server.
-        priced: whether the books have a currency at all; without one no cost per token is known.
+        priced: whether the books have a currency; without one no cost per token is known.
     """
     window = account.window
     if len(window) < 2:
         return None
-    ends = _ending_with_news(window)
+    ends = _with_complete_ends(window)
     first, last = ends[_begin(ends, account.window_seconds)], ends[-1]
     span = last.at_seconds - first.at_seconds
     if span <= 0.0:
@@ -83,16 +82,14 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     )
 
 
-def _ending_with_news(window: Sequence[WindowSample]) -> Sequence[WindowSample]:
-    """The window without what only waits for its energy, where that leaves two ends."""
-    if not any(sample.awaiting_energy for sample in window):
-        return window
-    told = [sample for sample in window if not sample.awaiting_energy]
-    return told if len(told) >= 2 else window
+def _with_complete_ends(window: Sequence[WindowSample]) -> Sequence[WindowSample]:
+    """The window without the samples that await energy, if two or more remain."""
+    complete = [sample for sample in window if not sample.awaiting_energy]
+    return window if len(complete) in (len(window), 0, 1) else complete
 
 
 def _begin(window: Sequence[WindowSample], wanted_seconds: float) -> int:
-    """Index of the sample, other than the newest, whose age is nearest to the one wanted."""
+    """Index of the sample, other than the newest, with the age nearest to the wanted one."""
     newest = len(window) - 1
     target = window[newest].at_seconds - wanted_seconds
     after = bisect_left(window, target, hi=newest, key=_at)
@@ -109,7 +106,7 @@ def _at(sample: WindowSample) -> float:
 
 
 def _covered(window: Sequence[WindowSample], first: WindowSample, last: WindowSample) -> float:
-    """Seconds between two samples over which every GPU of the server was metered."""
+    """Seconds between two samples in which every GPU of the server was metered."""
     lost = sum(
         after.at_seconds - before.at_seconds
         for before, after in pairwise(window)
@@ -147,7 +144,7 @@ def _ratios(
 
 
 def _risen_tokens(model: str, first: WindowSample, last: WindowSample) -> dict[str, float]:
-    """Tokens made over the window by "output" and "total"; without the kinds the engine does not count."""
+    """Tokens over the window by "output" and "total"; without kinds that the engine does not count."""
     risen: dict[str, float] = {}
     total = 0.0
     counted = False
