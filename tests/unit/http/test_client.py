@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,19 @@ def test_a_body_over_the_limit_is_refused(data: bytes) -> None:
     assert (failure.reason, "larger than 4 KiB" in failure.detail) == (Reason.MALFORMED, True)
 
 
+def test_a_gzip_bomb_is_never_unpacked_whole() -> None:
+    bomb = answer(gzip.compress(bytes(32 << 20)), headers={"Content-Encoding": "gzip"})
+    with PageServer(lambda asked: bomb) as server:
+        tracemalloc.start()
+        try:
+            failure = failure_of(Client(server.url, max_bytes=1 << 20))
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert failure.reason is Reason.MALFORMED
+    assert peak_bytes < 4 << 20
+
+
 def test_gzip_is_decompressed_though_it_is_not_requested() -> None:
     with PageServer(lambda asked: answer(gzip.compress(b"hello"), headers={"Content-Encoding": "GZIP"})) as server:
         client = Client(server.url)
@@ -213,22 +227,28 @@ def test_nothing_that_listens_is_unreachable() -> None:
 
 
 def test_every_address_of_a_host_is_tried_within_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as refusing, PageServer(lambda asked: answer("fine")) as server:
-        ports = [refusing.getsockname()[1], server.port]
-    del ports
     with PageServer(lambda asked: answer("fine")) as server:
         with socket.create_server(("127.0.0.1", 0)) as closed:
             refused = closed.getsockname()
-        found = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (refused, ("127.0.0.1", server.port))
-        ]
+        addresses = [refused, ("127.0.0.1", server.port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        assert failure_free(Client("http://two.example")) == b"fine"
+        assert body_of(Client("http://two.example")) == b"fine"
+
+        given: list[float] = []
+
+        def left() -> float:
+            given.append(1.0)
+            if len(given) > 1:
+                raise TimeoutError
+            return given[-1]
+
         with pytest.raises(TimeoutError):
-            open_tcp("two.example", 80, lambda: (_ for _ in ()).throw(TimeoutError()))
+            open_tcp("two.example", 80, left)
+    assert len(given) == 2
 
 
-def failure_free(client: Client) -> bytes:
+def body_of(client: Client) -> bytes:
     try:
         return client.request().body
     finally:
@@ -240,7 +260,7 @@ def test_another_socket_can_be_put_below_the_client() -> None:
     with theirs:
         theirs.sendall(answer("by socket pair", headers={"Connection": "close"}))
         client = Client("http://anything.example", open_socket=lambda host, port, left: ours)
-        assert failure_free(client) == b"by socket pair"
+        assert body_of(client) == b"by socket pair"
         assert theirs.recv(65536).startswith(b"GET / HTTP/1.1\r\nHost: anything.example\r\n")
 
 
@@ -287,11 +307,12 @@ def test_redirects_in_a_circle_end() -> None:
     assert server.paths() == ["/", "/a", "/a", "/a"]
 
 
-def test_a_header_from_elsewhere_cannot_add_a_line() -> None:
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
+def test_a_header_from_elsewhere_cannot_add_a_line(end: str) -> None:
     with PageServer(lambda asked: answer()) as server:
         client = Client(server.url)
         with pytest.raises(SourceError, match="line break") as caught:
-            client.request(headers={"X-Auth-Token": "a\r\nX-Evil: b"})
+            client.request(headers={"X-Auth-Token": f"a{end}X-Evil: b"})
         client.close()
         assert (caught.value.reason, server.asked) == (Reason.MALFORMED, [])
 
