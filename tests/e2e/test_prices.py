@@ -10,7 +10,7 @@ import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer
 from support.servers import wait_until
-from tpw.http.fetch import fetch as over_http
+from tpw.http.fetch import fetch
 from tpw.model import Reason, SourceError
 from tpw.tariff.prometheus import FromPrometheus
 
@@ -36,7 +36,7 @@ def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
         wait_until(lambda: not server.query("spot_price_eur_per_mwh"), "the series has ended", timeout=30)
 
     reader = FromPrometheus(
-        server.url, 'avg(spot_price_eur_per_mwh{zone="DE-LU"})', over_http, step_seconds=1.0, factor=0.001
+        server.url, 'avg(spot_price_eur_per_mwh{zone="DE-LU"})', fetch, step_seconds=1.0, factor=0.001
     )
     found = reader.read(begun, time.time() + 3600)
     assert [interval.price_per_kwh for interval in found] == pytest.approx([0.08025, -0.0125])
@@ -50,6 +50,6 @@ def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
         ('{job="prometheus"} or up or vector(1)', Reason.MALFORMED, "aggregate it to one"),
     ):
         with pytest.raises(SourceError) as raised:
-            FromPrometheus(server.url, query, over_http, step_seconds=1.0).read(begun, time.time())
+            FromPrometheus(server.url, query, fetch, step_seconds=1.0).read(begun, time.time())
         assert raised.value.reason is reason
         assert words in raised.value.detail

@@ -230,7 +230,7 @@ class Client:
         sock = self._sock = self._open_socket(*self._via, left)
         sock.settimeout(left())
         if proxy is not None and context is not None:
-            server = f"{self._netloc if urlsplit(self.origin).port else f'{self._netloc}:443'}"
+            server = self._netloc if urlsplit(self.origin).port else f"{self._netloc}:443"
             response = _sent(sock, "CONNECT", server, server, [f"{k}: {v}" for k, v in login.items()], b"", left)
             response.close()
             if response.status != 200:

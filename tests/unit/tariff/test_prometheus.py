@@ -12,7 +12,7 @@ import pytest
 
 from support.pageserver import Asked, PageServer, answer
 from tpw.config import load
-from tpw.http.fetch import fetch as over_http
+from tpw.http.fetch import fetch
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff import FeedContext
@@ -63,7 +63,7 @@ def test_a_value_is_in_force_until_the_next_and_time_without_a_sample_is_unknown
     early = every_quarter_minute(NOON - 3600, NOON + 600, lambda at: "80.5" if at < NOON else "-12.25")
     late = every_quarter_minute(NOON + 4200, NOON + 4800, lambda at: "40")
     with PageServer(Tsdb(early + late)) as server:
-        reader = FromPrometheus(f"{server.url}/prefix/", "price", over_http, factor=0.001)
+        reader = FromPrometheus(f"{server.url}/prefix/", "price", fetch, factor=0.001)
         found = reader.read(NOON - 3600, NOON + 7200)
     assert found == (
         PriceInterval(NOON - 3540, NOON + 60, 0.0805),
@@ -75,7 +75,7 @@ def test_a_value_is_in_force_until_the_next_and_time_without_a_sample_is_unknown
 def test_queries_are_evaluated_at_multiples_of_the_step() -> None:
     tsdb = Tsdb(every_quarter_minute(NOON - 600, NOON, lambda at: "1"))
     with PageServer(tsdb) as server:
-        reader = FromPrometheus(f"{server.url}/prefix", "a / b", over_http, step_seconds=300)
+        reader = FromPrometheus(f"{server.url}/prefix", "a / b", fetch, step_seconds=300)
         assert reader.read(NOON - 501.3, NOON + 1) == reader.read(NOON - 599, NOON + 2)
     assert tsdb.asked[0] == {
         "query": "a / b",
