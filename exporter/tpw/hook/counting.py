@@ -85,47 +85,26 @@ class Counters:
 
     def page(self) -> bytes:
         """The counters in the Prometheus text format."""
-        families: tuple[tuple[str, str, Callable[[_Totals], float]], ...] = (
-            ("output_tokens_total", "Tokens generated, from the usage of answers.", lambda model: model.output),
-            (
-                "prompt_tokens_total",
-                "Prompt tokens, including cached ones, from the usage of answers.",
-                lambda model: model.prompt,
-            ),
-            (
-                "cached_tokens_total",
-                "Prompt tokens from the prefix cache, from the usage of answers.",
-                lambda model: model.cached,
-            ),
-            (
-                "audio_seconds_total",
-                "Seconds of audio transcribed, from the usage of answers.",
-                lambda model: model.audio_seconds,
-            ),
-            ("requests_total", "Answers with usage.", lambda model: model.requests),
-        )
         lines = []
-        for name, text, value_of in families:
+        for field_name, name, text in (
+            ("output", "output_tokens_total", "Tokens generated, from the usage of answers."),
+            ("prompt", "prompt_tokens_total", "Prompt tokens, including cached ones, from the usage of answers."),
+            ("cached", "cached_tokens_total", "Prompt tokens from the prefix cache, from the usage of answers."),
+            ("audio_seconds", "audio_seconds_total", "Seconds of audio transcribed, from the usage of answers."),
+            ("requests", "requests_total", "Answers with usage."),
+        ):
             lines += [f"# HELP tpw_hook_{name} {text}", f"# TYPE tpw_hook_{name} counter"]
             for model, totals in self._models.items():
-                value = value_of(totals)
-                if value or name != "audio_seconds_total":  # only models that transcribe audio have this series
+                value = getattr(totals, field_name)
+                if value or field_name != "audio_seconds":  # only models that transcribe audio have this series
                     lines.append(f'tpw_hook_{name}{{model="{_escaped(model)}"}} {value:.15g}')
+        without = "Answers without usage: streams without stream_options.include_usage, aborted requests."
+        start = f"{self.began_wall_seconds:.3f}"
         for name, kind, text, now in (
             ("tpw_hook_requests_running", "gauge", "Requests being answered.", self.running),
-            (
-                "tpw_hook_requests_without_usage_total",
-                "counter",
-                "Answers without usage: streams without stream_options.include_usage, aborted requests.",
-                self.without_usage,
-            ),
+            ("tpw_hook_requests_without_usage_total", "counter", without, self.without_usage),
             ("tpw_hook_errors_total", "counter", "Answers that caused an error in the counter.", self.errors),
-            (
-                "process_start_time_seconds",
-                "gauge",
-                "Start of these counters, Unix time in seconds.",
-                f"{self.began_wall_seconds:.3f}",
-            ),
+            ("process_start_time_seconds", "gauge", "Start of these counters, Unix time in seconds.", start),
         ):
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {now}"]
         return ("\n".join(lines) + "\n").encode()

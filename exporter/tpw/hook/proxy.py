@@ -101,7 +101,7 @@ class _Peer:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self.writer.wait_closed()
 
-    async def drain_and_close(self) -> None:
+    async def half_close(self) -> None:
         """Send no more, and read for a moment: closing with unread bytes would discard the last bytes sent."""
         with contextlib.suppress(OSError, EOFError):
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -308,7 +308,7 @@ class _Proxy:
                 with contextlib.suppress(asyncio.CancelledError, OSError, EOFError, MalformedError):
                     await upload
         if not is_up:
-            await client.drain_and_close()
+            await client.half_close()
         return is_kept_alive and is_up
 
     async def _answer(
@@ -366,11 +366,11 @@ class _Proxy:
         if head.value("expect"):
             await client.write(_CONTINUE)
         sent = await client.reader.readexactly(length)
-        asking = with_usage_requested(sent)
-        if asking is None:
+        injected = with_usage_requested(sent)
+        if injected is None:
             return head.replaced("expect"), sent, False
-        head = head.replaced("expect", "content-length", more=(f"Content-Length: {len(asking)}",))
-        return head, asking, True
+        head = head.replaced("expect", "content-length", more=(f"Content-Length: {len(injected)}",))
+        return head, injected, True
 
     def _rewritten(self, head: Head) -> Head:
         more = (f"Host: {self._upstream.authority}", "Accept-Encoding: identity")
@@ -459,7 +459,7 @@ async def _refuse(client: _Peer, status: str, text: str) -> None:
     document = json.dumps({"error": {"message": text, "type": kind}}).encode()
     with contextlib.suppress(OSError):
         await client.write(_response(status, "application/json", document, "Connection: close"))
-    await client.drain_and_close()
+    await client.half_close()
 
 
 def _response(status: str, content_type: str, text: bytes, *more: str, length: int | None = None) -> bytes:
