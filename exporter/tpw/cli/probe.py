@@ -69,7 +69,7 @@ def findings(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], con
     for name, server in books.servers.items():
         for uuid in server.gpus:
             owners.setdefault(uuid, []).append(name)
-    read = {source.name for source in snapshot.sources}
+    read = snapshot.servers_read
     return {
         "gpus": [
             {
@@ -112,7 +112,7 @@ def findings(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], con
             {
                 "name": server.name,
                 "up": server.up,
-                "counters_elsewhere": not server.up and f"server:{server.name}" not in read,
+                "counters_elsewhere": not server.up and server.name not in read,
                 "engine": server.engine,
                 "models": list(server.models),
                 "cadence": str(server.cadence),
