@@ -81,7 +81,7 @@ class Token(NamedTuple):
 
 
 def tokens(expr: str) -> list[Token]:
-    """PromQL as tokens, whose texts joined are the expression."""
+    """PromQL as tokens. Their texts joined are the expression."""
     return [Token(match.lastgroup or "sign", match.group()) for match in _TOKEN.finditer(expr)]
 
 

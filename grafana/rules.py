@@ -1,6 +1,6 @@
 """Recording rules that dashboards and alerts read.
 
-Names follow Prometheus: ``level:metric:operation``. The level says which labels are left besides those of
+Names follow Prometheus: ``level:metric:operation``. The level determines the labels besides those of
 :attr:`grafana.values.Values.labels`:
 
 ========  ==========================  =====================================================================
@@ -10,13 +10,12 @@ gpu       instance, gpu, uuid         one GPU
 node      instance                    one exporter
 server    server                      one inference server, over all nodes it spans
 model     server, model               one model of one server, over all nodes it spans
-cluster   (none)                      everything of one installation, GPUs that nobody owns included
+cluster   (none)                      one installation, GPUs without an owner included
 ========  ==========================  =====================================================================
 
-Numerators and denominators are summed apart and divided last, so a server whose tokens are counted on one node and whose
-joules are metered on three has one right ratio. Denominators are guarded: no joules, no ratio; nor is there one where a
-GPU of the server was metered for less than 95 % of the window, nor a cost per token where less than 95 % of the energy was
-priced in it.
+Numerators and denominators are summed separately and divided last, so that a server with tokens counted on one node and
+joules metered on three has a correct ratio. There is no ratio without joules, none where a GPU of the server was metered
+for less than 95 % of the window, and no cost per token where less than 95 % of the energy in the window has a price.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ WINDOWS = ("5m", "1h", "1d")
 """Windows of tokens, joules, money and the ratios between them."""
 GPU_WINDOWS = ("5m",)
 NODE_WINDOWS = ("5m", "1h")
-"""There are many of these; longer windows of them are read from the counters."""
+"""Windows recorded per GPU. There are many GPUs, so longer windows are read from the counters."""
 ACTIVE_WINDOWS = ("1h", "1d")
-"""Windows of what was active: in minutes a server may well not have been."""
+"""Windows of active time, long enough for a server to be active in them."""
 BREAK_EVEN_WINDOWS = ("1d",)
-"""A mix of tokens is that of a day."""
+"""Window of the mix of token kinds."""
 SPEND_WINDOWS = ("30m", "6h")
 """Further windows of spend, for the budget alert."""
 LOADS = (("under 1", None, "1"), ("1 to 4", "1", "5"), ("5 to 16", "5", "17"), ("17 to 64", "17", "65"))
-"""Load buckets by mean requests running: (name, at least, below). What is above is ``OVERLOAD``."""
+"""Load buckets by mean requests running: (name, minimum, limit). Above the last limit is ``OVERLOAD``."""
 OVERLOAD = ("over 64", "65", None)
 
 LEVELS: Mapping[str, tuple[str, ...]] = {
@@ -65,7 +64,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rules that are evaluated one after the other. Without an interval Prometheus' own holds."""
+    """Rules that are evaluated in order. ``interval`` None is the default of Prometheus."""
 
     name: str
     rules: tuple[Recording, ...]
@@ -87,7 +86,7 @@ def recording_groups(values: Values) -> tuple[Group, ...]:
 
 
 def recorded(groups: Iterable[Group], values: Values) -> dict[str, frozenset[str]]:
-    """Name -> labels of everything that is recorded."""
+    """Name -> labels of every recorded series."""
     found: dict[str, frozenset[str]] = {}
     for group in groups:
         for rule in group.rules:
@@ -109,13 +108,13 @@ def vocabulary(values: Values) -> Vocabulary:
 
 
 def _interval(window: str) -> str | None:
-    """A day's window moves slowly: it need not be evaluated every few seconds. Well below the 5 minutes after which
+    """Windows of a day change slowly: they need not be evaluated every few seconds. Well below the 5 minutes after which
     Prometheus takes a series for gone."""
     return {"1h": "1m", "1d": "2m"}.get(window)
 
 
 def promql(text: str) -> str:
-    """A multi-line expression without the indentation it has in the source."""
+    """A multi-line expression without the indentation of the source."""
     return textwrap.dedent(text).strip()
 
 
@@ -126,11 +125,11 @@ class Rules:
         self._values = values
 
     def keys(self, *labels: str) -> str:
-        """Label list: what keeps installations apart, and these."""
+        """Label list: the labels of the installation, and these."""
         return ", ".join((*self._values.labels, *labels))
 
     def window(self, window: str) -> Iterable[Recording]:
-        """Everything over one window, inputs first."""
+        """All rules over one window, inputs first."""
         yield from self.gpus(window)
         yield from self.servers(window)
         if window in NODE_WINDOWS:
@@ -223,7 +222,7 @@ class Rules:
                 yield Recording(record, expr, labels)
 
     def _net_cost(self, level: str, window: str, finer: str) -> Recording:
-        """Cost less credit. A cost has a component and a credit has none, so ``or`` puts them side by side in one sum."""
+        """Cost less credit. A cost has a component and a credit has none, so ``or`` puts both into one sum."""
         record = f"{level}:tpw_gpu_state_net_cost:rate{window}"
         parts = ("state", "currency")
         labels = (*LEVELS[level], *parts)
@@ -320,7 +319,7 @@ class Rules:
             yield from self._break_even(window)
 
     def _allocated_and_active(self, window: str) -> Iterable[Recording]:
-        """What servers cost while they worked, and what they cost in all over that: parked time is the difference."""
+        """Cost of servers while active, and total over active cost: the difference is parked time."""
         labels = (*LEVELS["server"], "currency")
         by, active = self.keys(*labels), f"server:tpw_server_active_cost:rate{window}"
         for scope, component in (("energy", ', component="energy"'), ("full", "")):
@@ -339,7 +338,7 @@ class Rules:
         )
 
     def _break_even(self, window: str) -> Iterable[Recording]:
-        """Tokens a second at which a server costs what a reference takes for them, at the kinds' measured mix.
+        """Tokens per second at which a server costs as much as a reference, at the measured mix of kinds.
 
         Energy used while active is what one more token costs; all else runs whether tokens are made or not. With the cost
         F of that, the reference's price r and the marginal cost m of a token it is F / (r - m); the rule has r and m of all
@@ -372,7 +371,7 @@ class Rules:
             )
 
     def _of_models(self, window: str) -> Iterable[Recording]:
-        """Tokens by kind and in all, joules at both boundaries, money in both scopes, from the counters."""
+        """Tokens by kind and in total, joules at both boundaries, money in both scopes, from the counters."""
         labels = LEVELS["model"]
         tokens = f"model:tpw_server_tokens:rate{window}"
         yield Recording(tokens, self._summed("model", window, "tpw_server_tokens", ("kind",)), (*labels, "kind"))
@@ -413,7 +412,7 @@ class Rules:
         )
 
     def _where_metered(self, level: str, window: str) -> str:
-        """Withholds a ratio over a server's joules where its GPUs were metered for too little of the window, as the
+        """Omits a ratio over the joules of a server where its GPUs were metered for too little of the window, as the
         exporter withholds its live ones."""
         if "server" not in LEVELS[level]:
             return ""
@@ -442,11 +441,11 @@ class Rules:
         )
 
     def _where_priced(self, level: str, window: str) -> str:
-        """Withholds a ratio over costs where too little of the energy behind it is priced, as the exporter withholds its
+        """Omits a ratio over costs where too little of the energy behind it is priced, as the exporter withholds its
         live ones."""
-        whose = "server" if "server" in LEVELS[level] else level
-        covered = f"{whose}:tpw_priced:ratio_rate{window} < {number(METERED_COVERAGE)}"
-        return f"{self._where_metered(level, window)}\nunless on ({self.keys(*LEVELS[whose])}) {covered}"
+        owner = "server" if "server" in LEVELS[level] else level
+        covered = f"{owner}:tpw_priced:ratio_rate{window} < {number(METERED_COVERAGE)}"
+        return f"{self._where_metered(level, window)}\nunless on ({self.keys(*LEVELS[owner])}) {covered}"
 
     def _cost_per_million(self, level: str, window: str, cost: str) -> Iterable[Recording]:
         labels = LEVELS[level]
@@ -492,7 +491,7 @@ class Rules:
             )
 
     def baselines(self) -> Iterable[Recording]:
-        """A week of each model, the present hour left out: what its last hour is compared with."""
+        """The week of each model without the last hour: the baseline for the last hour."""
         labels = LEVELS["model"]
         keys = self.keys(*labels)
         week = "[7d] offset 1h"
@@ -533,7 +532,7 @@ class Rules:
     # --------------------------------------------------------------------------------------------- nodes and clusters
 
     def nodes(self, window: str) -> Iterable[Recording]:
-        """Nodes: their GPUs, and the tokens that their joules made.
+        """Nodes: their GPUs, and the tokens by their share of the energy.
 
         A server's tokens are counted on one node and may be made on several. Each node gets the share of them that it has
         of the server's joules, so nodes can be compared and their tokens still sum to all tokens.
@@ -568,7 +567,7 @@ class Rules:
         yield from self._cost_per_million("node", window, f"node:tpw_cost:rate{window}")
 
     def clusters(self, window: str) -> Iterable[Recording]:
-        """Everything of an installation. Joules and money of GPUs that nobody owns are in its ratios."""
+        """Totals of an installation. Joules and money of GPUs without an owner are included in its ratios."""
         yield Recording(
             f"cluster:tpw_server_tokens:rate{window}",
             self._summed("cluster", window, "tpw_server_tokens", ("kind",), "model"),
@@ -579,14 +578,14 @@ class Rules:
         yield from self._cost_per_million("cluster", window, f"cluster:tpw_cost:rate{window}")
 
     def _whole_tokens_per_joule(self, level: str, window: str) -> Iterable[Recording]:
-        """Tokens over the joules of all GPUs, whoever owns them."""
+        """Tokens over the joules of all GPUs, owned or not."""
         for boundary in ("gpu", "facility"):
             energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}"}}'
             yield self._tokens_per_joule(level, window, boundary, energy)
         yield self._priced(level, window, f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="facility"}}')
 
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
-        """What all GPUs cost a second, whoever owns them, less what negative prices paid back; where energy is priced."""
+        """Cost rate of all GPUs, owned or not, less credit for negative prices, where energy is priced."""
         record, by = f"{level}:tpw_cost:rate{window}", self.keys(*LEVELS[level], "currency")
         net, charged = f"{level}:tpw_gpu_state_net_cost:rate{window}", f"{level}:tpw_gpu_state_cost:rate{window}"
         priced = f'sum by ({by}) ({charged}{{component="energy"}})'
@@ -635,7 +634,7 @@ class Rules:
         )
 
     def books(self) -> Iterable[Recording]:
-        """What should be zero: joules of the last hour that are in one place of the books and not in the other.
+        """Imbalance of the books over the last hour, which is zero unless the exporter has a bug.
 
         The counters are compared as they stand, now and an hour ago: a series that is born in between takes nothing away.
         """
@@ -679,7 +678,7 @@ class Rules:
         )
 
     def trust(self) -> Iterable[Recording]:
-        """How much of what should be measured is measured, in the four ways in which it can fail; 1 is all."""
+        """Shares of exporters, sources, energy and prices that work; 1 is all."""
         yield Recording(
             "node:tpw_exporter_up:max",
             # A target under another job's name is an exporter once it has shown itself as one, and then as long as it is a
@@ -695,7 +694,7 @@ class Rules:
         )
         yield Recording(
             "node:tpw_server_gpu:max",
-            # Remembered while the exporter does not answer.
+            # Recorded while the exporter does not respond.
             promql(f"""
                 max by ({self.keys("instance", "server")}) (tpw_server_gpu)
                 or

@@ -1,4 +1,4 @@
-"""Fleet: many nodes, many clusters. Sums and shares by node; no curve per GPU, which nobody can read beyond twenty."""
+"""Fleet: many nodes and clusters. Sums and shares by node; no curve per GPU, which is unreadable beyond twenty."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_CARBON = "no carbon intensity configured"
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
-    """The board."""
+    """The dashboard."""
     page = Dashboard(SETTINGS, words)
     _answers(page)
     _nodes(page)
@@ -69,9 +69,9 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Power",
-                "All boards by their energy counters over five minutes, the share of their enforced limits, and the whole "
-                "facility: with their share of the hosts, times PUE.",
-                Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"})', "boards"),
+                "Energy counters of all GPUs over five minutes, the share of their enforced limits, and the facility: GPUs "
+                "and their share of the hosts, times PUE.",
+                Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"})', "GPUs"),
                 Query(
                     'sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"}) / (sum(tpw_gpu_power_limit_watts) > 0)',
                     "of limits",
@@ -85,7 +85,7 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "GPUs",
-                "By state, now. lost: the driver does not answer for it any more.",
+                "Current number by state. lost: the driver no longer responds for the GPU.",
                 *(
                     Query(f'sum(node:tpw_gpu_state_seconds:rate5m{{state="{state}"}})', state)
                     for state in palette.STATES
@@ -121,7 +121,7 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Exporters",
-                "How many answer the scrape, of how many there should be.",
+                "Number of targets that respond to the scrape, and number of targets.",
                 Query("sum(node:tpw_exporter_up:max)", "up"),
                 Query("count(node:tpw_exporter_up:max)", "expected"),
                 unit="none",
@@ -139,8 +139,8 @@ def _nodes(page: Dashboard) -> None:
         (
             grid(
                 "Nodes",
-                "A row per exporter, five-minute means. Tokens of a server that spans nodes are split by where its "
-                "joules went. A click on a node shows its GPUs.",
+                "A row per exporter, five-minute means. Tokens of a server that spans nodes are split by its "
+                "energy per node. A click on a node opens its GPUs.",
                 Query(f"count by ({NODE}) (tpw_gpu_up)", table=True, instant=True),
                 Query(
                     f'sum by ({NODE}) (node:tpw_gpu_state_energy_joules:rate5m{{boundary="gpu"}})',
@@ -187,7 +187,7 @@ def _nodes(page: Dashboard) -> None:
                     Column("version", "Exporter", Style(width=100)),
                     Column(
                         "Value #I",
-                        "Age of numbers",
+                        "Age of readings",
                         Style(
                             unit="s",
                             decimals=0,
@@ -223,7 +223,7 @@ def _where(page: Dashboard) -> None:
         (
             curve(
                 "$currency per hour by node",
-                "${scope:text} cost of each node's GPUs, whoever owns them; the twenty dearest.",
+                "${scope:text} cost of the GPUs of each node, owned or not; the twenty most expensive nodes.",
                 Query(f"topk(20, 3600 * sum by (instance) (node:tpw_cost:rate5m{{{SCOPE}, {MONEY}}}))", "{{instance}}"),
                 unit="none",
                 stacked=True,
@@ -244,7 +244,7 @@ def _what(page: Dashboard) -> None:
             bars(
                 "Tokens per joule by GPU model",
                 "Output and input tokens over all joules of the nodes with that GPU, over the last hour; nodes with "
-                "two models of GPU are left out. One bar compares nothing, and different work compares little.",
+                "two models of GPU are left out. Compare GPUs only at similar work.",
                 Query(
                     f"sum by (name) (sum by ({node}) (node:tpw_server_tokens:rate1h{{{KIND}}})"
                     f" * on ({node}) group_left (name) {name})"
@@ -261,8 +261,8 @@ def _what(page: Dashboard) -> None:
         ),
         (
             bars(
-                "Idle GPUs by money, worst ten",
-                "$currency per hour of GPUs that nobody owns.",
+                "Most expensive idle GPUs",
+                "The ten GPUs without an owner that cost most, $currency per hour.",
                 Query(
                     "topk(10, sum by (instance, gpu)"
                     f' (gpu:tpw_gpu_state_net_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
@@ -278,7 +278,7 @@ def _what(page: Dashboard) -> None:
         (
             grid(
                 "Servers over nodes",
-                "How many nodes and GPUs each server has; its tokens and joules are summed over all of them.",
+                "Number of nodes and GPUs of each server. Its tokens and joules are summed over all of them.",
                 Query("count by (server) (count by (server, instance) (tpw_server_gpu))", table=True, instant=True),
                 Query("count by (server) (tpw_server_gpu)", table=True, instant=True),
                 columns=(
@@ -294,14 +294,14 @@ def _what(page: Dashboard) -> None:
         (
             curve(
                 "Electricity price by cluster, $currency per kWh",
-                "One line where all sites pay the same.",
+                "One line per cluster.",
                 Query(
-                    f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "in force {{cluster}}"
+                    f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "current {{cluster}}"
                 ),
                 unit="none",
                 steps=True,
                 no_value=NO_PRICE,
-                styles={"/^in force/": Style(color=palette.PRICE, properties={"custom.lineWidth": 2})},
+                styles={"/^current/": Style(color=palette.PRICE, properties={"custom.lineWidth": 2})},
             ),
             6,
         ),
@@ -315,8 +315,8 @@ def _carbon(page: Dashboard) -> None:
         (
             tile(
                 "CO2 equivalent",
-                "Of the facility energy of all GPUs in the time range of the board, idle ones included, and the intensity "
-                "of the grid now. By basis: average or marginal, of the power station alone (direct) or of its life.",
+                "Emissions of the facility energy of all GPUs in the time range, idle ones included, and the current "
+                "intensity of the grid. By basis: average or marginal, direct or life-cycle.",
                 Query(
                     "sum by (basis) (increase(tpw_gpu_state_emissions_grams_total[$__range]))",
                     "{{basis}}",
@@ -332,8 +332,7 @@ def _carbon(page: Dashboard) -> None:
         (
             curve(
                 "CO2 equivalent per hour, by state",
-                "Of all GPUs by what they were doing, at the pace of the last five minutes. What parked and idle GPUs emit "
-                "makes no token.",
+                "Emission rate of all GPUs by state over the last five minutes. Parked and idle GPUs generate no tokens.",
                 *(
                     Query(
                         f'3600 * sum by (basis) (node:tpw_gpu_state_emissions_grams:rate5m{{state="{state}"}})',
@@ -352,8 +351,8 @@ def _carbon(page: Dashboard) -> None:
         (
             bars(
                 "CO2 equivalent per million ${kind:text} tokens",
-                "Of each model in the time range, parked time included: its servers' facility energy at the intensity of "
-                "its moment, over its tokens.",
+                "Per model in the time range, parked time included: facility energy of its servers times the intensity "
+                "at the time of use, over its tokens.",
                 Query(
                     f"1e6 * sum by ({by}) (increase(tpw_server_emissions_grams_total[$__range]))"
                     f" / on (server, model) group_left () ({queries.tokens_in('$__range', 'server, model')} > 0)",

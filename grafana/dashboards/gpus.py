@@ -1,4 +1,4 @@
-"""GPUs: every board, what it does, what it draws, what it wastes. For whoever runs the hardware."""
+"""GPUs: state, power, energy and waste of each GPU. For operators of the hardware."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = "{{instance}} GPU {{gpu}}"
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
-    """The board."""
+    """The dashboard."""
     page = Dashboard(SETTINGS, words)
     _table(page)
     _states(page)
@@ -48,7 +48,7 @@ def dashboard(words: Vocabulary) -> Dashboard:
 def _states(page: Dashboard) -> None:
     counts = tile(
         "GPUs by state",
-        "Now. lost: the driver does not answer for it any more.",
+        "Current number. lost: the driver no longer responds for the GPU.",
         *(Query(f'sum(gpu:tpw_gpu_state_seconds:rate5m{{state="{state}"}})', state) for state in palette.STATES),
         Query(queries.LOST, "lost"),
         unit="none",
@@ -64,7 +64,7 @@ def _states(page: Dashboard) -> None:
         (
             timeline(
                 "State of each GPU",
-                "active: its server works. parked: a model is loaded, nobody asks. idle: nobody owns it. lost: no "
+                "active: its server processes requests. parked: a model is loaded, no requests. idle: no owner. lost: no "
                 "answer.",
                 Query(queries.state_code(), NAME),
                 states=palette.STATE_CODES,
@@ -74,7 +74,7 @@ def _states(page: Dashboard) -> None:
         (
             bars(
                 "$currency wasted per hour, worst ten",
-                "Cost of parked and idle time at the pace of the last five minutes, less credit.",
+                "Cost rate of parked and idle time over the last five minutes, less credit.",
                 Query(f"topk(10, gpu:tpw_waste_cost_per_hour:rate5m{{{MONEY}}} > 0)", NAME, instant=True),
                 unit="none",
                 color=palette.STATES["parked"],
@@ -92,8 +92,8 @@ def _table(page: Dashboard) -> None:
         (
             grid(
                 "GPUs",
-                "A row per GPU. Wasted: what its parked and idle time of the time range cost, less credit. A click on "
-                "a number shows that GPU alone.",
+                "A row per GPU. Wasted: cost of its parked and idle time in the time range, less credit. A click on a "
+                "number selects that GPU.",
                 Query(f"max by ({WHO}, name, energy_method) (tpw_gpu_info)", table=True, instant=True),
                 Query(queries.state_code(WHO), table=True, instant=True),
                 Query(f"max by ({WHO}) (tpw_gpu_power_watts)", table=True, instant=True),
@@ -174,7 +174,7 @@ def _power(page: Dashboard) -> None:
         (
             curve(
                 "Power of each GPU",
-                "What the sensors say. Dashed: the highest enforced limit of the chosen GPUs.",
+                "Power sensors. Dashed: the highest enforced limit of the selected GPUs.",
                 Query("tpw_gpu_power_watts", NAME),
                 Query("max(tpw_gpu_power_limit_watts)", "limit"),
                 unit="watt",
@@ -187,7 +187,7 @@ def _power(page: Dashboard) -> None:
         (
             curve(
                 "Parked and idle power",
-                "Power that makes no token, by why.",
+                "Power that generates no tokens, by state.",
                 *(
                     Query(f'sum(gpu:tpw_gpu_state_energy_joules:rate5m{{state="{state}"}})', state)
                     for state in ("parked", "idle")
@@ -201,8 +201,8 @@ def _power(page: Dashboard) -> None:
         (
             curve(
                 "Sampled power against the energy counter",
-                "Mean of the power sensor over mean power by the energy counter, less one, over an hour. Within a few "
-                "per cent of zero is healthy; a board that stands apart meters wrongly.",
+                "Mean of the power sensor over mean power by the energy counter, less one, over an hour. Healthy: "
+                "within a few per cent of zero. A GPU that differs from the others has a faulty meter.",
                 Query(queries.sensor_error(), NAME),
                 unit="percentunit",
                 at_least=None,
@@ -236,7 +236,7 @@ def _power(page: Dashboard) -> None:
         (
             bars(
                 "Energy since midnight, by state",
-                "Joules of the boards since midnight (UTC), in kWh.",
+                "GPU energy since midnight (UTC), in kWh.",
                 *(
                     Query(
                         f'sum(increase(tpw_gpu_state_energy_joules_total{{state="{state}"}}[$__range])) / 3.6e6',
@@ -255,8 +255,8 @@ def _power(page: Dashboard) -> None:
         (
             scatter(
                 "Power against utilisation",
-                "One point per five minutes. High utilisation at low power is a latched reading or work that waits for "
-                "memory; utilisation is no measure of efficiency.",
+                "One point per five minutes. High utilisation at low power is a latched reading or memory-bound work. "
+                "Utilisation does not measure efficiency.",
                 Query("avg by (instance, gpu) (avg_over_time(tpw_gpu_utilization_ratio[5m]))"),
                 Query("avg by (instance, gpu) (avg_over_time(tpw_gpu_power_watts[5m]))"),
                 x_label="utilisation",
@@ -265,7 +265,7 @@ def _power(page: Dashboard) -> None:
                 unit_y="watt",
                 partition=("instance", "gpu"),
                 name="${__field.labels.instance} GPU ${__field.labels.gpu}",
-                no_value="the boards do not report utilisation",
+                no_value="the GPUs do not report utilisation",
             ),
             8,
         ),
@@ -278,7 +278,7 @@ def _health(page: Dashboard) -> None:
         (
             curve(
                 "Temperature",
-                "Of each GPU. Heat follows power; one GPU that runs hotter than its neighbours has a problem with its "
+                "Per GPU. Temperature follows power. One GPU that is hotter than its neighbours has a problem with its "
                 "air.",
                 Query("tpw_gpu_temperature_celsius", NAME),
                 unit="celsius",
@@ -291,7 +291,7 @@ def _health(page: Dashboard) -> None:
         (
             curve(
                 "Memory used",
-                "Of each GPU. Loaded and parked models hold their memory.",
+                "Per GPU. Parked models keep their memory.",
                 Query("tpw_gpu_memory_used_bytes", NAME),
                 unit="bytes",
                 legend=(),
@@ -304,7 +304,7 @@ def _health(page: Dashboard) -> None:
         7,
         (
             curve(
-                "Clocks held down, share of time",
+                "Throttled, share of time",
                 "By reason and GPU. sw_power_cap is normal under load; hw_thermal and hw_power_brake are not.",
                 Query(
                     "sum by (instance, gpu, reason) (rate(tpw_gpu_throttle_seconds_total[$__rate_interval]))",
@@ -313,7 +313,7 @@ def _health(page: Dashboard) -> None:
                 unit="percentunit",
                 legend=(),
                 fill=0,
-                no_value="the driver does not count it",
+                no_value="the driver does not report throttling",
             ),
             12,
         ),
@@ -340,7 +340,7 @@ def _rare(page: Dashboard) -> None:
         (
             curve(
                 "Host power by component",
-                "Where a meter of the host is readable (RAPL, hwmon, a BMC).",
+                "Hosts with a readable meter (RAPL, hwmon, a BMC).",
                 Query("sum by (instance, component) (tpw_host_power_watts)", "{{instance}} {{component}}"),
                 unit="watt",
                 no_value="no meter of the host is readable",
@@ -350,8 +350,7 @@ def _rare(page: Dashboard) -> None:
         (
             grid(
                 "What the meters include",
-                "Boards by what their own meter covers (superchips report the whole module) and how joules are "
-                "obtained.",
+                "GPUs by the scope of their meter (superchips report the whole module) and how joules are obtained.",
                 Query("count by (power_scope, energy_method, name) (tpw_gpu_info)", table=True, instant=True),
                 columns=(
                     Column("name", "Dashboard"),
@@ -369,8 +368,8 @@ def _rare(page: Dashboard) -> None:
         (
             grid(
                 "GPUs that servers share",
-                "Whose time and energy a GPU's are now, where it is not one server's alone. sm: by use of the "
-                "multiprocessors. even: the driver does not tell. gpm, slices: by instance (MIG).",
+                "Current split of the time and energy of GPUs with several owners. sm: by use of the multiprocessors. "
+                "even: the driver reports no use. gpm, slices: by instance (MIG).",
                 Query(
                     'max by (instance, gpu, server, method) (tpw_server_gpu_share_ratio{method!="sole"})',
                     table=True,
@@ -390,8 +389,8 @@ def _rare(page: Dashboard) -> None:
         (
             curve(
                 "Estimated power of instances (MIG)",
-                "The GPU's power divided among its instances: none of them has a meter. By how busy each was, where the "
-                "driver tells, else by compute slices. What is in no instance is not shown.",
+                "Power of the GPU divided among its instances, which have no meter: by their activity where the driver "
+                "reports it, else by compute slices. The share of no instance is not shown.",
                 Query(
                     "sum by (instance, gpu, profile, gpu_instance)"
                     " (rate(tpw_gpu_instance_estimated_energy_joules_total[$__rate_interval]))",

@@ -1,6 +1,6 @@
-"""Measuring: can the numbers be believed? For the doubter, and for whoever mends it.
+"""Measuring: are the numbers complete and correct? For operators of the exporter.
 
-Every description says what a healthy picture styles like and what to do otherwise.
+Every description states the healthy values and the action for others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from grafana.panels import DASHED, Column, Query, Style, bars, curve, grid, judg
 SETTINGS = Settings(
     uid="tpw-measuring",
     title="tpw / Measuring",
-    description="Whether the books balance, every source is read, and nothing is missing.",
+    description="Whether the books balance, all sources are read, and no data is missing.",
     filters=("job", "instance"),
     money=False,
     annotations=("alerts", "restarts", "versions"),
@@ -28,7 +28,7 @@ PRICE_STATES = {
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
-    """The board."""
+    """The dashboard."""
     page = Dashboard(SETTINGS, words)
     _answers(page)
     _sources(page)
@@ -48,9 +48,9 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Books balance",
-                "Joules of the last hour that stand in one place of the books and not in the other. GPUs: states "
-                "against the board's total. nodes: servers and idle GPUs against all GPUs. Healthy: 0 %. From 0.1 % "
-                "on it is a bug: keep the pages and report it.",
+                "Difference of two sums over the same joules in the last hour. GPUs: states against the total of the "
+                "GPU. nodes: servers and idle GPUs against all GPUs. Healthy: 0 %. From 0.1 % it is a bug: save the "
+                "metrics pages and report it.",
                 Query("max(gpu:tpw_books_imbalance:ratio_increase1h)", "GPUs"),
                 Query("max(node:tpw_books_imbalance:ratio_increase1h)", "nodes"),
                 unit="percentunit",
@@ -63,8 +63,8 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Unmetered time",
-                "Share of GPU time of the time range without a trustworthy energy reading. Healthy: below 1 %. "
-                "Otherwise style at the table of sources and at anomalies.",
+                "Share of GPU time in the time range without a valid energy reading. Healthy: below 1 %. Otherwise "
+                "check the table of sources and the rejected readings.",
                 Query(unmetered, instant=True),
                 unit="percentunit",
                 decimals=2,
@@ -75,9 +75,9 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Unpriced energy",
-                "Facility energy of the time range for whose moment no price is known (what was priced later is not in "
-                "it), and the same of the grid's carbon intensity: it is in no cost, in no grams. Healthy: zero. Otherwise "
-                "set a fallback or mend the feed.",
+                "Facility energy in the time range without a price (energy that was priced late is not included), and "
+                "without a carbon intensity. It is not in any cost or in any grams. Healthy: zero. Otherwise configure a "
+                "fallback or repair the feed.",
                 Query(f"{queries.unpriced_in('$__range')} / 3.6e6", "without a price", instant=True),
                 Query(
                     "sum(increase(tpw_emissions_unknown_joules_total[$__range])) / 3.6e6",
@@ -94,7 +94,7 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "What is missing",
-                "The four ways in which measuring can fail, each as the share that is well. Healthy: all 100 %.",
+                "The four parts of measuring, each as the share that works. Healthy: all 100 %.",
                 *(
                     Query(f'min(cluster:tpw_trust:ratio{{aspect="{aspect}"}})', aspect)
                     for aspect in ("exporters", "sources", "energy", "price")
@@ -117,9 +117,9 @@ def _sources(page: Dashboard) -> None:
         (
             grid(
                 "Sources",
-                "Everything the exporters read. Healthy: up, an age of seconds (prices: hours), no failures. A source "
-                "that is down has its reason in the exporter's log, once; tpw-exporter probe says what is missing and "
-                "how to get it.",
+                "All sources of the exporters. Healthy: up, an age of seconds (prices: hours), no failures. The log of "
+                "the exporter has one line with the reason for a source that is down. tpw-exporter probe lists what is "
+                "missing and how to get it.",
                 Query(f"min by ({by}) (tpw_source_up)", table=True, instant=True),
                 Query(f"time() - max by ({by}) (tpw_source_last_success_timestamp_seconds)", table=True, instant=True),
                 Query(f"sum by ({by}) (rate(tpw_source_reads_total[5m]))", table=True, instant=True),
@@ -150,7 +150,7 @@ def _sources(page: Dashboard) -> None:
                     Column("Value #B", "Last success", Style(unit="s", decimals=0, width=110)),
                     Column("Value #C", "Reads", Style(unit="reqps", width=125)),
                     Column("Value #D", "Failures in range", Style(unit="none", decimals=0, width=150)),
-                    Column("Value #E", "Last read took", Style(unit="s", width=120)),
+                    Column("Value #E", "Last read", Style(unit="s", width=120)),
                 ),
                 sort="Failures in range",
             ),
@@ -182,8 +182,8 @@ def _energy(page: Dashboard) -> None:
             curve(
                 "Sampled power against the energy counter",
                 "Mean of the power sensor over mean power by the energy counter, less one, over an hour; highest and "
-                "lowest of each node. Healthy: within a few per cent of zero, at the same place for ever. A board "
-                "that moves away has a sensor or a counter that lies.",
+                "lowest of each node. Healthy: constant, within a few per cent of zero. A GPU that deviates has a "
+                "faulty sensor or counter.",
                 Query(f"max by (instance) ({queries.sensor_error()})", "{{instance}}, highest"),
                 Query(f"min by (instance) ({queries.sensor_error()})", "{{instance}}, lowest"),
                 unit="percentunit",
@@ -196,8 +196,8 @@ def _energy(page: Dashboard) -> None:
         (
             curve(
                 "Power by energy method",
-                "How the joules were obtained. Healthy: counter. average_power and instant_power are integrated from "
-                "samples and miss what happens between them.",
+                "Source of the joules. Healthy: counter. average_power and instant_power are integrated from samples "
+                "and miss changes between them.",
                 Query(
                     "sum by (energy_method) (sum by (cluster, job, instance, gpu, uuid) "
                     "(rate(tpw_gpu_energy_joules_total[5m])) * on (cluster, job, instance, gpu, uuid) group_left "
@@ -211,9 +211,9 @@ def _energy(page: Dashboard) -> None:
         ),
         (
             bars(
-                "Energy readings not believed",
-                "In the time range, by reason. Healthy: none; resets after a driver reload. Otherwise compare the "
-                "board with the panel on the left.",
+                "Rejected energy readings",
+                "In the time range, by reason. Healthy: none, or resets after a driver reload. Otherwise compare the "
+                "GPU with the panel on the left.",
                 Query(
                     queries.gained("tpw_gpu_energy_anomalies_total", "instance, gpu, reason"),
                     "{{instance}} GPU {{gpu}} {{reason}}",
@@ -223,7 +223,7 @@ def _energy(page: Dashboard) -> None:
                 decimals=0,
                 color=palette.WARN,
                 above=True,
-                no_value="all were believed",
+                no_value="no reading was rejected",
             ),
             8,
         ),
@@ -232,9 +232,9 @@ def _energy(page: Dashboard) -> None:
         8,
         (
             curve(
-                "Power by how ownership is known",
-                "Servers' power by the way their GPUs were found, and what nobody owns. Healthy: no none. none: name "
-                "the GPUs in the configuration.",
+                "Power by source of ownership",
+                "Power of servers by how the exporter found their GPUs, and of GPUs without an owner. Healthy: no "
+                "none. For none, list the GPUs in the configuration.",
                 Query(
                     "sum by (attribution) (sum by (cluster, job, instance, server) "
                     "(rate(tpw_server_energy_joules_total[5m])) * on (cluster, job, instance, server) group_left "
@@ -251,8 +251,8 @@ def _energy(page: Dashboard) -> None:
         (
             curve(
                 "GPUs against the node's own meter",
-                "Power of all boards of a node over what the node's meter shows (a BMC, a PDU), where there is one. "
-                "Healthy: below 100 %, steady at the same load. Above it, one of the two is wrong.",
+                "Power of all GPUs of a node over the power of the node's own meter (a BMC, a PDU). Healthy: below "
+                "100 %, constant at the same load. Above 100 %, one of the two is wrong.",
                 Query(
                     "sum by (cluster, job, instance) (tpw_gpu_power_watts)"
                     " / on (cluster, job, instance)"
@@ -267,7 +267,7 @@ def _energy(page: Dashboard) -> None:
         (
             curve(
                 "Unmetered time by node",
-                "Share of GPU time without a trustworthy reading, by node. Healthy: zero.",
+                "Share of GPU time without a valid energy reading. Healthy: zero.",
                 Query(
                     "sum by (instance) (rate(tpw_gpu_unmetered_seconds_total[5m]))"
                     " / (count by (instance) (tpw_gpu_up) > 0)",
@@ -285,9 +285,9 @@ def _tokens(page: Dashboard) -> None:
         8,
         (
             curve(
-                "Joules without tokens, tokens without joules",
-                "Power of models that work and make no token, and tokens per second of models without energy. "
-                "Healthy: both flat at zero. Otherwise a counter was renamed, or ownership is lost.",
+                "Energy without tokens, tokens without energy",
+                "Power of active models without tokens, and tokens per second of models without energy. Healthy: both "
+                "zero. Otherwise a counter was renamed, or the owner of a GPU is unknown.",
                 Query(
                     'sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}'
                     ' unless on (cluster, job, server, model) model:tpw_server_tokens:rate5m{kind="total"} > 0)'
@@ -307,9 +307,9 @@ def _tokens(page: Dashboard) -> None:
         (
             curve(
                 "Live ratio against the rules",
-                "Output tokens per joule as the exporter shows it (dashed) and as the rules make it of the counters. "
-                "Healthy: one line on top of the other, apart only while the load changes. A server that spans nodes has "
-                "no live line: each of its exporters sees a part of it.",
+                "Output tokens per joule: the gauge of the exporter (dashed) and the recording rule over its counters. "
+                "Healthy: the same, except while the load changes. A server that spans nodes has no gauge here, because "
+                "each of its exporters reads a part of it.",
                 Query(
                     'sum by (server, model) (model:tpw_tokens_per_joule:ratio_rate5m{kind="output", boundary="gpu"})',
                     "{{server}} {{model}}",
@@ -330,8 +330,8 @@ def _tokens(page: Dashboard) -> None:
         (
             timeline(
                 "State of the price",
-                "Healthy: final (or forecast, on tariffs that settle later). fallback: the feed is down and money is "
-                "approximate. missing: money is not booked at all.",
+                "Healthy: final, or forecast on tariffs with later settlement. fallback: the feed is down and cost is "
+                "approximate. missing: no cost is booked.",
                 Query(
                     " or ".join(
                         f'(max by (instance) (tpw_electricity_price_state{{state="{state}"}}) * {code})'
@@ -353,7 +353,7 @@ def _exporter(page: Dashboard) -> None:
         (
             curve(
                 "CPU and memory of the exporter",
-                "The most of any exporter. Healthy: below 2 % of a core and below 60 MB, flat over weeks.",
+                "Maximum of all exporters. Healthy: below 2 % of a core and below 60 MB, constant over weeks.",
                 Query(
                     "max(rate(process_cpu_seconds_total[5m]) and on (cluster, job, instance) tpw_build_info)",
                     "CPU, cores",
@@ -367,8 +367,7 @@ def _exporter(page: Dashboard) -> None:
         (
             curve(
                 "Lateness of polls, duration of scrapes",
-                "The most of any exporter. Healthy: milliseconds. Lateness that grows means a node without CPU to "
-                "spare.",
+                "Maximum of all exporters. Healthy: milliseconds. Growing lateness means a node without CPU to spare.",
                 Query("max(tpw_poll_lag_seconds)", "poll lateness"),
                 Query("max(scrape_duration_seconds and on (cluster, job, instance) tpw_build_info)", "scrape"),
                 unit="s",
@@ -379,7 +378,7 @@ def _exporter(page: Dashboard) -> None:
             curve(
                 "Skipped polls, dropped samples",
                 "Per second, all exporters. Healthy: zero. Skipped: a read takes longer than the interval. Dropped: a "
-                "bug, please report it.",
+                "bug; report it.",
                 Query("sum(rate(tpw_polls_skipped_total[$__rate_interval]))", "skipped polls"),
                 Query("sum(rate(tpw_exposition_dropped_samples_total[$__rate_interval]))", "dropped samples"),
                 unit="cps",

@@ -1,4 +1,4 @@
-"""Models: how efficiency follows load. For whoever tunes the serving."""
+"""Models: how efficiency follows load. For operators of the serving stack."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ BY = "server, model"
 LOADS = ("under 1", "1 to 4", "5 to 16", "17 to 64", "over 64")
 
 HOW_TO_READ = """\
-**A joule buys more tokens when more requests run at once.** Above, one point is five minutes: at the same load a lower \
-point is a regression, further right on the curve is only a busier hour.
+**More concurrent requests give more tokens per joule.** Above, one point is five minutes. A lower point at the same load \
+is a regression. A point further right on the curve is a busier hour.
 
-**Do not compare models by it.** Long prompts and short answers make few *output* tokens of a joule: read *Tokens by kind* \
-and *Prompt tokens from the cache* with it. Latency is the price of large batches: see the engine's own panels.
+**Do not compare models by this alone.** Long prompts with short answers give few *output* tokens per joule: also read \
+*Tokens by kind* and *Prompt tokens from the cache*. Large batches increase latency: see the dashboard of the engine.
 """
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
-    """The board."""
+    """The dashboard."""
     page = Dashboard(SETTINGS, words)
     _against_load(page)
     _now(page)
     page.row("Over time")
     _over_time(page)
-    page.row("What it is and what it costs")
+    page.row("Servers and cost")
     _cost(page)
     return page
 
@@ -70,7 +70,7 @@ def _against_load(page: Dashboard) -> None:
         (
             scatter(
                 "Tokens per joule against requests running",
-                "One point per five minutes. The curve is what batching buys; same load and a lower point is a "
+                "One point per five minutes. The curve shows the effect of batching. A lower point at the same load is a "
                 "regression.",
                 running,
                 Query(f"{_ratio('5m')} > 0"),
@@ -85,8 +85,8 @@ def _against_load(page: Dashboard) -> None:
         (
             scatter(
                 "$currency per million tokens against tokens per second",
-                "One point per five minutes, ${scope:text} cost. Hardware runs with time: twice the tokens, half the "
-                "cost per token.",
+                "One point per five minutes, ${scope:text} cost. Hardware cost accrues with time: twice the tokens "
+                "halve the cost per token.",
                 speed,
                 Query(
                     f"1e6 * sum by ({BY}) (model:tpw_server_cost:rate5m{{{SCOPE}, {MONEY}}})"
@@ -104,8 +104,8 @@ def _against_load(page: Dashboard) -> None:
         (
             scatter(
                 "Power against tokens per second",
-                "One point per five minutes. Where the curve meets the axis is what the server draws parked; its "
-                "slope is what one more token costs in joules.",
+                "One point per five minutes. The intercept is the power of the parked server. The slope is the "
+                "energy of one more token.",
                 speed,
                 Query(f"sum by ({BY}) (model:tpw_server_energy_joules:rate5m{{{BOUNDARY}}})"),
                 x_label="${kind:text} tokens per second",
@@ -126,8 +126,7 @@ def _now(page: Dashboard) -> None:
         (
             bars(
                 "Tokens per joule by load",
-                "Over the time range, by how many requests were running: all tokens made at that load over all joules "
-                "used at it.",
+                "By number of running requests in the time range: all tokens at that load over all joules at that load.",
                 *(
                     Query(
                         f'sum(sum_over_time(model:tpw_server_tokens_by_load:rate5m{{load="{load}", {KIND}}}[$__range]))'
@@ -145,9 +144,9 @@ def _now(page: Dashboard) -> None:
         ),
         (
             bars(
-                "Share of the own best hour of the week",
-                "Tokens per joule of the last hour over the best hour of the last seven days. Low at night is low "
-                "load; low at noon is worth a style.",
+                "Share of the best hour of the week",
+                "Tokens per joule of the last hour over the best hour of the last seven days. Low at night means low "
+                "load. Low at peak load needs a check.",
                 Query(
                     f"model:tpw_tokens_per_joule:ratio_rate1h{{{KIND}, {BOUNDARY}}}"
                     f" / (max_over_time(model:tpw_tokens_per_joule:ratio_rate1h{{{KIND}, {BOUNDARY}}}[7d]) > 0)",
@@ -161,7 +160,7 @@ def _now(page: Dashboard) -> None:
             ),
             8,
         ),
-        (note("How to read this", "Why load and efficiency belong together.", HOW_TO_READ), 8),
+        (note("How to read this", "Why to read efficiency together with load.", HOW_TO_READ), 8),
     )
 
 
@@ -171,8 +170,7 @@ def _over_time(page: Dashboard) -> None:
         (
             curve(
                 "Active only, and parked time included",
-                "Tokens per joule of the boards over five minutes. The gap between the lines is what standing by "
-                "costs.",
+                "Tokens per joule of the GPUs over five minutes. The gap between the lines is what parked time costs.",
                 Query(
                     f"sum(model:tpw_server_tokens:rate5m{{{KIND}}})"
                     ' / (sum(model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}) > 0)',
@@ -212,8 +210,8 @@ def _over_time(page: Dashboard) -> None:
         (
             curve(
                 "Requests running, and waiting",
-                "Five-minute means. Waiting above zero: the batch is full. Running low and never waiting: fewer "
-                "replicas would do.",
+                "Five-minute means. Waiting above zero: the batch is full. Few running and none waiting: fewer "
+                "replicas are enough.",
                 Query(f"sum by ({BY}) (model:tpw_server_requests_running:avg5m)", "{{server}} {{model}}"),
                 Query("sum(model:tpw_server_requests_waiting:avg5m)", "waiting, all"),
                 unit="none",
@@ -264,7 +262,7 @@ def _over_time(page: Dashboard) -> None:
         (
             timeline(
                 "Active and parked",
-                "What each server's GPUs were doing: working, or holding a model that nobody asked.",
+                "State of the GPUs of each server: active, or parked with a loaded model and no requests.",
                 Query(
                     "sum by (server)"
                     ' (model:tpw_server_energy_joules:rate5m{boundary="gpu", state="active"}) > bool'
@@ -285,7 +283,7 @@ def _cost(page: Dashboard) -> None:
         (
             curve(
                 "$currency per million tokens by component",
-                "One-hour means of all chosen models together. Credit of negative prices is below zero.",
+                "One-hour means of all chosen models together. Credit for negative prices is below zero.",
                 Query(
                     f"1e6 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[1h]))"
                     f" / on () group_left () (sum(model:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
@@ -309,7 +307,7 @@ def _cost(page: Dashboard) -> None:
         (
             curve(
                 "$currency per hour saved against $reference",
-                "What the same work costs at the reference, less what it costs here. Below zero, elsewhere is cheaper.",
+                "Cost of the same work at the reference, less its cost here. Below zero, the reference is cheaper.",
                 Query(
                     f'3600 * (sum by (server) (model:tpw_server_reference_cost:rate1h{{reference="$reference", {MONEY}}})'
                     f' - sum by (server) (model:tpw_server_cost:rate1h{{scope="full", {MONEY}}}))',
@@ -324,7 +322,7 @@ def _cost(page: Dashboard) -> None:
         (
             curve(
                 "Power of the GPUs, share of their limits",
-                "Mean power of the boards each server owns over their enforced limits.",
+                "Mean power of the GPUs of each server over their enforced limits.",
                 Query(
                     "sum by (server) (tpw_gpu_power_watts * on (cluster, job, instance, gpu, uuid) group_right () "
                     "tpw_server_gpu) / (sum by (server) (tpw_gpu_power_limit_watts * on (cluster, job, instance, gpu, "
@@ -342,8 +340,8 @@ def _cost(page: Dashboard) -> None:
         (
             grid(
                 "Servers",
-                "Engine, when its output counter moves (finish: only at the end of a request, so short windows lie), "
-                "how its GPUs are known, and the window of the live ratios. A click on a node shows its GPUs.",
+                "Engine, when its output counter increases (finish: only at the end of a request, so short windows are "
+                "inaccurate), the source of ownership, and the window of live ratios. A click on a node opens its GPUs.",
                 Query("count by (server, instance) (tpw_server_gpu)", table=True, instant=True),
                 Query("max by (server, instance) (tpw_window_seconds)", table=True, instant=True),
                 Query(
@@ -356,8 +354,8 @@ def _cost(page: Dashboard) -> None:
                     Column("instance", "Node"),
                     Column("engine", "Engine", Style(width=90)),
                     Column("version", "Version", Style(width=90)),
-                    Column("attribution", "GPUs known by", Style(width=130)),
-                    Column("cadence", "Counter moves", Style(width=130)),
+                    Column("attribution", "Ownership from", Style(width=130)),
+                    Column("cadence", "Counter increases", Style(width=130)),
                     Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=70)),
                     Column("Value #B", "Window", Style(unit="s", decimals=0, width=90)),
                 ),
@@ -383,7 +381,7 @@ def _cost(page: Dashboard) -> None:
         (
             tile(
                 "Requests finished",
-                "In the time range of the board.",
+                "In the time range.",
                 Query("sum(increase(tpw_server_requests_total[$__range]))", instant=True),
                 unit="short",
                 no_value="not counted by the engine",

@@ -1,4 +1,4 @@
-"""Money: what it costs, why, and what the same would cost elsewhere. For finance and team leads; calendar ranges."""
+"""Money: cost, its causes, and the cost at a reference. For finance and team leads; calendar ranges."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ DAYS_LEFT = "(scalar(days_in_month()) - scalar(day_of_month()) + 1 - scalar(hour
 """Days from now to the end of the month (UTC)."""
 
 SMALL_PRINT = """\
-**What is in it.** Energy is the joules of the boards with their share of the host, times PUE, at the price of the moment \
-in which they were used, also where it became known later; what has a price is never priced again. Hardware, hosting and \
-what else is configured run with time, for idle GPUs too. Prices are as configured: all-in, with or without VAT as you \
-entered them. *Costs* chooses all of it (full) or electricity alone (energy).
+**Included.** Energy is the joules of the GPUs and their share of the host, times PUE, at the price at the time of use, \
+also where that price became known later. A price is never changed afterwards. Hardware, hosting and other configured \
+costs accrue with time, for idle GPUs too. Prices are as configured, with or without VAT. *Costs* selects all components \
+(full) or electricity alone (energy).
 
-**Servers and the rest.** Idle GPUs belong to nobody and are in no server's cost: they stand apart, as *idle GPUs*. Joules \
-without a price are in no cost: *priced* above tells how many have one.
+**Not included.** Idle GPUs have no owner and are not in the cost of any server: see *idle GPUs*. Joules without a price \
+are not in any cost: *priced* above shows the share that has one.
 """
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
-    """The board."""
+    """The dashboard."""
     page = Dashboard(SETTINGS, words)
     _answers(page)
     _efficiency(page)
@@ -75,10 +75,9 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "$currency spent",
-                "${scope:text} cost of all GPUs in the time range of the board, and in the range of the same length "
-                "before it.",
+                "${scope:text} cost of all GPUs in the time range, and in the previous range of the same length.",
                 Query(spent, "in this range", instant=True),
-                Query(queries.gpu_cost_in("$__range", offset=" offset $__range"), "the range before", instant=True),
+                Query(queries.gpu_cost_in("$__range", offset=" offset $__range"), "previous range", instant=True),
                 unit="none",
                 no_value=NO_PRICE,
             ),
@@ -87,17 +86,17 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Electricity",
-                "Cost of energy in the time range, less credit, and its share of everything.",
+                "Cost of energy in the time range, less credit, and its share of the full cost.",
                 Query(queries.gpu_cost_in("$__range", component=ENERGY), "$currency", instant=True),
                 Query(
                     f"{queries.gpu_cost_in('$__range', component=ENERGY)}"
                     f" / ({queries.gpu_cost_in('$__range', component='')} > 0)",
-                    "of everything",
+                    "of full cost",
                     instant=True,
                 ),
                 unit="none",
                 no_value=NO_PRICE,
-                styles={"of everything": Style(unit="percentunit", decimals=0)},
+                styles={"of full cost": Style(unit="percentunit", decimals=0)},
             ),
             3,
         ),
@@ -128,9 +127,8 @@ def _answers(page: Dashboard) -> None:
         ),
         (
             tile(
-                "Month's end",
-                "What this month will have cost: spent since the 1st (UTC), and the mean day of the last seven for "
-                "the days that are left.",
+                "Forecast for the month",
+                "Cost since the 1st (UTC), and the daily mean of the last seven days for the days that are left.",
                 Query(
                     f"{queries.gpu_cost_in('$__range', component='')}"
                     f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="full", {MONEY}}}[7d]))',
@@ -148,8 +146,8 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Saved",
-                "What the work of the time range would have cost at $reference, less what it cost here. Red: it "
-                "would have been cheaper there.",
+                "Cost of the work of the time range at $reference, less its cost here. Red: the reference would have "
+                "been cheaper.",
                 Query(f"{by_reference} - {full}", "$currency", instant=True),
                 Query(f"1 - {full} / ({by_reference} > 0)", "of its price", instant=True),
                 unit="none",
@@ -162,9 +160,9 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "$currency paid / kWh",
-                "Cost of energy over the servers' facility kWh, beside the plain mean of the price. Paid below the "
-                "mean is what running at the right hours earned. priced: the share of all facility energy that has a "
-                "price; what has none is in no cost of this board.",
+                "Cost of energy over the facility kWh of the servers, next to the time mean of the price. Paid below "
+                "the mean is the gain from load at cheap hours. priced: the share of all facility energy that has a "
+                "price; the rest is in no cost of this dashboard.",
                 Query(
                     f"{queries.server_cost_in('$__range', component=ENERGY)}"
                     " / (sum(increase(tpw_server_facility_energy_joules_total[$__range])) / 3.6e6 > 0)",
@@ -203,8 +201,8 @@ def _efficiency(page: Dashboard) -> None:
         (
             grid(
                 "Servers and models in this range",
-                "Sums over the time range. Share: of all servers' cost. Parked: cost of standing by. Idle GPUs belong "
-                "to nobody and are in no row. A click on a model opens its board.",
+                "Sums over the time range. Share: of the cost of all servers. Parked: cost of parked time. Idle GPUs "
+                "have no owner and are in no row. A click on a model opens it on the Models dashboard.",
                 Query(tokens, table=True, instant=True),
                 Query(cost, table=True, instant=True),
                 Query(queries.server_cost_in("$__range", BY, ENERGY), table=True, instant=True),
@@ -220,8 +218,8 @@ def _efficiency(page: Dashboard) -> None:
                     Column("Value #A", "Tokens", Style(unit="short")),
                     Column("Value #B", "Cost", Style(unit="none", decimals=2)),
                     Column("Value #F", "Share", Style(unit="percentunit", decimals=0)),
-                    Column("Value #C", "Of it electricity", Style(unit="none", decimals=2)),
-                    Column("Value #D", "Of it parked", Style(unit="none", decimals=2)),
+                    Column("Value #C", "Electricity", Style(unit="none", decimals=2)),
+                    Column("Value #D", "Parked", Style(unit="none", decimals=2)),
                     Column("Value #E", "Per million tokens", Style(unit="none")),
                     Column(
                         "Value #G",
@@ -243,7 +241,7 @@ def _efficiency(page: Dashboard) -> None:
 
 
 def _component_bars(rate: str, step: str) -> tuple[Query, ...]:
-    """Cost by component, and what was paid back, as means over each bar."""
+    """Cost by component and credit, as means over each bar."""
     return (
         Query(
             f"{rate} * sum by (component) (rate(tpw_gpu_state_cost_total{{{MONEY}}}[{step}] offset -{step}))",
@@ -256,7 +254,7 @@ def _component_bars(rate: str, step: str) -> tuple[Query, ...]:
     )
 
 
-COMPONENT_LOOKS = {
+COMPONENT_STYLES = {
     **{name: Style(color=color) for name, color in palette.COMPONENTS.items()},
     "credit": Style(color=palette.CREDIT),
 }
@@ -268,15 +266,14 @@ def _when(page: Dashboard) -> None:
         (
             curve(
                 "$currency per day, by component",
-                "A bar is a day (UTC) of all GPUs; today's is as far as it has come. Credit of negative prices is "
-                "below zero.",
+                "A bar is a day (UTC) of all GPUs; the last bar is incomplete. Credit for negative prices is below zero.",
                 *_component_bars("86400", "1d"),
                 unit="none",
                 stacked=True,
                 bars=True,
                 no_value=NO_PRICE,
                 legend=("mean",),
-                styles=COMPONENT_LOOKS,
+                styles=COMPONENT_STYLES,
             ),
             12,
         ),
@@ -307,15 +304,14 @@ def _when(page: Dashboard) -> None:
         (
             curve(
                 "Cost rate, $currency per hour",
-                "All GPUs by component at the pace of the last five minutes: where the price above moves it and where "
-                "load does.",
+                "Cost rate of all GPUs by component over the last five minutes. Compare with the price above and the load.",
                 Query(f"3600 * sum by (component) (cluster:tpw_gpu_state_cost:rate5m{{{MONEY}}})", "{{component}}"),
                 Query(f"-3600 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[5m]))", "credit"),
                 unit="none",
                 stacked=True,
                 no_value=NO_PRICE,
                 legend=("mean", "max"),
-                styles=COMPONENT_LOOKS,
+                styles=COMPONENT_STYLES,
             ),
             24,
         ),
@@ -328,8 +324,7 @@ def _who(page: Dashboard) -> None:
         (
             bars(
                 "Allocated and active, $currency",
-                "What each server cost in the time range, and the part of it while it worked. The difference is "
-                "parked time.",
+                "Cost of each server in the time range, and the part while it was active. The difference is parked time.",
                 Query(queries.server_cost_in("$__range", "server"), "{{server}}", instant=True),
                 Query(queries.server_cost_in("$__range", "server", state="active"), "{{server}} active", instant=True),
                 unit="none",
@@ -344,7 +339,7 @@ def _who(page: Dashboard) -> None:
         (
             bars(
                 "Idle GPUs by node, $currency",
-                "What nobody's model pays: cost of GPUs without an owner in the time range, less credit.",
+                "Cost of GPUs without an owner in the time range, less credit.",
                 Query(
                     f"sort_desc({queries.gpu_cost_in('$__range', 'instance', state='idle')})",
                     "{{instance}}",
@@ -360,10 +355,10 @@ def _who(page: Dashboard) -> None:
         (
             bars(
                 "Break-even, output tokens per day",
-                "How many output tokens a day would make a server cost what $reference takes for them, at the mix of kinds "
-                "of the last 24 hours, and how many it made. That is what runs whether tokens are made or not, over the "
-                "reference's price of a token less the energy that one takes while the server works. Short of it, "
-                "elsewhere is cheaper. No *needs*: the reference is rented by time, or takes no more than that energy.",
+                "needs: output tokens per day at which a server costs as much as $reference, at the mix of token kinds of "
+                "the last 24 hours: fixed cost over the reference price per token less the active energy cost per "
+                "token. makes: actual output tokens. Below *needs*, the reference is cheaper. No *needs*: the reference "
+                "has a price per time, or its price per token is not above that energy cost.",
                 Query(
                     'sum by (server) (server:tpw_server_tokens:rate1d{kind="output"}) * 86400',
                     "{{server}} makes",
@@ -389,8 +384,8 @@ def _who(page: Dashboard) -> None:
         (
             curve(
                 "Allocated over active",
-                "What a server costs in all over what it costs while it works, over the day before, on a logarithmic axis: "
-                "1 is never parked, 2 as much parked as active. ${scope:text} cost.",
+                "Total over active cost of a server in the last 24 hours, on a logarithmic axis: 1 is never parked, "
+                "2 is as much parked as active. ${scope:text} cost.",
                 Query(
                     'max by (server) (server:tpw_cost_per_active_cost:ratio_rate1d{scope="${scope:text}",'
                     f" {MONEY}}})",
@@ -413,7 +408,7 @@ def _charges(page: Dashboard) -> None:
         (
             curve(
                 "Charge and credit of electricity, $currency per day",
-                "Energy cost of all GPUs by day (UTC), and below zero what negative prices paid back.",
+                "Energy cost of all GPUs by day (UTC). Credit for negative prices is below zero.",
                 Query(
                     f'86400 * sum(rate(tpw_gpu_state_cost_total{{component="energy", {MONEY}}}[1d] offset -1d))',
                     "charge",
@@ -434,16 +429,16 @@ def _charges(page: Dashboard) -> None:
         ),
         (
             curve(
-                "Demand interval against the month's peak",
-                "Mean power of the demand interval that is forming; dashed, the highest one of the billing month. "
-                "Above it, the demand charge of the month rises.",
+                "Demand interval against the monthly peak",
+                "Mean power of the current demand interval. Dashed: the highest interval of the billing month. Above it, "
+                "the demand charge of the month rises.",
                 Query("max(tpw_demand_interval_watts)", "forming"),
-                Query("max(tpw_demand_peak_watts)", "month's peak"),
+                Query("max(tpw_demand_peak_watts)", "monthly peak"),
                 unit="watt",
                 no_value="no demand charge configured",
-                styles={"month's peak": Style(color=palette.REFERENCE, properties=DASHED)},
+                styles={"monthly peak": Style(color=palette.REFERENCE, properties=DASHED)},
             ),
             8,
         ),
-        (note("What is in it", "Boundary, scope and what stands apart.", SMALL_PRINT), 8),
+        (note("Scope", "Boundary, scope and what is not included.", SMALL_PRINT), 8),
     )

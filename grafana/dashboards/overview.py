@@ -1,4 +1,4 @@
-"""Overview: is it cheap, is it wasting, can I trust it? For whoever runs the servers."""
+"""Overview: is it cheap, is it wasting, can I trust it? For operators of the servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
 SETTINGS = Settings(
     uid="tpw-overview",
     title="tpw / Overview",
-    description="Tokens per joule, cost per million tokens, waste, and whether the numbers can be trusted.",
+    description="Tokens per joule, cost per million tokens, waste, and whether the numbers are complete.",
     filters=("job", "server", "model"),
     choices=("kind", "scope", "boundary"),
     reference=True,
@@ -19,7 +19,7 @@ SETTINGS = Settings(
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
-    """The board."""
+    """The dashboard."""
     page = Dashboard(SETTINGS, words)
     _now(page)
     _table(page)
@@ -31,7 +31,7 @@ def _now(page: Dashboard) -> None:
     efficiency = tile(
         "Tokens / joule",
         "${kind:text} tokens per second per watt over the last five minutes. servers: all energy of the GPUs they own, "
-        "parked time included. fleet: idle GPUs that nobody owns as well.",
+        "parked time included. fleet: idle GPUs as well.",
         Query(
             f"sum(model:tpw_server_tokens:rate5m{{{KIND}}})"
             f" / (sum(model:tpw_server_energy_joules:rate5m{{{BOUNDARY}}}) > 0)",
@@ -64,8 +64,8 @@ def _now(page: Dashboard) -> None:
     )
     spend = tile(
         "$currency / hour",
-        "${scope:text} cost of all GPUs, whoever owns them, at the pace of the last five minutes, and "
-        "since midnight (UTC).",
+        "${scope:text} cost of all GPUs, owned or not: the rate over the last five minutes, and the sum since midnight "
+        "(UTC).",
         Query(f"3600 * sum(cluster:tpw_cost:rate5m{{{SCOPE}, {MONEY}}})", "now"),
         Query(queries.gpu_cost_in("$__range"), "since midnight", instant=True),
         unit="none",
@@ -96,8 +96,8 @@ def _now(page: Dashboard) -> None:
     )
     power = tile(
         "Power",
-        "Mean of the last five minutes, of the facility: boards with their share of the host, times PUE. idle: of GPUs "
-        "that nobody owns. limit: the enforced limits of all boards alone.",
+        "Facility power, mean of the last five minutes: GPUs and their share of the host, times PUE. idle: GPUs without "
+        "an owner. limit: sum of the enforced limits of all GPUs, without host and PUE.",
         Query('sum(model:tpw_server_energy_joules:rate5m{boundary="facility"})', "servers"),
         Query('sum(cluster:tpw_gpu_state_energy_joules:rate5m{boundary="facility", state="idle"})', "idle"),
         Query("sum(tpw_gpu_power_limit_watts)", "limit"),
@@ -105,7 +105,7 @@ def _now(page: Dashboard) -> None:
     )
     price = tile(
         "$currency / kWh",
-        "All-in electricity price in force now and how far it can be relied on, the next price, and when it begins.",
+        "Current all-in electricity price and its state, the next price, and when it begins.",
         Query(
             f"max by (state) (tpw_electricity_price_per_kwh{{{MONEY}}}"
             " * on (cluster, job, instance) group_left (state) tpw_electricity_price_state)",
@@ -132,9 +132,9 @@ def _table(page: Dashboard) -> None:
         (
             grid(
                 "Models in this range",
-                "Sums over the time range of the board, then divided. Parked: share of the energy that was used while "
-                "no request ran. Against $reference: this cost over what the same work costs there; below 100 % is "
-                "cheaper here. A click on a model opens its board.",
+                "Sums over the time range, then divided. Parked: share of the energy that was used without requests. "
+                "Against $reference: cost here over the cost of the same work there; below 100 % is cheaper here. A "
+                "click on a model opens it on the Models dashboard.",
                 Query(queries.tokens_in("$__range", by, 'kind="output"'), table=True, instant=True),
                 Query(f"{tokens} / ({queries.joules_in('$__range', by)} > 0)", table=True, instant=True),
                 Query(f"1e6 * {cost} / ({tokens} > 0)", table=True, instant=True),
@@ -182,8 +182,8 @@ def _over_time(page: Dashboard) -> None:
         (
             curve(
                 "${kind:text} tokens per joule by model",
-                "Five-minute means, all energy of the GPUs a server owns. More requests at once make more tokens of a "
-                "joule: read it next to the load, on the board Models.",
+                "Five-minute means, all energy of the GPUs a server owns. More concurrent requests give more tokens per "
+                "joule: compare with the load on the Models dashboard.",
                 Query(f"model:tpw_tokens_per_joule:ratio_rate5m{{{KIND}, {BOUNDARY}}}", "{{server}} {{model}}"),
                 unit="suffix: tok/J",
                 no_value=NO_TOKENS,
@@ -193,8 +193,8 @@ def _over_time(page: Dashboard) -> None:
         (
             curve(
                 "$currency per million ${kind:text} tokens by model",
-                "One-hour means, ${scope:text} cost, on a logarithmic axis: a server that is hardly asked costs many "
-                "times more per token. Dashed: what the same tokens would have cost at $reference.",
+                "One-hour means, ${scope:text} cost, on a logarithmic axis: a server with few requests costs many "
+                "times more per token. Dashed: cost of the same tokens at $reference.",
                 Query(
                     f"model:tpw_cost_per_million_tokens:ratio_rate1h{{{KIND}, {SCOPE}, {MONEY}}}",
                     "{{server}} {{model}}",
@@ -217,8 +217,7 @@ def _over_time(page: Dashboard) -> None:
         (
             curve(
                 "Power by state",
-                "Energy counters of all boards by what they were doing. Dashed: the sum of the power sensors, which "
-                "must run along the top.",
+                "Energy counters of all GPUs by state. Dashed: the sum of the power sensors, which must match the top.",
                 *(
                     Query(f'sum(cluster:tpw_gpu_state_energy_joules:rate5m{{boundary="gpu", state="{state}"}})', state)
                     for state in palette.STATES
@@ -235,9 +234,9 @@ def _over_time(page: Dashboard) -> None:
         ),
         (
             curve(
-                "Where the money went, $currency per hour",
-                "Cost of the servers by component, and of idle GPUs, as a mean over each bar; the last bar is as far "
-                "as it has come. What negative prices paid back is below zero.",
+                "Cost by component, $currency per hour",
+                "Cost of the servers by component, and of idle GPUs, as a mean over each bar; the last bar is "
+                "incomplete. Credit for negative prices is below zero.",
                 Query(
                     f"3600 * sum by (component) (rate(tpw_server_cost_total{{{MONEY}}}[$__interval] offset -$__interval))",
                     "{{component}}",
@@ -273,7 +272,7 @@ def _over_time(page: Dashboard) -> None:
         (
             grid(
                 "Firing alerts",
-                "Alerts of this project that fire now, as Prometheus evaluates them.",
+                "Alerts of this project that are firing in Prometheus.",
                 Query(
                     "sum by (severity, alertname, instance, gpu, server, model)"
                     ' (ALERTS{alertname=~"Tpw.+", alertstate="firing"})',

@@ -189,7 +189,7 @@ def _overview() -> dict[str, list[Expected]]:
             *(_watts(state) for state in STATES),
             lambda h: single(sum(day.sensed(gpu, h.polled) for gpu in GPUS if not day.lost(gpu, h.polled))),
         ],
-        "Where the money went, $currency per hour": [
+        "Cost by component, $currency per hour": [
             lambda h: _bar(h, 3600).gained("tpw_server_cost_total", 3600, ("component",)),
             lambda h: _bar(h, 3600).gained("tpw_gpu_state_cost_total", 3600, (), state="idle"),
             lambda h: times(_bar(h, 3600).gained("tpw_gpu_state_credit_total", 3600), -1),
@@ -285,7 +285,7 @@ def _models() -> dict[str, list[Expected]]:
             _at_load(17, 65),
             _at_load(65, 10**9),
         ],
-        "Share of the own best hour of the week": [_of_the_best],
+        "Share of the best hour of the week": [_of_the_best],
         "Active only, and parked time included": [
             lambda h: over(h.tokens(300), h.joules(300, (), "gpu", state="active")),
             lambda h: over(h.tokens(300), h.joules(300, (), "gpu")),
@@ -376,7 +376,7 @@ def _gpus() -> dict[str, list[Expected]]:
         ],
         "Temperature": [lambda h: h.now("tpw_gpu_temperature_celsius", GPU)],
         "Memory used": [lambda h: h.now("tpw_gpu_memory_used_bytes", GPU)],
-        "Clocks held down, share of time": [
+        "Throttled, share of time": [
             lambda h: h.rate("tpw_gpu_throttle_seconds_total", RATE_INTERVAL, ("instance", "gpu", "reason"))
         ],
         "Tokens per GPU second by owner": [
@@ -484,7 +484,7 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: h.per_million(h.cost(h.range), h.tokens(h.range)),
             lambda h: h.per_million(h.all_cost(h.range), h.tokens(h.range)),
         ],
-        "Month's end": [_month_end, lambda h: h.all_cost(h.range, (), "full")],
+        "Forecast for the month": [_month_end, lambda h: h.all_cost(h.range, (), "full")],
         "Saved": [
             lambda h: less(h.elsewhere(h.range), h.cost(h.range, (), "full")),
             lambda h: single(1 - over(h.cost(h.range, (), "full"), h.elsewhere(h.range))[()]),
@@ -527,7 +527,7 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, (), component=energy),
             lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),
         ],
-        "Demand interval against the month's peak": [_forming, _peak],
+        "Demand interval against the monthly peak": [_forming, _peak],
     }
 
 
@@ -601,7 +601,7 @@ def _fleet() -> dict[str, list[Expected]]:
         "Tokens per joule by GPU model": [
             lambda h: over(_by_gpu_name(h, _node_tokens(h, 3600)), _by_gpu_name(h, h.all_joules(3600, node)))
         ],
-        "Idle GPUs by money, worst ten": [
+        "Most expensive idle GPUs": [
             lambda h: above(times(h.all_cost(300, ("instance", "gpu"), "full", state="idle"), 12), 0)
         ],
         "Servers over nodes": [
@@ -675,10 +675,10 @@ def _measuring() -> dict[str, list[Expected]]:
             lambda h: by(_sensor_error(h), ("instance",), min),
         ],
         "Power by energy method": [_by_method],
-        "Energy readings not believed": [
+        "Rejected energy readings": [
             lambda h: _risen(h, "tpw_gpu_energy_anomalies_total", "instance", "gpu", "reason")
         ],
-        "Power by how ownership is known": [
+        "Power by source of ownership": [
             lambda h: plus(
                 *(row(watts, attribution="configured") for watts in per_second(h.joules(300, (), "gpu"), 300).values())
             ),
@@ -690,7 +690,7 @@ def _measuring() -> dict[str, list[Expected]]:
                 h.rate("tpw_gpu_unmetered_seconds_total", 300, ("instance",)), h.now("tpw_gpu_up", ("instance",), count)
             )
         ],
-        "Joules without tokens, tokens without joules": [lambda h: single(0.0), lambda h: single(0.0)],
+        "Energy without tokens, tokens without energy": [lambda h: single(0.0), lambda h: single(0.0)],
         "Live ratio against the rules": [
             lambda h: over(h.tokens(300, MODEL, "output"), h.joules(300, MODEL, "gpu")),
             lambda h: h.averaged(

@@ -1,4 +1,4 @@
-"""What the pages say is so: links lead somewhere, what is given to copy is valid, messages are those of the program."""
+"""The pages are correct: links resolve, examples are valid, messages are those of the program."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_alert_that_is_linked_has_its_runbook_and_no_runbook_is_forgotten(
 
 
 @cache
-def said_by_the_program() -> str:
+def texts_of_the_program() -> str:
     """Every text in the sources but docstrings, joined as the compiler joins them, without what is filled in."""
     texts = [str(library_error(code, "initialisation", started=False)) for code in (9, 12)]
     for module in (ROOT / "exporter" / "tpw").rglob("*.py"):
@@ -102,11 +102,11 @@ def test_there_are_messages_of_every_kind():
 
 @pytest.mark.parametrize("message", messages())
 def test_a_message_of_the_troubleshooting_page_is_one_of_the_program(message: str):
-    said = said_by_the_program()
+    texts = texts_of_the_program()
     fragments = [part.strip() for part in re.split(r"\.\.\.|[:;()`?]", message)]
-    told = [part for part in fragments if len(part) > 3]
-    assert told
-    assert [part for part in told if part not in said] == []
+    quoted = [part for part in fragments if len(part) > 3]
+    assert quoted
+    assert [part for part in quoted if part not in texts] == []
 
 
 # ------------------------------------------------------------------------------------------------------ what is to copy
@@ -128,7 +128,7 @@ def test_values_of_the_chart_are_such(values: dict[str, Any]):
 
 
 def test_the_rights_that_are_given_to_copy_are_user_0_and_one_capability():
-    (values,) = [each for each in values_blocks() if "hostPID" in each]
+    (values,) = [values for values in values_blocks() if "hostPID" in values]
     texts = helm_python.Chart.load(str(CHART)).render(values, name="tpw-exporter", namespace="monitoring")
     pod = yaml.safe_load(next(text for name, text in texts.items() if name.endswith("daemonset.yaml")))["spec"]
     spec = pod["template"]["spec"]
@@ -153,7 +153,7 @@ def test_meters_that_are_given_to_copy_are_valid(block: str, tmp_path: Path):
     load(block, "meters.md", known=known_names())
 
 
-def test_every_meter_and_every_option_of_it_is_told():
+def test_every_meter_and_every_option_of_it_is_documented():
     text = (DOCS / "meters.md").read_text()
     for name, location in {**ACCELERATOR_METERS, **HOST_METERS}.items():
         assert f"| `{name}` |" in text

@@ -90,7 +90,7 @@ def test_chart_passes_helms_strict_lint(case):
     ],
     ids=lambda values: next(iter(values)),
 )
-def test_chart_refuses_values_that_mean_nothing(values):
+def test_chart_rejects_unknown_values(values):
     with pytest.raises(helm_python.HelmError, match=next(iter(values))):
         render(values)
 
@@ -200,7 +200,7 @@ def test_probes_ask_what_needs_no_password():
     assert "httpHeaders" not in container["livenessProbe"]["httpGet"]
 
 
-def test_probes_of_a_port_that_wants_a_certificate_look_at_the_port_alone():
+def test_probes_of_a_port_that_wants_a_certificate_connect_to_the_port_only():
     probe = {"httpGet": None, "tcpSocket": {"port": "metrics"}}
     documents = render({"livenessProbe": probe, "readinessProbe": probe})
     (container,) = pod_of(documents)["containers"]
@@ -210,7 +210,7 @@ def test_probes_of_a_port_that_wants_a_certificate_look_at_the_port_alone():
     kubernetes_validate.validate(of_kind(documents, "DaemonSet"), RELEASES[-1], strict=True)
 
 
-def test_the_web_configuration_is_a_secret_and_the_probes_can_be_told_how_to_get_past_it():
+def test_the_web_configuration_is_a_secret_and_the_probes_can_pass_it():
     pod = pod_of(render(CASES["everything"]))
     (container,) = pod["containers"]
     assert "--web.config.file=/etc/tpw-exporter-web/web.yaml" in container["args"]
@@ -219,7 +219,7 @@ def test_the_web_configuration_is_a_secret_and_the_probes_can_be_told_how_to_get
     assert container["livenessProbe"]["httpGet"] == {"path": "/-/healthy", "port": "metrics", "scheme": "HTTPS"}
 
 
-def test_the_policy_lets_in_who_is_named_and_out_only_where_something_is_said():
+def test_the_policy_admits_named_peers_and_restricts_egress_only_where_configured():
     policy = of_kind(render(CASES["everything"]), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"] == [
@@ -245,10 +245,10 @@ def test_what_the_comments_of_the_values_give_to_copy_is_valid():
     kubernetes_validate.validate(policy, RELEASES[-1], strict=True)
 
 
-# ----------------------------------------------------------------------------------------------------- rules and boards
+# ----------------------------------------------------------------------------------------------------- rules and dashboards
 
 
-def test_rules_and_boards_come_only_where_asked_for():
+def test_rules_and_dashboards_are_off_by_default():
     kinds = [document["kind"] for document in render({})]
     assert "PrometheusRule" not in kinds
     assert kinds.count("ConfigMap") == 1
@@ -306,8 +306,8 @@ def test_parameters_are_a_group_of_their_own_beside_the_rules():
     groups = of_kind(render(CASES["everything"]), "PrometheusRule")["spec"]["groups"]
     parameters = groups[-1]
     assert parameters["name"] == "tpw-parameters"
-    told = [(rule["record"], rule["expr"], rule["labels"]) for rule in parameters["rules"]]
-    assert told == [
+    parameters_found = [(rule["record"], rule["expr"], rule["labels"]) for rule in parameters["rules"]]
+    assert parameters_found == [
         ("tpw:budget_per_month:money", "vector(20000)", {"currency": "EUR"}),
         ("tpw:budget_per_month:money", "vector(1500.5)", {"currency": "USD"}),
         ("tpw:budget_per_million_tokens:money", "vector(1.2)", {"currency": "EUR"}),
@@ -332,23 +332,23 @@ def test_a_budget_of_millions_is_a_number_that_prometheus_reads():
     assert float(rule["expr"].removeprefix("vector(").removesuffix(")")) == 3e7
 
 
-def test_boards_are_config_maps_that_the_sidecar_finds_and_the_api_takes():
-    boards = [
+def test_dashboards_are_config_maps_for_the_sidecar_within_the_size_limit():
+    maps = [
         document
         for document in render(CASES["everything"])
         if document["kind"] == "ConfigMap" and "grafana_dashboard" in document["metadata"]["labels"]
     ]
     files = {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")}
-    assert len(boards) == len(files) == 6
-    for board in boards:
-        assert board["metadata"]["namespace"] == "grafana"
-        assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
-        assert board["metadata"]["annotations"] == {"grafana_folder": "GPUs"}
-        ((name, text),) = board["data"].items()
+    assert len(maps) == len(files) == 6
+    for document in maps:
+        assert document["metadata"]["namespace"] == "grafana"
+        assert document["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert document["metadata"]["annotations"] == {"grafana_folder": "GPUs"}
+        ((name, text),) = document["data"].items()
         assert json.loads(text) == json.loads(files[name.removeprefix("tpw-")])
         # kubectl apply keeps the whole object in an annotation, which may have 256 KiB; a ConfigMap may have 1 MiB.
-        assert len(json.dumps(board)) < 256 * 1024
-    assert len({board["metadata"]["name"] for board in boards}) == 6
+        assert len(json.dumps(document)) < 256 * 1024
+    assert len({document["metadata"]["name"] for document in maps}) == 6
 
 
 def kustomized(folder: Path) -> list[dict[str, Any]]:

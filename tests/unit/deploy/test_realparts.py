@@ -16,7 +16,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def part(make):
-    """A part whose fetching is ``make(target)``."""
+    """A part that is fetched by ``make(target)``."""
 
     class Made(realparts.Part):
         def make(self, target, deadline):

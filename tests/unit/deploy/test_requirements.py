@@ -28,7 +28,7 @@ def pins(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", [*FILES, MODEL], ids=lambda path: path.name)
-def test_no_file_says_where_packages_come_from(path):
+def test_no_file_names_an_index(path):
     for line in path.read_text().splitlines():
         assert not re.search(r"https?:|(^|\s)(-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host)\b", line)
 
@@ -42,7 +42,7 @@ def test_the_larger_file_agrees_with_the_smaller_ones():
     all_of_it = pins(ROOT / "requirements" / "dev.txt")
     for name in ("runtime.txt", "image.txt", "build.txt"):
         part = pins(ROOT / "requirements" / name)
-        assert {each: all_of_it.get(each) for each in part} == part
+        assert {package: all_of_it.get(package) for package in part} == part
 
 
 def test_the_image_has_what_the_settings_need_that_ask_for_more():

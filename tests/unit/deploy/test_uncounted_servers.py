@@ -39,10 +39,10 @@ def test_commands_are_such(words: list[str]):
     assert parsed(words)["upstream"].startswith("http://")
 
 
-def test_every_option_of_the_proxy_is_told_and_no_other():
-    told = set(re.findall(r"`--([a-z.-]+)`", TEXT.split("| flag |")[1].split("\n\n")[0]))
+def test_exactly_the_options_of_the_proxy_are_documented():
+    documented = set(re.findall(r"`--([a-z.-]+)`", TEXT.split("| flag |")[1].split("\n\n")[0]))
     options = set(parsed(["proxy"])) - {"command"}
-    assert told == options
+    assert documented == options
 
 
 def test_configuration_is_one():
@@ -64,7 +64,7 @@ def test_services_end_after_their_answers_may():
     assert int(counted["stop_grace_period"].removesuffix("s")) > 25
 
 
-def test_every_metric_of_the_page_is_told():
+def test_every_metric_of_the_page_is_documented():
     counters = Counters()
     counters.add("m", {"audio_seconds": 1.0})
     published = set(re.findall(r"^(tpw_hook_\w+)", counters.page().decode(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The boards and rules are built from the checkout, beside the exporter's own package."""
+"""The dashboards and rules are built from the checkout, beside the exporter's own package."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def tools3() -> Path:
 
 @pytest.fixture(scope="session")
 def pages() -> Samples:
-    """What real daemons said in the day of :mod:`support.fleetday`."""
+    """The pages of real daemons over the day of :mod:`support.fleetday`."""
     return fleetrun.live()
 
 
 @pytest.fixture(scope="session")
 def books() -> Samples:
-    """What they must say, reckoned by hand."""
+    """The expected pages, calculated by hand."""
     return handbooks.reckoned()
 
 

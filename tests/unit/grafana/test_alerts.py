@@ -130,7 +130,7 @@ def _run_all(tools: Path, folder: Path, series: list[dict[str, str]], expr: str,
     ],
     ids=["nothing was ever there", "an exporter stopped", "its target was removed"],
 )
-def test_where_something_is_absent_only_that_is_said(
+def test_where_something_is_absent_only_that_alert_fires(
     series: list[dict[str, str]], firing: set[str], tools: Path, tmp_path: Path
 ):
     """All rules and alerts together: no alert takes what is not there for zero."""
@@ -140,7 +140,7 @@ def test_where_something_is_absent_only_that_is_said(
 
 @pytest.mark.rules
 def test_two_pods_of_a_node_that_overlap_break_no_rule(tools: Path, tmp_path: Path):
-    """Both are scraped for a moment: every series is there twice, and a rule that cannot match them says nothing at all."""
+    """Both are scraped for a moment: every series is there twice, and a rule that cannot match them has no result."""
     pods = ({"pod": "old"}, {"pod": "new"})
     series = [row for pod in pods for row in (*_rows("Vx240", **pod), _up("1x240", **pod))]
     expected = [{"labels": "{}", "value": 2}]
@@ -172,7 +172,7 @@ def test_runbooks_link_to_pages_that_exist(root: Path):
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
-def test_alert_says_what_to_know(alert: Alert):
+def test_alert_has_complete_annotations(alert: Alert):
     notes = annotations_of(alert, VALUES)
     assert alert.name.startswith("Tpw")
     assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}
@@ -185,13 +185,13 @@ def test_alert_says_what_to_know(alert: Alert):
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
 def test_by_default_no_address_leads_nowhere(alert: Alert, root: Path):
-    """The runbook is named by its path here, the board by its path in Grafana; neither is somebody's host."""
+    """The runbook is a path in this repository and the dashboard a path in Grafana; neither has a host."""
     notes = annotations_of(alert, VALUES)
     assert (root / notes["runbook_url"]).is_file()
     assert "://" not in notes["runbook_url"] + notes["dashboard_url"]
 
 
-def test_alerts_about_money_say_how_much_a_day():
+def test_alerts_on_cost_have_an_amount_per_day():
     speaks = {alert.name for alert in ALERTS if "a day" in annotations_of(alert, VALUES)["description"]}
     assert speaks >= {
         "TpwGpuIdle",

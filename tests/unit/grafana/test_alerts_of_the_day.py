@@ -20,7 +20,7 @@ from support.samples import Samples
 
 VALUES = Values()
 ALERTS = {(alert.name, str(alert.severity)): alert for group in alert_groups(VALUES) for alert in group.alerts}
-IDLE = next(board for board in fleetday.GPUS if board.node is fleetday.B and board.index == 6)
+IDLE = next(gpu for gpu in fleetday.GPUS if gpu.node is fleetday.B and gpu.index == 6)
 SHOWN = {"instance", "gpu", "server", "model", "reason"}
 MINUTE = 60
 
@@ -48,7 +48,7 @@ def _waste(hand: Hand) -> bool:
     return over(waste, cost)[()] > VALUES.waste_share and waste[()] > VALUES.waste_floor_per_day
 
 
-def _dearer(server: str) -> Any:
+def _above_reference(server: str) -> Any:
     def condition(hand: Hand) -> bool:
         cost = sum(hand.cost(86400, (), "full", server=server).values())
         there = hand.gained("tpw_server_reference_cost_total", 86400, (), server=server, reference="api-70b")
@@ -66,13 +66,13 @@ def _throttled(hand: Hand) -> bool:
     ("condition", "begins", "holds_for", "ends"),
     [
         (_waste, "07:59", VALUES.waste_for, "24:00"),
-        (_dearer("big"), "13:39", VALUES.above_reference_for, "24:00"),
-        (_dearer("chat"), "06:02", VALUES.above_reference_for, "07:31"),
+        (_above_reference("big"), "13:39", VALUES.above_reference_for, "24:00"),
+        (_above_reference("chat"), "06:02", VALUES.above_reference_for, "07:31"),
         (_throttled, "14:23", VALUES.throttled_for, "14:25"),
     ],
 )
 @pytest.mark.e2e
-def test_sums_cross_their_thresholds_when_the_hand_books_say(
+def test_sums_cross_their_thresholds_when_the_hand_books_do(
     books: Samples, condition: Any, begins: str, holds_for: str, ends: str
 ):
     """The threshold is crossed so long before the alert fires, and falls again in the minute after it."""
@@ -88,7 +88,7 @@ def test_sums_cross_their_thresholds_when_the_hand_books_say(
 # --------------------------------------------------------------------------------------------------- money in the words
 
 
-def _told(samples: Samples, metric: str, begin: int, end: int, **who: str) -> list[dict[str, str]]:
+def _scraped(samples: Samples, metric: str, begin: int, end: int, **who: str) -> list[dict[str, str]]:
     """Input series of a rule test: what was scraped, minute by minute."""
     rows = []
     for labels, series in samples.select(metric, who):
@@ -106,9 +106,9 @@ def _money_a_day(samples: Samples, at: int, state: str, uuid: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "at", "board", "words"),
+    ("name", "state", "at", "gpu", "words"),
     [
-        ("TpwGpuIdle", "idle", "13:45", IDLE, "had no owner for 100% of the last 30 minutes. It costs"),
+        ("TpwGpuIdle", "idle", "13:45", IDLE, "belonged to no server for 100% of the last 30 minutes. It costs"),
         (
             "TpwGpuParked",
             "parked",
@@ -119,23 +119,23 @@ def _money_a_day(samples: Samples, at: int, state: str, uuid: str) -> str:
     ],
 )
 @pytest.mark.e2e
-def test_the_message_names_the_money_that_the_hand_books_say(
-    pages: Samples, books: Samples, tools: Path, tmp_path: Path, name: str, state: str, at: str, board: Any, words: str
+def test_the_description_has_the_amount_of_the_hand_books(
+    pages: Samples, books: Samples, tools: Path, tmp_path: Path, name: str, state: str, at: str, gpu: Any, words: str
 ):
     """The scraped samples of an idle and of a parked GPU at a negative price, through Prometheus' own templates."""
     begin, end = clock(at) - 4 * 3600, clock(at)
-    who = {"uuid": board.uuid}
-    told = [
+    who = {"uuid": gpu.uuid}
+    inputs = [
         row
         for metric in ("seconds", "cost", "credit")
-        for row in _told(pages, f"tpw_gpu_state_{metric}_total", begin, end, **who)
-    ] + _told(pages, "tpw_gpu_up", begin, end, **who)
+        for row in _scraped(pages, f"tpw_gpu_state_{metric}_total", begin, end, **who)
+    ] + _scraped(pages, "tpw_gpu_up", begin, end, **who)
     if state == "parked":
-        told += _told(pages, "tpw_server_gpu", begin, end, **who)
+        inputs += _scraped(pages, "tpw_server_gpu", begin, end, **who)
     severity = "warning" if name == "TpwGpuIdle" else "info"
-    where = {"job": fleetday.JOB, "instance": board.node.instance, "gpu": str(board.index), **who}
-    gpu = f"GPU {board.index} ({board.uuid}) of {board.node.instance}"
-    description = f"{gpu} {words} {_money_a_day(books, end, state, board.uuid)}"
+    where = {"job": fleetday.JOB, "instance": gpu.node.instance, "gpu": str(gpu.index), **who}
+    subject = f"GPU {gpu.index} ({gpu.uuid}) of {gpu.node.instance}"
+    description = f"{subject} {words} {_money_a_day(books, end, state, gpu.uuid)}"
     notes = annotations_of(ALERTS[name, severity], VALUES)
     for label in ("instance", "gpu"):
         escaped = where[label].replace(":", "%3A")
@@ -147,7 +147,7 @@ def test_the_message_names_the_money_that_the_hand_books_say(
         "tests": [
             {
                 "interval": "1m",
-                "input_series": told,
+                "input_series": inputs,
                 "alert_rule_test": [
                     {
                         "alertname": name,
@@ -173,7 +173,7 @@ def test_the_message_names_the_money_that_the_hand_books_say(
 
 @pytest.mark.e2e
 def test_credit_is_in_the_money_of_an_idle_gpu(books: Samples):
-    """At the negative price an idle GPU costs less than its hardware and hosting: the message above says so."""
+    """At the negative price an idle GPU costs less than its hardware and hosting: the description above contains that."""
     hourly = fleetday.B.hardware + fleetday.HOSTING
     net = Hand(books, clock("13:45")).all_cost(300, (), "full", state="idle", uuid=IDLE.uuid)[()] * 12
     watts = fleetday.watts(IDLE, clock("13:45"))

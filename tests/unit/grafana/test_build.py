@@ -20,7 +20,7 @@ def test_generated_file_stands_as_the_build_writes_it(name: str, root: Path):
     assert path.read_text(encoding="utf-8") == FILES[name], f"{name} is stale: run python -m grafana.build"
 
 
-def test_check_tells_what_differs_and_writes_nothing(tmp_path: Path, capsys):
+def test_check_prints_what_differs_and_writes_nothing(tmp_path: Path, capsys):
     assert main(["--out", str(tmp_path)]) == 0
     assert main(["--out", str(tmp_path), "--check"]) == 0
     changed = tmp_path / "deploy" / "grafana" / "dashboards" / "overview.json"

@@ -1,4 +1,4 @@
-"""The rules of the boards. Each is here because boards elsewhere break it."""
+"""Rules for all dashboards. Each rule prevents a mistake that is common in other dashboards."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from grafana.values import Values
 
 from tpw.exposition.catalogue import METRICS, Kind
 
-BOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
+DASHBOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
 WORDS: Vocabulary = vocabulary(Values())
 UIDS = {"tpw-overview", "tpw-models", "tpw-gpus", "tpw-money", "tpw-fleet", "tpw-measuring"}
 DRAWN_WITHOUT_DATA = {"text"}
 INSIDE = re.compile(r"(?:rate|increase|changes|avg_over_time|max_over_time|sum_over_time|delta)\s*\($")
 
 
-def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for panel in board["panels"]:
+def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for panel in dashboard["panels"]:
         if panel["type"] == "row":
             yield from panel.get("panels", ())
         else:
             yield panel
 
 
-PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in panels(board)]
+PANELS = [(uid, panel) for uid, dashboard in DASHBOARDS.items() for panel in panels(dashboard)]
 TARGETS = [(uid, panel, target) for uid, panel in PANELS for target in panel.get("targets", ())]
-each_board = pytest.mark.parametrize("uid", BOARDS)
+each_dashboard = pytest.mark.parametrize("uid", DASHBOARDS)
 each_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}-{panel['title']}" for uid, panel in PANELS])
 each_target = pytest.mark.parametrize(
     ("uid", "panel", "target"),
@@ -42,38 +42,38 @@ each_target = pytest.mark.parametrize(
 )
 
 
-def test_addresses_of_the_boards_are_the_known_ones():
+def test_addresses_of_the_dashboards_are_the_known_ones():
     """A uid is in links, bookmarks and alerts: it never changes."""
-    assert BOARDS.keys() >= UIDS
+    assert DASHBOARDS.keys() >= UIDS
 
 
-@each_board
-def test_board_is_one_question_on_a_page(uid: str):
-    assert 10 <= sum(1 for _ in panels(BOARDS[uid])) <= 20
+@each_dashboard
+def test_dashboard_is_one_question_on_a_page(uid: str):
+    assert 10 <= sum(1 for _ in panels(DASHBOARDS[uid])) <= 20
 
 
-@each_board
-def test_a_look_at_a_board_asks_a_bounded_number_of_questions(uid: str):
-    assert sum(len(panel.get("targets", ())) for panel in panels(BOARDS[uid])) <= 40
+@each_dashboard
+def test_dashboard_has_a_bounded_number_of_queries(uid: str):
+    assert sum(len(panel.get("targets", ())) for panel in panels(DASHBOARDS[uid])) <= 40
 
 
-@each_board
-def test_board_fits_grafana_and_the_house(uid: str):
-    board = BOARDS[uid]
-    assert board["schemaVersion"] == 41
-    assert board["tags"] == ["tpw"]
-    assert board["timezone"] == "utc"
-    assert board["editable"] is False
-    assert board["graphTooltip"] == 1, "one crosshair for all curves"
-    assert board["description"]
-    assert board["refresh"] in ("1m", "5m")
-    (link,) = board["links"]
+@each_dashboard
+def test_dashboard_has_the_common_settings(uid: str):
+    dashboard = DASHBOARDS[uid]
+    assert dashboard["schemaVersion"] == 41
+    assert dashboard["tags"] == ["tpw"]
+    assert dashboard["timezone"] == "utc"
+    assert dashboard["editable"] is False
+    assert dashboard["graphTooltip"] == 1, "one crosshair for all curves"
+    assert dashboard["description"]
+    assert dashboard["refresh"] in ("1m", "5m")
+    (link,) = dashboard["links"]
     assert (link["type"], link["tags"], link["keepTime"], link["includeVars"]) == ("dashboards", ["tpw"], True, True)
 
 
-@each_board
+@each_dashboard
 def test_panels_have_numbers_and_places_of_their_own(uid: str):
-    everything = [*BOARDS[uid]["panels"], *panels(BOARDS[uid])]
+    everything = [*DASHBOARDS[uid]["panels"], *panels(DASHBOARDS[uid])]
     ids = {id(panel): panel["id"] for panel in everything}
     assert len(set(ids.values())) == len(ids)
     taken: set[tuple[int, int]] = set()
@@ -89,38 +89,38 @@ def test_panels_have_numbers_and_places_of_their_own(uid: str):
         taken |= cells
 
 
-@each_board
-def test_trust_stands_at_the_right_of_the_first_line_and_leads_to_measuring(uid: str):
-    first = [panel for panel in panels(BOARDS[uid]) if panel["gridPos"]["y"] == 0]
+@each_dashboard
+def test_trust_is_at_the_right_of_the_first_line_and_links_to_measuring(uid: str):
+    first = [panel for panel in panels(DASHBOARDS[uid]) if panel["gridPos"]["y"] == 0]
     last = max(first, key=lambda panel: panel["gridPos"]["x"])
     assert last["title"] == "Measured"
     assert "/d/tpw-measuring" in last["links"][0]["url"]
 
 
-@each_board
+@each_dashboard
 def test_variables_come_in_one_order(uid: str):
     order = ["datasource", *FILTERS, *CHOICES, "reference", "currency", "filters"]
-    names = [variable["name"] for variable in BOARDS[uid]["templating"]["list"]]
+    names = [variable["name"] for variable in DASHBOARDS[uid]["templating"]["list"]]
     assert names == [name for name in order if name in names]
     assert names[0] == "datasource"
     assert names[-1] == "filters"
 
 
-@each_board
+@each_dashboard
 def test_every_variable_is_used(uid: str):
-    board = BOARDS[uid]
-    text = json.dumps([board["panels"], board["annotations"]])
+    dashboard = DASHBOARDS[uid]
+    text = json.dumps([dashboard["panels"], dashboard["annotations"]])
     unused = [
         variable["name"]
-        for variable in board["templating"]["list"]
+        for variable in dashboard["templating"]["list"]
         if variable["type"] != "adhoc" and not re.search(rf"\$(?:{variable['name']}\b|{{{variable['name']}[:}}])", text)
     ]
     assert unused == []
 
 
-@each_board
+@each_dashboard
 def test_choices_come_with_their_values(uid: str):
-    for variable in BOARDS[uid]["templating"]["list"]:
+    for variable in DASHBOARDS[uid]["templating"]["list"]:
         if variable["type"] != "custom":
             continue
         pairs = [tuple(pair.split(" : ")) for pair in variable["query"].split(", ")]
@@ -129,14 +129,14 @@ def test_choices_come_with_their_values(uid: str):
 
 
 @each_panel
-def test_panel_says_what_it_is(uid: str, panel: dict[str, Any]):
+def test_panel_has_a_title_and_a_description(uid: str, panel: dict[str, Any]):
     assert panel["title"]
     assert len(panel["description"]) >= 15
     assert panel["description"].rstrip(")").endswith("."), "a description is made of sentences"
 
 
 @each_panel
-def test_panel_has_a_unit_and_an_honest_empty_text(uid: str, panel: dict[str, Any]):
+def test_panel_has_a_unit_and_a_text_for_no_data(uid: str, panel: dict[str, Any]):
     if panel["type"] in DRAWN_WITHOUT_DATA:
         return
     defaults = panel["fieldConfig"]["defaults"]
@@ -169,7 +169,7 @@ def test_number_does_not_change_with_the_zoom(uid: str, panel: dict[str, Any]):
             # A bar per step: its height is a rate over the bar, and a bar is an hour at least.
             assert target.get("interval") in ("1h", "1d")
             assert panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars"
-            # Drawn to the right of its moment, so it is told what comes after it.
+            # Grafana draws the bar to the right of its time, so the query reads the interval after it.
             assert re.search(r"rate\([^[]*\[\$__interval\] offset -\$__interval", expr)
         for window in re.findall(r"\[\$__rate_interval\]", expr):
             assert window
@@ -204,13 +204,15 @@ def test_no_ratio_is_summed_or_averaged(uid: str, panel: dict[str, Any], target:
 
 
 @each_target
-def test_every_filter_applies_or_the_description_says_not(uid: str, panel: dict[str, Any], target: dict[str, Any]):
-    for variable in BOARDS[uid]["templating"]["list"]:
+def test_every_filter_applies_or_the_description_excludes_it(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+    for variable in DASHBOARDS[uid]["templating"]["list"]:
         name = variable["name"]
         if name not in FILTERS or f"${name}" in target["expr"]:
             continue
         tail = panel["description"].rsplit("(", 1)[-1].lower()
-        assert FILTERS[name][0].lower() in tail, f"{name} does not filter {panel['title']} and nothing says so"
+        assert FILTERS[name][0].lower() in tail, (
+            f"{name} does not filter {panel['title']} and the description does not mention it"
+        )
         assert "not filter" in tail
 
 
@@ -256,25 +258,25 @@ def test_query_is_bounded(uid: str, panel: dict[str, Any], target: dict[str, Any
 
 
 @each_target
-def test_legend_tells_series_apart(uid: str, panel: dict[str, Any], target: dict[str, Any]):
+def test_legend_distinguishes_series(uid: str, panel: dict[str, Any], target: dict[str, Any]):
     """The index of a GPU alone is the same on every node."""
     legend = target.get("legendFormat", "")
     if "{{gpu}}" in legend:
         assert "{{instance}}" in legend or uid == "tpw-gpus"
 
 
-@each_board
-def test_annotations_say_what_happened(uid: str):
-    annotations = BOARDS[uid]["annotations"]["list"]
+@each_dashboard
+def test_annotations_include_alerts_and_use_known_names(uid: str):
+    annotations = DASHBOARDS[uid]["annotations"]["list"]
     assert {"Alert firing"} <= {annotation["name"] for annotation in annotations}
     for annotation in annotations:
         WORDS.check(annotation["expr"])
         assert annotation["datasource"]["uid"] == "${datasource}"
 
 
-def test_links_lead_to_boards_and_variables_that_exist():
-    for uid, board in BOARDS.items():
-        for target, query in re.findall(r"/d/(tpw-\w+)\?([^\"\\]*)", json.dumps(board)):
-            assert target in BOARDS, f"{uid} links to {target}"
-            known = {variable["name"] for variable in BOARDS[target]["templating"]["list"]}
+def test_links_lead_to_dashboards_and_variables_that_exist():
+    for uid, dashboard in DASHBOARDS.items():
+        for target, query in re.findall(r"/d/(tpw-\w+)\?([^\"\\]*)", json.dumps(dashboard)):
+            assert target in DASHBOARDS, f"{uid} links to {target}"
+            known = {variable["name"] for variable in DASHBOARDS[target]["templating"]["list"]}
             assert set(re.findall(r"var-(\w+)=", query)) <= known

@@ -1,4 +1,4 @@
-"""What the pages about boards and alerts point at is there."""
+"""Links of the pages on dashboards and alerts lead to files that exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_links_lead_to_files_that_exist(page: str, root: Path):
     assert missing == []
 
 
-def test_every_board_has_a_section_and_two_pictures(root: Path):
+def test_every_dashboard_has_a_section_and_two_pictures(root: Path):
     text = (root / "docs" / "dashboards.md").read_text(encoding="utf-8")
     for uid in dashboards(Values()):
         name = uid.removeprefix("tpw-")
@@ -36,7 +36,7 @@ def test_every_board_has_a_section_and_two_pictures(root: Path):
             assert f"pictures/{picture.name}" in text
 
 
-def test_the_page_says_who_drew_the_pictures(root: Path):
+def test_the_page_states_the_origin_of_the_pictures(root: Path):
     text = (root / "docs" / "dashboards.md").read_text(encoding="utf-8")
     assert "not by a Grafana\nserver" in text
 

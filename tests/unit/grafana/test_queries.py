@@ -1,8 +1,8 @@
-"""A day of real daemons in a real Prometheus: every rule and every query of every board against a hand calculation.
+"""A day of real daemons in a real Prometheus: every rule and every query of every dashboard against a hand calculation.
 
-The day is that of :mod:`support.fleetday`. Its pages are compared with the hand books first; then whatever the rules record
-and the boards show is compared with what the hand books come to (:mod:`support.expected_rules`, ``expected_panels``), at
-moments that differ in everything: load, price, credit, waste, a lost GPU, a number that was not believed.
+The day is that of :mod:`support.fleetday`. Its pages are compared with the hand books first; then the recorded series
+and the results of all dashboard queries are compared with calculations over the hand books (:mod:`support.expected_rules`,
+``expected_panels``), at moments that differ in load, price, credit, waste, a lost GPU and a rejected reading.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from support.samples import LOOKBACK, Labels, Samples
 
 RANGE = 3 * 3600
 WORDS: Vocabulary = vocabulary(Values())
-BOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
+DASHBOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
 RULES = expected_rules.expected()
 PANELS = expected_panels.expected()
 
@@ -40,9 +40,9 @@ def clock(hour: int, minute: int) -> int:
 
 
 MOMENTS = {
-    "an hour after a restart, and after a number that was not believed": clock(11, 30),
+    "an hour after a restart, and after a number that was rejected": clock(11, 30),
     "at a negative price, with a GPU lost": clock(13, 45),
-    "in the dear evening, after a server was down": clock(17, 45),
+    "in the expensive evening, after a server was down": clock(17, 45),
     "at night, cheap, one server at work": clock(22, 30),
 }
 CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
@@ -56,15 +56,15 @@ EMPTY = {
 
 
 def _queries() -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
-    for uid, board in BOARDS.items():
-        for panel in board["panels"]:
+    for uid, dashboard in DASHBOARDS.items():
+        for panel in dashboard["panels"]:
             for inner in panel["panels"] if panel["type"] == "row" else (panel,):
                 for target in inner.get("targets", ()):
                     yield (uid, inner["title"], target["refId"]), target
 
 
 QUERIES = dict(_queries())
-assert len(QUERIES) == sum(1 for _ in _queries()), "two panels of a board have the same title"
+assert len(QUERIES) == sum(1 for _ in _queries()), "two panels of a dashboard have the same title"
 
 
 def filled(expr: str, choice: Choice = CHOSEN[0], values: Mapping[str, str] | None = None) -> str:
@@ -81,7 +81,7 @@ def filled(expr: str, choice: Choice = CHOSEN[0], values: Mapping[str, str] | No
 
 
 def rows_of(answer: list[tuple[dict[str, str], float]]) -> Rows:
-    """An answer as rows; the name of a metric says nothing about whose it is."""
+    """A result as rows, without the name of the metric."""
     return {
         tuple(sorted((name, value) for name, value in labels.items() if name != "__name__")): number
         for labels, number in answer
@@ -107,7 +107,7 @@ def _words(who: Labels) -> str:
 
 @pytest.fixture(scope="module")
 def hands(books: Samples, edition: str) -> dict[tuple[str, Choice], Hand]:
-    """The moments, with each choice of a board's variables."""
+    """The moments, with each choice of a dashboard's variables."""
     return {
         (name, choice): Hand(books, at, RANGE, choice, older=edition == "2")
         for name, at in MOMENTS.items()
@@ -116,14 +116,14 @@ def hands(books: Samples, edition: str) -> dict[tuple[str, Choice], Hand]:
 
 
 @pytest.mark.e2e
-def test_every_page_of_the_day_is_what_the_hand_books_say(pages: Samples, books: Samples):
+def test_every_page_of_the_day_matches_the_hand_books(pages: Samples, books: Samples):
     """Every sample of every metric: restarts, catching up, prices, credit, waste, live ratios."""
     wrong: list[str] = []
     for metric in sorted(pages.metrics.keys() | books.metrics.keys()):
-        said, wanted = pages.metrics.get(metric, {}), books.metrics.get(metric, {})
-        wrong += [f"{metric}{_words(who)} is in one of them only" for who in said.keys() ^ wanted.keys()]
-        for who in said.keys() & wanted.keys():
-            mine, theirs = said[who], wanted[who]
+        found, wanted = pages.metrics.get(metric, {}), books.metrics.get(metric, {})
+        wrong += [f"{metric}{_words(who)} is in one of them only" for who in found.keys() ^ wanted.keys()]
+        for who in found.keys() & wanted.keys():
+            mine, theirs = found[who], wanted[who]
             if mine.times != theirs.times or mine.gone != theirs.gone:
                 wrong.append(f"{metric}{_words(who)} is there at other times")
                 continue
@@ -163,9 +163,7 @@ def test_every_expectation_finds_something_at_some_moment(hands: dict[tuple[str,
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_rules_record_what_a_hand_calculation_says(
-    server: Prometheus, hands: dict[tuple[str, Choice], Hand], moment: str
-):
+def test_rules_record_the_hand_calculation(server: Prometheus, hands: dict[tuple[str, Choice], Hand], moment: str):
     hand = hands[moment, CHOSEN[0]]
     wrong = {
         name: words
@@ -178,7 +176,7 @@ def test_rules_record_what_a_hand_calculation_says(
 @pytest.mark.e2e
 @pytest.mark.parametrize("choice", CHOSEN, ids=lambda choice: f"{choice.kind}-{choice.scope}-{choice.boundary}")
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_boards_show_what_a_hand_calculation_says(
+def test_dashboards_show_the_hand_calculation(
     server: Prometheus, hands: dict[tuple[str, Choice], Hand], moment: str, choice: Choice
 ):
     hand = hands[moment, choice]
@@ -195,7 +193,7 @@ def test_boards_show_what_a_hand_calculation_says(
 @pytest.mark.e2e
 def test_curves_are_made_of_the_same_values(server: Prometheus, hands: dict[tuple[str, Choice], Hand]):
     """A range query is an instant query at every step."""
-    hand = hands["in the dear evening, after a server was down", CHOSEN[0]]
+    hand = hands["in the expensive evening, after a server was down", CHOSEN[0]]
     for key, target in QUERIES.items():
         if target.get("instant") or target.get("interval") == "1d":
             continue
@@ -252,8 +250,8 @@ def test_when_nothing_is_collected_nothing_is_shown(server: Prometheus):
 
 @pytest.mark.e2e
 def test_every_annotation_and_alert_runs(server: Prometheus):
-    for board in BOARDS.values():
-        for annotation in board["annotations"]["list"]:
+    for dashboard in DASHBOARDS.values():
+        for annotation in dashboard["annotations"]["list"]:
             assert isinstance(server.between(filled(annotation["expr"]), clock(9, 0), clock(15, 0), 60), list)
     for group in written_groups():
         for rule in group["rules"]:
@@ -262,8 +260,8 @@ def test_every_annotation_and_alert_runs(server: Prometheus):
 
 @pytest.mark.e2e
 def test_every_variable_finds_its_values(server: Prometheus):
-    for board in BOARDS.values():
-        for variable in board["templating"]["list"]:
+    for dashboard in DASHBOARDS.values():
+        for variable in dashboard["templating"]["list"]:
             if variable["type"] != "query":
                 continue
             query = variable["query"]

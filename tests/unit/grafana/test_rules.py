@@ -19,7 +19,7 @@ RULES = tuple(rule for group in GROUPS for rule in group.rules)
 
 @pytest.mark.rules
 @pytest.mark.parametrize("case", ["recording", "recording-day"])
-def test_arithmetic_is_what_a_hand_calculation_says(case: str, tools: Path, root: Path):
+def test_recorded_values_match_the_hand_calculation(case: str, tools: Path, root: Path):
     path = root / "tests" / "rules" / f"{case}.yaml"
     done = ruletests.promtool(tools, "test", "rules", path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -31,7 +31,7 @@ def test_the_promised_name_is_recorded_with_its_labels():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.record}-{'-'.join(rule.labels.values())}")
-def test_name_says_level_metric_and_operation(rule):
+def test_name_consists_of_level_metric_and_operation(rule):
     level, metric, operation = rule.record.split(":")
     assert level in LEVELS
     assert re.fullmatch(r"tpw_[a-z_]+", metric)

@@ -30,7 +30,7 @@ WATTS = {SplitMethod.GPM: 40.0, SplitMethod.SLICES: 30.0}
 
 
 def _snapshot(minute: int) -> Snapshot:
-    """A partitioned GPU whose instances drew so much for so long, and one that two servers work on."""
+    """A partitioned GPU with the energy of its instances, and a GPU that two servers share."""
     snapshot = rich_snapshot(minute * STEP)
     accounts = dict(snapshot.books.gpus)
     drawn = {
@@ -67,8 +67,8 @@ def shared(tools: Path) -> Iterator[Prometheus]:
 
 def _ask(server: Prometheus, title: str, query: str = "A") -> dict[tuple[str, ...], float]:
     """The panel's numbers at the end, by the values of their labels in the order of the labels' names."""
-    board: dict[str, Any] = json.loads(dashboards(Values())["tpw-gpus"])
-    panels = [inner for panel in board["panels"] for inner in (panel, *panel.get("panels", ()))]
+    dashboard: dict[str, Any] = json.loads(dashboards(Values())["tpw-gpus"])
+    panels = [inner for panel in dashboard["panels"] for inner in (panel, *panel.get("panels", ()))]
     (panel,) = (panel for panel in panels if panel["title"] == title)
     (target,) = (target for target in panel["targets"] if target["refId"] == query)
     expr = target["expr"].replace("$__rate_interval", "240s")
@@ -78,7 +78,7 @@ def _ask(server: Prometheus, title: str, query: str = "A") -> dict[tuple[str, ..
 
 
 @pytest.mark.e2e
-def test_whose_a_shared_gpu_is_stands_in_a_table(shared: Prometheus):
+def test_the_owners_of_a_shared_gpu_are_in_a_table(shared: Prometheus):
     node = TARGET["instance"]
     assert _ask(shared, "GPUs that servers share") == {
         ("0", node, "sm", "chat"): 0.75,
