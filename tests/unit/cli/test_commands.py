@@ -42,7 +42,7 @@ def test_proxy_accepts_only_its_own_settings_and_shows_its_own_defaults(capsys: 
     assert "--state.dir" not in text
     assert "Address to listen on. Default: 127.0.0.1:11435." in text
     assert "Path of the metrics. Default: /tpw/metrics." in text
-    assert "Least severity that is written. Default: info." in text
+    assert "Lowest severity in the log. Default: info." in text
 
 
 def test_help_begins_with_a_capital_and_keeps_the_spelling_of_names(capsys: pytest.CaptureFixture[str]):
