@@ -10,6 +10,13 @@ from tpw.model import Reason, SourceError
 
 TIMEOUT_SECONDS = 20.0
 
+_HINTS = {
+    400: "The service rejects the request: check area, tariff or product code.",
+    404: "Check area, tariff or product code. Services also move or close.",
+    410: "Check area, tariff or product code. Services also move or close.",
+    429: "Too many requests from this address or key. The request is repeated later.",
+}
+
 
 def fetch(request: Request, timeout_seconds: float = TIMEOUT_SECONDS, max_bytes: int = MAX_BYTES) -> Answer:
     """Send a request and return the answer, whatever its status. See :data:`tpw.http.messages.Fetch`.
@@ -48,17 +55,11 @@ def body_of(request: Request, answer: Answer) -> bytes:
     status = answer.status
     if status == 200:
         return answer.body
-    if status == 429:
-        hint = "Too many requests from this address or key. The request is repeated later."
-        raise status_error(request.address, answer, hint=hint)
-    if status in (204, 401, 403):
-        raise status_error(request.address, answer)
-    if status in (404, 410):
-        hint = "Check area, tariff or product code. Services also move or close."
-        raise status_error(request.address, answer, hint=hint)
-    if status < 500:
-        raise status_error(request.address, answer, reason=Reason.MALFORMED, hint="The service rejects the request.")
-    raise status_error(request.address, answer, reason=Reason.BROKEN)
+    if status in (204, 401, 403, 404, 410):
+        reason = None
+    else:
+        reason = Reason.MALFORMED if status < 500 and status != 429 else Reason.BROKEN
+    raise status_error(request.address, answer, reason=reason, hint=_HINTS.get(status, ""))
 
 
 def _proxy(url: str) -> str:
