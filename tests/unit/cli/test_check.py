@@ -64,7 +64,7 @@ def test_charges_of_a_rate_that_are_not_counted_are_noted(tmp_path: Path, capsys
     notes = [line.partition(": note: tariff.energy: ")[2] for line in capsys.readouterr().out.splitlines()]
     assert notes[0::2] == ["", "", ""]
     assert notes[1].startswith("the rate has a minimum bill (mincharge: 250 $/month), which no cost here includes")
-    assert notes[3].startswith("this rate charges demand per kVA; only kW of a month are understood")
+    assert notes[3].startswith("this rate charges demand per kVA; only kW per month are supported")
     assert notes[5].startswith(f"the rate cannot be read from {tmp_path / 'gone.json'}")
 
 
