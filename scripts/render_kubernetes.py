@@ -11,8 +11,8 @@ CHART = ROOT / "deploy" / "helm" / "tpw-exporter"
 TARGET = ROOT / "deploy" / "kubernetes"
 HEADER = "# Rendered from deploy/helm/tpw-exporter by `make generate`: change the chart, not this file.\n"
 VALUES = {"podMonitor": {"enabled": True}}
-OF_HELM = re.compile(r"^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart|checksum/config): .*\n", re.MULTILINE)
-"""Lines that mean something only where Helm applies them."""
+HELM_ONLY = re.compile(r"^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart|checksum/config): .*\n", re.MULTILINE)
+"""Lines that are used by Helm only."""
 
 
 def rendered() -> dict[str, str]:
@@ -21,11 +21,11 @@ def rendered() -> dict[str, str]:
 
     manifests = helm_python.Chart.load(str(CHART)).render(VALUES, name="tpw-exporter")
     files = {Path(name).name: text.strip() for name, text in manifests.items() if name.endswith(".yaml")}
-    return {name: f"{HEADER}{OF_HELM.sub('', text)}\n" for name, text in sorted(files.items()) if text}
+    return {name: f"{HEADER}{HELM_ONLY.sub('', text)}\n" for name, text in sorted(files.items()) if text}
 
 
 def main() -> int:
-    """Write them."""
+    """Writes the manifests."""
     for name, text in rendered().items():
         (TARGET / name).write_text(text)
     return 0

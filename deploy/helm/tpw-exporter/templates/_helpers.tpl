@@ -41,7 +41,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
-{{/* The configuration file: the given one, with what the mounts below make necessary. */}}
+{{/* The configuration file, with the settings that the mounts require. */}}
 {{- define "tpw-exporter.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $host := deepCopy (default (dict) (get $config "host")) -}}
