@@ -10,7 +10,7 @@ From a server's address to its GPUs, one module per step:
    :mod:`tpw.discovery.environment` (GPUs that the processes' environment allows).
 5. :mod:`tpw.discovery.partition`: the part of a MIG GPU that belongs to each of its instances.
 
-:mod:`tpw.discovery.processes` combines the first two steps, and finds servers that are not configured: processes that are
-named like an engine (:mod:`tpw.discovery.naming`), or with a GPU in their tree. :mod:`tpw.discovery.scan` runs all of it
-once and returns one immutable :class:`tpw.discovery.scan.HostScan`.
+:mod:`tpw.discovery.processes` combines the first two steps. :mod:`tpw.discovery.finder` finds servers that are not
+configured: processes that are named like an engine (:mod:`tpw.discovery.naming`), or have a GPU in their tree.
+:mod:`tpw.discovery.scan` runs all of it once and returns one immutable :class:`tpw.discovery.scan.HostScan`.
 """

@@ -1,10 +1,7 @@
-"""The processes of a server, from its address, and servers among the processes of this host.
+"""The processes of this host, and those of a server from its address.
 
 Containers are no obstacle: the sockets of another network namespace are read through a process in it. The host's pid
 namespace is required, because the driver's process ids belong to it.
-
-A request is sent only to a socket of a process that is named like an inference engine, or has a GPU in its tree, and
-there only to a port from its command line or to an engine's usual port: never to a training job's rendezvous socket.
 """
 
 from __future__ import annotations
@@ -12,59 +9,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
 
-from tpw.discovery.engines import ANCESTOR, SELF, Engine
+from tpw.discovery.engines import ANCESTOR, Engine
 from tpw.discovery.environment import Visible
+from tpw.discovery.finder import FoundServer, Probe, ServerFinder
 from tpw.discovery.kubelet import pod_of
-from tpw.discovery.naming import computes_as, listens_as, model_named, ports_named
+from tpw.discovery.naming import listens_as
 from tpw.discovery.ownership import Holders
-from tpw.discovery.procfs import Listener, Process, ProcFs
+from tpw.discovery.procfs import ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
-from tpw.model import OsProcess, Reason, SourceError
+from tpw.model import OsProcess
 
-_TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
-_ENGINE = "engine"
-_OLLAMA = "ollama"
-_COUNTERS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_AGAIN_FIRST_SECONDS = 30.0
-_AGAIN_MOST_SECONDS = 900.0
-
-Probe = Callable[[str, Sequence[Engine], Sequence[Engine]], Engine]
-"""URL, known engines, engines with the process's name -> the engine at that URL. Raises SourceError."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundServer:
-    """A server that is not configured."""
-
-    name: str
-    """``engine-port``; ``engine-address-port`` if the address is another network namespace's or the name exists already;
-    ``engine-model`` if another server starts it for a model."""
-    url: str
-    """The base address; the path is in the engine's row."""
-    engine: str
-    pid: int
-    create_time: float
-    """Unix seconds. With the pid it identifies the process."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    again_at_seconds: float
-    wait_seconds: float
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A socket that may be a server's. ``engines`` have its process's name; empty if only its tree holds a GPU."""
-
-    process: Process
-    listener: Listener
-    engines: tuple[Engine, ...]
+_COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class HostProcesses:
@@ -89,14 +46,11 @@ class HostProcesses:
     ) -> None:
         self._fs = ProcFs(procfs)
         self._dialects = tuple(dialects)
-        self._probe = probe
-        self._clock = clock
         self._problems: dict[str, None] = {}
         self._sockets = SocketFinder(self._fs, clock, self._report, resolve)
+        self._finder = ServerFinder(self._fs, self._sockets, dialects, probe, clock, self._report)
         self._table = ProcessTable(ProcFs(os.devnull))
         self._trees: dict[str, dict[int, int]] = {}
-        self._found: dict[int, FoundServer] = {}
-        self._refused: dict[int, _Refusal] = {}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -191,180 +145,11 @@ class HostProcesses:
         """Whether the server was started with a directory in which Python's client library keeps counters. A directory that
         a server sets for its own children is empty at its start (vLLM, SGLang)."""
         oldest = min(self.tree([pid]), key=lambda member: self._table[member].started_ticks, default=pid)
-        return _COUNTERS_FOLDER in self._fs.environment(oldest)
+        return _COUNTERS_DIRECTORY in self._fs.environment(oldest)
 
     def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
-        """Servers that are not configured, ordered by name. A server that was found before is not probed again.
-
-        Args:
-            holders: process ids by GPU, from the driver.
-            configured: address by name of the configured servers, which are skipped.
-        """
-        self._check(holders)
-        sockets = [one for url in (configured or {}).values() for one in self._sockets.at(url, self._table) or ()]
-        served = {pid for one in sockets for pid in one.pids} | self._behind_routers(configured or {})
-        handled = {one.listener.inode for one in sockets}
-        servers: dict[int, FoundServer] = {}
-        candidates = self._candidates(holders)
-        known = {one.listener.inode: found for one in candidates if (found := self._found_before(one)) is not None}
-        names = {*(configured or ()), *(found.name for found in known.values())}
-        inodes = {one.listener.inode for one in candidates}
-        self._refused = {inode: refusal for inode, refusal in self._refused.items() if inode in inodes}
-        for candidate in candidates:
-            inode, pid = candidate.listener.inode, candidate.process.pid
-            if inode in handled or pid in served or self._is_inside(candidate, served):
-                continue
-            handled.add(inode)
-            found = known.get(inode) or self._recognise(candidate, names)
-            if found is not None:
-                servers[inode] = found
-                names.add(found.name)
-                served.add(pid)
-                handled |= self._same_port(candidate)
-        self._found = servers
-        return sorted(servers.values(), key=lambda server: server.name)
-
-    def _behind_routers(self, configured: Mapping[str, str]) -> set[int]:
-        """Children that a configured address reaches through their router: llama-server, if the URL names a model."""
-        found: set[int] = set()
-        for url in configured.values():
-            models = parse_qs(urlsplit(url).query).get("model", ())
-            routers = self.listener_pids(url) if models else None
-            for pid in self._table.tree(routers or (), SELF) - (routers or frozenset()):
-                if model_named(self._table[pid].argv) in models:
-                    found.add(pid)
-        return found
-
-    def _is_inside(self, candidate: _Candidate, served: set[int]) -> bool:
-        """Whether a process without an engine's name is in the tree of a known server."""
-        return not candidate.engines and not served.isdisjoint(self.tree([candidate.process.pid]))
-
-    def _same_port(self, candidate: _Candidate) -> set[int]:
-        """Sockets on the port of this one (several API servers of one vLLM: SO_REUSEPORT)."""
-        listener = candidate.listener
-        return {
-            one.inode
-            for one in self._sockets.listeners(candidate.process.pid)
-            if one.port == listener.port and one.address == listener.address
-        }
-
-    def _candidates(self, holders: Holders) -> list[_Candidate]:
-        """Sockets that may be a server's: first of processes named like an engine, then of trees that hold a GPU."""
-        named: dict[int, tuple[Engine, ...]] = {}
-        for pid, process in self._table.items():
-            engines = tuple(one for one in listens_as(process, self._dialects) if one.level == _ENGINE)
-            if engines:
-                named[pid] = engines
-        holding = {pid for pids in holders.values() for pid in pids or () if pid in self._table}
-        near = {pid for pid in self.tree(holding) if not computes_as(self._table[pid], self._dialects)}
-        found = [
-            _Candidate(self._table[pid], listener, named.get(pid, ()))
-            for pid in (named.keys() | near) - {os.getpid()}
-            for listener in self._likely(self._table[pid], named.get(pid, ()))
-        ]
-        return sorted(found, key=lambda one: (not one.engines, one.listener.port, one.process.pid))
-
-    def _likely(self, process: Process, engines: tuple[Engine, ...]) -> list[Listener]:
-        """A process's listening sockets on ports that may have a metrics page."""
-        named = ports_named(process.argv)
-        usual = {port for one in engines or self._dialects for port in (one.port, *one.other_ports) if port is not None}
-        held = self._sockets.held_listeners(process.pid)
-        if held is None:
-            # Without permission to list its sockets: those of its user, on a port that it names.
-            user = self._fs.owner(process.pid)
-            ports = named or usual
-            return [one for one in self._sockets.listeners(process.pid) if one.uid == user and one.port in ports]
-        likely = [one for one in held if one.port in named or one.port in usual]
-        if not likely and engines and len({one.port for one in held}) == 1:
-            return held
-        return likely
-
-    def _found_before(self, candidate: _Candidate) -> FoundServer | None:
-        """The server that the last scan found at this socket, if its process is the same."""
-        found = self._found.get(candidate.listener.inode)
-        if found is None or found.pid != candidate.process.pid:
-            return None
-        return found if found.create_time == self._fs.started_wall_seconds(candidate.process) else None
-
-    def _recognise(self, candidate: _Candidate, names: Collection[str]) -> FoundServer | None:
-        """Probe a socket for a server. ``names`` exist already."""
-        inode, port, process = candidate.listener.inode, candidate.listener.port, candidate.process
-        now = self._clock()
-        refusal = self._refused.get(inode)
-        if refusal is not None and now < refusal.again_at_seconds:
-            if refusal.problem:
-                self._report(refusal.problem)
-            return None
-        hosts = self._sockets.hosts_for(candidate.listener, process.pid)
-        if not hosts:
-            if candidate.engines:
-                self._report(
-                    f"{process.comm} (pid {process.pid}) listens on {candidate.listener.address}:{port} of another network"
-                    " namespace, which cannot be reached from here: make it listen on an address of its container, or run"
-                    " the exporter in that network namespace"
-                )
-            return None
-        host = hosts[0]
-        dialect: Engine | None
-        if self._probe is None:
-            dialect = candidate.engines[0] if len(candidate.engines) == 1 else None
-        else:
-            dialect = None
-            for host in hosts:
-                url = f"http://{host}:{port}"
-                try:
-                    dialect = self._probe(url, self._dialects, candidate.engines)
-                    break
-                except SourceError as failure:
-                    if failure.reason is Reason.UNREACHABLE and host != hosts[-1]:
-                        continue
-                    self._refuse(candidate, url, failure)
-                    return None
-        if dialect is None:
-            return None
-        if dialect.level != _ENGINE:
-            # A gateway's tokens are its engines' tokens.
-            self._refused[inode] = _Refusal(now + _AGAIN_MOST_SECONDS, _AGAIN_MOST_SECONDS, "")
-            return None
-        self._refused.pop(inode, None)
-        name = self._name(candidate, dialect, host, names)
-        url = f"http://{host}:{port}"
-        return FoundServer(name, url, dialect.name, process.pid, self._fs.started_wall_seconds(process))
-
-    def _name(self, candidate: _Candidate, dialect: Engine, host: str, names: Collection[str]) -> str:
-        process, port = candidate.process, candidate.listener.port
-        parent = self._table.get(process.parent)
-        model = model_named(process.argv) if parent is not None else ""
-        if parent is not None and model and (parent.comm == _OLLAMA or listens_as(parent, (dialect,))):
-            # A server starts one of these for each loaded model, each time on another port.
-            name = f"{_OLLAMA if parent.comm == _OLLAMA else dialect.name}-{model}"
-            return name if name not in names else f"{name}-{host}-{port}"
-        name = f"{dialect.name}-{port}"
-        return (
-            name if self._sockets.is_ours(candidate.listener) and name not in names else f"{dialect.name}-{host}-{port}"
-        )
-
-    def _refuse(self, candidate: _Candidate, url: str, failure: SourceError) -> None:
-        """Delay the next probe: longer each time, but not while the server is starting."""
-        before = self._refused.get(candidate.listener.inode)
-        wait = min(before.wait_seconds * 2, _AGAIN_MOST_SECONDS) if before else _AGAIN_FIRST_SECONDS
-        if failure.reason in _TRANSIENT:
-            wait = 0.0
-        problem = ""
-        if candidate.engines:
-            process = candidate.process
-            problem = f"{process.comm} (pid {process.pid}) at {url} is not read: {failure.detail}"
-            problem += f"; {failure.hint}" if failure.hint else ""
-            self._report(problem)
-        self._refused[candidate.listener.inode] = _Refusal(self._clock() + wait, wait or _AGAIN_FIRST_SECONDS, problem)
-
-    def _check(self, holders: Holders) -> None:
-        pids = {pid for holding in holders.values() for pid in holding or ()}
-        if pids and not any(pid in self._table for pid in pids):
-            self._report(
-                f"the driver lists {len(pids)} processes on the GPUs and none of them is visible: run the exporter in the"
-                " host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
-            )
+        """See :meth:`tpw.discovery.finder.ServerFinder.find`."""
+        return self._finder.find(self._table, holders, configured or {})
 
     def _report(self, problem: str) -> None:
         self._problems[problem] = None

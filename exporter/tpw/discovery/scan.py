@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from tpw.discovery.engines import Engine
 from tpw.discovery.environment import Visible, allowed
+from tpw.discovery.finder import FoundServer
 from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
-from tpw.discovery.processes import FoundServer, HostProcesses
+from tpw.discovery.processes import HostProcesses
 from tpw.model import Attribution, Gpu, OsProcess
 
 

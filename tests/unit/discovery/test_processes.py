@@ -14,8 +14,9 @@ import pytest
 
 from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
+from tpw.discovery.finder import FoundServer
 from tpw.discovery.ownership import held_by
-from tpw.discovery.processes import FoundServer, HostProcesses
+from tpw.discovery.processes import HostProcesses
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.scan import scan_host
 from tpw.model import OsProcess, Reason, SourceError
@@ -599,7 +600,7 @@ def test_state_of_stopped_processes_is_dropped(fake: FakeProcFs):
         fake.end(100 + at)
     host.refresh()
     host.find_servers({})
-    assert (host._refused, host._trees) == ({}, {})
+    assert (host._finder._refused, host._trees) == ({}, {})
     assert len(host._sockets._owners) <= 1
 
 
