@@ -25,6 +25,7 @@ from tpw.model import (
     SourceError,
 )
 from tpw.polling import AcceleratorPoller, HostPoller, SourceHealth, TokenPoller
+from tpw.polling.state import Event, State
 from tpw.power import MeterLost
 
 
@@ -474,6 +475,17 @@ def test_a_release_during_a_hung_call_completes_when_the_call_returns(closing: l
     assert not sampled(read_once(poller))
     poller.resume()
     assert sampled(read_once(poller)) == {"GPU-0", "GPU-1"}
+
+
+@pytest.mark.parametrize("event", Event)
+def test_a_failed_library_stays_failed(event: Event) -> None:
+    assert State.FAILED.after(event) is State.FAILED
+
+
+@pytest.mark.parametrize("state", [State.RELEASING, State.RELEASED])
+@pytest.mark.parametrize("event", [Event.OPENED, Event.LOST, Event.RELEASE])
+def test_a_late_message_does_not_end_a_release(state: State, event: Event) -> None:
+    assert state.after(event) is state
 
 
 def test_one_thread_reads_everything_while_nothing_hangs(closing: list[AcceleratorPoller]) -> None:

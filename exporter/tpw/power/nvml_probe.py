@@ -191,7 +191,7 @@ def _method(*, has_counter: bool, averaged: bool | None) -> tuple[EnergyMethod, 
     """The energy method and its note. ``averaged``: whether power is a mean; None: there is no power."""
     if has_counter:
         return EnergyMethod.COUNTER, ""
-    no_counter = "no energy counter (before Volta, or a virtual GPU)"
+    no_counter = "NVML reports no energy counter (before Volta, or a virtual GPU)"
     if averaged is None:
         return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
     if averaged:
