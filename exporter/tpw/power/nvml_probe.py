@@ -191,12 +191,12 @@ def _method(*, has_counter: bool, averaged: bool | None) -> tuple[EnergyMethod, 
     """The energy method and its note. ``averaged``: whether power is a mean; None: there is no power."""
     if has_counter:
         return EnergyMethod.COUNTER, ""
-    no_counter = "NVML reports no energy counter (before Volta, or a virtual GPU)"
+    no_counter = "no NVML energy counter (before Volta, or a virtual GPU)"
     if averaged is None:
         return EnergyMethod.NONE, f"{no_counter}, and no power reading either"
     if averaged:
         return EnergyMethod.AVERAGE_POWER, f"{no_counter}: the one-second mean of power is integrated"
-    return EnergyMethod.INSTANT_POWER, f"{no_counter} and no mean of power: instantaneous power is integrated"
+    return EnergyMethod.INSTANT_POWER, f"{no_counter}, no mean power: instantaneous power is integrated"
 
 
 def _smoothing(handle: Any, architecture: int) -> tuple[Field, Field] | None:

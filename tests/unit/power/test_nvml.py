@@ -110,7 +110,7 @@ def test_without_a_mean_instants_are_integrated_with_a_note(driver: FakeNvml) ->
 
     assert gpu.energy_method is EnergyMethod.INSTANT_POWER
     assert gpu.method_note == (
-        "NVML reports no energy counter (before Volta, or a virtual GPU) and no mean of power: instantaneous power is integrated"
+        "no NVML energy counter (before Volta, or a virtual GPU), no mean power: instantaneous power is integrated"
     )
     assert meter.read(driver.uuid(0)).power_watts == 100.0
 
