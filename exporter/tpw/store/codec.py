@@ -1,25 +1,17 @@
-"""Accounts and postings to JSON and back.
+"""Accounts and amounts to JSON and back.
 
-Only what the next tick needs is kept: gauges and live windows are not, they begin anew with the process. A key that is
-not there reads as its default, so books of an older version open in a newer one.
+Only what the next tick needs is stored. Gauges and live windows are not: they start empty with the process. A missing key
+reads as its default, so books of an older version open in a newer one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
-from tpw.ledger.books import (
-    Books,
-    GpuAccount,
-    HostAccount,
-    Pending,
-    PostingKey,
-    ServerAccount,
-    SourceAccount,
-)
+from tpw.ledger.books import Books, GpuAccount, HostAccount, Pending, PostingKey, ServerAccount, SourceAccount
 from tpw.model import (
     Attribution,
     Cadence,
@@ -36,50 +28,62 @@ from tpw.tariff.demand import Demand
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
+_GPU = ("index", "name", "vendor", "architecture", "driver_version", "pci_bus_id", "max_power_watts")
+_GPU_ACCOUNT = (
+    *("baseline_joules", "baseline_wall_seconds", "mark_joules", "unmetered_seconds"),
+    *("anomalies", "throttle_seconds", "throttle_raw"),
+)
+_SERVER_ACCOUNT = ("engine", "version", "since_wall_seconds", "address", "series", "requests")
+_DEMAND = (
+    *("began_seconds", "month_start_seconds", "month_end_seconds", "peak_watts", "peak_at_seconds"),
+    *("closed_kw_months", "booked_kw_months", "window_seconds"),
+)
+"""Fields that are stored under their own name, as they are."""
+
+
+def _dump(source: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
+
+
+def _known(data: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: data[name] for name in names if name in data}
+
+
+def _lists(mapping: Mapping[Any, object]) -> list[list[object]]:
+    """A mapping with tuples as keys: JSON has none."""
+    return [[*key, value] for key, value in mapping.items()]
+
 
 def dump_quantity(quantity: Additive) -> str:
-    """Amounts, or what was served, without what is zero or empty: most fields of most rows are."""
-    fields_of = quantity.operations
-    return _encode(
-        {name: value for name, value in zip(fields_of.names, fields_of.values(quantity), strict=True) if value}
-    )
+    """Amounts, or what was served, without zero and empty fields: most fields of most rows are."""
+    operations = quantity.operations
+    values = zip(operations.names, operations.values(quantity), strict=True)
+    return _encode({name: value for name, value in values if value})
 
 
 def load_amounts(text: str) -> Amounts:
     """The amounts in ``text``."""
-    return Amounts(**_known(Amounts, text))
+    return Amounts(**_known(json.loads(text), Amounts.operations.names))
 
 
 def load_served(text: str) -> Served:
     """What was served, from ``text``."""
-    known = _known(Served, text)
+    known = _known(json.loads(text), Served.operations.names)
     return Served(**{**known, "tokens": {TokenKind(kind): value for kind, value in known.get("tokens", {}).items()}})
 
 
-def _known(kind: type[Additive], text: str) -> dict[str, Any]:
-    data = json.loads(text)
-    return {name: data[name] for name in kind.operations.names if name in data}
-
-
 def dump_contract(books: Books) -> str:
-    """What the contract's months and peaks have come to."""
+    """The state of the contract's months and peaks."""
     return _encode(
         {
-            "month_kwh": [[start, kwh] for start, kwh in books.month_kwh.items()],
-            "standing_since_seconds": books.standing_charges_since_seconds,
+            "month_kwh": list(books.month_kwh.items()),
+            "standing_charges_since_seconds": books.standing_charges_since_seconds,
             "peaks": {
                 name: {
-                    "began_seconds": demand.began_seconds,
-                    "month_start_seconds": demand.month_start_seconds,
-                    "month_end_seconds": demand.month_end_seconds,
-                    "peak_watts": demand.peak_watts,
-                    "peak_at_seconds": demand.peak_at_seconds,
-                    "windows": [[start, joules] for start, joules in demand.windows.items()],
+                    **_dump(demand, _DEMAND),
+                    "windows": list(demand.windows.items()),
                     "settled_until_seconds": demand.closed_until_seconds,
                     "earlier_peaks_watts": demand.earlier_peaks_watts,
-                    "closed_kw_months": demand.closed_kw_months,
-                    "booked_kw_months": demand.booked_kw_months,
-                    "window_seconds": demand.window_seconds,
                 }
                 for name, demand in books.demand.items()
             },
@@ -88,49 +92,39 @@ def dump_contract(books: Books) -> str:
 
 
 def load_contract(text: str) -> Books:
-    """Books with what ``text`` says, and nothing else in them."""
+    """Books with the state in ``text``, and nothing else in them."""
     data = json.loads(text)
     return Books(
         month_kwh=dict(data.get("month_kwh", [])),
         demand={name: _load_demand(state) for name, state in data.get("peaks", {}).items()},
-        standing_charges_since_seconds=data.get("standing_since_seconds"),
+        # 0.1.0 used another name with this ending.
+        standing_charges_since_seconds=next((data[name] for name in data if name.endswith("_since_seconds")), None),
     )
 
 
 def _load_demand(state: Mapping[str, Any]) -> Demand:
-    windows, earlier = dict(state.get("windows", [])), tuple(state.get("earlier_peaks_watts", []))
-    known = {name: value for name, value in state.items() if name in Demand.__slots__}
-    closed_until = state.get("settled_until_seconds", 0.0)
-    return Demand(**{**known, "windows": windows, "earlier_peaks_watts": earlier, "closed_until_seconds": closed_until})
+    return Demand(
+        **_known(state, _DEMAND),
+        windows=dict(state.get("windows", [])),
+        closed_until_seconds=state.get("settled_until_seconds", 0.0),
+        earlier_peaks_watts=tuple(state.get("earlier_peaks_watts", [])),
+    )
 
 
 def dump_gpu(account: GpuAccount) -> str:
     """One GPU's account."""
-    gpu = account.gpu
     return _encode(
         {
-            "index": gpu.index,
-            "name": gpu.name,
-            "vendor": gpu.vendor,
-            "architecture": gpu.architecture,
-            "driver_version": gpu.driver_version,
-            "pci_bus_id": gpu.pci_bus_id,
-            "power_scope": gpu.power_scope,
-            "energy_method": gpu.energy_method,
-            "max_power_watts": gpu.max_power_watts,
-            "baseline_joules": account.baseline_joules,
-            "baseline_wall_seconds": account.baseline_wall_seconds,
-            "mark_joules": account.mark_joules,
+            **_dump(account.gpu, _GPU),
+            "power_scope": account.gpu.power_scope,
+            "energy_method": account.gpu.energy_method,
+            **_dump(account, _GPU_ACCOUNT),
             "pending": [
                 [piece.start_seconds, piece.end_seconds, [[*key, weight] for key, weight in piece.shares]]
                 for piece in account.pending
             ],
             "away_since_seconds": account.unreported_since_seconds,
-            "unmetered_seconds": account.unmetered_seconds,
-            "anomalies": account.anomalies,
-            "throttle_seconds": account.throttle_seconds,
-            "throttle_raw": account.throttle_raw,
-            "instance_joules": [[*key, joules] for key, joules in account.instance_joules.items()],
+            "instance_joules": _lists(account.instance_joules),
         }
     )
 
@@ -141,35 +135,22 @@ def load_gpu(uuid: str, text: str) -> GpuAccount:
     return GpuAccount(
         gpu=Gpu(
             uuid=uuid,
-            index=data["index"],
-            name=data.get("name", ""),
-            vendor=data.get("vendor", "nvidia"),
-            architecture=data.get("architecture", ""),
-            driver_version=data.get("driver_version", ""),
-            pci_bus_id=data.get("pci_bus_id", ""),
+            **_known(data, _GPU),
             power_scope=PowerScope(data.get("power_scope", "gpu")),
             energy_method=EnergyMethod(data.get("energy_method", "counter")),
-            max_power_watts=data.get("max_power_watts"),
         ),
-        baseline_joules=data.get("baseline_joules"),
-        baseline_wall_seconds=data.get("baseline_wall_seconds"),
-        mark_joules=data.get("mark_joules"),
+        **_known(data, _GPU_ACCOUNT),
         pending=tuple(
             Pending(
                 start,
                 end,
                 tuple(
-                    (PostingKey(gpu, server, model, State(state)), weight)
-                    for gpu, server, model, state, weight in shares
+                    (PostingKey(gpu, server, model, State(state)), part) for gpu, server, model, state, part in shares
                 ),
             )
             for start, end, shares in data.get("pending", [])
         ),
         unreported_since_seconds=data.get("away_since_seconds"),
-        unmetered_seconds=data.get("unmetered_seconds", 0.0),
-        anomalies=data.get("anomalies", {}),
-        throttle_seconds=data.get("throttle_seconds", {}),
-        throttle_raw=data.get("throttle_raw", {}),
         instance_joules={
             (instance, profile, SplitMethod(method)): joules
             for instance, profile, method, joules in data.get("instance_joules", [])
@@ -181,21 +162,33 @@ def dump_server(account: ServerAccount) -> str:
     """One server's account, without its live window."""
     return _encode(
         {
-            "engine": account.engine,
+            **_dump(account, _SERVER_ACCOUNT),
             "cadence": account.cadence,
-            "version": account.version,
             "attribution": account.attribution,
-            "since_wall_seconds": account.since_wall_seconds,
             "identity": _dump_identity(account.identity),
-            "address": account.address,
-            "series": account.series,
-            "counted": [[model, role, value] for (model, role), value in account.counted.items()],
-            "tokens": [[model, kind, value] for (model, kind), value in account.tokens.items()],
-            "work": [[model, unit, value] for (model, unit), value in account.work.items()],
-            "requests": account.requests,
             "models": account.models,
-            "reference_cost": [[model, name, value] for (model, name), value in account.reference_cost.items()],
+            "counted": _lists(account.counted),
+            "tokens": _lists(account.tokens),
+            "work": _lists(account.work),
+            "reference_cost": _lists(account.reference_cost),
         }
+    )
+
+
+def load_server(name: str, text: str) -> ServerAccount:
+    """The account in ``text``: not up until it is read."""
+    data = json.loads(text)
+    return ServerAccount(
+        name=name,
+        **_known(data, _SERVER_ACCOUNT),
+        cadence=Cadence(data.get("cadence", "unknown")),
+        attribution=Attribution(data.get("attribution", "none")),
+        identity=_load_identity(data.get("identity", "")),
+        models=tuple(data.get("models", [])),
+        counted={(model, Role(role)): value for model, role, value in data.get("counted", [])},
+        tokens={(model, TokenKind(kind)): value for model, kind, value in data.get("tokens", [])},
+        work={(model, unit): value for model, unit, value in data.get("work", [])},
+        reference_cost={(model, reference): value for model, reference, value in data.get("reference_cost", [])},
     )
 
 
@@ -217,30 +210,8 @@ def _load_identity(text: str) -> ProcessIdentity | None:
         return None
 
 
-def load_server(name: str, text: str) -> ServerAccount:
-    """The account in ``text``: not up until it is read."""
-    data = json.loads(text)
-    return ServerAccount(
-        name=name,
-        engine=data.get("engine", ""),
-        cadence=Cadence(data.get("cadence", "unknown")),
-        version=data.get("version", ""),
-        attribution=Attribution(data.get("attribution", "none")),
-        since_wall_seconds=data.get("since_wall_seconds"),
-        identity=_load_identity(data.get("identity", "")),
-        address=data.get("address", ""),
-        series=data.get("series", {}),
-        counted={(model, Role(role)): value for model, role, value in data.get("counted", [])},
-        tokens={(model, TokenKind(kind)): value for model, kind, value in data.get("tokens", [])},
-        work={(model, unit): value for model, unit, value in data.get("work", [])},
-        requests=data.get("requests", {}),
-        models=tuple(data.get("models", [])),
-        reference_cost={(model, ref): value for model, ref, value in data.get("reference_cost", [])},
-    )
-
-
 def dump_host(account: HostAccount) -> str:
-    """One host component. Its meter begins anew with the process, so only the total is kept."""
+    """One host component. Its meter starts anew with the process, so only the total is stored."""
     return _encode({"joules": account.joules})
 
 

@@ -1,7 +1,7 @@
-"""The books, read by somebody else while the daemon writes them.
+"""The books, read by another process while the daemon writes them.
 
-Opened read-only and without the daemon's lock. Everything is read in one transaction, so what is told belongs to one tick.
-Nothing in the directory has to be writable. Where it is, and no daemon runs, SQLite may leave an empty journal there.
+Opened read-only and without the daemon's lock. Everything is read in one transaction, so it belongs to one tick. The
+directory need not be writable. If it is, and no daemon runs, SQLite may leave an empty journal there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OTHER_DIRECTORY = "Name the daemon's state directory with --state.dir, or its c
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the books say about themselves."""
+    """The description of the books."""
 
     currency: str
     """"" where they hold no money."""
@@ -35,16 +35,16 @@ class Head:
     first_row_seconds: float | None
     """Start of the first quarter-hour there is."""
     pruned_before_seconds: float | None
-    """Rows that began before this are gone; None while all rows of all time are there."""
+    """Older rows were pruned; None while no row was."""
     gpus: dict[str, Gpu]
     """By UUID."""
 
 
 class BooksReader:
-    """The books in a state directory, as they are now. Use it in a ``with`` block.
+    """The books in a state directory. Use it in a ``with`` block.
 
     Raises:
-        StoreError: there are none, or they cannot be read. The message says what to do.
+        StoreError: there are none, or they cannot be read. The message includes what to do.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,8 +69,8 @@ class BooksReader:
         try:
             return _begun(f"{address}?mode=ro")
         except sqlite3.OperationalError:
-            # Nobody has the books open, and the directory cannot be written: SQLite will not make its shared memory there.
-            # Then nobody writes either, and the file can be read as it lies.
+            # No process has the books open and the directory is not writable, so SQLite cannot create its shared memory.
+            # Then no process writes either, and the file can be read as it is.
             beside = [self.path.with_name(FILE_NAME + suffix) for suffix in ("-wal", "-shm")]
             for path in beside:
                 if path.exists() and not os.access(path, os.R_OK):
@@ -88,7 +88,7 @@ class BooksReader:
         self._connection.close()
 
     def head(self) -> Head:
-        """What the books say about themselves."""
+        """The description of the books."""
         read = self._connection.execute
         meta = dict(read("SELECT key, value FROM meta").fetchall())
         if "at_wall_seconds" not in meta:
@@ -106,7 +106,7 @@ class BooksReader:
     def rows(
         self, start_seconds: float = 0.0, end_seconds: float = float("inf")
     ) -> Iterator[tuple[float, PostingKey, Amounts]]:
-        """What was booked in the quarter-hours that began in [start, end): (start, key, posting), in order of time."""
+        """What was booked in the quarter-hours that began in [start, end): (start, key, amounts), in order of time."""
         return postings_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
 
     def served(
@@ -116,13 +116,13 @@ class BooksReader:
         return work_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
 
     def postings(self) -> Iterator[tuple[PostingKey, Amounts]]:
-        """What the counters on the page say of energy, time and money."""
+        """Time, energy and money since the books began: the values of the counters."""
         query = "SELECT gpu, server, model, state, data FROM posting"
         for gpu, server, model, state, data in self._connection.execute(query):
             yield PostingKey(gpu, server, model, State(state)), codec.load_amounts(data)
 
     def servers(self) -> Iterator[ServerAccount]:
-        """What they say of servers."""
+        """The accounts of the servers."""
         for name, data in self._connection.execute("SELECT name, data FROM server"):
             yield codec.load_server(name, data)
 

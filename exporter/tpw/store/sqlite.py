@@ -1,9 +1,8 @@
 """The books in one SQLite file.
 
-Every tick is one transaction, committed before its snapshot can be scraped: a daemon that is killed never starts again
-below a value somebody has seen. Only what changed is written. The journal is a write-ahead log with ``synchronous =
-NORMAL``: a killed process loses nothing, a machine that loses power may lose the last minute (and then the meters'
-counters begin anew as well).
+Every tick is one transaction, committed before its snapshot can be scraped: a killed daemon never resumes below a value
+that was scraped. Only changes are written. The journal is a write-ahead log with ``synchronous = NORMAL``: a killed
+process loses nothing, a machine that loses power may lose the last minute (and the meters' counters restart as well).
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ CREATE TABLE IF NOT EXISTS served (start INTEGER, server TEXT, model TEXT, data 
 
 
 class StoreError(Exception):
-    """The books cannot be opened. The message says what to do."""
+    """The books cannot be opened. The message includes what to do."""
 
 
 class StateDirectoryError(StoreError):
-    """The directory cannot be written: there are no books to endanger, one can go on without."""
+    """The directory cannot be written. It holds no books, so the daemon can run without a store."""
 
 
 class BooksFile:
@@ -59,9 +58,9 @@ class BooksFile:
     All methods but ``__init__`` and ``close`` belong to the thread that advances the books.
 
     Args:
-        directory: made if it is not there.
+        directory: created if it does not exist.
         wall: Unix time.
-        keep_seconds: how long rows of intervals are kept.
+        keep_seconds: retention of the rows.
 
     Raises:
         StoreError: the directory cannot be used, or another daemon uses it.
@@ -107,7 +106,7 @@ class BooksFile:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) or not self.path.exists():
                 raise
-            # Not a database any more: keep it for a look, and go on with new books rather than with none.
+            # No database any more: set it aside for inspection, and start with new books.
             self.set_aside = self.path.with_name(f"{FILE_NAME}.unreadable-{int(self._wall())}")
             self.path.rename(self.set_aside)
             for suffix in ("-wal", "-shm"):
@@ -133,7 +132,7 @@ class BooksFile:
         return connection
 
     def load(self) -> Books:
-        """The books as they were last written, ready to be advanced; empty ones where there are none."""
+        """The books as last written, ready to be advanced; empty books if there are none."""
         read = self._connection.execute
         meta = dict(read("SELECT key, value FROM meta").fetchall())
         if "at_wall_seconds" not in meta:
@@ -157,7 +156,7 @@ class BooksFile:
             sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
             rows=rows_where(
                 self._connection,
-                # Whole rows: what is added to a row that memory has is not looked for beneath it on disk.
+                # Whole rows: ``save`` does not read the disk for a row that is in memory.
                 "start IN (SELECT start FROM interval WHERE start >= ?"
                 " UNION SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
                 (open_since, at - LATE_SECONDS),
@@ -173,10 +172,10 @@ class BooksFile:
         """Write what changed since the last save, as one transaction.
 
         Returns:
-            The books to go on with: without the rows that are closed, which only the disk has from now on.
+            The books without closed rows, which only the disk has from now on.
 
         Raises:
-            OSError: the disk is full, read-only or gone. Nothing was written; the next save writes it all.
+            OSError: the disk is full, read-only or missing. Nothing was written; the next save writes everything.
         """
         if books.at is None:
             return books
@@ -206,12 +205,14 @@ class BooksFile:
                 ],
             )
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            raise OSError(f"{self.path}: {error}") from error
+            if isinstance(error, sqlite3.Error):
+                raise OSError(f"{self.path}: {error}") from error
+            raise
         self._written = books = without_closed(books)
-        # A row that has left the memory has all it had on disk: should it come back, it is read again.
+        # A row that left the memory is complete on disk. If it reappears, it is read again.
         self._beneath = {start: row for start, row in self._beneath.items() if start in books.rows}
         self._beneath_served = {start: row for start, row in self._beneath_served.items() if start in books.served}
         now = self._wall()
@@ -220,7 +221,7 @@ class BooksFile:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if not 0.0 <= now - self._saved_at < _PRUNE_SECONDS:
-            # Just opened, or the clock was set. One that is years ahead would throw all away: it has to go on for a while.
+            # Just opened, or the clock was set. A clock that is years ahead must not prune everything at once.
             self._pruned_at = now
         self._saved_at = now
         if now - self._pruned_at >= _PRUNE_SECONDS:
@@ -230,14 +231,14 @@ class BooksFile:
         return books
 
     def _prune(self, before: float) -> None:
-        """Throw away rows that began before a moment, and note it: from then on rows no longer sum to the counters."""
+        """Delete rows that began before a moment, and record it: rows no longer sum to the counters then."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            gone = sum(
+            deleted = sum(
                 self._connection.execute(f"DELETE FROM {table} WHERE start < ?", (before,)).rowcount  # noqa: S608
                 for table in ("interval", "served")
             )
-            if gone:
+            if deleted:
                 self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('pruned_before', ?)", (repr(before),))
             self._connection.execute("COMMIT")
         except sqlite3.Error:
@@ -245,16 +246,16 @@ class BooksFile:
             raise
 
     def _intervals(self, books: Books, old: Books) -> Iterator[tuple[Any, ...]]:
-        """Rows that changed. A row that is new in memory may lie on disk already (a clock that was set back): what lies
-        there is kept beneath it. One by one: after a long downtime they are many."""
+        """Rows that changed, one by one: after a long downtime they are many. A row that is new in memory may exist on disk
+        (the clock was set back): both are added."""
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
             if known is None and start not in self._beneath:
                 self._beneath[start] = rows_where(self._connection, "start = ?", (start,)).get(start, {})
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
-                posting = beneath[key] + value if key in beneath else value
-                yield int(start), *key, int(posting.unpriced_joules > 0.0), codec.dump_quantity(posting)
+                amounts = beneath[key] + value if key in beneath else value
+                yield int(start), *key, int(amounts.unpriced_joules > 0.0), codec.dump_quantity(amounts)
 
     def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         written: list[tuple[Any, ...]] = []
@@ -270,22 +271,22 @@ class BooksFile:
 
     @staticmethod
     def _servers(books: Books, old: Books) -> list[tuple[str, str]]:
-        # Windows move every tick and are not kept: a server is written when one of its counts or names changed.
+        # Windows change every tick and are not stored: a server is written when a count or a description changed.
         rows = []
         for name, account in books.servers.items():
             before = old.servers.get(name)
             if (
                 before is None
                 or account.series != before.series
-                or account.tokens != before.tokens  # those of requests in work move before any series does
+                or account.tokens != before.tokens  # tokens in flight rise before any series
                 or account.reference_cost is not before.reference_cost
-                or _what_it_is(account) != _what_it_is(before)
+                or _description(account) != _description(before)
             ):
                 rows.append((name, codec.dump_server(account)))
         return rows
 
     def close(self) -> None:
-        """Flush and let go of the lock. May be called twice."""
+        """Flush, and release the lock. May be called twice."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         with contextlib.suppress(OSError):
@@ -293,7 +294,7 @@ class BooksFile:
             self._lock = -1
 
 
-def _what_it_is(account: ServerAccount) -> tuple[object, ...]:
+def _description(account: ServerAccount) -> tuple[object, ...]:
     return (
         *(account.engine, account.version, account.address, account.identity),
         *(account.attribution, account.models),
@@ -313,8 +314,8 @@ def rows_where(
 ) -> dict[float, dict[PostingKey, Amounts]]:
     """Rows of the books by start of the interval."""
     result: dict[float, dict[PostingKey, Amounts]] = {}
-    for start, key, posting in postings_where(connection, condition, values):
-        result.setdefault(start, {})[key] = posting
+    for start, key, amounts in postings_where(connection, condition, values):
+        result.setdefault(start, {})[key] = amounts
     return result
 
 
@@ -331,7 +332,7 @@ def served_where(
 def postings_where(
     connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
 ) -> Iterator[tuple[float, PostingKey, Amounts]]:
-    """The same one by one: (start, key, posting), in order of time."""
+    """Rows one by one: (start, key, amounts), in order of time."""
     query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
     for start, gpu, server, model, state, data in connection.execute(query, values):
         yield float(start), PostingKey(gpu, server, model, State(state)), codec.load_amounts(data)
@@ -340,7 +341,7 @@ def postings_where(
 def work_where(
     connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
 ) -> Iterator[tuple[float, str, str, Served]]:
-    """The same one by one: (start, server, model, served), in order of time."""
+    """What was served, one by one: (start, server, model, served), in order of time."""
     query = f"SELECT start, server, model, data FROM served WHERE {condition} ORDER BY start"  # noqa: S608
     for start, server, model, data in connection.execute(query, values):
         yield float(start), server, model, codec.load_served(data)
