@@ -1,11 +1,11 @@
 """A report as a FOCUS 1.2 data set: FinOps Open Cost and Usage Specification, https://focus.finops.org/.
 
-One row per charge: what one GPU cost in one period, for one server, model and state, by component of cost. What negative
-prices paid back is a charge of its own, a credit. Tokens are rows too, of no cost: what they cost is in the rows of the
-GPUs that made them, and a tool that knows nothing of this exporter finds quantity and cost in one data set.
+One row per charge: the cost of one GPU in one period, for one server, model and state, by component. The credit of negative
+prices is a charge of its own. Tokens are rows without cost: their cost is in the rows of the GPUs, and any FOCUS tool finds
+quantity and cost in one data set.
 
-There is no price list behind these costs, and no discount: billed, effective, contracted and list cost are the same
-number, and the columns of unit prices, commitments and reservations, which are for those who have them, are left out.
+There is no price list and no discount: billed, effective, contracted and list cost are equal, and the columns of unit
+prices, commitments and reservations are omitted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tpw.report.tabulate import Dimension, Line, Report, Totals
 VERSION = "1.2"
 
 LINES_BY = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.GPU)
-"""What the report behind a data set is grouped by, beside time."""
+"""The grouping of the report behind a data set, beside time."""
 
 COLUMNS = (
     "BilledCost",
@@ -71,7 +71,7 @@ _KWH = "Kilowatt-Hours"
 _GPU_HOURS = "GPU-Hours"
 _TOKENS = "Tokens"
 _BY_ENERGY = {ENERGY, "demand"}
-"""Components that are charged by the energy used; others run with time, used or not."""
+"""Components that are charged by energy; others accrue by time."""
 
 _METERS = {
     ENERGY: "Facility Energy",
@@ -95,7 +95,7 @@ class Parties:
     """Who charges whom."""
 
     provider: str
-    """Who runs the GPUs: provider, publisher and issuer of the invoice."""
+    """The operator of the GPUs: provider, publisher and issuer of the invoice."""
     billing_account: str
     """Identifies what is charged."""
 
@@ -127,13 +127,13 @@ def focus_text(
     writer.writeheader()
     for line in report.lines:
         assert line.period is not None  # noqa: S101 - it is grouped by time
-        around = _around(line, line.period, billing_period(line.period.start_seconds), parties, report.currency)
+        common = _common(line, line.period, billing_period(line.period.start_seconds), parties, report.currency)
         for charge in _charges(line, gpus.get(line.gpu)):
-            writer.writerow({**around, **charge})
+            writer.writerow({**common, **charge})
     return out.getvalue()
 
 
-def _around(line: Line, period: Period, billing: Period, parties: Parties, currency: str) -> dict[str, str]:
+def _common(line: Line, period: Period, billing: Period, parties: Parties, currency: str) -> dict[str, str]:
     """What all charges of a line have in common."""
     who = PostingKey(line.gpu, line.server, line.model, State(line.state))
     tags = {f"tpw/{name}": value for name, value in zip(who._fields[1:], who[1:], strict=True) if value}
@@ -157,25 +157,25 @@ def _around(line: Line, period: Period, billing: Period, parties: Parties, curre
 
 def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
     amounts = line.totals.amounts
-    whose = ", ".join(name for name in (line.server, line.model) if name)
-    board = "a GPU" if gpu is None else f"GPU {gpu.index}"
-    doing = f"{board}, {line.state}" + (f" ({whose})" if whose else "")
+    workload = ", ".join(name for name in (line.server, line.model) if name)
+    label = "a GPU" if gpu is None else f"GPU {gpu.index}"
+    use = f"{label}, {line.state}" + (f" ({workload})" if workload else "")
     on = {
         "ResourceId": line.gpu,
-        "ResourceName": "" if gpu is None else f"{board}, {gpu.name}".removesuffix(", "),
+        "ResourceName": "" if gpu is None else f"{label}, {gpu.name}".removesuffix(", "),
         "ResourceType": "GPU" if line.gpu else "",
     }
     for component, cost in sorted(amounts.cost.items(), key=lambda item: (item[0] != ENERGY, item[0])):
         quantity, unit = _quantity(component, line.totals)
         if cost == 0.0 and quantity <= 0.0:
-            # Energy that has no price yet is no charge yet, least of all one of nothing.
+            # Energy without a price yet is no charge yet.
             continue
         meter = _METERS.get(component, component.capitalize())
         yield {
             **on,
             **_cost(cost),
             "ChargeCategory": _Category.USAGE,
-            "ChargeDescription": f"{meter}: {doing}",
+            "ChargeDescription": f"{meter}: {use}",
             "ChargeFrequency": "Usage-Based" if component in _BY_ENERGY else "Recurring",
             **_used(quantity, unit),
             "SkuId": component,
@@ -189,7 +189,7 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
             **on,
             **_cost(-amounts.credit),
             "ChargeCategory": _Category.CREDIT,
-            "ChargeDescription": f"Paid back by negative prices: {doing}",
+            "ChargeDescription": f"Paid back by negative prices: {use}",
             "ChargeFrequency": "Usage-Based",
             "SkuId": ENERGY,
             "SkuMeter": _METERS[ENERGY],
@@ -203,7 +203,7 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
                 "ResourceType": "Inference Server",
                 **_cost(0.0),
                 "ChargeCategory": _Category.USAGE,
-                "ChargeDescription": f"{words.capitalize()} tokens ({whose}); their cost is that of the GPUs",
+                "ChargeDescription": f"{words.capitalize()} tokens ({workload}); their cost is that of the GPUs",
                 "ChargeFrequency": "Usage-Based",
                 **_used(tokens, _TOKENS),
                 "SkuId": f"tokens-{kind.replace('_', '-')}",

@@ -1,4 +1,4 @@
-"""What is to be known beside the numbers of a report, in whole sentences."""
+"""Notes beside the numbers of a report, in whole sentences."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hours, days and months of a zone's calendar, and the range that a report covers.
 
-The books are kept by quarter-hours of UTC. Every zone of today is whole quarter-hours from UTC, so local days cut no row;
-a day on which the clock is changed has 23 or 25 hours.
+Rows are quarter-hours of UTC. The offset of every current zone is whole quarter-hours, so local days cut no row. Days with
+a clock change have 23 or 25 hours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOUR_SECONDS = 3600.0
 
 
 class Unit(StrEnum):
-    """What time is cut into."""
+    """Units of time to group by."""
 
     HOUR = "hour"
     DAY = "day"
@@ -41,11 +41,11 @@ class Period:
 
 
 class RangeError(ValueError):
-    """A range that cannot be understood. The message is a whole sentence."""
+    """An invalid range. The message is a whole sentence."""
 
 
 class Calendar:
-    """The calendar of a zone. Moments are best asked for in order of time: the last answer of each unit is kept."""
+    """The calendar of a zone. The last period of each unit is cached: ask in order of time."""
 
     def __init__(self, timezone: str) -> None:
         self.timezone = timezone
@@ -81,7 +81,7 @@ class Calendar:
         return datetime.fromtimestamp(at_seconds, UTC).astimezone(self.zone)
 
     def name(self, unit: Unit, period: Period) -> str:
-        """2026-10, 2026-10-25, or 2026-10-25T02:00+01:00: an hour tells its offset, since one in autumn comes twice."""
+        """2026-10, 2026-10-25, or 2026-10-25T02:00+01:00: an hour has its offset, since one in autumn occurs twice."""
         local = self.local(period.start_seconds)
         if unit is Unit.MONTH:
             return f"{local:%Y-%m}"
@@ -99,7 +99,7 @@ def range_of(
     month: str | None = None,
     last: str | None = None,
 ) -> Period:
-    """The range that the command line says. Without a word, the last seven days, today included.
+    """The range of the command line. Default: the last seven days, today included.
 
     Args:
         calendar: of the zone.
@@ -110,11 +110,11 @@ def range_of(
         last: such as 7d or 24h, today or this hour included.
 
     Raises:
-        RangeError: what is said cannot be understood, contradicts itself, or cuts a quarter-hour.
+        RangeError: the range is invalid, contradictory, or cuts a quarter-hour.
     """
     given = [name for name, value in (("--from/--to", since or until), ("--month", month), ("--last", last)) if value]
     if len(given) > 1:
-        raise RangeError(f"{' and '.join(given)} say the same thing twice: give one of them")
+        raise RangeError(f"{' and '.join(given)} exclude each other: give one of them")
     if month:
         return _month(calendar, month)
     if since or until:

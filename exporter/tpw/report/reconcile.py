@@ -1,5 +1,5 @@
-"""Do the rows sum to the counters? What is booked goes into a row and into a posting at once; here both are added up apart
-from each other and compared."""
+"""Do the rows sum to the counters? Every entry is booked in a row and in a posting; here both are summed separately and
+compared."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True, order=True)
 class Item:
-    """What is compared: a quantity of one GPU, server, model and state."""
+    """One quantity of one GPU, server, model and state."""
 
     quantity: str
-    whose: tuple[str, ...]
+    key: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Comparison:
 
     @property
     def is_possible(self) -> bool:
-        """Whether rows of which some were thrown away can have come to this: they cannot be more than the counter."""
+        """Whether pruned rows can have this sum: it is at most the counter."""
         return self.agrees or self.rows < self.counter
 
 
@@ -47,15 +47,16 @@ def compared(
     postings: Iterable[tuple[PostingKey, Amounts]],
     servers: Iterable[ServerAccount],
 ) -> list[Comparison]:
-    """Every item that the one or the other side knows, in order."""
+    """Every item of either side, in order."""
     by_rows: dict[Item, float] = {}
-    for _, key, posting in rows:
-        _add(by_rows, key, _of_row(posting))
+    for _, key, amounts in rows:
+        _add(by_rows, key, _quantities(amounts, amounts.unpriced_joules))
     for _, server, model, work in served:
         _add(by_rows, (server, model), _of_served(work))
     by_counters: dict[Item, float] = {}
-    for key, posting in postings:
-        _add(by_counters, key, _of_posting(posting))
+    for key, amounts in postings:
+        # A counter never falls, so late priced joules stay in it; a row has only those without a price.
+        _add(by_counters, key, _quantities(amounts, amounts.unpriced_joules - amounts.late_priced_joules))
     for account in servers:
         for (model, kind), tokens in account.tokens.items():
             _add(by_counters, (account.name, model), [(f"tokens {kind}", tokens)])
@@ -69,33 +70,23 @@ def compared(
     return [Comparison(item, by_counters.get(item, 0.0), by_rows.get(item, 0.0)) for item in items]
 
 
-def _add(sums: dict[Item, float], whose: tuple[str, ...], amounts: Iterable[tuple[str, float]]) -> None:
+def _add(sums: dict[Item, float], key: tuple[str, ...], amounts: Iterable[tuple[str, float]]) -> None:
     for quantity, amount in amounts:
-        item = Item(quantity, whose)
+        item = Item(quantity, key)
         sums[item] = sums.get(item, 0.0) + amount
 
 
-def _common(posting: Amounts) -> Iterator[tuple[str, float]]:
-    yield "seconds", posting.seconds
-    yield "energy gpu J", posting.joules
-    yield "energy facility J", posting.facility_joules
-    yield "credit", posting.credit
-    yield "energy without intensity J", posting.unrated_joules
-    for component, cost in posting.cost.items():
+def _quantities(amounts: Amounts, unpriced_joules: float) -> Iterator[tuple[str, float]]:
+    yield "seconds", amounts.seconds
+    yield "energy gpu J", amounts.joules
+    yield "energy facility J", amounts.facility_joules
+    yield "credit", amounts.credit
+    yield "energy without intensity J", amounts.unrated_joules
+    yield "energy without a price J", unpriced_joules
+    for component, cost in amounts.cost.items():
         yield f"cost {component}", cost
-    for basis, grams in posting.emissions_grams.items():
+    for basis, grams in amounts.emissions_grams.items():
         yield f"emissions {basis} g", grams
-
-
-def _of_row(posting: Amounts) -> Iterator[tuple[str, float]]:
-    yield from _common(posting)
-    yield "energy without a price J", posting.unpriced_joules
-
-
-def _of_posting(posting: Amounts) -> Iterator[tuple[str, float]]:
-    """A counter cannot fall, so it keeps what had no price once; a row has only what has none yet."""
-    yield from _common(posting)
-    yield "energy without a price J", posting.unpriced_joules - posting.late_priced_joules
 
 
 def _of_served(work: Served) -> Iterator[tuple[str, float]]:
@@ -109,28 +100,31 @@ def _of_served(work: Served) -> Iterator[tuple[str, float]]:
 
 
 def check_text(comparisons: Iterable[Comparison], pruned_before: str | None) -> tuple[str, bool]:
-    """What came of it, and whether the books are sound.
+    """The text of the result, and whether the books are consistent.
 
     Args:
-        comparisons: of all rows there are.
-        pruned_before: before which moment rows were thrown away; None where none were.
+        comparisons: of all rows.
+        pruned_before: the moment before which rows were deleted; None if none were.
     """
     found = list(comparisons)
-    wrong = [each for each in found if not (each.agrees if pruned_before is None else each.is_possible)]
+    wrong = [one for one in found if not (one.agrees if pruned_before is None else one.is_possible)]
     lines = [f"{'':30} {'COUNTERS':>24} {'ROWS':>24} {'DIFFERENCE':>13}"]
-    for quantity in dict.fromkeys(each.item.quantity for each in found):
-        of_it = [each for each in found if each.item.quantity == quantity]
-        counter, rows = math.fsum(each.counter for each in of_it), math.fsum(each.rows for each in of_it)
+    for quantity in dict.fromkeys(one.item.quantity for one in found):
+        compared_items = [one for one in found if one.item.quantity == quantity]
+        counter = math.fsum(one.counter for one in compared_items)
+        rows = math.fsum(one.rows for one in compared_items)
         lines.append(f"{quantity:30} {counter:24.17g} {rows:24.17g} {rows - counter:13.3g}")
     lines.append("")
     if pruned_before is not None:
         lines.append(
-            f"Rows from before {pruned_before} were thrown away (state.keep); the counters keep what was in them. So only"
-            " that the rows are not more than the counters can be checked."
+            f"Rows from before {pruned_before} were deleted (state.keep); the counters still include them. Only"
+            " rows above the counters are errors."
         )
-    for each in wrong:
-        whose = ", ".join(name or "(nobody)" for name in each.item.whose)
-        lines.append(f"differs: {each.item.quantity} of {whose}: counter {each.counter!r}, rows {each.rows!r}")
+    for comparison in wrong:
+        key = ", ".join(name or "(none)" for name in comparison.item.key)
+        lines.append(
+            f"differs: {comparison.item.quantity} of {key}: counter {comparison.counter!r}, rows {comparison.rows!r}"
+        )
     if not wrong:
         kind = (
             "The rows are within the counters"

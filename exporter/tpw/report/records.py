@@ -44,14 +44,14 @@ def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes
 
 
 def _key_names(by: Sequence[Dimension]) -> Iterator[str]:
-    for each in by:
-        yield from ("gpu", "gpu_uuid") if each is Dimension.GPU else (each.value,)
+    for dimension in by:
+        yield from ("gpu", "gpu_uuid") if dimension is Dimension.GPU else (dimension.value,)
 
 
 def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[str, Gpu]) -> dict[str, Value]:
     key: dict[str, Value] = {}
-    for each in by:
-        match each:
+    for dimension in by:
+        match dimension:
             case Dimension.SERVER:
                 key["server"] = line.server
             case Dimension.MODEL:
@@ -65,14 +65,14 @@ def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[
                 key["gpu"] = None if gpu is None else gpu.index
                 key["gpu_uuid"] = line.gpu
             case _:
-                unit = each.unit
+                unit = dimension.unit
                 assert unit is not None and line.period is not None  # noqa: S101, PT018 - it is grouped by time
-                key[each.value] = calendar.name(unit, calendar.period(unit, line.period.start_seconds))
+                key[dimension.value] = calendar.name(unit, calendar.period(unit, line.period.start_seconds))
     return key
 
 
 def _totals(report: Report, line: Totals) -> dict[str, Value]:
-    """The same keys for every line: what occurs anywhere in the report."""
+    """The same keys for every line: all that occur in the report."""
     amounts, served, of_report = line.amounts, line.served, report.totals
     output, total = line.output_tokens, line.tokens
     record: dict[str, Value] = {"gpu_seconds": amounts.seconds}

@@ -1,4 +1,4 @@
-"""A report for people: two tables of the same lines, what was done and what it cost, no wider than asked for."""
+"""A report as text: two tables of the same lines, use and cost, of a given width."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tpw.model import Gpu, TokenKind
 from tpw.report.periods import Calendar, Unit
 from tpw.report.tabulate import Dimension, Line, Report, Totals, per_joule
 
-NOBODY = "(idle)"
-"""In the place of a server, for GPUs that nobody owned."""
+IDLE = "(idle)"
+"""Shown as the server of GPUs without an owner."""
 
 _NARROWEST = {Dimension.SERVER: 8, Dimension.MODEL: 10}
-"""What a column of words may be cut to. Others are never cut."""
+"""The least width of a text column. Others are never cut."""
 _TOTAL = "total"
 
 
@@ -31,7 +31,7 @@ class _Column:
 
 def table_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str], width: int) -> str:
     """Both tables, each with its totals, and the notes."""
-    start, end = (calendar.local(each) for each in (report.covered.start_seconds, report.covered.end_seconds))
+    start, end = map(calendar.local, (report.covered.start_seconds, report.covered.end_seconds))
     span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, {report.timezone}"
     if not report.lines:
         return "\n".join([f"Nothing is booked from {span}.", *_wrapped(notes, width)]) + "\n"
@@ -57,7 +57,7 @@ def _number(head: str, value: Callable[[Totals], float | None]) -> _Column:
 
 
 def _count(head: str, value: Callable[[Totals], float]) -> _Column:
-    """Of things that some lines have none of: a dash there, so that what matters is seen."""
+    """A number with a dash for zero."""
     return _Column(head, lambda line: figure(value(line) or None))
 
 
@@ -79,8 +79,8 @@ def _work_columns(report: Report) -> list[_Column]:
     return columns
 
 
-def _money_columns(report: Report, room: int) -> list[_Column]:
-    """A column per component while there is room; the smallest share one where there is not."""
+def _money_columns(report: Report, width: int) -> list[_Column]:
+    """A column per component; the smallest share one if the width does not suffice."""
     if Dimension.COMPONENT in report.by:
         return [_number("COST", lambda line: _sum_of(line, tuple(line.amounts.cost))), *_beside(report)]
     by_size = sorted(report.components, key=lambda name: (name != ENERGY, -report.totals.amounts.cost[name]))
@@ -92,13 +92,13 @@ def _money_columns(report: Report, room: int) -> list[_Column]:
             columns.append(_other(rest))
         columns += _beside(report)
         sizes = _sizes(_texts(report, columns), columns)
-        if sum(sizes) + len(sizes) <= room:
+        if sum(sizes) + len(sizes) <= width:
             break
     return columns or _beside(report)
 
 
 def _beside(report: Report) -> list[_Column]:
-    """What stands beside the components."""
+    """The columns after the components."""
     columns = []
     if report.totals.amounts.credit > 0.0:
         columns.append(_number("CREDIT", lambda line: -line.amounts.credit if line.amounts.cost else None))
@@ -124,7 +124,7 @@ def _sum_of(line: Totals, components: Sequence[str]) -> float | None:
 
 
 def _net(line: Totals) -> str:
-    """With a mark where something of it has no price yet; then it is the least that it can be."""
+    """With a mark if some of the energy has no price yet: it is a lower bound then."""
     return figure(line.net_cost) + ("*" if line.amounts.unpriced_joules > 0.0 else "")
 
 
@@ -132,36 +132,36 @@ def _net(line: Totals) -> str:
 
 
 class _Labels:
-    """The words at the left: one column per dimension. Where there are others beside it, time is a heading above."""
+    """The text columns: one per dimension. Time is a heading above if there are others."""
 
     def __init__(self, report: Report, calendar: Calendar, gpus: Mapping[str, Gpu]) -> None:
         self._calendar = calendar
         self._gpus = gpus
         self._report = report
-        units = [each.unit for each in report.by if each.unit is not None]
+        units = [dimension.unit for dimension in report.by if dimension.unit is not None]
         self.has_headings = bool(units) and len(report.by) > 1
         self._unit = units[0] if units else None
-        self._dimensions = [each for each in report.by if not (self.has_headings and each.unit is not None)]
-        self._texts = {id(line): [self._word(each, line) for each in self._dimensions] for line in report.lines}
+        self._dimensions = [one for one in report.by if not (self.has_headings and one.unit is not None)]
+        self._texts = {id(line): [self._word(one, line) for one in self._dimensions] for line in report.lines}
         columns = zip(*self._texts.values(), strict=True)
         self._widths = [
-            max(len(each.value), *map(len, texts)) for each, texts in zip(self._dimensions, columns, strict=True)
+            max(len(one.value), *map(len, texts)) for one, texts in zip(self._dimensions, columns, strict=True)
         ]
         self._widths[0] = max(self._widths[0], len(_TOTAL))
 
     @property
     def least_width(self) -> int:
-        """Columns that are needed at least, the space behind them included."""
+        """The least width of all text columns, separators included."""
         return sum(
-            min(width, _NARROWEST.get(each, width)) + 1
-            for each, width in zip(self._dimensions, self._widths, strict=True)
+            min(width, _NARROWEST.get(one, width)) + 1
+            for one, width in zip(self._dimensions, self._widths, strict=True)
         )
 
-    def fitted(self, room: int) -> list[int]:
-        """The widths of the columns in so much room: the widest is cut first."""
+    def fitted(self, width: int) -> list[int]:
+        """The widths of the columns within ``width``: the widest is cut first."""
         widths = list(self._widths)
-        while sum(widths) + len(widths) > room:
-            spare = [width - _NARROWEST.get(each, width) for each, width in zip(self._dimensions, widths, strict=True)]
+        while sum(widths) + len(widths) > width:
+            spare = [size - _NARROWEST.get(one, size) for one, size in zip(self._dimensions, widths, strict=True)]
             if max(spare) <= 0:
                 break
             widths[spare.index(max(spare))] -= 1
@@ -169,10 +169,10 @@ class _Labels:
 
     def head(self, widths: Sequence[int]) -> str:
         """The names of the columns."""
-        return _joined([each.value.upper() for each in self._dimensions], widths)
+        return _joined([one.value.upper() for one in self._dimensions], widths)
 
-    def of(self, line: Line, widths: Sequence[int]) -> str:
-        """The words of a line."""
+    def row(self, line: Line, widths: Sequence[int]) -> str:
+        """The text columns of a line."""
         return _joined(self._texts[id(line)], widths)
 
     def heading(self, line: Line) -> str:
@@ -186,7 +186,7 @@ class _Labels:
     def _word(self, dimension: Dimension, line: Line) -> str:
         match dimension:
             case Dimension.SERVER:
-                return plain(line.server) or NOBODY
+                return plain(line.server) or IDLE
             case Dimension.MODEL:
                 return plain(line.model) or UNKNOWN
             case Dimension.STATE:
@@ -218,13 +218,13 @@ def _laid_out(report: Report, labels: _Labels, columns: Sequence[_Column], width
     sizes = _sizes(rows, columns)
     widths = labels.fitted(width - sum(sizes) - len(sizes) + 1)
     yield labels.head(widths) + _numbers([column.head for column in columns], sizes)
-    # A line of which this table has nothing to tell is in the other one.
-    told = [(line, row) for line, row in zip(report.lines, rows, strict=False) if set(row) != {UNKNOWN}]
-    for heading, lines in groupby(told, key=lambda each: labels.heading(each[0])):
+    # A line without numbers here has some in the other table.
+    shown = [(line, row) for line, row in zip(report.lines, rows, strict=False) if set(row) != {UNKNOWN}]
+    for heading, lines in groupby(shown, key=lambda pair: labels.heading(pair[0])):
         if heading:
             yield heading
         for line, row in lines:
-            yield labels.of(line, widths) + _numbers(row, sizes)
+            yield labels.row(line, widths) + _numbers(row, sizes)
     yield f"{_TOTAL:<{sum(widths) + len(widths)}}" + _numbers(rows[-1], sizes)
 
 

@@ -1,11 +1,9 @@
 """Rows of the books summed into the lines of a report.
 
-Every joule, token and coin of the range is in exactly one line, so the lines sum to the totals whatever the report is
-grouped by. A quantity stands in the line that it belongs to, and where it belongs to none by nature, in one whose column is
-empty:
+Every joule, token and cost of the range is in exactly one line, so the lines sum to the totals for any grouping:
 
-- tokens and requests are a server's and a model's: by state they stand with ``active``, by GPU with no GPU;
-- by component, energy and grams stand with ``energy``, as credit does; GPU time and tokens stand with no component.
+- Tokens and requests are counted by server and model: by state they are in ``active``, by GPU in the line without a GPU.
+- By component, energy, grams and credit are in ``energy``; GPU time and tokens are in the line without a component.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ MILLION = 1e6
 
 
 class Dimension(StrEnum):
-    """What a report may be grouped by."""
+    """Groupings of a report."""
 
     HOUR = "hour"
     DAY = "day"
@@ -54,7 +52,7 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
     found = tuple(dict.fromkeys(Dimension(word) for word in words))
     if not found:
         raise ValueError(f"--by names nothing: give one or more of {known}")
-    if sum(each.unit is not None for each in found) > 1:
+    if sum(dimension.unit is not None for dimension in found) > 1:
         raise ValueError(f"--by={text}: give one of hour, day and month")
     return found
 
@@ -110,7 +108,7 @@ NO_TOTALS = Totals()
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a report. What it is not grouped by is "" or None."""
+    """One line of a report. A dimension that is not grouped by is "" or None."""
 
     period: Period | None
     server: str
@@ -124,7 +122,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Lines in the order of what they are grouped by: servers by name, and what belongs to none at the end."""
+    """Lines in the order of the grouping: servers by name, then lines without one."""
 
     by: tuple[Dimension, ...]
     covered: Period
@@ -151,10 +149,10 @@ class Tabulation:
     """Sums rows into lines.
 
     Args:
-        by: what to group by.
-        covered: the range; rows that begin outside it are not to be given.
-        calendar: of the zone whose hours, days and months are meant.
-        cut: gives the period of a moment that no line may reach out of, such as its billing month; None for none.
+        by: the grouping.
+        covered: the range; all rows must begin in it.
+        calendar: the calendar of the report's zone.
+        cut: the period of a moment that no line may exceed, such as its billing month; None for none.
     """
 
     def __init__(
@@ -168,7 +166,7 @@ class Tabulation:
         self._covered = covered
         self._calendar = calendar
         self._cut = cut
-        self._unit = next((each.unit for each in by if each.unit is not None), None)
+        self._unit = next((dimension.unit for dimension in by if dimension.unit is not None), None)
         self._server = Dimension.SERVER in by
         self._model = Dimension.MODEL in by
         self._state = Dimension.STATE in by
@@ -197,7 +195,7 @@ class Tabulation:
             self._at((*place, "")).served.add(work)
 
     def report(self, currency: str) -> Report:
-        """What it has come to."""
+        """The report of everything that was added."""
         lines = [Line(*key, totals) for key, line in self._sums.items() if (totals := line.totals()) != NO_TOTALS]
         lines.sort(key=self._order)
         totals = Totals(
@@ -223,10 +221,10 @@ class Tabulation:
         return period if self._cut is None else period.within(self._cut(start))
 
     def _order(self, line: Line) -> tuple[tuple[float, str], ...]:
-        """In the order of what it is grouped by; what belongs to nobody comes last."""
+        """In the order of the grouping; lines without an owner last."""
         parts: list[tuple[float, str]] = []
-        for each in self._by:
-            match each:
+        for dimension in self._by:
+            match dimension:
                 case Dimension.SERVER:
                     parts.append((not line.server, line.server))
                 case Dimension.MODEL:

@@ -140,7 +140,7 @@ def test_check_exits_with_1_if_rows_and_counters_differ(tmp_path: Path, capsys: 
         connection.execute("DELETE FROM interval WHERE state = 'idle' AND start = ?", (START,))
     connection.close()
     assert (
-        "differs: cost energy of GPU-00000002-0000-4000-8000-000000000000, (nobody), (nobody), idle"
+        "differs: cost energy of GPU-00000002-0000-4000-8000-000000000000, (none), (none), idle"
         in (output(capsys, *words, status=1)[0])
     )
 

@@ -75,7 +75,7 @@ def test_ranges(words: dict[str, str], start: str, end: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"month": "2026-10", "last": "7d"}, "--month and --last say the same thing twice"),
+        ({"month": "2026-10", "last": "7d"}, "--month and --last exclude each other"),
         ({"since": "2026-10-01", "month": "2026-10"}, "--from/--to and --month"),
         ({"month": "2026-13"}, "is no month: write 2026-10"),
         ({"month": "october"}, "is no month"),

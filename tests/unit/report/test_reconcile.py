@@ -59,7 +59,7 @@ def test_whole_books_agree_in_everything_there_is(directory: Path) -> None:
             "UPDATE posting SET data = json_set(data, '$.cost.energy', 1.0) WHERE state = 'parked'",
             "differs: cost energy",
         ),
-        ("DELETE FROM posting WHERE state = 'idle'", "(nobody), (nobody), idle"),
+        ("DELETE FROM posting WHERE state = 'idle'", "(none), (none), idle"),
     ],
 )
 def test_a_difference_is_found_and_named(directory: Path, statement: str, named: str) -> None:
@@ -87,7 +87,7 @@ def test_of_books_that_were_pruned_only_the_rest_can_be_checked(tmp_path: Path) 
     assert not check_text(found, None)[1]
     text, is_sound = check_text(found, "2026-10-25 14:00")
     assert is_sound
-    assert "Rows from before 2026-10-25 14:00 were thrown away (state.keep)" in text
+    assert "Rows from before 2026-10-25 14:00 were deleted (state.keep)" in text
     assert "The rows are within the counters" in text
 
     more = [Comparison(found[0].item, 1.0, 2.0), *found]
