@@ -19,6 +19,7 @@ from tpw.config.parts import MetricSelector
 from tpw.config.schema import Config
 from tpw.settings import times
 from tpw.settings.shapes import ByKind, ListOf, Scalar, Section, Setting, Shape, is_required, settings_of
+from tpw.tariff.intervals import PRESETS
 
 SCHEMA_FILE = "configuration.schema.json"
 PAGE_FILE = "configuration.md"
@@ -45,7 +46,15 @@ def reference_page() -> str:
     ]
     for title, intro, section in _sections():
         lines += [f"## {title}", "", intro, "", *_table(section), ""]
+    lines += ["## Presets of `kind: intervals`", "", "Well-known lists of prices for `preset`.", "", *_presets(), ""]
     return "\n".join(lines)
+
+
+def _presets() -> list[str]:
+    rows = ["| preset | prices | area | currency |", "| --- | --- | --- | --- |"]
+    for name, preset in PRESETS.items():
+        rows.append(f"| `{name}` | {preset.description} | {preset.areas or '-'} | {', '.join(preset.currencies)} |")
+    return rows
 
 
 def _sections() -> Iterator[tuple[str, str, type]]:

@@ -41,7 +41,10 @@ class Preset:
     in the format ``stamp`` and the zone ``stamp_zone``.
     """
 
+    description: str
+    """Its prices, for the reference."""
     url: str
+    """"" where the configuration gives it."""
     layout: Layout
     currencies: tuple[str, ...]
     areas: str = ""
@@ -88,6 +91,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     # Fraunhofer ISE, no key; always EUR/MWh, whatever the zone's currency. Start and end are local days, both included.
     "energy_charts": Preset(
+        "day-ahead, Fraunhofer ISE, no key",
         "https://api.energy-charts.info/price?bzn={area}&start={start}&end={end}",
         Layout(price="price", time="unix_seconds", is_columnar=True, time_format="unix", per_mwh=True),
         ("EUR",),
@@ -97,6 +101,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     # Energinet, no key. Start and end are Danish local time; TimeUTC has no Z.
     "energidataservice": Preset(
+        "day-ahead, Energinet, no key",
         "https://api.energidataservice.dk/dataset/DayAheadPrices?start={start}&end={end}"
         "&filter=%7B%22PriceArea%22:[%22{area}%22]%7D&limit=0",
         Layout(price="DayAheadPrice{currency}", time="TimeUTC", rows=("records",), per_mwh=True),
@@ -106,6 +111,7 @@ PRESETS: Mapping[str, Preset] = {
         stamp_zone="Europe/Copenhagen",
     ),
     "awattar_de": Preset(
+        "EPEX spot, Germany, no key",
         "https://api.awattar.de/v1/marketdata?start={start}&end={end}",
         Layout(
             price="marketprice",
@@ -119,6 +125,7 @@ PRESETS: Mapping[str, Preset] = {
         stamp="unix_ms",
     ),
     "awattar_at": Preset(
+        "EPEX spot, Austria, no key",
         "https://api.awattar.at/v1/marketdata?start={start}&end={end}",
         Layout(
             price="marketprice",
@@ -133,6 +140,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     # Elering, no key: the Baltic states and Finland.
     "elering": Preset(
+        "day-ahead, Elering, no key",
         "https://dashboard.elering.ee/api/nps/price?start={start}&end={end}",
         Layout(price="price", time="timestamp", rows=("data.{area}",), time_format="unix", per_mwh=True),
         ("EUR",),
@@ -140,6 +148,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     # The common interface of Swiss utilities (EKZ, Groupe E, CKW ...): the utility's address is given as url.
     "swiss": Preset(
+        "tariffs in the common format of Swiss utilities, at the `url` of the utility",
         "",
         Layout(
             price="integrated[unit=CHF_kWh].value",
@@ -153,6 +162,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     # Tibber: with a token; taxes and VAT included.
     "tibber": Preset(
+        "price of the contract with taxes; needs `token_file`",
         "https://api.tibber.com/v1-beta/gql",
         Layout(
             price="total",

@@ -148,16 +148,14 @@ def test_a_truncated_body_is_refused_or_read_in_part(name: str, share: float, re
         assert found.price_per_kwh == price.price_per_kwh
 
 
-@pytest.mark.parametrize(
-    "name", ["entsoe-spring-92.xml", "octopus-agile.json", "bad/rows-truncated.json", "bad/table-no-column.csv"]
-)
+@pytest.mark.parametrize("name", {settings_file(name): name for name in NAMES}.values())
 @pytest.mark.parametrize(
     "garbage", [b"", b"\x00\xff" * 5_000_000, b"[" * 100_000, b"{}" * 1000, b"null", b"[1, 2]", b'"a"']
 )
 def test_garbage_is_refused(name: str, garbage: bytes, read: Read) -> None:
     with pytest.raises(SourceError) as raised:
         read(name, garbage)
-    assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET}
+    assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET, Reason.ABSENT}
     assert len(raised.value.detail) < 400
 
 
