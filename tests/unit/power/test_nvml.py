@@ -96,7 +96,7 @@ def test_without_a_counter_the_one_second_mean_is_used(driver: FakeNvml) -> None
     gpu, sample = meter.gpus()[0], meter.read(driver.uuid(0))
 
     assert gpu.energy_method is EnergyMethod.AVERAGE_POWER
-    assert "no energy counter" in gpu.method_note
+    assert "no NVML energy counter" in gpu.method_note
     assert (sample.energy_joules, sample.power_watts) == (None, 100.0)
     assert meter.gpus()[1].energy_method is EnergyMethod.COUNTER
 
