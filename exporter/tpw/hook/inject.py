@@ -48,16 +48,16 @@ class UsageEvents:
     def feed(self, piece: bytes) -> bytes:
         """The next bytes for the client."""
         text = self._rest + piece
-        kept = []
+        passed_on = []
         start = 0
         while (end := _end_of_event(text, start)) >= 0:
             if not _is_usage_alone(text[start:end]):
-                kept.append(text[start:end])
+                passed_on.append(text[start:end])
             start = end
         self._rest = text[start:]
         if len(self._rest) > _EVENT_BYTES:  # no usage event is that long
-            kept.append(self.end())
-        return b"".join(kept)
+            passed_on.append(self.end())
+        return b"".join(passed_on)
 
     def end(self) -> bytes:
         """The rest at the end of the stream."""

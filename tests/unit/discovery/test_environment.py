@@ -43,7 +43,7 @@ def test_an_environment_without_gpu_variables_allows_no_known_gpu():
         ("", []),
         ("-1", []),
         ("NoDevFiles", []),
-        ("1,-1,2", [1]),  # CUDA stops at the first entry that is none
+        ("1,-1,2", [1]),  # CUDA stops at the first invalid entry
         ("1,9,2", [1]),
         (GPUS[2].uuid, [2]),
         ("GPU-cccc", [2]),

@@ -55,23 +55,23 @@ def owned(scan: HostScan, lists: Lists, gpus: str | tuple[str, ...] = AUTO) -> O
 @pytest.mark.parametrize("lists", [SILENT, EMPTY, FOREIGN], ids=["silent", "empty", "foreign"])
 def test_without_process_lists_the_environment_decides(fake: FakeProcFs, lists: Lists):
     server(fake, CUDA_VISIBLE_DEVICES="1")
-    mine = owned(scanned(fake, lists), lists)
-    assert (mine.gpus, mine.method, mine.held) == ({"GPU-bbbb"}, Attribution.ENVIRONMENT, True)
+    owner = owned(scanned(fake, lists), lists)
+    assert (owner.gpus, owner.method, owner.held) == ({"GPU-bbbb"}, Attribution.ENVIRONMENT, True)
 
 
 def test_the_driver_has_priority_over_the_environment(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="0,1")
     lists: Lists = {"GPU-aaaa": None, "GPU-bbbb": frozenset({51})}
-    mine = owned(scanned(fake, lists), lists)
-    assert (mine.gpus, mine.method) == ({"GPU-bbbb"}, Attribution.PROCESSES)
+    owner = owned(scanned(fake, lists), lists)
+    assert (owner.gpus, owner.method) == ({"GPU-bbbb"}, Attribution.PROCESSES)
 
 
 def test_in_the_host_s_pid_namespace_an_empty_list_means_no_process(fake: FakeProcFs):
     """A server that may use a GPU and does not (built for the CPU, or still loading) owns nothing."""
     kernel(fake)
     server(fake, CUDA_VISIBLE_DEVICES="1")
-    mine = owned(scanned(fake, EMPTY), EMPTY)
-    assert (mine.gpus, mine.method) == (frozenset(), Attribution.NONE)
+    owner = owned(scanned(fake, EMPTY), EMPTY)
+    assert (owner.gpus, owner.method) == (frozenset(), Attribution.NONE)
 
 
 def test_a_gpu_with_a_visible_holder_is_not_assigned_by_the_environment(fake: FakeProcFs):
@@ -83,8 +83,8 @@ def test_a_gpu_with_a_visible_holder_is_not_assigned_by_the_environment(fake: Fa
 
 def test_the_configuration_has_priority(fake: FakeProcFs):
     server(fake, CUDA_VISIBLE_DEVICES="1")
-    mine = owned(scanned(fake, SILENT), SILENT, ("0",))
-    assert (mine.gpus, mine.method) == ({"GPU-aaaa"}, Attribution.CONFIGURED)
+    owner = owned(scanned(fake, SILENT), SILENT, ("0",))
+    assert (owner.gpus, owner.method) == ({"GPU-aaaa"}, Attribution.CONFIGURED)
 
 
 def test_a_server_without_processes_has_no_environment(fake: FakeProcFs):
@@ -104,8 +104,8 @@ def test_the_kubelet_has_priority_over_the_environment(fake: FakeProcFs, tmp_pat
     file = tmp_path / "checkpoint"
     entries = [{"PodUID": POD, "ResourceName": "nvidia.com/gpu", "DeviceIDs": {"-1": ["GPU-bbbb"]}}]
     file.write_text(json.dumps({"Data": {"PodDeviceEntries": entries}}))
-    mine = owned(scanned(fake, SILENT, Checkpoint(str(file))), SILENT)
-    assert (mine.gpus, mine.method) == ({"GPU-bbbb"}, Attribution.KUBERNETES)
+    owner = owned(scanned(fake, SILENT, Checkpoint(str(file))), SILENT)
+    assert (owner.gpus, owner.method) == ({"GPU-bbbb"}, Attribution.KUBERNETES)
     without = owned(scanned(fake, SILENT, Checkpoint(str(tmp_path / "none"))), SILENT)
     assert (without.gpus, without.method) == ({"GPU-aaaa"}, Attribution.ENVIRONMENT)
 

@@ -150,14 +150,14 @@ def test_the_server_receives_its_own_host_and_no_accepted_compression():
 
 def test_a_stream_is_passed_on_piece_by_piece():
     """The server waits until the client has received each piece: a proxy that buffers would hang."""
-    seen = asyncio.Queue[None]()
+    received = asyncio.Queue[None]()
 
     async def speak(head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
         for line in (b'{"model":"m","done":false}\n', b'{"done":true,"prompt_eval_count":4,"eval_count":7}\n'):
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
             await writer.drain()
-            await asyncio.wait_for(seen.get(), 10)
+            await asyncio.wait_for(received.get(), 10)
         writer.write(b"0\r\n\r\n")
         return True
 
@@ -166,7 +166,7 @@ def test_a_stream_is_passed_on_piece_by_piece():
         await asyncio.wait_for(setup.reader.readuntil(b"\r\n\r\n"), 10)
         for end in (b"false}\n\r\n", b"7}\n\r\n"):
             await asyncio.wait_for(setup.reader.readuntil(end), 10)
-            seen.put_nowait(None)
+            received.put_nowait(None)
         await setup.exactly(b"0\r\n\r\n")
 
     assert output_of(run(speak, talk).counters) == 7.0
@@ -803,8 +803,16 @@ def test_an_address_that_cannot_be_bound_is_refused():
 
 def test_a_tls_server_is_reached_if_its_certificate_is_trusted(tmp_path: Path):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
-    command = [*made.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    command = [
+        *request.split(),
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)

@@ -117,26 +117,26 @@ def test_an_error_of_the_server_is_raised_and_ends_the_request():
 
 
 def test_running_requests_are_counted():
-    seen: list[bytes] = []
+    received: list[bytes] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(counter.page())
+        received.append(counter.page())
         await answering(b"{}")(scope, receive, send)
 
     counter = TokenCounter(app)
     call(counter)
-    assert b"\ntpw_hook_requests_running 1\n" in seen[0]
+    assert b"\ntpw_hook_requests_running 1\n" in received[0]
     assert b"\ntpw_hook_requests_running 0\n" in counter.page()
 
 
 def test_an_answer_to_a_disconnected_client_has_no_usage():
-    async def gone(message: dict[str, Any]) -> None:
+    async def disconnected(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.body":
-            raise OSError("client is gone")
+            raise OSError("client disconnected")
 
     counter = TokenCounter(answering(json.dumps(USAGE).encode()))
-    with pytest.raises(OSError, match="client is gone"):
-        asyncio.run(counter({"type": "http", "path": "/v1/completions", "method": "POST"}, None, gone))  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="client disconnected"):
+        asyncio.run(counter({"type": "http", "path": "/v1/completions", "method": "POST"}, None, disconnected))  # type: ignore[arg-type]
     assert b"\ntpw_hook_requests_without_usage_total 1\n" in counter.page()
 
 

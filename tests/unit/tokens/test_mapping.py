@@ -86,8 +86,8 @@ def entry_for(row: Dialect) -> dict[str, Any]:
 @pytest.mark.parametrize("row", DIALECTS, ids=lambda row: row.name)
 def test_a_user_can_write_every_built_in_row(row: Dialect) -> None:
     document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **entry_for(row)}]})
-    [mine, *_] = sources.dialects(load(document))
-    assert mine == replace(row, name=f"my-{row.name}", caveats="")
+    [configured, *_] = sources.dialects(load(document))
+    assert configured == replace(row, name=f"my-{row.name}", caveats="")
 
 
 def test_t29_a_server_may_name_a_dialect_of_the_configuration_and_its_own_cadence() -> None:
