@@ -5,7 +5,6 @@ Factories start as many as a test wants and stop them all when it ends; ``llama`
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from support import realparts
-from support.servers import LOGS, Child, Exporter, Llama, Prometheus, clean_environment, exporter_command, free_port
+from support.servers import Child, Exporter, Llama, Prometheus, clean_environment, exporter_command, free_port
 
 HERE = Path(__file__).parent
 
@@ -29,12 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def fresh_logs() -> None:
-    """Logs of the run before are of no use."""
-    shutil.rmtree(LOGS, ignore_errors=True)
 
 
 def _start_llama(stack: ExitStack, *arguments: str, port: int | None = None, name: str = "llama") -> Llama:
