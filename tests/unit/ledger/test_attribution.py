@@ -1,4 +1,4 @@
-"""Whose time a GPU's time was, where several servers are on it."""
+"""How several servers share a GPU's time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def owner(name: str, sm: float | None = None, instances: tuple[str, ...] = ()) -
 
 def divided(*owners: tuple[Ownership, bool | None], parts: tuple[Part, ...] = (), busy: float = 0.5) -> Division:
     """The division of one GPU among owners, each with whether it worked."""
-    activities = {of.server: Activity(owns=True, active=active, models=(("m", 1.0),)) for of, active in owners}
-    return divide(G, {of.server: of for of, _ in owners}, activities, busy, parts)
+    activities = {one.server: Activity(owns=True, active=active, models=(("m", 1.0),)) for one, active in owners}
+    return divide(G, {one.server: one for one, _ in owners}, activities, busy, parts)
 
 
 def split(division: Division) -> dict[str, tuple[float, State]]:

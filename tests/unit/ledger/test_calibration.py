@@ -1,4 +1,4 @@
-"""Corrections of a board's meter: applied to energy and power alike, and to nothing that was booked before."""
+"""Calibration of a GPU's meter: of energy and power, from now on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def joules(books: Books, uuid: str) -> float:
     return math.fsum(posting.joules for key, posting in books.postings.items() if key.gpu == uuid)
 
 
-def test_energy_and_power_of_the_board_that_is_named_are_corrected() -> None:
+def test_energy_and_power_of_the_named_gpu_are_calibrated() -> None:
     books = played([CORRECTED] * 11)
 
     assert joules(books, "GPU-a") == pytest.approx(10 * (1.05 * 200.0 + 3.5))
@@ -53,8 +53,8 @@ def test_integrated_power_is_corrected_once() -> None:
     assert joules(played([CORRECTED] * 11, gpus=(gpu,)), "GPU-a") == pytest.approx(10 * 213.5)
 
 
-def test_what_is_believed_of_a_meter_is_decided_on_what_it_shows() -> None:
-    """A counter at the board's limit is believed though the corrected power is above it."""
+def test_plausibility_is_checked_on_raw_readings() -> None:
+    """A counter at the GPU's limit is accepted though its calibrated power is above it."""
     books = played([CORRECTED] * 3, watts=860.0)
 
     assert books.gpus["GPU-a"].anomalies == {}

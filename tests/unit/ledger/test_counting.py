@@ -41,11 +41,11 @@ def after(*readings: ServerReading, since: float | None = None) -> ServerAccount
     return account
 
 
-def test_the_first_look_is_a_baseline() -> None:
+def test_the_first_reading_is_a_baseline() -> None:
     assert output(after(reading({"a": 1000.0}))) == 0.0
 
 
-def test_the_first_look_at_a_server_that_began_under_watch_counts_from_zero() -> None:
+def test_the_first_reading_of_a_server_that_started_while_observed_counts_from_zero() -> None:
     assert output(after(reading({"a": 40.0}, started=100.0), since=99.0)) == 40.0
     assert output(after(reading({"a": 40.0}, started=98.0), since=99.0)) == 0.0
 
@@ -66,7 +66,7 @@ def test_a_series_that_is_missing_for_a_while_is_not_counted_again() -> None:
     assert output(after(reading({"a": 5.0, "b": 7.0}), reading({"a": 5.0}), reading({"a": 5.0, "b": 9.0}))) == 2.0
 
 
-def test_a_restart_the_page_itself_tells_counts_from_zero_even_above_the_old_value() -> None:
+def test_a_restart_that_the_page_reports_counts_from_zero_even_above_the_old_value() -> None:
     account = after(reading({"a": 100.0}), reading({"a": 150.0}, identity=ProcessIdentity(2.0)))
 
     assert output(account) == 150.0
@@ -87,7 +87,7 @@ def test_a_server_that_was_started_anew_counts_from_zero_though_its_clock_is_beh
     assert output(counted.account) == 1200.0
 
 
-def test_another_process_whose_counters_go_on_from_files_is_not_counted_twice() -> None:
+def test_counters_that_another_process_restores_from_files_are_not_counted_twice() -> None:
     account = after(
         reading({"a": 100.0, "b": 30.0}, identity=ProcessIdentity(0.0, 1)),
         reading({"a": 110.0, "b": 30.0}, identity=ProcessIdentity(0.0, 2)),
@@ -195,7 +195,7 @@ def test_t17_tokens_in_flight_that_are_never_counted_are_filled_up_by_the_next()
     assert output(count(account, working(90, 0)).account) == 90.0
 
 
-def test_tokens_in_flight_of_a_server_whose_counter_is_not_there_yet() -> None:
+def test_tokens_in_flight_of_a_server_without_a_counter_yet() -> None:
     first = replace(reading({"p": 9.0}, role=Role.INPUT), in_flight=(InFlight("m", 5.0),))
     account = after(reading({"p": 9.0}, role=Role.INPUT), first)
     assert output(account) == 5.0
@@ -245,8 +245,8 @@ def test_t10_a_late_counter_of_a_server_that_took_the_place_of_another_counts_fr
     assert output(account) == 30.0
 
 
-def test_a_page_that_begins_to_tell_when_its_process_started_is_no_restart() -> None:
-    """And one that says so no more neither: the process was known by its pid before."""
+def test_a_page_that_starts_to_report_its_process_start_is_no_restart() -> None:
+    """Nor is one that no longer reports it: the process was known by its pid before."""
     account = after(
         reading({"a": 100.0}, identity=ProcessIdentity(990.0, 7), started=990.0),
         reading({"a": 110.0}, identity=ProcessIdentity(990.0), started=990.0),
@@ -266,8 +266,8 @@ def test_another_process_that_was_there_before_is_another_server_though_its_coun
     assert output(account) == 9.0
 
 
-def test_another_process_that_began_after_the_last_look_counts_from_zero_though_it_has_made_more() -> None:
-    """The daemon was away for a day. A process that may go on from files is not said to have begun at any time."""
+def test_another_process_that_started_after_the_last_reading_counts_from_zero_though_its_counters_are_higher() -> None:
+    """The daemon was down for a day. A process that may restore its counters from files reports no start."""
     account = after(reading({"a": 100.0, "b": 30.0}, identity=ProcessIdentity(500.0, 7), started=500.0))
     new = reading({"a": 150.0, "b": 40.0}, identity=ProcessIdentity(1500.0, 8), started=1500.0)
     assert output(count(account, new, 1000.0).account) == 190.0
@@ -277,14 +277,14 @@ def test_another_process_that_began_after_the_last_look_counts_from_zero_though_
 
 
 def test_the_same_process_after_the_clock_was_set_is_no_other() -> None:
-    """The kernel tells the start of a process by the wall clock: set, the same process began at another time."""
+    """The kernel dates the start of a process by the wall clock: after it is set, the same process has another start."""
     account = after(reading({"a": 100.0}, identity=ProcessIdentity(500.0, 7), started=500.0))
     account = count(account, reading({"a": 130.0}, identity=ProcessIdentity(400.0, 7), started=400.0), 1000.0).account
 
     assert output(account) == 30.0
 
 
-def test_another_address_of_a_server_that_tells_nothing_of_itself_is_met_anew() -> None:
+def test_another_address_of_a_server_without_an_identity_is_a_new_server() -> None:
     one, two = (replace(reading({}, identity=None), address=f"http://{host}:8080") for host in "ab")
     pages = [(one, 100.0), (two, 5e6), (two, 5e6 + 7.0)]
     assert output(after(*(replace(at, series=reading({"a": made}).series) for at, made in pages))) == 7.0
@@ -296,8 +296,8 @@ def test_of_a_server_met_anew_the_process_that_becomes_known_later_loses_nothing
     )
     there = replace(reading({"a": 5e6}, identity=None), address="http://b")
     known = replace(reading({"a": 5e6 + 7.0}, identity=ProcessIdentity(400.0, 8), started=400.0), address="http://b")
-    for look in (there, known):
-        account = count(account, look, 1000.0).account
+    for one in (there, known):
+        account = count(account, one, 1000.0).account
 
     assert output(account) == 7.0
 
@@ -357,7 +357,7 @@ def test_t03_an_older_release_invents_no_cached_tokens() -> None:
     assert account.tokens == {("m", TokenKind.INPUT): 1040.0}
 
 
-def test_t03_a_look_without_any_prompts_changes_no_count() -> None:
+def test_t03_a_reading_without_prompts_changes_no_count() -> None:
     account = after(
         prompts(ProcessIdentity(1.0), 0.0, prompt=0.0),
         prompts(ProcessIdentity(1.0), 300.0, prompt=1000.0),
@@ -367,7 +367,7 @@ def test_t03_a_look_without_any_prompts_changes_no_count() -> None:
     assert inputs(account) == (710.0, 310.0)
 
 
-def test_cached_tokens_that_are_counted_before_their_prompt_are_told_with_it() -> None:
+def test_cached_tokens_that_are_counted_before_their_prompt_enter_with_it() -> None:
     account = after(prompts(ProcessIdentity(1.0), 0.0, prompt=0.0), prompts(ProcessIdentity(1.0), 150.0, prompt=100.0))
     assert inputs(account) == (0.0, 100.0)
     assert inputs(count(account, prompts(ProcessIdentity(1.0), 150.0, prompt=200.0)).account) == (50.0, 150.0)

@@ -58,9 +58,9 @@ class Watched:
         found = live_ratios(self.books.servers["s"], priced=False)
         if found is None:
             return None
-        of = found.models["m"]
-        assert of.tokens_per_second["output"] == pytest.approx(100.0)  # tokens are known whatever the meters do
-        return next((value for (kind, _), value in of.tokens_per_joule.items() if kind == "output"), None)
+        model = found.models["m"]
+        assert model.tokens_per_second["output"] == pytest.approx(100.0)  # tokens are known whatever the meters do
+        return next((value for (kind, _), value in model.tokens_per_joule.items() if kind == "output"), None)
 
 
 def played(seconds: int = 70) -> Watched:
@@ -72,7 +72,7 @@ def played(seconds: int = 70) -> Watched:
 
 def test_up_to_a_twentieth_of_the_window_may_be_lost() -> None:
     server = played()
-    for _ in range(3):  # readings that are not believed: their time is lost
+    for _ in range(3):  # rejected readings: their time is unmetered
         assert server.tick(jump=1e7) is not None
     assert server.tick(jump=1e7) is None
     assert sum(account.anomalies.get("implausible", 0) for account in server.books.gpus.values()) == 4
@@ -93,14 +93,14 @@ def test_what_was_lost_leaves_the_window_with_time() -> None:
 
 
 def test_joules_that_come_late_are_in_no_window_that_began_while_they_were_due() -> None:
-    """A GPU that does not answer for 20 s and then tells what it used: a window that began in those 20 s would hold
+    """A GPU that does not answer for 20 s and then reports its use: a window that began in those 20 s would hold
     joules of before it."""
     server = played()
     shown = [server.tick(heard=False) for _ in range(20)]
     shown += [server.tick() for _ in range(90)]
 
     assert None in shown
-    told = [value for value in shown if value is not None]
+    known = [value for value in shown if value is not None]
     # Never more than the seconds that may be late, of the window's sixty.
-    assert all(value == pytest.approx(0.2, rel=0.06) for value in told)
+    assert all(value == pytest.approx(0.2, rel=0.06) for value in known)
     assert shown[-1] == pytest.approx(0.2)

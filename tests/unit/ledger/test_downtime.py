@@ -28,11 +28,11 @@ POLICY = Policy(
 )
 
 
-def look(second: float, *, told: bool = True) -> Tick:
-    """A board at 500 W."""
+def tick_at(second: float, *, reports: bool = True) -> Tick:
+    """A GPU at 500 W."""
     at = START_MONOTONIC + second
     sample = GpuSample(GPU.uuid, at, 1000.0 + 500.0 * second, 500.0)
-    reading = replace(HERE, samples=(sample,)) if told else NOTHING
+    reading = replace(HERE, samples=(sample,)) if reports else NOTHING
     return Tick(Instant(at, START_WALL + second), reading)
 
 
@@ -84,13 +84,13 @@ def test_a_driver_that_is_there_later_than_the_daemon_costs_neither_time_nor_mon
     tmp_path: Path, restarts: int
 ) -> None:
     """After a boot the daemon is often up before the driver: the time it was down is caught up all the same."""
-    before = played(look(0), look(1))
+    before = played(tick_at(0), tick_at(1))
     disks = Disk(tmp_path / "a"), Disk(tmp_path / "b")
-    at_once = played(look(7200), look(7201), books=disks[0].restarted(before))
+    at_once = played(tick_at(7200), tick_at(7201), books=disks[0].restarted(before))
     late = before
     for time in range(restarts):
-        late = played(look(7190 + time, told=False), books=disks[1].restarted(late))
-    late = played(look(7199, told=False), look(7200), look(7201), books=late)
+        late = played(tick_at(7190 + time, reports=False), books=disks[1].restarted(late))
+    late = played(tick_at(7199, reports=False), tick_at(7200), tick_at(7201), books=late)
     for disk, books in zip(disks, (at_once, late), strict=True):
         disk.save(books)
 
@@ -102,7 +102,9 @@ def test_a_driver_that_is_there_later_than_the_daemon_costs_neither_time_nor_mon
 
 
 def test_charges_of_the_contract_wait_for_a_gpu_to_share_them() -> None:
-    books = played(look(0, told=False), look(1, told=False), look(600, told=False), look(601), look(602))
+    books = played(
+        tick_at(0, reports=False), tick_at(1, reports=False), tick_at(600, reports=False), tick_at(601), tick_at(602)
+    )
     assert money(books)["fixed"] == pytest.approx(0.602)
     assert sum(posting.seconds for posting in books.postings.values()) == pytest.approx(1.0)
 
@@ -111,21 +113,21 @@ def test_charges_that_come_with_a_reload_are_none_of_the_time_before() -> None:
     free = replace(POLICY, standing_charges=())
     books = Books()
     for second in (0, 1, 600):
-        books = advance(books, look(second, told=False), free)
-    assert money(played(look(601), look(602), books=books))["fixed"] == pytest.approx(0.002)
+        books = advance(books, tick_at(second, reports=False), free)
+    assert money(played(tick_at(601), tick_at(602), books=books))["fixed"] == pytest.approx(0.002)
 
 
 @pytest.mark.parametrize(("years", "joules", "anomalies"), [(12, 2500.0, {}), (-12, 1500.0, {"implausible": 1})])
 def test_a_clock_that_is_years_off_at_the_start_books_no_years(
     tmp_path: Path, years: int, joules: float, anomalies: dict[str, int]
 ) -> None:
-    """Joules of the time that was down are believed as far as the clock says that there was such a time."""
-    books = Disk(tmp_path).restarted(played(look(0), look(1)))
+    """Joules of a downtime are accepted as far as they fit the time by the clock."""
+    books = Disk(tmp_path).restarted(played(tick_at(0), tick_at(1)))
     off = years * 365 * 86400.0
     for second in (3, 4):
-        tick = look(second)
+        tick = tick_at(second)
         books = played(replace(tick, at=replace(tick.at, wall_seconds=tick.at.wall_seconds + off)), books=books)
-    books = played(look(5), books=books)
+    books = played(tick_at(5), books=books)
 
     assert sum(posting.joules for posting in books.postings.values()) == pytest.approx(joules)
     assert books.gpus[GPU.uuid].anomalies == anomalies
@@ -139,9 +141,9 @@ def test_after_weeks_of_silence_the_last_days_are_booked_by_quarter_hours_and_th
     """Each moment at its price all the same. By quarter-hours throughout, a node of eight would need a gigabyte."""
     days = 40.0
     disk = Disk(tmp_path)
-    books = disk.restarted(played(look(0), look(1)))
+    books = disk.restarted(played(tick_at(0), tick_at(1)))
     second = days * 86400.0
-    disk.save(played(look(second), books=books))
+    disk.save(played(tick_at(second), books=books))
     joules = disk.joules()
     end = START_WALL + second
     fine = [start for start in joules if start >= end - LATE_SECONDS]
@@ -151,7 +153,7 @@ def test_after_weeks_of_silence_the_last_days_are_booked_by_quarter_hours_and_th
     assert sum(joules.values()) == pytest.approx(500.0 * second)
     in_full = [start for start in sorted(joules) if start < end - 10 * 86400.0][2:]
     assert all(start % 86400.0 == 43200.0 and joules[start] == pytest.approx(500.0 * 86400.0) for start in in_full)
-    booked = played(look(second), books=books)
+    booked = played(tick_at(second), books=books)
     assert money(booked)["energy"] == pytest.approx(500.0 * second / 3.6e6 * 0.2, rel=1e-3)
     assert money(booked)["hardware"] == pytest.approx(0.0003 * second)
     assert money(booked)["fixed"] == pytest.approx(0.001 * second)

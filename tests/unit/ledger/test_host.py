@@ -66,45 +66,45 @@ def test_a_node_less_what_is_booked_is_the_host_and_a_deficit_is_owed(
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1e4), st.floats(0.0, 1e4)), max_size=20))
-def test_host_and_boards_together_never_exceed_the_node(intervals: list[tuple[float, float]]) -> None:
-    node = boards = host = owed = 0.0
+def test_host_and_gpus_together_never_exceed_the_node(intervals: list[tuple[float, float]]) -> None:
+    node = gpus = host = owed = 0.0
     for used, booked in intervals:
         given_now, owed = excess(used, booked, owed)
-        node, boards, host = node + used, boards + booked, host + given_now
+        node, gpus, host = node + used, gpus + booked, host + given_now
         assert given_now >= 0.0
         assert owed >= 0.0
         assert not (given_now and owed)
-        # Above the node only by what boards alone showed, and exactly that is owed.
-        assert host + boards == pytest.approx(node + owed)
+        # Above the node only by the GPUs' own meters, and exactly that is owed.
+        assert host + gpus == pytest.approx(node + owed)
 
 
 class Machine:
-    """A machine whose books are advanced a second at a time."""
+    """A machine and its books."""
 
     def __init__(self, gpu: Gpu = GPU, policy: Policy | None = None) -> None:
         self.gpu, self.policy = gpu, policy or Policy(pue=1.0)
         self.books = Books()
-        self.at = self.board = self.node_at = 0.0
+        self.at = self.gpu_joules = self.node_at = 0.0
         self.node: float | None = None
 
     def tick(self, watts: float = 0.0, *, seconds: float = 1.0, heard: bool = True, **components: float) -> None:
-        """A tick after so many seconds at so many watts of the board, at which these counters were read."""
+        """A tick with readings of these counters, after ``seconds`` at ``watts`` of the GPU."""
         self.at += seconds
-        self.board += watts * seconds
+        self.gpu_joules += watts * seconds
         hosts = tuple(HostSample(name, self.at, energy_joules=joules) for name, joules in components.items())
-        sample = GpuSample(self.gpu.uuid, self.at, self.board, watts or None)
-        looks = AcceleratorReading((self.gpu,), (sample,) if heard else ())
-        tick = Tick(Instant(self.at, 1e9 + self.at), looks, hosts)
+        sample = GpuSample(self.gpu.uuid, self.at, self.gpu_joules, watts or None)
+        reading = AcceleratorReading((self.gpu,), (sample,) if heard else ())
+        tick = Tick(Instant(self.at, 1e9 + self.at), reading, hosts)
         self.books = advance(self.books, tick, self.policy)
 
     @property
-    def boards(self) -> float:
+    def booked_gpu_joules(self) -> float:
         return math.fsum(posting.joules for posting in self.books.postings.values())
 
     @property
     def host(self) -> float:
         """What of the host was booked."""
-        return math.fsum(posting.facility_joules for posting in self.books.postings.values()) - self.boards
+        return math.fsum(posting.facility_joules for posting in self.books.postings.values()) - self.booked_gpu_joules
 
 
 def test_without_a_node_meter_the_host_is_its_cpu_and_memory() -> None:
@@ -117,7 +117,7 @@ def test_without_a_node_meter_the_host_is_its_cpu_and_memory() -> None:
 
 
 def test_with_a_node_meter_cpu_and_memory_are_not_added() -> None:
-    """1000 W in all, 400 W of them the board's: 600 W are the host's, whatever the CPU's own meter says."""
+    """1000 W in all, 400 W of them the GPU's: 600 W are the host's, for any reading of the CPU's meter."""
     machine = Machine()
     machine.tick(400.0, node=0.0, cpu=0.0)
     for n in range(1, 91):
@@ -130,7 +130,7 @@ def test_with_a_node_meter_cpu_and_memory_are_not_added() -> None:
     assert machine.host == pytest.approx(60 * 600.0 + 600.0, rel=0.01)
 
 
-def test_a_nodes_lump_is_given_out_evenly_over_as_long_as_it_took_to_come() -> None:
+def test_a_nodes_lump_is_released_evenly_over_as_long_as_it_covers() -> None:
     machine = Machine()
     machine.tick(400.0, node=0.0)
     for _ in range(29):
@@ -145,7 +145,7 @@ def test_a_nodes_lump_is_given_out_evenly_over_as_long_as_it_took_to_come() -> N
     assert steps == pytest.approx([600.0 * (n + 1) for n in range(30)])
 
 
-def test_on_a_superchip_the_cpu_is_in_the_boards_own_joules() -> None:
+def test_on_a_superchip_the_gpus_joules_include_the_cpu() -> None:
     machine = Machine(replace(GPU, power_scope=PowerScope.MODULE))
     for n in range(4):
         machine.tick(400.0, cpu=150.0 * n)
@@ -189,7 +189,7 @@ def test_a_node_that_is_read_every_five_minutes_is_there_between_its_readings() 
     assert methods == {NODE}
 
 
-def test_a_node_that_shows_less_than_its_boards_gives_no_host_and_pays_back_first() -> None:
+def test_a_node_below_its_gpus_yields_no_host_energy_and_pays_back_first() -> None:
     machine = Machine()
     machine.tick(400.0, node=0.0)
     machine.tick(400.0, node=300.0)  # the controller lags behind
@@ -201,8 +201,8 @@ def test_a_node_that_shows_less_than_its_boards_gives_no_host_and_pays_back_firs
     assert machine.host == pytest.approx(1000.0 - 800.0)
 
 
-def test_what_a_board_used_before_the_node_was_first_read_is_not_taken_off_the_node() -> None:
-    """A board that was lost when the daemon started tells hours at once: hours that the node's meter never told."""
+def test_gpu_energy_from_before_the_first_reading_of_the_node_is_not_subtracted_from_it() -> None:
+    """A GPU that was lost when the daemon started reports hours at once: hours that the node's readings do not cover."""
     machine = Machine()
     machine.tick(node=0.0)
     for _ in range(3600):
@@ -213,11 +213,11 @@ def test_what_a_board_used_before_the_node_was_first_read_is_not_taken_off_the_n
         machine.tick(500.0, heard=second >= 45, **node)
     for _ in range(30):
         machine.tick(500.0)
-    assert machine.boards == pytest.approx(500.0 * 3720)
+    assert machine.booked_gpu_joules == pytest.approx(500.0 * 3720)
     assert machine.host == pytest.approx(200.0 * 60)
 
 
-def test_an_unbelievable_reading_of_a_node_says_nothing() -> None:
+def test_an_implausible_reading_of_a_node_is_ignored() -> None:
     machine = Machine()
     machine.tick(400.0, node=0.0)
     machine.tick(400.0, node=9e9)
@@ -236,7 +236,7 @@ def test_the_configuration_can_leave_the_host_out() -> None:
 
 @given(
     st.lists(
-        # A board that draws nothing for ten seconds has a counter that stands, and power takes its place.
+        # The counter of a GPU without draw for ten seconds is frozen, and power is used instead.
         st.tuples(st.floats(1.0, 900.0), st.floats(0.0, 500.0), st.booleans(), st.sampled_from([0.5, 1.0, 4.0])),
         min_size=2,
         max_size=60,
@@ -245,7 +245,7 @@ def test_the_configuration_can_leave_the_host_out() -> None:
 def test_facility_energy_is_never_above_the_node_that_holds_it(
     seconds: list[tuple[float, float, bool, float]],
 ) -> None:
-    """Boards, CPU and node as they are in one machine, the node read now and then: PUE 1, so facility is what it used."""
+    """GPUs, CPU and node of one machine, with few readings of the node. PUE is 1, so the facility energy is its use."""
     machine = Machine(policy=Policy(pue=1.0))
     cpu = node = 0.0
     machine.tick(0.0, node=0.0, cpu=0.0)
@@ -254,5 +254,7 @@ def test_facility_energy_is_never_above_the_node_that_holds_it(
         node += (watts + rest) * length
         machine.tick(watts, seconds=length, cpu=cpu, **({"node": node} if is_read else {}))
         if is_read and node > 0.0:
-            assert machine.boards + machine.host + machine.books.host_carry_joules == pytest.approx(node, abs=1e-6)
-        assert machine.boards + machine.host <= node + 1e-6
+            assert machine.booked_gpu_joules + machine.host + machine.books.host_carry_joules == pytest.approx(
+                node, abs=1e-6
+            )
+        assert machine.booked_gpu_joules + machine.host <= node + 1e-6

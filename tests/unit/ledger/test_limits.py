@@ -47,7 +47,7 @@ def test_downtime_is_booked_up_to_two_months(days: float, booked: bool) -> None:
 
 
 def windowed(interval_seconds: float, ticks: int, *, reset_at: int | None = None) -> Books:
-    """The books of a GPU of 300 W whose counter is reset at one tick."""
+    """The books of a GPU of 300 W with a reset of its counter at one tick."""
     owners = {"s": Ownership("s", frozenset({"GPU-0"}), Attribution.CONFIGURED, model="m", has_counters=False)}
     policy = Policy(interval_seconds=interval_seconds, window_seconds=60.0)
     books = Books()

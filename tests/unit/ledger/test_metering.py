@@ -1,4 +1,4 @@
-"""Which joules are believed."""
+"""Which joules of a meter are accepted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNTER = Gpu("GPU-0", 0, max_power_watts=700.0)
 POWER = Gpu("GPU-0", 0, energy_method=EnergyMethod.AVERAGE_POWER, max_power_watts=700.0)
 
 
-def look(at: float, joules: float | None = None, watts: float | None = None) -> tuple[GpuSample, Instant]:
+def read(at: float, joules: float | None = None, watts: float | None = None) -> tuple[GpuSample, Instant]:
     return GpuSample("GPU-0", at, joules, watts), Instant(at, 1e9 + at)
 
 
@@ -38,14 +38,14 @@ def account(gpu: Gpu, at: float = 10.0, joules: float | None = None, watts: floa
         (1000.0, 1000.0, Step()),
     ],
 )
-def test_a_counter_is_believed_where_the_board_can_have_used_it(before: float, after: float, expected: Step) -> None:
-    step, _ = measure(account(COUNTER, joules=before), *look(11.0, joules=after), 1.0)
+def test_a_counter_is_accepted_if_its_rise_is_possible_for_the_gpu(before: float, after: float, expected: Step) -> None:
+    step, _ = measure(account(COUNTER, joules=before), *read(11.0, joules=after), 1.0)
 
     assert step == expected
 
 
 def test_a_counter_starts_with_a_baseline_and_no_joules() -> None:
-    step, base = measure(GpuAccount(COUNTER), *look(10.0, joules=123.0), 1.0)
+    step, base = measure(GpuAccount(COUNTER), *read(10.0, joules=123.0), 1.0)
 
     assert step == Step(unmetered=True)
     assert (base.baseline_joules, base.baseline_at_seconds) == (123.0, 10.0)
@@ -53,7 +53,7 @@ def test_a_counter_starts_with_a_baseline_and_no_joules() -> None:
 
 def test_a_failed_counter_read_leaves_the_baseline_and_the_time_pending() -> None:
     before = account(COUNTER, joules=1000.0)
-    step, base = measure(before, *look(11.0, joules=None, watts=300.0), 1.0)
+    step, base = measure(before, *read(11.0, joules=None, watts=300.0), 1.0)
 
     assert step == Step()
     assert (base.baseline_joules, base.baseline_at_seconds) == (1000.0, 10.0)
@@ -63,22 +63,22 @@ def test_a_gap_is_bounded_by_the_wall_clock_after_a_restart() -> None:
     resumed = GpuAccount(COUNTER, baseline_joules=1000.0, baseline_wall_seconds=1e9)
     hour = Instant(5.0, 1e9 + 3600.0)
 
-    believed, _ = measure(resumed, GpuSample("GPU-0", 5.0, 1000.0 + 700.0 * 3600), hour, 1.0)
+    accepted, _ = measure(resumed, GpuSample("GPU-0", 5.0, 1000.0 + 700.0 * 3600), hour, 1.0)
     refused, _ = measure(resumed, GpuSample("GPU-0", 5.0, 1000.0 + 1000.0 * 3600), hour, 1.0)
 
-    assert believed == Step(joules=700.0 * 3600)
+    assert accepted == Step(joules=700.0 * 3600)
     assert refused.anomaly == "implausible"
 
 
 def test_a_counter_misread_once_is_counted_once() -> None:
-    """200 J too low for one look: the joules of both looks, once, though the rise to the second alone is possible."""
+    """200 J too low once: the joules of both intervals are booked once, though the rise to the second alone is possible."""
     steps, after = played(account(COUNTER, joules=1e6), (11.0, 1e6 + 100.0 - 200.0, None), (12.0, 1e6 + 600.0, None))
 
     assert steps == [Step(unmetered=True, anomaly="backwards"), Step(joules=600.0, unmetered=True)]
     assert after.mark_joules is None
 
 
-def test_a_counter_that_stays_where_it_stepped_back_to_is_believed_from_there_on() -> None:
+def test_a_counter_that_stays_below_its_step_back_is_accepted_from_there_on() -> None:
     steps, after = played(
         account(COUNTER, at=10.0, joules=5000.0),
         (11.0, 3000.0, None),
@@ -94,16 +94,16 @@ def test_a_counter_that_stays_where_it_stepped_back_to_is_believed_from_there_on
     assert after.mark_joules is None
 
 
-def played(account: GpuAccount, *looks: tuple[float, float | None, float | None]) -> tuple[list[Step], GpuAccount]:
-    """The steps of looks (at, joules, watts), one after the other."""
+def played(account: GpuAccount, *readings: tuple[float, float | None, float | None]) -> tuple[list[Step], GpuAccount]:
+    """The steps of readings (at, joules, watts), one after the other."""
     steps = []
-    for at, joules, watts in looks:
-        step, account = measure(account, *look(at, joules, watts), 1.0)
+    for at, joules, watts in readings:
+        step, account = measure(account, *read(at, joules, watts), 1.0)
         steps.append(step)
     return steps, account
 
 
-def test_a_counter_that_stands_a_moment_is_no_news_and_is_caught_up() -> None:
+def test_a_counter_that_does_not_move_for_a_moment_is_pending_and_catches_up() -> None:
     steps, _ = played(
         account(COUNTER, at=0.0, joules=1000.0, watts=600.0),
         (1.0, 1000.0, 600.0),
@@ -115,21 +115,21 @@ def test_a_counter_that_stands_a_moment_is_no_news_and_is_caught_up() -> None:
 
 
 def test_a_frozen_counter_is_replaced_by_power_and_nothing_is_lost() -> None:
-    looks = [(float(second), 1000.0, 300.0) for second in range(1, 21)]
-    steps, after = played(account(COUNTER, at=0.0, joules=1000.0, watts=300.0), *looks)
+    readings = [(float(second), 1000.0, 300.0) for second in range(1, 21)]
+    steps, after = played(account(COUNTER, at=0.0, joules=1000.0, watts=300.0), *readings)
 
     assert steps[:9] == [Step()] * 9
     assert steps[9] == Step(joules=3000.0, anomaly="frozen"), (
-        "the baseline was the first look: nothing before it is lost"
+        "the baseline was the first reading: nothing before it is unmetered"
     )
     assert steps[10:] == [Step(joules=300.0)] * 10
     assert after.method is EnergyMethod.INSTANT_POWER
 
 
-def test_a_counter_that_froze_since_the_last_look_leaves_that_time_unmetered() -> None:
+def test_a_counter_that_froze_since_the_last_reading_leaves_that_time_unmetered() -> None:
     """When in the interval it stopped is not known."""
-    looks = [(float(second), 1000.0, 300.0) for second in range(2, 13)]
-    steps, _ = played(account(COUNTER, at=0.0, joules=700.0, watts=300.0), (1.0, 1000.0, 300.0), *looks)
+    readings = [(float(second), 1000.0, 300.0) for second in range(2, 13)]
+    steps, _ = played(account(COUNTER, at=0.0, joules=700.0, watts=300.0), (1.0, 1000.0, 300.0), *readings)
 
     assert steps[10] == Step(joules=3000.0, anomaly="frozen", also_unmetered_seconds=1.0)
     assert {step.also_unmetered_seconds for step in (*steps[:10], *steps[11:])} == {0.0}
@@ -143,13 +143,13 @@ def test_a_frozen_counter_without_power_is_noticed_after_ten_seconds_and_counted
     assert steps[:9] == [Step()] * 9
     assert steps[9] == Step(unmetered=True, anomaly="frozen")
     assert steps[10:] == [Step(unmetered=True)] * 10
-    moved, after = measure(after, *look(21.0, joules=1300.0), 1.0)
+    moved, after = measure(after, *read(21.0, joules=1300.0), 1.0)
     assert moved == Step(joules=300.0)
     assert after.still_since_seconds is None
 
 
 def counting(factor: float, first: int, last: int, start: float = 0.0) -> list[tuple[float, float, float]]:
-    """A board at 300 W whose counter shows ``factor`` of it."""
+    """A GPU at 300 W with a counter of ``factor`` times its energy."""
     return [(float(second), start + 300.0 * factor * (second - first + 1), 300.0) for second in range(first, last + 1)]
 
 
@@ -165,7 +165,7 @@ def test_a_counter_that_agrees_with_power_is_left_in_peace() -> None:
     assert after.method is EnergyMethod.COUNTER
 
 
-def test_a_counter_a_third_off_for_five_minutes_is_said_once_and_kept() -> None:
+def test_a_counter_a_third_off_for_five_minutes_is_one_anomaly_and_stays_in_use() -> None:
     steps, after = played(averaged(), *counting(0.7, 1, 900))
 
     assert [second for second, step in enumerate(steps, 1) if step.anomaly == "mismatch"] == [301]
@@ -209,16 +209,16 @@ def test_instant_power_is_no_judge_of_a_counter() -> None:
 def test_power_is_integrated_between_neighbours_and_not_over_a_gap(
     watts: float | None, at: float, expected: Step
 ) -> None:
-    step, _ = measure(account(POWER, watts=100.0), *look(at, watts=watts), 1.0)
+    step, _ = measure(account(POWER, watts=100.0), *read(at, watts=watts), 1.0)
 
     assert step == expected
 
 
 def test_a_mean_of_a_second_is_the_energy_of_that_second() -> None:
-    """A load that falls from 600 W to 100 W between two looks: the trapezoid would book 350 J for a second of 100 W."""
+    """A load that falls from 600 W to 100 W between two readings: the trapezoid would book 350 J for a second of 100 W."""
     joules = []
     for at in (11.0, 12.0, 10.5):
-        sample, now = look(at, watts=100.0)
+        sample, now = read(at, watts=100.0)
         step, _ = measure(account(POWER, watts=600.0), replace(sample, power_mean_seconds=1.0), now, 1.0)
         joules.append(step.joules)
 
@@ -226,8 +226,8 @@ def test_a_mean_of_a_second_is_the_energy_of_that_second() -> None:
 
 
 @pytest.mark.parametrize(("watts", "reason"), [(0.0, "zero"), (5000.0, "implausible")])
-def test_power_that_is_not_believed_is_counted_beside_a_counter_too(watts: float, reason: str) -> None:
-    step, after = measure(account(COUNTER, joules=1000.0), *look(11.0, joules=1300.0, watts=watts), 1.0)
+def test_rejected_power_is_counted_beside_a_counter_too(watts: float, reason: str) -> None:
+    step, after = measure(account(COUNTER, joules=1000.0), *read(11.0, joules=1300.0, watts=watts), 1.0)
 
     assert step == Step(joules=300.0, anomaly=reason)
     assert after.baseline_watts is None
@@ -236,26 +236,26 @@ def test_power_that_is_not_believed_is_counted_beside_a_counter_too(watts: float
 @pytest.mark.parametrize(
     ("gpu", "joules", "at", "expected"),
     [
-        (COUNTER, 1000.0, 100.0, False),  # a counter tells it all when it comes back
+        (COUNTER, 1000.0, 100.0, False),  # a counter reports all of it later
         (COUNTER, None, 11.0, True),
         (POWER, None, 13.0, False),
         (POWER, None, 13.1, True),
         (replace(POWER, energy_method=EnergyMethod.NONE), None, 20.0, True),
     ],
 )
-def test_time_is_given_up_when_nothing_can_tell_its_energy_any_more(
+def test_time_is_unmetered_when_no_reading_can_provide_its_energy(
     gpu: Gpu, joules: float | None, at: float, expected: bool
 ) -> None:
     assert is_too_late(account(gpu, joules=joules, watts=100.0), Instant(at, 1e9 + at), 1.0) is expected
 
 
-def test_a_board_that_tells_nothing_is_unmetered() -> None:
-    step, _ = measure(GpuAccount(Gpu("GPU-0", 0, energy_method=EnergyMethod.NONE)), *look(11.0), 1.0)
+def test_a_gpu_without_readings_is_unmetered() -> None:
+    step, _ = measure(GpuAccount(Gpu("GPU-0", 0, energy_method=EnergyMethod.NONE)), *read(11.0), 1.0)
 
     assert step == Step(unmetered=True)
 
 
-def test_a_host_counter_adds_its_rise_and_tells_its_mean_power() -> None:
+def test_a_host_counter_adds_its_rise_and_yields_its_mean_power() -> None:
     first, account = measure_host(HostAccount(), HostSample("cpu", 10.0, 5000.0, max_power_watts=400.0), 1.0)
     second, account = measure_host(account, HostSample("cpu", 12.0, 5500.0, max_power_watts=400.0), 1.0)
     third, account = measure_host(account, HostSample("cpu", 13.0, 9.9e9, max_power_watts=400.0), 1.0)
@@ -287,11 +287,11 @@ EXTERNAL = Gpu("GPU-0", 0, energy_method=EnergyMethod.EXTERNAL, max_power_watts=
 
 
 def test_somebody_elses_counter_is_counted_and_not_integrated() -> None:
-    """Asked every 15 s: between two answers there is no news, and power beside it adds nothing."""
+    """Read every 15 s: between two reports the time is pending, and power adds nothing."""
     state = GpuAccount(EXTERNAL)
     booked = []
     for second, joules in enumerate([5000.0, *[None] * 14, 9500.0, None, None, 9900.0]):
-        step, state = measure(state, *look(10.0 + second, joules=joules, watts=300.0), 1.0)
+        step, state = measure(state, *read(10.0 + second, joules=joules, watts=300.0), 1.0)
         booked.append(step.joules)
         assert not is_too_late(state, Instant(500.0, 1e9), 1.0)
 
@@ -299,10 +299,10 @@ def test_somebody_elses_counter_is_counted_and_not_integrated() -> None:
     assert state.method is EnergyMethod.EXTERNAL
 
 
-def test_somebody_elses_counter_is_believed_no_more_than_a_boards_own() -> None:
-    _, state = measure(GpuAccount(EXTERNAL), *look(10.0, joules=1e6), 1.0)
-    jump, state = measure(state, *look(25.0, joules=9e9), 1.0)
-    fall, _ = measure(state, *look(40.0, joules=8.9e9), 1.0)
+def test_an_external_counter_is_subject_to_the_same_limits() -> None:
+    _, state = measure(GpuAccount(EXTERNAL), *read(10.0, joules=1e6), 1.0)
+    jump, state = measure(state, *read(25.0, joules=9e9), 1.0)
+    fall, _ = measure(state, *read(40.0, joules=8.9e9), 1.0)
 
     assert (jump, fall) == (
         Step(unmetered=True, anomaly="implausible"),
@@ -311,8 +311,8 @@ def test_somebody_elses_counter_is_believed_no_more_than_a_boards_own() -> None:
 
 
 def test_somebody_elses_power_is_integrated() -> None:
-    _, state = measure(GpuAccount(EXTERNAL), *look(10.0, watts=200.0), 1.0)
-    step, state = measure(state, *look(11.0, watts=300.0), 1.0)
+    _, state = measure(GpuAccount(EXTERNAL), *read(10.0, watts=200.0), 1.0)
+    step, state = measure(state, *read(11.0, watts=300.0), 1.0)
 
     assert step == Step(joules=250.0)
     assert is_too_late(state, Instant(15.0, 1e9), 1.0)
@@ -320,15 +320,15 @@ def test_somebody_elses_power_is_integrated() -> None:
 
 @pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), -1.0])
 def test_a_counter_that_shows_no_number_is_no_reading_and_the_next_one_catches_up(nonsense: float) -> None:
-    wrong, state = measure(account(COUNTER, joules=1000.0), *look(11.0, joules=nonsense), 1.0)
-    right, _ = measure(state, *look(12.0, joules=1600.0), 1.0)
+    wrong, state = measure(account(COUNTER, joules=1000.0), *read(11.0, joules=nonsense), 1.0)
+    right, _ = measure(state, *read(12.0, joules=1600.0), 1.0)
 
     assert (wrong, right) == (Step(anomaly="implausible"), Step(joules=600.0))
 
 
 @pytest.mark.parametrize("nonsense", [float("nan"), float("inf")])
 def test_power_that_is_no_number_is_neither_integrated_nor_shown(nonsense: float) -> None:
-    step, _ = measure(account(POWER, watts=300.0), *look(11.0, watts=nonsense), 1.0)
+    step, _ = measure(account(POWER, watts=300.0), *read(11.0, watts=nonsense), 1.0)
 
     assert step == Step(anomaly="implausible")
 
@@ -336,7 +336,7 @@ def test_power_that_is_no_number_is_neither_integrated_nor_shown(nonsense: float
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        # A young counter, or a long time without a look: what it shows is below the bound, and yet it did not begin anew.
+        # A new counter, or a long time without a reading: its value is below the bound, and yet it was not reset.
         (800.0, 790.0, Step(unmetered=True, anomaly="backwards")),
         (800.0, 720.0, Step(unmetered=True, anomaly="backwards")),
         (800.0, 700.0, Step(joules=700.0, unmetered=True, anomaly="reset")),
@@ -344,7 +344,7 @@ def test_power_that_is_no_number_is_neither_integrated_nor_shown(nonsense: float
     ],
 )
 def test_a_counter_that_fell_a_little_did_not_begin_anew(before: float, after: float, expected: Step) -> None:
-    step, _ = measure(account(COUNTER, joules=before), *look(11.0, joules=after), 1.0)
+    step, _ = measure(account(COUNTER, joules=before), *read(11.0, joules=after), 1.0)
 
     assert step == expected
 
@@ -382,7 +382,7 @@ def test_the_interval_in_which_a_counter_without_power_froze_is_unmetered_too() 
     assert steps[-1] == Step(unmetered=True, anomaly="frozen", also_unmetered_seconds=1.0)
 
 
-def test_a_counter_that_was_wrong_is_not_believed_before_it_has_agreed_for_five_minutes() -> None:
+def test_a_distrusted_counter_is_accepted_after_five_minutes_of_agreement() -> None:
     _, after = played(averaged(), *counting(0.25, 1, 61))
     steps, after = played(after, *counting(1.0, 62, 62 + 290, start=9000.0))
 
@@ -391,8 +391,8 @@ def test_a_counter_that_was_wrong_is_not_believed_before_it_has_agreed_for_five_
 
 
 def test_a_counter_that_began_anew_is_not_held_against_power_over_its_fall() -> None:
-    looks = [*counting(1.0, 1, 30, start=1e9), *counting(1.0, 31, 120)]
-    steps, after = played(averaged(), *looks)
+    readings = [*counting(1.0, 1, 30, start=1e9), *counting(1.0, 31, 120)]
+    steps, after = played(averaged(), *readings)
 
     assert [step.anomaly for step in steps if step.anomaly] == ["implausible", "reset"]
     assert after.method is EnergyMethod.COUNTER

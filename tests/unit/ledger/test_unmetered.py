@@ -1,4 +1,4 @@
-"""Time whose energy is not known: when it is given up, and what it withholds."""
+"""Unmetered time: when energy is given up, and which ratios that withholds."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ COUNTER = Gpu("GPU-0", 0, max_power_watts=700.0)
 POWER = replace(COUNTER, energy_method=EnergyMethod.AVERAGE_POWER)
 OWNERS = {"big": Ownership("big", frozenset({"GPU-0"}), Attribution.CONFIGURED, model="m", has_counters=False)}
 
-Look = tuple[float, float | None, float | None]
+Reading = tuple[float, float | None, float | None]
 """(second, joules, watts)."""
 
 
-def played(gpu: Gpu, *looks: Look | float) -> list[Books]:
-    """The books after each look; a number alone is a tick at which the GPU did not answer."""
+def played(gpu: Gpu, *readings: Reading | float) -> list[Books]:
+    """The books after each reading; a number alone is a tick at which the GPU did not answer."""
     books, all_books = Books(), []
-    for look in looks:
-        second, joules, watts = look if isinstance(look, tuple) else (look, None, None)
+    for one in readings:
+        second, joules, watts = one if isinstance(one, tuple) else (one, None, None)
         at = Instant(1000.0 + second, EPOCH + second)
         sample = GpuSample("GPU-0", at.monotonic_seconds, joules, watts, utilization_ratio=0.5)
         fault = GpuFault("GPU-0", at.monotonic_seconds, Reason.LOST, "gone")
         reading = (
             AcceleratorReading((gpu,), (sample,))
-            if isinstance(look, tuple)
+            if isinstance(one, tuple)
             else AcceleratorReading((gpu,), (), (fault,))
         )
         books = advance(books, Tick(at, reading, owners=OWNERS), Policy())
@@ -52,11 +52,11 @@ def played(gpu: Gpu, *looks: Look | float) -> list[Books]:
 
 
 def unmetered(books: list[Books]) -> list[float]:
-    return [each.gpus["GPU-0"].unmetered_seconds for each in books]
+    return [one.gpus["GPU-0"].unmetered_seconds for one in books]
 
 
 def metered(books: list[Books]) -> list[bool]:
-    return [each.servers["big"].window[-1].metered for each in books]
+    return [one.servers["big"].window[-1].metered for one in books]
 
 
 def booked(books: Books) -> float:
@@ -90,29 +90,29 @@ def test_a_reset_books_what_the_counter_shows_in_the_state_of_its_time_and_the_t
 
 
 @pytest.mark.parametrize(
-    "looks",
+    "readings",
     [
         [(0.0, 1e6, None), (1.0, 1e6 + 300, None), (2.0, 200.0, None), (3.0, 500.0, None)],
         [(0.0, 1e6, None), (1.0, 1e6 + 300, None), (2.0, 9e6, None), (3.0, 9e6 + 300, None)],
     ],
     ids=["reset", "implausible"],
 )
-def test_a_tick_that_is_not_metered_is_no_part_of_a_live_ratio(looks: list[Look]) -> None:
-    assert metered(played(COUNTER, *looks)) == [True, True, False, True]
+def test_a_tick_that_is_not_metered_is_no_part_of_a_live_ratio(readings: list[Reading]) -> None:
+    assert metered(played(COUNTER, *readings)) == [True, True, False, True]
 
 
 def test_a_gap_without_a_counter_is_no_part_of_a_live_ratio() -> None:
-    looks: list[Look] = [(0.0, None, 300.0), (1.0, None, 300.0), (31.0, None, 300.0), (32.0, None, 300.0)]
+    readings: list[Reading] = [(0.0, None, 300.0), (1.0, None, 300.0), (31.0, None, 300.0), (32.0, None, 300.0)]
 
-    assert metered(played(POWER, *looks)) == [True, True, False, True]
+    assert metered(played(POWER, *readings)) == [True, True, False, True]
 
 
 @pytest.mark.parametrize("watts", [0.0, 5000.0])
-def test_power_that_is_not_believed_is_not_shown(watts: float) -> None:
-    believed, doubted = played(COUNTER, (0.0, 1000.0, 300.0), (1.0, 1300.0, watts))[:2]
+def test_rejected_power_is_not_exposed(watts: float) -> None:
+    accepted, rejected = played(COUNTER, (0.0, 1000.0, 300.0), (1.0, 1300.0, watts))[:2]
 
-    assert believed.gpus["GPU-0"].sample is not None and believed.gpus["GPU-0"].sample.power_watts == 300.0
-    assert doubted.gpus["GPU-0"].sample is not None and doubted.gpus["GPU-0"].sample.power_watts is None
+    assert accepted.gpus["GPU-0"].sample is not None and accepted.gpus["GPU-0"].sample.power_watts == 300.0
+    assert rejected.gpus["GPU-0"].sample is not None and rejected.gpus["GPU-0"].sample.power_watts is None
 
 
 @pytest.mark.parametrize(("every", "last_shown"), [(1.0, 3.0), (30.0, 90.0)])
@@ -135,7 +135,7 @@ def test_power_of_a_host_meter_that_fell_silent_is_shown_no_longer(every: float,
     assert tick(every + last_shown + 5.0, HostSample("node", 1000.0 + every + last_shown + 5.0, 1e4, 310.0)) == 310.0
 
 
-def test_time_of_a_board_that_is_silent_for_long_stays_whole_though_the_clock_was_set_back() -> None:
+def test_time_of_a_gpu_that_is_silent_for_long_stays_complete_though_the_clock_was_set_back() -> None:
     """The oldest pieces become one; what is negative would take joules back."""
     pending: tuple[Pending, ...] = ()
     for number in range(1000):

@@ -1,4 +1,4 @@
-"""Live ratios over GPUs whose energy is told more seldom than they are looked at (dcgm-exporter's page, a query)."""
+"""Live ratios with meters that report less often than ticks (dcgm-exporter's page, a query)."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ def used(second: int) -> float:
 
 
 class Ratio:
-    """What is shown at every second, of a server whose tokens cost 3 J each at every moment."""
+    """The live ratio at every second of a server that uses 3 J per token."""
 
-    def __init__(self, told: Callable[[int], bool], seconds: int, method: EnergyMethod, window: float = 60.0) -> None:
+    def __init__(
+        self, reports: Callable[[int], bool], seconds: int, method: EnergyMethod, window: float = 60.0
+    ) -> None:
         gpu = Gpu("GPU-0", 0, energy_method=method, max_power_watts=700.0)
         books, policy = Books(), Policy(window_seconds=window)
         self.shown: list[float | None] = []
@@ -52,13 +54,13 @@ class Ratio:
         self.kept = 0
         for second in range(seconds):
             at = float(second)
-            sample = GpuSample("GPU-0", at, used(second) if told(second) else None, 300.0)
+            sample = GpuSample("GPU-0", at, used(second) if reports(second) else None, 300.0)
             series = (TokenSeries(Role.OUTPUT, "m", "k", used(second) / JOULES_PER_TOKEN),)
-            look = ServerReading(
+            page = ServerReading(
                 "chat", at, "vllm", Cadence.STEP, "", ProcessIdentity(1.0), series, (Load("m", 1.0, 0.0),)
             )
             reading = AcceleratorReading((gpu,), (sample,))
-            books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (look,), OWNERS), policy)
+            books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (page,), OWNERS), policy)
             ratios = live_ratios(books.servers["chat"], priced=False)
             self.shown.append(None if ratios is None else ratios.models["m"].tokens_per_joule.get(OUTPUT))
             self.spans.append(0.0 if ratios is None else ratios.span_seconds)
@@ -79,7 +81,7 @@ def test_the_ratio_is_shown_and_holds_tokens_against_the_joules_of_their_own_tim
     assert ratio.kept <= 60 * 2 + 2
 
 
-def test_in_a_long_window_the_sample_that_brought_the_news_is_kept() -> None:
+def test_in_a_long_window_complete_samples_are_not_replaced() -> None:
     """Samples of 300 s are 5 s apart: the next one would take its place."""
     ratio = Ratio(lambda second: second % 7 == 0, 1000, EnergyMethod.COUNTER, 300.0)
 
@@ -94,7 +96,7 @@ def test_a_counter_that_moves_every_half_hour_has_no_live_ratio_and_no_long_memo
     assert ratio.kept <= 60 * 2 + 2
 
 
-def test_news_that_does_not_come_is_waited_for_once_and_a_half_and_then_the_ratio_is_withheld() -> None:
+def test_a_missing_report_is_awaited_for_one_and_a_half_intervals_then_the_ratio_is_withheld() -> None:
     ratio = Ratio(lambda second: second % 30 == 0 and second <= 300, 500, EnergyMethod.COUNTER)
 
     assert ratio.shown[330] is not None
@@ -102,7 +104,7 @@ def test_news_that_does_not_come_is_waited_for_once_and_a_half_and_then_the_rati
     assert ratio.kept <= 60 * 2 + 2
 
 
-def test_a_gpu_that_is_told_at_every_look_is_not_waited_for() -> None:
+def test_a_meter_that_reports_at_every_tick_is_not_awaited() -> None:
     ratio = Ratio(lambda second: not 300 <= second < 310, 400, EnergyMethod.COUNTER)
 
     assert ratio.shown[299] == pytest.approx(1 / JOULES_PER_TOKEN)
@@ -110,8 +112,8 @@ def test_a_gpu_that_is_told_at_every_look_is_not_waited_for() -> None:
     assert ratio.shown[399] == pytest.approx(1 / JOULES_PER_TOKEN)
 
 
-def test_what_is_lost_while_news_is_waited_for_counts_against_the_window() -> None:
-    """Between two news 4 s of 60 were given up: 6.7 %."""
+def test_unmetered_time_between_two_reports_counts_against_the_window() -> None:
+    """Between two reports 4 s of 60 are unmetered: 6.7 %."""
     at = range(61)
     window = tuple(
         WindowSample(
