@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tpw.carbon import Basis, Intensity
@@ -74,10 +74,3 @@ def refuse_implausible(fresh: Sequence[PriceInterval], known: Sequence[PriceInte
                 f"{interval.price_per_kwh:g} g/kWh is implausible: the feed may be in another unit",
                 "check the unit of the feed",
             )
-
-
-def scaled(factor: float, numbers: Iterable[PriceInterval]) -> tuple[PriceInterval, ...]:
-    """Intervals with their numbers times a factor."""
-    return tuple(
-        PriceInterval(item.start_seconds, item.end_seconds, item.price_per_kwh * factor, item.state) for item in numbers
-    )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpw.carbon import Basis, CarbonSettings
-from tpw.carbon.feed import FromFeed, intensity_feed, scaled
+from tpw.carbon.feed import FromFeed, intensity_feed
 from tpw.carbon.fields import basis_setting, fallback_setting
-from tpw.model import PriceInterval
 from tpw.settings.scalars import choice, text
 from tpw.settings.shapes import Report, setting
 from tpw.tariff import FeedContext
-from tpw.tariff.feed import Reader
 from tpw.tariff.tables import Table
 
 GRAMS = {"g/kWh": 1.0, "kg/MWh": 1.0, "lb/MWh": 0.45359237, "kg/kWh": 1000.0}
@@ -37,29 +35,7 @@ class IntensityTable(Table, CarbonSettings):
 
     def source(self, timezone: str | None, context: FeedContext) -> FromFeed:
         """See CarbonSettings."""
-        layout = self.layout(self.value, timezone)
-        reader = InGrams(self.reader(layout, context), self.unit)
+        layout = self.layout(self.value, GRAMS[self.unit], timezone)
+        reader = self.reader(layout, context)
         schedule, cache = self.schedule(None, context), self.cache_file(context, reader, layout)
         return intensity_feed(reader, Basis(self.basis), self.fallback_grams_per_kwh, context, schedule, cache)
-
-
-@dataclass(frozen=True, slots=True)
-class InGrams:
-    """Reads a list of numbers in a unit of :data:`GRAMS`."""
-
-    reader: Reader
-    unit: str
-
-    @property
-    def name(self) -> str:
-        """Kind of the source."""
-        return self.reader.name
-
-    @property
-    def identity(self) -> str:
-        """What is read, and its unit."""
-        return f"{self.reader.identity} {self.unit}"
-
-    def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
-        """See tpw.tariff.feed.Reader."""
-        return scaled(GRAMS[self.unit], self.reader.read(start_seconds, end_seconds))

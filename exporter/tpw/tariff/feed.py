@@ -17,6 +17,7 @@ from typing import Protocol
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.tariff import FeedContext
+from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.sanity import refuse_implausible
 from tpw.tariff.schedule import Attempts, Schedule, is_due
@@ -141,6 +142,11 @@ class Feed:
         if not found and self.error is not None and end_seconds > start_seconds:
             raise self.error
         return found
+
+    @property
+    def contract(self) -> Contract | None:
+        """The charges that the reader has read beside the prices, if it reads any."""
+        return getattr(self._reader, "contract", None)
 
     def _is_due(self, start_seconds: float, now: float) -> bool:
         covered_until = _covered_until(self._known, now)

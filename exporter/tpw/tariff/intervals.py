@@ -27,6 +27,9 @@ from tpw.tariff.tables import Table
 _DAY_AHEAD = Publication("Europe/Berlin", time(13, 0))
 """The European day-ahead auction publishes at about 13:00 Central European time."""
 
+PER_MWH = 0.001
+"""Factor of prices per MWh."""
+
 _TIBBER_QUERY = (
     "{viewer{homes{id currentSubscription{priceInfo(resolution:QUARTER_HOURLY)"
     "{today{total startsAt currency} tomorrow{total startsAt currency}}}}}}"
@@ -93,7 +96,7 @@ PRESETS: Mapping[str, Preset] = {
     "energy_charts": Preset(
         "day-ahead, Fraunhofer ISE, no key",
         "https://api.energy-charts.info/price?bzn={area}&start={start}&end={end}",
-        Layout(price="price", time="unix_seconds", is_columnar=True, time_format="unix", per_mwh=True),
+        Layout(price="price", time="unix_seconds", is_columnar=True, time_format="unix", factor=PER_MWH),
         ("EUR",),
         areas="a bidding zone such as DE-LU",
         stamp="%Y-%m-%d",
@@ -104,7 +107,7 @@ PRESETS: Mapping[str, Preset] = {
         "day-ahead, Energinet, no key",
         "https://api.energidataservice.dk/dataset/DayAheadPrices?start={start}&end={end}"
         "&filter=%7B%22PriceArea%22:[%22{area}%22]%7D&limit=0",
-        Layout(price="DayAheadPrice{currency}", time="TimeUTC", rows=("records",), per_mwh=True),
+        Layout(price="DayAheadPrice{currency}", time="TimeUTC", rows=("records",), factor=PER_MWH),
         ("DKK", "EUR"),
         areas="DK1 or DK2",
         stamp="%Y-%m-%dT%H:%M",
@@ -119,7 +122,7 @@ PRESETS: Mapping[str, Preset] = {
             end="end_timestamp",
             rows=("data",),
             time_format="unix_ms",
-            per_mwh=True,
+            factor=PER_MWH,
         ),
         ("EUR",),
         stamp="unix_ms",
@@ -133,7 +136,7 @@ PRESETS: Mapping[str, Preset] = {
             end="end_timestamp",
             rows=("data",),
             time_format="unix_ms",
-            per_mwh=True,
+            factor=PER_MWH,
         ),
         ("EUR",),
         stamp="unix_ms",
@@ -142,7 +145,7 @@ PRESETS: Mapping[str, Preset] = {
     "elering": Preset(
         "day-ahead, Elering, no key",
         "https://dashboard.elering.ee/api/nps/price?start={start}&end={end}",
-        Layout(price="price", time="timestamp", rows=("data.{area}",), time_format="unix", per_mwh=True),
+        Layout(price="price", time="timestamp", rows=("data.{area}",), time_format="unix", factor=PER_MWH),
         ("EUR",),
         areas="ee, fi, lv or lt",
     ),
@@ -265,9 +268,8 @@ class IntervalsLayer(Table, Layer):
                 self.area, tariff.currency or "", context.fetch, self.url, self.token_file, self.headers_file
             )
         else:
-            layout = self.layout(
-                self.price, tariff.timezone, per_mwh=self.per == "MWh", in_minor_units=self.minor_units
-            )
+            unit = (PER_MWH if self.per == "MWh" else 1.0) * (0.01 if self.minor_units else 1.0)
+            layout = self.layout(self.price, unit, tariff.timezone)
             reader = self.reader(layout, context)
         if self.published_at is not None:
             zone = self.timezone or tariff.timezone or "UTC"

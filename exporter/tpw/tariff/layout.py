@@ -18,7 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tpw.http.messages import brief, json_of
-from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.spans import merged
 
 MAX_ROWS = 200_000
@@ -54,17 +54,10 @@ class Layout:
     """Zone of times without one; "" refuses such times, because a guessed zone would shift every price."""
     ignores_offset: bool = False
     """The offset or Z of the times is wrong: they are local to ``timezone``."""
-    per_mwh: bool = False
-    in_minor_units: bool = False
-    """Cents, pence, oere: a hundredth of the currency."""
+    factor: float = 1.0
+    """From a number in the table to whole units of the currency per kWh."""
     resolution_seconds: float | None = None
     """Length of an interval; None: the shortest distance between two times."""
-    state: PriceState = PriceState.FINAL
-
-    @property
-    def factor(self) -> float:
-        """From a number in the table to whole units of the currency per kWh."""
-        return (0.001 if self.per_mwh else 1.0) * (0.01 if self.in_minor_units else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +271,7 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
         start, until = _span(stamp, end, following, lasts, layout, until_seconds)
         if price is None or price == "" or until <= start:
             continue
-        result.append(PriceInterval(start, until, number_of(price) * layout.factor, layout.state))
+        result.append(PriceInterval(start, until, number_of(price) * layout.factor))
     return merged(result)
 
 

@@ -132,10 +132,8 @@ class Table:
         """Whether it is a list at an address. A file and a Prometheus keep their own numbers and cost nothing to read."""
         return self.file is None and self.format != "prometheus"
 
-    def layout(
-        self, number_field: str | None, timezone: str | None, *, per_mwh: bool = False, in_minor_units: bool = False
-    ) -> Layout:
-        """Where the numbers are in the list."""
+    def layout(self, number_field: str | None, factor: float, timezone: str | None) -> Layout:
+        """Where the numbers are in the list, and the factor to their unit."""
         return Layout(
             price=number_field or "",
             time=self.time or "",
@@ -149,8 +147,7 @@ class Table:
             time_format=self.time_format,
             timezone=self.timezone or timezone or "UTC",
             ignores_offset=self.ignore_offset,
-            per_mwh=per_mwh,
-            in_minor_units=in_minor_units,
+            factor=factor,
             resolution_seconds=self.resolution,
         )
 

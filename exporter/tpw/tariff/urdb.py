@@ -100,7 +100,7 @@ class UrdbLayer(Layer):
             return (error.detail + (f" ({error.hint})" if error.hint else ""),)
         return rate.excluded
 
-    def source(self, tariff: Tariff, context: FeedContext) -> UrdbPrices:
+    def source(self, tariff: Tariff, context: FeedContext) -> Feed:
         """See Layer."""
         label, is_file, timezone = self.label or "", self.file is not None, tariff.timezone or "UTC"
         calendar = f"{tariff.timezone} {sorted(self.holidays)} {self.holidays_region}"
@@ -122,7 +122,7 @@ class UrdbLayer(Layer):
             jitter=context.jitter,
         )
         cache = None if is_file else context.cache_file(reader.name, identity)
-        return UrdbPrices(price_feed(reader, tariff.currency, context, schedule, cache), reader)
+        return price_feed(reader, tariff.currency, context, schedule, cache)
 
     def _contract(self, tariff: Tariff, holidays: IsHoliday | None) -> Callable[[Rate], Contract] | None:
         if not self.charges:
@@ -302,29 +302,6 @@ class UrdbReader:
             self._rate_cache.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(body)
             temporary.replace(self._rate_cache)
-
-
-class UrdbPrices:
-    """A price source: the prices of a feed and the charges that its reader read."""
-
-    name = "urdb"
-
-    def __init__(self, feed: Feed, reader: UrdbReader) -> None:
-        self._feed, self._reader = feed, reader
-
-    @property
-    def error(self) -> SourceError | None:
-        """Why the rate cannot be read now."""
-        return self._feed.error
-
-    @property
-    def contract(self) -> Contract:
-        """What the rate charges beside its prices."""
-        return self._reader.contract
-
-    def intervals(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
-        """See PriceSource."""
-        return self._feed.intervals(start_seconds, end_seconds)
 
 
 def from_file(path: str) -> Callable[[], bytes]:

@@ -16,14 +16,16 @@ from tpw.carbon.curve import IntensityCurve
 from tpw.carbon.electricity_maps import ElectricityMaps
 from tpw.carbon.electricity_maps import parse as parse_electricity_maps
 from tpw.carbon.feed import FromFeed, refuse_implausible
-from tpw.carbon.intervals import GRAMS, InGrams
+from tpw.carbon.intervals import GRAMS
 from tpw.carbon.static import Static
 from tpw.carbon.uk import Uk
 from tpw.carbon.uk import parse as parse_uk
 from tpw.carbon.watttime import WattTime
 from tpw.carbon.watttime import parse as parse_watttime
+from tpw.config import load
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff import FeedContext
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.feed import Feed
 from tpw.tariff.schedule import Schedule
@@ -204,11 +206,16 @@ def test_implausible_grams_per_kwh_are_refused(grams: float) -> None:
         feed.intervals(0, HOUR)
 
 
-def test_lists_in_other_units_are_converted_to_grams() -> None:
-    given = Given(PriceInterval(0, 1, 2.0))
-    grams = {unit: InGrams(given, unit).read(0, 1)[0].price_per_kwh for unit in GRAMS}
+def test_lists_in_other_units_are_converted_to_grams(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('[{"t": "1970-01-01T00:00Z", "e": "1970-01-02T00:00Z", "v": 2}]')
+    grams = {}
+    for unit in GRAMS:
+        settings = f"kind: intervals, file: list.json, time: t, end: e, value: v, unit: {unit}, basis: average_direct"
+        carbon = load(f"carbon: {{{settings}}}", str(tmp_path / "tpw.yaml")).carbon
+        assert carbon is not None
+        [found] = carbon.source(None, FeedContext(lambda: 1.0)).intervals(0, 1)
+        grams[unit] = found.grams_per_kwh
     assert grams == {"g/kWh": 2.0, "kg/MWh": 2.0, "lb/MWh": 0.90718474, "kg/kWh": 2000.0}
-    assert InGrams(given, "lb/MWh").identity == "given lb/MWh"
 
 
 def test_a_curve_of_intensities_is_cut_like_one_of_prices() -> None:

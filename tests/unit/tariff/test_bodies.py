@@ -54,7 +54,7 @@ def read(tmp_path: Path) -> Callable[..., Sequence[PriceInterval]]:
         tariff = load(yaml.safe_dump({"tariff": settings}), str(tmp_path / "tpw.yaml")).tariff
         answer = Answer(200, (CAPTURES / name).read_bytes() if body is None else body)
         source: Any = tariff.energy.source(tariff, FeedContext(fetch=lambda request: answer))  # type: ignore[union-attr]
-        reader: Reader = getattr(source, "_feed", source)._reader
+        reader: Reader = source._reader
         return reader.read(START, END)
 
     return read_body

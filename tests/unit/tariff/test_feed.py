@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
@@ -320,6 +320,16 @@ class TestPlausibility:
         assert source.error is not None
         assert source.error.reason is Reason.MALFORMED
 
+    @pytest.mark.parametrize("factor", [60, 1 / 300])
+    def test_a_change_below_that_of_a_unit_is_accepted(self, factor: float) -> None:
+        flat = PriceInterval(MIDNIGHT, MIDNIGHT + HOUR, 0.1)
+        known = [replace(flat, start_seconds=MIDNIGHT + n, end_seconds=MIDNIGHT + n + 1) for n in range(24)]
+        refuse_implausible([replace(price, price_per_kwh=0.1 * factor) for price in known], known, "EUR")
+
+    def test_a_few_spikes_are_no_change_of_unit(self) -> None:
+        spikes = hourly(MIDNIGHT + DAY, 2, 14.0)
+        refuse_implausible((*spikes, *hourly(MIDNIGHT + DAY + 2 * HOUR, 22, 0.1)), hourly(MIDNIGHT, 24, 0.1), "EUR")
+
     def test_a_cheap_day_and_a_spike_are_accepted(self) -> None:
         known = hourly(MIDNIGHT, 24, 0.1)
         cheap = hourly(MIDNIGHT + DAY, 24, -0.0005)
@@ -463,7 +473,7 @@ def test_times_of_each_price_source(layer: str, times: Times) -> None:
     config = load(f"tariff: {{currency: {currency}, timezone: Europe/Berlin, energy: {layer}}}")
     assert config.tariff.energy is not None
     source: Any = config.tariff.energy.source(config.tariff, FeedContext(jitter=0.5))
-    schedule: Schedule = getattr(source, "_feed", source)._schedule
+    schedule: Schedule = source._schedule
     assert (schedule.refresh_seconds, schedule.pending_seconds) == (times.refresh, times.pending)
     assert (schedule.min_backoff_seconds, schedule.max_backoff_seconds) == (60, times.max_backoff)
     assert schedule.publication == times.publication

@@ -22,14 +22,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tpw.carbon.electricity_maps import ElectricityMaps
-from tpw.carbon.intervals import InGrams
+from tpw.carbon.intervals import GRAMS
 from tpw.carbon.uk import Uk
 from tpw.carbon.watttime import GRAMS_PER_KWH, WattTime
 from tpw.http.messages import Answer, Fetch, Request
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.entsoe import Entsoe
 from tpw.tariff.feed import Reader
-from tpw.tariff.intervals import PRESETS
+from tpw.tariff.intervals import PER_MWH, PRESETS
 from tpw.tariff.layout import STEP, Layout
 from tpw.tariff.lists import FromAddress
 from tpw.tariff.octopus import Octopus
@@ -201,7 +201,7 @@ def own(**layout: object) -> Callable[[Fetch, str], Reader]:
     return lambda fetch, secret: FromAddress("https://list.example/", table, fetch)
 
 
-OWN: dict[str, Any] = {"price": "p", "time": "t", "per_mwh": True}
+OWN: dict[str, Any] = {"price": "p", "time": "t", "factor": PER_MWH}
 
 
 def preset(name: str) -> Service:
@@ -245,7 +245,7 @@ FEEDS: dict[str, Service] = {
         without_number="refused",
     ),
     "carbon list": Service(
-        lambda fetch, secret: InGrams(FromAddress("https://list.example/", Layout("p", "t"), fetch), "lb/MWh"),
+        lambda fetch, secret: FromAddress("https://list.example/", Layout("p", "t", factor=GRAMS["lb/MWh"]), fetch),
         listing(Layout("p", "t")),
         factor=GRAMS_PER_KWH,
         without_zone="utc",
