@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,6 +217,23 @@ def test_lists_in_other_units_are_converted_to_grams(tmp_path: Path) -> None:
         [found] = carbon.source(None, FeedContext(lambda: 1.0)).intervals(0, 1)
         grams[unit] = found.grams_per_kwh
     assert grams == {"g/kWh": 2.0, "kg/MWh": 2.0, "lb/MWh": 0.90718474, "kg/kWh": 2000.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        ("{kind: uk}", 1800),
+        ("{kind: electricity_maps, zone: DE, token_file: t}", 1800),
+        ("{kind: watttime, region: CAISO_NORTH, account_file: a}", 1800),
+        ("{kind: intervals, url: 'https://l.example', time: t, value: v, basis: average_direct}", 6 * 3600),
+        ("{kind: intervals, file: l.json, time: t, value: v, basis: average_direct}", 60),
+    ],
+)
+def test_interval_between_two_requests(settings: str, seconds: float) -> None:
+    carbon = load(f"carbon: {settings}").carbon
+    assert carbon is not None
+    source: Any = carbon.source(None, FeedContext())
+    assert source._feed._schedule.refresh_seconds == seconds
 
 
 def test_a_curve_of_intensities_is_cut_like_one_of_prices() -> None:

@@ -6,6 +6,7 @@ The settings of a capture are in the ``.yaml`` with the longest name that begins
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +158,14 @@ def test_garbage_is_refused(name: str, garbage: bytes, read: Read) -> None:
         read(name, garbage)
     assert raised.value.reason in {Reason.MALFORMED, Reason.NOT_YET, Reason.ABSENT}
     assert len(raised.value.detail) < 400
+
+
+def test_a_period_of_more_points_than_several_years_is_refused() -> None:
+    body = (CAPTURES / "entsoe-spring-92.xml").read_bytes()
+    for name, time in ((b"start", b"1970-01-01T00:00Z"), (b"end", b"2026-01-01T00:00Z")):
+        body = re.sub(rb"<%s>[^<]*</%s>" % (name, name), b"<%s>%s</%s>" % (name, time, name), body)
+    with pytest.raises(SourceError, match="cannot be cut"):
+        entsoe.parse(body, "EUR")
 
 
 def test_energy_identification_codes_carry_their_check_letter() -> None:

@@ -57,6 +57,12 @@ def test_times_that_do_not_exist_on_that_day_are_refused(layout: Layout, stamp: 
         read_table(text, layout)
 
 
+def test_a_table_of_more_rows_than_years_of_prices_is_refused() -> None:
+    text = "t,p\n" + "".join(f"{n},1\n" for n in range(200_001))
+    with pytest.raises(SourceError, match="more than 200000 rows"):
+        read_table(text, Layout("p", "t", is_csv=True, time_format="unix"))
+
+
 def test_the_last_hour_of_a_day_may_end_at_24() -> None:
     rows = [("2026-12-31 23:00", 1), ("2026-12-31 24:00", 2), ("2027-01-01 01:00", 3)]
     expected = [
