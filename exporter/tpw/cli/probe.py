@@ -19,7 +19,7 @@ from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 from tpw.daemon.daemon import Daemon
 from tpw.daemon.persistence import CurrencyError
-from tpw.model import HostMethod
+from tpw.model import Attribution, HostMethod
 from tpw.snapshot import Snapshot
 
 _HOST = {
@@ -171,9 +171,8 @@ def _print(found: dict[str, Any]) -> None:
         gpus = ", ".join(map(str, server["gpus"])) or "unknown"
         state = "up" if server["up"] else "no metrics page here" if server["counters_elsewhere"] else "DOWN"
         models = ", ".join(server["models"]) or "unknown model"
-        print(
-            f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus} ({server['attribution']})"
-        )
+        found_by = "" if server["attribution"] == Attribution.NONE else f" ({server['attribution']})"
+        print(f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus}{found_by}")
     print_surroundings(found)
     for missing in found["missing"]:
         if missing["source"] in {"tariff", "carbon", "pue"} and not missing["hint"]:
