@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -79,7 +80,7 @@ class Daemon:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The newest snapshot."""
+        """The newest one."""
         return self._node.snapshot
 
     def awaited(self) -> list[str]:
@@ -178,21 +179,23 @@ class Daemon:
         return self._ask(self._node.meters.resume, within_seconds)
 
     def _ask(self, request: Callable[[], bool], within_seconds: float) -> bool:
-        """Have something done between two ticks. False where that takes longer."""
         answers: SimpleQueue[bool] = SimpleQueue()
         self._mail.put(lambda: answers.put(request()))
         try:
             return answers.get(timeout=within_seconds)
-        except Empty:
+        except Empty:  # no tick in time
             return False
 
     # --------------------------------------------------------------------------------------------- on the tick's thread
 
     def _run(self) -> None:
         with self._ticking:
-            self._node.open_meters(FIRST_TICK_SECONDS)
-            self._jobs.every("scan", SCAN_SECONDS, self._scan)
-            self._await_first_results()
+            try:
+                self._node.open_meters(FIRST_TICK_SECONDS)
+                self._jobs.every("scan", SCAN_SECONDS, self._scan)
+                self._await_first_results()
+            except Exception:  # noqa: BLE001 - the ticks must go on
+                _log.exception("start_failed")
         if not self._loop.is_stopping:
             self.tick(FIRST_TICK_SECONDS)
         self._loop.run()
@@ -221,14 +224,9 @@ class Daemon:
 
     def _await_first_results(self) -> None:
         node, deadline = self._node, self._clock() + FIRST_RESULTS_SECONDS
-        while not (node.is_scanned and not node.pricing.feeds.awaited):
-            remaining_seconds = deadline - self._clock()
-            if remaining_seconds <= 0.0 or self._loop.is_stopping:
-                break
-            try:
-                self._mail.get(timeout=remaining_seconds)()
-            except Empty:
-                break
+        with suppress(Empty):
+            while (not node.is_scanned or node.pricing.feeds.awaited) and not self._loop.is_stopping:
+                self._mail.get(timeout=max(0.0, deadline - self._clock()))()
         node.receive_facts(node.pricing.feeds)
         if not node.is_scanned:
             node.servers.update(node.config)  # the configured ones need no scan

@@ -12,7 +12,7 @@ from tpw.daemon.loop import TickLoop
 
 
 class Course:
-    """Runs a loop whose ticks take as long as listed, and records when each began."""
+    """Runs a loop with ticks of the listed durations, and records when each began."""
 
     def __init__(self, durations: list[float], interval_seconds: float = 1.0) -> None:
         self.seconds = 5000.0

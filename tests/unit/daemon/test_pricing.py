@@ -1,4 +1,4 @@
-"""What is asked from outside: what is down leaves what it said, or its fallback, and says so; what probe tells of it."""
+"""Feeds of prices, carbon intensity and PUE: what holds while one is down, and what ``probe`` prints of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1781524800.0  # 2026-06-15T12:00Z
 
 @dataclass
 class Facility:
-    """A Prometheus that knows a PUE, a list of prices and one of intensities; each can be down."""
+    """A Prometheus with a PUE, and lists of prices and of intensities. Each can be down."""
 
     pue: str | None = "1.25"
     prices: list[dict[str, float]] | None = field(default_factory=lambda: [{"t": NOW - 3600, "v": 0.2}])
@@ -55,29 +55,29 @@ def config(url: str, directory: Path, more: str = "") -> Config:
     )
 
 
-def test_pue_that_cannot_be_asked_is_the_fallback_and_back_when_it_can(tmp_path: Path) -> None:
-    """Nobody knows for how long the last one would have held."""
+def test_a_pue_that_cannot_be_read_is_the_fallback_until_it_can(tmp_path: Path) -> None:
+    """For how long the last value would have held is not known."""
     facility = Facility()
     with PageServer(facility) as server, capture_logs() as log:
         settings = config(server.url, tmp_path)
         feeds = Feeds(settings, lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
-        assert feeds.facts.pue == 1.4, "nothing was asked yet"
+        assert feeds.facts.pue == 1.4, "nothing was read yet"
         assert feeds.read_all(NOW).pue == 1.25
         assert pricing.policy(settings, feeds.facts).pue == 1.25
         for broken in (None, "NaN", "0.3"):
             facility.pue = broken
             assert feeds.read_all(NOW).pue == 1.4
-            status = next(each for each in feeds.statuses() if each.name == "pue")
+            status = next(status for status in feeds.statuses() if status.name == "pue")
             assert (status.up, bool(status.detail)) == (False, True)
         facility.pue = "1.27"
         assert feeds.read_all(NOW).pue == 1.27
-        assert all(each.up for each in feeds.statuses())
+        assert all(status.up for status in feeds.statuses())
         feeds.close()
     assert [entry["event"] for entry in log if entry.get("source") == "pue"].count("source_up") == 2
     assert [entry["reason"] for entry in log if entry["event"] == "source_down"] == ["loading", "absent", "malformed"]
 
 
-def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> None:
+def test_one_feed_that_is_down_does_not_affect_the_others(tmp_path: Path) -> None:
     facility = Facility(prices=None)
     with PageServer(facility) as server:
         feeds = Feeds(config(server.url, tmp_path), lambda name: SourceHealth(name, wall=lambda: NOW), lambda: NOW)
@@ -89,10 +89,14 @@ def test_one_source_that_is_down_costs_the_others_nothing(tmp_path: Path) -> Non
     assert facts.carbon_basis == "average_direct"
     assert facts.curve is not None
     assert facts.curve.at(NOW) is None
-    assert [(each.name, each.up) for each in feeds.statuses()] == [("tariff", False), ("carbon", True), ("pue", True)]
+    assert [(status.name, status.up) for status in feeds.statuses()] == [
+        ("tariff", False),
+        ("carbon", True),
+        ("pue", True),
+    ]
 
 
-def test_what_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
+def test_a_feed_that_is_down_is_down_in_the_metrics(tmp_path: Path) -> None:
     with PageServer(Facility(pue=None, grams=None)) as server:
         daemon = Daemon(config(server.url, tmp_path), wall=lambda: NOW, accelerators=[SimulatedMeter(gpus=1)])
         daemon.poll_all()
@@ -115,7 +119,7 @@ def probed(settings: Config, capsys: pytest.CaptureFixture[str]) -> tuple[dict[s
     return json.loads(json.dumps(seen)), capsys.readouterr().out
 
 
-def test_probe_tells_price_carbon_and_pue_and_where_they_are_from(
+def test_probe_prints_price_carbon_and_pue_with_their_sources(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with PageServer(Facility()) as server:
@@ -133,7 +137,7 @@ def test_probe_tells_price_carbon_and_pue_and_where_they_are_from(
     assert "PUE: 1.25, from the query\n" in printed
 
 
-def test_probe_tells_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_prints_why_a_value_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with PageServer(Facility(None, None, None)) as server:
         _, printed = probed(config(server.url, tmp_path), capsys)
         _, fallen_back = probed(config(server.url, tmp_path, ", fallback_price_per_kwh: 0.3"), capsys)

@@ -1,4 +1,4 @@
-"""From a configuration to its parts: what only the parts can tell of it."""
+"""Checks of a configuration that only meters and dialects can make."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def problems(text: str) -> list[str]:
     return [str(problem) for problem in raised.value.problems]
 
 
-def test_options_that_meters_do_not_have_are_all_told_with_their_place() -> None:
+def test_all_unknown_and_missing_options_of_meters_are_reported_with_their_place() -> None:
     assert problems(
         "accelerators:\n"
         "  - nvml: {index: 1}\n"
@@ -33,7 +33,7 @@ def test_options_that_meters_do_not_have_are_all_told_with_their_place() -> None
     ]
 
 
-def test_an_option_that_is_like_none_is_told_which_there_are() -> None:
+def test_an_unknown_option_that_resembles_none_is_reported_with_the_known_ones() -> None:
     assert problems("accelerators: [{simulated: {xyz: 1}}]") == [
         "file:1:29: accelerators[0].simulated.xyz: unknown option; there are gpus"
     ]
@@ -44,7 +44,7 @@ def test_a_value_that_a_meter_cannot_use_names_the_meter() -> None:
     assert problem.startswith("file:1:17: accelerators[0].simulated: an option has an invalid value: ")
 
 
-def test_meters_and_dialects_are_told_together() -> None:
+def test_problems_of_meters_and_dialects_are_reported_together() -> None:
     found = problems("accelerators: [{nvml: {index: 1}}]\ndialects: [{name: mine, outptu: x}]\n")
     assert [problem.split(": ")[1] for problem in found] == [
         "accelerators[0].nvml.index",
