@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -125,7 +126,12 @@ class _Process:
         Args:
             started: called once there is a snapshot.
         """
-        threading.Thread(target=self._start, args=(started,), name="start", daemon=True).start()
+        # Imported once the HTTP server listens, and on this thread: the stack that imports need stays with the process.
+        import tpw.daemon.daemon
+        import tpw.exposition.process
+        import tpw.exposition.web  # noqa: F401
+
+        threading.Thread(target=self._start, args=(started,), name="tick", daemon=True).start()
         while True:
             status = self._events.get()()
             if status is not None:
@@ -137,7 +143,7 @@ class _Process:
         if self._daemon is not None:
             self._daemon.stop(STOP_DAEMON_SECONDS)
 
-    # ------------------------------------------------------------------------------------------- on the start's thread
+    # --------------------------------------------------------------------------------------------- on the tick's thread
 
     def _start(self, started: Callable[[], None]) -> None:
         try:
@@ -167,7 +173,7 @@ class _Process:
         if self._is_stopping:
             daemon.stop()
         else:
-            daemon.start()
+            daemon.run()
 
     def _handler(self, daemon: Daemon) -> Web:
         from tpw.exposition.process import ProcessTail
@@ -266,6 +272,12 @@ def _fatal(error: SourceError) -> int:
 
 
 def _freeze_memory() -> None:
-    """Exempt what the start has allocated from garbage collection: it is used until the end."""
+    """Exempt what the start has allocated from garbage collection, as it is used until the end, and return what the start
+    has freed to the system: about 1 MiB."""
     gc.collect()
     gc.freeze()
+    if "ctypes" in sys.modules:  # as it is with a driver's binding; to load it would cost more than that
+        import ctypes
+
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)

@@ -18,7 +18,7 @@ from tpw.daemon.loop import TickLoop
 from tpw.daemon.node import Node
 from tpw.daemon.ownership import SCAN_SECONDS, Scanner
 from tpw.daemon.persistence import CurrencyError, Persistence
-from tpw.daemon.pricing import FEEDS, wanted_since
+from tpw.daemon.pricing import wanted_since
 from tpw.model import SourceError
 from tpw.power import AcceleratorMeter
 from tpw.snapshot import Snapshot
@@ -37,7 +37,7 @@ the next tick on, and energy is priced late."""
 
 
 class Daemon:
-    """The daemon. :meth:`start` and :meth:`stop` belong to one thread, everything else may be called from any.
+    """The daemon. It is started once and stopped once. Everything else may be called from any thread.
 
     Args:
         config: a valid configuration.
@@ -67,7 +67,6 @@ class Daemon:
         self._node = Node(config, self._store, clock, wall, accelerators, notes)
         self._scanner = Scanner()
         self._loop = TickLoop(self._scheduled_tick, config.polling.interval, clock)
-        self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
         self._jobs = SlowJobs(clock)
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What other threads want done between two ticks."""
@@ -102,11 +101,11 @@ class Daemon:
 
     def read_feeds(self) -> None:
         """Read every feed, on the caller's thread. The next tick uses what they report."""
-        for name in FEEDS:
+        for name in self._node.pricing.feeds.names:
             self._read_feed(name)
 
     def tick(self, patience_seconds: float = FIRST_TICK_SECONDS, late_seconds: float = 0.0, skipped: int = 0) -> None:
-        """Tick once; see :meth:`Node.tick`. An exception costs this tick only: the next one books its energy and tokens."""
+        """Tick once; see :meth:`Node.tick`. An exception costs only this tick: the next one books its energy."""
         with self._ticking:
             try:
                 self._receive()
@@ -117,11 +116,23 @@ class Daemon:
     # --------------------------------------------------------------------------------------------------- start and stop
 
     def start(self) -> None:
-        """Begin to tick and to run slow jobs. Returns at once."""
-        for name in FEEDS:
-            self._jobs.every(name, FEED_SECONDS, partial(self._read_feed, name))
-        self._thread.start()
+        """:meth:`run` on a thread of its own."""
+        threading.Thread(target=self.run, name="tick", daemon=True).start()
+
+    def run(self) -> None:
+        """Tick and run slow jobs until :meth:`stop`."""
+        self._read_feeds_regularly()
         self._jobs.start()
+        with self._ticking:
+            try:
+                self._node.open_meters(FIRST_TICK_SECONDS)
+                self._jobs.every("scan", SCAN_SECONDS, self._scan)
+                self._await_first_results()
+            except Exception:  # noqa: BLE001 - the ticks must go on
+                _log.exception("start_failed")
+        if not self._loop.is_stopping:
+            self.tick(FIRST_TICK_SECONDS)
+            self._loop.run()
 
     def stop(self, within_seconds: float = 2.0) -> None:
         """End within about this time, whatever hangs. Everything that was booked is written already."""
@@ -152,6 +163,7 @@ class Daemon:
             def apply() -> None:
                 reload.apply(self._node, config, feeds)
                 self._loop.interval_seconds = config.polling.interval
+                self._read_feeds_regularly()
                 self._jobs.soon("scan")
                 done.set()
 
@@ -164,14 +176,8 @@ class Daemon:
         self._node.reload_failed = True
 
     def release(self, within_seconds: float = 0.0) -> bool:
-        """Close the GPU drivers with the next tick, so that a GPU can be reset or partitioned.
-
-        Args:
-            within_seconds: how long to wait for it.
-
-        Returns:
-            Whether all drivers are closed. Otherwise they are as soon as they can be.
-        """
+        """Close the GPU drivers with the next tick, so that a GPU can be reset or partitioned. Returns whether they are
+        closed within the given time; otherwise they are as soon as they can be."""
         return self._ask(self._node.meters.release, within_seconds)
 
     def resume(self, within_seconds: float = 0.0) -> bool:
@@ -188,17 +194,10 @@ class Daemon:
 
     # --------------------------------------------------------------------------------------------- on the tick's thread
 
-    def _run(self) -> None:
-        with self._ticking:
-            try:
-                self._node.open_meters(FIRST_TICK_SECONDS)
-                self._jobs.every("scan", SCAN_SECONDS, self._scan)
-                self._await_first_results()
-            except Exception:  # noqa: BLE001 - the ticks must go on
-                _log.exception("start_failed")
-        if not self._loop.is_stopping:
-            self.tick(FIRST_TICK_SECONDS)
-        self._loop.run()
+    def _read_feeds_regularly(self) -> None:
+        for name in self._node.pricing.feeds.names:
+            if name not in self._jobs:
+                self._jobs.every(name, FEED_SECONDS, partial(self._read_feed, name))
 
     def _scheduled_tick(self, late_seconds: float, skipped: int) -> None:
         self.tick(0.5 * self._node.config.polling.interval, late_seconds, skipped)
@@ -244,5 +243,5 @@ class Daemon:
 
     def _read_feed(self, name: str) -> None:
         node, feeds = self._node, self._node.pricing.feeds
-        if feeds.read(name, wanted_since(node.books, self._wall())):
-            self._mail.put(partial(node.receive_facts, feeds))
+        feeds.read(name, wanted_since(node.books, self._wall()))
+        self._mail.put(partial(node.receive_facts, feeds))

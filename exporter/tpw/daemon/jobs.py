@@ -89,6 +89,10 @@ class SlowJobs:
             daemon=True,
         )
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a job of this name."""
+        return name in self._jobs
+
     def every(self, name: str, interval_seconds: float, run: Callable[[], None]) -> None:
         """Run a job as soon as jobs are started, and again ``interval_seconds`` after the end of each run."""
         job = self._jobs[name] = _Job(name, interval_seconds, run)

@@ -38,8 +38,6 @@ BACK_SECONDS = 2 * 3600.0
 FINISH_WINDOWS = 5.0
 """The window of engines that count at the end of a request, in windows of the others: longer than most requests run."""
 
-FEEDS = ("tariff", "carbon", "pue")
-
 _log = structlog.get_logger("tpw")
 
 
@@ -122,24 +120,27 @@ class Feeds:
         """What was reported last. A feed that is down leaves what it had reported."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of tariff, carbon and pue, those that are configured."""
+        return tuple(self._health)
+
+    @property
     def has_tariff(self) -> bool:
         """Whether electricity has a price at all."""
         return self._prices is not None
 
     def read_all(self, since_seconds: float) -> Facts:
         """Read every feed, one after the other. See :meth:`read`."""
-        for name in FEEDS:
+        for name in self.names:
             self.read(name, since_seconds)
         return self.facts
 
-    def read(self, name: str, since_seconds: float) -> bool:
-        """Read one feed of :data:`FEEDS` from ``since`` (Unix seconds) into the future, which may take long.
-
-        Returns whether it is configured. Raises nothing: a feed that is down leaves what it had reported.
-        """
+    def read(self, name: str, since_seconds: float) -> None:
+        """Read one feed from ``since`` (Unix seconds) into the future, which may take long. Does nothing for a feed that is
+        not configured. Raises nothing: a feed that is down leaves what it had reported."""
         health = self._health.get(name)
         if health is None:
-            return False
+            return
         now = self._wall()
         start, end = min(since_seconds, now - BACK_SECONDS), now + AHEAD_SECONDS
         readers = {"tariff": self._read_prices, "carbon": self._read_carbon, "pue": self._read_pue}
@@ -149,7 +150,6 @@ class Feeds:
             if name == "pue":
                 self._update(pue=self._fallback_pue)  # for how long the last one would hold is not known
         self.awaited.discard(name)
-        return True
 
     def _update(self, **changes: object) -> None:
         with self._lock:  # feeds are read on several threads
