@@ -180,7 +180,7 @@ def test_energy_has_an_intensity_or_is_counted_as_without(stretch: Stretch) -> N
 class EvenHours:
     """Charges that count every other hour."""
 
-    def holds(self, month_start: float, at: float) -> bool:
+    def contains(self, month_start: float, at: float) -> bool:
         return at // 3600 % 2 == 0
 
 
@@ -233,7 +233,7 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
     }
     months = BillingMonths()
     for rules in PEAKS:
-        counting = {start: watts for start, watts in used.items() if rules.hours is None or rules.hours.holds(0, start)}
+        counting = {start: watts for start, watts in used.items() if rules.hours is None or rules.hours.contains(0, start)}
         peaks: dict[float, float] = {}
         for start, watts in counting.items():
             month, _ = months.bounds(start)

@@ -1,5 +1,5 @@
-"""Carbon intensity of the grid: grams of CO2 equivalent per kWh over time. One file for each source, which holds the
-settings, the factory and the reader.
+"""Carbon intensity of the grid: grams of CO2 equivalent per kWh over time. One file for each source, with its settings,
+factory and reader.
 
 A number has a basis: all plants or the plants that follow demand (marginal), emissions while running (direct) or over the
 whole life. Numbers of different bases must not be added, so a source has one basis.

@@ -1,6 +1,6 @@
 """Electricity Maps: the mix of a zone by hour, with a token.
 
-``history`` holds the last 24 hours and ``latest`` the current hour; both are in every plan. An hour's number is published
+``history`` returns the last 24 hours and ``latest`` the current hour; both are in every plan. An hour's number is published
 after the hour has begun, so the newest number is extended by one hour, marked preliminary. Estimated hours are
 preliminary too. Source: Electricity Maps API v3.
 """
@@ -71,13 +71,15 @@ class ElectricityMaps:
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See tpw.tariff.feed.Reader. Always the last day: more is not in every plan."""
         del start_seconds, end_seconds
-        history = parse(self._ask("history"))
-        latest = parse(self._ask("latest"))
-        hold = latest[-1]
-        held = PriceInterval(hold.end_seconds, hold.end_seconds + 3600.0, hold.price_per_kwh, PriceState.PRELIMINARY)
-        return overlaid(overlaid(latest, history), (held,))
+        history = parse(self._request("history"))
+        latest = parse(self._request("latest"))
+        newest = latest[-1]
+        extended = PriceInterval(
+            newest.end_seconds, newest.end_seconds + 3600.0, newest.price_per_kwh, PriceState.PRELIMINARY
+        )
+        return overlaid(overlaid(latest, history), (extended,))
 
-    def _ask(self, what: str) -> bytes:
+    def _request(self, what: str) -> bytes:
         token = read_token(self.token_file, "a token of Electricity Maps")
         query = f"zone={quote(self.zone)}&emissionFactorType={self.factors}"
         request = Request(f"{BASE}/v3/carbon-intensity/{what}?{query}", {"auth-token": token})

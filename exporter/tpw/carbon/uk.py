@@ -1,7 +1,7 @@
 """The carbon intensity service of Great Britain's system operator: half-hours, no key.
 
 National figures have a forecast and, once over, an ``actual``; regional ones are forecasts only. Emissions of running
-plants (average, direct), g CO2/kWh. Stamps have minute precision and a Z. At most 14 days in one question.
+plants (average, direct), g CO2/kWh. Stamps have minute precision and a Z. At most 14 days per request.
 Source: National Energy System Operator, Carbon Intensity API.
 """
 

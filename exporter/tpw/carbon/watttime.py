@@ -67,25 +67,23 @@ class WattTime:
         del end_seconds  # the service sets the length of its forecast
         token = self._login()
         span = f"start={_stamp(start_seconds)}&end={_stamp(self.clock())}"
-        past = parse(self._ask(f"historical?{self._what()}&{span}", token), PriceState.FINAL)
-        ahead = parse(self._ask(f"forecast?{self._what()}", token), PriceState.FORECAST)
+        query = f"region={quote(self.region)}&signal_type=co2_moer"
+        past = parse(self._request(f"historical?{query}&{span}", token), PriceState.FINAL)
+        ahead = parse(self._request(f"forecast?{query}", token), PriceState.FORECAST)
         both = overlaid(past, ahead)
         if not both:
             raise SourceError(Reason.NOT_YET, f"no marginal emissions for {self.region} yet")
         return both
-
-    def _what(self) -> str:
-        return f"region={quote(self.region)}&signal_type=co2_moer"
 
     def _login(self) -> str:
         request = Request(f"{BASE}/login", basic(*read_credentials(self.account_file)))
         answer = json_of(body_of(request, self.fetch(request)), "the answer to the login")
         token = answer.get("token") if isinstance(answer, dict) else None
         if not isinstance(token, str):
-            raise SourceError(Reason.MALFORMED, f"{request.address} gave no token")
+            raise SourceError(Reason.MALFORMED, f"{request.address} returned no token")
         return token
 
-    def _ask(self, what: str, token: str) -> bytes:
+    def _request(self, what: str, token: str) -> bytes:
         request = Request(f"{BASE}/v3/{what}", {"Authorization": f"Bearer {token}"})
         return body_of(request, self.fetch(request))
 

@@ -68,9 +68,9 @@ def _polling(config: Config, report: Report) -> None:
 
 
 def _meters(path: str, meters: Iterable[Meter], names: Collection[str], known: Known, report: Report) -> None:
-    seen: set[str] = set()
+    found: set[str] = set()
     for index, meter in _whole(meters):
-        if meter.name in seen:
+        if meter.name in found:
             report(f"{path}[{index}]", f"`{meter.name}` occurs twice in this list")
         elif names and meter.name not in names:
             hint = did_you_mean(meter.name, names) or f"; available: {', '.join(sorted(names))}"
@@ -79,16 +79,16 @@ def _meters(path: str, meters: Iterable[Meter], names: Collection[str], known: K
             for problem in known.meter(path, meter):
                 key, _, message = problem.partition(": ")
                 report(f"{path}[{index}].{meter.name}" + (f".{key}" if key else ""), message)
-        seen.add(meter.name)
+        found.add(meter.name)
 
 
 def _calibration(config: Config, report: Report) -> None:
-    seen: set[str] = set()
+    found: set[str] = set()
     for index, item in _whole(config.calibration):
         if item.gpu is not BAD:
-            if item.gpu.lower() in seen:
+            if item.gpu.lower() in found:
                 report(f"calibration[{index}].gpu", f"`{item.gpu}` occurs twice in this list")
-            seen.add(item.gpu.lower())
+            found.add(item.gpu.lower())
         if item.gain == 1.0 and item.offset_watts == 0.0:
             report(f"calibration[{index}]", "has no correction: give gain (such as 1.05), offset_watts, or both")
 

@@ -105,7 +105,7 @@ def _list(shape: ListOf, node: Node, walk: Walk, path: str) -> Any:
         walk.places[place] = item
         value = read(shape.item, item, walk, place)
         if shape.unique and value is not BAD and value in values:
-            walk.problem(item, place, f"{described(item)} stands twice in this list")
+            walk.problem(item, place, f"{described(item)} occurs twice in this list")
         values.append(value)
     if shape.gather is None:
         return tuple(values)

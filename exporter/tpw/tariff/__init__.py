@@ -1,4 +1,4 @@
-"""Price sources: one file for each, which holds the settings, the factory and the source.
+"""Price sources: one file for each, with its settings, factory and reader.
 
 A price source returns the all-in price per kWh as half-open UTC intervals. It knows nothing of joules: the ledger splits
 energy at the interval boundaries and prices each piece at its moment.

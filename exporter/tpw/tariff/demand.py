@@ -25,7 +25,7 @@ from tpw.tariff.months import BillingMonths
 class Hours(Protocol):
     """Hours in which a charge applies."""
 
-    def holds(self, month_start_seconds: float, at_seconds: float) -> bool:
+    def contains(self, month_start_seconds: float, at_seconds: float) -> bool:
         """Whether a window that starts at ``at_seconds`` counts, in the billing month with this start."""
 
 
@@ -58,7 +58,7 @@ class DemandRules:
         """Whether the window of a moment can raise the peak."""
         if self.hours is None:
             return True
-        return self.hours.holds(self.months.bounds(at_seconds)[0], self.window(at_seconds)[0])
+        return self.hours.contains(self.months.bounds(at_seconds)[0], self.window(at_seconds)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def record(state: Demand, rules: DemandRules, start_seconds: float, end_seconds:
     while at < end_seconds:
         start, end = rules.window(at)
         until = min(end_seconds, end)
-        if rules.hours is None or rules.hours.holds(rules.months.bounds(at)[0], start):
+        if rules.hours is None or rules.hours.contains(rules.months.bounds(at)[0], start):
             windows[start] = windows.get(start, 0.0) + watts * (until - at)
         at = until
     return replace(state, windows=windows)

@@ -17,7 +17,7 @@ from tpw.tariff.layout import Layout, read_table
 
 @dataclass(frozen=True, slots=True)
 class FromAddress:
-    """Reads a list over HTTP. ``url`` may hold ``{start}`` and ``{end}``."""
+    """Reads a list over HTTP. ``url`` may contain ``{start}`` and ``{end}``."""
 
     url: str
     layout: Layout
@@ -70,7 +70,7 @@ class FromFile:
 
     def read(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See Reader."""
-        del start_seconds  # a file holds everything it has
+        del start_seconds  # a file is read whole
         try:
             body = Path(self.path).read_bytes()
         except OSError as error:

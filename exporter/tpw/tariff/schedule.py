@@ -33,7 +33,7 @@ class Schedule:
     """Interval while every price is known, for corrections."""
     pending_seconds: float = 600.0
     """Interval while a publication is awaited, and the most that jitter delays the first request for it. Day-ahead auctions
-    are rarely late by more than an hour, and their services ask for few requests."""
+    are rarely late by more than an hour, and their services limit the number of requests."""
     min_backoff_seconds: float = 60.0
     """Interval after the first failure; it doubles with each further one."""
     max_backoff_seconds: float = HOUR_SECONDS

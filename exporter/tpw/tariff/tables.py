@@ -166,7 +166,7 @@ class Table:
         return FromAddress(url, layout, context.fetch, token_file=self.token_file, headers_file=self.headers_file)
 
     def schedule(self, publication: Publication | None, context: FeedContext) -> Schedule:
-        """When the list is read: a file and a Prometheus once a minute, an address as the settings ask."""
+        """When the list is read: a file and a Prometheus once a minute, an address by `every` and `published_at`."""
         if self._is_fetched:
             return Schedule(publication, refresh_seconds=self.every or _SIX_HOURS_SECONDS, jitter=context.jitter)
         every = self.every if self.file is None else None

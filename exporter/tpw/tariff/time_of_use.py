@@ -48,7 +48,7 @@ class Zone:
     valid_from: date | None = setting(calendar_date(), "First day of the zone.", default=None)
     valid_to: date | None = setting(calendar_date(), "Last day of the zone, included.", default=None)
 
-    def holds_on(self, day: date, weekday: int) -> bool:
+    def applies_on(self, day: date, weekday: int) -> bool:
         """Whether it applies on a local day (at some hours). The weekday of a holiday is a Sunday."""
         return (
             (not self.days or weekday in self.days)
@@ -57,7 +57,7 @@ class Zone:
             and (self.valid_to is None or day <= self.valid_to)
         )
 
-    def holds_at(self, minute: float) -> bool:
+    def applies_at(self, minute: float) -> bool:
         """Whether it applies at a minute of the local day."""
         return not self.hours or any(
             start <= minute < end if start < end else minute >= start or minute < end for start, end in self.hours
@@ -131,7 +131,7 @@ class TimeOfUse:
     def _day(self, day: date) -> list[tuple[int, int, float]]:
         """(from, to, price) in seconds of the local day."""
         weekday = SUNDAY if self._is_holiday is not None and self._is_holiday(day) else day.weekday()
-        zones = [zone for zone in self._last_first if zone.holds_on(day, weekday)]
+        zones = [zone for zone in self._last_first if zone.applies_on(day, weekday)]
         if not zones:
             return [(0, DAY_SECONDS, self._price_per_kwh)]
         cuts = self._cuts
@@ -142,6 +142,6 @@ class TimeOfUse:
 
     def _price_at(self, minute: int, zones: Sequence[Zone]) -> float:
         for zone in zones:
-            if zone.holds_at(minute):
+            if zone.applies_at(minute):
                 return zone.price_per_kwh
         return self._price_per_kwh

@@ -135,7 +135,7 @@ class UrdbLayer(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """Periods, each with its tiers, and when which period holds. Energy per kWh, demand per kW and month."""
+    """Periods, each with its tiers, and the period of each hour. Energy per kWh, demand per kW and month."""
 
     periods: tuple[tuple[Tier, ...], ...]
     weekday: Matrix
@@ -361,7 +361,7 @@ def _item(document: Any, label: str) -> dict[str, Any]:
             Reason.ABSENT, f"no rate{f' with label {label}' if label else ''} in the answer", "check `label`"
         )
     if len(candidates) > 1:
-        raise _malformed(f"it holds {len(candidates)} rates; select one by its `label`")
+        raise _malformed(f"it has {len(candidates)} rates; select one by its `label`")
     return candidates[0]
 
 

@@ -37,7 +37,7 @@ class PeriodHours:
     zone: ZoneInfo
     is_holiday: Callable[[date], bool] | None = None
 
-    def holds(self, month_start_seconds: float, at_seconds: float) -> bool:
+    def contains(self, month_start_seconds: float, at_seconds: float) -> bool:
         """See Hours."""
         moment = _local(at_seconds, self.zone)
         is_weekend = moment.weekday() >= _SATURDAY or (self.is_holiday is not None and self.is_holiday(moment.date()))
@@ -54,7 +54,7 @@ class SeasonMonths:
     period: int
     zone: ZoneInfo
 
-    def holds(self, month_start_seconds: float, at_seconds: float) -> bool:
+    def contains(self, month_start_seconds: float, at_seconds: float) -> bool:
         """See Hours."""
         del at_seconds
         return self.months[_local(month_start_seconds, self.zone).month - 1] == self.period
