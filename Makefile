@@ -26,6 +26,8 @@ SOURCES := $(shell find exporter -name '*.py' -o -name py.typed) pyproject.toml 
 CC ?= cc
 ARGS ?=
 PYTEST_ARGS ?=
+# Tests run on two workers. PYTEST_ARGS='-n 0' runs them in one process, for a debugger.
+PARALLEL := -n 2 --dist loadgroup
 
 export PYTHONUTF8 := 1
 
@@ -43,15 +45,15 @@ run: $(VENV)/.runtime ## The daemon on this machine (ARGS='--config.file=...')
 
 .PHONY: test
 test: compiler $(VENV)/.dev lint $(SITE)/.built realparts ## Linters, types, and the whole suite against the built wheel and real servers
-	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'not heavy and not device' $(PYTEST_ARGS)
+	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest $(PARALLEL) -m 'not heavy and not device' $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## Only the tests that need no download, against the sources (a minute)
-	$(BIN)/pytest -m 'not e2e and not rules and not heavy and not device' $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) -m 'not e2e and not rules and not heavy and not device' $(PYTEST_ARGS)
 
 .PHONY: test-rules
-test-rules: $(VENV)/.dev ## Only recording rules and alerts, with promtool (a minute)
-	$(BIN)/pytest tests/unit/grafana -m rules $(PYTEST_ARGS)
+test-rules: $(VENV)/.dev ## Only what runs promtool: recording rules, alerts, metric pages (a minute)
+	$(BIN)/pytest $(PARALLEL) tests/unit -m rules $(PYTEST_ARGS)
 
 .PHONY: test-heavy
 test-heavy: $(VENV)/.dev $(SITE)/.built ## Tests that need a large download: vLLM on the CPU (2.3 GB)

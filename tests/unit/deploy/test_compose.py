@@ -74,7 +74,7 @@ def test_prometheus_scrapes_the_exporter_and_reads_the_mounted_rules():
 def test_grafana_finds_the_dashboards_where_they_are_mounted():
     (provider,) = read("grafana/dashboards.yaml")["providers"]
     mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in SERVICES["grafana"]["volumes"]}
-    assert len(list((COMPOSE / mounted[provider["options"]["path"]]).glob("*.json"))) == 6
+    assert list((COMPOSE / mounted[provider["options"]["path"]]).glob("*.json"))
 
 
 def test_nothing_but_the_exporter_is_reachable_from_other_machines():
