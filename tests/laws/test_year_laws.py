@@ -22,7 +22,7 @@ from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.curve import PriceCurve
 
 SITE = Gpu("SITE", 0, max_power_watts=1e7)

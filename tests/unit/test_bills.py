@@ -26,7 +26,7 @@ from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant
 from tpw.polling import SourceHealth
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.curve import PriceCurve
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "tariff"

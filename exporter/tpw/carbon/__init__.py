@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tpw.model import PriceState
 from tpw.settings.shapes import ByKind, Report
-from tpw.tariff import FeedContext
+
+if TYPE_CHECKING:
+    from tpw.tariff.context import FeedContext
 
 KINDS: Mapping[str, str] = {
     "static": "tpw.carbon.static:StaticIntensity",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tpw.carbon import Basis, Intensity
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Feed, Reader
 from tpw.tariff.schedule import Schedule
 

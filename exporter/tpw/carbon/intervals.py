@@ -9,7 +9,7 @@ from tpw.carbon.feed import FromFeed, intensity_feed
 from tpw.carbon.fields import basis_setting, fallback_setting
 from tpw.settings.scalars import choice, text
 from tpw.settings.shapes import Report, setting
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.tables import Table
 
 GRAMS = {"g/kWh": 1.0, "kg/MWh": 1.0, "lb/MWh": 0.45359237, "kg/kWh": 1000.0}

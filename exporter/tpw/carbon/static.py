@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tpw.carbon import Basis, CarbonSettings, Intensity
 from tpw.carbon.fields import GRAMS_PER_KWH, basis_setting
 from tpw.settings.shapes import setting
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.settings.scalars import text
 from tpw.settings.shapes import setting
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged

@@ -20,7 +20,7 @@ from tpw.http.secrets import basic, read_credentials
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.settings.scalars import text
 from tpw.settings.shapes import FilePath, setting
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.layout import number_of
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.spans import merged, overlaid

@@ -21,7 +21,7 @@ from tpw.ledger.tick import Policy
 from tpw.model import Calibration, SourceError, SourceStatus
 from tpw.polling import SourceHealth
 from tpw.snapshot import Carbon, Prices
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 

@@ -6,20 +6,14 @@ energy at the interval boundaries and prices each piece at its moment.
 
 from __future__ import annotations
 
-import hashlib
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from tpw.http.fetch import fetch
-from tpw.http.messages import Fetch
 from tpw.model import PriceInterval
 from tpw.settings.shapes import Report
 
 if TYPE_CHECKING:
+    from tpw.tariff.context import FeedContext
     from tpw.tariff.settings import Tariff
 
 LAYERS: Mapping[str, str] = {
@@ -64,22 +58,3 @@ class Layer:
     def source(self, tariff: Tariff, context: FeedContext) -> PriceSource:
         """The source. Reads and fetches nothing."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class FeedContext:
-    """The outside world, as feeds use it."""
-
-    clock: Callable[[], float] = time.time
-    """Unix time."""
-    fetch: Fetch = fetch
-    cache: Path | None = None
-    """Directory that keeps fetched prices; None keeps them in memory."""
-    jitter: float = field(default_factory=random.random)
-    """In [0, 1): when after publication this process fetches."""
-
-    def cache_file(self, name: str, identity: str) -> Path | None:
-        """One file for each identity, so that two layers, or the tariff of yesterday's configuration, do not share one."""
-        if self.cache is None:
-            return None
-        return self.cache / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"

@@ -23,7 +23,8 @@ from tpw.model import PriceInterval, Reason, SourceError
 from tpw.settings.scalars import whole_number
 from tpw.settings.shapes import FilePath, Scalar, setting
 from tpw.settings.words import did_you_mean
-from tpw.tariff import FeedContext, Layer
+from tpw.tariff import Layer
+from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Feed, price_feed
 from tpw.tariff.fields import fallback_setting, max_price_setting
 from tpw.tariff.local_time import utc_seconds

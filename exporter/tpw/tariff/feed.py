@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.sanity import refuse_implausible

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tpw.model import PriceInterval
 from tpw.settings.scalars import number
 from tpw.settings.shapes import BAD, ListOf, Report, Section, setting
-from tpw.tariff import FeedContext, Layer
+from tpw.tariff import Layer
+from tpw.tariff.context import FeedContext
 from tpw.tariff.fields import PRICE, includes_vat_setting
 from tpw.tariff.sanity import check_plausible
 from tpw.tariff.settings import Tariff

@@ -15,7 +15,8 @@ from tpw.http.messages import Fetch
 from tpw.settings.scalars import choice, switch, text
 from tpw.settings.shapes import BAD, Report, setting
 from tpw.settings.values import clock_time
-from tpw.tariff import FeedContext, Layer
+from tpw.tariff import Layer
+from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Feed, Reader, price_feed
 from tpw.tariff.fields import fallback_setting, includes_vat_setting, max_price_setting
 from tpw.tariff.layout import Layout

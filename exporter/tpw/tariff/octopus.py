@@ -20,7 +20,8 @@ from tpw.http.messages import Fetch, Request, brief, json_of
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.settings.scalars import choice
 from tpw.settings.shapes import Report, Scalar, setting
-from tpw.tariff import FeedContext, Layer
+from tpw.tariff import Layer
+from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Feed, price_feed
 from tpw.tariff.fields import fallback_setting, max_price_setting
 from tpw.tariff.layout import number_of

@@ -10,11 +10,12 @@ from tpw.model import StandingCharge
 from tpw.settings.scalars import number, whole_number
 from tpw.settings.shapes import ByKind, Report, Section, setting
 from tpw.settings.values import currency, duration, time_zone
-from tpw.tariff import LAYERS, FeedContext, Layer
+from tpw.tariff import LAYERS, Layer
 from tpw.tariff.demand import DemandRules
 from tpw.tariff.months import BillingMonths
 
 if TYPE_CHECKING:
+    from tpw.tariff.context import FeedContext
     from tpw.tariff.layers import Layers
 
 LAYER = ByKind(LAYERS, "a mapping of settings with a kind", default="flat", definition="price_layer")

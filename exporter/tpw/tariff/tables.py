@@ -9,7 +9,7 @@ from pathlib import Path
 from tpw.settings.scalars import choice, switch, text
 from tpw.settings.shapes import BAD, FilePath, ListOf, MapOf, Report, setting
 from tpw.settings.values import duration, http_url, time_zone
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Reader
 from tpw.tariff.layout import Layout
 from tpw.tariff.schedule import Publication, Schedule

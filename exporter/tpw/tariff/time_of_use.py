@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 from tpw.model import PriceInterval
 from tpw.settings.shapes import BAD, ListOf, Report, Section, setting
 from tpw.settings.values import DAYS, HOURS, MONTHS, calendar_date
-from tpw.tariff import FeedContext, Layer
+from tpw.tariff import Layer
+from tpw.tariff.context import FeedContext
 from tpw.tariff.fields import PRICE, includes_vat_setting
 from tpw.tariff.holidays import IsHoliday, check_region, holidays_region_setting, holidays_setting, is_holiday
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches

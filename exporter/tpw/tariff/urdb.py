@@ -25,7 +25,8 @@ from tpw.http.secrets import read_token
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
 from tpw.settings.scalars import choice, number, text
 from tpw.settings.shapes import FilePath, ListOf, Report, setting
-from tpw.tariff import FeedContext, Layer
+from tpw.tariff import Layer
+from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.feed import Feed, price_feed
 from tpw.tariff.fields import includes_vat_setting

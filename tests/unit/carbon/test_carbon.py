@@ -26,7 +26,7 @@ from tpw.carbon.watttime import parse as parse_watttime
 from tpw.config import load
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.feed import Feed
 from tpw.tariff.schedule import Schedule

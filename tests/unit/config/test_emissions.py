@@ -11,7 +11,7 @@ from tpw.carbon import Basis, Intensity, IntensitySource
 from tpw.config import Config, load
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "carbon"
 NOW = datetime(2026, 6, 14, 0, 20, tzinfo=UTC).timestamp()

@@ -10,7 +10,7 @@ import pytest
 from tpw.config import Config, load, load_file
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceState, Reason, SourceError, StandingCharge
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.demand import DemandRules
 from tpw.tariff.layers import Layers
 from tpw.tariff.months import BillingMonths

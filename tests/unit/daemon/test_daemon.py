@@ -25,7 +25,7 @@ from tpw.ledger.books import Books
 from tpw.model import Gpu, GpuSample, Instant, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
 from tpw.store.sqlite import BooksFile
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.settings import Tariff

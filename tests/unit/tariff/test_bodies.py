@@ -18,7 +18,8 @@ import yaml
 from tpw.config import load
 from tpw.http.messages import Answer
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff import LAYERS, FeedContext, entsoe, octopus
+from tpw.tariff import LAYERS, entsoe, octopus
+from tpw.tariff.context import FeedContext
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.feed import Reader
 from tpw.tariff.intervals import PRESETS

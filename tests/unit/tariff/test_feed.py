@@ -13,7 +13,7 @@ import pytest
 
 from tpw.config import load
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import AHEAD_SECONDS, HISTORY_SECONDS, Feed
 from tpw.tariff.sanity import refuse_implausible
 from tpw.tariff.schedule import Attempts, Publication, Schedule, is_due

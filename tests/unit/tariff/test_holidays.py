@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tpw.config import ConfigError, load
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.holidays import public_holidays
 
 pytest.importorskip("holidays", reason="the optional package holidays is not installed")

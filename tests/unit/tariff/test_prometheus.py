@@ -15,7 +15,7 @@ from tpw.config import load
 from tpw.http.fetch import fetch
 from tpw.http.messages import Answer, Request
 from tpw.model import PriceInterval, Reason, SourceError
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.prometheus import MAX_POINTS, FromPrometheus
 
 NOON = 1781524800.0  # 2026-06-15T12:00Z

@@ -18,7 +18,7 @@ from tpw.config import load
 from tpw.http.messages import Answer, Request
 from tpw.model import Reason, SourceError, StandingCharge
 from tpw.snapshot import DemandNow, demand_now
-from tpw.tariff import FeedContext
+from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import Demand, DemandRules, billed_kw, close_windows, kw_months, record
 from tpw.tariff.layers import Layers
