@@ -8,10 +8,11 @@ import shutil
 import pytest
 from hypothesis import settings
 
+from support.examples import examples
 from support.servers import LOGS
 
 # The time of an example depends on the machine and its load, so hypothesis sets no deadline.
-settings.register_profile("tpw", deadline=None)
+settings.register_profile("tpw", deadline=None, max_examples=examples(100))
 settings.load_profile("tpw")
 
 

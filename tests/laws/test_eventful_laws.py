@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 
 from support.days import START_WALL, Stretch, eventful, flat, ticks
+from support.examples import examples
 from tpw.carbon import Intensity
 from tpw.carbon.curve import IntensityCurve
 from tpw.exposition.catalogue import Kind
@@ -151,7 +152,7 @@ def gathered(shown: dict[Sample, float], name: str, *places: int) -> dict[tuple[
     return {labels: math.fsum(values) for labels, values in sums.items()}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(eventful(policies=len(POLICIES)))
 def test_whatever_happens_no_counter_of_the_page_falls_and_parts_sum_to_the_whole(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
@@ -188,7 +189,7 @@ def test_whatever_happens_no_counter_of_the_page_falls_and_parts_sum_to_the_whol
             assert parts == pytest.approx(cost, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(eventful(policies=len(POLICIES)))
 def test_whatever_happens_rows_on_disk_sum_to_the_counters(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
@@ -226,7 +227,7 @@ def numbers(posting: Amounts) -> dict[str, float]:
     return {**flat(posting), "late": posting.late_priced_joules}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(eventful(policies=len(POLICIES)))
 def test_whatever_happens_every_joule_and_every_second_of_a_board_are_booked_once(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
@@ -253,7 +254,7 @@ def test_whatever_happens_every_joule_and_every_second_of_a_board_are_booked_onc
             assert math.fsum(posting.seconds for posting in of_board) == pytest.approx(passed, rel=1e-9, abs=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(eventful(policies=1))
 def test_whatever_happens_contracts_charge_what_their_time_and_peaks_come_to(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, flat, play, stretches, ticks
+from support.examples import examples
 from tpw.ledger.advance import advance
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import ROW_SECONDS, Books
@@ -201,7 +202,7 @@ def days_with_gaps(draw: st.DrawFn) -> tuple[float, list[tuple[float, tuple[floa
     return draw(st.sampled_from([3600.0, 40_000.0])), draw(st.lists(steps, min_size=2, max_size=40))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(days_with_gaps())
 @example((3600.0, [(100.0, (30.0, 40.0), (False, False))] * 2 + [(1700.0, (30.0, 40.0), (False, False))] * 2))
 def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come(
@@ -233,7 +234,9 @@ def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come
     }
     months = BillingMonths()
     for rules in PEAKS:
-        counting = {start: watts for start, watts in used.items() if rules.hours is None or rules.hours.contains(0, start)}
+        counting = {
+            start: watts for start, watts in used.items() if rules.hours is None or rules.hours.contains(0, start)
+        }
         peaks: dict[float, float] = {}
         for start, watts in counting.items():
             month, _ = months.bounds(start)
@@ -290,7 +293,7 @@ def test_the_months_kwh_cost_what_the_tiers_say(stretch: Stretch) -> None:
     assert math.fsum(books.month_kwh.values()) * 3.6e6 == pytest.approx(facility, rel=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.sampled_from(
         [("Europe/Berlin", 1), ("America/Los_Angeles", 26), ("Australia/Lord_Howe", 5), ("Asia/Kathmandu", 1)]

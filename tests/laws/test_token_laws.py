@@ -12,6 +12,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
 from tpw.model import Cadence, ProcessIdentity, Role, ServerReading, TokenKind
@@ -58,7 +59,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(looks=st.lists(EVENTS, max_size=8), seed=st.integers(0, 2**32))
 def test_tokens_rise_by_what_each_process_made(looks: list[list[Event]], seed: int) -> None:
     random = Random(seed)

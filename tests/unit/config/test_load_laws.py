@@ -9,6 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from tpw.config import Config, ConfigError, Known, Override, load
 from tpw.settings.shapes import ByKind, ListOf, Section, settings_of
 
@@ -92,13 +93,15 @@ def value_of(shape: Any) -> st.SearchStrategy[Any]:
             return anything
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(section(Config))
 def test_any_mixture_of_right_and_wrong_values(document: Any) -> None:
     judge(yaml.safe_dump(document), known=KNOWN)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(section(Config), st.sampled_from(["log.level", "web.listen_address", "state.dir"]), st.text(max_size=5))
 def test_any_override_over_anything(document: Any, path: str, text: str) -> None:
     judge(yaml.safe_dump(document), overrides=[Override(path, text, "--flag")])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from tpw.exposition.http1 import MalformedError, Request, Response, parse_head
 from tpw.exposition.serving import ListenError, Server, parse_address
 
@@ -168,7 +169,7 @@ def test_an_invalid_request_is_answered_and_the_connection_closed(request_bytes:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_an_invalid_head_raises_only_malformed_error(head: bytes):
     with suppress(MalformedError):
         assert parse_head(head)[0].path is not None

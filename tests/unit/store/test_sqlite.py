@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, stretches, ticks
+from support.examples import examples
 from tpw.ledger.advance import advance
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import ROW_SECONDS, Books, Check, GpuAccount, HostShare, PostingKey, ServerAccount, SourceAccount
@@ -98,7 +99,7 @@ def kept(books: Books) -> Books:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(stretches())
 def test_what_was_saved_tick_by_tick_is_what_is_loaded(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
@@ -120,7 +121,7 @@ def test_what_was_saved_tick_by_tick_is_what_is_loaded(
     assert replace(loaded, at=None) == kept(last)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(stretches(), st.integers(0, 11))
 def test_rows_on_disk_sum_to_the_counters_across_restarts(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch, restart_at: int

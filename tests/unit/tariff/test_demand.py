@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from tpw.tariff.demand import (
     Demand,
     DemandRules,
@@ -192,7 +193,7 @@ rule_sets = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(stretches, begins, rule_sets, st.booleans())
 def test_law_peak_is_the_highest_window_second_by_second(
     parts: list[tuple[int, float]], begin: float, rules: DemandRules, settles: bool
@@ -218,7 +219,7 @@ def test_law_peak_is_the_highest_window_second_by_second(
     assert peak_watts(state, rules, moment) == pytest.approx(max(over, default=0.0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(stretches, begins, rule_sets, st.randoms(use_true_random=False))
 def test_law_the_accrued_charge_never_falls_and_is_independent_of_the_order(
     parts: list[tuple[int, float]], begin: float, rules: DemandRules, random: st.DrawFn

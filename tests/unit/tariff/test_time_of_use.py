@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from tpw.ledger.booking import price
 from tpw.model import PriceInterval
 from tpw.tariff.curve import PriceCurve
@@ -215,7 +216,7 @@ CHANGES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(zone_lists, timezones, st.integers(0, 1), st.integers(0, 2880), st.integers(1, 2 * 1440))
 @example([NIGHT, EVENING], BERLIN, 0, 60, 2880)
 def test_law_minute_by_minute_around_clock_changes(
@@ -226,7 +227,7 @@ def test_law_minute_by_minute_around_clock_changes(
     assert_law(zones, timezone, start, start + length_minutes * 60, 60)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(zone_lists, timezones, st.floats(0, 86400, allow_nan=False))
 def test_law_over_a_year(zones: list[Zone], timezone: str, shift: float) -> None:
     start = at("2026-01-01") + shift
@@ -258,7 +259,7 @@ def test_every_minute_of_a_year(timezone: str) -> None:
     assert minute == end
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(zone_lists, timezones, st.integers(0, 1), st.floats(-7200, 7200, allow_nan=False), st.integers(1, 5400))
 def test_law_a_stretch_costs_the_sum_of_its_seconds(
     zones: list[Zone], timezone: str, which: int, offset: float, seconds: int
@@ -273,7 +274,7 @@ def test_law_a_stretch_costs_the_sum_of_its_seconds(
     assert unpriced == 0.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(zone_lists, timezones, st.integers(0, 400 * 86400), st.lists(st.integers(1, 10 * 86400), min_size=1, max_size=4))
 def test_law_parts_of_a_range_have_the_same_prices(
     zones: list[Zone], timezone: str, offset: int, lengths: list[int]

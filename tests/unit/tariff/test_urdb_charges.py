@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from tpw.config import load
 from tpw.http.messages import Answer, Request
 from tpw.model import Reason, SourceError, StandingCharge
@@ -321,7 +322,7 @@ def priced(tiers: list[dict[str, float]], kw: float) -> float:
     return money
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     rates(),
     st.sampled_from(["2026-03-01", "2026-11-01", "2026-07-01"]),
