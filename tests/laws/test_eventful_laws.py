@@ -146,8 +146,8 @@ def page(books: Books) -> dict[Sample, float]:
 def gathered(shown: dict[Sample, float], name: str, *places: int) -> dict[tuple[str, ...], float]:
     """One metric, summed over all labels but those at these places."""
     sums: dict[tuple[str, ...], list[float]] = {}
-    for (of, labels), value in shown.items():
-        if of == name:
+    for (metric, labels), value in shown.items():
+        if metric == name:
             sums.setdefault(tuple(labels[place] for place in places), []).append(value)
     return {labels: math.fsum(values) for labels, values in sums.items()}
 
@@ -213,8 +213,8 @@ def test_whatever_happens_rows_on_disk_sum_to_the_counters(
         assert of_rows.unpriced_joules == pytest.approx(waiting, rel=1e-9, abs=1e-6)
     work: dict[tuple[str, str], Served] = {}
     for of_server in served.values():
-        for who, each in of_server.items():
-            work[who] = work.get(who, Served()) + each
+        for who, served in of_server.items():
+            work[who] = work.get(who, Served()) + served
     for name, account in books.servers.items():
         for (model, kind), tokens in account.tokens.items():
             assert work.get((name, model), Served()).tokens.get(kind, 0.0) == pytest.approx(tokens, rel=1e-9)
@@ -229,11 +229,11 @@ def numbers(posting: Amounts) -> dict[str, float]:
 
 @settings(max_examples=examples(40), deadline=None)
 @given(eventful(policies=len(POLICIES)))
-def test_whatever_happens_every_joule_and_every_second_of_a_board_are_booked_once(
+def test_every_joule_and_second_of_a_gpu_is_booked_once_in_any_course_of_events(
     tmp_path_factory: pytest.TempPathFactory, stretch: Stretch
 ) -> None:
-    """But for boards that are corrected, for a clock that was set back over a restart (then nobody knows how long it took),
-    and for a board that is met for the first time."""
+    """Except for calibrated GPUs, for a clock that was set back over a restart (its length is unknown), and for the first
+    reading of a GPU."""
     forward = replace(
         stretch,
         moments=tuple(replace(moment, clock_step=max(0.0, moment.clock_step)) for moment in stretch.moments),
@@ -242,16 +242,16 @@ def test_whatever_happens_every_joule_and_every_second_of_a_board_are_booked_onc
     steps = [moment.clock_step for moment in forward.moments]
     corrected = {uuid for moment in forward.moments for uuid in POLICIES[moment.policy].calibration}
     for i, gpu in enumerate(forward.gpus):
-        looks = [moment.heard[i] and (not moment.reports or moment.reports[i]) for moment in forward.moments]
-        last = max((n for n, looked in enumerate(looks) if looked), default=-1)
-        of_board = [posting for key, posting in books.postings.items() if key.gpu == gpu.uuid]
+        read = [moment.heard[i] and (not moment.reports or moment.reports[i]) for moment in forward.moments]
+        last = max((n for n, was_read in enumerate(read) if was_read), default=-1)
+        of_gpu = [posting for key, posting in books.postings.items() if key.gpu == gpu.uuid]
         if gpu.uuid not in corrected:
             expected = math.fsum(moment.joules[i] for moment in forward.moments[: last + 1])
-            assert math.fsum(posting.joules for posting in of_board) == pytest.approx(expected, rel=1e-9, abs=1e-6)
-        told = [n for n, moment in enumerate(forward.moments) if not moment.reports or moment.reports[i]]
+            assert math.fsum(posting.joules for posting in of_gpu) == pytest.approx(expected, rel=1e-9, abs=1e-6)
+        reported = [n for n, moment in enumerate(forward.moments) if not moment.reports or moment.reports[i]]
         if not any(steps):
-            passed = math.fsum(moment.seconds for moment in forward.moments[: max(told, default=-1) + 1])
-            assert math.fsum(posting.seconds for posting in of_board) == pytest.approx(passed, rel=1e-9, abs=1e-4)
+            passed = math.fsum(moment.seconds for moment in forward.moments[: max(reported, default=-1) + 1])
+            assert math.fsum(posting.seconds for posting in of_gpu) == pytest.approx(passed, rel=1e-9, abs=1e-4)
 
 
 @settings(max_examples=examples(40), deadline=None)

@@ -153,7 +153,7 @@ def test_at_a_flat_price_cost_is_facility_kwh_times_price(stretch: Stretch) -> N
 
 
 @given(stretches())
-def test_facility_energy_is_boards_and_host_times_pue(stretch: Stretch) -> None:
+def test_facility_energy_is_gpus_and_host_times_pue(stretch: Stretch) -> None:
     books = play(ticks(stretch), POLICY)[-1]
 
     host = math.fsum(account.joules for account in books.hosts.values()) - books.host_carry_joules
@@ -217,7 +217,7 @@ def test_the_order_of_the_sources_changes_nothing(stretch: Stretch) -> None:
 def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> None:
     """Ticks in between, at which everything was read and nothing else happened.
 
-    Cut into parts whose length a float can hold exactly, so that the wall clock itself adds no rounding.
+    Cut into parts of a length that a float represents exactly, so that the wall clock adds no rounding.
     """
     calm = replace(
         stretch,
@@ -259,7 +259,7 @@ def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> N
 
 @given(stretches())
 def test_tokens_are_the_rise_of_the_servers_own_counters(stretch: Stretch) -> None:
-    """Across restarts: a counter that began again is counted from 0; tokens of a life nobody looked at are lost with it."""
+    """A counter that restarted is counted from 0; tokens of a process that was never read are lost with it."""
     books = play(ticks(stretch), POLICY)[-1]
 
     for i, name in enumerate(stretch.servers):

@@ -193,7 +193,7 @@ _QUIET = (0.0, (0.0, 0.0), (True, True))
 
 @st.composite
 def days_with_gaps(draw: st.DrawFn) -> tuple[float, list[tuple[float, tuple[float, float], tuple[bool, bool]]]]:
-    """Where it begins before the end of a month, and (seconds, watts of both boards, which of them answer)."""
+    """The start before the end of a month, and (seconds, watts of both GPUs, which of them answer)."""
     steps = st.tuples(
         st.sampled_from([100.0, 450.0, 900.0, 1700.0]),
         st.tuples(st.sampled_from([30.0, 80.0, 700.0]), st.sampled_from([40.0, 300.0, 650.0])),
@@ -208,24 +208,24 @@ def days_with_gaps(draw: st.DrawFn) -> tuple[float, list[tuple[float, tuple[floa
 def test_law_peaks_are_those_of_the_quarter_hours_however_late_their_joules_come(
     given_days: tuple[float, list[tuple[float, tuple[float, float], tuple[bool, bool]]]],
 ) -> None:
-    """Boards that stay silent tell what they used when they answer again, over the end of a month too. The quarter-hours of
+    """Silent GPUs report their use when they answer again, over the end of a month too. The quarter-hours of
     the books are those of the meter: the highest of a month is its peak."""
     before_end, steps = given_days
     month_end = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
     wall, joules = month_end - before_end, [1e6, 2e6]
-    first_look = wall
-    boards = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
+    first_read = wall
+    gpus = tuple(Gpu(f"GPU-{i}", i, max_power_watts=1000.0) for i in range(2))
     policy = Policy(demand=PEAKS, currency="EUR")
     books, began = Books(), dict[str, float]()
     for seconds, watts, heard in [_QUIET, *steps, (60.0, (50.0, 50.0), (True, True))]:
         wall += seconds
-        joules = [total + seconds * each for total, each in zip(joules, watts, strict=True)]
-        samples = tuple(GpuSample(board.uuid, wall, joules[i], watts[i]) for i, board in enumerate(boards) if heard[i])
-        books = advance(books, Tick(Instant(wall, wall), AcceleratorReading(boards, samples)), policy)
+        joules = [total + seconds * power for total, power in zip(joules, watts, strict=True)]
+        samples = tuple(GpuSample(gpu.uuid, wall, joules[i], watts[i]) for i, gpu in enumerate(gpus) if heard[i])
+        books = advance(books, Tick(Instant(wall, wall), AcceleratorReading(gpus, samples)), policy)
         for name, demand in books.demand.items():
             if demand.began_seconds is not None:
-                # What is told at once of a month and of the end of the one before was charged from the first look on.
-                began.setdefault(name, first_look if demand.earlier_peaks_watts else demand.began_seconds)
+                # Use of a month and of the end of the last one, reported at once, is charged from the first reading on.
+                began.setdefault(name, first_read if demand.earlier_peaks_watts else demand.began_seconds)
 
     used = {
         start: math.fsum(posting.facility_joules for posting in row.values()) / 900
@@ -279,8 +279,8 @@ TIERED = PriceCurve.from_intervals(
 
 
 @given(stretches())
-def test_the_months_kwh_cost_what_the_tiers_say(stretch: Stretch) -> None:
-    """Whatever the ticks, the boards and their order: each month costs the price of its tiers, from nothing on."""
+def test_the_months_kwh_cost_the_price_of_their_tiers(stretch: Stretch) -> None:
+    """For any ticks, GPUs and order: each month costs the price of its tiers, from nothing on."""
     books = play(ticks(stretch), replace(POLICY, curve=TIERED))[-1]
 
     def costs(kwh: float) -> float:
@@ -384,7 +384,7 @@ def test_what_is_priced_late_is_priced_once() -> None:
 
 
 def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio() -> None:
-    """A feed that tells each quarter-hour when it is over must not take the live ratios away four times an hour."""
+    """A feed that publishes each quarter-hour when it is over must not take the live ratios away four times an hour."""
     prices = PriceCurve.from_intervals([PriceInterval(START_WALL - 1000.0, START_WALL + 60.0, 0.2)])
     known = replace(LATE_TARIFF, curve=prices, window_seconds=1000.0, rates=(Rate("hardware", 0.0003),))
     books = play(quarter_hours(2), known)[-1]
@@ -393,8 +393,8 @@ def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio(
     priced = price_late(books, everything)
     assert of_cost(priced, "energy") > of_cost(books, "energy")
 
-    def rises(of: Books) -> list[tuple[float, float, float, float]]:
-        window = of.servers["s"].window
+    def rises(books: Books) -> list[tuple[float, float, float, float]]:
+        window = books.servers["s"].window
         first = window[0].amounts["m"]
         return [
             (
@@ -409,7 +409,7 @@ def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio(
     for before, after in zip(rises(books), rises(priced), strict=True):
         assert after == pytest.approx(before)
     following = play(list(quarter_hours(3))[19:20], everything, priced)[-1]
-    costs = [of.servers["s"].window[-1].amounts["m"].net_energy_cost for of in (priced, following)]
+    costs = [one.servers["s"].window[-1].amounts["m"].net_energy_cost for one in (priced, following)]
     assert costs[1] - costs[0] == pytest.approx(500.0 * 100.0 / 3.6e6 * 0.2)
 
 
@@ -417,15 +417,17 @@ def test_a_late_price_is_no_cost_of_this_minutes_tokens_and_interrupts_no_ratio(
 def test_law_prices_that_come_late_in_any_order_cost_what_they_cost_in_time(
     prices: list[float | None], order: list[int]
 ) -> None:
-    """A feed that tells quarter after quarter, late, ends with the cost of one that told in time."""
+    """A feed that publishes quarter after quarter, late, ends with the cost of one in time."""
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
     intervals = [
-        PriceInterval(start + i * 900, start + (i + 1) * 900, each) for i, each in enumerate(prices) if each is not None
+        PriceInterval(start + i * 900, start + (i + 1) * 900, price)
+        for i, price in enumerate(prices)
+        if price is not None
     ]
     in_time = play(quarter_hours(4), replace(LATE_TARIFF, curve=PriceCurve.from_intervals(intervals)))[-1]
     late = play(quarter_hours(4), LATE_TARIFF)[-1]
     for index in (*order, 0, 1, 2, 3):
-        known = [each for each in intervals if each.start_seconds == start + index * 900]
+        known = [interval for interval in intervals if interval.start_seconds == start + index * 900]
         late = price_late(late, replace(LATE_TARIFF, curve=PriceCurve.from_intervals(known)))
     for key, posting in in_time.postings.items():
         assert late.postings[key].cost.get("energy", 0.0) == pytest.approx(posting.cost.get("energy", 0.0))

@@ -17,7 +17,7 @@ from tpw.tokens.progress import Takeover
 SLOTS = 3
 
 STEPS = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from(["work", "end"]), st.integers(1, 50)), max_size=6)
-LOOKS = st.lists(st.tuples(STEPS, STEPS), max_size=15)
+READINGS = st.lists(st.tuples(STEPS, STEPS), max_size=15)
 
 
 class Engine:
@@ -45,7 +45,7 @@ class Engine:
         return {(slot, task): float(made) for slot, (task, made) in self.slots.items()}
 
 
-def look(counter: float, requests: dict[tuple[int, int], float]) -> ServerReading:
+def page(counter: float, requests: dict[tuple[int, int], float]) -> ServerReading:
     total = sum(requests.values())
     return ServerReading(
         "chat",
@@ -63,46 +63,46 @@ def output(account: ServerAccount) -> float:
     return account.tokens.get(("m", TokenKind.OUTPUT), 0.0)
 
 
-@given(LOOKS)
-def test_tokens_in_flight_are_never_counted_twice_never_fall_and_end_as_the_counter(looks):
+@given(READINGS)
+def test_tokens_in_flight_are_never_counted_twice_never_fall_and_end_as_the_counter(readings):
     engine, takeover = Engine(), Takeover()
-    account = count(ServerAccount("chat"), look(0.0, {})).account
-    for before, between in looks:
+    account = count(ServerAccount("chat"), page(0.0, {})).account
+    for before, between in readings:
         engine.run(before)
         counter = float(engine.counter)
         engine.run(between)
         requests = engine.requests()
         assert takeover.holds(counter, requests)
         earlier = output(account)
-        account = count(account, look(counter, requests)).account
+        account = count(account, page(counter, requests)).account
         assert earlier <= output(account) <= engine.made()
         assert output(account) >= counter
     engine.run([(slot, "end", 1) for slot in range(SLOTS)])
-    account = count(account, look(float(engine.counter), {})).account
+    account = count(account, page(float(engine.counter), {})).account
     assert output(account) == engine.counter
 
 
-@given(LOOKS, LOOKS)
+@given(READINGS, READINGS)
 def test_a_server_that_is_killed_with_requests_in_work_ends_as_its_counters(first, second):
     """What it had made and never counted is not added to what its successor counts: the sum of the two counters stands,
     unless the successor has counted less than was lost."""
-    account = count(ServerAccount("chat"), look(0.0, {})).account
+    account = count(ServerAccount("chat"), page(0.0, {})).account
     counted = lost = 0.0
-    for looks in (first, second):
+    for readings in (first, second):
         engine = Engine()
-        for before, between in looks:
+        for before, between in readings:
             engine.run(before)
             counter = float(engine.counter)
             engine.run(between)
             earlier = output(account)
-            account = count(account, look(counter, engine.requests())).account
+            account = count(account, page(counter, engine.requests())).account
             assert output(account) >= earlier
-        if looks is first:
-            account = count(account, look(float(engine.counter), engine.requests())).account
+        if readings is first:
+            account = count(account, page(float(engine.counter), engine.requests())).account
             counted, lost = float(engine.counter), engine.made() - engine.counter
             # Another process: its counter begins at 0.
-            account = count(account, look(0.0, {})).account
+            account = count(account, page(0.0, {})).account
         else:
             engine.run([(slot, "end", 1) for slot in range(SLOTS)])
-            account = count(account, look(float(engine.counter), {})).account
+            account = count(account, page(float(engine.counter), {})).account
             assert output(account) == max(counted + lost, counted + engine.counter)

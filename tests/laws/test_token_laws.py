@@ -1,7 +1,7 @@
-"""What a server's page shows, however it is written and whenever it is looked at, becomes what its processes made.
+"""The tokens of any page, read at any time, are those that its processes made.
 
-The law: the counter rises by what the server's own counters rose by between looks, and after a restart by all that the new
-process has made. Nothing else can be known: what a process made after the last look at it went with it.
+The law: the counter rises by what the server's own counters rose by between readings, and after a restart by all that the
+new process has made. Nothing else can be known: what a process made after its last reading is lost with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHARDS = 2
 
 @dataclass
 class Process:
-    """A server: data-parallel shards, of which every tensor-parallel rank tells the same, some of them late."""
+    """A server: data-parallel shards, of which every tensor-parallel rank exposes the same, some of them late."""
 
     started: float
     made: list[int] = field(default_factory=lambda: [0] * SHARDS)
@@ -60,16 +60,16 @@ EVENTS = st.lists(
 
 
 @settings(max_examples=examples(300), deadline=None)
-@given(looks=st.lists(EVENTS, max_size=8), seed=st.integers(0, 2**32))
-def test_tokens_rise_by_what_each_process_made(looks: list[list[Event]], seed: int) -> None:
+@given(readings=st.lists(EVENTS, max_size=8), seed=st.integers(0, 2**32))
+def test_tokens_rise_by_what_each_process_made(readings: list[list[Event]], seed: int) -> None:
     random = Random(seed)
     wall = 1_000_000.0
     process = Process(started=wall - 5000.0, made=[500, 0], seen=[500, 0])  # what it made before is a baseline
     reader = DialectReader(SGLANG)
     account = ServerAccount("s", since_wall_seconds=wall)
-    looked: float | None = None
+    read_at: float | None = None
     expected = 0
-    for events in [[], *looks]:
+    for events in [[], *readings]:
         for kind, shard, amount in events:
             wall += random.choice([0.1, 30.0, 4000.0])
             match kind:
@@ -83,13 +83,13 @@ def test_tokens_rise_by_what_each_process_made(looks: list[list[Event]], seed: i
                     reader = DialectReader(SGLANG)
         wall += 1.0
         found = reader.read(Page(process.page(random)))
-        look = ServerReading(
+        reading = ServerReading(
             *("s", wall, "sglang", Cadence.STEP, "", ProcessIdentity(found.started_wall_seconds or 0.0)),
             found.series,
             started_wall_seconds=found.started_wall_seconds,
         )
-        account = count(account, look, looked, wall).account
-        looked = wall
+        account = count(account, reading, read_at, wall).account
+        read_at = wall
         expected += sum(process.made) - sum(process.seen)
         process.seen = list(process.made)
         assert account.tokens.get(('m "x"', TokenKind.INPUT), 0.0) == expected

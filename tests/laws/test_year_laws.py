@@ -75,7 +75,7 @@ def grid_cost(kwh: float) -> float:
 
 
 def loads(start: float, end: float, seed: str) -> Iterator[tuple[float, float, float]]:
-    """(from, to, kW of the boards) in stretches from a quarter of an hour to three days."""
+    """(from, to, kW of the GPUs) in stretches from a quarter of an hour to three days."""
     numbers = random.Random(seed)
     at = start
     while at < end:
@@ -89,8 +89,8 @@ def by_the_minute(zone: ZoneInfo, stretches: list[tuple[float, float, float]]) -
     months: dict[tuple[int, int], float] = {}
     windows: dict[tuple[int, int], dict[float, float]] = {}
     cost = {"charge": 0.0, "credit": 0.0, "grid": 0.0}
-    for start, end, board_kw in stretches:
-        kw = board_kw * 1.25
+    for start, end, gpu_kw in stretches:
+        kw = gpu_kw * 1.25
         kwh = kw / 60
         for at in range(int(start), int(end), 60):
             local = datetime.fromtimestamp(at, UTC).astimezone(zone)

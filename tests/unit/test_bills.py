@@ -31,7 +31,7 @@ from tpw.tariff.curve import PriceCurve
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "tariff"
 SITE = Gpu("SITE", 0, max_power_watts=1e7)
-"""Everything the exporter sees, as one board."""
+"""All energy as that of one GPU."""
 
 
 def local(text: str, zone: str) -> float:
@@ -59,7 +59,7 @@ JULY, AUGUST = local("2026-07-01T00:00", ZONE), local("2026-08-01T00:00", ZONE)
 
 
 def site_watts(at: float) -> float:
-    """800 kW, 1500 kW for half an hour of a morning, 1200 kW for an hour of an afternoon when energy is dear."""
+    """800 kW, 1500 kW for half an hour of a morning, 1200 kW for an hour of an afternoon when energy is expensive."""
     if local("2026-07-08T11:00", ZONE) <= at < local("2026-07-08T11:30", ZONE):
         return 1_500_000.0
     if local("2026-07-14T17:00", ZONE) <= at < local("2026-07-14T18:00", ZONE):
@@ -71,7 +71,7 @@ def site_watts(at: float) -> float:
 def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step: float) -> None:
     """CI-TOD4 of the Sacramento Municipal Utility District, July 2026; the third, when the fourth is celebrated, is listed.
 
-    Hours: 22 working days of five dear hours (16 to 21) are 110, of 744 hours 634 are left.
+    Hours: 22 working days of five expensive hours (16 to 21) are 110, of 744 hours 634 are left.
     """
     (tmp_path / "rate.json").write_bytes((CAPTURES / "urdb-smud-ci-tod4-2025.json").read_bytes())
     config = load(
@@ -87,7 +87,7 @@ def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step:
     clock = [JULY]
     feeds = Feeds(config, lambda name: SourceHealth(name, wall=lambda: clock[0]), lambda: clock[0])
     policy = Policy()
-    by_hours = {"dear": 0.0, "other": 0.0}
+    by_hours = {"expensive": 0.0, "other": 0.0}
     money = dict(by_hours)
     books, before, spent = Books(), 0.0, 0.0
     for tick in metered(JULY, AUGUST, step, site_watts):
@@ -95,20 +95,20 @@ def test_a_month_of_an_industrial_rate_with_peaks_by_hours(tmp_path: Path, step:
         if (now - JULY) % 86400 == 0:
             policy = pricing.policy(config, feeds.read_all(now))
         books = without_closed(advance(books, tick, policy))
-        posting = fsum(each.facility_joules for each in books.postings.values())
+        posting = fsum(one.facility_joules for one in books.postings.values())
         moment = datetime.fromtimestamp(now - step, ZoneInfo(ZONE))
-        dear = 16 <= moment.hour < 21 and moment.weekday() < 5 and moment.day != 3
-        by_hours["dear" if dear else "other"] += (posting - before) / 3.6e6
-        money["dear" if dear else "other"] += cost(books, "energy") - spent
+        expensive = 16 <= moment.hour < 21 and moment.weekday() < 5 and moment.day != 3
+        by_hours["expensive" if expensive else "other"] += (posting - before) / 3.6e6
+        money["expensive" if expensive else "other"] += cost(books, "energy") - spent
         before, spent = posting, cost(books, "energy")
 
-    assert by_hours["dear"] == pytest.approx(110 * 800 + 1 * 400)
+    assert by_hours["expensive"] == pytest.approx(110 * 800 + 1 * 400)
     assert by_hours["other"] == pytest.approx(634 * 800 + 0.5 * 700)
-    assert money["dear"] == pytest.approx(88_400 * (0.2367 + 0.0003)) == pytest.approx(20_950.80)
+    assert money["expensive"] == pytest.approx(88_400 * (0.2367 + 0.0003)) == pytest.approx(20_950.80)
     assert money["other"] == pytest.approx(507_550 * (0.1151 + 0.0003)) == pytest.approx(58_571.27)
     assert cost(books, "demand") == pytest.approx(1500 * 5.539 + 1200 * 11.609) == pytest.approx(8_308.50 + 13_930.80)
     assert cost(books, "fixed") == pytest.approx(3_897.40)
-    bill = fsum(sum(each.cost.values()) - each.credit for each in books.postings.values())
+    bill = fsum(sum(one.cost.values()) - one.credit for one in books.postings.values())
     assert bill == pytest.approx(105_658.77)
 
 
@@ -161,7 +161,7 @@ def test_a_month_of_a_public_rate_with_tiers_and_demand_above_a_block(tmp_path: 
     assert cost(books, "energy") == pytest.approx(15_090 * 0.0978 + 13_772 * 0.0688) == pytest.approx(2_423.3156)
     assert cost(books, "demand") == pytest.approx(12 * 17.43) == pytest.approx(209.16)
     assert cost(books, "fixed") == pytest.approx(12.33)
-    assert fsum(sum(each.cost.values()) for each in books.postings.values()) == pytest.approx(2_644.8056)
+    assert fsum(sum(one.cost.values()) for one in books.postings.values()) == pytest.approx(2_644.8056)
 
 
 # ----------------------------------------------------------------------------------------------------------- days of a feed
@@ -170,7 +170,7 @@ def test_a_month_of_a_public_rate_with_tiers_and_demand_above_a_block(tmp_path: 
 def of_a_day(
     tmp_path: Path, tariff: str, capture: str, start: float, end: float, watts: Callable[[float], float]
 ) -> Books:
-    """The books of a day under a tariff whose service answers with a capture."""
+    """The books of a day under a tariff of a service that answers with a capture."""
     (tmp_path / "token").write_text("t")
     asked: list[Request] = []
 
@@ -196,10 +196,10 @@ def test_a_day_of_a_hundred_quarter_hours_with_a_negative_price(tmp_path: Path) 
     points = re.findall(
         r"<position>(\d+)</position>\s*<price.amount>([-\d.]+)<", (CAPTURES / "entsoe-autumn-100.xml").read_text()
     )
-    told = {int(position): float(price) for position, price in points}
+    published = {int(position): float(price) for position, price in points}
     spot: list[float] = []
     for position in range(1, 101):
-        spot.append(told.get(position, spot[-1] if spot else 0.0))
+        spot.append(published.get(position, spot[-1] if spot else 0.0))
     quarters = [2.5 * (price / 1000 + 0.045 + 0.0105) * 1.19 for price in spot]
 
     books = of_a_day(
@@ -214,8 +214,8 @@ def test_a_day_of_a_hundred_quarter_hours_with_a_negative_price(tmp_path: Path) 
 
     (posting,) = books.postings.values()
     assert posting.facility_joules == pytest.approx(250 * 3.6e6)
-    assert posting.cost["energy"] == pytest.approx(fsum(each for each in quarters if each > 0), rel=1e-9)
-    assert posting.credit == pytest.approx(-fsum(each for each in quarters if each < 0), rel=1e-9)
+    assert posting.cost["energy"] == pytest.approx(fsum(one for one in quarters if one > 0), rel=1e-9)
+    assert posting.credit == pytest.approx(-fsum(one for one in quarters if one < 0), rel=1e-9)
     assert min(quarters) < 0 < posting.credit
     for (start_of, row), quarter in zip(sorted(books.rows.items()), quarters, strict=True):
         (of_row,) = row.values()
@@ -223,11 +223,9 @@ def test_a_day_of_a_hundred_quarter_hours_with_a_negative_price(tmp_path: Path) 
 
 
 def test_a_day_of_agile_with_value_added_tax(tmp_path: Path) -> None:
-    """48 half-hours of 4 kW, 2 kWh at each price: with 5 % on top, what the service's own prices with VAT come to."""
+    """48 half-hours of 4 kW, 2 kWh at each price: with 5 % on top, the sum of the service's own prices with VAT."""
     rates = json.loads((CAPTURES / "octopus-agile.json").read_text())["results"]
-    day = sorted(
-        (each for each in rates if each["payment_method"] != "NON_DIRECT_DEBIT"), key=lambda e: e["valid_from"]
-    )
+    day = sorted((one for one in rates if one["payment_method"] != "NON_DIRECT_DEBIT"), key=lambda e: e["valid_from"])
     start = datetime.fromisoformat(day[0]["valid_from"]).timestamp()
     end = datetime.fromisoformat(day[-1]["valid_to"]).timestamp()
     assert (len(day), end - start) == (48, 86400.0)
@@ -242,9 +240,9 @@ def test_a_day_of_agile_with_value_added_tax(tmp_path: Path) -> None:
     )
 
     (posting,) = books.postings.values()
-    without = fsum(2 * each["value_exc_vat"] / 100 for each in day)
+    without = fsum(2 * one["value_exc_vat"] / 100 for one in day)
     assert posting.cost["energy"] - posting.credit == pytest.approx(without * 1.05, rel=1e-9)
-    with_vat = fsum(2 * each["value_inc_vat"] / 100 for each in day)
+    with_vat = fsum(2 * one["value_inc_vat"] / 100 for one in day)
     assert posting.cost["energy"] - posting.credit == pytest.approx(with_vat, abs=48 * 2 * 0.00005 / 100)
 
 

@@ -50,12 +50,12 @@ class Clock:
 
 
 @dataclass
-class Board:
-    """One GPU whose counter follows the clock: 300 W, 100 W more or less."""
+class SimulatedMeter:
+    """One GPU with a counter that follows the clock: 300 W, 100 W more or less."""
 
     clock: Clock
-    name: str = "board"
-    board: Gpu = field(default_factory=lambda: Gpu("GPU-0", 0, "Board", max_power_watts=700.0))
+    name: str = "simulated"
+    gpu: Gpu = field(default_factory=lambda: Gpu("GPU-0", 0, "GPU", max_power_watts=700.0))
 
     def open(self) -> None:
         pass
@@ -67,7 +67,7 @@ class Board:
         pass
 
     def gpus(self) -> tuple[Gpu, ...]:
-        return (self.board,)
+        return (self.gpu,)
 
     def read(self, uuid: str) -> GpuSample:
         at = self.clock.monotonic()
@@ -108,7 +108,7 @@ class Course:
     questions: int
 
     def at(self, moment: datetime, name: str) -> dict[tuple[str, ...], float]:
-        return {labels: value for (of, labels), value in self.pages[moment].items() if of == name}
+        return {labels: value for (metric, labels), value in self.pages[moment].items() if metric == name}
 
     def total(self, moment: datetime, name: str) -> float:
         return fsum(self.at(moment, name).values())
@@ -119,7 +119,7 @@ def page(snapshot: Snapshot) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def course(directory: Path, *, outage: bool, fallback: str = "") -> Course:
-    """Three days, a look every five minutes."""
+    """Three days, a reading every five minutes."""
     clock = Clock()
     exchange = Exchange(clock, outage)
     pages = {}
@@ -147,7 +147,7 @@ def course(directory: Path, *, outage: bool, fallback: str = "") -> Course:
                 {fallback}
             """
         )
-        meters: list[AcceleratorMeter] = [Board(clock)]
+        meters: list[AcceleratorMeter] = [SimulatedMeter(clock)]
         books = BooksFile(directory, clock.wall)
         daemon = Daemon(config, books, clock=clock.monotonic, wall=clock.wall, accelerators=meters)
         try:
@@ -194,7 +194,7 @@ def test_a_feed_that_is_never_down_prices_everything_in_time(in_time: Course) ->
     assert in_time.questions < 40
 
 
-def test_prices_that_are_known_hold_and_the_source_is_said_to_be_down(outage: Course, in_time: Course) -> None:
+def test_known_prices_stay_in_use_and_the_source_is_reported_down(outage: Course, in_time: Course) -> None:
     moment = hour("2026-06-16T12:00")
     assert outage.at(moment, "tpw_source_up")[SOURCE] == 0.0
     assert outage.at(moment, "tpw_electricity_price_state") == {("final",): 1.0}
@@ -239,10 +239,10 @@ def test_no_counter_falls_meanwhile(outage: Course) -> None:
                 assert outage.pages[after][key] >= value, key
 
 
-def test_the_log_says_down_once_and_up_once(outage: Course) -> None:
-    said = [entry for entry in outage.log if entry.get("source") == "tariff"]
-    assert [entry["event"] for entry in said] == ["source_up", "source_down", "source_up"]
-    assert "HTTP 503: maintenance" in said[1]["detail"]
+def test_the_log_has_one_down_and_one_up(outage: Course) -> None:
+    entries = [entry for entry in outage.log if entry.get("source") == "tariff"]
+    assert [entry["event"] for entry in entries] == ["source_up", "source_down", "source_up"]
+    assert "HTTP 503: maintenance" in entries[1]["detail"]
     assert [entry for entry in outage.log if entry["log_level"] in {"error", "critical"}] == []
 
 

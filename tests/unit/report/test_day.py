@@ -75,7 +75,7 @@ TRUTH = Truth(TICKS, TICK_SECONDS, watts_of, work_of, OWNERS, GPUS)
 
 
 def spot_per_mwh(quarter: int) -> float:
-    """Below zero at noon, dear in the evening."""
+    """Below zero at noon, expensive in the evening."""
     return -140.25 if 50 <= quarter % 100 < 56 else 60.0 + 1.75 * (quarter % 100)
 
 
@@ -239,10 +239,10 @@ def test_the_day_has_all_there_is(truth: dict[Key, dict[str, float]]) -> None:
 def test_every_number_of_the_finest_report_is_that_of_the_seconds(
     day: Lived, truth: dict[Key, dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = rows(report(day, capsys, "--format=csv", "--by=hour,server,model,state,gpu"))
+    found = rows(report(day, capsys, "--format=csv", "--by=hour,server,model,state,gpu"))
 
-    by_key = {(row["hour"], row["server"], row["model"], row["state"], row["gpu"]): row for row in told}
-    assert len(by_key) == len(told)
+    by_key = {(row["hour"], row["server"], row["model"], row["state"], row["gpu"]): row for row in found}
+    assert len(by_key) == len(found)
     assert by_key.keys() == {key for key, row in truth.items() if any(row.values())}
     for key, row in by_key.items():
         for column, what in COLUMNS.items():
@@ -254,25 +254,25 @@ def test_every_number_of_the_finest_report_is_that_of_the_seconds(
 def test_reports_by_whatever_sum_to_the_seconds(
     by: str, day: Lived, truth: dict[Key, dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = rows(report(day, capsys, "--format=csv", f"--by={by}"))
+    found = rows(report(day, capsys, "--format=csv", f"--by={by}"))
 
     for column, what in COLUMNS.items():
-        assert sum(float(row[column] or 0.0) for row in told) == close(summed(truth, what)), column
+        assert sum(float(row[column] or 0.0) for row in found) == close(summed(truth, what)), column
 
 
 def test_the_local_day_has_its_25_hours_and_no_second_of_its_neighbours(
     day: Lived, truth: dict[Key, dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = {row["day"]: row for row in rows(report(day, capsys, "--format=csv", "--by=day"))}
+    found = {row["day"]: row for row in rows(report(day, capsys, "--format=csv", "--by=day"))}
 
-    assert [row["day"] for row in told.values()] == ["2026-10-24", "2026-10-25", "2026-10-26"]
-    assert float(told["2026-10-24"]["gpu_seconds"]) == close(10.0 * GPUS)
-    assert float(told["2026-10-25"]["gpu_seconds"]) == close(25.0 * 3600.0 * GPUS)
-    assert float(told["2026-10-25"]["cost_energy"]) == close(summed(truth, "energy", hour="2026-10-25"))
-    assert float(told["2026-10-25"]["tokens_output"]) == close(summed(truth, "output", hour="2026-10-25"))
+    assert [row["day"] for row in found.values()] == ["2026-10-24", "2026-10-25", "2026-10-26"]
+    assert float(found["2026-10-24"]["gpu_seconds"]) == close(10.0 * GPUS)
+    assert float(found["2026-10-25"]["gpu_seconds"]) == close(25.0 * 3600.0 * GPUS)
+    assert float(found["2026-10-25"]["cost_energy"]) == close(summed(truth, "energy", hour="2026-10-25"))
+    assert float(found["2026-10-25"]["tokens_output"]) == close(summed(truth, "output", hour="2026-10-25"))
 
 
-def test_the_page_says_what_the_seconds_say(day: Lived, truth: dict[Key, dict[str, float]]) -> None:
+def test_the_page_agrees_with_the_sums_of_the_seconds(day: Lived, truth: dict[Key, dict[str, float]]) -> None:
     page = day.page
     for state in ("active", "parked", "idle"):
         assert page.sum("tpw_gpu_state_energy_joules_total", state=state) == close(summed(truth, "joules", state=state))
@@ -294,7 +294,7 @@ def test_the_page_says_what_the_seconds_say(day: Lived, truth: dict[Key, dict[st
         assert page.value("tpw_server_reference_cost_total", **mine) == close(summed(truth, "rented", **mine))
 
 
-def test_the_totals_of_json_say_what_the_page_says(day: Lived, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_totals_of_json_agree_with_the_page(day: Lived, capsys: pytest.CaptureFixture[str]) -> None:
     page, totals = day.page, json.loads(report(day, capsys, "--format=json"))["totals"]
 
     energy, paid_back = page.sum("tpw_gpu_state_cost_total", component="energy"), totals["credit"]

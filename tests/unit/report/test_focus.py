@@ -54,7 +54,7 @@ def is_unit(value: str) -> bool:
 
 def is_key_values(value: str) -> bool:
     """Key-Value Format: one flat JSON object."""
-    return all(isinstance(each, str | int | float | bool) for each in json.loads(value).values())
+    return all(isinstance(item, str | int | float | bool) for item in json.loads(value).values())
 
 
 def one_of(*allowed: str) -> Callable[[str], bool]:
@@ -73,7 +73,7 @@ class Column:
     is_valid: Callable[[str], bool]
 
 
-# FOCUS 1.2, https://focus.finops.org/focus-specification/v1-2/, section Columns; conditional columns that say what this
+# FOCUS 1.2, https://focus.finops.org/focus-specification/v1-2/, section Columns; conditional columns for what this
 # data set cannot know (unit prices, commitments, reservations, regions, sub accounts) are not in it.
 SPECIFICATION = {
     "BilledCost": Column(MANDATORY, False, is_decimal),
@@ -166,7 +166,7 @@ def test_every_value_has_its_type_and_is_null_only_where_it_may(directory: Path,
             assert column.is_valid(value) if value else column.may_be_null, (name, value)
 
 
-def test_quantities_are_null_where_and_only_where_the_specification_says(directory: Path) -> None:
+def test_quantities_are_null_exactly_where_the_specification_requires(directory: Path) -> None:
     seen = set()
     for charge in charges(data_set(directory)):
         seen.add(charge["ChargeCategory"])
@@ -238,8 +238,8 @@ def test_energy_from_before_a_tariff_is_no_quantity_of_what_is_charged(tmp_path:
         grouped(tmp_path, Dimension.DAY, months, Period(noon, UNPRICED_FROM)).totals.amounts.facility_joules / 3.6e6
     )
     covered = Period(START, UNPRICED_FROM)
-    energy = [each for each in charges(data_set(tmp_path, covered=covered)) if each["SkuId"] == "energy"]
-    assert sum(float(each["PricingQuantity"] or 0.0) for each in energy) == pytest.approx(priced)
+    energy = [charge for charge in charges(data_set(tmp_path, covered=covered)) if charge["SkuId"] == "energy"]
+    assert sum(float(charge["PricingQuantity"] or 0.0) for charge in energy) == pytest.approx(priced)
 
 
 def test_an_idle_gpu_is_charged_to_nobody(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Local hours, days and months, and what the command line says of them."""
+"""Local hours, days and months, and ranges of the command line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_month_over_a_change_of_the_clock_is_its_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "start", "end"),
+    ("options", "start", "end"),
     [
         ({}, "2026-11-18T00:00+01:00", "2026-11-25T00:00+01:00"),
         ({"last": "1d"}, "2026-11-24T00:00+01:00", "2026-11-25T00:00+01:00"),
@@ -68,12 +68,12 @@ def test_a_month_over_a_change_of_the_clock_is_its_days() -> None:
         ({"until": "2026-11-20"}, "1970-01-01T00:00Z", "2026-11-21T00:00+01:00"),
     ],
 )
-def test_ranges(words: dict[str, str], start: str, end: str) -> None:
-    assert range_of(BERLIN, NOW, **words) == Period(at(start), at(end))
+def test_ranges(options: dict[str, str], start: str, end: str) -> None:
+    assert range_of(BERLIN, NOW, **options) == Period(at(start), at(end))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "message"),
     [
         ({"month": "2026-10", "last": "7d"}, "--month and --last exclude each other"),
         ({"since": "2026-10-01", "month": "2026-10"}, "--from/--to and --month"),
@@ -89,6 +89,6 @@ def test_ranges(words: dict[str, str], start: str, end: str) -> None:
         ({"since": "2027-01-01"}, "nothing lies between"),
     ],
 )
-def test_what_cannot_be_understood_is_said(words: dict[str, str], said: str) -> None:
-    with pytest.raises(RangeError, match=said.replace(".", r"\.")):
-        range_of(BERLIN, NOW, **words)
+def test_an_invalid_range_is_reported(options: dict[str, str], message: str) -> None:
+    with pytest.raises(RangeError, match=message.replace(".", r"\.")):
+        range_of(BERLIN, NOW, **options)

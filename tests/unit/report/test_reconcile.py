@@ -36,12 +36,12 @@ def test_whole_books_agree_in_everything_there_is(directory: Path) -> None:
     text, is_sound = check_text(found, None)
     assert is_sound
     assert text.splitlines()[-1] == f"The rows sum to the counters within 1e-09: {len(found)} sums compared."
-    assert {each.item.quantity for each in found} == {
+    assert {one.item.quantity for one in found} == {
         "seconds", "energy gpu J", "energy facility J", "energy without a price J", "energy without intensity J",
         "credit", "cost energy", "cost hardware", "cost hosting", "requests",
         "tokens input", "tokens cached_input", "tokens output", "reference cost api", "reference cost rented",
     }  # fmt: skip
-    assert all(each.counter > 0.0 for each in found if each.item.quantity == "seconds")
+    assert all(one.counter > 0.0 for one in found if one.item.quantity == "seconds")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_energy_that_was_priced_late_is_in_both(directory: Path) -> None:
 
     found = comparisons(directory)
     assert check_text(found, None)[1]
-    assert {each.rows for each in found if each.item.quantity == "energy without a price J"} == {0.0}
+    assert {one.rows for one in found if one.item.quantity == "energy without a price J"} == {0.0}
 
 
 def test_a_late_price_is_charged_once_whenever_the_daemon_is_killed_or_started_anew(directory: Path) -> None:

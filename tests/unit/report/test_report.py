@@ -105,7 +105,7 @@ def test_names_cannot_move_the_cursor() -> None:
     assert "\x1b" not in as_table(tabulation.report("EUR"))
 
 
-def test_a_range_without_rows_says_what_there_is(directory: Path) -> None:
+def test_a_range_without_rows_names_the_range_of_the_books(directory: Path) -> None:
     text = as_table(reported(directory, covered=Period(START - 86400.0, START)))
     assert "Nothing is booked from 2026-10-23 20:00 to 2026-10-24 20:00, Europe/Berlin." in text
     assert "The books hold 2026-10-24 to 2026-10-25 07:00." in text
@@ -177,7 +177,7 @@ def test_a_local_day_takes_exactly_its_quarter_hours(directory: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- what has no price
 
 
-def test_energy_without_a_price_is_told_apart_and_is_no_cost_of_nothing(directory: Path) -> None:
+def test_energy_without_a_price_is_reported_apart_and_not_as_free(directory: Path) -> None:
     after = Period(UNPRICED_FROM, END)
     amounts = reported(directory, "server", after).totals.amounts
     assert amounts.unpriced_joules == pytest.approx(amounts.facility_joules)
@@ -211,7 +211,7 @@ def test_a_price_that_came_late_is_in_the_report(tmp_path: Path) -> None:
     assert totals.cost["energy"] == pytest.approx(totals.facility_joules / JOULES_PER_KWH * 0.4)
 
 
-def test_books_without_a_tariff_have_no_cost_and_say_so(tmp_path: Path) -> None:
+def test_books_without_a_tariff_have_no_cost_and_a_note(tmp_path: Path) -> None:
     write_books(tmp_path, Policy(interval_seconds=300.0))
     report = reported(tmp_path, "server")
     assert report.totals.net_cost is None
@@ -230,7 +230,7 @@ def test_costs_without_a_tariff_have_no_energy_cost(tmp_path: Path) -> None:
     assert "The energy has no cost: no `tariff`" in as_table(report)
 
 
-def test_energy_from_before_a_tariff_is_told_apart_and_makes_no_cost_per_token(tmp_path: Path) -> None:
+def test_energy_from_before_a_tariff_is_reported_apart_and_yields_no_cost_per_token(tmp_path: Path) -> None:
     """Half of the energy has a cost and none waits for one: what that comes to for a token is neither."""
     midnight = START + 4 * 3600.0
     untaxed = Policy(interval_seconds=300.0, pue=1.2, currency="EUR", rates=POLICY.rates)
@@ -270,7 +270,7 @@ def test_ratios_are_those_of_the_sums(directory: Path) -> None:
     assert math.isclose(float(record["cost_full_per_million_tokens"]), net / total * 1e6)
 
 
-def test_other_work_and_several_bases_of_carbon_are_told(directory: Path) -> None:
+def test_other_work_and_several_bases_of_carbon_are_reported(directory: Path) -> None:
     tabulation = Tabulation(dimensions("server"), ALL, BERLIN)
     grams = {"average_lifecycle": 40.0, "marginal_direct": 90.0}
     tabulation.add_rows([(START, PostingKey("g", "s", "m", State.ACTIVE), Amounts(900.0, emissions_grams=grams))])

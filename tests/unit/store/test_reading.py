@@ -23,7 +23,7 @@ from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError
 QUARTER = START + 7200.0
 
 
-def test_the_head_says_what_the_books_are(tmp_path: Path) -> None:
+def test_the_head_describes_the_books(tmp_path: Path) -> None:
     write_books(tmp_path)
     with BooksReader(tmp_path) as books:
         head = books.head()
@@ -66,20 +66,20 @@ def test_a_reader_takes_no_lock(tmp_path: Path) -> None:
         BooksFile(tmp_path).close()
 
 
-def test_no_books_says_how_to_name_them(tmp_path: Path) -> None:
+def test_missing_books_name_the_options(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no books in .*: books.sqlite is not there.*--state.dir.*--config.file"):
         BooksReader(tmp_path)
 
 
-def test_what_is_no_database_is_said_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text("not a database, whatever its name says\n" * 99)
+def test_another_file_is_reported_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("not a database, despite its name\n" * 99)
     with pytest.raises(StoreError, match="cannot be read as the books of tpw-exporter: file is not a database"):
         BooksReader(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"),
+    ("statement", "message"),
     [
         ("UPDATE meta SET value = '99' WHERE key = 'layout'", "layout 99, and this tpw-exporter knows"),
         ("DROP TABLE meta", "no such table: meta"),
@@ -87,16 +87,16 @@ def test_what_is_no_database_is_said_and_left_alone(tmp_path: Path) -> None:
         ("DELETE FROM meta WHERE key = 'layout'", "the layout of something else"),
     ],
 )
-def test_books_of_another_kind_are_refused(tmp_path: Path, statement: str, said: str) -> None:
+def test_books_of_another_kind_are_refused(tmp_path: Path, statement: str, message: str) -> None:
     write_books(tmp_path, end=START + 900.0)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         connection.execute(statement)
     connection.close()
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         BooksReader(tmp_path)
 
 
-def test_books_in_which_nothing_is_booked_say_so(tmp_path: Path) -> None:
+def test_empty_books_are_reported(tmp_path: Path) -> None:
     BooksFile(tmp_path).close()
     with BooksReader(tmp_path) as reader, pytest.raises(StoreError, match="has not booked anything yet"):
         reader.head()
@@ -152,14 +152,16 @@ def test_who_may_only_read_reads_the_books_of_a_daemon_that_has_ended(open_direc
 
 
 @pytest.mark.parametrize("suffix", ["", "-shm"])
-def test_who_may_not_read_is_told_what_and_as_whom(open_directory: Path, suffix: str) -> None:
+def test_a_missing_permission_names_the_file_and_the_user(open_directory: Path, suffix: str) -> None:
     books = write_books(open_directory)
     file = BooksFile(open_directory, lambda: END)
     file.load()
     file.save(replace(books, polls=1))
     (open_directory / f"{FILE_NAME}{suffix}").chmod(0o000)
-    said = read_by_somebody(open_directory)
-    assert said.startswith(f"cannot read {open_directory}/{FILE_NAME}{suffix}: permission denied. Run this as the user")
+    message = read_by_somebody(open_directory)
+    assert message.startswith(
+        f"cannot read {open_directory}/{FILE_NAME}{suffix}: permission denied. Run this as the user"
+    )
     (open_directory / f"{FILE_NAME}{suffix}").chmod(0o644)
     file.close()
 

@@ -145,14 +145,14 @@ def test_rows_on_disk_sum_to_the_counters_across_restarts(
     connection.close()
     for key, posting in books.postings.items():
         of_key = [row[key] for row in rows.values() if key in row]
-        assert math.fsum(each.joules for each in of_key) == pytest.approx(posting.joules, rel=1e-9)
-        assert math.fsum(each.seconds for each in of_key) == pytest.approx(posting.seconds, rel=1e-9)
+        assert math.fsum(one.joules for one in of_key) == pytest.approx(posting.joules, rel=1e-9)
+        assert math.fsum(one.seconds for one in of_key) == pytest.approx(posting.seconds, rel=1e-9)
         for component, cost in posting.cost.items():
-            assert math.fsum(each.cost.get(component, 0.0) for each in of_key) == pytest.approx(cost, rel=1e-9)
+            assert math.fsum(one.cost.get(component, 0.0) for one in of_key) == pytest.approx(cost, rel=1e-9)
     for name, account in books.servers.items():
         for (model, kind), tokens in account.tokens.items():
             of_server = [row[name, model] for row in served.values() if (name, model) in row]
-            assert math.fsum(each.tokens.get(kind, 0.0) for each in of_server) == pytest.approx(tokens, rel=1e-9)
+            assert math.fsum(one.tokens.get(kind, 0.0) for one in of_server) == pytest.approx(tokens, rel=1e-9)
 
 
 def test_a_clock_that_is_set_to_and_fro_loses_nothing_of_a_row_that_was_closed(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_clock_that_is_set_to_and_fro_loses_nothing_of_a_row_that_was_closed(t
 
 
 def test_a_row_of_which_a_part_awaits_its_price_is_loaded_whole(tmp_path: Path) -> None:
-    """What is added to a row in memory is not looked for beneath it on disk."""
+    """An addition to a row in memory does not read the disk."""
     unpriced, priced = PostingKey("GPU-0", "", "", State.IDLE), PostingKey("GPU-1", "", "", State.IDLE)
     start = START_WALL // ROW_SECONDS * ROW_SECONDS
     row = {unpriced: Amounts(facility_joules=5.0, unpriced_joules=5.0), priced: Amounts(facility_joules=7.0)}
@@ -255,7 +255,7 @@ def test_tokens_of_requests_in_work_are_kept_though_no_counter_of_the_server_has
     books = Books()
     for second, in_work in enumerate((0.0, 5.0, 9.0)):
         at = START_MONOTONIC + second
-        look = ServerReading(
+        reading = ServerReading(
             "chat",
             at,
             "llamacpp",
@@ -266,7 +266,7 @@ def test_tokens_of_requests_in_work_are_kept_though_no_counter_of_the_server_has
             in_flight=(InFlight("m", in_work),),
         )
         owners = {"chat": Ownership("chat", frozenset(), Attribution.CONFIGURED)}
-        tick = Tick(Instant(at, START_WALL + second), AcceleratorReading((), ()), servers=(look,), owners=owners)
+        tick = Tick(Instant(at, START_WALL + second), AcceleratorReading((), ()), servers=(reading,), owners=owners)
         books = file.save(advance(books, tick, POLICY))
     file.close()
 
@@ -281,9 +281,9 @@ def test_a_server_that_was_met_before_it_had_counters_is_known_again(tmp_path: P
     books = Books()
     owners = {"chat": Ownership("chat", frozenset(), Attribution.CONFIGURED)}
     met = ServerReading("chat", START_MONOTONIC + 1, "tgi", Cadence.FINISH, "", None, (), address="http://b")
-    for second, looks in enumerate(((), (met,))):
+    for second, readings in enumerate(((), (met,))):
         at = Instant(START_MONOTONIC + second, START_WALL + second)
-        books = file.save(advance(books, Tick(at, AcceleratorReading((), ()), servers=looks, owners=owners), POLICY))
+        books = file.save(advance(books, Tick(at, AcceleratorReading((), ()), servers=readings, owners=owners), POLICY))
     file.close()
 
     again = BooksFile(tmp_path)
@@ -300,7 +300,7 @@ def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
     BooksFile(tmp_path).close()
 
 
-def test_a_directory_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write in the state directory"):
         BooksFile(tmp_path / "file" / "state")
