@@ -566,6 +566,11 @@ class Reference:
 # ------------------------------------------------------------------------------------------------------------- sources
 
 
+def server_source(server: str) -> str:
+    """The source name of a server's page. Names are composed here and never split."""
+    return f"server:{server}"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
     """Health of one source. Counts are since the books began, not since the process started."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
-from tpw.model import Instant, PriceInterval, Reference, SourceStatus
+from tpw.model import Instant, PriceInterval, Reference, SourceStatus, server_source
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
 
@@ -88,8 +88,8 @@ class Snapshot:
     @property
     def servers_read(self) -> frozenset[str]:
         """Names of the servers with a metrics page that is read here."""
-        names = (source.name for source in self.sources)
-        return frozenset(name.removeprefix("server:") for name in names if name.startswith("server:"))
+        names = {source.name for source in self.sources}
+        return frozenset(name for name in self.books.servers if server_source(name) in names)
 
     @property
     def energy_priced(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
-from tpw.model import Reason, ServerFault, ServerReading, SourceError, SourceStatus
+from tpw.model import Reason, ServerFault, ServerReading, SourceError, SourceStatus, server_source
 from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth, attempt
 from tpw.power import Clock
 from tpw.tokens import TokenSource
@@ -91,7 +91,7 @@ class TokenPoller:
         for source in sources:
             server = self._servers.get(source.name)
             if server is None or server.source is not source:
-                health = server.health if server is not None else self._health_of(f"server:{source.name}")
+                health = server.health if server is not None else self._health_of(server_source(source.name))
                 server = _Server(source, health, self._random)
             polled[source.name] = server
         for server in self._servers.values():
