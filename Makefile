@@ -26,8 +26,8 @@ SOURCES := $(shell find exporter -name '*.py' -o -name py.typed) pyproject.toml 
 CC ?= cc
 ARGS ?=
 PYTEST_ARGS ?=
-# Tests run on two workers. PYTEST_ARGS='-n 0' runs them in one process, for a debugger.
-PARALLEL := -n 2 --dist loadgroup
+# Two workers; the tests of a file share one, because they share fixtures. PYTEST_ARGS='-n 0' runs all in one process.
+PARALLEL := -n 2 --dist loadfile
 
 export PYTHONUTF8 := 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 
-import pytest
 from hypothesis import settings
 
 from support.examples import examples
@@ -20,10 +19,3 @@ def pytest_sessionstart() -> None:
     """Removes the logs of the previous run, once for all workers."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(LOGS, ignore_errors=True)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup`` the tests of a file run on one worker, because they share fixtures."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -18,8 +18,6 @@ from support.recorded import Prometheus
 from support.ruletests import closure, written_groups
 from support.samples import Samples
 
-pytestmark = pytest.mark.xdist_group("fleet day")
-
 VALUES = Values()
 ALERTS = {(alert.name, str(alert.severity)): alert for group in alert_groups(VALUES) for alert in group.alerts}
 IDLE = next(gpu for gpu in fleetday.GPUS if gpu.node is fleetday.B and gpu.index == 6)

@@ -27,8 +27,6 @@ from support.recorded import Prometheus
 from support.ruletests import written_groups
 from support.samples import LOOKBACK, Labels, Samples
 
-pytestmark = pytest.mark.xdist_group("fleet day")
-
 RANGE = 3 * 3600
 WORDS: Vocabulary = vocabulary(Values())
 DASHBOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
