@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
@@ -41,8 +43,11 @@ _DEMAND = (
 """Fields that are stored under their own name, as they are."""
 
 
-def _dump(source: object, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in names}
+_values = cache(lambda names: attrgetter(*names))
+
+
+def _dump(source: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return dict(zip(names, _values(names)(source), strict=True))
 
 
 def _known(data: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -56,9 +61,8 @@ def _lists(mapping: Mapping[Any, object]) -> list[list[object]]:
 
 def dump_quantity(quantity: Additive) -> str:
     """Amounts, or what was served, without zero and empty fields: most fields of most rows are."""
-    operations = quantity.operations
-    values = zip(operations.names, operations.values(quantity), strict=True)
-    return _encode({name: value for name, value in values if value})
+    names, values = quantity.operations.names, quantity.operations.values(quantity)
+    return _encode({name: value for name, value in zip(names, values) if value})  # noqa: B905 - every row of every tick
 
 
 def load_amounts(text: str) -> Amounts:
