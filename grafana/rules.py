@@ -109,7 +109,7 @@ def vocabulary(values: Values) -> Vocabulary:
 
 def _interval(window: str) -> str | None:
     """Windows of a day change slowly: they need not be evaluated every few seconds. Well below the 5 minutes after which
-    Prometheus takes a series for gone."""
+    Prometheus treats a series as stale."""
     return {"1h": "1m", "1d": "2m"}.get(window)
 
 

@@ -37,7 +37,7 @@ def bind_mounts() -> list[str]:
 
 
 @pytest.mark.parametrize("source", bind_mounts())
-def test_what_is_mounted_is_there(source):
+def test_mounted_files_exist(source):
     assert (COMPOSE / source).exists()
 
 

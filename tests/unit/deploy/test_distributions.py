@@ -38,7 +38,7 @@ def test_the_wheel_is_the_package_and_its_licence(built: Path):
     assert "tpw/py.typed" in names
 
 
-def test_the_source_distribution_is_what_the_wheel_is_built_of(built: Path):
+def test_the_source_distribution_builds_the_same_wheel(built: Path):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}

@@ -51,7 +51,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_to_files_and_headings_that_are_there(page: Path):
+def test_links_lead_to_files_and_headings_that_exist(page: Path):
     text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text()))
     broken = []
     for target in (one or other for one, other in LINK.findall(text)):
@@ -69,7 +69,7 @@ def test_the_readme_lists_every_page():
     assert listed == {page.name for page in DOCS.glob("*.md")}
 
 
-def test_every_alert_that_is_linked_has_its_runbook_and_no_runbook_is_forgotten():
+def test_alerts_and_runbooks_are_linked_completely():
     linked = set(re.findall(r"deploy/runbooks/(\w+)\.md", (DOCS / "alerts.md").read_text()))
     assert linked == {path.stem for path in (ROOT / "deploy" / "runbooks").glob("*.md")}
 
@@ -119,7 +119,7 @@ def values_blocks() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("values", values_blocks(), ids=lambda values: next(iter(values)))
-def test_values_of_the_chart_are_such(values: dict[str, Any]):
+def test_values_in_the_pages_are_valid_for_the_chart(values: dict[str, Any]):
     texts = helm_python.Chart.load(str(CHART)).render(values, name="tpw-exporter", namespace="monitoring")
     for name, text in texts.items():
         for document in yaml.safe_load_all(text) if name.endswith(".yaml") else ():
@@ -127,7 +127,7 @@ def test_values_of_the_chart_are_such(values: dict[str, Any]):
                 kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_the_rights_that_are_given_to_copy_are_user_0_and_one_capability():
+def test_the_documented_rights_are_user_0_and_one_capability():
     (values,) = [values for values in values_blocks() if "hostPID" in values]
     texts = helm_python.Chart.load(str(CHART)).render(values, name="tpw-exporter", namespace="monitoring")
     pod = yaml.safe_load(next(text for name, text in texts.items() if name.endswith("daemonset.yaml")))["spec"]
@@ -139,7 +139,7 @@ def test_the_rights_that_are_given_to_copy_are_user_0_and_one_capability():
     assert all(mount.get("readOnly") or mount["name"] == "state" for mount in container["volumeMounts"])
 
 
-def test_the_web_configuration_is_one(tmp_path: Path):
+def test_the_documented_web_configuration_is_valid(tmp_path: Path):
     (block,) = [block for block in blocks(DOCS / "operating.md", "yaml") if "# web.yaml" in block]
     document = yaml.safe_load(block)
     assert set(document.pop("tls_server_config")) == {"cert_file", "key_file"}  # files that are not here
@@ -149,7 +149,7 @@ def test_the_web_configuration_is_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize("block", blocks(DOCS / "meters.md", "yaml"))
-def test_meters_that_are_given_to_copy_are_valid(block: str, tmp_path: Path):
+def test_documented_meters_are_valid(block: str, tmp_path: Path):
     load(block, "meters.md", known=known_names())
 
 

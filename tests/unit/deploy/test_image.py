@@ -28,14 +28,14 @@ def test_exposed_port_is_the_default_port():
     assert f"http://127.0.0.1:{port}/-/healthy" in DOCKERFILE
 
 
-def test_environment_variables_of_ours_are_flags():
+def test_our_environment_variables_are_flags():
     known = {flag.environment for flag in flags()} | {environment_name("config.file")}
     named = set(re.findall(r"\bTPW_[A-Z_]+", DOCKERFILE))
     assert named
     assert named <= known
 
 
-def test_books_are_kept_in_a_volume_of_the_default_state_directory():
+def test_the_default_state_directory_is_a_volume():
     assert f'VOLUME ["{Config().state.dir}"]' in DOCKERFILE
 
 
@@ -45,7 +45,7 @@ def test_it_does_not_run_as_root():
 
 
 @pytest.mark.parametrize("source", sorted(set(re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE))))
-def test_what_is_copied_is_there_and_not_ignored(source):
+def test_copied_files_exist_and_are_not_ignored(source):
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     for name in source.split():
         assert (ROOT / name).exists()

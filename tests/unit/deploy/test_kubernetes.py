@@ -118,13 +118,13 @@ def test_committed_manifests_are_what_the_chart_renders():
     assert files == script.rendered(), "run `make generate`"
 
 
-def test_kustomization_lists_every_manifest_but_the_operators():
+def test_kustomization_lists_every_manifest_except_custom_resources():
     listed = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
     there = {path.name for path in MANIFESTS.glob("*.yaml")} - {"kustomization.yaml", "podmonitor.yaml"}
     assert set(listed) == there
 
 
-def test_chart_is_of_the_packages_version():
+def test_chart_has_the_version_of_the_package():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == tpw.__version__
 
@@ -144,7 +144,7 @@ def test_the_exporter_runs_without_privileges(case):
         assert mount.get("readOnly") or mount["name"] == "state", mount
 
 
-def test_state_is_handed_to_the_user_the_exporter_runs_as():
+def test_the_state_directory_belongs_to_the_user_of_the_exporter():
     pod = pod_of(render({"podSecurityContext": {"runAsUser": 4321, "runAsGroup": 5432}}))
     (container,) = pod["initContainers"]
     assert {"--owner=4321", "--group=5432"} <= set(container["command"])
@@ -166,7 +166,7 @@ def test_a_changed_configuration_rolls_the_pods():
     assert checksum({"facility": {"pue": 1.2}}) != checksum({"facility": {"pue": 1.3}})
 
 
-def test_pod_monitor_has_only_fields_that_the_operator_knows():
+def test_pod_monitor_has_only_fields_of_the_operator():
     spec = of_kind(render(CASES["everything"]), "PodMonitor")["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
     assert set(spec) == {"selector", "podMetricsEndpoints"}
@@ -191,7 +191,7 @@ def test_without_a_secret_there_is_no_web_configuration():
     assert {volume["name"] for volume in pod["volumes"]} == {"config", "state"}
 
 
-def test_probes_ask_what_needs_no_password():
+def test_probes_use_paths_without_a_password():
     from tpw.exposition.access import PROBES
 
     (container,) = pod_of(render({"webConfig": {"secretName": "web"}}))["containers"]
@@ -235,7 +235,7 @@ def test_the_policy_admits_named_peers_and_restricts_egress_only_where_configure
     assert [document["kind"] for document in render({})].count("NetworkPolicy") == 0
 
 
-def test_what_the_comments_of_the_values_give_to_copy_is_valid():
+def test_examples_in_comments_of_the_values_are_valid():
     text = (CHART / "values.yaml").read_text()
     copied = re.sub(r"^(\s*)(from|egress): \[\]\n(?=\s*#  -)", r"\1\2:\n", text, flags=re.MULTILINE)
     copied = re.sub(r"^( *)#  ( *)(?=- |  ports:)", r"\1  \2", copied, flags=re.MULTILINE)
@@ -277,7 +277,7 @@ def test_a_packed_chart_has_files_for_links_and_renders_the_same(tmp_path: Path)
     assert render(CASES["everything"], tmp_path / "tpw-exporter") == render(CASES["everything"])
 
 
-def test_rules_carry_what_the_operator_selects_and_lead_to_addresses():
+def test_rules_have_the_labels_of_the_operator_and_absolute_addresses():
     rule = of_kind(render(CASES["everything"]), "PrometheusRule")
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     assert rule["metadata"]["annotations"] == {"example.com/team": "inference"}
@@ -302,7 +302,7 @@ _WITHOUT_LABELS = {
 }
 
 
-def test_parameters_are_a_group_of_their_own_beside_the_rules():
+def test_parameters_are_a_separate_rule_group():
     groups = of_kind(render(CASES["everything"]), "PrometheusRule")["spec"]["groups"]
     parameters = groups[-1]
     assert parameters["name"] == "tpw-parameters"
@@ -326,7 +326,7 @@ def test_parameters_are_a_group_of_their_own_beside_the_rules():
     assert names == [group["name"] for group in groups[:-1]]
 
 
-def test_a_budget_of_millions_is_a_number_that_prometheus_reads():
+def test_a_budget_of_millions_is_a_valid_number_in_promql():
     values = {"prometheusRule": {"enabled": True, "parameters": {"budgets": {"JPY": 30_000_000}}}}
     rule = of_kind(render(values), "PrometheusRule")["spec"]["groups"][-1]["rules"][0]
     assert float(rule["expr"].removeprefix("vector(").removesuffix(")")) == 3e7

@@ -49,7 +49,7 @@ def test_a_failed_attempt_is_repeated_once(monkeypatch):
     assert len(attempts) == 2
 
 
-def test_what_could_not_be_had_is_not_asked_for_again_at_once(monkeypatch):
+def test_a_part_that_is_unavailable_is_not_fetched_again_at_once(monkeypatch):
     attempts = []
 
     def never(target):
@@ -70,7 +70,7 @@ def test_what_could_not_be_had_is_not_asked_for_again_at_once(monkeypatch):
     assert len(attempts) == 2 * realparts.ATTEMPTS
 
 
-def test_an_older_recipes_part_is_removed(monkeypatch):
+def test_a_part_of_an_older_recipe_is_removed(monkeypatch):
     old = realparts.CACHE / "thing-01234567"
     old.mkdir()
     monkeypatch.setitem(realparts.PARTS, "thing", part(lambda _target: "thing 1.0\n"))

@@ -49,7 +49,7 @@ def test_no_file_names_a_registry_or_a_path_of_one_machine():
     assert offenders == []
 
 
-def test_nothing_is_left_to_be_done_in_a_file():
+def test_no_file_has_an_open_task():
     words = re.compile(rb"\b(" + b"|".join([b"TO" + b"DO", b"FIX" + b"ME", b"W" + b"IP"]) + rb")\b")
     offenders = [
         str(path.relative_to(ROOT))

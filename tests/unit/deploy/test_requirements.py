@@ -45,8 +45,8 @@ def test_the_larger_file_agrees_with_the_smaller_ones():
         assert {package: all_of_it.get(package) for package in part} == part
 
 
-def test_the_image_has_what_the_settings_need_that_ask_for_more():
-    """Basic auth and calendars of holidays: in a container nobody can install them later."""
+def test_the_image_has_the_packages_of_all_settings():
+    """Basic auth and calendars of holidays cannot be installed in a container later."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     image, runtime = pins(ROOT / "requirements" / "image.txt"), pins(ROOT / "requirements" / "runtime.txt")
     assert image.items() >= runtime.items()
@@ -56,7 +56,7 @@ def test_the_image_has_what_the_settings_need_that_ask_for_more():
     assert "-r requirements/image.txt" in (ROOT / "Dockerfile").read_text()
 
 
-def test_pinned_versions_satisfy_what_the_package_asks_for():
+def test_pinned_versions_satisfy_the_requirements_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = pins(ROOT / "requirements" / "runtime.txt")
     for text in project["dependencies"]:

@@ -42,7 +42,7 @@ def test_state_directory_is_the_default_one():
     assert settings("StateDirectory") == [Path(Config().state.dir).name]
 
 
-def test_no_right_is_ambient_that_is_not_bounded():
+def test_every_ambient_capability_is_in_the_bounding_set():
     (ambient,), (bounded,) = settings("AmbientCapabilities"), settings("CapabilityBoundingSet")
     assert ambient.split() == bounded.split() == ["CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"]
 

@@ -35,7 +35,7 @@ def proxies() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", proxies(), ids=" ".join)
-def test_commands_are_such(words: list[str]):
+def test_documented_commands_are_valid(words: list[str]):
     assert parsed(words)["upstream"].startswith("http://")
 
 
@@ -45,7 +45,7 @@ def test_exactly_the_options_of_the_proxy_are_documented():
     assert documented == options
 
 
-def test_configuration_is_one():
+def test_documented_configuration_is_valid():
     (server,) = load(BLOCKS["config.yaml"]).servers
     assert server.engine in ENGINES
 
@@ -55,7 +55,7 @@ def test_manifests_are_valid():
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_services_end_after_their_answers_may():
+def test_services_stop_later_than_their_responses_may_take():
     """The grace of the container is longer than that of the proxy in it."""
     pod = next(yaml.safe_load_all(BLOCKS["ollama.yaml"]))["spec"]["template"]["spec"]
     grace = float(parsed(pod["containers"][1]["args"])["shutdown-grace"])
@@ -71,7 +71,7 @@ def test_every_metric_of_the_page_is_documented():
     assert set(re.findall(r"^\| `(tpw_hook_\w+)", TEXT, re.MULTILINE)) == published
 
 
-def test_paths_that_are_named_are_counted():
+def test_documented_paths_are_counted():
     named = re.findall(r"`(/[a-z/]+)`", TEXT.split("## What is counted")[1].split("\n\n")[1])
     assert named
     assert set(named) <= set(COUNTED_PATHS)

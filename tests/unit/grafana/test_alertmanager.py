@@ -44,7 +44,7 @@ def test_alerts_go_to_their_receiver(tools: Path, config: Path, labels: tuple[st
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_inhibition_names_alerts_that_exist_and_labels_that_they_have(config: Path):
+def test_inhibition_uses_alerts_and_labels_that_exist(config: Path):
     rules = yaml.safe_load(config.read_text(encoding="utf-8"))["inhibit_rules"]
     named = set()
     for rule in rules:

@@ -67,7 +67,7 @@ def _changed(value: float | str, change: str) -> float | str:
     return round(changed) if isinstance(value, int) else changed
 
 
-def test_every_value_that_decides_about_an_alert_is_tested_by_changing_it():
+def test_every_threshold_is_tested_by_changing_it():
     fields = {field.name for field in dataclasses.fields(Values)}
     assert {knob for knobs in KNOBS.values() for knob in knobs} == fields - NOT_KNOBS
 

@@ -14,7 +14,7 @@ FILES = files(Values())
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_generated_file_stands_as_the_build_writes_it(name: str, root: Path):
+def test_generated_file_is_up_to_date(name: str, root: Path):
     path = root / name
     assert path.is_file(), f"{name} is missing: run python -m grafana.build"
     assert path.read_text(encoding="utf-8") == FILES[name], f"{name} is stale: run python -m grafana.build"

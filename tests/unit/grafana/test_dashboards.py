@@ -42,13 +42,13 @@ each_target = pytest.mark.parametrize(
 )
 
 
-def test_addresses_of_the_dashboards_are_the_known_ones():
+def test_uids_of_dashboards_never_change():
     """A uid is in links, bookmarks and alerts: it never changes."""
     assert DASHBOARDS.keys() >= UIDS
 
 
 @each_dashboard
-def test_dashboard_is_one_question_on_a_page(uid: str):
+def test_dashboard_has_10_to_20_panels(uid: str):
     assert 10 <= sum(1 for _ in panels(DASHBOARDS[uid])) <= 20
 
 
@@ -72,7 +72,7 @@ def test_dashboard_has_the_common_settings(uid: str):
 
 
 @each_dashboard
-def test_panels_have_numbers_and_places_of_their_own(uid: str):
+def test_panels_have_unique_numbers_and_positions(uid: str):
     everything = [*DASHBOARDS[uid]["panels"], *panels(DASHBOARDS[uid])]
     ids = {id(panel): panel["id"] for panel in everything}
     assert len(set(ids.values())) == len(ids)
@@ -161,7 +161,7 @@ def test_only_what_is_judged_is_green_or_red(uid: str, panel: dict[str, Any]):
 
 
 @each_panel
-def test_number_does_not_change_with_the_zoom(uid: str, panel: dict[str, Any]):
+def test_value_does_not_change_with_the_zoom(uid: str, panel: dict[str, Any]):
     for target in panel.get("targets", ()):
         expr = target["expr"]
         assert "$__interval_ms" not in expr

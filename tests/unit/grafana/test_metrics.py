@@ -19,7 +19,7 @@ WORDS = vocabulary(Values())
         'tpw_server_tokens_total{kind="$kind", server=~"${server:regex}"}',
     ],
 )
-def test_words_that_are_exposed_pass(expr: str):
+def test_exposed_names_pass(expr: str):
     WORDS.check(expr)
 
 
@@ -36,12 +36,12 @@ def test_words_that_are_exposed_pass(expr: str):
         ("vector(1) and no_such_metric", "no series no_such_metric"),
     ],
 )
-def test_words_that_nobody_exposes_fail_the_build(expr: str, complaint: str):
+def test_unknown_names_fail_the_build(expr: str, complaint: str):
     with pytest.raises(UnknownNameError, match=complaint.replace("(", r"\(")):
         WORDS.check(expr)
 
 
-def test_pieces_of_an_expression_join_to_the_expression():
+def test_tokens_of_an_expression_join_to_the_expression():
     expr = 'sum by (a, b) (rate(x{y=~"z\\"}"}[$__rate_interval])) / 1e-6 >= bool .5 # not a comment here'
     assert "".join(piece.text for piece in tokens(expr)) == expr
 
@@ -59,7 +59,7 @@ def test_filters_go_to_the_selectors_that_have_the_label_and_do_not_match_it_yet
     )
 
 
-def test_the_last_word_of_an_expression_is_filtered_too():
+def test_the_last_name_of_an_expression_is_filtered_too():
     assert WORDS.filtered("tpw_server_up", ("server",)) == 'tpw_server_up{server=~"$server"}'
 
 

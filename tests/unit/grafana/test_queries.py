@@ -198,7 +198,7 @@ def test_dashboards_show_the_hand_calculation(
 
 
 @pytest.mark.e2e
-def test_curves_are_made_of_the_same_values(server: Prometheus, hands: dict[tuple[str, Choice], Hand]):
+def test_curves_have_the_same_values(server: Prometheus, hands: dict[tuple[str, Choice], Hand]):
     """A range query is an instant query at every step."""
     hand = hands["in the expensive evening, after a server was down", CHOSEN[0]]
     for key, target in QUERIES.items():
@@ -234,7 +234,7 @@ def test_without_a_tariff_money_is_empty_and_nothing_else_is(unpriced: Prometheu
             for name in WORDS.names(target["expr"])
         )
         if about_money:
-            assert found == {}, f"{key} shows money that nobody knows"
+            assert found == {}, f"{key} shows unknown money"
         elif not re.search("price|demand|ALERTS|offset -", target["expr"]):
             wanted = {who for who in PANELS[key](hand) if ("source", "tariff") not in who}
             assert found.keys() == wanted, f"{key} differs although it needs no price"
