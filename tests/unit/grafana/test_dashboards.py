@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -31,15 +32,42 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield panel
 
 
-PANELS = [(uid, panel) for uid, dashboard in DASHBOARDS.items() for panel in panels(dashboard)]
-TARGETS = [(uid, panel, target) for uid, panel in PANELS for target in panel.get("targets", ())]
 each_dashboard = pytest.mark.parametrize("uid", DASHBOARDS)
-each_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}-{panel['title']}" for uid, panel in PANELS])
-each_target = pytest.mark.parametrize(
-    ("uid", "panel", "target"),
-    TARGETS,
-    ids=[f"{uid}-{panel['title']}-{target['refId']}" for uid, panel, target in TARGETS],
-)
+
+
+def each_panel(check: Callable[[str, dict[str, Any]], None]) -> Any:
+    """One test per dashboard that checks all its panels: a test per panel would be most tests of this suite."""
+
+    def test(uid: str) -> None:
+        for panel in panels(DASHBOARDS[uid]):
+            with named(panel["title"]):
+                check(uid, panel)
+
+    test.__name__ = check.__name__
+    return each_dashboard(test)
+
+
+def each_target(check: Callable[[str, dict[str, Any], dict[str, Any]], None]) -> Any:
+    """One test per dashboard that checks all queries of its panels."""
+
+    def test(uid: str) -> None:
+        for panel in panels(DASHBOARDS[uid]):
+            for target in panel.get("targets", ()):
+                with named(f"{panel['title']}, query {target['refId']}"):
+                    check(uid, panel, target)
+
+    test.__name__ = check.__name__
+    return each_dashboard(test)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Adds the name to an error."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(name)
+        raise
 
 
 def test_uids_of_dashboards_never_change():
