@@ -67,10 +67,6 @@ MANY_FIELDS = {
     "ledger/books.py: ServerAccount",
     "tariff/layout.py: Layout",
     "tokens/dialects.py: Dialect",
-    # To be split.
-    "http/client.py: Client",
-    "power/external.py: ExternalMeter",
-    "tokens/scrape.py: ScrapeSource",
 }
 """Classes that have more."""
 

@@ -63,6 +63,33 @@ class Tls:
         return context
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address of http or https, taken apart."""
+
+    server: tuple[str, str, int]
+    """Scheme, host and port, as they are compared."""
+    netloc: str
+    """Host and port as they are written, without a user."""
+    target: str
+    """Path and query in ASCII, as they are requested."""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises ValueError for another scheme, no host, or a port that is not a number."""
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise ValueError(f"{address_of(url)!r} is not an http or https address")
+        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
+        server = (parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme])
+        return cls(server, parts.netloc.rpartition("@")[2], target)
+
+    @property
+    def origin(self) -> str:
+        """``scheme://host:port``."""
+        return f"{self.server[0]}://{self.netloc}"
+
+
 class RedirectError(SourceError):
     """A redirect to another server, which was not followed."""
 
@@ -118,20 +145,17 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         open_socket: Callable[[str, int, Left], socket.socket] = open_tcp,
     ) -> None:
-        self._scheme, self._host, self._port = server_of(url)
-        parts = urlsplit(url)
-        self._netloc = parts.netloc.rpartition("@")[2]
-        self.origin = f"{self._scheme}://{self._netloc}"
-        self.prefix = parts.path.rstrip("/")
+        self.address = Address.parse(url)
+        self.origin = self.address.origin
+        self.prefix = urlsplit(url).path.rstrip("/")
         self.connects = 0
         """Connections opened so far. Behind a new one there may be a new process."""
-        self._target = target_of(url)
         self._timeout_seconds = timeout_seconds
         self._max_bytes = max_bytes
         self._headers_file = headers_file
         self._tls = tls or Tls()
         self._proxy = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
-        self._via = (self._host, self._port) if self._proxy is None else server_of(self._proxy.geturl())[1:]
+        self._via = (self.address if self._proxy is None else Address.parse(self._proxy.geturl())).server[1:]
         self._clock = clock
         self._open_socket = open_socket
         self._secrets: dict[str, str] = {}
@@ -163,7 +187,7 @@ class Client:
         """
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         deadline = self._clock() + timeout
-        target = quote(target, safe=_SAFE) if target else self._target
+        target = quote(target, safe=_SAFE) if target else self.address.target
 
         def left() -> float:
             seconds = deadline - self._clock()
@@ -193,7 +217,7 @@ class Client:
 
     def where(self, target: str = "") -> str:
         """The address of a target without its query, which may hold secrets: for messages."""
-        return self.origin + (target or self._target).partition("?")[0]
+        return self.origin + (target or self.address.target).partition("?")[0]
 
     def close(self) -> None:
         """Drop the connection; the next request opens another. Never raises."""
@@ -207,8 +231,8 @@ class Client:
         length = {} if body is None else {"Content-Length": str(len(body))}
         sent = {k.lower(): f"{k}: {v}" for part in (_HEADERS, headers, self._secrets, length) for k, v in part.items()}
         began = self._clock()
-        address = self.origin + target if self._proxy and self._scheme == "http" else target
-        response = _sent(sock, method, address, self._netloc, [*sent.values()], body or b"", left)
+        address = self.origin + target if self._proxy and self.address.server[0] == "http" else target
+        response = _sent(sock, method, address, self.address.netloc, [*sent.values()], body or b"", left)
         answered = self._clock()
         is_framed = response.length is not None or bool(response.chunked)
         try:
@@ -222,7 +246,7 @@ class Client:
 
     def _connect(self, left: Left) -> socket.socket:
         self._secrets = read_headers(self._headers_file)
-        proxy, context = self._proxy, self._tls.context() if self._scheme == "https" else None
+        proxy, context = self._proxy, self._tls.context() if self.address.server[0] == "https" else None
         login = {}
         if proxy is not None and proxy.username:
             [(name, value)] = basic(unquote(proxy.username), unquote(proxy.password or "")).items()
@@ -230,7 +254,7 @@ class Client:
         sock = self._sock = self._open_socket(*self._via, left)
         sock.settimeout(left())
         if proxy is not None and context is not None:
-            server = self._netloc if urlsplit(self.origin).port else f"{self._netloc}:443"
+            server = self.address.netloc if urlsplit(self.origin).port else f"{self.address.netloc}:443"
             response = _sent(sock, "CONNECT", server, server, [f"{k}: {v}" for k, v in login.items()], b"", left)
             response.close()
             if response.status != 200:
@@ -239,7 +263,9 @@ class Client:
             self._secrets.update(login)
         if context is not None:
             sock.settimeout(left())
-            sock = self._sock = context.wrap_socket(sock, server_hostname=self._tls.server_name or self._host)
+            sock = self._sock = context.wrap_socket(
+                sock, server_hostname=self._tls.server_name or self.address.server[1]
+            )
         self.connects += 1
         return sock
 
@@ -274,25 +300,12 @@ class Client:
         url = location.encode("latin-1", "replace").decode("utf-8", "replace")
         try:
             url = urljoin(self.origin + target, url)
-            if server_of(url) == (self._scheme, self._host, self._port):
-                return target_of(url)
+            address = Address.parse(url)
+            if address.server == self.address.server:
+                return address.target
         except ValueError:  # not an address of http, or a port that is not a number
             pass
         raise RedirectError(self.where(target), url)
-
-
-def server_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address of http or https, as they are compared. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f"{address_of(url)!r} is not an http or https address")
-    return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
-
-
-def target_of(url: str) -> str:
-    """Path and query of an address in ASCII, as they are requested."""
-    parts = urlsplit(url)
-    return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
 
 
 def _failure(where: str, error: Exception, timeout_seconds: float) -> SourceError:

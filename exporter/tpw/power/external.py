@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, Reason, SourceError
@@ -35,6 +36,17 @@ class _Value:
     value: float
     at_seconds: float
     """Monotonic instant of the value itself, not of the query."""
+
+
+@dataclass(slots=True)
+class _Reported:
+    """What was returned of one GPU's counter of joules."""
+
+    joules: float | None = None
+    """The value last returned; None while none was."""
+    changed_to: float | None = None
+    changed_at_seconds: float = 0.0
+    """Monotonic instant at which the counter was first seen at ``changed_to``."""
 
 
 class ExternalMeter:
@@ -81,7 +93,14 @@ class ExternalMeter:
         self._watts = {str(name): float(value) for name, value in (watts or {}).items()}
         self._queries = {"power": power_query, "energy": energy_query}
         self._label = label
-        self._model, self._vendor, self._max = model, vendor, max_power_watts
+        self._template = Gpu(
+            uuid="",
+            index=0,
+            name=model,
+            vendor=vendor,
+            energy_method=EnergyMethod.EXTERNAL,
+            max_power_watts=max_power_watts,
+        )
         self._every = every_seconds
         if any(not math.isfinite(value) or value <= 0 for value in self._watts.values()):
             raise ValueError("watts of a GPU must be above 0")
@@ -103,8 +122,7 @@ class ExternalMeter:
         self._gpus: dict[str, Gpu] = {}
         self._power: dict[str, _Value] = {}
         self._energy: dict[str, _Value] = {}
-        self._returned: dict[str, float] = {}
-        self._changed: dict[str, tuple[float, float]] = {}
+        self._reported: defaultdict[str, _Reported] = defaultdict(_Reported)
         self._query_at = -math.inf
         self._error: SourceError | None = None
         for name in self._watts:
@@ -158,7 +176,7 @@ class ExternalMeter:
             )
         if now - newest > STALE_INTERVALS * max(self._every, EVERY_SECONDS):
             raise SourceError(Reason.TIMEOUT, f"{name}: the newest value is {now - newest:.0f} s old")
-        if energy is None and name in self._returned:
+        if energy is None and self._reported[name].joules is not None:
             raise SourceError(
                 Reason.LOST,
                 f"energy_query gives no series with {self._label}={name!r} any more",
@@ -184,29 +202,29 @@ class ExternalMeter:
 
     def _new_energy(self, name: str, joules: float) -> float | None:
         """The counter when it has changed: between two queries there is no newer value."""
-        if self._returned.get(name) == joules:
+        reported = self._reported[name]
+        if reported.joules == joules:
             return None
-        self._returned[name] = joules
+        reported.joules = joules
         return joules
 
     def _moved(self, name: str, joules: float, now: float) -> float:
         """When the counter changed last."""
-        changed = self._changed.get(name)
-        if changed is None or changed[0] != joules:
-            changed = self._changed[name] = (joules, now)
-        return changed[1]
+        reported = self._reported[name]
+        if reported.changed_to != joules:
+            reported.changed_to, reported.changed_at_seconds = joules, now
+        return reported.changed_at_seconds
 
     def _add(self, name: str, method: EnergyMethod, note: str) -> None:
         uuid = f"EXT-{name}"
         if uuid not in self._gpus:
-            self._gpus[uuid] = Gpu(
+            self._gpus[uuid] = replace(
+                self._template,
                 uuid=uuid,
                 index=len(self._gpus),
-                name=self._model or name,
-                vendor=self._vendor,
+                name=self._template.name or name,
                 energy_method=method,
                 method_note=note,
-                max_power_watts=self._max,
             )
 
     def _query(self, which: str) -> dict[str, _Value]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tpw.http.client import Client, Tls, target_of
+from tpw.http.client import Client, Tls
 from tpw.http.messages import Answer, json_of
 from tpw.model import Cadence, OsProcess, ProcessIdentity, Reason, ServerReading, SourceError
 from tpw.tokens.dialects import Dialect
@@ -72,7 +72,7 @@ class ScrapeSource:
         self.name = name
         self.url = url
         self._client = Client(url, clock=clock, max_bytes=max_bytes, headers_file=headers_file, tls=tls)
-        self._path = target_of(url) if parts.path not in ("", "/") or parts.query else ""
+        self._path = self._client.address.target if parts.path not in ("", "/") or parts.query else ""
         self._target = ""
         """The path that answered last, after redirects; "" if none did."""
         self._dialect = dialect
