@@ -34,7 +34,7 @@ def clients(nvml: FakeNvml) -> int:
 def test_the_driver_is_let_go_of_over_http_so_that_a_gpu_can_be_reset(
     exporter: Callable[..., Exporter], nvml: FakeNvml
 ) -> None:
-    daemon = exporter(CONFIG, environment=nvml.env())
+    daemon = exporter(CONFIG, "--web.enable-lifecycle", environment=nvml.env())
     before = page(daemon)
 
     released = http_request(f"{daemon.url}/-/release", method="POST")

@@ -71,11 +71,12 @@ def _shared(own: Mapping[str, str] | None) -> argparse.ArgumentParser:
     for flag in flags():
         if own is not None and flag.name not in own:
             continue
-        default = (own or {}).get(flag.name) or flag.default
+        default = (own or {}).get(flag.name) or flag.default or None
         group.add_argument(
             f"--{flag.name}",
             dest=flag.name,
             metavar="VALUE",
+            nargs="?" if flag.is_switch else None,
             default=None,
             help=(flag.help + ("" if default is None else f" Default: {default}.")).replace("%", "%%"),
         )
@@ -109,7 +110,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _command_first(argv: Sequence[str]) -> list[str]:
-    """The arguments with the command first. It can be in any position; the default is ``run``."""
+    """The arguments with the command first. It can be in any position; the default is ``run``. A switch without a value
+    is true."""
+    switches = {f"--{flag.name}" for flag in flags() if flag.is_switch}
+    argv = [f"{word}=true" if word in switches else word for word in argv]
     names = {command.name for command in COMMANDS}
     valued = {f"--{flag.name}" for flag in flags()} | {f"--{_CONFIG_FLAG}"}
     for position, word in enumerate(argv):

@@ -26,6 +26,7 @@ import structlog
 from tpw import __version__
 from tpw.config.schema import Web as WebSettings
 from tpw.exposition.access import Access
+from tpw.exposition.actions import BusyError, Hosts, Shared
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.serving import ListenError, Server
 from tpw.exposition.web_config import WebConfigError
@@ -95,7 +96,8 @@ class _Process:
     def __init__(self, new_daemon: Callable[[], Daemon], web: WebSettings, reload: Reload | None) -> None:
         self._new_daemon = new_daemon
         self._web = web
-        self._reload = reload
+        self._reload = None if reload is None else Shared(partial(self._reload_now, reload))
+        """Shared by signals and HTTP requests: a storm of them costs one reload at a time."""
         self._daemon: Daemon | None = None
         self._front = _Starting()
         self._is_stopping = False
@@ -180,14 +182,16 @@ class _Process:
         from tpw.exposition.render import Page
         from tpw.exposition.web import Web
 
-        reload = self._reload
+        web = self._web
         return Web(
             lambda: daemon.snapshot,
             Page(ProcessTail()),
-            telemetry_path=self._web.telemetry_path,
-            reload=None if reload is None else lambda: reload(daemon),
+            telemetry_path=web.telemetry_path,
+            reload=self._reload,
             release=lambda: [] if daemon.release(REQUEST_SECONDS) else [_NOT_RELEASED],
             resume=lambda: [] if daemon.resume(REQUEST_SECONDS) else [_NOT_RESUMED],
+            is_lifecycle_enabled=web.enable_lifecycle,
+            hosts=Hosts([web.listen_address], web.external_url or "", web.allowed_hosts),
             awaited=self._awaited,
             host=socket.gethostname(),
         )
@@ -213,9 +217,17 @@ class _Process:
         threading.Thread(target=self._reload_logged, name="reload", daemon=True).start()
 
     def _reload_logged(self) -> None:
-        if self._reload is not None and self._daemon is not None:
-            for problem in self._reload(self._daemon):
-                _log.error("reload_failed", detail=problem)
+        if self._reload is None:
+            return
+        try:
+            problems = self._reload()
+        except BusyError:
+            return  # a reload that begins after this signal is queued already
+        for problem in problems:
+            _log.error("reload_failed", detail=problem)
+
+    def _reload_now(self, reload: Reload) -> Sequence[str]:
+        return [] if self._daemon is None else reload(self._daemon)
 
     def _release(self) -> None:
         # To reset or partition a GPU, every client of its driver must be closed for a while.

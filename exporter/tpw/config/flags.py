@@ -10,7 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from tpw.config.nodes import Origin
 from tpw.config.schema import Config
-from tpw.settings.shapes import Section, default_of, settings_of
+from tpw.settings.shapes import Scalar, Section, default_of, settings_of
 
 _STR = "tag:yaml.org,2002:str"
 _MAP = "tag:yaml.org,2002:map"
@@ -25,6 +25,8 @@ class Flag:
     path: str
     help: str
     default: Any
+    is_switch: bool = False
+    """Whether it may stand without a value, which means true."""
 
     @property
     def environment(self) -> str:
@@ -54,7 +56,8 @@ def flags(section: type = Config, prefix: str = "") -> tuple[Flag, ...]:
         if isinstance(meaning.shape, Section):
             found.extend(flags(meaning.shape.section, f"{path}."))
         elif meaning.flag:
-            found.append(Flag(meaning.flag, path, meaning.help, default_of(item)))
+            is_switch = isinstance(meaning.shape, Scalar) and meaning.shape.json.get("type") == "boolean"
+            found.append(Flag(meaning.flag, path, meaning.help, default_of(item), is_switch))
     return tuple(found)
 
 

@@ -228,6 +228,26 @@ class Web:
         default=None,
         flag="web.config.file",
     )
+    enable_lifecycle: bool = setting(
+        switch(),
+        "Allow `POST /-/reload`, `/-/release` and `/-/resume`. The signals SIGHUP, SIGUSR1 and SIGUSR2 do the same and are"
+        " always allowed.",
+        default=False,
+        flag="web.enable-lifecycle",
+    )
+    external_url: str | None = setting(
+        http_url(),
+        "Address under which users reach the exporter, such as that of a reverse proxy. Its host name is allowed in"
+        " `POST` requests.",
+        default=None,
+        flag="web.external-url",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        ListOf(text("a host name without port", pattern=r"[A-Za-z0-9_.-]+"), "a list of host names", or_one=True),
+        "Further host names that are allowed in `POST` requests. IP addresses, localhost, the name of the machine and the"
+        " address to listen on always are.",
+        default=(),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

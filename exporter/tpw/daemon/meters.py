@@ -104,7 +104,7 @@ class Meters:
             for uuid in self._duplicates
         ]
         if self._is_released:
-            notes.append("The GPU driver was released on request: `POST /-/resume` (or SIGUSR2) opens it again.")
+            notes.append("The GPU driver was released on request: SIGUSR2 (or `POST /-/resume`) opens it again.")
         return notes
 
     def release(self) -> bool:

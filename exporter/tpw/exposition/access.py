@@ -19,18 +19,18 @@ from typing import cast
 
 import structlog
 
+from tpw.exposition.admission import PROBES
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.serving import Gate
-from tpw.exposition.web_config import WebConfig, WebConfigError, bcrypt, load
+from tpw.exposition.web_config import Bcrypt, WebConfig, WebConfigError, bcrypt, load
 
 _log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
-_MAX_CACHED_PASSWORDS = 100
-
-PROBES = frozenset({"/-/healthy", "/-/ready"})
-"""Paths that need no password, since a kubelet has no safe place for one; they reveal nothing that is measured. They are
-exempt from the rate limit too: otherwise a client that floods the port could have the daemon restarted."""
+_MAX_CACHED_PASSWORDS = 256
+"""Of each kind, valid and wrong. Tuning: 64 bytes each; a misconfigured client repeats one password, not hundreds."""
+_MAX_WAITING_PASSWORDS = 4
+"""bcrypt takes 50 to 300 ms at the usual costs, so that the last in the queue waits about a second."""
 
 
 class Access(Gate):
@@ -95,15 +95,23 @@ class Access(Gate):
         return any(name in allowed for _, name in names)
 
     def refuse(self, request: Request) -> Response | None:
-        """429 above the rate limit, 401 without a valid user and password, None for an allowed request."""
+        """429 above the rate limit, 401 without a valid user and password, 503 where too many passwords wait to be checked,
+        None for an allowed request. Probes need no password, since a kubelet has no safe place for one, and are exempt from
+        the rate limit: otherwise a client that floods the port could have the daemon restarted."""
         if request.path in PROBES and request.method in ("GET", "HEAD"):
             return None
         config = self._config
         if config.rate_interval_seconds and not self._within_rate(config):
             return Response(b"too many requests\n", 429, headers=(("Retry-After", "1"),))
-        if config.users and not self._authenticates(config.users, request.headers.get("authorization", "")):
-            return Response(b"unauthorized\n", 401, headers=(("WWW-Authenticate", 'Basic realm="tpw-exporter"'),))
-        return None
+        if not config.users:
+            return None
+        try:
+            is_known = self._authenticates(config.users, request.headers.get("authorization", ""))
+        except _BusyError:
+            return Response(b"too many passwords are being checked\n", 503, headers=(("Retry-After", "1"),))
+        if is_known:
+            return None
+        return Response(b"unauthorized\n", 401, headers=(("WWW-Authenticate", 'Basic realm="tpw-exporter"'),))
 
     def _within_rate(self, config: WebConfig) -> bool:
         """Remove one token from the bucket. False if it is empty."""
@@ -118,6 +126,7 @@ class Access(Gate):
             return True
 
     def _authenticates(self, users: Mapping[str, bytes], authorization: str) -> bool:
+        """Whether user and password are valid. Raises _BusyError."""
         scheme, _, encoded = authorization.partition(" ")
         if scheme.lower() != "basic":
             return False
@@ -133,36 +142,60 @@ class Access(Gate):
         return matches and hashed is not None
 
 
-class _Passwords:
-    """Checks passwords one at a time and caches the valid ones.
+class _BusyError(Exception):
+    """Too many passwords are being checked."""
 
-    bcrypt is slow by design. The cache (keyed digests) keeps that cost out of a scrape; the lock keeps wrong passwords from
-    using more than one core.
+
+class _Passwords:
+    """Checks passwords one at a time, and caches the results.
+
+    bcrypt is slow by design. The cache (keyed digests, nothing that reveals a password) keeps that cost out of a scrape,
+    and out of a client that repeats a wrong password; the lock keeps wrong passwords from using more than one core, the
+    bounded queue from using every connection. Wrong passwords never displace valid ones.
     """
 
     def __init__(self) -> None:
         self._key = os.urandom(32)
-        self._valid: dict[bytes, None] = {}
-        self._lock = threading.Lock()
+        self._results: dict[bool, dict[bytes, None]] = {True: {}, False: {}}
+        self._checking = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_MAX_WAITING_PASSWORDS)
 
     def check(self, password: bytes, hashed: bytes) -> bool:
+        """Whether a password matches its hash. Raises _BusyError."""
         digest = hashlib.blake2b(hashed + b"\0" + password, key=self._key).digest()
-        if digest in self._valid:
-            return True
+        known = self._known(digest)
+        if known is not None:
+            return known
         package = bcrypt()
         if package is None:
             return False
-        with self._lock:
-            try:
-                # bcrypt only uses the first 72 bytes; newer packages refuse longer passwords.
-                matches = package.checkpw(password[:72], hashed)
-            except ValueError:
-                matches = False
-            if matches:
-                if len(self._valid) >= _MAX_CACHED_PASSWORDS:
-                    self._valid.clear()
-                self._valid[digest] = None
-        return matches
+        if not self._waiting.acquire(blocking=False):
+            raise _BusyError
+        try:
+            with self._checking:
+                known = self._known(digest)  # the same one may have been ahead in the queue
+                return self._keep(digest, _matches(package, password, hashed)) if known is None else known
+        finally:
+            self._waiting.release()
+
+    def _known(self, digest: bytes) -> bool | None:
+        return next((result for result, digests in self._results.items() if digest in digests), None)
+
+    def _keep(self, digest: bytes, result: bool) -> bool:  # noqa: FBT001 - the result itself
+        """Called with the lock held."""
+        digests = self._results[result]
+        if len(digests) >= _MAX_CACHED_PASSWORDS:
+            del digests[next(iter(digests))]  # the oldest
+        digests[digest] = None
+        return result
+
+
+def _matches(package: Bcrypt, password: bytes, hashed: bytes) -> bool:
+    try:
+        # bcrypt only uses the first 72 bytes; newer packages refuse longer passwords.
+        return package.checkpw(password[:72], hashed)
+    except ValueError:
+        return False
 
 
 def _load(path: Path) -> tuple[WebConfig, tuple[object, ...]]:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 
 from tpw.exposition import figures
@@ -76,6 +77,7 @@ def page(status: Status, telemetry_path: str, host: str = "") -> bytes:
     )
 
 
+@cache
 def reference() -> bytes:
     """The metric reference as a page."""
     tables = "".join(

@@ -1,14 +1,13 @@
 """A small HTTP/1.1 server for a few clients that poll every few seconds.
 
 One thread per connection. Connections are kept alive and limited in number, and every wait has a time limit: a client that
-sends nothing, too much or too slowly occupies one thread for a while and does not affect others. When all connections are
-in use, the one that has been idle longest is closed. The standard library's handler spends more time on the headers of a
-scrape than the page takes to render; this one parses only what is needed.
+sends nothing, too much or too slowly occupies one thread for a while and does not affect others. When connections are
+scarce, the slowest makes way (:mod:`tpw.exposition.admission`). The standard library's handler spends more time on the
+headers of a scrape than the page takes to render; this one parses only what is needed.
 """
 
 from __future__ import annotations
 
-import errno
 import selectors
 import socket
 import ssl
@@ -19,17 +18,19 @@ from contextlib import suppress
 
 import structlog
 
+from tpw.exposition.admission import PROBES, Limits, Phase, admit, may_use_reserve, peer_of
 from tpw.exposition.http1 import MalformedError, Request, Response, parse_head, response_head
+from tpw.exposition.listening import ListenError, listen, parse_address
+
+__all__ = ["Gate", "Handler", "ListenError", "Server", "parse_address"]
 
 _log = structlog.get_logger(__name__)
 
 _HEAD_LIMIT = 16 * 1024
 _BODY_LIMIT = 64 * 1024
+_PAGES_AT_ONCE = 2
+"""Pages that are made at the same time. Tuning: more threads would take the interpreter's lock from probes and the tick."""
 _TLS_HANDSHAKE = b"\x16"
-
-
-class ListenError(OSError):
-    """An address cannot be listened on. The message has the address, the cause and a hint."""
 
 
 Handler = Callable[[Request], Response]
@@ -59,69 +60,6 @@ class Gate:
         return ()
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Parse ``HOST:PORT``, ``:PORT`` (all addresses) or ``[IPV6]:PORT``. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not an address to listen on: write HOST:PORT, :PORT or [IPV6]:PORT")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r} is not an address to listen on: put the IPv6 address in brackets, [{host}]:{port}")
-    return host, int(port)
-
-
-def _listen(text: str) -> socket.socket:
-    """A listening socket for one address. Raises ListenError."""
-    host, port = parse_address(text)
-    try:
-        return _listen_on(host, port) if host else _listen_everywhere(port)
-    except OSError as error:
-        hint = {
-            "EADDRINUSE": "another process uses it; choose another with --web.listen-address",
-            "EACCES": "ports below 1024 need a privilege; choose another with --web.listen-address",
-            "EADDRNOTAVAIL": "this host does not have this address",
-        }.get(_errno_name(error), "see --web.listen-address")
-        raise ListenError(f"cannot listen on {text}: {error.strerror or error} ({hint})") from error
-
-
-def _listen_on(host: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # A name with addresses of both families (localhost) means IPv4, as in exporters written in Go.
-    family, _, _, _, address = next((entry for entry in found if entry[0] == socket.AF_INET), found[0])
-    return _bound(family, address)
-
-
-def _listen_everywhere(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        try:
-            return _bound(socket.AF_INET6, ("::", port), dual=True)
-        except OSError as error:
-            # IPv6 can be compiled in but disabled in the kernel: then IPv4 covers all addresses.
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
-    return _bound(socket.AF_INET, ("", port))
-
-
-def _errno_name(error: OSError) -> str:
-    return errno.errorcode.get(error.errno or 0, "")
-
-
-def _bound(family: int, address: tuple[object, ...], *, dual: bool = False) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
-        listener.bind(address)
-        listener.listen(64)
-        listener.settimeout(0.0)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
 class _DisconnectedError(Exception):
     """The client closed the connection."""
 
@@ -133,10 +71,10 @@ class Server:
         addresses: in the form that :func:`parse_address` accepts.
         handler: called in the connection's thread; must not raise.
         gate: TLS and access control.
-        max_connections: above it the longest idle connection is closed for a new one; if none is idle the new one is
-            refused with 503.
+        limits: numbers of connections. Who finds no place gets 503.
         idle_seconds: how long a connection may wait for its next request.
-        request_seconds: how long receiving one request, or sending one response, may take.
+        head_seconds: how long receiving the head of a request, or a TLS handshake, may take.
+        request_seconds: how long receiving the body of a request, or sending one response, may take.
     """
 
     def __init__(
@@ -145,19 +83,23 @@ class Server:
         handler: Handler,
         *,
         gate: Gate | None = None,
-        max_connections: int = 64,
+        limits: Limits | None = None,
         idle_seconds: float = 120.0,
+        head_seconds: float = 2.0,
         request_seconds: float = 10.0,
     ) -> None:
         self._addresses = tuple(addresses)
         self._handler = handler
         self.gate = gate or Gate()
         self.idle_seconds = idle_seconds
+        self.head_seconds = head_seconds
         self.request_seconds = request_seconds
-        self._max_connections = max_connections
+        self._limits = limits or Limits()
         self._listeners: list[socket.socket] = []
-        self._connections: set[_Connection] = set()
+        self.connections: set[_Connection] = set()
+        """Open ones. Changed with the lock held."""
         self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(_PAGES_AT_ONCE)
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
         self.stopping = False
@@ -171,7 +113,7 @@ class Server:
         """Listen on all addresses. Raises ListenError or ValueError, and then listens on none."""
         try:
             for address in self._addresses:
-                self._listeners.append(_listen(address))
+                self._listeners.append(listen(address))
         except (OSError, ValueError):
             self._close_listeners()
             raise
@@ -192,9 +134,9 @@ class Server:
         for end in self._wake:
             end.close()
         with self._lock:
-            connections = list(self._connections)
+            connections = list(self.connections)
         for connection in connections:
-            if connection.idle_since is not None:
+            if connection.phase in (Phase.IDLE, Phase.RECEIVING):
                 connection.interrupt()
         deadline = time.monotonic() + grace_seconds
         for connection in connections:
@@ -221,7 +163,7 @@ class Server:
 
     def _connect(self, listener: socket.socket) -> None:
         try:
-            client, _ = listener.accept()
+            client, address = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:
@@ -229,13 +171,17 @@ class Server:
             _log.warning("http_accept_failed", error=str(error))
             time.sleep(0.05)
             return
-        connection = _Connection(self, client)
+        peer = peer_of(str(address[0]))
         with self._lock:
-            full = len(self._connections) >= self._max_connections
-            if not full or self._close_idle():
-                self._connections.add(connection)
-                full = False
-        if full:
+            admission, victim = admit(peer, self.connections, self._limits)
+            connection = _Connection(self, client, peer, is_reserve=admission.from_reserve)
+            if victim is not None:
+                self.connections.discard(victim)
+            if admission.admitted:
+                self.connections.add(connection)
+        if victim is not None:
+            victim.interrupt()
+        if not admission.admitted:
             connection.refuse()
             return
         try:
@@ -245,36 +191,46 @@ class Server:
             connection.refuse()
             _log.warning("http_thread_failed", error=str(error))
 
-    def _close_idle(self) -> bool:
-        """Close the connection that has been idle longest. Called with the lock held."""
-        since = [(connection.idle_since, connection) for connection in self._connections]
-        idle = [(seconds, connection) for seconds, connection in since if seconds is not None]
-        if not idle:
-            return False
-        _, oldest = min(idle, key=lambda pair: pair[0])
-        self._connections.discard(oldest)
-        oldest.interrupt()
-        return True
-
     def forget(self, connection: _Connection) -> None:
         """Remove a connection that has ended."""
         with self._lock:
-            self._connections.discard(connection)
+            self.connections.discard(connection)
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, request: Request, connection: _Connection) -> Response:
         """The response of the gate if it refuses the request, else that of the handler."""
-        return self.gate.refuse(request) or self._handler(request)
+        if connection.is_reserve:
+            with self._lock:
+                is_allowed = may_use_reserve(connection, request.path, self.connections)
+            if not is_allowed:
+                return Response(b"too many connections\n", 503, headers=(("Retry-After", "1"),))
+        refused = self.gate.refuse(request)
+        if refused is not None:
+            return refused
+        if request.path in PROBES or request.method not in ("GET", "HEAD"):
+            return self._handler(request)
+        with self._turns:
+            return self._handler(request)
 
 
 class _Connection:
     """One client. Everything except ``interrupt`` runs in the connection's own thread."""
 
-    def __init__(self, server: Server, client: socket.socket) -> None:
+    def __init__(self, server: Server, client: socket.socket, peer: str, *, is_reserve: bool) -> None:
         self._server = server
         self._socket = client
         self._buffer = b""
-        self.idle_since: float | None = None
+        self.peer = peer
+        self.is_reserve = is_reserve
+        self._is_fresh = True
+        """No request has arrived yet. It counts as incomplete since the connection was made: if new connections counted as
+        idle, those of slow clients would displace each other's and everybody's."""
+        self.phase = Phase.RECEIVING
+        self.since_seconds = time.monotonic()
         self.thread = threading.Thread(target=self._run, name="http-connection", daemon=True)
+
+    def _enter(self, phase: Phase) -> None:
+        self.since_seconds = time.monotonic()
+        self.phase = phase
 
     def interrupt(self) -> None:
         """Wake the thread; it then ends."""
@@ -308,10 +264,9 @@ class _Connection:
         context = self._server.gate.context()
         if context is None:
             return True
-        self._socket.settimeout(self._server.request_seconds)
-        self.idle_since = time.monotonic()
+        self._socket.settimeout(self._server.idle_seconds)
         first = self._socket.recv(1, socket.MSG_PEEK)
-        self.idle_since = None
+        self._socket.settimeout(self._server.head_seconds)
         if first not in (_TLS_HANDSHAKE, b""):
             self._reject(400, "this port uses HTTPS: write https:// in the address")
             return False
@@ -331,7 +286,8 @@ class _Connection:
         if self._server.gate.generation() is not generation:
             # The rules have changed since the connection was made: the client has to reconnect.
             return False
-        response = self._server.answer(request)
+        self._enter(Phase.HANDLING)
+        response = self._server.answer(request, self)
         keep = keep and not self._server.stopping
         headers = response.headers
         fixed = self._server.gate.headers()
@@ -340,6 +296,7 @@ class _Connection:
         out = response_head(response.status, response.content_type, len(response.body), headers, close=not keep)
         if request.method != "HEAD":
             out += response.body
+        self._enter(Phase.SENDING)
         self._socket.settimeout(self._server.request_seconds)
         self._socket.sendall(out)
         return keep
@@ -348,6 +305,7 @@ class _Connection:
         """Answer a request that was not read completely. Reads on for up to 1 s: closing a socket with unread bytes resets
         the connection, and the client would lose the response."""
         body = f"{reason}\n".encode()
+        self._enter(Phase.SENDING)
         self._socket.settimeout(1.0)
         self._socket.sendall(response_head(status, "text/plain; charset=utf-8", len(body), (), close=True) + body)
         socket.socket.shutdown(self._socket, socket.SHUT_WR)
@@ -356,13 +314,16 @@ class _Connection:
             pass
 
     def _read_head(self) -> bytes:
-        """The bytes before the empty line. Waits ``idle_seconds`` for the first byte, ``request_seconds`` for the rest."""
+        """The bytes before the empty line. Waits ``idle_seconds`` for the first byte, ``head_seconds`` for the rest."""
         deadline: float | None = None
         if not self._buffer:
-            self.idle_since = time.monotonic()
+            if not self._is_fresh:
+                self._enter(Phase.IDLE)
             self._socket.settimeout(self._server.idle_seconds)
             self._buffer = self._receive()
-            self.idle_since = None
+        if not self._is_fresh:
+            self._enter(Phase.RECEIVING)
+        self._is_fresh = False
         while True:
             end = self._buffer.find(b"\r\n\r\n")
             if 0 <= end <= _HEAD_LIMIT:
@@ -371,7 +332,7 @@ class _Connection:
             if end >= 0 or len(self._buffer) > _HEAD_LIMIT:
                 raise MalformedError(431, "the headers are too long")
             now = time.monotonic()
-            deadline = deadline or now + self._server.request_seconds
+            deadline = deadline or now + self._server.head_seconds
             self._socket.settimeout(max(1e-3, deadline - now))
             self._buffer += self._receive()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from tpw.exposition import figures
+from tpw.exposition.actions import NOT_ENABLED, Action, BusyError, Hosts, Shared
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.render import Page, accepts_gzip, negotiate
 from tpw.exposition.status import status
@@ -26,9 +27,20 @@ _JSON = "application/json; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 _NO_STORE = ("Cache-Control", "no-store")
 _VARY = ("Vary", "Accept, Accept-Encoding")
+_NOT_RELOADED = "reload failed; the old configuration stays in force:"
 
-Action = Callable[[], Sequence[str]]
-"""An operator's action. Returns the problems; none if it succeeded."""
+
+class _Route:
+    """An operator's action and the texts of its responses."""
+
+    __slots__ = ("done", "failed", "failed_status", "run", "signal")
+
+    def __init__(
+        self, action: Action | None, turn: threading.Lock, done: str, failed: str, failed_status: int, signal: str
+    ) -> None:
+        self.run = None if action is None else Shared(action, turn)
+        self.done, self.failed, self.failed_status = done, failed, failed_status
+        self.signal = signal
 
 
 class Web:
@@ -38,9 +50,12 @@ class Web:
         get_snapshot: returns the current snapshot. Called once per request; must not block.
         page: renders the metrics.
         telemetry_path: path of the metrics.
-        reload: for ``POST /-/reload``. Actions run one at a time; None where an action is not available.
+        reload: for ``POST /-/reload``. Actions run one at a time (:class:`tpw.exposition.actions.Shared`); None where an
+            action is not available.
         release: for ``POST /-/release``: closes the GPU driver.
         resume: for ``POST /-/resume``: opens the GPU driver again.
+        is_lifecycle_enabled: whether actions are allowed over HTTP.
+        hosts: the host names for which they are.
         awaited: what must be tried before the exporter is ready, one phrase each; empty once it is.
         host: name of this host, for the title of the landing page.
         clock: monotonic; the clock of the snapshots.
@@ -55,6 +70,8 @@ class Web:
         reload: Action | None = None,
         release: Action | None = None,
         resume: Action | None = None,
+        is_lifecycle_enabled: bool = False,
+        hosts: Hosts | None = None,
         awaited: Callable[[], Sequence[str]] = tuple,
         host: str = "",
         clock: Callable[[], float] = time.monotonic,
@@ -62,12 +79,14 @@ class Web:
         self._get_snapshot = get_snapshot
         self._page = page
         self._telemetry_path = "/" + telemetry_path.strip("/")
-        self._action_lock = threading.Lock()
-        self._actions: dict[str, tuple[Action | None, str, str, int]] = {
-            "/-/reload": (reload, "reloaded", "reload failed; the old configuration stays in force:", 400),
-            "/-/release": (release, "released", "the GPU driver is not released yet:", 503),
-            "/-/resume": (resume, "resumed", "the GPU driver was not opened again:", 503),
+        turn = threading.Lock()
+        self._actions = {
+            "/-/reload": _Route(reload, turn, "reloaded", _NOT_RELOADED, 400, "SIGHUP"),
+            "/-/release": _Route(release, turn, "released", "the GPU driver is not released yet:", 503, "SIGUSR1"),
+            "/-/resume": _Route(resume, turn, "resumed", "the GPU driver was not opened again:", 503, "SIGUSR2"),
         }
+        self._is_lifecycle_enabled = is_lifecycle_enabled
+        self._hosts = hosts or Hosts()
         self._awaited = awaited
         self._host = host
         self._clock = clock
@@ -178,17 +197,22 @@ class Web:
         return Response(b"ready\n", headers=(_NO_STORE,))
 
     def _act(self, request: Request) -> Response:
-        action, succeeded, failed, status = self._actions[request.path]
+        route = self._actions[request.path]
+        name = request.path.rpartition("/")[2]
         if request.method not in ("POST", "PUT"):
             return Response(b"use POST or PUT\n", 405, headers=(("Allow", "POST, PUT"),))
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            # Cross-site request forgery: another site's page, open in an operator's browser.
-            return Response(b"requests from another site are not allowed\n", 403)
-        if action is None:
-            return Response(f"nothing to {request.path.rpartition('/')[2]}\n".encode(), 404)
-        with self._action_lock:
-            problems = action()
+        refusal = self._hosts.refusal(request)
+        if not self._is_lifecycle_enabled:
+            refusal = f"{name} over HTTP {NOT_ENABLED.format(signal=route.signal)}"
+        if refusal:
+            return Response(f"{refusal}\n".encode("utf-8", "replace"), 403)
+        if route.run is None:
+            return Response(f"nothing to {name}\n".encode(), 404)
+        try:
+            problems = route.run()
+        except BusyError:
+            return Response(b"other requests wait for this already\n", 503, headers=(("Retry-After", "1"),))
         if problems:
-            lines = "\n".join((failed, *problems))
-            return Response(f"{lines}\n".encode("utf-8", "replace"), status)
-        return Response(f"{succeeded}\n".encode())
+            lines = "\n".join((route.failed, *problems))
+            return Response(f"{lines}\n".encode("utf-8", "replace"), route.failed_status)
+        return Response(f"{route.done}\n".encode())

@@ -353,5 +353,5 @@ def _released_error() -> SourceError:
     return SourceError(
         Reason.DISABLED,
         "the driver was released on request",
-        "POST /-/resume (or send SIGUSR2) when the maintenance is done.",
+        "Send SIGUSR2 (or POST /-/resume) when the maintenance is done.",
     )

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tpw.cli import main
+from tpw.cli import Setting, main
+from tpw.config.load import load
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,22 @@ def test_the_daemon_does_not_load_what_only_other_commands_need() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
     assert loaded.split() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "enabled"),
+    [
+        ([], "", False),
+        (["--web.enable-lifecycle"], "", True),
+        (["--web.enable-lifecycle=false"], "", False),
+        (["--web.enable-lifecycle", "run"], "", True),
+        (["--web.enable-lifecycle", "--config.file=x"], "x", True),
+    ],
+)
+def test_a_switch_needs_no_value(words: list[str], path: str, enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Setting] = []
+    monkeypatch.setattr("tpw.cli.run.run", lambda arguments, setting: given.append(setting) or 0)
+
+    assert main(words) == 0
+    assert (given[0].config_file or "") == path
+    assert load("", overrides=given[0].overrides).web.enable_lifecycle is enabled

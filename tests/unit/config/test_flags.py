@@ -11,6 +11,8 @@ def test_flags_are_those_of_the_contract() -> None:
         ("web.listen-address", "TPW_WEB_LISTEN_ADDRESS"),
         ("web.telemetry-path", "TPW_WEB_TELEMETRY_PATH"),
         ("web.config.file", "TPW_WEB_CONFIG_FILE"),
+        ("web.enable-lifecycle", "TPW_WEB_ENABLE_LIFECYCLE"),
+        ("web.external-url", "TPW_WEB_EXTERNAL_URL"),
         ("log.level", "TPW_LOG_LEVEL"),
         ("log.format", "TPW_LOG_FORMAT"),
     }

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from structlog.testing import capture_logs
@@ -365,14 +366,24 @@ def test_the_rate_limit_does_not_apply_to_probes(tmp_path: Path):
     assert access.refuse(Request("GET", "/-/healthy")) is None
 
 
-def test_a_valid_password_is_hashed_once_and_a_wrong_one_every_time(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+def test_every_password_is_hashed_once(tmp_path: Path, bcrypt_stand_in: list[bytes]):
     access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
-    for _ in range(3):
-        access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", "secret")}))
-    assert bcrypt_stand_in == [b"secret"]
-    for _ in range(2):
-        access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", "wrong")}))
-    assert bcrypt_stand_in == [b"secret", b"wrong", b"wrong"]
+
+    def status(password: str) -> int:
+        answer = access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", password)}))
+        return 200 if answer is None else answer.status
+
+    assert [status("secret") for _ in range(3)] == [200] * 3
+    assert [status("wrong") for _ in range(3)] == [401] * 3
+    assert bcrypt_stand_in == [b"secret", b"wrong"]
+
+
+def test_many_wrong_passwords_displace_no_valid_one(tmp_path: Path, bcrypt_stand_in: list[bytes]):
+    access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
+    for guess in ("secret", *(f"guess {n}" for n in range(1000)), "guess 0", "secret"):
+        access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", guess)}))
+    assert bcrypt_stand_in.count(b"secret") == 1
+    assert bcrypt_stand_in.count(b"guess 0") == 2
 
 
 def test_an_unknown_user_takes_as_long_as_a_known_one(tmp_path: Path, bcrypt_stand_in: list[bytes]):
@@ -381,13 +392,13 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(tmp_path: Path, bcrypt_sta
     assert bcrypt_stand_in == [b"guess"]
 
 
-def test_passwords_are_checked_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    inside, most = [], []
+def test_passwords_are_checked_one_at_a_time_and_few_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    inside, most, goes_on = [], [], threading.Event()
 
     def checkpw(password: bytes, hashed: bytes) -> bool:
         inside.append(password)
         most.append(len(inside))
-        threading.Event().wait(0.01)
+        goes_on.wait(10)
         inside.remove(password)
         return False
 
@@ -395,17 +406,22 @@ def test_passwords_are_checked_one_at_a_time(tmp_path: Path, monkeypatch: pytest
     module.checkpw = checkpw  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bcrypt", module)
     access = Access(config(tmp_path, f"basic_auth_users: {{alice: '{HASH}'}}"))
-    guesses = [
-        threading.Thread(
-            target=access.refuse, args=[Request("GET", "/", {}, {"authorization": basic("alice", f"guess {n}")})]
-        )
-        for n in range(5)
-    ]
-    for guess in guesses:
-        guess.start()
-    for guess in guesses:
-        guess.join()
-    assert most == [1] * 5
+    statuses: SimpleQueue[int] = SimpleQueue()
+
+    def guess(number: int) -> None:
+        answer = access.refuse(Request("GET", "/", {}, {"authorization": basic("alice", f"guess {number}")}))
+        assert answer is not None
+        statuses.put(answer.status)
+
+    guesses = [threading.Thread(target=guess, args=[n]) for n in range(12)]
+    for thread in guesses:
+        thread.start()
+    assert [statuses.get(timeout=10) for _ in range(8)] == [503] * 8  # at once, while one is checked and three wait
+    goes_on.set()
+    for thread in guesses:
+        thread.join()
+    assert [statuses.get() for _ in range(4)] == [401] * 4
+    assert most == [1] * 4
 
 
 def test_hashes_of_the_real_package_are_accepted(tmp_path: Path):

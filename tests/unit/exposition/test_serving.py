@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.examples import examples
+from tpw.exposition.admission import Limits, Phase
 from tpw.exposition.http1 import MalformedError, Request, Response, parse_head
 from tpw.exposition.serving import ListenError, Server, parse_address
 
@@ -189,13 +190,13 @@ def test_a_silent_client_is_disconnected():
 
 
 def test_a_client_that_never_completes_its_request_is_disconnected():
-    with serving(request_seconds=0.05) as server, connect(server) as client:
+    with serving(head_seconds=0.05) as server, connect(server) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost:")
         assert closed(client)
 
 
 def test_a_client_that_drips_bytes_is_disconnected():
-    with serving(request_seconds=0.2) as server, connect(server) as client:
+    with serving(head_seconds=0.2) as server, connect(server) as client:
         began = time.monotonic()
         try:
             while time.monotonic() - began < 5.0:
@@ -241,7 +242,7 @@ def test_a_slow_response_does_not_delay_others():
 
 
 def test_the_longest_idle_connection_is_closed_for_a_new_one():
-    with serving(max_connections=3) as server:
+    with serving(limits=Limits(3, 3, 0)) as server:
         clients = []
         for _ in range(3):
             client = connect(server)
@@ -264,13 +265,53 @@ def test_when_all_connections_are_busy_a_new_one_is_refused():
         release.wait(10)
         return Response(b"done\n")
 
-    with serving(handler, max_connections=1) as server, connect(server) as busy:
+    with serving(handler, limits=Limits(1, 1, 0)) as server, connect(server) as busy:
         busy.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert entered.wait(10)
         with connect(server) as late:
             assert read_answer(late)[0].startswith(b"HTTP/1.1 503")
         release.set()
         assert read_answer(busy)[1] == b"done\n"
+
+
+def test_the_slowest_incomplete_request_makes_way():
+    with (
+        serving(limits=Limits(2, 2, 0), head_seconds=60.0) as server,
+        connect(server) as first,
+        connect(server) as second,
+    ):
+        for slow in (first, second):
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+        wait_for_phases(server, Phase.RECEIVING, 2)
+        with connect(server) as client:
+            assert ask(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
+            assert closed(first)
+            assert ask(second, b"Host: x\r\n\r\n")[0] == 200
+
+
+def test_when_all_connections_are_busy_only_probes_are_answered():
+    release = threading.Event()
+
+    def handler(request: Request) -> Response:
+        if request.path == "/slow":
+            release.wait(10)
+        return Response(b"done\n")
+
+    with serving(handler, limits=Limits(1, 1, 1)) as server, connect(server) as busy:
+        busy.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for_phases(server, Phase.HANDLING, 1)
+        with connect(server) as client:
+            assert ask(client, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n") == (200, b"done\n")
+            assert ask(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 503
+        release.set()
+        assert read_answer(busy)[1] == b"done\n"
+
+
+def wait_for_phases(server: Server, phase: Phase, count: int) -> None:
+    deadline = time.monotonic() + 10.0
+    while sum(seat.phase is phase for seat in list(server.connections)) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_threads_end_with_their_connections():

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from support.realparts import prometheus_dir
 from support.snapshots import BOOT, EPOCH, empty_snapshot, fleet_snapshot, rich_snapshot
 from tpw.exposition import landing
+from tpw.exposition.actions import BusyError
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.process import ProcessTail
 from tpw.exposition.render import Format, Page
@@ -187,7 +188,8 @@ def test_metrics_cannot_replace_a_probe():
 def test_an_action_is_answered_with_its_result(
     method: str, action: str, problems: Sequence[str], status: int, words: bytes
 ):
-    answer = get(web(rich_snapshot(), **{action: lambda: problems}), f"/-/{action}", method)
+    handler = web(rich_snapshot(), is_lifecycle_enabled=True, **{action: lambda: problems})
+    answer = get(handler, f"/-/{action}", method, host="localhost:10101")
     assert answer.status == status
     assert words in answer.body
 
@@ -195,25 +197,52 @@ def test_an_action_is_answered_with_its_result(
 @pytest.mark.parametrize("action", ["reload", "release", "resume"])
 def test_no_action_runs_by_get_or_for_another_site(action: str):
     called = []
-    handler = web(rich_snapshot(), **{action: lambda: called.append(1) or ()})
-    assert get(handler, f"/-/{action}").status == 405
-    assert get(handler, f"/-/{action}", "POST", sec_fetch_site="cross-site").status == 403
+    handler = web(rich_snapshot(), is_lifecycle_enabled=True, **{action: lambda: called.append(1) or ()})
+    assert get(handler, f"/-/{action}", host="localhost").status == 405
+    refused = get(handler, f"/-/{action}", "POST", host="localhost", origin="http://evil.example")
+    assert refused.status == 403
+    assert b"another site" in refused.body
     assert called == []
-    assert get(handler, f"/-/{action}", "POST", sec_fetch_site="same-origin").status == 200
+    assert get(handler, f"/-/{action}", "POST", host="localhost", origin="http://localhost").status == 200
     assert called == [1]
+
+
+@pytest.mark.parametrize(("action", "signal"), [("reload", "SIGHUP"), ("release", "SIGUSR1"), ("resume", "SIGUSR2")])
+def test_actions_are_not_enabled_by_default(action: str, signal: str):
+    called = []
+    handler = web(rich_snapshot(), **{action: lambda: called.append(1) or ()})
+    answer = get(handler, f"/-/{action}", "POST", host="localhost")
+    assert (answer.status, called) == (403, [])
+    assert b"--web.enable-lifecycle" in answer.body
+    assert signal.encode() in answer.body
+
+
+def test_pages_are_answered_for_every_host_name():
+    """Scrapers use whatever name their discovery has."""
+    for path in ("/metrics", "/", "/api/v1/status", "/-/healthy", "/-/ready"):
+        assert get(web(rich_snapshot()), path, host="node-7.example", origin="http://grafana.example").status == 200
 
 
 def test_a_reload_that_raises_is_a_500():
     def fail() -> Sequence[str]:
         raise RuntimeError("a bug")
 
+    handler = web(rich_snapshot(), is_lifecycle_enabled=True, reload=fail)
     with capture_logs():
-        assert get(web(rich_snapshot(), reload=fail), "/-/reload", "POST").status == 500
+        assert get(handler, "/-/reload", "POST", host="localhost").status == 500
+
+
+def test_when_too_many_wait_for_an_action_the_next_is_refused():
+    def busy() -> Sequence[str]:
+        raise BusyError
+
+    answer = get(web(rich_snapshot(), is_lifecycle_enabled=True, reload=busy), "/-/reload", "POST", host="localhost")
+    assert (answer.status, answer.headers) == (503, (("Retry-After", "1"),))
 
 
 @pytest.mark.parametrize("action", ["reload", "release", "resume"])
 def test_an_action_that_is_not_available_is_a_404(action: str):
-    answer = get(web(rich_snapshot()), f"/-/{action}", "POST")
+    answer = get(web(rich_snapshot(), is_lifecycle_enabled=True), f"/-/{action}", "POST", host="localhost")
     assert (answer.status, answer.body) == (404, f"nothing to {action}\n".encode())
 
 
