@@ -25,8 +25,49 @@ class State(StrEnum):
     """A server that owns it was working: requests were running, or token counters rose."""
     PARKED = "parked"
     """Owned, a model is loaded, no work."""
+    STARTING = "starting"
+    """A server's process holds it, and the server is not ready yet: it loads weights."""
+    OTHER = "other"
+    """Used by a process that is no server that is read here: training, a notebook. Never waste."""
     IDLE = "idle"
-    """No server owns it."""
+    """Nobody uses it: no process holds it, or the holders neither compute nor draw more than its no-load power."""
+
+
+WASTED = frozenset({State.PARKED, State.IDLE})
+"""States in which a GPU does nothing for anyone."""
+
+
+class WorkloadKind(StrEnum):
+    """How the workload of a process is identified, best first."""
+
+    KUBERNETES = "kubernetes"
+    """A pod."""
+    SLURM = "slurm"
+    """A job."""
+    CONTAINER = "container"
+    """A container of Docker, Podman or another runtime."""
+    SYSTEMD = "systemd"
+    """A unit."""
+    COMMAND = "command"
+    """User and command of the process."""
+    SERVER = "server"
+    """A server that is known by its name only, because its page cannot be read."""
+    UNKNOWN = "unknown"
+    """The processes on the GPU are not known here: the driver does not list them, or they have exited."""
+    OTHER = "other"
+    """Workloads beyond the number that is kept apart."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Workload:
+    """To whom a process belongs. A value of a metric label: bounded in number, without process ids."""
+
+    kind: WorkloadKind
+    name: str
+
+
+UNKNOWN_WORKLOAD = Workload(WorkloadKind.UNKNOWN, "unknown")
+OTHER_WORKLOAD = Workload(WorkloadKind.OTHER, "other")
 
 
 class TokenKind(StrEnum):

@@ -35,6 +35,8 @@ from tpw.model import (
     SplitMethod,
     State,
     TokenKind,
+    Workload,
+    WorkloadKind,
 )
 from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
 
@@ -270,6 +272,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
             10.0, 4000.0, 5200.0, 100.0, {"energy": 0.0, "hardware": 0.0025}, 0.0125, {"location": 1.75}, 12.0, 40.0
         ),
         PostingKey(uuid(3), "", "", State.IDLE): posting(seconds, 70.5),
+        PostingKey(uuid(3), "", "", State.OTHER, Workload(WorkloadKind.SLURM, "job 4711")): posting(120.0, 290.0),
         PostingKey(uuid(4), "gone", "acme/old", State.ACTIVE): posting(1000.0, 500.0),
     }
     servers = {

@@ -44,6 +44,8 @@ _COLOURS = {
     "active": "32",
     "ok": "32",
     "parked": "33",
+    "starting": "36",
+    "other": "34",
     "idle": "90",
     "waiting": "90",
     "unread": "90",

@@ -89,7 +89,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_gpu_state_energy_joules_total",
         (*_GPU, "state"),
         "Energy of the GPU in joules, from the books, by state: active (an owning server was working), parked (owned, "
-        "no work), idle (no owner). The states sum to tpw_gpu_energy_joules_total.",
+        "no work), starting (held by a server that is not ready), other (used by a process that is no known server), idle "
+        "(not used). The states sum to tpw_gpu_energy_joules_total.",
         _NO_ENERGY,
     ),
     Metric(
@@ -101,7 +102,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_state_seconds_total",
         (*_GPU, "state"),
-        "Time the GPU was active, parked or idle, in seconds, from the books.",
+        "Time of the GPU in seconds, from the books, by state: active, parked, starting, other, idle.",
     ),
     Metric(
         "tpw_gpu_state_cost_total",
@@ -167,6 +168,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "gpm weighs by how busy each instance was, slices by its compute slices. The sum over instances is at most the "
         "energy of the GPU.",
         "The GPU is not partitioned, or its instances are unknown.",
+    ),
+    Metric(
+        "tpw_workload_energy_joules_total",
+        ("workload", "kind"),
+        "Energy of GPUs in joules, from the books, used by a workload that is no known server (state other). Workload: "
+        "pod, Slurm job, container, systemd unit, or user and command of the processes, from their cgroups; kind: which "
+        "of these. Those beyond the limit are summed in kind other.",
+        "No workload other than known servers has used a GPU.",
     ),
     Metric(
         "tpw_gpu_calibration_gain_ratio",

@@ -31,7 +31,7 @@ Sample = tuple[tuple[str, ...], float]
 DROPPED = "tpw_exposition_dropped_samples_total"
 
 _STATES = tuple(str(state) for state in State)
-_SERVER_STATES = (str(State.ACTIVE), str(State.PARKED))
+_SERVER_STATES = (str(State.ACTIVE), str(State.PARKED), str(State.STARTING))
 
 
 class Family(NamedTuple):
@@ -134,6 +134,8 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     for account in sorted(books.gpus.values(), key=_by_index):
         _gpu(sheet, account)
         _gpu_books(sheet, account, booked, books.currency, ordered, basis)
+    for workload, used in sorted(booked.workloads.items()):
+        sheet.add("tpw_workload_energy_joules_total", (workload.name, str(workload.kind)), used)
     _hosts(sheet, books)
     configured = snapshot.servers_read
     for name, server in sorted(books.servers.items()):
@@ -189,8 +191,10 @@ def _gpu_books(
     if measured:
         # Added in the order of the states as exported, so that they sum to the total to the last bit (law 1). sum() adds
         # floats differently from Python 3.12 on.
-        active, parked, idle = joules
-        sheet.add("tpw_gpu_energy_joules_total", who, active + parked + idle)
+        total = 0.0
+        for value in joules:
+            total += value
+        sheet.add("tpw_gpu_energy_joules_total", who, total)
         energy = sheet["tpw_gpu_state_energy_joules_total"]
         facility_energy = sheet["tpw_gpu_state_facility_energy_joules_total"]
         for state, amounts in by_state:
@@ -285,7 +289,7 @@ def _server_books(
     components: tuple[str, ...],
     bases: tuple[str, ...],
 ) -> None:
-    """Counters of the server over all its GPUs, for both states of each of its models."""
+    """Counters of the server over all its GPUs, for all states of each of its models."""
     name, currency = server.name, books.currency
     models = booked.models.get(name, set())
     gpus = [books.gpus[uuid].gpu for uuid in server.gpus if uuid in books.gpus]

@@ -28,7 +28,9 @@ _MILLION = 1e6
 _STATE_TITLES = {
     "active": "processing requests",
     "parked": "a model is loaded, no requests",
-    "idle": "no server owns this GPU",
+    "starting": "the server loads its model",
+    "other": "used by a process that is no known server",
+    "idle": "nobody uses this GPU",
     "lost": "the GPU does not answer",
     "down": "the server answered before and does not answer now",
     "waiting": "the server has not answered yet",

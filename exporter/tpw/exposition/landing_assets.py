@@ -9,9 +9,9 @@ ICON = (
 
 STYLE = """
 :root{--bg:#f7f7f4;--panel:#fff;--ink:#1d2321;--soft:#69716d;--line:#e6e7e2;--active:#0f8a6a;--parked:#b7791f;
---idle:#8b938f;--lost:#b83232;--track:#e9ebe6}
+--idle:#8b938f;--starting:#2f7f9c;--other:#5a6fb0;--lost:#b83232;--track:#e9ebe6}
 @media (prefers-color-scheme:dark){:root{--bg:#131716;--panel:#1a1f1d;--ink:#e6eae7;--soft:#8f9994;--line:#272e2b;
---active:#3dc79d;--parked:#dba652;--idle:#79827e;--lost:#f07a72;--track:#2a312e}}
+--active:#3dc79d;--parked:#dba652;--idle:#79827e;--starting:#5cb3d0;--other:#8fa3e6;--lost:#f07a72;--track:#2a312e}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:76rem;padding:2rem 1.5rem 3rem;background:var(--bg);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;font-variant-numeric:tabular-nums}
@@ -52,13 +52,16 @@ td b+small,td code+small{display:block}
 .model{max-width:18rem;overflow:hidden;text-overflow:ellipsis}
 .state i{margin-right:.5rem;vertical-align:.05rem}
 .state.active,.state.ok{color:var(--active)}.state.parked{color:var(--parked)}
+.state.starting{color:var(--starting)}.state.other{color:var(--other)}
 .state.idle,.state.waiting,.state.unread,.state.not-yet{color:var(--soft)}
 .state.lost,.state.down,.state.failing{color:var(--lost)}
 .state i{background:currentColor}
 .power{min-width:9rem}
 .bar{display:block;width:100%;height:4px;margin-top:.25rem;border-radius:2px;background:var(--track)}
 .bar rect{fill:var(--active)}
-tr:has(.parked) .bar rect{fill:var(--parked)}tr:has(.idle) .bar rect{fill:var(--idle)}
+tr:has(.parked) .bar rect{fill:var(--parked)}tr:has(.starting) .bar rect{fill:var(--starting)}
+tr:has(.other) .bar rect{fill:var(--other)}
+tr:has(.idle) .bar rect{fill:var(--idle)}
 .empty{color:var(--soft);background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:1rem 1.25rem}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",monospace}
 ul{margin:0;padding-left:1.2rem;color:var(--soft)}

@@ -16,7 +16,7 @@ from tpw.exposition.waste import Waste
 from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
-from tpw.model import UNKNOWN_MODEL, Boundary, PriceState, Scope, State
+from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, PriceState, Scope, State
 from tpw.snapshot import Prices, Snapshot
 
 _Nested = dict[str, dict[str, float]]
@@ -61,7 +61,7 @@ class GpuStatus(TypedDict):
     vendor: str
     up: bool
     state: str | None
-    """active, parked, idle; null if the GPU does not answer."""
+    """active, parked, starting, other, idle; null if the GPU does not answer."""
     owners: list[str]
     power_watts: float | None
     power_limit_watts: float | None
@@ -294,24 +294,21 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
     )
 
 
-def state_now(account: GpuAccount, owners: list[ServerAccount]) -> State | None:
-    """State of a GPU; None if it does not answer.
+_PRECEDENCE = (State.ACTIVE, State.STARTING, State.OTHER, State.PARKED, State.IDLE)
 
-    A server that is up reports whether it is working; for others the utilization of the GPU decides.
-    """
+
+def state_now(account: GpuAccount) -> State | None:
+    """State of a GPU at the last tick; None if it does not answer. If several share it, the first of these states that one
+    of them is in: a GPU on which one server works is active."""
     if not account.up:
         return None
-    if not owners:
-        return State.IDLE
-    utilization = account.sample.utilization_ratio if account.sample else None
-    busy = utilization is None or utilization > 0.0
-    active = any(server.active if server.up else busy for server in owners)
-    return State.ACTIVE if active else State.PARKED
+    found = {key.state for key, _ in account.division.shares} if account.division is not None else set[State]()
+    return next((state for state in _PRECEDENCE if state in found), State.IDLE)
 
 
 def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> GpuStatus:
     gpu, sample = account.gpu, account.sample if account.up else None
-    state = state_now(account, owners)
+    state = state_now(account)
     division = account.division
     return GpuStatus(
         index=gpu.index,
@@ -395,7 +392,7 @@ def _model(server: ServerAccount, model: str, booked: Totals, ratios: ModelRatio
         watts={str(boundary): value for boundary, value in ratios.watts.items()},
         states={
             str(state): _state(booked.servers.get((server.name, model, str(state)), NOTHING))
-            for state in (State.ACTIVE, State.PARKED)
+            for state in (State.ACTIVE, State.PARKED, State.STARTING)
         },
     )
 
@@ -424,7 +421,7 @@ def _price(prices: Prices) -> PriceStatus | None:
 def _headline(gpus: list[GpuStatus], servers: list[ServerStatus], waste: Waste | None) -> Headline:
     models = [model for server in servers for model in server["models"]]
     powers = [gpu["power_watts"] for gpu in gpus if gpu["power_watts"] is not None]
-    wasted = [gpu for gpu in gpus if gpu["state"] in (State.PARKED, State.IDLE)]
+    wasted = [gpu for gpu in gpus if gpu["state"] in WASTED]
     wasted_powers = [gpu["power_watts"] for gpu in wasted if gpu["power_watts"] is not None]
     return Headline(
         tokens_per_second=_total([model["tokens_per_second"].get(OUTPUT) for model in models]),

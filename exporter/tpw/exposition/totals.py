@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import fsum
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books
-from tpw.model import EnergyMethod
+from tpw.model import EnergyMethod, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Totals:
     """By (uuid, state). States are plain strings: members of an enum hash slowly."""
     servers: Mapping[tuple[str, str, str], Amounts]
     """By (server, model, state)."""
+    workloads: Mapping[Workload, float]
+    """Joules of workloads that are no servers (state ``other``)."""
     models: Mapping[str, set[str]]
     """Models with postings, by server."""
     components: frozenset[str]
@@ -31,17 +34,20 @@ class Totals:
 def totals(books: Books) -> Totals:
     """The totals of the books."""
     gpus: dict[tuple[str, str], list[Amounts]] = {}
+    workloads: dict[Workload, list[float]] = {}
     servers: dict[tuple[str, str, str], list[Amounts]] = {}
     models: dict[str, set[str]] = {}
     components: set[str] = set()
     bases: set[str] = set()
     measured: set[tuple[str, str]] = set()
     without_energy = {uuid for uuid, account in books.gpus.items() if account.gpu.energy_method is EnergyMethod.NONE}
-    for (gpu, server, model, member), amounts in books.postings.items():
+    for (gpu, server, model, member, workload), amounts in books.postings.items():
         state = str(member)
         gpus.setdefault((gpu, state), []).append(amounts)
         components.update(amounts.cost)
         bases.update(amounts.emissions_grams)
+        if workload is not None:
+            workloads.setdefault(workload, []).append(amounts.joules)
         if server:
             servers.setdefault((server, model, state), []).append(amounts)
             models.setdefault(server, set()).add(model)
@@ -50,6 +56,7 @@ def totals(books: Books) -> Totals:
     return Totals(
         {key: Amounts.total(parts) for key, parts in gpus.items()},
         {key: Amounts.total(parts) for key, parts in servers.items()},
+        {workload: fsum(joules) for workload, joules in workloads.items()},
         models,
         frozenset(components),
         frozenset(bases),

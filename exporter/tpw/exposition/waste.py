@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpw.ledger.amounts import Amounts
-from tpw.model import State
+from tpw.model import WASTED
 from tpw.snapshot import Snapshot
 
 _SPACING_SECONDS = 2.0
@@ -60,7 +60,7 @@ class WasteTrend:
 
 def _mark(snapshot: Snapshot) -> _Mark:
     """Total cost of parked and idle time, minus credit."""
-    wasted = Amounts.total(amounts for key, amounts in snapshot.books.postings.items() if key.state is not State.ACTIVE)
+    wasted = Amounts.total(amounts for key, amounts in snapshot.books.postings.items() if key.state in WASTED)
     return _Mark(
         snapshot.at.monotonic_seconds,
         wasted.net_cost,

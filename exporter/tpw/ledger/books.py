@@ -33,17 +33,20 @@ from tpw.model import (
     SplitMethod,
     State,
     TokenKind,
+    Workload,
 )
 from tpw.tariff.demand import Demand
 
 
 class PostingKey(NamedTuple):
-    """What a posting is booked for. ``server`` and ``model`` are "" while the GPU is idle."""
+    """What a posting is booked for. ``server`` and ``model`` are "" where no server uses the GPU."""
 
     gpu: str
     server: str
     model: str
     state: State
+    workload: Workload | None = None
+    """Who used it in the state ``other``; None in all other states."""
 
 
 ROW_SECONDS = 900.0

@@ -50,13 +50,13 @@ def compared(
     """Every item of either side, in order."""
     by_rows: dict[Item, float] = {}
     for _, key, amounts in rows:
-        _add(by_rows, key, _quantities(amounts, amounts.unpriced_joules))
+        _add(by_rows, _words(key), _quantities(amounts, amounts.unpriced_joules))
     for _, server, model, work in served:
         _add(by_rows, (server, model), _of_served(work))
     by_counters: dict[Item, float] = {}
     for key, amounts in postings:
         # A counter never falls, so late priced joules stay in it; a row has only those without a price.
-        _add(by_counters, key, _quantities(amounts, amounts.unpriced_joules - amounts.late_priced_joules))
+        _add(by_counters, _words(key), _quantities(amounts, amounts.unpriced_joules - amounts.late_priced_joules))
     for account in servers:
         for (model, kind), tokens in account.tokens.items():
             _add(by_counters, (account.name, model), [(f"tokens {kind}", tokens)])
@@ -68,6 +68,11 @@ def compared(
             _add(by_counters, (account.name, model), [(f"reference cost {reference}", cost)])
     items = sorted(by_counters.keys() | by_rows.keys())
     return [Comparison(item, by_counters.get(item, 0.0), by_rows.get(item, 0.0)) for item in items]
+
+
+def _words(key: PostingKey) -> tuple[str, ...]:
+    workload = key.workload
+    return key[:4] if workload is None else (*key[:4], workload.kind, workload.name)
 
 
 def _add(sums: dict[Item, float], key: tuple[str, ...], amounts: Iterable[tuple[str, float]]) -> None:

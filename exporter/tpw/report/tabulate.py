@@ -246,7 +246,7 @@ class Tabulation:
         return found
 
 
-_STATES = {"": 0, State.ACTIVE: 1, State.PARKED: 2, State.IDLE: 3}
+_STATES = {state: place for place, state in enumerate(["", *map(str, State)])}
 
 
 class _Sum:

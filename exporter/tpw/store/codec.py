@@ -25,6 +25,8 @@ from tpw.model import (
     SplitMethod,
     State,
     TokenKind,
+    Workload,
+    WorkloadKind,
 )
 from tpw.tariff.demand import Demand
 
@@ -57,6 +59,21 @@ def _known(data: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _lists(mapping: Mapping[Any, object]) -> list[list[object]]:
     """A mapping with tuples as keys: JSON has none."""
     return [[*key, value] for key, value in mapping.items()]
+
+
+def dump_key(key: PostingKey) -> tuple[str, str, str, str]:
+    """A posting's key as columns: GPU, server, model (or the workload, which has no model), state."""
+    workload = key.workload
+    what = key.model if workload is None else _encode([workload.kind, workload.name])
+    return key.gpu, key.server, what, key.state
+
+
+def load_key(gpu: str, server: str, model: str, state: str) -> PostingKey:
+    """The key in these columns."""
+    if state == State.OTHER and model:
+        kind, name = json.loads(model)
+        return PostingKey(gpu, server, "", State.OTHER, Workload(WorkloadKind(kind), name))
+    return PostingKey(gpu, server, model, State(state))
 
 
 def dump_quantity(quantity: Additive) -> str:
@@ -124,7 +141,7 @@ def dump_gpu(account: GpuAccount) -> str:
             "energy_method": account.gpu.energy_method,
             **_dump(account, _GPU_ACCOUNT),
             "pending": [
-                [piece.start_seconds, piece.end_seconds, [[*key, weight] for key, weight in piece.shares]]
+                [piece.start_seconds, piece.end_seconds, [[*dump_key(key), weight] for key, weight in piece.shares]]
                 for piece in account.pending
             ],
             "away_since_seconds": account.unreported_since_seconds,
@@ -148,9 +165,7 @@ def load_gpu(uuid: str, text: str) -> GpuAccount:
             Pending(
                 start,
                 end,
-                tuple(
-                    (PostingKey(gpu, server, model, State(state)), part) for gpu, server, model, state, part in shares
-                ),
+                tuple((load_key(*key), weight) for *key, weight in shares),
             )
             for start, end, shares in data.get("pending", [])
         ),

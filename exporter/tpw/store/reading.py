@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import PostingKey, ServerAccount
-from tpw.model import Gpu, State
+from tpw.model import Gpu
 from tpw.store import codec
 from tpw.store.sqlite import FILE_NAME, LAYOUT, StoreError, postings_where, work_where
 
@@ -118,8 +118,8 @@ class BooksReader:
     def postings(self) -> Iterator[tuple[PostingKey, Amounts]]:
         """Time, energy and money since the books began: the values of the counters."""
         query = "SELECT gpu, server, model, state, data FROM posting"
-        for gpu, server, model, state, data in self._connection.execute(query):
-            yield PostingKey(gpu, server, model, State(state)), codec.load_amounts(data)
+        for *key, data in self._connection.execute(query):
+            yield codec.load_key(*key), codec.load_amounts(data)
 
     def servers(self) -> Iterator[ServerAccount]:
         """The accounts of the servers."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import ROW_SECONDS, Books, PostingKey, ServerAccount
 from tpw.ledger.rows import LATE_SECONDS, open_from, without_closed
-from tpw.model import Instant, State
+from tpw.model import Instant
 from tpw.store import codec
 
 FILE_NAME: Final = "books.sqlite"
@@ -147,8 +147,8 @@ class BooksFile:
             currency=meta.get("currency", ""),
             gpus=gpus,
             postings={
-                PostingKey(gpu, server, model, State(state)): codec.load_amounts(data)
-                for gpu, server, model, state, data in read("SELECT gpu, server, model, state, data FROM posting")
+                codec.load_key(*key): codec.load_amounts(data)
+                for *key, data in read("SELECT gpu, server, model, state, data FROM posting")
             },
             hosts={component: codec.load_host(data) for component, data in read("SELECT component, data FROM host")},
             host_carry_joules=float(meta.get("host_carry_joules", "0")),
@@ -185,7 +185,10 @@ class BooksFile:
             self._connection.execute("BEGIN IMMEDIATE")
             run(
                 "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
-                [(*key, codec.dump_quantity(value)) for key, value in _changed(books.postings, old.postings)],
+                [
+                    (*codec.dump_key(key), codec.dump_quantity(value))
+                    for key, value in _changed(books.postings, old.postings)
+                ],
             )
             run("INSERT OR REPLACE INTO interval VALUES (?, ?, ?, ?, ?, ?, ?)", self._intervals(books, old))
             run("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?)", self._served(books, old))
@@ -255,7 +258,7 @@ class BooksFile:
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
                 amounts = beneath[key] + value if key in beneath else value
-                yield int(start), *key, int(amounts.unpriced_joules > 0.0), codec.dump_quantity(amounts)
+                yield int(start), *codec.dump_key(key), int(amounts.unpriced_joules > 0.0), codec.dump_quantity(amounts)
 
     def _served(self, books: Books, old: Books) -> list[tuple[Any, ...]]:
         written: list[tuple[Any, ...]] = []
@@ -334,8 +337,8 @@ def postings_where(
 ) -> Iterator[tuple[float, PostingKey, Amounts]]:
     """Rows one by one: (start, key, amounts), in order of time."""
     query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
-    for start, gpu, server, model, state, data in connection.execute(query, values):
-        yield float(start), PostingKey(gpu, server, model, State(state)), codec.load_amounts(data)
+    for start, *key, data in connection.execute(query, values):
+        yield float(start), codec.load_key(*key), codec.load_amounts(data)
 
 
 def work_where(

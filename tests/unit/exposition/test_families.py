@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from math import inf, nan
+from operator import add
 
 import pytest
 
@@ -146,7 +148,7 @@ def test_energy_of_the_states_sums_to_the_total_to_the_last_bit():
     shown = series(rich_snapshot())
     by_state = shown["tpw_gpu_state_energy_joules_total"]
     for (index, gpu), total in shown["tpw_gpu_energy_joules_total"].items():
-        assert total == (by_state[index, gpu, "active"] + by_state[index, gpu, "parked"] + by_state[index, gpu, "idle"])
+        assert total == reduce(add, [by_state[index, gpu, state] for state in State])
 
 
 def test_all_states_of_a_gpu_are_emitted_from_the_start():
@@ -155,7 +157,7 @@ def test_all_states_of_a_gpu_are_emitted_from_the_start():
     states = {
         labels[2]: value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[0] == "0"
     }
-    assert states == {"active": 0.0, "parked": 0.0, "idle": 0.0}
+    assert states == dict.fromkeys(State, 0.0)
     assert shown["tpw_gpu_energy_joules_total"]["0", uuid(0)] == 0.0
     assert shown["tpw_gpu_state_cost_total"]["0", uuid(0), "idle", "energy", "EUR"] == 0.0
 
@@ -172,7 +174,9 @@ def test_every_counter_that_will_be_booked_starts_at_zero():
         rows = {labels: value for labels, value in shown[name].items() if labels[:2] == where}
         assert {labels[3] for labels in rows} == components
         assert set(rows.values()) == {0.0}
-    assert shown["tpw_server_energy_joules_total"] == {("big", "m", state): 0.0 for state in ("active", "parked")}
+    assert shown["tpw_server_energy_joules_total"] == {
+        ("big", "m", state): 0.0 for state in ("active", "parked", "starting")
+    }
     assert shown["tpw_server_emissions_grams_total"]["big", "m", "active", "location"] == 0.0
     assert shown["tpw_gpu_state_emissions_grams_total"]["0", uuid(0), "idle", "location"] == 0.0
     assert shown["tpw_server_reference_cost_total"] == {
@@ -261,12 +265,13 @@ def test_credit_of_a_gpu_is_emitted_from_the_start_for_all_states():
     assert "tpw_gpu_state_credit_total" not in series(fleet_snapshot(priced=False))
 
 
-def test_emissions_are_emitted_for_both_states_once_any_are_known():
+def test_emissions_are_emitted_for_all_states_once_any_are_known():
     """rate() then misses nothing when a server is parked for the first time."""
     shown = series(rich_snapshot())["tpw_server_emissions_grams_total"]
     assert {labels[2]: grams for labels, grams in shown.items() if labels[0] == "code"} == {
         "active": 1.75,
         "parked": 0.0,
+        "starting": 0.0,
     }
 
 
@@ -290,31 +295,33 @@ def test_server_energy_is_the_sum_over_its_gpus():
     assert shown["tpw_server_energy_joules_total"]["chat", "acme/chat-70b", "active"] == expected
 
 
-def test_energy_of_servers_and_idle_is_the_energy_of_the_gpus():
+def test_energy_of_servers_others_and_idle_is_the_energy_of_the_gpus():
     shown = series(rich_snapshot())
     servers = sum(shown["tpw_server_energy_joules_total"].values())
-    idle = sum(value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[2] == "idle")
+    idle = sum(
+        value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[2] in ("idle", "other")
+    )
     assert servers + idle == pytest.approx(sum(shown["tpw_gpu_energy_joules_total"].values()), rel=1e-15)
 
 
-def test_every_component_of_cost_of_servers_and_idle_is_that_of_the_gpus():
+def test_every_component_of_cost_of_servers_others_and_idle_is_that_of_the_gpus():
     shown = series(rich_snapshot())
     for component in ("energy", "hardware"):
         servers = sum(value for labels, value in shown["tpw_server_cost_total"].items() if labels[3] == component)
         by_gpu = {
             labels: value for labels, value in shown["tpw_gpu_state_cost_total"].items() if labels[3] == component
         }
-        idle = sum(value for labels, value in by_gpu.items() if labels[2] == "idle")
+        idle = sum(value for labels, value in by_gpu.items() if labels[2] in ("idle", "other"))
         assert servers + idle == pytest.approx(sum(by_gpu.values()), rel=1e-14)
 
 
-def test_both_states_of_a_server_are_emitted_from_the_start():
+def test_all_states_of_a_server_are_emitted_from_the_start():
     snapshot = with_books(rich_snapshot(), postings={})
     shown = series(snapshot)
     chat = {
         labels[2]: value for labels, value in shown["tpw_server_energy_joules_total"].items() if labels[0] == "chat"
     }
-    assert chat == {"active": 0.0, "parked": 0.0}
+    assert chat == {"active": 0.0, "parked": 0.0, "starting": 0.0}
 
 
 def test_a_server_without_known_gpus_shows_no_energy():

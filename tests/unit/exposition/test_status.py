@@ -10,8 +10,8 @@ from tpw.exposition.families import families
 from tpw.exposition.status import Status, state_now, status
 from tpw.exposition.waste import Waste, WasteTrend
 from tpw.ledger.amounts import Amounts
-from tpw.ledger.books import PostingKey, ServerAccount
-from tpw.model import Attribution, GpuSample, Instant, PriceInterval, PriceState, State
+from tpw.ledger.books import Division, PostingKey, ServerAccount
+from tpw.model import Attribution, Instant, PriceInterval, PriceState, State
 from tpw.snapshot import Prices, Snapshot
 
 
@@ -136,27 +136,23 @@ def test_a_server_that_is_down_shows_no_requests():
 
 
 @pytest.mark.parametrize(
-    ("up", "active", "utilization", "expected"),
+    ("states", "expected"),
     [
-        (True, True, 0.0, State.ACTIVE),
-        (True, False, 1.0, State.PARKED),
-        (False, True, 0.5, State.ACTIVE),
-        (False, True, 0.0, State.PARKED),
-        (False, False, None, State.ACTIVE),
+        ([State.ACTIVE], State.ACTIVE),
+        ([State.PARKED, State.ACTIVE], State.ACTIVE),
+        ([State.PARKED, State.STARTING, State.OTHER], State.STARTING),
+        ([State.IDLE, State.PARKED, State.OTHER], State.OTHER),
+        ([State.IDLE, State.PARKED], State.PARKED),
+        ([State.IDLE], State.IDLE),
+        ([], State.IDLE),
     ],
 )
-def test_what_a_gpu_is_doing_now(*, up: bool, active: bool, utilization: float | None, expected: State):
+def test_the_state_of_a_gpu_is_that_of_its_busiest_share(states: list[State], expected: State):
     account = rich_snapshot().books.gpus[uuid(0)]
-    account = replace(account, sample=GpuSample(uuid(0), BOOT, utilization_ratio=utilization))
-    assert state_now(account, [ServerAccount("s", up=up, active=active)]) is expected
-    assert state_now(account, []) is State.IDLE
-    assert state_now(replace(account, up=False), [ServerAccount("s", up=up, active=active)]) is None
-
-
-def test_a_shared_gpu_is_active_when_one_of_its_servers_is():
-    account = rich_snapshot().books.gpus[uuid(0)]
-    owners = [ServerAccount("a", up=True, active=False), ServerAccount("b", up=True, active=True)]
-    assert state_now(account, owners) is State.ACTIVE
+    shares = tuple((PostingKey(uuid(0), "", "", state), 1.0 / len(states)) for state in states)
+    account = replace(account, division=Division(shares, None))
+    assert state_now(account) is expected
+    assert state_now(replace(account, up=False)) is None
 
 
 def test_a_price_that_is_missing_has_a_state_and_no_number():

@@ -16,7 +16,17 @@ from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, stretches,
 from support.examples import examples
 from tpw.ledger.advance import advance
 from tpw.ledger.amounts import Amounts, Served
-from tpw.ledger.books import ROW_SECONDS, Books, Check, GpuAccount, HostShare, PostingKey, ServerAccount, SourceAccount
+from tpw.ledger.books import (
+    ROW_SECONDS,
+    Books,
+    Check,
+    GpuAccount,
+    HostShare,
+    Pending,
+    PostingKey,
+    ServerAccount,
+    SourceAccount,
+)
 from tpw.ledger.rows import without_closed
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
@@ -36,8 +46,11 @@ from tpw.model import (
     State,
     TokenKind,
     TokenSeries,
+    Workload,
+    WorkloadKind,
 )
 from tpw.store import codec
+from tpw.store.reading import BooksReader
 from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError, rows_where, served_where
 from tpw.tariff.demand import Demand, DemandRules
 
@@ -290,6 +303,24 @@ def test_a_server_that_was_met_before_it_had_counters_is_known_again(tmp_path: P
     account = again.load().servers["chat"]
     assert (account.engine, account.address) == ("tgi", "http://b")
     again.close()
+
+
+def test_the_workload_that_used_a_gpu_is_kept(tmp_path: Path) -> None:
+    job = PostingKey("g", "", "", State.OTHER, Workload(WorkloadKind.SLURM, 'job "7"'))
+    unit = PostingKey("g", "", "", State.OTHER, Workload(WorkloadKind.SYSTEMD, "train.service"))
+    row = 1_699_999_200.0
+    account = GpuAccount(Gpu("g", 0), pending=(Pending(row, row + 5.0, ((job, 0.25), (unit, 0.75))),))
+    amounts = {job: Amounts(seconds=1.0, joules=2.0), unit: Amounts(seconds=3.0)}
+    books = Books(at=Instant(1.0, row + 5.0), gpus={"g": account}, postings=amounts, rows={row: amounts})
+    with closing(BooksFile(tmp_path)) as file:
+        file.save(books)
+    with closing(BooksFile(tmp_path)) as file:
+        loaded = file.load()
+        assert (loaded.postings, loaded.rows) == (amounts, {row: amounts})
+        assert loaded.gpus["g"].pending == account.pending
+    with BooksReader(tmp_path) as reader:
+        assert dict(reader.postings()) == amounts
+        assert [(key, found) for _, key, found in reader.rows()] == list(amounts.items())
 
 
 def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
