@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import structlog
 
 from tpw import __version__
+from tpw.cli.supervision import Supervisor
 from tpw.config.schema import Web as WebSettings
 from tpw.exposition.access import Access
 from tpw.exposition.actions import BusyError, Hosts, Shared
@@ -76,10 +77,14 @@ class _Starting:
     def __call__(self, request: Request) -> Response:
         if self.handler is not None:
             return self.handler(request)
-        if request.path == "/-/healthy" and time.monotonic() - self._since_seconds < START_SECONDS:
+        if request.path == "/-/healthy" and not self.stuck():
             return Response(b"healthy\n", headers=(("Cache-Control", "no-store"),))
         lines = "\n".join(("not ready; awaited:", *self.awaited(), "the first tick"))
         return Response(f"{lines}\n".encode("utf-8", "replace"), 503, headers=(("Retry-After", "1"),))
+
+    def stuck(self) -> str:
+        """Why the start is considered stuck; "" while it may take on."""
+        return "" if time.monotonic() - self._since_seconds < START_SECONDS else "the start does not end"
 
 
 class _Process:
@@ -91,15 +96,19 @@ class _Process:
         new_daemon: makes the daemon; may take long. Raises StartError.
         web: where to listen.
         reload: see :data:`Reload`; None where nothing can be reloaded.
+        supervisor: is informed about the start, the end, and that ticks go on.
     """
 
-    def __init__(self, new_daemon: Callable[[], Daemon], web: WebSettings, reload: Reload | None) -> None:
+    def __init__(
+        self, new_daemon: Callable[[], Daemon], web: WebSettings, reload: Reload | None, supervisor: Supervisor
+    ) -> None:
         self._new_daemon = new_daemon
         self._web = web
         self._reload = None if reload is None else Shared(partial(self._reload_now, reload))
         """Shared by signals and HTTP requests: a storm of them costs one reload at a time."""
         self._daemon: Daemon | None = None
         self._front = _Starting()
+        self._supervisor = supervisor
         self._is_stopping = False
         self._events: SimpleQueue[Event] = SimpleQueue()
 
@@ -135,9 +144,18 @@ class _Process:
 
         threading.Thread(target=self._start, args=(started,), name="tick", daemon=True).start()
         while True:
-            status = self._events.get()()
+            try:
+                status = self._events.get(timeout=self._supervisor.ping_seconds)()
+            except Empty:
+                status = None
             if status is not None:
                 return status
+            if self._supervisor.ping_seconds is not None and not self._stuck():
+                self._supervisor.alive()
+
+    def _stuck(self) -> str:
+        """Why the process cannot go on; "" while it can."""
+        return self._front.stuck() if self._front.handler is None or self._daemon is None else self._daemon.stuck()
 
     def stop(self) -> None:
         """Stop the daemon, if there is one by now."""
@@ -193,6 +211,7 @@ class _Process:
             is_lifecycle_enabled=web.enable_lifecycle,
             hosts=Hosts([web.listen_address], web.external_url or "", web.allowed_hosts),
             awaited=self._awaited,
+            stuck=daemon.stuck,
             host=socket.gethostname(),
         )
 
@@ -253,7 +272,8 @@ def serve(
         reload: see :data:`Reload`; None where nothing can be reloaded.
         announce: called with the port once there is a first snapshot.
     """
-    process = _Process(new_daemon, web, reload)
+    supervisor = Supervisor(os.environ, os.getpid())
+    process = _Process(new_daemon, web, reload, supervisor)
     process.handle_signals()
     try:
         server = process.listen()
@@ -266,6 +286,7 @@ def serve(
 
     def started() -> None:
         _log.info("started", version=__version__, address=web.listen_address, pid=os.getpid())
+        supervisor.ready()
         if announce is not None:
             announce(server.ports[0])
         _freeze_memory()
@@ -273,6 +294,7 @@ def serve(
     try:
         return process.run(started)
     finally:
+        supervisor.stopping()
         server.stop(STOP_HTTP_SECONDS)
         process.stop()
         _log.info("stopped")

@@ -14,7 +14,7 @@ import structlog
 from tpw.config.schema import Config
 from tpw.daemon import reload
 from tpw.daemon.jobs import SlowJobs
-from tpw.daemon.loop import TickLoop
+from tpw.daemon.loop import Progress, TickLoop
 from tpw.daemon.node import Node
 from tpw.daemon.ownership import SCAN_SECONDS, Scanner
 from tpw.daemon.persistence import CurrencyError, Persistence
@@ -67,9 +67,9 @@ class Daemon:
         self._node = Node(config, self._store, clock, wall, accelerators, notes)
         self._scanner = Scanner()
         self._loop = TickLoop(self._scheduled_tick, config.polling.interval, clock)
+        self._progress = Progress(clock)
         self._jobs = SlowJobs(clock)
-        self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        """What other threads want done between two ticks."""
+        self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what other threads want done between two ticks
         self._ticking = threading.Lock()
         self._reloading = threading.Lock()
         self.on_snapshot: Callable[[Snapshot], None] | None = None
@@ -85,6 +85,10 @@ class Daemon:
     def awaited(self) -> list[str]:
         """What was not tried yet since the start; empty once the daemon is ready."""
         return self._node.awaited()
+
+    def stuck(self) -> str:
+        """Why no tick comes any more; "" while they come."""
+        return self._progress.stuck(self._loop.interval_seconds)
 
     def holders(self) -> Mapping[str, frozenset[int] | None]:
         """Process ids by GPU as the driver last listed them; None where it does not."""
@@ -106,12 +110,11 @@ class Daemon:
 
     def tick(self, patience_seconds: float = FIRST_TICK_SECONDS, late_seconds: float = 0.0, skipped: int = 0) -> None:
         """Tick once; see :meth:`Node.tick`. An exception costs only this tick: the next one books its energy."""
-        with self._ticking:
-            try:
-                self._receive()
-                self._publish(self._node.tick(patience_seconds, late_seconds, skipped))
-            except Exception:  # noqa: BLE001 - the ticks must go on
-                _log.exception("tick_failed")
+        with self._ticking, self._progress.tick(skipped):
+            self._receive()
+            snapshot = self._node.tick(patience_seconds, late_seconds, self._progress.unreported)
+            self._progress.unreported = 0
+            self._publish(snapshot)
 
     # --------------------------------------------------------------------------------------------------- start and stop
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+STUCK_INTERVALS = 5.0
+STUCK_SECONDS = 10.0
+"""Ticks are stuck after five intervals, at least 10 s, in which none began or ended: longer than slow sources and a loaded
+machine delay one."""
+
+_log = structlog.get_logger("tpw")
 
 
 class TickLoop:
@@ -55,3 +65,46 @@ class TickLoop:
     def stop(self) -> None:
         """Begin no more ticks. Does not wait for one that runs."""
         self._stopping.set()
+
+
+class Progress:
+    """Whether ticks go on and succeed. Written by the thread that ticks, read by any.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._moved_at_seconds = clock()
+        self._failure = ""
+        self.unreported = 0
+        """Ticks that were skipped or have failed and are not in the books yet."""
+
+    @contextmanager
+    def tick(self, skipped: int) -> Iterator[None]:
+        """Around a tick. An exception ends the tick and nothing else; it is logged when its kind is new, not once per
+        tick."""
+        self._moved_at_seconds = self._clock()
+        self.unreported += skipped
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the ticks must go on
+            self.unreported += 1
+            kind = type(error).__name__
+            if kind != self._failure:
+                _log.error("tick_failed", exc_info=error)
+            self._failure = kind
+        else:
+            if self._failure:
+                _log.info("ticks_recovered")
+            self._failure = ""
+        self._moved_at_seconds = self._clock()
+
+    def stuck(self, interval_seconds: float) -> str:
+        """Why ticks are considered stuck; "" while they go on, successfully or not."""
+        still_seconds = self._clock() - self._moved_at_seconds
+        limit_seconds = max(STUCK_SECONDS, STUCK_INTERVALS * interval_seconds)
+        if still_seconds < limit_seconds:
+            return ""
+        return f"polling is stuck: no tick has begun or ended for {still_seconds:.0f} s (limit {limit_seconds:g} s)"

@@ -473,7 +473,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_polls_skipped_total",
         (),
-        "Polling ticks skipped because an earlier one was still running, counted by the exporter.",
+        "Polling ticks that were skipped because an earlier one was still running or the process was suspended, or that"
+        " failed, counted by the exporter.",
     ),
     Metric(
         "tpw_poll_lag_seconds",

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tpw.exposition import figures
 from tpw.exposition.actions import NOT_ENABLED, Action, BusyError, Hosts, Shared
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.render import Page, accepts_gzip, negotiate
@@ -27,6 +26,8 @@ _JSON = "application/json; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 _NO_STORE = ("Cache-Control", "no-store")
 _VARY = ("Vary", "Accept, Accept-Encoding")
+_RESUME_SECONDS = 0.2
+"""How long a process that was suspended may take to tick. Shorter than the timeout of a probe, 1 s."""
 _NOT_RELOADED = "reload failed; the old configuration stays in force:"
 
 
@@ -57,8 +58,9 @@ class Web:
         is_lifecycle_enabled: whether actions are allowed over HTTP.
         hosts: the host names for which they are.
         awaited: what must be tried before the exporter is ready, one phrase each; empty once it is.
+        stuck: why the exporter cannot go on; "" while it can.
         host: name of this host, for the title of the landing page.
-        clock: monotonic; the clock of the snapshots.
+        wait: sleeps for so many seconds.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Web:
         is_lifecycle_enabled: bool = False,
         hosts: Hosts | None = None,
         awaited: Callable[[], Sequence[str]] = tuple,
+        stuck: Callable[[], str] = str,
         host: str = "",
-        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._get_snapshot = get_snapshot
         self._page = page
@@ -89,7 +92,8 @@ class Web:
         self._hosts = hosts or Hosts()
         self._awaited = awaited
         self._host = host
-        self._clock = clock
+        self._stuck = stuck
+        self._wait = wait
         self._waste = WasteTrend()
         self._ready = False
         self._logged: set[str] = set()
@@ -177,14 +181,13 @@ class Web:
         return Response(json.dumps(current, allow_nan=False).encode(), 200, _JSON, (_NO_STORE,))
 
     def _healthy(self, request: Request) -> Response:
-        snapshot = self._get_snapshot()
-        age = self._clock() - snapshot.at.monotonic_seconds
-        limit = max(10.0, 5.0 * snapshot.interval_seconds)
-        if age < limit:
-            return Response(b"healthy\n", headers=(_NO_STORE,))
-        since = figures.moment(snapshot.at.wall_seconds)
-        text = f"unhealthy: the last poll was at {since}, {figures.duration(age)} ago (limit {limit:g} s)\n"
-        return Response(text.encode(), 503, headers=(_NO_STORE,))
+        if self._stuck():
+            # After a suspension of the whole process a tick is due at once.
+            self._wait(_RESUME_SECONDS)
+            reason = self._stuck()
+            if reason:
+                return Response(f"unhealthy: {reason}\n".encode(), 503, headers=(_NO_STORE,))
+        return Response(b"healthy\n", headers=(_NO_STORE,))
 
     def _is_ready(self, request: Request) -> Response:
         """Ready once nothing is awaited any more; then for good."""

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
-from tpw.daemon.loop import TickLoop
+from tpw.daemon.loop import Progress, TickLoop
 
 
 class Course:
@@ -115,3 +116,64 @@ def test_a_stop_ends_the_sleep() -> None:
     loop.stop()
     thread.join(5.0)
     assert not thread.is_alive()
+
+
+class Watched:
+    """Ticks on a clock of the test's, some of which fail."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+        self.progress = Progress(lambda: self.seconds)
+        self.booked = 0
+
+    def tick(self, skipped: int = 0, error: Exception | None = None) -> None:
+        with self.progress.tick(skipped):
+            if error is not None:
+                raise error
+            self.booked += self.progress.unreported
+            self.progress.unreported = 0
+
+
+@pytest.mark.parametrize(
+    ("interval", "still", "is_stuck"), [(1.0, 9.9, False), (1.0, 10.0, True), (5.0, 24.9, False), (5.0, 25.0, True)]
+)
+def test_ticks_are_stuck_after_five_intervals_and_at_least_ten_seconds(
+    interval: float, still: float, is_stuck: bool
+) -> None:
+    watched = Watched()
+    watched.tick()
+    watched.seconds += still
+    assert bool(watched.progress.stuck(interval)) is is_stuck
+
+
+def test_a_tick_that_hangs_is_stuck() -> None:
+    watched = Watched()
+    with watched.progress.tick(0):
+        assert watched.progress.stuck(1.0) == ""
+        watched.seconds += 10.0
+        assert "for 10 s" in watched.progress.stuck(1.0)
+    assert watched.progress.stuck(1.0) == ""
+
+
+def test_ticks_that_fail_are_not_stuck_and_are_logged_once() -> None:
+    watched = Watched()
+    with capture_logs() as logs:
+        for _ in range(30):
+            watched.seconds += 1.0
+            watched.tick(error=ValueError("a bug"))
+        stuck = watched.progress.stuck(1.0)
+        watched.tick(error=KeyError("another"))
+        watched.tick()
+        watched.tick()
+    assert stuck == ""
+    assert [entry["event"] for entry in logs] == ["tick_failed", "tick_failed", "ticks_recovered"]
+
+
+def test_skipped_and_failed_ticks_are_booked_by_the_next_one_that_succeeds() -> None:
+    watched = Watched()
+    with capture_logs():
+        watched.tick(skipped=3, error=ValueError("a bug"))
+        watched.tick(skipped=1, error=ValueError("a bug"))
+        watched.tick()
+        watched.tick(skipped=2)
+    assert watched.booked == 3 + 1 + 2 + 2

@@ -49,3 +49,10 @@ def test_every_ambient_capability_is_in_the_bounding_set():
 
 def test_a_configuration_error_is_not_retried():
     assert settings("RestartPreventExitStatus") == ["2"]
+
+
+def test_systemd_waits_for_the_first_tick_and_watches_the_others():
+    assert settings("Type") == ["notify"]
+    (watchdog,) = settings("WatchdogSec")
+    # A stuck start or tick is reported by the process after a minute at most, with the default interval after 10 s.
+    assert watchdog == "60s"

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.realparts import prometheus_dir
-from support.snapshots import BOOT, EPOCH, empty_snapshot, fleet_snapshot, rich_snapshot
+from support.snapshots import empty_snapshot, fleet_snapshot, rich_snapshot
 from tpw.exposition import landing
 from tpw.exposition.actions import BusyError
 from tpw.exposition.http1 import Request, Response
@@ -22,7 +22,7 @@ from tpw.exposition.process import ProcessTail
 from tpw.exposition.render import Format, Page
 from tpw.exposition.serving import Server
 from tpw.exposition.web import Web
-from tpw.model import Instant, SourceStatus
+from tpw.model import SourceStatus
 from tpw.snapshot import DemandNow, Snapshot
 
 
@@ -39,7 +39,7 @@ class Current:
 
 
 def web(snapshot: Snapshot, **settings: object) -> Web:
-    return Web(Current(snapshot), Page(), clock=lambda: snapshot.at.monotonic_seconds, **settings)  # type: ignore[arg-type]
+    return Web(Current(snapshot), Page(), **settings)  # type: ignore[arg-type]
 
 
 def get(
@@ -136,16 +136,21 @@ def test_a_value_that_is_not_finite_is_dropped_counted_and_logged_once():
 # -------------------------------------------------------------------------------------------------------------- health
 
 
-@pytest.mark.parametrize(
-    ("interval", "age", "status"), [(1.0, 9.9, 200), (1.0, 10.0, 503), (5.0, 24.9, 200), (5.0, 25.0, 503)]
-)
-def test_healthy_while_the_pollers_move(interval: float, age: float, status: int):
-    snapshot = replace(rich_snapshot(), at=Instant(BOOT, EPOCH), interval_seconds=interval)
-    handler = Web(Current(snapshot), Page(), clock=lambda: BOOT + age)
+def test_healthy_until_the_ticks_are_stuck():
+    reasons = [""]
+    waited: list[float] = []
+    handler = web(empty_snapshot(), stuck=lambda: reasons[0], wait=waited.append)
+    assert get(handler, "/-/healthy").status == 200
+    assert waited == []
+    reasons[0] = "polling is stuck"
     answer = get(handler, "/-/healthy")
-    assert answer.status == status
-    if status == 503:
-        assert b"the last poll was at 2026-01-01 00:00:00 UTC" in answer.body
+    assert (answer.status, answer.body) == (503, b"unhealthy: polling is stuck\n")
+
+
+def test_healthy_after_a_suspension_of_the_whole_process():
+    reasons = ["polling is stuck"]
+    handler = web(empty_snapshot(), stuck=lambda: reasons[-1], wait=lambda seconds: reasons.append(""))
+    assert get(handler, "/-/healthy").status == 200
 
 
 def test_ready_once_nothing_is_awaited_and_then_for_good():
