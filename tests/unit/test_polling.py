@@ -25,6 +25,7 @@ from tpw.model import (
     SourceError,
 )
 from tpw.polling import AcceleratorPoller, HostPoller, SourceHealth, TokenPoller
+from tpw.polling.round import Spread
 from tpw.polling.state import Event, State
 from tpw.power import MeterLost
 
@@ -89,9 +90,14 @@ class Meter:
         self.sweep_gate: Gate | None = None
         self.pids: dict[str, frozenset[int] | None] = {}
         self.calls: list[str] = []
+        self.calls_for_gpus: list[str] = []
         self.in_call: dict[str, int] = {}
         self.most_in_call = 0
         self.threads: set[int] = set()
+        self.slow_seconds = 0.0
+        self.together: threading.Barrier | None = None
+        """Calls wait until so many are in the driver."""
+        self.reads_in_parallel = False
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -120,7 +126,11 @@ class Meter:
 
     def read(self, uuid: str) -> GpuSample:
         self._enter(uuid)
+        self.calls_for_gpus.append(f"read {uuid}")
         try:
+            time.sleep(self.slow_seconds)
+            if self.together is not None:
+                self.together.wait()
             if gate := self.hangs.get(uuid):
                 gate.pass_through()
             if fault := self.faults.get(uuid):
@@ -145,6 +155,15 @@ class Meter:
 def read_once(poller: AcceleratorPoller, seconds: float = 10.0) -> AcceleratorReading:
     poller.begin()
     return poller.finish(time.monotonic() + seconds)
+
+
+def read_until(poller: AcceleratorPoller, expected: dict[str, Reason]) -> AcceleratorReading:
+    """Read until these GPUs are faults, and no others."""
+    deadline = time.monotonic() + 10
+    while faulted(reading := read_once(poller)) != expected:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return reading
 
 
 def sampled(reading: AcceleratorReading) -> set[str]:
@@ -232,10 +251,12 @@ def test_a_gpu_that_hangs_is_set_aside_and_the_others_are_read_in_the_same_tick(
     closing.append(poller)
 
     first = read_once(poller)
+    read_until(poller, {"GPU-1": Reason.TIMEOUT})
     later = [read_once(poller) for _ in range(3)]
 
-    assert sampled(first) == {"GPU-0", "GPU-2", "GPU-3"}
-    assert [faulted(reading) for reading in [first, *later]] == [{"GPU-1": Reason.TIMEOUT}] * 4
+    assert (sampled(first), faulted(first)) == ({"GPU-0", "GPU-2", "GPU-3"}, {}), "late is not down"
+    assert [sampled(reading) for reading in later] == [{"GPU-0", "GPU-2", "GPU-3"}] * 3
+    assert [faulted(reading) for reading in later] == [{"GPU-1": Reason.TIMEOUT}] * 3
     assert meter.in_call["GPU-1"] == 1, "no second call starts"
     assert poller.health.status().failures == (("timeout", 1),)
     gate.open()
@@ -265,16 +286,110 @@ def test_a_gpu_is_read_again_when_its_call_returns_and_the_abandoned_thread_ends
     assert meter.most_in_call == 1
 
 
+def test_a_result_that_comes_late_is_used(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(2)
+    gate = meter.hangs["GPU-1"] = Gate()
+    poller = AcceleratorPoller(meter, hang_seconds=0.02)
+    closing.append(poller)
+    assert sampled(read_once(poller)) == {"GPU-0"}
+    late = poller._reader.hung["GPU-1"]
+    gate.open()
+    deadline = time.monotonic() + 10
+    reading = poller.finish(time.monotonic())
+    while "GPU-1" not in sampled(reading):
+        assert time.monotonic() < deadline
+        reading = poller.finish(time.monotonic())
+
+    assert meter.calls_for_gpus.count("read GPU-1") == 1, "the late call's own result, with its own time"
+    assert next(s for s in reading.samples if s.uuid == "GPU-1").at_seconds > late
+    assert poller.health.status().failures == ()
+
+
+def test_a_slow_gpu_is_never_set_aside_once_its_usual_time_is_known(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(2)
+    meter.slow_seconds = 0.03
+    poller = AcceleratorPoller(meter, hang_seconds=0.02)
+    closing.append(poller)
+    while sampled(read_once(poller)) != {"GPU-0", "GPU-1"}:
+        pass
+    threads = len(meter.threads)
+
+    readings = [read_once(poller) for _ in range(5)]
+
+    assert [(sampled(reading), faulted(reading)) for reading in readings] == [({"GPU-0", "GPU-1"}, {})] * 5
+    assert len(meter.threads) == threads
+
+
+def test_several_threads_read_different_gpus_at_a_time(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(4)
+    meter.reads_in_parallel = True
+    poller = AcceleratorPoller(meter, hang_seconds=60.0)
+    closing.append(poller)
+    read_once(poller)
+    poller._spread.threads = 4
+    poller._spread_reads(0.25)
+    meter.together = threading.Barrier(4, timeout=20)
+
+    reading = read_once(poller)
+
+    assert sampled(reading) == {f"GPU-{n}" for n in range(4)}, "four calls were in the driver at once"
+    assert meter.most_in_call == 1
+
+
+def test_a_library_lost_in_one_of_several_threads_is_closed_once(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(4)
+    meter.reads_in_parallel = True
+    poller = AcceleratorPoller(meter, hang_seconds=60.0)
+    closing.append(poller)
+    read_once(poller)
+    poller._spread.threads = 4
+    poller._spread_reads(0.25)
+    meter.together = threading.Barrier(4, timeout=20)
+    meter.faults = {f"GPU-{n}": MeterLost(Reason.ABSENT, "uninitialized") for n in range(4)}
+
+    reading = read_once(poller)
+
+    assert faulted(reading) == {f"GPU-{n}": Reason.ABSENT for n in range(4)}
+    assert meter.calls == ["open", "close"]
+
+
+def rounds(spread: Spread, seconds_by_threads: Callable[[int], float], count: int, gpus: int = 16) -> list[int]:
+    """Threads in each of the rounds, one round a second."""
+    threads = []
+    for second in range(count):
+        threads.append(spread.threads)
+        spread.after(seconds_by_threads(spread.threads), gpus, float(second))
+    return threads
+
+
+def test_a_driver_with_a_lock_per_gpu_is_read_by_as_many_threads_as_help() -> None:
+    assert rounds(Spread(), lambda threads: 1.6 / threads, 6) == [1, 2, 4, 8, 8, 8]
+
+
+def test_a_driver_that_serialises_its_calls_is_read_by_one_thread_with_rare_trials() -> None:
+    threads = rounds(Spread(), lambda _: 1.6, 1202)
+
+    assert threads[:4] == [1, 2, 1, 1]
+    assert [second for second, count in enumerate(threads) if count > 1] == [1, 602, 1203][:2]
+
+
+def test_a_fast_driver_is_read_by_one_thread_again() -> None:
+    spread = Spread()
+    rounds(spread, lambda threads: 1.6 / threads, 5)
+
+    assert rounds(spread, lambda threads: 0.016 / threads, 3) == [8, 1, 1]
+
+
 def test_two_hung_gpus_do_not_affect_a_third(closing: list[AcceleratorPoller]) -> None:
     meter = Meter(3)
     gates = [meter.hangs.setdefault(uuid, Gate()) for uuid in ("GPU-0", "GPU-1")]
     poller = AcceleratorPoller(meter, hang_seconds=0.05)
     closing.append(poller)
 
-    reading = read_once(poller)
+    first = read_once(poller)
+    reading = read_until(poller, {"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT})
 
-    assert sampled(reading) == {"GPU-2"}
-    assert faulted(reading) == {"GPU-0": Reason.TIMEOUT, "GPU-1": Reason.TIMEOUT}
+    assert sampled(first) == sampled(reading) == {"GPU-2"}
     for gate in gates:
         gate.open()
 
@@ -285,7 +400,7 @@ def test_a_source_is_down_while_its_only_gpu_hangs(closing: list[AcceleratorPoll
     poller = AcceleratorPoller(meter, hang_seconds=0.02)
     closing.append(poller)
 
-    read_once(poller)
+    read_until(poller, {"GPU-0": Reason.TIMEOUT})
 
     assert not poller.health.status().up
     gate.open()
@@ -428,9 +543,10 @@ def test_a_hung_process_list_does_not_affect_reads(closing: list[AcceleratorPoll
     poller.request_holders()
     assert gate.entered.wait(10)
 
-    reading = read_once(poller)
+    first = read_once(poller)
+    reading = read_until(poller, {"GPU-0": Reason.TIMEOUT})
 
-    assert (sampled(reading), faulted(reading)) == ({"GPU-1"}, {"GPU-0": Reason.TIMEOUT})
+    assert sampled(first) == sampled(reading) == {"GPU-1"}
     gate.open()
     deadline = time.monotonic() + 10
     while sampled(read_once(poller)) != {"GPU-0", "GPU-1"}:
@@ -581,7 +697,7 @@ def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPo
     gate = meter.hangs["sample GPU-1"] = Gate()
     assert gate.entered.wait(10)
 
-    readings = [read_once(poller) for _ in range(3)]
+    readings = [read_until(poller, {"GPU-1": Reason.TIMEOUT}), *(read_once(poller) for _ in range(2))]
 
     assert [sampled(reading) for reading in readings] == [{"GPU-0"}] * 3
     assert [faulted(reading) for reading in readings] == [{"GPU-1": Reason.TIMEOUT}] * 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty
@@ -20,13 +20,19 @@ import structlog
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
 from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth
 from tpw.polling.reader import CallReturned, GpuFailed, LibraryLost, Message, MeterReader, ReadDone, SharingRead
+from tpw.polling.round import Spread
 from tpw.polling.state import Event, State
 from tpw.polling.worker import CallKind, Task, Worker
 from tpw.power import AcceleratorMeter, Clock
 
 HANG_SECONDS = 0.3
-"""A call that has not returned after this time counts as hung; a call that was only slow ends that state when it returns.
-Chosen below the half second that a tick waits for its reads, so that the other GPUs are still read in the same tick."""
+"""A GPU with a call that has not returned after this time is set aside: another thread continues with the other GPUs. When
+the call returns, its result is used. Chosen below the half second that a tick waits for its reads, so that the other GPUs
+are still read in the same tick. Where calls usually take longer, so does this."""
+USUAL_FACTOR = 3.0
+"""A GPU is set aside after this many times the usual duration of a call."""
+DOWN_FACTOR = 3.0
+"""Late is not down: a GPU is reported as a fault after this many times the time after which it is set aside."""
 
 SAMPLING_SECONDS = 0.1
 """Mean time between two samples of a GPU that reports only instants. Tuning: ten samples a second resolve loads with
@@ -58,7 +64,7 @@ class AcceleratorPoller:
         meter: opened by the first read, in the worker.
         clock: monotonic seconds; ``finish`` really waits, so it must advance by itself where a call can hang.
         health: record of the source; created with the meter's name where it is left out.
-        hang_seconds: a call that takes longer counts as hung.
+        hang_seconds: a GPU with a call that takes longer is set aside, at the least.
         random: jitter of the back-off and of the sampling.
         sampling_seconds: mean time between two samples of a GPU that needs them; 0: none.
     """
@@ -78,6 +84,7 @@ class AcceleratorPoller:
         self._hang_seconds = hang_seconds
         self._back_off = BackOff(1.0, 60.0, random)
         self._worker: Worker | None = None
+        self._spread = Spread()
         self._state = State.CLOSED
         self._read: _Read | None = None
         self._error: SourceError | None = None
@@ -138,11 +145,13 @@ class AcceleratorPoller:
             for gpu in self._gpus:
                 faults[gpu.uuid] = GpuFault(gpu.uuid, now, general.reason, general.detail)
         for uuid, since in self._reader.hung.items():
+            if now - since < self._down_seconds:
+                continue
             detail = f"{uuid}: a driver call has not returned for {now - since:.0f} s"
             faults[uuid] = GpuFault(uuid, now, Reason.TIMEOUT, detail)
         for uuid in samples:
             faults.pop(uuid, None)
-        self._log_transitions()
+        self._log_transitions(faults)
         self._results = _Results()
         return AcceleratorReading(self._gpus, tuple(samples.values()), tuple(faults.values()))
 
@@ -152,7 +161,7 @@ class AcceleratorPoller:
         if self._read is None or call is None or call.kind is not CallKind.LIBRARY or self._state is not State.OPEN:
             return None
         waited = now - call.since_seconds
-        if waited < self._hang_seconds:
+        if waited < max(self._hang_seconds, USUAL_FACTOR * self._reader.usual_library_seconds):
             return None
         return SourceError(Reason.TIMEOUT, f"{self._reader.meter.name}: the driver has not answered for {waited:.0f} s")
 
@@ -193,9 +202,12 @@ class AcceleratorPoller:
         """Release the driver for good and end the thread, waiting at most until the given instant."""
         self._release(deadline_seconds)
         if self._worker is not None:
-            self._worker.tasks.put(None)
-            self._worker.thread.join(max(0.0, deadline_seconds - self._clock()))
-            self._worker = None
+            workers = (self._worker, *self._reader.helpers)
+            self._worker, self._reader.helpers = None, ()
+            for worker in workers:
+                worker.tasks.put(None)
+            for worker in workers:
+                worker.thread.join(max(0.0, deadline_seconds - self._clock()))
 
     def _release(self, deadline_seconds: float) -> bool:
         if self._state in (State.CLOSED, State.OPEN):
@@ -216,28 +228,58 @@ class AcceleratorPoller:
             self._worker = self._reader.worker()
         self._worker.tasks.put(task)
 
+    @property
+    def _down_seconds(self) -> float:
+        """How long a call for a GPU may take until the GPU is a fault."""
+        return DOWN_FACTOR * max(self._hang_seconds, USUAL_FACTOR * self._reader.usual_seconds)
+
+    def _limit_seconds(self) -> float:
+        """How long a call for a GPU may take until the GPU is set aside. Several that do not return mean a slow driver
+        rather than broken GPUs: each one doubles the time."""
+        usual = USUAL_FACTOR * self._reader.usual_seconds
+        return max(self._hang_seconds, usual) * 2.0 ** min(len(self._reader.hung), 6)
+
     def _set_aside(self, now: float) -> float:
-        """Abandon a worker that hangs in a GPU, and continue with a fresh one. Returns when to check again."""
-        worker = self._worker
-        if worker is None:
-            return now + self._hang_seconds
-        hung = worker.abandon_if_hung(now, self._hang_seconds)
+        """Abandon the workers that hang in a GPU, and continue with fresh ones. Returns when to check again."""
+        if self._worker is not None:
+            self._worker = self._continued(self._worker, now, self._reader.worker)
+        helpers = self._reader.helpers
+        if helpers:
+            self._reader.helpers = tuple(self._continued(helper, now, self._reader.helper) for helper in helpers)
+        limit = self._limit_seconds()
+        calls = [worker.call for worker in (self._worker, *self._reader.helpers) if worker is not None]
+        return min((now if call is None else max(now, call.since_seconds) for call in calls), default=now) + limit
+
+    def _continued(self, worker: Worker, now: float, fresh: Callable[[], Worker]) -> Worker:
+        """The same worker, or another one in its place if its call hangs."""
+        hung = worker.abandon_if_hung(now, self._limit_seconds())
         if hung is None:
-            call = worker.call
-            return (now if call is None else max(now, call.since_seconds)) + self._hang_seconds
+            return worker
         self._reader.hung[hung.uuid] = hung.since_seconds
-        remaining = worker.remaining
-        self._worker = self._reader.worker()
+        successor, whole = fresh(), worker.round
         if hung.kind is CallKind.SHARING:
             self._sharing_requested = False
-        elif hung.kind is CallKind.READ:
-            self._worker.tasks.put(lambda fresh: self._reader.read_remaining(fresh, remaining))
+        elif hung.kind is CallKind.READ and whole is not None:
+            if whole.done():
+                successor.tasks.put(lambda other: self._reader.end_round(other, whole))
+            else:
+                successor.tasks.put(lambda other: self._reader.read_round(other, whole))
         while True:  # the tasks behind the call that hangs
             try:
-                self._worker.tasks.put(worker.tasks.get_nowait())
+                successor.tasks.put(worker.tasks.get_nowait())
             except Empty:
-                break
-        return now + self._hang_seconds
+                return successor
+
+    def _spread_reads(self, round_seconds: float) -> None:
+        """Use more or fewer threads for the next round."""
+        if not self._reader.parallel:
+            return
+        self._spread.after(round_seconds, len(self._gpus), self._clock())
+        helpers = self._reader.helpers
+        wanted = self._spread.threads - 1
+        for helper in helpers[wanted:]:
+            helper.tasks.put(None)
+        self._reader.helpers = (*helpers[:wanted], *(self._reader.helper() for _ in range(wanted - len(helpers))))
 
     # ---------------------------------------------------------------------------------------------------------- messages
 
@@ -257,6 +299,8 @@ class AcceleratorPoller:
 
     def _handle(self, message: Message) -> None:
         match message:
+            case GpuSample() if self._state in (State.RELEASING, State.RELEASED):
+                pass  # of a call that returned after the release was requested
             case GpuSample():
                 if self._read is not None:
                     self._read.any_sample = True
@@ -294,6 +338,10 @@ class AcceleratorPoller:
         duration, any_sample = self._end_read()
         self._error = None
         self._back_off.reset()
+        self._spread_reads(duration)
+        since = min(self._reader.hung.values(), default=float("-inf"))
+        if self._gpus and not any_sample and not self._results.faults and self._clock() - since < self._down_seconds:
+            return  # only late
         if self._gpus and not any_sample:
             fault = next(iter(self._results.faults.values()), None)
             reason, detail = (Reason.TIMEOUT, "driver calls hang") if fault is None else (fault.reason, fault.detail)
@@ -337,9 +385,9 @@ class AcceleratorPoller:
             log.warning("gpu_down", uuid=uuid, reason=error.reason.value, detail=error.detail, hint=error.hint)
             self._down[uuid] = error.reason
 
-    def _log_transitions(self) -> None:
+    def _log_transitions(self, faults: Mapping[str, GpuFault]) -> None:
         for uuid in self._reader.hung:
-            if uuid not in self._down:
+            if uuid in faults and uuid not in self._down:
                 hint = "The GPU is read again when the call returns. Check the kernel log for Xid messages."
                 self._log_down(uuid, SourceError(Reason.TIMEOUT, f"{uuid}: a driver call does not return", hint))
                 self.health.count(Reason.TIMEOUT)

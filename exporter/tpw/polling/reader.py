@@ -11,11 +11,15 @@ from typing import TypeVar
 
 from tpw.model import Gpu, GpuSample, Sharing, SourceError
 from tpw.polling.health import Jitter, attempt
+from tpw.polling.round import Round
 from tpw.polling.state import Event
 from tpw.polling.worker import Abandoned, Call, CallKind, Task, Worker
-from tpw.power import AcceleratorMeter, Clock, MeterLost, NotingMeter, SamplingMeter, SharingMeter
+from tpw.power import AcceleratorMeter, Clock, MeterLost, NotingMeter, ParallelMeter, SamplingMeter, SharingMeter
 
 _T = TypeVar("_T")
+
+_FADING = 0.98
+"""Weight of an older duration at each call: a driver that has recovered is trusted again after some hundred calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class LibraryLost:
 
 @dataclass(frozen=True, slots=True)
 class CallReturned:
-    """A call that had been abandoned has returned. Its thread ends."""
+    """A call that had been abandoned has returned; its result, if it was a read, is the message before. Its thread ends."""
 
     uuid: str
 
@@ -75,7 +79,14 @@ class MeterReader:
         self._sampling_seconds = sampling_seconds
         self._sampling = meter if isinstance(meter, SamplingMeter) and sampling_seconds > 0.0 else None
         self._sharing = meter if isinstance(meter, SharingMeter) else None
+        self.parallel = isinstance(meter, ParallelMeter) and meter.reads_in_parallel
         self.messages: SimpleQueue[Message] = SimpleQueue()
+        self.helpers: tuple[Worker, ...] = ()
+        """Further threads that read GPUs. Set by the tick's thread."""
+        self.usual_seconds = 0.0
+        """The longest of the recent calls for a GPU that returned; an older one counts less."""
+        self.usual_library_seconds = 0.0
+        """The same for calls of the library as a whole, without opening it."""
         self.hung: dict[str, float] = {}
         """GPUs with an abandoned call that has not returned, and since when (monotonic): no further call is made for
         them."""
@@ -83,6 +94,10 @@ class MeterReader:
     def worker(self) -> Worker:
         """A new thread for these tasks."""
         return Worker(f"{self.meter.name}-poller", self.sample, self.pause)
+
+    def helper(self) -> Worker:
+        """A new thread that only reads GPUs."""
+        return Worker(f"{self.meter.name}-poller")
 
     def read_all(self, worker: Worker, *, open_first: bool) -> None:
         """Sweep and read every GPU."""
@@ -94,7 +109,8 @@ class MeterReader:
             self.meter.sweep()
             return self.meter.gpus()
 
-        worker.enter(Call(CallKind.LIBRARY, "", self._clock()))
+        began = self._clock()
+        worker.enter(Call(CallKind.LIBRARY, "", began))
         gpus = attempt(sweep)
         if isinstance(gpus, SourceError):
             self.meter.close()
@@ -103,23 +119,41 @@ class MeterReader:
             self.messages.put(LibraryLost(gpus))
             return
         worker.leave()
+        if not open_first:
+            self.usual_library_seconds = max(self._clock() - began, _FADING * self.usual_library_seconds)
         self.messages.put(gpus)
-        self.read_remaining(worker, deque(gpu.uuid for gpu in gpus))
+        waiting = [gpu.uuid for gpu in gpus if gpu.uuid not in self.hung]
+        if not waiting:
+            self.messages.put(ReadDone())
+            return
+        whole = Round(waiting)
+        for helper in self.helpers:
+            helper.tasks.put(partial(self.read_round, whole=whole))
+        self.read_round(worker, whole)
 
-    def read_remaining(self, worker: Worker, remaining: deque[str]) -> None:
-        """Read these GPUs, which ends the read."""
-        worker.remaining = remaining
-        while remaining:
-            uuid = remaining.popleft()
-            if uuid in self.hung:
-                continue
-            outcome = self._call(worker, CallKind.READ, uuid, self.meter.read)
-            if isinstance(outcome, MeterLost):
-                self._close(worker)
-                self.messages.put(LibraryLost(outcome))
-                return
-            self.messages.put(GpuFailed(uuid, outcome) if isinstance(outcome, SourceError) else outcome)
-        self.messages.put(ReadDone())
+    def read_round(self, worker: Worker, whole: Round) -> None:
+        """Read GPUs of a round until none waits. Whoever reads the last one ends it."""
+        worker.round = whole
+        while (uuid := whole.take()) is not None:
+            lost = None if uuid in self.hung else self._read(worker, uuid)
+            if whole.done(lost):
+                self.end_round(worker, whole)
+
+    def end_round(self, worker: Worker, whole: Round) -> None:
+        """All GPUs of a round were read, or the library is lost."""
+        if whole.lost is None:
+            self.messages.put(ReadDone())
+        else:
+            self._close(worker)
+            self.messages.put(LibraryLost(whole.lost))
+
+    def _read(self, worker: Worker, uuid: str) -> MeterLost | None:
+        """Read one GPU. Returns the failure of the library, if that is the outcome."""
+        outcome = self._call(worker, CallKind.READ, uuid, self.meter.read)
+        if isinstance(outcome, MeterLost):
+            return outcome
+        self.messages.put(_message(uuid, outcome))
+        return None
 
     def sharing_task(self, uuids: deque[str]) -> Task:
         """Reads the sharing of one GPU, and queues the next GPU as a new task, so that a read never waits for all of
@@ -167,12 +201,21 @@ class MeterReader:
         worker.leave()
 
     def _call(self, worker: Worker, kind: CallKind, uuid: str, call: Callable[[str], _T]) -> _T | SourceError:
-        """The outcome of one call for one GPU. Raises Abandoned."""
-        worker.enter(Call(kind, uuid, self._clock()))
+        """The outcome of one call for one GPU. Raises Abandoned; the outcome of a read is used even then."""
+        began = self._clock()
+        worker.enter(Call(kind, uuid, began))
         outcome = attempt(partial(call, uuid))
+        if not isinstance(outcome, SourceError):
+            self.usual_seconds = max(self._clock() - began, _FADING * self.usual_seconds)
         try:
             worker.leave()
         except Abandoned:
+            if isinstance(outcome, GpuSample):
+                self.messages.put(outcome)
             self.messages.put(CallReturned(uuid))
             raise
         return outcome
+
+
+def _message(uuid: str, outcome: GpuSample | SourceError) -> GpuSample | GpuFailed:
+    return GpuFailed(uuid, outcome) if isinstance(outcome, SourceError) else outcome

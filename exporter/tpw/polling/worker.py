@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from queue import Empty, SimpleQueue
+
+from tpw.polling.round import Round
 
 
 class CallKind(Enum):
@@ -52,7 +53,7 @@ class Worker:
         between: runs when there is no task for ``pause()`` seconds; never where that is None.
     """
 
-    __slots__ = ("_between", "_lock", "_pause", "_state", "call", "remaining", "tasks", "thread")
+    __slots__ = ("_between", "_lock", "_pause", "_state", "call", "round", "tasks", "thread")
 
     def __init__(
         self, name: str, between: Task = lambda _: None, pause: Callable[[], float | None] = lambda: None
@@ -60,8 +61,8 @@ class Worker:
         self._between = between
         self._pause = pause
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self.remaining: deque[str] = deque()
-        """GPUs that the current read has still to reach: the next worker continues with them."""
+        self.round: Round | None = None
+        """The read that it takes GPUs from: the next worker continues with it."""
         self.call: Call | None = None
         self._state = WorkerState.IDLE
         self._lock = threading.Lock()

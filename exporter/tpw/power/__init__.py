@@ -41,8 +41,8 @@ class MeterLost(SourceError):  # noqa: N818 - named for what happened, as Source
 
 
 class AcceleratorMeter(Protocol):
-    """Reads GPUs. Every method is called from one thread at a time, with one exception: while a hung call for one GPU still
-    runs in an abandoned thread, calls for *other* GPUs come from a new thread."""
+    """Reads GPUs. Every method is called from one thread at a time, with two exceptions: while a hung call for one GPU still
+    runs in an abandoned thread, calls for *other* GPUs come from a new thread; and see :class:`ParallelMeter`."""
 
     name: str
     """Name of the source in metrics and logs, e.g. ``nvml``."""
@@ -86,6 +86,14 @@ class SamplingMeter(Protocol):
 
     def sample(self, uuid: str) -> None:
         """Record the power of this instant. A failure shows at the next read."""
+
+
+@runtime_checkable
+class ParallelMeter(Protocol):
+    """An accelerator meter with ``read`` calls that block, each for its own GPU only: the poller may then read *different*
+    GPUs from several threads at a time. All other calls still come from one thread."""
+
+    reads_in_parallel: bool
 
 
 @runtime_checkable

@@ -60,10 +60,13 @@ def test_a_hung_gpu_does_not_affect_the_others_and_recovers_with_all_its_energy(
     driver.gpu(0).set_square(low=60, high=640, period=0.05)
     driver.hang(0)
 
+    late = polled.read_once()
+    polled.until(lambda reading: reasons(reading) == {driver.uuid(0): Reason.TIMEOUT})
     during = [polled.read_once() for _ in range(3)]
     driver.unhang(0)
     after = polled.joules(polled.until(lambda reading: driver.uuid(0) in uuids(reading)), 0)
 
+    assert (uuids(late), reasons(late)) == ({driver.uuid(1)}, {}), "late is not down"
     assert [uuids(reading) for reading in during] == [{driver.uuid(1)}] * 3
     assert [reasons(reading) for reading in during] == [{driver.uuid(0): Reason.TIMEOUT}] * 3
     true = driver.true_joules(0, before[0], after[0])
