@@ -310,24 +310,25 @@ def test_a_broken_source_leaves_the_others_as_they_were(stretch: Stretch, which:
 
 @given(stretches(method=EnergyMethod.AVERAGE_POWER))
 def test_integrated_power_and_unmetered_time_are_all_time(stretch: Stretch) -> None:
-    """Without a counter: a trapezoid between neighbours, nothing over a gap; what cannot be integrated any more is
-    unmetered, at once."""
+    """Without a counter: a trapezoid between neighbours, nothing over a gap of three ticks, or of three times the usual gap
+    of a slow meter; what cannot be integrated any more is unmetered, at once."""
     books = play(ticks(stretch), POLICY)[-1]
 
     for i, gpu in enumerate(stretch.gpus):
         joules = unmetered = waiting = 0.0
         watts: float | None = 100.0
+        last = earlier = 0.0
         for moment in stretch.moments:
             waiting += moment.seconds
             if not moment.heard[i]:
                 continue
             now = moment.joules[i] / moment.seconds
-            if watts is None or waiting > 3.0:
+            if watts is None or waiting > 3.0 * max(1.0, min(last, earlier)):
                 unmetered += waiting
             else:
                 joules += (watts + now) / 2.0 * waiting
-            watts, waiting = now, 0.0
-        if waiting > 3.0:
+            watts, waiting, last, earlier = now, 0.0, waiting, last
+        if waiting > 3.0 * max(1.0, min(last, earlier)):
             unmetered += waiting
         booked = math.fsum(p.joules for key, p in books.postings.items() if key.gpu == gpu.uuid)
         assert close(booked, joules)

@@ -104,7 +104,6 @@ def window(model: str, watts: float, now: float, *, busy: float = 1.0, priced: b
                 at_seconds=now - 60 + step,
                 tokens={(model, kind): second * rate * busy for kind, rate in _KINDS},
                 amounts={model: Amounts(joules=joules, facility_joules=joules * PUE, cost=cost if priced else {})},
-                metered=True,
             )
         )
     return tuple(samples)

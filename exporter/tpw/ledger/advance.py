@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.attribution import Activity, activity, divide
@@ -28,9 +29,10 @@ from tpw.ledger.books import (
 )
 from tpw.ledger.counting import count
 from tpw.ledger.host import Rise, released_joules, share_host
-from tpw.ledger.metering import doubt, is_host_late, is_too_late, measure, measure_host
+from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
+from tpw.ledger.window import slide
 from tpw.model import (
     UNKNOWN_MODEL,
     Cadence,
@@ -53,6 +55,9 @@ _MONTHS_KEPT = 3
 _LEAST_JOULES = 1e-6
 """GPUs that used less in a tick share no host energy: it avoids a division by zero. A meter's step is a thousand times
 larger."""
+
+_GUESSED_WATTS = 500.0
+"""Power of a GPU that was never read and reports no limit: only the weight of what is unknown."""
 
 _WINDOW_STEPS = 60
 """Samples in a live window. Tuning: enough for a smooth ratio, few enough to keep for many servers."""
@@ -101,6 +106,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     journal = Journal()
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
+    faulted = {fault.uuid for fault in tick.accelerators.faults}
     accounts = dict(books.gpus)
     metered: dict[str, _Metered] = {}
     timed: list[Shares] = []
@@ -118,6 +124,10 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
             book_time(journal, division.shares, now - seconds, now, policy)
             timed.append(division.shares)
         _add_rental_cost(read.accounts, division.shares, seconds, policy.references)
+        if sample is None and account.up:
+            account = replace(
+                account, up=gpu.uuid not in faulted and not is_overdue(account, tick.at, policy.interval_seconds)
+            )
         accounts[gpu.uuid], energy = _read_gpu(account, sample, division, seconds, tick.at, policy)
         if energy is not None:
             metered[gpu.uuid] = energy
@@ -299,7 +309,9 @@ def _read_gpu(
         pending = extend(pending, now.wall_seconds - seconds, now.wall_seconds, division.shares)
     if sample is None:
         # The time stays pending while a counter may still report its energy.
-        account = replace(account, up=False, sample=None, division=division, unreported_since_seconds=None)
+        account = replace(
+            account, sample=account.sample if account.up else None, division=division, unreported_since_seconds=None
+        )
         if is_too_late(account, now, policy.interval_seconds):
             return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), None
         return replace(account, pending=pending), None
@@ -455,66 +467,69 @@ def _windows(
     for key, amounts in postings.items():
         if key.server:
             booked.setdefault(key.server, {}).setdefault(key.model, []).append(amounts)
-    late = 3.0 * policy.interval_seconds
     result: dict[str, ServerAccount] = {}
     for name, account in accounts.items():
         owner = tick.owners.get(name)
         if owner is None:
             result[name] = replace(account, window=()) if account.window else account
             continue
-        complete = all(_is_complete(gpus.get(uuid), late) for uuid in account.gpus)
-        awaiting = not complete and all(
-            _is_complete(gpus.get(uuid), late) or _awaits_energy(gpus.get(uuid), late) for uuid in account.gpus
-        )
-        lost = any(_lost(gpus.get(uuid), before.get(uuid)) for uuid in account.gpus)
+        seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
+        known = _known(name, account.gpus, before, gpus, policy.interval_seconds, seconds)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
             tokens=account.tokens,
             amounts={model: Amounts.total(parts) for model, parts in booked.get(name, {}).items()},
-            metered=(complete or awaiting) and not lost,
-            complete=complete,
             single_node=not owner.spans_nodes,
-            awaiting_energy=awaiting,
+            behind_seconds=known.behind_seconds,
+            lost_joules=known.lost_joules + (account.window[-1].lost_joules if account.window else 0.0),
+            awaited_joules=known.awaited_joules,
         )
-        seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
-        result[name] = replace(account, window=_slide(account.window, sample, seconds), window_seconds=seconds)
+        result[name] = replace(
+            account, window=slide(account.window, sample, seconds, _WINDOW_STEPS), window_seconds=seconds
+        )
     return result
 
 
-def _lost(account: GpuAccount | None, before: GpuAccount | None) -> bool:
-    """Whether some of the GPU's time became unmetered at this tick."""
-    if account is None or before is None:
-        return False
-    return account.unmetered_seconds > before.unmetered_seconds
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """How much of the energy of a server's GPUs is known at a tick; see :class:`tpw.ledger.books.WindowSample`."""
+
+    behind_seconds: float
+    lost_joules: float
+    """Of this tick."""
+    awaited_joules: float
 
 
-def _is_complete(account: GpuAccount | None, late_seconds: float) -> bool:
-    """Whether the GPU's energy is known up to now, within three ticks. A slow meter must have reported at this tick."""
-    if account is None or not account.up:
-        return False
-    return _length(account.pending) <= (late_seconds if account.last_gap_seconds <= late_seconds else 0.0)
+def _known(
+    server: str,
+    uuids: Iterable[str],
+    before: Mapping[str, GpuAccount],
+    after: Mapping[str, GpuAccount],
+    interval_seconds: float,
+    window_seconds: float,
+) -> _Known:
+    watts = behind = lost = awaited = 0.0
+    for uuid in uuids:
+        account = after.get(uuid)
+        if account is None:
+            return _Known(0.0, 0.0, inf)  # never reported: nothing is known about it
+        power = _last_watts(account)
+        watts += power
+        earlier = before.get(uuid)
+        unmetered = account.unmetered_seconds - (0.0 if earlier is None else earlier.unmetered_seconds)
+        if not account.pending and unmetered <= 0.0:
+            continue
+        power_here = power * (1.0 if account.division is None else account.division.ratio(server))
+        lost += power_here * unmetered
+        pending = _length(account.pending)
+        behind += power * pending
+        if pending > (late_seconds(account, interval_seconds) if account.up else 0.0):
+            awaited += power_here * min(pending, window_seconds)
+    return _Known(behind / watts if behind else 0.0, lost, awaited)
 
 
-def _awaits_energy(account: GpuAccount | None, late_seconds: float) -> bool:
-    """Whether a slow meter's next report is not overdue: a page that is collected every half minute, for example."""
-    if account is None or not account.up or account.last_gap_seconds <= late_seconds:
-        return False
-    return _length(account.pending) <= 1.5 * account.last_gap_seconds + late_seconds
-
-
-def _slide(window: tuple[WindowSample, ...], sample: WindowSample, seconds: float) -> tuple[WindowSample, ...]:
-    """The window with one more sample: about sixty of even spacing, and one that is older than the window."""
-    near = len(window) >= 2 and window[-1].at_seconds - window[-2].at_seconds < 0.999 * seconds / _WINDOW_STEPS
-    # With a slow meter only complete samples can be ends of a window: one is not replaced by an incomplete one.
-    if near and not (sample.awaiting_energy and window[-1].complete):
-        # A replaced sample that was not metered still counts against the window.
-        samples = (*window[:-1], replace(sample, metered=sample.metered and window[-1].metered))
-    else:
-        samples = (*window, sample)
-    newest = sample.at_seconds
-    if sample.awaiting_energy:
-        newest = max(newest - seconds, max((one.at_seconds for one in samples if one.complete), default=newest))
-    drop = 0
-    while drop + 1 < len(samples) and newest - samples[drop + 1].at_seconds >= seconds:
-        drop += 1
-    return samples[drop:]
+def _last_watts(account: GpuAccount) -> float:
+    """The last known power of a GPU; its limit, or a guess, where there is none."""
+    if account.sample is not None and account.sample.power_watts:
+        return account.sample.power_watts
+    return account.baseline_watts or account.gpu.max_power_watts or _GUESSED_WATTS

@@ -133,6 +133,8 @@ class GpuAccount:
     baseline_wall_seconds: float | None = None
     last_gap_seconds: float = 0.0
     """Time between the baseline and the one before it."""
+    earlier_gap_seconds: float = 0.0
+    """The same for the baseline before."""
     mark_joules: float | None = None
     """Value of the raw counter before it stepped back, until it has moved on below that."""
     still_since_seconds: float | None = None
@@ -154,6 +156,11 @@ class GpuAccount:
     """Its shares at the last tick. None before the first."""
     instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)
     """Estimates of its instances' energy, by (UUID of the instance, profile, method): parts of what is booked for it."""
+
+    @property
+    def usual_gap_seconds(self) -> float:
+        """Time between two readings: the shorter of the last two, since one long gap is an outage and not a slow meter."""
+        return min(self.last_gap_seconds, self.earlier_gap_seconds)
 
     @property
     def method(self) -> EnergyMethod:
@@ -199,14 +206,22 @@ class WindowSample:
     tokens: Mapping[tuple[str, TokenKind], float]
     amounts: Mapping[str, Amounts]
     """By model, all states."""
-    metered: bool
-    """False if time of one of the server's GPUs became unmetered since the sample before."""
-    complete: bool = True
-    """False while joules of the time before this sample are pending: a rise from here would include them."""
     single_node: bool = True
     """False if the server has GPUs on other nodes: tokens are complete here, joules and money are not."""
-    awaiting_energy: bool = False
-    """Not complete, because a GPU's meter reports less often than ticks, and its next report is not overdue."""
+    behind_seconds: float = 0.0
+    """The joules in ``amounts`` are those up to so long ago: the mean over the server's GPUs, weighted by their power. 0
+    where every GPU was read at this tick."""
+    energy_tokens: Mapping[tuple[str, TokenKind], float] | None = None
+    """Tokens at that earlier moment; None: ``tokens``."""
+    lost_joules: float = 0.0
+    """Estimate of the joules of unmetered time of the server's GPUs, cumulative like ``amounts``."""
+    awaited_joules: float = 0.0
+    """Estimate of what GPUs that are down or overdue have used within the window: it may never be known."""
+
+    @property
+    def energy_at_seconds(self) -> float:
+        """The moment up to which the joules are known."""
+        return self.at_seconds - self.behind_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ _MIN_FALL = 0.1
 """A counter that was reset has fallen by more than this part of its value."""
 
 _MAX_GAP_INTERVALS = 3.0
+_LONGEST_GAP_SECONDS = 60.0
+"""Readings further apart are not usual for any meter: the gap is an outage."""
 
 _SLOW_SECONDS = 60.0
 """Host meters are read at least this often: assumed for a meter with one reading."""
@@ -89,7 +91,26 @@ def is_too_late(account: GpuAccount, now: Instant, interval_seconds: float) -> b
     if account.method is EnergyMethod.COUNTER or _has_counter(account):
         return account.baseline_joules is None
     at = account.baseline_at_seconds
-    return at is None or now.monotonic_seconds - at > _MAX_GAP_INTERVALS * interval_seconds
+    return at is None or now.monotonic_seconds - at > _max_gap_seconds(account, interval_seconds)
+
+
+def late_seconds(account: GpuAccount, interval_seconds: float) -> float:
+    """How old the last reading may be until the next one is overdue: three ticks. For a meter that reports less often (a
+    slow driver, a page that is collected every half minute) half its usual gap more than that gap and three ticks."""
+    most = _MAX_GAP_INTERVALS * interval_seconds
+    usual = account.usual_gap_seconds
+    return most if usual <= most else 1.5 * usual + most
+
+
+def is_overdue(account: GpuAccount, now: Instant, interval_seconds: float) -> bool:
+    """Whether the next reading should have come by now: the GPU is down then, not only late."""
+    at = account.baseline_at_seconds
+    return at is None or now.monotonic_seconds - at > late_seconds(account, interval_seconds)
+
+
+def _max_gap_seconds(account: GpuAccount, interval_seconds: float) -> float:
+    """The longest time over which power is integrated: three ticks, or three usual gaps of a slow meter."""
+    return _MAX_GAP_INTERVALS * max(interval_seconds, min(account.usual_gap_seconds, _LONGEST_GAP_SECONDS))
 
 
 def measure(account: GpuAccount, sample: GpuSample, now: Instant, interval_seconds: float) -> tuple[Step, GpuAccount]:
@@ -123,6 +144,7 @@ def _at(account: GpuAccount, sample: GpuSample, now: Instant) -> GpuAccount:
         baseline_at_seconds=sample.at_seconds,
         baseline_wall_seconds=now.wall_seconds,
         last_gap_seconds=0.0 if before is None else max(0.0, sample.at_seconds - before),
+        earlier_gap_seconds=account.last_gap_seconds,
         mark_joules=None,
         still_since_seconds=None,
         still_joules=0.0,
@@ -209,7 +231,7 @@ def _trapezoid(account: GpuAccount, sample: GpuSample, interval_seconds: float) 
     if watts is None or before is None or since is None:
         return None
     gap = max(0.0, sample.at_seconds - since)
-    if gap > _MAX_GAP_INTERVALS * interval_seconds:
+    if gap > _max_gap_seconds(account, interval_seconds):
         return None
     # A mean covers its averaging time exactly; the trapezoid rule would lag.
     averaged = min(gap, sample.power_mean_seconds)

@@ -1,9 +1,11 @@
 """The live ratios of one server: tokens per second, tokens per watt and cost per token over one stated window.
 
 A server's account keeps its cumulative totals of the last minutes. A ratio is the rise of one total over the rise of
-another between two samples, as in a recording rule over the same counters; the time between them is reported beside it. If
-a GPU's meter reports less often than ticks (a page that is collected every half minute), both ends are samples with
-complete energy: otherwise tokens would be divided by the joules of another time.
+another between two samples, as in a recording rule over the same counters; the time between them is reported beside it.
+
+A GPU's meter may report less often than ticks: a page that is collected every half minute, a driver with slow calls. The
+joules of a sample are then those up to an earlier moment, so tokens are counted up to that moment too; otherwise they would
+be divided by the joules of another time.
 
 For a server that also has GPUs on other nodes only tokens per second and watts are known: all its tokens over a part of
 its joules would be meaningless.
@@ -15,16 +17,19 @@ the history is shorter than the window it is the oldest.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tpw.ledger.amounts import NOTHING
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.model import Boundary, Scope, TokenKind
 
 METERED_COVERAGE = 0.95
-"""Share of the window for which the server's GPUs must have had trustworthy readings for a ratio over joules."""
+"""Share of the joules of the window that must be known for a ratio over joules. The rest is estimated from the last known
+power of the GPUs that were not metered."""
+
+_SAME_SECONDS = 1e-6
+"""Moments that are nearer are one, but for rounding."""
 
 OUTPUT = "output"
 TOTAL = "total"
@@ -66,37 +71,47 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     window = account.window
     if len(window) < 2:
         return None
-    ends = _with_complete_ends(window)
-    first, last = ends[_begin(ends, account.window_seconds)], ends[-1]
-    span = last.at_seconds - first.at_seconds
+    newest = window[-1]
+    first = window[_begin(window, account.window_seconds, _at)]
+    span = newest.at_seconds - first.at_seconds
     if span <= 0.0:
         return None
-    metered = first.complete and _covered(window, first, last) >= METERED_COVERAGE * span
-    whole = first.single_node and last.single_node
-    priced = priced and metered and whole and _unpriced_joules(last) <= _unpriced_joules(first)
-    names = dict.fromkeys(model for model, _ in last.tokens)
-    names.update(dict.fromkeys(last.amounts))
+    energy_first = first
+    if first.behind_seconds or newest.behind_seconds:
+        energy_first = window[_begin(window, account.window_seconds, _energy_at)]
+    energy_span = newest.energy_at_seconds - energy_first.energy_at_seconds
+    metered = 0.0 < energy_span <= 2.0 * max(account.window_seconds, span) and _is_covered(energy_first, newest)
+    whole = first.single_node and newest.single_node
+    priced = priced and metered and whole and _unpriced_joules(newest) <= _unpriced_joules(energy_first)
+    names = dict.fromkeys(model for model, _ in newest.tokens)
+    names.update(dict.fromkeys(newest.amounts))
+    ends = _Ends(first, energy_first, newest, span, energy_span)
     return LiveRatios(
-        span,
-        {model: _ratios(model, first, last, span, metered=metered, whole=whole, priced=priced) for model in names},
+        span, {model: _ratios(model, ends, metered=metered, whole=whole, priced=priced) for model in names}
     )
 
 
-def _with_complete_ends(window: Sequence[WindowSample]) -> Sequence[WindowSample]:
-    """The window without the samples that await energy, if two or more remain."""
-    complete = [sample for sample in window if not sample.awaiting_energy]
-    return window if len(complete) in (len(window), 0, 1) else complete
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The samples between which totals rise."""
+
+    first: WindowSample
+    energy_first: WindowSample
+    """The same on the time axis of the joules."""
+    last: WindowSample
+    span_seconds: float
+    energy_span_seconds: float
 
 
-def _begin(window: Sequence[WindowSample], wanted_seconds: float) -> int:
+def _begin(window: Sequence[WindowSample], wanted_seconds: float, at: Callable[[WindowSample], float]) -> int:
     """Index of the sample, other than the newest, with the age nearest to the wanted one."""
     newest = len(window) - 1
-    target = window[newest].at_seconds - wanted_seconds
-    after = bisect_left(window, target, hi=newest, key=_at)
+    target = at(window[newest]) - wanted_seconds
+    after = bisect_left(window, target, hi=newest, key=at)
     if after == 0:
         return 0
     before = after - 1
-    if after == newest or target - window[before].at_seconds <= window[after].at_seconds - target:
+    if after == newest or target - at(window[before]) <= at(window[after]) - target:
         return before
     return after
 
@@ -105,55 +120,106 @@ def _at(sample: WindowSample) -> float:
     return sample.at_seconds
 
 
-def _covered(window: Sequence[WindowSample], first: WindowSample, last: WindowSample) -> float:
-    """Seconds between two samples in which every GPU of the server was metered."""
-    lost = sum(
-        after.at_seconds - before.at_seconds
-        for before, after in pairwise(window)
-        if not after.metered and first.at_seconds < after.at_seconds <= last.at_seconds
-    )
-    return last.at_seconds - first.at_seconds - lost
+def _energy_at(sample: WindowSample) -> float:
+    return sample.energy_at_seconds
 
 
-def _ratios(
-    model: str, first: WindowSample, last: WindowSample, span: float, *, metered: bool, whole: bool, priced: bool
-) -> ModelRatios:
-    tokens = _risen_tokens(model, first, last)
+def _is_covered(first: WindowSample, last: WindowSample) -> bool:
+    """Whether enough of the joules between two samples is known."""
+    known = sum(amounts.joules - first.amounts.get(model, NOTHING).joules for model, amounts in last.amounts.items())
+    unknown = last.lost_joules - first.lost_joules + last.awaited_joules
+    return unknown <= 0.0 or known >= METERED_COVERAGE * (known + unknown)
+
+
+def slide(
+    window: tuple[WindowSample, ...], sample: WindowSample, seconds: float, steps: int
+) -> tuple[WindowSample, ...]:
+    """The window with one more sample: some ``steps`` of even spacing, and one that is older than the window. What is older
+    than two windows is dropped in any case."""
+    if window and sample.behind_seconds:
+        last = window[-1]
+        at = max(sample.energy_at_seconds, last.energy_at_seconds)
+        same = at - last.energy_at_seconds < _SAME_SECONDS
+        tokens = _energy_tokens(last) if same else _tokens_at((*window, sample), at)
+        sample = replace(sample, behind_seconds=sample.at_seconds - at, energy_tokens=tokens)
+    near = len(window) >= 2 and window[-1].at_seconds - window[-2].at_seconds < 0.999 * seconds / steps
+    samples = (*window[:-1], sample) if near else (*window, sample)
+    begin, oldest = sample.energy_at_seconds - seconds, sample.at_seconds - 2.0 * seconds
+    drop = 0
+    while drop + 1 < len(samples) and (
+        samples[drop + 1].energy_at_seconds <= begin or samples[drop + 1].at_seconds <= oldest
+    ):
+        drop += 1
+    return samples[drop:]
+
+
+def _tokens_at(window: Sequence[WindowSample], at_seconds: float) -> Mapping[tuple[str, TokenKind], float]:
+    """Tokens at a moment, between two samples in proportion to time."""
+    index = bisect_left(window, at_seconds, hi=len(window) - 1, key=_at)
+    after = window[index]
+    if index == 0 or after.at_seconds <= at_seconds:
+        return after.tokens
+    before = window[index - 1]
+    part = (at_seconds - before.at_seconds) / (after.at_seconds - before.at_seconds)
+    return {
+        key: (start := before.tokens.get(key, 0.0)) + part * (tokens - start) for key, tokens in after.tokens.items()
+    }
+
+
+def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool) -> ModelRatios:
+    first, energy_first, last = ends.first, ends.energy_first, ends.last
+    tokens = _risen_tokens(model, first.tokens, last.tokens)
+    in_step = energy_first is first and not first.behind_seconds and not last.behind_seconds
+    of_energy = tokens if in_step else _risen_tokens(model, _energy_tokens(energy_first), _energy_tokens(last))
     per_joule: dict[tuple[str, Boundary], float] = {}
     watts: dict[Boundary, float] = {}
     per_token: dict[tuple[str, Scope], float] = {}
-    before, after = first.amounts.get(model, NOTHING), last.amounts.get(model, NOTHING)
+    before, after = energy_first.amounts.get(model, NOTHING), last.amounts.get(model, NOTHING)
     if metered:
         for boundary, joules in (
             (Boundary.GPU, after.joules - before.joules),
             (Boundary.FACILITY, after.facility_joules - before.facility_joules),
         ):
             if joules > 0.0:
-                watts[boundary] = joules / span
-                for kind, risen in tokens.items() if whole else ():
+                watts[boundary] = joules / ends.energy_span_seconds
+                for kind, risen in of_energy.items() if whole else ():
                     per_joule[kind, boundary] = risen / joules
     if priced and model in last.amounts:
-        for scope, money in (
-            (Scope.ENERGY, after.net_energy_cost - before.net_energy_cost),
-            (Scope.FULL, after.net_cost - before.net_cost),
-        ):
+        energy_cost = after.net_energy_cost - before.net_energy_cost
+        since = first.amounts.get(model, NOTHING)
+        # Energy is priced as it is read, the rest as time passes.
+        rest = after.net_cost - after.net_energy_cost - (since.net_cost - since.net_energy_cost)
+        for scope in Scope:
             for kind, risen in tokens.items():
-                if risen > 0.0:
-                    per_token[kind, scope] = money / risen
-    return ModelRatios({kind: risen / span for kind, risen in tokens.items()}, per_joule, per_token, watts)
+                of_joules = of_energy.get(kind, 0.0)
+                if risen <= 0.0 or of_joules <= 0.0:
+                    continue
+                if scope is Scope.ENERGY:
+                    per_token[kind, scope] = energy_cost / of_joules
+                elif in_step:
+                    per_token[kind, scope] = (after.net_cost - before.net_cost) / risen
+                else:
+                    per_token[kind, scope] = energy_cost / of_joules + rest / risen
+    return ModelRatios({kind: risen / ends.span_seconds for kind, risen in tokens.items()}, per_joule, per_token, watts)
 
 
-def _risen_tokens(model: str, first: WindowSample, last: WindowSample) -> dict[str, float]:
+def _energy_tokens(sample: WindowSample) -> Mapping[tuple[str, TokenKind], float]:
+    return sample.tokens if sample.energy_tokens is None else sample.energy_tokens
+
+
+def _risen_tokens(
+    model: str, first: Mapping[tuple[str, TokenKind], float], last: Mapping[tuple[str, TokenKind], float]
+) -> dict[str, float]:
     """Tokens over the window by "output" and "total"; without kinds that the engine does not count."""
     risen: dict[str, float] = {}
     total = 0.0
     counted = False
     for kind in TokenKind:
         key = (model, kind)
-        after = last.tokens.get(key)
+        after = last.get(key)
         if after is None:
             continue
-        rise = after - first.tokens.get(key, 0.0)
+        rise = after - first.get(key, 0.0)
         if kind is TokenKind.OUTPUT:
             risen[OUTPUT] = rise
         total += rise

@@ -41,8 +41,8 @@ class MeterLost(SourceError):  # noqa: N818 - named for what happened, as Source
 
 
 class AcceleratorMeter(Protocol):
-    """Reads GPUs. Every method is called from one thread at a time, with two exceptions: while a hung call for one GPU still
-    runs in an abandoned thread, calls for *other* GPUs come from a new thread; and see :class:`ParallelMeter`."""
+    """Reads GPUs. Every method is called from one thread at a time, with two exceptions: while a hung call for one GPU
+    still runs in an abandoned thread, calls for *other* GPUs come from a new thread; and see :class:`ParallelMeter`."""
 
     name: str
     """Name of the source in metrics and logs, e.g. ``nvml``."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -115,23 +116,31 @@ def test_an_engine_without_output_tokens_has_a_total_only():
     assert ratios(samples).models["m"].tokens_per_second == {"total": 150.0}
 
 
-def test_up_to_a_twentieth_of_the_window_can_be_unmetered():
-    samples = list(window("m", 1000.0, NOW))
-    for index in (10, 20, 30):
-        samples[index] = replace(samples[index], metered=False)
-    assert ratios(tuple(samples)).models["m"].tokens_per_joule
-    samples[40] = replace(samples[40], metered=False)
-    model = ratios(tuple(samples)).models["m"]
+def unmetered(samples: Sequence[WindowSample], seconds: Collection[int]) -> tuple[WindowSample, ...]:
+    """The samples with 1000 J lost in each of these seconds."""
+    lost = [1000.0 * sum(second <= index for second in seconds) for index in range(len(samples))]
+    return tuple(replace(sample, lost_joules=joules) for sample, joules in zip(samples, lost, strict=True))
+
+
+def test_up_to_a_twentieth_of_the_joules_of_the_window_can_be_unknown():
+    samples = window("m", 1000.0, NOW)
+    assert ratios(unmetered(samples, (10, 20, 30))).models["m"].tokens_per_joule
+    model = ratios(unmetered(samples, (10, 20, 30, 40))).models["m"]
     assert model.tokens_per_joule == {}
     assert model.cost_per_token == {}
     assert model.tokens_per_second == {"output": 400.0, "total": 600.0}
 
 
+def test_what_a_gpu_that_is_down_may_have_used_is_unknown():
+    samples = window("m", 1000.0, NOW)
+    for awaited, shown in ((3000.0, True), (4000.0, False)):
+        late = (*samples[:-1], replace(samples[-1], awaited_joules=awaited))
+        assert bool(ratios(late).models["m"].tokens_per_joule) is shown
+
+
 def test_unmetered_time_before_the_window_does_not_count():
-    samples = list(window("m", 1000.0, NOW))
-    for index in range(31):
-        samples[index] = replace(samples[index], metered=False)
-    assert ratios(tuple(samples), 30.0).models["m"].tokens_per_joule
+    samples = unmetered(window("m", 1000.0, NOW), range(31))
+    assert ratios(samples, 30.0).models["m"].tokens_per_joule
 
 
 def test_a_joule_without_a_price_makes_the_cost_unknown():

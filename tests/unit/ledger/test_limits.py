@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from support.snapshots import EPOCH
@@ -66,7 +68,9 @@ def test_a_sample_that_was_not_metered_counts_after_the_next_one_has_replaced_it
     window = windowed(0.25, 40, reset_at=reset_at).servers["s"].window
 
     assert len(window) == pytest.approx(11, abs=1)
-    assert [sample.metered for sample in window].count(False) == 1
+    lost = [sample.lost_joules for sample in window]
+    assert sum(after > before for before, after in pairwise(lost)) == 1
+    assert lost[-1] == pytest.approx(700.0 * 0.25), "the limit's power, for the interval before the reset"
 
 
 def test_a_live_window_has_some_sixty_samples_whatever_the_interval() -> None:

@@ -114,19 +114,17 @@ def test_a_meter_that_reports_at_every_tick_is_not_awaited() -> None:
 
 def test_unmetered_time_between_two_reports_counts_against_the_window() -> None:
     """Between two reports 4 s of 60 are unmetered: 6.7 %."""
-    at = range(61)
     window = tuple(
         WindowSample(
             at_seconds=float(second),
             tokens={("m", TokenKind.OUTPUT): second / JOULES_PER_TOKEN},
-            amounts={"m": Amounts(joules=float(second))},
-            metered=True,
-            complete=second % 30 == 0,
-            awaiting_energy=second % 30 != 0,
+            amounts={"m": Amounts(joules=30.0 * (second // 30))},
+            behind_seconds=float(second % 30),
+            energy_tokens={("m", TokenKind.OUTPUT): 30.0 * (second // 30) / JOULES_PER_TOKEN},
         )
-        for second in at
+        for second in range(61)
     )
-    cut = tuple(replace(sample, metered=sample.at_seconds not in (40.0, 41.0, 42.0, 43.0)) for sample in window)
+    cut = tuple(replace(sample, lost_joules=max(0.0, min(4.3, sample.at_seconds - 40.0))) for sample in window)
     shown = []
     for samples in (window, cut):
         ratios = live_ratios(ServerAccount("chat", window=samples, window_seconds=60.0), priced=False)

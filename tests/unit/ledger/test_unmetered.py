@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -56,7 +57,8 @@ def unmetered(books: list[Books]) -> list[float]:
 
 
 def metered(books: list[Books]) -> list[bool]:
-    return [one.servers["big"].window[-1].metered for one in books]
+    lost = [0.0, *(one.servers["big"].window[-1].lost_joules for one in books)]
+    return [after == before for before, after in pairwise(lost)]
 
 
 def booked(books: Books) -> float:
