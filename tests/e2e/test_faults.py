@@ -172,7 +172,7 @@ def test_servers_that_answer_garbage_hang_or_are_something_else_affect_no_other(
     assert fallen(two, last) == []
     log = daemon.child.log.read_text()
     logged = {
-        name: [log.count(f'event="source {way}" source=server:{name}') for way in ("down", "up")] for name in up(last)
+        name: [log.count(f"event=source_{way} source=server:{name}") for way in ("down", "up")] for name in up(last)
     }
     # Up at the start counts as one.
     assert logged == {"chat": [0, 1], "turning": [1, 2], "hanging": [1, 2], "website": [1, 0]}

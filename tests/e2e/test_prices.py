@@ -46,10 +46,10 @@ def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
 
     for query, reason, words in (
         ("avg(", Reason.MALFORMED, "parse error"),
-        ("no_such_metric", Reason.ABSENT, "gives no series"),
-        ('{job="prometheus"} or up or vector(1)', Reason.MALFORMED, "aggregate it to one"),
+        ("no_such_metric", Reason.ABSENT, "returns no series"),
+        ('{job="prometheus"} or up or vector(1)', Reason.MALFORMED, "Aggregate it to one"),
     ):
         with pytest.raises(SourceError) as raised:
             FromPrometheus(server.url, query, fetch, step_seconds=1.0).read(begun, time.time())
         assert raised.value.reason is reason
-        assert words in raised.value.detail
+        assert words in f"{raised.value.detail}. {raised.value.hint}"
