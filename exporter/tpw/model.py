@@ -17,6 +17,23 @@ from enum import StrEnum
 UNKNOWN_MODEL = "unknown"
 """Model label of tokens and joules of servers that name no model."""
 
+LABEL_LENGTH = 128
+"""Longest label value taken from others. Tuning: paths of models in a cache have about a hundred characters."""
+
+
+def label_text(text: str) -> str:
+    """A label value from another process, safe to store and to expose: without control characters and half surrogates, and
+    of at most :data:`LABEL_LENGTH` characters. What is cut ends in a digest of the whole, so that it stays one value."""
+    if len(text) <= LABEL_LENGTH and text.isprintable():
+        return text
+    from hashlib import sha256
+
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text[:LABEL_LENGTH])
+    if len(text) <= LABEL_LENGTH:
+        return clean
+    digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{clean[: LABEL_LENGTH - 9]}~{digest}"
+
 
 class State(StrEnum):
     """What a GPU was doing over an interval."""

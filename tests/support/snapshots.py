@@ -277,6 +277,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
     servers = {
         "chat": ServerAccount(
             "chat",
+            anomalies={"implausible": 2},
             up=True,
             active=True,
             engine="vllm",

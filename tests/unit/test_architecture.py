@@ -65,6 +65,7 @@ MANY_FIELDS = {
     "ledger/books.py: Books",
     "ledger/books.py: GpuAccount",
     "ledger/books.py: ServerAccount",
+    "ledger/tick.py: Policy",
     "tariff/layout.py: Layout",
     "tokens/dialects.py: Dialect",
 }

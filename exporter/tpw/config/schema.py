@@ -12,11 +12,38 @@ from typing import Any
 
 from tpw.carbon import CARBON, CarbonSettings
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
-from tpw.settings.scalars import choice, number, switch, text
+from tpw.settings.scalars import choice, number, switch, text, whole_number
 from tpw.settings.shapes import FilePath, FreeMapping, ListOf, OrMapping, Section, setting
 from tpw.settings.values import duration, http_url, listen_address
 from tpw.tariff.costs import Costs, ReferencePrice
 from tpw.tariff.settings import Tariff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plausibility:
+    """What is accepted from a server's page. Higher values are counted as anomalies and not booked."""
+
+    tokens_per_second: float = setting(
+        number("a number of tokens", above=0.0, maximum=1e12),
+        "Highest plausible rise per second of one token counter. After an outage the limit grows with the time since the"
+        " last read.",
+        default=5e6,
+    )
+    requests_per_second: float = setting(
+        number("a number of requests", above=0.0, maximum=1e12),
+        "Highest plausible rise per second of one counter of requests.",
+        default=1e5,
+    )
+    work_units_per_second: float = setting(
+        number("a number of units", above=0.0, maximum=1e12),
+        "Highest plausible rise per second of one counter of other work, in its unit (audio seconds, images).",
+        default=1e8,
+    )
+    models_per_server: int = setting(
+        whole_number("a number of models", minimum=1, maximum=10_000),
+        "Models of one server that have series of their own. Tokens of further ones are booked as model `other`.",
+        default=200,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +58,9 @@ class Polling:
         "Time over which the live ratios (tokens per watt, cost per token) are averaged. It is longer for servers"
         " that count tokens at the end of a request.",
         default=60.0,
+    )
+    plausibility: Plausibility = setting(
+        Section(Plausibility), "What is accepted from the pages of servers.", default=Plausibility()
     )
 
 
@@ -48,6 +78,12 @@ class State:
         duration(86400.0, 3660 * 86400.0),
         "How long the quarter-hours of the books are kept, for `tpw-exporter report`. Counters are kept without limit.",
         default=400 * 86400.0,
+    )
+    retire: float = setting(
+        duration(3600.0, 3660 * 86400.0),
+        "How long a server or a model has to be gone until its series leave the metrics page. Its sums stay in the books,"
+        " and its series return with their values when it returns.",
+        default=86400.0,
     )
 
 

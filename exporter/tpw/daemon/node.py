@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tpw.config.schema import Config
+from tpw.daemon.anomalies import Anomalies
 from tpw.daemon.meters import Meters
 from tpw.daemon.ownership import Owners
 from tpw.daemon.persistence import Persistence, check_currency
@@ -63,6 +64,7 @@ class Node:
         self.is_scanned = False
         """Whether a scan was received."""
         self.reload_failed = False
+        self._anomalies = Anomalies(clock)
         self._given_notes = tuple(notes)
         self.snapshot = Snapshot(self._now(), self.books)
         """The newest one. Replaced as a whole, so any thread may take the reference."""
@@ -116,6 +118,7 @@ class Node:
         owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
         policy = self.pricing.policy
         books = advance(self.books, Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.parts), policy)
+        self._anomalies.observe(self.books.servers, books.servers)
         if not policy.standing_charges and "tariff" in self.pricing.feeds.awaited:
             # The contract is not known yet. Its charges are shared late, as energy is priced late.
             books = replace(books, standing_charges_since_seconds=_charged_until(self.books))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tpw.config.schema import Config
+from tpw.daemon.anomalies import limits
 from tpw.ledger.books import LONGEST_SECONDS, Books
 from tpw.ledger.rows import unpriced_since
 from tpw.ledger.tick import Policy
@@ -55,11 +56,10 @@ class Facts:
 
 def policy(config: Config, facts: Facts) -> Policy:
     """The rules by which ticks are booked."""
-    window = config.polling.window
     return Policy(
         interval_seconds=config.polling.interval,
-        window_seconds=window,
-        finish_window_seconds=FINISH_WINDOWS * window,
+        window_seconds=config.polling.window,
+        finish_window_seconds=FINISH_WINDOWS * config.polling.window,
         pue=facts.pue,
         host_share=config.facility.host_share,
         currency=config.tariff.currency or "",
@@ -71,6 +71,7 @@ def policy(config: Config, facts: Facts) -> Policy:
         carbon_basis=facts.carbon_basis,
         rates=config.costs.rates(),
         references=tuple(item.reference() for item in config.references),
+        limits=limits(config),
         calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
     )
 
@@ -111,8 +112,8 @@ class Feeds:
             from tpw.power.pue import PueQuery
 
             self._pue = PueQuery(pue.url, pue.query, headers_file=pue.headers_file or "")
-        configured = {"tariff": self._prices, "carbon": self._carbon, "pue": self._pue}
-        self._health = {name: new_health(name) for name, source in configured.items() if source is not None}
+        feeds = {"tariff": self._prices, "carbon": self._carbon, "pue": self._pue}
+        self._health = {name: new_health(name) for name, feed in feeds.items() if feed is not None}
         self._lock = threading.Lock()
         self.awaited = set(self._health)
         """Names of the feeds that were never read to an end."""
@@ -163,8 +164,7 @@ class Feeds:
         finally:
             self._update(contract=source.contract)
         if source.error is not None:
-            # Known prices, or a fallback, hold; that the feed is down is reported all the same.
-            raise source.error
+            raise source.error  # known prices, or a fallback, hold; the feed is reported as down all the same
 
     def _read_carbon(self, start: float, end: float) -> None:
         from tpw.carbon.curve import IntensityCurve

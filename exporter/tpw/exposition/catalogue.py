@@ -269,6 +269,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "The server was never read, or its engine does not count that kind.",
     ),
     Metric(
+        "tpw_server_token_anomalies_total",
+        ("server", "reason"),
+        "Values on the metrics page of the server that were not booked, by reason, counted by the exporter: implausible "
+        "(rose by more than polling.plausibility allows), models (above models_per_server: booked as model other), "
+        "series (too many series).",
+        "No value was rejected for that reason.",
+    ),
+    Metric(
         "tpw_server_requests_total",
         _MODEL,
         "Requests the server has finished, from the request counter of the engine.",

@@ -271,6 +271,8 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, configured: bo
             sheet.add("tpw_server_gpu_share_ratio", (*owned, str(division.method)), division.ratio(name))
     for (model, kind), tokens in sorted(server.tokens.items()):
         sheet.add("tpw_server_tokens_total", (name, model, str(kind)), tokens)
+    for reason, count in sorted(server.anomalies.items()):
+        sheet.add("tpw_server_token_anomalies_total", (name, reason), float(count))
     for model, finished in sorted(server.requests.items()):
         sheet.add("tpw_server_requests_total", (name, model), finished)
     for (model, unit), units in sorted(server.work.items()):

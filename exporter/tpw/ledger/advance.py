@@ -27,11 +27,12 @@ from tpw.ledger.books import (
     Shares,
     WindowSample,
 )
-from tpw.ledger.counting import count
+from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
+from tpw.ledger.trust import Limits
 from tpw.ledger.window import slide
 from tpw.model import (
     UNKNOWN_MODEL,
@@ -102,7 +103,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     elapsed = _elapsed(books, tick.at)
     now = tick.at.wall_seconds
     since = now - elapsed
-    read = _servers(books, tick)
+    read = _servers(books, tick, policy.limits)
     journal = Journal()
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
@@ -224,7 +225,7 @@ def _observed_since(books: Books, tick: Tick) -> float:
     return tick.at.wall_seconds - _SCAN_SECONDS
 
 
-def _servers(books: Books, tick: Tick) -> _Servers:
+def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
     accounts = dict(books.servers)
     risen: dict[str, Mapping[tuple[str, TokenKind], float]] = {}
     moved: dict[str, bool] = {}
@@ -234,7 +235,8 @@ def _servers(books: Books, tick: Tick) -> _Servers:
         if not owner.has_counters and account.models != (owner.model or UNKNOWN_MODEL,):
             # Without a page the configuration is the only source.
             account = replace(account, models=(owner.model or UNKNOWN_MODEL,))
-        accounts[name] = account
+        seen = mark_seen(account.seen, ("",), tick.at.wall_seconds)
+        accounts[name] = account if seen is account.seen else replace(account, seen=seen)
     for reading in tick.servers:
         name = reading.server
         before = accounts.get(name)
@@ -246,7 +248,7 @@ def _servers(books: Books, tick: Tick) -> _Servers:
         last_read = before.read_wall_seconds
         if last_read is None and books.resumed and books.at is not None:
             last_read = books.at.wall_seconds
-        counted = count(before, reading, last_read, tick.at.wall_seconds)
+        counted = count(before, reading, last_read, tick.at.wall_seconds, limits)
         accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
     activities: dict[str, Activity] = {}
     for name, owner in tick.owners.items():

@@ -260,6 +260,15 @@ class ServerAccount:
     """Models it serves, as last known: they share parked energy."""
     reference_cost: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """By (model, reference)."""
+    anomalies: Mapping[str, int] = field(default_factory=dict)
+    """Values of its page that were not booked, by reason."""
+    doubted: Mapping[str, float] = field(default_factory=dict)
+    """Last implausible value by series key: further rises are taken from it until the series is plausible again. Starts
+    empty with the process."""
+    read_at_seconds: float | None = None
+    """Monotonic instant of its last reading. None before this process has read it."""
+    seen: Mapping[str, float] = field(default_factory=dict)
+    """Unix time at which it was last there, under "", and each of its models was last on its page; not to the second."""
     window: tuple[WindowSample, ...] = ()
     window_seconds: float = 0.0
     """The window wanted for this server's cadence."""
@@ -271,6 +280,23 @@ class SourceAccount:
 
     reads: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What an operator has corrected in reports: counters never fall, so they keep what was booked."""
+
+    at_seconds: float
+    """Unix time of the use that is corrected."""
+    server: str
+    model: str
+    kind: TokenKind
+    tokens: float
+    """Added to the report; negative where too many were booked."""
+    reason: str
+    made_seconds: float
+    """Unix time of the entry."""
+    author: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,5 +323,9 @@ class Books:
     host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)
+    corrections: tuple[Correction, ...] = ()
+    """Entries of an operator, oldest first. They change reports, never counters."""
+    recovered: int = 0
+    """How often a damaged file was recovered."""
     polls: int = 0
     polls_skipped: int = 0

@@ -5,6 +5,9 @@ fell restarted at 0, so its value is its rise. The first reading of a server is 
 started while it was observed; so is the first reading of a different server under the same name. The kinds are then made
 disjoint.
 
+A rise above what the server can do (:mod:`tpw.ledger.trust`) is not booked, and the series continues from its last accepted
+value once its values are plausible again. A series that stays on the implausible level is counted from there.
+
 Tokens of requests in flight, where a server exposes them, are added to the rise of its counter. They may never be counted
 (a killed server loses its requests). They stay in the total, which never falls, and the server's next tokens are absorbed
 first. So the total equals the rise of the server's own counters again as soon as they have passed it.
@@ -15,9 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from tpw.ledger.books import ServerAccount
+from tpw.ledger.books import LONGEST_SECONDS, ServerAccount
+from tpw.ledger.trust import SERIES, Anomaly, Limits, models_of, within_models
 from tpw.model import UNKNOWN_MODEL, InFlight, Role, ServerReading, TokenKind
 
+_LIMITS = Limits()
 _TOKEN_ROLES = (Role.OUTPUT, Role.INPUT, Role.PROMPT, Role.CACHED_INPUT)
 
 
@@ -102,6 +107,7 @@ def count(
     reading: ServerReading,
     read_wall_seconds: float | None = None,
     now_wall_seconds: float | None = None,
+    limits: Limits = _LIMITS,
 ) -> Count:
     """Add one reading to a server's account.
 
@@ -110,7 +116,11 @@ def count(
         reading: the reading.
         read_wall_seconds: when it was last read; None if unknown.
         now_wall_seconds: when this reading was taken.
+        limits: what is accepted.
     """
+    anomalies: dict[str, int] = {}
+    reading, seen = _accepted_models(account, reading, now_wall_seconds, limits, anomalies)
+    seconds = _seconds_between(account, reading, read_wall_seconds, now_wall_seconds)
     elder = _is_elder(account, reading, read_wall_seconds)
     from_zero = not elder and _from_zero(account, reading, read_wall_seconds)
     known = {} if elder else account.series
@@ -119,15 +129,37 @@ def count(
     counted = _in_current_roles(account.counted, reading)
     work = dict(account.work)
     requests = dict(account.requests)
+    doubted = {} if from_zero or elder else account.doubted
     moved = False
     known_names: set[str] | None = None
 
-    def rise_of(key: str, value: float, *, baseline: bool = False) -> float:
+    def rise_of(key: str, value: float, role: Role | None, *, baseline: bool = False) -> float:
+        nonlocal doubted
         before = None if from_zero else known.get(key)
-        raw[key] = value
-        if before is None:
-            return 0.0 if first or baseline else value
-        return value - before if value >= before else value
+        if before is None and key not in raw and len(raw) >= SERIES:
+            _add(anomalies, Anomaly.SERIES)
+            return 0.0
+        doubt = doubted.get(key) if doubted else None
+        if doubt is not None and value >= doubt:
+            rise = value - doubt
+        elif before is None:
+            rise = 0.0 if first or baseline or doubt is not None else value
+        else:
+            rise = value - before if value >= before else value
+        if rise > limits.rise(role, seconds) or value > limits.value(role):
+            _add(anomalies, Anomaly.IMPLAUSIBLE)
+            doubted = {**doubted, key: value}
+            if before is None and not first:
+                raw[key] = 0.0
+            return 0.0
+        if doubt is None:
+            raw[key] = value
+        elif value >= doubt:
+            doubted = {**doubted, key: value}
+        else:
+            raw[key] = value
+            doubted = {name: level for name, level in doubted.items() if name != key}
+        return rise
 
     for series in reading.series:
         replaces = False
@@ -136,7 +168,7 @@ def count(
             # past: its first reading is a baseline too.
             known_names = {_name(key) for key in known} if known_names is None else known_names
             replaces = _name(series.key) not in known_names and _is_counted(series.role, account)
-        rise = rise_of(series.key, series.value, baseline=replaces)
+        rise = rise_of(series.key, series.value, series.role, baseline=replaces)
         model = series.model or UNKNOWN_MODEL
         if series.role is Role.REQUESTS:
             requests[model] = requests.get(model, 0.0) + rise
@@ -145,15 +177,16 @@ def count(
         counted[slot] = counted.get(slot, 0.0) + rise
         moved = moved or rise > 0.0
     for unit in reading.work:
-        rise = rise_of(unit.key, unit.value)
+        rise = rise_of(unit.key, unit.value, None)
         place = (unit.model or UNKNOWN_MODEL, unit.unit)
         work[place] = work.get(place, 0.0) + rise
         moved = moved or rise > 0.0
 
     # Nothing rose and no series is new: the kinds are unchanged.
     same = not moved and not reading.in_flight and counted.keys() == account.counted.keys()
-    tokens = account.tokens if same else _disjoint(_with(counted, reading.in_flight), account.tokens)
-    moved = moved or (bool(reading.in_flight) and tokens != account.tokens)
+    in_flight = _plausible(reading.in_flight, limits, seconds, anomalies)
+    tokens = account.tokens if same else _disjoint(_with(counted, in_flight), account.tokens)
+    moved = moved or (bool(in_flight) and tokens != account.tokens)
     risen = (
         {
             slot: total - account.tokens.get(slot, 0.0)
@@ -180,8 +213,83 @@ def count(
         requests=requests,
         loads=reading.loads,
         models=models,
+        anomalies=_sums(account.anomalies, anomalies),
+        doubted=doubted,
+        read_at_seconds=reading.at_seconds,
+        seen=seen,
     )
     return Count(updated, risen, moved)
+
+
+_SEEN_SECONDS = 600.0
+"""How exactly it is known when a model was last on the page."""
+
+
+def mark_seen(seen: Mapping[str, float], names: Iterable[str], now: float | None) -> Mapping[str, float]:
+    """``seen`` with these names as of now; the same object while that is near enough."""
+    if now is None:
+        return seen
+    due = [name for name in names if abs(now - seen.get(name, float("-inf"))) >= _SEEN_SECONDS]
+    return {**seen, **dict.fromkeys(due, now)} if due else seen
+
+
+def _accepted_models(
+    account: ServerAccount, reading: ServerReading, now: float | None, limits: Limits, anomalies: dict[str, int]
+) -> tuple[ServerReading, Mapping[str, float]]:
+    """The reading with at most so many models, and when which was seen."""
+    models = models_of(reading)
+    known = account.seen
+    if not models <= known.keys():
+        # Accounts of 0.1 do not know when a model was last seen: it counts as seen now.
+        earlier = {model for model, _ in (*account.tokens, *account.work)} | set(account.requests)
+        known = mark_seen(known, (*earlier, *account.models), now if not known.keys() - {""} else None)
+        newest = max(known.values(), default=0.0)
+        there = [name for name, at in known.items() if name and (name in models or newest - at < _PRESENT_SECONDS)]
+        limited = within_models(reading, known, limits.models, len(there))
+        if limited is not None:
+            reading = limited
+            anomalies[Anomaly.MODELS] = len(models - models_of(reading))
+            models = models_of(reading)
+    return reading, mark_seen(known, models, now)
+
+
+_PRESENT_SECONDS = 86400.0
+"""A model that was on the page within this time counts against the limit of models."""
+
+
+def _seconds_between(
+    account: ServerAccount, reading: ServerReading, read_wall_seconds: float | None, now_wall_seconds: float | None
+) -> float:
+    """Time since the last reading: monotonic, or by the wall clock over a restart. The longest time where that is
+    unknown."""
+    if account.read_at_seconds is not None:
+        return reading.at_seconds - account.read_at_seconds
+    if read_wall_seconds is not None and now_wall_seconds is not None:
+        elapsed = now_wall_seconds - read_wall_seconds
+        if 0.0 <= elapsed <= LONGEST_SECONDS:
+            return elapsed
+    return LONGEST_SECONDS
+
+
+def _plausible(
+    in_flight: tuple[InFlight, ...], limits: Limits, seconds: float, anomalies: dict[str, int]
+) -> tuple[InFlight, ...]:
+    """The tokens in flight, unless they are more than can be generated while a request runs."""
+    most = limits.rise(Role.OUTPUT, seconds)
+    if all(one.output_tokens <= most for one in in_flight):
+        return in_flight
+    _add(anomalies, Anomaly.IMPLAUSIBLE)
+    return tuple(one for one in in_flight if one.output_tokens <= most)
+
+
+def _add(anomalies: dict[str, int], reason: Anomaly) -> None:
+    anomalies[reason] = anomalies.get(reason, 0) + 1
+
+
+def _sums(before: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
+    if not added:
+        return before
+    return {**before, **{reason: before.get(reason, 0) + number for reason, number in added.items()}}
 
 
 def _in_current_roles(

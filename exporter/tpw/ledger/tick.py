@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tpw.ledger.trust import Limits
 from tpw.model import (
     AcceleratorReading,
     Calibration,
@@ -88,6 +89,8 @@ class Policy:
     """What the intensities count."""
     rates: tuple[Rate, ...] = ()
     references: tuple[Reference, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    """What is accepted from a server's page."""
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     """By UUID of a GPU. Applied to what is booked from now on."""
 

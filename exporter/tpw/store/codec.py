@@ -37,7 +37,7 @@ _GPU_ACCOUNT = (
     *("baseline_joules", "baseline_wall_seconds", "mark_joules", "unmetered_seconds"),
     *("anomalies", "throttle_seconds", "throttle_raw"),
 )
-_SERVER_ACCOUNT = ("engine", "version", "since_wall_seconds", "address", "series", "requests")
+_SERVER_ACCOUNT = ("engine", "version", "since_wall_seconds", "address", "series", "requests", "anomalies", "seen")
 _DEMAND = (
     *("began_seconds", "month_start_seconds", "month_end_seconds", "peak_watts", "peak_at_seconds"),
     *("closed_kw_months", "booked_kw_months", "window_seconds"),

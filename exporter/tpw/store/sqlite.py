@@ -300,7 +300,7 @@ class BooksFile:
 def _description(account: ServerAccount) -> tuple[object, ...]:
     return (
         *(account.engine, account.version, account.address, account.identity),
-        *(account.attribution, account.models),
+        *(account.attribution, account.models, account.anomalies, account.seen),
     )
 
 

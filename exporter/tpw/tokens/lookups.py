@@ -7,7 +7,7 @@ from typing import Any
 
 from tpw.http.client import Client
 from tpw.http.messages import json_of
-from tpw.model import ProcessIdentity, SourceError
+from tpw.model import ProcessIdentity, SourceError, label_text
 from tpw.tokens.dialects import Dialect, Lookup
 
 RETRY_SECONDS = 60.0
@@ -54,8 +54,8 @@ class EngineFacts:
         self._epoch = (process, self._client.connects)
         self._at_seconds = now
         before = self._model
-        self._model = _base_name(model) or before
-        self.version = version or self.version
+        self._model = label_text(_base_name(model)) or before
+        self.version = label_text(version) or self.version
         return self._model != before
 
     def _first(self, lookups: tuple[Lookup, ...], documents: dict[str, Any], deadline_seconds: float) -> str:
@@ -69,7 +69,7 @@ class EngineFacts:
             except (KeyError, IndexError, TypeError):
                 continue
             if isinstance(value, str) and value:
-                return printable(value)
+                return value
         return ""
 
     def _document(self, path: str, deadline_seconds: float) -> Any:

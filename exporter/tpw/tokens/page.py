@@ -8,14 +8,17 @@ and only the lines found are split. An invalid line is skipped. The Prometheus t
   a metric have other names;
 - names outside the classic alphabet are quoted inside the braces: ``{"gen_ai.client.token.usage_sum",...}``;
 - the labels are followed by the value, an optional timestamp and an optional exemplar after ``#``: only the value is used;
-- a value that is negative or not finite is skipped.
+- a value that is negative, not finite or above :data:`HIGHEST` is skipped.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from math import inf
+
+HIGHEST = 2.0**63
+"""No counter of tokens, requests, nanoseconds or bytes is higher: a value above is an error, and sums of many must stay
+finite."""
 
 _CLASSIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
@@ -107,7 +110,7 @@ def needle_of(name: str) -> bytes:
 def split(line: bytes, length: int) -> tuple[bytes, float] | None:
     """Split a line that starts with a name (or ``{"name"``) of ``length`` bytes: (name and labels, value).
 
-    None if the name is longer (another metric), or the line is not a sample with a finite value of at least zero.
+    None if the name is longer (another metric), or the line is not a sample with a value from 0 to :data:`HIGHEST`.
     """
     if length >= len(line):
         return None
@@ -131,7 +134,7 @@ def split(line: bytes, length: int) -> tuple[bytes, float] | None:
         value = float(fields[0])
     except ValueError:
         return None
-    return (head, value) if 0.0 <= value < inf else None
+    return (head, value) if 0.0 <= value < HIGHEST else None
 
 
 def _spaced(line: bytes, length: int) -> tuple[bytes, float] | None:

@@ -19,6 +19,7 @@ from tpw.http.messages import json_of
 from tpw.model import Cadence, InFlight, Role, SourceError
 from tpw.tokens.dialects import Dialect, Progress
 from tpw.tokens.lookups import RETRY_SECONDS, TIMEOUT_SECONDS
+from tpw.tokens.page import HIGHEST
 from tpw.tokens.reading import PageReading
 
 Requests = Mapping[tuple[Any, ...], float]
@@ -124,7 +125,7 @@ def _number(entry: Any, path: tuple[str | int, ...]) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         return None
-    return float(value)
+    return float(value) if value < HIGHEST else None
 
 
 def _relative(page: str, path: str) -> str:

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, WorkSeries
+from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, WorkSeries, label_text
 from tpw.tokens.dialects import Candidate, Dialect, Kind, Mark
 from tpw.tokens.page import Page, head_of, labels_of
 
 _HEADS_KEPT = 4096
 """Label sets remembered per quantity, far more than an engine has: a page of ever new labels must not fill memory."""
+
+_KEY_LENGTH = 2048
+"""Longest key of a series that is kept as on the page. Tuning: far above the label sets of engines."""
 
 _IDLE_READS = 5
 
@@ -226,10 +229,9 @@ class DialectReader:
         labels = labels_of(raw)
         if slot.chosen is not None and not _matches(slot.chosen, labels):
             return None
-        return _Head(
-            key=head_of(slot.sample, {name: value for name, value in labels.items() if name not in self.dialect.pin}),
-            model=next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None),
-        )
+        key = head_of(slot.sample, {name: value for name, value in labels.items() if name not in self.dialect.pin})
+        model = next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None)
+        return _Head(_short(key), None if model is None else label_text(model))
 
     def _model_of(self, head: _Head) -> str:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)
@@ -242,6 +244,15 @@ class DialectReader:
             if slot is not None and slot.chosen is not None:
                 return slot.chosen.cadence or self.dialect.cadence
         return self.dialect.cadence
+
+
+def _short(key: str) -> str:
+    """The key, or its beginning and a digest of it if it is very long. Usual keys stay as they are: books have them."""
+    if len(key) <= _KEY_LENGTH:
+        return key
+    from hashlib import sha256
+
+    return f"{label_text(key)}{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _matches(candidate: Candidate, labels: Mapping[str, str]) -> bool:

@@ -107,6 +107,8 @@ def kept(books: Books) -> Books:
                 window=(),
                 window_seconds=0.0,
                 read_wall_seconds=None,
+                read_at_seconds=None,
+                doubted={},
             )
             for name, account in books.servers.items()
         },
