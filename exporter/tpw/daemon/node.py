@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import structlog
+
 from tpw.config.schema import Config
 from tpw.daemon.anomalies import Anomalies
 from tpw.daemon.meters import Meters
@@ -16,12 +18,15 @@ from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.clock import STEP_SECONDS, stepped_seconds
 from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Tick
 from tpw.model import Instant, SourceStatus
 from tpw.polling import SourceHealth
 from tpw.power import AcceleratorMeter
 from tpw.snapshot import Snapshot, demand_now
+
+_log = structlog.get_logger("tpw")
 
 FIRST_HOLDERS_SECONDS = 0.5
 """How long the start waits for the process lists of the GPUs, which the first scan needs."""
@@ -113,6 +118,13 @@ class Node:
         outcomes = self.servers.finish(deadline)
         hosts = self.meters.host_samples()
         at = self._now()
+        step_seconds = stepped_seconds(self.snapshot.at, at)
+        if step_seconds:
+            _log.warning(
+                "wall_clock_stepped",
+                seconds=round(step_seconds, 3),
+                detail="The clock of this machine was set. Energy and time are booked by the monotonic clock.",
+            )
 
         self.owners.update_holders(self.meters.accelerators)
         owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
@@ -187,7 +199,10 @@ class Node:
         self.pricing.feeds.close()
 
     def _now(self) -> Instant:
-        return Instant(self._clock(), self._wall())
+        at = Instant(self._clock(), self._wall())
+        if self._clock() - at.monotonic_seconds > STEP_SECONDS / 2.0:
+            return Instant(self._clock(), self._wall())  # suspended between the two, which is no step of the clock
+        return at
 
     def _notes(self) -> tuple[str, ...]:
         """What the operator should know, in sentences."""

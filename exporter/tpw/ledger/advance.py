@@ -27,6 +27,7 @@ from tpw.ledger.books import (
     Shares,
     WindowSample,
 )
+from tpw.ledger.clock import after_clock_step
 from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
@@ -94,12 +95,13 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
 
     Args:
         books: everything up to the last tick.
-        tick: the readings of this one. Its instant is not before the last one's.
+        tick: the readings of this one. Its monotonic instant is not before the last one's.
         policy: the rules in force.
 
     Returns:
         The books up to ``tick.at``. No counter in them is lower than before.
     """
+    books = after_clock_step(books, tick.at, policy.demand)
     elapsed = _elapsed(books, tick.at)
     now = tick.at.wall_seconds
     since = now - elapsed

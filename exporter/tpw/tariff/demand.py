@@ -159,6 +159,37 @@ def after_clock_step(state: Demand, rules: DemandRules, now_seconds: float) -> D
     )
 
 
+def after_step(state: Demand, rules: DemandRules, before_seconds: float, step_seconds: float) -> Demand:
+    """The state after the clock was set from ``before`` by ``step`` within a process: no time has passed, nothing accrues.
+
+    Open windows end, unless the time moves on within one: a window that is entered again would hold some of its time twice.
+    Within a month the time from which it is charged moves with the clock. Otherwise what has accrued is closed, and the
+    month of the new time is charged from here; its peak begins at zero.
+    """
+    now_seconds = before_seconds + step_seconds
+    began = state.began_seconds
+    if began is None:
+        return state
+    if step_seconds < 0.0 or rules.window(before_seconds) != rules.window(now_seconds):
+        peak, peak_at = _highest(state, rules, inf)
+        state = replace(state, peak_watts=peak, peak_at_seconds=peak_at, windows={})
+    if state.month_start_seconds <= now_seconds < state.month_end_seconds:
+        return replace(state, began_seconds=max(state.month_start_seconds, began) + step_seconds)
+    month, month_end = rules.months.bounds(now_seconds)
+    peaks = (*state.earlier_peaks_watts, state.peak_watts) if step_seconds > 0.0 else state.earlier_peaks_watts
+    return replace(
+        state,
+        began_seconds=now_seconds,
+        month_start_seconds=month,
+        month_end_seconds=month_end,
+        peak_watts=0.0,
+        peak_at_seconds=None,
+        closed_until_seconds=now_seconds,
+        closed_kw_months=kw_months(state, rules, before_seconds),
+        earlier_peaks_watts=peaks[max(0, len(peaks) - rules.ratchet_months) :],
+    )
+
+
 def _adopted(state: Demand, rules: DemandRules) -> Demand:
     """The state with windows of the rules' length. Open windows of another length are closed at that length."""
     if state.window_seconds == rules.window_seconds:

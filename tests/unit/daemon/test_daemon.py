@@ -705,3 +705,22 @@ def test_what_of_a_contract_is_not_charged_is_logged_once_and_is_a_note(tmp_path
     details = [entry["detail"] for entry in logs if entry["event"] == "contract_incomplete"]
     assert len(details) == 1 and "a minimum bill (mincharge: 250 $/month)" in details[0]
     assert [note for note in notes if "minimum bill" in note] == [f"tariff: {details[0]}."]
+
+
+def test_a_step_of_the_wall_clock_is_logged_once_and_booked_by_the_monotonic_clock() -> None:
+    seconds, ahead = [1000.0], [1.79e9]
+    meter = SimulatedMeter(lambda: seconds[0], gpus=1)
+    daemon = Daemon(config("[0]"), clock=lambda: seconds[0], wall=lambda: seconds[0] + ahead[0], accelerators=[meter])
+    daemon.poll_all()
+    before = fsum(posting.seconds for posting in daemon.snapshot.books.postings.values())
+    with capture_logs() as logs:
+        for step in (0.0, 400 * 86400.0, 0.0, 0.0, -1.7e9, 0.0, 0.4):
+            seconds[0] += 1.0
+            ahead[0] += step
+            daemon.tick(0.5)
+    after = fsum(posting.seconds for posting in daemon.snapshot.books.postings.values())
+    daemon.stop()
+
+    assert after - before == pytest.approx(7.0)
+    steps = [entry["seconds"] for entry in logs if entry["event"] == "wall_clock_stepped"]
+    assert steps == [400 * 86400.0, -1.7e9]
