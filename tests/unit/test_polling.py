@@ -818,6 +818,7 @@ def test_one_thread_is_enough_for_servers_that_answer(token_pollers: list[TokenP
         (Reason.UNAUTHORIZED, [15, 30, 30]),
         (Reason.DISABLED, [15, 30, 30]),
         (Reason.ABSENT, [15, 30, 30]),
+        (Reason.MALFORMED, [2, 4, 8, 16, 30, 30]),
     ],
 )
 def test_a_failed_server_is_read_again_after_a_back_off(

@@ -12,6 +12,7 @@ from typing import Any
 from tpw.config.nodes import Walk
 from tpw.config.parts import GpuChoice, Gpus, Meter
 from tpw.config.schema import Config, Server
+from tpw.settings.addresses import secret_in
 from tpw.settings.shapes import BAD, Report
 from tpw.settings.words import did_you_mean
 
@@ -75,6 +76,9 @@ def _meters(path: str, meters: Iterable[Meter], names: Collection[str], known: K
         elif names and meter.name not in names:
             hint = did_you_mean(meter.name, names) or f"; available: {', '.join(sorted(names))}"
             report(f"{path}[{index}]", f"unknown meter `{meter.name}`{hint}")
+        elif secret := secret_in(str(meter.options.get("url", ""))):
+            advice = "put it into a file, such as headers_file"
+            report(f"{path}[{index}].{meter.name}.url", f"an address must not contain {secret}: {advice}")
         elif known.meter is not None:
             for problem in known.meter(path, meter):
                 key, _, message = problem.partition(": ")

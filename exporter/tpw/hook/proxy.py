@@ -223,9 +223,14 @@ class _Proxy:
                     head = await self._next(client, server, task)
                     if head is None:
                         return
+                    head = _in_origin_form(head, self._upstream.authority)
                     method, target = request_line(head)
                 except MalformedError as error:
                     await _refuse(client, "400 Bad Request", f"this proxy was sent {error}")
+                    return
+                refusal = _refusal(method, target)
+                if refusal is not None:
+                    await _refuse(client, *refusal)
                     return
                 if target.partition("?")[0] == self._metrics_path and method in ("GET", "HEAD"):
                     await self._publish(client, method)
@@ -379,6 +384,25 @@ class _Proxy:
     async def _publish(self, client: _Peer, method: str) -> None:
         page = self._counters.page()
         await client.write(_response("200 OK", CONTENT_TYPE, page if method == "GET" else b"", length=len(page)))
+
+
+def _refusal(method: str, target: str) -> tuple[str, str] | None:
+    """Status and text for a request that asks for another server than the one behind this proxy; None for any other."""
+    if method == "CONNECT":
+        return "405 Method Not Allowed", "this proxy opens no tunnels: it stands in front of one server"
+    if not target.startswith("/") and target != "*":
+        return "421 Misdirected Request", "this proxy stands in front of one server: request a path such as /v1/models"
+    return None
+
+
+def _in_origin_form(head: Head, authority: str) -> Head:
+    """A request for ``http://authority/path`` as one for ``/path``; any other unchanged. Raises MalformedError."""
+    method, target = request_line(head)
+    prefix = f"http://{authority}/"
+    if not target.lower().startswith(prefix.lower()):
+        return head
+    version = head.first.rpartition(" ")[2]
+    return Head((f"{method} {target[len(prefix) - 1 :]} {version}".encode("latin-1"), *head.lines[1:]))
 
 
 async def _pass_on(

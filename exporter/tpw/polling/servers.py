@@ -20,16 +20,15 @@ PATIENCE_SECONDS = 0.02
 """How long servers may wait for a thread before another is started. Tuning: above the 1 to 5 ms of a quick page, far below
 a tick."""
 
-_SLOW = frozenset(
-    {Reason.ABSENT, Reason.DISABLED, Reason.UNAUTHORIZED, Reason.PERMISSION, Reason.UNSUPPORTED, Reason.MALFORMED}
-)
-"""Failures that end only when a person changes something: retried after 15 to 30 s, all others after 1 to 5 s."""
+_SLOW = frozenset({Reason.ABSENT, Reason.DISABLED, Reason.UNAUTHORIZED, Reason.PERMISSION, Reason.UNSUPPORTED})
+"""Failures that end only when a person changes something: retried after 15 to 30 s. A malformed page may have been cut
+off, or be another service's: retried after 2 s at first, then after up to 30 s. All others after 1 to 5 s."""
 
 
 class _Server:
     """One source and when to read it next."""
 
-    __slots__ = ("health", "in_flight", "late", "removed", "slow", "source", "transient")
+    __slots__ = ("health", "in_flight", "late", "malformed", "removed", "slow", "source", "transient")
 
     def __init__(self, source: TokenSource, health: SourceHealth, random: Jitter) -> None:
         self.source = source
@@ -38,17 +37,21 @@ class _Server:
         self.late = False
         self.removed = False
         self.slow = BackOff(15.0, 30.0, random)
+        self.malformed = BackOff(2.0, 30.0, random)
         self.transient = BackOff(1.0, 5.0, random)
 
     def is_due(self, now: float) -> bool:
-        return self.slow.is_due(now) and self.transient.is_due(now)
+        return all(back_off.is_due(now) for back_off in (self.slow, self.malformed, self.transient))
 
     def failed(self, reason: Reason, now: float) -> None:
-        (self.slow if reason in _SLOW else self.transient).failed(now)
+        if reason is Reason.MALFORMED:
+            self.malformed.failed(now)
+        else:
+            (self.slow if reason in _SLOW else self.transient).failed(now)
 
     def succeeded(self) -> None:
-        self.slow.reset()
-        self.transient.reset()
+        for back_off in (self.slow, self.malformed, self.transient):
+            back_off.reset()
 
 
 _Result = tuple[_Server, ServerReading | SourceError, float]

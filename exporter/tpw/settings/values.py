@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tpw.settings import times
+from tpw.settings.addresses import check_no_secret
 from tpw.settings.shapes import ListOf, Scalar
 from tpw.settings.words import did_you_mean, shortened
 
@@ -64,6 +65,7 @@ def http_url() -> Scalar:
 
     def parse(value: str) -> str:
         words = "an address such as http://127.0.0.1:8000"
+        check_no_secret(value)  # before any message that quotes the address
         try:
             parts = urlsplit(value)
             port = parts.port
@@ -73,10 +75,6 @@ def http_url() -> Scalar:
             start = value.partition("://")[0] if "://" in value else ""
             advice = f"`{start}` is not http or https" if start else f"write http://{shortened(value)}"
             raise ValueError(f"`{shortened(value)}` should be {words}: {advice}")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                "an address must not contain a user or a password: put secrets into a file, such as headers_file"
-            )
         if not parts.hostname or port == 0 or re.search(r"\s", value):
             raise ValueError(f"`{shortened(value)}` should be {words}")
         if parts.fragment:

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 import pytest
 from structlog.testing import capture_logs
 
+from support.certificates import make_pki
 from tpw.exposition.access import Access
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.serving import Server
@@ -28,36 +29,10 @@ HASH = "$2b$04$" + "a" * 53
 """Has the form of a bcrypt hash; the stand-in below takes it for that of "secret"."""
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
-def certify(folder: Path, name: str, extensions: str, *signing: str) -> None:
-    """A key and a certificate, self-signed or signed by another, with exactly these extensions."""
-    (folder / f"{name}.cnf").write_text(
-        f"[req]\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\n[ext]\n{extensions}\n"
-    )
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30")
-    out = ("-subj", f"/CN={name}", "-config", f"{name}.cnf", "-keyout", f"{name}.key", "-out", f"{name}.pem")
-    openssl(folder, "req", "-x509", *key, *out, *signing)
-
-
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, a server's certificate for 127.0.0.1 and its renewal, client certificates, and one of an unknown CA."""
     folder = tmp_path_factory.mktemp("pki")
-    for ca in ("ca", "otherca"):
-        usage = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"
-        certify(folder, ca, usage)
-    for name, san, ca in (
-        ("server", "IP:127.0.0.1", "ca"),
-        ("renewed", "IP:127.0.0.1,DNS:renewed.example", "ca"),
-        ("prometheus", "DNS:prometheus.example", "ca"),
-        ("stranger", "DNS:stranger.example", "ca"),
-        ("forged", "DNS:prometheus.example", "otherca"),
-    ):
-        usage = f"basicConstraints=critical,CA:FALSE\nsubjectAltName={san}\nauthorityKeyIdentifier=keyid"
-        certify(folder, name, usage, "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key")
+    make_pki(folder)
     return folder
 
 
@@ -214,7 +189,8 @@ def test_without_the_bcrypt_package_the_error_has_the_install_command(tmp_path: 
 
 
 def test_an_encrypted_key_is_rejected_without_a_password_prompt(pki: Path, tmp_path: Path):
-    openssl(pki, "ec", "-in", "server.key", "-aes256", "-passout", "pass:x", "-out", str(tmp_path / "locked.key"))
+    lock = ["openssl", "ec", "-in", "server.key", "-aes256", "-passout", "pass:x", "-out", str(tmp_path / "locked.key")]
+    subprocess.run(lock, cwd=pki, check=True, capture_output=True, timeout=60)
     found = problems(tmp_path, f"tls_server_config: {{cert_file: {pki}/server.pem, key_file: locked.key}}")
     assert any("the key is encrypted" in problem for problem in found)
 

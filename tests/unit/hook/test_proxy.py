@@ -53,6 +53,7 @@ class Setup:
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
+        self.upstream = f"127.0.0.1:{port}"
         self._stop = asyncio.Event()
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._proxy = asyncio.create_task(
@@ -788,6 +789,42 @@ def test_a_request_that_is_not_http_is_refused_and_reaches_no_server(garbage: by
         assert b"this proxy was sent" in received
 
     assert run(answering(plain(USED)), talk).heads == []
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"CONNECT evil.example:443 HTTP/1.1", b"405 Method Not Allowed"),
+        (b"GET http://evil.example/ HTTP/1.1", b"421 Misdirected Request"),
+        (b"POST https://127.0.0.1:1/v1/chat/completions HTTP/1.1", b"421 Misdirected Request"),
+        (b"GET http://127.0.0.1.evil.example/tpw/metrics HTTP/1.1", b"421 Misdirected Request"),
+        (b"GET evil.example/ HTTP/1.1", b"421 Misdirected Request"),
+    ],
+)
+def test_a_request_for_another_server_is_refused_and_reaches_no_server(line: bytes, status: bytes):
+    async def talk(setup: Setup) -> None:
+        setup.writer.write(line + b"\r\nHost: evil.example\r\n\r\n")
+        received = await asyncio.wait_for(setup.reader.read(-1), 10)
+        assert received.startswith(b"HTTP/1.1 " + status + b"\r\n")
+        assert b"one server" in received
+
+    assert run(answering(plain(USED)), talk).heads == []
+
+
+def test_an_absolute_request_for_the_server_itself_is_answered_and_counted():
+    async def talk(setup: Setup) -> None:
+        authority = setup.upstream
+        body = b"{}"
+        setup.writer.write(
+            f"POST http://{authority}/v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        await setup.exactly(plain(USED))
+
+    setup = run(answering(plain(USED)), talk)
+    assert setup.heads[0].startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert output_of(setup.counters) == 3.0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:11434", "ftp://x", "http://x/path", "http://x?q=1"])
