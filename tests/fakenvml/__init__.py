@@ -37,7 +37,7 @@ from fakenvml.building import library_path
 __all__ = ["ERRORS", "FakeGpu", "FakeNvml", "library_path"]
 
 MAGIC = 0x4C4D564E454B4146
-MAX_GPUS = 16
+MAX_GPUS = 72
 MAX_SEGMENTS = 128
 MAX_PIDS = 32
 MAX_INSTANCES = 8

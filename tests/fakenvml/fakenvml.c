@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define MAGIC 0x4c4d564e454b4146ULL
-#define MAX_GPUS 16
+#define MAX_GPUS 72
 #define MAX_SEGMENTS 128
 #define MAX_PIDS 32
 #define MAX_INSTANCES 8

@@ -99,7 +99,7 @@ def late_seconds(account: GpuAccount, interval_seconds: float) -> float:
     slow driver, a page that is collected every half minute) half its usual gap more than that gap and three ticks."""
     most = _MAX_GAP_INTERVALS * interval_seconds
     usual = account.usual_gap_seconds
-    return most if usual <= most else 1.5 * usual + most
+    return most if usual <= 1.5 * interval_seconds else 1.5 * usual + most
 
 
 def is_overdue(account: GpuAccount, now: Instant, interval_seconds: float) -> bool:

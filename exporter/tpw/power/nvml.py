@@ -2,7 +2,8 @@
 
 Energy is the hardware counter where there is one, otherwise power, which the ledger integrates. :mod:`tpw.power.nvml_probe`
 finds out which, by asking each GPU. A read makes two driver calls per GPU: one batch of field values and the utilisation.
-Memory, temperature and limit change slowly and are read at every fifth read.
+Memory, temperature and limit change slowly and are read at every fifth read, of each GPU at another tick. Where the calls
+of all GPUs take long, a read makes one call beside the field values at the most (:mod:`tpw.power.nvml_gpu`).
 
 A GPU that fails is opened again by UUID every few seconds and stays in :meth:`NvmlMeter.gpus`. A failure of the library as
 a whole is raised as :class:`tpw.power.MeterLost`.
@@ -31,18 +32,18 @@ from tpw.power.nvml_codes import (
     gpu_error,
     library_error,
 )
-from tpw.power.nvml_gpu import NvmlGpu
-from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, probe, text, value_of
+from tpw.power.nvml_gpu import Beside, NvmlGpu, due_beside
+from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, offered_method, probe, text, value_of
 from tpw.power.nvml_sharing import handles, instances, process_lists, usage
 
-# Tuning, each chosen by the faults in tests/scenarios and by what NVIDIA's drivers were reported to do.
+# Tuning: chosen here, and tried on the faults of tests/scenarios. No driver states any of these times.
 RETRY_SECONDS = 5.0
-"""Between two attempts to open a GPU that does not answer: short against a reset, which takes 10 s and more."""
+"""Between two attempts to open a GPU that does not answer."""
 REDISCOVERY_SECONDS = 60.0
-"""Between two searches for new, renumbered or reconfigured GPUs: the search costs some ten driver calls per GPU."""
-SLOW_EVERY = 5
-"""Memory, temperature and limit are read at every n-th read: no dashboard shows them finer, and it saves three of five
-calls."""
+"""Between two searches for new, renumbered or reconfigured GPUs: a search costs three driver calls per GPU."""
+DISCOVERY_SWEEP_SECONDS = 0.05
+"""The part of a search that one sweep makes, at the most: on a slow driver a search is spread over many sweeps, so that the
+reads of all GPUs do not wait for it."""
 FAILURES_BEFORE_RETRY = 3
 """A GPU is opened again after this many failed reads in a row."""
 MISSING_BEFORE_PROBE = 30
@@ -56,6 +57,8 @@ UNKNOWN_OPENS = 5
 
 _T = TypeVar("_T")
 
+_END = object()
+
 
 class NvmlMeter:
     """An :class:`tpw.power.AcceleratorMeter` over NVML.
@@ -65,6 +68,7 @@ class NvmlMeter:
     """
 
     name = "nvml"
+    reads_in_parallel = True
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -78,6 +82,8 @@ class NvmlMeter:
         self._unknown_rounds = 0
         self._has_read = False
         self._discover_at = 0.0
+        self._search: Iterator[None] | None = None
+        """The search for GPUs that is under way."""
         self.notes: tuple[str, ...] = ()
         """GPUs that cannot be used, as of the last discovery."""
 
@@ -101,7 +107,10 @@ class NvmlMeter:
         try:
             with self._library("driver version"):
                 self._driver_version = text(ask(nvml.nvmlSystemGetDriverVersion) or "")
-            self._discover()
+            self._search = self._discovery()
+            for _ in self._search:
+                pass
+            self._search = None
         except SourceError:
             self.close()
             raise
@@ -136,8 +145,21 @@ class NvmlMeter:
         else:
             self._unknown_sweeps = 0
         # While a call hangs in the driver, the calls of a discovery could hang as well, and with them every GPU.
-        if self._clock() >= self._discover_at and not any(gpu.reading for gpu in gpus):
-            self._discover()
+        if any(gpu.reading for gpu in gpus):
+            return
+        now = self._clock()
+        if self._search is None and now >= self._discover_at:
+            self._search = self._discovery()
+        if self._search is not None:
+            until = now + DISCOVERY_SWEEP_SECONDS
+            try:
+                while next(self._search, _END) is not _END:
+                    if self._clock() >= until:
+                        return
+            except SourceError:
+                self._search = None
+                raise
+            self._search = None
 
     def gpus(self) -> tuple[Gpu, ...]:
         """All GPUs found since the first open, lost ones too, by index."""
@@ -236,6 +258,7 @@ class NvmlMeter:
         energy: float | None = None
         watts: float | None = None
         throttle: tuple[tuple[str, float], ...] | None = None
+        began = self._clock()
         if gpu.fields:
             rows = nvml.nvmlDeviceGetFieldValues(handle, gpu.fields)
             at = self._clock()
@@ -269,9 +292,7 @@ class NvmlMeter:
         if watts and _is_instant(gpu):
             gpu.burst.add(at, watts)
             watts, averaged = gpu.burst.end()
-        utilization = self._utilization(gpu) if plan.utilization else None
-        if gpu.reads % SLOW_EVERY == 0:
-            self._read_slow_values(gpu)
+        self._read_beside(gpu, at - began)
         gpu.reads += 1
         return GpuSample(
             uuid=gpu.info.uuid,
@@ -281,7 +302,7 @@ class NvmlMeter:
             power_mean_seconds=averaged,
             power_limit_watts=gpu.slow.limit_watts,
             power_floor_watts=gpu.slow.floor_watts,
-            utilization_ratio=utilization,
+            utilization_ratio=gpu.slow.utilization_ratio,
             memory_used_bytes=gpu.slow.memory_used_bytes,
             memory_total_bytes=gpu.slow.memory_total_bytes,
             temperature_celsius=gpu.slow.temperature_celsius,
@@ -308,23 +329,31 @@ class NvmlMeter:
                 return None
             raise _missing(gpu, "power", error.value) from None
 
-    def _utilization(self, gpu: NvmlGpu) -> float | None:
-        rates = gauge(nvml.nvmlDeviceGetUtilizationRates, gpu.handle)
-        return None if rates is None else min(rates.gpu, 100) / 100.0
+    def _read_beside(self, gpu: NvmlGpu, call_seconds: float) -> None:
+        """Read what is due beside energy and power, by how long the calls take for all GPUs."""
+        index = gpu.info.index
+        for value in due_beside(gpu.reads, index, call_seconds * len(self._devices)):
+            self._read_slow(gpu, value)
 
-    def _read_slow_values(self, gpu: NvmlGpu) -> None:
-        handle = gpu.handle
-        memory = gauge(_memory, handle)
-        gpu.slow.memory_used_bytes = None if memory is None else float(memory.used)
-        gpu.slow.memory_total_bytes = None if memory is None else float(memory.total)
-        temperature = gauge(_temperature, handle)
-        gpu.slow.temperature_celsius = None if temperature is None else float(temperature)
-        limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-        gpu.slow.limit_watts = limit / 1000.0 if limit else None
-        smoothing = None if gpu.plan is None else gpu.plan.smoothing
-        if smoothing is not None:
-            rows = gauge(nvml.nvmlDeviceGetFieldValues, handle, list(smoothing))
-            gpu.slow.floor_watts = None if rows is None else floor_of(rows, gpu.info.max_power_watts)
+    def _read_slow(self, gpu: NvmlGpu, value: Beside) -> None:
+        handle, slow, plan = gpu.handle, gpu.slow, gpu.plan
+        match value:
+            case Beside.UTILIZATION:
+                rates = gauge(nvml.nvmlDeviceGetUtilizationRates, handle) if plan and plan.utilization else None
+                slow.utilization_ratio = None if rates is None else min(rates.gpu, 100) / 100.0
+            case Beside.MEMORY:
+                memory = gauge(_memory, handle)
+                slow.memory_used_bytes = None if memory is None else float(memory.used)
+                slow.memory_total_bytes = None if memory is None else float(memory.total)
+            case Beside.TEMPERATURE:
+                temperature = gauge(_temperature, handle)
+                slow.temperature_celsius = None if temperature is None else float(temperature)
+            case Beside.LIMIT:
+                limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+                slow.limit_watts = limit / 1000.0 if limit else None
+                if plan is not None and plan.smoothing is not None:
+                    rows = gauge(nvml.nvmlDeviceGetFieldValues, handle, list(plan.smoothing))
+                    slow.floor_watts = None if rows is None else floor_of(rows, gpu.info.max_power_watts)
 
     def _set_scope(self, gpu: NvmlGpu, scope: PowerScope | None) -> None:
         if scope is not None and gpu.plan is not None:
@@ -357,8 +386,9 @@ class NvmlMeter:
 
     # -------------------------------------------------------------------------------------------------------- discovery
 
-    def _discover(self) -> None:
-        """Enumerate the GPUs: new ones are probed, known ones get their current handle and index."""
+    def _discovery(self) -> Iterator[None]:
+        """Enumerate the GPUs, in steps: new ones are probed, known ones get their current handle and index. Raises
+        MeterLost."""
         self._discover_at = self._clock() + REDISCOVERY_SECONDS
         with self._library("device count"):
             count = nvml.nvmlDeviceGetCount()
@@ -376,7 +406,9 @@ class NvmlMeter:
                 notes.append(f"GPU {index} of {count} cannot be used: {code_name(error.value)} ({error.value})")
                 continue
             present.add(uuid)
+            yield
             self._register(uuid, index, handle)
+            yield
         self.notes = tuple(notes)
         if count and denied == count:
             raise gpu_error("all GPUs", NO_PERMISSION, "lookup")
@@ -438,10 +470,9 @@ class NvmlMeter:
 
     def _upgrade(self, gpu: NvmlGpu) -> None:
         """Use a better method once the GPU offers it: a probe can miss a value that the driver reports later."""
-        plan = probe(gpu.handle, attempts=1)
         methods = list(EnergyMethod)  # best first
-        if methods.index(plan.method) < methods.index(gpu.info.energy_method):
-            gpu.follow(plan)
+        if methods.index(offered_method(gpu.handle)) < methods.index(gpu.info.energy_method):
+            gpu.follow(probe(gpu.handle, attempts=1))
 
     def _publish(self) -> None:
         self._listed = tuple(sorted((gpu.info for gpu in self._devices.values()), key=lambda g: (g.index, g.uuid)))

@@ -165,6 +165,16 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
     )
 
 
+def offered_method(handle: Any) -> EnergyMethod:
+    """The best energy method among the field values, in one call: a reason for another probe. Raises NVMLError."""
+    fields = _fields(handle, attempts=1)
+    if any(field in fields for field in _ENERGY_FIELDS):
+        return EnergyMethod.COUNTER
+    if _AVERAGE in fields or _AVERAGE_MODULE in fields:
+        return EnergyMethod.AVERAGE_POWER
+    return EnergyMethod.INSTANT_POWER if any(field in fields for field in _POWER_FIELDS) else EnergyMethod.NONE
+
+
 def _fields(handle: Any, attempts: int) -> dict[Field, float]:
     """All candidate fields that have a value. A power of zero means that the sensor is not there."""
     found: dict[Field, float] = {}
