@@ -39,7 +39,7 @@ SLOW_EVERY = 5
 five calls."""
 SLOW_DRIVER_SECONDS = 0.1
 """If one call for each GPU takes this long in all, a read makes one call beside the first at the most. Chosen: a tick of a
-second then has room for the others' reads."""
+second leaves time for the others"""
 VERY_SLOW_DRIVER_SECONDS = 5.0
 """If it takes this long, that is every other read."""
 
