@@ -72,13 +72,10 @@ def memory(daemon: Exporter) -> float:
 @pytest.mark.parametrize(
     ("start", "steps"),
     [
-        (None, [30 * DAY, -30 * DAY]),
-        (None, [400 * DAY, -400 * DAY]),
-        (None, [-56 * 365 * DAY]),
-        (1000.0, [1_795_000_000.0]),
-        (None, [20.0, -20.0, 3600.0, -7200.0]),
+        (1000.0, [1_795_000_000.0, 30 * DAY, -30 * DAY, 400 * DAY, -400 * DAY]),
+        (None, [20.0, -20.0, 3600.0, -7200.0, -56 * 365 * DAY]),
     ],
-    ids=["30d", "400d", "to 1970", "from 1970", "small"],
+    ids=["from 1970", "to 1970"],
 )
 def test_a_step_costs_at_most_one_tick_and_no_memory(
     exporter: Callable[..., Exporter],
@@ -103,7 +100,7 @@ def test_a_step_costs_at_most_one_tick_and_no_memory(
             timeout=3.5,
             every=0.02,
         )
-        time.sleep(2.0)
+        time.sleep(1.5)
         after, passed = page(daemon), time.monotonic() - since
         made = after.value("tpw_polls_total") - before.value("tpw_polls_total")
         assert made >= passed - 2.0
