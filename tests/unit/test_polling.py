@@ -810,6 +810,71 @@ def test_one_thread_is_enough_for_servers_that_answer(token_pollers: list[TokenP
     assert len(poller._threads) == 1
 
 
+def test_one_thread_is_enough_for_many_servers_that_it_reads_in_time(
+    token_pollers: list[TokenPoller], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("tpw.polling.servers.PATIENCE_SECONDS", 0.05)
+
+    class Brief(Source):
+        def read(self) -> ServerReading:
+            threading.Event().wait(0.001)  # longer than the patience for all of them
+            return super().read()
+
+    poller = TokenPoller([Brief(str(i)) for i in range(100)])
+    token_pollers.append(poller)
+    poller.begin()
+
+    assert len(poller.finish(time.monotonic() + 20)) == 100
+    assert len(poller._threads) == 1
+
+
+def test_a_thread_that_is_not_needed_any_more_ends(token_pollers: list[TokenPoller], monkeypatch: Any) -> None:
+    monkeypatch.setattr("tpw.polling.servers.SPARE_TICKS", 3)
+    sources = [Source(str(i)) for i in range(3)]
+    gate = Gate()
+    sources[0].gate = sources[1].gate = gate
+    poller = TokenPoller(sources)
+    token_pollers.append(poller)
+    poller.begin()
+    poller.finish(time.monotonic() + 0.2)
+    threads = list(poller._threads)
+    assert len(threads) > 1
+    sources[0].gate = sources[1].gate = None
+    gate.open()
+    for _ in range(3 * len(threads) + 3):
+        poller.begin()
+        poller.finish(time.monotonic() + 10)
+
+    assert len(poller._threads) == 1
+    deadline = time.monotonic() + 10
+    while sum(thread.is_alive() for thread in threads) > 1:
+        assert time.monotonic() < deadline
+
+
+def test_a_server_that_is_removed_while_it_is_read_is_not_waited_for(token_pollers: list[TokenPoller]) -> None:
+    hanging, quick = Source("hanging"), Source("quick")
+    gate = hanging.gate = Gate()
+    poller = TokenPoller([hanging, quick])
+    token_pollers.append(poller)
+    poller.begin()
+    first: list[str] = []
+    while not first:
+        first = names(poller.finish(time.monotonic() + 0.05))
+    assert first == ["quick"]
+    poller.set_sources([quick])
+    poller.begin()
+    began = time.monotonic()
+
+    assert names(poller.finish(began + 30)) == ["quick"]
+    assert time.monotonic() - began < 20
+    gate.open()
+    deadline = time.monotonic() + 10
+    while not hanging.closed:
+        poller.begin()
+        poller.finish(time.monotonic() + 10)
+        assert time.monotonic() < deadline
+
+
 @pytest.mark.parametrize(
     ("reason", "gaps"),
     [

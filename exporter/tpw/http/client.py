@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tpw import __version__
 from tpw.http.messages import MAX_BYTES, Answer, address_of
+from tpw.http.response import Response
 from tpw.http.secrets import basic, read_headers
 from tpw.model import Reason, SourceError
 
@@ -241,8 +242,7 @@ class Client:
             response.close()
         if response.will_close or response.status in (401, 403):
             self.close()
-        received = {name.lower(): text for name, text in response.getheaders()}
-        return Answer(response.status, content, received, target, (began + answered) / 2, is_framed)
+        return Answer(response.status, content, response.fields, target, (began + answered) / 2, is_framed)
 
     def _connect(self, left: Left) -> socket.socket:
         self._secrets = read_headers(self._headers_file)
@@ -269,7 +269,7 @@ class Client:
         self.connects += 1
         return sock
 
-    def _body(self, target: str, response: http.client.HTTPResponse) -> bytes:
+    def _body(self, target: str, response: Response) -> bytes:
         most = self._max_bytes
         too_large = SourceError(
             Reason.MALFORMED,
@@ -280,7 +280,7 @@ class Client:
             raise too_large
         body = response.read(most + 1) if response.length is None else response.read()
         # Compression is not requested, but some servers and proxies compress all the same.
-        if body and len(body) <= most and (response.getheader("Content-Encoding") or "").lower() in ("gzip", "x-gzip"):
+        if body and len(body) <= most and response.fields.get("content-encoding", "").lower() in ("gzip", "x-gzip"):
             unpacker = zlib.decompressobj(wbits=31)
             try:
                 body = unpacker.decompress(body, most + 1)
@@ -332,14 +332,14 @@ def _failure(where: str, error: Exception, timeout_seconds: float) -> SourceErro
 
 def _sent(
     sock: socket.socket, method: str, target: str, host: str, headers: list[str], body: bytes, left: Left
-) -> http.client.HTTPResponse:
+) -> Response:
     """Send a request and read the head of its answer."""
     netloc = host if host.isascii() else host.encode("idna").decode()
     lines = [f"{method} {target} HTTP/1.1", f"Host: {netloc}", *headers]
     if any("\n" in line or "\r" in line for line in lines):
         raise SourceError(Reason.MALFORMED, f"{host}: a header to send holds a line break")
     sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-    response = http.client.HTTPResponse(_TimedSocket(sock, left), method=method)  # type: ignore[arg-type]
+    response = Response(_TimedSocket(sock, left), method=method)  # type: ignore[arg-type]
     try:
         response.begin()
     except BaseException:

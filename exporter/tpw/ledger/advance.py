@@ -7,7 +7,7 @@ windows. A step depends on its arguments only, so every law of the books is a pr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 from tpw.ledger.amounts import Amounts
@@ -31,6 +31,7 @@ from tpw.ledger.clock import after_clock_step
 from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
+from tpw.ledger.replacing import replace
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.trust import Limits

@@ -16,9 +16,10 @@ first. So the total equals the rise of the server's own counters again as soon a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tpw.ledger.books import LONGEST_SECONDS, ServerAccount
+from tpw.ledger.replacing import replace
 from tpw.ledger.trust import SERIES, Anomaly, Limits, models_of, within_models
 from tpw.model import UNKNOWN_MODEL, InFlight, Role, ServerReading, TokenKind
 

@@ -18,9 +18,10 @@ over as long a time as they cover: one interval late, but not all to the server 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tpw.ledger.books import HostAccount, HostShare
+from tpw.ledger.replacing import replace
 from tpw.model import HostMethod, Instant
 
 NODE = "node"

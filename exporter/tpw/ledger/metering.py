@@ -21,10 +21,11 @@ five minutes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 from tpw.ledger.books import Check, GpuAccount, HostAccount
+from tpw.ledger.replacing import replace
 from tpw.model import EnergyMethod, Gpu, GpuSample, HostSample, Instant
 
 DEFAULT_MAX_POWER_WATTS = 3000.0

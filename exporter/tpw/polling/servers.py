@@ -1,7 +1,7 @@
 """Reads many inference servers at once, so that a slow one delays no other.
 
-Threads take servers from one queue. A second thread starts only when servers wait while all threads are busy, and there are
-never more threads than servers.
+Threads take servers from one queue. Another thread starts only when, at the present rate, the servers that wait will not
+all be read by the deadline, and there are never more threads than servers. Threads that were not needed for a while end.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from tpw.power import Clock
 from tpw.tokens import TokenSource
 
 PATIENCE_SECONDS = 0.02
-"""How long servers may wait for a thread before another is started. Tuning: above the 1 to 5 ms of a quick page, far below
-a tick."""
+"""After how long it is judged whether another thread is needed. Tuning: above the 1 to 5 ms of a quick page, far below a
+tick."""
+
+_MANY_THREADS = 8
+"""From here on it is judged more and more slowly: where nothing ends, the whole machine may be busy. Tuning: a few servers
+that hang delay the others by less than a tick."""
+
+SPARE_TICKS = 5
+"""A quarter of the threads ends after so many ticks in which all reads ended in half the time. Tuning: starting a thread is
+cheap, but each that is kept costs 0.1 MiB, and the more there are, the more they wait for the interpreter's lock."""
 
 _SLOW = frozenset({Reason.ABSENT, Reason.DISABLED, Reason.UNAUTHORIZED, Reason.PERMISSION, Reason.UNSUPPORTED})
 """Failures that end only when a person changes something: retried after 15 to 30 s. A malformed page may have been cut
@@ -85,6 +93,9 @@ class TokenPoller:
         """Set by a thread that has ended a read and finds the queue empty."""
         self._threads: list[threading.Thread] = []
         self._in_flight = 0
+        self._late = 0
+        """Of those in flight: of an earlier tick, so that nobody waits for them now."""
+        self._spare_ticks = 0
         self.set_sources(sources)
 
     def set_sources(self, sources: Sequence[TokenSource]) -> None:
@@ -102,6 +113,9 @@ class TokenPoller:
                 server.removed = True
                 if not server.in_flight:
                     server.source.close()
+                elif not server.late:
+                    server.late = True
+                    self._late += 1
         self._servers = polled
 
     def begin(self) -> None:
@@ -110,10 +124,10 @@ class TokenPoller:
         stuck = self._in_flight
         for server in self._servers.values():
             if server.in_flight:
+                self._late += not server.late
                 server.late = True
             elif server.is_due(now):
                 server.in_flight = True
-                server.late = False
                 self._in_flight += 1
                 self._tasks.put(server)
         if self._in_flight > stuck:
@@ -124,22 +138,36 @@ class TokenPoller:
         """The reads that ended by this monotonic instant, late ones of earlier ticks included. Returns earlier when all
         reads of this tick have ended."""
         ended: list[ServerReading | ServerFault] = []
+        before, best = self._drain(ended), 0.0
+        began = self._clock()
         while True:
-            while True:
-                try:
-                    self._ended(self._results.get_nowait(), ended)
-                except Empty:
-                    break
             now = self._clock()
-            if now >= deadline_seconds or all(not s.in_flight or s.late for s in self._servers.values()):
+            if now >= deadline_seconds or self._in_flight <= self._late:
+                self._end_spare_threads(is_early=now - began < 0.5 * (deadline_seconds - began))
                 return ended
+            left = deadline_seconds - now
             crowded = self._in_flight > len(self._threads)
-            patience = PATIENCE_SECONDS if crowded else deadline_seconds - now
             # One wake-up for all servers that are quick: waking for each costs more than reading them.
-            woken = self._queue_empty.wait(min(patience, deadline_seconds - now))
+            patience = PATIENCE_SECONDS * (1.0 + len(self._threads) / _MANY_THREADS)
+            woken = self._queue_empty.wait(min(patience, left) if crowded else left)
             self._queue_empty.clear()
-            if crowded and not woken:
+            done, before = self._drain(ended) - before, len(ended)
+            if not crowded or woken:
+                continue
+            per_thread = done / len(self._threads)
+            best = max(best, per_thread)
+            is_late = self._in_flight - len(self._threads) > done * left / patience
+            # Where each thread reads less than before, the processor is the limit, and more threads make it worse.
+            if is_late and (done == 0 or per_thread > 0.5 * best):
                 self._start_thread()
+
+    def _drain(self, ended: list[ServerReading | ServerFault]) -> int:
+        """Take the results that have arrived. Returns how many there are so far."""
+        while True:
+            try:
+                self._ended(self._results.get_nowait(), ended)
+            except Empty:
+                return len(ended)
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Health of the servers, in the order of the sources."""
@@ -154,8 +182,9 @@ class TokenPoller:
 
     def _ended(self, result: _Result, ended: list[ServerReading | ServerFault]) -> None:
         server, outcome, duration = result
-        server.in_flight = False
         self._in_flight -= 1
+        self._late -= server.late
+        server.in_flight = server.late = False
         if server.removed:
             server.source.close()
             return
@@ -169,7 +198,18 @@ class TokenPoller:
             server.succeeded()
             ended.append(outcome)
 
+    def _end_spare_threads(self, *, is_early: bool) -> None:
+        """End some threads if there were more than enough for a while."""
+        threads = len(self._threads)
+        self._spare_ticks = self._spare_ticks + 1 if is_early and not self._in_flight and threads > 1 else 0
+        if self._spare_ticks >= SPARE_TICKS:
+            self._spare_ticks = 0
+            for _ in range(max(1, threads // 4)):
+                self._threads.pop()
+                self._tasks.put(None)
+
     def _start_thread(self) -> None:
+        self._spare_ticks = 0
         thread = threading.Thread(target=self._work, name=f"token-poller-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()

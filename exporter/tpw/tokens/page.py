@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 HIGHEST = 2.0**63
 """No counter of tokens, requests, nanoseconds or bytes is higher: a value above is an error, and sums of many must stay
@@ -102,6 +103,7 @@ class Page:
         return self._text.rstrip().endswith(b"\n# EOF")
 
 
+@lru_cache(maxsize=1024)
 def needle_of(name: str) -> bytes:
     """The first bytes of a sample of this name, including the line break before it."""
     return b"\n" + name.encode() if _CLASSIC.match(name) else b'\n{"' + name.encode() + b'"'
