@@ -54,6 +54,11 @@ WASTED = frozenset({State.PARKED, State.IDLE})
 """States in which a GPU does nothing for anyone."""
 
 
+STARTING_SECONDS = 3600.0
+"""A process that is not ready this long after its start is not starting any more. Chosen above the loading time of the
+largest models from a network file system."""
+
+
 class WorkloadKind(StrEnum):
     """How the workload of a process is identified, best first."""
 
@@ -288,6 +293,9 @@ class GpuSample:
     temperature_celsius: float | None = None
     throttle_seconds: tuple[tuple[str, float], ...] | None = None
     """(reason, cumulative seconds) since any epoch; may reset."""
+    process_use: Mapping[int, float] | None = None
+    """Mean multiprocessor use of each process since the sample before, 0 to 1; processes without use are missing. None
+    where it is unknown, and where it was not read because one process holds the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,13 +481,29 @@ class Ownership:
     """Configured model, for engines that name none and for ranks with their counters on another server."""
     has_counters: bool = True
     """False for ranks without an address: they are active while their GPUs are utilised."""
-    shares: Mapping[str, float] = field(default_factory=dict)
-    """By GPU: recent multiprocessor use of its processes, a weight against other servers on that GPU. A GPU that is not
-    listed is unknown."""
+    pids: frozenset[int] = frozenset()
+    """Its processes; empty where they are unknown."""
     instances: frozenset[str] = frozenset()
     """UUIDs of the MIG instances it uses. A GPU of ``gpus`` without an instance in this set is owned as a whole."""
     spans_nodes: bool = False
     """True where it has GPUs on other nodes too: only part of the energy of its tokens is booked here."""
+    started_wall_seconds: float | None = None
+    """When the oldest of its processes started; None where it is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occupants:
+    """The processes on one GPU that belong to no server, as last listed by the driver."""
+
+    workloads: Mapping[int, Workload] = field(default_factory=dict)
+    """By process id."""
+    is_known: bool = True
+    """False if the driver does not list the processes on this GPU, or lists ids of another pid namespace: an empty mapping
+    does not mean that nobody holds it then."""
+    memory_bytes: Mapping[int, float] = field(default_factory=dict)
+    """Memory that each process on the GPU holds, servers' processes included. Empty where it is unknown."""
+    instances: Mapping[int, str] = field(default_factory=dict)
+    """UUID of the MIG instance that each process is on."""
 
 
 # ------------------------------------------------------------------------------------------------------------- sharing
@@ -505,9 +529,8 @@ class Sharing:
 
     pids: frozenset[int] | None = None
     """Process ids with a context on it. None where unknown."""
-    usage: Mapping[int, float] | None = None
-    """Multiprocessor use of each process since the last read, percent, without processes that used nothing. Sampled by the
-    driver: a weight, not a measurement. None where unknown."""
+    memory_bytes: Mapping[int, float] | None = None
+    """Memory that each process holds. None where unknown."""
     instances: tuple[Instance, ...] = ()
     """Empty where the GPU is not partitioned."""
     slices: int = 0
@@ -537,11 +560,17 @@ class SplitMethod(StrEnum):
     """How a GPU's time and energy are split among servers, or among its instances."""
 
     SOLE = "sole"
-    """No split: one server owns it, or only one of its servers was working."""
+    """No split: no other process on it computed."""
     SM = "sm"
-    """By multiprocessor use of the servers' processes (time-slicing, MPS)."""
+    """By multiprocessor use of each process over the same time (time-slicing, MPS)."""
+    TOKENS = "tokens"
+    """By tokens, prefill and decode weighted: the driver does not report the use by process."""
+    REQUESTS = "requests"
+    """By running requests: some of the servers count tokens only when a request ends."""
+    MEMORY = "memory"
+    """By the memory that processes hold: what they compute is unknown."""
     EVEN = "even"
-    """Evenly: the driver does not report the use by process."""
+    """Evenly: nothing is known about what they compute."""
     GPM = "gpm"
     """By MIG instance: baseline power by compute slices, the rest by busy slices."""
     SLICES = "slices"

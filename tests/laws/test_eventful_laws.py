@@ -173,15 +173,18 @@ def test_whatever_happens_no_counter_of_the_page_falls_and_parts_sum_to_the_whol
         idle = math.fsum(
             value
             for (name, labels), value in shown.items()
-            if name == "tpw_gpu_state_energy_joules_total" and labels[2] == "idle"
+            if name == "tpw_gpu_state_energy_joules_total" and labels[2] in ("idle", "other")
         )
         of_servers = gathered(shown, "tpw_server_energy_joules_total").get((), 0.0)
+        others = gathered(shown, "tpw_gpu_state_energy_joules_total", 2).get(("other",), 0.0)
+        workloads = gathered(shown, "tpw_workload_energy_joules_total").get((), 0.0)
+        assert workloads == pytest.approx(others, rel=1e-9, abs=1e-9)
         assert of_servers + idle == pytest.approx(math.fsum(by_gpu.values()), rel=1e-9, abs=1e-9)
         money = gathered(shown, "tpw_gpu_state_cost_total", 3)
+        by_state = gathered(shown, "tpw_gpu_state_cost_total", 2, 3)
         idle_money = {
-            labels[1:]: value
-            for labels, value in gathered(shown, "tpw_gpu_state_cost_total", 2, 3).items()
-            if labels[0] == "idle"
+            component: by_state.get(("idle", *component), 0.0) + by_state.get(("other", *component), 0.0)
+            for component in money
         }
         of_servers_money = gathered(shown, "tpw_server_cost_total", 3)
         for component, cost in money.items():

@@ -122,9 +122,11 @@ def test_all_time_of_a_gpu_is_in_one_state_or_another(stretch: Stretch) -> None:
 def test_servers_and_idle_together_are_all_gpus_in_energy_and_in_every_component_of_cost(stretch: Stretch) -> None:
     books = play(ticks(stretch), POLICY)[-1]
 
-    idle = {key: p for key, p in books.postings.items() if key.state is State.IDLE}
-    owned = {key: p for key, p in books.postings.items() if key.state is not State.IDLE}
+    unowned = (State.IDLE, State.OTHER)
+    idle = {key: p for key, p in books.postings.items() if key.state in unowned}
+    owned = {key: p for key, p in books.postings.items() if key.state not in unowned}
     assert all(key.server == "" and key.model == "" for key in idle)
+    assert all((key.workload is not None) == (key.state is State.OTHER) for key in books.postings)
     assert all(key.server in stretch.servers for key in owned)
     elapsed = math.fsum(moment.seconds for moment in stretch.moments) * len(stretch.gpus)
     for rate in POLICY.rates:
@@ -213,12 +215,14 @@ def test_the_order_of_the_sources_changes_nothing(stretch: Stretch) -> None:
         assert close(turned[what], value), what
 
 
-@given(stretches(), st.sampled_from([2, 4, 8]))
-def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> None:
+@given(stretches(), st.sampled_from([2, 4, 8]), st.booleans())
+def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int, evenly: bool) -> None:
     """Ticks in between, at which everything was read and nothing else happened.
 
-    Cut into parts of a length that a float represents exactly, so that the wall clock adds no rounding.
+    Cut into parts of a length that a float represents exactly, so that the wall clock adds no rounding. The tokens come in
+    the first part; where servers share a GPU by their tokens, they come evenly, because when they came decides there.
     """
+    first = stretch.moments[0].used
     calm = replace(
         stretch,
         moments=tuple(
@@ -227,7 +231,7 @@ def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> N
                 heard=tuple(True for _ in moment.heard),
                 answers=tuple("ok" for _ in moment.answers),
                 owned=stretch.moments[0].owned,
-                used=stretch.moments[0].used,
+                used=first if evenly else tuple(used or 0.0 for used in first),
                 instances=stretch.moments[0].instances,
                 running=tuple(1 for _ in moment.running),
             )
@@ -243,7 +247,10 @@ def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int) -> N
                 seconds=moment.seconds / parts,
                 joules=tuple(j / parts for j in moment.joules),
                 host_joules=moment.host_joules / parts,
-                tokens=moment.tokens if part == 0 else tuple((0, 0, 0) for _ in moment.tokens),
+                tokens=tuple(
+                    tuple(count / parts if evenly else count * (part == 0) for count in counts)
+                    for counts in moment.tokens
+                ),
             )
             for moment in calm.moments
             for part in range(parts)

@@ -27,6 +27,7 @@ from tpw.model import (
     InFlight,
     Instant,
     Load,
+    Occupants,
     Ownership,
     Part,
     PriceInterval,
@@ -37,6 +38,8 @@ from tpw.model import (
     ServerReading,
     SplitMethod,
     TokenSeries,
+    Workload,
+    WorkloadKind,
 )
 
 START_WALL = 1_790_000_085.0
@@ -74,7 +77,7 @@ class Moment:
     heard: tuple[bool, ...]
     """By GPU: whether it answered."""
     host_joules: float
-    tokens: tuple[tuple[int, int, int], ...]
+    tokens: tuple[tuple[float, ...], ...]
     """By server: prompt (cached included), cached, output."""
     running: tuple[int, ...]
     answers: tuple[str, ...]
@@ -93,6 +96,8 @@ class Moment:
     """Components of the host that are read: cpu, dram, psys, node."""
     other_joules: float = 0.0
     """What the node used beside GPUs, CPU and memory; memory takes a third of what the CPU does."""
+    jobs: tuple[float, ...] = ()
+    """By GPU: use by a process of no server; 0: none holds it. Missing: nothing is known about the processes there."""
     restart: bool = False
     """Whether the daemon was killed and started anew before it."""
     policy: int = 0
@@ -125,6 +130,7 @@ def moments(draw: st.DrawFn, gpus: int, servers: int) -> Moment:
         running=tuple(draw(st.integers(0, 3)) for _ in range(servers)),
         answers=tuple(draw(st.sampled_from(["ok", "ok", "ok", "fault", "late", "restart"])) for _ in range(servers)),
         used=tuple(draw(st.sampled_from([None, 0.0, 10.0, 70.0])) for _ in range(servers)),
+        jobs=draw(st.just(()) | st.tuples(*[st.sampled_from([0.0, 0.0, 0.02, 0.9])] * gpus)),
         instances=draw(st.sampled_from([(), (), (1 / 7,), (1 / 7, 3 / 7), (0.5, 0.5), (0.3, 0.2, 0.5)])),
         owned=tuple(
             tuple(draw(st.sets(st.integers(0, gpus - 1), max_size=gpus))) if gpus else () for _ in range(servers)
@@ -216,7 +222,9 @@ def ticks(stretch: Stretch) -> list[Tick]:
                 continue
             if moment.heard[i]:
                 watts = moment.joules[i] / moment.seconds if moment.seconds else 100.0
-                samples.append(GpuSample(gpu.uuid, mono, joules[i], watts, utilization_ratio=0.5))
+                busy = 0.0 if watts < 60.0 else 0.5
+                use = _use(moment, i)
+                samples.append(GpuSample(gpu.uuid, mono, joules[i], watts, utilization_ratio=busy, process_use=use))
             else:
                 faults.append(GpuFault(gpu.uuid, mono, Reason.LOST, "lost"))
         readings: list[ServerReading | ServerFault] = []
@@ -261,12 +269,14 @@ def ticks(stretch: Stretch) -> list[Tick]:
                         frozenset(stretch.gpus[g].uuid for g in moment.owned[i]),
                         Attribution.CONFIGURED,
                         held=(i + len(moment.owned[i])) % 2 == 0,
-                        shares={}
-                        if i >= len(moment.used) or (used := moment.used[i]) is None
-                        else dict.fromkeys((stretch.gpus[g].uuid for g in moment.owned[i]), used),
+                        pids=frozenset({100 + i} if i < len(moment.used) and moment.used[i] is not None else ()),
                         instances=frozenset({f"MIG-{i}"} if i < len(moment.instances) else ()),
                     )
                     for i, name in enumerate(stretch.servers)
+                },
+                {
+                    gpu.uuid: Occupants({900 + i: Workload(WorkloadKind.SLURM, str(i))} if moment.jobs[i] else {})
+                    for i, gpu in enumerate(stretch.gpus[: len(moment.jobs)])
                 },
                 {
                     stretch.gpus[0].uuid: tuple(
@@ -278,6 +288,16 @@ def ticks(stretch: Stretch) -> list[Tick]:
             )
         )
     return made
+
+
+def _use(moment: Moment, gpu: int) -> dict[int, float] | None:
+    """Use by process of one GPU; None where it is not reported."""
+    servers = [(100 + i, used) for i, used in enumerate(moment.used) if gpu in moment.owned[i]]
+    job = moment.jobs[gpu] if gpu < len(moment.jobs) else 0.0
+    known = {pid: used / 100.0 for pid, used in servers if used}
+    if len(servers) < sum(gpu in owned for owned in moment.owned) or any(used is None for _, used in servers):
+        return None
+    return {**known, **({900 + gpu: job} if job else {})}
 
 
 def play(all_ticks: Iterable[Tick], policy: Policy, books: Books | None = None) -> list[Books]:

@@ -219,7 +219,7 @@ class Daemon:
         node = self._node
         if node.meters.fatal is not None and self.on_fatal is not None:
             self.on_fatal(node.meters.fatal)
-        if node.owners.servers_changed(node.books):
+        if node.owners.servers_changed(node.books) or node.owners.has_new_holders():
             node.owners.update_holders(node.meters.accelerators, at_once=True)
             self._jobs.soon("scan")
         self._jobs.check()

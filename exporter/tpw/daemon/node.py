@@ -129,7 +129,8 @@ class Node:
         self.owners.update_holders(self.meters.accelerators)
         owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
         policy = self.pricing.policy
-        books = advance(self.books, Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.parts), policy)
+        tick = Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.occupants, self.owners.parts)
+        books = advance(self.books, tick, policy)
         self._anomalies.observe(self.books.servers, books.servers)
         if not policy.standing_charges and "tariff" in self.pricing.feeds.awaited:
             # The contract is not known yet. Its charges are shared late, as energy is priced late.

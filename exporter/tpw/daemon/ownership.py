@@ -9,12 +9,12 @@ import structlog
 from tpw.config.schema import Config
 from tpw.daemon import sources
 from tpw.discovery.kubelet import Checkpoint
-from tpw.discovery.ownership import AUTO, Claim, ownership, resolve
+from tpw.discovery.ownership import AUTO, Claim, occupants, ownership, resolve
 from tpw.discovery.partition import parts
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.scan import HostScan, scan_host
 from tpw.ledger.books import Books
-from tpw.model import Gpu, Ownership, Part, ServerFault, ServerReading, Sharing
+from tpw.model import Gpu, Occupants, Ownership, Part, ServerFault, ServerReading, Sharing
 from tpw.polling import AcceleratorPoller
 from tpw.tokens.dialects import Dialect
 
@@ -49,6 +49,9 @@ class Owners:
         self._owners: dict[str, Ownership] = {}
         self._inputs: tuple[object, ...] = ()
         self._servers_up: set[str] = set()
+        self.occupants: Mapping[str, Occupants] = {}
+        """Processes on each GPU that belong to no server, as of the last :meth:`owners`."""
+        self._scan_requested_for: frozenset[int] = frozenset()
         self.notes: tuple[str, ...] = ()
 
     def receive(self, scan: HostScan) -> None:
@@ -85,6 +88,13 @@ class Owners:
         self._servers_up = up
         return changed
 
+    def has_new_holders(self) -> bool:
+        """Whether the driver lists processes that neither the last scan nor the last call knows."""
+        new = frozenset(pid for pids in self.holders.values() for pid in pids or ()) - self.scan.workloads.keys()
+        asked = new <= self._scan_requested_for
+        self._scan_requested_for = new
+        return not asked
+
     def owners(
         self,
         claims: Mapping[str, Claim],
@@ -102,12 +112,14 @@ class Owners:
             return self._owners
         self._inputs = inputs
         notes: list[str] = []
+        claims = {**{one.name: Claim(one.name) for one in self.scan.starting}, **claims}
         owners = {name: self._owner(claim, gpus, notes, is_up=up.get(name, False)) for name, claim in claims.items()}
         for note in notes:
             if note not in self.notes and gpus:
                 _log.warning("server_gpus_unknown", detail=note)
         self.notes = tuple(notes)
         self._owners = owners
+        self.occupants = occupants(gpus, owners, self.holders, self.scan.blind, self.scan.workloads, self._sharing)
         return owners
 
     def _owner(self, claim: Claim, gpus: tuple[Gpu, ...], notes: list[str], *, is_up: bool) -> Ownership:
@@ -123,6 +135,7 @@ class Owners:
             foreign_pids=self.scan.foreign(name),
             assigned=assigned,
             sharing=self._sharing,
+            started_wall_seconds=self.scan.started.get(name),
         )
         if isinstance(claim.gpus, tuple):
             problems = resolve(claim.gpus, gpus, self._sharing).problems

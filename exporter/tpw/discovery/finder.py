@@ -45,10 +45,21 @@ class FoundServer:
 
 
 @dataclass(frozen=True, slots=True)
+class StartingServer:
+    """A process with an engine's name that holds a GPU and does not serve yet: it loads its model."""
+
+    name: str
+    """The name it will be found by, as far as its command line shows; that of the configured server with its port."""
+    pids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class _Refusal:
     again_at_seconds: float
     wait_seconds: float
     problem: str
+    is_final: bool = True
+    """False while the process may still be starting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,8 @@ class ServerFinder:
         self._report = report
         self._found: dict[int, FoundServer] = {}
         self._refused: dict[int, _Refusal] = {}
+        self._candidate_pids: dict[int, int] = {}
+        """Process of each socket that may be a server's."""
 
     def find(self, table: ProcessTable, holders: Holders, configured: Mapping[str, str]) -> list[FoundServer]:
         """Servers that are not configured, ordered by name. A server that was found before is not probed again.
@@ -107,6 +120,7 @@ class ServerFinder:
         known = {one.listener.inode: found for one in candidates if (found := self._found_before(one)) is not None}
         names = {*configured, *(found.name for found in known.values())}
         inodes = {one.listener.inode for one in candidates}
+        self._candidate_pids = {one.listener.inode: one.process.pid for one in candidates}
         self._refused = {inode: refusal for inode, refusal in self._refused.items() if inode in inodes}
         for candidate in candidates:
             inode, pid = candidate.listener.inode, candidate.process.pid
@@ -121,6 +135,40 @@ class ServerFinder:
                 handled |= self._same_port(candidate)
         self._found = servers
         return sorted(servers.values(), key=lambda server: server.name)
+
+    def starting(
+        self, table: ProcessTable, holders: Holders, configured: Mapping[str, str], served: Collection[int]
+    ) -> list[StartingServer]:
+        """Servers that are not ready yet, ordered by name. To be called after :meth:`find`.
+
+        Args:
+            table: the processes.
+            holders: process ids by GPU, from the driver.
+            configured: address by name of the configured servers.
+            served: processes of servers that listen already.
+        """
+        holding = {pid for pids in holders.values() for pid in pids or () if pid in table}
+        refused = {pid for inode, pid in self._candidate_pids.items() if self._is_refused(inode)}
+        names = {found.name for found in self._found.values()}
+        found: list[StartingServer] = []
+        for pid in sorted(table.tree(holding) - {os.getpid()}):
+            engines = tuple(one for one in listens_as(table[pid], self._dialects) if one.level == _ENGINE)
+            tree = table.tree([pid]) if engines else frozenset[int]()
+            if holding.isdisjoint(tree) or not tree.isdisjoint(refused) or not tree.isdisjoint(served):
+                continue
+            if any(not tree.isdisjoint(other.pids) for other in found):
+                continue
+            port = min(ports_named(table[pid].argv), default=engines[0].port)
+            name = next((name for name, url in configured.items() if _local_port(url) == port), None)
+            name = name or f"{engines[0].name}-{port}"
+            if name not in names:
+                names.add(name)
+                found.append(StartingServer(name, tree))
+        return sorted(found, key=lambda one: one.name)
+
+    def _is_refused(self, inode: int) -> bool:
+        refusal = self._refused.get(inode)
+        return refusal is not None and refusal.is_final
 
     def _behind_routers(self, table: ProcessTable, configured: Mapping[str, str]) -> set[int]:
         """Children that a configured address reaches through their router: llama-server, if the URL names a model."""
@@ -257,7 +305,9 @@ class ServerFinder:
             problem = f"{process.comm} (pid {process.pid}) at {url} is not read: {failure.detail}"
             problem += f"; {failure.hint}" if failure.hint else ""
             self._report(problem)
-        self._refused[candidate.listener.inode] = _Refusal(self._clock() + wait, wait or _AGAIN_FIRST_SECONDS, problem)
+        self._refused[candidate.listener.inode] = _Refusal(
+            self._clock() + wait, wait or _AGAIN_FIRST_SECONDS, problem, is_final=failure.reason not in _TRANSIENT
+        )
 
     def _check(self, table: ProcessTable, holders: Holders) -> None:
         pids = {pid for holding in holders.values() for pid in holding or ()}
@@ -266,3 +316,11 @@ class ServerFinder:
                 f"the driver lists {len(pids)} processes on the GPUs and none of them is visible: run the exporter in the"
                 " host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
             )
+
+
+def _local_port(url: str) -> int | None:
+    """The port of an address on this host's loopback; None for other addresses."""
+    parts = urlsplit(url)
+    if parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        return None
+    return parts.port or (443 if parts.scheme == "https" else 80)

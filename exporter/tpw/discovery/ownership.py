@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tpw.model import Attribution, Die, Gpu, Instance, Ownership, Sharing
+from tpw.model import UNKNOWN_WORKLOAD, Attribution, Die, Gpu, Instance, Occupants, Ownership, Sharing, Workload
 
 AUTO = "auto"
 NONE = "none"
@@ -102,6 +102,7 @@ def ownership(
     foreign_pids: Collection[int] = (),
     assigned: Assigned | None = None,
     sharing: Mapping[str, Sharing] = _NOT_SHARED,
+    started_wall_seconds: float | None = None,
 ) -> Ownership:
     """Which GPUs a server owns now.
 
@@ -113,7 +114,8 @@ def ownership(
         gpus: all GPUs of this host.
         foreign_pids: processes of other servers: a GPU that they hold is not held by this one.
         assigned: its GPUs by other means, if the driver does not list its processes.
-        sharing: use of each GPU by process, and its instances, as reported by the driver.
+        sharing: instances of each GPU, as reported by the driver.
+        started_wall_seconds: when the oldest of its processes on a GPU started; None if that is unknown.
 
     Returns:
         ``gpus`` is empty if it owns nothing; ``held`` is whether a process still holds one of them.
@@ -123,9 +125,17 @@ def ownership(
     if claim.gpus == AUTO:
         owned = held_by(pids or (), holders)
         if not owned and assigned is not None and assigned.gpus:
-            return _owned(claim, assigned.gpus, assigned.method, held=True, pids=pids, sharing=sharing)
+            return _owned(
+                claim,
+                assigned.gpus,
+                assigned.method,
+                held=True,
+                pids=pids,
+                sharing=sharing,
+                started=started_wall_seconds,
+            )
         method = Attribution.PROCESSES if owned else Attribution.NONE
-        return _owned(claim, owned, method, held=bool(owned), pids=pids, sharing=sharing)
+        return _owned(claim, owned, method, held=bool(owned), pids=pids, sharing=sharing, started=started_wall_seconds)
     names = (claim.gpus,) if isinstance(claim.gpus, str) else claim.gpus
     listed = resolve(names, gpus, sharing)
     held = frozenset(
@@ -135,8 +145,52 @@ def ownership(
     )
     owned = listed.gpus if answering else held
     return _owned(
-        claim, owned, Attribution.CONFIGURED, held=bool(held), pids=pids, sharing=sharing, listed=listed.instances
+        claim,
+        owned,
+        Attribution.CONFIGURED,
+        held=bool(held),
+        pids=pids,
+        sharing=sharing,
+        listed=listed.instances,
+        started=started_wall_seconds,
     )
+
+
+def occupants(
+    gpus: Sequence[Gpu],
+    owners: Mapping[str, Ownership],
+    holders: Holders,
+    blind: Collection[str],
+    workloads: Mapping[int, Workload],
+    sharing: Mapping[str, Sharing] = _NOT_SHARED,
+) -> dict[str, Occupants]:
+    """The processes on each GPU that belong to no server.
+
+    Where a server with unknown processes owns a GPU, what is on it may be that server's: nobody else is assumed there.
+
+    Args:
+        gpus: all GPUs of this host.
+        owners: what every server owns.
+        holders: from the driver.
+        blind: GPUs for which the driver lists no processes of this pid namespace.
+        workloads: to whom each process belongs; those that started since the last scan are missing.
+        sharing: memory and instances by process, from the driver.
+    """
+    served = frozenset().union(*(owner.pids for owner in owners.values()))
+    found: dict[str, Occupants] = {}
+    for gpu in gpus:
+        holding = holders.get(gpu.uuid)
+        is_known = holding is not None and gpu.uuid not in blind
+        owned_unseen = any(gpu.uuid in owner.gpus and not owner.pids for owner in owners.values())
+        others = frozenset(holding or ()) - served if is_known and not owned_unseen else frozenset[int]()
+        shared = sharing.get(gpu.uuid, Sharing())
+        found[gpu.uuid] = Occupants(
+            {pid: workloads.get(pid, UNKNOWN_WORKLOAD) for pid in sorted(others)},
+            is_known,
+            shared.memory_bytes or {},
+            {pid: instance.uuid for instance in shared.instances for pid in instance.pids},
+        )
+    return found
 
 
 def held_by(pids: Collection[int], holders: Holders) -> frozenset[str]:
@@ -175,18 +229,15 @@ def _owned(
     pids: Collection[int] | None = None,
     sharing: Mapping[str, Sharing] = _NOT_SHARED,
     listed: frozenset[str] = frozenset(),
+    started: float | None = None,
 ) -> Ownership:
     wanted = frozenset(pids or ())
-    shares: dict[str, float] = {}
     instances: set[str] = set()
     for uuid in gpus:
         present = _instances(uuid, sharing)
         named = {instance.uuid for instance in present if instance.uuid in listed}
         # A partitioned GPU that is listed as a whole is narrowed to the instances that the server's processes use.
         instances |= named or {instance.uuid for instance in present if not wanted.isdisjoint(instance.pids)}
-        usage = sharing[uuid].usage if uuid in sharing else None
-        if usage is not None and wanted:
-            shares[uuid] = sum(percent for pid, percent in usage.items() if pid in wanted)
     return Ownership(
         claim.server,
         gpus,
@@ -194,9 +245,10 @@ def _owned(
         held,
         claim.model,
         claim.has_counters,
-        shares=shares,
+        pids=wanted,
         instances=frozenset(instances),
         spans_nodes=claim.spans_nodes,
+        started_wall_seconds=started,
     )
 
 

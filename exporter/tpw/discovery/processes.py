@@ -7,19 +7,21 @@ namespace is required, because the driver's process ids belong to it.
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tpw.discovery.engines import ANCESTOR, Engine
 from tpw.discovery.environment import Visible
-from tpw.discovery.finder import FoundServer, Probe, ServerFinder
+from tpw.discovery.finder import FoundServer, Probe, ServerFinder, StartingServer
 from tpw.discovery.kubelet import pod_of
-from tpw.discovery.naming import listens_as
+from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
-from tpw.model import OsProcess
+from tpw.discovery.workload import parse, workload_of
+from tpw.model import OsProcess, Workload
 
 _COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -151,5 +153,47 @@ class HostProcesses:
         """See :meth:`tpw.discovery.finder.ServerFinder.find`."""
         return self._finder.find(self._table, holders, configured or {})
 
+    def starting_servers(
+        self,
+        holders: Holders,
+        configured: Mapping[str, str],
+        served: Collection[int],
+        younger_than_seconds: float,
+        wall: Callable[[], float] = time.time,
+    ) -> list[StartingServer]:
+        """Servers that load their model, see :meth:`tpw.discovery.finder.ServerFinder.starting`. Only processes that are
+        younger than this: an older one is something else."""
+        since = wall() - younger_than_seconds
+        return [
+            server
+            for server in self._finder.starting(self._table, holders, configured, served)
+            if (self.started_wall_seconds(server.pids) or 0.0) >= since
+        ]
+
+    def started_wall_seconds(self, pids: Collection[int]) -> float | None:
+        """When the oldest of these processes started, Unix time; None if none runs."""
+        ticks = [self._table[pid] for pid in pids if pid in self._table]
+        if not ticks:
+            return None
+        return self._fs.started_wall_seconds(min(ticks, key=lambda process: process.started_ticks))
+
+    def workloads(self, pids: Collection[int]) -> Mapping[int, Workload]:
+        """To whom these processes belong, without those that have exited."""
+        return {pid: self._workload(pid) for pid in pids if pid in self._table}
+
+    def _workload(self, pid: int) -> Workload:
+        process = self._table[pid]
+        program = (heads(process.argv) or (process.comm,))[-1]
+        return workload_of(parse(self._fs.cgroup(pid)), _user_name(self._fs.owner(pid)), program)
+
     def _report(self, problem: str) -> None:
         self._problems[problem] = None
+
+
+def _user_name(uid: int | None) -> str:
+    if uid is None:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a user of a container
+        return str(uid)

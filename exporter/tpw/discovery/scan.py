@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from tpw.discovery.engines import Engine
 from tpw.discovery.environment import Visible, allowed
-from tpw.discovery.finder import FoundServer
+from tpw.discovery.finder import FoundServer, StartingServer
 from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
 from tpw.discovery.processes import HostProcesses
-from tpw.model import Attribution, Gpu, OsProcess
+from tpw.model import STARTING_SECONDS, Attribution, Gpu, OsProcess, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ class HostScan:
     """GPUs in the environments of servers that hold no GPU according to the driver."""
     devices: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Devices that the kubelet assigned to the pods of those servers."""
+    starting: tuple[StartingServer, ...] = ()
+    """Servers that hold a GPU and are not ready yet."""
+    started: Mapping[str, float] = field(default_factory=dict)
+    """When the oldest process of a server that holds a GPU started, Unix time."""
+    workloads: Mapping[int, Workload] = field(default_factory=dict)
+    """To whom each process on a GPU belongs."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """The URL that each server was scanned at."""
 
@@ -85,6 +91,13 @@ def scan_host(
             *(listeners for other, listeners in listening.items() if other != name and listeners)
         )
         pids[name] = host.server_pids(url, engines.get(name), others=others)
+    served = frozenset().union(*(own for own in pids.values() if own))
+    starting = host.starting_servers(holders, configured, served, STARTING_SECONDS) if find or configured else []
+    for server in starting:
+        if find or server.name in configured:
+            pids[server.name] = server.pids
+    holding = frozenset(pid for found_pids in holders.values() for pid in found_pids or ())
+    started = {name: host.started_wall_seconds(own & holding) for name, own in pids.items() if own}
     blind = host.blind(holders)
     unknown = {name: own for name, own in pids.items() if own and not held_by(own, holders)} if blind else {}
     visible = {name: host.visible(own) for name, own in unknown.items()}
@@ -97,6 +110,9 @@ def scan_host(
         blind,
         {name: environments for name, environments in visible.items() if environments},
         devices,
+        tuple(server for server in starting if server.name in pids),
+        {name: at for name, at in started.items() if at is not None},
+        host.workloads(holding),
         addresses,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from tpw.ledger.amounts import Amounts
-from tpw.ledger.attribution import Activity, activity, divide
+from tpw.ledger.attribution import Activity, Evidence, activity, divide
 from tpw.ledger.booking import Journal, Meter, book_demand, book_joules, book_standing_charges, book_time, extend
 from tpw.ledger.books import (
     LONGEST_SECONDS,
@@ -31,6 +31,7 @@ from tpw.ledger.clock import after_clock_step
 from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
+from tpw.ledger.no_load import learned
 from tpw.ledger.replacing import replace
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.tick import Policy, Tick
@@ -43,10 +44,10 @@ from tpw.model import (
     GpuSample,
     Instant,
     PowerScope,
+    Reason,
     Reference,
     ServerFault,
     SplitMethod,
-    State,
     TokenKind,
 )
 
@@ -121,9 +122,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if account.gpu is not gpu and account.gpu != gpu:
             account = _reprobed(account, gpu)
         sample = samples.get(gpu.uuid)
-        parts = tick.parts.get(gpu.uuid, ())
-        busy = sample.utilization_ratio if sample else None
-        division = divide(gpu.uuid, tick.owners, read.activities, busy, parts)
+        division = _divide(account, sample, tick, read.activities)
         if seconds > 0.0:
             book_time(journal, division.shares, now - seconds, now, policy)
             timed.append(division.shares)
@@ -232,6 +231,8 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
     accounts = dict(books.servers)
     risen: dict[str, Mapping[tuple[str, TokenKind], float]] = {}
     moved: dict[str, bool] = {}
+    spans: dict[str, float] = {}
+    faults: dict[str, Reason] = {}
     for name, owner in tick.owners.items():
         account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_observed_since(books, tick))
         account = account if account.attribution is owner.method else replace(account, attribution=owner.method)
@@ -247,15 +248,26 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             continue
         if isinstance(reading, ServerFault):
             accounts[name] = replace(before, up=False, active=False, loads=()) if before.up else before
+            faults[name] = reading.reason
             continue
         last_read = before.read_wall_seconds
         if last_read is None and books.resumed and books.at is not None:
             last_read = books.at.wall_seconds
         counted = count(before, reading, last_read, tick.at.wall_seconds, limits)
         accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
+        if last_read is not None:
+            spans[name] = tick.at.wall_seconds - last_read
     activities: dict[str, Activity] = {}
     for name, owner in tick.owners.items():
-        done = activity(accounts[name], owner, risen.get(name), moved=moved.get(name, False))
+        done = activity(
+            accounts[name],
+            owner,
+            risen.get(name),
+            moved=moved.get(name, False),
+            seconds=spans.get(name),
+            fault=faults.get(name),
+            now_wall_seconds=tick.at.wall_seconds,
+        )
         activities[name] = done
         account = accounts[name]
         if name in risen and account.active is not bool(done.active):
@@ -268,6 +280,16 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
         if name not in tick.owners and (account.up or account.gpus):
             accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
     return _Servers(accounts, activities, risen)
+
+
+def _divide(account: GpuAccount, sample: GpuSample | None, tick: Tick, activities: Mapping[str, Activity]) -> Division:
+    """Who shares the time of one GPU up to this tick."""
+    uuid = account.gpu.uuid
+    if sample is None and account.division is not None and not any(uuid in one.gpus for one in tick.owners.values()):
+        # What is not read now goes on as it was.
+        return account.division
+    evidence = Evidence(sample, tick.occupants.get(uuid), account.no_load_watts, tick.parts.get(uuid, ()))
+    return divide(uuid, tick.owners, activities, evidence)
 
 
 def _shares(account: GpuAccount) -> Shares:
@@ -329,6 +351,8 @@ def _read_gpu(
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
+    states = frozenset(key.state for key, _ in division.shares)
+    no_load = learned(account.no_load_watts, sample, seconds, states, account.gpu.max_power_watts)
     if doubt(account.gpu, sample.power_watts):
         sample = replace(sample, power_watts=None)  # nor exposed
     calibration = policy.calibration.get(sample.uuid)
@@ -351,6 +375,7 @@ def _read_gpu(
             division=division,
             unreported_since_seconds=None,
             calibration=calibration,
+            no_load_watts=no_load,
             instance_joules=_estimates(account, division, joules or 0.0),
         ),
         None if joules is None else _Metered(joules, pending),
@@ -429,7 +454,7 @@ def _add_rental_cost(
         if reference.price_per_gpu_second is None:
             continue
         for key, weight in shares:
-            if key.state is State.IDLE:
+            if not key.server:
                 continue
             account = accounts[key.server]
             cost = dict(account.reference_cost)

@@ -154,6 +154,8 @@ class GpuAccount:
     """Applied to what is booked now. The baselines are raw readings."""
     division: Division | None = None
     """Its shares at the last tick. None before the first."""
+    no_load_watts: float | None = None
+    """What it draws while nothing on it computes. None until it is learned."""
     instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)
     """Estimates of its instances' energy, by (UUID of the instance, profile, method): parts of what is booked for it."""
 

@@ -12,6 +12,7 @@ from tpw.model import (
     Calibration,
     HostSample,
     Instant,
+    Occupants,
     Ownership,
     Part,
     PriceInterval,
@@ -60,6 +61,8 @@ class Tick:
     hosts: tuple[HostSample, ...] = ()
     servers: tuple[ServerReading | ServerFault, ...] = ()
     owners: Mapping[str, Ownership] = field(default_factory=dict)
+    occupants: Mapping[str, Occupants] = field(default_factory=dict)
+    """Processes that belong to no server, by UUID of the GPU. Without an entry nothing is known about a GPU's processes."""
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     """Instances of the GPUs that are partitioned, by UUID of the GPU."""
 

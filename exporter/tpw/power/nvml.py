@@ -34,7 +34,7 @@ from tpw.power.nvml_codes import (
 )
 from tpw.power.nvml_gpu import Beside, NvmlGpu, due_beside
 from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, offered_method, probe, text, value_of
-from tpw.power.nvml_sharing import handles, instances, process_lists, usage
+from tpw.power.nvml_sharing import handles, instances, process_lists, read_process_use
 
 # Tuning: chosen here, and tried on the faults of tests/scenarios. No driver states any of these times.
 RETRY_SECONDS = 5.0
@@ -200,8 +200,11 @@ class NvmlMeter:
         if self._optional(gpu, lambda: _mig_enabled(gpu.handle)):
             return self._optional(gpu, lambda: self._partition(gpu)) or Sharing()
         lists = self._optional(gpu, lambda: list(process_lists(gpu.handle)))
-        pids = frozenset(pid for pids in lists for pid in pids) if lists else None
-        return Sharing(pids, self._optional(gpu, lambda: usage(gpu.handle, gpu.occupancy, self._clock())))
+        held = {pid: memory for found in lists or () for pid, memory in found.items()}
+        gpu.occupancy.pids = frozenset(held)
+        gpu.occupancy.is_shared = len(held) > 1
+        memory = {pid: bytes_ for pid, bytes_ in held.items() if bytes_ is not None}
+        return Sharing(frozenset(held) if lists else None, memory if held and len(memory) == len(held) else None)
 
     def _partition(self, gpu: NvmlGpu) -> Sharing:
         occupancy = gpu.occupancy
@@ -307,6 +310,7 @@ class NvmlMeter:
             memory_total_bytes=gpu.slow.memory_total_bytes,
             temperature_celsius=gpu.slow.temperature_celsius,
             throttle_seconds=throttle,
+            process_use=gpu.occupancy.use_if_shared,
         )
 
     def _required(self, gpu: NvmlGpu, row: Any, what: str) -> float:
@@ -341,10 +345,14 @@ class NvmlMeter:
             case Beside.UTILIZATION:
                 rates = gauge(nvml.nvmlDeviceGetUtilizationRates, handle) if plan and plan.utilization else None
                 slow.utilization_ratio = None if rates is None else min(rates.gpu, 100) / 100.0
+                if gpu.occupancy.is_shared and not gpu.mig:
+                    read_process_use(handle, gpu.occupancy, self._clock())
             case Beside.MEMORY:
                 memory = gauge(_memory, handle)
                 slow.memory_used_bytes = None if memory is None else float(memory.used)
                 slow.memory_total_bytes = None if memory is None else float(memory.total)
+                if not gpu.occupancy.is_shared and not gpu.mig:  # has another process joined it?
+                    read_process_use(handle, gpu.occupancy, self._clock())
             case Beside.TEMPERATURE:
                 temperature = gauge(_temperature, handle)
                 slow.temperature_celsius = None if temperature is None else float(temperature)
@@ -459,6 +467,7 @@ class NvmlMeter:
         )
         gpu.follow(probe(handle))
         gpu.reads = gpu.failures.missing = 0
+        gpu.occupancy.use_is_reported = True
         self._publish()
 
     def _list_instances(self, gpu: NvmlGpu, *, mig: bool) -> None:

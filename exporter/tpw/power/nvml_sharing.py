@@ -36,9 +36,9 @@ from tpw.power.nvml_probe import ask, text
 GPM_SECONDS = 0.1
 """Two samples must be at least this far apart (nvml.h)."""
 
-USAGE_SECONDS = 5.0
-"""How long a result of :func:`usage` stays valid. Tuning: far below the interval of scans, far above the driver's
-sampling."""
+USE_SECONDS = 1.5
+"""How long a result of :func:`read_process_use` stands in for the next one. The driver samples at intervals of a sixth of a
+second to a second (nvml.h, nvmlUtilization_t), so a read may fall between two samples."""
 
 _PROFILE = re.compile(r"MIG\s+((?:(\d+)c\.)?(\d+)g\.\S+)")
 _TOTAL_SLICES = ((5, 8), (4, 7), (6, 6), (3, 4), (2, 3), (1, 2), (0, 1))
@@ -53,15 +53,21 @@ class Occupancy:
     """What is kept of one GPU between two reads of its sharing."""
 
     __slots__ = (
-        *("_floor_watts", "_readings", "_samples", "_watts", "measures_activity", "newest_us", "own_share"),
-        *("percents", "percents_at", "slices"),
+        *("_floor_watts", "_readings", "_samples", "_watts", "is_shared", "measures_activity", "newest_us"),
+        *("own_share", "pids", "slices", "use", "use_at", "use_is_reported"),
     )
 
     def __init__(self) -> None:
         self.newest_us = 0
-        self.percents: dict[int, float] | None = None
-        """The last result of :func:`usage`, and its monotonic instant."""
-        self.percents_at = float("-inf")
+        self.use: dict[int, float] | None = None
+        """The last use by process, 0 to 1, and its monotonic instant."""
+        self.use_at = float("-inf")
+        self.use_is_reported = True
+        """False once the driver refused it."""
+        self.pids: frozenset[int] = frozenset()
+        """Processes on the GPU as last listed."""
+        self.is_shared = False
+        """Whether several processes are on the GPU: only then its use by process is read at every tick."""
         self.own_share = False
         """Whether an instance's ratio has proved to be a share of its own multiprocessors."""
         self.slices = 0
@@ -72,6 +78,11 @@ class Occupancy:
         self._watts = 0.0
         self._readings = 0
         self._samples: dict[tuple[str, str], tuple[Any, float]] = {}
+
+    @property
+    def use_if_shared(self) -> dict[int, float] | None:
+        """Use by process as last read; None while one process holds the GPU, and where it is unknown."""
+        return self.use if self.is_shared else None
 
     def add_power(self, watts: float) -> None:
         """Add one reading of the GPU's power."""
@@ -203,8 +214,9 @@ def handles(gpu: Any) -> Iterator[Any]:
                 raise
 
 
-def process_lists(handle: Any) -> Iterator[frozenset[int]]:
-    """Process ids of one handle: one set per kind of list that the driver has."""
+def process_lists(handle: Any) -> Iterator[dict[int, float | None]]:
+    """Process ids of one handle, with the memory of each if it is known: one mapping per kind of list that the driver
+    has."""
     for name in (
         "nvmlDeviceGetComputeRunningProcesses_v3",
         "nvmlDeviceGetMPSComputeRunningProcesses_v3",
@@ -214,37 +226,52 @@ def process_lists(handle: Any) -> Iterator[frozenset[int]]:
         rows = None if call is None else ask(call, handle)
         if rows is not None:
             # Old bindings misread the list of some drivers, with pids of 0.
-            yield frozenset(int(row.pid) for row in rows if row.pid > 0)
+            yield {int(row.pid): _memory(row.usedGpuMemory) for row in rows if row.pid > 0}
 
 
-def usage(gpu: Any, occupancy: Occupancy, now: float) -> dict[int, float] | None:
-    """Multiprocessor use of each process since the last call, percent. None where unknown. Raises NVMLError.
+def _memory(held: int | None) -> float | None:
+    """The binding reads "not available" as None."""
+    return None if held is None else float(held)
 
-    A second call within :data:`USAGE_SECONDS` returns the same result: the driver samples a few times a second at best, so
-    no sample in a short time does not mean no work. A process may be listed several times; the highest value counts.
+
+def read_process_use(gpu: Any, occupancy: Occupancy, now: float) -> None:
+    """Keep the multiprocessor use of each process since the last call, 0 to 1; None where it is unknown. Raises NVMLError
+    where the library failed.
+
+    nvmlDeviceGetProcessUtilization returns one row per process that used something: the mean of the driver's samples since
+    the time stamp that is passed, with the time of the newest of them. With 0 it is the mean of the whole buffer, which
+    lags behind by minutes. So the newest stamp of one call is passed to the next, and the means of adjoining intervals
+    follow one another without a gap.
     """
-    if now - occupancy.percents_at < USAGE_SECONDS:
-        return occupancy.percents
-    occupancy.percents = _usage(gpu, occupancy)
-    occupancy.percents_at = now
-    return occupancy.percents
+    if not occupancy.use_is_reported:
+        return
+    try:
+        rows = _use_rows(gpu, occupancy)
+    except nvml.NVMLError as error:
+        _raise_if_lost(error)
+        return
+    if rows is None:
+        occupancy.use_is_reported, occupancy.use = False, None
+        return
+    use: dict[int, float] = {}
+    newest = occupancy.newest_us
+    for row in rows:
+        if row.timeStamp <= occupancy.newest_us or row.pid <= 0 or not 0 < row.smUtil <= 100:
+            continue  # an old row, or garbage: some drivers do not fill the whole buffer
+        use[row.pid] = max(use.get(row.pid, 0.0), row.smUtil / 100.0)
+        newest = max(newest, row.timeStamp)
+    if newest > occupancy.newest_us or now - occupancy.use_at >= USE_SECONDS:
+        occupancy.newest_us, occupancy.use, occupancy.use_at = newest, use, now
+    if use.keys() - occupancy.pids:
+        occupancy.is_shared = True  # a process that the last list does not have
 
 
-def _usage(gpu: Any, occupancy: Occupancy) -> dict[int, float] | None:
+def _use_rows(gpu: Any, occupancy: Occupancy) -> Any:
     for name in ("nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"):
         call = getattr(nvml, name, None)
         rows = None if call is None else _samples(call, gpu, occupancy.newest_us)
-        if rows is None:
-            continue
-        percents: dict[int, float] = {}
-        newest = occupancy.newest_us
-        for row in rows:
-            if row.timeStamp <= occupancy.newest_us or row.pid <= 0 or not 0 < row.smUtil <= 100:
-                continue  # an old row, or garbage: some drivers do not fill the whole buffer
-            percents[row.pid] = max(percents.get(row.pid, 0.0), float(row.smUtil))
-            newest = max(newest, row.timeStamp)
-        occupancy.newest_us = newest
-        return percents
+        if rows is not None:
+            return rows
     return None
 
 

@@ -32,7 +32,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circula
 
 _GPU = ("index", "name", "vendor", "architecture", "driver_version", "pci_bus_id", "max_power_watts")
 _GPU_ACCOUNT = (
-    *("baseline_joules", "baseline_wall_seconds", "mark_joules", "unmetered_seconds"),
+    *("baseline_joules", "baseline_wall_seconds", "mark_joules", "unmetered_seconds", "no_load_watts"),
     *("anomalies", "throttle_seconds", "throttle_raw"),
 )
 _SERVER_ACCOUNT = ("engine", "version", "since_wall_seconds", "address", "series", "requests", "anomalies", "seen")
@@ -141,6 +141,7 @@ def dump_gpu(account: GpuAccount) -> str:
             "baseline_joules": account.baseline_joules,
             "baseline_wall_seconds": account.baseline_wall_seconds,
             "mark_joules": account.mark_joules,
+            "no_load_watts": account.no_load_watts,
             "unmetered_seconds": account.unmetered_seconds,
             "anomalies": account.anomalies,
             "throttle_seconds": account.throttle_seconds,

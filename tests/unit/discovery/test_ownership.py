@@ -6,8 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from tpw.discovery.ownership import AUTO, NONE, Claim, held_by, ownership, resolve
-from tpw.model import Attribution, Die, Gpu, Instance, Ownership, Sharing
+from tpw.discovery.ownership import AUTO, NONE, Claim, held_by, occupants, ownership, resolve
+from tpw.model import (
+    UNKNOWN_WORKLOAD,
+    Attribution,
+    Die,
+    Gpu,
+    Instance,
+    Occupants,
+    Ownership,
+    Sharing,
+    Workload,
+    WorkloadKind,
+)
 
 A, B, C = "GPU-aaaa1111", "GPU-aaaa2222", "GPU-cccc3333"
 GPUS = (
@@ -138,7 +149,7 @@ def test_spans_nodes_is_copied_to_the_ownership():
 
 def test_auto_owns_the_gpus_its_processes_hold():
     found = owns(Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7}, b={8, 9}, c={9}))
-    assert found == Ownership("chat", frozenset({A, B}), Attribution.PROCESSES, held=True)
+    assert found == Ownership("chat", frozenset({A, B}), Attribution.PROCESSES, held=True, pids=frozenset({7, 8}))
 
 
 def test_auto_owns_held_gpus_while_the_server_does_not_answer():
@@ -212,24 +223,25 @@ def test_a_partitioned_gpu_listed_as_a_whole_is_narrowed_to_the_instances_in_use
     assert on_instances(Claim("chat", ("0",)), pids=None).instances == frozenset()
 
 
-def test_the_share_of_a_gpu_is_that_of_the_servers_own_processes():
-    use = {A: Sharing(frozenset({7, 8}), {7: 40.0, 8: 20.0, 9: 5.0}), B: Sharing(frozenset({7}))}
-    found = ownership(
-        Claim("chat", AUTO), answering=True, pids={7, 8}, holders=held(a={7, 8}, b={7}), gpus=GPUS, sharing=use
-    )
-    assert found.shares == {A: 60.0}  # the driver reports no use of B
+def test_processes_of_no_server_occupy_a_gpu():
+    holders = held(a={7, 8, 9}, b=set())
+    server = ownership(Claim("chat", AUTO), answering=True, pids={7}, holders=holders, gpus=GPUS)
+    job = Workload(WorkloadKind.SLURM, "12")
+    sharing = {A: Sharing(frozenset({7, 8, 9}), memory_bytes={7: 1.0, 8: 2.0, 9: 3.0})}
+    found = occupants(GPUS, {"chat": server}, holders, {C}, {7: job, 8: job}, sharing)
+    assert found[A] == Occupants({8: job, 9: UNKNOWN_WORKLOAD}, memory_bytes={7: 1.0, 8: 2.0, 9: 3.0})
+    assert found[B] == Occupants()
+    assert found[C] == Occupants(is_known=False)
 
 
-def test_without_known_processes_there_is_no_share():
-    found = ownership(
-        Claim("chat", ("0",)),
-        answering=True,
-        pids=None,
-        holders=UNHELD,
-        gpus=GPUS,
-        sharing={A: Sharing(frozenset({7}), {7: 40.0})},
-    )
-    assert found.shares == {}
+def test_nobody_else_is_assumed_on_the_gpu_of_a_server_with_unknown_processes():
+    server = ownership(Claim("chat", ("0",)), answering=True, pids=None, holders=held(a={7}), gpus=GPUS)
+    assert occupants(GPUS[:1], {"chat": server}, held(a={7}), (), {}) == {A: Occupants()}
+
+
+def test_processes_are_on_their_instances():
+    found = occupants(GPUS[:1], {}, held(a={7, 8, 9}), (), {}, MIG)
+    assert found[A].instances == {7: "MIG-1111", 8: "MIG-2222", 9: "MIG-2222"}
 
 
 @pytest.mark.parametrize("name", [1, "AMD-d1e1", "0000:c1:00.0", 0, "AMD-d1e0", "c0:00.0"])

@@ -45,9 +45,8 @@ def read(second: float, tokens: dict[str, float], running: float = 0.0, *, name:
     )
 
 
-def owner(name: str = "chat", *, counters: bool = True, share: float | None = None) -> Ownership:
-    shares = {} if share is None else {GPU.uuid: share}
-    return Ownership(name, frozenset({GPU.uuid}), Attribution.CONFIGURED, True, "m", counters, shares)
+def owner(name: str = "chat", *, counters: bool = True, pids: tuple[int, ...] = ()) -> Ownership:
+    return Ownership(name, frozenset({GPU.uuid}), Attribution.CONFIGURED, True, "m", counters, frozenset(pids))
 
 
 def tick(
@@ -56,9 +55,11 @@ def tick(
     readings: tuple[ServerReading, ...],
     owners: tuple[Ownership, ...] = (),
     busy: float = 1.0,
+    use: dict[int, float] | None = None,
 ) -> Tick:
     at = START + second
-    samples = () if joules is None else (GpuSample(GPU.uuid, at, energy_joules=joules, utilization_ratio=busy),)
+    sample = GpuSample(GPU.uuid, at, energy_joules=joules, utilization_ratio=busy, process_use=use)
+    samples = () if joules is None else (sample,)
     names = {one.server: one for one in owners or (owner(),)}
     return Tick(Instant(at, at + 1e9), AcceleratorReading((GPU,), samples), (), readings, names)
 
@@ -159,7 +160,12 @@ def test_t27_servers_on_one_gpu_split_it_evenly_or_by_their_measured_share() -> 
         return tuple(read(second, {"m": 10.0 * second}, running=1.0, name=name) for name in ("a", "b"))
 
     even = play(*(tick(n, 400.0 * n, both(n), (owner("a"), owner("b"))) for n in range(2)))
-    measured = play(*(tick(n, 400.0 * n, both(n), (owner("a", share=0.6), owner("b", share=0.2))) for n in range(2)))
+    measured = play(
+        *(
+            tick(n, 400.0 * n, both(n), (owner("a", pids=(1,)), owner("b", pids=(2,))), use={1: 0.6, 2: 0.2})
+            for n in range(2)
+        )
+    )
     assert (joules(even, server="a"), joules(even, server="b")) == (200.0, 200.0)
     assert joules(measured, server="a") == pytest.approx(300.0)
     assert joules(measured, server="b") == pytest.approx(100.0)

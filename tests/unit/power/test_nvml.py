@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -746,29 +747,57 @@ def test_eight_gpus_need_fewer_than_forty_driver_calls_per_read(driver: FakeNvml
 # -------------------------------------------------------------------------------------------------------------- sharing
 
 
+def use_of(meter: NvmlMeter, uuid: str) -> Mapping[int, float] | None:
+    return meter.read(uuid).process_use
+
+
 def test_use_by_process_covers_the_time_since_the_last_read(driver: FakeNvml) -> None:
     now = [100.0]
     meter = opened(lambda: now[0])
     driver.processes(0, [10, 11])
+    meter.sharing(driver.uuid(0))
     driver.usage(0, {10: 60, 11: 20, 0: 5, 12: 4_000_000_000})
 
-    assert meter.sharing(driver.uuid(0)) == Sharing(frozenset({10, 11}), {10: 60.0, 11: 20.0})
-    # Asked again at once: no sample can have come.
-    assert meter.sharing(driver.uuid(0)).usage == {10: 60.0, 11: 20.0}
-    # No row is newer than the last one: no process used the GPU.
-    now[0] += 5.0
-    assert meter.sharing(driver.uuid(0)).usage == {}
+    assert use_of(meter, driver.uuid(0)) == {10: 0.6, 11: 0.2}
+    # Read again before the driver has sampled again: the last use stands.
+    now[0] += 1.0
+    assert use_of(meter, driver.uuid(0)) == {10: 0.6, 11: 0.2}
+    # No row is newer for longer than the driver's interval: no process used the GPU.
+    now[0] += 1.0
+    assert use_of(meter, driver.uuid(0)) == {}
     driver.usage(0, {11: 30})
-    now[0] += 5.0
-    assert meter.sharing(driver.uuid(0)).usage == {11: 30.0}
-    # An idle GPU returns NOT_FOUND.
-    assert meter.sharing(driver.uuid(1)) == Sharing(frozenset(), {})
+    now[0] += 1.0
+    assert use_of(meter, driver.uuid(0)) == {11: 0.3}
+
+
+def test_use_by_process_is_read_at_every_read_of_a_shared_gpu_only(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.processes(0, [10])
+    for expected in (2, 10):
+        meter.sharing(driver.uuid(0))
+        before = driver.calls().get("nvmlDeviceGetProcessUtilization", 0)
+        for _ in range(10):
+            meter.read(driver.uuid(0))
+        assert driver.calls().get("nvmlDeviceGetProcessUtilization", 0) - before == expected
+        driver.processes(0, [10, 11])
+
+
+def test_a_process_that_the_last_list_lacks_makes_a_gpu_shared(driver: FakeNvml) -> None:
+    meter = opened()
+    driver.processes(0, [10])
+    meter.sharing(driver.uuid(0))
+    for _ in range(10):
+        driver.usage(0, {10: 40, 11: 50})
+        last = use_of(meter, driver.uuid(0))
+    assert last == {10: 0.4, 11: 0.5}
 
 
 def test_an_old_row_of_use_is_not_counted_again(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver may replay its buffer; of a process that is listed several times the highest counts."""
     now = [100.0]
     meter = opened(lambda: now[0])
+    driver.processes(0, [10, 11])
+    meter.sharing(driver.uuid(0))
     rows = [(10, 1000, 30), (10, 1001, 50), (10, 1002, 40)]
     monkeypatch.setattr(
         nvml,
@@ -776,18 +805,20 @@ def test_an_old_row_of_use_is_not_counted_again(driver: FakeNvml, monkeypatch: p
         lambda handle, since: [SimpleNamespace(pid=pid, timeStamp=at, smUtil=percent) for pid, at, percent in rows],
     )
 
-    assert meter.sharing(driver.uuid(0)).usage == {10: 50.0}
+    assert use_of(meter, driver.uuid(0)) == {10: 0.5}
     rows.append((11, 1003, 5))
     now[0] += 5.0
-    assert meter.sharing(driver.uuid(0)).usage == {11: 5.0}
+    assert use_of(meter, driver.uuid(0)) == {11: 0.05}
 
 
 def test_use_by_process_is_read_by_the_call_of_newer_drivers(driver: FakeNvml) -> None:
     meter = opened()
     driver.gpu(0).flag("old_usage_by_process")
+    driver.processes(0, [10, 11])
+    meter.sharing(driver.uuid(0))
     driver.usage(0, {10: 60})
 
-    assert meter.sharing(driver.uuid(0)).usage == {10: 60.0}
+    assert use_of(meter, driver.uuid(0)) == {10: 0.6}
 
 
 def test_use_by_process_is_unknown_where_unsupported(driver: FakeNvml) -> None:

@@ -369,7 +369,9 @@ def test_books_of_the_first_version_go_on_in_this_one(tmp_path: Path) -> None:
         calibration={"GPU-0": Calibration(1.02, 1.0)},
     )
     for second in (2400.0, 2401.0):
-        samples = tuple(GpuSample(gpu.uuid, 9000.0 + second, 100.0 + 300.0 * second, 300.0) for gpu in gpus)
+        samples = tuple(
+            GpuSample(gpu.uuid, 9000.0 + second, 100.0 + 300.0 * second, 300.0, utilization_ratio=0.0) for gpu in gpus
+        )
         tick = Tick(Instant(9000.0 + second, START_WALL + second), AcceleratorReading(gpus, samples))
         books = file.save(advance(books, tick, policy))
     file.close()
