@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from tpw.hook.counting import CONTENT_TYPE, COUNTED_PATHS, AnswerWatch, Counters, is_counted
+from tpw.hook.counting import CONTENT_TYPE, AnswerWatch, Counters
+from tpw.hook.paths import is_read
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,13 +36,13 @@ class TokenCounter:
     Args:
         app: the application.
         path: path of the counters' page; "" publishes none (``page()`` returns it).
-        counted_paths: suffixes of the paths to count.
+        counted_paths: suffixes of the paths to count; None counts every POST that can use tokens.
     """
 
-    def __init__(self, app: App, *, path: str = "/tpw/metrics", counted_paths: tuple[str, ...] = COUNTED_PATHS) -> None:
+    def __init__(self, app: App, *, path: str = "/tpw/metrics", counted_paths: tuple[str, ...] | None = None) -> None:
         self._app = app
         self._path = path
-        self._counted_paths = tuple(counted_paths)
+        self._counted_paths = None if counted_paths is None else tuple(counted_paths)
         self._counters = Counters()
 
     def page(self) -> bytes:
@@ -52,15 +53,25 @@ class TokenCounter:
         """Handle one ASGI connection."""
         if scope.get("type") != "http":
             await self._app(scope, receive, send)
-        elif self._path and scope.get("path") == self._path and scope.get("method") in ("GET", "HEAD"):
+        elif self._path and scope.get("method") in ("GET", "HEAD") and self._is_page(scope):
             await _publish(self._counters.page(), send)
-        elif is_counted(scope.get("method", ""), scope.get("path", ""), self._counted_paths):
+        elif self._is_read(scope.get("method", ""), scope.get("path", "")):
             await self._watched(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
+    def _is_page(self, scope: Scope) -> bool:
+        """With a root path (``uvicorn --root-path``), the path of a request begins with it, or not: both are in use."""
+        root = str(scope.get("root_path") or "").rstrip("/")
+        return scope.get("path") in (self._path, root + self._path)
+
+    def _is_read(self, method: str, path: str) -> bool:
+        if self._counted_paths is not None and not path.rstrip("/").endswith(self._counted_paths):
+            return False
+        return is_read(method, path)
+
     async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = AnswerWatch(self._counters)
+        watch = AnswerWatch(self._counters, _without_root(scope))
 
         async def passing(message: Message) -> None:
             await send(message)
@@ -75,6 +86,10 @@ class TokenCounter:
         finally:
             self._counters.running -= 1
             watch.end()
+
+
+def _without_root(scope: Scope) -> str:
+    return str(scope.get("path", "")).removeprefix(str(scope.get("root_path") or ""))
 
 
 def _observe(watch: AnswerWatch, message: Message) -> None:

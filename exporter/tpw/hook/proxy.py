@@ -24,8 +24,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tpw.hook.counting import CONTENT_TYPE, AnswerWatch, Counters, is_counted
+from tpw.hook.counting import CONTENT_TYPE, AnswerWatch, Counters
 from tpw.hook.inject import INJECTED_PATHS, UsageEvents, with_usage_requested
+from tpw.hook.paths import is_read
 from tpw.hook.wire import (
     PIECE_BYTES,
     Head,
@@ -285,7 +286,7 @@ class _Proxy:
             return False
         method, target = request_line(head)
         path = target.partition("?")[0]
-        watch = AnswerWatch(self._counters) if is_counted(method, path) else None
+        watch = AnswerWatch(self._counters, path) if is_read(method, path) else None
         self._counters.running += watch is not None
         client.reader.on_close = task.cancel
         upload: asyncio.Task[None] | None = None

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.readings import totals_by_role
-from tpw.hook.counting import AnswerWatch, Counters, is_counted
+from tpw.hook.counting import AnswerWatch, Counters
+from tpw.hook.paths import is_generating, is_read, name_of
 from tpw.model import Role
 from tpw.tokens.engines import DIALECTS, TPW_HOOK
 from tpw.tokens.page import Page
@@ -292,10 +293,10 @@ def test_an_answer_is_counted_once():
 def test_models_are_separate_escaped_and_bounded():
     counters = Counters()
     for number in range(150):
-        counters.add(f'a "{number}"\n\\', {"output": 1.0})
+        counters.add(f'a "{number}"\\', {"output": 1.0})
     found = DialectReader(TPW_HOOK).read(Page(counters.page()))
     models = {one.model for one in found.series}
-    assert (len(models), 'a "7"\n\\' in models, "other" in models) == (101, True, True)
+    assert (len(models), 'a "7"\\' in models, "other" in models) == (101, True, True)
     assert totals_by_role(found.series)[Role.OUTPUT] == 150.0
 
 
@@ -307,11 +308,14 @@ def test_a_model_name_that_is_not_valid_utf8_does_not_break_the_page():
 
 
 def test_memory_of_a_long_answer_is_bounded():
-    one = AnswerWatch(Counters())
-    one.begin(200, "text/event-stream", "")
-    for _ in range(1000):
-        one.feed(b"x" * 65536)
-    assert len(one._tail) + len(one._head) <= 256 << 10
+    for content_type in ("text/event-stream", "application/json", "application/x-ndjson"):
+        for begin in (b"", b"data: ", b'data: {"model":"', b'{"usage":{"prompt_tokens":', b'[{"meta":{"tokens":['):
+            one = AnswerWatch(Counters())
+            one.begin(200, content_type, "")
+            one.feed(begin)
+            for size in (1, 1000, 65536) * 20:
+                one.feed(b"x" * size)
+                assert one.held_bytes <= 64 << 10
 
 
 def test_the_page_has_the_start_of_its_counters():
@@ -320,22 +324,74 @@ def test_the_page_has_the_start_of_its_counters():
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "counted"),
+    ("method", "path", "read"),
     [
         ("POST", "/v1/chat/completions", True),
-        ("POST", "/v1/completions/", True),
-        ("POST", "/v1/responses", True),
-        ("POST", "/v1/messages", True),
+        ("POST", "/some/new/path", True),
         ("POST", "/v1/messages/count_tokens", False),
-        ("POST", "/api/generate", True),
-        ("POST", "/v1/audio/transcriptions", True),
+        ("POST", "/v1beta/models/m:countTokens", False),
         ("GET", "/v1/chat/completions", False),
         ("POST", "/tokenize", False),
+        ("POST", "/update_weights_from_disk", False),
+        ("POST", "/api/show", False),
         ("GET", "/v1/models", False),
     ],
 )
-def test_which_requests_generate_tokens(method: str, path: str, counted: bool):
-    assert is_counted(method, path) is counted
+def test_the_answer_to_every_post_but_administration_is_read(method: str, path: str, read: bool):
+    assert is_read(method, path) is read
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/chat/completions", "/v1/completions/", "/v1/chat/completions/batch", "/v1/responses", "/v1/messages"),
+        *("/invocations", "/generate", "/generate_stream", "/v2/embed", "/cohere/v2/chat", "/api/v1/generate"),
+        *("/v1beta/models/m:generateContent", "/v1/images/edits", "/v1/audio/speech", "/v1/audio/transcriptions"),
+        *("/v2/models/m/generate", "/inference/v1/generate", "/api/generate", "/v1/embeddings", "/v1/score"),
+    ],
+)
+def test_paths_that_use_tokens_count_with_any_answer(path: str):
+    counters = Counters()
+    one = AnswerWatch(counters, path)
+    one.begin(200, "audio/mpeg", "")
+    one.feed(b"\xff\xf3")
+    one.end()
+    assert is_generating(path)
+    assert counters.without_usage_by_path == {name_of(path): 1}
+
+
+def test_an_unknown_path_counts_only_if_its_answer_can_be_read():
+    counters = Counters()
+    for content_type in ("text/html", "application/json"):
+        one = AnswerWatch(counters, "/unknown")
+        one.begin(200, content_type, "")
+        one.feed(b"{}")
+        one.end()
+    assert counters.without_usage_by_path == {"/unknown": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1beta/models/gemini-2:generateContent", "/v1beta/models/*:generateContent"),
+        ("/openai/deployments/mine/chat/completions", "/openai/deployments/*/chat/completions"),
+        ("/v2/models/llama/generate", "/v2/models/*/generate"),
+        ("/jobs/17/0f1e2d3c4b5a69788796a5b4c3d2e1f0", "/jobs/*/*"),
+        ("/a b/\udcff/" + "x" * 99, "/*/*/*"),
+        ("/a" * 20, "/a" * 8),
+    ],
+)
+def test_a_path_is_counted_without_names_and_numbers(path: str, name: str):
+    assert name_of(path) == name
+
+
+def test_the_number_of_paths_is_bounded():
+    counters = Counters()
+    for number in range(100):
+        counters.add_without_usage(f"/p{number}x")
+    assert (len(counters.without_usage_by_path), counters.without_usage_by_path["other"]) == (31, 70)
+    assert b'tpw_hook_requests_without_usage_total{path="/p0x"} 1\n' in counters.page()
 
 
 def test_llamacpp_timings_are_used_if_usage_was_not_requested():

@@ -15,9 +15,10 @@ import pytest
 
 from support.readings import totals_by_role
 from support.servers import free_port
-from tpw.hook import counting
-from tpw.hook.counting import Counters
+from tpw.hook.body import TextBody
+from tpw.hook.counting import AnswerWatch, Counters
 from tpw.hook.proxy import Upstream, serve_proxy
+from tpw.hook.usage import Tally
 from tpw.model import Role
 from tpw.tokens.engines import TPW_HOOK
 from tpw.tokens.page import Page
@@ -612,12 +613,12 @@ def test_at_shutdown_requests_beyond_the_grace_period_are_aborted():
     assert run(speak, talk, grace_seconds=0.05).counters.running == 0
 
 
-@pytest.mark.parametrize("fault", ["_judge", "_keep", "add", "used", "model_of"])
+@pytest.mark.parametrize("fault", ["_judge", "feed", "add", "end", "total"])
 def test_an_error_in_the_counter_is_counted_and_changes_no_answer(fault: str, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    place = {"add": Counters, "used": counting, "model_of": counting}.get(fault, counting.AnswerWatch)
+    place = {"_judge": AnswerWatch, "add": Counters, "total": Tally}.get(fault, TextBody)
     monkeypatch.setattr(place, fault, broken)
 
     async def talk(setup: Setup) -> None:

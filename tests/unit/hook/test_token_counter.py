@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from support.readings import totals_by_role
-from tpw.hook import TokenCounter, counting
-from tpw.hook.counting import AnswerWatch
+from tpw.hook import TokenCounter
+from tpw.hook.body import TextBody
+from tpw.hook.counting import AnswerWatch, Counters
+from tpw.hook.usage import Tally
 from tpw.model import Load, Role
 from tpw.tokens.engines import TPW_HOOK
 from tpw.tokens.page import Page
@@ -69,6 +71,20 @@ def test_the_counters_are_published_at_their_path():
         b"text/plain; version=0.0.4; charset=utf-8",
     )
     assert totals_by_role(reading(body["body"]).series)[Role.OUTPUT] == 3.0
+
+
+@pytest.mark.parametrize("path", ["/api/tpw/metrics", "/tpw/metrics"])
+def test_the_counters_are_published_under_a_root_path(path: str):
+    """uvicorn --root-path puts it in front of the path of the request; other servers do not."""
+    app = TokenCounter(answering(b"{}"))
+    scope = {"type": "http", "path": path, "method": "GET", "root_path": "/api"}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, None, send))  # type: ignore[arg-type]
+    assert b"tpw_hook_requests_running 0" in sent[1]["body"]
 
 
 def test_without_a_path_nothing_is_published():
@@ -137,17 +153,17 @@ def test_an_answer_to_a_disconnected_client_has_no_usage():
     counter = TokenCounter(answering(json.dumps(USAGE).encode()))
     with pytest.raises(OSError, match="client disconnected"):
         asyncio.run(counter({"type": "http", "path": "/v1/completions", "method": "POST"}, None, disconnected))  # type: ignore[arg-type]
-    assert b"\ntpw_hook_requests_without_usage_total 1\n" in counter.page()
+    assert b'\ntpw_hook_requests_without_usage_total{path="/v1/completions"} 1\n' in counter.page()
 
 
-@pytest.mark.parametrize("fault", ["_judge", "_keep", "add", "used", "model_of"])
+@pytest.mark.parametrize("fault", ["_judge", "add", "add_without_usage", "end", "total", "feed"])
 def test_no_error_in_the_counter_reaches_the_server(fault: str, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    place = {"add": counting.Counters, "used": counting, "model_of": counting}.get(fault, AnswerWatch)
+    place = {"_judge": AnswerWatch, "total": Tally, "end": TextBody, "feed": TextBody}.get(fault, Counters)
     monkeypatch.setattr(place, fault, broken)
-    server = answering(json.dumps(USAGE).encode())
+    server = answering(b"{}" if fault == "add_without_usage" else json.dumps(USAGE).encode())
     app = TokenCounter(server)
     assert call(app) == call(server)
     assert b"\ntpw_hook_requests_running 0\n" in app.page()
