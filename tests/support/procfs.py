@@ -86,8 +86,11 @@ class FakeProcFs:
 
     def _write(self, pid: str) -> None:
         network = self._networks[pid]
-        net = self.root / pid / "net"
+        net = self.root / f".net-{network}"  # the kernel too has these files once for each namespace
         net.mkdir(exist_ok=True)
+        own = self.root / pid / "net"
+        own.unlink(missing_ok=True)
+        own.symlink_to(net)
         namespaces = self.root / pid / "ns"
         namespaces.mkdir(exist_ok=True)
         link = namespaces / "net"

@@ -24,6 +24,9 @@ SCAN_SECONDS = 15.0
 """Between two scans of processes and sockets, and between two reads of the GPUs' process lists. A scan costs some 10 ms;
 a server that starts or stops triggers one at once."""
 
+_SAME_PROBLEM_SECONDS = 3600.0
+"""A problem that comes back within this time is the same one, and is not logged again."""
+
 Holders = Mapping[str, frozenset[int] | None]
 """Process ids by GPU; None where the driver does not report them."""
 
@@ -52,13 +55,19 @@ class Owners:
         self.occupants: Mapping[str, Occupants] = {}
         """Processes on each GPU that belong to no server, as of the last :meth:`owners`."""
         self._scan_requested_for: frozenset[int] = frozenset()
+        self._problem_seen_seconds: dict[str, float] = {}
         self.notes: tuple[str, ...] = ()
 
     def receive(self, scan: HostScan) -> None:
         """Use a new scan from now on."""
+        now = self._clock()
         for problem in scan.problems:
-            if problem not in self.scan.problems:
+            if now - self._problem_seen_seconds.get(problem, float("-inf")) > _SAME_PROBLEM_SECONDS:
                 _log.warning("scan_incomplete", detail=problem)
+            self._problem_seen_seconds[problem] = now
+        self._problem_seen_seconds = {
+            problem: seen for problem, seen in self._problem_seen_seconds.items() if now - seen <= _SAME_PROBLEM_SECONDS
+        }
         if scan != self.scan:
             self.scan = scan
 

@@ -207,20 +207,15 @@ class ServerFinder:
         found = [
             _Candidate(table[pid], listener, named.get(pid, ()))
             for pid in (named.keys() | near) - {os.getpid()}
-            for listener in self._likely(table[pid], named.get(pid, ()))
+            for listener in self._likely(table, table[pid], named.get(pid, ()))
         ]
         return sorted(found, key=lambda one: (not one.engines, one.listener.port, one.process.pid))
 
-    def _likely(self, process: Process, engines: tuple[Engine, ...]) -> list[Listener]:
+    def _likely(self, table: ProcessTable, process: Process, engines: tuple[Engine, ...]) -> list[Listener]:
         """A process's listening sockets on ports that may have a metrics page."""
         named = ports_named(process.argv)
         usual = {port for one in engines or self._dialects for port in (one.port, *one.other_ports) if port is not None}
-        held = self._sockets.held_listeners(process.pid)
-        if held is None:
-            # Without permission to list its sockets: those of its user, on a port that it names.
-            user = self._fs.owner(process.pid)
-            ports = named or usual
-            return [one for one in self._sockets.listeners(process.pid) if one.uid == user and one.port in ports]
+        held = self._sockets.held_listeners(process.pid, table)
         likely = [one for one in held if one.port in named or one.port in usual]
         if not likely and engines and len({one.port for one in held}) == 1:
             return held
@@ -313,8 +308,8 @@ class ServerFinder:
         pids = {pid for holding in holders.values() for pid in holding or ()}
         if pids and not any(pid in table for pid in pids):
             self._report(
-                f"the driver lists {len(pids)} processes on the GPUs and none of them is visible: run the exporter in the"
-                " host's pid namespace (hostPID: true, --pid=host), or list each server's `gpus`"
+                "none of the processes that the driver lists on the GPUs is visible: run the exporter in the host's pid"
+                " namespace (hostPID: true, --pid=host), or list each server's `gpus`"
             )
 
 

@@ -20,9 +20,10 @@ from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
-from tpw.discovery.workload import parse, workload_of
+from tpw.discovery.workload import Cgroup, parse, workload_of
 from tpw.model import OsProcess, Workload
 
+_RAY_WORKER = "ray::"
 _COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -49,10 +50,11 @@ class HostProcesses:
         self._fs = ProcFs(procfs)
         self._dialects = tuple(dialects)
         self._problems: dict[str, None] = {}
-        self._sockets = SocketFinder(self._fs, clock, self._report, resolve)
+        self._sockets = SocketFinder(self._fs, clock, self._report, resolve, dialects)
         self._finder = ServerFinder(self._fs, self._sockets, dialects, probe, clock, self._report)
         self._table = ProcessTable(ProcFs(os.devnull))
         self._trees: dict[str, dict[int, int]] = {}
+        self._cgroups: dict[int, Cgroup] = {}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -62,6 +64,7 @@ class HostProcesses:
     def refresh(self) -> None:
         """Read the processes. Never raises."""
         self._problems.clear()
+        self._cgroups.clear()
         self._sockets.forget()
         self._table = ProcessTable(self._fs)
         self._trees = {
@@ -133,6 +136,17 @@ class HostProcesses:
         """Uids of the pods that these processes are in."""
         return frozenset(pod for pod in (pod_of(self._fs.cgroup(pid)) for pid in pids) if pod is not None)
 
+    def cgroup(self, pid: int) -> Cgroup:
+        """What the cgroup of a process names, read once per scan."""
+        if pid not in self._cgroups:
+            self._cgroups[pid] = parse(self._fs.cgroup(pid))
+        return self._cgroups[pid]
+
+    def is_detached(self, pid: int) -> bool:
+        """Whether a process is a worker that is no descendant of its server, by the title that Ray gives it."""
+        process = self._table.get(pid)
+        return process is not None and process.comm.startswith(_RAY_WORKER)
+
     def process_at(self, url: str) -> OsProcess | None:
         """The oldest process that listens at an address; None if it is unknown."""
         listeners = [self._table[pid] for pid in self.listener_pids(url) or ()]
@@ -184,7 +198,7 @@ class HostProcesses:
     def _workload(self, pid: int) -> Workload:
         process = self._table[pid]
         program = (heads(process.argv) or (process.comm,))[-1]
-        return workload_of(parse(self._fs.cgroup(pid)), _user_name(self._fs.owner(pid)), program)
+        return workload_of(self.cgroup(pid), _user_name(self._fs.owner(pid)), program)
 
     def _report(self, problem: str) -> None:
         self._problems[problem] = None

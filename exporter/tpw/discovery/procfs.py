@@ -4,9 +4,11 @@ Read without a library to keep it cheap: the table is read four times a minute o
 ``stat`` per process. Command lines are read once per process and title, those of Python programs at every read; file
 descriptors and socket tables only of the few processes that need them.
 
-Facts: proc(5). ``stat`` and ``cmdline`` are world-readable (unless procfs is mounted with ``hidepid``); ``fd`` and
-``ns`` of another user's process need ptrace rights (CAP_SYS_PTRACE). ``net/tcp`` is of the process's own network
-namespace and lists listening sockets first.
+Facts: proc(5). ``stat``, ``status``, ``cmdline``, ``cgroup`` and ``net`` are world-readable (unless procfs is mounted with
+``hidepid``); ``fd`` and ``environ`` of another user's process need ptrace rights, and root without CAP_DAC_READ_SEARCH
+cannot list ``fd`` even with CAP_SYS_PTRACE. ``net/tcp`` is of the process's own network namespace and lists listening
+sockets first. The kernel makes the files of ``net`` once for each namespace, so their inode numbers identify it; the link
+``ns/net``, which does so too, needs ptrace rights.
 """
 
 from __future__ import annotations
@@ -101,9 +103,9 @@ class ProcFs:
         return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, _, value in pairs}
 
     def network(self, pid: int | str = "self") -> str | None:
-        """Identity of a process's network namespace. None without permission, or if the process has exited."""
+        """Identity of a process's network namespace, for any user. None if the process has exited."""
         try:
-            return os.readlink(f"{self.root}/{pid}/ns/net")  # noqa: PTH115 - as below
+            return str(os.stat(f"{self.root}/{pid}/net/tcp").st_ino)  # noqa: PTH116 - as below
         except OSError:
             return None
 
@@ -143,7 +145,10 @@ class ProcFs:
         return frozenset(inodes)
 
     def owner(self, pid: int) -> int | None:
-        """The user a process runs as; None if it has exited."""
+        """The user a process runs as; None if it has exited. The folder of a process that dumps no core is root's."""
+        for line in self._read(str(pid), "status").split(b"\n"):
+            if line.startswith(b"Uid:"):
+                return int(line.split()[2])
         try:
             return os.stat(f"{self.root}/{pid}").st_uid  # noqa: PTH116 - as above
         except OSError:

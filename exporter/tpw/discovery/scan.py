@@ -13,6 +13,7 @@ from tpw.discovery.finder import FoundServer, StartingServer
 from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
 from tpw.discovery.processes import HostProcesses
+from tpw.discovery.widening import widened
 from tpw.model import STARTING_SECONDS, Attribution, Gpu, OsProcess, Workload
 
 
@@ -85,7 +86,7 @@ def scan_host(
     addresses = {**{server.name: server.url for server in found}, **configured}
     engines = {**{server.name: host.engine(server.engine) for server in found}, **_known(dialects)}
     listening = {name: host.listener_pids(url) for name, url in addresses.items()}
-    pids = {}
+    pids: dict[str, frozenset[int] | None] = {}
     for name, url in addresses.items():
         others = frozenset().union(
             *(listeners for other, listeners in listening.items() if other != name and listeners)
@@ -96,6 +97,7 @@ def scan_host(
     for server in starting:
         if find or server.name in configured:
             pids[server.name] = server.pids
+    pids = widened(pids, holders, host.cgroup, host.is_detached)
     holding = frozenset(pid for found_pids in holders.values() for pid in found_pids or ())
     started = {name: host.started_wall_seconds(own & holding) for name, own in pids.items() if own}
     blind = host.blind(holders)

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tpw.discovery.procfs import Address, Listener, ProcFs
+from tpw.discovery.engines import Engine
+from tpw.discovery.inference import likely_holders
+from tpw.discovery.procfs import Address, Listener, Process, ProcFs
 from tpw.discovery.table import ProcessTable
+from tpw.discovery.workload import parse
 
 _RESOLVED_FOR_SECONDS = 300.0
 _LOOPBACK = frozenset((ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")))
@@ -35,6 +38,7 @@ class SocketFinder:
         clock: monotonic seconds.
         report: called with a sentence for what could not be read.
         resolve: host name to addresses.
+        engines: known engines.
     """
 
     def __init__(
@@ -43,13 +47,16 @@ class SocketFinder:
         clock: Callable[[], float],
         report: Callable[[str], None],
         resolve: Resolve | None = None,
+        engines: Sequence[Engine] = (),
     ) -> None:
         self._fs = fs
         self._clock = clock
         self._report = report
         self._resolve = resolve or _resolved
+        self._engines = tuple(engines)
         self._at: dict[str, list[HeldSocket] | None] = {}
         self._held: dict[int, frozenset[int] | None] = {}
+        self._denied: dict[str, list[Process]] | None = None
         self._tables: dict[str, list[Listener]] = {}
         self._own_inodes: frozenset[int] | None = None
         self._own_addresses: frozenset[Address] | None = None
@@ -63,6 +70,7 @@ class SocketFinder:
         self._owners_before, self._owners = self._owners, {}
         self._at = {}
         self._held = {}
+        self._denied = None
         self._tables = {}
         self._own_inodes = None
         self._own_addresses = None
@@ -94,10 +102,14 @@ class SocketFinder:
             self._tables[network] = self._fs.listeners(through)
         return self._tables[network]
 
-    def held_listeners(self, pid: int) -> list[Listener] | None:
-        """Listening sockets that a process holds; None without permission."""
+    def held_listeners(self, pid: int, table: ProcessTable) -> list[Listener]:
+        """Listening sockets that a process holds, as far as its open files or the evidence about it show."""
         held = self.held(pid)
-        return None if held is None else [one for one in self.listeners(pid) if one.inode in held]
+        listeners = self.listeners(pid)
+        if held is not None:
+            return [one for one in listeners if one.inode in held]
+        holders = self._holders(listeners, pid, table)
+        return [one for one in listeners if pid in holders.get(one.inode, ())]
 
     def held(self, pid: int) -> frozenset[int] | None:
         """Inodes of all sockets that a process holds, read once per scan; None without permission."""
@@ -130,7 +142,15 @@ class SocketFinder:
             for one in self.listeners(through)
             if one.port == port and (one.address.is_unspecified or addresses is None or one.address in addresses)
         ]
-        holders = self._holders({one.inode for one in matching}, table) if matching else {}
+        holders = self._holders(matching, through, table) if matching else {}
+        for one in matching:
+            if not holders.get(one.inode) and self._denied_in(through, table):
+                self._report(
+                    f"port {port}: which process listens there is unknown, so the GPUs of its server are: the open files"
+                    " of processes of other users cannot be read, and several programs may listen there. Start the"
+                    " server with its port as an argument (--port), list its `gpus`, or run the exporter with"
+                    " CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+                )
         return [HeldSocket(one, through, holders.get(one.inode, ())) for one in matching]
 
     def _through_proxy(self, sockets: list[HeldSocket], table: ProcessTable) -> list[HeldSocket]:
@@ -146,55 +166,58 @@ class SocketFinder:
         """Sockets on a port in other network namespaces: in those that have one of the addresses, or in any."""
         own = self._fs.network()
         namespaces: dict[str, int] = {}
-        denied = 0
         for pid in table:
             network = self._fs.network(pid)
-            if network is None:
-                denied += 1
-            elif network != own:
+            if network is not None and network != own:
                 namespaces.setdefault(network, pid)
         found = []
         for pid in namespaces.values():
             if addresses is None or not addresses.isdisjoint(self._fs.addresses(pid)):
                 found += self._listening(pid, addresses, port, table)
-        if not found and denied > len(table) // 2:
-            self._report(
-                f"the network namespaces of {denied} processes cannot be read, so GPUs of servers in containers are"
-                " unknown: run the exporter as root, or with CAP_SYS_PTRACE"
-            )
         return found
 
-    def _holders(self, inodes: set[int], table: ProcessTable) -> dict[int, tuple[int, ...]]:
-        """Which processes hold these sockets. Those that held them before are read first."""
+    def _holders(
+        self, listeners: Sequence[Listener], through: int | str, table: ProcessTable
+    ) -> dict[int, tuple[int, ...]]:
+        """Which processes hold these sockets of a namespace. Those that held them before are read first."""
         found: dict[int, tuple[int, ...]] = {}
+        inodes = {one.inode for one in listeners}
         for inode in inodes:
             before = self._owners.get(inode) or self._owners_before.get(inode, ())
-            if before and all(table.is_same(pid, t) and inode in (self.held(pid) or ()) for pid, t in before):
+            if before and all(table.is_same(pid, ticks) and self._may_hold(pid, inode) for pid, ticks in before):
                 found[inode] = tuple(pid for pid, _ in before)
         missing = inodes - found.keys()
         if missing:
             found.update(self._searched(missing, table))
+        denied = self._denied_in(through, table) if missing - found.keys() else []
+        for listener in listeners:
+            if denied and listener.inode not in found:
+                found[listener.inode] = likely_holders(
+                    listener, denied, self._engines, self._fs.owner, lambda pid: parse(self._fs.cgroup(pid))
+                )
         for inode, pids in found.items():
             self._owners[inode] = tuple((pid, table[pid].started_ticks) for pid in pids)
         return found
 
+    def _may_hold(self, pid: int, inode: int) -> bool:
+        held = self.held(pid)
+        return held is None or inode in held
+
     def _searched(self, inodes: set[int], table: ProcessTable) -> dict[int, tuple[int, ...]]:
         holding: dict[int, list[int]] = {}
-        denied = 0
         for pid in table:
-            held = self.held(pid)
-            if held is None:
-                denied += 1
-                continue
-            for inode in inodes & held:
+            for inode in inodes & (self.held(pid) or frozenset()):
                 holding.setdefault(inode, []).append(pid)
-        if denied and inodes - holding.keys():
-            self._report(
-                f"the open files of {denied} processes of other users cannot be read, so the listening processes and the"
-                " GPUs of servers are unknown: run the exporter as root or with CAP_SYS_PTRACE (in a container, in the"
-                " host's pid namespace), or list each server's `gpus`"
-            )
         return {inode: tuple(pids) for inode, pids in holding.items()}
+
+    def _denied_in(self, through: int | str, table: ProcessTable) -> list[Process]:
+        """Processes of a namespace with open files that cannot be read."""
+        if self._denied is None:
+            self._denied = {}
+            for pid, process in table.items():
+                if process.argv and self.held(pid) is None:
+                    self._denied.setdefault(self._fs.network(pid) or "", []).append(process)
+        return self._denied.get(self._fs.network(through) or "", [])
 
     def _addresses(self) -> frozenset[Address]:
         if self._own_addresses is None:

@@ -697,14 +697,21 @@ def test_without_a_probe_process_names_decide(fake: FakeProcFs):
 # ------------------------------------------------------------------------------------------------------------ permissions
 
 
-def test_processes_that_cannot_be_read_are_reported_once(fake: FakeProcFs, monkeypatch: pytest.MonkeyPatch):
+def test_a_socket_that_several_programs_may_hold_is_reported_once_without_a_count(
+    fake: FakeProcFs, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(ProcFs, "sockets", lambda self, pid: None)
     fake.network("host", (), [Tcp(9999, 501, uid=1000)])
     fake.process(100, "some server", sockets=(501,))
     host = host_of(fake)
     assert (host.listener_pids(url_of(9999)), host.listener_pids(url_of(9999))) == (frozenset(), frozenset())
-    [problem] = host.problems
-    assert "CAP_SYS_PTRACE" in problem
+    problems = host.problems
+    [problem] = problems
+    assert problem.startswith("port 9999:")
+    fake.process(101, "another program")
+    host.refresh()
+    host.listener_pids(url_of(9999))
+    assert host.problems == problems
 
 
 def test_an_engine_of_another_user_is_found_by_its_user_and_the_port_it_names(

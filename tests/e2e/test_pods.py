@@ -1,0 +1,165 @@
+"""Attribution on a Kubernetes node without any privilege: the real daemon as uid 10101 without capabilities.
+
+It has the host's processes, beside real servers in network namespaces, cgroups and users as the kubelet makes them, and the
+stand-in NVML.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fakenvml import FakeNvml
+from support import pods
+from support.pods import PodNode, pid_with
+from support.scraped import Page, parse
+from support.servers import wait_until
+
+pytestmark = pytest.mark.skipif(bool(pods.missing()), reason=pods.missing() or "-")
+
+CAPTURE = Path(__file__).parents[1] / "captures" / "servers" / "vllm-0.32.0-after-16-requests.txt"
+DAEMON = "import sys; from tpw.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def uid(number: int) -> str:
+    """A pod's uid."""
+    return f"0b5a2f4e-6b1c-4a5e-9c1d-{number:012d}"
+
+
+def cgroup(pod: int, container: str = "a") -> str:
+    """As the cgroupfs driver has it."""
+    return f"/kubepods/burstable/pod{uid(pod)}/{container * 64}"
+
+
+def scope(pod: int, container: str = "a") -> str:
+    """As the systemd driver has it, with CRI-O."""
+    middle = uid(pod).replace("-", "_")
+    return f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{middle}.slice/crio-{container * 64}.scope"
+
+
+class Attributed(NamedTuple):
+    """What the page reports about a server."""
+
+    gpus: frozenset[str]
+    how: str
+
+
+@pytest.fixture
+def node() -> Iterator[PodNode]:
+    with PodNode() as one:
+        yield one
+
+
+@pytest.fixture
+def nvml(node: PodNode) -> Iterator[FakeNvml]:
+    with FakeNvml(node.directory, 16, refresh_seconds=0.1) as fake:
+        fake.control_file.chmod(0o666)
+        yield fake
+
+
+class Daemon:
+    """The daemon in its namespace, read from there."""
+
+    def __init__(self, node: PodNode, nvml: FakeNvml, config: object = None) -> None:
+        self._node = node
+        state = Path(tempfile.mkdtemp(prefix="state-", dir=node.directory))
+        state.chmod(0o777)
+        file = state / "tpw.yaml"
+        file.write_text(json.dumps(config or {}))  # JSON is YAML
+        node.address("exporter")
+        self.child = node.exporter(
+            DAEMON,
+            "--web.listen-address=0.0.0.0:10101",
+            f"--state.dir={state}",
+            f"--config.file={file}",
+            environment=nvml.env(),
+        )
+
+    def get(self, path: str) -> str:
+        address = self._node.address("exporter")
+        code = (
+            f"import urllib.request as r; print(r.urlopen('http://{address}:10101{path}', timeout=5).read().decode())"
+        )
+        namespace = f"--net=/run/netns/{self._node.namespace('exporter')}"
+        command = ["nsenter", namespace, sys.executable, "-c", code]
+        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        if run.returncode:
+            raise OSError(run.stderr[-200:])
+        return run.stdout
+
+    def page(self) -> Page:
+        return parse(self.get("/metrics"))
+
+    def attributed(self) -> dict[str, Attributed]:
+        """By the name of each server."""
+        page = self.page()
+        gpus: dict[str, set[str]] = {}
+        for metric, labels in page:
+            if metric == "tpw_server_gpu":
+                gpus.setdefault(dict(labels)["server"], set()).add(dict(labels)["gpu"])
+        how = {
+            dict(labels)["server"]: dict(labels)["attribution"] for name, labels in page if name == "tpw_server_info"
+        }
+        return {server: Attributed(frozenset(gpus.get(server, ())), method) for server, method in how.items()}
+
+
+def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: FakeNvml) -> None:
+    page = node.directory / "page"
+    page.write_bytes(CAPTURE.read_bytes())
+
+    def engine(pod: str, gpu: int, place: str, *arguments: str, **options: object) -> None:
+        worker = f"worker-{pod}-{gpu}"
+        environment = {"PAGE": str(page), "WORKER": worker}
+        node.start(pod, ["vllm", "serve", "m", *arguments], cgroup=place, environment=environment, **options)  # type: ignore[arg-type]
+        nvml.processes(gpu, [pid_with(worker)])
+
+    engine("root", 0, cgroup(1), "--port", "8000")
+    engine("user", 1, scope(2), "--port", "8000", user=1000)
+    engine("readonly", 2, cgroup(3), "--port", "8000", read_only=True)
+    engine("pids", 3, cgroup(4), "--port", "8000", own_pids=True)
+    engine("hostnet", 4, cgroup(5), "--port", "8007", network="node")
+    engine("noport", 5, scope(6))
+    engine("sidecar", 6, cgroup(7), user=1337)
+    node.start("sidecar", ["relay"], cgroup=cgroup(7, "b"), user=1337)
+    engine("two", 7, cgroup(8), "--port", "8000")
+    engine("two", 8, cgroup(8, "b"), "--port", "8001", user=1000)
+    ray = {"PAGE": str(page)}
+    node.start("ray", ["vllm", "serve", "m", "--port", "8000"], cgroup=cgroup(9), environment=ray)
+    node.start("ray", ["raylet"], cgroup=cgroup(9), environment={"WORKER": "worker-ray"})
+    nvml.processes(9, [pid_with("worker-ray")])
+    node.start("lws-1", ["raylet"], cgroup=cgroup(10), environment={"WORKER": "worker-lws-1"})
+    nvml.processes(10, [pid_with("worker-lws-1")])
+    for number, pod in enumerate(("mig-a", "mig-b"), 11):
+        environment = {"PAGE": str(page), "WORKER": f"worker-{pod}"}
+        node.start(pod, ["vllm", "serve", "m"], cgroup=cgroup(number), user=1000, environment=environment)
+    nvml.mig(11, [[pid_with("worker-mig-a")], [pid_with("worker-mig-b")]])
+    engine("other-job", 12, cgroup(13), "--port", "8000", user=2000)
+
+    daemon = Daemon(node, nvml)
+    expected = {"root": "0", "user": "1", "readonly": "2", "pids": "3", "noport": "5", "sidecar": "6", "ray": "9"}
+    wanted = {node.address(pod): {gpu} for pod, gpu in expected.items()}
+    wanted |= {node.address("node"): {"4"}, node.address("two"): {"7", "8"}, node.address("other-job"): {"12"}}
+    wanted |= {node.address("mig-a"): {"11"}, node.address("mig-b"): {"11"}}
+
+    def by_address() -> dict[str, set[str]] | None:
+        found: dict[str, set[str]] = {}
+        for name, one in daemon.attributed().items():
+            address = re.search(r"10\.77\.0\.\d+", name)
+            if address and one.how == "processes":
+                found.setdefault(address[0], set()).update(one.gpus)
+        return found if found == wanted else None
+
+    wait_until(by_address, f"{wanted}", timeout=60, every=1.0)
+    status = Path(f"/proc/{pid_with('--web.listen-address=0.0.0.0:10101')}/status").read_text()
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^Uid:\s+10101\s+10101", status, re.MULTILINE)
+    warnings = [line for line in daemon.child.log.read_text().splitlines() if "level=warning" in line]
+    assert warnings == [], warnings
