@@ -63,6 +63,16 @@ def demand_now(charges: Sequence[DemandRules], states: Mapping[str, Demand], wal
 
 
 @dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """The file of the books."""
+
+    written_wall_seconds: float | None = None
+    """When it was last written. None: not yet by this process."""
+    problem: str | None = None
+    """Why it cannot be written; "" if it can, None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One tick, complete."""
 
@@ -81,7 +91,7 @@ class Snapshot:
     config_reload_successful: bool = True
     poll_lag_seconds: float = 0.0
     interval_seconds: float = 1.0
-    store_written_wall_seconds: float | None = None
+    store: StoreStatus = field(default_factory=StoreStatus)
     notes: tuple[str, ...] = ()
     """Sentences for the operator: no tariff configured, RAPL not readable ..."""
 

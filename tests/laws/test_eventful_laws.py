@@ -30,7 +30,9 @@ from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Policy
 from tpw.model import Calibration, PriceInterval, Rate, Reference, StandingCharge, TokenKind
 from tpw.snapshot import Prices, Snapshot
-from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where, served_where
+from tpw.store.files import FILE_NAME
+from tpw.store.queries import rows_where, served_where
+from tpw.store.sqlite import BooksFile
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.demand import DemandRules
 from tpw.tariff.months import BillingMonths

@@ -28,6 +28,7 @@ from tpw.model import (
     TokenSeries,
 )
 from tpw.store.sqlite import BooksFile
+from tpw.store.upkeep import prune
 
 STEP_SECONDS = 300.0
 START = datetime.fromisoformat("2026-10-24T18:00:00+00:00").timestamp()
@@ -115,15 +116,17 @@ def write_books(
     policy: Policy = POLICY,
     start: float = START,
     end: float = END,
-    keep_seconds: float = 1e9,
+    keep_seconds: float | None = None,
     later: tuple[float, Policy] | None = None,
 ) -> Books:
     """Book it, tick by tick, as the daemon does; ``later`` is a policy that is in force from a moment on."""
     now = start
-    file = BooksFile(directory, lambda: now, keep_seconds=keep_seconds)
+    file = BooksFile(directory, lambda: now)
     books = Books()
     for tick in ticks(start, end):
         now = tick.at.wall_seconds
         books = file.save(advance(books, tick, later[1] if later is not None and now > later[0] else policy))
     file.close()
+    if keep_seconds is not None:
+        prune(file.path, now - keep_seconds, lambda: None)
     return books

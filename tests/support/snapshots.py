@@ -38,7 +38,7 @@ from tpw.model import (
     Workload,
     WorkloadKind,
 )
-from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot
+from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot, StoreStatus
 
 EPOCH = 1_767_225_600.0
 """Wall clock of tick 0: 2026-01-01T00:00:00Z."""
@@ -190,7 +190,7 @@ def fleet_snapshot(gpus: int = 8, servers: int = 0, tick: int = 100, *, priced: 
         ),
         prices=_prices(wall) if priced else Prices(),
         poll_lag_seconds=0.0004,
-        store_written_wall_seconds=wall - 4.0,
+        store=StoreStatus(wall - 4.0, ""),
     )
 
 
@@ -377,6 +377,6 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         ),
         poll_lag_seconds=0.0012,
         interval_seconds=1.0,
-        store_written_wall_seconds=wall - 3.0,
+        store=StoreStatus(wall - 3.0, ""),
         notes=("RAPL is not readable, so the host's share of energy is not known",),
     )

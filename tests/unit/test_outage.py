@@ -25,7 +25,9 @@ from tpw.ledger.books import PostingKey
 from tpw.model import Gpu, GpuSample, Sharing
 from tpw.power import AcceleratorMeter
 from tpw.snapshot import Snapshot
-from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where
+from tpw.store.files import FILE_NAME
+from tpw.store.queries import rows_where
+from tpw.store.sqlite import BooksFile
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MONDAY = datetime(2026, 6, 15, tzinfo=UTC)

@@ -26,8 +26,8 @@ from tpw.report.reconcile import check_text, compared
 from tpw.report.records import csv_text, json_text
 from tpw.report.table import table_text
 from tpw.report.tabulate import DEFAULT, Dimension, Tabulation, dimensions
+from tpw.store.files import StoreError
 from tpw.store.reading import BooksReader
-from tpw.store.sqlite import StoreError
 
 _FORMATS = ("table", "csv", "json", "focus")
 _WIDTH = 100

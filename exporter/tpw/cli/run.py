@@ -51,22 +51,15 @@ def new_daemon(config: Config, config_file: str | None) -> Daemon:
     # Imported here, where the HTTP server listens already.
     from tpw.daemon.daemon import Daemon
     from tpw.daemon.persistence import CurrencyError
-    from tpw.store.sqlite import BooksFile, StateDirectoryError, StoreError
+    from tpw.store.files import StoreError
+    from tpw.store.sqlite import BooksFile
 
-    notes: list[str] = []
-    books: BooksFile | None = None
     try:
-        books = BooksFile(Path(config.state.dir), keep_seconds=config.state.keep)
-    except StateDirectoryError as error:
-        notes.append(f"The books are not saved: {error}. Counters begin at zero with every start.")
-        _log.warning("books_not_saved", detail=str(error), hint="Give a writable directory with --state.dir.")
+        books = BooksFile(Path(config.state.dir))
     except StoreError as error:
         _log.error("books_open_failed", detail=str(error))
         raise StartError("", 1) from error
-    if books is not None and books.set_aside is not None:
-        _log.error("books_unreadable", file=str(books.set_aside), hint="Counters begin at zero.")
-        notes.append(f"The books could not be read and begin at zero; the old file is {books.set_aside}.")
     try:
-        return Daemon(config, books, notes=notes)
+        return Daemon(config, books)
     except (CurrencyError, ValueError) as error:
         raise StartError(f"{config_file or '<no file>'}: {error}", 2) from error

@@ -17,7 +17,7 @@ from tpw.daemon.jobs import SlowJobs
 from tpw.daemon.loop import Progress, TickLoop
 from tpw.daemon.node import Node
 from tpw.daemon.ownership import SCAN_SECONDS, Scanner
-from tpw.daemon.persistence import CurrencyError, Persistence
+from tpw.daemon.persistence import KEEP_UP_SECONDS, CurrencyError, Persistence
 from tpw.daemon.pricing import wanted_since
 from tpw.model import SourceError
 from tpw.power import AcceleratorMeter
@@ -37,7 +37,7 @@ the next tick on, and energy is priced late."""
 
 
 class Daemon:
-    """The daemon. It is started once and stopped once. Everything else may be called from any thread.
+    """The daemon, started once and stopped once. Everything else may be called from any thread.
 
     Args:
         config: a valid configuration.
@@ -63,15 +63,14 @@ class Daemon:
         notes: Sequence[str] = (),
     ) -> None:
         self._clock, self._wall = clock, wall
-        self._store = Persistence(books_file, clock, wall)
+        self._store = Persistence(books_file, clock, wall, config.state.keep)
         self._node = Node(config, self._store, clock, wall, accelerators, notes)
         self._scanner = Scanner()
         self._loop = TickLoop(self._scheduled_tick, config.polling.interval, clock)
         self._progress = Progress(clock)
         self._jobs = SlowJobs(clock)
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what other threads want done between two ticks
-        self._ticking = threading.Lock()
-        self._reloading = threading.Lock()
+        self._ticking, self._reloading = threading.Lock(), threading.Lock()
         self.on_snapshot: Callable[[Snapshot], None] | None = None
         """Called with each new snapshot, on the tick's thread."""
         self.on_fatal: Callable[[SourceError], None] | None = None
@@ -125,6 +124,7 @@ class Daemon:
     def run(self) -> None:
         """Tick and run slow jobs until :meth:`stop`."""
         self._read_feeds_regularly()
+        self._jobs.every("books", KEEP_UP_SECONDS, self._store.keep_up)
         self._jobs.start()
         with self._ticking:
             try:

@@ -151,7 +151,7 @@ class Node:
             config_reload_successful=not self.reload_failed,
             poll_lag_seconds=late_seconds,
             interval_seconds=self.config.polling.interval,
-            store_written_wall_seconds=self._store.written_wall_seconds,
+            store=self._store.status,
             notes=self._notes(),
         )
         return self.snapshot
@@ -191,7 +191,7 @@ class Node:
             for status in self.servers.statuses()
             if status.read_duration_seconds is None
         ]
-        return [*awaited, "the books: they were not written yet"] if self._store.is_awaited else awaited
+        return [*awaited, *self._store.awaited()]
 
     def close(self, within_seconds: float) -> None:
         """Close all sources, waiting for hanging drivers no longer than this."""
@@ -215,9 +215,7 @@ class Node:
                 f"calibration: this node has no GPU with the UUID {uuid}: `tpw-exporter probe` lists those it has."
                 for uuid in self.pricing.policy.calibration.keys() - uuids
             ]
-        if self._store.is_failing:
-            notes.append("The books are not being written: see the log.")
-        return tuple(notes)
+        return (*notes, *self._store.notes())
 
 
 def _charged_until(books: Books) -> float | None:

@@ -9,13 +9,22 @@ import structlog
 from tpw.config.schema import Config
 from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
+from tpw.snapshot import StoreStatus
+from tpw.store.recovery import Recovery
 from tpw.store.sqlite import BooksFile
+from tpw.store.upkeep import Upkeep
 
 _log = structlog.get_logger("tpw")
 
 RETRY_SECONDS = 10.0
 """Between two attempts to write. Short, because a crash loses what is in memory only; not every tick, because a failing
 write may block for a second."""
+
+
+KEEP_UP_SECONDS = 300.0
+"""Between two runs of the upkeep, which makes a backup once an hour."""
+
+_HELD_BACK = "These accounts cannot be encoded; they are kept in memory, and everything else is written."
 
 
 class CurrencyError(Exception):
@@ -42,21 +51,52 @@ class Persistence:
         file: where the books are kept; None keeps them in memory only.
         clock: monotonic seconds.
         wall: Unix time.
+        keep_seconds: retention of the quarter-hours.
     """
 
-    def __init__(self, file: BooksFile | None, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        file: BooksFile | None,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        keep_seconds: float = 400 * 86400.0,
+    ) -> None:
         self._file = file
         self._clock = clock
         self._wall = wall
+        self._upkeep = None if file is None else Upkeep(file.path, keep_seconds, wall, clock)
         self._retry_at_seconds = float("-inf")
-        self.is_failing = False
+        self._problem = "" if file is None else file.problem
+        self._held_back: tuple[str, ...] = ()
+        self._recovery: Recovery | None = None
         self.written_wall_seconds: float | None = None
         """When the books were last written. None: not yet by this process."""
+        self._report_recovery()
+        if self._problem:
+            self._report_failure()
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether the books have a file and were not written yet."""
-        return self._file is not None and self.written_wall_seconds is None
+    def status(self) -> StoreStatus:
+        """For the snapshot."""
+        return StoreStatus(self.written_wall_seconds, None if self._file is None else self._problem)
+
+    def awaited(self) -> list[str]:
+        """What readiness waits for, one phrase each. From any thread."""
+        if self._problem:
+            return [f"the books cannot be written: {self._problem}"]
+        is_awaited = self._file is not None and self.written_wall_seconds is None
+        return ["the books: they were not written yet"] if is_awaited else []
+
+    def notes(self) -> list[str]:
+        """What the operator should know, in sentences."""
+        notes = [] if self._recovery is None else [self._recovery.sentence()]
+        if self._problem:
+            notes.append(f"The books cannot be written, so they are kept in memory only: {self._problem}.")
+        if self._held_back:
+            notes.append(f"Not written, because they cannot be encoded: {', '.join(self._held_back)}.")
+        if self._upkeep is not None and self._upkeep.note:
+            notes.append(self._upkeep.note)
+        return notes
 
     def load(self) -> Books:
         """The books as they were last written; empty where there are none."""
@@ -68,25 +108,46 @@ class Persistence:
             return without_closed(books)
         if self._clock() < self._retry_at_seconds:
             return books
+        was_failing = bool(self._problem)
         try:
             books = self._file.save(books)
         except OSError as error:
             self._retry_at_seconds = self._clock() + RETRY_SECONDS
-            if not self.is_failing:
-                _log.error(
-                    "books_write_failed",
-                    detail=str(error),
-                    hint="The exporter keeps counting in memory and tries again every 10 s. Free or repair the disk.",
-                )
-            self.is_failing = True
+            self._problem = str(error)
+            if not was_failing:
+                self._report_failure()
             return books
-        if self.is_failing:
+        if was_failing:
             _log.info("books_written_again")
-        self.is_failing = False
+            self._report_recovery()
+        self._problem = ""
         self.written_wall_seconds = self._wall()
+        if self._file.held_back != self._held_back:
+            self._held_back = self._file.held_back
+            if self._held_back:
+                _log.error("books_account_held_back", accounts=", ".join(self._held_back), detail=_HELD_BACK)
         return books
+
+    def keep_up(self) -> None:
+        """Back up and prune the file. On the thread of a slow job."""
+        if self._upkeep is not None and self.written_wall_seconds is not None and not self._problem:
+            self._upkeep.run()
 
     def close(self) -> None:
         """Close the file and release its lock."""
         if self._file is not None:
             self._file.close()
+
+    def _report_failure(self) -> None:
+        _log.error(
+            "books_write_failed",
+            detail=self._problem,
+            hint="The exporter keeps counting in memory and tries again every 10 s. Free or repair the disk.",
+        )
+
+    def _report_recovery(self) -> None:
+        recovery = None if self._file is None else self._file.recovery
+        if recovery is not None and recovery is not self._recovery:
+            lost = ", ".join(f"{table} {count}" for table, count in recovery.lost.items())
+            _log.error("books_recovered", detail=recovery.sentence(), file=str(recovery.set_aside or ""), lost=lost)
+        self._recovery = recovery

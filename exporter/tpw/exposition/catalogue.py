@@ -496,6 +496,19 @@ CATALOGUE: tuple[Metric, ...] = (
         "The books have not been written yet, or no state directory is configured.",
     ),
     Metric(
+        "tpw_books_writable",
+        (),
+        "1 if the last write of the books to the state directory succeeded, 0 if it failed: the exporter then counts in "
+        "memory, and a restart loses what was not written.",
+        "No state directory is in use.",
+    ),
+    Metric(
+        "tpw_books_recovered_total",
+        (),
+        "Times a damaged file of the books was recovered at a start, from what was readable and from the newest backup, "
+        "counted by the exporter.",
+    ),
+    Metric(
         "tpw_exposition_dropped_samples_total",
         (),
         "Samples omitted from /metrics because they were not finite or not in the catalogue, counted by the exporter.",

@@ -392,4 +392,7 @@ def _exporter(sheet: Sheet, snapshot: Snapshot) -> None:
     sheet.add("tpw_polls_total", (), float(snapshot.books.polls))
     sheet.add("tpw_polls_skipped_total", (), float(snapshot.books.polls_skipped))
     sheet.add("tpw_poll_lag_seconds", (), snapshot.poll_lag_seconds)
-    sheet.add("tpw_store_last_write_timestamp_seconds", (), snapshot.store_written_wall_seconds)
+    sheet.add("tpw_store_last_write_timestamp_seconds", (), snapshot.store.written_wall_seconds)
+    if snapshot.store.problem is not None:
+        sheet.add("tpw_books_writable", (), 0.0 if snapshot.store.problem else 1.0)
+    sheet.add("tpw_books_recovered_total", (), float(snapshot.books.recovered))

@@ -190,13 +190,17 @@ class Web:
         return Response(b"healthy\n", headers=(_NO_STORE,))
 
     def _is_ready(self, request: Request) -> Response:
-        """Ready once nothing is awaited any more; then for good."""
+        """Ready once nothing is awaited any more, then while the books can be written."""
         if not self._ready:
             awaited = self._awaited()
             if awaited:
                 lines = "\n".join(("not ready; awaited:", *awaited))
                 return Response(f"{lines}\n".encode("utf-8", "replace"), 503, headers=(_NO_STORE,))
             self._ready = True
+        problem = self._get_snapshot().store.problem
+        if problem:
+            text = f"not ready: the books cannot be written: {problem}\n"
+            return Response(text.encode("utf-8", "replace"), 503, headers=(_NO_STORE,))
         return Response(b"ready\n", headers=(_NO_STORE,))
 
     def _act(self, request: Request) -> Response:

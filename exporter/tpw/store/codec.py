@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
-from tpw.ledger.books import Books, GpuAccount, HostAccount, Pending, PostingKey, ServerAccount, SourceAccount
+from tpw.ledger.books import (
+    Books,
+    Correction,
+    GpuAccount,
+    HostAccount,
+    Pending,
+    PostingKey,
+    ServerAccount,
+    SourceAccount,
+)
 from tpw.model import (
     Attribution,
     Cadence,
@@ -36,6 +45,7 @@ _GPU_ACCOUNT = (
     *("anomalies", "throttle_seconds", "throttle_raw"),
 )
 _SERVER_ACCOUNT = ("engine", "version", "since_wall_seconds", "address", "series", "requests", "anomalies", "seen")
+_CORRECTION = ("at_seconds", "server", "model", "tokens", "reason", "author")
 _DEMAND = (
     *("began_seconds", "month_start_seconds", "month_end_seconds", "peak_watts", "peak_at_seconds"),
     *("closed_kw_months", "booked_kw_months", "window_seconds"),
@@ -201,6 +211,8 @@ def dump_server(account: ServerAccount) -> str:
             "tokens": _lists(account.tokens),
             "work": _lists(account.work),
             "reference_cost": _lists(account.reference_cost),
+            "anomalies": account.anomalies,
+            "seen": account.seen,
         }
     )
 
@@ -259,3 +271,16 @@ def load_source(text: str) -> SourceAccount:
     """The counts in ``text``."""
     data = json.loads(text)
     return SourceAccount(reads=data.get("reads", 0), failures=data.get("failures", {}))
+
+
+def dump_correction(correction: Correction) -> str:
+    """One entry of an operator; its moment is the key."""
+    return _encode({**{name: getattr(correction, name) for name in _CORRECTION}, "kind": correction.kind})
+
+
+def load_correction(made: float, text: str) -> Correction:
+    """The entry in ``text``."""
+    data = json.loads(text)
+    return Correction(
+        made_seconds=float(made), kind=TokenKind(data["kind"]), **{name: data[name] for name in _CORRECTION}
+    )

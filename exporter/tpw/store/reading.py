@@ -19,7 +19,8 @@ from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import PostingKey, ServerAccount
 from tpw.model import Gpu
 from tpw.store import codec
-from tpw.store.sqlite import FILE_NAME, LAYOUT, StoreError, postings_where, work_where
+from tpw.store.files import FILE_NAME, LAYOUT, StoreError
+from tpw.store.queries import postings_where, work_where
 
 _OTHER_DIRECTORY = "Name the daemon's state directory with --state.dir, or its configuration with --config.file."
 

@@ -3,6 +3,9 @@
 Every tick is one transaction, committed before its snapshot can be scraped: a killed daemon never resumes below a value
 that was scraped. Only changes are written. The journal is a write-ahead log with ``synchronous = NORMAL``: a killed
 process loses nothing, a machine that loses power may lose the last minute (and the meters' counters restart as well).
+
+Opening never fails for the state of the disk: damaged books are recovered (:mod:`tpw.store.recovery`), and where nothing
+can be written the books go on in memory from what can be read, until a later save finds the disk repaired.
 """
 
 from __future__ import annotations
@@ -18,38 +21,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from tpw.ledger.amounts import Amounts, Served
-from tpw.ledger.books import ROW_SECONDS, Books, PostingKey, ServerAccount
-from tpw.ledger.rows import LATE_SECONDS, open_from, without_closed
-from tpw.model import Instant
+from tpw.ledger.books import Books, PostingKey, ServerAccount
+from tpw.ledger.rows import without_closed
 from tpw.store import codec
+from tpw.store.files import (
+    FILE_NAME,
+    WAL_BYTES,
+    DamagedError,
+    NewerLayoutError,
+    StoreError,
+    backups_of,
+    beside,
+    check_small_tables,
+    check_whole,
+    connect,
+    sync,
+)
+from tpw.store.queries import load, rows_where, served_where
+from tpw.store.recovery import Recovery, recover, salvage
 
-FILE_NAME: Final = "books.sqlite"
-LAYOUT: Final = 1
 _FLUSH_SECONDS: Final = 60.0
-_PRUNE_SECONDS: Final = 3600.0
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS posting (gpu TEXT, server TEXT, model TEXT, state TEXT, data TEXT NOT NULL,
-  PRIMARY KEY (gpu, server, model, state)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS gpu (uuid TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS server (name TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS host (component TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS source (name TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS interval (start INTEGER, gpu TEXT, server TEXT, model TEXT, state TEXT,
-  unpriced INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (start, gpu, server, model, state)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS interval_unpriced ON interval (start) WHERE unpriced = 1;
-CREATE TABLE IF NOT EXISTS served (start INTEGER, server TEXT, model TEXT, data TEXT NOT NULL,
-  PRIMARY KEY (start, server, model)) WITHOUT ROWID;
-"""
-
-
-class StoreError(Exception):
-    """The books cannot be opened. The message includes what to do."""
-
-
-class StateDirectoryError(StoreError):
-    """The directory cannot be written. It holds no books, so the daemon can run without a store."""
+_UNENCODABLE: Final = (ValueError, TypeError, OverflowError)
 
 
 class BooksFile:
@@ -60,113 +52,101 @@ class BooksFile:
     Args:
         directory: created if it does not exist.
         wall: Unix time.
-        keep_seconds: retention of the rows.
 
     Raises:
-        StoreError: the directory cannot be used, or another daemon uses it.
+        StoreError: another daemon uses the directory.
     """
 
-    def __init__(
-        self, directory: Path, wall: Callable[[], float] = time.time, keep_seconds: float = 400 * 86400.0
-    ) -> None:
+    def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
-        self._keep_seconds = keep_seconds
+        self._directory = directory
         self.path = directory / FILE_NAME
-        self.set_aside: Path | None = None
-        """Where an unreadable file was moved to, if one was."""
+        self.problem = ""
+        """Why the books cannot be written, from the start on; "" if they can."""
+        self.recovery: Recovery | None = None
+        """What was done about a damaged file, if it was one."""
+        self.held_back: tuple[str, ...] = ()
+        """Accounts that could not be encoded at the last save: they are kept in memory only."""
         self._written = Books()
         self._flushed_at = 0.0
-        self._saved_at = 0.0
-        self._pruned_at = 0.0
         self._beneath: dict[float, dict[PostingKey, Amounts]] = {}
         self._beneath_served: dict[float, dict[tuple[str, str], Served]] = {}
+        self._lock = -1
+        self._connection: sqlite3.Connection | None = None
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise StateDirectoryError(
-                f"cannot write in the state directory {directory}: {error.strerror or error}"
-            ) from error
+            self._acquire()
+            self._connection, self._loaded = self._opened()
+        except (OSError, sqlite3.OperationalError, NewerLayoutError) as error:
+            self.problem = _reason(error)
+            self._loaded = self._in_memory()
+
+    def _acquire(self) -> None:
+        """Lock the directory. Raises OSError, and StoreError where another daemon has it."""
+        if self._lock >= 0:
+            return
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
             raise StoreError(
-                f"another tpw-exporter keeps its books in {directory}: stop it, or give this one its own --state.dir"
+                f"another tpw-exporter keeps its books in {self._directory}: stop it, or give this one its own --state.dir"
             ) from error
-        try:
-            self._connection = self._open()
-        except (sqlite3.Error, OSError) as error:
-            os.close(self._lock)
-            raise StoreError(f"cannot open {self.path}: {error}") from error
+        except OSError:
+            os.close(lock)
+            raise
+        self._lock = lock
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or not self.path.exists():
-                raise
-            # No database any more: set it aside for inspection, and start with new books.
-            self.set_aside = self.path.with_name(f"{FILE_NAME}.unreadable-{int(self._wall())}")
-            self.path.rename(self.set_aside)
-            for suffix in ("-wal", "-shm"):
-                self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
-            return self._connect()
+    def _opened(self) -> tuple[sqlite3.Connection, Books]:
+        """A connection for writing, and the books in it; damaged ones are recovered first.
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        Raises OSError, sqlite3.OperationalError, NewerLayoutError: nothing can be written.
+        """
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA cache_size = -512")
-            connection.executescript(_SCHEMA)
-            layout = connection.execute("SELECT value FROM meta WHERE key = 'layout'").fetchone()
-            if layout is not None and int(layout[0]) > LAYOUT:
-                raise sqlite3.OperationalError(
-                    f"the books were written by a newer tpw-exporter (layout {layout[0]}, this one knows {LAYOUT})"
-                )
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('layout', ?)", (str(LAYOUT),))
+            return self._attempt()
+        except (OSError, sqlite3.OperationalError, NewerLayoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a row can be damaged in any way
+            self.recovery = recover(self.path, _reason(error), self._wall())
+            doubtful(self.path).unlink(missing_ok=True)
+        try:
+            return self._attempt()
+        except (OSError, sqlite3.OperationalError, NewerLayoutError):
+            raise
+        except Exception as error:
+            raise OSError(f"{self.path}: recovered books cannot be read: {_reason(error)}") from error
+
+    def _attempt(self) -> tuple[sqlite3.Connection, Books]:
+        connection = connect(self.path)
+        try:
+            check_small_tables(connection, self.path)
+            if doubtful(self.path).exists():
+                check_whole(connection)
+                doubtful(self.path).unlink(missing_ok=True)
+            books = load(connection)
+            if books.at is None and any(path.exists() for path in backups_of(self.path)):
+                raise DamagedError("it is empty, and there is a backup")
         except BaseException:
             connection.close()
             raise
-        return connection
+        return connection, books
+
+    def _in_memory(self) -> Books:
+        """The books from what can be read, where nothing can be written."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
+            try:
+                recovery = salvage(self.path, memory, "", self._wall())
+                books = load(memory)
+            except Exception:  # noqa: BLE001 - a start never fails for the state of the disk
+                return Books()
+        # Counted when it is recovered on disk.
+        return replace(books, recovered=max(0, books.recovered - 1)) if recovery is not None else books
 
     def load(self) -> Books:
         """The books as last written, ready to be advanced; empty books if there are none."""
-        read = self._connection.execute
-        meta = dict(read("SELECT key, value FROM meta").fetchall())
-        if "at_wall_seconds" not in meta:
-            return Books()
-        at = float(meta["at_wall_seconds"])
-        gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
-        open_since = open_from(gpus, at) - ROW_SECONDS
-        books = replace(
-            codec.load_contract(meta.get("contract", "{}")),
-            at=Instant(0.0, at),
-            resumed=True,
-            currency=meta.get("currency", ""),
-            gpus=gpus,
-            postings={
-                codec.load_key(*key): codec.load_amounts(data)
-                for *key, data in read("SELECT gpu, server, model, state, data FROM posting")
-            },
-            hosts={component: codec.load_host(data) for component, data in read("SELECT component, data FROM host")},
-            host_carry_joules=float(meta.get("host_carry_joules", "0")),
-            servers={name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")},
-            sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
-            rows=rows_where(
-                self._connection,
-                # Whole rows: ``save`` does not read the disk for a row that is in memory.
-                "start IN (SELECT start FROM interval WHERE start >= ?"
-                " UNION SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
-                (open_since, at - LATE_SECONDS),
-            ),
-            served=served_where(self._connection, "start >= ?", (open_since,)),
-            polls=int(meta.get("polls", "0")),
-            polls_skipped=int(meta.get("polls_skipped", "0")),
-        )
-        self._written = books
-        return books
+        self._written = self._loaded
+        return self._loaded
 
     def save(self, books: Books) -> Books:
         """Write what changed since the last save, as one transaction.
@@ -179,10 +159,36 @@ class BooksFile:
         """
         if books.at is None:
             return books
-        old = self._written
-        run = self._connection.executemany
+        connection = self._connection or self._reopened()
+        written = books
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._write(connection, books)
+                self.held_back = ()
+            except _UNENCODABLE:
+                written, self.held_back = _encodable(books, self._written)
+                self._write(connection, written)
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        self._written = without_closed(written)
+        books = self._written if written is books else without_closed(books)
+        # A row that left the memory is complete on disk. If it reappears, it is read again.
+        self._beneath = {start: row for start, row in self._beneath.items() if start in books.rows}
+        self._beneath_served = {start: row for start, row in self._beneath_served.items() if start in books.served}
+        now = self._wall()
+        if not 0.0 <= now - self._flushed_at < _FLUSH_SECONDS:
+            self._flushed_at = now
+            with contextlib.suppress(sqlite3.Error, OSError):
+                self._flush(connection)
+        return books
+
+    def _write(self, connection: sqlite3.Connection, books: Books) -> None:
+        """One transaction; rolled back on every exception."""
+        assert books.at is not None  # noqa: S101 - checked by the caller
+        old = self._written
+        run = connection.executemany
+        try:
+            connection.execute("BEGIN IMMEDIATE")
             run(
                 "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
                 [
@@ -207,46 +213,45 @@ class BooksFile:
                     ("polls_skipped", str(books.polls_skipped)),
                 ],
             )
-            self._connection.execute("COMMIT")
-        except Exception as error:
+            connection.execute("COMMIT")
+        except BaseException:
             with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise OSError(f"{self.path}: {error}") from error
+                connection.execute("ROLLBACK")
             raise
-        self._written = books = without_closed(books)
-        # A row that left the memory is complete on disk. If it reappears, it is read again.
-        self._beneath = {start: row for start, row in self._beneath.items() if start in books.rows}
-        self._beneath_served = {start: row for start, row in self._beneath_served.items() if start in books.served}
-        now = self._wall()
-        if not 0.0 <= now - self._flushed_at < _FLUSH_SECONDS:
-            self._flushed_at = now
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        if not 0.0 <= now - self._saved_at < _PRUNE_SECONDS:
-            # Just opened, or the clock was set. A clock that is years ahead must not prune everything at once.
-            self._pruned_at = now
-        self._saved_at = now
-        if now - self._pruned_at >= _PRUNE_SECONDS:
-            self._pruned_at = now
-            with contextlib.suppress(sqlite3.Error):
-                self._prune(now - self._keep_seconds)
-        return books
 
-    def _prune(self, before: float) -> None:
-        """Delete rows that began before a moment, and record it: rows no longer sum to the counters then."""
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _reopened(self) -> sqlite3.Connection:
+        """A connection to books that could not be written so far. Raises OSError."""
         try:
-            deleted = sum(
-                self._connection.execute(f"DELETE FROM {table} WHERE start < ?", (before,)).rowcount  # noqa: S608
-                for table in ("interval", "served")
-            )
-            if deleted:
-                self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('pruned_before', ?)", (repr(before),))
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            self._connection.execute("ROLLBACK")
-            raise
+            self._acquire()
+            connection, books = self._opened()
+        except (sqlite3.OperationalError, StoreError) as error:
+            raise OSError(_reason(error)) from error
+        expected, found = self._loaded.at, books.at
+        if found is not None and (expected is None or found.wall_seconds != expected.wall_seconds):
+            connection.close()
+            raise OSError(f"{self.path} was written by another process meanwhile: restart this one to go on from there")
+        self._connection, self.problem = connection, ""
+        return connection
+
+    def _flush(self, connection: sqlite3.Connection) -> None:
+        """Move the write-ahead log into the file. Raises sqlite3.Error, OSError."""
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if beside(self.path)[0].stat().st_size <= WAL_BYTES:
+            return
+        # A reader that does not end keeps the log from being reused. It keeps the old file, and the books go on in a copy.
+        # The copy has the same pages: should this process end between the two steps, the old log changes nothing in it.
+        new = self.path.with_name(f"{FILE_NAME}.new")
+        new.unlink(missing_ok=True)
+        new.touch(0o600)
+        with contextlib.closing(sqlite3.connect(new)) as target:
+            connection.backup(target)
+        sync(new)
+        new.rename(self.path)
+        connection.close()
+        self._connection = None
+        for path in beside(self.path):
+            path.unlink(missing_ok=True)
+        self._connection = connect(self.path)
 
     def _intervals(self, books: Books, old: Books) -> Iterator[tuple[Any, ...]]:
         """Rows that changed, one by one: after a long downtime they are many. A row that is new in memory may exist on disk
@@ -254,7 +259,7 @@ class BooksFile:
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
             if known is None and start not in self._beneath:
-                self._beneath[start] = rows_where(self._connection, "start = ?", (start,)).get(start, {})
+                self._beneath[start] = rows_where(_open(self._connection), "start = ?", (start,)).get(start, {})
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
                 amounts = beneath[key] + value if key in beneath else value
@@ -265,7 +270,9 @@ class BooksFile:
         for start, row in _changed(books.served, old.served):
             known = old.served.get(start)
             if known is None and start not in self._beneath_served:
-                self._beneath_served[start] = served_where(self._connection, "start = ?", (start,)).get(start, {})
+                self._beneath_served[start] = served_where(_open(self._connection), "start = ?", (start,)).get(
+                    start, {}
+                )
             beneath = self._beneath_served.get(start, {})
             for key, value in _changed(row, known or {}):
                 served = beneath[key] + value if key in beneath else value
@@ -290,11 +297,74 @@ class BooksFile:
 
     def close(self) -> None:
         """Flush, and release the lock. May be called twice."""
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
         with contextlib.suppress(OSError):
             os.close(self._lock)
             self._lock = -1
+
+
+def doubtful(path: Path) -> Path:
+    """A file that exists while the history was found damaged: the next start checks and recovers it."""
+    return path.with_name(f"{path.name}.doubtful")
+
+
+def _open(connection: sqlite3.Connection | None) -> sqlite3.Connection:
+    assert connection is not None  # noqa: S101 - within a save
+    return connection
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, sqlite3.Error | DamagedError | StoreError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or ''}: {error.strerror}".removeprefix(": ")
+    return f"{type(error).__name__}: {error}"
+
+
+def _encodable(books: Books, old: Books) -> tuple[Books, tuple[str, ...]]:
+    """The books with every account that cannot be encoded as it was last written, and the names of these accounts."""
+    names: list[str] = []
+
+    def kept(new: Mapping[Any, Any], before: Mapping[Any, Any], dump: Callable[[Any], str]) -> Mapping[Any, Any]:
+        bad = set()
+        for key, value in _changed(new, before):
+            try:
+                dump(value)
+                str(key).encode()
+            except _UNENCODABLE:
+                bad.add(key)
+                names.append(ascii(key if isinstance(key, str) else list(key))[:200])
+        if not bad:
+            return new
+        return {
+            key: before[key] if key in bad else value for key, value in new.items() if key in before or key not in bad
+        }
+
+    held = replace(
+        books,
+        postings=kept(books.postings, old.postings, codec.dump_quantity),
+        rows={start: kept(row, old.rows.get(start, {}), codec.dump_quantity) for start, row in books.rows.items()},
+        served={
+            start: kept(row, old.served.get(start, {}), codec.dump_quantity) for start, row in books.served.items()
+        },
+        gpus=kept(books.gpus, old.gpus, codec.dump_gpu),
+        servers=kept(books.servers, old.servers, codec.dump_server),
+        hosts=kept(books.hosts, old.hosts, codec.dump_host),
+        sources=kept(books.sources, old.sources, codec.dump_source),
+    )
+    try:
+        codec.dump_contract(held)
+    except _UNENCODABLE:
+        names.append("contract")
+        held = replace(
+            held,
+            month_kwh=old.month_kwh,
+            demand=old.demand,
+            standing_charges_since_seconds=old.standing_charges_since_seconds,
+        )
+    return held, tuple(dict.fromkeys(names))
 
 
 def _description(account: ServerAccount) -> tuple[object, ...]:
@@ -310,41 +380,3 @@ def _changed(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> Iterable[tuple[A
 
 def _rows(new: Mapping[str, Any], old: Mapping[str, Any], dump: Callable[[Any], str]) -> list[tuple[str, str]]:
     return [(key, dump(value)) for key, value in _changed(new, old)]
-
-
-def rows_where(
-    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
-) -> dict[float, dict[PostingKey, Amounts]]:
-    """Rows of the books by start of the interval."""
-    result: dict[float, dict[PostingKey, Amounts]] = {}
-    for start, key, amounts in postings_where(connection, condition, values):
-        result.setdefault(start, {})[key] = amounts
-    return result
-
-
-def served_where(
-    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
-) -> dict[float, dict[tuple[str, str], Served]]:
-    """What was served, by start of the interval."""
-    result: dict[float, dict[tuple[str, str], Served]] = {}
-    for start, server, model, served in work_where(connection, condition, values):
-        result.setdefault(start, {})[server, model] = served
-    return result
-
-
-def postings_where(
-    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
-) -> Iterator[tuple[float, PostingKey, Amounts]]:
-    """Rows one by one: (start, key, amounts), in order of time."""
-    query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
-    for start, *key, data in connection.execute(query, values):
-        yield float(start), codec.load_key(*key), codec.load_amounts(data)
-
-
-def work_where(
-    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
-) -> Iterator[tuple[float, str, str, Served]]:
-    """What was served, one by one: (start, server, model, served), in order of time."""
-    query = f"SELECT start, server, model, data FROM served WHERE {condition} ORDER BY start"  # noqa: S608
-    for start, server, model, data in connection.execute(query, values):
-        yield float(start), server, model, codec.load_served(data)

@@ -20,6 +20,7 @@ MONDAY_NOON = 1_772_449_200.0
 """2 March 2026, 12:00 in Berlin."""
 
 NOT_SHOWN = {
+    "tpw_books_writable",
     "tpw_gpu_calibration_gain_ratio",
     "tpw_gpu_calibration_offset_watts",
     "tpw_gpu_energy_anomalies_total",
@@ -27,6 +28,7 @@ NOT_SHOWN = {
     "tpw_gpu_power_smoothing_floor_watts",
     "tpw_host_energy_joules_total",
     "tpw_host_power_watts",
+    "tpw_server_token_anomalies_total",
     "tpw_server_work_units_total",
     "tpw_source_read_failures_total",
     "tpw_store_last_write_timestamp_seconds",

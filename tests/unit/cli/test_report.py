@@ -15,7 +15,7 @@ import pytest
 from support.quarters import END, START, write_books
 from support.servers import clean_environment, exporter_command
 from tpw.cli import main
-from tpw.store.sqlite import FILE_NAME
+from tpw.store.files import FILE_NAME
 
 RANGE = ("--from=2026-10-24", "--to=2026-10-25")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from tpw.daemon.persistence import Persistence
 from tpw.ledger.books import Books
+from tpw.snapshot import StoreStatus
 
 
 class File:
@@ -18,6 +20,10 @@ class File:
         self.works = True
         self.attempts = 0
         self.saved: list[Books] = []
+        self.path = Path("books.sqlite")
+        self.problem = ""
+        self.recovery = None
+        self.held_back: tuple[str, ...] = ()
 
     def save(self, books: Books) -> Books:
         self.attempts += 1
@@ -48,7 +54,7 @@ def test_a_disk_that_cannot_be_written_is_tried_again_every_ten_seconds(file: Fi
         for _ in range(61):
             assert store.save(Books()) == Books()
             clock.seconds += 1.0
-        failing = store.is_failing
+        failing = store.status.problem
         file.works = True
         for _ in range(10):
             store.save(Books())
@@ -56,7 +62,7 @@ def test_a_disk_that_cannot_be_written_is_tried_again_every_ten_seconds(file: Fi
 
     assert file.attempts == 7 + len(file.saved), "one attempt, and six more in a minute"
     assert len(file.saved) >= 1
-    assert (failing, store.is_failing) == (True, False)
+    assert (failing, store.status.problem) == ("disk full", "")
     assert [entry["event"] for entry in log] == ["books_write_failed", "books_written_again"]
     assert store.written_wall_seconds == pytest.approx(1e9 + clock.seconds, abs=2.0)
 
@@ -65,16 +71,19 @@ def test_books_are_awaited_until_they_were_written_once(file: File) -> None:
     store = persistence(file, Clock())
     file.works = False
     store.save(Books())
-    assert store.is_awaited
+    assert store.awaited() == ["the books cannot be written: disk full"]
+    assert store.notes() == ["The books cannot be written, so they are kept in memory only: disk full."]
+    assert persistence(file, Clock()).awaited() == ["the books: they were not written yet"]
     other = persistence(file, Clock())
     file.works = True
     other.save(Books())
-    assert not other.is_awaited
+    assert other.awaited() == []
 
 
 def test_books_in_memory_are_never_awaited() -> None:
     store = Persistence(None, float, float)
     assert store.load() == Books()
-    assert not store.is_awaited
+    assert store.awaited() == []
+    assert store.status == StoreStatus()
     assert store.save(Books(polls=3)) == Books(polls=3)
     store.close()

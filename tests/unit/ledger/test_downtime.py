@@ -15,7 +15,9 @@ from tpw.ledger.books import ROW_SECONDS, Books
 from tpw.ledger.rows import LATE_SECONDS
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import AcceleratorReading, Gpu, GpuSample, Instant, Rate, StandingCharge
-from tpw.store.sqlite import FILE_NAME, BooksFile, rows_where
+from tpw.store.files import FILE_NAME
+from tpw.store.queries import rows_where
+from tpw.store.sqlite import BooksFile
 
 GPU = Gpu("GPU-0", 0, max_power_watts=1000.0)
 HERE = AcceleratorReading((GPU,), ())

@@ -10,8 +10,8 @@ import pytest
 
 from support.quarters import END, START, write_books
 from tpw.report.reconcile import Comparison, check_text, compared
+from tpw.store.files import FILE_NAME
 from tpw.store.reading import BooksReader
-from tpw.store.sqlite import FILE_NAME
 
 
 def comparisons(directory: Path) -> list[Comparison]:

@@ -17,8 +17,9 @@ import pytest
 from support.quarters import END, GPUS, POLICY, START, ticks, write_books
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
+from tpw.store.files import FILE_NAME, StoreError
 from tpw.store.reading import BooksReader
-from tpw.store.sqlite import FILE_NAME, BooksFile, StoreError
+from tpw.store.sqlite import BooksFile
 
 QUARTER = START + 7200.0
 
@@ -108,7 +109,7 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from tpw.store.reading import BooksReader
-from tpw.store.sqlite import StoreError
+from tpw.store.files import StoreError
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
@@ -133,17 +134,25 @@ def open_directory() -> Iterator[Path]:
         yield directory
 
 
+def opened(directory: Path) -> None:
+    """What an operator does to let others read."""
+    for path in directory.iterdir():
+        path.chmod(0o644)
+
+
 def test_who_may_only_read_reads_the_books_of_a_daemon_that_runs(open_directory: Path) -> None:
     books = write_books(open_directory)
     file = BooksFile(open_directory, lambda: END)
     file.load()
     file.save(replace(books, polls=1))
+    opened(open_directory)
     assert read_by_somebody(open_directory) == f"{END} {3 * (END - START)}"
     file.close()
 
 
 def test_who_may_only_read_reads_the_books_of_a_daemon_that_has_ended(open_directory: Path) -> None:
     write_books(open_directory)
+    opened(open_directory)
     open_directory.chmod(0o555)
     before = sorted(path.name for path in open_directory.iterdir())
     assert read_by_somebody(open_directory) == f"{END} {3 * (END - START)}"
@@ -157,6 +166,7 @@ def test_a_missing_permission_names_the_file_and_the_user(open_directory: Path, 
     file = BooksFile(open_directory, lambda: END)
     file.load()
     file.save(replace(books, polls=1))
+    opened(open_directory)
     (open_directory / f"{FILE_NAME}{suffix}").chmod(0o000)
     message = read_by_somebody(open_directory)
     assert message.startswith(

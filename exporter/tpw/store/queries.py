@@ -1,0 +1,100 @@
+"""Reading the books' tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tpw.ledger.amounts import NOTHING, Amounts, Served
+from tpw.ledger.books import ROW_SECONDS, Books, PostingKey
+from tpw.ledger.rows import LATE_SECONDS, open_from
+from tpw.model import Instant
+from tpw.store import codec
+
+
+def load(connection: sqlite3.Connection) -> Books:
+    """The books as last written, ready to be advanced; empty books if there are none.
+
+    Raises sqlite3.DatabaseError, ValueError, KeyError, TypeError for rows that no version has written.
+    """
+    read = connection.execute
+    meta = dict(read("SELECT key, value FROM meta").fetchall())
+    if "at_wall_seconds" not in meta:
+        return Books()
+    at = float(meta["at_wall_seconds"])
+    gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
+    open_since = open_from(gpus, at) - ROW_SECONDS
+    return replace(
+        codec.load_contract(meta.get("contract", "{}")),
+        at=Instant(0.0, at),
+        resumed=True,
+        currency=meta.get("currency", ""),
+        gpus=gpus,
+        postings={
+            codec.load_key(*key): _numbers(codec.load_amounts(data))
+            for *key, data in read("SELECT gpu, server, model, state, data FROM posting")
+        },
+        hosts={component: codec.load_host(data) for component, data in read("SELECT component, data FROM host")},
+        host_carry_joules=float(meta.get("host_carry_joules", "0")),
+        servers={name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")},
+        sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
+        rows=rows_where(
+            connection,
+            # Whole rows: ``save`` does not read the disk for a row that is in memory.
+            "start IN (SELECT start FROM interval WHERE start >= ?"
+            " UNION SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
+            (open_since, at - LATE_SECONDS),
+        ),
+        served=served_where(connection, "start >= ?", (open_since,)),
+        corrections=tuple(
+            codec.load_correction(made, data) for made, data in read("SELECT made, data FROM correction ORDER BY made")
+        ),
+        recovered=int(meta.get("recovered", "0")),
+        polls=int(meta.get("polls", "0")),
+        polls_skipped=int(meta.get("polls_skipped", "0")),
+    )
+
+
+def _numbers(amounts: Amounts) -> Amounts:
+    """The same. Raises TypeError for what is no number."""
+    Amounts.total((amounts, NOTHING))
+    return amounts
+
+
+def rows_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> dict[float, dict[PostingKey, Amounts]]:
+    """Rows of the books by start of the interval."""
+    result: dict[float, dict[PostingKey, Amounts]] = {}
+    for start, key, amounts in postings_where(connection, condition, values):
+        result.setdefault(start, {})[key] = amounts
+    return result
+
+
+def served_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> dict[float, dict[tuple[str, str], Served]]:
+    """What was served, by start of the interval."""
+    result: dict[float, dict[tuple[str, str], Served]] = {}
+    for start, server, model, served in work_where(connection, condition, values):
+        result.setdefault(start, {})[server, model] = served
+    return result
+
+
+def postings_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> Iterator[tuple[float, PostingKey, Amounts]]:
+    """Rows one by one: (start, key, amounts), in order of time."""
+    query = f"SELECT start, gpu, server, model, state, data FROM interval WHERE {condition} ORDER BY start"  # noqa: S608
+    for start, *key, data in connection.execute(query, values):
+        yield float(start), codec.load_key(*key), codec.load_amounts(data)
+
+
+def work_where(
+    connection: sqlite3.Connection, condition: str, values: tuple[float, ...]
+) -> Iterator[tuple[float, str, str, Served]]:
+    """What was served, one by one: (start, server, model, served), in order of time."""
+    query = f"SELECT start, server, model, data FROM served WHERE {condition} ORDER BY start"  # noqa: S608
+    for start, server, model, data in connection.execute(query, values):
+        yield float(start), server, model, codec.load_served(data)

@@ -1,0 +1,379 @@
+"""What can be read of damaged books, completed from the newest backup.
+
+Small tables are merged row by row: a row that the damaged file still has is newer than that of the backup. A counter that
+is lost is the backup's plus what the quarter-hours since then add up to. Where the damaged file has nothing, the backup is
+taken as a whole: the next readings catch up with what the counters of the hardware and of the servers gained since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tpw.ledger.amounts import NOTHING, NOTHING_SERVED, Amounts, Served
+from tpw.ledger.books import ROW_SECONDS, ServerAccount
+from tpw.ledger.rows import LATE_SECONDS
+from tpw.model import Role, TokenKind
+from tpw.store import codec
+from tpw.store.files import (
+    FILE_NAME,
+    SCHEMA,
+    SMALL_TABLES,
+    DamagedError,
+    backups_of,
+    beside,
+    check_whole,
+    connect_read_only,
+    stamp,
+    sync,
+)
+
+_DAY_SECONDS = 86400
+_COLUMNS = {"interval": 7, "served": 4, "posting": 5}
+_DEFECTS = (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+"""What reading a row that no version has written can raise."""
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What happened to a damaged file."""
+
+    problem: str
+    set_aside: Path | None = None
+    backup: Path | None = None
+    """The backup that was used."""
+    lost: dict[str, int] = field(default_factory=dict)
+    """Rows that could not be read, by table, as far as they are known."""
+
+    def sentence(self) -> str:
+        """For a person."""
+        where = "" if self.set_aside is None else f"; the damaged file is {self.set_aside}"
+        source = (
+            f"what could be read was completed from {self.backup.name}"
+            if self.backup is not None
+            else "what could be read was kept; there was no backup"
+        )
+        return f"The books were damaged ({self.problem}) and recovered: {source}{where}."
+
+
+_Row = tuple[Any, ...]
+_Table = dict[_Row, _Row]
+
+
+def recover(path: Path, problem: str, wall_seconds: float) -> Recovery:
+    """Put recovered books in the place of a damaged file, which is kept under a name with the date.
+
+    Raises OSError, sqlite3.Error: the disk cannot be written; the damaged file is as it was.
+    """
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(0o600)
+    connection = sqlite3.connect(new, isolation_level=None)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        recovery = salvage(path, connection, problem, wall_seconds)
+        connection.close()
+        sync(new)
+    except BaseException:
+        connection.close()
+        new.unlink(missing_ok=True)
+        raise
+    if path.exists():
+        recovery.set_aside = path.with_name(f"{FILE_NAME}.damaged-{stamp(wall_seconds)}")
+        for source, target in zip(
+            (path, *beside(path)), (recovery.set_aside, *beside(recovery.set_aside)), strict=True
+        ):
+            with contextlib.suppress(FileNotFoundError):
+                source.rename(target)
+    new.rename(path)
+    sync(path)
+    return recovery
+
+
+def salvage(path: Path, target: sqlite3.Connection, problem: str, wall_seconds: float) -> Recovery:
+    """Write what can be read of a file and its backups into an empty database. Raises sqlite3.Error for the target only."""
+    recovery = Recovery(problem)
+    target.executescript(SCHEMA)
+    main = _opened(path)
+    backup: sqlite3.Connection | None = None
+    for candidate in backups_of(path):
+        backup = _opened(candidate)
+        if backup is not None:
+            try:
+                check_whole(backup)
+                recovery.backup = candidate
+                break
+            except DamagedError:
+                backup.close()
+                backup = None
+    try:
+        target.execute("BEGIN")
+        _merge(main, backup, target, recovery, wall_seconds, _changed_at(path))
+        target.execute("COMMIT")
+    finally:
+        for connection in (main, backup):
+            if connection is not None:
+                connection.close()
+    return recovery
+
+
+def _opened(path: Path) -> sqlite3.Connection | None:
+    """None for a file that is missing or no database."""
+    try:
+        return connect_read_only(path) if path.stat().st_size else None
+    except (sqlite3.Error, OSError):
+        return None
+
+
+def _changed_at(path: Path) -> float:
+    times = [0.0]
+    for file in (path, beside(path)[0]):
+        with contextlib.suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times)
+
+
+def _merge(
+    main: sqlite3.Connection | None,
+    backup: sqlite3.Connection | None,
+    target: sqlite3.Connection,
+    recovery: Recovery,
+    wall_seconds: float,
+    changed_at: float,
+) -> None:
+    have = {table: _small(main, table, recovery) for table in SMALL_TABLES}
+    saved = {table: _small(backup, table, None) for table in SMALL_TABLES}
+    at = _meta_at(have["meta"])
+    backup_at = _meta_at(saved["meta"])
+    since = 0.0 if backup_at is None else backup_at // ROW_SECONDS * ROW_SECONDS
+    if at is None and not have["posting"] and backup_at is not None:
+        # Nothing that counters can go on from: the backup as a whole, with its own moment.
+        tables = saved
+        _copy_history(backup, target, None)
+        _copy_history(main, target, recovery, before=since)
+        at = backup_at
+    else:
+        tables = {table: {**saved[table], **have[table]} for table in SMALL_TABLES}
+        _copy_history(main, target, recovery)
+        for key in saved["gpu"].keys() - have["gpu"].keys():
+            tables["gpu"][key] = (*key, _without_baseline(saved["gpu"][key][-1]))
+        for key in saved["server"].keys() - have["server"].keys():
+            # Its tokens go on from the backup, so those since then are counted again by the next reading.
+            target.execute("DELETE FROM served WHERE server = ? AND start >= ?", (*key, since))
+        _copy_history(backup, target, None)
+        _restore_postings(target, backup, have["posting"], tables["posting"], max(0.0, since - LATE_SECONDS))
+        if at is None and tables["posting"]:
+            at = max(backup_at or 0.0, min(changed_at, wall_seconds))
+    _restore_servers(target, tables)
+    if at is not None:
+        tables["meta"]["at_wall_seconds",] = ("at_wall_seconds", repr(at))
+    if recovery.lost or backup_at is not None:
+        # Quarter-hours may be missing, so they no longer sum to the counters.
+        tables["meta"]["pruned_before",] = ("pruned_before", repr(wall_seconds))
+    recovered = tables["meta"].get(("recovered",), ("", "0"))[1]
+    tables["meta"]["recovered",] = ("recovered", str(int(recovered) + 1))
+    tables["meta"]["layout",] = ("layout", "1")
+    for table, rows in tables.items():
+        marks = ", ".join("?" * _COLUMNS.get(table, 2))
+        target.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", list(rows.values()))  # noqa: S608
+
+
+def _meta_at(meta: _Table) -> float | None:
+    row = meta.get(("at_wall_seconds",))
+    return None if row is None else float(row[1])
+
+
+def _small(connection: sqlite3.Connection | None, table: str, recovery: Recovery | None) -> _Table:
+    """The valid rows of a small table, by key."""
+    rows: _Table = {}
+    if connection is None:
+        return rows
+    bad = 0
+    for row in _readable(connection, table):
+        try:
+            _CHECKS[table](row)
+        except _DEFECTS:
+            bad += 1
+            continue
+        rows[row[:-1]] = row
+    if bad and recovery is not None:
+        recovery.lost[table] = bad
+    return rows
+
+
+def _readable(connection: sqlite3.Connection, table: str, where: str = "1") -> Iterator[_Row]:
+    """Rows from the beginning up to a defect, and from the end down to one: some twice."""
+    for order in ("ASC", "DESC"):
+        try:
+            # By the first column of the key: in the order of the table, without sorting.
+            rows = connection.execute(f"SELECT * FROM {table} WHERE {where} ORDER BY 1 {order}")  # noqa: S608
+            yield from rows
+        except sqlite3.Error:
+            continue
+        return
+
+
+def _copy_history(
+    connection: sqlite3.Connection | None,
+    target: sqlite3.Connection,
+    recovery: Recovery | None,
+    before: float | None = None,
+) -> None:
+    """Add the quarter-hours that the target does not have."""
+    if connection is None:
+        return
+    limit = "1" if before is None else f"start < {int(before)}"
+    for table in ("interval", "served"):
+        add = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * _COLUMNS[table])})"  # noqa: S608
+        for row in _readable(connection, table, limit):
+            _add_row(target, add, table, row, recovery)
+        if _is_whole(connection, table):
+            continue
+        for start in _days(target, table):
+            days = f"start >= {start} AND start < {start + _DAY_SECONDS} AND {limit}"
+            for row in _readable(connection, table, days):
+                _add_row(target, add, table, row, recovery)
+        if recovery is not None:
+            recovery.lost.setdefault(table, 0)
+
+
+def _add_row(target: sqlite3.Connection, add: str, table: str, row: _Row, recovery: Recovery | None) -> None:
+    try:
+        _CHECKS[table](row)
+    except _DEFECTS:
+        if recovery is not None:
+            recovery.lost[table] = recovery.lost.get(table, 0) + 1
+        return
+    target.execute(add, row)
+
+
+def _is_whole(connection: sqlite3.Connection, table: str) -> bool:
+    try:
+        return bool(connection.execute(f"PRAGMA quick_check('{table}')").fetchone() == ("ok",))
+    except sqlite3.Error:
+        return False
+
+
+def _days(target: sqlite3.Connection, table: str) -> range:
+    first, last = target.execute(f"SELECT min(start), max(start) FROM {table}").fetchone()  # noqa: S608
+    return range(0) if first is None else range(first, last + 1, _DAY_SECONDS)
+
+
+def _restore_postings(
+    target: sqlite3.Connection, backup: sqlite3.Connection | None, have: _Table, postings: _Table, since: float
+) -> None:
+    """Counters that the damaged file has lost: the backup's, and the quarter-hours since."""
+    rows = _row_sums(target, since if backup is not None else 0.0)
+    before = {} if backup is None else _row_sums(backup, since)
+    for columns in postings.keys() | rows.keys():
+        if columns in have:
+            continue
+        base = codec.load_amounts(postings[columns][-1]) if columns in postings else NOTHING
+        total = base + rows.get(columns, NOTHING) + before.get(columns, NOTHING) * -1.0
+        postings[columns] = (*columns, codec.dump_quantity(_not_below(total, base)))
+
+
+def _not_below(total: Amounts, base: Amounts) -> Amounts:
+    """The sum, or the base in quantities in which rows of the time before are missing."""
+    return total if total.joules >= base.joules and total.seconds >= base.seconds else base
+
+
+def _row_sums(connection: sqlite3.Connection, since: float) -> dict[_Row, Amounts]:
+    sums: dict[_Row, Amounts] = {}
+    query = "SELECT gpu, server, model, state, data FROM interval WHERE start >= ?"
+    for *key, data in connection.execute(query, (since,)):
+        columns = tuple(key)
+        sums[columns] = sums.get(columns, NOTHING) + codec.load_amounts(data)
+    return sums
+
+
+def _restore_servers(target: sqlite3.Connection, tables: Mapping[str, _Table]) -> None:
+    """Servers without an account: what their quarter-hours add up to. Their counters start at a baseline."""
+    served: dict[str, dict[str, Served]] = {}
+    for server, model, data in target.execute("SELECT server, model, data FROM served"):
+        if (server,) not in tables["server"]:
+            by_model = served.setdefault(server, {})
+            by_model[model] = by_model.get(model, NOTHING_SERVED) + codec.load_served(data)
+    roles = {TokenKind.OUTPUT: Role.OUTPUT, TokenKind.INPUT: Role.INPUT, TokenKind.CACHED_INPUT: Role.CACHED_INPUT}
+    for name, models in served.items():
+        tokens = {(model, kind): value for model, sums in models.items() for kind, value in sums.tokens.items()}
+        account = ServerAccount(
+            name,
+            counted={(model, roles[kind]): value for (model, kind), value in tokens.items()},
+            tokens=tokens,
+            requests={model: sums.requests for model, sums in models.items() if sums.requests},
+            work={(model, unit): value for model, sums in models.items() for unit, value in sums.work.items()},
+            reference_cost={
+                (model, reference): value
+                for model, sums in models.items()
+                for reference, value in sums.reference_cost.items()
+            },
+            models=tuple(sorted(models)),
+        )
+        tables["server"][name,] = (name, codec.dump_server(account))
+
+
+def _without_baseline(text: str) -> str:
+    """The account of a GPU for which joules since then are booked already."""
+    data = json.loads(text)
+    data.update(baseline_joules=None, baseline_wall_seconds=None, mark_joules=None, pending=[])
+    return json.dumps(data)
+
+
+def _check_meta(row: _Row) -> None:
+    key, value = row
+    if key in ("at_wall_seconds", "host_carry_joules", "pruned_before"):
+        float(value)
+    elif key in ("polls", "polls_skipped", "recovered", "layout"):
+        int(value)
+    elif key == "contract":
+        codec.load_contract(value)
+    elif not isinstance(key, str) or not isinstance(value, str):
+        raise TypeError(key)
+
+
+def _check_interval(row: _Row) -> None:
+    _check_start(row[0])
+    codec.load_key(*row[1:5])
+    int(row[5])
+    Amounts.total((codec.load_amounts(row[6]), NOTHING))  # raises for what is no number
+
+
+def _check_served(row: _Row) -> None:
+    _check_start(row[0])
+    _check_text(row[1:3])
+    Served.total((codec.load_served(row[3]), NOTHING_SERVED))
+
+
+def _check_posting(row: _Row) -> None:
+    _check_text(row[:4])
+    codec.load_key(*row[:4])
+    Amounts.total((codec.load_amounts(row[4]), NOTHING))
+
+
+def _check_text(values: _Row) -> None:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(values)
+
+
+def _check_start(value: object) -> None:
+    if not isinstance(value, int) or value < 0:
+        raise TypeError(value)
+
+
+_CHECKS: Mapping[str, Callable[[_Row], object]] = {
+    "meta": _check_meta,
+    "posting": _check_posting,
+    "gpu": lambda row: codec.load_gpu(row[0], row[1]),
+    "server": lambda row: codec.load_server(row[0], row[1]),
+    "host": lambda row: codec.load_host(row[1]),
+    "source": lambda row: codec.load_source(row[1]),
+    "correction": lambda row: codec.load_correction(row[0], row[1]),
+    "interval": _check_interval,
+    "served": _check_served,
+}
