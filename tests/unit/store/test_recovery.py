@@ -9,7 +9,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
@@ -229,6 +230,14 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}, modes
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that others may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
@@ -247,13 +256,13 @@ except OSError as error:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_directory_that_cannot_be_written_is_gone_on_from_in_memory(
-    tmp_path: Path, made: tuple[Path, Books], killed: bool
+    tmp_path: Path, public: Path, made: tuple[Path, Books], killed: bool
 ) -> None:
     """With what a killed daemon has left in the log."""
     books = made[1]
     (tmp_path / "state").mkdir()
     shutil.copy(made[0] / FILE_NAME, tmp_path / "state" / FILE_NAME)
-    directory = tmp_path / "copy"
+    directory = public / "copy"
     directory.mkdir()
     file = BooksFile(tmp_path / "state", lambda: LATER)
     file.load()
@@ -264,8 +273,6 @@ def test_a_directory_that_cannot_be_written_is_gone_on_from_in_memory(
         if source.exists():
             directory.joinpath(source.name).write_bytes(source.read_bytes())
             directory.joinpath(source.name).chmod(0o444)
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
     directory.chmod(0o555)
     done = subprocess.run([sys.executable, "-c", AS_NOBODY, str(directory)], capture_output=True, text=True, check=True)
     file.close()
