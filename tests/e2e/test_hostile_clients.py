@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,19 @@ from pathlib import Path
 import pytest
 
 from fakenvml import FakeNvml
-from support.attackers import Probed, attacked, drip_head, guess_passwords, post, probe, read_nothing
+from support.attackers import Probed, attacked, drip_handshake, drip_head, guess_passwords, post, probe, read_nothing
+from support.certificates import certify
 from support.scraped import parse
-from support.servers import Exporter, HttpStatusError, http_request
+from support.servers import (
+    Child,
+    Exporter,
+    HttpStatusError,
+    clean_environment,
+    exporter_command,
+    free_port,
+    http_request,
+    wait_until,
+)
 
 CONFIG = {"host": {"meters": []}, "discovery": {"processes": False}}
 TIMES = 30
@@ -47,6 +58,26 @@ def test_slow_clients_keep_nobody_out(
     port = port_of(start())
     with attacked(count, attack(port)):  # type: ignore[arg-type]
         results = probe(port, {"/-/healthy": {}, "/-/ready": {}, "/metrics": {}}, TIMES)
+
+    assert failures(results) == {}
+
+
+def test_slow_handshakes_keep_nobody_out(tmp_path: Path) -> None:
+    certify(tmp_path, "server", "IP:127.0.0.1")
+    web = tmp_path / "web.yaml"
+    web.write_text("tls_server_config: {cert_file: server.pem, key_file: server.key, client_auth_type: NoClientCert}\n")
+    context = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
+    port = free_port()
+    flags = [f"--web.config.file={web}", f"--web.listen-address=127.0.0.1:{port}", f"--state.dir={tmp_path / 'state'}"]
+    child = Child(f"slow-handshakes-{port}", exporter_command("run", *flags), clean_environment())
+    try:
+        wait_until(
+            lambda: not failures(probe(port, {"/metrics": {}}, 1, context=context)), "the first tick", timeout=30
+        )
+        with attacked(64, drip_handshake(port)):
+            results = probe(port, {"/-/healthy": {}, "/metrics": {}}, TIMES, context=context)
+    finally:
+        child.stop()
 
     assert failures(results) == {}
 

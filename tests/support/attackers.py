@@ -7,8 +7,10 @@ import contextlib
 import http.client
 import itertools
 import socket
+import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,9 +44,18 @@ def attacked(count: int, attack: Callable[[int, threading.Event], None]) -> Iter
 def drip_head(port: int) -> Callable[[int, threading.Event], None]:
     """Send the head of a request byte by byte."""
 
+    return _drip(port, b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+
+
+def drip_handshake(port: int) -> Callable[[int, threading.Event], None]:
+    """Send the first message of a TLS handshake, of 16 KiB, byte by byte."""
+    return _drip(port, b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc")
+
+
+def _drip(port: int, start: bytes) -> Callable[[int, threading.Event], None]:
     def attack(number: int, is_over: threading.Event) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as client:
-            for byte in itertools.chain(b"GET /metrics HTTP/1.1\r\nX-Slow: ", itertools.repeat(0x61)):
+            for byte in itertools.chain(start, itertools.repeat(0x61)):
                 client.sendall(bytes([byte]))
                 if is_over.wait(0.1):
                     return
@@ -106,14 +117,25 @@ class Probed:
         return f"{self.path}: {len(self.failures)} of {total} failed, p99 {self.p99_seconds * 1000.0:.0f} ms"
 
 
-def probe(port: int, paths: dict[str, dict[str, str]], times: int, every_seconds: float = 0.05) -> list[Probed]:
+def probe(
+    port: int,
+    paths: dict[str, dict[str, str]],
+    times: int,
+    every_seconds: float = 0.05,
+    context: ssl.SSLContext | None = None,
+) -> list[Probed]:
     """Request every path (with its headers) so many times, each on a new connection, within 1 s as a kubelet does."""
     results = [Probed(path) for path in paths]
     for _ in range(times):
         for result in results:
             began = time.monotonic()
             try:
-                http_get(f"http://127.0.0.1:{port}{result.path}", headers=paths[result.path], timeout=1.0)
+                scheme = "http" if context is None else "https"
+                request = urllib.request.Request(
+                    f"{scheme}://127.0.0.1:{port}{result.path}", headers=paths[result.path]
+                )
+                with urllib.request.urlopen(request, timeout=1.0, context=context) as response:
+                    response.read()
             except (OSError, http.client.HTTPException) as error:
                 result.failures.append(str(error))
             else:
