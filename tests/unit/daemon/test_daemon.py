@@ -724,3 +724,28 @@ def test_a_step_of_the_wall_clock_is_logged_once_and_booked_by_the_monotonic_clo
     assert after - before == pytest.approx(7.0)
     steps = [entry["seconds"] for entry in logs if entry["event"] == "wall_clock_stepped"]
     assert steps == [400 * 86400.0, -1.7e9]
+
+
+def test_a_tick_that_hangs_is_reported_as_stuck_until_it_ends() -> None:
+    seconds, hangs, goes_on = [1000.0], threading.Event(), threading.Event()
+    daemon = Daemon(config("[0]"), clock=lambda: seconds[0], accelerators=[SimulatedMeter(lambda: seconds[0], gpus=1)])
+    daemon.poll_all()
+
+    def hang(_snapshot: object) -> None:
+        hangs.set()
+        goes_on.wait(10)
+
+    daemon.on_snapshot = hang
+    thread = threading.Thread(target=daemon.tick, args=[0.5])
+    thread.start()
+    assert hangs.wait(10)
+    before = daemon.stuck()
+    seconds[0] += 10.0
+    during = daemon.stuck()
+    goes_on.set()
+    thread.join()
+    after = daemon.stuck()
+    daemon.stop()
+
+    assert (before, after) == ("", "")
+    assert "no tick has begun or ended for 10 s" in during

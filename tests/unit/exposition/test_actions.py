@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpw.exposition.actions import BusyError, Hosts, Shared
 from tpw.exposition.http1 import Request
@@ -122,3 +124,14 @@ def test_requests_that_arrive_during_a_run_share_the_next_one(answer: Sequence[s
     assert refused == [BusyError] * 22
     assert shared_results == [result] * 8
     assert action.began.empty()
+
+
+HEADER = st.text(st.characters(max_codepoint=255), max_size=60) | st.sampled_from(
+    ["http://[", "[", "http://[::1", "@:/"]
+)
+
+
+@given(HEADER, HEADER)
+def test_any_header_is_accepted_or_refused_with_a_reason(host: str, origin: str):
+    assert isinstance(refusal({"host": host, "origin": origin}), str)
+    assert refusal({"host": "evil.example", "origin": origin}) != ""
