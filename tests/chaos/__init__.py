@@ -1,0 +1,1 @@
+"""The real daemon under faults, and a judge that sees only what a scraper sees. ``make chaos``."""

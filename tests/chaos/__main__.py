@@ -1,0 +1,194 @@
+"""``make chaos``: the real daemon under seeded faults; the laws from outside; a table.
+
+    make chaos ARGS='--seed 7 --seconds 600 --write'
+
+Ends with 1 where a counter fell, a law did not hold, the log has a traceback, the daemon ended by itself, or took more than 5 s
+to tick on. ``--write`` puts the table into docs/reliability.md. A run with the same seed has the same faults in the same order; their
+timing is real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+from random import Random
+
+from chaos.faults import DESTROYS, FAULTS
+from chaos.judge import Judge
+from chaos.world import GPUS, RECOVERY_SECONDS, TOKENS_PER_SECOND, World
+from support.losses import aligned
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
+SLOP_JOULES = 500.0
+"""The undisturbed GPU uses at most 500 W; a page is at most one second old."""
+SLOP_TOKENS = TOKENS_PER_SECOND
+UNTOUCHED = GPUS - 1
+HONEST = ("chat", "embed")
+
+
+@dataclass
+class Row:
+    """What one kind of fault did."""
+
+    times: int = 0
+    survived: int = 0
+    slowest_seconds: float = 0.0
+    lost_joules: float = 0.0
+    lost_tokens: float = 0.0
+    fallen: int = 0
+
+
+@dataclass
+class Run:
+    """One run."""
+
+    seed: int
+    judge: Judge = field(default_factory=Judge)
+    rows: dict[str, Row] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def deck(random: Random, names: Sequence[str]) -> Iterator[str]:
+    """Every fault once in random order, again and again."""
+    while True:
+        yield from random.sample(names, len(names))
+
+
+class Balance:
+    """What is missing in the books of the GPU and the servers that no fault touches."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.reset()
+
+    def reset(self) -> None:
+        """From now on."""
+        world = self._world
+        self._began = time.monotonic()
+        self._joules = world.booked_joules(UNTOUCHED)
+        self._tokens = {name: (world.servers[name].tokens(), self._booked(name)) for name in HONEST}
+
+    def missing(self) -> tuple[float, float]:
+        """Joules and tokens; negative where too many are booked."""
+        world = self._world
+        joules = world.true_joules(UNTOUCHED, self._began) - (world.booked_joules(UNTOUCHED) - self._joules)
+        tokens = [
+            world.servers[name].tokens() - true - (self._booked(name) - booked)
+            for name, (true, booked) in self._tokens.items()
+        ]
+        return joules, max(tokens, key=abs)
+
+    def _booked(self, name: str) -> float:
+        return self._world.page.sum("tpw_server_tokens_total", server=name)
+
+
+def run(seed: int, seconds: float, only: Sequence[str], directory: Path) -> Run:
+    """One run of so many seconds."""
+    random = Random(seed)
+    result = Run(seed)
+    with World(directory, result.judge) as world:
+        time.sleep(1.0)
+        for count, name in enumerate(deck(random, only)):
+            if time.monotonic() - world.began > seconds:
+                break
+            row = result.rows.setdefault(name, Row())
+            row.times += 1
+            world.judge.fault = f"#{count} {name}"
+            balance, before = Balance(world), len(world.judge.lost)
+            FAULTS[name](world, Random(random.random()))
+            took = world.await_ticks(name)
+            row.slowest_seconds = max(row.slowest_seconds, took)
+            if took <= RECOVERY_SECONDS:
+                row.survived += 1
+            elif took == inf:
+                world.kill()
+                world.start()
+                world.await_ticks(f"start after {name}")
+            row.fallen += len(world.judge.lost) - before
+            time.sleep(0.6)  # a tick and a scrape
+            joules, tokens = balance.missing()
+            if name in DESTROYS:
+                continue  # what is missing then is what fell
+            row.lost_joules += joules if joules > SLOP_JOULES else 0.0
+            row.lost_tokens += tokens if tokens > SLOP_TOKENS else 0.0
+            if joules < -SLOP_JOULES or tokens < -SLOP_TOKENS:
+                result.problems.append(f"#{count} {name}: {-joules:.0f} J, {-tokens:.0f} tokens too many")
+        result.problems += world.exits
+        log = world.log.read_text(errors="replace")
+    tracebacks = log.count("Traceback (most recent call last)")
+    if tracebacks:
+        result.problems.append(f"{tracebacks} tracebacks in the log")
+    return result
+
+
+def table(rows: dict[str, Row]) -> list[str]:
+    """The table of a run."""
+    heads = ("fault", "times", "survived", "slowest recovery, s", "counters lowered", "joules lost", "tokens lost")
+    cells = [
+        (
+            name,
+            str(rows[name].times),
+            str(rows[name].survived),
+            f"{rows[name].slowest_seconds:.1f}",
+            str(rows[name].fallen),
+            f"{rows[name].lost_joules:.0f}",
+            f"{rows[name].lost_tokens:.0f}",
+        )
+        for name in FAULTS
+        if name in rows
+    ]
+    return aligned([heads, *cells])
+
+
+def write(lines: Sequence[str]) -> None:
+    """Put the table into the page, between its marks."""
+    text = PAGE.read_text(encoding="utf-8")
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    PAGE.write_text(text[:start] + "\n" + "\n".join(lines) + "\n" + text[end:], encoding="utf-8")
+
+
+def main() -> int:
+    """The status of the process."""
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seed", type=int, default=None, help="of the order of the faults; random without it")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--only", action="append", choices=list(FAULTS), help="only this fault; can be repeated")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
+    parser.add_argument("--keep", type=Path, default=None, help="a directory for the daemon's log and books")
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else Random().randrange(10**6)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = arguments.keep or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        result = run(seed, arguments.seconds, arguments.only or list(FAULTS), directory)
+    problems = [*result.problems, *result.judge.problems]
+    slow = [name for name, row in result.rows.items() if row.survived < row.times]
+    problems += [
+        f"{name}: {result.rows[name].times - result.rows[name].survived} recoveries above 5 s" for name in slow
+    ]
+    times = sum(row.times for row in result.rows.values())
+    summary = (
+        f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {arguments.seconds:.0f} s, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}: {times} faults, {result.judge.pages} pages checked, "
+        f"{len(problems)} problems."
+    )
+    lines = [summary, "", *table(result.rows)]
+    print("\n".join(lines))
+    for problem in itertools.islice(problems, 40):
+        print("PROBLEM", problem)
+    if arguments.write:
+        write(lines)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,215 @@
+"""The node of a chaos run: stand-in GPUs, servers, a price feed, the daemon, and a scraper that never stops."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from chaos.judge import Judge
+from fakenvml import FakeNvml
+from support.pageserver import NOT_FOUND, Asked, PageServer, answer
+from support.scraped import Page, parse
+from support.servers import clean_environment, exporter_command, free_port, http_get
+from wallclock import WallClock
+
+GPUS = 4
+INTERVAL_SECONDS = 0.25
+RECOVERY_SECONDS = 5.0
+TOKENS_PER_SECOND = 1000.0
+
+
+@dataclass
+class Server:
+    """A server like vLLM that generates tokens at a constant rate, and can be made to answer something else."""
+
+    name: str
+    answers: bytes | None = None
+    hangs_up: bool = False
+    began: float = field(default_factory=time.monotonic)
+    started_wall: float = field(default_factory=time.time)
+    extra: str = ""
+    base: float = 0.0
+
+    def tokens(self) -> float:
+        """Counted since its start."""
+        return self.base + TOKENS_PER_SECOND * (time.monotonic() - self.began)
+
+    def restart(self) -> None:
+        """All counters are 0 again."""
+        self.began, self.started_wall = time.monotonic(), time.time()
+
+    def __call__(self, asked: Asked) -> bytes | None:
+        if self.hangs_up:
+            return None
+        if asked.path != "/metrics":
+            return NOT_FOUND
+        return self.answers or answer(
+            f"process_start_time_seconds {self.started_wall!r}\n"
+            f'vllm:num_requests_running{{model_name="m"}} 1\n'
+            f'vllm:generation_tokens_total{{model_name="m"}} {self.tokens()!r}\n{self.extra}'
+        )
+
+
+@dataclass
+class Feed:
+    """A price feed with the API of a Prometheus."""
+
+    answers: bytes | None = None
+    hangs_up: bool = False
+
+    def __call__(self, asked: Asked) -> bytes | None:
+        if self.hangs_up:
+            return None
+        now = int(time.time())
+        values = [[at, "0.25"] for at in range(now - 3600, now + 1, 60)]
+        data = {"resultType": "matrix", "result": [{"metric": {}, "values": values}]}
+        return self.answers or answer(json.dumps({"status": "success", "data": data}), content_type="application/json")
+
+
+class World:
+    """Everything that runs. A context manager.
+
+    Args:
+        directory: of this run.
+        judge: sees every page.
+    """
+
+    def __init__(self, directory: Path, judge: Judge) -> None:
+        self.directory, self.judge = directory, judge
+        self.state = directory / "state"
+        self.log = directory / "daemon.log"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.clock = WallClock(directory)
+        self.servers = {name: Server(name) for name in ("chat", "embed", "bad")}
+        self.feed = Feed()
+        self.page = Page()
+        """The last one."""
+        self.exits: list[str] = []
+        self._stack = ExitStack()
+        self._over = threading.Event()
+        self._scraping = threading.Lock()
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        self.nvml = enter(FakeNvml(self.directory, GPUS, refresh_seconds=0.02))
+        for index in range(GPUS):
+            self.nvml.gpu(index).set_square(150.0 + 10 * index, 500.0, 3.0 + index, 0.5)
+            self.nvml.utilization(index, 80)
+        self.hosts = {name: enter(PageServer(script)) for name, script in self.servers.items()}
+        self.feed_host = enter(PageServer(self.feed))
+        self.config = self.directory / "tpw.yaml"
+        tariff = {
+            "currency": "EUR",
+            "energy": {"kind": "intervals", "format": "prometheus", "url": self.feed_host.url, "query": "price"},
+        }
+        servers = [
+            {"name": name, "url": host.url, "engine": "vllm", "gpus": [index]}
+            for index, (name, host) in enumerate(self.hosts.items())
+        ]
+        document = {
+            "polling": {"interval": f"{INTERVAL_SECONDS}s"},
+            "host": {"meters": []},
+            "discovery": {"processes": False},
+            "tariff": tariff,
+            "servers": servers,
+        }
+        self.config.write_text(yaml.safe_dump(document))
+        self.began = time.monotonic()
+        self.start()
+        self.await_ticks("start")
+        self._scraper = threading.Thread(target=self._scrape_on, daemon=True)
+        self._scraper.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._scraper.join(5)
+        self.process.kill()
+        self.process.wait()
+        self._stack.close()
+
+    # ---------------------------------------------------------------------------------------------------- the daemon
+
+    def start(self) -> None:
+        """Start the daemon. Does not wait."""
+        command = exporter_command(
+            "run",
+            f"--config.file={self.config}",
+            f"--state.dir={self.state}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=info",
+        )
+        environment = clean_environment(**self.nvml.env(), **self.clock.env())
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    # ----------------------------------------------------------------------------------------------------- the scraper
+
+    def scrape(self) -> Page | None:
+        """One scrape, shown to the judge; None where there is no answer."""
+        with self._scraping:
+            try:
+                page = parse(http_get(f"{self.url}/metrics", timeout=1.0).decode())
+            except (OSError, ValueError):
+                return None
+            if page.values_of("tpw_polls_total"):
+                self.page = page
+                self.judge.see(page)
+            return page
+
+    def _scrape_on(self) -> None:
+        while not self._over.wait(0.2):
+            with contextlib.suppress(Exception):
+                self.scrape()
+
+    def await_ticks(self, what: str, seconds: float = 10.0) -> float:
+        """Wait until the daemon is alive and ticks on. Returns how long that took; infinite if it did not."""
+        began = time.monotonic()
+        first: float | None = None
+        while time.monotonic() - began < seconds:
+            if self.process.poll() is not None:
+                self.exits.append(f"{what}: the daemon ended with {self.process.returncode}")
+                self.start()
+            page = self.scrape()
+            polls = page.values_of("tpw_polls_total") if page else []
+            if polls:
+                if first is None or polls[0] < first:
+                    first = polls[0]
+                elif polls[0] >= first + 2:
+                    return time.monotonic() - began
+            time.sleep(0.05)
+        return float("inf")
+
+    # ------------------------------------------------------------------------------------------------------- the truth
+
+    def booked_joules(self, index: int) -> float:
+        """Energy of a GPU on the last page."""
+        return self.page.sum("tpw_gpu_energy_joules_total", uuid=self.nvml.uuid(index))
+
+    def true_joules(self, index: int, start: float) -> float:
+        """What it used since a monotonic instant."""
+        return self.nvml.true_joules(index, start, time.monotonic())
