@@ -71,6 +71,18 @@ test-image: $(VENV)/.dev ## Build the Dockerfile without Docker and run the resu
 bench: $(VENV)/.dev $(SITE)/.built compiler ## Cost of the daemon: CPU, memory, latency (ARGS='--help')
 	PYTHONPATH=$(SITE):tests $(BIN)/python -m bench $(ARGS)
 
+.PHONY: chaos
+chaos: $(VENV)/.dev $(SITE)/.built compiler ## The real daemon under seeded faults for 10 minutes (ARGS='--seed 7 --seconds 60')
+	PYTHONPATH=$(SITE):tests $(BIN)/python -m chaos $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev ## A simulated year of 8 GPUs and 8 servers in the real daemon (ARGS='--days 30')
+	PYTHONPATH=exporter:tests $(BIN)/python -m chaos.soak $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## The fuzz tests with 20,000 examples each instead of 100 (EXAMPLES=...)
+	TPW_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -n 2 tests/fuzz $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check

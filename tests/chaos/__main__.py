@@ -2,9 +2,9 @@
 
     make chaos ARGS='--seed 7 --seconds 600 --write'
 
-Ends with 1 where a counter fell, a law did not hold, the log has a traceback, the daemon ended by itself, or took more than 5 s
-to tick on. ``--write`` puts the table into docs/reliability.md. A run with the same seed has the same faults in the same order; their
-timing is real.
+Ends with 1 where a counter fell, a law did not hold, the log has a traceback, the daemon ended by itself, or took more
+than 5 s to tick on. ``--write`` puts the table into docs/reliability.md. A run with the same seed has the same faults in
+the same order; their timing is real.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class Run:
     judge: Judge = field(default_factory=Judge)
     rows: dict[str, Row] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    weight: str = ""
+    """Of the daemon at the end."""
 
 
 def deck(random: Random, names: Sequence[str]) -> Iterator[str]:
@@ -123,6 +125,7 @@ def run(seed: int, seconds: float, only: Sequence[str], directory: Path) -> Run:
             if joules < -SLOP_JOULES or tokens < -SLOP_TOKENS:
                 result.problems.append(f"#{count} {name}: {-joules:.0f} J, {-tokens:.0f} tokens too many")
         result.problems += world.exits
+        result.weight = world.weight()
         log = world.log.read_text(errors="replace")
     tracebacks = log.count("Traceback (most recent call last)")
     if tracebacks:
@@ -179,7 +182,7 @@ def main() -> int:
     summary = (
         f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {arguments.seconds:.0f} s, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}: {times} faults, {result.judge.pages} pages checked, "
-        f"{len(problems)} problems."
+        f"{len(problems)} problems. At the end {result.weight}."
     )
     lines = [summary, "", *table(result.rows)]
     print("\n".join(lines))

@@ -327,7 +327,7 @@ FAULTS: dict[str, Fault] = {
     "server: restarts": server_restarts,
     "feed: silent": _feed(None),
     "feed: refuses": _feed(answer("no", status=403)),
-    "feed: 1e300 per MWh": lambda world, random: _feed(_lies("1e300"))(world, random),
+    "feed: 1e300 per MWh": _feed(_lies("1e300")),
     "feed: not JSON": _feed(answer(b"{" * 100_000, content_type="application/json")),
     "feed: drips": feed_drips,
     "clients: slow heads": slow_heads,

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from support.scraped import Labels, Page
 
-_OWN = ("tpw_polls_total", "tpw_polls_skipped_total")
 TOLERANCE = 1e-6
 """Relative: a page prints shortest exact numbers, but sums are rounded once more here."""
+
+ABSURD = 1e12
+"""The highest plausible rise is 5 million tokens a second for a minute and a few seconds."""
 
 Key = tuple[str, Labels]
 
@@ -35,6 +37,7 @@ class Judge:
         """Check one page."""
         self.pages += 1
         self._counters(page.counters())
+        self._plausible(page.counters())
         self._states(page)
         self._owners(page)
 
@@ -52,6 +55,14 @@ class Judge:
             self._highest = {}
             self._may_lose = False
         self._highest.update(counters)
+
+    def _plausible(self, counters: Mapping[Key, float]) -> None:
+        """No server and no feed can make a counter absurd."""
+        absurd = [
+            f"{name}{dict(labels)}: {value!r}" for (name, labels), value in counters.items() if not value < ABSURD
+        ]
+        if absurd:
+            self.problems.append(f"{self.fault}: {'; '.join(absurd[:3])}")
 
     def _states(self, page: Page) -> None:
         """For each GPU, the joules of its states sum to its energy."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import psutil
 import yaml
 
 from chaos.judge import Judge
@@ -161,6 +162,12 @@ class World:
         """SIGKILL."""
         self.process.kill()
         self.process.wait()
+
+    def weight(self) -> str:
+        """Memory, threads and descriptors of the daemon now."""
+        process = psutil.Process(self.process.pid)
+        memory = process.memory_info().rss / 2**20
+        return f"{memory:.0f} MiB, {process.num_threads()} threads, {process.num_fds()} descriptors"
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
