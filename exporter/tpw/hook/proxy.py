@@ -65,6 +65,8 @@ class Upstream:
         address, OSError for a file that cannot be read or has no certificate.
         """
         parts = urlsplit(address)
+        if "@" in parts.netloc:
+            raise ValueError("the address of the server contains a user or a password, which the proxy does not send")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError(f"not the base address of a server: {address!r}. Write http://HOST:PORT, without a path")
         tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None

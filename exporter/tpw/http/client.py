@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -96,8 +97,16 @@ class RedirectError(SourceError):
 
     def __init__(self, where: str, url: str) -> None:
         hint = "Configure that address if it is right: secrets are not sent to another server."
-        super().__init__(Reason.BROKEN, f"{where}: redirects to another address, {url[:200]}", hint)
+        super().__init__(Reason.BROKEN, f"{where}: redirects to another address, {_shown(url)}", hint)
         self.url = url
+
+
+def _shown(url: str) -> str:
+    """An address from a response, for messages: without user, query and fragment, which may hold secrets. It need not be
+    valid."""
+    scheme, separator, rest = re.split(r"[?#]", url, maxsplit=1)[0][:200].rpartition("//")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def open_tcp(host: str, port: int, left: Left) -> socket.socket:

@@ -834,6 +834,12 @@ def test_an_upstream_that_is_not_a_base_address_is_refused(address: str):
         asyncio.run(serve_proxy(address))
 
 
+def test_an_upstream_with_a_password_is_refused_and_not_quoted():
+    with pytest.raises(ValueError, match="a user or a password") as caught:
+        asyncio.run(serve_proxy("http://user:hunter2@127.0.0.1:1/path"))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_address_that_cannot_be_bound_is_refused():
     with pytest.raises(ValueError, match="not an address to listen on"):
         asyncio.run(serve_proxy("http://127.0.0.1:1", "nowhere"))

@@ -265,6 +265,16 @@ def test_another_socket_can_be_put_below_the_client() -> None:
 
 
 @pytest.mark.parametrize(
+    "location", ["https://user:hunter2@sso.example/login?token=hunter2#hunter2", "//u:hunter2@[bad/login?x=hunter2"]
+)
+def test_the_message_of_a_refused_redirect_has_its_address_without_secrets(location: str) -> None:
+    with PageServer(lambda asked: answer(status=307, headers={"Location": location})) as server:
+        detail = failure_of(Client(f"{server.url}/metrics")).detail
+    assert "/login" in detail
+    assert "hunter2" not in detail
+
+
+@pytest.mark.parametrize(
     ("origin", "location", "target"),
     [
         ("http://Tgi:80", "http://tgi/metrics/", "/metrics/"),
