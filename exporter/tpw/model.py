@@ -487,6 +487,8 @@ class Ownership:
     """UUIDs of the MIG instances it uses. A GPU of ``gpus`` without an instance in this set is owned as a whole."""
     spans_nodes: bool = False
     """True where it has GPUs on other nodes too: only part of the energy of its tokens is booked here."""
+    holders_known: bool = True
+    """Whether the driver lists the processes on its GPUs. If not, ``held`` is False and means nothing."""
     started_wall_seconds: float | None = None
     """When the oldest of its processes started; None where it is unknown."""
 

@@ -50,6 +50,8 @@ class Owners:
         self._sharing_read: tuple[Mapping[str, Sharing], ...] = ()
         self._requested_at_seconds = float("-inf")
         self._owners: dict[str, Ownership] = {}
+        self._held_before: dict[str, frozenset[int]] = {}
+        """Processes on the GPUs of each server when it last answered."""
         self._inputs: tuple[object, ...] = ()
         self._servers_up: set[str] = set()
         self.occupants: Mapping[str, Occupants] = {}
@@ -145,7 +147,12 @@ class Owners:
             assigned=assigned,
             sharing=self._sharing,
             started_wall_seconds=self.scan.started.get(name),
+            blind=self.scan.blind,
+            held_before=self._held_before.get(name, frozenset()),
         )
+        if is_up:
+            holding = frozenset[int]().union(*(self.holders.get(uuid) or () for uuid in owner.gpus))
+            self._held_before[name] = holding - self.scan.foreign(name)
         if isinstance(claim.gpus, tuple):
             problems = resolve(claim.gpus, gpus, self._sharing).problems
             notes.extend(f"server {name}: {problem}" for problem in problems)

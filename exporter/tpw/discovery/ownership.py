@@ -1,7 +1,8 @@
 """Which GPUs a server owns, as pure functions.
 
-A server owns its GPUs while it answers, or while a process still holds them; a configured server that does neither owns
-nothing. On a partitioned GPU (MIG) it owns the instances that its processes use, or that are listed.
+A server owns its GPUs until its process is known to be gone: while it answers, while a process still holds them, and where
+the driver does not list processes. A configured server that is gone owns nothing. On a partitioned GPU (MIG) it owns the
+instances that its processes use, or that are listed.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ def ownership(
     assigned: Assigned | None = None,
     sharing: Mapping[str, Sharing] = _NOT_SHARED,
     started_wall_seconds: float | None = None,
+    blind: Collection[str] = (),
+    held_before: Collection[int] = (),
 ) -> Ownership:
     """Which GPUs a server owns now.
 
@@ -116,6 +119,9 @@ def ownership(
         assigned: its GPUs by other means, if the driver does not list its processes.
         sharing: instances of each GPU, as reported by the driver.
         started_wall_seconds: when the oldest of its processes on a GPU started; None if that is unknown.
+        blind: GPUs for which the driver lists no processes of this pid namespace.
+        held_before: processes that held its listed GPUs while it answered. Its address may be that of a proxy, and the
+            processes there not those of the server.
 
     Returns:
         ``gpus`` is empty if it owns nothing; ``held`` is whether a process still holds one of them.
@@ -141,9 +147,16 @@ def ownership(
     held = frozenset(
         uuid
         for uuid in listed.gpus
-        if _is_held(_holding(uuid, listed.instances, holders, sharing), pids, foreign_pids, claim)
+        if _is_held(
+            _holding(uuid, listed.instances, holders, sharing), {*(pids or ()), *held_before}, foreign_pids, claim
+        )
     )
-    owned = listed.gpus if answering else held
+    unknown = frozenset(
+        uuid
+        for uuid in listed.gpus - held
+        if claim.has_counters and (holders.get(uuid) is None or (uuid in blind and not holders[uuid]))
+    )
+    owned = listed.gpus if answering else held | unknown
     return _owned(
         claim,
         owned,
@@ -153,6 +166,7 @@ def ownership(
         sharing=sharing,
         listed=listed.instances,
         started=started_wall_seconds,
+        holders_known=bool(held) or not unknown,
     )
 
 
@@ -210,7 +224,7 @@ def _holding(
 
 
 def _is_held(
-    holding: Collection[int] | None, pids: Collection[int] | None, foreign_pids: Collection[int], claim: Claim
+    holding: Collection[int] | None, pids: Collection[int], foreign_pids: Collection[int], claim: Claim
 ) -> bool:
     if holding is None:
         # The driver does not list processes. There is no other evidence of ranks without a URL.
@@ -230,6 +244,7 @@ def _owned(
     sharing: Mapping[str, Sharing] = _NOT_SHARED,
     listed: frozenset[str] = frozenset(),
     started: float | None = None,
+    holders_known: bool = True,
 ) -> Ownership:
     wanted = frozenset(pids or ())
     instances: set[str] = set()
@@ -246,6 +261,7 @@ def _owned(
         claim.model,
         claim.has_counters,
         pids=wanted,
+        holders_known=holders_known,
         instances=frozenset(instances),
         spans_nodes=claim.spans_nodes,
         started_wall_seconds=started,

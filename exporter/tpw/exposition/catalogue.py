@@ -86,6 +86,13 @@ CATALOGUE: tuple[Metric, ...] = (
         _NO_ENERGY,
     ),
     Metric(
+        "tpw_gpu_pending_energy_joules",
+        _GPU,
+        "Energy of the GPU in joules that is metered and not in the counters yet: a server that may have used it cannot be "
+        "read. It is booked when the server's page shows the owner, or after an hour as state other.",
+        _NO_ENERGY,
+    ),
+    Metric(
         "tpw_gpu_state_energy_joules_total",
         (*_GPU, "state"),
         "Energy of the GPU in joules, from the books, by state: active (an owning server was working), parked (owned, "

@@ -21,6 +21,7 @@ from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
 from tpw.exposition.totals import Totals, totals
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
+from tpw.ledger.outage import held_joules
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, State
 from tpw.snapshot import Snapshot
@@ -125,7 +126,7 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
             :class:`ExpositionError`.
     """
     sheet, books = Sheet(), snapshot.books
-    booked = totals(books)
+    booked, pending = totals(books), held_joules(books.held)
     energy_priced = snapshot.energy_priced
     components = booked.components.union(snapshot.components, (ENERGY,) if energy_priced else ())
     ordered = tuple(sorted(components)) if books.currency else ()
@@ -134,6 +135,9 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     for account in sorted(books.gpus.values(), key=_by_index):
         _gpu(sheet, account)
         _gpu_books(sheet, account, booked, books.currency, ordered, basis)
+        if account.gpu.energy_method is not EnergyMethod.NONE:
+            who = (str(account.gpu.index), account.gpu.uuid)
+            sheet.add("tpw_gpu_pending_energy_joules", who, pending.get(account.gpu.uuid, 0.0))
     for workload, used in sorted(booked.workloads.items()):
         sheet.add("tpw_workload_energy_joules_total", (workload.name, str(workload.kind)), used)
     _hosts(sheet, books)

@@ -23,6 +23,7 @@ from tpw.ledger.books import (
     HostShare,
     Pending,
     Postings,
+    Rows,
     ServerAccount,
     Shares,
     WindowSample,
@@ -32,8 +33,20 @@ from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
 from tpw.ledger.no_load import learned
+from tpw.ledger.outage import (
+    End,
+    Outages,
+    Outcome,
+    Settled,
+    course,
+    hold,
+    is_expired,
+    is_waiting,
+    settle,
+    without_expired,
+)
 from tpw.ledger.replacing import replace
-from tpw.ledger.rows import open_from, serve
+from tpw.ledger.rows import Course, open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.trust import Limits
 from tpw.ledger.window import slide
@@ -47,6 +60,7 @@ from tpw.model import (
     Reason,
     Reference,
     ServerFault,
+    ServerReading,
     SplitMethod,
     TokenKind,
 )
@@ -74,6 +88,7 @@ class _Servers:
     accounts: dict[str, ServerAccount]
     activities: dict[str, Activity]
     risen: dict[str, Mapping[tuple[str, TokenKind], float]]
+    outages: Outages
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +138,11 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
             account = _reprobed(account, gpu)
         sample = samples.get(gpu.uuid)
         division = _divide(account, sample, tick, read.activities)
+        division = without_expired(division, read.outages, tick.owners)
         if seconds > 0.0:
             book_time(journal, division.shares, now - seconds, now, policy)
             timed.append(division.shares)
-        _add_rental_cost(read.accounts, division.shares, seconds, policy.references)
+        _add_rental_cost(read, division.shares, seconds, policy.references)
         if sample is None and account.up:
             account = replace(
                 account, up=gpu.uuid not in faulted and not is_overdue(account, tick.at, policy.interval_seconds)
@@ -150,23 +166,35 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         pending = energy.pending or extend((), now, now, _shares(accounts[uuid]))
         book_joules(journal, meter, pending, energy.joules, (1.0 + host_factor) * policy.pue, policy)
     demand = book_demand(journal, meter, books.demand, policy, open_from(accounts, now), now)
-    postings, rows = journal.post(books.postings, books.rows)
+    settled = settle(books.held, read.outages.ended)
+    for row, key, amounts in settled.entries:
+        journal.add(row, ((key, 1.0),), amounts)
+        _add_rental_cost(read, ((key, 1.0),), amounts.seconds, policy.references)
+    posted = journal.post(books.postings, books.rows, read.outages.waiting)
 
     _add_api_cost(read.accounts, read.risen, policy.references)
-    servers = _windows(read.accounts, postings, books.gpus, accounts, tick, policy)
+    servers = _windows(read.accounts, posted.postings, books.gpus, accounts, tick, policy)
     return replace(
         books,
         at=tick.at,
         resumed=False,
         currency=policy.currency or books.currency,
         gpus=accounts,
-        postings=postings,
+        postings=posted.postings,
         hosts=hosts,
         host_carry_joules=carry - released,
         host_share=host_share,
         servers=servers,
-        rows=rows,
-        served=serve(books.served, books.servers, servers, since, now),
+        rows=posted.rows,
+        held=hold(settled.held, posted.held),
+        served=serve(
+            books.served,
+            books.servers,
+            servers,
+            since,
+            now,
+            _courses(read.outages.ended, settled, books.rows, posted.rows),
+        ),
         month_kwh=_recent(meter.month_kwh),
         standing_charges_since_seconds=charges_since,
         demand=demand,
@@ -251,12 +279,16 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             faults[name] = reading.reason
             continue
         last_read = before.read_wall_seconds
+        if last_read is None:
+            last_read = before.unread_since_seconds
         if last_read is None and books.resumed and books.at is not None:
             last_read = books.at.wall_seconds
         counted = count(before, reading, last_read, tick.at.wall_seconds, limits)
         accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
         if last_read is not None:
             spans[name] = tick.at.wall_seconds - last_read
+    for name in tick.owners:
+        accounts[name] = _unread_since(accounts[name], books, tick)
     activities: dict[str, Activity] = {}
     for name, owner in tick.owners.items():
         done = activity(
@@ -268,8 +300,10 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             fault=faults.get(name),
             now_wall_seconds=tick.at.wall_seconds,
         )
-        activities[name] = done
         account = accounts[name]
+        # The first reading after an outage does not show when its tokens were made.
+        unknown_when = account.unread_since_seconds is not None and done.active
+        activities[name] = replace(done, active=None) if unknown_when else done
         if name in risen and account.active is not bool(done.active):
             account = replace(account, active=bool(done.active))
         gpus = owner.gpus if done.owns else frozenset()
@@ -279,7 +313,71 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
     for name, account in accounts.items():
         if name not in tick.owners and (account.up or account.gpus):
             accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
-    return _Servers(accounts, activities, risen)
+    outages = _outages(books, tick, accounts, activities, moved)
+    for name in outages.ended:
+        if name in risen or name not in tick.owners:
+            accounts[name] = replace(accounts[name], unread_since_seconds=None)
+    return _Servers(accounts, activities, risen, outages)
+
+
+def _unread_since(account: ServerAccount, books: Books, tick: Tick) -> ServerAccount:
+    """The account with the moment since which its page cannot be read. A reading ends it when the outage is settled."""
+    if account.up or account.unread_since_seconds is not None or not (account.engine or account.series):
+        return account
+    last_read = account.read_wall_seconds
+    if last_read is None:
+        last_read = tick.at.wall_seconds if books.at is None else books.at.wall_seconds
+    return replace(account, unread_since_seconds=last_read)
+
+
+def _outages(
+    books: Books,
+    tick: Tick,
+    accounts: Mapping[str, ServerAccount],
+    activities: Mapping[str, Activity],
+    moved: Mapping[str, bool],
+) -> Outages:
+    """Which servers cannot be read, and how the outages end that end at this tick."""
+    now = tick.at.wall_seconds
+    readings = {one.server: one for one in tick.servers if isinstance(one, ServerReading)}
+    unread = {name for name, account in accounts.items() if account.unread_since_seconds is not None}
+    if not unread and not books.held:
+        return Outages()
+    waiting, expired = set(), set()
+    ends: dict[str, End] = {}
+    for name in unread | {key.server for row in books.held.values() for key in row}:
+        owner, reading = tick.owners.get(name), readings.get(name)
+        if owner is None:
+            ends[name] = End(Outcome.ENDED)
+            continue
+        account = accounts[name]
+        since = account.unread_since_seconds
+        if reading is not None and since is not None:
+            began = reading.started_wall_seconds
+            restarted = began is not None and since < began <= now
+            ends[name] = End(
+                Outcome.RESTARTED if restarted else Outcome.CONTINUED,
+                since,
+                now,
+                began if began is not None and restarted else since,
+                worked=moved[name] or any(load.running for load in account.loads),
+                models=activities[name].models,
+            )
+        elif is_waiting(account, owner, now):
+            waiting.add(name)
+        elif is_expired(account, owner, now):
+            expired.add(name)
+            ends[name] = End(Outcome.UNKNOWN)
+        else:
+            ends[name] = End(Outcome.ENDED)
+    return Outages(frozenset(waiting), frozenset(expired), ends)
+
+
+def _courses(ends: Mapping[str, End], settled: Settled, before: Rows, after: Rows) -> dict[str, Course]:
+    """How the tokens of outages that have ended are spread over their time."""
+    answering = (Outcome.CONTINUED, Outcome.RESTARTED)
+    found = {name: course(name, end, settled, before, after) for name, end in ends.items() if end.outcome in answering}
+    return {name: weights for name, weights in found.items() if weights}
 
 
 def _divide(account: GpuAccount, sample: GpuSample | None, tick: Tick, activities: Mapping[str, Activity]) -> Division:
@@ -444,17 +542,16 @@ def _hosts(
 # ----------------------------------------------------------------------------------------------------------- references
 
 
-def _add_rental_cost(
-    accounts: dict[str, ServerAccount], shares: Shares, seconds: float, references: tuple[Reference, ...]
-) -> None:
-    """Add what the servers' GPU time would have cost at rental prices."""
+def _add_rental_cost(read: _Servers, shares: Shares, seconds: float, references: tuple[Reference, ...]) -> None:
+    """Add what the servers' GPU time would have cost at rental prices, except of those that cannot be read."""
+    accounts = read.accounts
     if seconds <= 0.0:
         return
     for reference in references:
         if reference.price_per_gpu_second is None:
             continue
         for key, weight in shares:
-            if not key.server:
+            if not key.server or key.server in read.outages.waiting:
                 continue
             account = accounts[key.server]
             cost = dict(account.reference_cost)
@@ -502,6 +599,9 @@ def _windows(
         owner = tick.owners.get(name)
         if owner is None:
             result[name] = replace(account, window=()) if account.window else account
+            continue
+        if account.engine and not account.up:
+            result[name] = account  # the next reading adds what it missed
             continue
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         known = _known(name, account.gpus, before, gpus, policy.interval_seconds, seconds)

@@ -60,7 +60,7 @@ class Activity:
     """What a server did over the interval."""
 
     owns: bool
-    """Whether it owns its GPUs at all: it answers, or a process holds them."""
+    """Whether it owns its GPUs at all: it answers, a process holds them, or it is not known that none does."""
     active: bool | None
     """Whether it worked; None where only the use of its GPUs can show it."""
     models: tuple[tuple[str, float], ...]
@@ -143,7 +143,8 @@ def activity(
         work = None if account.cadence is Cadence.FINISH else _work_per_second(risen, requests, seconds)
         return Activity(owns=True, active=working, models=weights, work=work, requests=requests)
     starting = owner.held and _is_starting(account, owner, fault, now_wall_seconds)
-    return Activity(owns=owner.held, active=None, models=weights, is_starting=starting)
+    may_run = account.unread_since_seconds is not None and not owner.holders_known
+    return Activity(owns=owner.held or may_run, active=None, models=weights, is_starting=starting)
 
 
 def _is_starting(account: ServerAccount, owner: Ownership, fault: Reason | None, now: float) -> bool:

@@ -7,7 +7,7 @@ there. What has a price is never priced again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -28,6 +28,16 @@ _FINE_SECONDS = 9 * _DAY_SECONDS
 """Rows are quarter-hours this far back, which is a day more than prices can be late."""
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The books after the entries of a tick."""
+
+    postings: Postings
+    rows: Rows
+    held: Rows
+    """Entries of servers that cannot be read; by row."""
+
+
 class Journal:
     """The entries of one tick. Those of one row with the same shares are one entry until they are posted."""
 
@@ -40,10 +50,11 @@ class Journal:
         """Enter ``amounts`` in one row, to be divided by ``shares``."""
         self._entries.setdefault((row, shares), []).append(amounts)
 
-    def post(self, postings: Postings, rows: Rows) -> tuple[Postings, Rows]:
-        """Both with the entries."""
+    def post(self, postings: Postings, rows: Rows, waiting: Collection[str] = ()) -> Posted:
+        """Both with the entries; those of the servers in ``waiting`` apart."""
         posted = dict(postings)
         changed: dict[float, dict[PostingKey, Amounts]] = {}
+        held: dict[float, dict[PostingKey, Amounts]] = {}
         for (start, shares), entries in self._entries.items():
             amounts = reduce(add, entries)
             row = changed.get(start)
@@ -51,10 +62,10 @@ class Journal:
                 row = changed[start] = dict(rows.get(start, {}))
             for key, weight in shares:
                 entry = amounts * weight
-                for accounts in (posted, row):
+                for accounts in (held.setdefault(start, {}),) if key.server in waiting else (posted, row):
                     before = accounts.get(key)
                     accounts[key] = entry if before is None else before + entry
-        return posted, {**rows, **changed}
+        return Posted(posted, {**rows, **changed}, held)
 
 
 def cut(start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, float]]:

@@ -269,6 +269,8 @@ class ServerAccount:
     empty with the process."""
     read_at_seconds: float | None = None
     """Monotonic instant of its last reading. None before this process has read it."""
+    unread_since_seconds: float | None = None
+    """Unix time of the last reading while its page cannot be read; None while it can, and before the first reading."""
     seen: Mapping[str, float] = field(default_factory=dict)
     """Unix time at which it was last there, under "", and each of its models was last on its page; not to the second."""
     window: tuple[WindowSample, ...] = ()
@@ -315,6 +317,8 @@ class Books:
     host_carry_joules: float = 0.0
     """Host energy that no GPU energy has shared yet."""
     rows: Rows = field(default_factory=dict)
+    held: Rows = field(default_factory=dict)
+    """Entries in neither postings nor rows, because a server cannot be read (:mod:`tpw.ledger.outage`)."""
     served: ServedRows = field(default_factory=dict)
     month_kwh: Mapping[float, float] = field(default_factory=dict)
     """Priced facility kWh by start of the billing month, for prices with steps."""

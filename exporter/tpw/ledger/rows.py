@@ -26,10 +26,23 @@ _MAX_OPEN_SECONDS = 2 * 86400.0
 """Rows of a silent GPU stay in memory this long. Tuning: later joules are added to the rows on disk."""
 
 
+Course = tuple[tuple[float, float], ...]
+"""(row, weight) by which what a server did is spread over rows; the weights sum to 1."""
+
+_NO_COURSES: Mapping[str, Course] = {}
+
+
 def open_from(accounts: Mapping[str, GpuAccount], now_seconds: float) -> float:
     """No joule can be booked before this moment: the earliest pending time of a GPU, at most two days ago."""
     starts = [account.pending[0].start_seconds for account in accounts.values() if account.pending]
     return max(min([now_seconds, *starts]), now_seconds - _MAX_OPEN_SECONDS)
+
+
+def rows_open_from(gpus: Mapping[str, GpuAccount], servers: Mapping[str, ServerAccount], now_seconds: float) -> float:
+    """Nothing is added to rows that ended before this moment: what servers did while they cannot be read is added when they
+    can be."""
+    unread = [account.unread_since_seconds for account in servers.values() if account.unread_since_seconds is not None]
+    return max(min([open_from(gpus, now_seconds), *unread]), now_seconds - _MAX_OPEN_SECONDS)
 
 
 def serve(
@@ -38,8 +51,18 @@ def serve(
     after: Mapping[str, ServerAccount],
     start_seconds: float,
     end_seconds: float,
+    courses: Mapping[str, Course] = _NO_COURSES,
 ) -> ServedRows:
-    """The rows with what the servers did between two ticks, spread evenly over that time."""
+    """The rows with what the servers did between two ticks, spread evenly over that time.
+
+    Args:
+        rows: the rows before.
+        before: accounts at the tick before.
+        after: accounts now.
+        start_seconds: the tick before.
+        end_seconds: now.
+        courses: (row, weight) by server, for servers of which this reading covers another time.
+    """
     added: dict[tuple[str, str], Served] = {}
     for name, account in after.items():
         old = before.get(name) or ServerAccount(name)
@@ -47,14 +70,19 @@ def serve(
             _rises(name, old, account, added)
     if not added:
         return rows
-    result = dict(rows)
     span = end_seconds - start_seconds
-    for start, end, begin in cut(start_seconds, end_seconds):
-        part = (end - start) / span if span > 0.0 else 1.0
-        row = dict(result.get(begin, {}))
-        for key, served in added.items():
+    usual = tuple(
+        (row, (end - start) / span if span > 0.0 else 1.0) for start, end, row in cut(start_seconds, end_seconds)
+    )
+    result = dict(rows)
+    changed: dict[float, dict[tuple[str, str], Served]] = {}
+    for key, served in added.items():
+        for start, part in courses.get(key[0], usual):
+            row = changed.get(start)
+            if row is None:
+                row = changed[start] = dict(rows.get(start, {}))
             row[key] = row.get(key, NOTHING_SERVED) + served * part
-        result[begin] = row
+    result.update(changed)
     return result
 
 
@@ -88,7 +116,7 @@ def without_closed(books: Books) -> Books:
     if books.at is None:
         return books
     now = books.at.wall_seconds
-    still_open = open_from(books.gpus, now) - ROW_SECONDS
+    still_open = rows_open_from(books.gpus, books.servers, now) - ROW_SECONDS
     rows = {
         start: row
         for start, row in books.rows.items()

