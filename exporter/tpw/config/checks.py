@@ -135,6 +135,8 @@ def _server_without_address(path: str, server: Server, report: Report) -> None:
     for key in ("headers_file", "tls", "tokens"):
         if _is_given(getattr(server, key)):
             report(f"{path}.{key}", "has no effect without a url: remove it")
+    if server.remote is True:
+        report(f"{path}.remote", "has no effect without a url: remove it")
     if server.spans_nodes is True:
         report(f"{path}.spans_nodes", "has no effect without a url: set it on the node that has the url")
 

@@ -166,6 +166,13 @@ class Server:
         default=Gpus(GpuChoice.AUTO),
         default_words="auto",
     )
+    remote: bool = setting(
+        switch(),
+        "Read the server from here although its address is of no process on this node, such as that of a load balancer or"
+        " of a machine without an exporter. Set it in the configuration of one node only: its tokens are counted by every"
+        " exporter that reads it.",
+        default=False,
+    )
     spans_nodes: bool = setting(
         switch(),
         "The server also has GPUs on other nodes, which are metered there. Live ratios over energy and cost are then not"

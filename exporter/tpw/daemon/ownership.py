@@ -11,6 +11,7 @@ from tpw.daemon import sources
 from tpw.discovery.kubelet import Checkpoint
 from tpw.discovery.ownership import AUTO, Claim, occupants, ownership, resolve
 from tpw.discovery.partition import parts
+from tpw.discovery.placement import justified
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.scan import HostScan, scan_host
 from tpw.ledger.books import Books
@@ -57,6 +58,7 @@ class Owners:
         self.occupants: Mapping[str, Occupants] = {}
         """Processes on each GPU that belong to no server, as of the last :meth:`owners`."""
         self._scan_requested_for: frozenset[int] = frozenset()
+        self._answered: set[str] = set()
         self._problem_seen_seconds: dict[str, float] = {}
         self.notes: tuple[str, ...] = ()
 
@@ -135,6 +137,18 @@ class Owners:
 
     def _owner(self, claim: Claim, gpus: tuple[Gpu, ...], notes: list[str], *, is_up: bool) -> Ownership:
         name = claim.server
+        if is_up:
+            self._answered.add(name)
+        claim, refusal = justified(
+            claim,
+            pids=self.scan.pids.get(name),
+            has_answered=name in self._answered,
+            holders=self.holders,
+            blind=self.scan.blind,
+            gpus=gpus,
+        )
+        if refusal:
+            notes.append(refusal)
         assigned, unclear = self.scan.assigned(name, gpus) if claim.gpus == AUTO else (None, ())
         notes.extend(f"server {name}: {problem}" for problem in unclear)
         owner = ownership(

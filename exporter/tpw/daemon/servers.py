@@ -10,6 +10,7 @@ import structlog
 from tpw.config.schema import Config, Server
 from tpw.daemon import sources
 from tpw.discovery.ownership import Claim
+from tpw.discovery.placement import Place, is_loopback
 from tpw.discovery.scan import HostScan
 from tpw.model import OsProcess, ServerFault, ServerReading, SourceStatus
 from tpw.polling import SourceHealth, TokenPoller
@@ -17,6 +18,11 @@ from tpw.tokens.dialects import Dialect
 from tpw.tokens.scrape import ScrapeSource
 
 _log = structlog.get_logger("tpw")
+
+_ELSEWHERE = (
+    "its address is not on this node, so it is neither read nor charged here: the exporter on its node does that. To read"
+    " it from here, set `remote: true` in the configuration of this node only"
+)
 
 
 class _HealthOf(Protocol):
@@ -50,6 +56,8 @@ class Servers:
         self._sources: dict[str, ScrapeSource] = {}
         self._settings: dict[str, Server] = {}
         self._notes: dict[str, str] = {}
+        self._elsewhere: set[str] = set()
+        """Configured servers that are on another node."""
 
     def begin(self) -> None:
         """Start reading every server that is due."""
@@ -71,7 +79,8 @@ class Servers:
 
     def notes(self) -> list[str]:
         """What servers do not expose, in sentences."""
-        return [f"server {name}: {note}" for name, note in self._notes.items() if note and name in self.claims]
+        notes = [f"server {name}: {_ELSEWHERE}" for name in sorted(self._elsewhere)]
+        return notes + [f"server {name}: {note}" for name, note in self._notes.items() if note and name in self.claims]
 
     def dialects(self) -> dict[str, Dialect | None]:
         """The dialect of each server, None where it is not recognised yet. From any thread."""
@@ -81,9 +90,10 @@ class Servers:
         """Poll the configured servers and those of the latest scan from now on. A server with the same settings keeps its
         source, with its connection and what it has recognised."""
         configured = {server.name: server for server in config.servers}
-        wanted = dict(configured)
+        self._elsewhere &= configured.keys()
+        wanted = {name: server for name, server in configured.items() if self._is_read_here(server)}
         for found in self._latest_scan().found:
-            if found.name not in wanted:
+            if found.name not in configured:
                 wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine)
         if wanted == self._settings:
             return
@@ -103,6 +113,22 @@ class Servers:
         self._sources = by_name
         self.claims = {name: sources.claim(server) for name, server in wanted.items()}
         self._poller.set_sources(list(by_name.values()))
+
+    def _is_read_here(self, server: Server) -> bool:
+        """Whether a configured server is on this node, or of all nodes to be read from this one. An address other than
+        loopback is not read before a scan knows where it is: all nodes of a fleet have the same configuration."""
+        if server.url is None or server.remote:
+            return True
+        scan = self._latest_scan()
+        known = scan.addresses.get(server.name) == server.url
+        place = scan.places.get(server.name) if known else None
+        if place is Place.ELSEWHERE:
+            if server.name not in self._elsewhere:
+                _log.info("server_elsewhere", server=server.name, detail=_ELSEWHERE)
+            self._elsewhere.add(server.name)
+        elif place is not None:
+            self._elsewhere.discard(server.name)
+        return place in (Place.HERE, Place.UNKNOWN) or (place is None and is_loopback(server.url))
 
     def replace_rows(self, rows: Sequence[Dialect]) -> None:
         """Use other dialects. Sources that were made with the old ones are made again by the next :meth:`update`."""

@@ -17,6 +17,7 @@ from tpw.discovery.finder import FoundServer, Probe, ServerFinder, StartingServe
 from tpw.discovery.kubelet import pod_of
 from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
+from tpw.discovery.placement import Place
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
@@ -79,6 +80,10 @@ class HostProcesses:
         """Processes that listen at an address. None if it is not of this host; empty if the processes are unknown."""
         sockets = self._sockets.at(url, self._table)
         return None if sockets is None else frozenset(pid for one in sockets for pid in one.pids)
+
+    def place(self, url: str) -> Place:
+        """See :meth:`tpw.discovery.sockets.SocketFinder.place`."""
+        return self._sockets.place(url, self._table)
 
     def tree(self, pids: Collection[int], climb: str = ANCESTOR, *, others: Collection[int] = ()) -> frozenset[int]:
         """See :meth:`tpw.discovery.table.ProcessTable.tree`."""

@@ -12,6 +12,7 @@ from tpw.discovery.environment import Visible, allowed
 from tpw.discovery.finder import FoundServer, StartingServer
 from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
+from tpw.discovery.placement import Place
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.widening import widened
 from tpw.model import STARTING_SECONDS, Attribution, Gpu, OsProcess, Workload
@@ -43,6 +44,8 @@ class HostScan:
     """To whom each process on a GPU belongs."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """The URL that each server was scanned at."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Where the addresses of the configured servers are."""
 
     def assigned(self, server: str, gpus: Sequence[Gpu]) -> tuple[Assigned | None, tuple[str, ...]]:
         """GPUs of a server that holds none according to the driver, and problems as sentences. From the kubelet, else
@@ -116,6 +119,7 @@ def scan_host(
         {name: at for name, at in started.items() if at is not None},
         host.workloads(holding),
         addresses,
+        {name: host.place(url) for name, url in configured.items()},
     )
 
 

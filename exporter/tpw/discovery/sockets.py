@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tpw.discovery.engines import Engine
 from tpw.discovery.inference import likely_holders
+from tpw.discovery.placement import Place
 from tpw.discovery.procfs import Address, Listener, Process, ProcFs
 from tpw.discovery.table import ProcessTable
 from tpw.discovery.workload import parse
@@ -80,6 +81,19 @@ class SocketFinder:
         if url not in self._at:
             self._at[url] = self._found_at(url, table)
         return self._at[url]
+
+    def place(self, url: str, table: ProcessTable) -> Place:
+        """Whether an address is of this node, or of a container on it. A host name with several addresses is of this node
+        if all of them are: else it names servers of several nodes."""
+        addresses = {one for one in self._addresses_of(urlsplit(url).hostname or "") if not one.is_link_local}
+        if not addresses:
+            return Place.UNKNOWN
+        if any(one.is_loopback or one.is_unspecified for one in addresses) or addresses <= self._addresses():
+            return Place.HERE
+        namespaces = {network: pid for pid in table if (network := self._fs.network(pid)) is not None}
+        if addresses <= self._addresses().union(*(self._fs.addresses(pid) for pid in namespaces.values())):
+            return Place.HERE
+        return Place.ELSEWHERE if table.shows_host() else Place.UNKNOWN
 
     def _found_at(self, url: str, table: ProcessTable) -> list[HeldSocket] | None:
         parts = urlsplit(url)
