@@ -8,6 +8,7 @@ import structlog
 
 from tpw.config.schema import Config
 from tpw.daemon import sources
+from tpw.daemon.problems import ProblemLog
 from tpw.discovery.kubelet import Checkpoint
 from tpw.discovery.ownership import AUTO, Claim, occupants, ownership, resolve
 from tpw.discovery.partition import parts
@@ -24,9 +25,6 @@ _log = structlog.get_logger("tpw")
 SCAN_SECONDS = 15.0
 """Between two scans of processes and sockets, and between two reads of the GPUs' process lists. A scan costs some 10 ms;
 a server that starts or stops triggers one at once."""
-
-_SAME_PROBLEM_SECONDS = 3600.0
-"""A problem that comes back within this time is the same one, and is not logged again."""
 
 Holders = Mapping[str, frozenset[int] | None]
 """Process ids by GPU; None where the driver does not report them."""
@@ -58,20 +56,12 @@ class Owners:
         self.occupants: Mapping[str, Occupants] = {}
         """Processes on each GPU that belong to no server, as of the last :meth:`owners`."""
         self._scan_requested_for: frozenset[int] = frozenset()
-        self._answered: set[str] = set()
-        self._problem_seen_seconds: dict[str, float] = {}
+        self._problems = ProblemLog(clock)
         self.notes: tuple[str, ...] = ()
 
     def receive(self, scan: HostScan) -> None:
         """Use a new scan from now on."""
-        now = self._clock()
-        for problem in scan.problems:
-            if now - self._problem_seen_seconds.get(problem, float("-inf")) > _SAME_PROBLEM_SECONDS:
-                _log.warning("scan_incomplete", detail=problem)
-            self._problem_seen_seconds[problem] = now
-        self._problem_seen_seconds = {
-            problem: seen for problem, seen in self._problem_seen_seconds.items() if now - seen <= _SAME_PROBLEM_SECONDS
-        }
+        self._problems.report(scan.problems)
         if scan != self.scan:
             self.scan = scan
 
@@ -126,7 +116,11 @@ class Owners:
         self._inputs = inputs
         notes: list[str] = []
         claims = {**{one.name: Claim(one.name) for one in self.scan.starting}, **claims}
-        owners = {name: self._owner(claim, gpus, notes, is_up=up.get(name, False)) for name, claim in claims.items()}
+        answered = {name for name, account in books.servers.items() if account.read_at_seconds is not None}
+        owners = {
+            name: self._owner(claim, gpus, notes, is_up=up.get(name, False), has_answered=name in answered)
+            for name, claim in claims.items()
+        }
         for note in notes:
             if note not in self.notes and gpus:
                 _log.warning("server_gpus_unknown", detail=note)
@@ -135,14 +129,14 @@ class Owners:
         self.occupants = occupants(gpus, owners, self.holders, self.scan.blind, self.scan.workloads, self._sharing)
         return owners
 
-    def _owner(self, claim: Claim, gpus: tuple[Gpu, ...], notes: list[str], *, is_up: bool) -> Ownership:
+    def _owner(
+        self, claim: Claim, gpus: tuple[Gpu, ...], notes: list[str], *, is_up: bool, has_answered: bool
+    ) -> Ownership:
         name = claim.server
-        if is_up:
-            self._answered.add(name)
         claim, refusal = justified(
             claim,
             pids=self.scan.pids.get(name),
-            has_answered=name in self._answered,
+            has_answered=is_up or has_answered,
             holders=self.holders,
             blind=self.scan.blind,
             gpus=gpus,
