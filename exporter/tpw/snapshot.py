@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
+from tpw.ledger.retirement import Retired
 from tpw.model import Instant, PriceInterval, Reference, SourceStatus, server_source
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
@@ -92,6 +93,8 @@ class Snapshot:
     poll_lag_seconds: float = 0.0
     interval_seconds: float = 1.0
     store: StoreStatus = field(default_factory=StoreStatus)
+    retired: Retired = field(default_factory=Retired)
+    """Servers and models that have no series any more."""
     notes: tuple[str, ...] = ()
     """Sentences for the operator: no tariff configured, RAPL not readable ..."""
 

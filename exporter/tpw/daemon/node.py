@@ -14,6 +14,7 @@ from tpw.daemon.meters import Meters
 from tpw.daemon.ownership import Owners
 from tpw.daemon.persistence import Persistence, check_currency
 from tpw.daemon.pricing import Feeds, Pricing
+from tpw.daemon.retirement import Retirement
 from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
 from tpw.ledger.advance import advance
@@ -70,6 +71,7 @@ class Node:
         """Whether a scan was received."""
         self.reload_failed = False
         self._anomalies = Anomalies(clock)
+        self._retirement = Retirement(config.state.retire)
         self._given_notes = tuple(notes)
         self.snapshot = Snapshot(self._now(), self.books)
         """The newest one. Replaced as a whole, so any thread may take the reference."""
@@ -152,6 +154,7 @@ class Node:
             poll_lag_seconds=late_seconds,
             interval_seconds=self.config.polling.interval,
             store=self._store.status,
+            retired=self._retirement.update(books, at.wall_seconds),
             notes=self._notes(),
         )
         return self.snapshot

@@ -346,6 +346,34 @@ CATALOGUE: tuple[Metric, ...] = (
         "Emissions of the server's facility energy in grams of CO2 equivalent, by state and basis, from the books.",
         "No carbon intensity is known.",
     ),
+    Metric(
+        "tpw_books_unlisted_energy_joules",
+        (),
+        "Energy (boundary gpu), in joules, from the books, of servers and models that have no series because they have "
+        "been gone for longer than state.retire. A gauge: it falls when one returns.",
+        "No GPU was found.",
+    ),
+    Metric(
+        "tpw_books_unlisted_facility_energy_joules",
+        (),
+        "Facility energy, in joules, from the books, of servers and models that have no series because they have been "
+        "gone for longer than state.retire.",
+        "No GPU was found.",
+    ),
+    Metric(
+        "tpw_books_unlisted_cost",
+        ("component", "currency"),
+        "Cost in the currency of the label, by component, from the books, of servers and models that have no series "
+        "because they have been gone for longer than state.retire.",
+        "No currency is configured.",
+    ),
+    Metric(
+        "tpw_books_unlisted_credit",
+        ("currency",),
+        "Money that negative electricity prices paid back, in the currency of the label, from the books, for servers and "
+        "models that have no series because they have been gone for longer than state.retire.",
+        "No tariff is configured.",
+    ),
     # --------------------------------------------------------------------------------------------------- live ratios
     Metric(
         "tpw_tokens_per_second",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
-from tpw.exposition.totals import Totals, totals
+from tpw.exposition.totals import Totals, listed, totals, unlisted
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
@@ -142,7 +142,10 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         sheet.add("tpw_workload_energy_joules_total", (workload.name, str(workload.kind)), used)
     _hosts(sheet, books)
     configured = snapshot.servers_read
-    for name, server in sorted(books.servers.items()):
+    if books.gpus:
+        _unlisted(sheet, unlisted(booked, snapshot.retired), books.currency, ordered)
+    booked, servers = listed(books, booked, snapshot.retired)
+    for name, server in sorted(servers.items()):
         _server(sheet, server, books, configured=name in configured)
         _server_books(sheet, server, booked, books, ordered, bases)
         _reference_costs(sheet, server, books.currency, snapshot.references)
@@ -153,6 +156,15 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     if drops is not None:
         sheet.add(DROPPED, (), float(drops.count))
     return sheet.families(drops)
+
+
+def _unlisted(sheet: Sheet, amounts: Amounts, currency: str, components: tuple[str, ...]) -> None:
+    sheet.add("tpw_books_unlisted_energy_joules", (), amounts.joules)
+    sheet.add("tpw_books_unlisted_facility_energy_joules", (), amounts.facility_joules)
+    for component in components:
+        sheet.add("tpw_books_unlisted_cost", (component, currency), amounts.cost.get(component, 0.0))
+    if ENERGY in components:
+        sheet.add("tpw_books_unlisted_credit", (currency,), amounts.credit)
 
 
 def _by_index(account: GpuAccount) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from math import fsum
 from typing import TypedDict
 
 from tpw import __version__
-from tpw.exposition.totals import Totals, totals
+from tpw.exposition.totals import Totals, listed, totals
 from tpw.exposition.waste import Waste
 from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
@@ -236,9 +236,10 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
     accounts = sorted(books.gpus.values(), key=lambda account: (account.gpu.index, account.gpu.uuid))
     gpus = [_gpu(account, owners.get(account.gpu.uuid, []), booked) for account in accounts]
     configured = snapshot.servers_read
+    listed_totals, listed_servers = listed(books, booked, snapshot.retired)
     servers = [
-        _server(server, books, booked, configured=name in configured, priced=snapshot.energy_priced)
-        for name, server in sorted(books.servers.items())
+        _server(server, books, listed_totals, configured=name in configured, priced=snapshot.energy_priced)
+        for name, server in sorted(listed_servers.items())
         if name in configured or server.up or server.gpus
     ]
     carbon, demand = snapshot.carbon, snapshot.demand

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 
 from tpw.ledger.amounts import Amounts
-from tpw.ledger.books import Books
+from tpw.ledger.books import Books, ServerAccount
+from tpw.ledger.retirement import Retired
 from tpw.model import EnergyMethod, Workload
 
 
@@ -61,4 +62,41 @@ def totals(books: Books) -> Totals:
         frozenset(components),
         frozenset(bases),
         frozenset((server, model) for server, model, _ in servers if (server, model) not in measured),
+    )
+
+
+def listed(books: Books, booked: Totals, retired: Retired) -> tuple[Totals, Mapping[str, ServerAccount]]:
+    """The totals and the servers without what is retired. The totals of GPUs keep it."""
+    if not retired:
+        return booked, books.servers
+    models = {
+        server: {model for model in models if (server, model) not in retired}
+        for server, models in booked.models.items()
+        if server not in retired.servers
+    }
+    servers = {
+        name: _without(account, retired) for name, account in books.servers.items() if name not in retired.servers
+    }
+    return replace(booked, models=models), servers
+
+
+def unlisted(booked: Totals, retired: Retired) -> Amounts:
+    """What is booked for what is retired: servers on the page, this and the rest sum to the GPUs."""
+    if not retired:
+        return Amounts()
+    return Amounts.total(
+        amounts for (server, model, _), amounts in booked.servers.items() if (server, model) in retired
+    )
+
+
+def _without(account: ServerAccount, retired: Retired) -> ServerAccount:
+    if not any(server == account.name for server, _ in retired.models):
+        return account
+    name = account.name
+    return replace(
+        account,
+        tokens={key: value for key, value in account.tokens.items() if (name, key[0]) not in retired},
+        requests={model: value for model, value in account.requests.items() if (name, model) not in retired},
+        work={key: value for key, value in account.work.items() if (name, key[0]) not in retired},
+        reference_cost={key: value for key, value in account.reference_cost.items() if (name, key[0]) not in retired},
     )

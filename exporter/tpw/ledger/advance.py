@@ -313,6 +313,8 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
     for name, account in accounts.items():
         if name not in tick.owners and (account.up or account.gpus):
             accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
+        if "" not in account.seen:  # books of 0.1
+            accounts[name] = replace(accounts[name], seen=mark_seen(account.seen, ("",), tick.at.wall_seconds))
     outages = _outages(books, tick, accounts, activities, moved)
     for name in outages.ended:
         if name in risen or name not in tick.owners:
