@@ -134,6 +134,9 @@ class _Gpu(ctypes.Structure):
         ("throttle_ns", ctypes.c_ulonglong * 4),
         ("smoothing", ctypes.c_uint),
         ("floor_watts", ctypes.c_uint),
+        ("preset", ctypes.c_uint),
+        ("stuck_mw", ctypes.c_uint),
+        ("persistence", ctypes.c_uint),
         ("frozen_mj", ctypes.c_ulonglong),
         ("hang_until_seconds", ctypes.c_double),
         ("offset_joules", ctypes.c_double),
@@ -341,6 +344,7 @@ class FakeNvml:
             record.memory_used = (slot + 1) << 30
             record.memory_reserved = 1 << 29
             record.module_factor = 1.0
+            record.persistence = 1
             record.refresh_seconds = refresh_seconds
             self._control.order[slot] = slot
             self._gpus.append(FakeGpu(self, slot, watts, counter_joules))
@@ -459,6 +463,10 @@ class FakeNvml:
 
     def zero_watts(self, i: int, *, on: bool = True) -> None:
         self._gpus[i].flag("zero_watts", on=on)
+
+    def stick_power(self, i: int, watts: float) -> None:
+        """Every power reading is this from now on, whatever the GPU draws; 0: the sensor works again."""
+        self._gpus[i].set(stuck_mw=int(watts * 1000))
 
     def no_energy(self, i: int, *, on: bool = True) -> None:
         self._gpus[i].flag("no_energy", on=on)

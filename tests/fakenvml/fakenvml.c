@@ -81,9 +81,12 @@ struct gpu {
     unsigned long long memory_total;
     unsigned long long memory_used;
     unsigned long long memory_reserved;
-    unsigned long long throttle_ns[4]; /* fields 74, 269, 270, 271 */
-    unsigned int smoothing; /* field 251: 0 unsupported, 1 off, 2 on */
-    unsigned int floor_watts; /* field 255 */
+    unsigned long long throttle_ns[4]; /* fields 74 and three of events, by driver version */
+    unsigned int smoothing; /* enabled: 0 unsupported, 1 off, 2 on */
+    unsigned int floor_watts; /* applied floor */
+    unsigned int preset; /* active preset profile of power smoothing */
+    unsigned int stuck_mw; /* every power reads as this; 0: none is stuck */
+    unsigned int persistence;
     unsigned long long frozen_mj;
     double hang_until_seconds;
     double offset_joules;
@@ -224,6 +227,8 @@ static unsigned int power_mw(const struct gpu *g, double at, int average, int mo
 {
     if (g->flags & FLAG_ZERO_WATTS)
         return 0;
+    if (g->stuck_mw)
+        return g->stuck_mw;
     double watts = average ? joules_at(g, at) - joules_at(g, at - 1.0) : watts_at(g, at);
     return (unsigned int)(watts * (module ? g->module_factor : 1.0) * 1000.0 + 0.5);
 }
@@ -518,7 +523,7 @@ int nvmlDeviceGetArchitecture(void *device, unsigned int *architecture)
 int nvmlDeviceGetPersistenceMode(void *device, unsigned int *mode)
 {
     ON_GPU(device);
-    *mode = 1;
+    *mode = g->persistence;
     return SUCCESS;
 }
 
@@ -567,6 +572,20 @@ struct field_value {
     } value;
 };
 
+/* Number of the first field of throttle events (three of them) and of power smoothing in this driver's nvml.h: 0 for a
+ * driver that has none. From 575 to 580.65 the events come first, at 251, and smoothing at 256. */
+static unsigned int first_event(const struct control *c)
+{
+    double version = atof(c->driver_version);
+    return version < 575.0 ? 0 : version < 580.82 ? 251 : 269;
+}
+
+static unsigned int first_smoothing(const struct control *c)
+{
+    double version = atof(c->driver_version);
+    return version < 575.0 || version >= 580.82 ? 251 : 256;
+}
+
 static void one_field(struct control *c, struct gpu *g, double at, struct field_value *v)
 {
     int module = v->scope_id == 1;
@@ -608,28 +627,32 @@ static void one_field(struct control *c, struct gpu *g, double at, struct field_
                 answer = SUCCESS;
             }
             break;
-        case 251:
-            if (g->smoothing) {
-                narrow = g->smoothing - 1;
-                answer = SUCCESS;
-            }
-            break;
-        case 255:
-            if (g->smoothing == 2) {
-                narrow = g->floor_watts;
-                answer = SUCCESS;
-            }
-            break;
         case 74:
-        case 269:
-        case 270:
-        case 271:
             if (!(g->flags & FLAG_NO_THROTTLE)) {
                 is_wide = 1;
-                wide = g->throttle_ns[v->field_id == 74 ? 0 : v->field_id - 268];
+                wide = g->throttle_ns[0];
                 answer = SUCCESS;
             }
             break;
+        default: {
+            unsigned int event = v->field_id - first_event(c), smoothing = v->field_id - first_smoothing(c);
+            if (first_event(c) && event < 3 && !(g->flags & FLAG_NO_THROTTLE)) {
+                is_wide = 1;
+                wide = g->throttle_ns[1 + event];
+                answer = SUCCESS;
+            } else if (smoothing == 0 && g->smoothing) {
+                narrow = g->smoothing - 1;
+                answer = SUCCESS;
+            } else if (smoothing == 4 && g->smoothing == 2) {
+                narrow = g->floor_watts;
+                answer = SUCCESS;
+            } else if (smoothing == 13 && g->smoothing) {
+                narrow = g->preset;
+                answer = SUCCESS;
+            } else if (smoothing > 4 && smoothing < 18 && smoothing != 13 && g->smoothing) {
+                answer = SUCCESS; /* settings, all 0 */
+            }
+        }
         }
     }
     if (answer == SUCCESS && fickle && flickers(g))

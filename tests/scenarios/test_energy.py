@@ -106,6 +106,18 @@ def supervised(n: Node) -> None:
     n.restart()
 
 
+def refreshing(seconds: float) -> Be:
+    return lambda nvml: nvml.gpu(0).set(refresh_seconds=seconds)
+
+
+def step_back(joules: float) -> Do:
+    return lambda n: n.nvml.step_back(0, joules)
+
+
+def more(n: Node, watts: float) -> None:
+    n.nvml.gpu(0).set_constant(watts)
+
+
 def jump(seconds: float) -> Do:
     def set_clock(n: Node) -> None:
         n.wall_ahead_seconds += seconds
@@ -198,6 +210,29 @@ SCENARIOS = [
         tuple((second + 0.4, lambda n: n.nvml.flicker(0)) for second in (10, 20, 30)),
         method=AVERAGE,
         error=AVERAGE_ERROR,
+    ),
+    Scenario(
+        "stuck power sensor",
+        square(7.0),
+        events=((70.4, lambda n: n.nvml.stick_power(0, 100.0)),),
+        anomalies={"stuck": 1},
+        seconds=400,
+    ),
+    Scenario("counter refreshes every 1.5 s", constant(690.0), refreshing(1.5), error=0.03, seconds=59),
+    Scenario("counter refreshes every 2 s", constant(690.0), refreshing(2.0), error=0.04, seconds=58),
+    Scenario(
+        "counter jitters by 1 mJ",
+        prepare=refreshing(2.0),
+        events=tuple((second + 0.2, step_back((-1) ** second * -0.001)) for second in range(10, 50)),
+        error=0.04,
+        seconds=58,
+    ),
+    Scenario(
+        "power limit raised",
+        events=((20.4, lambda n: (n.nvml.gpu(0).set(limit_mw=2_500_000, max_limit_mw=2_500_000), more(n, 2400.0))),),
+        seconds=120,
+        unmetered=3.0,
+        anomalies={"implausible": 4},
     ),
     # -------------------------------------------------------------------------------------------------- faults of the GPU
     Scenario("lost and back", events=((20.4, lambda n: n.nvml.lose(0)), (30.4, lambda n: n.nvml.restore(0)))),

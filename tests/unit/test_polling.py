@@ -622,8 +622,8 @@ class Sampled(Meter):
         self.sample_times: list[float] = []
         self.wanted = True
 
-    def sampled_gpus(self) -> tuple[str, ...]:
-        return ("GPU-1",) if self.wanted else ()
+    def sampling(self) -> dict[str, float | None]:
+        return {"GPU-1": None} if self.wanted else {}
 
     def sample(self, uuid: str) -> None:
         self._enter(uuid)

@@ -453,7 +453,7 @@ def _read_gpu(
     throttle, throttle_raw = _throttle(account, sample)
     states = frozenset(key.state for key, _ in division.shares)
     no_load = learned(account.no_load_watts, sample, seconds, states, account.gpu.max_power_watts)
-    if doubt(account.gpu, sample.power_watts):
+    if doubt(account.gpu, sample.power_watts) or measured.check.power_stuck:
         sample = replace(sample, power_watts=None)  # nor exposed
     calibration = policy.calibration.get(sample.uuid)
     if calibration is not None:

@@ -114,6 +114,14 @@ class Check:
     """Consecutive windows in which the two agreed."""
     distrusted: bool = False
     """The counter is wrong or frozen: power is integrated instead."""
+    has_agreed: bool = False
+    """The two have agreed in a window before."""
+    power_stuck: bool = False
+    """The power sensor returns the same value, whatever the counter does: it is neither shown nor compared."""
+    watts: float | None = None
+    """Power at the last reading."""
+    same_seconds: float = 0.0
+    """For so long every reading of power has been that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,8 @@ class GpuAccount:
     """Value of the raw counter before it stepped back, until it has moved on below that."""
     still_since_seconds: float | None = None
     """Monotonic instant of the hardware counter's last move, while it does not move; else None."""
+    refresh_seconds: float = 0.0
+    """The counter's refresh interval is not longer than this, as far as is known; 0: its usual interval is assumed."""
     still_joules: float = 0.0
     """Integral of power since then: booked if the counter proves frozen."""
     check: Check = field(default_factory=Check)

@@ -14,7 +14,8 @@ An external meter (``external``) is subject to the same rules: as a counter if i
 
 A counter is also compared with the integral of average power, in windows of a minute. If they differ by more than a quarter
 for five minutes that is an anomaly (``mismatch``). If they differ by more than a factor of two, or the counter does not
-move, power is used instead (``distrusted``, ``frozen``) until they have agreed for five minutes. Instant power may meet a
+move, power is used instead (``distrusted``, ``frozen``) until they have agreed for five minutes. A power sensor that reads
+the same value for a minute while the counter goes another way is ``stuck``: the counter stays. Instant power may meet a
 periodic load at the same phase every time, so it only detects a counter in another unit: a factor of more than ten for
 five minutes.
 """
@@ -32,12 +33,23 @@ DEFAULT_MAX_POWER_WATTS = 3000.0
 """For GPUs that do not report their limit: above the 2900 W of a GB300 module."""
 
 _HEADROOM = 1.25
-"""Tuning: above the excursions of GPUs over their limit, below any misread counter."""
+"""Chosen: above the limit's own tolerance, for which no figure is known, and below what a misread counter would show."""
 _SLACK_SECONDS = 0.2
-"""A counter refreshes every 20 to 100 ms, so a delta may hold a little more time than lies between two reads."""
+"""A counter refreshes every 20 to 100 ms (reported by PETSc and ML.ENERGY), so a rise may hold a little more time than lies
+between two reads. Where a counter may refresh less often, so much more."""
+_UNKNOWN_REFRESH_SECONDS = 2.0
+"""The same for the first rise, before its refresh is known. Chosen: counters were seen to refresh at 1 to 2 s."""
+_LONGEST_REFRESH_SECONDS = 5.0
+
+_JITTER_JOULES = 0.1
+"""A counter that is lower by less has not stepped back: it was read during an update. Chosen: a millisecond at 100 W."""
 
 _FROZEN_SECONDS = 10.0
-"""A powered GPU always draws: a counter that has not moved for this long is frozen. Tuning: a hundred refreshes."""
+"""A powered GPU always draws: a counter that has not moved for this long is frozen. Chosen: a hundred refreshes."""
+
+_STUCK_SECONDS = 10.0
+"""A power sensor that disagrees with the counter and has read the same value for this long is stuck. Chosen: shorter than
+the part of a minute in which a stuck sensor can move the ratio beyond a factor of two."""
 
 _MIN_FALL = 0.1
 """A counter that was reset has fallen by more than this part of its value."""
@@ -174,12 +186,15 @@ def _measure_counter(
     if new is None:
         return Step(), account
     if old is None:
+        account = replace(account, refresh_seconds=_UNKNOWN_REFRESH_SECONDS)
         return Step(unmetered=True), _at(account, sample, now)
     rise = new - old
-    bound = _limit_watts(account) * (_gap_seconds(account, sample, now) * _HEADROOM + _SLACK_SECONDS)
-    if rise == 0.0:
+    gap = _gap_seconds(account, sample, now)
+    bound = _limit_watts(account) * (gap * _HEADROOM + max(_SLACK_SECONDS, account.refresh_seconds))
+    if -_JITTER_JOULES <= rise <= 0.0:
         return _unchanged(account, sample, now, interval_seconds)
     mark = account.mark_joules
+    account = replace(account, refresh_seconds=_refresh_seconds(account, gap))
     if 0.0 < rise <= bound:
         if mark is not None and new > mark:
             return Step(joules=new - mark, unmetered=True), _at(account, sample, now)
@@ -191,6 +206,15 @@ def _measure_counter(
         # The driver was reloaded: its count since then is real, the unread part before is unknown.
         return Step(joules=new, unmetered=True, anomaly="reset"), lower
     return Step(unmetered=True, anomaly="backwards"), lower
+
+
+def _refresh_seconds(account: GpuAccount, gap_seconds: float) -> float:
+    """What is known of the counter's refresh interval after it has moved: it is not longer than the time since it was last
+    seen to move, unless it was longer before."""
+    gap = min(gap_seconds, _LONGEST_REFRESH_SECONDS)
+    if account.still_since_seconds is not None:
+        return max(account.refresh_seconds, gap)
+    return gap if account.refresh_seconds == _UNKNOWN_REFRESH_SECONDS else account.refresh_seconds
 
 
 def _unchanged(
@@ -257,17 +281,36 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
     power = _trapezoid(account, sample, interval_seconds)
     if raw is None or power is None or account.baseline_at_seconds is None or sample.energy_joules < raw:
         return replace(account, check=replace(check, raw_joules=sample.energy_joules)), ""
+    seconds, rise = sample.at_seconds - account.baseline_at_seconds, sample.energy_joules - raw
     check = replace(
         check,
         raw_joules=sample.energy_joules,
-        seconds=check.seconds + sample.at_seconds - account.baseline_at_seconds,
-        counter_joules=check.counter_joules + sample.energy_joules - raw,
+        seconds=check.seconds + seconds,
+        counter_joules=check.counter_joules + rise,
         power_joules=check.power_joules + power,
+        watts=sample.power_watts,
+        same_seconds=check.same_seconds + seconds if sample.power_watts == check.watts else 0.0,
     )
     if check.seconds < _WINDOW_SECONDS or check.power_joules <= 0.0:
         return replace(account, check=check), ""
+    closed, anomaly = _judged(check, by_mean=account.gpu.power_averaged)
+    return replace(account, check=closed), anomaly
+
+
+def _judged(check: Check, *, by_mean: bool) -> tuple[Check, str]:
+    """A check whose window is over: the next window's, and the anomaly, if any."""
     ratio = check.counter_joules / check.power_joules
-    by_mean = account.gpu.power_averaged
+    following = Check(
+        raw_joules=check.raw_joules,
+        disagreements=check.disagreements,
+        agreements=check.agreements,
+        distrusted=check.distrusted,
+        has_agreed=check.has_agreed,
+        watts=check.watts,
+        same_seconds=check.same_seconds,
+    )
+    if _is_power_stuck(check, ratio):
+        return replace(following, power_stuck=True), "" if check.power_stuck else "stuck"
     most = _AGREE if by_mean else _OTHER_UNIT
     agree = 1.0 / most <= ratio <= most
     disagreements = 0 if agree else check.disagreements + 1
@@ -281,10 +324,24 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
         anomaly = "mismatch"
     elif distrusted and agreements >= _WINDOWS:
         distrusted = False
-    closed = Check(
-        raw_joules=check.raw_joules, disagreements=disagreements, agreements=agreements, distrusted=distrusted
+    return (
+        replace(
+            following,
+            disagreements=disagreements,
+            agreements=agreements,
+            distrusted=distrusted,
+            has_agreed=check.has_agreed or 1.0 / _AGREE <= ratio <= _AGREE,
+        ),
+        anomaly,
     )
-    return replace(account, check=closed), anomaly
+
+
+def _is_power_stuck(check: Check, ratio: float) -> bool:
+    """Whether it is the power sensor that is wrong where the two differ: it has read the same value for a while, and the
+    counter has fitted it before. The readings of a sensor that works differ."""
+    if check.distrusted or not check.has_agreed or 1.0 / _AGREE <= ratio <= _AGREE:
+        return False
+    return check.same_seconds >= _STUCK_SECONDS
 
 
 def measure_host(account: HostAccount, sample: HostSample, interval_seconds: float) -> tuple[float, HostAccount]:

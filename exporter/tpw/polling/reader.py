@@ -80,6 +80,8 @@ class MeterReader:
         self._sampling = meter if isinstance(meter, SamplingMeter) and sampling_seconds > 0.0 else None
         self._sharing = meter if isinstance(meter, SharingMeter) else None
         self.parallel = isinstance(meter, ParallelMeter) and meter.reads_in_parallel
+        self._sampled_at: dict[str, float] = {}
+        """When a GPU was last read or sampled."""
         self.messages: SimpleQueue[Message] = SimpleQueue()
         self.helpers: tuple[Worker, ...] = ()
         """Further threads that read GPUs. Set by the tick's thread."""
@@ -152,6 +154,8 @@ class MeterReader:
         outcome = self._call(worker, CallKind.READ, uuid, self.meter.read)
         if isinstance(outcome, MeterLost):
             return outcome
+        if self._sampling is not None:
+            self._sampled_at[uuid] = self._clock()
         self.messages.put(_message(uuid, outcome))
         return None
 
@@ -177,18 +181,27 @@ class MeterReader:
         return Sharing() if self._sharing is None else self._sharing.sharing(uuid)
 
     def pause(self) -> float | None:
-        """Seconds until the next samples, random so that they cannot stay in phase with the load. None: no GPU needs
-        any."""
-        if self._sampling is None or not self._sampling.sampled_gpus():
+        """Seconds until the next samples: of instants at random times, so that they cannot stay in phase with the load, of
+        means when they are due. None: no GPU needs any."""
+        meter = {} if self._sampling is None else self._sampling.sampling()
+        sampled = {uuid: every for uuid, every in meter.items() if uuid not in self.hung}
+        if not sampled:
             return None
-        return self._sampling_seconds * (0.5 + self._random())
+        if None in sampled.values():
+            return self._sampling_seconds * (0.5 + self._random())
+        now = self._clock()
+        return max(0.0, min(self._due_at(uuid, every or 0.0) for uuid, every in sampled.items()) - now)
 
     def sample(self, worker: Worker) -> None:
-        """Take one sample of each GPU that needs it."""
-        meter = self._sampling
-        for uuid in () if meter is None else meter.sampled_gpus():
-            if meter is not None and uuid not in self.hung:
+        """Take one sample of each GPU that needs it now."""
+        meter, now = self._sampling, self._clock()
+        for uuid, every in {} if meter is None else meter.sampling().items():
+            if meter is not None and uuid not in self.hung and (every is None or now >= self._due_at(uuid, every)):
                 self._call(worker, CallKind.SAMPLE, uuid, meter.sample)  # a failure shows at the next read
+                self._sampled_at[uuid] = self._clock()
+
+    def _due_at(self, uuid: str, every_seconds: float) -> float:
+        return self._sampled_at.get(uuid, float("-inf")) + every_seconds * _MEAN_MARGIN
 
     def close(self, worker: Worker) -> None:
         """Close the meter."""
@@ -215,6 +228,11 @@ class MeterReader:
             self.messages.put(CallReturned(uuid))
             raise
         return outcome
+
+
+_MEAN_MARGIN = 1.1
+"""A mean is sampled so much later than it is due: a tick of the same length then comes first, and no sample is needed. The
+rest is interpolated."""
 
 
 def _message(uuid: str, outcome: GpuSample | SourceError) -> GpuSample | GpuFailed:

@@ -8,7 +8,7 @@ Meters raise :class:`tpw.model.SourceError` where they cannot read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, Protocol, runtime_checkable
@@ -75,17 +75,18 @@ class SharingMeter(Protocol):
 
 @runtime_checkable
 class SamplingMeter(Protocol):
-    """An accelerator meter with GPUs that report only instantaneous power.
+    """An accelerator meter with GPUs that report power and no energy.
 
-    One instant per tick would hit a periodic load at the same phase every time. So the poller takes further samples at
-    random times between two reads, and the next read returns their mean.
+    One instant per tick would hit a periodic load at the same phase every time, and a mean of one second covers only one
+    second of a longer tick. So the poller takes further samples between two reads, and the next read returns their mean.
     """
 
-    def sampled_gpus(self) -> Sequence[str]:
-        """UUIDs of the GPUs to sample."""
+    def sampling(self) -> Mapping[str, float | None]:
+        """The GPUs to sample, by UUID: the longest time between two readings in seconds, or None for instants, which the
+        poller samples often and at random times."""
 
     def sample(self, uuid: str) -> None:
-        """Record the power of this instant. A failure shows at the next read."""
+        """Record the power now. A failure shows at the next read."""
 
 
 @runtime_checkable

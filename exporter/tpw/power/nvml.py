@@ -12,9 +12,10 @@ a whole is raised as :class:`tpw.power.MeterLost`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any, TypeVar
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, Sharing, SourceError
@@ -29,11 +30,12 @@ from tpw.power.nvml_codes import (
     UNKNOWN,
     UNSUPPORTED_CODES,
     code_name,
+    field_ids,
     gpu_error,
     library_error,
 )
 from tpw.power.nvml_gpu import Beside, NvmlGpu, due_beside
-from tpw.power.nvml_probe import Plan, ask, floor_of, gauge, offered_method, probe, text, value_of
+from tpw.power.nvml_probe import Plan, ask, bounds, floor_of, gauge, offered_method, probe, text, value_of
 from tpw.power.nvml_sharing import handles, instances, process_lists, read_process_use
 
 # Tuning: chosen here, and tried on the faults of tests/scenarios. No driver states any of these times.
@@ -48,6 +50,8 @@ FAILURES_BEFORE_RETRY = 3
 """A GPU is opened again after this many failed reads in a row."""
 MISSING_BEFORE_PROBE = 30
 """After this many reads in a row without a value that was offered before, the GPU is probed again."""
+REFUSALS_BEFORE_BOUNDS = 10
+"""After this many readings in a row above the highest power of a GPU the driver is asked for it again."""
 UNKNOWN_SWEEPS = 30
 """The library is initialised again after this many sweeps with "unknown error" from all GPUs."""
 UNKNOWN_ROUNDS = 3
@@ -224,19 +228,22 @@ class NvmlMeter:
         finally:
             gpu.reading = False
 
-    def sampled_gpus(self) -> tuple[str, ...]:
-        """GPUs with instants that are integrated (see :class:`tpw.power.SamplingMeter`)."""
+    def sampling(self) -> Mapping[str, float | None]:
+        """GPUs without a counter (see :class:`tpw.power.SamplingMeter`): instants are sampled at random times, a mean once
+        per second that it covers."""
         if not self._inits:
-            return ()
-        return tuple(
-            uuid for uuid, gpu in self._devices.items() if _is_instant(gpu) and gpu.failures.down_until is None
-        )
+            return {}
+        return {
+            uuid: gpu.mean_seconds or None
+            for uuid, gpu in self._devices.items()
+            if gpu.failures.down_until is None and gpu.plan is not None and gpu.plan.method in _INTEGRATED
+        }
 
     def sample(self, uuid: str) -> None:
-        """Record the instantaneous power of one GPU. A failure shows at the next read."""
+        """Record the power of one GPU. A failure shows at the next read."""
         gpu = self._devices[uuid]
         plan = gpu.plan
-        if plan is None or plan.method is not EnergyMethod.INSTANT_POWER:
+        if plan is None or plan.method not in _INTEGRATED:
             return
         gpu.reading = True
         try:
@@ -249,7 +256,7 @@ class NvmlMeter:
         finally:
             gpu.reading = False
         if watts:
-            gpu.burst.add(self._clock(), watts)
+            gpu.burst.add(self._clock(), watts, gpu.mean_seconds)
 
     # -------------------------------------------------------------------------------------------------------- one sample
 
@@ -291,10 +298,13 @@ class NvmlMeter:
             at = at if plan.energy_by_call else self._clock()
         if gpu.mig and watts is not None:
             gpu.occupancy.add_power(watts)
-        averaged = 1.0 if watts is not None and gpu.info.power_averaged else 0.0
-        if watts and _is_instant(gpu):
-            gpu.burst.add(at, watts)
-            watts, averaged = gpu.burst.end()
+        averaged = gpu.mean_seconds if watts is not None else 0.0
+        if watts and plan.method in _INTEGRATED:
+            gpu.burst.add(at, watts, averaged)
+            watts, averaged = gpu.burst.end(averaged)
+        gpu.count_refusal(at, energy, watts)
+        if gpu.refused >= REFUSALS_BEFORE_BOUNDS:
+            self._ask_bounds(gpu)
         self._read_beside(gpu, at - began)
         gpu.reads += 1
         return GpuSample(
@@ -358,10 +368,21 @@ class NvmlMeter:
                 slow.temperature_celsius = None if temperature is None else float(temperature)
             case Beside.LIMIT:
                 limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-                slow.limit_watts = limit / 1000.0 if limit else None
+                watts = limit / 1000.0 if limit else None
+                if (gpu.reads and watts != slow.limit_watts) or (watts or 0.0) > (gpu.info.max_power_watts or inf):
+                    self._ask_bounds(gpu)
+                slow.limit_watts = watts
                 if plan is not None and plan.smoothing is not None:
                     rows = gauge(nvml.nvmlDeviceGetFieldValues, handle, list(plan.smoothing))
                     slow.floor_watts = None if rows is None else floor_of(rows, gpu.info.max_power_watts)
+
+    def _ask_bounds(self, gpu: NvmlGpu) -> None:
+        """Ask again for the highest power of a GPU: its limits may have been raised."""
+        gpu.refused = 0
+        found = gauge(bounds, gpu.handle)
+        if found is not None and gpu.plan is not None:
+            gpu.follow(replace(gpu.plan, max_power_watts=found[0], max_module_watts=found[1]))
+            self._publish()
 
     def _set_scope(self, gpu: NvmlGpu, scope: PowerScope | None) -> None:
         if scope is not None and gpu.plan is not None:
@@ -465,7 +486,8 @@ class NvmlMeter:
             driver_version=self._driver_version,
             pci_bus_id="" if pci is None else text(pci.busId),
         )
-        gpu.follow(probe(handle))
+        gpu.persistent = gauge(nvml.nvmlDeviceGetPersistenceMode, handle) != 0
+        gpu.follow(probe(handle, field_ids(self._driver_version)))
         gpu.reads = gpu.failures.missing = 0
         gpu.occupancy.use_is_reported = True
         self._publish()
@@ -481,7 +503,7 @@ class NvmlMeter:
         """Use a better method once the GPU offers it: a probe can miss a value that the driver reports later."""
         methods = list(EnergyMethod)  # best first
         if methods.index(offered_method(gpu.handle)) < methods.index(gpu.info.energy_method):
-            gpu.follow(probe(gpu.handle, attempts=1))
+            gpu.follow(probe(gpu.handle, field_ids(self._driver_version), attempts=1))
 
     def _publish(self) -> None:
         self._listed = tuple(sorted((gpu.info for gpu in self._devices.values()), key=lambda g: (g.index, g.uuid)))
@@ -495,8 +517,8 @@ class NvmlMeter:
             raise library_error(error.value, doing, started=self._started) from None
 
 
-def _is_instant(gpu: NvmlGpu) -> bool:
-    return gpu.plan is not None and gpu.plan.method is EnergyMethod.INSTANT_POWER
+_INTEGRATED = frozenset({EnergyMethod.AVERAGE_POWER, EnergyMethod.INSTANT_POWER})
+"""Methods that integrate power."""
 
 
 def _missing(gpu: NvmlGpu, what: str, code: int) -> SourceError:

@@ -6,6 +6,8 @@ has just failed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tpw.model import Reason, SourceError
 from tpw.power import MeterLost
 
@@ -111,13 +113,38 @@ FIELD_ENERGY = 191
 SCOPE_GPU = 0
 SCOPE_MODULE = 1
 
-THROTTLE_FIELDS: tuple[tuple[int, str], ...] = (
-    (74, "sw_power_cap"),
-    (269, "sw_thermal"),
-    (270, "hw_thermal"),
-    (271, "hw_power_brake"),
-)
-"""(field id, reason): cumulative nanoseconds with reduced clocks."""
+ULL = 3
+"""nvmlValueType_t of a 64-bit counter."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldIds:
+    """Ids of fields that have another number in another driver."""
+
+    throttle: tuple[tuple[int, str], ...]
+    """(field id, reason): cumulative nanoseconds with reduced clocks."""
+    smoothing: tuple[int, int]
+    """Power smoothing: (enabled, applied floor in watts)."""
+
+
+_POWER_CAP = (74, "sw_power_cap")
+_OLDEST = FieldIds((_POWER_CAP,), (251, 255))
+_MIDDLE = FieldIds((_POWER_CAP, (251, "sw_thermal"), (252, "hw_thermal"), (253, "hw_power_brake")), (256, 260))
+_NEWEST = FieldIds((_POWER_CAP, (269, "sw_thermal"), (270, "hw_thermal"), (271, "hw_power_brake")), (251, 255))
+
+
+def field_ids(driver_version: str) -> FieldIds:
+    """The ids of a driver, which follow its nvml.h: nvidia-ml-py 570 has no throttle fields but 74; 575.51 and 580.65
+    number them from 251 and smoothing from 256; 580.82 and later number smoothing from 251, as 570 did, and them from 269.
+    A version that cannot be parsed counts as the newest."""
+    try:
+        major, minor = (int(part) for part in driver_version.split(".")[:2])
+    except ValueError:
+        return _NEWEST
+    if major < 575:
+        return _OLDEST
+    return _MIDDLE if (major, minor) < (580, 82) else _NEWEST
+
 
 AMPERE = 7
 BLACKWELL = 10

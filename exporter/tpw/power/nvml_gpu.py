@@ -13,12 +13,18 @@ from tpw.power.nvml_codes import FIELD_POWER_AVERAGE
 from tpw.power.nvml_probe import Field, Plan
 from tpw.power.nvml_sharing import Occupancy
 
+MEAN_SECONDS = 1.0
+"""Time over which NVML averages power from Ampere on, except on GA100 (nvml.h)."""
+
 SCOPE_SECONDS = 60.0
 """How long a superchip's counter is compared with GPU and module power. Chosen: 60 readings average out the load's
 changes."""
 SCOPE_CONTRAST = 1.15
 """Module and GPU power must differ by this factor. Chosen: most sensors that were compared with an external meter were off
 by less than 9 % (arXiv 2312.02741)."""
+
+_POWER_MARGIN, _ENERGY_MARGIN = 1.5, 1.25
+"""Power above the first, and energy above the second part of the highest power is refused by :mod:`tpw.ledger.metering`."""
 
 BURST_GAP_SECONDS = 1.5
 """Instants further apart are not joined. Chosen: longer than one tick of a second, shorter than two."""
@@ -100,6 +106,7 @@ class NvmlGpu:
     """One GPU and how it is read. Only the thread that reads it changes it."""
 
     __slots__ = (
+        *("_counted", "persistent", "refused"),
         *("burst", "failures", "fields", "handle", "info", "mig", "occupancy", "plan", "reading", "reads"),
         *("scope_check", "scope_found", "slow", "throttle_start"),
     )
@@ -119,6 +126,12 @@ class NvmlGpu:
         self.scope_check: ScopeCheck | None = None
         self.scope_found: PowerScope | None = None
         self.mig = False
+        self.persistent = True
+        """False where persistence mode is off."""
+        self.refused = 0
+        """Readings in a row above the highest power, which the ledger refuses."""
+        self._counted: tuple[float, float] | None = None
+        """(instant, counter) of the last reading."""
         self.occupancy = Occupancy()
 
     def follow(self, plan: Plan) -> None:
@@ -143,11 +156,38 @@ class NvmlGpu:
             method_note=plan.note,
             max_power_watts=highest,
             power_averaged=plan.call_averages if plan.power is None else plan.power[0] == FIELD_POWER_AVERAGE,
-            remarks=tuple(_remarks(plan, mig=self.mig)),
+            remarks=tuple(_remarks(plan, self.info.name, mig=self.mig, persistent=self.persistent)),
         )
 
+    @property
+    def mean_seconds(self) -> float:
+        """Time over which its power readings are a mean; 0: they are instants."""
+        return MEAN_SECONDS if self.info.power_averaged else 0.0
 
-def _remarks(plan: Plan, *, mig: bool) -> Iterator[str]:
+    def count_refusal(self, at: float, joules: float | None, watts: float | None) -> None:
+        """Notice a reading above the highest power of this GPU."""
+        most, before = self.info.max_power_watts, self._counted
+        self._counted = None if joules is None else (at, joules)
+        if most is None:
+            return
+        above = watts is not None and watts > _POWER_MARGIN * most
+        if joules is not None and before is not None and at > before[0]:
+            above = above or joules - before[1] > _ENERGY_MARGIN * most * (at - before[0])
+        self.refused = self.refused + 1 if above else 0
+
+
+def _remarks(plan: Plan, name: str, *, mig: bool, persistent: bool) -> Iterator[str]:
+    if not persistent:
+        yield (
+            "Persistence mode is off: the driver unloads the GPU when its last program ends, and its settings are lost"
+            " (whether its energy counter restarts is not documented). This exporter keeps it loaded while it runs;"
+            " nvidia-persistenced always."
+        )
+    if "laptop" in name.lower() or "max-q" in name.lower():
+        yield (
+            "A laptop GPU: reading it keeps it from its lowest power state, which was reported to cost 5 to 10 W. Raise"
+            " `polling.interval`, or stop the exporter while nothing is served."
+        )
     if plan.other_power is not None:
         yield (
             "A superchip: whether its energy counter covers the GPU or the whole module is determined within a minute;"
@@ -163,7 +203,7 @@ def _remarks(plan: Plan, *, mig: bool) -> Iterator[str]:
 
 
 class Burst:
-    """Instants of power since the last read, and their mean."""
+    """Readings of power since the last read, and their mean."""
 
     __slots__ = ("_at", "_joules", "_since", "_watts")
 
@@ -171,21 +211,23 @@ class Burst:
         self._at = self._since = float("-inf")
         self._watts = self._joules = 0.0
 
-    def add(self, at: float, watts: float) -> None:
-        """Add one instant. After a gap the burst restarts: the power in between is unknown."""
+    def add(self, at: float, watts: float, mean_seconds: float = 0.0) -> None:
+        """Add one reading, a mean of so many seconds or an instant. After a gap the burst restarts: the power in between is
+        unknown."""
         gap = at - self._at
         if gap > BURST_GAP_SECONDS:
             self._since, self._joules = at, 0.0
         else:
-            self._joules += 0.5 * (watts + self._watts) * gap
+            averaged = min(gap, mean_seconds)
+            self._joules += watts * averaged + 0.5 * (watts + self._watts) * (gap - averaged)
         self._at, self._watts = at, watts
 
-    def end(self) -> tuple[float, float]:
-        """(mean watts, its window in seconds), and start the next burst. Zero seconds: one instant only."""
+    def end(self, mean_seconds: float = 0.0) -> tuple[float, float]:
+        """(mean watts, its window in seconds), and start the next burst. With one reading: that, and ``mean_seconds``."""
         seconds = self._at - self._since
         watts = self._joules / seconds if seconds > 0.0 else self._watts
         self._since, self._joules = self._at, 0.0
-        return watts, seconds
+        return watts, seconds or mean_seconds
 
 
 class ScopeCheck:

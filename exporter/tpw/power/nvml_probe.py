@@ -26,8 +26,9 @@ from tpw.power.nvml_codes import (
     LIBRARY_CODES,
     SCOPE_GPU,
     SCOPE_MODULE,
-    THROTTLE_FIELDS,
+    ULL,
     UNSUPPORTED_CODES,
+    FieldIds,
 )
 
 Field = tuple[int, int]
@@ -52,7 +53,6 @@ _CANDIDATES: tuple[Field, ...] = (
     *_POWER_FIELDS,
     _MAX_LIMIT,
     _MAX_LIMIT_MODULE,
-    *((field, SCOPE_GPU) for field, _ in THROTTLE_FIELDS),
 )
 
 DEFAULT_FLOOR_BOUND_WATTS = 3000.0
@@ -128,8 +128,14 @@ def gauge(call: Callable[..., _T], *arguments: Any) -> _T | None:
         return None
 
 
-def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
-    """Find out what one GPU reports, in several attempts where it lacks the best source. Raises NVMLError."""
+def probe(handle: Any, ids: FieldIds, attempts: int = _ATTEMPTS) -> Plan:
+    """Find out what one GPU reports, in several attempts where it lacks the best source. Raises NVMLError.
+
+    Args:
+        handle: the GPU.
+        ids: of the driver.
+        attempts: how often it is asked.
+    """
     fields = _fields(handle, attempts)
     architecture = ask(nvml.nvmlDeviceGetArchitecture, handle) or 0
     energy = next((field for field in _ENERGY_FIELDS if field in fields), None)
@@ -157,11 +163,11 @@ def probe(handle: Any, attempts: int = _ATTEMPTS) -> Plan:
         power_by_call=power_by_call,
         call_averages=call_averages,
         other_power=gpu_power if undecided else None,
-        throttle=tuple((field, reason) for field, reason in THROTTLE_FIELDS if (field, SCOPE_GPU) in fields),
+        throttle=_throttle(handle, ids),
         max_power_watts=_max_power(handle, fields),
-        max_module_watts=fields.get(_MAX_LIMIT_MODULE, 0.0) / 1000.0 or None,
+        max_module_watts=_module_watts(fields),
         utilization=gauge(nvml.nvmlDeviceGetUtilizationRates, handle) is not None,
-        smoothing=_smoothing(handle, architecture),
+        smoothing=_smoothing(handle, architecture, ids),
     )
 
 
@@ -209,16 +215,43 @@ def _method(*, has_counter: bool, averaged: bool | None) -> tuple[EnergyMethod, 
     return EnergyMethod.INSTANT_POWER, f"{no_counter}, no mean power: instantaneous power is integrated"
 
 
-def _smoothing(handle: Any, architecture: int) -> tuple[Field, Field] | None:
-    """The fields of power smoothing. Their ids changed between versions of nvml.h, so the binding's are used, and only on
-    architectures that have the feature."""
-    enabled = getattr(nvml, "NVML_FI_PWR_SMOOTHING_ENABLED", None)
-    floor = getattr(nvml, "NVML_FI_PWR_SMOOTHING_APPLIED_TMP_FLOOR", None)
-    if enabled is None or floor is None or architecture < BLACKWELL:
+def bounds(handle: Any) -> tuple[float | None, float | None]:
+    """The highest power in watts of the GPU and of its module, as the driver reports them now. Raises NVMLError."""
+    rows: Sequence[Any] = ask(nvml.nvmlDeviceGetFieldValues, handle, [_MAX_LIMIT, _MAX_LIMIT_MODULE]) or ()
+    fields = {
+        field: value_of(row)
+        for field, row in zip((_MAX_LIMIT, _MAX_LIMIT_MODULE), rows, strict=False)
+        if row.nvmlReturn == 0
+    }
+    return _max_power(handle, fields), _module_watts(fields)
+
+
+def _module_watts(fields: dict[Field, float]) -> float | None:
+    return fields.get(_MAX_LIMIT_MODULE, 0.0) / 1000.0 or None
+
+
+def _throttle(handle: Any, ids: FieldIds) -> tuple[tuple[int, str], ...]:
+    """The throttle fields that are there. One that is not a 64-bit counter has another meaning in this driver: it is left
+    out rather than shown as zero."""
+    rows = ask(nvml.nvmlDeviceGetFieldValues, handle, [(field, SCOPE_GPU) for field, _ in ids.throttle]) or ()
+    return tuple(
+        throttle
+        for throttle, row in zip(ids.throttle, rows, strict=False)
+        if row.nvmlReturn == 0 and row.valueType == ULL
+    )
+
+
+def _smoothing(handle: Any, architecture: int, ids: FieldIds) -> tuple[Field, Field] | None:
+    """The fields of power smoothing, on architectures that have the feature. A switch is 0 or 1 and no 64-bit counter:
+    anything else has another meaning in this driver."""
+    if architecture < BLACKWELL:
         return None
+    enabled, floor = ids.smoothing
     fields = ((enabled, SCOPE_GPU), (floor, SCOPE_GPU))
     rows = ask(nvml.nvmlDeviceGetFieldValues, handle, list(fields))
-    return fields if rows and rows[0].nvmlReturn == 0 else None
+    if not rows or rows[0].nvmlReturn != 0 or rows[0].valueType == ULL or value_of(rows[0]) not in (0, 1):
+        return None
+    return fields
 
 
 def floor_of(rows: Sequence[Any], max_power_watts: float | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from tpw.model import EnergyMethod, Instance, PowerScope, Reason, Sharing, Sourc
 from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
 from tpw.power.nvml_binding import nvml
+from tpw.power.nvml_codes import field_ids
 from tpw.power.nvml_gpu import ScopeCheck
 
 
@@ -123,7 +125,7 @@ def test_samples_between_two_reads_become_their_mean(stand_in: Any) -> None:
         driver.no_average(0)
         driver.gpu(0).set_square(low=100, high=500, period=1.0, duty=0.5)
         meter = opened(driver.now)
-        assert meter.sampled_gpus() == (driver.uuid(0),)
+        assert meter.sampling() == {driver.uuid(0): None}
         first = meter.read(driver.uuid(0))
         for _ in range(9):
             driver.advance(0.1)
@@ -141,22 +143,25 @@ def test_samples_between_two_reads_become_their_mean(stand_in: Any) -> None:
     assert (late.power_watts, late.power_mean_seconds) == (500.0, 0.0), "nothing is known of the time between"
 
 
-def test_only_gpus_with_instantaneous_power_alone_are_sampled(driver: FakeNvml) -> None:
+def test_only_gpus_without_a_counter_are_sampled_instants_more_often_than_means(driver: FakeNvml) -> None:
+    meter = opened()
+    assert meter.sampling() == {}
+    meter.close()
     driver.no_energy(0)
     meter = opened()
-    assert meter.sampled_gpus() == ()
+    assert meter.sampling() == {driver.uuid(0): 1.0}
     assert [meter.read(driver.uuid(i)).power_mean_seconds for i in (0, 1)] == [1.0, 1.0]
     meter.close()
     driver.no_average(0)
     meter = opened()
-    assert meter.sampled_gpus() == (driver.uuid(0),)
+    assert meter.sampling() == {driver.uuid(0): None}
     driver.lose(0)
     meter.sample(driver.uuid(0))
     assert reason_of(meter, driver.uuid(0)) is Reason.LOST
-    assert meter.sampled_gpus() == (), "a lost one is left alone"
+    assert meter.sampling() == {}, "a lost one is left alone"
     meter.close()
 
-    assert meter.sampled_gpus() == ()
+    assert meter.sampling() == {}
 
 
 @pytest.mark.parametrize(
@@ -932,3 +937,102 @@ def test_sharing_of_a_lost_gpu_fails_and_the_others_stay(driver: FakeNvml) -> No
         meter.sharing(driver.uuid(0))
     assert caught.value.reason is Reason.LOST
     assert meter.sharing(driver.uuid(1)).pids == {7}
+
+
+# ------------------------------------------------------------------------------------------------ fields by driver version
+
+
+def throttled(driver: FakeNvml) -> dict[str, float]:
+    driver.throttle(0, power_cap=1.0, sw=2.0, hw=3.0, brake=4.0)
+    meter = opened()
+    found = dict(meter.read(driver.uuid(0)).throttle_seconds or ())
+    meter.close()
+    return found
+
+
+@pytest.mark.parametrize("version", ["575.51.03", "580.65.06", "580.82.07", "580.95.05", "590.44", "unknown"])
+def test_throttle_fields_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+    with FakeNvml(tmp_path, count=1, driver_version="590.1" if version == "unknown" else version) as driver:
+        driver.preload()
+
+        assert throttled(driver) == {"sw_power_cap": 1.0, "sw_thermal": 2.0, "hw_thermal": 3.0, "hw_power_brake": 4.0}
+
+
+def test_a_driver_without_throttle_events_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """570 numbers settings of power smoothing where later drivers have the events: they read 0."""
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+    with FakeNvml(tmp_path, count=1, driver_version="570.86.10") as driver:
+        driver.preload()
+        driver.gpu(0).set(smoothing=2)
+
+        assert throttled(driver) == {"sw_power_cap": 1.0}
+
+
+@pytest.mark.parametrize("version", ["570.86.10", "575.51.03", "580.65.06", "580.82.07"])
+def test_the_floor_of_power_smoothing_is_that_of_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+    with FakeNvml(tmp_path, count=1, architecture=10, driver_version=version) as driver:
+        driver.preload()
+        driver.smoothing(0, 320)
+        meter = opened()
+        floor = meter.read(driver.uuid(0)).power_floor_watts
+        meter.close()
+
+        assert floor == 320.0
+
+
+@pytest.mark.parametrize(("assumed", "version"), [("580.95.05", "575.51.03"), ("575.51.03", "580.95.05")])
+def test_a_field_with_another_meaning_is_absent_and_not_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assumed: str, version: str
+) -> None:
+    """A driver that numbers its fields otherwise than its version lets expect."""
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+    monkeypatch.setattr("tpw.power.nvml.field_ids", lambda _: field_ids(assumed))
+    with FakeNvml(tmp_path, count=1, architecture=10, driver_version=version) as driver:
+        driver.preload()
+        driver.smoothing(0, 320)
+        driver.gpu(0).set(preset=2)
+
+        assert throttled(driver) == {"sw_power_cap": 1.0}
+
+
+def test_a_raised_power_limit_raises_the_bound(driver: FakeNvml) -> None:
+    meter = opened()
+    before = meter.gpus()[0].max_power_watts
+    driver.gpu(0).set(limit_mw=1_200_000, max_limit_mw=1_200_000)
+    for _ in range(6):
+        meter.read(driver.uuid(0))
+
+    assert (before, meter.gpus()[0].max_power_watts) == (700.0, 1200.0)
+    meter.close()
+
+
+def test_the_bound_is_asked_for_again_after_ten_readings_above_it(driver: FakeNvml) -> None:
+    """The driver shows no change of the limit, only the highest one that can be set."""
+    driver.gpu(0).set(limit_mw=400_000)
+    meter = opened()
+    driver.gpu(0).set(max_limit_mw=1_200_000)
+    driver.gpu(0).set_constant(1100.0)
+    time.sleep(1.1)
+    bounds = []
+    for _ in range(11):
+        meter.read(driver.uuid(0))
+        bounds.append(meter.gpus()[0].max_power_watts)
+
+    assert bounds == [700.0] * 9 + [1200.0] * 2
+    meter.close()
+
+
+def test_persistence_mode_and_laptops_are_remarked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKENVML_CONTROL", "")
+    with FakeNvml(tmp_path, count=1, name="NVIDIA GeForce RTX 4090 Laptop GPU") as driver:
+        driver.preload()
+        driver.gpu(0).set(persistence=0)
+        meter = opened()
+        remarks = meter.gpus()[0].remarks
+        meter.close()
+
+    assert [remark.split(":")[0] for remark in remarks] == ["Persistence mode is off", "A laptop GPU"]

@@ -81,6 +81,7 @@ def kept(books: Books) -> Books:
                 baseline_at_seconds=None,
                 last_gap_seconds=0.0,
                 earlier_gap_seconds=0.0,
+                refresh_seconds=0.0,
                 still_since_seconds=None,
                 still_joules=0.0,
                 check=Check(),
