@@ -298,7 +298,7 @@ def _checked(account: GpuAccount, sample: GpuSample, interval_seconds: float) ->
 
 
 def _judged(check: Check, *, by_mean: bool) -> tuple[Check, str]:
-    """A check whose window is over: the next window's, and the anomaly, if any."""
+    """The check at the end of its window: that of the next window, and the anomaly, if any."""
     ratio = check.counter_joules / check.power_joules
     following = Check(
         raw_joules=check.raw_joules,

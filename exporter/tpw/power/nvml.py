@@ -303,7 +303,7 @@ class NvmlMeter:
             gpu.burst.add(at, watts, averaged)
             watts, averaged = gpu.burst.end(averaged)
         gpu.count_refusal(at, energy, watts)
-        if gpu.refused >= REFUSALS_BEFORE_BOUNDS:
+        if gpu.failures.above_bound >= REFUSALS_BEFORE_BOUNDS:
             self._ask_bounds(gpu)
         self._read_beside(gpu, at - began)
         gpu.reads += 1
@@ -378,7 +378,7 @@ class NvmlMeter:
 
     def _ask_bounds(self, gpu: NvmlGpu) -> None:
         """Ask again for the highest power of a GPU: its limits may have been raised."""
-        gpu.refused = 0
+        gpu.failures.above_bound = 0
         found = gauge(bounds, gpu.handle)
         if found is not None and gpu.plan is not None:
             gpu.follow(replace(gpu.plan, max_power_watts=found[0], max_module_watts=found[1]))

@@ -96,6 +96,11 @@ class Failures:
     down_until: float | None = None
     """The GPU is opened again at this monotonic instant; None while it is read."""
 
+    above_bound: int = 0
+    """Readings in a row above the highest power, which the ledger refuses: not failures of the read."""
+    counted: tuple[float, float] | None = None
+    """(instant, counter) of the last reading."""
+
     def reset(self) -> None:
         """A read succeeded."""
         self.reads = self.missing = self.unknown = 0
@@ -106,8 +111,19 @@ class NvmlGpu:
     """One GPU and how it is read. Only the thread that reads it changes it."""
 
     __slots__ = (
-        *("_counted", "persistent", "refused"),
-        *("burst", "failures", "fields", "handle", "info", "mig", "occupancy", "plan", "reading", "reads"),
+        *(
+            "burst",
+            "failures",
+            "fields",
+            "handle",
+            "info",
+            "mig",
+            "occupancy",
+            "persistent",
+            "plan",
+            "reading",
+            "reads",
+        ),
         *("scope_check", "scope_found", "slow", "throttle_start"),
     )
 
@@ -128,10 +144,6 @@ class NvmlGpu:
         self.mig = False
         self.persistent = True
         """False where persistence mode is off."""
-        self.refused = 0
-        """Readings in a row above the highest power, which the ledger refuses."""
-        self._counted: tuple[float, float] | None = None
-        """(instant, counter) of the last reading."""
         self.occupancy = Occupancy()
 
     def follow(self, plan: Plan) -> None:
@@ -166,14 +178,14 @@ class NvmlGpu:
 
     def count_refusal(self, at: float, joules: float | None, watts: float | None) -> None:
         """Notice a reading above the highest power of this GPU."""
-        most, before = self.info.max_power_watts, self._counted
-        self._counted = None if joules is None else (at, joules)
+        most, before = self.info.max_power_watts, self.failures.counted
+        self.failures.counted = None if joules is None else (at, joules)
         if most is None:
             return
         above = watts is not None and watts > _POWER_MARGIN * most
         if joules is not None and before is not None and at > before[0]:
             above = above or joules - before[1] > _ENERGY_MARGIN * most * (at - before[0])
-        self.refused = self.refused + 1 if above else 0
+        self.failures.above_bound = self.failures.above_bound + 1 if above else 0
 
 
 def _remarks(plan: Plan, name: str, *, mig: bool, persistent: bool) -> Iterator[str]:
