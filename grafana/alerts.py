@@ -301,6 +301,28 @@ class Alerts:
             {"server": "server", "model": "model"},
             ("tokens_without_energy_for",),
         )
+        without = f"sum by ({self._keys('server')}) (increase(tpw_server_requests_without_usage_total[1h]))"
+        yield Alert(
+            "TpwRequestsWithoutUsage",
+            Severity.WARNING,
+            promql(f"""
+                {without}
+                / (
+                  {without}
+                  + (sum by ({self._keys("server")}) (increase(tpw_server_requests_total[1h])) or 0 * {without})
+                  > 0
+                )
+                > {number(v.without_usage_share)}
+            """),
+            v.without_usage_for,
+            "The tokens of a part of the requests to a server are unknown.",
+            "{{ $value | humanizePercentage }} of the requests to {{ $labels.server }} in the last hour had no usage in "
+            "their answers: their energy is booked, their tokens are not, and the counted tokens appear more expensive.",
+            "tpw-measuring",
+            "Some clients disconnect early; more than a twentieth is a client or a path that reports no usage.",
+            {"server": "server"},
+            ("without_usage_share", "without_usage_for"),
+        )
         yield Alert(
             "TpwEnergyWithoutTokens",
             Severity.WARNING,

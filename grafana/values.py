@@ -45,6 +45,8 @@ class Values:
     unbalanced_share: float = 0.001
     unbalanced_for: str = "15m"
     tokens_without_energy_for: str = "10m"
+    without_usage_share: float = 0.05
+    without_usage_for: str = "30m"
     energy_without_tokens_active_share: float = 0.5
     price_not_live_for: str = "2h"
     reload_failed_for: str = "5m"

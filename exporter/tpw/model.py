@@ -397,6 +397,15 @@ class WorkSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class UncountedSeries:
+    """A counter of requests with unknown tokens, by the path of the request."""
+
+    path: str
+    key: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """The process behind a server's counters: another value is another process."""
 
@@ -430,6 +439,7 @@ class ServerReading:
     series: tuple[TokenSeries, ...]
     loads: tuple[Load, ...] = ()
     work: tuple[WorkSeries, ...] = ()
+    uncounted: tuple[UncountedSeries, ...] = ()
     started_wall_seconds: float | None = None
     """When the process behind the counters started, with its counters at 0; None where unknown."""
     in_flight: tuple[InFlight, ...] = ()

@@ -698,6 +698,7 @@ def _measuring() -> dict[str, list[Expected]]:
             ),
         ],
         "State of the price": [lambda h: plus(*(row(4.0, instance=node.instance) for node in day.NODES))],
+        "Requests without usage": [NOTHING],
         "CPU and memory of the exporter": [
             lambda h: single(0.005),
             lambda h: h.now("process_resident_memory_bytes", (), max),

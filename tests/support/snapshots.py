@@ -278,6 +278,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         "chat": ServerAccount(
             "chat",
             anomalies={"implausible": 2},
+            uncounted={"/v1/audio/speech": 3.0},
             up=True,
             active=True,
             engine="vllm",

@@ -284,6 +284,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "No value was rejected for that reason.",
     ),
     Metric(
+        "tpw_server_requests_without_usage_total",
+        ("server", "path"),
+        "Requests of the server with unknown tokens, by path without names and numbers, from the counters of the proxy or "
+        "middleware of this project: their answers had no usage, or none that is known. Their energy is booked, their "
+        "tokens are not.",
+        "The server is not read through the proxy or the middleware, or all its answers had usage.",
+    ),
+    Metric(
         "tpw_server_requests_total",
         _MODEL,
         "Requests the server has finished, from the request counter of the engine.",

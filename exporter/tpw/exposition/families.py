@@ -289,6 +289,8 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, configured: bo
         sheet.add("tpw_server_tokens_total", (name, model, str(kind)), tokens)
     for reason, count in sorted(server.anomalies.items()):
         sheet.add("tpw_server_token_anomalies_total", (name, reason), float(count))
+    for path, requests in sorted(server.uncounted.items()):
+        sheet.add("tpw_server_requests_without_usage_total", (name, path), requests)
     for model, finished in sorted(server.requests.items()):
         sheet.add("tpw_server_requests_total", (name, model), finished)
     for (model, unit), units in sorted(server.work.items()):

@@ -15,6 +15,9 @@ from tpw.hook.usage import POSITIONS, Tally, may_have_usage
 HELD_BYTES = 56 << 10
 """With a key or value of the structural reader, below 64 KiB."""
 
+_FIRST_EVENTS = 3
+"""Events at the start of a stream that are parsed for the model; llama.cpp begins with ``null``."""
+
 
 class Form(Enum):
     """How a body consists of documents."""
@@ -84,7 +87,7 @@ class StreamBody:
         self._skips = False  # the rest of a long line that is no data
         self._in_long_line = False
         self._after_return = False
-        self._is_first = True
+        self._first = _FIRST_EVENTS
         self._is_within = True  # within a line or an event, or before the first one, which names the model
 
     def feed(self, piece: bytes) -> None:
@@ -92,7 +95,7 @@ class StreamBody:
         if self._is_within or not piece.endswith(self._end) or may_have_usage(piece):
             self._read(piece)
             self._is_within = bool(
-                self._is_first or self._line or self._data or self._long or self._in_long_line or self._after_return
+                self._first or self._line or self._data or self._long or self._in_long_line or self._after_return
             )
 
     def end(self) -> None:
@@ -167,8 +170,8 @@ class StreamBody:
     def _end_event(self) -> None:
         data, self._long = bytes(self._data), None
         self._data.clear()
-        if data and (self._is_first or may_have_usage(data)):
-            self._is_first = False
+        if data and (self._first or may_have_usage(data)):
+            self._first = 0 if self._tally.model else max(0, self._first - 1)
             read(data, self._tally)
 
 

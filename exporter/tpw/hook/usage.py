@@ -46,6 +46,7 @@ POSITIONS: Mapping[str, Wanted] = {
     "meta": {"tokens": _TOKENS, "billed_units": _TOKENS},
     "results": Items(_values("prompt_tokens", "completion_tokens")),
     "timings": _values("prompt_n", "cache_n", "predicted_n"),
+    "choices": Items(_values("index")),
 }
 """All positions that are read, from the top of a document."""
 
@@ -75,7 +76,7 @@ class Tally:
             for name, value in (_from_usage(usage) or _from_others(document)).items():
                 self._items[name] = self._items.get(name, 0.0) + value
             return
-        index = document.get("index")
+        index = _index(document)
         place = index if isinstance(index, int) and 0 <= index < _ANSWERS else 0
         if usage:
             known = self._usage.setdefault(place, {})
@@ -100,6 +101,14 @@ class Tally:
 def _object(container: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = container.get(name)
     return value if isinstance(value, Mapping) else {}
+
+
+def _index(document: Mapping[str, Any]) -> Any:
+    """Which answer of a stream it belongs to. llama.cpp ends each choice with its own usage; others repeat that of all."""
+    choices = document.get("choices")
+    if "timings" in document and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        return choices[0].get("index")
+    return document.get("index")
 
 
 def _model(document: Mapping[str, Any]) -> str:

@@ -267,6 +267,8 @@ class ServerAccount:
     """Work units by (model, unit)."""
     requests: Mapping[str, float] = field(default_factory=dict)
     """Finished requests by model, where the engine counts them."""
+    uncounted: Mapping[str, float] = field(default_factory=dict)
+    """Finished requests with unknown tokens, by path."""
     loads: tuple[Load, ...] = ()
     models: tuple[str, ...] = ()
     """Models it serves, as last known: they share parked energy."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from tpw.ledger.books import LONGEST_SECONDS, ServerAccount
 from tpw.ledger.replacing import replace
-from tpw.ledger.trust import SERIES, Anomaly, Limits, models_of, within_models
+from tpw.ledger.trust import OTHER_PATH, PATHS, SERIES, Anomaly, Limits, models_of, within_models
 from tpw.model import UNKNOWN_MODEL, InFlight, Role, ServerReading, TokenKind
 
 _LIMITS = Limits()
@@ -182,6 +182,10 @@ def count(
         place = (unit.model or UNKNOWN_MODEL, unit.unit)
         work[place] = work.get(place, 0.0) + rise
         moved = moved or rise > 0.0
+    uncounted = dict(account.uncounted) if reading.uncounted else account.uncounted
+    for path in reading.uncounted:
+        name = path.path if path.path in uncounted or len(uncounted) < PATHS else OTHER_PATH
+        uncounted = {**uncounted, name: uncounted.get(name, 0.0) + rise_of(path.key, path.value, Role.REQUESTS)}
 
     # Nothing rose and no series is new: the kinds are unchanged.
     same = not moved and not reading.in_flight and counted.keys() == account.counted.keys()
@@ -214,6 +218,7 @@ def count(
         requests=requests,
         loads=reading.loads,
         models=models,
+        uncounted=uncounted,
         anomalies=_sums(account.anomalies, anomalies),
         doubted=doubted,
         read_at_seconds=reading.at_seconds,

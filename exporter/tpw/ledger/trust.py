@@ -28,6 +28,11 @@ MODELS_IN_ALL = 10
 SERIES = 16384
 """Counters per server. Tuning: 200 models have 4 to 8 counters for each of up to 8 ranks."""
 
+PATHS = 50
+"""Paths per server by which requests without usage are counted. Tuning: the proxy has at most 31."""
+
+OTHER_PATH = "other"
+
 
 class Anomaly(StrEnum):
     """Why values were not booked."""

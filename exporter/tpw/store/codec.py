@@ -55,6 +55,7 @@ _SERVER_ACCOUNT = (
     "requests",
     "anomalies",
     "seen",
+    "uncounted",
 )
 _CORRECTION = ("at_seconds", "server", "model", "tokens", "reason", "author")
 _DEMAND = (
@@ -230,6 +231,7 @@ def dump_server(account: ServerAccount) -> str:
             "unread_since_seconds": account.unread_since_seconds,
             "series": account.series,
             "requests": account.requests,
+            "uncounted": account.uncounted,
             "cadence": account.cadence,
             "attribution": account.attribution,
             "identity": _dump_identity(account.identity),

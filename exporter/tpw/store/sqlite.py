@@ -376,7 +376,7 @@ def _encodable(books: Books, old: Books) -> tuple[Books, tuple[str, ...]]:
 def _description(account: ServerAccount) -> tuple[object, ...]:
     return (
         *(account.engine, account.version, account.address, account.identity),
-        *(account.attribution, account.models, account.anomalies, account.seen),
+        *(account.attribution, account.models, account.anomalies, account.seen, account.uncounted),
         account.unread_since_seconds,
     )
 

@@ -148,6 +148,8 @@ class Dialect:
     running: tuple[Candidate, ...] = ()
     waiting: tuple[Candidate, ...] = ()
     work: tuple[Work, ...] = ()
+    uncounted: tuple[Candidate, ...] = ()
+    """Requests with unknown tokens, by the label ``path``."""
     model_labels: tuple[str, ...] = ()
     """Labels that name the model; the first that is present and not empty is used."""
     pin: tuple[str, ...] = ()

@@ -632,6 +632,7 @@ TPW_HOOK = Dialect(
     requests=(_counter("requests_total"),),
     running=(_gauge("requests_running"),),
     work=(Work("audio_seconds", (_counter("audio_seconds_total"),)),),
+    uncounted=(_counter("requests_without_usage_total"),),
     model_labels=("model",),
     late=True,
     enable="wrap the application in tpw.hook.TokenCounter, or run the counting proxy in front of it",

@@ -5,9 +5,10 @@ what a built-in row has.
 
 Keys that count tokens, each the name of a metric, a mapping, or a list of those, best first: ``output``, ``input``
 (prompt tokens without the cached ones), ``prompt`` (with them: instead of ``input``, or beside it if nothing else counts
-the cached ones), ``cached_input``, ``requests``, ``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``,
-a mapping of unit to the same. A mapping has ``metric``, and may have ``match`` and ``unless`` (label to value or list of
-values), ``cadence``, ``kind`` (``counter``, or ``histogram_sum`` for the name of a histogram) and ``includes_cached``.
+the cached ones), ``cached_input``, ``requests``, ``uncounted`` (requests with unknown tokens, by the label ``path``),
+``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``, a mapping of unit to the same. A mapping has
+``metric``, and may have ``match`` and ``unless`` (label to value or list of values), ``cadence``, ``kind`` (``counter``, or
+``histogram_sum`` for the name of a histogram) and ``includes_cached``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _E = TypeVar("_E", bound=StrEnum)
 _T = TypeVar("_T")
 
 GAUGES = ("running", "waiting")
-METRICS = ("output", "input", "prompt", "cached_input", "requests", "live_output", *GAUGES)
+METRICS = ("output", "input", "prompt", "cached_input", "requests", "uncounted", "live_output", *GAUGES)
 """Keys that hold names of metrics."""
 OTHERS = (
     *(
@@ -87,6 +88,7 @@ class _Parser:
             cached_input=metrics["cached_input"],
             prompt=prompt if metrics["input"] else (),
             requests=metrics["requests"],
+            uncounted=metrics["uncounted"],
             live_output=metrics["live_output"],
             running=metrics["running"],
             waiting=metrics["waiting"],

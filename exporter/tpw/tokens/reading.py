@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, WorkSeries, label_text
+from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, UncountedSeries, WorkSeries, label_text
 from tpw.tokens.dialects import Candidate, Dialect, Kind, Mark
 from tpw.tokens.page import Page, head_of, labels_of
 
@@ -38,6 +38,7 @@ class PageReading:
     """Start of the process behind the page, from the page; None if the page does not report it."""
     cadence: Cadence
     in_flight: tuple[InFlight, ...] = ()
+    uncounted: tuple[UncountedSeries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class _Head:
     """Name and sorted labels without the pinned ones: samples with the same key are replicas."""
     model: str | None
     """None if the labels name none."""
+    path: str = ""
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class DialectReader:
         self._live = _Slot(dialect.live_output)
         self._leads: dict[str, _Lead] = {}
         self._work = {work.unit: _Slot(work.candidates) for work in dialect.work}
+        self._uncounted = _Slot(dialect.uncounted)
         self._running = _Slot(dialect.running)
         self._waiting = _Slot(dialect.waiting)
 
@@ -124,6 +127,9 @@ class DialectReader:
             started_wall_seconds=started(page),
             cadence=self._cadence(),
             in_flight=in_flight,
+            uncounted=tuple(
+                UncountedSeries(head.path, head.key, value) for head, value in self._rows(page, self._uncounted)
+            ),
         )
 
     def counts(self, page: Page) -> bool:
@@ -231,7 +237,7 @@ class DialectReader:
             return None
         key = head_of(slot.sample, {name: value for name, value in labels.items() if name not in self.dialect.pin})
         model = next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None)
-        return _Head(_short(key), None if model is None else label_text(model))
+        return _Head(_short(key), None if model is None else label_text(model), label_text(labels.get("path", "")))
 
     def _model_of(self, head: _Head) -> str:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)

@@ -116,6 +116,7 @@ class ScrapeSource:
             series=found.series,
             loads=found.loads,
             work=found.work,
+            uncounted=found.uncounted,
             started_wall_seconds=started,
             in_flight=in_flight,
             note=self._requests.note,

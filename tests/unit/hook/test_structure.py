@@ -177,6 +177,15 @@ def test_answers_of_one_stream_are_separated_by_their_index():
     assert (totals["prompt"], totals["output"]) == (12.0, 40.0)
 
 
+def test_a_stream_of_llamacpp_with_two_prompts_ends_each_with_its_own_usage():
+    """llama-server b11669, /v1/completions; the first event is null."""
+    timings = {"cache_n": 0, "prompt_n": 1, "predicted_n": 3}
+    ends = [{"model": "m", "choices": [{"index": n}], "usage": USED, "timings": timings} for n in range(2)]
+    body = b"data: null\n\n" + b"".join(b"data: %b\n\n" % json.dumps(end).encode() for end in ends)
+    totals, models, _ = counted(body, "text/event-stream")
+    assert (totals["prompt"], totals["output"], models) == (60.0, 24.0, {"m"})
+
+
 def test_a_stream_of_gemini_as_a_list_repeats_its_totals():
     parts = [{"modelVersion": "m", "usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": n}} for n in (1, 9)]
     totals, _, _ = counted(json.dumps(parts).encode(), "application/json")

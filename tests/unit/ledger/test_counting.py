@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.counting import count
-from tpw.model import Cadence, InFlight, ProcessIdentity, Role, ServerReading, TokenKind, TokenSeries, WorkSeries
+from tpw.model import (
+    Cadence,
+    InFlight,
+    ProcessIdentity,
+    Role,
+    ServerReading,
+    TokenKind,
+    TokenSeries,
+    UncountedSeries,
+    WorkSeries,
+)
 
 ONE = ProcessIdentity(1.0)
 
@@ -371,3 +381,19 @@ def test_cached_tokens_that_are_counted_before_their_prompt_enter_with_it() -> N
     account = after(prompts(ProcessIdentity(1.0), 0.0, prompt=0.0), prompts(ProcessIdentity(1.0), 150.0, prompt=100.0))
     assert inputs(account) == (0.0, 100.0)
     assert inputs(count(account, prompts(ProcessIdentity(1.0), 150.0, prompt=200.0)).account) == (50.0, 150.0)
+
+
+def test_requests_without_usage_are_counted_by_path_and_never_fall() -> None:
+    def uncounted(**paths: float) -> ServerReading:
+        series = tuple(UncountedSeries(f"/{path}", path, value) for path, value in paths.items())
+        return replace(reading({"a": 1.0}), uncounted=series)
+
+    account = after(uncounted(x=5.0), uncounted(x=7.0, y=2.0), uncounted(y=3.0), uncounted(x=7.0, y=3.0))
+    assert account.uncounted == {"/x": 2.0, "/y": 3.0}
+    assert output(account) == 0.0
+
+
+def test_the_paths_of_requests_without_usage_are_bounded() -> None:
+    many = tuple(UncountedSeries(f"/{n}", f"k{n}", 1.0) for n in range(200))
+    account = after(reading({"a": 1.0}), replace(reading({"a": 1.0}), uncounted=many))
+    assert (len(account.uncounted), account.uncounted["other"]) == (51, 150.0)

@@ -297,6 +297,12 @@ def test_the_workload_that_used_a_gpu_is_kept(tmp_path: Path) -> None:
         assert [(key, found) for _, key, found in reader.rows()] == list(amounts.items())
 
 
+def test_requests_without_usage_are_kept_by_path() -> None:
+    account = ServerAccount("edge", uncounted={"/generate": 3.0})
+    assert codec.load_server("edge", codec.dump_server(account)) == account
+    assert codec.load_server("edge", "{}").uncounted == {}
+
+
 def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:
     first = BooksFile(tmp_path)
     with pytest.raises(StoreError, match=r"another tpw-exporter keeps its books in .*--state\.dir"):

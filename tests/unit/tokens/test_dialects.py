@@ -62,6 +62,7 @@ def reading_of(path: Path) -> dict[str, Any]:
             {"role": one.role.value, "model": one.model, "key": one.key, "value": one.value} for one in found.series
         ],
         "loads": [{"model": one.model, "running": one.running, "waiting": one.waiting} for one in found.loads],
+        **({"uncounted": {one.path: one.value for one in found.uncounted}} if found.uncounted else {}),
         "work": [{"unit": one.unit, "model": one.model, "key": one.key, "value": one.value} for one in found.work],
     }
 

@@ -54,6 +54,7 @@ def entry_for(row: Dialect) -> dict[str, Any]:
         "cached_input": metrics_in_configuration(row.cached_input),
         "prompt": metrics_in_configuration(row.prompt, is_prompt_list=True),
         "requests": metrics_in_configuration(row.requests),
+        "uncounted": metrics_in_configuration(row.uncounted),
         "live_output": metrics_in_configuration(row.live_output),
         "running": metrics_in_configuration(row.running),
         "waiting": metrics_in_configuration(row.waiting),
