@@ -157,6 +157,8 @@ def ownership(
         if claim.has_counters and (holders.get(uuid) is None or (uuid in blind and not holders[uuid]))
     )
     owned = listed.gpus if answering else held | unknown
+    if held_by(pids or (), {uuid: holders.get(uuid) for uuid in listed.gpus}) == frozenset():
+        pids = None  # its address is that of a proxy: the processes on its GPUs are those of the server behind it
     return _owned(
         claim,
         owned,
