@@ -80,7 +80,7 @@ soak: $(VENV)/.dev ## A simulated year of 8 GPUs and 8 servers in the real daemo
 	PYTHONPATH=exporter:tests $(BIN)/python -m chaos.soak $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(VENV)/.dev ## The fuzz tests with 20,000 examples each instead of 100 (EXAMPLES=...)
+fuzz: $(VENV)/.dev ## The fuzz tests with 20,000 examples each instead of 100 (EXAMPLES=50 runs 5,000)
 	TPW_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -n 2 tests/fuzz $(PYTEST_ARGS)
 
 .PHONY: lint

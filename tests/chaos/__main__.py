@@ -23,11 +23,10 @@ from random import Random
 
 from chaos.faults import DESTROYS, FAULTS
 from chaos.judge import Judge
+from chaos.report import write
 from chaos.world import GPUS, RECOVERY_SECONDS, TOKENS_PER_SECOND, World
 from support.losses import aligned
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
 SLOP_JOULES = 500.0
 """The undisturbed GPU uses at most 500 W; a page is at most one second old."""
 SLOP_TOKENS = TOKENS_PER_SECOND
@@ -152,13 +151,6 @@ def table(rows: dict[str, Row]) -> list[str]:
     return aligned([heads, *cells])
 
 
-def write(lines: Sequence[str]) -> None:
-    """Put the table into the page, between its marks."""
-    text = PAGE.read_text(encoding="utf-8")
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    PAGE.write_text(text[:start] + "\n" + "\n".join(lines) + "\n" + text[end:], encoding="utf-8")
-
-
 def main() -> int:
     """The status of the process."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -189,7 +181,7 @@ def main() -> int:
     for problem in itertools.islice(problems, 40):
         print("PROBLEM", problem)
     if arguments.write:
-        write(lines)
+        write("chaos", lines)
     return 1 if problems else 0
 
 

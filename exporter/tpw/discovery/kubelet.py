@@ -54,7 +54,7 @@ class Checkpoint:
             found: dict[str, frozenset[str]] = {}
             for pod, identifiers in _entries(json.loads(text)):
                 found[pod] = found.get(pod, frozenset()) | identifiers
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}, f"{self._path}: not a checkpoint of the kubelet's device manager; it is ignored"
         return found, ""
 
