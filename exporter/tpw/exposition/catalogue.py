@@ -131,9 +131,16 @@ CATALOGUE: tuple[Metric, ...] = (
         "Time without a trustworthy energy reading of the GPU, in seconds, from the books.",
     ),
     Metric(
+        "tpw_gpu_energy_error_ratio",
+        ("uuid",),
+        "Stated 95 % bound of the relative error of the GPU's energy over an hour or longer, from the energy method, the "
+        "time between readings, the errors published for GPU sensors (arXiv 2312.02741), and the setting calibration.",
+        "The GPU is down, or its energy comes from a meter whose error is not known.",
+    ),
+    Metric(
         "tpw_gpu_energy_anomalies_total",
         (*_GPU, "reason"),
-        "Energy readings of the GPU that the exporter rejected, by reason (reset, backwards, frozen, zero, ...).",
+        "Energy readings of the GPU that the exporter rejected, by reason (reset, backwards, frozen, stuck, zero, ...).",
         "No reading was rejected for that reason.",
     ),
     Metric(

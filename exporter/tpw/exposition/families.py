@@ -19,6 +19,7 @@ from typing import NamedTuple
 from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
 from tpw.exposition.totals import Totals, listed, totals, unlisted
+from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
@@ -233,6 +234,8 @@ def _gpu_books(
         sheet.add("tpw_energy_late_priced_joules_total", who, late)
     _gpu_emissions(sheet, who, by_state, basis if measured else "")
     sheet.add("tpw_gpu_unmetered_seconds_total", who, account.unmetered_seconds)
+    if account.up:
+        sheet.add("tpw_gpu_energy_error_ratio", (uuid,), energy_error_ratio(account))
     for reason, count in sorted(account.anomalies.items()):
         sheet.add("tpw_gpu_energy_anomalies_total", (*who, reason), float(count))
     if account.division is not None:

@@ -35,8 +35,8 @@ DOWN_FACTOR = 3.0
 """Late is not down: a GPU is reported as a fault after this many times the time after which it is set aside."""
 
 SAMPLING_SECONDS = 0.1
-"""Mean time between two samples of a GPU that reports only instants. Tuning: ten samples a second resolve loads with
-periods down to about 0.2 s, for about ten driver calls a second."""
+"""Mean time between two samples of a GPU that reports only instants. Chosen: ten driver calls a second. The times are
+random, so that a load of any period is sampled without bias; what remains is a random error (docs/accuracy.md)."""
 
 log = structlog.get_logger("tpw.source")
 

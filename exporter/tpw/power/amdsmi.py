@@ -25,9 +25,9 @@ from tpw.power import Clock, MeterLost
 from tpw.power.gpus import by_index, mean_ratio, total
 
 REDISCOVERY_SECONDS = 60.0
-"""Between two searches for new GPUs. Tuning, as in the nvml meter."""
+"""Between two searches for new GPUs. Chosen as in the nvml meter."""
 SLOW_EVERY = 5
-"""Memory, temperature and limit are read at every n-th read. Tuning, as in the nvml meter."""
+"""Memory, temperature and limit are read at every n-th read. Chosen as in the nvml meter."""
 
 NOMINAL_MICROJOULES = 1e6 / 2**16
 """Resolution of the energy accumulator, 2^-16 J, which the binding rounds to 15.3 microjoules."""

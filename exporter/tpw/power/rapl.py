@@ -26,12 +26,13 @@ CPU = "cpu"
 DRAM = "dram"
 
 _MAX_WATTS = {CPU: 1000.0, DRAM: 500.0}
-"""Upper bound of a zone's power: limits how long a wrapping counter may stay unread. Above the largest packages of 2026."""
+"""Upper bound of a zone's power: limits how long a wrapping counter may stay unread. Chosen, not
+stated by any source."""
 _MIRROR_JOULES = 5.0
-"""Dies of one package with counters that differ by less have the same counter (observed on multi-die AMD CPUs). Tuning: one
+"""Dies of one package with counters that differ by less have the same counter (observed on multi-die AMD CPUs). Chosen: one
 die uses this much in about 50 ms, the time between two reads of one pass."""
 RETRY_SECONDS = 60.0
-"""Between two attempts to open a zone. Tuning: CPUs are rarely taken offline."""
+"""Between two attempts to open a zone. Chosen: CPUs are rarely taken offline."""
 _APART_READS = 2
 """Two counters must differ in this many reads in a row to count as two: the machine may pause between two reads of one
 pass."""

@@ -321,18 +321,44 @@ def rail(tree: Tree, name: str, microwatts: int) -> Path:
     return tree.chip("power_meter", "", {"power1_oem_info": name, "power1_average": str(microwatts)})
 
 
-def test_grace_is_its_cpu_and_sysio_rails_and_not_the_module_that_contains_the_gpu(tree: Tree, clock: Any) -> None:
-    for socket in (0, 1):
+def test_grace_is_its_socket_rail_with_the_rest_as_memory_and_not_the_module_that_contains_the_gpu(
+    tree: Tree, clock: Any
+) -> None:
+    """Published readings of two sockets (NVIDIA/srt-slurm #481)."""
+    for socket, whole in ((0, 98_000_000), (1, 109_000_000)):
         rail(tree, f"Module Power Socket {socket}", 700_000_000)
-        rail(tree, f"Grace Power Socket {socket}", 260_000_000)
-        rail(tree, f"CPU Power Socket {socket}", 200_000_000)
-        rail(tree, f"SysIO Power Socket {socket}", 50_000_000)
+        rail(tree, f"Grace Power Socket {socket}", whole)
+        rail(tree, f"CPU Power Socket {socket}", 54_000_000)
+        rail(tree, f"SysIO Power Socket {socket}", 6_000_000)
+    meter = GraceMeter(clock, sysfs_root=tree.sysfs)
+    meter.open()
+
+    cpu, dram = meter.read().samples
+
+    assert (cpu.component, cpu.power_watts, cpu.max_power_watts) == ("cpu", 120.0, 1400.0)
+    assert (dram.component, dram.power_watts) == ("dram", 87.0)
+    assert meter.notes == ()
+
+
+def test_cpu_and_sysio_without_the_grace_rail_are_partial(tree: Tree, clock: Any) -> None:
+    rail(tree, "CPU Power Socket 0", 54_000_000)
+    rail(tree, "SysIO Power Socket 0", 6_000_000)
     meter = GraceMeter(clock, sysfs_root=tree.sysfs)
     meter.open()
 
     (sample,) = meter.read().samples
 
-    assert (sample.component, sample.power_watts, sample.max_power_watts) == ("cpu", 500.0, 1400.0)
+    assert sample.power_watts == 60.0
+    assert len(meter.notes) == 1 and "socket 0" in meter.notes[0] and "partial" in meter.notes[0]
+
+
+def test_parts_above_the_whole_for_a_moment_do_not_add_to_it(tree: Tree, clock: Any) -> None:
+    for name, watts in (("Grace", 58_000_000), ("CPU", 54_000_000), ("SysIO", 6_000_000)):
+        rail(tree, f"{name} Power Socket 0", watts)
+    meter = GraceMeter(clock, sysfs_root=tree.sysfs)
+    meter.open()
+
+    assert [sample.power_watts for sample in meter.read().samples] == [58.0, 0.0]
 
 
 def test_the_grace_rail_is_read_where_there_are_no_separate_rails(tree: Tree, clock: Any) -> None:
