@@ -1,8 +1,8 @@
 """The stated error of a GPU's energy: a bound that holds for 95 of 100 GPUs, over an hour or longer.
 
 Two parts, independent of each other: the error of the sensor, which is a gain of each single GPU, and the error of reading
-it at some moments only. The sensor's error is that of the GPUs in arXiv 2312.02741 (published per GPU with the paper): energy
-from NVML against an external meter was off by -8.9 to +12.9 %. A calibration removes most of it.
+it at some moments only. The sensor's error is that of the GPUs in arXiv 2312.02741 (published per GPU with it): energy from
+NVML against an external meter was off by -8.9 to +12.9 %. A calibration removes most of it.
 """
 
 from __future__ import annotations
