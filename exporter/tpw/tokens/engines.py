@@ -49,7 +49,8 @@ def _absolute(dialect: Dialect, candidates: tuple[Candidate, ...]) -> tuple[Cand
 # gpu_prefix_cache_hits is not used: releases that have it alone count blocks, not tokens.
 VLLM = Dialect(
     name="vllm",
-    mark=Mark(any_prefix=("vllm:", "vllm_")),
+    # vllm_router_* is a router without tokens or GPUs.
+    mark=Mark(any_prefix=("vllm:", "vllm_"), absent_prefix=("vllm_router_",)),
     prefixes=("vllm:", "vllm_"),
     port=8000,
     cadence=STEP,
@@ -600,23 +601,64 @@ KONG_AI = Dialect(
     caveats="A gateway. Names from secondary sources.",
 )
 
-# llm-d/llm-d-inference-scheduler: pkg/epp/metrics/metrics.go
+# llm-d/llm-d-router: pkg/epp/metrics/llm_d_router_metrics.go. inference_objective_* is marked there as deprecated in favour
+# of llm_d_epp_* (read 2026-11-24); for a while a page has both. inference_model_* is older still.
 LLM_D = Dialect(
     name="llm_d",
-    mark=Mark(any_prefix=("inference_objective_", "inference_model_")),
-    prefixes=("inference_objective_", "inference_model_"),
+    mark=Mark(any_prefix=("llm_d_epp_", "inference_objective_", "inference_model_")),
+    prefixes=("llm_d_epp_", "inference_objective_", "inference_model_"),
     port=9090,
     level=Level.GATEWAY,
     cadence=FINISH,
-    output=(_sum("output_tokens"),),
-    input=(_prompt_sum("input_tokens"),),
-    cached_input=(_sum("prompt_cached_tokens"),),
+    output=(_sum("request_output_tokens"), _sum("output_tokens")),
+    input=(_prompt_sum("request_input_tokens"), _prompt_sum("input_tokens")),
+    cached_input=(_sum("request_cached_tokens"), _sum("prompt_cached_tokens")),
     requests=(_counter("request_total"),),
-    running=(_gauge("running_requests"),),
+    running=(_gauge("request_running"), _gauge("running_requests")),
     model_labels=("target_model_name", "model_name"),
     late=True,
     enable="the scheduler publishes on its own metrics port (9090)",
-    caveats="A scheduler in front of engines.",
+    caveats="A scheduler in front of engines: read the engines behind it.",
+)
+
+# modular/modular: max/python/max/serve/telemetry/metrics.py (read 2026-11-24). Input tokens are prompt tokens of the API.
+# Series carry no model. The page has its own port, MAX_SERVE_METRICS_ENDPOINT_PORT.
+MAX = Dialect(
+    name="max",
+    mark=Mark(any_prefix=("maxserve_",)),
+    prefixes=("maxserve_",),
+    port=8001,
+    cadence=FINISH,
+    output=(_counter("num_output_tokens_total"),),
+    input=(_prompt("num_input_tokens_total"),),
+    requests=(_counter("request_count_total", ("code", "200")),),
+    running=(_gauge("num_requests_running"),),
+    waiting=(_gauge("num_requests_queued"),),
+    model_labels=("model",),
+    late=True,
+    processes=Processes(listener=("max serve", "max.serve"), climb=Climb.SELF),
+    enable="start MAX with MAX_SERVE_METRIC_LEVEL=BASIC or DETAILED",
+    caveats="Cached prompt tokens are not separate. Series have no model: configure it.",
+)
+
+# PaddlePaddle/FastDeploy: fastdeploy/metrics/metrics.py (read 2026-11-24)
+FASTDEPLOY = Dialect(
+    name="fastdeploy",
+    mark=Mark(any_prefix=("fastdeploy:",)),
+    prefixes=("fastdeploy:",),
+    port=8000,
+    cadence=STEP,
+    output=(_counter("generation_tokens_total"),),
+    input=(_prompt("prompt_tokens_total"),),
+    requests=(_counter("request_success_total"),),
+    running=(_gauge("num_requests_running"),),
+    waiting=(_gauge("num_requests_waiting"),),
+    model_labels=("model_name", "model"),
+    pin=("pid",),
+    late=True,
+    processes=Processes(listener=("fastdeploy.entrypoints",), climb=Climb.SELF),
+    enable="set --metrics-port of FastDeploy to read its page on a port of its own",
+    caveats="Cached prompt tokens are not separate.",
 )
 
 # This project's own counters inside a server (tpw.hook) or in front of it (tpw.hook.proxy).
@@ -675,6 +717,8 @@ DIALECTS: tuple[Dialect, ...] = (
     ENVOY_AI_GATEWAY,
     KONG_AI,
     LLM_D,
+    MAX,
+    FASTDEPLOY,
     KSERVE,
     INFINITY,
     MLC_LLM,

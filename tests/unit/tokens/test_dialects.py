@@ -233,3 +233,15 @@ def test_t03_input_and_prompt_together_count_the_cached_tokens():
         (Candidate("x_total"),),
         (Candidate("y_total", role=Role.PROMPT),),
     )
+
+
+def test_the_router_of_vllm_is_not_taken_for_vllm():
+    """It has neither tokens nor GPUs."""
+    assert recognise(Page(b'vllm_router_requests_total{route="/v1/completions"} 7\n'), DIALECTS) is None
+
+
+def test_old_and_new_names_of_llm_d_on_one_page_count_once():
+    """inference_objective_* is deprecated in favour of llm_d_epp_*; for a while the scheduler publishes both."""
+    page = Page((TESTS / "captures" / "servers" / "llm_d-documented.txt").read_bytes())
+    found = DialectReader(ENGINES["llm_d"]).read(page)
+    assert [(one.role, one.value) for one in found.series if one.role is Role.OUTPUT] == [(Role.OUTPUT, 450.0)]
