@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from tpw.config.schema import Config, Server
+from tpw.config.schema import Config, Server, Tls
 from tpw.daemon import sources
 from tpw.discovery.ownership import Claim
 from tpw.discovery.placement import Place, is_loopback
@@ -94,7 +94,9 @@ class Servers:
         wanted = {name: server for name, server in configured.items() if self._is_read_here(server)}
         for found in self._latest_scan().found:
             if found.name not in configured:
-                wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine)
+                # Its process is known from the operating system: its certificate, often self-signed, proves no more.
+                tls = Tls(insecure_skip_verify=True) if found.url.startswith("https:") else None
+                wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine, tls=tls)
         if wanted == self._settings:
             return
         by_name: dict[str, ScrapeSource] = {}

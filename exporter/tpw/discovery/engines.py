@@ -46,5 +46,9 @@ class Engine(Protocol):
         """Less usual ports of it."""
 
     @property
+    def enable(self) -> str:
+        """Which setting of the engine enables its page."""
+
+    @property
     def processes(self) -> ProcessNames:
         """Names of its processes."""

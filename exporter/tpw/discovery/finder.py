@@ -9,16 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from urllib.parse import parse_qs, urlsplit
 
 from tpw.discovery.engines import SELF, Engine
-from tpw.discovery.naming import computes_as, listens_as, model_named, ports_named
+from tpw.discovery.naming import computes_as, listens_as, model_named, ports_named, ports_set
 from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import Listener, Process, ProcFs
 from tpw.discovery.sockets import SocketFinder
 from tpw.discovery.table import ProcessTable
 from tpw.model import Reason, SourceError
 
+_PERHAPS_TLS = (Reason.UNREACHABLE, Reason.MALFORMED)
+"""What plain HTTP meets at a socket that expects TLS."""
+_GUESSES = 8
+"""Listeners of one process that are probed without a hint. Tuning: engines have a few, for their ranks and caches."""
 _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
 _ENGINE = "engine"
 _OLLAMA = "ollama"
@@ -69,6 +74,8 @@ class _Candidate:
     process: Process
     listener: Listener
     engines: tuple[Engine, ...]
+    is_guess: bool = False
+    """Whether nothing names its port: an engine's listener that is probed once."""
 
 
 class ServerFinder:
@@ -134,6 +141,7 @@ class ServerFinder:
                 served.add(pid)
                 handled |= self._same_port(candidate)
         self._found = servers
+        self._report_unread(table, holders, served)
         return sorted(servers.values(), key=lambda server: server.name)
 
     def starting(
@@ -165,6 +173,26 @@ class ServerFinder:
                 names.add(name)
                 found.append(StartingServer(name, tree))
         return sorted(found, key=lambda one: one.name)
+
+    def _report_unread(self, table: ProcessTable, holders: Holders, served: Collection[int]) -> None:
+        """A sentence for each engine that holds a GPU and has no page at all."""
+        holding = {pid for pids in holders.values() for pid in pids or () if pid in table}
+        listening = set(self._candidate_pids.values())
+        seen: set[int] = set()
+        for pid in sorted(holding):
+            process = table[pid]
+            engines = [
+                one
+                for one in self._dialects
+                if one.level == _ENGINE and (computes_as(process, (one,)) or listens_as(process, (one,)))
+            ]
+            tree = table.tree([pid])
+            if not engines or not tree.isdisjoint(seen | listening) or not tree.isdisjoint(served):
+                continue
+            seen |= tree
+            self._report(
+                f"{process.comm} (pid {pid}) holds a GPU and is not read: it has no page here; {engines[0].enable}"
+            )
 
     def _is_refused(self, inode: int) -> bool:
         refusal = self._refused.get(inode)
@@ -205,21 +233,25 @@ class ServerFinder:
         holding = {pid for pids in holders.values() for pid in pids or () if pid in table}
         near = {pid for pid in table.tree(holding) if not computes_as(table[pid], self._dialects)}
         found = [
-            _Candidate(table[pid], listener, named.get(pid, ()))
+            candidate
             for pid in (named.keys() | near) - {os.getpid()}
-            for listener in self._likely(table, table[pid], named.get(pid, ()))
+            for candidate in self._likely(table, table[pid], named.get(pid, ()))
         ]
-        return sorted(found, key=lambda one: (not one.engines, one.listener.port, one.process.pid))
+        return sorted(found, key=lambda one: (one.is_guess, not one.engines, one.listener.port, one.process.pid))
 
-    def _likely(self, table: ProcessTable, process: Process, engines: tuple[Engine, ...]) -> list[Listener]:
-        """A process's listening sockets on ports that may have a metrics page."""
-        named = ports_named(process.argv)
+    def _likely(self, table: ProcessTable, process: Process, engines: tuple[Engine, ...]) -> list[_Candidate]:
+        """A process's listening sockets that may have a metrics page: on a port that its command line or environment names
+        or that is usual, and a few others of an engine."""
+        named = ports_named(process.argv) | ports_set(self._fs.environment(process.pid))
         usual = {port for one in engines or self._dialects for port in (one.port, *one.other_ports) if port is not None}
         held = self._sockets.held_listeners(process.pid, table)
         likely = [one for one in held if one.port in named or one.port in usual]
         if not likely and engines and len({one.port for one in held}) == 1:
-            return held
-        return likely
+            likely = held
+        others = [one for one in held if one not in likely][:_GUESSES] if engines else []
+        return [_Candidate(process, one, engines) for one in likely] + [
+            _Candidate(process, one, engines, is_guess=True) for one in others
+        ]
 
     def _found_before(self, candidate: _Candidate) -> FoundServer | None:
         """The server that the last scan found at this socket, if its process is the same."""
@@ -247,6 +279,7 @@ class ServerFinder:
                 )
             return None
         host = hosts[0]
+        url = f"http://{host}:{port}"
         dialect: Engine | None
         if self._probe is None:
             dialect = candidate.engines[0] if len(candidate.engines) == 1 else None
@@ -255,7 +288,7 @@ class ServerFinder:
             for host in hosts:
                 url = f"http://{host}:{port}"
                 try:
-                    dialect = self._probe(url, self._dialects, candidate.engines)
+                    dialect, url = self._probe_at(url, candidate, tls=host == hosts[-1])
                     break
                 except SourceError as failure:
                     if failure.reason is Reason.UNREACHABLE and host != hosts[-1]:
@@ -270,8 +303,23 @@ class ServerFinder:
             return None
         self._refused.pop(inode, None)
         name = self._name(table, candidate, dialect, host, names)
-        url = f"http://{host}:{port}"
         return FoundServer(name, url, dialect.name, process.pid, self._fs.started_wall_seconds(process))
+
+    def _probe_at(self, url: str, candidate: _Candidate, *, tls: bool) -> tuple[Engine, str]:
+        """The engine at an address, and the address: https where plain HTTP ends at once and ``tls`` may be tried. Raises
+        SourceError."""
+        assert self._probe is not None  # noqa: S101 - the caller has one
+        try:
+            return self._probe(url, self._dialects, candidate.engines), url
+        except SourceError as plain:
+            if not tls or plain.reason not in _PERHAPS_TLS:
+                raise
+            secure = url.replace("http:", "https:", 1)
+            try:
+                return self._probe(secure, self._dialects, candidate.engines), secure
+            except SourceError as failure:
+                # An answer over TLS is the reason; no TLS is none.
+                raise failure if failure.reason not in _PERHAPS_TLS else plain from None
 
     def _name(
         self, table: ProcessTable, candidate: _Candidate, dialect: Engine, host: str, names: Collection[str]
@@ -290,6 +338,9 @@ class ServerFinder:
 
     def _refuse(self, candidate: _Candidate, url: str, failure: SourceError) -> None:
         """Delay the next probe: longer each time, but not while the server is starting."""
+        if candidate.is_guess and failure.reason is not Reason.LOADING:
+            self._refused[candidate.listener.inode] = _Refusal(inf, inf, "")
+            return
         before = self._refused.get(candidate.listener.inode)
         wait = min(before.wait_seconds * 2, _AGAIN_MOST_SECONDS) if before else _AGAIN_FIRST_SECONDS
         if failure.reason in _TRANSIENT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tpw.discovery.engines import Engine
 from tpw.discovery.procfs import Process
@@ -20,6 +20,25 @@ _OPTIONS_WITH_VALUE = ("-X", "-W", "--library-path", "--preload", "--argv0", "--
 
 _PORT_OPTION = re.compile(r"port|listen|bind|host|addr|url|\A-[pb]\Z", re.IGNORECASE)
 _OTHER_PORT = re.compile(r"master|rdzv|rendezvous|dist|nccl|rpc|kv|bootstrap|init|zmq|grpc|debug|report", re.IGNORECASE)
+
+_PORT_VARIABLES = (
+    "PORT",
+    "HTTP_PORT",
+    "METRICS_PORT",
+    "PROMETHEUS_PORT",
+    "UVICORN_PORT",
+    "DYN_SYSTEM_PORT",
+    "DYN_HTTP_PORT",
+    "VLLM_PORT",
+    "SGLANG_PORT",
+    "LLAMA_ARG_PORT",
+    "OLLAMA_HOST",
+    "NIM_SERVER_PORT",
+    "NIM_HTTP_API_PORT",
+    "AIP_HTTP_PORT",
+    "SM_HTTP_PORT",
+)
+"""Variables by which engines and platforms set the port of a server."""
 
 # Climbing stops at these: they start unrelated processes.
 _STARTERS = frozenset(
@@ -121,6 +140,12 @@ def ports_named(argv: Sequence[str]) -> frozenset[int]:
             if tail.isdecimal() and 0 < int(tail) < 65536:
                 found.add(int(tail))
     return frozenset(found)
+
+
+def ports_set(environment: Mapping[str, str]) -> frozenset[int]:
+    """Ports to listen on in the environment of an engine: ``DYN_SYSTEM_PORT=8082``, ``OLLAMA_HOST=0.0.0.0:11434``."""
+    tails = (environment.get(name, "").rpartition(":")[2] for name in _PORT_VARIABLES)
+    return frozenset(int(tail) for tail in tails if tail.isdecimal() and 0 < int(tail) < 65536)
 
 
 def model_named(argv: Sequence[str]) -> str:

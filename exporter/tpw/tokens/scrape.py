@@ -310,7 +310,8 @@ def recognise_at(
     paths = KNOWN_PATHS
     if expected:
         paths = tuple(dict.fromkeys((*(path for dialect in expected for path in dialect.paths), TPW_HOOK.paths[0])))
-    source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, dialects=dialects, paths=paths)
+    tls = Tls(skip_verify=True)  # nothing secret is sent to a process of this host
+    source = ScrapeSource("probe", url, timeout_seconds=timeout_seconds, dialects=dialects, paths=paths, tls=tls)
     try:
         source.read()
         assert source.dialect is not None  # noqa: S101 - a reading has one
@@ -320,7 +321,7 @@ def recognise_at(
             raise
     finally:
         source.close()
-    source = ScrapeSource("probe", url, expected[0], timeout_seconds=timeout_seconds)
+    source = ScrapeSource("probe", url, expected[0], timeout_seconds=timeout_seconds, tls=tls)
     try:
         source.read()
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.certificates import certify, server_context
 from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
 from tpw.discovery.finder import FoundServer
@@ -619,6 +620,58 @@ def test_internal_sockets_of_gpu_processes_are_not_probed(fake: FakeProcFs):
     assert probe.probed == [url_of(8000)]
 
 
+def test_workers_are_found_on_the_ports_in_their_environment(fake: FakeProcFs) -> None:
+    fake.network("host", (), [Tcp(8081, 501), Tcp(8082, 502), Tcp(40001, 503)])
+    for pid, port, inodes in ((100, 8081, (501,)), (200, 8082, (502, 503))):
+        environment = {"DYN_SYSTEM_PORT": str(port)}
+        fake.process(pid, "python3 -m dynamo.vllm", session=pid, sockets=inodes, environment=environment)
+    probe = Probe(**{url_of(8081): VLLM, url_of(8082): VLLM})
+    found = host_of(fake, probe).find_servers({"GPU-a": {100}, "GPU-b": {200}})
+    assert [server.url for server in found] == [url_of(8081), url_of(8082)]
+
+
+def test_other_listeners_of_an_engine_are_probed_once_and_a_few(fake: FakeProcFs) -> None:
+    ports = [50000 + n for n in range(20)]
+    fake.network("host", (), [Tcp(port, port) for port in ports])
+    fake.process(100, "vllm serve m", sockets=tuple(ports))
+    probe, now = Probe(**{url_of(50003): VLLM}), [0.0]
+    host = host_of(fake, probe, now=now)
+    [found] = host.find_servers({})
+    assert found.url == url_of(50003)
+    probe.results.clear()
+    fake.end(100)
+    fake.process(100, "vllm serve m", sockets=tuple(ports), started=900)
+    for at in (3600.0, 7200.0):
+        now[0] = at
+        host.refresh()
+        assert host.find_servers({}) == []
+    assert len(probe.probed) <= 2 * 8 + 1
+    assert host.problems == ()
+
+
+def test_tls_is_tried_where_plain_http_ends_at_once(fake: FakeProcFs) -> None:
+    fake.network("host", (), [Tcp(8000, 501)])
+    fake.process(100, "vllm serve m", sockets=(501,))
+    ended = SourceError(Reason.UNREACHABLE, "the connection ended")
+    secure = "https://127.0.0.1:8000"
+    [found] = host_of(fake, Probe(**{url_of(8000): ended, secure: VLLM})).find_servers({})
+    assert (found.name, found.url) == ("vllm-8000", secure)
+
+    host = host_of(fake, Probe(**{url_of(8000): ended, secure: ended}))
+    assert host.find_servers({}) == []
+    assert host.problems == ("vllm (pid 100) at http://127.0.0.1:8000 is not read: the connection ended",)
+
+
+def test_an_engine_that_holds_a_gpu_and_listens_nowhere_is_reported(fake: FakeProcFs) -> None:
+    fake.network("host", (), [])
+    fake.process(100, "VLLM::EngineCore", session=100)
+    fake.process(200, "python3 train.py", session=200)
+    host = host_of(fake, Probe())
+    host.find_servers({"GPU-a": {100}, "GPU-b": {200}})
+    [problem] = host.problems
+    assert problem.startswith("VLLM::EngineCor (pid 100) holds a GPU and is not read: it has no page here; start vLLM")
+
+
 def test_a_server_in_a_container_has_its_address_in_its_name(fake: FakeProcFs):
     fake.process(100, "vllm serve m", sockets=(901,), network="pod")
     fake.network("pod", ("172.17.0.2",), [Tcp(8000, 901)])
@@ -788,6 +841,27 @@ def test_a_real_engine_page_is_recognised_by_the_real_probe():
     assert [(one.name, one.url, one.engine) for one in found] == [
         (f"llamacpp-{server.port}", f"http://127.0.0.1:{server.port}", "llamacpp")
     ]
+
+
+def test_a_real_tls_server_is_recognised_by_the_real_probe(tmp_path: Path) -> None:
+    certify(tmp_path, "server", "IP:127.0.0.1")
+    page = (Path(__file__).parents[2] / "captures" / "servers" / "llamacpp-b11669-start.txt").read_bytes()
+    script = pages({"/metrics": answer(page)})
+    with PageServer(script, tls=server_context(tmp_path, "server")) as server:
+        hold = "import sys; sys.stdin.read()"
+        with subprocess.Popen(
+            ["llama-server", "-c", hold, "--port", str(server.port)],
+            executable=sys.executable,
+            stdin=subprocess.PIPE,
+            pass_fds=(server.fileno(),),
+        ) as child:
+            host = HostProcesses(dialects=DIALECTS, probe=recognise_at)
+            host.refresh()
+            found = [one for one in host.find_servers({}) if one.pid == child.pid]
+            assert child.stdin is not None
+            child.stdin.close()
+            child.wait(10)
+    assert [(one.url, one.engine) for one in found] == [(f"https://127.0.0.1:{server.port}", "llamacpp")]
 
 
 def test_an_unused_port_has_no_listener():
