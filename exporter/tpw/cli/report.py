@@ -18,7 +18,7 @@ from tpw.cli.configuration import configuration, print_problems
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 from tpw.exposition.figures import figure
-from tpw.ledger.amounts import JOULES_PER_KWH
+from tpw.ledger.amounts import JOULES_PER_KWH, Served
 from tpw.report.focus import LINES_BY, NoCurrencyError, Parties, focus_text
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit, range_of
@@ -165,8 +165,12 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> str:
     tabulation = Tabulation(request.by, covered, calendar, billing_period if request.format == "focus" else None)
     tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
     tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
+    corrections = books.corrections(covered.start_seconds, covered.end_seconds)
+    tabulation.add_served(
+        (one.at_seconds, one.server, one.model, Served(tokens={one.kind: one.tokens})) for one in corrections
+    )
     report = tabulation.report(head.currency)
-    remarks = notes(report, calendar, head.first_row_seconds, head.until_seconds)
+    remarks = notes(report, calendar, head.first_row_seconds, head.until_seconds, corrections)
     match request.format:
         case "csv":
             return csv_text(report, calendar, head.gpus)

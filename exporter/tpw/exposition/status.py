@@ -175,6 +175,21 @@ class ReferenceStatus(TypedDict):
     price_per_token: dict[str, float]
 
 
+class CorrectionStatus(TypedDict):
+    """An entry of an operator, which reports add; counters are as they were booked."""
+
+    at: float
+    """Unix time of the use."""
+    made: float
+    """Unix time of the entry."""
+    server: str
+    model: str
+    kind: str
+    tokens: float
+    reason: str
+    author: str
+
+
 class Headline(TypedDict):
     """Totals of the machine. Ratios are of output tokens, over all servers with known tokens."""
 
@@ -217,6 +232,7 @@ class Status(TypedDict):
     sources: list[SourceEntry]
     references: list[ReferenceStatus]
     config_reload_successful: bool
+    corrections: list[CorrectionStatus]
     notes: list[str]
 
 
@@ -291,6 +307,19 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
             for reference in snapshot.references
         ],
         config_reload_successful=snapshot.config_reload_successful,
+        corrections=[
+            CorrectionStatus(
+                at=one.at_seconds,
+                made=one.made_seconds,
+                server=one.server,
+                model=one.model,
+                kind=str(one.kind),
+                tokens=one.tokens,
+                reason=one.reason,
+                author=one.author,
+            )
+            for one in books.corrections
+        ],
         notes=list(snapshot.notes),
     )
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tpw.exposition.figures import figure
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
+from tpw.ledger.books import Correction
 from tpw.report.periods import Calendar
 from tpw.report.tabulate import Dimension, Report
 
 
-def notes(report: Report, calendar: Calendar, first_row_seconds: float | None, until_seconds: float) -> list[str]:
+def notes(
+    report: Report,
+    calendar: Calendar,
+    first_row_seconds: float | None,
+    until_seconds: float,
+    corrections: Sequence[Correction] = (),
+) -> list[str]:
     """The notes of a report.
 
     Args:
@@ -18,8 +25,22 @@ def notes(report: Report, calendar: Calendar, first_row_seconds: float | None, u
         calendar: of its zone.
         first_row_seconds: start of the first quarter-hour of the books.
         until_seconds: up to when the books have been written.
+        corrections: entries of an operator that the report includes.
     """
-    return [*_extent(report, calendar, first_row_seconds, until_seconds), *_money(report), *_elsewhere(report)]
+    return [
+        *_extent(report, calendar, first_row_seconds, until_seconds),
+        *_money(report),
+        *_elsewhere(report),
+        *_corrected(corrections, calendar),
+    ]
+
+
+def _corrected(corrections: Sequence[Correction], calendar: Calendar) -> Iterator[str]:
+    for one in corrections:
+        yield (
+            f"Corrected by {one.author} on {_day(calendar, one.made_seconds)}: {one.tokens:+,.0f} {one.kind} tokens of"
+            f" {one.server}, {one.model} on {_day(calendar, one.at_seconds)}. {one.reason}"
+        )
 
 
 def _extent(report: Report, calendar: Calendar, first: float | None, until: float) -> Iterator[str]:

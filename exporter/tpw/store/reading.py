@@ -16,7 +16,7 @@ from typing import Self
 from urllib.parse import quote
 
 from tpw.ledger.amounts import Amounts, Served
-from tpw.ledger.books import PostingKey, ServerAccount
+from tpw.ledger.books import Correction, PostingKey, ServerAccount
 from tpw.model import Gpu
 from tpw.store import codec
 from tpw.store.files import FILE_NAME, LAYOUT, StoreError
@@ -121,6 +121,15 @@ class BooksReader:
         query = "SELECT gpu, server, model, state, data FROM posting"
         for *key, data in self._connection.execute(query):
             yield codec.load_key(*key), codec.load_amounts(data)
+
+    def corrections(self, start_seconds: float = 0.0, end_seconds: float = float("inf")) -> tuple[Correction, ...]:
+        """The operator's entries for use in [start, end), oldest first."""
+        try:
+            rows = self._connection.execute("SELECT made, data FROM correction ORDER BY made").fetchall()
+        except sqlite3.OperationalError:  # books of 0.1, which no newer version has opened yet
+            return ()
+        found = (codec.load_correction(made, data) for made, data in rows)
+        return tuple(one for one in found if start_seconds <= one.at_seconds < end_seconds)
 
     def servers(self) -> Iterator[ServerAccount]:
         """The accounts of the servers."""
