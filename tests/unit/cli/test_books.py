@@ -102,7 +102,7 @@ def test_a_correction_changes_reports_and_never_a_counter(state: Path, capsys: p
         capsys.readouterr()
         main(["report", "--from=2000-01-01", "--to=2100-01-01", "--by=server", "--format=json", f"--state.dir={state}"])
         document = json.loads(capsys.readouterr().out)
-        [line] = [line for line in document["lines"] if line.get("server") == name]
+        [line] = [line for line in document["rows"] if line.get("server") == name]
         return float(line[f"tokens_{kind}"])
 
     booked = reported()
