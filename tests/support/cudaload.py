@@ -1,4 +1,4 @@
-"""Keeps one NVIDIA GPU busy with nothing but its driver: ``python -m support.cudaload GPU-uuid seconds``.
+"""Keeps one NVIDIA GPU busy with nothing but its driver: ``python -m support.cudaload GPU-uuid seconds [duty]``.
 
 Needs no toolkit and no framework: the driver itself compiles the few lines of PTX below. Prints ``busy`` once the GPU
 works. Exit status 3, with the reason, where it cannot.
@@ -53,7 +53,8 @@ TARGETS = ("sm_75", "sm_52")
 BLOCKS, THREADS, ROUNDS = 4096, 256, 100_000
 
 
-def main(uuid: str, seconds: float) -> int:
+def main(uuid: str, seconds: float, duty: float = 1.0) -> int:
+    """Launch kernels for ``duty`` of every second."""
     os.environ["CUDA_VISIBLE_DEVICES"] = uuid
     try:
         cuda: Any = ctypes.CDLL("libcuda.so.1")
@@ -85,6 +86,9 @@ def main(uuid: str, seconds: float) -> int:
         if not reported:
             print("busy", flush=True)
             reported = True
+        into = time.monotonic() % 1.0
+        if into >= duty:
+            time.sleep(1.0 - into)
     check("cuCtxDestroy", cuda.cuCtxDestroy_v2(context))
     return 0
 
@@ -100,4 +104,4 @@ def give_up(reason: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], float(sys.argv[2])))
+    raise SystemExit(main(sys.argv[1], *map(float, sys.argv[2:])))
