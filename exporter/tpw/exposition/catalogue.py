@@ -135,7 +135,7 @@ CATALOGUE: tuple[Metric, ...] = (
         ("uuid",),
         "Stated 95 % bound of the relative error of the GPU's energy over an hour or longer, from the energy method, the "
         "time between readings, the errors published for GPU sensors (arXiv 2312.02741), and the setting calibration.",
-        "The GPU is down, or its energy comes from a meter whose error is not known.",
+        "The GPU is down, or its energy comes from a meter with an unknown error.",
     ),
     Metric(
         "tpw_gpu_energy_anomalies_total",
