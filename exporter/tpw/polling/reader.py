@@ -82,6 +82,9 @@ class MeterReader:
         self.parallel = isinstance(meter, ParallelMeter) and meter.reads_in_parallel
         self._sampled_at: dict[str, float] = {}
         """When a GPU was last read or sampled."""
+        self._read_at: dict[str, float] = {}
+        self._read_gaps: dict[str, float] = {}
+        """Time between the last two reads of a GPU."""
         self.messages: SimpleQueue[Message] = SimpleQueue()
         self.helpers: tuple[Worker, ...] = ()
         """Further threads that read GPUs. Set by the tick's thread."""
@@ -155,7 +158,9 @@ class MeterReader:
         if isinstance(outcome, MeterLost):
             return outcome
         if self._sampling is not None:
-            self._sampled_at[uuid] = self._clock()
+            now = self._clock()
+            self._read_gaps[uuid] = now - self._read_at.get(uuid, now)
+            self._read_at[uuid] = self._sampled_at[uuid] = now
         self.messages.put(_message(uuid, outcome))
         return None
 
@@ -201,7 +206,9 @@ class MeterReader:
                 self._sampled_at[uuid] = self._clock()
 
     def _due_at(self, uuid: str, every_seconds: float) -> float:
-        return self._sampled_at.get(uuid, float("-inf")) + every_seconds * _MEAN_MARGIN
+        """A GPU that is read often enough needs no samples: the next read comes first."""
+        wait = every_seconds if self._read_gaps.get(uuid, 0.0) > _OFTEN * every_seconds else _LATE * every_seconds
+        return self._sampled_at.get(uuid, float("-inf")) + wait
 
     def close(self, worker: Worker) -> None:
         """Close the meter."""
@@ -230,9 +237,8 @@ class MeterReader:
         return outcome
 
 
-_MEAN_MARGIN = 1.1
-"""A mean is sampled so much later than it is due: a tick of the same length then comes first, and no sample is needed. The
-rest is interpolated."""
+_OFTEN, _LATE = 1.2, 1.4
+"""A GPU with reads at most ``_OFTEN`` times the time of its mean apart is sampled only if a read is late by ``_LATE``."""
 
 
 def _message(uuid: str, outcome: GpuSample | SourceError) -> GpuSample | GpuFailed:
