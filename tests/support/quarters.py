@@ -88,7 +88,13 @@ def ticks(start: float = START, end: float = END) -> Iterator[Tick]:
         joules[GPUS[2]] += 70.0 * STEP_SECONDS
         yield Tick(
             Instant(at, at),
-            AcceleratorReading(GPUS, tuple(GpuSample(gpu.uuid, at, joules[gpu], 100.0) for gpu in GPUS)),
+            AcceleratorReading(
+                GPUS,
+                tuple(
+                    GpuSample(gpu.uuid, at, joules[gpu], 100.0, utilization_ratio=0.0 if gpu is GPUS[2] else 0.5)
+                    for gpu in GPUS
+                ),
+            ),
             (),
             tuple(_reading_of(server, at, tokens[server], working=working[server]) for server in SERVERS),
             {

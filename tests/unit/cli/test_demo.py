@@ -28,10 +28,12 @@ NOT_SHOWN = {
     "tpw_gpu_power_smoothing_floor_watts",
     "tpw_host_energy_joules_total",
     "tpw_host_power_watts",
+    "tpw_server_requests_without_usage_total",
     "tpw_server_token_anomalies_total",
     "tpw_server_work_units_total",
     "tpw_source_read_failures_total",
     "tpw_store_last_write_timestamp_seconds",
+    "tpw_workload_energy_joules_total",
 }
 """Metrics that healthy, unpartitioned GPUs at positive prices do not have, without books on disk."""
 
