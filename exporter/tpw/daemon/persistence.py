@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import structlog
@@ -23,6 +24,8 @@ write may block for a second."""
 
 KEEP_UP_SECONDS = 300.0
 """Between two runs of the upkeep, which makes a backup once an hour."""
+
+_FIRST_WRITE_SECONDS = 60.0
 
 _HELD_BACK = "These accounts cannot be encoded; they are kept in memory, and everything else is written."
 
@@ -68,6 +71,7 @@ class Persistence:
         self._retry_at_seconds = float("-inf")
         self._problem = "" if file is None else file.problem
         self._held_back: tuple[str, ...] = ()
+        self._is_written = threading.Event()
         self._recovery: Recovery | None = None
         self.written_wall_seconds: float | None = None
         """When the books were last written. None: not yet by this process."""
@@ -122,6 +126,7 @@ class Persistence:
             self._report_recovery()
         self._problem = ""
         self.written_wall_seconds = self._wall()
+        self._is_written.set()
         if self._file.held_back != self._held_back:
             self._held_back = self._file.held_back
             if self._held_back:
@@ -130,7 +135,8 @@ class Persistence:
 
     def keep_up(self) -> None:
         """Back up and prune the file. On the thread of a slow job."""
-        if self._upkeep is not None and self.written_wall_seconds is not None and not self._problem:
+        # The first backup is made once there is something in the books.
+        if self._upkeep is not None and self._is_written.wait(_FIRST_WRITE_SECONDS) and not self._problem:
             self._upkeep.run()
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ def load(connection: sqlite3.Connection) -> Books:
     read = connection.execute
     meta = dict(read("SELECT key, value FROM meta").fetchall())
     if "at_wall_seconds" not in meta:
-        return Books()
+        return Books(recovered=int(meta.get("recovered", "0")))
     at = float(meta["at_wall_seconds"])
     gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
     servers = {name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")}

@@ -151,6 +151,7 @@ def _merge(
     at = _meta_at(have["meta"])
     backup_at = _meta_at(saved["meta"])
     since = 0.0 if backup_at is None else backup_at // ROW_SECONDS * ROW_SECONDS
+    lost_servers: dict[str, ServerAccount] = {}
     if at is None and not have["posting"] and backup_at is not None:
         # Nothing that counters can go on from: the backup as a whole, with its own moment.
         tables = saved
@@ -163,13 +164,13 @@ def _merge(
         for key in saved["gpu"].keys() - have["gpu"].keys():
             tables["gpu"][key] = (*key, _without_baseline(saved["gpu"][key][-1]))
         for key in saved["server"].keys() - have["server"].keys():
-            # Its tokens go on from the backup, so those since then are counted again by the next reading.
-            target.execute("DELETE FROM served WHERE server = ? AND start >= ?", (*key, since))
+            lost_servers[key[0]] = codec.load_server(key[0], saved["server"][key][-1])
+            del tables["server"][key]
         _copy_history(backup, target, None)
         _restore_postings(target, backup, have["posting"], tables["posting"], max(0.0, since - LATE_SECONDS))
         if at is None and tables["posting"]:
             at = max(backup_at or 0.0, min(changed_at, wall_seconds))
-    _restore_servers(target, tables)
+    _restore_servers(target, backup, tables["server"], lost_servers, since)
     if at is not None:
         tables["meta"]["at_wall_seconds",] = ("at_wall_seconds", repr(at))
     if recovery.lost or backup_at is not None:
@@ -292,30 +293,77 @@ def _row_sums(connection: sqlite3.Connection, since: float) -> dict[_Row, Amount
     return sums
 
 
-def _restore_servers(target: sqlite3.Connection, tables: Mapping[str, _Table]) -> None:
-    """Servers without an account: what their quarter-hours add up to. Their counters start at a baseline."""
-    served: dict[str, dict[str, Served]] = {}
-    for server, model, data in target.execute("SELECT server, model, data FROM served"):
-        if (server,) not in tables["server"]:
-            by_model = served.setdefault(server, {})
-            by_model[model] = by_model.get(model, NOTHING_SERVED) + codec.load_served(data)
-    roles = {TokenKind.OUTPUT: Role.OUTPUT, TokenKind.INPUT: Role.INPUT, TokenKind.CACHED_INPUT: Role.CACHED_INPUT}
-    for name, models in served.items():
-        tokens = {(model, kind): value for model, sums in models.items() for kind, value in sums.tokens.items()}
+def _restore_servers(
+    target: sqlite3.Connection,
+    backup: sqlite3.Connection | None,
+    servers: _Table,
+    lost: Mapping[str, ServerAccount],
+    since: float,
+) -> None:
+    """Accounts that the damaged file has lost: the backup's and the quarter-hours since, or all quarter-hours. The counters
+    of such a server start at a baseline."""
+    sums = {name: _served_of(account) for name, account in lost.items()}
+    _add_served(target, sums, lambda name, start: (name,) not in servers and (name not in lost or start >= since), 1.0)
+    if backup is not None:
+        _add_served(backup, sums, lambda name, start: name in lost and start >= since, -1.0)
+    for name, by_model in sums.items():
+        before = _served_of(lost[name]) if name in lost else {}
+        models = {model: _not_less(served, before.get(model, NOTHING_SERVED)) for model, served in by_model.items()}
+        tokens = {(model, kind): value for model, served in models.items() for kind, value in served.tokens.items()}
         account = ServerAccount(
             name,
-            counted={(model, roles[kind]): value for (model, kind), value in tokens.items()},
+            counted={(model, _ROLES[kind]): value for (model, kind), value in tokens.items()},
             tokens=tokens,
-            requests={model: sums.requests for model, sums in models.items() if sums.requests},
-            work={(model, unit): value for model, sums in models.items() for unit, value in sums.work.items()},
+            requests={model: served.requests for model, served in models.items() if served.requests},
+            work={(model, unit): value for model, served in models.items() for unit, value in served.work.items()},
             reference_cost={
                 (model, reference): value
-                for model, sums in models.items()
-                for reference, value in sums.reference_cost.items()
+                for model, served in models.items()
+                for reference, value in served.reference_cost.items()
             },
-            models=tuple(sorted(models)),
+            models=lost[name].models if name in lost else tuple(sorted(models)),
+            seen=lost[name].seen if name in lost else {},
         )
-        tables["server"][name,] = (name, codec.dump_server(account))
+        servers[name,] = (name, codec.dump_server(account))
+
+
+_ROLES = {TokenKind.OUTPUT: Role.OUTPUT, TokenKind.INPUT: Role.INPUT, TokenKind.CACHED_INPUT: Role.CACHED_INPUT}
+
+
+def _served_of(account: ServerAccount) -> dict[str, Served]:
+    """What a server did since the books began, by model."""
+    models = {model for model, _ in (*account.tokens, *account.work, *account.reference_cost)} | set(account.requests)
+    return {
+        model: Served(
+            {kind: value for (name, kind), value in account.tokens.items() if name == model},
+            account.requests.get(model, 0.0),
+            {unit: value for (name, unit), value in account.work.items() if name == model},
+            {reference: value for (name, reference), value in account.reference_cost.items() if name == model},
+        )
+        for model in models
+    }
+
+
+def _add_served(
+    connection: sqlite3.Connection,
+    sums: dict[str, dict[str, Served]],
+    counts: Callable[[str, float], bool],
+    factor: float,
+) -> None:
+    for start, server, model, data in connection.execute("SELECT start, server, model, data FROM served"):
+        if counts(server, start):
+            by_model = sums.setdefault(server, {})
+            by_model[model] = by_model.get(model, NOTHING_SERVED) + codec.load_served(data) * factor
+
+
+def _not_less(served: Served, before: Served) -> Served:
+    """Without quarter-hours that were lost a sum could be below the backup's."""
+    tokens = {kind: max(value, before.tokens.get(kind, 0.0)) for kind, value in served.tokens.items()}
+    work = {unit: max(value, before.work.get(unit, 0.0)) for unit, value in served.work.items()}
+    references = {
+        name: max(value, before.reference_cost.get(name, 0.0)) for name, value in served.reference_cost.items()
+    }
+    return Served(tokens, max(served.requests, before.requests), work, references)
 
 
 def _without_baseline(text: str) -> str:

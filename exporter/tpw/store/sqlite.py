@@ -118,6 +118,8 @@ class BooksFile:
             raise OSError(f"{self.path}: recovered books cannot be read: {_reason(error)}") from error
 
     def _attempt(self) -> tuple[sqlite3.Connection, Books]:
+        if self.path.exists() and self.path.stat().st_size == 0:
+            raise DamagedError("the file is empty")
         connection = connect(self.path)
         try:
             check_small_tables(connection, self.path)

@@ -142,6 +142,9 @@ def test_without_a_backup_a_damaged_file_never_prevents_a_start(
 
     start, file = loaded(state)
     assert file.problem == ""
+    assert (start.recovered, file.recovery is None) == ((0, True) if damage == "missing" else (1, False)), (
+        "not in silence"
+    )
     file.save(replace(books, at=Instant(0.0, LATER + 1.0)))
     file.close()
     if damage.startswith(("posting", "server", "GPU")):
