@@ -18,6 +18,8 @@ from tpw.store.sqlite import doubtful
 _log = structlog.get_logger("tpw")
 
 _BACKUP_SECONDS: Final = 3600.0
+_LARGE_BYTES: Final = 256 << 20
+"""Larger books are copied less often, so that copies write at most this much per hour."""
 _SPARE_BYTES: Final = 64 << 20
 """Left on the disk for the books themselves."""
 _PAUSE_SECONDS: Final = 0.02
@@ -77,8 +79,11 @@ class Upkeep:
 
     def _back_up(self) -> None:
         newest = backups_of(self._path)[0]
-        if newest.exists() and 0.0 <= self._wall() - newest.stat().st_mtime < _BACKUP_SECONDS:
-            return
+        if newest.exists():
+            copied = newest.stat()
+            seconds = _BACKUP_SECONDS * max(1.0, copied.st_size / _LARGE_BYTES)
+            if 0.0 <= self._wall() - copied.st_mtime < seconds:
+                return
         if self._path.exists():
             free = shutil.disk_usage(self._path.parent).free
             if free < self._path.stat().st_size + _SPARE_BYTES:
