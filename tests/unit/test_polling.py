@@ -353,6 +353,20 @@ def test_a_library_lost_in_one_of_several_threads_is_closed_once(closing: list[A
     assert meter.calls == ["open", "close"]
 
 
+def test_a_gpu_that_hangs_is_no_reason_for_more_threads(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(3)
+    meter.reads_in_parallel = True
+    gate = meter.hangs["GPU-1"] = Gate()
+    poller = AcceleratorPoller(meter, hang_seconds=0.4)
+    closing.append(poller)
+
+    read_once(poller)
+    read_once(poller)
+
+    assert poller._spread.threads == 1
+    gate.open()
+
+
 def rounds(spread: Spread, seconds_by_threads: Callable[[int], float], count: int, gpus: int = 16) -> list[int]:
     """Threads in each of the rounds, one round a second."""
     threads = []

@@ -272,8 +272,8 @@ class AcceleratorPoller:
 
     def _spread_reads(self, round_seconds: float) -> None:
         """Use more or fewer threads for the next round."""
-        if not self._reader.parallel:
-            return
+        if not self._reader.parallel or self._reader.hung:
+            return  # the duration is that of the GPU that hangs
         self._spread.after(round_seconds, len(self._gpus), self._clock())
         helpers = self._reader.helpers
         wanted = self._spread.threads - 1
