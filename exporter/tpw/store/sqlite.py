@@ -227,7 +227,7 @@ class BooksFile:
         try:
             self._acquire()
             connection, books = self._opened()
-        except (sqlite3.OperationalError, StoreError) as error:
+        except (OSError, sqlite3.OperationalError, StoreError) as error:
             raise OSError(_reason(error)) from error
         expected, found = self._loaded.at, books.at
         if found is not None and (expected is None or found.wall_seconds != expected.wall_seconds):
