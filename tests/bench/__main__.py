@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import json
 import os
 import statistics
 import subprocess
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import counting, keeping, scanning
+from bench import counting, keeping, scanning, weighing
 from fakenvml import FakeNvml
 
 GOALS = {
@@ -172,6 +173,22 @@ def free_port() -> int:
         return port
 
 
+def _weigh(arguments: argparse.Namespace) -> None:
+    """The scenes of :mod:`bench.weighing`."""
+    command = "make bench ARGS='" + " ".join(sys.argv[1:]) + "'"
+    figures = []
+    for scene in weighing.SCENES:
+        figures.append(weighing.ours(scene, arguments.seconds))
+        print("\n".join(weighing.table(figures[-1:])), flush=True)
+    if arguments.against:
+        figures += weighing.peers(arguments.seconds)
+    print("\n".join(["", weighing.summary(command), "", *weighing.table(figures)]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(weighing.document(figures, command), indent=1))
+    if arguments.write:
+        weighing.write(figures, command)
+
+
 def main() -> None:
     """All scenes."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -180,7 +197,14 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
     parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
     parser.add_argument("--hours", type=float, default=1.0, help="of the scene fleet: of history")
+    parser.add_argument("--all", action="store_true", help="every size of node, as in docs/performance.md")
+    parser.add_argument("--against", action="store_true", help="with --all: also other exporters (bench.weighing)")
+    parser.add_argument("--json", type=Path, help="with --all: write the figures to this file")
+    parser.add_argument("--write", action="store_true", help="with --all: write the table into docs/performance.md")
     arguments = parser.parse_args()
+    if arguments.all:
+        _weigh(arguments)
+        return
     if arguments.scene == "books":
         keeping.table()
         return

@@ -202,7 +202,7 @@ def _document(body: bytes) -> Element:
         raise SourceError(Reason.MALFORMED, "the answer declares XML entities, which a price document does not")
     try:
         return ET.fromstring(body)  # noqa: S314 - no entities (above), bounded in size by the fetch
-    except ET.ParseError as error:
+    except (ET.ParseError, LookupError, ValueError) as error:  # the latter two: of an unknown encoding
         raise SourceError(Reason.MALFORMED, f"the answer is not XML: {error}") from error
 
 

@@ -463,7 +463,10 @@ def _matrix(rows: Sequence[Sequence[Any]], periods: int) -> Matrix:
 
 
 def _indices(values: Sequence[Any], length: int, periods: int) -> tuple[int, ...]:
-    indices = tuple(int(value) for value in values)
+    try:
+        indices = tuple(int(value) for value in values)
+    except OverflowError:
+        raise ValueError("a schedule has an infinite entry") from None
     if len(indices) != length or not all(0 <= index < periods for index in indices):
         raise ValueError(f"a schedule should have {length} entries, each one of {periods} periods")
     return indices
