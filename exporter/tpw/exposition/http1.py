@@ -49,6 +49,8 @@ def parse_head(head: bytes) -> tuple[Request, bool]:
         method, target, version = lines[0].split(" ")
     except ValueError:
         raise MalformedError(400, "not an HTTP request") from None
+    if not method.isalpha() or not method.isascii():
+        raise MalformedError(400, "not an HTTP method")
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise MalformedError(505 if version.startswith("HTTP/") else 400, "only HTTP/1.1 is supported")
     headers: dict[str, str] = {}
