@@ -111,7 +111,7 @@ def late_seconds(account: GpuAccount, interval_seconds: float) -> float:
     """How old the last reading may be until the next one is overdue: three ticks. For a meter that reports less often (a
     slow driver, a page that is collected every half minute) half its usual gap more than that gap and three ticks."""
     most = _MAX_GAP_INTERVALS * interval_seconds
-    usual = account.usual_gap_seconds
+    usual = min(max(account.last_gap_seconds, account.earlier_gap_seconds), _LONGEST_GAP_SECONDS)
     return most if usual <= 1.5 * interval_seconds else 1.5 * usual + most
 
 
