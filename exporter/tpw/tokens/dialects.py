@@ -141,6 +141,9 @@ class Dialect:
     output: tuple[Candidate, ...] = ()
     input: tuple[Candidate, ...] = ()
     cached_input: tuple[Candidate, ...] = ()
+    stored: tuple[Candidate, ...] = ()
+    """Prompt tokens from the engine's stores outside the GPU's memory, which ``cached_input`` does not include: they are
+    added to it."""
     prompt: tuple[Candidate, ...] = ()
     """All prompt tokens, beside an ``input`` without the cached ones: for engines that have no counter of cached tokens.
     Not a sample that is in ``input`` too: it would be counted twice."""

@@ -47,6 +47,9 @@ def _absolute(dialect: Dialect, candidates: tuple[Candidate, ...]) -> tuple[Cand
 # local_cache_hit and external_kv_transfer; the last is left out, because the instance that sent the blocks has counted
 # the prompt as its own local_compute (prefill and decode instances, and their sum, then count every prompt once).
 # gpu_prefix_cache_hits is not used: releases that have it alone count blocks, not tokens.
+# prompt_tokens_cached_by_source (vllm/v1/metrics/cache_hit_source.py) splits external_kv_transfer: host and disk are the
+# instance's own offloaded blocks. p2p comes from another instance; external_unspecified is the default of every connector,
+# those between prefill and decode instances included, so it is left out too.
 VLLM = Dialect(
     name="vllm",
     # vllm_router_* is a router without tokens or GPUs.
@@ -61,6 +64,7 @@ VLLM = Dialect(
         _counter("prompt_tokens_cached_total"),
         _counter("prefix_cache_hits_total"),
     ),
+    stored=(_counter("prompt_tokens_cached_by_source_total", ("source", "host"), ("source", "disk")),),
     requests=(_counter("request_success_total"),),
     running=(_gauge("num_requests_running"),),
     waiting=(_gauge("num_requests_waiting"),),

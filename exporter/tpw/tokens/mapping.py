@@ -5,7 +5,8 @@ what a built-in row has.
 
 Keys that count tokens, each the name of a metric, a mapping, or a list of those, best first: ``output``, ``input``
 (prompt tokens without the cached ones), ``prompt`` (with them: instead of ``input``, or beside it if nothing else counts
-the cached ones), ``cached_input``, ``requests``, ``uncounted`` (requests with unknown tokens, by the label ``path``),
+the cached ones), ``cached_input``, ``stored`` (cached ones that it does not include),
+``requests``, ``uncounted`` (requests with unknown tokens, by the label ``path``),
 ``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``, a mapping of unit to the same. A mapping has
 ``metric``, and may have ``match`` and ``unless`` (label to value or list of values), ``cadence``, ``kind`` (``counter``, or
 ``histogram_sum`` for the name of a histogram) and ``includes_cached``.
@@ -25,7 +26,7 @@ _E = TypeVar("_E", bound=StrEnum)
 _T = TypeVar("_T")
 
 GAUGES = ("running", "waiting")
-METRICS = ("output", "input", "prompt", "cached_input", "requests", "uncounted", "live_output", *GAUGES)
+METRICS = ("output", "input", "prompt", "cached_input", "stored", "requests", "uncounted", "live_output", *GAUGES)
 """Keys that hold names of metrics."""
 OTHERS = (
     *(
@@ -86,6 +87,7 @@ class _Parser:
             output=metrics["output"],
             input=metrics["input"] or prompt,
             cached_input=metrics["cached_input"],
+            stored=metrics["stored"],
             prompt=prompt if metrics["input"] else (),
             requests=metrics["requests"],
             uncounted=metrics["uncounted"],

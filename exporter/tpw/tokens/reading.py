@@ -105,6 +105,7 @@ class DialectReader:
         }
         if dialect.prompt:
             self._roles[Role.PROMPT] = _Slot(dialect.prompt)
+        self._stored = _Slot(dialect.stored)
         self._live = _Slot(dialect.live_output)
         self._leads: dict[str, _Lead] = {}
         self._work = {work.unit: _Slot(work.candidates) for work in dialect.work}
@@ -163,6 +164,8 @@ class DialectReader:
             for head, value in self._rows(page, slot):
                 assigned = slot.chosen.role if slot.chosen is not None and slot.chosen.role is not None else role
                 found.append(TokenSeries(assigned, self._model_of(head), head.key, value))
+        for head, value in self._rows(page, self._stored):
+            found.append(TokenSeries(Role.CACHED_INPUT, self._model_of(head), head.key, value))
         return tuple(found)
 
     def _loads(self, page: Page, models: set[str]) -> tuple[Load, ...]:

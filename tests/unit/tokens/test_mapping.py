@@ -55,6 +55,7 @@ def entry_for(row: Dialect) -> dict[str, Any]:
         "prompt": metrics_in_configuration(row.prompt, is_prompt_list=True),
         "requests": metrics_in_configuration(row.requests),
         "uncounted": metrics_in_configuration(row.uncounted),
+        "stored": metrics_in_configuration(row.stored),
         "live_output": metrics_in_configuration(row.live_output),
         "running": metrics_in_configuration(row.running),
         "waiting": metrics_in_configuration(row.waiting),

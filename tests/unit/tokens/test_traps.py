@@ -221,6 +221,25 @@ def test_t06_a_prompt_that_another_instance_computed_is_counted_there_only():
     assert prefill[Role.CACHED_INPUT] + decode[Role.CACHED_INPUT] == 0.0
 
 
+def test_prompt_tokens_from_an_instance_s_own_stores_are_cached_and_those_of_another_instance_are_not() -> None:
+    """A prompt of 312 tokens, the first 256 of them from offloaded blocks: `usage` has cached_tokens 256."""
+
+    def page(source: str) -> str:
+        return (
+            'vllm:prompt_tokens_by_source_total{source="local_compute"} 56\n'
+            'vllm:prompt_tokens_by_source_total{source="local_cache_hit"} 0\n'
+            'vllm:prompt_tokens_by_source_total{source="external_kv_transfer"} 256\n'
+            f'vllm:prompt_tokens_cached_by_source_total{{source="{source}"}} 256\n'
+        )
+
+    for source in ("host", "disk"):
+        assert totals(VLLM, page(source)) == {Role.INPUT: 56.0, Role.CACHED_INPUT: 256.0}
+    for source in ("p2p", "external_unspecified"):
+        assert totals(VLLM, page(source)) == {Role.INPUT: 56.0, Role.CACHED_INPUT: 0.0}
+    local = page("device").replace('local_cache_hit"} 0', 'local_cache_hit"} 256')
+    assert totals(VLLM, local) == {Role.INPUT: 56.0, Role.CACHED_INPUT: 256.0}
+
+
 def test_t06_the_one_token_of_a_prefill_instance_is_counted_by_the_decode_instance():
     line = 'sglang:generation_tokens_total{{engine_type="{}",model_name="m"}} {}\n'
     assert totals(SGLANG, line.format("prefill", 7)) == {}
