@@ -71,6 +71,10 @@ test-image: $(VENV)/.dev ## Build the Dockerfile without Docker and run the resu
 bench: $(VENV)/.dev $(SITE)/.built compiler ## Cost of the daemon: CPU, memory, latency (ARGS='--help')
 	PYTHONPATH=$(SITE):tests $(BIN)/python -m bench $(ARGS)
 
+.PHONY: conformance
+conformance: $(VENV)/.dev ## Real servers: usage, their counters and ours, into docs/servers.md (2.3 GB; ARGS='llamacpp')
+	PYTHONPATH=exporter:tests $(BIN)/python -m conformance --write docs/servers.md $(ARGS)
+
 .PHONY: chaos
 chaos: $(VENV)/.dev $(SITE)/.built compiler ## The real daemon under seeded faults for 10 minutes (ARGS='--seed 7 --seconds 60')
 	PYTHONPATH=$(SITE):tests $(BIN)/python -m chaos $(ARGS)
