@@ -269,7 +269,7 @@ class Alerts:
                 label_replace(gpu:tpw_books_imbalance:ratio_increase1h, "law", "states of a GPU", "", "") > {share}
                 or
                 label_replace(
-                  node:tpw_books_imbalance:ratio_increase1h, "law", "servers and idle GPUs of a node", "", ""
+                  node:tpw_books_imbalance:ratio_increase1h, "law", "servers, other workloads and idle GPUs of a node", "", ""
                 ) > {share}
             """),
             v.unbalanced_for,
@@ -458,8 +458,8 @@ class Alerts:
                 {_indent(self._except_gpus("tpw:spare_gpu:info"), 16)}
             """),
             v.idle_for,
-            "A GPU has no owner.",
-            f"{_GPU} belonged to no server for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
+            "A GPU is not used.",
+            f"{_GPU} was used by nobody for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
             '{{ range printf "avg_over_time(tpw_gpu_power_watts{instance=%q,uuid=%q}[30m])" $labels.instance $labels.uuid'
             ' | query }} and drew {{ . | value | printf "%.0f" }} W{{ end }}. ' + cost.replace("STATE", "idle"),
             "tpw-gpus",

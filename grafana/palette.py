@@ -5,9 +5,17 @@ A state is never shown by colour alone: the legend names it, and the order is al
 
 from __future__ import annotations
 
-STATES = {"active": "#3274d9", "parked": "#ff9830", "idle": "#8a919e"}
+STATES = {
+    "active": "#3274d9",
+    "other": "#8f5bbd",
+    "starting": "#8ab8ff",
+    "parked": "#ff9830",
+    "idle": "#8a919e",
+}
 """States of a GPU, in the order of stacking."""
 STATE_CODES = {
+    4: ("other", STATES["other"]),
+    3: ("starting", STATES["starting"]),
     2: ("active", STATES["active"]),
     1: ("parked", STATES["parked"]),
     0: ("idle", STATES["idle"]),

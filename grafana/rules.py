@@ -650,7 +650,7 @@ class Rules:
             return promql(f"""
                 (sum by ({node}) (tpw_server_energy_joules_total{at}) or 0 * {total})
                 + (sum by ({node}) (tpw_books_unlisted_energy_joules{at}) or 0 * {total})
-                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state="idle"}}{at})
+                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state=~"idle|other"}}{at})
                 - {total}
             """)
 

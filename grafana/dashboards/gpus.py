@@ -64,8 +64,8 @@ def _states(page: Dashboard) -> None:
         (
             timeline(
                 "State of each GPU",
-                "active: its server processes requests. parked: a model is loaded, no requests. idle: no owner. lost: no "
-                "answer.",
+                "active: its server processes requests. parked: a model is loaded, no requests. other: used by a process "
+                "that is no known server. starting: its server loads a model. idle: not used. lost: no answer.",
                 Query(queries.state_code(), NAME),
                 states=palette.STATE_CODES,
             ),

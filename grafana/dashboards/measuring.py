@@ -241,7 +241,7 @@ def _energy(page: Dashboard) -> None:
                     "(attribution) tpw_server_info)",
                     "{{attribution}}",
                 ),
-                Query('sum(rate(tpw_gpu_state_energy_joules_total{state="idle"}[5m]))', "no owner"),
+                Query('sum(rate(tpw_gpu_state_energy_joules_total{state=~"idle|other"}[5m]))', "no server"),
                 unit="watt",
                 stacked=True,
                 styles={"no owner": Style(color=palette.IDLE)},

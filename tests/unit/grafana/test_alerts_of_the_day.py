@@ -108,7 +108,7 @@ def _money_a_day(samples: Samples, at: int, state: str, uuid: str) -> str:
 @pytest.mark.parametrize(
     ("name", "state", "at", "gpu", "words"),
     [
-        ("TpwGpuIdle", "idle", "13:45", IDLE, "belonged to no server for 100% of the last 30 minutes. It costs"),
+        ("TpwGpuIdle", "idle", "13:45", IDLE, "was used by nobody for 100% of the last 30 minutes. It costs"),
         (
             "TpwGpuParked",
             "parked",
