@@ -269,7 +269,7 @@ class Alerts:
                 label_replace(gpu:tpw_books_imbalance:ratio_increase1h, "law", "states of a GPU", "", "") > {share}
                 or
                 label_replace(
-                  node:tpw_books_imbalance:ratio_increase1h, "law", "servers, other workloads and idle GPUs of a node", "", ""
+                  node:tpw_books_imbalance:ratio_increase1h, "law", "servers, others and idle GPUs of a node", "", ""
                 ) > {share}
             """),
             v.unbalanced_for,

@@ -62,13 +62,17 @@ def _net(metric: str, window: str, by: str, component: str, state: str, offset: 
 
 
 def state_code(by: str = GPU) -> str:
-    """A GPU's state as a number: 4 other, 3 starting, 2 active, 1 parked, 0 idle, -1 lost (see :data:`grafana.palette.STATE_CODES`)."""
+    """A GPU's state as a number: 4 other, 3 starting, 2 active, 1 parked, 0 idle, -1 lost.
+
+    See :data:`grafana.palette.STATE_CODES`.
+    """
     active = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="active"}} >= bool 0.5)'
     parked = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="parked"}} > bool 0.5)'
     starting = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="starting"}} > bool 0.5)'
     other = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="other"}} > bool 0.5)'
     lost = f"(max by ({by}) (tpw_gpu_up) == 0)"
-    return f"(({lost} - 1) or clamp_max(2 * {active} + {parked} + 3 * ({starting} or 0 * {active}) + 4 * ({other} or 0 * {active}), 4))"
+    rare = f"3 * ({starting} or 0 * {active}) + 4 * ({other} or 0 * {active})"
+    return f"(({lost} - 1) or clamp_max(2 * {active} + {parked} + {rare}, 4))"
 
 
 def owner(by: str = GPU) -> str:

@@ -333,12 +333,9 @@ def _carbon(page: Dashboard) -> None:
             curve(
                 "CO2 equivalent per hour, by state",
                 "Emission rate of all GPUs by state over the last five minutes. Parked and idle GPUs generate no tokens.",
-                *(
-                    Query(
-                        f'3600 * sum by (basis) (node:tpw_gpu_state_emissions_grams:rate5m{{state="{state}"}})',
-                        f"{state}, {{{{basis}}}}",
-                    )
-                    for state in palette.STATES
+                Query(
+                    "3600 * sum by (state, basis) (node:tpw_gpu_state_emissions_grams:rate5m)",
+                    "{{state}}, {{basis}}",
                 ),
                 unit="massg",
                 stacked=True,

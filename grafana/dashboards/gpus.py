@@ -218,13 +218,10 @@ def _power(page: Dashboard) -> None:
             curve(
                 "State of the node, share of time",
                 "Share of GPU time by state over five minutes.",
-                *(
-                    Query(
-                        f'sum(gpu:tpw_gpu_state_seconds:rate5m{{state="{state}"}})'
-                        " / (sum(gpu:tpw_gpu_state_seconds:rate5m) > 0)",
-                        state,
-                    )
-                    for state in palette.STATES
+                Query(
+                    "sum by (state) (gpu:tpw_gpu_state_seconds:rate5m)"
+                    " / ignoring (state) group_left () (sum(gpu:tpw_gpu_state_seconds:rate5m) > 0)",
+                    "{{state}}",
                 ),
                 unit="percentunit",
                 stacked=True,

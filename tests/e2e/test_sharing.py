@@ -39,9 +39,9 @@ def shares(metrics: Page, method: str) -> dict[str, float]:
 
 
 def conserved(metrics: Page) -> None:
-    """Law 2: servers and idle sum to the GPU."""
+    """Law 2: servers, other workloads and idle sum to the GPU."""
     total_joules = metrics.sum("tpw_gpu_energy_joules_total")
-    idle = metrics.sum("tpw_gpu_state_energy_joules_total", state="idle")
+    idle = sum(metrics.sum("tpw_gpu_state_energy_joules_total", state=state) for state in ("idle", "other"))
     assert total_joules > 0.0
     assert metrics.sum("tpw_server_energy_joules_total") + idle == pytest.approx(total_joules, rel=1e-12)
 
@@ -55,7 +55,7 @@ def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
 ) -> None:
     other = start_llama()
     nvml.processes(0, [llama.child.pid, other.child.pid, 1])
-    nvml.usage(0, {llama.child.pid: 60, other.child.pid: 20, 1: 9})
+    nvml.usage(0, {llama.child.pid: 60, other.child.pid: 20, 1: 9}, lasting=True)
     daemon = exporter(config({"a": "auto", "b": "auto"}, {"a": llama, "b": other}), environment=nvml.env())
 
     def shared() -> Page | None:
@@ -63,7 +63,8 @@ def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
         return metrics if len(shares(metrics, "sm")) == 2 else None
 
     before = wait_until(shared, "both servers to share the GPU by use", timeout=30)
-    assert shares(before, "sm") == {"a": 0.75, "b": 0.25}
+    # The third process belongs to no server: its use is its own.
+    assert shares(before, "sm") == {"a": pytest.approx(60 / 89), "b": pytest.approx(20 / 89)}
     after = wait_until(
         lambda: page if risen(page := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
         "two seconds of energy",
@@ -71,8 +72,11 @@ def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
     )
     conserved(after)
     gpu_joules = risen(after, before, "tpw_gpu_energy_joules_total")
-    assert risen(after, before, "tpw_server_energy_joules_total", server="a") == pytest.approx(0.75 * gpu_joules)
-    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(0.25 * gpu_joules)
+    assert risen(after, before, "tpw_server_energy_joules_total", server="a") == pytest.approx(60 / 89 * gpu_joules)
+    assert risen(after, before, "tpw_server_energy_joules_total", server="b") == pytest.approx(20 / 89 * gpu_joules)
+    others = "tpw_gpu_state_energy_joules_total"
+    assert risen(after, before, others, state="other") == pytest.approx(9 / 89 * gpu_joules)
+    assert risen(after, before, "tpw_workload_energy_joules_total") == pytest.approx(9 / 89 * gpu_joules)
 
 
 def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(

@@ -513,13 +513,13 @@ class FakeNvml:
             record.pids[: len(pids)] = list(pids)
             record.pid_count = len(pids)
 
-    def usage(self, i: int, percents: Mapping[int, int]) -> None:
-        """Multiprocessor use in percent by process id: one more sample of each process."""
+    def usage(self, i: int, percents: Mapping[int, int], *, lasting: bool = False) -> None:
+        """Multiprocessor use in percent by process id: one more sample of each process, or new samples at every call."""
         with self._gpus[i]._written() as record:
             record.usage_pids[: len(percents)] = list(percents)
             record.usage_percent[: len(percents)] = list(percents.values())
             record.usage_count = len(percents)
-            record.usage_us = max(time.time_ns() // 1000, record.usage_us + 1)
+            record.usage_us = 2**64 - 1 if lasting else max(time.time_ns() // 1000, record.usage_us + 1)
 
     def mig(self, i: int, instances: Sequence[Sequence[int]] = ((),), profiles: Sequence[str] = ()) -> None:
         """MIG mode with these instances, each given as its process ids. No instances: MIG is off.

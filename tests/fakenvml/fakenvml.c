@@ -894,9 +894,15 @@ struct usage_info {
     struct usage_row_v1 *rows;
 };
 
+/* The time stamp of the samples: fixed, or that of the call where they are lasting. */
+static unsigned long long usage_us(const struct gpu *g)
+{
+    return g->usage_us == ~0ULL ? (unsigned long long)(now_seconds() * 1e6) : g->usage_us;
+}
+
 static unsigned int usage_count(const struct gpu *g, unsigned long long since)
 {
-    return g->usage_us > since && g->usage_count <= MAX_PIDS ? g->usage_count : 0;
+    return usage_us(g) > since && g->usage_count <= MAX_PIDS ? g->usage_count : 0;
 }
 
 int nvmlDeviceGetProcessUtilization(void *device, struct usage_row *rows, unsigned int *count, unsigned long long since)
@@ -913,7 +919,7 @@ int nvmlDeviceGetProcessUtilization(void *device, struct usage_row *rows, unsign
     }
     *count = n;
     for (unsigned int i = 0; i < n; i++)
-        rows[i] = (struct usage_row){g->usage_pids[i], g->usage_us, g->usage_percent[i], 0, 0, 0};
+        rows[i] = (struct usage_row){g->usage_pids[i], usage_us(g), g->usage_percent[i], 0, 0, 0};
     return SUCCESS;
 }
 
@@ -933,7 +939,7 @@ int nvmlDeviceGetProcessesUtilizationInfo(void *device, struct usage_info *info)
     }
     info->count = n;
     for (unsigned int i = 0; i < n; i++)
-        info->rows[i] = (struct usage_row_v1){g->usage_us, g->usage_pids[i], g->usage_percent[i], 0, 0, 0, 0, 0};
+        info->rows[i] = (struct usage_row_v1){usage_us(g), g->usage_pids[i], g->usage_percent[i], 0, 0, 0, 0, 0};
     return SUCCESS;
 }
 

@@ -232,7 +232,7 @@ def test_cutting_an_interval_changes_no_total(stretch: Stretch, parts: int, even
                 answers=tuple("ok" for _ in moment.answers),
                 owned=stretch.moments[0].owned,
                 used=first if evenly else tuple(used or 0.0 for used in first),
-                instances=stretch.moments[0].instances,
+                instances=stretch.moments[0].instances if evenly else (),
                 running=tuple(1 for _ in moment.running),
             )
             for moment in stretch.moments

@@ -18,7 +18,7 @@ Key = tuple[str, str, str]
 MODEL = ("server", "model")
 GPU = ("job", "instance", "gpu", "uuid")
 WHO = ("instance", "gpu", "uuid")
-STATES = ("active", "parked", "idle")
+STATES = ("active", "other", "starting", "parked", "idle")
 NOTHING: Expected = lambda h: {}  # noqa: E731
 RATE_INTERVAL = 240
 
@@ -99,8 +99,8 @@ def _states(h: Hand) -> dict[FleetGpu, str]:
 
 
 def _codes(h: Hand, *names: str) -> Rows:
-    """2 active, 1 parked, 0 idle, -1 lost."""
-    codes = {"active": 2.0, "parked": 1.0, "idle": 0.0}
+    """4 other, 3 starting, 2 active, 1 parked, 0 idle, -1 lost."""
+    codes = {"other": 4.0, "starting": 3.0, "active": 2.0, "parked": 1.0, "idle": 0.0}
     gone = {gpu for gpu in GPUS if day.lost(gpu, h.polled)}
     rows = {}
     for gpu, state in _states(h).items():
@@ -367,7 +367,7 @@ def _gpus() -> dict[str, list[Expected]]:
         "Parked and idle power": [_watts("parked"), _watts("idle")],
         "Sampled power against the energy counter": [_sensor_error],
         "State of the node, share of time": [
-            *(_share(state) for state in STATES),
+            _shares,
         ],
         "Energy since midnight, by state": [*(_kwh(state) for state in STATES)],
         "Power against utilisation": [
@@ -389,10 +389,9 @@ def _gpus() -> dict[str, list[Expected]]:
     }
 
 
-def _share(state: str) -> Expected:
-    return lambda h: over(
-        h.gained("tpw_gpu_state_seconds_total", 300, (), state=state), h.gained("tpw_gpu_state_seconds_total", 300)
-    )
+def _shares(h: Hand) -> Rows:
+    [total] = h.gained("tpw_gpu_state_seconds_total", 300).values()
+    return times(h.gained("tpw_gpu_state_seconds_total", 300, ("state",)), 1.0 / total)
 
 
 def _kwh(state: str) -> Expected:
@@ -551,8 +550,8 @@ def _grams(rows: Rows) -> Rows:
     return {tuple(sorted((*who, ("basis", day.CARBON[0])))): value for who, value in rows.items()}
 
 
-def _grams_per_hour(state: str) -> Expected:
-    return lambda h: times(_grams(h.all_joules(300, (), "facility", state=state)), day.CARBON[1] / 3.6e6 * 12)
+def _grams_per_hour(h: Hand) -> Rows:
+    return times(_grams(h.all_joules(300, ("state",), "facility")), day.CARBON[1] / 3.6e6 * 12)
 
 
 def _by_gpu_name(h: Hand, rows: Rows) -> Rows:
@@ -613,7 +612,7 @@ def _fleet() -> dict[str, list[Expected]]:
             lambda h: times(_grams(h.all_joules(h.range, (), "facility")), day.CARBON[1] / 3.6e6),
             lambda h: row(day.CARBON[1], basis=day.CARBON[0]),
         ],
-        "CO2 equivalent per hour, by state": [*(_grams_per_hour(state) for state in STATES)],
+        "CO2 equivalent per hour, by state": [_grams_per_hour],
         "CO2 equivalent per million ${kind:text} tokens": [
             lambda h: times(
                 _grams(over(h.joules(h.range, MODEL, "facility"), h.tokens(h.range, MODEL))), day.CARBON[1] / 3.6

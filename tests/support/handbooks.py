@@ -15,7 +15,8 @@ from support.fleetday import GPUS, SERVERS, TICK, FleetGpu, Node
 from support.samples import Labels, Samples, Series, labels
 from tpw import __version__
 
-STATES = ("active", "parked", "idle")
+STATES = ("active", "parked", "starting", "other", "idle")
+SERVER_STATES = STATES[:3]
 JOULES_PER_KWH = 3.6e6
 
 
@@ -216,7 +217,7 @@ class Book:
                 self._add("tpw_gpu_state_cost_total", cost, **who, state=state, component=component, **money)
         if server:
             account = {"server": server, "model": SERVERS[server].model}
-            for state in STATES[:2]:
+            for state in SERVER_STATES:
                 share = seconds if state == now else 0.0
                 for component, rate in rates.items():
                     cost = rate / 3600 * share
@@ -275,7 +276,7 @@ class Book:
             for state in STATES:
                 part = {"state": state, "component": "demand", "currency": day.CURRENCY}
                 self._add("tpw_gpu_state_cost_total", share if state == now else 0.0, **who, **part)
-                if server and state != "idle":
+                if server and state in SERVER_STATES:
                     model = SERVERS[server].model
                     cost = share if state == now else 0.0
                     self._add("tpw_server_cost_total", cost, server=server, model=model, **part)
@@ -341,7 +342,7 @@ class Book:
         server = piece.server if piece is not None else self._owner(gpu)[0]
         if not server:
             return
-        for state in STATES[:2]:
+        for state in SERVER_STATES:
             mine = 1.0 if piece is not None and piece.state == state else 0.0
             account = {"server": server, "model": SERVERS[server].model, "state": state}
             self._add("tpw_server_energy_joules_total", joules * mine, **account)

@@ -17,6 +17,7 @@ from tpw.model import (
     GpuSample,
     Instant,
     Load,
+    Occupants,
     Ownership,
     PriceInterval,
     ProcessIdentity,
@@ -101,6 +102,7 @@ def ticks(start: float = START, end: float = END) -> Iterator[Tick]:
                 server: Ownership(server, frozenset(gpu.uuid for gpu in gpus), Attribution.CONFIGURED)
                 for server, gpus in SERVERS.items()
             },
+            {gpu.uuid: Occupants() for gpu in GPUS},
         )
         at += STEP_SECONDS
 

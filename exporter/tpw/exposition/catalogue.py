@@ -270,10 +270,19 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_gpu_share_ratio",
         ("server", "gpu", "uuid", "method"),
-        "Share of the GPU's time and energy that is booked to the server now, 0 to 1. Method sole: no other server is "
-        "working there; sm: by SM utilization per process (NVML); even: the driver does not report it, split evenly; "
-        "gpm, slices: by MIG instance.",
+        "Share of the GPU's time and energy that is booked to the server now, 0 to 1. Method sole: no other process "
+        "computes there; sm: by SM utilization per process (nvmlDeviceGetProcessUtilization) over the same second; tokens, "
+        "requests, memory, even: the driver does not report it, split by the servers' tokens, their running requests, the "
+        "memory of the processes, or evenly; gpm, slices: by MIG instance.",
         "The server owns no GPU now, or its GPUs are unknown.",
+    ),
+    Metric(
+        "tpw_server_gpu_share_error_ratio",
+        ("server", "uuid"),
+        "Stated bound of the error of tpw_server_gpu_share_ratio, as a part of the energy of the GPU: for 95 of 100 "
+        "servers the energy booked over a minute differs by less from what they used. By method, from simulated processes "
+        "with known duty (docs/accuracy.md); 0 for a server that is alone.",
+        "The GPU is partitioned: no meter was compared with the parts of MIG instances.",
     ),
     Metric(
         "tpw_server_tokens_total",

@@ -23,6 +23,7 @@ from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
+from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, State
 from tpw.snapshot import Snapshot
@@ -288,6 +289,9 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, configured: bo
         division = account.division
         if division is not None and division.method is not None:
             sheet.add("tpw_server_gpu_share_ratio", (*owned, str(division.method)), division.ratio(name))
+            use_is_known = account.sample is not None and account.sample.process_use is not None
+            error = share_error_ratio(division, name, use_is_known=use_is_known)
+            sheet.add("tpw_server_gpu_share_error_ratio", (name, account.gpu.uuid), error)
     for (model, kind), tokens in sorted(server.tokens.items()):
         sheet.add("tpw_server_tokens_total", (name, model, str(kind)), tokens)
     for reason, count in sorted(server.anomalies.items()):

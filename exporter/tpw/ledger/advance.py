@@ -50,6 +50,7 @@ from tpw.ledger.rows import Course, open_from, serve
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.trust import Limits
 from tpw.ledger.window import slide
+from tpw.ledger.workloads import bounded
 from tpw.model import (
     UNKNOWN_MODEL,
     Cadence,
@@ -130,6 +131,15 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     accounts = dict(books.gpus)
     metered: dict[str, _Metered] = {}
     timed: list[Shares] = []
+    divisions = {
+        gpu.uuid: without_expired(
+            _divide(accounts.get(gpu.uuid) or GpuAccount(gpu), samples.get(gpu.uuid), tick, read.activities),
+            read.outages,
+            tick.owners,
+        )
+        for gpu in tick.accelerators.gpus
+    }
+    divisions, before = bounded(divisions, books.postings)
     for gpu in tick.accelerators.gpus:
         account = accounts.get(gpu.uuid)
         seconds = 0.0 if account is None else _unbooked_seconds(account, elapsed, now)
@@ -137,8 +147,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         if account.gpu is not gpu and account.gpu != gpu:
             account = _reprobed(account, gpu)
         sample = samples.get(gpu.uuid)
-        division = _divide(account, sample, tick, read.activities)
-        division = without_expired(division, read.outages, tick.owners)
+        division = divisions[gpu.uuid]
         if seconds > 0.0:
             book_time(journal, division.shares, now - seconds, now, policy)
             timed.append(division.shares)
@@ -170,7 +179,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     for row, key, amounts in settled.entries:
         journal.add(row, ((key, 1.0),), amounts)
         _add_rental_cost(read, ((key, 1.0),), amounts.seconds, policy.references)
-    posted = journal.post(books.postings, books.rows, read.outages.waiting)
+    posted = journal.post(before, books.rows, read.outages.waiting)
 
     _add_api_cost(read.accounts, read.risen, policy.references)
     servers = _windows(read.accounts, posted.postings, books.gpus, accounts, tick, policy)

@@ -191,6 +191,10 @@ class BooksFile:
         run = connection.executemany
         try:
             connection.execute("BEGIN IMMEDIATE")
+            gone = old.postings.keys() - books.postings.keys()
+            if gone:
+                where = "gpu = ? AND server = ? AND model = ? AND state = ?"
+                run(f"DELETE FROM posting WHERE {where}", [codec.dump_key(key) for key in gone])  # noqa: S608
             run(
                 "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
                 [
