@@ -88,6 +88,20 @@ class Workload:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class ServerWorkload:
+    """To whom a server belongs, for joins: labels of an info metric, "" where unknown."""
+
+    workload: str = ""
+    kind: str = ""
+    """``deployment``, ``statefulset``, ``pod``, or a :class:`WorkloadKind` other than Kubernetes."""
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
+    deployment: str = ""
+    """Servers that make one service together."""
+
+
 UNKNOWN_WORKLOAD = Workload(WorkloadKind.UNKNOWN, "unknown")
 OTHER_WORKLOAD = Workload(WorkloadKind.OTHER, "other")
 

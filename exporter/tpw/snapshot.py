@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
 from tpw.ledger.retirement import Retired
-from tpw.model import Instant, PriceInterval, Reference, SourceStatus, server_source
+from tpw.model import Instant, PriceInterval, Reference, ServerWorkload, SourceStatus, server_source
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
 
@@ -87,6 +87,8 @@ class Snapshot:
     """None where demand is not charged."""
     pue: float = 1.0
     references: tuple[Reference, ...] = ()
+    owners: Mapping[str, ServerWorkload] = field(default_factory=dict)
+    """To whom each server belongs, where its process is known."""
     components: tuple[str, ...] = ()
     """Cost components that the configuration books besides energy: exposed at zero before their first increment."""
     config_reload_successful: bool = True

@@ -29,6 +29,13 @@ CAPTURE = Path(__file__).parents[1] / "captures" / "servers" / "vllm-0.32.0-afte
 DAEMON = "import sys; from tpw.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
+PODS = (
+    *("root", "user", "readonly", "pids", "hostnet", "noport", "sidecar", "two", "ray", "lws", "mig-a", "mig-b"),
+    "other-job",
+)
+"""Their uids count from 1."""
+
+
 def uid(number: int) -> str:
     """A pod's uid."""
     return f"0b5a2f4e-6b1c-4a5e-9c1d-{number:012d}"
@@ -124,6 +131,13 @@ def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: Fake
     page = node.directory / "page"
     page.write_bytes(CAPTURE.read_bytes())
 
+    logs = node.directory / "log" / "pods"
+    for number, pod in enumerate(PODS, 1):
+        (logs / f"chat_{pod}-7d9f8c6b5-x2x7z_{uid(number)}").mkdir(parents=True)
+    (logs.parent / "containers").mkdir()
+    for container in "ab":
+        (logs.parent / "containers" / f"two-7d9f8c6b5-x2x7z_chat_serve-{container}-{container * 64}.log").touch()
+
     def engine(pod: str, gpu: int, place: str, *arguments: str, **options: object) -> None:
         worker = f"worker-{pod}-{gpu}"
         environment = {"PAGE": str(page), "WORKER": worker}
@@ -152,23 +166,70 @@ def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: Fake
     nvml.mig(11, [[pid_with("worker-mig-a")], [pid_with("worker-mig-b")]])
     engine("other-job", 12, cgroup(13), "--port", "8000", user=2000)
 
-    daemon = Daemon(node, nvml)
-    expected = {"root": "0", "user": "1", "readonly": "2", "pids": "3", "noport": "5", "sidecar": "6", "ray": "9"}
-    wanted = {node.address(pod): {gpu} for pod, gpu in expected.items()}
-    wanted |= {node.address("node"): {"4"}, node.address("two"): {"7", "8"}, node.address("other-job"): {"12"}}
-    wanted |= {node.address("mig-a"): {"11"}, node.address("mig-b"): {"11"}}
+    daemon = Daemon(node, nvml, {"discovery": {"pod_logs": str(logs)}})
+    expected = {"root": "0", "user": "1", "readonly": "2", "pids": "3", "hostnet": "4", "noport": "5", "sidecar": "6"}
+    expected |= {"two/serve-a": "7", "two/serve-b": "8", "ray": "9", "mig-a": "11", "mig-b": "11", "other-job": "12"}
+    wanted = {f"chat/{name}": {gpu} for name, gpu in expected.items()}
 
-    def by_address() -> dict[str, set[str]] | None:
-        found: dict[str, set[str]] = {}
-        for name, one in daemon.attributed().items():
-            address = re.search(r"10\.77\.0\.\d+", name)
-            if address and one.how == "processes":
-                found.setdefault(address[0], set()).update(one.gpus)
+    def by_name() -> dict[str, set[str]] | None:
+        found = {
+            name: set(one.gpus)
+            for name, one in daemon.attributed().items()
+            if name.startswith("chat/") and one.how == "processes"
+        }
         return found if found == wanted else None
 
-    wait_until(by_address, f"{wanted}", timeout=60, every=1.0)
+    wait_until(by_name, f"{wanted}", timeout=60, every=1.0)
     status = Path(f"/proc/{pid_with('--web.listen-address=0.0.0.0:10101')}/status").read_text()
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^Uid:\s+10101\s+10101", status, re.MULTILINE)
     warnings = [line for line in daemon.child.log.read_text().splitlines() if "level=warning" in line and is_ours(line)]
     assert warnings == []
+
+
+def test_a_deployment_is_one_server_through_rollouts(node: PodNode, nvml: FakeNvml) -> None:
+    logs = node.directory / "log" / "pods"
+    page = node.directory / "page"
+    made = 0
+
+    def has_made(tokens: int) -> None:
+        next_page = page.with_suffix(".next")
+        next_page.write_text(f'vllm:generation_tokens_total{{model_name="m",engine="0"}} {tokens}\n')
+        next_page.replace(page)
+
+    def server(page: Page, name: str) -> dict[str, float]:
+        return {dict(labels)["server"]: value for (metric, labels), value in page.items() if metric == name}
+
+    has_made(0)
+    daemon = Daemon(node, nvml, {"discovery": {"pod_logs": str(logs)}})
+    for number in range(1, 5):
+        pod = f"llama-7d9f8c6b{3 + number}-x2x7z"
+        (logs / f"chat_{pod}_{uid(number)}").mkdir(parents=True)
+        has_made(0)
+        worker = f"worker-rollout-{number}"
+        environment = {"PAGE": str(page), "WORKER": worker}
+        child = node.start(f"p{number}", ["vllm", "serve", "m"], cgroup=cgroup(number), environment=environment)
+        nvml.processes(0, [pid_with(worker)])
+        wait_until(
+            lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") == 1.0, "found", timeout=60, every=0.5
+        )
+        has_made(1000 * number)
+        made += 1000 * number
+        wait_until(
+            lambda: daemon.page().sum("tpw_server_tokens_total", server="chat/llama") == made,  # noqa: B023
+            f"{made} tokens",
+            timeout=30,
+            every=0.5,
+        )
+        info = [dict(labels) for metric, labels in daemon.page() if metric == "tpw_server_info"]
+        assert [(one["server"], one["workload"], one["pod"]) for one in info if one["namespace"] == "chat"] == [
+            ("chat/llama", "llama", pod)
+        ]
+        nvml.processes(0, [])
+        child.kill()
+        wait_until(
+            lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") != 1.0, "gone", timeout=30, every=0.5
+        )
+    assert {name for name in server(daemon.page(), "tpw_server_tokens_total") if name.startswith("chat")} == {
+        "chat/llama"
+    }

@@ -35,12 +35,11 @@ class Handler(BaseHTTPRequestHandler):
         known = self.path == "/metrics"
         self.send_response(200 if known else 404)
         self.end_headers()
-        self.wfile.write(PAGE if known else b"")
+        self.wfile.write(open(os.environ["PAGE"], "rb").read() if known else b"")
 
     def log_message(self, *what):
         pass
 
-PAGE = open(os.environ["PAGE"], "rb").read()
 if os.environ.get("WORKER"):
     hold = "import sys; sys.stdin.read()"
     worker = subprocess.Popen([sys.executable, "-c", hold, os.environ["WORKER"]], stdin=subprocess.PIPE)

@@ -66,6 +66,7 @@ MANY_FIELDS = {
     "ledger/books.py: GpuAccount",
     "ledger/books.py: ServerAccount",
     "ledger/tick.py: Policy",
+    "snapshot.py: Snapshot",
     "tariff/layout.py: Layout",
     "tokens/dialects.py: Dialect",
 }

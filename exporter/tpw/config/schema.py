@@ -216,6 +216,12 @@ class Discovery:
         " a GPU; it is optional.",
         default="/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
     )
+    pod_logs: str = setting(
+        FilePath(),
+        "The kubelet's directory of pod logs, with that of container logs beside it. Only the names of its entries are"
+        " read: they name the namespace, workload and container of a server; it is optional.",
+        default="/var/log/pods",
+    )
 
 
 _PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy")

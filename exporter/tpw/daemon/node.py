@@ -149,6 +149,7 @@ class Node:
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
             pue=policy.pue,
             references=policy.references,
+            owners=self.owners.scan.owners,
             components=policy.components,
             config_reload_successful=not self.reload_failed,
             poll_lag_seconds=late_seconds,

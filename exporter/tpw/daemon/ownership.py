@@ -179,7 +179,7 @@ class Scanner:
     """Scans processes and sockets of this host, on the thread of the caller; one call at a time."""
 
     def __init__(self) -> None:
-        self._rows: tuple[Dialect, ...] | None = None
+        self._made_for: tuple[tuple[Dialect, ...], str] | None = None
         self._processes: HostProcesses | None = None
 
     def scan(
@@ -193,8 +193,10 @@ class Scanner:
             dialects: those of the servers that are polled, as far as they are recognised.
             holders: process ids by GPU.
         """
-        if self._processes is None or rows is not self._rows:
-            self._rows, self._processes = rows, HostProcesses(dialects=rows, probe=sources.probe)
+        logs = config.discovery.pod_logs
+        if self._processes is None or (rows, logs) != self._made_for:
+            self._made_for = rows, logs
+            self._processes = HostProcesses(dialects=rows, probe=sources.probe, pod_logs=logs)
         return scan_host(
             self._processes,
             {server.name: server.url for server in config.servers if server.url is not None},

@@ -16,9 +16,10 @@ from tpw.discovery.engines import SELF, Engine
 from tpw.discovery.naming import computes_as, listens_as, model_named, ports_named, ports_set
 from tpw.discovery.ownership import Holders
 from tpw.discovery.procfs import Listener, Process, ProcFs
+from tpw.discovery.servernames import server_name
 from tpw.discovery.sockets import SocketFinder
 from tpw.discovery.table import ProcessTable
-from tpw.model import Reason, SourceError
+from tpw.model import Reason, ServerWorkload, SourceError
 
 _PERHAPS_TLS = (Reason.UNREACHABLE, Reason.MALFORMED)
 """What plain HTTP meets at a socket that expects TLS."""
@@ -39,8 +40,7 @@ class FoundServer:
     """A server that is not configured."""
 
     name: str
-    """``engine-port``; ``engine-address-port`` if the address is another network namespace's or the name exists already;
-    ``engine-model`` if another server starts it for a model."""
+    """See :func:`tpw.discovery.servernames.server_name`. Never an address."""
     url: str
     """The base address; the path is in the engine's row."""
     engine: str
@@ -88,6 +88,7 @@ class ServerFinder:
         probe: recognises the engine at a URL; None relies on process names alone.
         clock: monotonic seconds.
         report: called with a sentence for each problem.
+        identify: to whom a process belongs.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class ServerFinder:
         probe: Probe | None,
         clock: Callable[[], float],
         report: Callable[[str], None],
+        identify: Callable[[int], ServerWorkload],
     ) -> None:
+        self._identify = identify
         self._fs = fs
         self._sockets = sockets
         self._dialects = tuple(dialects)
@@ -168,7 +171,7 @@ class ServerFinder:
                 continue
             port = min(ports_named(table[pid].argv), default=engines[0].port)
             name = next((name for name, url in configured.items() if _local_port(url) == port), None)
-            name = name or f"{engines[0].name}-{port}"
+            name = name or self._named(table, pid, engines[0].name, port, names)
             if name not in names:
                 names.add(name)
                 found.append(StartingServer(name, tree))
@@ -302,7 +305,7 @@ class ServerFinder:
             self._refused[inode] = _Refusal(now + _AGAIN_MOST_SECONDS, _AGAIN_MOST_SECONDS, "")
             return None
         self._refused.pop(inode, None)
-        name = self._name(table, candidate, dialect, host, names)
+        name = self._name(table, candidate, dialect, names)
         return FoundServer(name, url, dialect.name, process.pid, self._fs.started_wall_seconds(process))
 
     def _probe_at(self, url: str, candidate: _Candidate, *, tls: bool) -> tuple[Engine, str]:
@@ -321,20 +324,31 @@ class ServerFinder:
                 # An answer over TLS is the reason; no TLS is none.
                 raise failure if failure.reason not in _PERHAPS_TLS else plain from None
 
-    def _name(
-        self, table: ProcessTable, candidate: _Candidate, dialect: Engine, host: str, names: Collection[str]
-    ) -> str:
-        process, port = candidate.process, candidate.listener.port
+    def _name(self, table: ProcessTable, candidate: _Candidate, dialect: Engine, names: Collection[str]) -> str:
+        process = candidate.process
         parent = table.get(process.parent)
-        model = model_named(process.argv) if parent is not None else ""
+        model, engine = model_named(process.argv) if parent is not None else "", dialect.name
         if parent is not None and model and (parent.comm == _OLLAMA or listens_as(parent, (dialect,))):
             # A server starts one of these for each loaded model, each time on another port.
-            name = f"{_OLLAMA if parent.comm == _OLLAMA else dialect.name}-{model}"
-            return name if name not in names else f"{name}-{host}-{port}"
-        name = f"{dialect.name}-{port}"
-        return (
-            name if self._sockets.is_ours(candidate.listener) and name not in names else f"{dialect.name}-{host}-{port}"
-        )
+            engine = _OLLAMA if parent.comm == _OLLAMA else engine
+        else:
+            model = ""
+        return self._named(table, process.pid, engine, candidate.listener.port, names, model)
+
+    def _named(
+        self, table: ProcessTable, pid: int, engine: str, port: int | None, names: Collection[str], model: str = ""
+    ) -> str:
+        owner = self._identify(pid)
+        is_alone = len(self._engine_containers(table, owner)) < 2
+        is_ours = self._fs.network(pid) == self._fs.network()
+        return server_name(owner, engine, port, names, model=model, is_alone=is_alone, shares_network=is_ours)
+
+    def _engine_containers(self, table: ProcessTable, owner: ServerWorkload) -> set[str]:
+        """Containers of a pod with processes that are named like an engine."""
+        if not owner.pod:
+            return set()
+        owners = (self._identify(pid) for pid, process in table.items() if listens_as(process, self._dialects))
+        return {one.container for one in owners if (one.namespace, one.pod) == (owner.namespace, owner.pod)}
 
     def _refuse(self, candidate: _Candidate, url: str, failure: SourceError) -> None:
         """Delay the next probe: longer each time, but not while the server is starting."""

@@ -18,11 +18,12 @@ from tpw.discovery.kubelet import pod_of
 from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
 from tpw.discovery.placement import Place
-from tpw.discovery.procfs import ProcFs
+from tpw.discovery.podnames import PodNames
+from tpw.discovery.procfs import Process, ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
 from tpw.discovery.workload import Cgroup, parse, workload_of
-from tpw.model import OsProcess, Workload
+from tpw.model import OsProcess, ServerWorkload, Workload, WorkloadKind
 
 _RAY_WORKER = "ray::"
 _COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
@@ -37,6 +38,7 @@ class HostProcesses:
         probe: recognises the engine at a URL; None relies on process names alone.
         clock: monotonic seconds.
         resolve: host name to addresses; raises OSError.
+        pod_logs: the kubelet's directory of pod logs, by which pods are named.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class HostProcesses:
         probe: Probe | None = None,
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve | None = None,
+        pod_logs: str = os.devnull,
     ) -> None:
         self._fs = ProcFs(procfs)
         self._dialects = tuple(dialects)
         self._problems: dict[str, None] = {}
         self._sockets = SocketFinder(self._fs, clock, self._report, resolve, dialects)
-        self._finder = ServerFinder(self._fs, self._sockets, dialects, probe, clock, self._report)
+        self._finder = ServerFinder(self._fs, self._sockets, dialects, probe, clock, self._report, self._identity)
+        self._pod_names = PodNames(pod_logs)
         self._table = ProcessTable(ProcFs(os.devnull))
         self._trees: dict[str, dict[int, int]] = {}
         self._cgroups: dict[int, Cgroup] = {}
@@ -66,6 +70,7 @@ class HostProcesses:
         """Read the processes. Never raises."""
         self._problems.clear()
         self._cgroups.clear()
+        self._pod_names.forget()
         self._sockets.forget()
         self._table = ProcessTable(self._fs)
         self._trees = {
@@ -147,6 +152,22 @@ class HostProcesses:
             self._cgroups[pid] = parse(self._fs.cgroup(pid))
         return self._cgroups[pid]
 
+    def server_workload(self, pids: Collection[int]) -> ServerWorkload:
+        """To whom a server with these processes belongs, by its oldest one."""
+        oldest = min((self._table[pid] for pid in pids if pid in self._table), key=_age, default=None)
+        return ServerWorkload() if oldest is None else self._identity(oldest.pid)
+
+    def _identity(self, pid: int) -> ServerWorkload:
+        cgroup = self.cgroup(pid)
+        if not cgroup.pod:
+            workload = self._workload(pid)
+            return ServerWorkload(workload.name, str(workload.kind), container=cgroup.container[:12] or cgroup.lxc)
+        pod = self._pod_names.pod(cgroup.pod)
+        container = self._pod_names.container(cgroup.container)
+        if pod is None:
+            return ServerWorkload(kind=str(WorkloadKind.KUBERNETES), container=container)
+        return ServerWorkload(pod.workload, pod.kind, pod.namespace, pod.pod, container)
+
     def is_detached(self, pid: int) -> bool:
         """Whether a process is a worker that is no descendant of its server, by the title that Ray gives it."""
         process = self._table.get(pid)
@@ -207,6 +228,10 @@ class HostProcesses:
 
     def _report(self, problem: str) -> None:
         self._problems[problem] = None
+
+
+def _age(process: Process) -> tuple[int, int]:
+    return process.started_ticks, process.pid
 
 
 def _user_name(uid: int | None) -> str:

@@ -15,7 +15,7 @@ from tpw.discovery.ownership import Assigned, Holders, held_by
 from tpw.discovery.placement import Place
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.widening import widened
-from tpw.model import STARTING_SECONDS, Attribution, Gpu, OsProcess, Workload
+from tpw.model import STARTING_SECONDS, Attribution, Gpu, OsProcess, ServerWorkload, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class HostScan:
     """To whom each process on a GPU belongs."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """The URL that each server was scanned at."""
+    owners: Mapping[str, ServerWorkload] = field(default_factory=dict)
+    """To whom each server belongs."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where the addresses of the configured servers are."""
 
@@ -119,6 +121,7 @@ def scan_host(
         {name: at for name, at in started.items() if at is not None},
         host.workloads(holding),
         addresses,
+        {name: host.server_workload(own & (listening.get(name) or own) or own) for name, own in pids.items() if own},
         {name: host.place(url) for name, url in configured.items()},
     )
 

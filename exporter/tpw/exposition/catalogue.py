@@ -256,9 +256,13 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric(
         "tpw_server_info",
-        ("server", "engine", "cadence", "version", "attribution"),
-        "Engine and version of the server, when its output counter moves (cadence), and how its GPUs were found "
-        "(attribution), from its metrics page and process; always 1.",
+        (
+            *("server", "engine", "cadence", "version", "attribution"),
+            *("namespace", "workload", "workload_kind", "pod", "container", "deployment"),
+        ),
+        "Engine and version of the server, when its output counter moves (cadence), how its GPUs were found "
+        "(attribution), from its metrics page and process, and to whom its process belongs, from its cgroup and the names "
+        "of pod logs (empty where unknown); always 1.",
         "The server is no longer configured or found; its counters stay.",
     ),
     Metric(

@@ -25,7 +25,7 @@ from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
-from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, State
+from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State
 from tpw.snapshot import Snapshot
 
 Sample = tuple[tuple[str, ...], float]
@@ -33,6 +33,7 @@ Sample = tuple[tuple[str, ...], float]
 
 DROPPED = "tpw_exposition_dropped_samples_total"
 
+_NO_OWNER = ServerWorkload()
 _STATES = tuple(str(state) for state in State)
 _SERVER_STATES = (str(State.ACTIVE), str(State.PARKED), str(State.STARTING))
 
@@ -148,7 +149,7 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         _unlisted(sheet, unlisted(booked, snapshot.retired), books.currency, ordered)
     booked, servers = listed(books, booked, snapshot.retired)
     for name, server in sorted(servers.items()):
-        _server(sheet, server, books, configured=name in configured)
+        _server(sheet, server, books, snapshot.owners.get(name, _NO_OWNER), configured=name in configured)
         _server_books(sheet, server, booked, books, ordered, bases)
         _reference_costs(sheet, server, books.currency, snapshot.references)
         _ratios(sheet, server, books.currency if energy_priced else "")
@@ -271,7 +272,7 @@ def _hosts(sheet: Sheet, books: Books) -> None:
 # -------------------------------------------------------------------------------------------------------------- servers
 
 
-def _server(sheet: Sheet, server: ServerAccount, books: Books, *, configured: bool) -> None:
+def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWorkload, *, configured: bool) -> None:
     """Identity, GPUs, tokens and load of the server.
 
     A server that is no longer configured keeps its counters only. A server without a metrics page here (ranks with their
@@ -282,7 +283,8 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, *, configured: bo
         sheet.add("tpw_server_up", (name,), 1.0 if server.up else 0.0)
     if configured or server.up or server.gpus:
         identity = (name, server.engine, str(server.cadence), server.version, str(server.attribution))
-        sheet.add("tpw_server_info", identity, 1.0)
+        belongs = (owner.namespace, owner.workload, owner.kind, owner.pod, owner.container, owner.deployment)
+        sheet.add("tpw_server_info", identity + belongs, 1.0)
     for account in sorted((books.gpus[uuid] for uuid in server.gpus if uuid in books.gpus), key=_by_index):
         owned = (name, str(account.gpu.index), account.gpu.uuid)
         sheet.add("tpw_server_gpu", owned, 1.0)

@@ -461,16 +461,16 @@ def test_two_servers_on_one_port_of_different_addresses_have_different_stable_na
     assert [one.name for one in host.find_servers({})] == ["llamacpp-8080"]
     host = host_of(fake, Probe(**urls))
     both = [(one.name, one.pid) for one in host.find_servers({})]
-    assert both == [("llamacpp-127.0.0.2-8080", 200), ("llamacpp-8080", 100)]
+    assert both == [("llamacpp-8080", 100), ("llamacpp-8080:2", 200)]
     fake.end(100)
     host.refresh()
-    assert [(one.name, one.pid) for one in host.find_servers({})] == [("llamacpp-127.0.0.2-8080", 200)]
+    assert [(one.name, one.pid) for one in host.find_servers({})] == [("llamacpp-8080:2", 200)]
     # A later server does not get a name in use, though it is probed first.
     fake.process(50, "llama-server -m a", sockets=(501,))
     host.refresh()
     assert [(one.name, one.pid) for one in host.find_servers({})] == [
-        ("llamacpp-127.0.0.2-8080", 200),
         ("llamacpp-8080", 50),
+        ("llamacpp-8080:2", 200),
     ]
 
 
@@ -483,8 +483,8 @@ def test_a_later_server_does_not_get_a_name_in_use(fake: FakeProcFs):
     fake.process(100, "llama-server -m a", sockets=(501,))
     host.refresh()
     assert [(one.name, one.pid) for one in host.find_servers({})] == [
-        ("llamacpp-127.0.0.1-8080", 100),
         ("llamacpp-8080", 200),
+        ("llamacpp-8080:2", 100),
     ]
 
 
@@ -494,7 +494,7 @@ def test_a_server_is_not_hidden_by_a_configured_one_of_the_same_name(fake: FakeP
     [found] = host_of(fake, Probe(**{url_of(8080): LLAMACPP})).find_servers(
         {}, {"llamacpp-8080": "http://192.0.2.1:8080"}
     )
-    assert found.name == "llamacpp-127.0.0.1-8080"
+    assert found.name == "llamacpp-8080:2"
 
 
 @pytest.mark.parametrize("network", ["host", "pod"])
@@ -586,7 +586,7 @@ def test_two_servers_for_one_model_have_different_names(fake: FakeProcFs):
         argv = f"/usr/lib/ollama/llama-server -m /m/smol.gguf --port {45001 + at}"
         fake.process(100 + at, argv, parent=90, sockets=(501 + at,))
     host = host_of(fake, Probe(**{url_of(45001): LLAMACPP, url_of(45002): LLAMACPP}))
-    assert [one.name for one in host.find_servers({})] == ["ollama-smol", "ollama-smol-127.0.0.1-45002"]
+    assert [one.name for one in host.find_servers({})] == ["ollama-smol", "ollama-smol:2"]
 
 
 def test_state_of_stopped_processes_is_dropped(fake: FakeProcFs):
@@ -672,12 +672,12 @@ def test_an_engine_that_holds_a_gpu_and_listens_nowhere_is_reported(fake: FakePr
     assert problem.startswith("VLLM::EngineCor (pid 100) holds a GPU and is not read: it has no page here; start vLLM")
 
 
-def test_a_server_in_a_container_has_its_address_in_its_name(fake: FakeProcFs):
-    fake.process(100, "vllm serve m", sockets=(901,), network="pod")
+def test_a_server_in_a_container_is_named_after_it_and_not_after_its_address(fake: FakeProcFs):
+    fake.process(100, "vllm serve m", sockets=(901,), network="pod", cgroup=f"0::/docker/{'3f2a' * 16}")
     fake.network("pod", ("172.17.0.2",), [Tcp(8000, 901)])
     probe = Probe(**{url_of(8000, "172.17.0.2"): VLLM})
     [found] = host_of(fake, probe).find_servers({})
-    assert (found.name, found.url) == ("vllm-172.17.0.2-8000", "http://172.17.0.2:8000")
+    assert (found.name, found.url) == ("3f2a3f2a3f2a", "http://172.17.0.2:8000")
 
 
 def test_a_socket_on_the_loopback_of_a_container_is_reported_as_unreachable(fake: FakeProcFs):

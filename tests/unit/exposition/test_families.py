@@ -85,9 +85,10 @@ def test_names_follow_the_conventions():
 
 
 def test_no_label_is_one_that_the_scrape_sets():
-    """Prometheus would rename it (exported_instance), or take it for the target's own."""
+    """Prometheus would rename it (exported_instance), or take it for the target's own. The info metric of servers has
+    them by the contract: without ``honor_labels`` they are ``exported_namespace`` and so on."""
     taken = {"job", "instance", "cluster", "namespace", "node", "pod", "container", "service", "endpoint", "replica"}
-    assert [metric.name for metric in CATALOGUE if taken & set(metric.labels)] == []
+    assert [metric.name for metric in CATALOGUE if taken & set(metric.labels)] == ["tpw_server_info"]
 
 
 def test_units_are_base_units():
@@ -353,7 +354,7 @@ def test_ranks_without_an_address_have_no_up_but_own_gpus():
     shown = series(with_books(rich_snapshot(), servers={"big": ranks}))
     assert "tpw_server_up" not in shown
     assert shown["tpw_server_gpu"] == {("big", "0", uuid(0)): 1.0}
-    assert shown["tpw_server_info"] == {("big", "", str(Cadence.UNKNOWN), "", "configured"): 1.0}
+    assert shown["tpw_server_info"] == {("big", "", str(Cadence.UNKNOWN), "", "configured", *[""] * 6): 1.0}
 
 
 def test_requests_waiting_are_absent_if_the_engine_does_not_report_them():
