@@ -27,6 +27,8 @@ _GUESSES = 8
 """Listeners of one process that are probed without a hint. Tuning: engines have a few, for their ranks and caches."""
 _TRANSIENT = (Reason.LOADING, Reason.UNREACHABLE, Reason.TIMEOUT)
 _ENGINE = "engine"
+RAY_WORKER = "ray::"
+"""How Ray titles its workers, which are no descendants of their server."""
 _OLLAMA = "ollama"
 _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
@@ -184,6 +186,8 @@ class ServerFinder:
         seen: set[int] = set()
         for pid in sorted(holding):
             process = table[pid]
+            if process.comm.startswith(RAY_WORKER):  # the server of its container is read, or that of another pod
+                continue
             engines = [
                 one
                 for one in self._dialects

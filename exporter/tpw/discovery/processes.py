@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tpw.discovery.engines import ANCESTOR, Engine
 from tpw.discovery.environment import Visible
-from tpw.discovery.finder import FoundServer, Probe, ServerFinder, StartingServer
+from tpw.discovery.finder import RAY_WORKER, FoundServer, Probe, ServerFinder, StartingServer
 from tpw.discovery.kubelet import pod_of
 from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
@@ -25,7 +25,6 @@ from tpw.discovery.table import ProcessTable
 from tpw.discovery.workload import Cgroup, parse, workload_of
 from tpw.model import OsProcess, ServerWorkload, Workload, WorkloadKind
 
-_RAY_WORKER = "ray::"
 _COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -171,7 +170,7 @@ class HostProcesses:
     def is_detached(self, pid: int) -> bool:
         """Whether a process is a worker that is no descendant of its server, by the title that Ray gives it."""
         process = self._table.get(pid)
-        return process is not None and process.comm.startswith(_RAY_WORKER)
+        return process is not None and process.comm.startswith(RAY_WORKER)
 
     def process_at(self, url: str) -> OsProcess | None:
         """The oldest process that listens at an address; None if it is unknown."""
