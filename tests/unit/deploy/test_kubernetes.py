@@ -188,7 +188,7 @@ def test_series_keep_their_name_when_a_pod_is_replaced():
 def test_without_a_secret_there_is_no_web_configuration():
     pod = pod_of(render({}))
     assert not any("web.config" in argument for argument in pod["containers"][0]["args"])
-    assert {volume["name"] for volume in pod["volumes"]} == {"config", "state"}
+    assert {volume["name"] for volume in pod["volumes"]} == {"config", "state", "pod-logs", "container-logs"}
 
 
 def test_probes_use_paths_without_a_password():

@@ -28,7 +28,7 @@ def test_exposed_names_pass(expr: str):
     [
         ("rate(tpw_gpu_energy_millijoules_total[5m])", "no series tpw_gpu_energy_millijoules_total"),
         ('tpw_gpu_power_watts{server="chat"}', "tpw_gpu_power_watts has no label server"),
-        ("sum by (pod) (tpw_gpu_power_watts)", "no series has a label pod"),
+        ("sum by (podname) (tpw_gpu_power_watts)", "no series has a label podname"),
         ("sum(tpw_server_up) by (hostname)", "no series has a label hostname"),
         ('tpw_gpu_state_seconds_total{state="asleep"}', "state is never 'asleep'"),
         ('tpw_gpu_state_seconds_total{state=~"idle|asleep"}', "state is never 'asleep'"),
