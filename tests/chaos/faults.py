@@ -98,6 +98,7 @@ def disk_full(world: World, random: Random) -> None:
     pause(random, 0.5, 1.5)
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(world.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    world.await_written()
 
 
 def books_locked(world: World, random: Random) -> None:
@@ -111,6 +112,7 @@ def books_locked(world: World, random: Random) -> None:
         db.execute("BEGIN IMMEDIATE")
         pause(random, 0.5, 1.5)
         db.execute("ROLLBACK")
+    world.await_written()
 
 
 def _torn(world: World, tear: Callable[[bytearray], bytes]) -> None:
@@ -124,7 +126,7 @@ def _torn(world: World, tear: Callable[[bytearray], bytes]) -> None:
         path.write_bytes(tear(bytearray(path.read_bytes())))
     for suffix in ("-wal", "-shm"):
         path.with_name(BOOKS + suffix).unlink(missing_ok=True)
-    world.judge.books_destroyed()
+    world.books_destroyed()
     world.start()
 
 

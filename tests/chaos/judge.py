@@ -73,11 +73,12 @@ class Judge:
             self._equal("law 1", uuid, page.sum("tpw_gpu_state_energy_joules_total", uuid=uuid), joules)
 
     def _owners(self, page: Page) -> None:
-        """Servers and unowned time of the GPUs sum to all GPUs."""
+        """Servers, those that left the page, and unowned time of the GPUs sum to all GPUs."""
         owned = page.sum("tpw_server_energy_joules_total")
         states = ("idle", "other")
         unowned = sum(page.sum("tpw_gpu_state_energy_joules_total", state=state) for state in states)
-        self._equal("law 2", "all GPUs", owned + unowned, page.sum("tpw_gpu_energy_joules_total"))
+        unlisted = page.sum("tpw_books_unlisted_energy_joules")
+        self._equal("law 2", "all GPUs", owned + unowned + unlisted, page.sum("tpw_gpu_energy_joules_total"))
 
     def _equal(self, law: str, what: str, found: float, wanted: float) -> None:
         if abs(found - wanted) > TOLERANCE * max(1.0, abs(wanted)):

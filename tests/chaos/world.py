@@ -169,6 +169,20 @@ class World:
         memory = process.memory_info().rss / 2**20
         return f"{memory:.0f} MiB, {process.num_threads()} threads, {process.num_fds()} descriptors"
 
+    def books_destroyed(self) -> None:
+        """The next page may show lower counters. Waits for a scrape that runs, which may still be one of before."""
+        with self._scraping:
+            self.judge.books_destroyed()
+
+    def await_written(self) -> None:
+        """Wait until the books are written again: a kill before that loses what is only in memory (at most 10 s)."""
+        deadline = time.monotonic() + 12.0
+        while time.monotonic() < deadline and self.process.poll() is None:
+            page = self.scrape()
+            if page is not None and page.values_of("tpw_books_writable") == [1.0]:
+                return
+            time.sleep(0.1)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         with contextlib.suppress(ProcessLookupError):
