@@ -345,28 +345,6 @@ def _tokens(page: Dashboard) -> None:
             8,
         ),
     )
-    page.line(
-        7,
-        (
-            bars(
-                "Requests without usage",
-                "Requests in the time range with unknown tokens, seen by the proxy or the middleware. Healthy: none, or a "
-                "few clients that disconnect. Otherwise start the proxy with --inject-usage, or see the alert "
-                "TpwRequestsWithoutUsage.",
-                Query(
-                    queries.gained("tpw_server_requests_without_usage_total", "server, path"),
-                    "{{server}} {{path}}",
-                    instant=True,
-                ),
-                unit="none",
-                decimals=0,
-                color=palette.WARN,
-                above=True,
-                no_value="every answer had usage",
-            ),
-            24,
-        ),
-    )
 
 
 def _exporter(page: Dashboard) -> None:

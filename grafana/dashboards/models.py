@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grafana import palette
+from grafana import palette, queries
 from grafana.dashboard import Dashboard, Settings, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
@@ -387,5 +387,27 @@ def _cost(page: Dashboard) -> None:
                 no_value="not counted by the engine",
             ),
             3,
+        ),
+    )
+    page.line(
+        7,
+        (
+            bars(
+                "Requests without usage",
+                "Requests in the time range with unknown tokens, seen by the proxy or the middleware. Healthy: none, or a "
+                "few clients that disconnect. Otherwise start the proxy with --inject-usage, or see the alert "
+                "TpwRequestsWithoutUsage.",
+                Query(
+                    queries.gained("tpw_server_requests_without_usage_total", "server, path"),
+                    "{{server}} {{path}}",
+                    instant=True,
+                ),
+                unit="none",
+                decimals=0,
+                color=palette.WARN,
+                above=True,
+                no_value="every answer had usage",
+            ),
+            24,
         ),
     )

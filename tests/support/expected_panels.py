@@ -321,6 +321,7 @@ def _models() -> dict[str, list[Expected]]:
         ],
         "GPUs owned": [lambda h: single(float(len(h.now("tpw_server_gpu", ("instance", "uuid")))))],
         "Requests finished": [lambda h: h.gained("tpw_server_requests_total", h.range)],
+        "Requests without usage": [NOTHING],
     }
 
 
@@ -697,7 +698,6 @@ def _measuring() -> dict[str, list[Expected]]:
             ),
         ],
         "State of the price": [lambda h: plus(*(row(4.0, instance=node.instance) for node in day.NODES))],
-        "Requests without usage": [NOTHING],
         "CPU and memory of the exporter": [
             lambda h: single(0.005),
             lambda h: h.now("process_resident_memory_bytes", (), max),
