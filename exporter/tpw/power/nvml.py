@@ -361,6 +361,7 @@ class NvmlMeter:
                 memory = gauge(_memory, handle)
                 slow.memory_used_bytes = None if memory is None else float(memory.used)
                 slow.memory_total_bytes = None if memory is None else float(memory.total)
+            case Beside.PROCESSES:
                 if not gpu.occupancy.is_shared and not gpu.mig:  # has another process joined it?
                     read_process_use(handle, gpu.occupancy, self._clock())
             case Beside.TEMPERATURE:
@@ -369,7 +370,7 @@ class NvmlMeter:
             case Beside.LIMIT:
                 limit = gauge(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
                 watts = limit / 1000.0 if limit else None
-                if (gpu.reads and watts != slow.limit_watts) or (watts or 0.0) > (gpu.info.max_power_watts or inf):
+                if slow.limit_watts not in (None, watts) or (watts or 0.0) > (gpu.info.max_power_watts or inf):
                     self._ask_bounds(gpu)
                 slow.limit_watts = watts
                 if plan is not None and plan.smoothing is not None:

@@ -38,11 +38,13 @@ class Beside(Enum):
     TEMPERATURE = auto()
     LIMIT = auto()
     """And the floor of power smoothing."""
+    PROCESSES = auto()
+    """Whether another process has joined the one that uses the GPU."""
 
 
 SLOW_EVERY = 5
-"""Memory, temperature and limit are read at every n-th read. Chosen: no dashboard shows them finer, and it saves three of
-five calls."""
+"""Memory, temperature and limit are read at every n-th read. Chosen: no dashboard shows them finer, and it saves four of
+six calls."""
 SLOW_DRIVER_SECONDS = 0.1
 """If one call for each GPU takes this long in all, a read makes one call beside the first at the most. Chosen: a tick of a
 second leaves time for the others"""
@@ -50,7 +52,7 @@ VERY_SLOW_DRIVER_SECONDS = 5.0
 """If it takes this long, that is every other read."""
 
 _ALL = tuple(Beside)
-_TURNS = (Beside.UTILIZATION, Beside.MEMORY, Beside.UTILIZATION, Beside.TEMPERATURE, Beside.UTILIZATION, Beside.LIMIT)
+_TURNS = tuple(value for slow in _ALL[1:] for value in (Beside.UTILIZATION, slow))
 
 
 def due_beside(reads: int, index: int, round_seconds: float) -> tuple[Beside, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -747,6 +748,20 @@ def test_eight_gpus_need_fewer_than_forty_driver_calls_per_read(driver: FakeNvml
 
     assert calls_per_gpu <= 3.0
     assert calls_per_gpu * 8 <= 40
+
+
+def test_a_read_of_a_slow_driver_makes_one_call_beside_the_first(driver: FakeNvml) -> None:
+    seconds = itertools.count(100.0, 0.1)
+    meter = opened(lambda: next(seconds))
+    uuid = driver.uuid(0)
+    meter.read(uuid)
+    made = []
+    for _ in range(16):
+        before = sum(driver.calls().values())
+        meter.read(uuid)
+        made.append(sum(driver.calls().values()) - before)
+
+    assert set(made) == {2}
 
 
 # -------------------------------------------------------------------------------------------------------------- sharing
