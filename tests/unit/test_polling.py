@@ -25,7 +25,7 @@ from tpw.model import (
     SourceError,
 )
 from tpw.polling import AcceleratorPoller, HostPoller, SourceHealth, TokenPoller
-from tpw.polling.round import Spread
+from tpw.polling.round import Effort, Round, Spread
 from tpw.polling.state import Event, State
 from tpw.power import MeterLost
 
@@ -327,7 +327,7 @@ def test_several_threads_read_different_gpus_at_a_time(closing: list[Accelerator
     closing.append(poller)
     read_once(poller)
     poller._spread.threads = 4
-    poller._spread_reads(0.25)
+    poller._spread_reads(Effort(0.25, 0.25, 0.0))
     meter.together = threading.Barrier(4, timeout=20)
 
     reading = read_once(poller)
@@ -343,7 +343,7 @@ def test_a_library_lost_in_one_of_several_threads_is_closed_once(closing: list[A
     closing.append(poller)
     read_once(poller)
     poller._spread.threads = 4
-    poller._spread_reads(0.25)
+    poller._spread_reads(Effort(0.25, 0.25, 0.0))
     meter.together = threading.Barrier(4, timeout=20)
     meter.faults = {f"GPU-{n}": MeterLost(Reason.ABSENT, "uninitialized") for n in range(4)}
 
@@ -367,12 +367,32 @@ def test_a_gpu_that_hangs_is_no_reason_for_more_threads(closing: list[Accelerato
     gate.open()
 
 
+def test_a_round_teaches_nothing_if_a_gpu_hangs_in_it_and_the_next_one_does(closing: list[AcceleratorPoller]) -> None:
+    meter = Meter(3)
+    meter.reads_in_parallel = True
+    gate = meter.hangs["GPU-1"] = Gate()
+    poller = AcceleratorPoller(meter, hang_seconds=0.4)
+    closing.append(poller)
+
+    learned: list[Effort] = []
+    poller._spread_reads = learned.append  # type: ignore[method-assign]
+    read_once(poller)
+    assert learned == [], "a round with a GPU that hangs is no measure"
+
+    read_once(poller)
+
+    assert len(learned) == 1
+    assert learned[0].round_seconds < 0.3
+    gate.open()
+
+
 def rounds(spread: Spread, seconds_by_threads: Callable[[int], float], count: int, gpus: int = 16) -> list[int]:
-    """Threads in each of the rounds, one round a second."""
+    """Threads in each of the rounds, one round a second, in which all GPUs take the same time."""
     threads = []
     for second in range(count):
         threads.append(spread.threads)
-        spread.after(seconds_by_threads(spread.threads), gpus, float(second))
+        seconds = seconds_by_threads(spread.threads)
+        spread.after(Effort(seconds, seconds, seconds * spread.threads / gpus), gpus, float(second))
     return threads
 
 
@@ -392,6 +412,61 @@ def test_a_fast_driver_is_read_by_one_thread_again() -> None:
     rounds(spread, lambda threads: 1.6 / threads, 5)
 
     assert rounds(spread, lambda threads: 0.016 / threads, 3) == [8, 1, 1]
+
+
+def test_one_slow_gpu_is_no_reason_for_more_threads() -> None:
+    spread = Spread()
+
+    spread.after(Effort(round_seconds=2.1, busy_seconds=2.1, longest_seconds=2.0), 8, 0.0)
+
+    assert spread.threads == 1
+
+
+def test_a_trial_is_judged_by_how_long_each_thread_is_busy() -> None:
+    spread = Spread()
+
+    spread.after(Effort(round_seconds=2.0, busy_seconds=1.6, longest_seconds=0.8), 8, 0.0)
+    spread.after(Effort(round_seconds=2.0, busy_seconds=0.8, longest_seconds=2.0), 8, 2.0)  # one has slow values now
+
+    assert spread.threads == 2
+
+
+def test_the_effort_of_a_round() -> None:
+    whole = Round(["GPU-0", "GPU-1", "GPU-2"], threads=2, now=10.0)
+    for seconds in (0.1, 0.4, 0.3):
+        whole.take()
+        whole.done(seconds)
+
+    assert whole.effort(10.5) == Effort(round_seconds=0.5, busy_seconds=pytest.approx(0.4), longest_seconds=0.4)
+
+
+def test_a_round_with_a_gpu_that_hangs_is_no_measure_of_the_others() -> None:
+    whole = Round(["GPU-0", "GPU-1"], threads=1, now=10.0)
+    whole.take()
+    whole.set_aside()
+    whole.take()
+
+    assert whole.done(0.1)
+    assert whole.effort(11.0) is None
+
+
+@pytest.mark.parametrize("tick_seconds", [0.0, 5.0])
+def test_a_read_takes_as_long_as_it_takes_however_late_the_tick_sees_its_end(
+    closing: list[AcceleratorPoller], tick_seconds: float
+) -> None:
+    clock = Clock()
+    meter = Meter(3)
+    meter.reads_in_parallel = True
+    poller = AcceleratorPoller(meter, clock)
+    closing.append(poller)
+    poller.begin()
+    while poller._reader.messages.qsize() < 6:  # opened, the GPUs, three samples, done
+        time.sleep(0.001)
+    clock.advance(tick_seconds)
+    poller.finish(clock() + 1.0)
+
+    assert poller.health.status().read_duration_seconds == 0.0
+    assert poller._spread.threads == 1
 
 
 def test_two_hung_gpus_do_not_affect_a_third(closing: list[AcceleratorPoller]) -> None:

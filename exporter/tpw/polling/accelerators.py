@@ -20,7 +20,7 @@ import structlog
 from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
 from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth
 from tpw.polling.reader import CallReturned, GpuFailed, LibraryLost, Message, MeterReader, ReadDone, SharingRead
-from tpw.polling.round import Spread
+from tpw.polling.round import Effort, Spread
 from tpw.polling.state import Event, State
 from tpw.polling.worker import CallKind, Task, Worker
 from tpw.power import AcceleratorMeter, Clock
@@ -260,7 +260,7 @@ class AcceleratorPoller:
         if hung.kind is CallKind.SHARING:
             self._sharing_requested = False
         elif hung.kind is CallKind.READ and whole is not None:
-            if whole.done():
+            if whole.set_aside():
                 successor.tasks.put(lambda other: self._reader.end_round(other, whole))
             else:
                 successor.tasks.put(lambda other: self._reader.read_round(other, whole))
@@ -270,11 +270,11 @@ class AcceleratorPoller:
             except Empty:
                 return successor
 
-    def _spread_reads(self, round_seconds: float) -> None:
+    def _spread_reads(self, effort: Effort) -> None:
         """Use more or fewer threads for the next round."""
-        if not self._reader.parallel or self._reader.hung:
-            return  # the duration is that of the GPU that hangs
-        self._spread.after(round_seconds, len(self._gpus), self._clock())
+        if not self._reader.parallel:
+            return
+        self._spread.after(effort, len(self._gpus), self._clock())
         helpers = self._reader.helpers
         wanted = self._spread.threads - 1
         for helper in helpers[wanted:]:
@@ -325,7 +325,7 @@ class AcceleratorPoller:
             case LibraryLost(error):
                 self._lost(error)
             case ReadDone():
-                self._read_done()
+                self._read_done(message)
             case Event.CLOSED:
                 self._sharing_requested = False
                 if not (self._state is State.RELEASING and self._reader.hung):
@@ -333,12 +333,13 @@ class AcceleratorPoller:
             case Event():
                 self._state = self._state.after(message)
 
-    def _read_done(self) -> None:
+    def _read_done(self, done: ReadDone) -> None:
         """A read is complete: the meter works, even if some of its GPUs do not."""
-        duration, any_sample = self._end_read()
+        duration, any_sample = self._end_read(done.at_seconds)
         self._error = None
         self._back_off.reset()
-        self._spread_reads(duration)
+        if done.effort is not None:
+            self._spread_reads(done.effort)
         since = min(self._reader.hung.values(), default=float("-inf"))
         if self._gpus and not any_sample and not self._results.faults and self._clock() - since < self._down_seconds:
             return  # only late
@@ -349,14 +350,14 @@ class AcceleratorPoller:
         else:
             self.health.succeeded(duration)
 
-    def _end_read(self) -> tuple[float, bool]:
+    def _end_read(self, at_seconds: float) -> tuple[float, bool]:
         """Duration of the read in seconds, and whether it gave any sample."""
-        read = self._read or _Read(self._clock())
+        read = self._read or _Read(at_seconds)
         self._read = None
-        return self._clock() - read.began_seconds, read.any_sample
+        return at_seconds - read.began_seconds, read.any_sample
 
     def _lost(self, error: SourceError) -> None:
-        duration, _ = self._end_read()
+        duration, _ = self._end_read(self._clock())
         self._sharing_requested = False
         self._error = error
         self._back_off.failed(self._clock())

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tpw.model import Gpu, GpuSample, Sharing, SourceError
 from tpw.polling.health import Jitter, attempt
-from tpw.polling.round import Round
+from tpw.polling.round import Effort, Round
 from tpw.polling.state import Event
 from tpw.polling.worker import Abandoned, Call, CallKind, Task, Worker
 from tpw.power import AcceleratorMeter, Clock, MeterLost, NotingMeter, ParallelMeter, SamplingMeter, SharingMeter
@@ -24,7 +24,11 @@ _FADING = 0.98
 
 @dataclass(frozen=True, slots=True)
 class ReadDone:
-    """Every GPU has been read or has failed."""
+    """Every GPU has been read or has failed. The tick's thread may see that much later."""
+
+    at_seconds: float
+    effort: Effort | None
+    """None where the round is no measure of the driver: a GPU was set aside, or none was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,33 @@ Message = Event | tuple[Gpu, ...] | GpuSample | GpuFailed | LibraryLost | ReadDo
 """A tuple holds all GPUs that the meter has found."""
 
 
+class _ReadTimes:
+    """When each GPU was last read or sampled, and so when it is to be sampled next."""
+
+    __slots__ = ("_gaps", "_read_at", "_sampled_at")
+
+    def __init__(self) -> None:
+        self._sampled_at: dict[str, float] = {}
+        """When a GPU was last read or sampled."""
+        self._read_at: dict[str, float] = {}
+        self._gaps: dict[str, float] = {}
+        """Time between the last two reads of a GPU."""
+
+    def read(self, uuid: str, now: float) -> None:
+        """A GPU has been read."""
+        self._gaps[uuid] = now - self._read_at.get(uuid, now)
+        self._read_at[uuid] = self._sampled_at[uuid] = now
+
+    def sampled(self, uuid: str, now: float) -> None:
+        """A GPU has been sampled."""
+        self._sampled_at[uuid] = now
+
+    def due_at(self, uuid: str, every_seconds: float) -> float:
+        """A GPU that is read often enough needs no samples: the next read comes first."""
+        wait = every_seconds if self._gaps.get(uuid, 0.0) > _OFTEN * every_seconds else _LATE * every_seconds
+        return self._sampled_at.get(uuid, float("-inf")) + wait
+
+
 class MeterReader:
     """The tasks of a worker over one meter. The tick's thread reads ``messages`` and writes ``hung``; nothing else is
     shared.
@@ -80,11 +111,7 @@ class MeterReader:
         self._sampling = meter if isinstance(meter, SamplingMeter) and sampling_seconds > 0.0 else None
         self._sharing = meter if isinstance(meter, SharingMeter) else None
         self.parallel = isinstance(meter, ParallelMeter) and meter.reads_in_parallel
-        self._sampled_at: dict[str, float] = {}
-        """When a GPU was last read or sampled."""
-        self._read_at: dict[str, float] = {}
-        self._read_gaps: dict[str, float] = {}
-        """Time between the last two reads of a GPU."""
+        self._times = _ReadTimes()
         self.messages: SimpleQueue[Message] = SimpleQueue()
         self.helpers: tuple[Worker, ...] = ()
         """Further threads that read GPUs. Set by the tick's thread."""
@@ -129,9 +156,9 @@ class MeterReader:
         self.messages.put(gpus)
         waiting = [gpu.uuid for gpu in gpus if gpu.uuid not in self.hung]
         if not waiting:
-            self.messages.put(ReadDone())
+            self.messages.put(ReadDone(self._clock(), None))
             return
-        whole = Round(waiting)
+        whole = Round(waiting, 1 + len(self.helpers), self._clock())
         for helper in self.helpers:
             helper.tasks.put(partial(self.read_round, whole=whole))
         self.read_round(worker, whole)
@@ -140,14 +167,16 @@ class MeterReader:
         """Read GPUs of a round until none waits. Whoever reads the last one ends it."""
         worker.round = whole
         while (uuid := whole.take()) is not None:
+            began = self._clock()
             lost = None if uuid in self.hung else self._read(worker, uuid)
-            if whole.done(lost):
+            if whole.done(self._clock() - began, lost):
                 self.end_round(worker, whole)
 
     def end_round(self, worker: Worker, whole: Round) -> None:
         """All GPUs of a round were read, or the library is lost."""
         if whole.lost is None:
-            self.messages.put(ReadDone())
+            now = self._clock()
+            self.messages.put(ReadDone(now, whole.effort(now)))
         else:
             self._close(worker)
             self.messages.put(LibraryLost(whole.lost))
@@ -158,9 +187,7 @@ class MeterReader:
         if isinstance(outcome, MeterLost):
             return outcome
         if self._sampling is not None:
-            now = self._clock()
-            self._read_gaps[uuid] = now - self._read_at.get(uuid, now)
-            self._read_at[uuid] = self._sampled_at[uuid] = now
+            self._times.read(uuid, self._clock())
         self.messages.put(_message(uuid, outcome))
         return None
 
@@ -195,20 +222,19 @@ class MeterReader:
         if None in sampled.values():
             return self._sampling_seconds * (0.5 + self._random())
         now = self._clock()
-        return max(0.0, min(self._due_at(uuid, every or 0.0) for uuid, every in sampled.items()) - now)
+        return max(0.0, min(self._times.due_at(uuid, every or 0.0) for uuid, every in sampled.items()) - now)
 
     def sample(self, worker: Worker) -> None:
         """Take one sample of each GPU that needs it now."""
         meter, now = self._sampling, self._clock()
         for uuid, every in {} if meter is None else meter.sampling().items():
-            if meter is not None and uuid not in self.hung and (every is None or now >= self._due_at(uuid, every)):
+            if (
+                meter is not None
+                and uuid not in self.hung
+                and (every is None or now >= self._times.due_at(uuid, every))
+            ):
                 self._call(worker, CallKind.SAMPLE, uuid, meter.sample)  # a failure shows at the next read
-                self._sampled_at[uuid] = self._clock()
-
-    def _due_at(self, uuid: str, every_seconds: float) -> float:
-        """A GPU that is read often enough needs no samples: the next read comes first."""
-        wait = every_seconds if self._read_gaps.get(uuid, 0.0) > _OFTEN * every_seconds else _LATE * every_seconds
-        return self._sampled_at.get(uuid, float("-inf")) + wait
+                self._times.sampled(uuid, self._clock())
 
     def close(self, worker: Worker) -> None:
         """Close the meter."""

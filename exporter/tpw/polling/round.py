@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tpw.power import MeterLost
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a round took."""
+
+    round_seconds: float
+    """From its first call to its last."""
+    busy_seconds: float
+    """Of these in calls, each thread on average."""
+    longest_seconds: float
+    """Of one GPU: no number of threads makes a round shorter."""
 
 
 class Round:
     """The GPUs that one read has still to reach. Threads take them one by one."""
 
-    __slots__ = ("_lock", "_lost", "_reading", "_waiting")
+    __slots__ = ("_any_set_aside", "_began", "_lock", "_longest", "_lost", "_reading", "_spent", "_threads", "_waiting")
 
-    def __init__(self, uuids: Iterable[str]) -> None:
+    def __init__(self, uuids: Sequence[str], threads: int, now: float) -> None:
+        self._began = now
+        self._threads = min(threads, len(uuids))
+        self._spent = self._longest = 0.0
+        self._any_set_aside = False
         self._lock = threading.Lock()
         self._waiting = deque(uuids)
         self._reading = 0
@@ -25,6 +42,12 @@ class Round:
         """The failure of the library that ended the round."""
         return self._lost
 
+    def effort(self, now: float) -> Effort | None:
+        """What it took, as it ends. None if a GPU was set aside: then it is no measure of the others."""
+        if self._any_set_aside:
+            return None
+        return Effort(now - self._began, self._spent / self._threads, self._longest)
+
     def take(self) -> str | None:
         """The next GPU to read; None when none waits."""
         with self._lock:
@@ -33,15 +56,22 @@ class Round:
             self._reading += 1
             return self._waiting.popleft()
 
-    def done(self, lost: MeterLost | None = None) -> bool:
-        """A GPU that was taken has been read, or set aside. Returns whether that was the last one. After ``lost`` no more
-        are taken."""
+    def done(self, seconds: float, lost: MeterLost | None = None) -> bool:
+        """A GPU that was taken has been read, or the library is lost. Returns whether that was the last one. After ``lost``
+        no more are taken."""
         with self._lock:
             self._reading -= 1
+            self._spent += seconds
+            self._longest = max(self._longest, seconds)
             if lost is not None:
                 self._lost = self._lost or lost
                 self._waiting.clear()
             return self._reading == 0 and not self._waiting
+
+    def set_aside(self) -> bool:
+        """A GPU that was taken hangs. Returns whether that was the last one."""
+        self._any_set_aside = True
+        return self.done(0.0)
 
 
 MOST_THREADS = 32
@@ -49,7 +79,7 @@ MOST_THREADS = 32
 SLOW_ROUND_SECONDS = 0.3
 """A shorter round needs no second thread."""
 GAIN = 0.75
-"""More threads are kept if the round takes at most this part of the time. Chosen: a driver that serialises its calls
+"""More threads are kept if each is busy for at most this part of the time. Chosen: a driver that serialises its calls
 gains nothing, one with a lock per GPU halves the time."""
 SETTLED_SECONDS = 600.0
 """After a trial without gain the next one is this much later."""
@@ -58,7 +88,9 @@ SETTLED_SECONDS = 600.0
 class Spread:
     """How many threads read the GPUs: more only while that makes a slow round shorter.
 
-    NVML's calls were reported to serialise on a lock of the driver, where more threads only wait for each other.
+    NVML's calls were reported to serialise on a lock of the driver, where more threads only wait for each other. Compared
+    is how long each thread is busy on average: the duration of a round depends on which thread happens to read the GPU that
+    takes longest, such as one with slow values that are due.
     """
 
     __slots__ = ("_before", "_try_at", "threads")
@@ -66,20 +98,23 @@ class Spread:
     def __init__(self) -> None:
         self.threads = 1
         self._before: tuple[int, float] | None = None
-        """(threads, seconds of a round) before the trial that is running."""
+        """(threads, busy seconds of each) before the trial that is running."""
         self._try_at = 0.0
 
-    def after(self, round_seconds: float, gpus: int, now: float) -> None:
+    def after(self, effort: Effort, gpus: int, now: float) -> None:
         """Learn from a round."""
+        busy = effort.busy_seconds
         if self._before is not None:
             threads, seconds = self._before
             self._before = None
-            if round_seconds > GAIN * seconds:
+            if busy > GAIN * seconds:
                 self.threads, self._try_at = threads, now + SETTLED_SECONDS
                 return
         most = min(gpus, MOST_THREADS)
-        if round_seconds >= SLOW_ROUND_SECONDS and now >= self._try_at and self.threads < most:
-            self._before = (self.threads, round_seconds)
+        is_slow = effort.round_seconds >= SLOW_ROUND_SECONDS
+        one_gpu = effort.longest_seconds > GAIN * effort.round_seconds  # takes nearly all of it
+        if is_slow and not one_gpu and now >= self._try_at and self.threads < most:
+            self._before = (self.threads, busy)
             self.threads = min(most, 2 * self.threads)
-        elif self.threads > 1 and round_seconds * self.threads < SLOW_ROUND_SECONDS:
+        elif self.threads > 1 and busy * self.threads < SLOW_ROUND_SECONDS:
             self.threads, self._before = 1, None
