@@ -17,10 +17,10 @@ from tpw.store.upkeep import Upkeep
 
 _log = structlog.get_logger("tpw")
 
+FIRST_RETRY_SECONDS = 1.0
+"""After the first write that failed; doubled with each further one. Short, because a crash loses what is in memory only."""
 RETRY_SECONDS = 10.0
-"""Between two attempts to write. Short, because a crash loses what is in memory only; not every tick, because a failing
-write may block for a second."""
-
+"""At most between two attempts to write: a failing write may block the tick for a second."""
 
 KEEP_UP_SECONDS = 300.0
 """Between two runs of the upkeep, which makes a backup once an hour."""
@@ -68,6 +68,7 @@ class Persistence:
         self._clock = clock
         self._wall = wall
         self._upkeep = None if file is None else Upkeep(file.path, keep_seconds, wall, clock)
+        self._retry_seconds = FIRST_RETRY_SECONDS
         self._retry_at_seconds = float("-inf")
         self._problem = "" if file is None else file.problem
         self._held_back: tuple[str, ...] = ()
@@ -116,7 +117,8 @@ class Persistence:
         try:
             books = self._file.save(books)
         except OSError as error:
-            self._retry_at_seconds = self._clock() + RETRY_SECONDS
+            self._retry_seconds = min(2.0 * self._retry_seconds, RETRY_SECONDS) if was_failing else FIRST_RETRY_SECONDS
+            self._retry_at_seconds = self._clock() + self._retry_seconds
             self._problem = str(error)
             if not was_failing:
                 self._report_failure()
@@ -148,7 +150,7 @@ class Persistence:
         _log.error(
             "books_write_failed",
             detail=self._problem,
-            hint="The exporter keeps counting in memory and tries again every 10 s. Free or repair the disk.",
+            hint="The exporter keeps counting in memory and tries again within 10 s. Free or repair the disk.",
         )
 
     def _report_recovery(self) -> None:

@@ -46,13 +46,16 @@ def persistence(file: File, clock: Clock) -> Persistence:
     return Persistence(cast("Any", file), lambda: clock.seconds, lambda: 1e9 + clock.seconds)
 
 
-def test_a_disk_that_cannot_be_written_is_tried_again_every_ten_seconds(file: File) -> None:
+def test_a_disk_that_cannot_be_written_is_tried_again_after_1_2_4_8_and_then_every_10_seconds(file: File) -> None:
     clock = Clock()
     store = persistence(file, clock)
     file.works = False
     with capture_logs() as log:
-        for _ in range(61):
+        attempts = []
+        for second in range(61):
+            before = file.attempts
             assert store.save(Books()) == Books()
+            attempts += [second] * (file.attempts - before)
             clock.seconds += 1.0
         failing = store.status.problem
         file.works = True
@@ -60,7 +63,7 @@ def test_a_disk_that_cannot_be_written_is_tried_again_every_ten_seconds(file: Fi
             store.save(Books())
             clock.seconds += 1.0
 
-    assert file.attempts == 7 + len(file.saved), "one attempt, and six more in a minute"
+    assert attempts == [0, 1, 3, 7, 15, 25, 35, 45, 55]
     assert len(file.saved) >= 1
     assert (failing, store.status.problem) == ("disk full", "")
     assert [entry["event"] for entry in log] == ["books_write_failed", "books_written_again"]
