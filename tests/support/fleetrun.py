@@ -1,7 +1,8 @@
 """Runs real daemons through the day of :mod:`support.fleetday` and records every page as Prometheus would.
 
 Each node runs the real daemon on a clock of its own with its books on disk: GPUs that answer as the day defines, a
-powercap tree, and the servers' pages over HTTP, as vLLM prints them. Nothing between them and the page is stood in for.
+powercap tree, and the servers' pages over HTTP, as vLLM prints them. Nothing between them and the page is stood in for,
+except that no process is seen: the pages are served by this one, and it is nobody's server.
 What Prometheus itself adds to a scrape (``up``, its duration, ``process_*`` of another process) is made up here.
 """
 
@@ -12,14 +13,18 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from support import fleetday as day
 from support.fleetday import GPUS, SERVERS, START, TICK, FleetGpu, Node
 from support.pageserver import Asked, PageServer, answer
 from support.samples import Labels, Samples, Series
 from tpw.config.load import load
+from tpw.daemon import ownership
 from tpw.daemon.daemon import Daemon
+from tpw.discovery.processes import HostProcesses
 from tpw.exposition.render import Format, Page
 from tpw.model import EnergyMethod, Gpu, GpuSample, Reason, SourceError
 from tpw.store.sqlite import BooksFile
@@ -293,6 +298,9 @@ def _fleet(*, priced: bool) -> Iterator[tuple[Clock, list[Exporter]]]:
         # In memory where that can be had: the books are committed some thousand times.
         memory = Path("/dev/shm")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)))
+        (folder / "proc").mkdir()
+        unseen = partial(HostProcesses, str(folder / "proc"))
+        stack.enter_context(mock.patch.object(ownership, "HostProcesses", unseen))
         urls = {name: stack.enter_context(PageServer(Engine(name, clock).script)).url for name in SERVERS}
         exporters = []
         for number, node in enumerate(day.NODES):

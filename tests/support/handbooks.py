@@ -6,9 +6,11 @@ day what happened since the one before, and adds it up. A sum here has no other 
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from support import fleetday as day
 from support.fleetday import GPUS, SERVERS, TICK, FleetGpu, Node
@@ -17,7 +19,12 @@ from tpw import __version__
 
 STATES = ("active", "parked", "starting", "other", "idle")
 SERVER_STATES = STATES[:3]
+BELONGS = ("namespace", "workload", "workload_kind", "pod", "container", "deployment")
+"""To whom a server's process belongs: no process is seen on this day."""
 JOULES_PER_KWH = 3.6e6
+SENSOR_ERROR = 0.108
+"""Stated for the sensors of GPUs, relative (docs/accuracy.md). That of the method is independent of it."""
+COUNTER_ERROR, INSTANT_ERROR = 0.002, 0.05
 
 
 @dataclass(slots=True)
@@ -37,6 +44,16 @@ class Meter:
     upto: float
     distrusted: bool = False
     pending: list[Piece] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Held:
+    """What is booked when it is known who used it: time, joules or money of a GPU of a server that cannot be read."""
+
+    quarter: float
+    """Its quarter-hour begins then."""
+    book: Callable[[str, str, float], None]
+    """Book a part of it: server, state, part."""
 
 
 @dataclass(slots=True)
@@ -77,6 +94,8 @@ class Book:
         self._shown: set[tuple[str, Labels]] = set()
         self._answered: dict[str, float] = {}
         self._unmetered: set[str] = set()
+        self._held: dict[str, list[Held]] = {gpu.uuid: [] for gpu in self._gpus}
+        self._held_joules = {gpu.uuid: 0.0 for gpu in self._gpus}
         self._quarters: dict[float, float] = {}
         self._demand_paid = 0.0
         self._now = self._before = self._began = float(day.START)
@@ -155,6 +174,7 @@ class Book:
         owners = {gpu.uuid: self._owner(gpu) for gpu in self._gpus}
         self._unmetered = set()
         self._tokens()
+        self._release()
         for gpu in self._gpus:
             self._time(gpu, owners[gpu.uuid])
         self._energy()
@@ -177,10 +197,10 @@ class Book:
         return list(SERVERS) if self._node is day.A else []
 
     def _owner(self, gpu: FleetGpu) -> tuple[str, str]:
-        """(server, state) of the step that ends now. A server that does not answer owns nothing; ranks without a page
-        own their gpus, and work while these are busy."""
+        """(server, state) of the step that ends now. A server that does not answer still owns its GPUs (what it did is
+        not known, see _away); ranks without a page own their gpus, and work while these are busy."""
         server = day.owner(gpu, self._now)
-        if not server or (self._node is day.A and not day.answers(server, self._now)):
+        if not server:
             return "", "idle"
         if self._node is day.A:
             moved = any(day.made(server, step)["output"] for step in self._steps())
@@ -188,6 +208,31 @@ class Book:
         else:
             works = day.utilization(gpu, self._now) > 0
         return server, "active" if works else "parked"
+
+    def _away(self, server: str) -> bool:
+        """Whether the page of a server cannot be read, so that what its GPUs use is in no counter yet."""
+        return server in self._counted_here() and not day.answers(server, self._now)
+
+    def _hold(self, gpu: FleetGpu, at: float, book: Callable[[str, str, float], None]) -> None:
+        """Keep what was used at a time until its owner is known."""
+        self._held[gpu.uuid].append(Held(at // day.QUARTER * day.QUARTER, book))
+
+    def _release(self) -> None:
+        """A server's page is back, and its process began one step after the last poll without it: of each quarter-hour the
+        part of the outage before that was nobody's, and since then it is starting."""
+        for gpu in self._gpus:
+            server = day.owner(gpu, self._now)
+            if not self._held[gpu.uuid] or self._away(server):
+                continue
+            since, began = self._answered[server], self._now - TICK
+            for held in self._held[gpu.uuid]:
+                begin, end = max(held.quarter, since), min(held.quarter + day.QUARTER, self._now)
+                before = min(1.0, (began - begin) / (end - begin))
+                held.book("", "idle", before)
+                if before < 1.0:
+                    held.book(server, "starting", 1.0 - before)
+            self._held[gpu.uuid] = []
+            self._held_joules[gpu.uuid] = 0.0
 
     def _tokens(self) -> None:
         for name in self._counted_here():
@@ -202,9 +247,19 @@ class Book:
                 self._add("tpw_server_requests_total", 0 if self._first else day.finished(name, step), **who)
 
     def _time(self, gpu: FleetGpu, owner: tuple[str, str]) -> None:
-        server, now = owner[0], owner[1]
-        who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
+        server, now = owner
         seconds = self._now - self._before
+        self._spend(gpu, server, now, 0.0)
+        if self._away(server):
+            self._hold(gpu, self._before, lambda user, state, part: self._spend(gpu, user, state, seconds * part))
+        else:
+            self._spend(gpu, server, now, seconds)
+        if seconds:
+            self._meters[gpu.uuid].pending.append(Piece(self._before, self._now, server, now))
+
+    def _spend(self, gpu: FleetGpu, server: str, now: str, seconds: float) -> None:
+        """Time of a GPU, and what it costs."""
+        who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
         money = {"currency": day.CURRENCY}
         rates = {"hardware": self._node.hardware, "hosting": day.HOSTING}
         if self._node.fixed_per_month:
@@ -224,8 +279,6 @@ class Book:
                     self._add("tpw_server_cost_total", cost, **account, state=state, component=component, **money)
             rent = day.RENTED / 3600 * seconds
             self._add("tpw_server_reference_cost_total", rent, **account, reference="rented-h100", **money)
-        if seconds:
-            self._meters[gpu.uuid].pending.append(Piece(self._before, self._now, server, now))
 
     def _energy(self) -> None:
         read = {gpu: self._read(gpu) for gpu in self._gpus}
@@ -245,7 +298,7 @@ class Book:
                 total = sum(piece.end - piece.begin for piece in pending)
                 for piece in pending:
                     part = joules * (piece.end - piece.begin) / total
-                    self._book(gpu, piece, part, factor)
+                    self._book_or_hold(gpu, piece, part, factor)
                     key = (gpu, piece.server, piece.state)
                     used[key] = used.get(key, 0.0) + part * factor
                     for at in range(int(piece.begin), int(piece.end), TICK):
@@ -272,16 +325,22 @@ class Book:
         everybody = dict.fromkeys(((gpu, *self._owner(gpu)) for gpu in self._gpus), 0.0)
         for (gpu, server, now), joules in ({**everybody, **used} if due else everybody).items():
             share = (due - self._demand_paid) * joules / drawn
-            who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
-            for state in STATES:
-                part = {"state": state, "component": "demand", "currency": day.CURRENCY}
-                self._add("tpw_gpu_state_cost_total", share if state == now else 0.0, **who, **part)
-                if server and state in SERVER_STATES:
-                    model = SERVERS[server].model
-                    cost = share if state == now else 0.0
-                    self._add("tpw_server_cost_total", cost, server=server, model=model, **part)
+            if self._away(server):
+                self._hold(gpu, self._now, partial(self._charge, gpu, share))
+            else:
+                self._charge(gpu, share, server, now, 1.0)
         if used:
             self._demand_paid = due
+
+    def _charge(self, gpu: FleetGpu, money: float, server: str, now: str, part: float) -> None:
+        """A GPU's part of the demand charge, which is due at a poll and belongs to the quarter-hour of that moment."""
+        who = {"gpu": str(gpu.index), "uuid": gpu.uuid}
+        for state in STATES:
+            demand = {"state": state, "component": "demand", "currency": day.CURRENCY}
+            cost = money * part if state == now else 0.0
+            self._add("tpw_gpu_state_cost_total", cost, **who, **demand)
+            if server and state in SERVER_STATES:
+                self._add("tpw_server_cost_total", cost, server=server, model=SERVERS[server].model, **demand)
 
     def _read(self, gpu: FleetGpu) -> float | None:
         """Joules since the last accepted reading; None where there is nothing to book."""
@@ -316,6 +375,18 @@ class Book:
         if gpu.integrated:
             return (day.sensed(gpu, self._before) + day.sensed(gpu, self._now)) / 2 * (self._now - self._before)
         return sum(day.watts(gpu, step) for step in steps) * TICK
+
+    def _book_or_hold(self, gpu: FleetGpu, piece: Piece, joules: float, factor: float) -> None:
+        """Joules of a piece of time, now or when its owner is known."""
+        if not self._away(piece.server):
+            self._book(gpu, piece, joules, factor)
+            return
+
+        def book(server: str, state: str, part: float) -> None:
+            self._book(gpu, Piece(piece.begin, piece.end, server, state), joules * part, factor)
+
+        self._hold(gpu, piece.begin, book)
+        self._held_joules[gpu.uuid] += joules
 
     def _book(self, gpu: FleetGpu, piece: Piece | None, joules: float, factor: float) -> None:
         """Joules of a piece of time, evenly over it, each at the price of its moment. Without a piece: the zeros."""
@@ -363,11 +434,16 @@ class Book:
             energy_method="instant_power" if gpu.integrated else "counter",
         )  # fmt: skip
         self._show("tpw_gpu_up", 0.0 if gone else 1.0, **who)
+        self._show("tpw_gpu_pending_energy_joules", self._held_joules[gpu.uuid], **who)
         if owner[0]:
             self._show("tpw_server_gpu", 1.0, **who, server=owner[0])
             self._show("tpw_server_gpu_share_ratio", 1.0, **who, server=owner[0], method="sole")
+            # All of it is the server's.
+            self._show("tpw_server_gpu_share_error_ratio", 0.0, server=owner[0], uuid=gpu.uuid)
         if gone:
             return
+        method = INSTANT_ERROR if gpu.integrated else COUNTER_ERROR
+        self._show("tpw_gpu_energy_error_ratio", math.hypot(SENSOR_ERROR, method), uuid=gpu.uuid)
         self._show("tpw_gpu_power_watts", day.sensed(gpu, now), **who)
         self._show("tpw_gpu_power_limit_watts", 700.0, **who)
         self._show("tpw_gpu_utilization_ratio", day.utilization(gpu, now), **who)
@@ -380,7 +456,7 @@ class Book:
         who = {"server": name, "model": SERVERS[name].model}
         self._show(
             "tpw_server_info", 1.0, server=name, engine="vllm" if read else "", cadence="step" if read else "unknown",
-            version="0.32.0" if read else "", attribution="configured",
+            version="0.32.0" if read else "", attribution="configured", **dict.fromkeys(BELONGS, ""),
         )  # fmt: skip
         if read:
             up = day.answers(name, self._now)
@@ -391,6 +467,8 @@ class Book:
         self._ratios(name)
 
     def _ratios(self, name: str) -> None:
+        if self._away(name):
+            return
         who = {"server": name, "model": SERVERS[name].model}
         energy = self._sum("tpw_server_cost_total", server=name, component="energy")
         credit = self._sum("tpw_server_credit_total", server=name)
@@ -407,7 +485,9 @@ class Book:
                 name in self._unmetered,
             )
         )
-        del window[:-3]  # the live window is two steps
+        # The live window is two steps. After an outage it begins at the last poll that read the server.
+        while len(window) > 2 and window[0].at < self._now - 2 * TICK:
+            del window[0]
         if len(window) < 2:
             return
         first, last = window[0], window[-1]
@@ -477,11 +557,22 @@ class Book:
             ("tpw_polls_skipped_total", 0.0),
             ("tpw_poll_lag_seconds", 0.0),
             ("tpw_exposition_dropped_samples_total", 0.0),
+            ("tpw_books_writable", 1.0),
+            ("tpw_books_recovered_total", 0.0),
+            # Nobody was gone for long enough to lose its series.
+            ("tpw_books_unlisted_energy_joules", 0.0),
+            ("tpw_books_unlisted_facility_energy_joules", 0.0),
             ("process_cpu_seconds_total", 0.005 * ran),
             ("process_resident_memory_bytes", 41.0 * 2**20 + 64 * ran),
             ("process_start_time_seconds", self._began),
         ):
             self._show(metric, value)
+        components = ["energy", "hardware", "hosting"]
+        components += ["demand"] if self._node.demand_per_kw_month else []
+        components += ["fixed"] if self._node.fixed_per_month else []
+        for component in components:
+            self._show("tpw_books_unlisted_cost", 0.0, component=component, currency=day.CURRENCY)
+        self._show("tpw_books_unlisted_credit", 0.0, currency=day.CURRENCY)
 
 
 def _changes(now: float, change: float) -> list[float]:

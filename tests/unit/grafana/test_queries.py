@@ -48,6 +48,7 @@ MOMENTS = {
 CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
 EMPTY = {
     ("tpw-models", "Joules per request", "B"): "no engine here counts work other than tokens",
+    ("tpw-models", "Requests without usage", "A"): "every request here is counted by its engine, none by a gateway",
     ("tpw-measuring", "GPUs against the node's own meter", "A"): "no node here has a meter of its own",
     ("tpw-gpus", "GPUs that servers share", "A"): "every GPU is one server's here; test_shared_gpus.py has others",
     ("tpw-gpus", "Estimated power of instances (MIG)", "A"): "no GPU is partitioned here; test_shared_gpus.py has one",
