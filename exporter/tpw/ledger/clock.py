@@ -65,6 +65,7 @@ def _server(account: ServerAccount, step: float) -> ServerAccount:
         account,
         since_wall_seconds=_moved(account.since_wall_seconds, step),
         read_wall_seconds=_moved(account.read_wall_seconds, step),
+        unread_since_seconds=_moved(account.unread_since_seconds, step),
         seen={name: moment + step for name, moment in account.seen.items()},
     )
 
