@@ -32,7 +32,8 @@ INSTEAD = {
     r"believed": "accepted, ignored",
     r"makes? no sense": "is not valid",
     r"nobody asks": "no requests",
-    r"standing(?![ _]charges?)": "fixed charges, current value, lasting",
+    # The books of 0.1.0 hold `standing_since_seconds`.
+    r"standing(?![ _]charges?|_since_seconds)": "fixed charges, current value, lasting",
 }
 """Regular expression of a word -> what to write."""
 

@@ -146,8 +146,8 @@ def load_contract(text: str) -> Books:
     return Books(
         month_kwh=dict(data.get("month_kwh", [])),
         demand={name: _load_demand(state) for name, state in data.get("peaks", {}).items()},
-        # 0.1.0 used another name with this ending.
-        standing_charges_since_seconds=next((data[name] for name in data if name.endswith("_since_seconds")), None),
+        # The second name is that of 0.1.0.
+        standing_charges_since_seconds=data.get("standing_charges_since_seconds", data.get("standing_since_seconds")),
     )
 
 
