@@ -56,6 +56,13 @@ def written_groups() -> list[dict[str, Any]]:
     )
 
 
+def queried(alert: str) -> set[str]:
+    """Every name in the queries of tests/rules/ALERT.yaml: what is evaluated beside the alert."""
+    case = yaml.load((CASES / f"{alert}.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506
+    queries = [query["expr"] for test in case["tests"] for query in test.get("promql_expr_test", ())]
+    return {name for query in queries for name in re.findall(r"[A-Za-z_][\w:]*", query)}
+
+
 def run_case(
     tools: Path,
     alert: str,

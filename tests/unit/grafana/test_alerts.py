@@ -42,7 +42,7 @@ NOT_KNOBS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_alert_passes_its_cases_and_no_changed_threshold_does(name: str, edition: str, tools: Path, tmp_path: Path):
     """The thresholds are changed with one version of Prometheus only: the cases, not the engine, are tested by that."""
-    groups = ruletests.closure(ruletests.written_groups(), {name})
+    groups = ruletests.closure(ruletests.written_groups(), {name, *ruletests.queried(name)})
     changed = dict(_changed_rules(name)) if edition == "3" else {}
     failed, output = ruletests.run_case(tools, name, groups, tmp_path, changed)
     assert name not in failed, output
