@@ -30,6 +30,7 @@ from pathlib import Path
 import psutil
 
 from bench import counting, keeping, scanning, weighing
+from bench.weighing import get
 from fakenvml import FakeNvml
 
 GOALS = {
@@ -51,19 +52,6 @@ class Figures:
     start: float
     series: int
     size: int
-
-
-def get(port: int, path: str) -> tuple[int, bytes]:
-    """One GET."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except OSError:
-        return 0, b""
-    finally:
-        connection.close()
 
 
 def cpu_seconds(process: psutil.Process) -> float:
