@@ -11,6 +11,7 @@ RUN python -m venv /opt/build && python -m venv /opt/tpw \
  && /opt/tpw/bin/pip install --no-cache-dir --require-hashes -r requirements/image.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter/ exporter/
+COPY deploy/runbooks/ deploy/runbooks/
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /src/dist . \
  && /opt/tpw/bin/pip install --no-cache-dir --no-deps /src/dist/*.whl \
  && /opt/tpw/bin/pip uninstall --yes pip setuptools

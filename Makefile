@@ -22,7 +22,7 @@ CACHE := .cache
 SITE := build/site
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
-SOURCES := $(shell find exporter -name '*.py' -o -name py.typed) pyproject.toml README.md LICENSE
+SOURCES := $(shell find exporter deploy/runbooks -name '*.py' -o -name py.typed -o -name '*.md') pyproject.toml README.md LICENSE
 CC ?= cc
 ARGS ?=
 PYTEST_ARGS ?=

@@ -78,7 +78,7 @@ def annotations_of(alert: Alert, values: Values) -> dict[str, str]:
     return {
         "summary": alert.summary,
         "description": " ".join(alert.description.split()),
-        "runbook_url": values.runbook_url.format(alert=alert.name),
+        "runbook_url": (values.runbook_url or _RUNBOOK).replace("{alert}", alert.name),
         "dashboard_url": f"{address}?{query}" if query else address,
     }
 
@@ -96,6 +96,11 @@ def _money(expr: str, words: str, otherwise: str = "") -> str:
     return text + (f"{{{{ else }}}}{otherwise}{{{{ end }}}}" if otherwise else "{{ end }}")
 
 
+_RUNBOOK = (
+    '{{ range query "topk(1, tpw_build_info)" }}http://{{ . | label "instance" }}/runbooks/{alert}'
+    "{{ else }}deploy/runbooks/{alert}.md{{ end }}"
+)
+"""The page of any exporter that is up, because the one of the alert may be down. Else the path in this repository."""
 _AMOUNT = '{{ . | value | printf "%.2f" }} {{ . | label "currency" }}'
 _WHERE = "{{ $labels.instance }}"
 _GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"

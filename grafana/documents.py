@@ -83,8 +83,9 @@ $ PYTHONPATH=exporter .venv/bin/python -m grafana.build --values my-values.yaml 
 This writes into `deploy/` of the checkout, which the Helm chart, compose and Kustomize read. With `--out DIR` it writes
 below another directory.
 
-By default an alert names its runbook by the path in this repository and its dashboard by the path in Grafana
-(`/d/tpw-gpus?var-instance=...`). Give the two addresses to get links.
+By default an alert links to its runbook on an exporter that is up (`http://INSTANCE/runbooks/TpwGpuIdle`), and names its
+dashboard by the path in Grafana (`/d/tpw-gpus?var-instance=...`). Give `--grafana` to get links to dashboards, and
+`--runbooks` where the exporters serve HTTPS or cannot be reached from a browser.
 
 `labels` keep installations apart: every aggregation keeps them, and a label that no series has is harmless. `job` is a
 regular expression for the name of the scrape job.

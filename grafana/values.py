@@ -23,8 +23,8 @@ class Values:
     """Labels that keep installations apart: every aggregation keeps them. A label that no series has costs nothing."""
     job: str = ".*tpw-exporter.*"
     """Regular expression of the scrape job, for series that every exporter has (``up``)."""
-    runbook_url: str = "deploy/runbooks/{alert}.md"
-    """Address of a runbook; ``{alert}`` is the name of the alert. By default the path in this repository, not a link."""
+    runbook_url: str = ""
+    """Address of a runbook; ``{alert}`` is the name of the alert. Empty: the page of an exporter that is up."""
     grafana_url: str = ""
     """Address of Grafana, before ``/d/``. Empty: an alert names the dashboard by its path."""
 

@@ -68,12 +68,13 @@ def content_security_policy() -> str:
 def page(status: Status, telemetry_path: str, host: str = "") -> bytes:
     """The whole document. ``host`` is the name of the machine, for the title."""
     interval = max(1.0, min(10.0, status["interval_seconds"]))
-    return _document(
+    return document(
         f"tpw-exporter on {host}" if host else "tpw-exporter",
         f'<main id="live" data-every="{interval:g}">{main(status, host)}</main>',
         f'<a href="{escape(telemetry_path.lstrip("/"))}">metrics</a> '
         '<a href="api/v1/status">status as JSON</a> '
         '<a href="docs/metrics">metric reference</a> '
+        '<a href="runbooks/">runbooks</a> '
         f"<span>tpw-exporter {escape(status['version'])}</span>",
         script=True,
     )
@@ -90,7 +91,7 @@ def reference() -> bytes:
         "<header><h1>Metrics</h1></header>"
         "<p class=note>A missing series means unknown; 0 means observed zero. A counter never decreases.</p>"
     )
-    return _document("tpw-exporter: metrics", f"<main>{head}{tables}</main>", '<a href="../">status page</a>')
+    return document("tpw-exporter: metrics", f"<main>{head}{tables}</main>", '<a href="../">status page</a>')
 
 
 def _named(metric: Metric) -> _Cell:
@@ -103,7 +104,8 @@ def _meaning(metric: Metric) -> _Cell:
     return _Cell(f"<span class=hint>{escape(metric.help)}</span>{absent}", "wrap")
 
 
-def _document(title: str, body: str, foot: str, *, script: bool = False) -> bytes:
+def document(title: str, body: str, foot: str, *, script: bool = False) -> bytes:
+    """A whole document in the style of the page; ``body`` and ``foot`` are HTML."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'

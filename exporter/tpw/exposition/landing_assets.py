@@ -65,6 +65,7 @@ tr:has(.idle) .bar rect{fill:var(--idle)}
 .empty{color:var(--soft);background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:1rem 1.25rem}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",monospace}
 ul{margin:0;padding-left:1.2rem;color:var(--soft)}
+main.text{max-width:48rem}.text p,.text ul,.text ol{margin:.5rem 0}.text ul{color:inherit}
 footer{margin-top:2.5rem;padding-top:1rem;border-top:1px solid var(--line);display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;
 font-size:.9rem;color:var(--soft)}
 footer span{margin-left:auto}

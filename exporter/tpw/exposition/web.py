@@ -101,6 +101,7 @@ class Web:
             "/": self._landing,
             "/api/v1/status": self._status,
             "/docs/metrics": self._reference,
+            "/runbooks/": self._runbook,
             # After the landing page, which it replaces if both have the same path. Before the probes: they need no
             # password, and the metrics must never be served under their paths.
             self._telemetry_path: self._metrics,
@@ -113,7 +114,7 @@ class Web:
         try:
             if request.path in self._actions:
                 return self._act(request)
-            route = self._routes.get(request.path)
+            route = self._routes.get("/runbooks/" if request.path.startswith("/runbooks/") else request.path)
             if route is None:
                 known = ", ".join(sorted({*self._routes, *self._actions}))
                 return Response(f"not found; available paths: {known}\n".encode(), 404)
@@ -170,6 +171,14 @@ class Web:
 
         policy = ("Content-Security-Policy", landing.content_security_policy())
         return Response(landing.reference(), 200, _HTML, (policy,))
+
+    def _runbook(self, request: Request) -> Response:
+        from tpw.exposition import landing, runbooks
+
+        body = runbooks.page(request.path.removeprefix("/runbooks/"))
+        if body is None:
+            return Response(b"no such runbook; /runbooks/ lists all\n", 404)
+        return Response(body, 200, _HTML, (("Content-Security-Policy", landing.content_security_policy()),))
 
     def _status(self, request: Request) -> Response:
         snapshot = self._get_snapshot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -14,9 +15,10 @@ import tpw
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = {
-    str(path.relative_to(ROOT / "exporter"))
-    for path in (ROOT / "exporter" / "tpw").rglob("*")
-    if path.is_file() and path.suffix != ".pyc"
+    str(Path(folder, name).relative_to(ROOT / "exporter"))
+    for folder, _, names in os.walk(ROOT / "exporter" / "tpw", followlinks=True)
+    for name in names
+    if not name.endswith(".pyc")
 }
 
 

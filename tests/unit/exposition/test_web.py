@@ -260,7 +260,9 @@ def test_an_unknown_path_is_answered_with_the_known_ones():
     assert b"/metrics" in answer.body
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/docs/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/docs/metrics", "/runbooks/"]
+)
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
 def test_other_methods_are_answered_with_the_allowed_ones(path: str, method: str):
     answer = get(web(rich_snapshot()), path, method)

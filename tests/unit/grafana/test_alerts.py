@@ -185,10 +185,12 @@ def test_alert_has_complete_annotations(alert: Alert):
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
 def test_by_default_no_address_leads_nowhere(alert: Alert, root: Path):
-    """The runbook is a path in this repository and the dashboard a path in Grafana; neither has a host."""
+    """The runbook is the page of an exporter, or a path in this repository; the dashboard is a path in Grafana."""
     notes = annotations_of(alert, VALUES)
-    assert (root / notes["runbook_url"]).is_file()
-    assert "://" not in notes["runbook_url"] + notes["dashboard_url"]
+    page, path = notes["runbook_url"].removesuffix("{{ end }}").split("{{ else }}")
+    assert page.endswith(f"/runbooks/{alert.name}")
+    assert (root / path).is_file()
+    assert "://" not in notes["dashboard_url"]
 
 
 def test_alerts_on_cost_have_an_amount_per_day():

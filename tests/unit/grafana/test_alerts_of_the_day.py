@@ -136,7 +136,7 @@ def test_the_description_has_the_amount_of_the_hand_books(
     where = {"job": fleetday.JOB, "instance": gpu.node.instance, "gpu": str(gpu.index), **who}
     subject = f"GPU {gpu.index} ({gpu.uuid}) of {gpu.node.instance}"
     description = f"{subject} {words} {_money_a_day(books, end, state, gpu.uuid)}"
-    notes = annotations_of(ALERTS[name, severity], VALUES)
+    notes = annotations_of(ALERTS[name, severity], VALUES) | {"runbook_url": f"deploy/runbooks/{name}.md"}
     for label in ("instance", "gpu"):
         escaped = where[label].replace(":", "%3A")
         notes = {key: text.replace(f"{{{{ $labels.{label} | urlquery }}}}", escaped) for key, text in notes.items()}
