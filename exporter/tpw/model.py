@@ -364,8 +364,38 @@ class Role(StrEnum):
     PROMPT = "prompt"
     """Prompt tokens, cached ones included: INPUT = PROMPT - CACHED_INPUT."""
     CACHED_INPUT = "cached_input"
+    ELSEWHERE = "elsewhere"
+    """Tokens that the other instance of a prefill and decode pair counts: followed, and never booked here."""
     REQUESTS = "requests"
     """Finished requests."""
+
+
+class Tier(StrEnum):
+    """Where cached prompt tokens came from."""
+
+    DEVICE = "device"
+    """The memory of the GPU."""
+    HOST = "host"
+    DISK = "disk"
+    REMOTE = "remote"
+    """A store or a server on another machine."""
+
+
+class Phase(StrEnum):
+    """What an instance of a prefill and decode pair does."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class KvTransfer:
+    """How a server exchanges computed prompts with others, from its command line."""
+
+    phase: Phase | None = None
+    """None: both, or unknown."""
+    from_store: bool = False
+    """Whether what comes from outside comes from a store of its own, so that no other server counts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +407,8 @@ class TokenSeries:
     key: str
     """Identity of the series across reads: its name and labels as on the page."""
     value: float
+    tier: Tier | None = None
+    """Of cached prompt tokens, where the series has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +469,7 @@ class OsProcess:
     started_wall_seconds: float
     keeps_counters: bool = False
     """Whether its counters may continue from files of an earlier process."""
+    transfer: KvTransfer = KvTransfer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +494,7 @@ class ServerReading:
     """What this server does not report although it could, and how to enable it; "" where nothing is missing."""
     address: str = ""
     """Where it was read. Without an identity, another address means another server."""
+    phase: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True)

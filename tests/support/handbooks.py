@@ -19,8 +19,8 @@ from tpw import __version__
 
 STATES = ("active", "parked", "starting", "other", "idle")
 SERVER_STATES = STATES[:3]
-BELONGS = ("namespace", "workload", "workload_kind", "pod", "container", "deployment")
-"""To whom a server's process belongs: no process is seen on this day."""
+BELONGS = ("namespace", "workload", "workload_kind", "pod", "container", "deployment", "role")
+"""To whom a server's process belongs, and its role: no process is seen on this day."""
 JOULES_PER_KWH = 3.6e6
 SENSOR_ERROR = 0.108
 """Stated for the sensors of GPUs, relative (docs/accuracy.md). That of the method is independent of it."""
@@ -244,6 +244,7 @@ class Book:
                     worth = more * day.API[kind]
                     reference = {"reference": "api-70b", "currency": day.CURRENCY}
                     self._add("tpw_server_reference_cost_total", worth, **who, **reference)
+                self._add("tpw_server_cached_tokens_total", made["cached_input"], **who, tier="device")
                 self._add("tpw_server_requests_total", 0 if self._first else day.finished(name, step), **who)
 
     def _time(self, gpu: FleetGpu, owner: tuple[str, str]) -> None:

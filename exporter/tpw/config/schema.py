@@ -201,6 +201,13 @@ class Server:
         default=None,
         default_words="the engine's",
     )
+    role: str | None = setting(
+        choice("prefill", "decode"),
+        "Role of the server in a pair of prefill and decode instances: `prefill` counts prompts only, `decode` output only,"
+        " so that the pair counts every token once.",
+        default=None,
+        default_words="from the command line of its process, where that has one; else both",
+    )
     timeout: float = setting(duration(0.1, 60.0), "Time limit of one read.", default=2.0)
     tls: Tls | None = setting(Section(Tls), "TLS of the connection.", default=None)
 

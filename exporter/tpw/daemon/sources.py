@@ -15,7 +15,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.http.client import Tls
-from tpw.model import Cadence, OsProcess
+from tpw.model import Cadence, OsProcess, Phase
 from tpw.power import (
     ACCELERATOR_METERS,
     HOST_METERS,
@@ -147,6 +147,7 @@ def token_source(
         model=server.model or "",
         cadence=None if server.cadence is None else Cadence(server.cadence),
         process=process,
+        phase=None if server.role is None else Phase(server.role),
         dialects=rows,
     )
 

@@ -22,10 +22,12 @@ from tpw.discovery.podnames import PodNames
 from tpw.discovery.procfs import Process, ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
+from tpw.discovery.transfer import kv_transfer
 from tpw.discovery.workload import Cgroup, parse, workload_of
 from tpw.model import OsProcess, ServerWorkload, Workload, WorkloadKind
 
 _COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable: where Python's client library keeps counters that another process may continue."""
 
 
 class HostProcesses:
@@ -178,15 +180,11 @@ class HostProcesses:
         if not listeners:
             return None
         first = min(listeners, key=lambda process: (process.started_ticks, process.pid))
-        return OsProcess(
-            first.pid, self._fs.started_wall_seconds(first), keeps_counters=self._keeps_counters(first.pid)
-        )
-
-    def _keeps_counters(self, pid: int) -> bool:
-        """Whether the server was started with a directory in which Python's client library keeps counters. A directory that
-        a server sets for its own children is empty at its start (vLLM, SGLang)."""
-        oldest = min(self.tree([pid]), key=lambda member: self._table[member].started_ticks, default=pid)
-        return _COUNTERS_DIRECTORY in self._fs.environment(oldest)
+        tree = sorted((self._table[pid] for pid in self.tree([first.pid]) or (first.pid,)), key=_age)
+        # A directory that a server sets for its own children is empty at its start (vLLM, SGLang).
+        keeps_counters = _COUNTERS_DIRECTORY in self._fs.environment(tree[0].pid)
+        transfer = kv_transfer([first.argv, *(process.argv for process in tree)])
+        return OsProcess(first.pid, self._fs.started_wall_seconds(first), keeps_counters, transfer)
 
     def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
         """See :meth:`tpw.discovery.finder.ServerFinder.find`."""

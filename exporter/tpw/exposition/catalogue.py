@@ -258,11 +258,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_server_info",
         (
             *("server", "engine", "cadence", "version", "attribution"),
-            *("namespace", "workload", "workload_kind", "pod", "container", "deployment"),
+            *("namespace", "workload", "workload_kind", "pod", "container", "deployment", "role"),
         ),
         "Engine and version of the server, when its output counter moves (cadence), how its GPUs were found "
-        "(attribution), from its metrics page and process, and to whom its process belongs, from its cgroup and the names "
-        "of pod logs (empty where unknown); always 1.",
+        "(attribution), from its metrics page and process; to whom its process belongs, from its cgroup and the names "
+        "of pod logs; and its role (prefill or decode), from its command line or configuration. Empty where unknown; "
+        "always 1.",
         "The server is no longer configured or found; its counters stay.",
     ),
     Metric(
@@ -294,6 +295,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "Tokens of the server by kind, from the token counters of the engine: input (prompt tokens computed), "
         "cached_input (prompt tokens from the prefix cache), output (generated). The kinds are disjoint.",
         "The server was never read, or its engine does not count that kind.",
+    ),
+    Metric(
+        "tpw_server_cached_tokens_total",
+        ("server", "model", "tier"),
+        "Cached input tokens of the server by where they came from, from the token counters of the engine: device (memory "
+        "of the GPU), host (memory of the host), disk, remote (a store or a server elsewhere). A part of "
+        "tpw_server_tokens_total of kind cached_input: what has an unknown origin is in none.",
+        "The engine does not report where cached tokens came from.",
     ),
     Metric(
         "tpw_server_token_anomalies_total",

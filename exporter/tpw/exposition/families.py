@@ -283,7 +283,8 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWork
         sheet.add("tpw_server_up", (name,), 1.0 if server.up else 0.0)
     if configured or server.up or server.gpus:
         identity = (name, server.engine, str(server.cadence), server.version, str(server.attribution))
-        belongs = (owner.namespace, owner.workload, owner.kind, owner.pod, owner.container, owner.deployment)
+        phase = "" if server.phase is None else str(server.phase)
+        belongs = (owner.namespace, owner.workload, owner.kind, owner.pod, owner.container, owner.deployment, phase)
         sheet.add("tpw_server_info", identity + belongs, 1.0)
     for account in sorted((books.gpus[uuid] for uuid in server.gpus if uuid in books.gpus), key=_by_index):
         owned = (name, str(account.gpu.index), account.gpu.uuid)
@@ -296,6 +297,8 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWork
             sheet.add("tpw_server_gpu_share_error_ratio", (name, account.gpu.uuid), error)
     for (model, kind), tokens in sorted(server.tokens.items()):
         sheet.add("tpw_server_tokens_total", (name, model, str(kind)), tokens)
+    for (model, tier), tokens in sorted(server.tiers.items()):
+        sheet.add("tpw_server_cached_tokens_total", (name, model, str(tier)), tokens)
     for reason, count in sorted(server.anomalies.items()):
         sheet.add("tpw_server_token_anomalies_total", (name, reason), float(count))
     for path, requests in sorted(server.uncounted.items()):

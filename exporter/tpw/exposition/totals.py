@@ -98,5 +98,6 @@ def _without(account: ServerAccount, retired: Retired) -> ServerAccount:
         tokens={key: value for key, value in account.tokens.items() if (name, key[0]) not in retired},
         requests={model: value for model, value in account.requests.items() if (name, model) not in retired},
         work={key: value for key, value in account.work.items() if (name, key[0]) not in retired},
+        tiers={key: value for key, value in account.tiers.items() if (name, key[0]) not in retired},
         reference_cost={key: value for key, value in account.reference_cost.items() if (name, key[0]) not in retired},
     )

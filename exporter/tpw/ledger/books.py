@@ -28,10 +28,12 @@ from tpw.model import (
     Instant,
     Load,
     Part,
+    Phase,
     ProcessIdentity,
     Role,
     SplitMethod,
     State,
+    Tier,
     TokenKind,
     Workload,
 )
@@ -269,6 +271,9 @@ class ServerAccount:
     """Finished requests by model, where the engine counts them."""
     uncounted: Mapping[str, float] = field(default_factory=dict)
     """Finished requests with unknown tokens, by path."""
+    tiers: Mapping[tuple[str, Tier], float] = field(default_factory=dict)
+    """Cached input by (model, tier), as far as the engine reports tiers."""
+    phase: Phase | None = None
     loads: tuple[Load, ...] = ()
     models: tuple[str, ...] = ()
     """Models it serves, as last known: they share parked energy."""

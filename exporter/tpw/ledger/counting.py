@@ -130,6 +130,7 @@ def count(
     counted = _in_current_roles(account.counted, reading)
     work = dict(account.work)
     requests = dict(account.requests)
+    tiers = account.tiers
     doubted = {} if from_zero or elder else account.doubted
     moved = False
     known_names: set[str] | None = None
@@ -177,6 +178,8 @@ def count(
         slot = (model, series.role)
         counted[slot] = counted.get(slot, 0.0) + rise
         moved = moved or rise > 0.0
+        if series.tier is not None and series.role is Role.CACHED_INPUT:
+            tiers = {**tiers, (model, series.tier): tiers.get((model, series.tier), 0.0) + rise}
     for unit in reading.work:
         rise = rise_of(unit.key, unit.value, None)
         place = (unit.model or UNKNOWN_MODEL, unit.unit)
@@ -219,6 +222,8 @@ def count(
         loads=reading.loads,
         models=models,
         uncounted=uncounted,
+        tiers=tiers,
+        phase=reading.phase,
         anomalies=_sums(account.anomalies, anomalies),
         doubted=doubted,
         read_at_seconds=reading.at_seconds,

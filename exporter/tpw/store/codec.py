@@ -32,6 +32,7 @@ from tpw.model import (
     Role,
     SplitMethod,
     State,
+    Tier,
     TokenKind,
     Workload,
     WorkloadKind,
@@ -239,6 +240,7 @@ def dump_server(account: ServerAccount) -> str:
             "counted": _lists(account.counted),
             "tokens": _lists(account.tokens),
             "work": _lists(account.work),
+            "tiers": _lists(account.tiers),
             "reference_cost": _lists(account.reference_cost),
             "anomalies": account.anomalies,
             "seen": account.seen,
@@ -259,6 +261,7 @@ def load_server(name: str, text: str) -> ServerAccount:
         counted={(model, Role(role)): value for model, role, value in data.get("counted", [])},
         tokens={(model, TokenKind(kind)): value for model, kind, value in data.get("tokens", [])},
         work={(model, unit): value for model, unit, value in data.get("work", [])},
+        tiers={(model, Tier(tier)): value for model, tier, value in data.get("tiers", [])},
         reference_cost={(model, reference): value for model, reference, value in data.get("reference_cost", [])},
     )
 

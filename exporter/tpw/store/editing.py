@@ -132,6 +132,9 @@ def _without(piece: Pending, server: str) -> Pending:
 def _merged(account: ServerAccount, gone: ServerAccount) -> ServerAccount:
     """The account of forgotten servers with one more, all of its models as one."""
     tokens, work, references = dict(account.tokens), dict(account.work), dict(account.reference_cost)
+    tiers = dict(account.tiers)
+    for (_, tier), value in gone.tiers.items():
+        tiers[OTHER_MODEL, tier] = tiers.get((OTHER_MODEL, tier), 0.0) + value
     for (_, kind), value in gone.tokens.items():
         tokens[OTHER_MODEL, kind] = tokens.get((OTHER_MODEL, kind), 0.0) + value
     for (_, unit), value in gone.work.items():
@@ -143,6 +146,7 @@ def _merged(account: ServerAccount, gone: ServerAccount) -> ServerAccount:
         account,
         tokens=tokens,
         work=work,
+        tiers=tiers,
         reference_cost=references,
         requests=requests if account.requests or gone.requests else {},
         models=(OTHER_MODEL,),

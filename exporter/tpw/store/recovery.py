@@ -323,6 +323,7 @@ def _restore_servers(
             },
             models=lost[name].models if name in lost else tuple(sorted(models)),
             seen=lost[name].seen if name in lost else {},
+            tiers=lost[name].tiers if name in lost else {},
         )
         servers[name,] = (name, codec.dump_server(account))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tpw.model import Cadence, Role
+from tpw.model import Cadence, Role, Tier
 
 
 class Kind(StrEnum):
@@ -52,6 +52,7 @@ class Candidate:
         name: the sample's name without the engine's prefix; for ``HISTOGRAM_SUM`` the name of the histogram.
         match: label values the sample must have; a label that is listed twice may have either value.
         unless: label values it must not have.
+        tiers: for cached tokens, the tier by a label's value; the label "" stands for every series.
         cadence: when it moves, if different from the row's.
         role: what it counts, if different from its list's (a prompt counter that includes cached tokens is in the
             ``input`` list with ``Role.PROMPT``).
@@ -63,6 +64,7 @@ class Candidate:
     cadence: Cadence | None = None
     role: Role | None = None
     unless: tuple[tuple[str, str], ...] = ()
+    tiers: tuple[tuple[str, str, Tier], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,9 @@ class Dialect:
     stored: tuple[Candidate, ...] = ()
     """Prompt tokens from the engine's stores outside the GPU's memory, which ``cached_input`` does not include: they are
     added to it."""
+    external: tuple[Candidate, ...] = ()
+    """Prompt tokens that came from outside the instance: cached input of a server that has a store there, else of the
+    instance that computed them."""
     prompt: tuple[Candidate, ...] = ()
     """All prompt tokens, beside an ``input`` without the cached ones: for engines that have no counter of cached tokens.
     Not a sample that is in ``input`` too: it would be counted twice."""
@@ -180,6 +185,7 @@ class Dialect:
             Role.INPUT: self.input,
             Role.PROMPT: self.input,
             Role.CACHED_INPUT: self.cached_input,
+            Role.ELSEWHERE: self.external,
             Role.REQUESTS: self.requests,
         }
         return lists[role]

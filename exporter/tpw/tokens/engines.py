@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tpw.model import Cadence, Role
+from tpw.model import Cadence, Role, Tier
 from tpw.tokens.dialects import Candidate, Climb, Dialect, Kind, Level, Lookup, Mark, Processes, Progress, Work
 
 STEP, CHUNK, FINISH = Cadence.STEP, Cadence.CHUNK, Cadence.FINISH
@@ -44,12 +44,12 @@ def _absolute(dialect: Dialect, candidates: tuple[Candidate, ...]) -> tuple[Cand
 
 # vllm-project/vllm: vllm/v1/metrics/loggers.py, vllm/v1/metrics/stats.py; measured against 0.32.0.
 # prompt_tokens_total includes cached tokens and moves when prefill ends. by_source splits it into local_compute,
-# local_cache_hit and external_kv_transfer; the last is left out, because the instance that sent the blocks has counted
-# the prompt as its own local_compute (prefill and decode instances, and their sum, then count every prompt once).
+# local_cache_hit and external_kv_transfer; the last is cached input only of a server that has a store behind its connector
+# (kv_role kv_both): else the instance that sent the blocks has counted the prompt as its own local_compute.
 # gpu_prefix_cache_hits is not used: releases that have it alone count blocks, not tokens.
 # prompt_tokens_cached_by_source (vllm/v1/metrics/cache_hit_source.py) splits external_kv_transfer: host and disk are the
 # instance's own offloaded blocks. p2p comes from another instance; external_unspecified is the default of every connector,
-# those between prefill and decode instances included, so it is left out too.
+# those between prefill and decode instances included.
 VLLM = Dialect(
     name="vllm",
     # vllm_router_* is a router without tokens or GPUs.
@@ -60,11 +60,29 @@ VLLM = Dialect(
     output=(_counter("generation_tokens_total"),),
     input=(_counter("prompt_tokens_by_source_total", ("source", "local_compute")), _prompt("prompt_tokens_total")),
     cached_input=(
-        _counter("prompt_tokens_by_source_total", ("source", "local_cache_hit")),
+        Candidate(
+            "prompt_tokens_by_source_total",
+            match=(("source", "local_cache_hit"),),
+            tiers=(("", "", Tier.DEVICE),),
+        ),
         _counter("prompt_tokens_cached_total"),
         _counter("prefix_cache_hits_total"),
     ),
-    stored=(_counter("prompt_tokens_cached_by_source_total", ("source", "host"), ("source", "disk")),),
+    stored=(
+        Candidate(
+            "prompt_tokens_cached_by_source_total",
+            match=(("source", "host"), ("source", "disk")),
+            tiers=(("source", "host", Tier.HOST), ("source", "disk", Tier.DISK)),
+        ),
+    ),
+    external=(
+        Candidate(
+            "prompt_tokens_cached_by_source_total",
+            match=(("source", "p2p"), ("source", "external_unspecified")),
+            tiers=(("source", "p2p", Tier.REMOTE),),
+        ),
+        _counter("prompt_tokens_by_source_total", ("source", "external_kv_transfer")),
+    ),
     requests=(_counter("request_success_total"),),
     running=(_gauge("num_requests_running"),),
     waiting=(_gauge("num_requests_waiting"),),
@@ -75,8 +93,8 @@ VLLM = Dialect(
     enable="start vLLM without --disable-log-stats; the nodes of a server started with --headless publish nothing",
     caveats="`n > 1` counts the prompt once for each answer. A request is not counted if its client"
     " disconnects, its tokens are. Prompt tokens are counted when the prefill ends. With prefill and"
-    " decode instances each prompt is counted where it was computed; the prefill instance also counts one"
-    " output token of each request.",
+    " decode instances of an unknown role each prompt is counted where it was computed, and the prefill"
+    " instance counts one output token of each request too: set `role`.",
 )
 
 # Fork of vLLM: the same names under its own prefix.
@@ -147,12 +165,11 @@ SGLANG = Dialect(
         Candidate("prompt_tokens_total", role=Role.PROMPT, unless=(("engine_type", "decode"),)),
     ),
     cached_input=(
-        _counter(
+        Candidate(
             "prefill_effective_tokens_total",
-            ("mode", "device_hit"),
-            ("mode", "host_hit"),
-            ("mode", "storage_hit"),
+            match=(("mode", "device_hit"), ("mode", "host_hit"), ("mode", "storage_hit")),
             cadence=STEP,
+            tiers=(("mode", "device_hit", Tier.DEVICE), ("mode", "host_hit", Tier.HOST)),
         ),
         _counter("realtime_tokens_total", ("mode", "prefill_cache"), cadence=STEP),
         Candidate("cached_tokens_total", unless=(("engine_type", "decode"),)),
@@ -347,6 +364,8 @@ DYNAMO_WORKER = Dialect(
     live_output=_absolute(SGLANG, SGLANG.live_output),
     input=_passed_on("input"),
     cached_input=_passed_on("cached_input"),
+    stored=_passed_on("stored"),
+    external=_passed_on("external"),
     requests=_passed_on("requests"),
     running=_passed_on("running"),
     waiting=_passed_on("waiting"),

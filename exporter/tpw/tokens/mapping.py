@@ -5,11 +5,13 @@ what a built-in row has.
 
 Keys that count tokens, each the name of a metric, a mapping, or a list of those, best first: ``output``, ``input``
 (prompt tokens without the cached ones), ``prompt`` (with them: instead of ``input``, or beside it if nothing else counts
-the cached ones), ``cached_input``, ``stored`` (cached ones that it does not include),
+the cached ones), ``cached_input``, ``stored`` (cached ones that it does not include), ``external`` (from outside the
+instance: cached ones if it has a store there),
 ``requests``, ``uncounted`` (requests with unknown tokens, by the label ``path``),
 ``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``, a mapping of unit to the same. A mapping has
 ``metric``, and may have ``match`` and ``unless`` (label to value or list of values), ``cadence``, ``kind`` (``counter``, or
-``histogram_sum`` for the name of a histogram) and ``includes_cached``.
+``histogram_sum`` for the name of a histogram), ``includes_cached``, and ``tier`` (of cached tokens: a tier, or a mapping of
+label to value to tier).
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from tpw.model import Cadence, Role
+from tpw.model import Cadence, Role, Tier
 from tpw.tokens.dialects import Candidate, Climb, Dialect, Kind, Level, Lookup, Mark, Processes, Progress, Work
 
 _E = TypeVar("_E", bound=StrEnum)
 _T = TypeVar("_T")
 
 GAUGES = ("running", "waiting")
-METRICS = ("output", "input", "prompt", "cached_input", "stored", "requests", "uncounted", "live_output", *GAUGES)
+METRICS = (
+    *("output", "input", "prompt", "cached_input", "stored", "external", "requests", "uncounted", "live_output"),
+    *GAUGES,
+)
 """Keys that hold names of metrics."""
 OTHERS = (
     *(
@@ -44,7 +49,7 @@ OTHERS = (
     ),
     *("model_source", "version_source", "progress", "processes", "enable"),
 )
-_CANDIDATE = ("metric", "match", "unless", "cadence", "kind", "includes_cached")
+_CANDIDATE = ("metric", "match", "unless", "cadence", "kind", "includes_cached", "tier")
 _DEFAULT_ENABLE = (
     "compare the names under `tokens` with the page;"
     " if the server creates its counters with the first request, wait for that"
@@ -88,6 +93,7 @@ class _Parser:
             input=metrics["input"] or prompt,
             cached_input=metrics["cached_input"],
             stored=metrics["stored"],
+            external=metrics["external"],
             prompt=prompt if metrics["input"] else (),
             requests=metrics["requests"],
             uncounted=metrics["uncounted"],
@@ -133,7 +139,17 @@ class _Parser:
             cadence=self._member(f"{where}.cadence", entry.get("cadence"), Cadence),
             role=Role.PROMPT if self._boolean(f"{where}.includes_cached", entry.get("includes_cached")) else None,
             unless=self._labels(f"{where}.unless", entry.get("unless")),
+            tiers=self._tiers(f"{where}.tier", entry.get("tier")),
         )
+
+    def _tiers(self, where: str, value: Any) -> tuple[tuple[str, str, Tier], ...]:
+        by_label = value if isinstance(value, Mapping) else {"": {"": value}}
+        found = []
+        for label, tiers in by_label.items():
+            for one, name in (tiers if isinstance(tiers, Mapping) else {"": tiers}).items():
+                tier = self._member(where, name, Tier)
+                found += [] if tier is None else [(str(label), str(one), tier)]
+        return tuple(found)
 
     def _labels(self, where: str, value: Any) -> tuple[tuple[str, str], ...]:
         """Pairs; a label with a list of values has one pair for each."""

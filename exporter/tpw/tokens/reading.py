@@ -11,7 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tpw.model import UNKNOWN_MODEL, Cadence, InFlight, Load, Role, TokenSeries, UncountedSeries, WorkSeries, label_text
+from tpw.model import (
+    UNKNOWN_MODEL,
+    Cadence,
+    InFlight,
+    KvTransfer,
+    Load,
+    Phase,
+    Role,
+    Tier,
+    TokenSeries,
+    UncountedSeries,
+    WorkSeries,
+    label_text,
+)
 from tpw.tokens.dialects import Candidate, Dialect, Kind, Mark
 from tpw.tokens.page import Page, head_of, labels_of
 
@@ -22,6 +35,11 @@ _KEY_LENGTH = 2048
 """Longest key of a series that is kept as on the page. Tuning: far above the label sets of engines."""
 
 _IDLE_READS = 5
+
+_ALONE = KvTransfer()
+_BESIDE = (Role.ELSEWHERE, Role.REQUESTS)
+"""Roles without which a page has no counters."""
+_COUNTED_BY_PREFILL = (Role.INPUT, Role.PROMPT, Role.CACHED_INPUT)
 
 START_TIME = "process_start_time_seconds"
 """Published by the official client libraries for their process: identifies the counters of the page."""
@@ -50,6 +68,7 @@ class _Head:
     model: str | None
     """None if the labels name none."""
     path: str = ""
+    tier: Tier | None = None
 
 
 @dataclass(slots=True)
@@ -100,7 +119,7 @@ class DialectReader:
         self._model = model
         self._roles = {
             role: _Slot(dialect.candidates(role))
-            for role in (Role.OUTPUT, Role.INPUT, Role.CACHED_INPUT, Role.REQUESTS)
+            for role in (Role.OUTPUT, Role.INPUT, Role.CACHED_INPUT, Role.ELSEWHERE, Role.REQUESTS)
             if dialect.candidates(role)
         }
         if dialect.prompt:
@@ -113,10 +132,11 @@ class DialectReader:
         self._running = _Slot(dialect.running)
         self._waiting = _Slot(dialect.waiting)
 
-    def read(self, page: Page) -> PageReading:
+    def read(self, page: Page, transfer: KvTransfer = _ALONE) -> PageReading:
         """The values of the page. Never raises: missing quantities are missing in the reading."""
-        series = self._series(page)
-        in_flight = self._in_flight(page, series) if self.dialect.live_output else ()
+        series = self._series(page, transfer)
+        counts_output = self.dialect.live_output and transfer.phase is not Phase.PREFILL
+        in_flight = self._in_flight(page, series) if counts_output else ()
         return PageReading(
             series=series,
             loads=self._loads(page, {one.model for one in series}),
@@ -143,7 +163,7 @@ class DialectReader:
         return tuple(dict.fromkeys(prefix + sample_name(c) for slot in self._counters() for c in slot.candidates))
 
     def _counters(self) -> list[_Slot]:
-        return [slot for role, slot in self._roles.items() if role is not Role.REQUESTS] + list(self._work.values())
+        return [slot for role, slot in self._roles.items() if role not in _BESIDE] + list(self._work.values())
 
     def _in_flight(self, page: Page, series: tuple[TokenSeries, ...]) -> tuple[InFlight, ...]:
         live: dict[str, float] = {}
@@ -158,14 +178,14 @@ class DialectReader:
                 found.append(InFlight(model, tokens))
         return tuple(found)
 
-    def _series(self, page: Page) -> tuple[TokenSeries, ...]:
+    def _series(self, page: Page, transfer: KvTransfer) -> tuple[TokenSeries, ...]:
+        slots = [*self._roles.items(), (Role.CACHED_INPUT, self._stored)]
         found = []
-        for role, slot in self._roles.items():
-            for head, value in self._rows(page, slot):
-                assigned = slot.chosen.role if slot.chosen is not None and slot.chosen.role is not None else role
-                found.append(TokenSeries(assigned, self._model_of(head), head.key, value))
-        for head, value in self._rows(page, self._stored):
-            found.append(TokenSeries(Role.CACHED_INPUT, self._model_of(head), head.key, value))
+        for role, slot in slots:
+            rows = self._rows(page, slot)
+            own = slot.chosen.role if slot.chosen is not None and slot.chosen.role is not None else role
+            own = _role_in(transfer, own)
+            found += [TokenSeries(own, self._model_of(head), head.key, value, head.tier) for head, value in rows]
         return tuple(found)
 
     def _loads(self, page: Page, models: set[str]) -> tuple[Load, ...]:
@@ -240,7 +260,11 @@ class DialectReader:
             return None
         key = head_of(slot.sample, {name: value for name, value in labels.items() if name not in self.dialect.pin})
         model = next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None)
-        return _Head(_short(key), None if model is None else label_text(model), label_text(labels.get("path", "")))
+        tiers = slot.chosen.tiers if slot.chosen is not None else ()
+        tier = next((tier for label, value, tier in tiers if labels.get(label, "") == value), None)
+        return _Head(
+            _short(key), None if model is None else label_text(model), label_text(labels.get("path", "")), tier
+        )
 
     def _model_of(self, head: _Head) -> str:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)
@@ -262,6 +286,15 @@ def _short(key: str) -> str:
     from hashlib import sha256
 
     return f"{label_text(key)}{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def _role_in(transfer: KvTransfer, role: Role) -> Role:
+    """The role of a series in an instance of a pair: prompts are the prefill instance's, the output is the other's."""
+    if role is Role.ELSEWHERE and transfer.from_store:
+        role = Role.CACHED_INPUT
+    if transfer.phase is Phase.PREFILL and role is Role.OUTPUT:
+        return Role.ELSEWHERE
+    return Role.ELSEWHERE if transfer.phase is Phase.DECODE and role in _COUNTED_BY_PREFILL else role
 
 
 def _matches(candidate: Candidate, labels: Mapping[str, str]) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tpw.http.client import Client, Tls
 from tpw.http.messages import Answer, json_of
-from tpw.model import Cadence, OsProcess, ProcessIdentity, Reason, ServerReading, SourceError
+from tpw.model import Cadence, KvTransfer, OsProcess, Phase, ProcessIdentity, Reason, ServerReading, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
 from tpw.tokens.lookups import EngineFacts, printable
@@ -44,6 +45,7 @@ class ScrapeSource:
         model: the model's name if the series carry none; "" requests it from the server.
         cadence: overrides the dialect's, for a server that only publishes the engine's names.
         process: the process that listens, or None; identifies the server if the page does not.
+        phase: of a prefill and decode pair; None is known from the process, or both.
         dialects: rows to recognise from.
         paths: paths to try while the engine is unknown.
 
@@ -65,6 +67,7 @@ class ScrapeSource:
         model: str = "",
         cadence: Cadence | None = None,
         process: Callable[[], OsProcess | None] = lambda: None,
+        phase: Phase | None = None,
         dialects: Sequence[Dialect] = DIALECTS,
         paths: Sequence[str] = KNOWN_PATHS,
     ) -> None:
@@ -81,7 +84,7 @@ class ScrapeSource:
         self._reader: DialectReader | None = None
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._cadence = cadence
+        self._configured = cadence, phase
         self._process = process
         self._facts = EngineFacts(self._client, clock, model)
         self._requests = RunningRequests(self._client, clock)
@@ -97,20 +100,24 @@ class ScrapeSource:
         answer, page = self._page(deadline)
         reader = self._reader
         assert reader is not None  # noqa: S101 - a page is only returned with its reader
-        found = reader.read(page)
+        process = self._process()
+        transfer = KvTransfer() if process is None else process.transfer
+        cadence, phase = self._configured
+        transfer = replace(transfer, phase=phase) if phase else transfer
+        found = reader.read(page, transfer)
         if not found.series and not found.work:
             self._check_is_page(answer, page, self._target)
             reader, found = self._without_series(reader, page, found)
-        identity, started = self._identity(found)
+        identity, started = _identity(found, process)
         if self._facts.update(reader.dialect, identity, deadline):
-            found = reader.read(page)
+            found = reader.read(page, transfer)
         in_flight = self._requests.in_flight(reader.dialect, found, self._target, deadline)
         live = reader.dialect.progress is not None and not self._requests.note and found.cadence is Cadence.FINISH
         return ServerReading(
             server=self.name,
             at_seconds=answer.at_seconds,
             engine=reader.dialect.name,
-            cadence=self._cadence or (Cadence.STEP if live else found.cadence),
+            cadence=cadence or (Cadence.STEP if live else found.cadence),
             version=self._facts.version,
             identity=identity,
             series=found.series,
@@ -121,6 +128,7 @@ class ScrapeSource:
             in_flight=in_flight,
             note=self._requests.note,
             address=self._client.origin + self._path,
+            phase=transfer.phase,
         )
 
     def close(self) -> None:
@@ -247,15 +255,15 @@ class ScrapeSource:
             dialect.enable,
         )
 
-    def _identity(self, found: PageReading) -> tuple[ProcessIdentity | None, float | None]:
-        """The process behind the page, and when its counters began at 0; None for what is unknown."""
-        if found.started_wall_seconds is not None:
-            return ProcessIdentity(found.started_wall_seconds), found.started_wall_seconds
-        process = self._process()
-        if process is None:
-            return None, None
-        identity = ProcessIdentity(process.started_wall_seconds, process.pid)
-        return identity, None if process.keeps_counters else process.started_wall_seconds
+
+def _identity(found: PageReading, process: OsProcess | None) -> tuple[ProcessIdentity | None, float | None]:
+    """The process behind the page, and when its counters began at 0; None for what is unknown."""
+    if found.started_wall_seconds is not None:
+        return ProcessIdentity(found.started_wall_seconds), found.started_wall_seconds
+    if process is None:
+        return None, None
+    identity = ProcessIdentity(process.started_wall_seconds, process.pid)
+    return identity, None if process.keeps_counters else process.started_wall_seconds
 
 
 _BY_SEVERITY = (

@@ -20,7 +20,7 @@ from tpw.discovery.ownership import held_by
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.scan import scan_host
-from tpw.model import OsProcess, Reason, SourceError
+from tpw.model import KvTransfer, OsProcess, Phase, Reason, SourceError
 from tpw.tokens.dialects import Climb, Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES, LITELLM, LLAMACPP, SGLANG, TGI, VLLM
 from tpw.tokens.scrape import recognise_at
@@ -175,6 +175,15 @@ def test_t09_a_server_started_with_a_counter_directory_may_continue_from_old_cou
     )
     process = host_of(fake).process_at(url_of(8000))
     assert process == OsProcess(101, BOOT_SECONDS + 20 / TICKS, keeps_counters=keeps)
+
+
+def test_the_role_of_a_server_is_in_the_command_line_of_its_tree(fake: FakeProcFs):
+    fake.network("host", (), [Tcp(8000, 501)])
+    command = "vllm serve m --kv-transfer-config.kv_role kv_producer --kv-transfer-config.kv_connector NixlConnector"
+    fake.process(100, command, session=100, started=10)
+    fake.process(101, "VLLM::APIServer_0", parent=100, session=100, started=20, sockets=(501,))
+    process = host_of(fake).process_at(url_of(8000))
+    assert process is not None and process.transfer == KvTransfer(Phase.PREFILL)
 
 
 def test_a_tree_is_the_listener_and_its_descendants(fake: FakeProcFs):

@@ -12,7 +12,7 @@ from tpw.exposition.catalogue import CATALOGUE, Kind
 from tpw.exposition.families import DROPPED, Drops, ExpositionError, Sheet, families
 from tpw.exposition.reference import sections
 from tpw.ledger.books import Check, PostingKey, ServerAccount
-from tpw.model import Attribution, Cadence, PriceInterval, PriceState, SourceStatus, State, TokenKind
+from tpw.model import Attribution, Cadence, Phase, PriceInterval, PriceState, SourceStatus, State, TokenKind
 from tpw.snapshot import Prices, Snapshot
 
 
@@ -354,7 +354,21 @@ def test_ranks_without_an_address_have_no_up_but_own_gpus():
     shown = series(with_books(rich_snapshot(), servers={"big": ranks}))
     assert "tpw_server_up" not in shown
     assert shown["tpw_server_gpu"] == {("big", "0", uuid(0)): 1.0}
-    assert shown["tpw_server_info"] == {("big", "", str(Cadence.UNKNOWN), "", "configured", *[""] * 6): 1.0}
+    assert shown["tpw_server_info"] == {("big", "", str(Cadence.UNKNOWN), "", "configured", *[""] * 7): 1.0}
+
+
+def test_the_role_of_an_instance_of_a_pair_is_a_label_of_its_info():
+    prefill = ServerAccount("p", up=True, phase=Phase.PREFILL)
+    shown = series(with_books(rich_snapshot(), servers={"p": prefill}))
+    assert [labels[-1] for labels in shown["tpw_server_info"]] == ["prefill"]
+
+
+def test_cached_tokens_by_tier_are_a_part_of_cached_input():
+    shown = series(rich_snapshot())
+    tiers = shown["tpw_server_cached_tokens_total"]
+    assert {labels[2] for labels in tiers} == {"device", "host"}
+    server, model, _ = next(iter(tiers))
+    assert 0.0 < sum(tiers.values()) <= shown["tpw_server_tokens_total"][server, model, "cached_input"]
 
 
 def test_requests_waiting_are_absent_if_the_engine_does_not_report_them():

@@ -46,6 +46,7 @@ from tpw.model import (
     ServerReading,
     StandingCharge,
     State,
+    Tier,
     TokenKind,
     TokenSeries,
     Workload,
@@ -302,6 +303,12 @@ def test_requests_without_usage_are_kept_by_path() -> None:
     account = ServerAccount("edge", uncounted={"/generate": 3.0})
     assert codec.load_server("edge", codec.dump_server(account)) == account
     assert codec.load_server("edge", "{}").uncounted == {}
+
+
+def test_cached_tokens_are_kept_by_tier() -> None:
+    account = ServerAccount("edge", tiers={("m", Tier.HOST): 3.0, ("m", Tier.DEVICE): 1.5})
+    assert codec.load_server("edge", codec.dump_server(account)) == account
+    assert codec.load_server("edge", "{}").tiers == {}
 
 
 def test_two_daemons_do_not_share_one_directory(tmp_path: Path) -> None:

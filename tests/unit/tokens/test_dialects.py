@@ -59,7 +59,9 @@ def reading_of(path: Path) -> dict[str, Any]:
         "cadence": found.cadence.value,
         "started": found.started_wall_seconds,
         "series": [
-            {"role": one.role.value, "model": one.model, "key": one.key, "value": one.value} for one in found.series
+            {"role": one.role.value, "model": one.model, "key": one.key, "value": one.value}
+            | ({} if one.tier is None else {"tier": one.tier.value})
+            for one in found.series
         ],
         "loads": [{"model": one.model, "running": one.running, "waiting": one.waiting} for one in found.loads],
         **({"uncounted": {one.path: one.value for one in found.uncounted}} if found.uncounted else {}),

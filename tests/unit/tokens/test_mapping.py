@@ -13,7 +13,7 @@ from support.pageserver import PageServer, answer, pages
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
 from tpw.daemon import sources
-from tpw.model import Cadence, Load, Role
+from tpw.model import Cadence, Load, Role, Tier
 from tpw.tokens.dialects import Candidate, Dialect, Kind
 from tpw.tokens.engines import DIALECTS
 from tpw.tokens.mapping import dialect_from_mapping
@@ -35,9 +35,18 @@ def metrics_in_configuration(
         | ({"match": labels_in_configuration(one.match)} if one.match else {})
         | ({"unless": labels_in_configuration(one.unless)} if one.unless else {})
         | ({"cadence": one.cadence.value} if one.cadence else {})
+        | ({"tier": tiers_in_configuration(one.tiers)} if one.tiers else {})
         | ({"includes_cached": True} if one.role is Role.PROMPT and not is_prompt_list else {})
         for one in candidates
     ]
+
+
+def tiers_in_configuration(tiers: tuple[tuple[str, str, Tier], ...]) -> Any:
+    """As a user writes them: one tier of all series, or by label and value."""
+    words: dict[str, dict[str, str]] = {}
+    for label, value, tier in tiers:
+        words.setdefault(label, {})[value] = tier.value
+    return words[""][""] if "" in words else words
 
 
 def entry_for(row: Dialect) -> dict[str, Any]:
@@ -56,6 +65,7 @@ def entry_for(row: Dialect) -> dict[str, Any]:
         "requests": metrics_in_configuration(row.requests),
         "uncounted": metrics_in_configuration(row.uncounted),
         "stored": metrics_in_configuration(row.stored),
+        "external": metrics_in_configuration(row.external),
         "live_output": metrics_in_configuration(row.live_output),
         "running": metrics_in_configuration(row.running),
         "waiting": metrics_in_configuration(row.waiting),
@@ -87,7 +97,7 @@ def entry_for(row: Dialect) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", DIALECTS, ids=lambda row: row.name)
 def test_a_user_can_write_every_built_in_row(row: Dialect) -> None:
-    document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **entry_for(row)}]})
+    document = yaml.safe_dump({"dialects": [{"name": f"my-{row.name}", **entry_for(row)}]}, sort_keys=False)
     [configured, *_] = sources.dialects(load(document))
     assert configured == replace(row, name=f"my-{row.name}", caveats="")
 

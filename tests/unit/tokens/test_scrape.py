@@ -12,7 +12,7 @@ import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer, pages
 from support.readings import totals_by_role
-from tpw.model import Cadence, InFlight, Load, ProcessIdentity, Reason, Role, SourceError
+from tpw.model import Cadence, InFlight, KvTransfer, Load, ProcessIdentity, Reason, Role, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.mapping import dialect_from_mapping
@@ -25,11 +25,15 @@ MODELS = answer(json.dumps({"data": [{"id": "smol"}]}), content_type="applicatio
 VERSION = answer(json.dumps({"version": "0.32.0"}), content_type="application/json")
 
 
+ALONE = KvTransfer()
+
+
 @dataclass(frozen=True)
 class Listening:
     pid: int
     started_wall_seconds: float
     keeps_counters: bool = False
+    transfer: KvTransfer = ALONE
 
 
 def failure_of(source: ScrapeSource) -> SourceError:
@@ -54,6 +58,7 @@ def test_the_engine_at_a_base_address_is_recognised_by_its_page():
         Role.OUTPUT: 384.0,
         Role.INPUT: 463.0,
         Role.CACHED_INPUT: 0.0,
+        Role.ELSEWHERE: 0.0,
         Role.REQUESTS: 16.0,
     }
     assert reading.loads == (Load("tiny", 0.0, 0.0),)
