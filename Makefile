@@ -56,7 +56,7 @@ test-rules: $(VENV)/.dev ## Only what runs promtool: recording rules, alerts, me
 	$(BIN)/pytest $(PARALLEL) tests/unit -m rules $(PYTEST_ARGS)
 
 .PHONY: test-heavy
-test-heavy: $(VENV)/.dev $(SITE)/.built ## Tests that need a large download: vLLM on the CPU (2.3 GB)
+test-heavy: $(VENV)/.dev $(SITE)/.built ## Tests that need a large download (vLLM on the CPU, 2.3 GB) or a long build (Kubernetes, 10 minutes)
 	PYTHONPATH=$(SITE) TPW_TEST_WHEEL=$(SITE) $(BIN)/pytest -m 'heavy and not device' $(PYTEST_ARGS)
 
 .PHONY: test-device

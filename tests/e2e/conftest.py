@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from support import realparts
+from support.cluster import ControlPlane, control_plane
 from support.servers import Child, Exporter, Llama, Prometheus, clean_environment, exporter_command, free_port
 
 HERE = Path(__file__).parent
@@ -51,6 +52,13 @@ def start_llama() -> Iterator[StartLlama]:
     """``start_llama(*arguments, port=None)``: a llama-server of the test's own, to be stopped or restarted."""
     with ExitStack() as stack:
         yield lambda *arguments, port=None: _start_llama(stack, *arguments, port=port, name="own-llama")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A real Kubernetes control plane, one for the tests of a file; for tests marked ``heavy`` (built from source)."""
+    with control_plane(tmp_path_factory.mktemp("cluster")) as plane:
+        yield plane
 
 
 @pytest.fixture

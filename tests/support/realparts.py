@@ -196,6 +196,14 @@ def vllm() -> Vllm:
     return Vllm(_or_skip("vllm"))
 
 
+def kubernetes_dir() -> Path:
+    """The directory with etcd, kube-apiserver, kube-controller-manager and kubectl; see ``support.cluster``.
+
+    They are built from source (4 to 10 minutes), so this is for tests marked ``heavy``.
+    """
+    return _or_skip("kubernetes") / "bin"
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Something that can be fetched: Debian packages of the first suite that has them all, and what ``finish`` adds."""
@@ -288,6 +296,11 @@ def _prepare_buildah(target: Path, deadline: float) -> None:
     _run([str(SCRIPTS / "python-base.sh"), str(target), str(target / "base.tar")], deadline)
 
 
+def _build_kubernetes(target: Path, deadline: float) -> None:
+    """Build the servers of a control plane."""
+    _run([str(SCRIPTS / "build-kubernetes.sh"), str(target)], deadline)
+
+
 def _trim_chromium(target: Path, _deadline: float) -> None:
     """Chromium starts copies of itself by its own path, so the system's loader and libc have to serve: ours go."""
     for name in ("ld-linux*", "libc.so*", "libm.so*", "libmvec.so*", "libpthread.so*", "libdl.so*", "librt.so*"):
@@ -329,6 +342,7 @@ PARTS = {
         finish=_trim_chromium,
         dependencies=True,
     ),
+    "kubernetes": Part(finish=_build_kubernetes, files=("build-kubernetes.sh",), seconds=2400),
     "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
 }
 
