@@ -205,14 +205,18 @@ class SourceError(Exception):
         hint: what the operator can do, or "".
         fatal: True when only a new process recovers (the driver's library was replaced on disk): the daemon exits with 1
             and its supervisor restarts it.
+        retry_after_seconds: how long the service asked to wait.
     """
 
-    def __init__(self, reason: Reason, detail: str, hint: str = "", *, fatal: bool = False) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, hint: str = "", *, fatal: bool = False, retry_after_seconds: float = 0.0
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.hint = hint
         self.fatal = fatal
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def intensity_feed(
 ) -> FromFeed:
     """A feed of intensities. Without a schedule the reader is a service, fetched every half-hour and cached by identity."""
     if schedule is None:
-        schedule = Schedule(refresh_seconds=REFRESH_SECONDS, jitter=context.jitter)
+        schedule = Schedule(refresh_seconds=REFRESH_SECONDS, jitter=context.jitter, daily_limit=None)
         cache = context.cache_file(reader.name, reader.identity)
     feed = Feed(
         reader,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,9 @@ from tpw.model import Reason, SourceError
 MAX_BYTES = 8 << 20
 """Largest body that is read, before and after decompression. A year of quarter-hourly prices in the longest format is a
 third of it, a page of a busy inference server a tenth."""
+
+MAX_RETRY_SECONDS = 86400.0
+"""The longest wait that a service may ask for: a day without prices."""
 
 _REASONS = {
     204: Reason.NOT_YET,
@@ -85,7 +89,22 @@ def status_error(where: str, answer: Answer, *, reason: Reason | None = None, hi
     """
     found = reason or _REASONS.get(answer.status, Reason.BROKEN)
     detail = f"{where}: HTTP {answer.status}{_excerpt(answer.body)}"
-    return SourceError(found, detail, hint or _HINTS.get(found, ""))
+    return SourceError(
+        found, detail, hint or _HINTS.get(found, ""), retry_after_seconds=retry_after_seconds(answer.headers)
+    )
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """How long the service asks to wait: ``Retry-After`` is seconds, or a date, which is compared with the ``Date`` of the
+    answer (RFC 9110). At most a day; 0 where it asks for nothing that can be read."""
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return min(float(text), MAX_RETRY_SECONDS)
+    try:
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError):
+        return 0.0
+    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_SECONDS)
 
 
 def json_of(body: str | bytes, what: str) -> Any:

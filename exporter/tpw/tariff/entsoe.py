@@ -2,17 +2,20 @@
 
 The format (IEC 62325-451-3, and the platform's guide): a ``TimeSeries`` has ``Period``s; a period is a UTC time interval,
 a resolution and points counted from 1. With curve type A03 an omitted point repeats the one before it; with A01 it is
-missing. Series of several auctions of a bidding zone carry a sequence (Germany and Austria: 1 is the coupled European
-auction, 2 is EXAA) and must not be mixed. A local day has 23, 24 or 25 hours, so the number of points follows from the
-period. No data is an ``Acknowledgement_MarketDocument``.
+missing. Series of several auctions of a bidding zone must not be mixed. ``contract_MarketAgreement.type`` is A01 for the
+day-ahead market and A07 for the intraday auctions, which some zones (Spain) publish in the same document, also where only
+A01 is requested. A sequence numbers the day-ahead auctions (Germany and Austria: 1 is the coupled European auction, 2 is
+EXAA). A local day has 23, 24 or 25 hours, so the number of points follows from the period. No data is an
+``Acknowledgement_MarketDocument``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
+from itertools import groupby
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 BASE = "https://web-api.tp.entsoe.eu/api"
 PUBLICATION = Publication("Europe/Berlin", time(13, 0))
+DAY_AHEAD = "A01"
+"""``contract_MarketAgreement.type`` of the day-ahead market. Documents of some zones leave it out."""
 MAX_POINTS = 400_000
 """Several years of five-minute prices: more is a damaged period."""
 
@@ -153,7 +158,8 @@ class Entsoe:
         area = area_code(self.area)
         period = f"periodStart={_stamp(start_seconds)}&periodEnd={_stamp(end_seconds)}"
         token = read_token(self.token_file, "a security token of the transparency platform")
-        url = f"{BASE}?documentType=A44&in_Domain={area}&out_Domain={area}&{period}&securityToken={token}"
+        url = f"{BASE}?documentType=A44&contract_MarketAgreement.type={DAY_AHEAD}&in_Domain={area}&out_Domain={area}"
+        url += f"&{period}&securityToken={token}"
         request = Request(url)
         response = self.fetch(request)
         if response.status == 400 and b"Acknowledgement_MarketDocument" in response.body:
@@ -177,7 +183,7 @@ def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval,
     if kind != "Publication_MarketDocument":
         raise SourceError(Reason.MALFORMED, f"the answer is a {kind}, not a Publication_MarketDocument")
     try:
-        found = [series for series in _children(root, "TimeSeries") if _sequence(series) in {None, sequence}]
+        found = [series for series in _children(root, "TimeSeries") if _is_of(series, sequence)]
         for series in found:
             _check_unit(series, currency)
         periods = [
@@ -190,9 +196,29 @@ def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval,
             Reason.NOT_YET, f"the price document has no series of auction {sequence}", "check `sequence`, or wait"
         )
     result: tuple[PriceInterval, ...] = ()
-    for _, prices in sorted(periods, key=lambda period: -period[0]):
-        result = overlaid(prices, result)
+    for _, of_one_resolution in groupby(sorted(periods, key=lambda period: -period[0]), key=lambda period: period[0]):
+        result = overlaid(_one_price_each([prices for _, prices in of_one_resolution]), result)
     return result
+
+
+def _one_price_each(periods: Sequence[Sequence[PriceInterval]]) -> tuple[PriceInterval, ...]:
+    """Prices of one resolution in order. Raises SourceError for two prices of one moment: they are of two auctions."""
+    result: list[PriceInterval] = []
+    for price in sorted((price for period in periods for price in period), key=lambda price: price.start_seconds):
+        last = result[-1] if result else None
+        if last is not None and price.start_seconds < last.end_seconds:
+            if price.price_per_kwh != last.price_per_kwh:
+                both = f"{last.price_per_kwh * 1000:g} and {price.price_per_kwh * 1000:g} per MWh"
+                raise SourceError(
+                    Reason.MALFORMED,
+                    f"two prices for {datetime.fromtimestamp(price.start_seconds, UTC):%Y-%m-%dT%H:%MZ}: {both}",
+                    "the document mixes auctions: set `sequence` to the one of your contract",
+                )
+            price = replace(price, start_seconds=last.end_seconds)  # noqa: PLW2901 - the rest of a repeated price
+            if price.end_seconds <= price.start_seconds:
+                continue
+        result.append(price)
+    return merged(result)
 
 
 def _document(body: bytes) -> Element:
@@ -234,10 +260,11 @@ def _text(element: Element, name: str, default: str | None = None) -> str:
     return child.text.strip()
 
 
-def _sequence(series: Element) -> int | None:
-    """Number of the auction; None where the document has no sequences."""
-    text = _text(series, "classificationSequence_AttributeInstanceComponent.position", "")
-    return int(text) if text else None
+def _is_of(series: Element, sequence: int) -> bool:
+    """Whether a series is of the day-ahead auction of that number; a document may have neither markets nor numbers."""
+    number = _text(series, "classificationSequence_AttributeInstanceComponent.position", "")
+    market = _text(series, "contract_MarketAgreement.type", DAY_AHEAD)
+    return market == DAY_AHEAD and (not number or int(number) == sequence)
 
 
 def _check_unit(series: Element, currency: str) -> None:

@@ -53,7 +53,8 @@ class Reader(Protocol):
 
     def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
         """The service's prices for [start, end), ordered and disjoint; may return more than the range. Raises SourceError;
-        reason NOT_YET where nothing is published for the range."""
+        reason NOT_YET where nothing is published for the range. A reader that sends several requests counts them in an
+        attribute ``requests_made``."""
 
 
 class PriceBounds(Protocol):
@@ -125,9 +126,11 @@ class Feed:
         self._fallback = fallback_price_per_kwh
         self._attempts = Attempts()
         self._fetched_from = float("inf")
-        self._known = (
-            PriceCurve.from_intervals(_load(cache, reader.identity, unit)) if cache is not None else PriceCurve()
-        )
+        kept, self._asked = ((), []) if cache is None else _load(cache, reader.identity, unit)
+        self._known = PriceCurve.from_intervals(kept)
+        now = clock()
+        if self._asked and self._is_complete(now):
+            self._attempts = Attempts(min(self._asked[-1], now))  # a restart is no reason to ask again
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """Known prices, after a fetch where one is due. Raises the SourceError of the service where no price in the range
@@ -148,7 +151,23 @@ class Feed:
         """The charges that the reader has read beside the prices, if it reads any."""
         return getattr(self._reader, "contract", None)
 
+    def _is_complete(self, now: float) -> bool:
+        """Whether everything is known that should have been published."""
+        covered_until = _covered_until(self._known, now)
+        return covered_until is not None and covered_until >= self._schedule.wanted_until(now)
+
     def _is_due(self, start_seconds: float, now: float) -> bool:
+        limit = self._schedule.daily_limit
+        self._asked = [at for at in self._asked if now - DAY_SECONDS < at <= now]
+        if limit is not None and len(self._asked) >= limit:
+            if self.error is None and self._known.at(now) is None:
+                detail = (
+                    f"{self._reader.identity} was asked {len(self._asked)} times in 24 hours and has no price for now"
+                )
+                self.error = SourceError(
+                    Reason.BROKEN, detail, "It is asked again later: see the first errors in the log."
+                )
+            return False
         covered_until = _covered_until(self._known, now)
         if is_due(self._schedule, self._attempts, now, covered_until):
             return True
@@ -158,6 +177,12 @@ class Feed:
         return is_past_missing and wanted_from < self._fetched_from and self._attempts.failures == 0
 
     def _fetch(self, start_seconds: float, now: float) -> None:
+        made = getattr(self._reader, "requests_made", 0)
+        self._update(start_seconds, now)
+        self._asked += [now] * max(1, getattr(self._reader, "requests_made", 0) - made)
+        self._save()
+
+    def _update(self, start_seconds: float, now: float) -> None:
         fetch_from = min(max(start_seconds, now - HISTORY_SECONDS), now)
         covered_until = _covered_until(self._known, fetch_from)
         if covered_until is not None and covered_until >= now:
@@ -169,6 +194,8 @@ class Feed:
             recent = [known for known in self._known.intervals if known.end_seconds > now - COMPARED_SECONDS]
             self._check(fresh, recent)
         except SourceError as error:
+            if error.reason is Reason.NOT_YET:
+                self._fetched_from = min(self._fetched_from, fetch_from)  # nothing is published: that is an answer
             self._fail(error, now)
             return
         except ValueError as error:
@@ -181,12 +208,11 @@ class Feed:
             self._fail(SourceError(Reason.NOT_YET, f"{self._reader.identity} has no price for now"), now)
         else:
             self.error = None
-            self._attempts = self._attempts.succeeded(now)
-        self._save()
+            self._attempts = self._attempts.succeeded(now, is_complete=self._is_complete(now))
 
     def _fail(self, error: SourceError, now: float) -> None:
         self.error = error
-        self._attempts = self._attempts.failed(now, error.reason)
+        self._attempts = self._attempts.failed(now, error.reason, error.retry_after_seconds)
         if error.reason is Reason.NOT_YET and self._known.at(now) is not None:
             self.error = None  # tomorrow is not published yet, and the price of now is known
 
@@ -202,6 +228,7 @@ class Feed:
             "layout": _CACHE_LAYOUT,
             "identity": self._reader.identity,
             "unit": self._unit,
+            "asked": self._asked,
             "intervals": rows,
         }
         temporary = self._cache.with_suffix(".new")
@@ -222,12 +249,13 @@ def _covered_until(known: PriceCurve, from_seconds: float) -> float | None:
     return until
 
 
-def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
-    """The cached prices of this identity and unit; none where the file is missing, damaged or of another identity."""
+def _load(cache: Path, identity: str, unit: str) -> tuple[tuple[PriceInterval, ...], list[float]]:
+    """The cached prices of this identity and unit, and when the service was asked in the last day; nothing where the file
+    is missing, damaged or of another identity."""
     try:
         document = json.loads(cache.read_text(encoding="utf-8"))
         if (document["layout"], document["identity"], document["unit"]) != (_CACHE_LAYOUT, identity, unit):
-            return ()
+            return (), []
         found = tuple(
             PriceInterval(
                 _finite(start),
@@ -238,9 +266,9 @@ def _load(cache: Path, identity: str, unit: str) -> tuple[PriceInterval, ...]:
             )
             for start, end, price, state, *steps in document["intervals"]
         )
-        return PriceCurve.from_intervals(found).intervals
+        return PriceCurve.from_intervals(found).intervals, sorted(map(_finite, document.get("asked", [])))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return ()
+        return (), []
 
 
 def _finite(value: float) -> float:

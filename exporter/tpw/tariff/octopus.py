@@ -31,8 +31,8 @@ from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import clipped, merged
 
 BASE = "https://api.octopus.energy"
-PUBLICATION = Publication("Europe/London", time(16, 0))
-"""Agile publishes the next day at about 16:00."""
+PUBLICATION = Publication("Europe/London", time(16, 0), until=time(23, 0))
+"""Agile publishes the next day at about 16:00. Its days are those of the European auction: they end at 23:00."""
 MAX_PAGES = 20
 
 _CODE = re.compile(r"E-(?P<registers>[12])R-(?P<product>[A-Z0-9-]+)-(?P<region>[A-HJ-NP])")

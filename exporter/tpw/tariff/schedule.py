@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from tpw.model import Reason
@@ -12,6 +12,9 @@ HOUR_SECONDS = 3600.0
 JITTER_SHARE = 0.25
 """The most that jitter adds to an interval, as a share of it. Chosen to spread a fleet's requests over minutes where one
 service has failed for all of it, while a retry stays close to its interval."""
+PENDING_SHARE = 1 / 6
+"""A publication that is late is asked for again after this share of its delay: every ten minutes in the first hour, every
+hour after six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,12 @@ class Publication:
     timezone: str
     at: time
     """Local time from which tomorrow's prices can be expected."""
+    until: time = time()
+    """Local time at which the prices of a day end; 00:00 is the midnight after it."""
+
+    def end_of(self, day: date, zone: ZoneInfo) -> float:
+        """When the prices of a local day end, Unix seconds."""
+        return datetime.combine(day + timedelta(days=not self.until.hour), self.until, zone).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,13 @@ class Schedule:
     """Interval while every price is known, for corrections."""
     pending_seconds: float = 600.0
     """Interval while a publication is awaited, and the most that jitter delays the first request for it. Day-ahead auctions
-    are rarely late by more than an hour, and their services limit the number of requests."""
+    are rarely late by more than an hour: after that, the interval grows with the delay."""
     min_backoff_seconds: float = 60.0
     """Interval after the first failure; it doubles with each further one."""
     max_backoff_seconds: float = HOUR_SECONDS
     jitter: float = 0.0
+    daily_limit: int | None = 40
+    """The most requests in 24 hours, whatever happens. None: the source is the operator's own."""
 
     def wanted_until(self, now_seconds: float) -> float:
         """Until when prices should be known now."""
@@ -47,8 +58,11 @@ class Schedule:
         now = datetime.fromtimestamp(now_seconds, UTC).astimezone(zone)
         delay = timedelta(seconds=self.pending_seconds * self.jitter)
         published = datetime.combine(now.date(), self.publication.at, zone) + delay
-        days = 2 if now >= published else 1
-        return datetime.combine(now.date() + timedelta(days=days), time(), zone).timestamp()
+        return self.publication.end_of(now.date() + timedelta(days=now >= published), zone)
+
+    def pending_wait(self, unmet_seconds: float) -> float:
+        """Interval while a publication is awaited that was first found missing so many seconds ago."""
+        return min(max(self.pending_seconds, unmet_seconds * PENDING_SHARE), max(self.pending_seconds, HOUR_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +73,23 @@ class Attempts:
     failures: int = 0
     """In a row."""
     last_reason: Reason | None = None
+    unmet_since_seconds: float | None = None
+    """Time of the first of the last answers that lacked something that should have been published."""
+    retry_after_seconds: float = 0.0
+    """How long the service asked to wait."""
 
-    def succeeded(self, at_seconds: float) -> Attempts:
-        """After a good answer."""
-        return Attempts(at_seconds)
+    def succeeded(self, at_seconds: float, *, is_complete: bool = True) -> Attempts:
+        """After a good answer, with everything that should have been published or not."""
+        return Attempts(at_seconds, unmet_since_seconds=None if is_complete else self._unmet_since(at_seconds))
 
-    def failed(self, at_seconds: float, reason: Reason) -> Attempts:
+    def failed(self, at_seconds: float, reason: Reason, retry_after_seconds: float = 0.0) -> Attempts:
         """After a failure. A feed that has not published yet has not failed."""
-        return Attempts(at_seconds, self.failures + (reason is not Reason.NOT_YET), reason)
+        is_failure = reason is not Reason.NOT_YET
+        unmet_since = self.unmet_since_seconds if is_failure else self._unmet_since(at_seconds)
+        return Attempts(at_seconds, self.failures + is_failure, reason, unmet_since, retry_after_seconds)
+
+    def _unmet_since(self, at_seconds: float) -> float:
+        return at_seconds if self.unmet_since_seconds is None else self.unmet_since_seconds
 
 
 def is_due(schedule: Schedule, attempts: Attempts, now_seconds: float, covered_until_seconds: float | None) -> bool:
@@ -76,13 +99,14 @@ def is_due(schedule: Schedule, attempts: Attempts, now_seconds: float, covered_u
     since = now_seconds - attempts.last_at_seconds
     if since < 0:
         return True  # the clock was set back
+    unmet = attempts.last_at_seconds - (attempts.unmet_since_seconds or attempts.last_at_seconds)
     if attempts.last_reason is Reason.NOT_YET:
-        wait = schedule.pending_seconds
+        wait = schedule.pending_wait(unmet)
     elif attempts.failures:
         doublings = min(attempts.failures - 1, 16)  # bounds the power, not the wait
         wait = min(schedule.min_backoff_seconds * 2.0**doublings, schedule.max_backoff_seconds)
     elif covered_until_seconds is None or covered_until_seconds < schedule.wanted_until(now_seconds):
-        wait = schedule.pending_seconds
+        wait = schedule.pending_wait(unmet)
     else:
         wait = schedule.refresh_seconds
-    return since >= wait * (1 + JITTER_SHARE * schedule.jitter)
+    return since >= max(wait, attempts.retry_after_seconds) * (1 + JITTER_SHARE * schedule.jitter)

@@ -9,7 +9,7 @@ import pytest
 from support.pageserver import Asked, PageServer, answer
 from tpw.http.client import USER_AGENT
 from tpw.http.fetch import body_of, fetch
-from tpw.http.messages import Request
+from tpw.http.messages import Answer, Request
 from tpw.model import Reason, SourceError
 
 SECRETS = {"Authorization": "Bearer s3cret", "auth-token": "s3cret"}
@@ -141,3 +141,25 @@ class TestProxy:
         [asked] = proxy.asked
         assert (asked.path, "auth-token" in asked.headers) == ("prices.example:443", False)
         assert (failure.reason, "HTTP 407" in failure.detail) == (Reason.UNREACHABLE, True)
+
+
+NOON = "Mon, 15 Jun 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "120"}, 120.0),
+        ({"retry-after": "Mon, 15 Jun 2026 12:05:00 GMT", "date": NOON}, 300.0),
+        ({"retry-after": "Mon, 15 Jun 2026 11:05:00 GMT", "date": NOON}, 0.0),
+        ({"retry-after": "Mon, 15 Jun 2026 12:05:00 GMT"}, 0.0),
+        ({"retry-after": "9" * 400}, 86400.0),
+        ({"retry-after": "soon"}, 0.0),
+        ({"retry-after": "-5"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_the_wait_that_a_service_asks_for_is_known(headers: dict[str, str], seconds: float) -> None:
+    with pytest.raises(SourceError) as caught:
+        body_of(Request("https://a.example/"), Answer(429, b"", headers))
+    assert caught.value.retry_after_seconds == seconds

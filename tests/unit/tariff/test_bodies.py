@@ -123,6 +123,12 @@ def test_auctions_are_not_mixed() -> None:
     assert raised.value.reason is Reason.NOT_YET
 
 
+def test_prices_of_the_intraday_auctions_are_not_those_of_the_day_ahead_market(read: Read) -> None:
+    """Spain publishes both in one document."""
+    first, *_ = read("entsoe-es-intraday-auctions.xml")
+    assert (first.start_seconds, first.price_per_kwh) == (at("2026-06-14T22:00Z"), pytest.approx(0.0516))
+
+
 def test_finer_resolution_wins_over_coarser() -> None:
     body = (CAPTURES / "entsoe-two-days-two-resolutions.xml").read_bytes()
     first_day = [price for price in entsoe.parse(body, "EUR") if price.start_seconds < at("2026-06-14T22:00Z")]

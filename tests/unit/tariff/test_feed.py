@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 
 from tpw.config import load
 from tpw.model import PriceInterval, PriceState, Reason, SourceError
+from tpw.tariff import octopus
 from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import AHEAD_SECONDS, HISTORY_SECONDS, Feed
 from tpw.tariff.sanity import refuse_implausible
@@ -126,6 +128,99 @@ def test_failures_are_retried_with_exponential_back_off() -> None:
         if len(service.requests) > before:
             fetched_at.append(minute)
     assert fetched_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+
+
+def asked_at(source: Feed, service: Service, clock: Clock, hours: float) -> list[float]:
+    """Hours after now at which a feed asks its service, when it is read every minute."""
+    start, found = clock.now, []
+    for minute in range(round(hours * 60)):
+        clock.now, before = start + minute * 60, len(service.requests)
+        with suppress(SourceError):
+            source.intervals(clock.now - 2 * HOUR, clock.now + 2 * DAY)
+        found += [minute / 60] * (len(service.requests) - before)
+    return found
+
+
+def half_hours(start: float, until: float) -> tuple[PriceInterval, ...]:
+    """Different prices of half-hours."""
+    count = round((until - start) / 1800)
+    return tuple(PriceInterval(start + n * 1800, start + (n + 1) * 1800, 0.1 + n % 7 / 100) for n in range(count))
+
+
+DAYS_OF_A_SERVICE: dict[str, tuple[Schedule, Callable[[float], Sequence[PriceInterval] | SourceError]]] = {
+    "published in time": (
+        DAY_AHEAD,
+        lambda now: hourly(MIDNIGHT - DAY, 24 * (2 + (now % DAY >= 11 * HOUR) + (now >= MIDNIGHT + DAY))),
+    ),
+    "tomorrow never published": (DAY_AHEAD, lambda now: hourly(MIDNIGHT - DAY, 48)),
+    "Agile: its days end at 23:00": (
+        Schedule(octopus.PUBLICATION),
+        lambda now: half_hours(MIDNIGHT, MIDNIGHT + DAY * (1 + (now >= AGILE) + (now >= MIDNIGHT + DAY))),
+    ),
+    "empty lists": (DAY_AHEAD, lambda now: NOT_YET),
+    "down": (DAY_AHEAD, lambda now: DOWN),
+    "in turn up and down": (DAY_AHEAD, lambda now: DOWN if now // 600 % 2 else hourly(MIDNIGHT - DAY, 48)),
+    "a list that is behind": (Schedule(), lambda now: hourly(MIDNIGHT - DAY, round((now - MIDNIGHT + DAY) / HOUR) - 2)),
+    "history that the service lacks": (DAY_AHEAD, lambda now: hourly(now // HOUR * HOUR, 48)),
+}
+AGILE = datetime(2026, 6, 15, 15, 10, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("name", DAYS_OF_A_SERVICE)
+@pytest.mark.parametrize("jitter", [0.0, 0.99])
+def test_a_service_is_asked_at_most_40_times_in_any_24_hours(name: str, jitter: float) -> None:
+    schedule, answer = DAYS_OF_A_SERVICE[name]
+    clock = Clock(MIDNIGHT)
+
+    class OfTheDay(Service):
+        def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
+            self.answers = [answer(clock.now)]
+            return super().read(start_seconds, end_seconds)
+
+    service = OfTheDay()
+    found = asked_at(feed(service, clock, replace(schedule, jitter=jitter)), service, clock, 36)
+    assert max(sum(at <= other < at + 24 for other in found) for at in found) <= 40
+    if name in {"published in time", "Agile: its days end at 23:00"}:
+        assert len(found) <= 12
+
+
+def test_a_restart_is_no_reason_to_ask_again_and_the_limit_outlives_it(tmp_path: Path) -> None:
+    clock, service = Clock(), Service(hourly(MIDNIGHT, 48))
+    for _ in range(50):
+        clock.now += 60
+        feed(service, clock, cache=tmp_path / "a.json").intervals(clock.now, clock.now + DAY)
+    assert len(service.requests) == 1
+    crashing = Service(DOWN, identity="area Y")
+    for _ in range(50):
+        clock.now += 60
+        with pytest.raises(SourceError):
+            feed(crashing, clock, cache=tmp_path / "b.json").intervals(clock.now, clock.now + DAY)
+    assert len(crashing.requests) == 40
+
+
+def test_every_request_of_a_reader_counts() -> None:
+    class Paged(Service):
+        requests_made = 0
+
+        def read(self, start_seconds: float, end_seconds: float) -> Sequence[PriceInterval]:
+            self.requests_made += 3
+            return super().read(start_seconds, end_seconds)
+
+    service, clock = Paged(hourly(MIDNIGHT, 24)), Clock()
+    asked_at(feed(service, clock), service, clock, 24)
+    assert service.requests_made <= 42
+
+
+def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
+    busy = SourceError(Reason.BROKEN, "HTTP 429", retry_after_seconds=5400.0)
+    service, clock = Service(busy), Clock()
+    assert asked_at(feed(service, clock), service, clock, 5) == [0, 1.5, 3, 4.5]
+
+
+def test_an_empty_list_is_an_answer() -> None:
+    """Also for the past: it was asked for again at every read."""
+    service, clock = Service(NOT_YET), Clock()
+    assert asked_at(feed(service, clock), service, clock, 1) == [0, 10 / 60, 20 / 60, 30 / 60, 40 / 60, 50 / 60]
 
 
 def test_known_prices_remain_in_force_while_the_feed_is_down() -> None:
@@ -447,7 +542,7 @@ DAILY = Publication("Europe/Berlin", time(13, 0))
         ("{kind: entsoe, area: DE-LU, token_file: t}", Times(6 * HOUR, publication=DAILY)),
         (
             "{kind: octopus, tariff_code: E-1R-AGILE-24-10-01-C}",
-            Times(6 * HOUR, publication=Publication("Europe/London", time(16, 0))),
+            Times(6 * HOUR, publication=Publication("Europe/London", time(16, 0), time(23, 0))),
         ),
         ("{kind: intervals, preset: elering, area: ee}", Times(6 * HOUR, publication=DAILY)),
         ("{kind: intervals, preset: elering, area: ee, every: 2h}", Times(2 * HOUR, publication=DAILY)),

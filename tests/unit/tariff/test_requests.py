@@ -144,8 +144,8 @@ class TestQuestions:
         fetched = Recorder(capture("entsoe-two-auctions.xml"))
         entsoe.Entsoe("DE-LU", str(tmp_path / "token"), "EUR", fetched).read(START, END)
         assert fetched.requests[0].url == (
-            "https://web-api.tp.entsoe.eu/api?documentType=A44&in_Domain=10Y1001A1001A82H&out_Domain=10Y1001A1001A82H"
-            "&periodStart=202606142200&periodEnd=202606152200&securityToken=t0ken"
+            "https://web-api.tp.entsoe.eu/api?documentType=A44&contract_MarketAgreement.type=A01"
+            "&in_Domain=10Y1001A1001A82H&out_Domain=10Y1001A1001A82H&periodStart=202606142200&periodEnd=202606152200&securityToken=t0ken"
         )
 
     def test_an_acknowledgement_is_not_yet_published_with_either_status(self, tmp_path: Path) -> None:
