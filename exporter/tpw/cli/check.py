@@ -11,6 +11,7 @@ from tpw.cli.configuration import print_problems
 from tpw.config.load import load_file
 from tpw.config.problems import ConfigError
 from tpw.daemon.sources import known_names
+from tpw.tariff.context import FeedContext
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
-    """Exit status 0 when all files are valid, else 2."""
+    """Exit status 0 when all files are valid and electricity has a price where it is configured, else 2."""
     named = arguments.paths or ([Path(setting.config_file)] if setting.config_file else [])
     paths: list[Path | None] = [path for name in named for path in _files(name)]
     if named and not paths:
@@ -35,7 +36,13 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             print_problems(error)
             wrong.append(len(error.problems))
         else:
-            print(f"{path or 'no file: the defaults'}: valid")
+            unpriced = list(config.tariff.without_price(FeedContext()))
+            if unpriced:
+                wrong.append(len(unpriced))
+            else:
+                print(f"{path or 'no file: the defaults'}: valid")
+            for problem in unpriced:
+                print(f"{path}: no price: {problem}", file=sys.stderr)
             for note in config.tariff.notes():
                 print(f"{path}: note: {note}")
     if len(paths) > 1:

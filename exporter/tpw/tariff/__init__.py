@@ -48,6 +48,11 @@ class Layer:
         """Whether the prices contain value added tax."""
         return bool(getattr(self, "includes_vat", False))
 
+    @property
+    def needs_network(self) -> bool:
+        """Whether its prices come over the network."""
+        return getattr(self, "file", None) is None
+
     def check(self, path: str, tariff: Tariff, report: Report) -> None:
         """Report settings that contradict or need each other. A setting that could not be read is BAD."""
 

@@ -39,6 +39,11 @@ class FlatLayer(Layer):
     )
     includes_vat: bool = includes_vat_setting()
 
+    @property
+    def needs_network(self) -> bool:
+        """See Layer."""
+        return False
+
     def check(self, path: str, tariff: Tariff, report: Report) -> None:
         """See Layer."""
         check_plausible(f"{path}.price_per_kwh", self.price_per_kwh, tariff.currency, report)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpw.model import StandingCharge
+from tpw.model import SourceError, StandingCharge
 from tpw.settings.scalars import number, whole_number
 from tpw.settings.shapes import ByKind, Report, Section, setting
 from tpw.settings.values import currency, duration, time_zone
@@ -166,6 +166,17 @@ class Tariff:
         if self.fixed is not None:
             result.append(StandingCharge("fixed", self.fixed.per_month * factor, self.fixed.per_day * factor))
         return tuple(result)
+
+    def without_price(self, context: FeedContext) -> Iterator[str]:
+        """Layers that have no price now, with the reason: of those that are in the configuration and in files. Nothing is
+        fetched."""
+        now = context.clock()
+        for name, layer in self._layers():
+            if not layer.needs_network:
+                try:
+                    layer.source(self, context).intervals(now, now + 60.0)
+                except SourceError as error:
+                    yield f"tariff.{name}: {error.detail}" + (f" ({error.hint})" if error.hint else "")
 
     def notes(self) -> tuple[str, ...]:
         """What an operator should know of a valid tariff: assumptions, and charges of a rate that no figure includes. Reads

@@ -77,6 +77,11 @@ class TimeOfUseLayer(Layer):
     holidays_region: str | None = holidays_region_setting("Sundays")
     includes_vat: bool = includes_vat_setting()
 
+    @property
+    def needs_network(self) -> bool:
+        """See Layer."""
+        return False
+
     def check(self, path: str, tariff: Tariff, report: Report) -> None:
         """See Layer."""
         tariff.check_timezone(report)

@@ -9,9 +9,10 @@ Source: OpenEI, "Utility Rates" API, versions 7 and 8. ``adj`` and the month's f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,7 @@ from tpw.tariff.schedule import Schedule
 from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, steps_of, tier_at
+from tpw.tariff.urdb_fields import is_nonzero, minimum_bill_per_month, not_included, unsupported_terms
 
 API = "https://api.openei.org/utility_rates"
 HOUR_SECONDS = 3600
@@ -64,8 +66,8 @@ class UrdbLayer(Layer):
     )
     charges: frozenset[str] = setting(
         ListOf(choice("demand", "fixed"), "a list of charges", or_one=True, gather=frozenset),
-        "Other charges of the rate to include: `demand` (peaks by hours, seasons and blocks), `fixed`. A rate with"
-        " unsupported charges is refused.",
+        "Other charges of the rate to include: `demand` (peaks by hours, seasons and blocks), `fixed`. One with"
+        " unsupported terms is not included, and named with its size.",
         default=frozenset(),
         default_words="the price per kWh alone",
     )
@@ -89,17 +91,14 @@ class UrdbLayer(Layer):
             report(f"{path}.api_key_file", "has no effect with `file`, which is not fetched: remove it")
 
     def notes(self, tariff: Tariff) -> Sequence[str]:
-        """Charges of the rate in a file that no figure includes, or why it cannot be read."""
+        """Charges of the rate in a file that no figure includes."""
         if self.file is None:
             return ()
         charges = self._contract(tariff, is_holiday(self.holidays, self.holidays_region))
-        try:
+        with contextlib.suppress(SourceError):  # then there is no price, which is a problem, not a note
             rate = parse(from_file(self.file)(), self.label or "")
-            if charges is not None:
-                charges(rate)
-        except SourceError as error:
-            return (error.detail + (f" ({error.hint})" if error.hint else ""),)
-        return rate.excluded
+            return (*(charges(rate).excluded if charges is not None else ()), *rate.excluded)
+        return ()
 
     def source(self, tariff: Tariff, context: FeedContext) -> Feed:
         """See Layer."""
@@ -174,9 +173,11 @@ class Rate:
     demand_window_minutes: float
     """15 by default."""
     unsupported_demand: str
-    """Unsupported terms of its demand charges (a ratchet, the utility's own peak), in words; "" where there are none."""
+    """Why its demand charges cannot be included (a ratchet, no schedule), in words; "" where they can."""
     fixed_charge: float
     fixed_charge_unit: str
+    minimum_bill: float
+    """For a month; no hour or server has a share of it."""
     excluded: tuple[str, ...]
     """Charges that no figure includes, in sentences."""
 
@@ -253,7 +254,7 @@ class UrdbReader:
         identity: see Reader.
         timezone, monthly_kwh, is_holiday: see Urdb.
         label: of the rate, where the JSON holds several.
-        charges: returns the included charges of a rate; raises SourceError.
+        charges: returns the included charges of a rate, and names those that it cannot include.
         rate_cache: file that keeps the rate over a restart, for its charges. The feed keeps the prices.
     """
 
@@ -293,7 +294,7 @@ class UrdbReader:
 
     def _contract(self, rate: Rate) -> Contract:
         charged = Contract() if self._charges is None else self._charges(rate)
-        return replace(charged, excluded=rate.excluded)
+        return replace(charged, excluded=(*charged.excluded, *rate.excluded))
 
     def _keep(self, body: bytes) -> None:
         if self._rate_cache is None:
@@ -338,8 +339,14 @@ def parse(text: str | bytes, label: str = "") -> Rate:
     item = {str(key).lower(): value for key, value in _item(document, label).items()}
     try:
         return _rate(item)
+    except _NoRateError as error:
+        raise SourceError(Reason.UNSUPPORTED, f"this rate has no price for some hours: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _malformed(brief(error)) from error
+
+
+class _NoRateError(ValueError):
+    """A period that is in force has a tier without a rate."""
 
 
 def _malformed(what: str) -> SourceError:
@@ -370,87 +377,71 @@ def _rate(item: Mapping[str, Any]) -> Rate:
     structure = item.get("energyratestructure")
     if not structure:
         raise _malformed("it has no energyratestructure, and so no price per kWh")
-    energy = _charges(structure, item, "energy")
     _check_units(structure)
-    demand_structure = item.get("demandratestructure")
-    flat_structure = item.get("flatdemandstructure")
+    energy = _charges(structure, item, "energy")
+    flat_demand, demand, unreadable = _demand(item)
     monthly = item.get("fixedmonthlycharge")
     return Rate(
         label=str(item.get("label", "")),
-        start_seconds=_optional(item.get("startdate")),
-        end_seconds=_optional(item.get("enddate")),
+        start_seconds=_date(item.get("startdate")),
+        end_seconds=_date(item.get("enddate")),
         energy=energy,
         fuel_adjustments=_monthly(item.get("fueladjustmentsmonthly")),
-        flat_demand=None
-        if not flat_structure
-        else FlatDemand(_periods(flat_structure), _indices(item["flatdemandmonths"], 12, len(flat_structure))),
+        flat_demand=flat_demand,
         flat_demand_unit=str(item.get("flatdemandunit") or item.get("flatdemandunits") or "kW"),
-        demand=None if not demand_structure else _charges(demand_structure, item, "demand"),
+        demand=demand,
         demand_unit=str(item.get("demandrateunit") or item.get("demandrateunits") or "kW"),
         demand_window_minutes=float(item.get("demandwindow") or 15.0),
-        unsupported_demand=_unsupported_terms(item),
+        unsupported_demand=unsupported_terms(item) or unreadable,
         fixed_charge=float(item.get("fixedchargefirstmeter") or monthly or 0.0),
         fixed_charge_unit=str(item.get("fixedchargeunits") or ("$/month" if monthly else "")),
-        excluded=tuple(_minimum_bills(item)),
+        excluded=tuple(not_included(item)),
+        minimum_bill=minimum_bill_per_month(item),
     )
 
 
-_MINIMUM_BILLS = {"mincharge": "minchargeunits", "minmonthlycharge": "$/month", "annualmincharge": "$/year"}
-"""Key -> its unit, or the key of its unit."""
+def _demand(item: Mapping[str, Any]) -> tuple[FlatDemand | None, Charges | None, str]:
+    """The demand charges, or why they cannot be read: the price of the energy does not depend on them."""
+    flat: Any = item.get("flatdemandstructure")
+    by_hours: Any = item.get("demandratestructure")
+    try:
+        return (
+            _flat_demand(flat, item) if is_nonzero(flat) else None,
+            _charges(by_hours, item, "demand") if is_nonzero(by_hours) else None,
+            "",
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        return None, None, f"a demand charge that cannot be read ({brief(error)})"
 
 
-def _minimum_bills(item: Mapping[str, Any]) -> Iterator[str]:
-    """A minimum bill is known at the end of the month and applies to the whole meter, so no hour or server has a share of
-    it."""
-    for key, unit in _MINIMUM_BILLS.items():
-        amount = _optional(item.get(key))
-        if amount:
-            per = item.get(unit) or "without a unit" if unit.endswith("units") else unit
-            yield (
-                f"the rate has a minimum bill ({key}: {amount:g} {per}), which no cost here includes: where the bill of the"
-                " meter is lower, the utility charges the difference"
-            )
-
-
-_UNSUPPORTED_TERMS = {
-    "demandratchetpercentage": "a ratchet (demandratchetpercentage)",
-    "lookbackpercent": "a look back at earlier peaks (lookbackpercent)",
-    "coincidentratestructure": "a charge on the peak of the utility's grid (coincidentratestructure)",
-    "demandreactivepowercharge": "a charge on reactive power (demandreactivepowercharge)",
-}
-
-
-def _unsupported_terms(item: Mapping[str, Any]) -> str:
-    return ", ".join(words for key, words in _UNSUPPORTED_TERMS.items() if _is_nonzero(item.get(key)))
-
-
-def _is_nonzero(value: Any) -> bool:
-    """Whether it holds a number other than 0, at any depth."""
-    if isinstance(value, list):
-        return any(map(_is_nonzero, value))
-    if isinstance(value, dict):
-        return any(_is_nonzero(value.get(key)) for key in ("rate", "adj"))
-    return value not in (None, "") and float(value) != 0.0
+def _flat_demand(structure: Sequence[Any], item: Mapping[str, Any]) -> FlatDemand:
+    months = _indices(item["flatdemandmonths"], 12, len(structure))
+    return FlatDemand(_periods(structure, {*months}), months)
 
 
 def _charges(structure: Sequence[Any], item: Mapping[str, Any], what: str) -> Charges:
     weekday = _matrix(item[f"{what}weekdayschedule"], len(structure))
     weekend = item.get(f"{what}weekendschedule")
-    return Charges(_periods(structure), weekday, _matrix(weekend, len(structure)) if weekend else weekday)
+    matrices = weekday, _matrix(weekend, len(structure)) if weekend else weekday
+    used = {period for matrix in matrices for row in matrix for period in row}
+    return Charges(_periods(structure, used), *matrices)
 
 
-def _periods(structure: Sequence[Any]) -> tuple[tuple[Tier, ...], ...]:
-    return tuple(_tiers(tiers) for tiers in structure)
+def _periods(structure: Sequence[Any], used: AbstractSet[int]) -> tuple[tuple[Tier, ...], ...]:
+    """The tiers of each period. One that is in force at no time may be empty."""
+    return tuple(_tiers(index, tiers) if index in used else (Tier(0.0),) for index, tiers in enumerate(structure))
 
 
-def _tiers(tiers: Sequence[Mapping[str, Any]]) -> tuple[Tier, ...]:
+def _tiers(period: int, tiers: Sequence[Mapping[str, Any]]) -> tuple[Tier, ...]:
     result: list[Tier] = []
     for index, tier in enumerate(tiers):
+        if _optional(tier.get("rate")) is None:
+            raise _NoRateError(f"period {period} has no rate in tier {index}")
         is_last = index == len(tiers) - 1
         bound = None if is_last else _optional(tier.get("max"))
         if not is_last and (bound is None or (result and bound <= (result[-1].upper_bound or 0.0))):
             raise ValueError(f"tier {index} has no upper bound above the one before")
-        result.append(Tier(float(tier.get("rate") or 0.0) + float(tier.get("adj") or 0.0), bound))
+        result.append(Tier(float(tier["rate"]) + float(tier.get("adj") or 0.0), bound))
     if not result:
         raise ValueError("a period has no tier")
     return tuple(result)
@@ -479,6 +470,19 @@ def _monthly(values: Any) -> tuple[float, ...]:
     if len(result) != 12:
         raise ValueError(f"{len(result)} months")
     return result
+
+
+def _date(value: Any) -> float | None:
+    """Unix seconds of a day, a number or a text in ISO 8601. None where it is not known."""
+    if isinstance(value, Mapping):
+        value = value.get("$date")
+    if not isinstance(value, str) or not value:
+        return _optional(value)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None if value.strip().upper() in {"NA", "N/A"} else float(value)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _optional(value: Any) -> float | None:

@@ -2,29 +2,31 @@
 
 The month's peak at any time (``flatdemand``), by seasons, and the peak of each period of hours (``demandrate``) are
 separate charges, and so is each block of kW. A billing month has the season of the calendar month in which it begins, so
-that no month is charged twice. Unsupported terms are refused: an approximate demand charge can be wrong by thousands.
+that no month is charged twice. A charge with unsupported terms is not included, and named with its size: an approximate
+demand charge can be wrong by thousands, and the price of the energy does not depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from math import inf
 from zoneinfo import ZoneInfo
 
-from tpw.model import Reason, SourceError, StandingCharge
+from tpw.model import StandingCharge
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import DemandRules, Hours
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.tiers import Tier
 from tpw.tariff.urdb import Charges, Rate
+from tpw.tariff.urdb_fields import SAMPLE_KW
 
 DEMAND, FIXED = "demand", "fixed"
 """The charges of a rate that can be included."""
 
 _SATURDAY = 5
-_HINT = "configure this charge as tariff.demand, and remove `demand` from `charges`"
+_HINT = "Configure it as tariff.demand, and remove `demand` from `charges`"
 _PER_MONTH = {"$/month": 1.0, "$/year": 1.0 / 12.0}
 
 
@@ -71,32 +73,68 @@ def contract_of(
     timezone: str,
     is_holiday: Callable[[date], bool] | None = None,
 ) -> Contract:
-    """The included charges of a rate. Raises SourceError (UNSUPPORTED) for unsupported terms."""
-    return Contract(
-        _demand(rate, months, ZoneInfo(timezone), is_holiday) if DEMAND in wanted else (),
-        _fixed(rate) if FIXED in wanted else (),
-    )
+    """The included charges of a rate. Those that are wanted and have unsupported terms are in ``excluded``."""
+    demand, no_demand = _demand(rate, months, ZoneInfo(timezone), is_holiday) if DEMAND in wanted else ((), ())
+    fixed, no_fixed = _fixed(rate) if FIXED in wanted else ((), ())
+    return Contract(demand, fixed, (*no_demand, *no_fixed))
 
 
 def _demand(
     rate: Rate, months: BillingMonths, zone: ZoneInfo, is_holiday: Callable[[date], bool] | None
-) -> tuple[DemandRules, ...]:
-    if rate.unsupported_demand:
-        raise SourceError(Reason.UNSUPPORTED, f"this rate has {rate.unsupported_demand}, which is not supported", _HINT)
+) -> tuple[tuple[DemandRules, ...], tuple[str, ...]]:
+    """The demand charges, and those that cannot be included, in sentences."""
     window = rate.demand_window_minutes * 60.0
     rules: list[DemandRules] = []
+    excluded: list[str] = []
     if rate.flat_demand is not None:
-        _check_unit(rate.flat_demand_unit)
         flat = rate.flat_demand
-        for period in sorted(set(flat.months)):
-            hours: Hours | None = SeasonMonths(flat.months, period, zone) if len(set(flat.months)) > 1 else None
-            rules += _blocks(f"{rate.label} peak {period}", flat.periods[period], hours, window, months)
+        used = sorted(set(flat.months))
+        found: list[tuple[str, tuple[Tier, ...], Hours | None]] = [
+            (f"peak {period}", flat.periods[period], SeasonMonths(flat.months, period, zone) if len(used) > 1 else None)
+            for period in used
+        ]
+        if problem := _problem(rate, rate.flat_demand_unit, flat.periods):
+            excluded.append(_excluded("on the month's peak (flatdemandstructure)", problem, flat.periods))
+        else:
+            for name, tiers, hours in found:
+                rules += _blocks(f"{rate.label} {name}", tiers, hours, window, months)
     if rate.demand is not None:
-        _check_unit(rate.demand_unit)
-        for period, tiers in enumerate(rate.demand.periods):
-            hours = PeriodHours(rate.demand, period, zone, is_holiday)
-            rules += _blocks(f"{rate.label} period {period}", tiers, hours, window, months)
-    return tuple(rules)
+        if problem := _problem(rate, rate.demand_unit, rate.demand.periods):
+            excluded.append(_excluded("on the peaks of hours (demandratestructure)", problem, rate.demand.periods))
+        else:
+            for period, tiers in enumerate(rate.demand.periods):
+                hours = PeriodHours(rate.demand, period, zone, is_holiday)
+                rules += _blocks(f"{rate.label} period {period}", tiers, hours, window, months)
+    if rate.flat_demand is None and rate.demand is None and rate.unsupported_demand:
+        excluded.append(f"the rate has {rate.unsupported_demand}, which no cost here includes")
+    return tuple(rules), tuple(excluded)
+
+
+def _problem(rate: Rate, unit: str, periods: Sequence[Sequence[Tier]]) -> str:
+    """Why a demand charge cannot be included; "" if it can."""
+    if rate.unsupported_demand:
+        return f"it has {rate.unsupported_demand}"
+    if unit.strip().lower() != "kw":
+        return f"it is per {unit}, not per kW of the month"
+    credit = min(tier.price for tiers in periods for tier in tiers)
+    return f"it credits {-credit:g} for a kW" if credit < 0.0 else ""
+
+
+def _excluded(charge: str, problem: str, periods: Sequence[Sequence[Tier]]) -> str:
+    size = max(sum(priced(tiers, SAMPLE_KW)) for tiers in periods)
+    return (
+        f"the rate's demand charge {charge} is not supported, because {problem}: no cost here includes up to {size:,.2f}"
+        f" a month for {SAMPLE_KW:g} kW. {_HINT}"
+    )
+
+
+def priced(tiers: Sequence[Tier], quantity: float) -> Iterator[float]:
+    """The charge of each block for a quantity."""
+    lower = 0.0
+    for tier in tiers:
+        upper = inf if tier.upper_bound is None else tier.upper_bound
+        yield tier.price * max(0.0, min(quantity, upper) - lower)
+        lower = upper
 
 
 def _blocks(
@@ -107,8 +145,6 @@ def _blocks(
     lower = 0.0
     for index, tier in enumerate(tiers):
         upper = inf if tier.upper_bound is None else tier.upper_bound
-        if tier.price < 0.0:
-            raise SourceError(Reason.UNSUPPORTED, f"this rate credits {-tier.price:g} for a kW of demand", _HINT)
         if tier.price > 0.0:
             block = f"{name} block {index}" if len(tiers) > 1 else name
             result.append(
@@ -126,23 +162,17 @@ def _blocks(
     return result
 
 
-def _check_unit(unit: str) -> None:
-    if unit.strip().lower() != "kw":
-        raise SourceError(
-            Reason.UNSUPPORTED, f"this rate charges demand per {unit}; only kW per month are supported", _HINT
-        )
-
-
-def _fixed(rate: Rate) -> tuple[StandingCharge, ...]:
+def _fixed(rate: Rate) -> tuple[tuple[StandingCharge, ...], tuple[str, ...]]:
+    """The fixed charge, or why it is not included."""
     unit = rate.fixed_charge_unit.strip().lower()
     if rate.fixed_charge == 0.0:
-        return ()
+        return (), ()
     if unit == "$/day":
-        return (StandingCharge("fixed", per_day=rate.fixed_charge),)
+        return (StandingCharge("fixed", per_day=rate.fixed_charge),), ()
     if unit not in _PER_MONTH or rate.fixed_charge < 0.0:
-        raise SourceError(
-            Reason.UNSUPPORTED,
-            f"this rate has a fixed charge of {rate.fixed_charge:g} {unit or 'without a unit'}, which is not supported",
-            "configure it as tariff.fixed, and remove `fixed` from `charges`",
+        excluded = (
+            f"the rate has a fixed charge of {rate.fixed_charge:g} {unit or 'without a unit'}, which no cost here"
+            " includes: configure it as tariff.fixed, and remove `fixed` from `charges`"
         )
-    return (StandingCharge("fixed", per_month=rate.fixed_charge * _PER_MONTH[unit]),)
+        return (), (excluded,)
+    return (StandingCharge("fixed", per_month=rate.fixed_charge * _PER_MONTH[unit]),), ()

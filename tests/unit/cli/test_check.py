@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tpw.cli import main
+from tpw.config import load
+from tpw.model import SourceError
+from tpw.tariff.context import FeedContext
 
 CAPTURES = Path(__file__).parents[2] / "captures"
 BAD = CAPTURES / "config" / "bad"
+NOW = datetime(2026, 7, 14, 12, tzinfo=UTC).timestamp()
 
 
 def test_a_directory_is_reported_by_file_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,16 +61,72 @@ def test_charges_of_a_rate_that_are_not_counted_are_noted(tmp_path: Path, capsys
     tariff = (
         "tariff: {{currency: USD, timezone: America/Los_Angeles, energy: {{kind: urdb, file: {}, charges: [demand]}}}}"
     )
-    for name in ("rate", "kva", "gone"):
+    for name in ("rate", "kva"):
         (tmp_path / f"{name}.yaml").write_text(tariff.format(f"{name}.json"))
 
-    assert main(["check", *(str(tmp_path / f"{name}.yaml") for name in ("rate", "kva", "gone"))]) == 0
+    assert main(["check", str(tmp_path / "rate.yaml"), str(tmp_path / "kva.yaml")]) == 0
 
     notes = [line.partition(": note: tariff.energy: ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert notes[0::2] == ["", "", ""]
+    assert notes[0::2] == ["", ""]
     assert notes[1].startswith("the rate has a minimum bill (mincharge: 250 $/month), which no cost here includes")
-    assert notes[3].startswith("this rate charges demand per kVA; only kW per month are supported")
-    assert notes[5].startswith(f"the rate cannot be read from {tmp_path / 'gone.json'}")
+    assert "(flatdemandstructure)" in notes[3]
+    assert "5,539.00 a month for 1000 kW" in notes[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"demandreactivepowercharge": 0.52}, 0, "demandreactivepowercharge: 0.52 per kVAr"),
+        ({"demandReactPwrCharge": 0.25}, 0, "121.08 for 1000 kW at a power factor of 0.9"),
+        ({"energyattrs": [{"Fuel rider": "$0.0123/kWh"}]}, 0, "`Fuel rider` (energyattrs: $0.0123/kWh)"),
+        ({"energyAttrs": [{"key": "Fuel rider", "val": "$0.01 per kWh"}]}, 0, "7,300.00 for 730000 kWh"),
+        ({"demandattrs": [{"Transformation charge": "$0.50/kW"}]}, 0, "500.00 for 1000 kW"),
+        ({"fixedattrs": [{"Franchise fee": "3 %"}]}, 0, "`Franchise fee` (fixedattrs: 3 %)"),
+        ({"fixedchargeeaaddl": 12.5}, 0, "fixedchargeeaaddl: 12.5"),
+        ({"standbycharge": 8}, 0, "`standbycharge` (8)"),
+        ({"servicetype": "Delivery"}, 0, "the energy itself"),
+        ({"demandratestructure": [[{}], [{"rate": 3.0}]]}, 0, ""),
+        ({"demandweekdayschedule": None}, 0, ""),
+        ({"energyratestructure": [[{"unit": "kWh"}]] * 5}, 2, "period 0 has no rate in tier 0"),
+        ({"energyratestructure": [[{"rate": 0.1, "max": 9}, {"adj": 0.01}]] * 5}, 2, "period 0 has no rate in tier 1"),
+        ({"energyratestructure": [[{"rate": 0.1, "max": 9, "unit": "kWh daily"}, {"rate": 1}]] * 5}, 2, "kWh daily"),
+        ({"energyratestructure": [[{"rate": 0.1}]] * 5 + [[{}]]}, 0, ""),
+    ],
+)
+@pytest.mark.parametrize("charges", ["[]", "[demand, fixed]"])
+def test_exit_2_where_the_daemon_would_have_no_price_and_what_is_not_included_is_named(
+    changes: dict[str, object],
+    status: int,
+    words: str,
+    charges: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rate = json.loads((CAPTURES / "tariff" / "urdb-smud-ci-tod4-2025.json").read_text())["items"][0]
+    (tmp_path / "rate.json").write_text(json.dumps({**rate, **changes}))
+    file = tmp_path / "tpw.yaml"
+    energy = f"{{kind: urdb, file: rate.json, charges: {charges}}}"
+    file.write_text(f"tariff: {{currency: USD, timezone: America/Los_Angeles, energy: {energy}}}")
+
+    assert main(["check", str(file)]) == status
+
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
+    source = load(file.read_text(), str(file)).tariff.prices(FeedContext(clock=lambda: NOW))
+    assert source is not None
+    if status == 0:
+        assert [price.state for price in source.intervals(NOW, NOW + 3600)] == ["final"]
+    else:
+        with pytest.raises(SourceError):
+            source.intervals(NOW, NOW + 3600)
+
+
+def test_a_file_of_prices_that_is_not_there_is_no_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tpw.yaml"
+    energy = "{kind: urdb, file: gone.json}"
+    file.write_text(f"tariff: {{currency: USD, timezone: America/Los_Angeles, energy: {energy}}}")
+    assert main(["check", str(file)]) == 2
+    assert f"the rate cannot be read from {tmp_path / 'gone.json'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -208,3 +208,24 @@ def test_rate_is_fetched_by_its_label_with_the_key_from_the_file(tmp_path: Path)
     assert asked[0].url.endswith("getpage=68c0cb49d7afaa668b0dc6fc&api_key=k3y")
     assert "k3y" not in asked[0].address
     assert "k3y" not in repr(asked[0].address)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (1746057600, 1746057600.0),
+        ("1746057600", 1746057600.0),
+        ("2025-05-01", 1746057600.0),
+        ({"$date": "2025-05-01T00:00:00Z"}, 1746057600.0),
+        ("NA", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_first_day_of_a_rate_in_each_form(text: object, expected: float | None) -> None:
+    assert parse(changed(startdate=text)).start_seconds == expected
+
+
+@pytest.mark.parametrize("text", ["soon", [1]])
+def test_a_day_that_cannot_be_read_is_refused(text: object) -> None:
+    assert refusal(changed(enddate=text)).reason is Reason.MALFORMED

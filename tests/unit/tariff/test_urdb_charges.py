@@ -179,27 +179,44 @@ def test_fixed_charge_in_each_unit(unit: str, charge: float, expected: StandingC
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "words", "included"),
     [
-        ({"flatDemandUnits": "kVA"}, "per kVA"),
-        ({"demandrateunit": "hp"}, "per hp"),
-        ({"demandrateunit": "kW daily"}, "per kW daily"),
-        ({"demandratchetpercentage": [0.0] * 11 + [0.5]}, "a ratchet"),
-        ({"lookbackpercent": 0.8}, "earlier peaks"),
-        ({"coincidentratestructure": [[{"rate": 3.0}]]}, "utility's grid"),
-        ({"demandreactivepowercharge": 0.3}, "reactive power"),
-        ({"flatdemandstructure": [[{"rate": -1.0}]]}, "credits 1 for"),
-        ({"fixedchargeunits": "$/furlong"}, "$/furlong"),
-        ({"fixedchargeunits": ""}, "without a unit"),
+        ({"flatDemandUnits": "kVA"}, "per kVA", (0, 1, 1)),
+        ({"demandrateunit": "hp"}, "11,609.00 a month for 1000 kW", (1, 0, 1)),
+        ({"demandrateunit": "kW daily"}, "per kW daily", (1, 0, 1)),
+        ({"demandratchetpercentage": [0.0] * 11 + [0.5]}, "a ratchet", (0, 0, 1)),
+        ({"lookbackpercent": 0.8}, "earlier peaks", (0, 0, 1)),
+        ({"flatdemandstructure": [[{"rate": -1.0}]]}, "credits 1 for", (0, 1, 1)),
+        ({"flatdemandmonths": None}, "cannot be read", (0, 0, 1)),
+        ({"demandratestructure": [[{}], [{"rate": 3.0}]]}, "period 0 has no rate in tier 0", (0, 0, 1)),
+        ({"fixedchargeunits": "$/furlong"}, "$/furlong", (1, 1, 0)),
+        ({"fixedchargeunits": ""}, "without a unit", (1, 1, 0)),
     ],
 )
-def test_unsupported_terms_are_refused_with_a_hint(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(SourceError) as raised:
-        charges(**changes)
-    assert raised.value.reason is Reason.UNSUPPORTED
-    assert words in raised.value.detail
-    assert "from `charges`" in raised.value.hint
-    parse(item(**changes))  # the price alone is supported
+def test_a_charge_with_unsupported_terms_is_excluded_and_named_and_the_others_are_included(
+    changes: dict[str, object], words: str, included: tuple[int, int, int]
+) -> None:
+    found = charges(**changes)
+    assert any(words in sentence for sentence in found.excluded)
+    peaks = [charge.name.split()[1] for charge in found.demand]
+    assert (peaks.count("peak"), peaks.count("period"), len(found.standing_charges)) == included
+    assert charges(wanted=frozenset(), **changes) == Contract()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"coincidentratestructure": [[{"rate": 3.0}]]}, "3,000.00 for 1000 kW at that peak"),
+        ({"demandreactivepowercharge": 0.3}, "145.30 for 1000 kW"),
+        ({"demandReactPwrCharge": "0.3"}, "145.30 for 1000 kW"),
+    ],
+)
+def test_charges_beside_the_kw_of_the_month_are_named_and_change_no_other(
+    changes: dict[str, object], words: str
+) -> None:
+    (sentence,) = parse(item(**changes)).excluded
+    assert words in sentence
+    assert charges(**changes) == charges()
 
 
 @pytest.mark.parametrize("nothing", [{"demandratchetpercentage": [0.0] * 12}, {"coincidentratestructure": [[{}]]}])
@@ -272,12 +289,15 @@ def test_charges_are_known_after_a_restart_while_the_service_is_down(tmp_path: P
     assert len(again.contract.demand) == 2
 
 
-def test_a_rate_with_unsupported_charges_has_no_price(tmp_path: Path) -> None:
+def test_energy_has_its_price_where_another_charge_is_not_supported(tmp_path: Path) -> None:
     world = World()
     world.body = item(demandrateunit="kVA").encode()
-    with pytest.raises(SourceError, match="per kVA"):
-        world.source(tmp_path).intervals(world.now, world.now + 60)
-    assert world.source(tmp_path, charged="fixed").intervals(world.now, world.now + 60)
+    source = world.source(tmp_path)
+    assert source.intervals(world.now, world.now + 60)
+    assert source.error is None
+    assert "per kVA" in source.contract.excluded[0]
+    again = world.source(tmp_path)
+    assert again.contract.excluded == source.contract.excluded
 
 
 # ------------------------------------------------------------------------------------------------------ where it stands now
