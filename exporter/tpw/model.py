@@ -477,11 +477,17 @@ class OsProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerReading:
-    """One reading of one inference server."""
+class ServerOutcome:
+    """What one read of one inference server gave."""
 
     server: str
     at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReading(ServerOutcome):
+    """One reading of one inference server."""
+
     engine: str
     cadence: Cadence
     version: str
@@ -499,14 +505,14 @@ class ServerReading:
     address: str = ""
     """Where it was read. Without an identity, another address means another server."""
     phase: Phase | None = None
+    refused: int = 0
+    """Samples of counters with a value that no counter has."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFault:
+class ServerFault(ServerOutcome):
     """A server that gave no reading."""
 
-    server: str
-    at_seconds: float
     reason: Reason
     detail: str
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,10 @@ from math import inf
 from pathlib import Path
 from random import Random
 
-from chaos.faults import DESTROYS, FAULTS
+from chaos.faults import DESTROYS, FAULTS, NEEDS_DISK
 from chaos.judge import Judge
 from chaos.report import write
-from chaos.world import GPUS, RECOVERY_SECONDS, TOKENS_PER_SECOND, World
+from chaos.world import GPUS, RECOVERY_SECONDS, TOKENS_PER_SECOND, Disk, World, in_own_namespace
 from support.losses import aligned
 
 SLOP_JOULES = 500.0
@@ -160,11 +161,13 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
     parser.add_argument("--keep", type=Path, default=None, help="a directory for the daemon's log and books")
     arguments = parser.parse_args()
+    in_own_namespace([sys.executable, "-m", "chaos", *sys.argv[1:]])
+    names = [name for name in arguments.only or FAULTS if Disk.is_available() or name not in NEEDS_DISK]
     seed = arguments.seed if arguments.seed is not None else Random().randrange(10**6)
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        result = run(seed, arguments.seconds, arguments.only or list(FAULTS), directory)
+        result = run(seed, arguments.seconds, names, directory)
     problems = [*result.problems, *result.judge.problems]
     slow = [name for name, row in result.rows.items() if row.survived < row.times]
     problems += [

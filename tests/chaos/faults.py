@@ -92,12 +92,38 @@ def kill_in_another_year(world: World, random: Random) -> None:
 # -------------------------------------------------------------------------------------------------------------- the disk
 
 
+def _while(world: World, random: Random) -> None:
+    """What happens while the books cannot be written: nothing, or a crash and a start."""
+    pause(random, 0.3, 1.0)
+    if random.random() < 0.5:
+        world.kill()
+        world.start()
+        pause(random, 0.5, 2.0)
+
+
 def disk_full(world: World, random: Random) -> None:
-    """No file can grow (RLIMIT_FSIZE), so every write of the journal fails."""
+    """No byte is left on the disk of the books. Where nothing may be mounted: no file can grow (RLIMIT_FSIZE)."""
+    if world.disk is not None:
+        world.disk.fill()
+        _while(world, random)
+        world.disk.free()
+        return
     resource.prlimit(world.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     pause(random, 0.5, 1.5)
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(world.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    world.await_written()
+
+
+def disk_read_only(world: World, random: Random) -> None:
+    """The disk is read-only at a start, and some time later it is not. Not even the reserve can be written meanwhile."""
+    assert world.disk is not None
+    world.kill()
+    world.disk.protect(is_read_only=True)
+    world.start()
+    world.await_ticks("start on a read-only disk")
+    pause(random)
+    world.disk.protect(is_read_only=False)
     world.await_written()
 
 
@@ -110,9 +136,8 @@ def books_locked(world: World, random: Random) -> None:
         contextlib.closing(sqlite3.connect(world.state / BOOKS, timeout=0.5)) as db,
     ):
         db.execute("BEGIN IMMEDIATE")
-        pause(random, 0.5, 1.5)
+        _while(world, random)
         db.execute("ROLLBACK")
-    world.await_written()
 
 
 def _torn(world: World, tear: Callable[[bytearray], bytes]) -> None:
@@ -308,6 +333,7 @@ FAULTS: dict[str, Fault] = {
     "clock back, 2 s to 1970": clock_back,
     "restart under a wrong clock": kill_in_another_year,
     "disk full": disk_full,
+    "disk read-only at a start": disk_read_only,
     "books locked": books_locked,
     "books truncated": torn_truncated,
     "books one byte short": torn_one_byte,
@@ -340,3 +366,5 @@ FAULTS: dict[str, Fault] = {
 }
 DESTROYS = {"books truncated", "books one byte short", "books empty", "pages of the books overwritten"}
 """After these counters may be lower: those of a backup, or of new books."""
+NEEDS_DISK = {"disk read-only at a start"}
+"""These need a file system of their own."""

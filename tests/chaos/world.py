@@ -78,6 +78,67 @@ class Feed:
         return self.answers or answer(json.dumps({"status": "success", "data": data}), content_type="application/json")
 
 
+class Disk:
+    """A file system of 96 MiB, which can be filled and made read-only. A context manager.
+
+    Only in a mount namespace of this process (:func:`in_own_namespace`), so nothing of it is left behind.
+    """
+
+    MEBIBYTES = 96  # a backup needs 64 free ones
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether this process may mount."""
+        return os.environ.get(_NAMESPACE) == str(os.getpid())
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={self.MEBIBYTES}m,mode=700", "none", self.path], check=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+
+    def fill(self) -> None:
+        """Leave no byte."""
+        with self._ballast.open("wb", buffering=0) as ballast:
+            for block in (1 << 20, 4096):
+                with contextlib.suppress(OSError):
+                    while ballast.write(bytes(block)) == block:
+                        pass
+
+    def free(self) -> None:
+        """Delete what fills it."""
+        self._ballast.unlink(missing_ok=True)
+
+    def protect(self, *, is_read_only: bool) -> None:
+        """Make it read-only, which needs that no process has a file in it open for writing; or end that."""
+        subprocess.run(["mount", "-o", f"remount,{'ro' if is_read_only else 'rw'}", self.path], check=True)
+
+
+_NAMESPACE = "CHAOS_NAMESPACE"
+
+
+def in_own_namespace(arguments: list[str]) -> None:
+    """Run this command anew where it may mount file systems that no other process sees. Returns where it does already, and
+    where the kernel does not allow it."""
+    if _NAMESPACE in os.environ:
+        return
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"]
+    try:
+        subprocess.run([*enter, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return
+    os.environ[_NAMESPACE] = str(os.getpid())  # exec keeps the process
+    os.execvp(enter[0], [*enter, *arguments])  # noqa: S606 - no shell is wanted
+
+
 class World:
     """Everything that runs. A context manager.
 
@@ -89,6 +150,8 @@ class World:
     def __init__(self, directory: Path, judge: Judge) -> None:
         self.directory, self.judge = directory, judge
         self.state = directory / "state"
+        self.disk = Disk(directory / "state") if Disk.is_available() else None
+        """Of the books, with a size of its own. None where this user may mount nothing."""
         self.log = directory / "daemon.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -104,6 +167,8 @@ class World:
 
     def __enter__(self) -> Self:
         enter = self._stack.enter_context
+        if self.disk is not None:
+            enter(self.disk)
         self.nvml = enter(FakeNvml(self.directory, GPUS, refresh_seconds=0.02))
         for index in range(GPUS):
             self.nvml.gpu(index).set_square(150.0 + 10 * index, 500.0, 3.0 + index, 0.5)

@@ -210,6 +210,12 @@ class Server:
     )
     timeout: float = setting(duration(0.1, 60.0), "Time limit of one read.", default=2.0)
     tls: Tls | None = setting(Section(Tls), "TLS of the connection.", default=None)
+    plausibility: Plausibility | None = setting(
+        Section(Plausibility),
+        "What is accepted from the page of this server, such as a gateway that counts for many, or an untrusted one.",
+        default=None,
+        default_words="`polling.plausibility`",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

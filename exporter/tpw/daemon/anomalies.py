@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import structlog
 
-from tpw.config.schema import Config
+from tpw.config.schema import Config, Plausibility
 from tpw.ledger.books import ServerAccount
 from tpw.ledger.trust import Limits
 
@@ -16,16 +17,23 @@ QUIET_SECONDS = 600.0
 """Rejected values after a pause of this length are logged again."""
 
 _DETAIL = {
-    "implausible": "A counter rose by more than polling.plausibility allows; the rise is not booked.",
-    "models": "The server has more models than polling.plausibility.models_per_server; new ones are booked as `other`.",
+    "implausible": "A counter rose by more than plausibility allows; the rise is not booked.",
+    "models": "The server has more models than plausibility.models_per_server; new ones are booked as `other`.",
+    "invalid": "A counter is negative, not finite or above 2^63; the value is not read.",
     "series": "The server has too many series; new ones are not counted.",
 }
-_HINT = "See tpw_server_token_anomalies_total. If the values are right, raise polling.plausibility."
+_HINT = (
+    "See tpw_server_token_anomalies_total. If the values are right, raise plausibility, of the server or in polling."
+)
 
 
 def limits(config: Config) -> Limits:
     """What the configuration accepts."""
-    accepted = config.polling.plausibility
+    differ = {one.name: _limits(one.plausibility) for one in config.servers if one.plausibility is not None}
+    return replace(_limits(config.polling.plausibility), by_server=differ)
+
+
+def _limits(accepted: Plausibility) -> Limits:
     return Limits(
         accepted.tokens_per_second,
         accepted.requests_per_second,

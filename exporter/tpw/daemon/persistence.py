@@ -72,6 +72,7 @@ class Persistence:
         self._retry_at_seconds = float("-inf")
         self._problem = "" if file is None else file.problem
         self._held_back: tuple[str, ...] = ()
+        self._is_aside = False
         self._is_written = threading.Event()
         self._recovery: Recovery | None = None
         self.written_wall_seconds: float | None = None
@@ -96,7 +97,8 @@ class Persistence:
         """What the operator should know, in sentences."""
         notes = [] if self._recovery is None else [self._recovery.sentence()]
         if self._problem:
-            notes.append(f"The books cannot be written, so they are kept in memory only: {self._problem}.")
+            where = "a reserve beside them" if self._is_aside else "memory only, and a crash loses them"
+            notes.append(f"The books cannot be written, so they are kept in {where}: {self._problem}.")
         if self._held_back:
             notes.append(f"Not written, because they cannot be encoded: {', '.join(self._held_back)}.")
         if self._upkeep is not None and self._upkeep.note:
@@ -112,6 +114,7 @@ class Persistence:
         if self._file is None:
             return without_closed(books)
         if self._clock() < self._retry_at_seconds:
+            self._set_aside(self._file, books)
             return books
         was_failing = bool(self._problem)
         try:
@@ -120,6 +123,7 @@ class Persistence:
             self._retry_seconds = min(2.0 * self._retry_seconds, RETRY_SECONDS) if was_failing else FIRST_RETRY_SECONDS
             self._retry_at_seconds = self._clock() + self._retry_seconds
             self._problem = str(error)
+            self._set_aside(self._file, books)
             if not was_failing:
                 self._report_failure()
             return books
@@ -146,11 +150,21 @@ class Persistence:
         if self._file is not None:
             self._file.close()
 
+    def _set_aside(self, file: BooksFile, books: Books) -> None:
+        """Before the snapshot can be scraped: a crash must not lower what it shows."""
+        try:
+            file.set_aside(books)
+        except OSError:
+            self._is_aside = False  # the disk was reported already
+        else:
+            self._is_aside = True
+
     def _report_failure(self) -> None:
         _log.error(
             "books_write_failed",
             detail=self._problem,
-            hint="The exporter keeps counting in memory and tries again within 10 s. Free or repair the disk.",
+            reserve=self._is_aside,
+            hint="The exporter keeps counting and tries again within 10 s. Free or repair the disk.",
         )
 
     def _report_recovery(self) -> None:

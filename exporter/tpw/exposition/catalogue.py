@@ -308,8 +308,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_server_token_anomalies_total",
         ("server", "reason"),
         "Values on the metrics page of the server that were not booked, by reason, counted by the exporter: implausible "
-        "(rose by more than polling.plausibility allows), models (above models_per_server: booked as model other), "
-        "series (too many series).",
+        "(rose by more than plausibility allows), models (above models_per_server: booked as model other), "
+        "series (too many series), invalid (a counter that is negative, not finite or above 2^63: not read).",
         "No value was rejected for that reason.",
     ),
     Metric(
@@ -570,8 +570,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_books_writable",
         (),
-        "1 if the last write of the books to the state directory succeeded, 0 if it failed: the exporter then counts in "
-        "memory, and a restart loses what was not written.",
+        "1 if the last write of the books to the state directory succeeded, 0 if it failed: the exporter then goes on "
+        "with a reserve beside them; where that cannot be written either, a restart loses what was counted since.",
         "No state directory is in use.",
     ),
     Metric(

@@ -292,7 +292,7 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             last_read = before.unread_since_seconds
         if last_read is None and books.resumed and books.at is not None:
             last_read = books.at.wall_seconds
-        counted = count(before, reading, last_read, tick.at.wall_seconds, limits)
+        counted = count(before, reading, last_read, tick.at.wall_seconds, limits.by_server.get(name, limits))
         accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
         if last_read is not None:
             spans[name] = tick.at.wall_seconds - last_read

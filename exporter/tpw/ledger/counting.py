@@ -119,7 +119,7 @@ def count(
         now_wall_seconds: when this reading was taken.
         limits: what is accepted.
     """
-    anomalies: dict[str, int] = {}
+    anomalies: dict[str, int] = {Anomaly.INVALID: reading.refused} if reading.refused else {}
     reading, seen = _accepted_models(account, reading, now_wall_seconds, limits, anomalies)
     seconds = _seconds_between(account, reading, read_wall_seconds, now_wall_seconds)
     elder = _is_elder(account, reading, read_wall_seconds)

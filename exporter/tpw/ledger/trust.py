@@ -8,7 +8,7 @@ and series per server is limited. What is above a limit is not booked and counte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tpw.model import UNKNOWN_MODEL, Role, ServerReading
@@ -41,6 +41,8 @@ class Anomaly(StrEnum):
     """The counter rose by more than the server can do."""
     MODELS = "models"
     """A new model above the limit: booked as ``other``."""
+    INVALID = "invalid"
+    """The value was negative, not finite or above 2^63: not read."""
     SERIES = "series"
     """A new series above the limit: not booked."""
 
@@ -56,6 +58,8 @@ class Limits:
     work_units_per_second: float = 1e8
     """Units are seconds of audio, images, characters or pixels."""
     models: int = 200
+    by_server: Mapping[str, Limits] = field(default_factory=dict)
+    """Limits of servers that differ."""
 
     def rise(self, role: Role | None, seconds: float) -> float:
         """The highest plausible rise of a counter over this time. No role: a counter of work."""

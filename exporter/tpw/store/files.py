@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from tpw.store.reserve import Reserve
+
 FILE_NAME: Final = "books.sqlite"
 LAYOUT: Final = 1
 BACKUPS: Final = 2
@@ -65,7 +67,7 @@ def stamp(wall_seconds: float) -> str:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The books for writing, made if they are not there. Only their owner may read them.
+    """The books for writing, made if they are not there, completed from their reserve. Only their owner may read them.
 
     Raises:
         NewerLayoutError: see there.
@@ -95,6 +97,7 @@ def connect(path: Path) -> sqlite3.Connection:
         if not known.issuperset((*SMALL_TABLES, "interval", "served")) or layout is None:
             connection.executescript(SCHEMA)
             run("INSERT OR REPLACE INTO meta VALUES ('layout', ?)", (str(LAYOUT),))
+        Reserve(path).carry_over(connection)
     except BaseException:
         connection.close()
         raise

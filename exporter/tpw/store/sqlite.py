@@ -35,10 +35,12 @@ from tpw.store.files import (
     check_small_tables,
     check_whole,
     connect,
+    connect_read_only,
     sync,
 )
 from tpw.store.queries import load, rows_where, served_where
 from tpw.store.recovery import Recovery, recover, salvage
+from tpw.store.reserve import Changes, Reserve, write
 
 _FLUSH_SECONDS: Final = 60.0
 _UNENCODABLE: Final = (ValueError, TypeError, OverflowError)
@@ -71,14 +73,18 @@ class BooksFile:
         self._flushed_at = 0.0
         self._beneath: dict[float, dict[PostingKey, Amounts]] = {}
         self._beneath_served: dict[float, dict[tuple[str, str], Served]] = {}
+        self._reserve = Reserve(self.path)
         self._lock = -1
         self._connection: sqlite3.Connection | None = None
         try:
             self._acquire()
             self._connection, self._loaded = self._opened()
+            self._reserve.completes(_moment(self._loaded))
         except (OSError, sqlite3.OperationalError, NewerLayoutError) as error:
             self.problem = _reason(error)
             self._loaded = self._in_memory()
+            if isinstance(error, NewerLayoutError):
+                self._reserve.completes(None)
 
     def _acquire(self) -> None:
         """Lock the directory. Raises OSError, and StoreError where another daemon has it."""
@@ -139,9 +145,12 @@ class BooksFile:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
             try:
                 recovery = salvage(self.path, memory, "", self._wall())
+                base = _moment(load(memory))
+                carried = self._reserve.carry_over(memory)
                 books = load(memory)
             except Exception:  # noqa: BLE001 - a start never fails for the state of the disk
                 return Books()
+        self._reserve.completes(base, carried, _moment(books))
         # Counted when it is recovered on disk.
         return replace(books, recovered=max(0, books.recovered - 1)) if recovery is not None else books
 
@@ -165,13 +174,14 @@ class BooksFile:
         written = books
         try:
             try:
-                self._write(connection, books)
+                write(connection, self._changes(books))
                 self.held_back = ()
             except _UNENCODABLE:
                 written, self.held_back = _encodable(books, self._written)
-                self._write(connection, written)
+                write(connection, self._changes(written))
         except sqlite3.Error as error:
             raise OSError(f"{self.path}: {error}") from error
+        self._reserve.completes(_moment(books))
         self._written = without_closed(written)
         books = self._written if written is books else without_closed(books)
         # A row that left the memory is complete on disk. If it reappears, it is read again.
@@ -182,49 +192,59 @@ class BooksFile:
             self._flushed_at = now
             with contextlib.suppress(sqlite3.Error, OSError):
                 self._flush(connection)
+                self._reserve.prepare()
         return books
 
-    def _write(self, connection: sqlite3.Connection, books: Books) -> None:
-        """One transaction; rolled back on every exception."""
+    def set_aside(self, books: Books) -> None:
+        """Keep beside the books what could not be written, for the next start (:mod:`tpw.store.reserve`).
+
+        Raises OSError: not even that can be written.
+        """
+        if books.at is None:
+            return
+        try:
+            try:
+                changes = [(name, list(rows)) for name, rows in self._changes(books)]
+            except _UNENCODABLE:
+                changes = [(name, list(rows)) for name, rows in self._changes(_encodable(books, self._written)[0])]
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        try:
+            self._reserve.put(_moment(books), changes)
+        except OSError:
+            # Without the quarter-hours, which then no longer sum to the counters.
+            self._reserve.put(_moment(books), changes, without_rows=True)
+
+    def _changes(self, books: Books) -> Changes:
+        """What to write, one table after the other."""
         assert books.at is not None  # noqa: S101 - checked by the caller
         old = self._written
-        run = connection.executemany
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            gone = old.postings.keys() - books.postings.keys()
-            if gone:
-                where = "gpu = ? AND server = ? AND model = ? AND state = ?"
-                run(f"DELETE FROM posting WHERE {where}", [codec.dump_key(key) for key in gone])  # noqa: S608
-            run(
-                "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
-                [
-                    (*codec.dump_key(key), codec.dump_quantity(value))
-                    for key, value in _changed(books.postings, old.postings)
-                ],
-            )
-            run("INSERT OR REPLACE INTO interval VALUES (?, ?, ?, ?, ?, ?, ?)", self._intervals(books, old))
-            run("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?)", self._served(books, old))
-            run("INSERT OR REPLACE INTO gpu VALUES (?, ?)", _rows(books.gpus, old.gpus, codec.dump_gpu))
-            run("INSERT OR REPLACE INTO server VALUES (?, ?)", self._servers(books, old))
-            run("INSERT OR REPLACE INTO host VALUES (?, ?)", _rows(books.hosts, old.hosts, codec.dump_host))
-            run("INSERT OR REPLACE INTO source VALUES (?, ?)", _rows(books.sources, old.sources, codec.dump_source))
-            run(
-                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-                [
-                    ("at_wall_seconds", repr(books.at.wall_seconds)),
-                    ("currency", books.currency),
-                    ("host_carry_joules", repr(books.host_carry_joules)),
-                    ("contract", codec.dump_contract(books)),
-                    ("held", codec.dump_held(books.held)),
-                    ("polls", str(books.polls)),
-                    ("polls_skipped", str(books.polls_skipped)),
-                ],
-            )
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
+        yield "gone", [codec.dump_key(key) for key in old.postings.keys() - books.postings.keys()]
+        yield (
+            "posting",
+            [
+                (*codec.dump_key(key), codec.dump_quantity(value))
+                for key, value in _changed(books.postings, old.postings)
+            ],
+        )
+        yield "interval", self._intervals(books, old)
+        yield "served", self._served(books, old)
+        yield "gpu", _rows(books.gpus, old.gpus, codec.dump_gpu)
+        yield "server", self._servers(books, old)
+        yield "host", _rows(books.hosts, old.hosts, codec.dump_host)
+        yield "source", _rows(books.sources, old.sources, codec.dump_source)
+        yield (
+            "meta",
+            [
+                ("at_wall_seconds", repr(books.at.wall_seconds)),
+                ("currency", books.currency),
+                ("host_carry_joules", repr(books.host_carry_joules)),
+                ("contract", codec.dump_contract(books)),
+                ("held", codec.dump_held(books.held)),
+                ("polls", str(books.polls)),
+                ("polls_skipped", str(books.polls_skipped)),
+            ],
+        )
 
     def _reopened(self) -> sqlite3.Connection:
         """A connection to books that could not be written so far. Raises OSError."""
@@ -232,12 +252,15 @@ class BooksFile:
             self._acquire()
             connection, books = self._opened()
         except (OSError, sqlite3.OperationalError, StoreError) as error:
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(connect_read_only(self.path)) as disk:
+                # What failed may be a step after the reserve was carried over: then it completes other books.
+                self._reserve.find_base(disk)
             raise OSError(_reason(error)) from error
-        expected, found = self._loaded.at, books.at
-        if found is not None and (expected is None or found.wall_seconds != expected.wall_seconds):
+        if books.at is not None and not self._reserve.knows(_moment(books)):
             connection.close()
             raise OSError(f"{self.path} was written by another process meanwhile: restart this one to go on from there")
         self._connection, self.problem = connection, ""
+        self._reserve.completes(_moment(books))
         return connection
 
     def _flush(self, connection: sqlite3.Connection) -> None:
@@ -266,7 +289,8 @@ class BooksFile:
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
             if known is None and start not in self._beneath:
-                self._beneath[start] = rows_where(_open(self._connection), "start = ?", (start,)).get(start, {})
+                with self._disk() as disk:
+                    self._beneath[start] = rows_where(disk, "start = ?", (start,)).get(start, {})
             beneath = self._beneath.get(start, {})
             for key, value in _changed(row, known or {}):
                 amounts = beneath[key] + value if key in beneath else value
@@ -277,14 +301,19 @@ class BooksFile:
         for start, row in _changed(books.served, old.served):
             known = old.served.get(start)
             if known is None and start not in self._beneath_served:
-                self._beneath_served[start] = served_where(_open(self._connection), "start = ?", (start,)).get(
-                    start, {}
-                )
+                with self._disk() as disk:
+                    self._beneath_served[start] = served_where(disk, "start = ?", (start,)).get(start, {})
             beneath = self._beneath_served.get(start, {})
             for key, value in _changed(row, known or {}):
                 served = beneath[key] + value if key in beneath else value
                 written.append((int(start), *key, codec.dump_quantity(served)))
         return written
+
+    def _disk(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """The books on disk, for reading. Raises sqlite3.Error."""
+        if self._connection is not None:
+            return contextlib.nullcontext(self._connection)
+        return contextlib.closing(connect_read_only(self.path))
 
     @staticmethod
     def _servers(books: Books, old: Books) -> list[tuple[str, str]]:
@@ -317,9 +346,9 @@ def doubtful(path: Path) -> Path:
     return path.with_name(f"{path.name}.doubtful")
 
 
-def _open(connection: sqlite3.Connection | None) -> sqlite3.Connection:
-    assert connection is not None  # noqa: S101 - within a save
-    return connection
+def _moment(books: Books) -> str:
+    """As in the books on disk; "" for empty ones."""
+    return "" if books.at is None else repr(books.at.wall_seconds)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ and only the lines found are split. An invalid line is skipped. The Prometheus t
   a metric have other names;
 - names outside the classic alphabet are quoted inside the braces: ``{"gen_ai.client.token.usage_sum",...}``;
 - the labels are followed by the value, an optional timestamp and an optional exemplar after ``#``: only the value is used;
-- a value that is negative, not finite or above :data:`HIGHEST` is skipped.
+- a value that is negative, not finite or above :data:`HIGHEST` is refused.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ _BRACE, _BLANK, _TAB, _COMMA, _CLOSE, _BACKSLASH, _QUOTE = b'{ \t,}\\"'
 class Page:
     """One page. Holds a copy of the body."""
 
-    __slots__ = ("_found", "_text")
+    __slots__ = ("_found", "_refused", "_text")
 
     def __init__(self, body: bytes) -> None:
         self._text = b"\n" + body
         self._found: dict[str, list[tuple[bytes, float]]] = {}
+        self._refused: dict[str, list[bytes]] = {}
 
     def lines(self, name: str) -> list[tuple[bytes, float]]:
         """The samples of exactly this name: (name and labels as on the page, value). Searched once."""
@@ -56,12 +57,19 @@ class Page:
             line = text[start:] if end < 0 else text[start:end]
             sample = split(line, length)
             if sample is not None:
-                found.append(sample)
+                if 0.0 <= sample[1] < HIGHEST:
+                    found.append(sample)
+                else:
+                    self._refused.setdefault(name, []).append(sample[0])
             if end < 0:
                 break
             at = text.find(needle, end)
         self._found[name] = found
         return found
+
+    def refused(self, name: str) -> list[bytes]:
+        """Names and labels of the samples that :meth:`lines` has found with a value that no counter has."""
+        return self._refused.get(name, [])
 
     def samples(self, name: str) -> bool:
         """Whether the page has a sample of exactly this name, valid or not."""
@@ -112,7 +120,7 @@ def needle_of(name: str) -> bytes:
 def split(line: bytes, length: int) -> tuple[bytes, float] | None:
     """Split a line that starts with a name (or ``{"name"``) of ``length`` bytes: (name and labels, value).
 
-    None if the name is longer (another metric), or the line is not a sample with a value from 0 to :data:`HIGHEST`.
+    None if the name is longer (another metric), or the line is no sample.
     """
     if length >= len(line):
         return None
@@ -133,10 +141,9 @@ def split(line: bytes, length: int) -> tuple[bytes, float] | None:
     if not fields or b"_" in fields[0]:
         return None
     try:
-        value = float(fields[0])
+        return head, float(fields[0])
     except ValueError:
         return None
-    return (head, value) if 0.0 <= value < HIGHEST else None
 
 
 def _spaced(line: bytes, length: int) -> tuple[bytes, float] | None:

@@ -57,6 +57,8 @@ class PageReading:
     cadence: Cadence
     in_flight: tuple[InFlight, ...] = ()
     uncounted: tuple[UncountedSeries, ...] = ()
+    refused: int = 0
+    """Samples of counters with a value that no counter has: negative, not finite or above 2^63."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,12 @@ class DialectReader:
         self._uncounted = _Slot(dialect.uncounted)
         self._running = _Slot(dialect.running)
         self._waiting = _Slot(dialect.waiting)
+        self._refused = 0
+        """On the page that is read."""
 
     def read(self, page: Page, transfer: KvTransfer = _ALONE) -> PageReading:
         """The values of the page. Never raises: missing quantities are missing in the reading."""
+        self._refused = 0
         series = self._series(page, transfer)
         counts_output = self.dialect.live_output and transfer.phase is not Phase.PREFILL
         in_flight = self._in_flight(page, series) if counts_output else ()
@@ -151,6 +156,7 @@ class DialectReader:
             uncounted=tuple(
                 UncountedSeries(head.path, head.key, value) for head, value in self._rows(page, self._uncounted)
             ),
+            refused=self._refused,
         )
 
     def counts(self, page: Page) -> bool:
@@ -209,6 +215,8 @@ class DialectReader:
     def _rows(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
         """The counter's series; of replicas the highest, so that one that appears or lags does not lower the value."""
         rows = self._values(page, slot)
+        for raw in page.refused(slot.sample):
+            self._refused += self._head_of(slot, raw) is not None
         if len(rows) < 2:
             return rows
         highest: dict[str, tuple[_Head, float]] = {}
@@ -223,10 +231,9 @@ class DialectReader:
         if not lines and slot.candidates:
             self._choose(page, slot)
             lines = page.lines(slot.sample) if slot.sample else []
-        heads = slot.heads
         rows = []
         for raw, value in lines:
-            head = heads[raw] if raw in heads else self._parse(slot, raw)
+            head = self._head_of(slot, raw)
             if head is not None:
                 rows.append((head, value))
         return rows
@@ -242,6 +249,10 @@ class DialectReader:
                         slot.sample, slot.chosen = sample, candidate
                         slot.heads.clear()
                         return
+
+    def _head_of(self, slot: _Slot, raw: bytes) -> _Head | None:
+        """None for a sample that is not counted."""
+        return slot.heads[raw] if raw in slot.heads else self._parse(slot, raw)
 
     def _parse(self, slot: _Slot, raw: bytes) -> _Head | None:
         if len(slot.heads) >= _HEADS_KEPT:

@@ -124,6 +124,7 @@ class ScrapeSource:
             loads=found.loads,
             work=found.work,
             uncounted=found.uncounted,
+            refused=found.refused,
             started_wall_seconds=started,
             in_flight=in_flight,
             note=self._requests.note,

@@ -24,6 +24,8 @@ class File:
         self.problem = ""
         self.recovery = None
         self.held_back: tuple[str, ...] = ()
+        self.has_reserve = True
+        self.aside: list[Books] = []
 
     def save(self, books: Books) -> Books:
         self.attempts += 1
@@ -31,6 +33,11 @@ class File:
             raise OSError("disk full")
         self.saved.append(books)
         return books
+
+    def set_aside(self, books: Books) -> None:
+        if not self.has_reserve:
+            raise OSError("read-only")
+        self.aside.append(books)
 
 
 @pytest.fixture
@@ -70,12 +77,27 @@ def test_a_disk_that_cannot_be_written_is_tried_again_after_1_2_4_8_and_then_eve
     assert store.written_wall_seconds == pytest.approx(1e9 + clock.seconds, abs=2.0)
 
 
+def test_every_tick_that_is_not_written_is_set_aside(file: File) -> None:
+    clock = Clock()
+    store = persistence(file, clock)
+    for second in range(12):
+        file.works = second not in range(3, 8)
+        store.save(Books(polls=second))
+        clock.seconds += 1.0
+    # Attempts at 3 (fails), 4 (fails), 6 (fails) and 10.
+    assert [books.polls for books in file.aside] == list(range(3, 10))
+    assert [books.polls for books in file.saved] == [0, 1, 2, 10, 11]
+
+
 def test_books_are_awaited_until_they_were_written_once(file: File) -> None:
     store = persistence(file, Clock())
     file.works = False
     store.save(Books())
     assert store.awaited() == ["the books cannot be written: disk full"]
-    assert store.notes() == ["The books cannot be written, so they are kept in memory only: disk full."]
+    reserve = store.notes()
+    file.has_reserve = False
+    store.save(Books())
+    assert [len(reserve), len(store.notes())] == [1, 1] and reserve != store.notes()
     assert persistence(file, Clock()).awaited() == ["the books: they were not written yet"]
     other = persistence(file, Clock())
     file.works = True

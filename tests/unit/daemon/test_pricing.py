@@ -155,3 +155,17 @@ def test_probe_without_tariff_carbon_or_query(capsys: pytest.CaptureFixture[str]
     assert "price: no tariff is configured\n" in printed
     assert "PUE: 1.3, from the configuration\n" in printed
     assert "carbon" not in printed
+
+
+def test_the_limits_of_a_server_are_its_own_or_those_of_all() -> None:
+    config = load(
+        """\
+polling: {plausibility: {tokens_per_second: 7.0}}
+servers:
+  - {name: chat, url: "http://127.0.0.1:1"}
+  - {name: gateway, url: "http://127.0.0.1:2", plausibility: {tokens_per_second: 9.0}}
+"""
+    )
+    policy = pricing.policy(config, Feeds(config, SourceHealth, lambda: NOW).facts)
+    assert policy.limits.tokens_per_second == 7.0
+    assert {name: limits.tokens_per_second for name, limits in policy.limits.by_server.items()} == {"gateway": 9.0}

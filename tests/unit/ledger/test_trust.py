@@ -9,13 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpw.ledger.books import ServerAccount
+from tpw.ledger.advance import advance
+from tpw.ledger.books import Books, ServerAccount
 from tpw.ledger.counting import count
+from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.trust import MODELS_IN_ALL, Limits
 from tpw.model import (
     LABEL_LENGTH,
+    AcceleratorReading,
+    Attribution,
     Cadence,
     InFlight,
+    Instant,
+    Ownership,
     ProcessIdentity,
     Role,
     ServerReading,
@@ -154,3 +160,23 @@ def test_cut_label_values_stay_different() -> None:
     first, second = label_text("m" * 1_000_000 + "1"), label_text("m" * 1_000_000 + "2")
     assert first != second
     assert label_text("org/model-70b") == "org/model-70b"
+
+
+def test_values_that_were_not_read_are_counted() -> None:
+    account = after(reading([100.0], 0.0), replace(reading([], 1.0), refused=2), reading([150.0], 2.0))
+
+    assert account.tokens[OUTPUT] == 50.0
+    assert account.anomalies == {"invalid": 2}
+
+
+def test_a_server_can_have_limits_of_its_own() -> None:
+    policy = Policy(limits=replace(LIMITS, by_server={"gateway": replace(LIMITS, tokens_per_second=1e9)}))
+    books = Books()
+    owners = {name: Ownership(name, frozenset(), Attribution.NONE) for name in ("chat", "gateway")}
+    for second, value in enumerate([0.0, 1e8]):
+        readings = tuple(replace(reading([value], float(second)), server=name) for name in owners)
+        tick = Tick(Instant(float(second), WALL + second), AcceleratorReading((), ()), servers=readings, owners=owners)
+        books = advance(books, tick, policy)
+
+    booked = {name: account.tokens[OUTPUT] for name, account in books.servers.items()}
+    assert booked == {"chat": 0.0, "gateway": 1e8}

@@ -495,3 +495,20 @@ def test_a_page_of_ever_new_labels_does_not_fill_memory():
 def test_a_series_with_an_invalid_label_is_skipped():
     body = 'vllm:generation_tokens_total{model_name=broken} 5\nvllm:generation_tokens_total{model_name="m"} 7\n'
     assert totals(VLLM, body) == {Role.OUTPUT: 7.0}
+
+
+def test_values_that_no_counter_has_are_counted_where_tokens_are_read() -> None:
+    page = """\
+vllm:generation_tokens_total{model_name="a"} NaN
+vllm:generation_tokens_total{model_name="b"} -3
+vllm:generation_tokens_total{model_name="c"} 5
+vllm:prompt_tokens_total{model_name="a"} 1.7e308
+vllm:num_requests_running{model_name="a"} -1
+vllm:e2e_request_latency_seconds_sum{model_name="a"} NaN
+"""
+    reader = DialectReader(VLLM)
+    for _ in range(2):
+        found = read(VLLM, page, reader)
+        assert [(one.model, one.value) for one in found.series if one.role is Role.OUTPUT] == [("c", 5.0)]
+        assert found.refused == 3
+    assert read(VLLM, page.replace("NaN", "1").replace("-3", "1").replace("1.7e308", "1"), reader).refused == 0
