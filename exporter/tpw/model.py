@@ -94,12 +94,14 @@ class ServerWorkload:
 
     workload: str = ""
     kind: str = ""
-    """``deployment``, ``statefulset``, ``pod``, or a :class:`WorkloadKind` other than Kubernetes."""
+    """``deployment``, ``statefulset``, ``pod`` and others of Kubernetes, or a :class:`WorkloadKind` other than that."""
     namespace: str = ""
     pod: str = ""
     container: str = ""
     deployment: str = ""
     """Servers that make one service together."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Labels of its pod that are exposed, by the name that they have in metrics."""
 
 
 UNKNOWN_WORKLOAD = Workload(WorkloadKind.UNKNOWN, "unknown")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from support.servers import HttpStatusError
+from support.servers import HttpStatusError, wait_until
+from tpw.discovery.kubernetes import MOST_BYTES, NodePods
+from tpw.http.client import Client, Tls
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -28,3 +32,62 @@ def test_a_pod_of_the_test_runs_on_a_node_of_the_test(cluster):
     token = cluster.service_account_token("inference", "default")
     with pytest.raises(HttpStatusError, match="403"):
         cluster.request("GET", "/api/v1/pods", token=token)
+
+
+def test_the_pods_of_a_node_are_followed_through_rollouts_lost_connections_and_lost_rights(cluster, tmp_path):
+    token = tmp_path / "token"
+    token.write_text(cluster.service_account_token("default", "default"))
+    cluster.make_node("node-k", {})
+    cluster.make_node("node-l", {})
+    cluster.make_namespace("chat")
+
+    def pod(name: str) -> dict[str, object]:
+        labels = {"pod-template-hash": "7d9f8c6b5", "team": "search"}
+        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-7d9f8c6b5", "controller": True, "uid": "u"}
+        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        return {"metadata": metadata, "spec": {"containers": [{"name": "vllm", "image": "vllm"}]}}
+
+    api = Client(cluster.api, headers_file=token, tls=Tls(str(cluster.ca)), max_bytes=MOST_BYTES)
+    node = NodePods(api, "node-k", spread=lambda _low, high: min(high, 0.2))
+    node.step()
+    assert "does not allow" in node.problem  # 403: the account has no role
+
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "pods"}, "rules": rules}
+    cluster.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles", role)
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "pods"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "pods"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}],
+    }
+    cluster.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    cluster.make_pod("chat", pod("llama-7d9f8c6b5-aaaaa"), node="node-k", ip="10.1.0.1")
+    cluster.make_pod("chat", pod("llama-7d9f8c6b5-zzzzz"), node="node-l", ip="10.1.0.9")
+    thread = threading.Thread(target=node.run, daemon=True)
+    thread.start()
+
+    def names() -> set[str]:
+        return {one.pod.rpartition("-")[2] for one in node.pods.values()}
+
+    wait_until(lambda: names() == {"aaaaa"}, "the first pod", timeout=30)
+    [first] = node.pods.values()
+    assert (first.namespace, first.workload, first.kind) == ("chat", "llama", "deployment")
+    assert (node.problem, first.labels["team"]) == ("", "search")
+
+    cluster.make_pod("chat", pod("llama-7d9f8c6b5-bbbbb"), node="node-k", ip="10.1.0.2")
+    wait_until(lambda: names() == {"aaaaa", "bbbbb"}, "a pod that came", timeout=30)
+    cluster.delete_pod("chat", "llama-7d9f8c6b5-aaaaa")
+    wait_until(lambda: names() == {"bbbbb"}, "a pod that went", timeout=30)
+
+    token.write_text("an old token")
+    cluster.stop_apiserver()
+    assert names() == {"bbbbb"}
+    cluster.start_apiserver()
+    wait_until(lambda: "unauthorized" in node.problem, "a token that is not valid", timeout=60)
+    token.write_text(cluster.service_account_token("default", "default"))
+    cluster.make_pod("chat", pod("llama-7d9f8c6b5-ccccc"), node="node-k", ip="10.1.0.3")
+    wait_until(lambda: names() == {"bbbbb", "ccccc"}, "the pods after it was replaced", timeout=90)
+    assert node.problem == ""
+    node.stop()

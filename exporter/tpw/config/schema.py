@@ -218,6 +218,49 @@ class Server:
     )
 
 
+_LABEL = text("the name of a label", pattern=r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kubernetes:
+    """The API of the cluster, for names, labels and ports of the pods of this node. It needs the rights to list and watch
+    pods. Used if the token is there; without it pods are named by the kubelet's logs."""
+
+    url: str | None = setting(
+        http_url(),
+        "Address of the API server.",
+        default=None,
+        default_words="that of the cluster in which the exporter runs",
+    )
+    token_file: str = setting(
+        FilePath(),
+        "File with the token of the service account. It is read again after it was replaced.",
+        default="/var/run/secrets/kubernetes.io/serviceaccount/token",
+    )
+    ca_file: str = setting(
+        FilePath(),
+        "Trusted certificates of the API server (PEM).",
+        default="/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+    )
+    node: str | None = setting(
+        text("the name of a node", pattern=r"[a-z0-9.-]+"),
+        "Name of this node in the cluster: `spec.nodeName` of the exporter's own pod.",
+        default=None,
+        default_words="the environment variable NODE_NAME; without it the API is not read",
+    )
+    labels: tuple[str, ...] = setting(
+        ListOf(_LABEL, "a list of labels", or_one=True, unique=True),
+        "Labels of pods to expose as `label_*` of `tpw_server_info`. Each value is a time series of its own.",
+        default=(),
+    )
+    deployment_labels: tuple[str, ...] = setting(
+        ListOf(_LABEL, "a list of labels", or_one=True, unique=True),
+        "Labels of pods that name what several workloads make together, such as pools for prefill and decode. The first"
+        " that a pod has is its `deployment`. The labels of LeaderWorkerSet, KServe, Ray and Dynamo are known.",
+        default=(),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
     """Discovery of servers that are not configured."""
@@ -235,6 +278,7 @@ class Discovery:
         " read: they name the namespace, workload and container of a server; it is optional.",
         default="/var/log/pods",
     )
+    kubernetes: Kubernetes = setting(Section(Kubernetes), "The API of the Kubernetes cluster.", default=Kubernetes())
 
 
 _PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy")

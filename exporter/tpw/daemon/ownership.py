@@ -8,6 +8,7 @@ import structlog
 
 from tpw.config.schema import Config
 from tpw.daemon import sources
+from tpw.daemon.podwatch import PodWatch
 from tpw.daemon.problems import ProblemLog
 from tpw.discovery.kubelet import Checkpoint
 from tpw.discovery.ownership import AUTO, Claim, occupants, ownership, resolve
@@ -179,8 +180,9 @@ class Scanner:
     """Scans processes and sockets of this host, on the thread of the caller; one call at a time."""
 
     def __init__(self) -> None:
-        self._made_for: tuple[tuple[Dialect, ...], str] | None = None
+        self._made_for: tuple[object, ...] = ()
         self._processes: HostProcesses | None = None
+        self._pods = PodWatch()
 
     def scan(
         self, config: Config, rows: tuple[Dialect, ...], dialects: Mapping[str, Dialect | None], holders: Holders
@@ -193,10 +195,13 @@ class Scanner:
             dialects: those of the servers that are polled, as far as they are recognised.
             holders: process ids by GPU.
         """
-        logs = config.discovery.pod_logs
-        if self._processes is None or (rows, logs) != self._made_for:
-            self._made_for = rows, logs
-            self._processes = HostProcesses(dialects=rows, probe=sources.probe, pod_logs=logs)
+        logs, labels = config.discovery.pod_logs, config.discovery.kubernetes.labels
+        self._pods.update(config.discovery.kubernetes)
+        if self._processes is None or (rows, logs, labels) != self._made_for:
+            self._made_for = rows, logs, labels
+            self._processes = HostProcesses(
+                dialects=rows, probe=sources.probe, pod_logs=logs, pods=self._pods.pods, pod_labels=labels
+            )
         return scan_host(
             self._processes,
             {server.name: server.url for server in config.servers if server.url is not None},
@@ -204,4 +209,5 @@ class Scanner:
             holders,
             find=config.discovery.processes,
             kubelet=Checkpoint(config.discovery.kubelet_checkpoint),
+            problems=self._pods.problems(),
         )

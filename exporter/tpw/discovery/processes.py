@@ -19,12 +19,13 @@ from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
 from tpw.discovery.placement import Place
 from tpw.discovery.podnames import PodNames
+from tpw.discovery.pods import Pod, allowed_labels
 from tpw.discovery.procfs import Process, ProcFs
 from tpw.discovery.sockets import Resolve, SocketFinder
 from tpw.discovery.table import ProcessTable
 from tpw.discovery.transfer import kv_transfer
 from tpw.discovery.workload import Cgroup, parse, workload_of
-from tpw.model import OsProcess, ServerWorkload, Workload, WorkloadKind
+from tpw.model import OsProcess, ServerWorkload, Workload, WorkloadKind, label_text
 
 _COUNTERS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: where Python's client library keeps counters that another process may continue."""
@@ -39,7 +40,9 @@ class HostProcesses:
         probe: recognises the engine at a URL; None relies on process names alone.
         clock: monotonic seconds.
         resolve: host name to addresses; raises OSError.
-        pod_logs: the kubelet's directory of pod logs, by which pods are named.
+        pod_logs: the kubelet's directory of pod logs, by which pods are named that ``pods`` does not have.
+        pods: the pods of this node by uid, from the API.
+        pod_labels: labels of pods that are exposed.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class HostProcesses:
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve | None = None,
         pod_logs: str = os.devnull,
+        pods: Callable[[], Mapping[str, Pod]] = dict,
+        pod_labels: Sequence[str] = (),
     ) -> None:
         self._fs = ProcFs(procfs)
         self._dialects = tuple(dialects)
@@ -58,6 +63,8 @@ class HostProcesses:
         self._sockets = SocketFinder(self._fs, clock, self._report, resolve, dialects)
         self._finder = ServerFinder(self._fs, self._sockets, dialects, probe, clock, self._report, self._identity)
         self._pod_names = PodNames(pod_logs)
+        self._known_pods, self._pod_labels = pods, tuple(pod_labels)
+        self._pods: Mapping[str, Pod] = {}
         self._table = ProcessTable(ProcFs(os.devnull))
         self._trees: dict[str, dict[int, int]] = {}
         self._cgroups: dict[int, Cgroup] = {}
@@ -72,6 +79,7 @@ class HostProcesses:
         self._problems.clear()
         self._cgroups.clear()
         self._pod_names.forget()
+        self._pods = self._known_pods()
         self._sockets.forget()
         self._table = ProcessTable(self._fs)
         self._trees = {
@@ -163,11 +171,19 @@ class HostProcesses:
         if not cgroup.pod:
             workload = self._workload(pid)
             return ServerWorkload(workload.name, str(workload.kind), container=cgroup.container[:12] or cgroup.lxc)
+        known = self._pods.get(cgroup.pod)
+        if known is not None:
+            container = known.containers.get(cgroup.container) or self._pod_names.container(cgroup.container)
+            labels = allowed_labels(known.labels, self._pod_labels)
+            return ServerWorkload(
+                known.workload, known.kind, known.namespace, known.pod, container, known.deployment, labels
+            )
         pod = self._pod_names.pod(cgroup.pod)
         container = self._pod_names.container(cgroup.container)
         if pod is None:
             return ServerWorkload(kind=str(WorkloadKind.KUBERNETES), container=container)
-        return ServerWorkload(pod.workload, pod.kind, pod.namespace, pod.pod, container)
+        deployment = f"{pod.namespace}/{pod.workload}"
+        return ServerWorkload(pod.workload, pod.kind, pod.namespace, pod.pod, container, deployment)
 
     def is_detached(self, pid: int) -> bool:
         """Whether a process is a worker that is no descendant of its server, by the title that Ray gives it."""
@@ -221,6 +237,10 @@ class HostProcesses:
     def _workload(self, pid: int) -> Workload:
         process = self._table[pid]
         program = (heads(process.argv) or (process.comm,))[-1]
+        pod = self.cgroup(pid).pod
+        named = self._pods.get(pod) or self._pod_names.pod(pod) if pod else None
+        if named is not None:
+            return Workload(WorkloadKind.KUBERNETES, label_text(f"{named.namespace}/{named.workload}"))
         return workload_of(self.cgroup(pid), _user_name(self._fs.owner(pid)), program)
 
     def _report(self, problem: str) -> None:

@@ -75,6 +75,7 @@ def scan_host(
     *,
     find: bool,
     kubelet: Checkpoint | None = None,
+    problems: tuple[str, ...] = (),
 ) -> HostScan:
     """Scan the host.
 
@@ -85,6 +86,7 @@ def scan_host(
         holders: process ids by GPU, from the driver.
         find: whether to find servers that are not configured.
         kubelet: its device checkpoint.
+        problems: of other sources of what is known about the host.
     """
     host.refresh()
     found = tuple(host.find_servers(holders, configured)) if find else ()
@@ -113,7 +115,7 @@ def scan_host(
         found,
         pids,
         {name: host.process_at(url) for name, url in addresses.items()},
-        (*host.problems, *_duplicates(configured, listening), *([problem] if problem else [])),
+        (*problems, *host.problems, *_duplicates(configured, listening), *([problem] if problem else [])),
         blind,
         {name: environments for name, environments in visible.items() if environments},
         devices,

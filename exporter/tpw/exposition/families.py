@@ -11,8 +11,8 @@ the start.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import fsum, isfinite
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ Sample = tuple[tuple[str, ...], float]
 
 DROPPED = "tpw_exposition_dropped_samples_total"
 
+_SERVER_INFO = "tpw_server_info"
 _NO_OWNER = ServerWorkload()
 _STATES = tuple(str(state) for state in State)
 _SERVER_STATES = (str(State.ACTIVE), str(State.PARKED), str(State.STARTING))
@@ -158,7 +159,26 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     _exporter(sheet, snapshot)
     if drops is not None:
         sheet.add(DROPPED, (), float(drops.count))
-    return sheet.families(drops)
+    return _with_pod_labels(sheet.families(drops), snapshot.owners)
+
+
+def _with_pod_labels(rows: list[Family], owners: Mapping[str, ServerWorkload]) -> list[Family]:
+    """The families, with the allowed labels of pods on the info metric of servers. All its series have the same labels."""
+    names = tuple({name: None for owner in owners.values() for name, _ in owner.labels})
+    if not names:
+        return rows
+
+    def widened(family: Family) -> Family:
+        if family.metric.name != _SERVER_INFO:
+            return family
+        by_server = {server: dict(owner.labels) for server, owner in owners.items()}
+        samples = [
+            ((*labels, *(by_server.get(labels[0], {}).get(name, "") for name in names)), value)
+            for labels, value in family.samples
+        ]
+        return Family(replace(family.metric, labels=(*family.metric.labels, *names)), samples)
+
+    return [widened(family) for family in rows]
 
 
 def _unlisted(sheet: Sheet, amounts: Amounts, currency: str, components: tuple[str, ...]) -> None:
@@ -285,7 +305,7 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWork
         identity = (name, server.engine, str(server.cadence), server.version, str(server.attribution))
         phase = "" if server.phase is None else str(server.phase)
         belongs = (owner.namespace, owner.workload, owner.kind, owner.pod, owner.container, owner.deployment, phase)
-        sheet.add("tpw_server_info", identity + belongs, 1.0)
+        sheet.add(_SERVER_INFO, identity + belongs, 1.0)
     for account in sorted((books.gpus[uuid] for uuid in server.gpus if uuid in books.gpus), key=_by_index):
         owned = (name, str(account.gpu.index), account.gpu.uuid)
         sheet.add("tpw_server_gpu", owned, 1.0)

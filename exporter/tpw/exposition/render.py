@@ -72,10 +72,11 @@ def header(metric: Metric, form: Format) -> str:
 class _Lines:
     """Cached lines of one metric: labels repeat at every tick, and often the value too."""
 
-    __slots__ = ("_cache", "_name", "_order", "headers")
+    __slots__ = ("_cache", "_name", "_order", "headers", "labels")
 
     def __init__(self, metric: Metric) -> None:
         self.headers = {form: header(metric, form) for form in Format}
+        self.labels = metric.labels
         self._name = metric.name
         self._order = sorted((label, position) for position, label in enumerate(metric.labels))
         # Labels -> (value, line, length of the line up to the value). Tuples are replaced whole: safe across threads.
@@ -127,7 +128,7 @@ class Renderer:
         for family in rows:
             metric = family.metric
             lines = self._lines.get(metric.name)
-            if lines is None:
+            if lines is None or lines.labels != metric.labels:  # pod labels come and go
                 lines = self._lines[metric.name] = _Lines(metric)
             out.append(lines.headers[form])
             lines.append_to(out, family)

@@ -15,14 +15,14 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tpw import __version__
-from tpw.http.messages import MAX_BYTES, Answer, address_of
+from tpw.http.messages import MAX_BYTES, Answer, address_of, status_error
 from tpw.http.response import Response
 from tpw.http.secrets import basic, read_headers
 from tpw.model import Reason, SourceError
@@ -196,14 +196,8 @@ class Client:
                 TLS), BROKEN (endless redirects), RedirectError.
         """
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        deadline = self._clock() + timeout
+        left = self._left(timeout)
         target = quote(target, safe=_SAFE) if target else self.address.target
-
-        def left() -> float:
-            seconds = deadline - self._clock()
-            if seconds <= 0:
-                raise TimeoutError
-            return seconds
 
         for _ in range(MAX_REDIRECTS + 1):
             was_open = self._sock is not None
@@ -225,6 +219,43 @@ class Client:
             target = self._redirected(target, location)
         raise SourceError(Reason.BROKEN, f"{self.where(target)}: redirects in a circle")
 
+    def lines(
+        self, target: str, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
+        """The lines of an answer that goes on, each when it comes, until the server ends it. On a new connection, which is
+        closed afterwards.
+
+        Args:
+            target: path and query on the server.
+            timeout_seconds: for the whole answer.
+            headers: replace the usual ones.
+
+        Raises:
+            StatusError: another status than 200.
+            SourceError: as :meth:`request`; MALFORMED for a line larger than ``max_bytes``.
+        """
+        self.close()
+        left = self._left(timeout_seconds)
+        target = quote(target, safe=_SAFE)
+        try:
+            sock = self._connect(left)
+            sent = {
+                k.lower(): f"{k}: {v}" for part in (_HEADERS, headers or {}, self._secrets) for k, v in part.items()
+            }
+            with _sent(sock, "GET", target, self.address.netloc, [*sent.values()], b"", left) as response:
+                if response.status != 200:
+                    raise status_error(
+                        self.where(target), Answer(response.status, response.read(4096), response.fields)
+                    )
+                while line := response.readline(self._max_bytes + 1):
+                    if len(line) > self._max_bytes:
+                        raise self._too_large(target)
+                    yield line
+        except (http.client.HTTPException, OSError, UnicodeError) as error:
+            raise _failure(self.where(target), error, timeout_seconds) from error
+        finally:
+            self.close()
+
     def where(self, target: str = "") -> str:
         """The address of a target without its query, which may hold secrets: for messages."""
         return self.origin + (target or self.address.target).partition("?")[0]
@@ -234,6 +265,16 @@ class Client:
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+
+    def _left(self, seconds: float) -> Left:
+        deadline = self._clock() + seconds
+
+        def left() -> float:
+            if (remaining := deadline - self._clock()) <= 0:
+                raise TimeoutError
+            return remaining
+
+        return left
 
     def _exchange(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], left: Left) -> Answer:
         sock = self._sock or self._connect(left)
@@ -280,13 +321,8 @@ class Client:
 
     def _body(self, target: str, response: Response) -> bytes:
         most = self._max_bytes
-        too_large = SourceError(
-            Reason.MALFORMED,
-            f"{self.where(target)}: the answer is larger than {most >> 10} KiB",
-            "Check the address: no source needs an answer of this size.",
-        )
         if response.length is not None and response.length > most:
-            raise too_large
+            raise self._too_large(target)
         body = response.read(most + 1) if response.length is None else response.read()
         # Compression is not requested, but some servers and proxies compress all the same.
         if body and len(body) <= most and response.fields.get("content-encoding", "").lower() in ("gzip", "x-gzip"):
@@ -300,8 +336,15 @@ class Client:
                     Reason.MALFORMED, f"{self.where(target)}: the answer was cut off (gzip without its end)"
                 )
         if len(body) > most:
-            raise too_large
+            raise self._too_large(target)
         return body
+
+    def _too_large(self, target: str) -> SourceError:
+        return SourceError(
+            Reason.MALFORMED,
+            f"{self.where(target)}: the answer is larger than {self._max_bytes >> 10} KiB",
+            "Check the address: no source needs an answer of this size.",
+        )
 
     def _redirected(self, target: str, location: str) -> str:
         """The target that a redirect names. Raises RedirectError where it leaves the server."""

@@ -78,7 +78,15 @@ def address_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def status_error(where: str, answer: Answer, *, reason: Reason | None = None, hint: str = "") -> SourceError:
+class StatusError(SourceError):
+    """An answer without a usable body; ``status`` is its status."""
+
+    def __init__(self, reason: Reason, detail: str, hint: str, answer: Answer) -> None:
+        super().__init__(reason, detail, hint, retry_after_seconds=retry_after_seconds(answer.headers))
+        self.status = answer.status
+
+
+def status_error(where: str, answer: Answer, *, reason: Reason | None = None, hint: str = "") -> StatusError:
     """The error for an answer without a usable body.
 
     Args:
@@ -89,9 +97,7 @@ def status_error(where: str, answer: Answer, *, reason: Reason | None = None, hi
     """
     found = reason or _REASONS.get(answer.status, Reason.BROKEN)
     detail = f"{where}: HTTP {answer.status}{_excerpt(answer.body)}"
-    return SourceError(
-        found, detail, hint or _HINTS.get(found, ""), retry_after_seconds=retry_after_seconds(answer.headers)
-    )
+    return StatusError(found, detail, hint or _HINTS.get(found, ""), answer)
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:

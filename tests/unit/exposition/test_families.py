@@ -11,8 +11,19 @@ from support.snapshots import EPOCH, empty_snapshot, fleet_snapshot, posting, ri
 from tpw.exposition.catalogue import CATALOGUE, Kind
 from tpw.exposition.families import DROPPED, Drops, ExpositionError, Sheet, families
 from tpw.exposition.reference import sections
+from tpw.exposition.render import Format, Page
 from tpw.ledger.books import Check, PostingKey, ServerAccount
-from tpw.model import Attribution, Cadence, Phase, PriceInterval, PriceState, SourceStatus, State, TokenKind
+from tpw.model import (
+    Attribution,
+    Cadence,
+    Phase,
+    PriceInterval,
+    PriceState,
+    ServerWorkload,
+    SourceStatus,
+    State,
+    TokenKind,
+)
 from tpw.snapshot import Prices, Snapshot
 
 
@@ -369,6 +380,22 @@ def test_cached_tokens_by_tier_are_a_part_of_cached_input():
     assert {labels[2] for labels in tiers} == {"device", "host"}
     server, model, _ = next(iter(tiers))
     assert 0.0 < sum(tiers.values()) <= shown["tpw_server_tokens_total"][server, model, "cached_input"]
+
+
+def test_allowed_pod_labels_are_on_the_info_of_every_server():
+    owner = ServerWorkload("chat", "deployment", "prod", labels=(("label_team", "search"), ("label_cost_centre", "7")))
+    snapshot = replace(rich_snapshot(), owners={"chat": owner})
+    [info] = [family for family in families(snapshot) if family.metric.name == "tpw_server_info"]
+
+    assert info.metric.labels[-2:] == ("label_team", "label_cost_centre")
+    assert {labels[0]: labels[-2:] for labels, _ in info.samples} == {
+        "chat": ("search", "7"),
+        "code": ("", ""),
+        "embed": ("", ""),
+    }
+    page = Page()
+    assert b'label_team="search"' in page.body(snapshot, Format.TEXT)
+    assert b"label_team" not in page.body(rich_snapshot(), Format.TEXT)
 
 
 def test_requests_waiting_are_absent_if_the_engine_does_not_report_them():

@@ -12,7 +12,7 @@ import pytest
 
 from support.pageserver import Asked, PageServer, answer, pages
 from tpw.http.client import USER_AGENT, Client, open_tcp
-from tpw.http.messages import status_error
+from tpw.http.messages import StatusError, status_error
 from tpw.model import Reason, SourceError
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
@@ -331,3 +331,31 @@ def test_a_header_from_elsewhere_cannot_add_a_line(end: str) -> None:
 def test_what_is_not_an_address_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match=r"not an http or https address|[Pp]ort"):
         Client(url)
+
+
+def test_the_lines_of_an_answer_that_goes_on_come_one_by_one_until_the_server_ends_it(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("abc\n")
+    body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\none\ntw\r\n2\r\no\n\r\n0\r\n\r\n"
+    with PageServer(lambda asked: body) as server:
+        client = Client(server.url, headers_file=token)
+        lines = list(client.lines("/watch?a=b", timeout_seconds=5.0, headers={"Accept": "application/json"}))
+
+        assert lines == [b"one\n", b"two\n"]
+        [asked] = server.asked
+        assert (asked.path, asked.headers["authorization"]) == ("/watch?a=b", "Bearer abc")
+
+
+def test_lines_end_with_the_status_the_limit_or_the_deadline() -> None:
+    endless = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\none\n\r\n"
+
+    def failure(script: bytes, **options: int) -> SourceError:
+        with PageServer(lambda asked: script) as server, pytest.raises(SourceError) as caught:
+            list(Client(server.url, **options).lines("/", timeout_seconds=0.2))  # type: ignore[arg-type]
+        return caught.value
+
+    refused = failure(answer("no", status=410))
+    assert isinstance(refused, StatusError)
+    assert refused.status == 410
+    assert failure(CHUNKED, max_bytes=8).reason is Reason.MALFORMED
+    assert failure(endless).reason is Reason.TIMEOUT

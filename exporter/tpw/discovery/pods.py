@@ -1,0 +1,145 @@
+"""Pods as the Kubernetes API describes them, and to which workload each belongs. Pure functions.
+
+Facts:
+
+- The pods of a Deployment belong to a ReplicaSet that is named ``<deployment>-<hash>``, and have the hash as their label
+  ``pod-template-hash`` (kubernetes/kubernetes, pkg/controller/deployment); a Rollout of Argo does the same with
+  ``rollouts-pod-template-hash``. The Job of a CronJob is ``<cronjob>-<minute>``, in minutes since 1970.
+- Controllers of servers make other objects that own the pods, with names that change at an upgrade, and label the pods
+  with their own name: LeaderWorkerSet ``leaderworkerset.sigs.k8s.io/name``; KubeRay ``ray.io/originated-from-cr-name``
+  (RayService, RayCluster, RayJob), before 1.1 ``ray.io/cluster``; KServe ``serving.kserve.io/inferenceservice``.
+- The uid in the cgroup of a static pod is that of its file, which its mirror in the API has as the annotation
+  ``kubernetes.io/config.hash``.
+- ``containerID`` is ``<runtime>://<64 digits>``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_WORKLOAD_LABELS = (
+    ("leaderworkerset.sigs.k8s.io/name", "leaderworkerset"),
+    ("serving.kserve.io/inferenceservice", "inferenceservice"),
+    ("ray.io/originated-from-cr-name", "ray"),
+    ("ray.io/cluster", "raycluster"),
+)
+"""Label with the name of the workload -> its kind."""
+_RAY_KIND = "ray.io/originated-from-crd"
+_DEPLOYMENT_LABELS = (
+    "nvidia.com/dynamo-graph-deployment-name",
+    "leaderworkerset.sigs.k8s.io/name",
+    "serving.kserve.io/inferenceservice",
+    "ray.io/originated-from-cr-name",
+    "ray.io/cluster",
+)
+"""Labels that name what several pools make together, best first."""
+_TEMPLATE_HASHES = (("pod-template-hash", "deployment"), ("rollouts-pod-template-hash", "rollout"))
+_CRON_JOB = re.compile(r"(.+)-\d{8,10}\Z")
+_CONFIG_HASH = "kubernetes.io/config.hash"
+_SCRAPE = "prometheus.io/"
+_INVALID_IN_LABELS = re.compile(r"[^a-zA-Z0-9_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port that a pod declares."""
+
+    name: str
+    number: int
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of this node."""
+
+    uid: str
+    """As the cgroups of its processes name it."""
+    namespace: str
+    pod: str
+    workload: str
+    """Name of what manages it, through all objects between."""
+    kind: str
+    """Of the workload: ``deployment``, ``statefulset``, ``leaderworkerset``, ...; ``pod`` without one."""
+    deployment: str
+    """``namespace/name`` of what it makes together with other pools; its workload where it does so alone."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Those of ``prometheus.io/``."""
+    containers: Mapping[str, str] = field(default_factory=dict)
+    """Name by id."""
+    ports: tuple[Port, ...] = ()
+    address: str = ""
+
+
+def pod_of_object(document: Mapping[str, Any], deployment_labels: Sequence[str] = ()) -> Pod:
+    """The pod in an answer of the API. ``deployment_labels`` are read before the well-known ones. Raises KeyError,
+    TypeError or AttributeError for another document."""
+    metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
+    labels: Mapping[str, str] = metadata.get("labels") or {}
+    annotations: Mapping[str, str] = metadata.get("annotations") or {}
+    namespace = metadata["namespace"]
+    workload, kind = _workload(metadata["name"], labels, metadata.get("ownerReferences") or ())
+    names = (labels[label] for label in (*deployment_labels, *_DEPLOYMENT_LABELS) if labels.get(label))
+    return Pod(
+        annotations.get(_CONFIG_HASH) or metadata["uid"],
+        namespace,
+        metadata["name"],
+        workload,
+        kind,
+        f"{namespace}/{next(names, workload)}",
+        labels,
+        {name: value for name, value in annotations.items() if name.startswith(_SCRAPE)},
+        dict(_containers(status)),
+        tuple(_ports(spec)),
+        status.get("podIP") or "",
+    )
+
+
+def _workload(pod: str, labels: Mapping[str, str], owners: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
+    """Name and kind of a pod's workload."""
+    for label, kind in _WORKLOAD_LABELS:
+        if labels.get(label):
+            return labels[label], labels.get(_RAY_KIND, "").lower() or kind if kind == "ray" else kind
+    owner = next((one for one in owners if one.get("controller")), None)
+    if owner is None or owner["kind"] == "Node":
+        return pod, "pod"
+    kind, name = owner["kind"].lower(), owner["name"]
+    if kind == "replicaset":
+        for label, above in _TEMPLATE_HASHES:
+            if labels.get(label) and name.endswith(f"-{labels[label]}"):
+                return name.removesuffix(f"-{labels[label]}"), above
+    if kind == "job" and (found := _CRON_JOB.match(name)):
+        return found[1], "cronjob"
+    return name, kind
+
+
+def _containers(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in ("containerStatuses", "initContainerStatuses"):
+        for container in status.get(key) or ():
+            identifier = (container.get("containerID") or "").rpartition("//")[2]
+            if identifier:
+                yield identifier, container["name"]
+
+
+def _ports(spec: Mapping[str, Any]) -> Iterator[Port]:
+    # A sidecar is an init container that goes on.
+    for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
+        for port in container.get("ports") or ():
+            if port.get("protocol", "TCP") == "TCP":
+                yield Port(port.get("name") or "", int(port["containerPort"]), container["name"])
+
+
+def allowed_labels(labels: Mapping[str, str], allowed: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The labels of a pod that are exposed, named as kube-state-metrics names them: ``label_`` and the label's name, with
+    ``_`` for each character that a metric's label cannot have. Of labels with the same name then, the first allowed one has
+    it and the others end in ``_conflict1``, ``_conflict2``; an allowed label that the pod does not have is empty."""
+    found: dict[str, str] = {}
+    for label in allowed:
+        name = "label_" + _INVALID_IN_LABELS.sub("_", label)
+        number = sum(taken == name or taken.startswith(f"{name}_conflict") for taken in found)
+        found[f"{name}_conflict{number}" if number else name] = labels.get(label, "")
+    return tuple(found.items())
