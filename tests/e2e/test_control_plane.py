@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -41,11 +42,19 @@ def test_the_pods_of_a_node_are_followed_through_rollouts_lost_connections_and_l
     cluster.make_node("node-l", {})
     cluster.make_namespace("chat")
 
-    def pod(name: str) -> dict[str, object]:
-        labels = {"pod-template-hash": "7d9f8c6b5", "team": "search"}
-        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "llama-7d9f8c6b5", "controller": True, "uid": "u"}
-        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
-        return {"metadata": metadata, "spec": {"containers": [{"name": "vllm", "image": "vllm"}]}}
+    def rolled_out(version: str) -> str:
+        """A Deployment with this version, and the name of its pod, which runs on a node."""
+        labels = {"app": "llama", "team": "search", "version": version}
+        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "vllm", "image": "vllm"}]}}
+        spec = {"replicas": 1, "selector": {"matchLabels": {"app": "llama"}}, "template": template}
+        deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "llama"}, "spec": spec}
+        cluster.kubectl("-n", "chat", "apply", "-f", "-", stdin=json.dumps(deployment))
+        path = f"/api/v1/namespaces/chat/pods?labelSelector=version%3D{version}"
+        [made] = wait_until(lambda: cluster.request("GET", path)["items"], "a pod of the ReplicaSet", timeout=30)
+        name = made["metadata"]["name"]
+        cluster.bind("chat", name, "node-k")
+        cluster.run_pod("chat", name, ip="10.1.0.1")
+        return str(name)
 
     api = Client(cluster.api, headers_file=token, tls=Tls(str(cluster.ca)), max_bytes=MOST_BYTES)
     node = NodePods(api, "node-k", spread=lambda _low, high: min(high, 0.2))
@@ -53,7 +62,12 @@ def test_the_pods_of_a_node_are_followed_through_rollouts_lost_connections_and_l
     assert "does not allow" in node.problem  # 403: the account has no role
 
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "pods"}, "rules": rules}
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "pods"},
+        "rules": rules,
+    }
     cluster.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles", role)
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -63,31 +77,31 @@ def test_the_pods_of_a_node_are_followed_through_rollouts_lost_connections_and_l
         "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}],
     }
     cluster.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
-    cluster.make_pod("chat", pod("llama-7d9f8c6b5-aaaaa"), node="node-k", ip="10.1.0.1")
-    cluster.make_pod("chat", pod("llama-7d9f8c6b5-zzzzz"), node="node-l", ip="10.1.0.9")
-    thread = threading.Thread(target=node.run, daemon=True)
-    thread.start()
+    elsewhere = {"metadata": {"name": "elsewhere"}, "spec": {"containers": [{"name": "vllm", "image": "vllm"}]}}
+    cluster.make_pod("chat", elsewhere, node="node-l", ip="10.1.0.9")
+    threading.Thread(target=node.run, daemon=True).start()
 
     def names() -> set[str]:
-        return {one.pod.rpartition("-")[2] for one in node.pods.values()}
+        return {one.pod for one in node.pods.values()}
 
-    wait_until(lambda: names() == {"aaaaa"}, "the first pod", timeout=30)
-    [first] = node.pods.values()
-    assert (first.namespace, first.workload, first.kind) == ("chat", "llama", "deployment")
-    assert (node.problem, first.labels["team"]) == ("", "search")
+    first = rolled_out("v1")
+    wait_until(lambda: names() == {first}, "the first pod", timeout=30)
+    [pod] = node.pods.values()
+    assert (pod.namespace, pod.workload, pod.kind) == ("chat", "llama", "deployment")
+    assert (node.problem, pod.labels["team"]) == ("", "search")
+    second = rolled_out("v2")
+    wait_until(lambda: second in names(), "the pod of a rollout", timeout=30)
+    cluster.delete_pod("chat", first)
+    wait_until(lambda: names() == {second}, "without the old one", timeout=30)
+    assert {one.workload for one in node.pods.values()} == {"llama"}
 
-    cluster.make_pod("chat", pod("llama-7d9f8c6b5-bbbbb"), node="node-k", ip="10.1.0.2")
-    wait_until(lambda: names() == {"aaaaa", "bbbbb"}, "a pod that came", timeout=30)
-    cluster.delete_pod("chat", "llama-7d9f8c6b5-aaaaa")
-    wait_until(lambda: names() == {"bbbbb"}, "a pod that went", timeout=30)
-
-    token.write_text("an old token")
+    token.write_text("an-old-token")
     cluster.stop_apiserver()
-    assert names() == {"bbbbb"}
+    assert names() == {second}
     cluster.start_apiserver()
     wait_until(lambda: "unauthorized" in node.problem, "a token that is not valid", timeout=60)
     token.write_text(cluster.service_account_token("default", "default"))
-    cluster.make_pod("chat", pod("llama-7d9f8c6b5-ccccc"), node="node-k", ip="10.1.0.3")
-    wait_until(lambda: names() == {"bbbbb", "ccccc"}, "the pods after it was replaced", timeout=90)
+    third = rolled_out("v3")
+    wait_until(lambda: third in names(), "the pods after it was replaced", timeout=90)
     assert node.problem == ""
     node.stop()
