@@ -17,9 +17,20 @@ RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /src/dis
  && /opt/tpw/bin/pip uninstall --yes pip setuptools
 
 FROM python:${PYTHON_VERSION}-slim
+# Of the build: --build-arg VERSION=$(...) and so on (docs/kubernetes.md, section The image). A label without a value is empty.
+ARG PYTHON_VERSION
+ARG VERSION=""
+ARG REVISION=""
+ARG CREATED=""
+ARG SOURCE=""
 LABEL org.opencontainers.image.title="tpw-exporter" \
       org.opencontainers.image.description="Prometheus exporter for tokens per watt and cost per token of LLM inference servers" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="docker.io/library/python:${PYTHON_VERSION}-slim"
 COPY --from=build /opt/tpw /opt/tpw
 # The books must outlive the container: mount something here. The directory belongs to the user so that a named volume does.
 RUN install -d -o 10101 -g 10101 -m 0750 /var/lib/tpw-exporter

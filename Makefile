@@ -125,7 +125,8 @@ docs: $(VENV)/.dev ## Reference pages of metrics and configuration, and the conf
 	$(BIN)/python -m tpw.tokens.reference --write docs/servers.md
 
 .PHONY: kubernetes
-kubernetes: $(VENV)/.dev ## deploy/kubernetes, rendered from the Helm chart
+kubernetes: $(VENV)/.dev ## Schema and README of the Helm chart, and deploy/kubernetes, rendered from it
+	$(BIN)/python scripts/render_chart.py
 	$(BIN)/python scripts/render_kubernetes.py
 
 .PHONY: goldens
@@ -152,9 +153,18 @@ lock: ## Resolve requirements/*.txt anew
 	$(LOCK) pyproject.toml --all-extras requirements/dev.in -c requirements/image.txt -c requirements/build.txt -o requirements/dev.txt
 
 .PHONY: chart
-chart: $(VENV)/.dev ## Pack the Helm chart with its rules and dashboards into dist/
+chart: $(VENV)/.dev ## Pack the Helm chart with its rules and dashboards into dist/ (IMAGE=registry/name is its default image)
+	@rm -rf build/chart && mkdir -p build/chart dist && cp -RL deploy/helm/tpw-exporter build/chart/
+	@[[ -z "$(IMAGE)" ]] || sed -i 's|^  repository: .*|  repository: $(IMAGE)|' build/chart/tpw-exporter/values.yaml
+	$(BIN)/python -c 'import helm_python; print(helm_python.package("build/chart/tpw-exporter", destination="dist"))'
+
+.PHONY: sbom
+sbom: ## The packages of the image as a CycloneDX document in dist/, from their lock
+	$(PYTHON) -m venv $(CACHE)/sbom
+	$(CACHE)/sbom/bin/python -m pip --disable-pip-version-check -q install cyclonedx-bom
 	@mkdir -p dist
-	$(BIN)/python -c 'import helm_python; print(helm_python.package("deploy/helm/tpw-exporter", destination="dist"))'
+	$(CACHE)/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+	  --output-file dist/tpw-exporter.cdx.json requirements/image.txt
 
 ##@ Housekeeping
 

@@ -19,7 +19,7 @@ def rendered() -> dict[str, str]:
     """File name in deploy/kubernetes -> its text."""
     import helm_python
 
-    manifests = helm_python.Chart.load(str(CHART)).render(VALUES, name="tpw-exporter")
+    manifests = helm_python.Chart.load(str(CHART)).render(VALUES, name="tpw-exporter", namespace="monitoring")
     files = {Path(name).name: text.strip() for name, text in manifests.items() if name.endswith(".yaml")}
     return {name: f"{HEADER}{HELM_ONLY.sub('', text)}\n" for name, text in sorted(files.items()) if text}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,26 @@ CASES = {"default": {}} | {
 }
 
 
+CUSTOM = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "SecurityContextConstraints"}
+"""Kinds of others than Kubernetes. ``tests/e2e/test_control_plane.py`` has the operator's own schemas."""
+
+
+@functools.cache
+def loaded(chart: Path) -> helm_python.Chart:
+    return helm_python.Chart.load(str(chart))
+
+
+def texts_of(values: dict[str, Any], chart: Path = CHART) -> dict[str, str]:
+    return loaded(chart).render(values, name="tpw-exporter", namespace="monitoring")
+
+
+@functools.cache
+def rendered(case: str) -> list[dict[str, Any]]:
+    return committed() if case == "committed" else render(CASES[case])
+
+
 def render(values: dict[str, Any], chart: Path = CHART) -> list[dict[str, Any]]:
-    texts = helm_python.Chart.load(str(chart)).render(values, name="tpw-exporter", namespace="monitoring")
+    texts = texts_of(values, chart)
     return [
         document
         for name, text in texts.items()
@@ -43,7 +63,12 @@ def render(values: dict[str, Any], chart: Path = CHART) -> list[dict[str, Any]]:
 
 def committed() -> list[dict[str, Any]]:
     files = sorted(MANIFESTS.glob("*.yaml"))
-    return [yaml.safe_load(file.read_text()) for file in files if file.name != "kustomization.yaml"]
+    return [
+        document
+        for file in files
+        if file.name != "kustomization.yaml"
+        for document in yaml.safe_load_all(file.read_text())
+    ]
 
 
 def of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -55,13 +80,16 @@ def pod_of(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("case", [*CASES, "committed"])
-def test_manifests_are_valid_for_every_kubernetes_release(case, release):
-    documents = committed() if case == "committed" else render(CASES[case])
-    assert documents
-    for document in documents:
-        if document["kind"] not in ("PodMonitor", "PrometheusRule"):  # custom resources: no schema to be had
-            kubernetes_validate.validate(document, release, strict=True)
+def test_manifests_are_valid_for_every_kubernetes_release(release):
+    documents = {json.dumps(document): case for case in (*CASES, "committed") for document in rendered(case)}
+    assert len(documents) > len(CASES)
+    for text, case in documents.items():
+        document = json.loads(text)
+        if document["kind"] not in CUSTOM:
+            try:
+                kubernetes_validate.validate(document, release, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                raise AssertionError(f"{case}: {document['kind']} {document['metadata']['name']}: {error}") from error
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -87,6 +115,13 @@ def test_chart_passes_helms_strict_lint(case):
         {"dashboards": {"label": "grafana_dashboard"}},
         {"webConfig": {"secret": "web"}},
         {"networkPolicy": {"egress": {"ports": []}}},
+        {"config": {"tarif": {"currency": "EUR"}}},
+        {"config": {"tariff": {"currency": "EUR", "timezone": "Europe/Berlin", "energy": {"kind": "flatt"}}}},
+        {"config": {"servers": [{"name": "chat", "url": "http://chat:8000", "gpu": [0]}]}},
+        {"config": {"polling": {"interval": 1}}},
+        {"state": {"type": "nfs"}},
+        {"rbac": {"enabled": True}},
+        {"existingSecret": "Tpw_Secret"},
     ],
     ids=lambda values: next(iter(values)),
 )
@@ -97,25 +132,49 @@ def test_chart_rejects_unknown_values(values):
 
 @pytest.mark.parametrize("case", [*CASES, "committed"])
 def test_config_map_holds_a_valid_configuration(case):
-    documents = committed() if case == "committed" else render(CASES[case])
-    text = of_kind(documents, "ConfigMap")["data"]["config.yaml"]
+    text = next(
+        document["data"]["config.yaml"]
+        for document in rendered(case)
+        if document["kind"] == "ConfigMap" and "config.yaml" in document["data"]
+    )
     config = load(text, "config.yaml")
     if case == "everything":
         assert config.host.sysfs == "/host/sys"
         assert config.facility.pue == 1.3
         assert [server.name for server in config.servers] == ["chat"]
+        assert config.web.allowed_hosts == ("tpw.example.org",)
     else:
         assert config.host.meters == ()  # a container does not see them
 
 
-def test_committed_manifests_are_what_the_chart_renders():
-    spec = importlib.util.spec_from_file_location("render_kubernetes", ROOT / "scripts" / "render_kubernetes.py")
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+def test_committed_manifests_are_what_the_chart_renders():
     files = {path.name: path.read_text() for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml"}
-    assert files == script.rendered(), "run `make generate`"
+    assert files == script("render_kubernetes").rendered(), "run `make generate`"
+
+
+def test_the_schema_and_the_readme_of_the_chart_are_those_of_the_configuration_and_the_values():
+    for path, text in script("render_chart").rendered().items():
+        assert path.read_text() == text, f"{path.name}: run `make generate`"
+
+
+def test_the_readme_describes_every_value():
+    described = set(re.findall(r"^\| `([\w.]+)` \|", (CHART / "README.md").read_text(), re.MULTILINE))
+    assert set(yaml.safe_load((CHART / "values.yaml").read_text())) <= {key.split(".")[0] for key in described}
+    assert {"state.type", "podMonitor.honorLabels", "prometheusRule.parameters.budgets"} <= described
+
+
+def test_the_schema_describes_every_value():
+    """Else Helm would refuse the chart's own defaults."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(yaml.safe_load((CHART / "values.yaml").read_text())) == set(schema["properties"]) - {"global"}
 
 
 def test_kustomization_lists_every_manifest_except_custom_resources():
@@ -129,19 +188,184 @@ def test_chart_has_the_version_of_the_package():
     assert chart["appVersion"] == tpw.__version__
 
 
-@pytest.mark.parametrize("case", CASES)
+PRIVILEGED = {"gke", "mixed-mig"}
+"""The reasons are in their files."""
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - PRIVILEGED))
 def test_the_exporter_runs_without_privileges(case):
-    pod = pod_of(render(CASES[case]))
+    pod = pod_of(rendered(case))
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
     for mount in container["volumeMounts"]:
-        assert mount.get("readOnly") or mount["name"] == "state", mount
+        assert mount.get("readOnly") or mount["name"] in {"state", "all-gpus"}, mount
+
+
+# ------------------------------------------------------------------------------------------------------------------- state
+
+
+def volume(documents: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(volume for volume in pod_of(documents)["volumes"] if volume["name"] == name)
+
+
+def test_books_stay_on_the_node_by_default():
+    assert volume(rendered("default"), "state")["hostPath"]["path"] == "/var/lib/tpw-exporter"
+
+
+def test_each_node_has_a_directory_of_its_own_in_a_claim():
+    documents = rendered("claim")
+    assert volume(documents, "state")["persistentVolumeClaim"] == {"claimName": "tpw-books"}
+    pod = pod_of(documents)
+    for container in (*pod["initContainers"], *pod["containers"]):
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "state"]
+        assert mount["subPathExpr"] == "$(TPW_KUBERNETES_NODE)"
+        names = {entry["name"]: entry for entry in container["env"]}
+        assert names["TPW_KUBERNETES_NODE"]["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
+def test_an_empty_directory_needs_nothing_of_the_node_and_no_init_container():
+    documents = rendered("openshift-restricted")
+    pod = pod_of(documents)
+    assert volume(documents, "state")["emptyDir"] == {}
+    assert "initContainers" not in pod
+    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+    assert not {"runAsUser", "runAsGroup"} & set(pod["securityContext"])
+    assert not pod.get("hostPID")
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], str]:
+    """The notes after an installation. The library renders no NOTES.txt, so they have another name here."""
+    copy = tmp_path_factory.mktemp("chart") / "tpw-exporter"
+    shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns("files", "ci"))
+    (copy / "templates" / "NOTES.txt").rename(copy / "templates" / "notes.md")
+    return lambda values: texts_of(values, copy)["tpw-exporter/templates/notes.md"]
+
+
+def test_the_notes_state_what_becomes_of_the_books(notes):
+    states = ({}, {"type": "claim", "claim": "tpw-books"}, {"type": "emptyDir"})
+    assert len({notes({"state": state}) for state in states}) == len(states)
+
+
+# ---------------------------------------------------------------------------------------------------------------- refusals
+
+
+SURGE = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"podLabels": {"app.kubernetes.io/name": "other"}}, "podLabels"),
+        ({"extraArgs": ["--web.listen-address=:9000"]}, "extraArgs"),
+        ({"extraArgs": ["--state.dir", "/tmp"]}, "extraArgs"),
+        ({"state": {"type": "claim"}}, "state.claim"),
+        ({"state": {"claim": "books"}}, "state.claim"),
+        ({"podSecurityContext": {"runAsUser": None}}, "state.prepare"),
+        ({"securityContext": {"runAsUser": 7}}, "securityContext.runAsUser"),
+        ({"podSecurityContext": {"runAsUser": 0}}, "runAsNonRoot"),
+        ({"securityContext": {"privileged": True}}, "allowPrivilegeEscalation"),
+        ({"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}, "allowPrivilegeEscalation"),
+        ({"updateStrategy": SURGE}, "maxSurge"),
+        ({"updateStrategy": SURGE, "state": {"type": "claim", "claim": "books"}}, "maxSurge"),
+        ({"updateStrategy": SURGE, "state": {"type": "emptyDir"}, "hostNetwork": True}, "hostNetwork"),
+        ({"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}, "state": {"type": "emptyDir"}}, "maxUnavailable"),
+        ({"existingConfigMap": "mine", "config": {"facility": {"pue": 1.2}}}, "existingConfigMap"),
+        ({"existingConfigMap": "mine", "web": {"allowedHosts": ["a.example"]}}, "existingConfigMap"),
+        ({"serviceAccount": {"create": False}}, "rbac.create"),
+        ({"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}, "twice"),
+        ({"serviceMonitor": {"enabled": True}, "service": {"enabled": False}}, "serviceMonitor"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_that_cannot_run_are_refused(values, word):
+    with pytest.raises(helm_python.HelmError, match=word):
+        render(values)
+
+
+def test_what_the_refusals_ask_for_is_accepted():
+    render({"securityContext": {"privileged": True, "allowPrivilegeEscalation": True}})
+    render({"updateStrategy": {"type": "OnDelete", **SURGE}})
+    render({"updateStrategy": SURGE, "state": {"type": "emptyDir"}})
+    render({"serviceAccount": {"create": False, "name": "monitoring"}})
+
+
+# ------------------------------------------------------------------------------------------------------- rights and objects
+
+
+def test_the_account_may_list_and_watch_pods_and_has_its_token():
+    documents = rendered("default")
+    assert of_kind(documents, "ClusterRole")["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+    ]
+    (subject,) = of_kind(documents, "ClusterRoleBinding")["subjects"]
+    account = of_kind(documents, "ServiceAccount")["metadata"]["name"]
+    assert (subject["name"], subject["namespace"]) == (account, "monitoring")
+    assert pod_of(documents)["serviceAccountName"] == account
+    assert pod_of(documents)["automountServiceAccountToken"] is True
+
+
+def test_without_the_right_the_pod_has_no_token():
+    documents = render({"rbac": {"create": False}})
+    assert not {"ClusterRole", "ClusterRoleBinding"} & {document["kind"] for document in documents}
+    assert pod_of(documents)["automountServiceAccountToken"] is False
+
+
+def test_the_constraints_of_openshift_allow_what_the_pod_has():
+    documents = rendered("openshift")
+    constraints, pod = of_kind(documents, "SecurityContextConstraints"), pod_of(documents)
+    assert constraints["users"] == ["system:serviceaccount:monitoring:tpw-exporter"]
+    assert constraints["allowHostPID"] is pod["hostPID"] is True
+    assert constraints["allowPrivilegedContainer"] is constraints["allowHostNetwork"] is False
+    added = {name for part in pod["initContainers"] for name in part["securityContext"]["capabilities"]["add"]}
+    assert set(constraints["allowedCapabilities"]) == added
+    kinds = {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]}
+    assert kinds <= {"hostPath", "configMap"}
+
+
+def test_a_config_map_and_a_secret_of_the_user_are_mounted():
+    documents = rendered("prometheus-operator")
+    assert volume(documents, "config")["configMap"]["name"] == "tpw-exporter-config"
+    assert volume(documents, "secrets")["secret"]["secretName"] == "tpw-exporter-secrets"
+    template = of_kind(documents, "DaemonSet")["spec"]["template"]
+    assert "checksum/config" not in template["metadata"]["annotations"]
+    assert "tpw-exporter" not in {d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap"}
+    assert {"--web.enable-lifecycle", "--web.external-url=https://tpw.example.com"} <= set(
+        template["spec"]["containers"][0]["args"]
+    )
+
+
+def test_extra_objects_are_templates():
+    assert of_kind(rendered("prometheus-operator"), "Secret")["metadata"]["namespace"] == "monitoring"
+
+
+def test_gpus_are_requested_by_a_mount_where_the_variable_is_not_accepted():
+    documents = rendered("eks")
+    (container,) = pod_of(documents)["containers"]
+    assert {"name": "all-gpus", "mountPath": "/var/run/nvidia-container-devices/all"} in container["volumeMounts"]
+    assert volume(documents, "all-gpus")["hostPath"]["path"] == "/dev/null"
+    assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "/var/run/nvidia-container-devices"} in container["env"]
+
+
+def test_an_image_can_be_named_by_its_digest():
+    (container,) = pod_of(rendered("everything"))["containers"]
+    assert re.fullmatch(r"example\.com/observability/tpw-exporter@sha256:[0-9a-f]{64}", container["image"])
+    (container,) = pod_of(render({"image": {"repository": "r.example/tpw", "tag": "1.2"}}))["containers"]
+    assert container["image"] == "r.example/tpw:1.2"
+
+
+def test_the_default_image_names_a_registry_and_the_notes_call_it_a_placeholder(notes):
+    """Without a registry, a container runtime would take it from one that is not ours."""
+    (container,) = pod_of(rendered("default"))["containers"]
+    registry = container["image"].split("/")[0]
+    assert registry.endswith("example.com")
+    assert "PLACEHOLDER" in notes({})
+    assert "PLACEHOLDER" not in notes({"image": {"repository": "r.example/tpw"}})
 
 
 def test_the_state_directory_belongs_to_the_user_of_the_exporter():
@@ -166,23 +390,40 @@ def test_a_changed_configuration_rolls_the_pods():
     assert checksum({"facility": {"pue": 1.2}}) != checksum({"facility": {"pue": 1.3}})
 
 
-def test_pod_monitor_has_only_fields_of_the_operator():
-    spec = of_kind(render(CASES["everything"]), "PodMonitor")["spec"]
-    (endpoint,) = spec["podMetricsEndpoints"]
-    assert set(spec) == {"selector", "podMetricsEndpoints"}
+@pytest.mark.parametrize(
+    ("kind", "field", "key"),
+    [("PodMonitor", "podMetricsEndpoints", "podMonitor"), ("ServiceMonitor", "endpoints", "serviceMonitor")],
+)
+def test_monitors_select_the_port_of_the_pods(kind, field, key):
+    documents = render(
+        {**CASES["everything"], "podMonitor": {"enabled": False}, key: CASES["everything"]["podMonitor"]}
+    )
+    spec = of_kind(documents, kind)["spec"]
+    (endpoint,) = spec[field]
+    assert set(spec) == {"selector", field}
     assert set(endpoint) == {
-        *("port", "interval", "scrapeTimeout", "relabelings", "metricRelabelings"),
+        *("port", "interval", "scrapeTimeout", "honorLabels", "relabelings", "metricRelabelings"),
         *("scheme", "basicAuth"),
     }
-    ports = [port["name"] for port in pod_of(render(CASES["everything"]))["containers"][0]["ports"]]
-    assert endpoint["port"] in ports
+    assert endpoint["port"] in [port["name"] for port in pod_of(documents)["containers"][0]["ports"]]
+    labels = of_kind(documents, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
 
 
-def test_series_keep_their_name_when_a_pod_is_replaced():
-    """One pod runs on a node, and its books outlive it: ``instance`` is the node, not the pod's address."""
-    (endpoint,) = of_kind(render({"podMonitor": {"enabled": True}}), "PodMonitor")["spec"]["podMetricsEndpoints"]
-    named = {rule["targetLabel"]: rule["sourceLabels"] for rule in endpoint["relabelings"]}
+@pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
+def test_series_keep_their_name_when_a_pod_is_replaced(monitor):
+    """One pod runs on a node, and its books outlive it: ``instance`` is the node, and the pod is no label.
+
+    The labels are dropped from the target and not from its samples: ``up`` would keep them, and ``tpw_server_info``, where
+    ``pod`` and ``container`` are those of a server, would lose them.
+    """
+    document = of_kind(render({monitor: {"enabled": True}}), f"{monitor[0].upper()}{monitor[1:]}")
+    (endpoint,) = document["spec"].get("podMetricsEndpoints") or document["spec"]["endpoints"]
+    named = {rule.get("targetLabel"): rule.get("sourceLabels") for rule in endpoint["relabelings"]}
     assert named["instance"] == named["node"] == ["__meta_kubernetes_pod_node_name"]
+    assert {"action": "labeldrop", "regex": "pod|container"} in endpoint["relabelings"]
+    assert endpoint["honorLabels"] is True
+    assert "metricRelabelings" not in endpoint
 
 
 def test_without_a_secret_there_is_no_web_configuration():
@@ -195,8 +436,12 @@ def test_probes_use_paths_without_a_password():
     from tpw.exposition.access import PROBES
 
     (container,) = pod_of(render({"webConfig": {"secretName": "web"}}))["containers"]
-    asked = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
-    assert asked == PROBES
+    asked = {
+        probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert set(asked.values()) == PROBES
+    assert asked["readinessProbe"] == "/-/ready"  # 503 where the books cannot be written: test_faults.py
+    assert asked["startupProbe"] == asked["livenessProbe"] == "/-/healthy"
     assert "httpHeaders" not in container["livenessProbe"]["httpGet"]
 
 
@@ -358,7 +603,7 @@ def kustomized(folder: Path) -> list[dict[str, Any]]:
         return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     document = yaml.safe_load((folder / "kustomization.yaml").read_text())
     options = document.get("generatorOptions", {})
-    found = [yaml.safe_load((folder / name).read_text()) for name in document.get("resources", ())]
+    found = [part for name in document.get("resources", ()) for part in yaml.safe_load_all((folder / name).read_text())]
     for entry in document.get("configMapGenerator", ()):
         files = dict(item.split("=") for item in entry["files"])
         assert all((folder / file).resolve().is_relative_to(folder) for file in files.values()), "outside of the root"
@@ -380,4 +625,6 @@ def test_kustomize_makes_a_config_map_of_every_dashboard():
 
 def test_kustomize_applies_the_manifests():
     kinds = {document["kind"] for document in kustomized(MANIFESTS)}
-    assert kinds == {"ConfigMap", "DaemonSet", "Service", "ServiceAccount"}
+    assert kinds == {"ConfigMap", "DaemonSet", "Service", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
+    (subject,) = of_kind(committed(), "ClusterRoleBinding")["subjects"]
+    assert subject["namespace"] == yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["namespace"]

@@ -45,10 +45,48 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "tpw-exporter.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $host := deepCopy (default (dict) (get $config "host")) -}}
+{{- with .Values.web.allowedHosts -}}
+{{- $_ := set $config "web" (merge (dict "allowed_hosts" .) (default (dict) (get $config "web"))) -}}
+{{- end -}}
 {{- if .Values.rapl.enabled -}}
 {{- $host = mergeOverwrite (dict "sysfs" "/host/sys") $host -}}
 {{- else if not (hasKey $host "meters") -}}
 {{- $_ := set $host "meters" list -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $config (dict "host" $host)) -}}
+{{- end -}}
+
+{{/* The endpoint of a PodMonitor or a ServiceMonitor. */}}
+{{- define "tpw-exporter.endpoint" -}}
+- port: metrics
+  interval: {{ .interval }}
+  scrapeTimeout: {{ .scrapeTimeout }}
+  honorLabels: {{ .honorLabels }}
+  {{- with .endpoint }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .relabelings }}
+  relabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .metricRelabelings }}
+  metricRelabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Where the books of a node are in the volume. */}}
+{{- define "tpw-exporter.stateMount" -}}
+- name: state
+  mountPath: /var/lib/tpw-exporter
+  {{- if eq .Values.state.type "claim" }}
+  subPathExpr: $(TPW_KUBERNETES_NODE)
+  {{- end }}
+{{- end -}}
+
+{{- define "tpw-exporter.nodeName" -}}
+- name: TPW_KUBERNETES_NODE
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
 {{- end -}}
