@@ -6,6 +6,7 @@ alert keeps its identity when a price appears or disappears.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -75,24 +76,20 @@ def annotations_of(alert: Alert, values: Values) -> dict[str, str]:
         f"var-{quote(variable)}={{{{ $labels.{label} | urlquery }}}}" for variable, label in alert.link.items()
     )
     address = f"{values.grafana_url}/d/{alert.dashboard}"
+    if "cluster" in values.labels:
+        more = "&" if query else "?"
+        query += f"{{{{ if $labels.cluster }}}}{more}var-cluster={{{{ $labels.cluster | urlquery }}}}{{{{ end }}}}"
     return {
         "summary": alert.summary,
         "description": " ".join(alert.description.split()),
         "runbook_url": (values.runbook_url or _RUNBOOK).replace("{alert}", alert.name),
-        "dashboard_url": f"{address}?{query}" if query else address,
+        "dashboard_url": f"{address}?{query}" if alert.link else address + query,
     }
 
 
-def _money(expr: str, words: str, otherwise: str = "") -> str:
-    """Template text: every result of the expression as an amount with its currency, MONEY in ``words``.
-
-    ``expr`` is PromQL in which ``%q`` stands for label values, followed by their names, separated by ``;``.
-    """
-    query, *labels = (part.strip() for part in expr.split(";"))
-    escaped = " ".join(query.split()).replace('"', '\\"')
-    names = " ".join(f"$labels.{label}" for label in labels)
-    call = f'printf "{escaped}" {names}' if labels else f'"{escaped}"'
-    text = f"{{{{ range {call} | query }}}}{words.replace('MONEY', _AMOUNT)}"
+def _money(call: str, words: str, otherwise: str = "") -> str:
+    """Template text: every result of a query as an amount with its currency, MONEY in ``words``."""
+    text = f"{{{{ range {call} }}}}{words.replace('MONEY', _AMOUNT)}"
     return text + (f"{{{{ else }}}}{otherwise}{{{{ end }}}}" if otherwise else "{{ end }}")
 
 
@@ -102,6 +99,8 @@ _RUNBOOK = (
 )
 """The page of any exporter that is up, because the one of the alert may be down. Else the path in this repository."""
 _AMOUNT = '{{ . | value | printf "%.2f" }} {{ . | label "currency" }}'
+_LABEL = re.compile(r"\$(\w+)")
+_OF_MODEL = "$here, server=$server, model=$model"
 _WHERE = "{{ $labels.instance }}"
 _GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
 _MODEL = "{{ $labels.model }} on {{ $labels.server }}"
@@ -118,6 +117,15 @@ class Alerts:
         self._gpu = rules.keys(*LEVELS["gpu"])
         self._node = rules.keys(*LEVELS["node"])
         self._model = rules.keys(*LEVELS["model"])
+
+    def _asked(self, expr: str) -> str:
+        """The call of a template that queries PromQL, in which ``$uuid`` stands for the label ``uuid`` of the alert, and
+        ``$here`` for matchers of the labels of its installation: another one may have the same names."""
+        here = ", ".join(f"{label}=${label}" for label in self._values.labels)
+        text = " ".join(expr.replace("$here", here).split())
+        arguments = "".join(f" $labels.{label}" for label in _LABEL.findall(text))
+        escaped = _LABEL.sub("%q", text).replace('"', '\\"')
+        return f'printf "{escaped}"{arguments} | query'
 
     def _except_gpus(self, parameter: str) -> str:
         """Excludes the GPUs that an operator names: by UUID, all of an instance, or by UUID on one instance."""
@@ -171,6 +179,9 @@ class Alerts:
             {},
             ("exporter_absent_for",),
         )
+        failures = (
+            "topk(1, increase(tpw_source_read_failures_total{$here, instance=$instance, source=$source}[15m])) > 0"
+        )
         yield Alert(
             "TpwSourceDown",
             Severity.WARNING,
@@ -185,8 +196,7 @@ class Alerts:
             v.source_down_for,
             "The exporter cannot read a source.",
             f"The exporter of {_WHERE} cannot read {{{{ $labels.source }}}}. "
-            '{{ range printf "topk(1, increase(tpw_source_read_failures_total{instance=%q,source=%q}[15m])) > 0"'
-            " $labels.instance $labels.source | query }}Most failures of the last 15 minutes: "
+            f"{{{{ range {self._asked(failures)} }}}}Most failures of the last 15 minutes: "
             '{{ . | label "reason" }}.{{ end }}',
             "tpw-measuring",
             "Inference servers restart within minutes; ten is an outage. Prices and carbon are known ahead: two hours.",
@@ -349,6 +359,7 @@ class Alerts:
             {"server": "server", "model": "model"},
             ("energy_without_tokens_active_share",),
         )
+        unpriced = "sum(increase(tpw_energy_unpriced_joules_total{$here, instance=$instance}[2h])) / 3.6e6 > 0"
         yield Alert(
             "TpwPriceNotLive",
             Severity.WARNING,
@@ -360,8 +371,7 @@ class Alerts:
             v.price_not_live_for,
             "Electricity has a fallback price or no price.",
             f"The exporter of {_WHERE} has had no current electricity price for hours. "
-            '{{ range printf "sum(increase(tpw_energy_unpriced_joules_total{instance=%q}[2h])) / 3.6e6 > 0"'
-            " $labels.instance | query }}"
+            f"{{{{ range {self._asked(unpriced)} }}}}"
             '{{ . | value | printf "%.1f" }} kWh of the last 2 hours have no price and are not in any cost.{{ end }}',
             "tpw-measuring",
             "Day-ahead feeds have short outages; two hours of fallback are a visible error in the cost of a day.",
@@ -394,7 +404,7 @@ class Alerts:
             v.books_not_saved_for,
             "The exporter cannot save its books.",
             f"The exporter of {_WHERE} "
-            f'{{{{ if printf "{written}{{instance=%q}}" $labels.instance | query }}}}'
+            f"{{{{ if {self._asked(written + '{$here, instance=$instance}')} }}}}"
             "last saved its books {{ $value | humanizeDuration }} ago. A restart loses what was counted since then."
             "{{ else }}has run for {{ $value | humanizeDuration }} and never saved its books: it cannot write to its state "
             "directory. Its counters start at zero with every restart.{{ end }}",
@@ -448,12 +458,9 @@ class Alerts:
     def wasted(self) -> Iterable[Alert]:
         """GPUs that cost money and do no work."""
         v = self._values
-        cost = _money(
-            'sum by (currency) (gpu:tpw_gpu_state_net_cost:rate5m{instance=%q, uuid=%q, state="STATE"}) * 86400;'
-            "instance; uuid",
-            "It costs MONEY a day.",
-            _UNPRICED,
-        )
+        rate = 'gpu:tpw_gpu_state_net_cost:rate5m{$here, instance=$instance, uuid=$uuid, state="STATE"}'
+        cost = _money(self._asked(f"sum by (currency) ({rate}) * 86400"), "It costs MONEY a day.", _UNPRICED)
+        power = "avg_over_time(tpw_gpu_power_watts{$here, instance=$instance, uuid=$uuid}[30m])"
         yield Alert(
             "TpwGpuIdle",
             Severity.WARNING,
@@ -465,8 +472,8 @@ class Alerts:
             v.idle_for,
             "A GPU is not used.",
             f"{_GPU} was used by nobody for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
-            '{{ range printf "avg_over_time(tpw_gpu_power_watts{instance=%q,uuid=%q}[30m])" $labels.instance $labels.uuid'
-            ' | query }} and drew {{ . | value | printf "%.0f" }} W{{ end }}. ' + cost.replace("STATE", "idle"),
+            f"{{{{ range {self._asked(power)} }}}}"
+            ' and drew {{ . | value | printf "%.0f" }} W{{ end }}. ' + cost.replace("STATE", "idle"),
             "tpw-gpus",
             "Time by state, not utilisation, which some drivers latch or lack. A share of 30 minutes, held for 30 minutes, "
             "ignores redeployments; 95 % tolerates a probe.",
@@ -479,7 +486,7 @@ class Alerts:
             unless on ({self._gpu}) (tpw_server_gpu and on (server) tpw:standby_server:info)
         """)
         owner = (
-            '{{ range printf "tpw_server_gpu{instance=%q,uuid=%q}" $labels.instance $labels.uuid | query }}'
+            f"{{{{ range {self._asked('tpw_server_gpu{$here, instance=$instance, uuid=$uuid}')} }}}}"
             '{{ . | label "server" }} owns it. {{ end }}'
         )
         for severity, hold, knob, why in (
@@ -519,7 +526,7 @@ class Alerts:
             "{{ $value | humanizePercentage }} of what all GPUs cost in the last 24 hours was parked and idle "
             "time: "
             + _money(
-                "24 * sum by (currency) (cluster:tpw_waste_cost_per_hour:rate1d{currency=%q}); currency", "MONEY a day."
+                self._asked("24 * cluster:tpw_waste_cost_per_hour:rate1d{$here, currency=$currency}"), "MONEY a day."
             ),
             "tpw-overview",
             "A day includes the low load of the night, so the alert is about capacity and not about a moment.",
@@ -585,7 +592,8 @@ class Alerts:
         v = self._values
         price = "cluster:tpw_electricity_price_per_kwh:max"
         floor = f'model:tpw_server_tokens:rate1h{{kind="output"}} * 3600 > {number(v.tokens_floor_per_hour)}'
-        selector = '{kind="output", scope="full"}'
+        output = 'kind="output", scope="full"'
+        selector = f"{{{output}}}"
         yield Alert(
             "TpwCostPerTokenHigh",
             Severity.WARNING,
@@ -602,8 +610,7 @@ class Alerts:
             "Tokens cost more than last week.",
             f"A million output tokens of {_MODEL} cost "
             + _money(
-                'model:tpw_cost_per_million_tokens:ratio_rate1h{server=%q, model=%q, kind="output", scope="full"};'
-                "server; model",
+                self._asked(f"model:tpw_cost_per_million_tokens:ratio_rate1h{{{_OF_MODEL}, {output}}}"),
                 "MONEY",
             )
             + ", {{ $value | humanizePercentage }} of the mean of the last 7 days, and the electricity price is not the "
@@ -629,9 +636,10 @@ class Alerts:
             f"{_MODEL} cost {{{{ $value | humanizePercentage }}}} of what {{{{ $labels.reference }}}} would have charged "
             "for the work of the last 24 hours. "
             + _money(
-                '86400 * (sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full"})'
-                " - sum by (currency) (model:tpw_server_reference_cost:rate1d{server=%q, model=%q, reference=%q}));"
-                "server; model; server; model; reference",
+                self._asked(
+                    f'86400 * (sum by (currency) (model:tpw_server_cost:rate1d{{{_OF_MODEL}, scope="full"}})'
+                    f" - sum by (currency) (model:tpw_server_reference_cost:rate1d{{{_OF_MODEL}, reference=$reference}}))"
+                ),
                 "The difference is MONEY a day.",
             ),
             "tpw-money",
@@ -657,7 +665,8 @@ class Alerts:
             "At the pace of the last 6 hours and of the last 30 minutes the month costs {{ $value | "
             "humanizePercentage }} of its budget: "
             + _money(
-                '86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="full", currency=%q}); currency', "MONEY"
+                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="full", currency=$currency})'),
+                "MONEY",
             )
             + " a day.",
             "tpw-money",
@@ -665,6 +674,7 @@ class Alerts:
             {},
             ("budget_burn_ratio",),
         )
+        weekly = 'cluster:tpw_cost:rate1h{scope="full", currency=$currency}[7d]'
         yield Alert(
             "TpwBudgetForecast",
             Severity.WARNING,
@@ -677,8 +687,7 @@ class Alerts:
             "At this pace the month exceeds its budget.",
             "At the pace of the last 7 days a month costs {{ $value | humanizePercentage }} of the budget: "
             + _money(
-                '86400 * sum by (currency) (avg_over_time(cluster:tpw_cost:rate1h{scope="full",'
-                " currency=%q}[7d])); currency",
+                self._asked(f"86400 * sum by (currency) (avg_over_time({weekly}))"),
                 "MONEY",
             )
             + " a day.",
@@ -700,9 +709,7 @@ class Alerts:
             v.spend_changed_for,
             "Daily cost is above that of the previous week.",
             "The last 24 hours cost {{ $value | humanizePercentage }} of the daily mean of the previous week: "
-            + _money(
-                '86400 * sum by (currency) (cluster:tpw_cost:rate1d{scope="full", currency=%q}); currency', "MONEY"
-            )
+            + _money(self._asked('86400 * cluster:tpw_cost:rate1d{$here, scope="full", currency=$currency}'), "MONEY")
             + " a day.",
             "tpw-money",
             "A fifth is common in cost monitoring. Needs eight days of data.",
@@ -729,14 +736,14 @@ class Alerts:
             "Tokens cost more than their budget.",
             f"A million output tokens of {_MODEL} cost "
             + _money(
-                'model:tpw_cost_per_million_tokens:ratio_rate1d{server=%q, model=%q, kind="output", scope="full",'
-                " currency=%q}; server; model; currency",
+                self._asked(
+                    f"model:tpw_cost_per_million_tokens:ratio_rate1d{{{_OF_MODEL}, {output}, currency=$currency}}"
+                ),
                 "MONEY",
             )
             + " over the last 24 hours, {{ $value | humanizePercentage }} of the budget. "
             + _money(
-                '86400 * sum by (currency) (model:tpw_server_cost:rate1d{server=%q, model=%q, scope="full",'
-                " currency=%q}); server; model; currency",
+                self._asked(f'86400 * model:tpw_server_cost:rate1d{{{_OF_MODEL}, scope="full", currency=$currency}}'),
                 "In total: MONEY a day.",
             ),
             "tpw-money",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import prometheus as p
 
 from grafana import palette
-from grafana.metrics import Vocabulary
+from grafana.metrics import MATCHERS, Vocabulary, apart
 from grafana.panels import DASHED, NO_PRICE, Draft, Query, Style, curve, judged_down, tile
 from grafana.queries import MONEY, TRUST
 
@@ -22,16 +23,22 @@ SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "tpw"
 WIDTH = 24
 
+_CLUSTER = 'cluster=~"$cluster"'
+_NAMESPACE = f'{_CLUSTER}, {MATCHERS["namespace"][0]}=~"{MATCHERS["namespace"][1]}"'
 FILTERS: Mapping[str, tuple[str, str, str]] = {
     # variable: (label, query, regular expression for all)
     "cluster": ("Cluster", "label_values(tpw_build_info, cluster)", ".*"),
-    "job": ("Job", "label_values(tpw_build_info, job)", ".+"),
-    "instance": ("Node", 'label_values(tpw_build_info{job=~"$job"}, instance)', ".+"),
-    "gpu": ("GPU", 'label_values(tpw_gpu_info{job=~"$job", instance=~"$instance"}, gpu)', ".+"),
-    "server": ("Server", 'label_values(tpw_server_tokens_total{job=~"$job"}, server)', ".+"),
-    "model": ("Model", 'label_values(tpw_server_tokens_total{job=~"$job", server=~"$server"}, model)', ".+"),
+    "job": ("Job", f"label_values(tpw_build_info{{{_CLUSTER}}}, job)", ".+"),
+    "instance": ("Node", f"label_values(tpw_build_info{{{_CLUSTER}}}, instance)", ".+"),
+    "gpu": ("GPU", f'label_values(tpw_gpu_info{{{_CLUSTER}, instance=~"$instance"}}, gpu)', ".+"),
+    "namespace": ("Namespace", f"label_values(tpw_server_tokens_total{{{_CLUSTER}}}, server)", ".*"),
+    "server": ("Server", f"label_values(tpw_server_tokens_total{{{_NAMESPACE}}}, server)", ".+"),
+    "model": ("Model", f'label_values(tpw_server_tokens_total{{{_NAMESPACE}, server=~"$server"}}, model)', ".+"),
 }
 """Filters in the order in which a dashboard shows them."""
+
+FIRST_PART = "/^([^/]+)[/].+$/"
+"""The namespace in the name of a server that was found in Kubernetes."""
 
 CHOICES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "kind": ("Tokens", (("output", "output"), ("total", ".+"))),
@@ -118,13 +125,22 @@ class Dashboard:
             expressions.append(expr)
             builder = builder.with_target(_target(query, expr, chr(ord("A") + index)))
         builder = builder.description(self._description(draft, expressions))
-        panel: dict[str, Any] = json.loads(JSONEncoder().encode(builder.build()))
+        panel: dict[str, Any] = json.loads(_LINK.sub(self._carried, JSONEncoder().encode(builder.build())))
         _plain_steps(panel)
         return panel
 
+    def _carried(self, link: re.Match[str]) -> str:
+        """A link with the variables of this dashboard, less those that it sets itself."""
+        settings = self.settings
+        money = ("currency",) if settings.money else ()
+        reference = ("reference",) if settings.reference else ()
+        names = ("datasource", *settings.filters, *settings.choices, *reference, *money)
+        kept = (name for name in names if f"var-{name}=" not in link["rest"])
+        return "&".join(f"${{{name}:queryparam}}" for name in kept) + link["rest"]
+
     def expression(self, query: Query) -> str:
         """The query with the filters of the dashboard. Raises UnknownNameError."""
-        text = " ".join(query.expr.split())
+        text = apart(" ".join(query.expr.split()))
         self.words.check(text)
         filters = [name for name in self.settings.filters if name not in query.unfiltered]
         return self.words.filtered(text, filters)
@@ -199,6 +215,8 @@ class Dashboard:
                 .sort(d.VariableSort.NATURAL_ASC)
                 .multi(True)  # noqa: FBT003
             )
+            if name == "namespace":
+                variable = variable.regex(FIRST_PART)
             if name not in settings.single:
                 variable = (
                     variable.include_all(True)  # noqa: FBT003
@@ -254,34 +272,42 @@ class Dashboard:
         }
 
 
+_STEP = "$__rate_interval"
+"""A window that is longer than a step of the curves, whatever the time range: an event between two steps is found too."""
+_STARTED = "process_start_time_seconds"
+_FIRING = 'ALERTS{alertname=~"Tpw.+", alertstate="firing"}'
 ANNOTATIONS: Mapping[str, tuple[str, str, str, str]] = {
     "price": (
         "Price changed",
         palette.PRICE,
-        "max by (currency) (changes(tpw_electricity_price_per_kwh[1m]) > 0)",
+        f"max by (cluster, currency) (changes(tpw_electricity_price_per_kwh[{_STEP}]) > 0)",
         "The price of electricity changed.",
     ),
     "alerts": (
         "Alert firing",
         "red",
         (
-            'sum by (alertname, severity) (ALERTS{alertname=~"Tpw.+", alertstate="firing"})'
-            ' unless sum by (alertname, severity) (ALERTS{alertname=~"Tpw.+", alertstate="firing"} offset 2m)'
+            f"sum by (cluster, alertname, severity) (count_over_time({_FIRING}[{_STEP}]))"
+            f" unless sum by (cluster, alertname, severity) (count_over_time({_FIRING}[{_STEP}] offset {_STEP}))"
         ),
         "{{alertname}} ({{severity}})",
     ),
     "restarts": (
-        "Exporter restarted",
+        "Exporter started",
         "blue",
-        "changes(process_start_time_seconds[2m]) > 0 and on (cluster, job, instance) tpw_build_info",
+        (
+            f"(changes({_STARTED}[{_STEP}]) > 0 or ({_STARTED} unless {_STARTED} offset {_STEP}))"
+            " and on (cluster, job, instance) tpw_build_info"
+        ),
         "{{instance}}",
     ),
     "versions": (
         "Server version changed",
         "purple",
         (
-            "group by (server, version) (tpw_server_info) unless group by (server, version) (tpw_server_info offset 5m)"
-            " and on (server) group by (server) (tpw_server_info offset 5m)"
+            f"group by (server, version) (last_over_time(tpw_server_info[{_STEP}]))"
+            f" unless group by (server, version) (last_over_time(tpw_server_info[{_STEP}] offset {_STEP}))"
+            f" and on (server) group by (server) (last_over_time(tpw_server_info[{_STEP}] offset {_STEP}))"
         ),
         "{{server}} {{version}}",
     ),
@@ -294,7 +320,7 @@ def trust() -> Draft:
     link = (
         dashboard.DashboardLink("Measuring")
         .type(d.DashboardLinkType.LINK)
-        .url("/d/tpw-measuring?${datasource:queryparam}&${__url_time_range}")
+        .url(f"/d/tpw-measuring?{CARRIED}&${{__url_time_range}}")
     )
     return tile(
         "Measured",
@@ -329,17 +355,22 @@ def electricity_price() -> Draft:
     )
 
 
+CARRIED = "${datasource:queryparam}"
+"""In a link to a dashboard, where the variables of the one that it is on go."""
+_LINK = re.compile(re.escape(CARRIED) + r'(?P<rest>[^"]*)')
+
+
 def link_to(uid: str, title: str, **variables: str) -> dict[str, Any]:
     """A link from a table cell to another dashboard. ``variables`` maps its variables to columns of the row."""
     chosen = "".join(f"&var-{quote(name)}=${{__data.fields.{column}}}" for name, column in variables.items())
-    return {"title": title, "url": f"/d/{uid}?${{datasource:queryparam}}&${{__url_time_range}}{chosen}"}
+    return {"title": title, "url": f"/d/{uid}?{CARRIED}&${{__url_time_range}}{chosen}"}
 
 
 def _target(query: Query, expr: str, ref: str) -> prometheus.Dataquery:
     target = (
         prometheus.Dataquery()
         .expr(expr)
-        .legend_format(query.legend)
+        .legend_format(_legend(query.legend))
         .ref_id(ref)
         .datasource(SOURCE)
         .format(p.PromQueryFormat.TABLE if query.table else p.PromQueryFormat.TIME_SERIES)
@@ -348,6 +379,12 @@ def _target(query: Query, expr: str, ref: str) -> prometheus.Dataquery:
     if query.step is not None:
         target = target.interval(query.step)
     return target.instant() if query.instant else target.range()
+
+
+def _legend(text: str) -> str:
+    """A legend that names a node or a server, with its cluster: nothing where there is only one."""
+    local = "{{instance}}" in text or "{{server}}" in text
+    return f"{text} {{{{cluster}}}}" if local and "{{cluster}}" not in text else text
 
 
 def _plain_steps(panel: dict[str, Any]) -> None:

@@ -53,6 +53,12 @@ CLOSED: Mapping[str, frozenset[str]] = {
 }
 """Labels with a closed set of values: a matcher on another value matches nothing."""
 
+MATCHERS: Mapping[str, tuple[str, str]] = {"namespace": ("server", "(?:$namespace)(?:/.*)?")}
+"""Filters that match another label than that of their name: (label, regular expression)."""
+
+_LOCAL = frozenset({"instance", "server", "gpu"})
+"""Labels that may have equal values in two clusters."""
+
 _AGGREGATORS = frozenset(
     ("sum", "min", "max", "avg", "group", "stddev", "stdvar", "count", "count_values", "bottomk", "topk", "quantile")
 )
@@ -139,13 +145,20 @@ class Vocabulary:
         return list(_selectors(tokens(expr)))
 
     def filtered(self, expr: str, filters: Sequence[str]) -> str:
-        """The expression with ``label=~"$label"`` added wherever a series has the label and does not match it yet."""
+        """The expression with ``label=~"$label"`` added wherever a series has the label and does not match it yet.
+
+        The filter ``namespace`` is that of a server, which is the first part of its name: the label of that name is the
+        namespace of the exporter.
+        """
         pieces = tokens(expr)
         inserts: dict[int, str] = {}
         for selector in _selectors(pieces):
             has = self.series.get(selector.name, frozenset())
             matched = {label for label, _, _ in selector.matchers}
-            added = ", ".join(f'{label}=~"${label}"' for label in filters if label in has and label not in matched)
+            wanted = ((name, *MATCHERS.get(name, (name, f"${name}"))) for name in filters)
+            added = ", ".join(
+                f'{label}=~"{pattern}"' for name, label, pattern in wanted if label in has and name not in matched
+            )
             if not added:
                 continue
             if not selector.braces:
@@ -155,6 +168,23 @@ class Vocabulary:
         return "".join(inserts.get(index, "") + piece.text for index, piece in enumerate(pieces)) + inserts.get(
             len(pieces), ""
         )
+
+
+def apart(expr: str) -> str:
+    """The expression with ``cluster`` in every list of labels that names nodes, servers or GPUs.
+
+    Two clusters in one Prometheus may have the same names for them: their series are never put together.
+    """
+    pieces = tokens(expr)
+    inserts: dict[int, str] = {}
+    for index, (kind, text) in enumerate(pieces):
+        if kind != "name" or text not in ("by", "on"):
+            continue
+        end = _after_list(pieces, index)
+        labels = {piece.text for piece in pieces[index + 1 : end] if piece.kind == "name"}
+        if labels & _LOCAL and "cluster" not in labels:
+            inserts[_next(pieces, index + 1) + 1] = "cluster, "
+    return "".join(inserts.get(index, "") + piece.text for index, piece in enumerate(pieces))
 
 
 def _check_value(label: str, operator: str, value: str, expr: str) -> None:

@@ -369,8 +369,11 @@ def grid(
 ) -> Draft:
     """A table with a row per label set: all queries are instant tables and are merged on their common labels.
 
-    Columns appear in the order given; ``drop`` names labels that are only there for the merge.
+    Columns appear in the order given, then the cluster where there are several; ``drop`` names labels that are only there
+    for the merge.
     """
+    if all(column.source != "cluster" for column in columns):
+        columns = (*columns, Column("cluster", "Cluster"))
     shown = [column.source for column in columns]
     organize = d.DataTransformerConfig(
         id_val="organize",
@@ -429,7 +432,7 @@ def scatter(
         d.DataTransformerConfig(id_val="merge", options={}),
         d.DataTransformerConfig(
             id_val="partitionByValues",
-            options={"fields": list(partition), "keepFields": False, "naming": {"asLabels": True}},
+            options={"fields": [*partition, "cluster"], "keepFields": False, "naming": {"asLabels": True}},
         ),
     ]
     from_zero = {"custom.axisSoftMin": 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import palette, queries
-from grafana.dashboard import Dashboard, Settings, trust
+from grafana.dashboard import Dashboard, Settings, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
@@ -23,7 +23,7 @@ SETTINGS = Settings(
     uid="tpw-gpus",
     title="tpw / GPUs",
     description="Every GPU of a node: state, owner, power, energy, waste, heat.",
-    filters=("job", "instance", "gpu"),
+    filters=("cluster", "job", "instance", "gpu"),
     single=("instance",),
     annotations=("alerts", "restarts"),
 )
@@ -118,18 +118,10 @@ def _table(page: Dashboard) -> None:
                         "GPU",
                         Style(
                             width=60,
-                            properties={
-                                "links": [
-                                    {
-                                        "title": "This GPU alone",
-                                        "url": "/d/tpw-gpus?${datasource:queryparam}&${__url_time_range}"
-                                        "&var-instance=${__data.fields.Node}&var-gpu=${__data.fields.GPU}",
-                                    }
-                                ]
-                            },
+                            properties={"links": [link_to("tpw-gpus", "This GPU alone", instance="Node", gpu="GPU")]},
                         ),
                     ),
-                    Column("name", "Dashboard", Style(width=200)),
+                    Column("name", "Type", Style(width=200)),
                     Column("server", "Owner", Style(width=90)),
                     Column(
                         "Value #B",

@@ -14,7 +14,7 @@ SETTINGS = Settings(
     uid="tpw-measuring",
     title="tpw / Measuring",
     description="Whether the books balance, all sources are read, and no data is missing.",
-    filters=("job", "instance"),
+    filters=("cluster", "job", "instance"),
     money=False,
     annotations=("alerts", "restarts", "versions"),
 )

@@ -26,7 +26,7 @@ SETTINGS = Settings(
     uid="tpw-models",
     title="tpw / Models",
     description="Tokens per joule, cost and power of each model against its load.",
-    filters=("job", "server", "model"),
+    filters=("cluster", "job", "namespace", "server", "model"),
     choices=("kind", "scope", "boundary"),
     reference=True,
 )

@@ -12,7 +12,7 @@ SETTINGS = Settings(
     uid="tpw-overview",
     title="tpw / Overview",
     description="Tokens per joule, cost per million tokens, waste, and whether the numbers are complete.",
-    filters=("job", "server", "model"),
+    filters=("cluster", "job", "namespace", "server", "model"),
     choices=("kind", "scope", "boundary"),
     reference=True,
 )

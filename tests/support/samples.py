@@ -80,6 +80,15 @@ class Samples:
 
     metrics: dict[str, dict[Labels, Series]] = field(default_factory=dict)
 
+    def labelled(self, **more: str) -> Samples:
+        """The same series with further labels."""
+        return Samples(
+            {
+                metric: {tuple(sorted((*who, *more.items()))): series for who, series in by_labels.items()}
+                for metric, by_labels in self.metrics.items()
+            }
+        )
+
     def series(self, metric: str, who: Labels) -> Series:
         """One series, made where it is not there yet."""
         by_labels = self.metrics.setdefault(metric, {})

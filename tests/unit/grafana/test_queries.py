@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,78 @@ def test_when_nothing_is_collected_nothing_is_shown(server: Prometheus):
     assert made_up == []
 
 
+# ---------------------------------------------------------------------------------------------------------- two clusters
+
+
+@pytest.fixture(scope="module")
+def clusters(pages: Samples, tools3: Path) -> Iterator[Prometheus]:
+    """Two clusters with equal names of nodes, servers and GPUs: one day twice in one Prometheus."""
+    with recorded.serving(tools3) as running:
+        for cluster in ("eu", "us"):
+            recorded.fill(running, pages.labelled(cluster=cluster))
+        recorded.record(running, clock(12, 0), clock(18, 0))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alone(pages: Samples, tools3: Path) -> Iterator[Prometheus]:
+    """One of them, without a name."""
+    with recorded.serving(tools3) as running:
+        recorded.fill(running, pages)
+        recorded.record(running, clock(12, 0), clock(18, 0))
+        yield running
+
+
+@pytest.mark.e2e
+def test_clusters_with_equal_names_are_never_put_together(clusters: Prometheus, alone: Prometheus):
+    """A chosen cluster shows what it would show alone. Of all, a row that names a node, server or GPU is of one cluster."""
+    at = clock(17, 45)
+    wrong = {}
+    for key, target in QUERIES.items():
+        values = {"__interval": target["interval"]} if target.get("interval") in ("1h", "1d") else {}
+        wanted = rows_of(alone.instant(filled(target["expr"], values=values), at))
+        chosen = rows_of(clusters.instant(filled(target["expr"], values={**values, "cluster": "eu"}), at))
+        every = rows_of(clusters.instant(filled(target["expr"], values=values), at))
+        local = {who: value for who, value in every.items() if {"instance", "server", "gpu"} & dict(who).keys()}
+        mixed = [who for who in local if "cluster" not in dict(who)]
+        of_eu = differences(_without_cluster({who: v for who, v in local.items() if ("cluster", "eu") in who}), wanted)
+        words = differences(_without_cluster(chosen), wanted) + [f"{_words(who)} is of both" for who in mixed]
+        words += of_eu if local and not mixed and not re.search(r"topk|on \(\)", target["expr"]) else []
+        if words:
+            wrong[key] = words
+    assert not wrong, "\n".join(f"{key}: {words[:3]}" for key, words in wrong.items())
+
+
+def _without_cluster(rows: Rows) -> Rows:
+    return {tuple(pair for pair in who if pair[0] != "cluster"): value for who, value in rows.items()}
+
+
 # ------------------------------------------------------------------------------------------------------------- the rest
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("step", [60, 300, 1800, 7200])
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("Price changed", "tpw_electricity_price_per_kwh"), ("Exporter started", "process_start_time_seconds")],
+)
+def test_an_event_is_found_at_every_step(server: Prometheus, pages: Samples, name: str, metric: str, step: int):
+    """From a window of an hour to one of months: every event, within one window of its time, and nothing else."""
+    window = max(step + 60, 240)
+    (annotation,) = (entry for entry in DASHBOARDS["tpw-overview"]["annotations"]["list"] if entry["name"] == name)
+    expr = filled(annotation["expr"], values={"__rate_interval": f"{window}s"})
+    shown = [float(at) for _, hits in server.between(expr, fleetday.START, fleetday.END, step) for at, _ in hits]
+    events = [
+        at
+        for series in pages.metrics[metric].values()
+        for (_, before), (at, after) in pairwise(zip(series.times, series.values, strict=True))
+        if after != before
+    ]
+    assert len(events) >= 2
+    late = fleetday.END - window
+    assert [at for at in events if at <= late and not any(at <= hit <= at + window for hit in shown)] == []
+    events += [series.times[0] for series in pages.metrics[metric].values() if name == "Exporter started"]
+    assert [hit for hit in shown if not any(hit - window <= at <= hit for at in events)] == []
 
 
 @pytest.mark.e2e

@@ -72,7 +72,7 @@ def _ask(server: Prometheus, title: str, query: str = "A") -> dict[tuple[str, ..
     (panel,) = (panel for panel in panels if panel["title"] == title)
     (target,) = (target for target in panel["targets"] if target["refId"] == query)
     expr = target["expr"].replace("$__rate_interval", "240s")
-    expr = re.sub(r"\$[a-z]\w*", ".+", expr)
+    expr = re.sub(r"\$[a-z]\w*", ".*", expr)
     found = server.instant(expr, fleetday.START + (MINUTES - 1) * STEP)
     return {tuple(value for _, value in sorted(who.items())): number for who, number in found}
 
