@@ -3,20 +3,22 @@
     make chaos ARGS='--seed 7 --seconds 600 --write'
 
 Ends with 1 where a counter fell, a law did not hold, the log has a traceback, the daemon ended by itself, or took more
-than 5 s to tick on. ``--write`` puts the table into docs/reliability.md. A run with the same seed has the same faults in
-the same order; their timing is real.
+than 5 s to tick on, without the time in which processes of this machine waited for a CPU. ``--write`` puts the table into
+docs/reliability.md, ``--add FILE`` sums the runs in a file. A run with the same seed has the same faults in the same
+order; their timing is real.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -109,7 +111,7 @@ def run(seed: int, seconds: float, only: Sequence[str], directory: Path) -> Run:
             FAULTS[name](world, Random(random.random()))
             took = world.await_ticks(name)
             row.slowest_seconds = max(row.slowest_seconds, took)
-            if took <= RECOVERY_SECONDS:
+            if took <= RECOVERY_SECONDS + world.stalled:
                 row.survived += 1
             elif took == inf:
                 world.kill()
@@ -131,6 +133,38 @@ def run(seed: int, seconds: float, only: Sequence[str], directory: Path) -> Run:
     if tracebacks:
         result.problems.append(f"{tracebacks} tracebacks in the log")
     return result
+
+
+@dataclass
+class Summary:
+    """What is kept of a run."""
+
+    seed: int
+    seconds: float
+    pages: int
+    problems: int
+    weight: str
+    rows: dict[str, Row]
+
+    def __post_init__(self) -> None:
+        self.rows = {name: row if isinstance(row, Row) else Row(**row) for name, row in self.rows.items()}
+
+
+def summed(runs: Sequence[Summary]) -> dict[str, Row]:
+    """The rows of all runs."""
+    rows: dict[str, Row] = {}
+    for one in runs:
+        for name, row in one.rows.items():
+            before = rows.get(name, Row())
+            rows[name] = Row(
+                before.times + row.times,
+                before.survived + row.survived,
+                max(before.slowest_seconds, row.slowest_seconds),
+                before.lost_joules + row.lost_joules,
+                before.lost_tokens + row.lost_tokens,
+                before.fallen + row.fallen,
+            )
+    return rows
 
 
 def table(rows: dict[str, Row]) -> list[str]:
@@ -159,6 +193,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="only this fault; can be repeated")
     parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
+    parser.add_argument("--add", type=Path, default=None, help="add this run to those in a file; the table is of all")
     parser.add_argument("--keep", type=Path, default=None, help="a directory for the daemon's log and books")
     arguments = parser.parse_args()
     in_own_namespace([sys.executable, "-m", "chaos", *sys.argv[1:]])
@@ -173,13 +208,20 @@ def main() -> int:
     problems += [
         f"{name}: {result.rows[name].times - result.rows[name].survived} recoveries above 5 s" for name in slow
     ]
-    times = sum(row.times for row in result.rows.values())
+    runs = [Summary(seed, arguments.seconds, result.judge.pages, len(problems), result.weight, result.rows)]
+    if arguments.add is not None:
+        before = json.loads(arguments.add.read_text()) if arguments.add.exists() else []
+        runs = [*(Summary(**one) for one in before), *runs]
+        arguments.add.write_text(json.dumps([asdict(one) for one in runs]))
+    rows = summed(runs)
+    times = sum(row.times for row in rows.values())
     summary = (
-        f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {arguments.seconds:.0f} s, Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}: {times} faults, {result.judge.pages} pages checked, "
-        f"{len(problems)} problems. At the end {result.weight}."
+        f"{datetime.now(UTC):%Y-%m-%d}, seeds {', '.join(str(one.seed) for one in runs)}, "
+        f"{sum(one.seconds for one in runs):.0f} s, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}: {times} faults, {sum(one.pages for one in runs)} pages checked, "
+        f"{sum(one.problems for one in runs)} problems. At the end {result.weight}."
     )
-    lines = [summary, "", *table(result.rows)]
+    lines = [summary, "", *table(rows)]
     print("\n".join(lines))
     for problem in itertools.islice(problems, 40):
         print("PROBLEM", problem)

@@ -161,6 +161,7 @@ class World:
         self.page = Page()
         """The last one."""
         self.exits: list[str] = []
+        self.stalled = 0.0
         self._stack = ExitStack()
         self._over = threading.Event()
         self._scraping = threading.Lock()
@@ -272,11 +273,23 @@ class World:
             with contextlib.suppress(Exception):
                 self.scrape()
 
+    @staticmethod
+    def stalled_seconds() -> float:
+        """For how long some process of this machine has waited for a CPU (PSI). 0 where it is not known."""
+        try:
+            return int(Path("/proc/pressure/cpu").read_text().partition("total=")[2].split()[0]) / 1e6
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
     def await_ticks(self, what: str, seconds: float = 10.0) -> float:
-        """Wait until the daemon is alive and ticks on. Returns how long that took; infinite if it did not."""
-        began = time.monotonic()
+        """Wait until the daemon is alive and ticks on. Returns how long that took; infinite if it did not.
+
+        ``stalled`` is the part of it in which some process of this machine waited for a CPU.
+        """
+        began, stalled, self.stalled = time.monotonic(), self.stalled_seconds(), 0.0
         first: float | None = None
-        while time.monotonic() - began < seconds:
+        while time.monotonic() - began < seconds + self.stalled:
+            self.stalled = self.stalled_seconds() - stalled
             if self.process.poll() is not None:
                 self.exits.append(f"{what}: the daemon ended with {self.process.returncode}")
                 self.start()

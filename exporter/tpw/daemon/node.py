@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -67,6 +68,7 @@ class Node:
         self.owners = Owners(clock)
         self.servers = Servers(config, clock, self.new_health, lambda: self.owners.scan)
         self.pricing = Pricing(config, self.new_feeds(config))
+        self.continue_counts(self.pricing.feeds)
         self.is_scanned = False
         """Whether a scan was received."""
         self.reload_failed = False
@@ -89,8 +91,14 @@ class Node:
         )
 
     def new_feeds(self, config: Config) -> Feeds:
-        """The feeds of a configuration. From any thread."""
-        return Feeds(config, self.new_health, self._wall)
+        """The feeds of a configuration, with counts that begin at 0. From any thread."""
+        return Feeds(config, partial(SourceHealth, clock=self._clock, wall=self._wall), self._wall)
+
+    def continue_counts(self, feeds: Feeds) -> None:
+        """Add what the books have counted of these feeds, before they are shown."""
+        for name, health in feeds.health.items():
+            counts = self.books.sources.get(name, SourceAccount())
+            health.add(counts.reads, counts.failures)
 
     def open_meters(self, patience_seconds: float) -> None:
         """Open the meters, waiting so long for slow drivers, and read who holds the GPUs, so that the first scan knows."""

@@ -113,9 +113,9 @@ class Feeds:
 
             self._pue = PueQuery(pue.url, pue.query, headers_file=pue.headers_file or "")
         feeds = {"tariff": self._prices, "carbon": self._carbon, "pue": self._pue}
-        self._health = {name: new_health(name) for name, feed in feeds.items() if feed is not None}
+        self.health = {name: new_health(name) for name, feed in feeds.items() if feed is not None}
         self._lock = threading.Lock()
-        self.awaited = set(self._health)
+        self.awaited = set(self.health)
         """Names of the feeds that were never read to an end."""
         self.facts = Facts(PriceCurve() if self._prices else None, pue=self._fallback_pue)
         """What was reported last. A feed that is down leaves what it had reported."""
@@ -123,7 +123,7 @@ class Feeds:
     @property
     def names(self) -> tuple[str, ...]:
         """Of tariff, carbon and pue, those that are configured."""
-        return tuple(self._health)
+        return tuple(self.health)
 
     @property
     def has_tariff(self) -> bool:
@@ -139,7 +139,7 @@ class Feeds:
     def read(self, name: str, since_seconds: float) -> None:
         """Read one feed from ``since`` (Unix seconds) into the future, which may take long. Does nothing for a feed that is
         not configured. Raises nothing: a feed that is down leaves what it had reported."""
-        health = self._health.get(name)
+        health = self.health.get(name)
         if health is None:
             return
         now = self._wall()
@@ -183,7 +183,7 @@ class Feeds:
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Of every configured feed."""
-        return tuple(health.status() for health in self._health.values())
+        return tuple(health.status() for health in self.health.values())
 
     def close(self) -> None:
         """Drop connections."""

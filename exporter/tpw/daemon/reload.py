@@ -36,6 +36,7 @@ def apply(node: Node, config: Config, feeds: Feeds) -> None:
     if config.dialects != old.dialects:
         node.servers.replace_rows(sources.dialects(config))
     node.servers.update(config)
+    node.continue_counts(feeds)
     node.pricing.replace(config, feeds)
     node.price_late()
     for section in _AT_START_ONLY:

@@ -109,6 +109,12 @@ class SourceHealth:
         but does not work is down."""
         return self._optional and self._down is not None and self._down.reason in _UNAVAILABLE
 
+    def add(self, reads: int, failures: Mapping[str, int]) -> None:
+        """Add counts of before."""
+        self._reads += reads
+        for reason, count in failures.items():
+            self._failures[reason] = self._failures.get(reason, 0) + count
+
     def count(self, reason: Reason) -> None:
         """Count the failure of a part (one GPU of many). The source stays up."""
         self._failures[reason.value] = self._failures.get(reason.value, 0) + 1

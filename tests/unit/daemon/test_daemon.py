@@ -21,6 +21,7 @@ from tpw.config.schema import Config
 from tpw.daemon.daemon import Daemon
 from tpw.daemon.persistence import CurrencyError
 from tpw.daemon.pricing import wanted_since
+from tpw.daemon.reload import apply, prepare
 from tpw.ledger.books import Books
 from tpw.model import Gpu, GpuSample, Instant, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
@@ -299,6 +300,24 @@ def test_a_reload_with_another_price_leaves_booked_costs_alone(daemon: Daemon) -
     joules = sum(posting.facility_joules for posting in after.books.postings.values())
     cost = sum(posting.cost["energy"] for posting in after.books.postings.values())
     assert before < cost < joules / 3.6e6 * 0.5
+    daemon.stop()
+
+
+def test_reads_of_the_old_feed_while_a_reload_is_prepared_are_counted(daemon: Daemon) -> None:
+    def reads() -> int:
+        daemon.tick()
+        return next(status.reads for status in daemon.snapshot.sources if status.name == "tariff")
+
+    daemon.poll_all()
+    node, new = daemon._node, config("[0]", price=0.5)
+    feeds = prepare(node, new, 1e9)
+    for _ in range(3):
+        daemon.read_feeds()
+    before = reads()
+
+    apply(node, new, feeds)
+
+    assert (before, reads()) == (4, 5)
     daemon.stop()
 
 
