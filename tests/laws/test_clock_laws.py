@@ -141,4 +141,20 @@ def test_what_waits_in_the_books_moves_with_the_clock() -> None:
     )
     assert (moved.host_share.since_seconds, moved.standing_charges_since_seconds) == (1050.0, 1070.0)
     assert after_clock_step(books, Instant(6.0, 101.0), ()) is books
-    assert after_clock_step(replace(books, resumed=True), Instant(6.0, 1101.0), ()).gpus == books.gpus
+    # Over a restart of the daemon the monotonic clock goes on; over one of the machine its instant is not kept.
+    assert after_clock_step(replace(books, resumed=True), Instant(6.0, 1101.0), ()).gpus == moved.gpus
+    rebooted = replace(books, resumed=True, at=Instant(0.0, 100.0))
+    assert after_clock_step(rebooted, Instant(6.0, 1101.0), ()) is rebooted
+    assert after_clock_step(replace(books, resumed=True), Instant(4.0, 1101.0), ()).gpus == books.gpus
+
+
+def test_when_a_server_was_seen_by_another_clock_stays_as_it_is() -> None:
+    """The machine started under a wrong clock, which is then set."""
+    seen = {"": 1000.0, "gone": 900.0, "here": 5000.0}
+    ahead = Books(at=Instant(5.0, 5000.0), servers={"chat": ServerAccount("chat", seen=seen)})
+    back = after_clock_step(ahead, Instant(6.0, 1101.0), ()).servers["chat"].seen
+    assert back == {"": 1000.0, "gone": 900.0, "here": 1100.0}
+
+    behind = Books(at=Instant(5.0, 50.0), servers={"chat": ServerAccount("chat", seen={**seen, "here": 50.0})})
+    forward = after_clock_step(behind, Instant(6.0, 1101.0), ()).servers["chat"].seen
+    assert forward == {**seen, "here": 1100.0}

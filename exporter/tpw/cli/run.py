@@ -46,6 +46,14 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     return serve(lambda: new_daemon(config, setting.config_file), config.web, reload)
 
 
+def _boot() -> str:
+    """Identity of this start of the machine (proc(5)); "" if it is unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def new_daemon(config: Config, config_file: str | None) -> Daemon:
     """The daemon on its books, not started. Raises StartError."""
     # Imported here, where the HTTP server listens already.
@@ -55,7 +63,7 @@ def new_daemon(config: Config, config_file: str | None) -> Daemon:
     from tpw.store.sqlite import BooksFile
 
     try:
-        books = BooksFile(Path(config.state.dir))
+        books = BooksFile(Path(config.state.dir), boot=_boot())
     except StoreError as error:
         _log.error("books_open_failed", detail=str(error))
         raise StartError("", 1) from error

@@ -81,7 +81,8 @@ class State:
     )
     retire: float = setting(
         duration(3600.0, 3660 * 86400.0),
-        "How long a server or a model has to be gone until its series leave the metrics page. Its sums stay in the books,"
+        "How long a server or a model has to be gone, while the exporter runs, until its series leave the metrics page."
+        " Its sums stay in the books,"
         " and its series return with their values when it returns.",
         default=86400.0,
     )

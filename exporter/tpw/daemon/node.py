@@ -20,7 +20,7 @@ from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, SourceAccount
-from tpw.ledger.clock import STEP_SECONDS, stepped_seconds
+from tpw.ledger.clock import STEP_SECONDS, stepped_since
 from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Tick
 from tpw.model import Instant, SourceStatus
@@ -73,7 +73,7 @@ class Node:
         """Whether a scan was received."""
         self.reload_failed = False
         self._anomalies = Anomalies(clock)
-        self._retirement = Retirement(config.state.retire)
+        self._retirement = Retirement(config.state.retire, self.books.at)
         self._given_notes = tuple(notes)
         self.snapshot = Snapshot(self._now(), self.books)
         """The newest one. Replaced as a whole, so any thread may take the reference."""
@@ -128,7 +128,7 @@ class Node:
         outcomes = self.servers.finish(deadline)
         hosts = self.meters.host_samples()
         at = self._now()
-        step_seconds = stepped_seconds(self.snapshot.at, at)
+        step_seconds = stepped_since(self.books, at)
         if step_seconds:
             _log.warning(
                 "wall_clock_stepped",
@@ -163,7 +163,7 @@ class Node:
             poll_lag_seconds=late_seconds,
             interval_seconds=self.config.polling.interval,
             store=self._store.status,
-            retired=self._retirement.update(books, at.wall_seconds),
+            retired=self._retirement.update(books, at),
             notes=self._notes(),
         )
         return self.snapshot

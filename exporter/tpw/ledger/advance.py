@@ -28,7 +28,7 @@ from tpw.ledger.books import (
     Shares,
     WindowSample,
 )
-from tpw.ledger.clock import after_clock_step
+from tpw.ledger.clock import after_clock_step, has_one_clock
 from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
@@ -232,12 +232,13 @@ def _recent(month_kwh: dict[float, float]) -> dict[float, float]:
 
 
 def _elapsed(books: Books, now: Instant) -> float:
-    """Time since the last tick: monotonic, or by the wall clock over a restart."""
+    """Time since the last tick: monotonic, or by the wall clock over a restart of the machine."""
     if books.at is None:
         return 0.0
-    if books.resumed:
+    if not has_one_clock(books, now):
         return _plausible(now.wall_seconds - books.at.wall_seconds)
-    return max(0.0, now.monotonic_seconds - books.at.monotonic_seconds)
+    elapsed = max(0.0, now.monotonic_seconds - books.at.monotonic_seconds)
+    return _plausible(elapsed) if books.resumed else elapsed
 
 
 def _unbooked_seconds(account: GpuAccount, elapsed: float, now: float) -> float:

@@ -326,7 +326,7 @@ class Books:
 
     at: Instant | None = None
     resumed: bool = False
-    """True if they were just read from disk: ``at.monotonic_seconds`` is meaningless then."""
+    """True if they were just read from disk: ``at.monotonic_seconds`` is 0 then if the machine has started since."""
     currency: str = ""
     gpus: Mapping[str, GpuAccount] = field(default_factory=dict)
     postings: Postings = field(default_factory=dict)

@@ -28,19 +28,28 @@ def stepped_seconds(before: Instant, now: Instant) -> float:
     return step if abs(step) > STEP_SECONDS else 0.0
 
 
+def has_one_clock(books: Books, now: Instant) -> bool:
+    """Whether the monotonic instants of the last tick and of ``now`` are of one clock: not over a restart of the machine,
+    where the wall clock is the only one."""
+    return books.at is not None and (not books.resumed or 0.0 < books.at.monotonic_seconds <= now.monotonic_seconds)
+
+
+def stepped_since(books: Books, now: Instant) -> float:
+    """By how much the wall clock was set since the last tick in the books; 0 if it was not, or nobody knows."""
+    return stepped_seconds(books.at, now) if books.at is not None and has_one_clock(books, now) else 0.0
+
+
 def after_clock_step(books: Books, now: Instant, demand: tuple[DemandRules, ...]) -> Books:
     """The books with the moments that wait in them by the clock of ``now``; the books themselves if it was not stepped."""
-    if books.at is None or books.resumed:
-        return books  # over a restart the wall clock is the only one
-    step = stepped_seconds(books.at, now)
-    if step == 0.0:
+    step = stepped_since(books, now)
+    if step == 0.0 or books.at is None:
         return books
     before = books.at.wall_seconds
     return replace(
         books,
         at=replace(books.at, wall_seconds=before + step),
         gpus={uuid: _gpu(account, step) for uuid, account in books.gpus.items()},
-        servers={name: _server(account, step) for name, account in books.servers.items()},
+        servers={name: _server(account, before, step) for name, account in books.servers.items()},
         host_share=replace(books.host_share, since_seconds=_moved(books.host_share.since_seconds, step)),
         standing_charges_since_seconds=_moved(books.standing_charges_since_seconds, step),
         demand=_demand(books.demand, demand, before, step),
@@ -60,13 +69,18 @@ def _gpu(account: GpuAccount, step: float) -> GpuAccount:
     )
 
 
-def _server(account: ServerAccount, step: float) -> ServerAccount:
+def _server(account: ServerAccount, before: float, step: float) -> ServerAccount:
+    # A moment that is behind a clock that was set back, or ahead of one that was set forward, is of another clock: that of
+    # before a restart of the machine. After a step back only what would lie ahead moves, after a step forward the rest.
+    ahead = before + min(0.0, step)
     return replace(
         account,
         since_wall_seconds=_moved(account.since_wall_seconds, step),
         read_wall_seconds=_moved(account.read_wall_seconds, step),
         unread_since_seconds=_moved(account.unread_since_seconds, step),
-        seen={name: moment + step for name, moment in account.seen.items()},
+        seen={
+            name: moment + step if (moment > ahead) == (step < 0.0) else moment for name, moment in account.seen.items()
+        },
     )
 
 

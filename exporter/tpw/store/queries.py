@@ -13,8 +13,12 @@ from tpw.model import Instant
 from tpw.store import codec
 
 
-def load(connection: sqlite3.Connection) -> Books:
+def load(connection: sqlite3.Connection, boot: str = "") -> Books:
     """The books as last written, ready to be advanced; empty books if there are none.
+
+    Args:
+        connection: to the books.
+        boot: identity of this start of the machine, of which their monotonic instant may be; "" if it is unknown.
 
     Raises sqlite3.DatabaseError, ValueError, KeyError, TypeError for rows that no version has written.
     """
@@ -28,7 +32,7 @@ def load(connection: sqlite3.Connection) -> Books:
     open_since = rows_open_from(gpus, servers, at) - ROW_SECONDS
     return replace(
         codec.load_contract(meta.get("contract", "{}")),
-        at=Instant(0.0, at),
+        at=Instant(_monotonic(meta, boot), at),
         resumed=True,
         currency=meta.get("currency", ""),
         gpus=gpus,
@@ -56,6 +60,17 @@ def load(connection: sqlite3.Connection) -> Books:
         polls=int(meta.get("polls", "0")),
         polls_skipped=int(meta.get("polls_skipped", "0")),
     )
+
+
+def boot_row(boot: str, at: Instant) -> str:
+    """The monotonic instant of a tick as it is kept: with the machine's start, and with the wall time it belongs to."""
+    return f"{boot} {at.monotonic_seconds!r} {at.wall_seconds!r}"
+
+
+def _monotonic(meta: dict[str, str], boot: str) -> float:
+    saved, *instants = meta.get("boot", "").split(" ")
+    is_ours = bool(boot) and saved == boot and instants[1:] == [meta["at_wall_seconds"]]
+    return float(instants[0]) if is_ours else 0.0
 
 
 def _numbers(amounts: Amounts) -> Amounts:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,7 @@ def _merge(
         _copy_history(main, target, recovery, before=since)
         at = backup_at
     else:
+        saved["meta"] = _without_waiting(saved["meta"])
         tables = {table: {**saved[table], **have[table]} for table in SMALL_TABLES}
         _copy_history(main, target, recovery)
         for key in saved["gpu"].keys() - have["gpu"].keys():
@@ -372,6 +373,15 @@ def _without_baseline(text: str) -> str:
     data = json.loads(text)
     data.update(baseline_joules=None, baseline_wall_seconds=None, mark_joules=None, pending=[])
     return json.dumps(data)
+
+
+def _without_waiting(meta: _Table) -> _Table:
+    """A backup's without what waited then, for books that have gone on: it was booked since, or nobody knows."""
+    kept = {key: row for key, row in meta.items() if key[0] not in ("held", "host_carry_joules")}
+    if ("contract",) in kept:
+        contract = replace(codec.load_contract(kept["contract",][1]), standing_charges_since_seconds=None)
+        kept["contract",] = ("contract", codec.dump_contract(contract))
+    return kept
 
 
 def _check_meta(row: _Row) -> None:

@@ -38,7 +38,7 @@ from tpw.store.files import (
     connect_read_only,
     sync,
 )
-from tpw.store.queries import load, rows_where, served_where
+from tpw.store.queries import boot_row, load, rows_where, served_where
 from tpw.store.recovery import Recovery, recover, salvage
 from tpw.store.reserve import Changes, Reserve, write
 
@@ -54,13 +54,16 @@ class BooksFile:
     Args:
         directory: created if it does not exist.
         wall: Unix time.
+        boot: identity of this start of the machine; "" if it is unknown. Over a restart of the daemon only, the monotonic
+            clock goes on.
 
     Raises:
         StoreError: another daemon uses the directory.
     """
 
-    def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: Path, wall: Callable[[], float] = time.time, boot: str = "") -> None:
         self._wall = wall
+        self._boot = boot
         self._directory = directory
         self.path = directory / FILE_NAME
         self.problem = ""
@@ -132,7 +135,7 @@ class BooksFile:
             if doubtful(self.path).exists():
                 check_whole(connection)
                 doubtful(self.path).unlink(missing_ok=True)
-            books = load(connection)
+            books = load(connection, self._boot)
             if books.at is None and any(path.exists() for path in backups_of(self.path)):
                 raise DamagedError("it is empty, and there is a backup")
         except BaseException:
@@ -147,7 +150,7 @@ class BooksFile:
                 recovery = salvage(self.path, memory, "", self._wall())
                 base = _moment(load(memory))
                 carried = self._reserve.carry_over(memory)
-                books = load(memory)
+                books = load(memory, self._boot)
             except Exception:  # noqa: BLE001 - a start never fails for the state of the disk
                 return Books()
         self._reserve.completes(base, carried, _moment(books))
@@ -237,6 +240,7 @@ class BooksFile:
             "meta",
             [
                 ("at_wall_seconds", repr(books.at.wall_seconds)),
+                ("boot", boot_row(self._boot, books.at)),
                 ("currency", books.currency),
                 ("host_carry_joules", repr(books.host_carry_joules)),
                 ("contract", codec.dump_contract(books)),

@@ -52,14 +52,14 @@ class World:
 
     def __init__(self) -> None:
         self.books = Books()
-        self.retirement = Retirement(DAY)
+        self.retirement = Retirement(DAY, None)
         self.seconds = 0.0
         self.retired = Retired()
 
-    def live(self, ticks: int, servers: dict[str, Sequence[str]]) -> None:
+    def live(self, ticks: int, servers: dict[str, Sequence[str]], ahead: float = 0.0) -> None:
         for _ in range(ticks):
             self.seconds += 600.0
-            at = Instant(self.seconds, START + self.seconds)
+            at = Instant(self.seconds, START + self.seconds + ahead)
             samples = tuple(GpuSample(gpu.uuid, self.seconds, 300.0 * self.seconds, 300.0) for gpu in GPUS)
             readings = [
                 ServerReading(
@@ -74,7 +74,7 @@ class World:
             }
             tick = Tick(at, AcceleratorReading(GPUS, samples), servers=tuple(readings), owners=owners)
             self.books = advance(self.books, tick, POLICY)
-            self.retired = self.retirement.update(self.books, at.wall_seconds)
+            self.retired = self.retirement.update(self.books, at)
 
     def snapshot(self) -> Snapshot:
         assert self.books.at is not None
@@ -166,11 +166,52 @@ def test_retirement_survives_a_restart_and_books_of_0_1_begin_to_count_from_now(
     file = BooksFile(tmp_path)
     books = file.load()
     file.close()
-    assert Retirement(DAY).update(books, START + world.seconds).servers == {"goes"}
+    assert Retirement(DAY, books.at).update(books, Instant(0.0, START + world.seconds)).servers == {"goes"}
 
     old = replace(world.books, servers={name: replace(one, seen={}) for name, one in world.books.servers.items()})
-    world.books, world.retirement = old, Retirement(DAY)
+    world.books, world.retirement = old, Retirement(DAY, None)
     world.live(1, {"stays": ["m"]})
+    assert not world.retired
+    world.live(150, {"stays": ["m"]})
+    assert world.retired.servers == {"goes"}
+
+
+@pytest.mark.parametrize("ahead", [30 * DAY, -30 * DAY, -4000 * DAY])
+def test_a_wrong_clock_after_a_restart_of_the_machine_retires_nobody(tmp_path: Path, ahead: float) -> None:
+    world = World()
+    world.live(20, {"stays": ["m", "adapter"], "goes": ["n"]})
+    world.live(3, {"stays": ["m"]})
+    file = BooksFile(tmp_path, boot="one")
+    file.save(world.books)
+    file.close()
+    file = BooksFile(tmp_path, boot="two")
+    world.books = file.load()
+    file.close()
+    world.retirement = Retirement(DAY, world.books.at)
+
+    for wrong_by in (ahead, 0.0):
+        world.live(3, {"stays": ["m"]}, wrong_by)
+        assert not world.retired
+
+    world.live(150, {"stays": ["m"]})
+    assert world.retired.servers == {"goes"}
+    assert world.retired.models == {("stays", "adapter")}
+
+
+def test_time_in_which_no_daemon_ran_retires_nobody(tmp_path: Path) -> None:
+    world = World()
+    world.live(20, {"stays": ["m"], "goes": ["n"]})
+    world.live(3, {"stays": ["m"]})
+    file = BooksFile(tmp_path)
+    file.save(world.books)
+    file.close()
+    file = BooksFile(tmp_path)
+    world.books = file.load()
+    file.close()
+    world.retirement = Retirement(DAY, world.books.at)
+    world.seconds += 5 * DAY
+
+    world.live(3, {"stays": ["m"]})
     assert not world.retired
     world.live(150, {"stays": ["m"]})
     assert world.retired.servers == {"goes"}

@@ -159,3 +159,40 @@ def test_after_weeks_of_silence_the_last_days_are_booked_by_quarter_hours_and_th
     assert money(booked)["energy"] == pytest.approx(500.0 * second / 3.6e6 * 0.2, rel=1e-3)
     assert money(booked)["hardware"] == pytest.approx(0.0003 * second)
     assert money(booked)["fixed"] == pytest.approx(0.001 * second)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 30 * 86400.0, -4000 * 86400.0])
+def test_a_wrong_clock_at_a_restart_of_the_daemon_costs_nothing(tmp_path: Path, step: float) -> None:
+    """The monotonic clock goes on over a restart of the daemon, and so measures how long it was down."""
+
+    def booked(wrong_by: float, boot: str) -> tuple[float, ...]:
+        directory = tmp_path / f"{wrong_by} {boot}"
+        books = Books()
+        for second in range(5):
+            books = advance(books, tick_at(second), POLICY)
+        file = BooksFile(directory, boot="one")
+        file.load()
+        file.save(books)
+        file.close()
+        file = BooksFile(directory, boot=boot)
+        books = file.load()
+        file.close()
+        for second in range(60, 64):
+            tick = tick_at(second)
+            at = replace(tick.at, wall_seconds=tick.at.wall_seconds + (wrong_by if second < 62 else 0.0))
+            books = advance(books, replace(tick, at=at), POLICY)
+        [account] = books.gpus.values()
+        postings = books.postings.values()
+        return (
+            sum(posting.joules for posting in postings),
+            sum(posting.seconds for posting in postings),
+            sum(sum(cost for name, cost in posting.cost.items() if name != "energy") for posting in postings),
+            account.unmetered_seconds,
+        )
+
+    right = booked(0.0, "one")
+    assert right == pytest.approx((63 * 500.0, 63.0, 63 * 0.0013, 0.0))
+    assert booked(step, "one") == pytest.approx(right)
+    assert booked(0.0, "two") == pytest.approx(right)
+    # After a restart of the machine the wall clock is the only one: what it cannot explain is not booked.
+    assert booked(-4000 * 86400.0, "two")[0] < right[0]

@@ -21,8 +21,8 @@ import pytest
 
 from support.quarters import START, write_books
 from tpw.ledger.amounts import Amounts
-from tpw.ledger.books import Books, HostAccount, PostingKey, ServerAccount, SourceAccount
-from tpw.model import Instant, State
+from tpw.ledger.books import Books, GpuAccount, HostAccount, PostingKey, ServerAccount, SourceAccount
+from tpw.model import Gpu, Instant, State
 from tpw.store.files import BACKUPS, FILE_NAME, backups_of, beside
 from tpw.store.queries import rows_where
 from tpw.store.sqlite import BooksFile, doubtful
@@ -167,6 +167,49 @@ def test_a_lost_posting_is_that_of_the_backup_and_the_quarter_hours_since(
     start, file = loaded(state)
     file.close()
     assert start.postings[key].joules == pytest.approx(books.postings[key].joules, rel=1e-9)
+
+
+def test_what_waited_at_the_time_of_the_backup_is_not_booked_a_second_time(tmp_path: Path) -> None:
+    key = PostingKey("GPU-0", "chat", "m", State.ACTIVE)
+    held = {START: {key: Amounts(joules=100.0)}}
+    waiting = Books(
+        at=Instant(1.0, START),
+        gpus={"GPU-0": GpuAccount(Gpu("GPU-0", 0))},
+        postings={key: Amounts(joules=7.0)},
+        held=held,
+        host_carry_joules=5.0,
+        standing_charges_since_seconds=START,
+        month_kwh={START: 3.0},
+    )
+    booked = replace(
+        waiting,
+        at=Instant(61.0, START + 60.0),
+        postings={key: Amounts(joules=107.0)},
+        held={},
+        host_carry_joules=0.0,
+        standing_charges_since_seconds=None,
+    )
+    file = BooksFile(tmp_path)
+    file.save(waiting)
+    path = tmp_path / FILE_NAME
+    back_up(path, backups_of(path)[0])
+    file.save(booked)
+    file.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key IN ('held', 'contract', 'host_carry_joules')")
+        connection.execute("INSERT INTO source VALUES ('nvml', '{')")
+
+    found, file = loaded(tmp_path)
+    file.close()
+    assert (found.postings, found.held, found.host_carry_joules) == (booked.postings, {}, 0.0)
+    assert (found.standing_charges_since_seconds, found.month_kwh) == (None, {START: 3.0})
+
+    # Books that are lost as a whole are those of the backup, with what waited in them.
+    path.write_bytes(b"")
+    found, file = loaded(tmp_path)
+    file.close()
+    assert (found.postings, found.held) == (waiting.postings, held)
+    assert found.standing_charges_since_seconds == START
 
 
 def test_a_damaged_history_is_found_with_the_backup_and_recovered_at_the_next_start(
