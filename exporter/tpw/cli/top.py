@@ -1,7 +1,7 @@
 """``tpw-exporter top``: a live table of a running daemon, from its ``/api/v1/status``.
 
-ANSI only, within the width and height of the terminal, with the same numbers as the landing page. ``q`` or Ctrl-C ends it;
-``--once`` prints one table, for scripts.
+ANSI only, within the width and height of the terminal, with the same numbers as the landing page. ``q`` or Ctrl-C ends it,
+``s`` sorts the servers, ``/`` filters them; ``--once`` prints one table, for scripts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import wrap
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -55,6 +56,75 @@ _COLOURS = {
     "soft": "90",
     "strong": "1",
 }
+
+
+def _cost(model: ModelStatus) -> float | None:
+    return model["cost_per_token"].get("full", {}).get("output")
+
+
+_SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+_HISTORY = 20
+"""Refreshes in the curve of tokens per second."""
+_ORDERS: tuple[tuple[str, Callable[[ModelStatus], float | None]], ...] = (
+    ("tokens per second", lambda model: model["tokens_per_second"].get("output")),
+    ("tokens per watt", lambda model: model["tokens_per_watt"].get("gpu", {}).get("output")),
+    ("cost per token", _cost),
+    ("power", lambda model: model["watts"].get("gpu")),
+)
+"""Orders of the servers besides that of their names: (name, number), highest first."""
+
+
+@dataclass(slots=True)
+class View:
+    """What the reader has chosen, and what was shown before."""
+
+    order: int = 0
+    """Index in ``_ORDERS``, plus one; 0 is by name."""
+    filter: str = ""
+    """Only servers with this in their name, or in that of one of their models, are shown."""
+    typing: bool = False
+    """Whether keys go to the filter."""
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    """Tokens per second of the last refreshes."""
+
+    def press(self, key: str) -> bool:
+        """Handle a key. Returns False where it ends the program."""
+        if key in ("\x03", "\x04"):
+            return False
+        if self.typing:
+            if key in ("\r", "\n", "\x1b"):
+                self.typing = False
+                self.filter = "" if key == "\x1b" else self.filter
+            elif key in ("\x7f", "\b"):
+                self.filter = self.filter[:-1]
+            elif key.isprintable():
+                self.filter += key
+            return True
+        if key in ("s", "S"):
+            self.order = (self.order + 1) % (len(_ORDERS) + 1)
+        self.typing = key == "/"
+        return key not in ("q", "Q")
+
+    def chosen(self, servers: Sequence[ServerStatus]) -> list[ServerStatus]:
+        """The servers to show, in their order."""
+        word = self.filter.lower()
+        found = [
+            server
+            for server in servers
+            if word in server["name"].lower() or any(word in model["model"].lower() for model in server["models"])
+        ]
+        if self.order:
+            number = _ORDERS[self.order - 1][1]
+            found.sort(
+                key=lambda server: max((number(model) or 0.0 for model in server["models"]), default=0.0), reverse=True
+            )
+        return found
+
+    def keys(self) -> str:
+        """The line at the bottom."""
+        order = _ORDERS[self.order - 1][0] if self.order else "name"
+        shown = f"{self.filter}_" if self.typing else self.filter or "all"
+        return f"q quit   s sort: {order}   / filter: {shown}"
 
 
 class NoAnswerError(Exception):
@@ -178,19 +248,22 @@ def live(url: str, fetch: Callable[[], Status], interval_seconds: float) -> int:
     """Redraw until ``q``, Ctrl-C or SIGTERM."""
     colours = _wants_colours()
     lines: list[str] = []
+    view = View()
     with _terminal() as key_within:
         while True:
             size = shutil.get_terminal_size((80, 24))
             try:
                 # One column stays free: some terminals erase the last character of a full line.
-                lines = screen(fetch(), url, width=size.columns - 1, height=size.lines, colours=colours)
+                status = fetch()
+                view.rates.append(status["headline"]["tokens_per_second"] or 0.0)
+                lines = screen(status, url, width=size.columns - 1, height=size.lines, colours=colours, view=view)
             except NoAnswerError as error:
                 # The last table stays visible below the error.
                 message = _line([_Part(plain(str(error)), "lost")], size.columns - 1, colours=colours)
                 lines = [message, *lines[1:]] if lines else [message]
             sys.stdout.write("\x1b[H" + "\x1b[K\r\n".join(lines[: size.lines]) + "\x1b[K\x1b[J")
             sys.stdout.flush()
-            if key_within(interval_seconds) in ("q", "Q", "\x03", "\x04"):
+            if not view.press(key_within(interval_seconds)):
                 break
     return 0
 
@@ -242,12 +315,20 @@ def _wants_colours() -> bool:
 # --------------------------------------------------------------------------------------------------------------- drawing
 
 
-def screen(status: Status, url: str, *, width: int = 80, height: int | None = None, colours: bool = False) -> list[str]:
-    """The lines of the table: none longer than ``width``, at most ``height`` of them."""
-    rows = [*_head(status, url, width), []]
+def screen(
+    status: Status,
+    url: str,
+    *,
+    width: int = 80,
+    height: int | None = None,
+    colours: bool = False,
+    view: View | None = None,
+) -> list[str]:
+    """The lines of the table: none longer than ``width``, at most ``height`` of them. ``view`` adds its line of keys."""
+    rows = [*_head(status, url, width, view.rates if view else ()), []]
     servers = [
         _server(server, model, first=position == 0, width=width)
-        for server in status["servers"]
+        for server in (view.chosen(status["servers"]) if view else status["servers"])
         for position, model in enumerate(server["models"])
     ]
     gpus = [_gpu(gpu, width) for gpu in status["gpus"]]
@@ -262,9 +343,13 @@ def screen(status: Status, url: str, *, width: int = 80, height: int | None = No
                 rows.append([_Part(_fit("" if number else source["name"], 16) + " ", "failing"), _Part(line)])
     if status["notes"]:
         rows += [[], *([_Part(line, "soft")] for note in status["notes"] for line in _wrapped(note, width))]
+    if height is not None and view is not None:
+        height -= 1
     if height is not None and len(rows) > height:
         hidden = len(rows) - height + 1
         rows = [*rows[: height - 1], [_Part(f"... {hidden} more lines: make the window taller", "soft")]]
+    if view is not None:
+        rows.append([_Part(plain(view.keys()), "soft")])
     return [_line(row, width, colours=colours) for row in rows]
 
 
@@ -296,33 +381,57 @@ def _fit(text: str, width: int, *, right: bool = False) -> str:
     return text.rjust(width) if right else text.ljust(width)
 
 
-def _head(status: Status, url: str, width: int) -> list[list[_Part]]:
+def _head(status: Status, url: str, width: int, rates: Sequence[float]) -> list[list[_Part]]:
     head, currency = status["headline"], status["currency"] or ""
     failing = len(_failing(status))
-    health = _Part(f"{failing} of {len(status['sources'])} sources failing", "parked") if failing else _Part("")
-    title = f"tpw-exporter  {plain(url)}  {figures.clock(status['at'])}  "
+    health = f"{failing} of {len(status['sources'])} sources failing" if failing else ""
+    title = f"tpw-exporter  {plain(url)}  {figures.clock(status['at'])}"
     rate, total = head["tokens_per_second"], head["all_tokens_per_second"]
     cost = head["cost_per_token"]
+    with_input = f" ({figures.figure(total)} with input)" if total is not None else ""
     return [
-        [_Part(title, "strong"), health],
-        [
-            _Part(f"{figures.figure(rate)} tok/s", "strong"),
-            _Part(f" ({figures.figure(total)} with input)" if total is not None else ""),
-            _Part(f"   {figures.watts(head['power_watts'])}", "strong"),
-            _Part(f"   {figures.figure(head['tokens_per_watt'])} tok/s per W", "strong"),
-            _Part(f"   {figures.money(cost, currency, scale=_MILLION)} per 1M" if cost is not None else "", "strong"),
-        ],
-        *([_Part(line)] for line in _joined((_price(status), _waste(status)), width)),
-        *([_Part(line)] for line in _joined(_facility(status), width)),
+        *_folded([[_Part(title, "strong")], [_Part(health, "parked")]], width, "  "),
+        *_folded(
+            [
+                [_Part(f"{figures.figure(rate)} tok/s", "strong"), _Part(with_input), _Part(_sparks(rates), "active")],
+                [_Part(figures.watts(head["power_watts"]), "strong")],
+                [_Part(f"{figures.figure(head['tokens_per_watt'])} tok/s per W", "strong")],
+                [
+                    _Part(
+                        f"{figures.money(cost, currency, scale=_MILLION)} per 1M" if cost is not None else "", "strong"
+                    )
+                ],
+            ],
+            width,
+        ),
+        *_folded([[_Part(_price(status))], [_Part(_waste(status))]], width),
+        *_folded([[_Part(text)] for text in _facility(status)], width),
     ]
 
 
-def _joined(texts: Sequence[str], width: int) -> list[str]:
-    """The texts on one line if they fit, else one line per text."""
-    line = "   ".join(texts)
-    if not line:
-        return []
-    return [line] if len(line) <= width else list(texts)
+def _sparks(rates: Sequence[float]) -> str:
+    """Numbers as a curve of one line, after a space; "" where there is none to draw."""
+    highest = max(rates, default=0.0)
+    if highest <= 0.0 or len(rates) < 2 or not (sys.stdout.encoding or "").lower().startswith("utf"):
+        return ""
+    return " " + "".join(_SPARKS[min(len(_SPARKS) - 1, int(rate / highest * len(_SPARKS)))] for rate in rates)
+
+
+def _folded(groups: Iterable[list[_Part]], width: int, between: str = "   ") -> list[list[_Part]]:
+    """The groups on as few lines as they fit on; a group is never divided."""
+    lines: list[list[_Part]] = []
+    left = 0
+    for group in groups:
+        size = sum(len(part.text) for part in group)
+        if not size:
+            continue
+        if lines and size + len(between) <= left:
+            lines[-1] += [_Part(between), *group]
+            left -= size + len(between)
+        else:
+            lines.append(list(group))
+            left = width - size
+    return lines
 
 
 def _price(status: Status) -> str:
@@ -361,49 +470,51 @@ def _facility(status: Status) -> tuple[str, ...]:
 def _server_heads(status: Status, width: int) -> list[_Part]:
     name, model = _widths(width)
     cost = f"{status['currency']}/1M" if status["currency"] else "cost/1M"
-    heads = f"{'SERVER':{name}} {'STATE':7} {'MODEL':{model}} {'TOK/S':>7} {'TOK/S/W':>7} {cost:>7} "
-    heads += f"{'RUN':>5} {'WAIT':>5} GPU"
+    heads = f"{'SERVER':{name}} {'STATE':7} " + (f"{'MODEL':{model}} " if model else "")
+    heads += f"{'TOK/S':>7} {'TOK/S/W':>7} {cost:>7} "
+    heads += f"{'RUN':>5} {'WAIT':>5} GPU" if width >= _WIDE else "GPU"
     return [_Part(heads, "soft")]
 
 
+_WIDE = 76
+"""Columns from which the table of servers has the model and the requests."""
+
+
 def _widths(width: int) -> tuple[int, int]:
-    """Widths of the columns for server and model: what the numbers leave."""
+    """Widths of the columns for server and model: what the numbers leave. A narrow terminal has no column for the model."""
+    if width < _WIDE:
+        return max(8, width - 44), 0
     free = max(24, width - 57)
-    name = max(8, min(20, free * 2 // 5))
+    name = max(8, min(40, free * 2 // 5))
     return name, free - name
 
 
 def _server(server: ServerStatus, model: ModelStatus, *, first: bool, width: int) -> list[_Part]:
     name, model_width = _widths(width)
-    cost = model["cost_per_token"].get("full", {}).get("output")
+    cost = _cost(model)
     numbers = (
         (figures.figure(model["tokens_per_second"].get("output")), 7),
         (figures.figure(model["tokens_per_watt"].get("gpu", {}).get("output")), 7),
         (figures.figure(None if cost is None else cost * _MILLION), 7),
-        (figures.whole(model["running"]), 5),
-        (figures.whole(model["waiting"]), 5),
+        *(((figures.whole(model["running"]), 5), (figures.whole(model["waiting"]), 5)) if model_width else ()),
     )
     gpus = ",".join(map(str, server["gpus"])) or UNKNOWN
     return [
         _Part(_fit(server["name"] if first else "", name) + " "),
         _Part(_fit(server["state"] if first else "", 7) + " ", server["state"]),
-        _Part(_fit(model["model"], model_width) + " "),
+        _Part(_fit(model["model"], model_width) + " " if model_width else ""),
         _Part(" ".join(_fit(text, columns, right=True) for text, columns in numbers)),
         _Part(f" {gpus}" if first else ""),
     ]
 
 
 def _gpu_heads(width: int) -> list[_Part]:
-    return [
-        _Part(
-            f"{'GPU':>3} {'STATE':7} {'POWER':<{_bar_width(width) + 14}} {'UTIL':>5} {'MEM GiB':>12} {'TEMP':>6} OWNER",
-            "soft",
-        )
-    ]
+    memory = f"{'MEM GiB':>12} {'TEMP':>6} " if width >= _WIDE else ""
+    return [_Part(f"{'GPU':>3} {'STATE':7} {'POWER':<{_bar_width(width) + 14}} {'UTIL':>5} {memory}OWNER", "soft")]
 
 
 def _bar_width(width: int) -> int:
-    return max(6, min(30, width - 66))
+    return max(6, min(30, width - (66 if width >= _WIDE else 52)))
 
 
 def _gpu(gpu: GpuStatus, width: int) -> list[_Part]:
@@ -415,15 +526,13 @@ def _gpu(gpu: GpuStatus, width: int) -> list[_Part]:
     drawn = f"{figures.whole(power)}/{figures.whole(limit)} W" if limit and power is not None else figures.watts(power)
     used, total = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
     memory = UNKNOWN if used is None else f"{figures.gibibytes(used)}/{figures.gibibytes(total)}"
+    rest = f"{memory:>12} {figures.celsius(gpu['temperature_celsius']):>6} " if width >= _WIDE else ""
     return [
         _Part(f"{gpu['index']:>3} "),
         _Part(f"{state:7} ", state),
         _Part(f"{drawn:>13} "),
         _Part("|" * filled, state),
         _Part("." * (columns - filled) + " ", "soft"),
-        _Part(
-            f"{figures.percent(gpu['utilization_ratio']):>5} {memory:>12} "
-            f"{figures.celsius(gpu['temperature_celsius']):>6} "
-        ),
+        _Part(f"{figures.percent(gpu['utilization_ratio']):>5} {rest}"),
         _Part(plain(figures.owners(gpu))),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from support.snapshots import empty_snapshot, fleet_snapshot, rich_snapshot
-from tpw.cli.top import NoAnswerError, fetcher, once, plain, screen
+from tpw.cli.top import NoAnswerError, View, fetcher, once, plain, screen
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.render import Page
 from tpw.exposition.serving import Server
@@ -65,6 +66,48 @@ def test_no_line_is_wider_than_the_terminal(width: int, snapshot: Callable[[], S
     for colours in (False, True):
         lines = screen(as_fetched(snapshot()), URL, width=width, colours=colours)
         assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in lines) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_figures_of_the_headline_are_whole_at_every_width(width: int):
+    """At 80 columns the unit of the cost was cut off; a figure moves to the next line instead."""
+    head = "\n".join(screen(as_fetched(rich_snapshot()), URL, width=width)).partition("\n\n")[0]
+    for figure in ("400 tok/s (600 with input)", "1,399 W", "0.301 tok/s per W", "0.898 EUR per 1M", "sources failing"):
+        assert figure in head
+    costs = [
+        line for line in screen(as_fetched(rich_snapshot()), URL, width=width) if line.startswith(("SERVER", "chat"))
+    ]
+    assert ("EUR/1M" in costs[0], "0.898" in costs[1]) == (True, True)
+
+
+def test_keys_sort_and_filter_the_servers():
+    found, view = as_fetched(rich_snapshot()), View()
+
+    def names() -> list[str]:
+        lines = screen(found, URL, view=view)
+        begin = next(number for number, line in enumerate(lines) if line.startswith("SERVER"))
+        return [line.split(" ")[0] for line in lines[begin + 1 : lines.index("", begin)]]
+
+    assert names() == ["chat", "code", "embed"]
+    assert all(map(view.press, "sss"))
+    assert names()[0] == "chat"
+    assert screen(found, URL, view=view)[-1] == "q quit   s sort: cost per token   / filter: all"
+    assert all(map(view.press, "/ACME/\r"))
+    assert names() == ["chat", "embed"]
+    assert all(map(view.press, "/q\x7f\x7f\x7f\x7f\x7f\x7fmbed\r"))
+    assert names() == ["embed"]
+    assert all(map(view.press, "/\x1b"))
+    assert len(names()) == 3
+    assert not view.press("q")
+
+
+def test_the_rate_of_the_last_refreshes_is_a_curve(monkeypatch: pytest.MonkeyPatch):
+    view = View()
+    view.rates.extend((0.0, 200.0, 400.0))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert "with input) \u2581\u2585\u2588" in screen(as_fetched(rich_snapshot()), URL, view=view)[1]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert all(line.isascii() for line in screen(as_fetched(rich_snapshot()), URL, view=view)[1:2])
 
 
 def test_a_low_terminal_shows_how_many_lines_are_hidden():
