@@ -367,6 +367,7 @@ class Alerts:
                 sum by ({self._node}) (last_over_time(tpw_electricity_price_state{{state=~"fallback|missing"}}[5m])) > 0
                 or
                 sum by ({self._node}) (rate(tpw_energy_unpriced_joules_total[15m])) > 0
+                  unless sum by ({self._node}) (last_over_time(tpw_electricity_price_state{{state="preliminary"}}[5m])) > 0
             """),
             v.price_not_live_for,
             "Electricity has a fallback price or no price.",

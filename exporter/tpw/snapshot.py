@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
 from tpw.ledger.retirement import Retired
-from tpw.model import Instant, PriceInterval, Reference, ServerWorkload, SourceStatus, server_source
+from tpw.model import Instant, PriceInterval, PriceState, Reference, ServerWorkload, SourceStatus, server_source
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
 
@@ -22,6 +22,11 @@ class Prices:
     now: PriceInterval | None = None
     next: PriceInterval | None = None
     """The first later interval with another price. None while it is not known."""
+
+    @property
+    def preliminary(self) -> float | None:
+        """The price now, where energy is booked at its own price later. None where it is booked at once."""
+        return self.now.price_per_kwh if self.now is not None and self.now.state is PriceState.PRELIMINARY else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from tpw.model import (
     Instant,
     Ownership,
     PriceInterval,
+    PriceState,
     Rate,
     Reference,
     StandingCharge,
@@ -373,6 +374,22 @@ def test_energy_without_a_price_is_priced_when_the_price_arrives() -> None:
     assert posting.unpriced_joules == pytest.approx(500.0 * 3600), "what was unpriced is a counter: it stays"
     assert unpriced_since(priced) == start + 1800
     assert summed_rows(priced)[next(iter(priced.postings))].cost == pytest.approx(posting.cost)
+
+
+def test_energy_of_a_preliminary_price_is_booked_at_its_own_price_when_that_is_published() -> None:
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    published = PriceInterval(start, start + 900, 0.2)
+    held = PriceInterval(start + 900, start + 8100, 0.2, PriceState.PRELIMINARY)
+    policy = replace(LATE_TARIFF, curve=PriceCurve.from_intervals([published, held]))
+    books = play(quarter_hours(4), policy)[-1]
+    assert of_cost(books, "energy") == pytest.approx(500.0 * 900 / 3.6e6 * 0.2)
+    assert unpriced_since(books) == start + 900
+    assert price_late(books, policy) is books
+
+    real = [published, PriceInterval(start + 900, start + 1800, 0.5), replace(held, start_seconds=start + 1800)]
+    priced = price_late(books, replace(policy, curve=PriceCurve.from_intervals(real)))
+    assert of_cost(priced, "energy") == pytest.approx(500.0 * 900 / 3.6e6 * (0.2 + 0.5))
+    assert unpriced_since(priced) == start + 1800
 
 
 def test_what_is_priced_late_is_priced_once() -> None:

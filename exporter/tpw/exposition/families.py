@@ -26,7 +26,7 @@ from tpw.ledger.outage import held_joules
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State
-from tpw.snapshot import Snapshot
+from tpw.snapshot import Prices, Snapshot
 
 Sample = tuple[tuple[str, ...], float]
 """Label values, in the order of the catalogue, and the value."""
@@ -153,7 +153,7 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         _server(sheet, server, books, snapshot.owners.get(name, _NO_OWNER), configured=name in configured)
         _server_books(sheet, server, booked, books, ordered, bases)
         _reference_costs(sheet, server, books.currency, snapshot.references)
-        _ratios(sheet, server, books.currency if energy_priced else "")
+        _ratios(sheet, server, books.currency if energy_priced else "", snapshot.prices)
     _money(sheet, snapshot)
     _sources(sheet, snapshot)
     _exporter(sheet, snapshot)
@@ -380,8 +380,8 @@ def _reference_costs(sheet: Sheet, server: ServerAccount, currency: str, referen
         sheet.add("tpw_server_reference_cost_total", (server.name, model, name, currency), cost)
 
 
-def _ratios(sheet: Sheet, server: ServerAccount, currency: str) -> None:
-    ratios = live_ratios(server, priced=bool(currency))
+def _ratios(sheet: Sheet, server: ServerAccount, currency: str, prices: Prices) -> None:
+    ratios = live_ratios(server, priced=bool(currency), preliminary_price=prices.preliminary)
     if ratios is None:
         return
     name = server.name

@@ -14,7 +14,7 @@ from tpw import __version__
 from tpw.exposition.totals import Totals, listed, totals
 from tpw.exposition.waste import Waste
 from tpw.ledger.amounts import NOTHING, Amounts
-from tpw.ledger.books import Books, GpuAccount, ServerAccount
+from tpw.ledger.books import GpuAccount, ServerAccount
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
 from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, PriceState, Scope, State
 from tpw.snapshot import Prices, Snapshot
@@ -254,7 +254,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
     configured = snapshot.servers_read
     listed_totals, listed_servers = listed(books, booked, snapshot.retired)
     servers = [
-        _server(server, books, listed_totals, configured=name in configured, priced=snapshot.energy_priced)
+        _server(server, snapshot, listed_totals, configured=name in configured, priced=snapshot.energy_priced)
         for name, server in sorted(listed_servers.items())
         if name in configured or server.up or server.gpus
     ]
@@ -381,8 +381,11 @@ def _state(amounts: Amounts) -> StateStatus:
     )
 
 
-def _server(server: ServerAccount, books: Books, booked: Totals, *, configured: bool, priced: bool) -> ServerStatus:
-    ratios = live_ratios(server, priced=priced)
+def _server(
+    server: ServerAccount, snapshot: Snapshot, booked: Totals, *, configured: bool, priced: bool
+) -> ServerStatus:
+    books = snapshot.books
+    ratios = live_ratios(server, priced=priced, preliminary_price=snapshot.prices.preliminary)
     counted = {model for model, _ in server.tokens}
     models = sorted(counted.union(server.models, booked.models.get(server.name, ()))) or [UNKNOWN_MODEL]
     if server.up:

@@ -15,7 +15,7 @@ from operator import add
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, Amounts
 from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, PostingKey, Postings, Rows, Shares
 from tpw.ledger.tick import Curve, Policy
-from tpw.model import PriceInterval
+from tpw.model import PriceInterval, PriceState
 from tpw.tariff.demand import Demand, DemandRules, after_clock_step, close_windows, kw_months, record
 
 _NO_DEMAND = Demand()
@@ -189,8 +189,8 @@ def price(
     charge = credit = unpriced = 0.0
     for cut_start, cut_end, interval in curve.pieces(start_seconds, end):
         part = facility_joules * (cut_end - cut_start) / span
-        if interval is None:
-            unpriced += part
+        if interval is None or interval.state is PriceState.PRELIMINARY:
+            unpriced += part  # a preliminary price is shown, and what is booked keeps its price
             continue
         for kwh, price_per_kwh in _stepped(interval, part / JOULES_PER_KWH, month_kwh):
             if price_per_kwh >= 0.0:

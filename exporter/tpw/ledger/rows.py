@@ -18,6 +18,7 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.tick import Curve, Policy
+from tpw.model import PriceState
 
 LATE_SECONDS = 8 * 86400.0
 """A price may arrive this late: feeds publish their history this far back."""
@@ -181,4 +182,7 @@ def _with_late(sample: WindowSample, late: Mapping[str, Amounts]) -> WindowSampl
 
 
 def _is_known(curve: Curve, start: float) -> bool:
-    return all(interval is not None for _, _, interval in curve.pieces(start, start + ROW_SECONDS))
+    return all(
+        interval is not None and interval.state is not PriceState.PRELIMINARY
+        for _, _, interval in curve.pieces(start, start + ROW_SECONDS)
+    )

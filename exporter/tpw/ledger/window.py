@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tpw.ledger.amounts import NOTHING
+from tpw.ledger.amounts import JOULES_PER_KWH, NOTHING
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.model import Boundary, Scope, TokenKind
 
@@ -61,12 +61,13 @@ class LiveRatios:
     models: Mapping[str, ModelRatios]
 
 
-def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
+def live_ratios(account: ServerAccount, *, priced: bool, preliminary_price: float | None = None) -> LiveRatios | None:
     """The ratios of a server over its window; None with fewer than two samples, and while its page cannot be read.
 
     Args:
         account: the server.
         priced: whether the books have a currency; without one no cost per token is known.
+        preliminary_price: per kWh, of energy that is booked when its own price is published; None where there is none.
     """
     window = account.window
     is_unread = bool(account.engine) and not account.up
@@ -83,10 +84,11 @@ def live_ratios(account: ServerAccount, *, priced: bool) -> LiveRatios | None:
     energy_span = newest.energy_at_seconds - energy_first.energy_at_seconds
     metered = 0.0 < energy_span <= 2.0 * max(account.window_seconds, span) and _is_covered(energy_first, newest)
     whole = first.single_node and newest.single_node
-    priced = priced and metered and whole and _unpriced_joules(newest) <= _unpriced_joules(energy_first)
+    has_price = preliminary_price is not None or _unpriced_joules(newest) <= _unpriced_joules(energy_first)
+    priced = priced and metered and whole and has_price
     names = dict.fromkeys(model for model, _ in newest.tokens)
     names.update(dict.fromkeys(newest.amounts))
-    ends = _Ends(first, energy_first, newest, span, energy_span)
+    ends = _Ends(first, energy_first, newest, span, energy_span, (preliminary_price or 0.0) / JOULES_PER_KWH)
     return LiveRatios(
         span, {model: _ratios(model, ends, metered=metered, whole=whole, priced=priced) for model in names}
     )
@@ -102,6 +104,8 @@ class _Ends:
     last: WindowSample
     span_seconds: float
     energy_span_seconds: float
+    preliminary_price: float
+    """Per joule that was not priced yet when it was booked. What is priced late enters all samples alike."""
 
 
 def _begin(window: Sequence[WindowSample], wanted_seconds: float, at: Callable[[WindowSample], float]) -> int:
@@ -186,7 +190,8 @@ def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool
                 for kind, risen in of_energy.items() if whole else ():
                     per_joule[kind, boundary] = risen / joules
     if priced and model in last.amounts:
-        energy_cost = after.net_energy_cost - before.net_energy_cost
+        preliminary = (after.unpriced_joules - before.unpriced_joules) * ends.preliminary_price
+        energy_cost = after.net_energy_cost - before.net_energy_cost + preliminary
         since = first.amounts.get(model, NOTHING)
         # Energy is priced as it is read, the rest as time passes.
         rest = after.net_cost - after.net_energy_cost - (since.net_cost - since.net_energy_cost)
@@ -198,7 +203,7 @@ def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool
                 if scope is Scope.ENERGY:
                     per_token[kind, scope] = energy_cost / of_joules
                 elif in_step:
-                    per_token[kind, scope] = (after.net_cost - before.net_cost) / risen
+                    per_token[kind, scope] = (after.net_cost - before.net_cost + preliminary) / risen
                 else:
                     per_token[kind, scope] = energy_cost / of_joules + rest / risen
     return ModelRatios({kind: risen / ends.span_seconds for kind, risen in tokens.items()}, per_joule, per_token, watts)

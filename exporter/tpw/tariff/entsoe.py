@@ -12,8 +12,8 @@ EXAA). A local day has 23, 24 or 25 hours, so the number of points follows from 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from itertools import groupby
 from math import isfinite
@@ -33,7 +33,7 @@ from tpw.tariff.fields import fallback_setting, max_price_setting
 from tpw.tariff.local_time import utc_seconds
 from tpw.tariff.schedule import Publication, Schedule
 from tpw.tariff.settings import Tariff
-from tpw.tariff.spans import merged, overlaid
+from tpw.tariff.spans import merged, overlaid, united
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -197,28 +197,12 @@ def parse(body: bytes, currency: str, sequence: int = 1) -> tuple[PriceInterval,
         )
     result: tuple[PriceInterval, ...] = ()
     for _, of_one_resolution in groupby(sorted(periods, key=lambda period: -period[0]), key=lambda period: period[0]):
-        result = overlaid(_one_price_each([prices for _, prices in of_one_resolution]), result)
+        try:
+            result = overlaid(united(prices for _, prices in of_one_resolution), result)
+        except ValueError as error:
+            hint = "the document mixes auctions: set `sequence` to the one of your contract"
+            raise SourceError(Reason.MALFORMED, str(error), hint) from error
     return result
-
-
-def _one_price_each(periods: Sequence[Sequence[PriceInterval]]) -> tuple[PriceInterval, ...]:
-    """Prices of one resolution in order. Raises SourceError for two prices of one moment: they are of two auctions."""
-    result: list[PriceInterval] = []
-    for price in sorted((price for period in periods for price in period), key=lambda price: price.start_seconds):
-        last = result[-1] if result else None
-        if last is not None and price.start_seconds < last.end_seconds:
-            if price.price_per_kwh != last.price_per_kwh:
-                both = f"{last.price_per_kwh * 1000:g} and {price.price_per_kwh * 1000:g} per MWh"
-                raise SourceError(
-                    Reason.MALFORMED,
-                    f"two prices for {datetime.fromtimestamp(price.start_seconds, UTC):%Y-%m-%dT%H:%MZ}: {both}",
-                    "the document mixes auctions: set `sequence` to the one of your contract",
-                )
-            price = replace(price, start_seconds=last.end_seconds)  # noqa: PLW2901 - the rest of a repeated price
-            if price.end_seconds <= price.start_seconds:
-                continue
-        result.append(price)
-    return merged(result)
 
 
 def _document(body: bytes) -> Element:

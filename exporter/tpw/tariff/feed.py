@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -76,6 +77,7 @@ def price_feed(
     schedule: Schedule,
     cache: Path | None,
     bounds: PriceBounds | None = None,
+    hold_seconds: float = 0.0,
 ) -> Feed:
     """A feed of prices per kWh in a currency, checked for plausibility."""
     max_price = bounds.max_price_per_kwh if bounds is not None else None
@@ -87,6 +89,7 @@ def price_feed(
         check=partial(refuse_implausible, currency=currency or "", max_price_per_kwh=max_price),
         cache=cache,
         fallback_price_per_kwh=bounds.fallback_price_per_kwh if bounds is not None else None,
+        hold_seconds=hold_seconds,
     )
 
 
@@ -101,6 +104,7 @@ class Feed:
         check: refuses implausible prices.
         cache: file that keeps the prices over a restart; None keeps them in memory.
         fallback_price_per_kwh: price, marked as a fallback, for time without a known price. None leaves it unpriced.
+        hold_seconds: how long the last price is repeated as a preliminary one, for markets that publish after the fact.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Feed:
         check: Check,
         cache: Path | None = None,
         fallback_price_per_kwh: float | None = None,
+        hold_seconds: float = 0.0,
     ) -> None:
         self.name = reader.name
         self.error: SourceError | None = None
@@ -124,6 +129,7 @@ class Feed:
         self._cache = cache
         self._check = check
         self._fallback = fallback_price_per_kwh
+        self._hold_seconds = hold_seconds
         self._attempts = Attempts()
         self._fetched_from = float("inf")
         kept, self._asked = ((), []) if cache is None else _load(cache, reader.identity, unit)
@@ -138,7 +144,7 @@ class Feed:
         now = self._clock()
         if self._is_due(start_seconds, now):
             self._fetch(start_seconds, now)
-        found = clipped(self._known.intervals, start_seconds, end_seconds)
+        found = clipped(self._with_held().intervals, start_seconds, end_seconds)
         if self._fallback is not None and end_seconds > start_seconds:
             gap = PriceInterval(start_seconds, end_seconds, self._fallback, PriceState.FALLBACK)
             return overlaid(found, (gap,))
@@ -151,9 +157,18 @@ class Feed:
         """The charges that the reader has read beside the prices, if it reads any."""
         return getattr(self._reader, "contract", None)
 
+    def _with_held(self) -> PriceCurve:
+        """The known prices, with the last one repeated."""
+        if not self._hold_seconds or not self._known.intervals:
+            return self._known
+        last = self._known.intervals[-1]
+        end = last.end_seconds
+        held = replace(last, start_seconds=end, end_seconds=end + self._hold_seconds, state=PriceState.PRELIMINARY)
+        return PriceCurve.from_intervals((*self._known.intervals, held))
+
     def _is_complete(self, now: float) -> bool:
         """Whether everything is known that should have been published."""
-        covered_until = _covered_until(self._known, now)
+        covered_until = _covered_until(self._with_held(), now)
         return covered_until is not None and covered_until >= self._schedule.wanted_until(now)
 
     def _is_due(self, start_seconds: float, now: float) -> bool:
@@ -168,7 +183,7 @@ class Feed:
                     Reason.BROKEN, detail, "It is asked again later: see the first errors in the log."
                 )
             return False
-        covered_until = _covered_until(self._known, now)
+        covered_until = _covered_until(self._with_held(), now)
         if is_due(self._schedule, self._attempts, now, covered_until):
             return True
         # Once for each stretch of the past that is needed and was not fetched before.
@@ -204,7 +219,7 @@ class Feed:
         self._fetched_from = min(self._fetched_from, fetch_from)
         known = overlaid(fresh, self._known.intervals)
         self._known = PriceCurve.from_intervals(clipped(known, now - KEPT_SECONDS, float("inf")))
-        if self._known.at(now) is None:
+        if self._with_held().at(now) is None:
             self._fail(SourceError(Reason.NOT_YET, f"{self._reader.identity} has no price for now"), now)
         else:
             self.error = None
@@ -213,7 +228,7 @@ class Feed:
     def _fail(self, error: SourceError, now: float) -> None:
         self.error = error
         self._attempts = self._attempts.failed(now, error.reason, error.retry_after_seconds)
-        if error.reason is Reason.NOT_YET and self._known.at(now) is not None:
+        if error.reason is Reason.NOT_YET and self._with_held().at(now) is not None:
             self.error = None  # tomorrow is not published yet, and the price of now is known
 
     def _save(self) -> None:

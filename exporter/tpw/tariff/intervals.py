@@ -14,7 +14,8 @@ from datetime import time
 from tpw.http.messages import Fetch
 from tpw.settings.scalars import choice, switch, text
 from tpw.settings.shapes import BAD, Report, setting
-from tpw.settings.values import clock_time
+from tpw.settings.times import MINUTES_PER_DAY
+from tpw.settings.values import clock_time, duration
 from tpw.tariff import Layer
 from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Feed, Reader, price_feed
@@ -28,6 +29,8 @@ from tpw.tariff.tables import Table
 _DAY_AHEAD = Publication("Europe/Berlin", time(13, 0))
 """The European day-ahead auction publishes at about 13:00 Central European time."""
 
+_AFTER_THE_FACT_SECONDS = 2400.0
+"""Interval between requests to a market that publishes after the fact: below the daily limit of a feed."""
 PER_MWH = 0.001
 """Factor of prices per MWh."""
 
@@ -78,7 +81,10 @@ class Preset:
             return pattern.replace("{area}", area or self.default_area).replace("{currency}", currency)
 
         layout = replace(
-            self.layout, price=filled(self.layout.price), rows=tuple(filled(path) for path in self.layout.rows)
+            self.layout,
+            price=filled(self.layout.price),
+            rows=tuple(filled(path) for path in self.layout.rows),
+            units=tuple(filled(unit).lower() for unit in self.layout.units),
         )
         return FromAddress(
             url or filled(self.url),
@@ -97,7 +103,15 @@ PRESETS: Mapping[str, Preset] = {
     "energy_charts": Preset(
         "day-ahead, Fraunhofer ISE, no key",
         "https://api.energy-charts.info/price?bzn={area}&start={start}&end={end}",
-        Layout(price="price", time="unix_seconds", is_columnar=True, time_format="unix", factor=PER_MWH),
+        Layout(
+            price="price",
+            time="unix_seconds",
+            is_columnar=True,
+            time_format="unix",
+            factor=PER_MWH,
+            unit_field="unit",
+            units=("{currency}/mwh",),
+        ),
         ("EUR",),
         areas="a bidding zone such as DE-LU",
         stamp="%Y-%m-%d",
@@ -124,6 +138,8 @@ PRESETS: Mapping[str, Preset] = {
             rows=("data",),
             time_format="unix_ms",
             factor=PER_MWH,
+            unit_field="unit",
+            units=("{currency}/mwh",),
         ),
         ("EUR",),
         stamp="unix_ms",
@@ -138,6 +154,8 @@ PRESETS: Mapping[str, Preset] = {
             rows=("data",),
             time_format="unix_ms",
             factor=PER_MWH,
+            unit_field="unit",
+            units=("{currency}/mwh",),
         ),
         ("EUR",),
         stamp="unix_ms",
@@ -177,6 +195,8 @@ PRESETS: Mapping[str, Preset] = {
             ),
             resolution_seconds=900.0,
             timezone="",
+            unit_field="currency",
+            units=("{currency}",),
         ),
         ("EUR", "NOK", "SEK"),
         areas="the number of the home, 0 for the first",
@@ -188,8 +208,26 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-_LAYOUT_KEYS = ("rows", "time", "end", "price", "where", "resolution")
-_LAYOUT_DEFAULTS = {"format": "json", "time_format": "iso", "stamp": "start", "per": "kWh"}
+_LAYOUT_KEYS = (
+    "rows",
+    "time",
+    "hour",
+    "period",
+    "end",
+    "price",
+    "where",
+    "resolution",
+    "currency_field",
+    "published_until",
+)
+_LAYOUT_DEFAULTS = {
+    "header": True,
+    "encoding": "utf-8",
+    "format": "json",
+    "time_format": "iso",
+    "stamp": "start",
+    "per": "kWh",
+}
 _LAYOUT_SWITCHES = ("columns", "minor_units", "ignore_offset", "query")
 
 
@@ -204,13 +242,32 @@ class IntervalsLayer(Table, Layer):
     )
     per: str = setting(choice("kWh", "MWh"), "Unit of energy of the prices.", default="kWh")
     minor_units: bool = setting(switch(), "Prices are in hundredths of the currency: cents, pence.", default=False)
+    currency_field: str | None = setting(
+        text("a field"),
+        "Field of the currency (`EUR`) or unit (`EUR/MWh`), of each row or of the document. Other prices than those of"
+        " `tariff.currency` and `per` are refused.",
+        default=None,
+    )
     published_at: int | None = setting(
         clock_time(),
         "Local time of day at which tomorrow's prices are published; the list is then fetched until it has them.",
         default=None,
         default_words="by the preset; otherwise none",
     )
+    published_until: int | None = setting(
+        clock_time(),
+        "Local time of day at which the published prices of a day end.",
+        default=None,
+        default_words="midnight",
+    )
     includes_vat: bool = includes_vat_setting()
+    hold: float | None = setting(
+        duration(60.0, 86400.0),
+        "For markets that publish prices after the fact: the last price stays in force for this time, as a preliminary one."
+        " It is exposed; the energy is booked at its own price, when that is published.",
+        default=None,
+        default_words="none",
+    )
     fallback_price_per_kwh: float | None = fallback_setting()
     max_price_per_kwh: float | None = max_price_setting()
 
@@ -236,6 +293,8 @@ class IntervalsLayer(Table, Layer):
             report(
                 f"{path}.published_at", "has no effect with `format: prometheus`, which is read every minute: remove it"
             )
+        elif self.published_until is not None and self.published_at is None:
+            report(f"{path}.published_until", "needs `published_at`")
         elif self.published_at is not None and self.timezone is None and tariff.timezone is None:
             report(f"{path}.published_at", "needs `timezone`: the zone of that time")
 
@@ -270,10 +329,18 @@ class IntervalsLayer(Table, Layer):
             )
         else:
             unit = (PER_MWH if self.per == "MWh" else 1.0) * (0.01 if self.minor_units else 1.0)
-            layout = self.layout(self.price, unit, tariff.timezone)
+            currency = (tariff.currency or "").lower()
+            layout = replace(
+                self.layout(self.price, unit, tariff.timezone),
+                unit_field=self.currency_field or "",
+                units=(currency, f"{currency}/{self.per.lower()}"),
+            )
             reader = self.reader(layout, context)
         if self.published_at is not None:
             zone = self.timezone or tariff.timezone or "UTC"
-            publication = Publication(zone, time(*divmod(self.published_at, 60)))
+            until = time(*divmod((self.published_until or 0) % MINUTES_PER_DAY, 60))
+            publication = Publication(zone, time(*divmod(self.published_at, 60)), until)
         schedule, cache = self.schedule(publication, context), self.cache_file(context, reader, layout)
-        return price_feed(reader, tariff.currency, context, schedule, cache, self)
+        if self.hold and self.every is None:
+            schedule = replace(schedule, refresh_seconds=min(schedule.refresh_seconds, _AFTER_THE_FACT_SECONDS))
+        return price_feed(reader, tariff.currency, context, schedule, cache, self, self.hold or 0.0)

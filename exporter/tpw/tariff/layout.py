@@ -9,15 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tpw.http.messages import brief, json_of
+from tpw.http.messages import MAX_BYTES, brief, json_of
 from tpw.model import PriceInterval, Reason, SourceError
 from tpw.tariff.spans import merged
 
@@ -44,6 +45,9 @@ class Layout:
     """JSON: ``time`` and ``price`` are parallel lists below ``rows`` instead of fields of rows."""
     is_csv: bool = False
     delimiter: str = ","
+    has_header: bool = True
+    """CSV: whether the first line names the columns. Else they are 1, 2, 3, ... and lines with one field are titles."""
+    encoding: str = "utf-8-sig"
     where: Mapping[str, str] = field(default_factory=dict)
     """Only rows with these values in these fields."""
     stamps_end: bool = False
@@ -56,6 +60,17 @@ class Layout:
     """The offset or Z of the times is wrong: they are local to ``timezone``."""
     factor: float = 1.0
     """From a number in the table to whole units of the currency per kWh."""
+    unit_field: str = ""
+    """Field of the currency or unit of the prices, of each row or of the document; "" where the table has none."""
+    units: tuple[str, ...] = ()
+    """The accepted ones, in lower case without spaces: ``eur``, ``eur/mwh``."""
+    more_time: tuple[str, ...] = ()
+    """Further fields of the time, joined with spaces before it is read."""
+    hour: str = ""
+    """Completes a date: the hour of the local clock, from 1 ("hour ending")."""
+    period: str = ""
+    """Completes a date: number of the interval, from 1, in the hour where there is one, else in the local day, which has as
+    many as it is long."""
     resolution_seconds: float | None = None
     """Length of an interval; None: the shortest distance between two times."""
 
@@ -67,6 +82,8 @@ class _Row:
     time: Any
     end: Any
     price: Any
+    hour: float | None = None
+    period: float | None = None
 
 
 def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None = None) -> tuple[PriceInterval, ...]:
@@ -76,30 +93,78 @@ def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None
     ``until_seconds``. Raises SourceError: MALFORMED for what cannot be read, NOT_YET where there is no row.
     """
     try:
-        found = list(_rows_of(text, layout))
+        found = list(_rows_of(_unzipped(text), layout))
         if not found:
             raise SourceError(Reason.NOT_YET, "the table of prices has no rows yet")
         return _intervals(found, layout, until_seconds)
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, csv.Error) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, csv.Error, EOFError) as error:
         raise SourceError(Reason.MALFORMED, f"the table of prices cannot be read: {brief(error)}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
+def _unzipped(body: str | bytes) -> str | bytes:
+    """The table of a zip file with one; any other body as it is. Raises SourceError (NOT_YET) for a message."""
+    if not isinstance(body, bytes) or not body.startswith(b"PK\x03\x04"):
+        return body
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            names = archive.namelist()
+            name = next((name for name in names if name.lower().endswith((".csv", ".json", ".txt"))), names[0])
+            with archive.open(name) as member:
+                text = member.read(MAX_BYTES + 1)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"the zip file cannot be read: {error}") from error
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{name} in the zip file has more than {MAX_BYTES >> 20} MiB")
+    if text.lstrip()[:1] == b"<" and b"no data" in text[:4096].lower():  # OASIS of the California ISO
+        raise SourceError(Reason.NOT_YET, "the service has no prices for this time")
+    return text
+
+
 def _rows_of(text: str | bytes, layout: Layout) -> Iterator[_Row]:
-    body = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-    rows = _csv_rows(body, layout) if layout.is_csv else _json_rows(json_of(body, "the table of prices"), layout)
+    body = text.decode(layout.encoding) if isinstance(text, bytes) else text
+    unit_field = layout.unit_field
+    if layout.is_csv:
+        rows = _csv_rows(body, layout)
+    else:
+        document = json_of(body, "the table of prices")
+        rows = _json_rows(document, layout)
+        if unit_field and isinstance(document, dict) and unit_field in document:
+            _check_unit(document[unit_field], layout)
+            unit_field = ""
+    times = (layout.time, *layout.more_time)
     for number, row in enumerate(rows):
         if number >= MAX_ROWS:
             raise ValueError(f"more than {MAX_ROWS} rows")
-        if all(str(pick(row, name)) == value for name, value in layout.where.items()):
-            yield _Row(pick(row, layout.time), pick(row, layout.end) if layout.end else None, pick(row, layout.price))
+        if any(str(pick(row, name)) != value for name, value in layout.where.items()):
+            continue
+        if unit_field:
+            _check_unit(pick(row, unit_field), layout)
+        yield _Row(
+            pick(row, layout.time) if len(times) == 1 else " ".join(str(pick(row, name)).strip() for name in times),
+            pick(row, layout.end) if layout.end else None,
+            pick(row, layout.price),
+            number_of(str(pick(row, layout.hour)).removesuffix(":00")) if layout.hour else None,
+            number_of(pick(row, layout.period)) if layout.period else None,
+        )
+
+
+def _check_unit(unit: Any, layout: Layout) -> None:
+    if "".join(str(unit).lower().split()) not in layout.units:
+        raise ValueError(f"the prices are in {unit}, not in {' or '.join(layout.units)}")
 
 
 def _csv_rows(body: str, layout: Layout) -> Iterator[Any]:
+    wanted = {layout.time, *layout.more_time, layout.price, *layout.where}
+    wanted |= {name for name in (layout.end, layout.hour, layout.period, layout.unit_field) if name}
+    if not layout.has_header:
+        yield from _numbered_rows(body, layout, wanted)
+        return
     reader = csv.DictReader(io.StringIO(body), delimiter=layout.delimiter, skipinitialspace=True)
-    wanted = {layout.time, layout.price, *([layout.end] if layout.end else []), *layout.where}
     missing = wanted - set(reader.fieldnames or ())
     if missing:
         raise ValueError(
@@ -108,6 +173,17 @@ def _csv_rows(body: str, layout: Layout) -> Iterator[Any]:
     for row in reader:
         if None in row.values():
             raise ValueError(f"line {reader.line_num} has fewer fields than the header")
+        yield row
+
+
+def _numbered_rows(body: str, layout: Layout, wanted: set[str]) -> Iterator[Any]:
+    lines = csv.reader(io.StringIO(body), delimiter=layout.delimiter, skipinitialspace=True)
+    for fields in lines:
+        if sum(bool(value.strip()) for value in fields) < 2:
+            continue
+        row = {str(number): value for number, value in enumerate(fields, 1)}
+        if not wanted <= row.keys():
+            raise ValueError(f"line {lines.line_num} has {len(row)} fields: no column {min(wanted - row.keys())}")
         yield row
 
 
@@ -173,6 +249,24 @@ class _Clock:
         self._is_end = is_end
         self._zone = ZoneInfo(layout.timezone) if layout.timezone else None
         self._last = float("-inf")
+
+    def start(self, row: _Row) -> float:
+        """Unix seconds of the time of a row."""
+        if row.hour is None and row.period is None:
+            return self.seconds(row.time)
+        length, day = self._layout.resolution_seconds or _HOUR_SECONDS, self.reading(row.time).date()
+        if row.hour is not None:
+            number = row.period or 1.0
+            if not (1 <= row.hour <= 24 and 1 <= number <= _HOUR_SECONDS / length):
+                raise ValueError(f"interval {number:g} of hour {row.hour:g} is beyond the day {day}")
+            after_midnight = timedelta(hours=row.hour - 1, seconds=(number - 1) * length)
+            return self._local(datetime.combine(day, time()) + after_midnight, f"hour {row.hour:g} of {day}")
+        number = row.period or 0.0
+        zone = self._zone or UTC
+        start, end = (datetime.combine(day + timedelta(days=n), time(), zone).timestamp() for n in (0, 1))
+        if not 1 <= number <= (end - start) / length:
+            raise ValueError(f"interval {number:g} is beyond the {(end - start) / length:g} of {day}")
+        return start + (number - 1) * length
 
     def seconds(self, stamp: Any) -> float:
         """Unix seconds of a time in the table."""
@@ -252,9 +346,7 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
     stamps, ends = _Clock(layout, is_end=layout.stamps_end), _Clock(layout, is_end=True)
     if stamps.is_falling(rows[0].time, rows[-1].time):
         rows = rows[::-1]
-    timed = [
-        (stamps.seconds(row.time), None if row.end in {None, ""} else ends.seconds(row.end), row.price) for row in rows
-    ]
+    timed = [(stamps.start(row), None if row.end in {None, ""} else ends.seconds(row.end), row.price) for row in rows]
     timed.sort(key=lambda row: row[0])
     distances = [after[0] - before[0] for before, after in pairwise(timed) if after[0] > before[0]]
     length = layout.resolution_seconds or (min(distances) if distances else None)
@@ -269,6 +361,8 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
         if length is not None and abs(length - _DAY_SECONDS) <= _HOUR_SECONDS:
             lasts = _day_of(stamps, stamp, following, is_end=layout.stamps_end)
         start, until = _span(stamp, end, following, lasts, layout, until_seconds)
+        if result and 0.0 < start - result[-1].end_seconds <= 1.0:
+            start = result[-1].end_seconds  # intervals that begin a second after the one before (Amber, Australia)
         if price is None or price == "" or until <= start:
             continue
         result.append(PriceInterval(start, until, number_of(price) * layout.factor))

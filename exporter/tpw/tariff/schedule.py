@@ -29,7 +29,7 @@ class Publication:
 
     def end_of(self, day: date, zone: ZoneInfo) -> float:
         """When the prices of a local day end, Unix seconds."""
-        return datetime.combine(day + timedelta(days=not self.until.hour), self.until, zone).timestamp()
+        return datetime.combine(day + timedelta(days=self.until == time()), self.until, zone).timestamp()
 
 
 @dataclass(frozen=True, slots=True)

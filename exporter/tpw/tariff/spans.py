@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from tpw.model import PriceInterval, PriceState
 
@@ -53,6 +54,23 @@ def clipped(pieces: Iterable[PriceInterval], start_seconds: float, end_seconds: 
         for piece in pieces
         if piece.start_seconds < end_seconds and piece.end_seconds > start_seconds
     )
+
+
+def united(lists: Iterable[Sequence[PriceInterval]]) -> tuple[PriceInterval, ...]:
+    """The intervals of several lists in order; a repeated price once. Raises ValueError for two prices of one moment."""
+    result: list[PriceInterval] = []
+    for piece in sorted((piece for pieces in lists for piece in pieces), key=lambda piece: piece.start_seconds):
+        last = result[-1] if result else None
+        rest = piece
+        if last is not None and piece.start_seconds < last.end_seconds:
+            if piece.price_per_kwh != last.price_per_kwh:
+                at = datetime.fromtimestamp(piece.start_seconds, UTC)
+                prices = f"{last.price_per_kwh:g} and {piece.price_per_kwh:g} per kWh"
+                raise ValueError(f"two prices for {at:%Y-%m-%dT%H:%MZ}: {prices}")
+            rest = replace(piece, start_seconds=last.end_seconds)
+        if rest.start_seconds < rest.end_seconds:
+            result.append(rest)
+    return merged(result)
 
 
 def overlaid(upper: Sequence[PriceInterval], lower: Sequence[PriceInterval]) -> tuple[PriceInterval, ...]:

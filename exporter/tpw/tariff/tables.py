@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tpw.settings.scalars import choice, switch, text
-from tpw.settings.shapes import BAD, FilePath, ListOf, MapOf, Report, setting
+from tpw.settings.shapes import BAD, FilePath, ListOf, MapOf, Report, Scalar, setting
 from tpw.settings.values import duration, http_url, time_zone
 from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Reader
 from tpw.tariff.layout import Layout
+from tpw.tariff.lists import PLACEHOLDER
 from tpw.tariff.schedule import Publication, Schedule
 
 _MINUTE_SECONDS, _SIX_HOURS_SECONDS = 60.0, 6 * 3600.0
-_ROW_KEYS = ("rows", "time", "end", "where")
-_ROW_DEFAULTS = {"delimiter": ",", "columns": False, "stamp": "start", "time_format": "iso", "ignore_offset": False}
+_DAY_SECONDS, _DAILY_LIMIT = 86400.0, 40
+_ROW_KEYS = ("rows", "time", "hour", "period", "end", "where")
+_ROW_DEFAULTS = {
+    "header": True,
+    "encoding": "utf-8",
+    "delimiter": ",",
+    "columns": False,
+    "stamp": "start",
+    "time_format": "iso",
+    "ignore_offset": False,
+}
+
+
+def _encoding() -> Scalar:
+    def parse(value: str) -> str:
+        try:
+            return codecs.lookup(value).name
+        except LookupError:
+            raise ValueError(f"`{value}` is not an encoding: write utf-8, shift_jis or latin-1") from None
+
+    return Scalar("an encoding such as utf-8", parse, {"type": "string"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +47,10 @@ class Table:
 
     url: str | None = setting(
         http_url(),
-        "Address of the list; `{start}` and `{end}` in it are replaced by times in UTC. With format prometheus, the"
-        " address of Prometheus.",
+        "Address of the list. `{start}` and `{end}` in it are replaced by times in UTC, `{local_start}` and `{local_end}`"
+        " by local ones, `{date}`, `{week}` (its Monday) and `{fiscal_year}` (from April) by local days, with a request"
+        " for each address that they make. A format may follow: `{date:%Y/%m-%d}`, `{week:unix_ms}`. With format"
+        " prometheus, the address of Prometheus.",
         default=None,
     )
     file: str | None = setting(FilePath(), "File with the list, read once a minute.", default=None)
@@ -57,7 +81,29 @@ class Table:
     columns: bool = setting(
         switch(), "JSON: times and numbers are parallel lists instead of fields of a row.", default=False
     )
-    time: str | None = setting(text("a field"), "Field, column or path of the time.", default=None)
+    header: bool = setting(
+        switch(),
+        "CSV: the first line names the columns. Without it they are `1`, `2`, `3`, and lines with one field are skipped.",
+        default=True,
+    )
+    encoding: str = setting(_encoding(), "CSV, JSON: encoding of the text.", default="utf-8")
+    time: tuple[str, ...] = setting(
+        ListOf(text("a field"), "a field, or a list of fields", or_one=True),
+        "Field, column or path of the time; several are joined with spaces.",
+        default=(),
+        default_words="none",
+    )
+    hour: str | None = setting(
+        text("a field"),
+        "Where the time is a date: field of the hour of the local clock, from 1 (hour ending). The time is its start.",
+        default=None,
+    )
+    period: str | None = setting(
+        text("a field"),
+        "Where the time is a date: field of the number of the interval, from 1, in the `hour`, or without one in the local"
+        " day. Needs `resolution`.",
+        default=None,
+    )
     end: str | None = setting(text("a field"), "Field of the end of the interval, where there is one.", default=None)
     where: Mapping[str, str] = setting(
         MapOf(text("a value"), "a mapping of fields to values"),
@@ -100,8 +146,19 @@ class Table:
         if self.query is not None:
             report(f"{path}.query", "needs `format: prometheus`")
         for key in ("time", number_key):
-            if getattr(self, key) is None:
+            if not getattr(self, key):
                 report(path, f"needs `{key}`: the field of the {key} in the list")
+        if (self.period or self.hour) and self.stamp == "end":
+            report(f"{path}.stamp", "has no effect with `hour` or `period`, which are the start: remove it")
+        if self.period and self.resolution is None:
+            report(f"{path}.period", "needs `resolution`: the length of an interval")
+        if self.format != "csv" and self.header is False:
+            report(f"{path}.header", "is for format csv: remove it")
+        for name in re.findall(r"\{(\w+)", PLACEHOLDER.sub("", self.url or "")):
+            report(
+                f"{path}.url",
+                f"`{{{name}}}` is unknown: use start, end, local_start, local_end, date, week, fiscal_year",
+            )
         if self.format == "csv" and (self.rows or self.columns):
             report(f"{path}.format", "csv has no `rows` or `columns`: a line is a row; remove them")
         if self.file is not None and (self.token_file is not None or self.headers_file is not None):
@@ -136,12 +193,17 @@ class Table:
         """Where the numbers are in the list, and the factor to their unit."""
         return Layout(
             price=number_field or "",
-            time=self.time or "",
+            time=self.time[0] if self.time else "",
+            more_time=self.time[1:],
+            hour=self.hour or "",
+            period=self.period or "",
             end=self.end or "",
             rows=self.rows or ("",),
             is_columnar=self.columns,
             is_csv=self.format == "csv",
             delimiter=self.delimiter,
+            has_header=self.header,
+            encoding="utf-8-sig" if self.encoding == "utf-8" else self.encoding,
             where=self.where,
             stamps_end=self.stamp == "end",
             time_format=self.time_format,
@@ -168,12 +230,19 @@ class Table:
     def schedule(self, publication: Publication | None, context: FeedContext) -> Schedule:
         """When the list is read: a file and a Prometheus once a minute, an address by `every` and `published_at`."""
         if self._is_fetched:
-            return Schedule(publication, refresh_seconds=self.every or _SIX_HOURS_SECONDS, jitter=context.jitter)
+            limit = max(_DAILY_LIMIT, round(2 * _DAY_SECONDS / self.every)) if self.every else _DAILY_LIMIT
+            return Schedule(
+                publication,
+                refresh_seconds=self.every or _SIX_HOURS_SECONDS,
+                jitter=context.jitter,
+                daily_limit=limit,
+            )
         every = self.every if self.file is None else None
         return Schedule(
             refresh_seconds=every or _MINUTE_SECONDS,
             pending_seconds=_MINUTE_SECONDS,
             max_backoff_seconds=_MINUTE_SECONDS,
+            daily_limit=None,
         )
 
     def cache_file(self, context: FeedContext, reader: Reader, layout: Layout) -> Path | None:

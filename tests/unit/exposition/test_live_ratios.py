@@ -153,6 +153,29 @@ def test_a_joule_without_a_price_makes_the_cost_unknown():
     assert ratios(before).models["m"].cost_per_token
 
 
+def test_energy_that_is_priced_later_has_the_preliminary_cost_meanwhile():
+    """A market that publishes after the fact: the same cost as if the price had been known."""
+    known = window("m", 1000.0, NOW)
+    samples = tuple(
+        replace(
+            sample,
+            amounts={
+                "m": replace(
+                    amounts,
+                    cost={**amounts.cost, "energy": 0.0},
+                    unpriced_joules=amounts.facility_joules,
+                )
+            },
+        )
+        for sample in known
+        for amounts in (sample.amounts["m"],)
+    )
+    assert ratios(samples).models["m"].cost_per_token == {}
+    found = live_ratios(account(samples), priced=True, preliminary_price=PRICE)
+    assert found is not None
+    assert found.models["m"].cost_per_token == pytest.approx(ratios(known).models["m"].cost_per_token)
+
+
 def test_without_a_currency_there_is_no_cost():
     assert ratios(window("m", 1000.0, NOW), priced=False).models["m"].cost_per_token == {}
 

@@ -26,7 +26,9 @@ from tpw.tariff.intervals import PRESETS
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "tariff"
 NAMES = sorted(
-    str(path.relative_to(CAPTURES)) for path in CAPTURES.rglob("*.*") if path.suffix in {".json", ".xml", ".csv"}
+    str(path.relative_to(CAPTURES))
+    for path in CAPTURES.rglob("*.*")
+    if path.suffix in {".json", ".xml", ".csv", ".zip"}
 )
 
 
@@ -54,7 +56,10 @@ def read(tmp_path: Path) -> Callable[..., Sequence[PriceInterval]]:
     def read_body(name: str, body: bytes | None = None) -> Sequence[PriceInterval]:
         settings = yaml.safe_load(settings_file(name).read_text())
         tariff = load(yaml.safe_dump({"tariff": settings}), str(tmp_path / "tpw.yaml")).tariff
-        answer = Answer(200, (CAPTURES / name).read_bytes() if body is None else body)
+        content = (CAPTURES / name).read_bytes() if body is None else body
+        answer = Answer(200, content)
+        if file := settings["energy"].get("file"):
+            (tmp_path / file).write_bytes(content)
         source: Any = tariff.energy.source(tariff, FeedContext(fetch=lambda request: answer))  # type: ignore[union-attr]
         reader: Reader = source._reader
         return reader.read(START, END)

@@ -157,6 +157,10 @@ DAYS_OF_A_SERVICE: dict[str, tuple[Schedule, Callable[[float], Sequence[PriceInt
         Schedule(octopus.PUBLICATION),
         lambda now: half_hours(MIDNIGHT, MIDNIGHT + DAY * (1 + (now >= AGILE) + (now >= MIDNIGHT + DAY))),
     ),
+    "a market after the fact": (
+        Schedule(refresh_seconds=2400.0),
+        lambda now: hourly(MIDNIGHT - DAY, round((now - MIDNIGHT + DAY) / HOUR)),
+    ),
     "empty lists": (DAY_AHEAD, lambda now: NOT_YET),
     "down": (DAY_AHEAD, lambda now: DOWN),
     "in turn up and down": (DAY_AHEAD, lambda now: DOWN if now // 600 % 2 else hourly(MIDNIGHT - DAY, 48)),
@@ -178,7 +182,9 @@ def test_a_service_is_asked_at_most_40_times_in_any_24_hours(name: str, jitter: 
             return super().read(start_seconds, end_seconds)
 
     service = OfTheDay()
-    found = asked_at(feed(service, clock, replace(schedule, jitter=jitter)), service, clock, 36)
+    hold = 2 * HOUR if name == "a market after the fact" else 0.0
+    source = feed(service, clock, replace(schedule, jitter=jitter), hold_seconds=hold)
+    found = asked_at(source, service, clock, 36)
     assert max(sum(at <= other < at + 24 for other in found) for at in found) <= 40
     if name in {"published in time", "Agile: its days end at 23:00"}:
         assert len(found) <= 12
@@ -215,6 +221,35 @@ def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
     busy = SourceError(Reason.BROKEN, "HTTP 429", retry_after_seconds=5400.0)
     service, clock = Service(busy), Clock()
     assert asked_at(feed(service, clock), service, clock, 5) == [0, 1.5, 3, 4.5]
+
+
+def test_the_last_price_is_held_as_a_preliminary_one_until_the_next_is_published() -> None:
+    """A market after the fact: what is published is replaced, and after the hold there is no price."""
+    clock = Clock()
+    service = Service(hourly(NOON - 3 * HOUR, 2, 0.1), hourly(NOON - 3 * HOUR, 3, 0.2), DOWN)
+    source = feed(service, clock, Schedule(refresh_seconds=2400.0), hold_seconds=2 * HOUR)
+    *_, held = source.intervals(NOON - 2 * HOUR, NOON + DAY)
+    assert held == PriceInterval(NOON - HOUR, NOON + HOUR, 0.101, PriceState.PRELIMINARY)
+    assert source.error is None
+
+    clock.now = NOON + 2400.0
+    found = source.intervals(NOON - 2 * HOUR, NOON + DAY)
+    assert [(price.start_seconds, price.state) for price in found[-2:]] == [
+        (NOON - HOUR, PriceState.FINAL),
+        (NOON, PriceState.PRELIMINARY),
+    ]
+    clock.now = NOON + 2.5 * HOUR
+    assert source.intervals(NOON - 2 * HOUR, NOON + DAY)[-1].end_seconds == NOON + 2 * HOUR
+    assert source.error is DOWN
+
+
+def test_a_held_price_is_not_kept_on_disk(tmp_path: Path) -> None:
+    cache = tmp_path / "a.json"
+    options: dict[str, Any] = {"schedule": Schedule(), "hold_seconds": 2 * HOUR, "cache": cache}
+    feed(Service(hourly(NOON - 3 * HOUR, 2)), Clock(), **options).intervals(NOON - HOUR, NOON)
+    assert "preliminary" not in cache.read_text()
+    again = feed(Service(DOWN), Clock(), **options)
+    assert again.intervals(NOON, NOON + 1)[0].state is PriceState.PRELIMINARY
 
 
 def test_an_empty_list_is_an_answer() -> None:
@@ -551,6 +586,11 @@ DAILY = Publication("Europe/Berlin", time(13, 0))
             Times(6 * HOUR, publication=Publication("Europe/Zurich", time(18, 0))),
         ),
         ("{kind: intervals, url: 'https://u.example', time: t, price: p}", Times(6 * HOUR)),
+        ("{kind: intervals, url: 'https://u.example', time: t, price: p, hold: 2h}", Times(2400)),
+        (
+            "{kind: intervals, url: 'https://u.a', time: t, price: p, published_at: '14:30', published_until: '23:00'}",
+            Times(6 * HOUR, publication=Publication("Europe/Berlin", time(14, 30), time(23, 0))),
+        ),
         (
             "{kind: intervals, url: 'https://u.example', time: t, price: p, published_at: '14:30', timezone: UTC}",
             Times(6 * HOUR, publication=Publication("UTC", time(14, 30))),

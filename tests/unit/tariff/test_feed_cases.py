@@ -122,6 +122,10 @@ def joined(first: Any, second: Any) -> Any:
     return second if first is None else first
 
 
+def unit_of(layout: Layout) -> dict[str, str]:
+    return {layout.unit_field: layout.units[0]} if layout.unit_field else {}
+
+
 def listing(layout: Layout) -> Callable[[Rows, Stamp], bytes]:
     """Writes bodies in a layout of JSON."""
 
@@ -131,12 +135,14 @@ def listing(layout: Layout) -> Callable[[Rows, Stamp], bytes]:
 
     def fields_of(row: Row, stamp: Stamp) -> Any:
         fields = joined(nested(layout.time, written(row.start, stamp)), nested(layout.price, row.number))
+        fields = joined(fields, unit_of(layout))
         return joined(fields, nested(layout.end, written(row.end, stamp))) if layout.end else fields
 
     def body(rows: Rows, stamp: Stamp) -> bytes:
         if layout.is_columnar:
             times = [written(row.start, stamp) for row in rows]
             columns = {layout.time: times, layout.price: [row.number for row in rows]}
+            columns |= unit_of(layout)
             return json.dumps(nested(layout.rows[0], columns)).encode()
         found = [fields_of(row, stamp) for row in rows]
         share = -(-len(found) // len(layout.rows))

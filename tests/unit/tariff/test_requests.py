@@ -101,6 +101,58 @@ class TestQuestions:
             "start_timestamp=2026-06-14T22%3A00%3A00Z&end_timestamp=2026-06-15T22%3A00%3A00Z"
         )
 
+    @pytest.mark.parametrize(
+        ("address", "urls"),
+        [
+            ("{start}..{end}", ["2026-06-14T22%3A00%3A00Z..2026-06-15T22%3A00%3A00Z"]),
+            ("{start:%Y%m%dT%H:%M-0000}", ["20260614T22%3A00-0000"]),
+            ("{local_start:%Y%m%d%H%M}-{local_end:%H%M}", ["202606150000-0000"]),
+            ("{date}", ["2026-06-15"]),
+            ("{date:%Y/%m-%d}_SE3.json", ["2026/06-15_SE3.json"]),
+            ("{week:unix_ms}.json", ["1781474400000.json"]),
+            ("{week:unix}.json", ["1781474400.json"]),
+            ("{date:%Y%m}", ["202606"]),
+            ("{fiscal_year}", ["2026"]),
+            ("{other}", ["{other}"]),
+        ],
+    )
+    def test_an_address_names_times_and_days(self, address: str, urls: list[str]) -> None:
+        fetched = Recorder(*[b"[]"] * len(urls))
+        layout = Layout(price="p", time="t", timezone="Europe/Berlin")
+        with pytest.raises(SourceError):
+            FromAddress(f"https://a.example/{address}", layout, fetched).read(START, END)
+        assert [request.url for request in fetched.requests] == [f"https://a.example/{url}" for url in urls]
+
+    def test_each_day_is_requested_until_one_is_not_published(self) -> None:
+        """A day of which there is no list, in the past, hides no other; a page in place of a list is none."""
+
+        def day(date: str) -> bytes:
+            rows = [{"t": f"{date}T{hour:02}:00", "p": hour} for hour in range(24)]
+            return json.dumps(rows).encode()
+
+        fetched = Recorder(
+            Answer(404, b"no"), day("2026-06-14"), day("2026-06-15"), Answer(200, b"<html>not yet</html>"), b"not asked"
+        )
+        layout = Layout(price="p", time="t", timezone="Europe/Berlin")
+        reader = FromAddress("https://a.example/{date}", layout, fetched)
+        found = reader.read(START - 2 * 86400, END + 2 * 86400)
+        assert [request.url[-10:] for request in fetched.requests] == [f"2026-06-{day}" for day in range(13, 17)]
+        assert (found[0].start_seconds, found[-1].end_seconds) == (START - 86400, END)
+        assert reader.requests_made == 4
+
+    def test_the_fiscal_year_begins_in_april(self) -> None:
+        fetched = Recorder(b"[]", b"[]")
+        reader = FromAddress("https://a.example/{fiscal_year}", Layout("p", "t", timezone="Asia/Tokyo"), fetched)
+        with pytest.raises(SourceError):
+            reader.read(1774875600.0, 1775048400.0)  # 30 March to 1 April
+        assert [request.url[-4:] for request in fetched.requests] == ["2025", "2026"]
+
+    def test_two_lists_with_two_prices_of_one_moment_are_refused(self) -> None:
+        both = [b'[{"t": "2026-06-15T00:00Z", "e": "2026-06-15T01:00Z", "p": %d}]' % price for price in (1, 2)]
+        reader = FromAddress("https://a.example/{date}", Layout("p", "t", "e"), Recorder(*both))
+        with pytest.raises(ValueError, match="two prices"):
+            reader.read(START, END)
+
     def test_headers_file_is_sent(self, tmp_path: Path) -> None:
         (tmp_path / "headers").write_text("X-Key: k")
         fetched = Recorder(b'[{"t": "2026-06-15T00:00Z", "e": "2026-06-15T01:00Z", "p": 0.1}]')
