@@ -725,6 +725,20 @@ class Reference:
 # ------------------------------------------------------------------------------------------------------------- sources
 
 
+_REPLICA = ":replica-"
+
+
+def replica_name(server: str, number: int) -> str:
+    """The name under which the second and further replicas of a server on this node have an account of their own."""
+    return f"{server}{_REPLICA}{number}"
+
+
+def server_of_replica(name: str) -> str:
+    """The server of a replica; any other name is that of the server."""
+    server, _, number = name.rpartition(_REPLICA)
+    return server if server and number.isdecimal() else name
+
+
 def server_source(server: str) -> str:
     """The source name of a server's page. Names are composed here and never split."""
     return f"server:{server}"

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
 from tpw.ledger.retirement import Retired
+<<<<<<< HEAD
 from tpw.model import Instant, PriceInterval, PriceState, Reference, ServerWorkload, SourceStatus, server_source
+=======
+from tpw.model import Instant, PriceInterval, Reference, ServerWorkload, SourceStatus, server_of_replica, server_source
+>>>>>>> 42eb6cd (Replicas of a workload on one node are one server)
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
 
@@ -108,7 +112,7 @@ class Snapshot:
     @property
     def servers_read(self) -> frozenset[str]:
         """Names of the servers with a metrics page that is read here."""
-        names = {source.name for source in self.sources}
+        names = {server_of_replica(source.name) for source in self.sources}
         return frozenset(name for name in self.books.servers if server_source(name) in names)
 
     @property

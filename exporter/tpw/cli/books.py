@@ -16,8 +16,9 @@ from tpw.cli.configuration import configuration, print_problems
 from tpw.config.problems import ConfigError
 from tpw.exposition.figures import duration, figure
 from tpw.ledger.amounts import JOULES_PER_KWH
-from tpw.ledger.books import Correction
-from tpw.model import TokenKind
+from tpw.ledger.books import Books, Correction
+from tpw.ledger.replicas import merged
+from tpw.model import TokenKind, server_of_replica
 from tpw.report.periods import Calendar
 from tpw.report.reconcile import check_text, compared
 from tpw.store.editing import correct, editing, forget
@@ -96,9 +97,10 @@ def _shown(directory: Path, now_seconds: float) -> str:
         head = books.head()
         used: dict[str, tuple[float, float]] = {}
         for key, amounts in books.postings():
-            joules, cost = used.get(key.server, (0.0, 0.0))
-            used[key.server] = (joules + amounts.joules, cost + amounts.net_cost)
-        accounts = {account.name: account for account in books.servers()}
+            server = server_of_replica(key.server)
+            joules, cost = used.get(server, (0.0, 0.0))
+            used[server] = (joules + amounts.joules, cost + amounts.net_cost)
+        accounts = merged(Books(servers={account.name: account for account in books.servers()})).servers
         corrections = books.corrections()
     size = sum(path.stat().st_size for path in directory.glob(f"{FILE_NAME}*"))
     until = f"{calendar.local(head.until_seconds):%Y-%m-%d %H:%M} UTC"

@@ -236,10 +236,10 @@ class Daemon:
     # ------------------------------------------------------------------------------------------ on the threads of jobs
 
     def _scan(self) -> None:
-        node = self._node
-        scan = node.owners.scan
+        node, scan = self._node, self._node.owners.scan
         try:
-            scan = self._scanner.scan(node.config, node.servers.rows, node.servers.dialects(), node.owners.holders)
+            servers = node.servers
+            scan = self._scanner.scan(node.config, servers.rows, servers.dialects(), node.owners.holders, node.books)
         except Exception:  # noqa: BLE001 - the next scan may succeed
             _log.exception("scan_failed")
         self._mail.put(partial(node.receive_scan, scan))

@@ -21,6 +21,7 @@ from tpw.discovery.scan import HostScan
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books, SourceAccount
 from tpw.ledger.clock import STEP_SECONDS, stepped_since
+from tpw.ledger.replicas import merged, merged_owners
 from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Tick
 from tpw.model import Instant, SourceStatus
@@ -75,7 +76,7 @@ class Node:
         self._anomalies = Anomalies(clock)
         self._retirement = Retirement(config.state.retire, self.books.at)
         self._given_notes = tuple(notes)
-        self.snapshot = Snapshot(self._now(), self.books)
+        self.snapshot = Snapshot(self._now(), merged(self.books))
         """The newest one. Replaced as a whole, so any thread may take the reference."""
 
     def new_health(self, name: str, *, optional: bool = False) -> SourceHealth:
@@ -148,22 +149,23 @@ class Node:
         statuses = self.statuses()
         books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
         self.books = books = self._store.save(books)
+        shown = merged(books)
         self.snapshot = Snapshot(
             at=at,
-            books=books,
+            books=shown,
             sources=statuses,
             prices=self.pricing.prices(books, at.wall_seconds),
             carbon=self.pricing.carbon(at.wall_seconds),
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
             pue=policy.pue,
             references=policy.references,
-            owners=self.owners.scan.owners,
+            owners=merged_owners(self.owners.scan.owners),
             components=policy.components,
             config_reload_successful=not self.reload_failed,
             poll_lag_seconds=late_seconds,
             interval_seconds=self.config.polling.interval,
             store=self._store.status,
-            retired=self._retirement.update(books, at),
+            retired=self._retirement.update(shown, at),
             notes=self._notes(),
         )
         return self.snapshot

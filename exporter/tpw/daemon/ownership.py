@@ -185,7 +185,12 @@ class Scanner:
         self._pods = PodWatch()
 
     def scan(
-        self, config: Config, rows: tuple[Dialect, ...], dialects: Mapping[str, Dialect | None], holders: Holders
+        self,
+        config: Config,
+        rows: tuple[Dialect, ...],
+        dialects: Mapping[str, Dialect | None],
+        holders: Holders,
+        books: Books,
     ) -> HostScan:
         """One scan.
 
@@ -194,6 +199,7 @@ class Scanner:
             rows: dialects by which a process is recognised as a server.
             dialects: those of the servers that are polled, as far as they are recognised.
             holders: process ids by GPU.
+            books: the processes of servers that were found before.
         """
         logs, labels = config.discovery.pod_logs, config.discovery.kubernetes.labels
         self._pods.update(config.discovery.kubernetes)
@@ -210,4 +216,5 @@ class Scanner:
             find=config.discovery.processes,
             kubelet=Checkpoint(config.discovery.kubelet_checkpoint),
             problems=self._pods.problems(),
+            known={name: one.identity for name, one in books.servers.items() if one.identity is not None},
         )

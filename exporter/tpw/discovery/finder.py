@@ -19,7 +19,7 @@ from tpw.discovery.procfs import Listener, Process, ProcFs
 from tpw.discovery.servernames import server_name
 from tpw.discovery.sockets import SocketFinder
 from tpw.discovery.table import ProcessTable
-from tpw.model import Reason, ServerWorkload, SourceError
+from tpw.model import ProcessIdentity, Reason, ServerWorkload, SourceError, server_of_replica
 
 _PERHAPS_TLS = (Reason.UNREACHABLE, Reason.MALFORMED)
 """What plain HTTP meets at a socket that expects TLS."""
@@ -32,6 +32,11 @@ RAY_WORKER = "ray::"
 _OLLAMA = "ollama"
 _AGAIN_FIRST_SECONDS = 30.0
 _AGAIN_MOST_SECONDS = 900.0
+_SAME_START_SECONDS = 1.5
+"""The kernel's moment of booting is exact to a second, and follows the wall clock."""
+
+Known = Mapping[str, ProcessIdentity]
+"""The process of each server, as the books have it."""
 
 Probe = Callable[[str, Sequence[Engine], Sequence[Engine]], Engine]
 """URL, known engines, engines with the process's name -> the engine at that URL. Raises SourceError."""
@@ -112,25 +117,33 @@ class ServerFinder:
         self._report = report
         self._found: dict[int, FoundServer] = {}
         self._refused: dict[int, _Refusal] = {}
+        self._kept: dict[tuple[int, int], str] = {}
+        """The name of each process: a replica has the same from its start to its end."""
+        self._known: Known = {}
         self._candidate_pids: dict[int, int] = {}
         """Process of each socket that may be a server's."""
 
-    def find(self, table: ProcessTable, holders: Holders, configured: Mapping[str, str]) -> list[FoundServer]:
+    def find(
+        self, table: ProcessTable, holders: Holders, configured: Mapping[str, str], known: Known | None = None
+    ) -> list[FoundServer]:
         """Servers that are not configured, ordered by name. A server that was found before is not probed again.
 
         Args:
             table: the processes.
             holders: process ids by GPU, from the driver.
             configured: address by name of the configured servers, which are skipped.
+            known: processes of servers that were found before this process started.
         """
         self._check(table, holders)
+        self._known = known or {}
+        self._kept = {process: name for process, name in self._kept.items() if table.is_same(*process)}
         sockets = [one for url in configured.values() for one in self._sockets.at(url, table) or ()]
         served = {pid for one in sockets for pid in one.pids} | self._behind_routers(table, configured)
         handled = {one.listener.inode for one in sockets}
         servers: dict[int, FoundServer] = {}
         candidates = self._candidates(table, holders)
-        known = {one.listener.inode: found for one in candidates if (found := self._found_before(one)) is not None}
-        names = {*configured, *(found.name for found in known.values())}
+        before = {one.listener.inode: found for one in candidates if (found := self._found_before(one)) is not None}
+        names = {*configured, *(found.name for found in before.values())}
         inodes = {one.listener.inode for one in candidates}
         self._candidate_pids = {one.listener.inode: one.process.pid for one in candidates}
         self._refused = {inode: refusal for inode, refusal in self._refused.items() if inode in inodes}
@@ -139,7 +152,7 @@ class ServerFinder:
             if inode in handled or pid in served or self._is_inside(table, candidate, served):
                 continue
             handled.add(inode)
-            found = known.get(inode) or self._recognise(table, candidate, names)
+            found = before.get(inode) or self._recognise(table, candidate, names)
             if found is not None:
                 servers[inode] = found
                 names.add(found.name)
@@ -345,7 +358,25 @@ class ServerFinder:
         owner = self._identify(pid)
         is_alone = len(self._engine_containers(table, owner)) < 2
         is_ours = self._fs.network(pid) == self._fs.network()
-        return server_name(owner, engine, port, names, model=model, is_alone=is_alone, shares_network=is_ours)
+        process = pid, table[pid].started_ticks
+
+        def named(taken: Collection[str]) -> str:
+            return server_name(owner, engine, port, taken, model=model, is_alone=is_alone, shares_network=is_ours)
+
+        kept = self._kept.get(process) or self._known_as(table[pid])
+        if kept is None or kept in names or server_of_replica(kept) != named(()):
+            kept = named({*names, *(name for other, name in self._kept.items() if other != process)})
+        self._kept[process] = kept
+        return kept
+
+    def _known_as(self, process: Process) -> str | None:
+        """The server with this process in the books."""
+        started = self._fs.started_wall_seconds(process)
+        for name, identity in self._known.items():
+            is_same = abs(identity.started_wall_seconds - started) < _SAME_START_SECONDS
+            if is_same and identity.pid in (None, process.pid):
+                return name
+        return None
 
     def _engine_containers(self, table: ProcessTable, owner: ServerWorkload) -> set[str]:
         """Containers of a pod with processes that are named like an engine."""

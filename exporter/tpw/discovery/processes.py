@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tpw.discovery.engines import ANCESTOR, Engine
 from tpw.discovery.environment import Visible
-from tpw.discovery.finder import RAY_WORKER, FoundServer, Probe, ServerFinder, StartingServer
+from tpw.discovery.finder import RAY_WORKER, FoundServer, Known, Probe, ServerFinder, StartingServer
 from tpw.discovery.kubelet import pod_of
 from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
@@ -202,9 +202,11 @@ class HostProcesses:
         transfer = kv_transfer([first.argv, *(process.argv for process in tree)])
         return OsProcess(first.pid, self._fs.started_wall_seconds(first), keeps_counters, transfer)
 
-    def find_servers(self, holders: Holders, configured: Mapping[str, str] | None = None) -> list[FoundServer]:
+    def find_servers(
+        self, holders: Holders, configured: Mapping[str, str] | None = None, known: Known | None = None
+    ) -> list[FoundServer]:
         """See :meth:`tpw.discovery.finder.ServerFinder.find`."""
-        return self._finder.find(self._table, holders, configured or {})
+        return self._finder.find(self._table, holders, configured or {}, known)
 
     def starting_servers(
         self,

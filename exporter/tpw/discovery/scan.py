@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tpw.discovery.engines import Engine
 from tpw.discovery.environment import Visible, allowed
-from tpw.discovery.finder import FoundServer, StartingServer
+from tpw.discovery.finder import FoundServer, Known, StartingServer
 from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
 from tpw.discovery.placement import Place
@@ -76,6 +76,7 @@ def scan_host(
     find: bool,
     kubelet: Checkpoint | None = None,
     problems: tuple[str, ...] = (),
+    known: Known | None = None,
 ) -> HostScan:
     """Scan the host.
 
@@ -87,9 +88,10 @@ def scan_host(
         find: whether to find servers that are not configured.
         kubelet: its device checkpoint.
         problems: of other sources of what is known about the host.
+        known: processes of servers in the books.
     """
     host.refresh()
-    found = tuple(host.find_servers(holders, configured)) if find else ()
+    found = tuple(host.find_servers(holders, configured, known)) if find else ()
     addresses = {**{server.name: server.url for server in found}, **configured}
     engines = {**{server.name: host.engine(server.engine) for server in found}, **_known(dialects)}
     listening = {name: host.listener_pids(url) for name, url in addresses.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tpw.model import ServerWorkload, WorkloadKind, label_text
+from tpw.model import ServerWorkload, WorkloadKind, label_text, replica_name
 
 
 def server_name(
@@ -21,8 +21,8 @@ def server_name(
 
     ``namespace/workload`` in a pod, with ``/container`` where several containers of it serve; else ``job-`` and the id of
     a Slurm job, the systemd unit, or the id of a container with a network of its own. Where none of these names it, and in
-    pods with unknown names, the engine and the port. A second server with the same name (a replica, another port) has a
-    number.
+    pods with unknown names, the engine and the port. A second server with the same name has a number; in a pod with a known
+    name it is a replica (:func:`tpw.model.replica_name`), whichever model it has.
 
     Args:
         owner: to whom its process belongs.
@@ -36,7 +36,8 @@ def server_name(
     workload = _workload(owner, is_alone=is_alone, shares_network=shares_network)
     named = f"{workload}/{model}" if model else workload
     name = label_text(named if workload else f"{engine}-{model or port}")
-    return next(one for one in (name, *(f"{name}:{n}" for n in range(2, len(taken) + 3))) if one not in taken)
+    others = (replica_name(name, n) if owner.namespace else f"{name}:{n}" for n in range(2, len(taken) + 3))
+    return next(one for one in (name, *others) if one not in taken)
 
 
 def _workload(owner: ServerWorkload, *, is_alone: bool, shares_network: bool) -> str:

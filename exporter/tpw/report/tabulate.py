@@ -15,7 +15,7 @@ from math import fsum
 
 from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served, Tally
 from tpw.ledger.books import PostingKey
-from tpw.model import State, TokenKind
+from tpw.model import State, TokenKind, server_of_replica
 from tpw.report.periods import Calendar, Period, Unit
 
 MILLION = 1e6
@@ -210,7 +210,7 @@ class Tabulation:
     ) -> tuple[Period | None, str, str, str, str]:
         return (
             None if self._unit is None else self._period(self._unit, start),
-            server if self._server else "",
+            server_of_replica(server) if self._server else "",
             model if self._model else "",
             state.value if self._state else "",
             gpu if self._gpu else "",

@@ -18,6 +18,7 @@ from tpw.ledger.amounts import NOTHING, NOTHING_SERVED
 from tpw.ledger.books import Correction, Pending, ServerAccount
 from tpw.ledger.retirement import FORGOTTEN
 from tpw.ledger.trust import OTHER_MODEL
+from tpw.model import server_of_replica
 from tpw.store import codec
 from tpw.store.files import FILE_NAME, StoreError, connect
 
@@ -74,6 +75,9 @@ def forget(connection: sqlite3.Connection, server: str) -> None:
     run = connection.execute
     accounts = dict(run("SELECT name, data FROM server").fetchall())
     _require(server, accounts.keys() - {FORGOTTEN}, "server")
+    for replica in [name for name in accounts if name != server and server_of_replica(name) == server]:
+        forget(connection, replica)
+    accounts = dict(run("SELECT name, data FROM server").fetchall())
     for gpu, model, state, data in run(
         "SELECT gpu, model, state, data FROM posting WHERE server = ?", (server,)
     ).fetchall():
