@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
 from tpw.ledger.retirement import Retired
-<<<<<<< HEAD
-from tpw.model import Instant, PriceInterval, PriceState, Reference, ServerWorkload, SourceStatus, server_source
-=======
-from tpw.model import Instant, PriceInterval, Reference, ServerWorkload, SourceStatus, server_of_replica, server_source
->>>>>>> 42eb6cd (Replicas of a workload on one node are one server)
+from tpw.model import (
+    Instant,
+    PriceInterval,
+    PriceState,
+    Reference,
+    ServerWorkload,
+    SourceStatus,
+    server_of_replica,
+    server_source,
+)
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
 
 
