@@ -126,7 +126,7 @@ def test_any_body_of_a_feed_is_prices_or_a_source_error(name: str, data: st.Data
     (folder / "secret").write_text("s3cret")
     tariff = load(yaml.safe_dump({"tariff": found}), str(folder / "tpw.yaml")).tariff
     body = data.draw(mutated([(TARIFFS / name).read_bytes()]))
-    source: Any = tariff.energy.source(tariff, FeedContext(fetch=lambda _: Answer(200, body)))  # type: ignore[union-attr]
+    source: Any = tariff.energy[0].source(tariff, FeedContext(fetch=lambda _: Answer(200, body)))
     try:
         prices: Sequence[PriceInterval] = source._reader.read(1.7802e9, 1.7815e9)
     except SourceError:

@@ -15,15 +15,15 @@ def surroundings(snapshot: Snapshot, config: Config) -> dict[str, Any]:
     """Price, carbon intensity and PUE now, with their source and why it is unavailable."""
     why_not = {source.name: source.detail for source in snapshot.sources if not source.up}
     price, carbon, pue = snapshot.prices.now, snapshot.carbon, config.facility.pue
-    layer = config.tariff.energy
+    layers = config.tariff.energy
     return {
         "price": None
-        if layer is None
+        if not layers
         else {
             "per_kwh": None if price is None else price.price_per_kwh,
             "currency": snapshot.prices.currency,
             "state": "missing" if price is None else str(price.state),
-            "source": LAYER.kind(layer),
+            "source": " + ".join(dict.fromkeys(LAYER.kind(layer) for layer in layers)),
             "why_not": why_not.get("tariff", ""),
         },
         "carbon": None

@@ -20,6 +20,7 @@ from tpw.settings.shapes import (
     may_be_empty,
     settings_of,
 )
+from tpw.tariff import Layer
 
 
 def json_schema() -> JsonSchema:
@@ -29,18 +30,32 @@ def json_schema() -> JsonSchema:
         "title": "Configuration of tpw-exporter",
         **_section(Config),
         "type": ["object", "null"],
-        "$defs": {shape.definition: _kinds(shape) for shape in _definitions(Config)},
+        "$defs": {
+            "layer": _section(Layer),
+            **{shape.definition: _kinds(shape) for shape in _definitions(Config)},
+        },
     }
 
 
 def _definitions(section: type) -> Iterator[ByKind]:
     """Shapes that are defined once and referred to."""
     for meaning, _ in settings_of(section).values():
-        match meaning.shape:
-            case ByKind() if meaning.shape.definition:
-                yield meaning.shape
-            case Section(inner) | ListOf(Section(inner)):
+        yield from _definitions_in(meaning.shape)
+
+
+def _definitions_in(shape: Any) -> Iterator[ByKind]:
+    match shape:
+        case ByKind():
+            if shape.definition:
+                yield shape
+            for inner in shape.sections().values():
                 yield from _definitions(inner)
+        case ListOf():
+            yield from _definitions_in(shape.item)
+        case OrMapping():
+            yield from _definitions_in(shape.mapping)
+        case Section():
+            yield from _definitions(shape.section)
 
 
 def schema_of(shape: Any) -> JsonSchema:
@@ -94,8 +109,10 @@ def _kinds(shape: ByKind) -> JsonSchema:
     branches = []
     for kind, section in shape.sections().items():
         branch = _section(section)
+        common = settings_of(Layer) if issubclass(section, Layer) else {}
+        branch["properties"] |= {key: {"$ref": f"#/$defs/layer/properties/{key}"} for key in common}
         branch["properties"] = {"kind": {"const": kind}, **branch["properties"]}
         if kind != shape.default:
             branch["required"] = ["kind", *branch.get("required", [])]
         branches.append(branch)
-    return {"oneOf": branches}
+    return {"oneOf": branches} if len(branches) > 1 else branches[0]

@@ -92,17 +92,24 @@ def _file_path(shape: FilePath, node: Node, walk: Walk, path: str) -> Any:
     return os.path.join(walk.directory, value)  # noqa: PTH118
 
 
+def _is_item(item: Shape, node: Node) -> bool:
+    if isinstance(item, Section | ByKind):
+        return isinstance(node, MappingNode)
+    return isinstance(node, ScalarNode) and not is_null(node)
+
+
 def _list(shape: ListOf, node: Node, walk: Walk, path: str) -> Any:
     if isinstance(node, SequenceNode):
         places = [(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
-    elif shape.or_one and isinstance(node, ScalarNode) and not is_null(node):
+    elif shape.or_one and _is_item(shape.item, node):
         places = [(node, path)]
     else:
         is_value = isinstance(node, ScalarNode) and not is_null(node)
         return _expected(shape, node, walk, path, f": write [{shortened(node.value)}]" if is_value else "")
     values = []
     for item, place in places:
-        walk.places[place] = item
+        if place != path or isinstance(item, ScalarNode):
+            walk.places[place] = item
         value = read(shape.item, item, walk, place)
         if shape.unique and value is not BAD and value in values:
             walk.problem(item, place, f"{described(item)} occurs twice in this list")
@@ -189,7 +196,7 @@ _SECRET_KEYS = frozenset(
 
 def _advice_on_unknown(key: str, known: Mapping[str, object]) -> str:
     if key.lower().replace("-", "_") in _SECRET_KEYS:
-        files = [name for name in known if name.endswith("_file")]
+        files = [name for name in known if name.endswith("_file") and name != "dates_file"]
         return f"unknown key; secrets are read from files only{f': see `{files[0]}`' if files else ''}"
     if key.isdigit():
         return (

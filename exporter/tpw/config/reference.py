@@ -19,6 +19,7 @@ from tpw.config.parts import MetricSelector
 from tpw.config.schema import Config
 from tpw.settings import times
 from tpw.settings.shapes import ByKind, ListOf, Scalar, Section, Setting, Shape, is_required, settings_of
+from tpw.tariff import Layer
 from tpw.tariff.intervals import PRESETS
 
 SCHEMA_FILE = "configuration.schema.json"
@@ -70,12 +71,19 @@ def _inner(prefix: str, section: type) -> Iterator[tuple[str, str, type]]:
                 name = f"{path}[]" if isinstance(meaning.shape, ListOf) else path
                 yield f"`{name}`", _first_line(inner), inner
                 yield from _inner(f"{name}.", inner)
-            case ByKind() if key in {"energy", "carbon"}:
-                for kind, inner in meaning.shape.sections().items():
-                    yield f"`{path}` with `kind: {kind}`", _first_line(inner), inner
-                    yield from _inner(f"{path}.", inner)
+            case ListOf(ByKind() as kinds) if key == "energy":
+                yield f"`{path}` with every `kind`", _first_line(Layer), Layer
+                yield from _of_kinds(path, kinds)
+            case ByKind() if key == "carbon":
+                yield from _of_kinds(path, meaning.shape)
             case _ if key == "tokens":
                 yield f"`{path}.*`", _first_line(MetricSelector), MetricSelector
+
+
+def _of_kinds(path: str, kinds: ByKind) -> Iterator[tuple[str, str, type]]:
+    for kind, inner in kinds.sections().items():
+        yield f"`{path}` with `kind: {kind}`", _first_line(inner), inner
+        yield from _inner(f"{path}.", inner)
 
 
 def _first_line(section: type) -> str:
@@ -84,7 +92,10 @@ def _first_line(section: type) -> str:
 
 def _table(section: type) -> list[str]:
     rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    common = settings_of(Layer) if issubclass(section, Layer) and section is not Layer else {}
     for key, (meaning, item) in settings_of(section).items():
+        if key in common:
+            continue
         rows.append(
             f"| `{key}` | {_cell(meaning.shape.words)} | {_default(meaning, item)} | {_cell(_meaning(meaning))} |"
         )

@@ -68,8 +68,10 @@ def setting(
 
 @cache
 def settings_of(section: type) -> dict[str, tuple[Setting, Field[Any]]]:
-    """The settings of a section by key, in the order they are declared."""
-    return {item.name: (item.metadata["setting"], item) for item in fields(section)}
+    """The settings of a section by key, in the order they are declared; its own before those of its bases."""
+    declared = [name for owner in section.__mro__ for name in vars(owner).get("__annotations__", ())]
+    items = sorted(fields(section), key=lambda item: declared.index(item.name))
+    return {item.name: (item.metadata["setting"], item) for item in items}
 
 
 def is_required(item: Field[Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -109,6 +110,19 @@ def clock_time() -> Scalar:
         return int(match.group(1)) * 60 + int(match.group(2))
 
     return Scalar("a time of day such as 13:00", parse, {"type": "string", "pattern": r"^\d{1,2}:\d{2}$"})
+
+
+def local_time() -> Scalar:
+    """A local day and time of day, without an offset."""
+
+    def parse(value: str) -> datetime:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}", value):
+            raise ValueError(f"`{shortened(value)}` is not a local time: write 2026-07-20T16:45")
+        return datetime.fromisoformat(value)
+
+    return Scalar(
+        "a local time such as 2026-07-20T16:45", parse, {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}[T ]"}
+    )
 
 
 def calendar_date() -> Scalar:

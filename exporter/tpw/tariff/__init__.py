@@ -7,14 +7,19 @@ energy at the interval boundaries and prices each piece at its moment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tpw.model import PriceInterval
-from tpw.settings.shapes import Report
+from tpw.settings.scalars import number
+from tpw.settings.shapes import ByKind, OrMapping, Report, Scalar, setting
+from tpw.tariff.fields import PRICE
+from tpw.tariff.times import Calendar
 
 if TYPE_CHECKING:
     from tpw.tariff.context import FeedContext
     from tpw.tariff.settings import Tariff
+    from tpw.tariff.shares import ShareTable
 
 LAYERS: Mapping[str, str] = {
     "flat": "tpw.tariff.flat:FlatLayer",
@@ -38,10 +43,35 @@ class PriceSource(Protocol):
         known price is not covered. Raises SourceError when a feed cannot be read and nothing is cached."""
 
 
-class Layer:
-    """The settings of one layer of the price."""
+_SHARE = number("a fraction such as 0.70, or `rest`", minimum=0.0, maximum=1.0, advice="write 70 % as 0.70")
 
-    __slots__ = ()
+REST = "rest"
+
+
+def _share(value: str) -> float | str:
+    return REST if value == REST else float(_SHARE.parse(value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer(Calendar):
+    """The settings that a layer of every kind has. Its price is that of its source x `factor`, within `floor` and `cap`,
+    times `share`, at the times at which it applies."""
+
+    share: float | str | ShareTable = setting(
+        OrMapping(
+            Scalar(_SHARE.words, _share, {"anyOf": [_SHARE.json, {"const": REST}]}),
+            ByKind({"table": "tpw.tariff.shares:ShareTable"}, "a table of shares", default="table", definition="share"),
+            "a fraction such as 0.70, `rest`, or a mapping with a table of shares",
+        ),
+        "Fraction of the consumption that the layer prices: a number, a table by interval, or `rest`, what the other layers"
+        " of `energy` leave.",
+        default=1.0,
+    )
+    factor: float = setting(
+        number("a factor", above=0.0), "Factor of the price, such as 1.04 for losses of 4 %.", default=1.0
+    )
+    floor: float | None = setting(PRICE, "Lowest price per kWh, after the factor.", default=None)
+    cap: float | None = setting(PRICE, "Highest price per kWh, after the factor.", default=None)
 
     @property
     def contains_vat(self) -> bool:
@@ -55,6 +85,21 @@ class Layer:
 
     def check(self, path: str, tariff: Tariff, report: Report) -> None:
         """Report settings that contradict or need each other. A setting that could not be read is BAD."""
+
+    def check_terms(self, path: str, tariff: Tariff, report: Report) -> None:
+        """Report contradictions of the settings of every kind."""
+        self.check_times(path, report)
+        if self.is_restricted:
+            tariff.check_timezone(report)
+        if self.floor is not None and self.cap is not None and self.floor and self.cap and self.floor > self.cap:
+            report(f"{path}.floor", "is above cap")
+        by_quantity = bool(getattr(self, "blocks", ()))
+        if by_quantity and (self.floor is not None or self.cap is not None):
+            report(f"{path}.blocks", "cannot have a floor or cap: write them into the prices")
+        if by_quantity and not isinstance(self.share, float):
+            report(f"{path}.share", "should be a number for a price by blocks")
+        if self.share and not isinstance(self.share, float | str):
+            self.share.check(f"{path}.share", tariff, report)
 
     def notes(self, tariff: Tariff) -> Sequence[str]:
         """What an operator should know of these valid settings. May read files that the settings name."""

@@ -17,12 +17,12 @@ class Contract:
     excluded: tuple[str, ...] = ()
     """Charges that no figure includes, in sentences."""
 
-    def scaled(self, factor: float) -> Contract:
-        """The charges times a factor: value added tax."""
+    def scaled(self, factor: float, fixed: float) -> Contract:
+        """The demand charges times a factor, and the standing charges times another: taxes."""
         return Contract(
             tuple(replace(rules, price_per_kw_month=rules.price_per_kw_month * factor) for rules in self.demand),
             tuple(
-                replace(charge, per_month=charge.per_month * factor, per_day=charge.per_day * factor)
+                replace(charge, per_month=charge.per_month * fixed, per_day=charge.per_day * fixed)
                 for charge in self.standing_charges
             ),
             self.excluded,

@@ -1,5 +1,7 @@
 """Demand charges: the price of the highest quarter-hour of a billing month. Pure functions on frozen states.
 
+A season or a year may take the place of the month, as the time of which the peak is billed: below, a month is either.
+
 A contract may have several: on the month's peak at any time, and on the peak of some hours, each by blocks of kW. Each is a
 :class:`DemandRules` with its own state; their sum is the bill.
 
@@ -46,7 +48,16 @@ class DemandRules:
     """The least billed demand, as a fraction of the highest earlier peak."""
     ratchet_months: int = 11
     """Number of earlier months for the ratchet."""
+    ratchet_peaks: frozenset[int] = frozenset()
+    """Calendar months with peaks that count for the ratchet; none: all."""
+    minimum_kw: float = 0.0
+    """Billed at least."""
+    billed_months: frozenset[int] = frozenset()
+    """Calendar months in which a minimum and a ratchet are billed; none: all."""
+    events: int = 0
+    """Number of windows of which the mean is billed (a coincident peak); 0: the highest window is."""
     months: BillingMonths = field(default_factory=BillingMonths)
+    """The periods of which the peak is billed: months, seasons or years. The price is that of a month of them."""
 
     def window(self, at_seconds: float) -> tuple[float, float]:
         """[start, end) of the window of a moment. Windows start with the month; the last ends with it."""
@@ -220,8 +231,13 @@ def _highest(state: Demand, rules: DemandRules, now_seconds: float) -> tuple[flo
     peak, peak_at = state.peak_watts, state.peak_at_seconds
     for begin, joules in sorted(state.windows.items()):
         start, end = rules.window(begin)
-        if start < state.month_end_seconds and end <= now_seconds and joules / (end - start) > peak:
-            peak, peak_at = joules / (end - start), start
+        if start >= state.month_end_seconds or end > now_seconds:
+            continue
+        watts = joules / (end - start)
+        if rules.events:
+            peak, peak_at = peak + watts / rules.events, start
+        elif watts > peak:
+            peak, peak_at = watts, start
     return peak, peak_at
 
 
@@ -240,8 +256,18 @@ def forming_watts(state: Demand, rules: DemandRules, now_seconds: float) -> floa
 
 def billed_watts(state: Demand, rules: DemandRules, now_seconds: float) -> float:
     """The billed demand if the month ended with the peak so far."""
-    floor_watts = rules.ratchet * max(state.earlier_peaks_watts, default=0.0)
-    return max(peak_watts(state, rules, now_seconds), floor_watts)
+    peak = peak_watts(state, rules, now_seconds)
+    if rules.ratchet == 0.0 and rules.minimum_kw == 0.0:
+        return peak
+    month = rules.months.calendar_month(state.month_start_seconds)
+    if rules.billed_months and month not in rules.billed_months:
+        return peak
+    earlier = (
+        watts
+        for back, watts in enumerate(reversed(state.earlier_peaks_watts), 1)
+        if not rules.ratchet_peaks or (month - back - 1) % 12 + 1 in rules.ratchet_peaks
+    )
+    return max(peak, rules.ratchet * max(earlier, default=0.0), rules.minimum_kw * 1000.0)
 
 
 def billed_kw(state: Demand, rules: DemandRules, now_seconds: float) -> float:
@@ -257,4 +283,5 @@ def kw_months(state: Demand, rules: DemandRules, now_seconds: float) -> float:
     length = state.month_end_seconds - state.month_start_seconds
     begun = max(state.month_start_seconds, state.began_seconds)
     elapsed = (min(now_seconds, state.month_end_seconds) - begun) / length
-    return state.closed_kw_months + billed_kw(state, rules, now_seconds) * max(elapsed, 0.0)
+    months = rules.months.length(state.month_start_seconds) * max(elapsed, 0.0)
+    return state.closed_kw_months + billed_kw(state, rules, now_seconds) * months

@@ -1,13 +1,14 @@
-"""The all-in price: the sum of several sources (energy, network, levies) with value added tax.
+"""The all-in price: the sum of several layers (energy, network, levies) with taxes.
 
-A price that depends on the consumption of the billing month has steps. The sum has the steps of all its parts, and its
-intervals are cut where a billing month begins.
+A layer has a source of prices and terms: the times at which it applies, a factor, a floor and a cap, and the share of the
+consumption that it prices. A price that depends on the consumption of the billing month has steps. The sum has the steps
+of all its parts, and its intervals are cut where a billing month begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from tpw.model import PriceInterval, SourceError
@@ -16,17 +17,67 @@ from tpw.tariff.contract import Contract
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.spans import least_reliable, merged
 
+ENERGY = "energy"
+"""The slot in which at least one layer applies at any time that has a price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What becomes of the price of a source."""
+
+    factor: float = 1.0
+    floor: float = float("-inf")
+    cap: float = float("inf")
+    share: float | PriceSource | None = 1.0
+    """A number, numbers by interval, or None for what the other layers of ``energy`` leave."""
+    times: PriceSource | None = None
+    """1 while the layer applies, 0 while it does not; time that it does not cover is unknown. None: always."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One part of the price. ``factor`` is 1 + VAT, or 1 where the part contains VAT."""
+    """One part of the price. ``factor`` is that of taxes: 1 + VAT, or 1 where the part contains VAT."""
 
     source: PriceSource
     factor: float = 1.0
+    slot: str = ENERGY
+    name: str = ""
+    """As in the configuration."""
+    terms: Terms = field(default_factory=Terms)
+    demand_factor: float | None = None
+    """That of the demand charges of its contract; None: ``factor``."""
+    fixed_factor: float | None = None
+    """That of its standing charges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one layer adds to the price of a kWh of the whole consumption, before taxes."""
+
+    layer: Layer
+    share: float
+    price: PriceInterval
+    """Per kWh of the share."""
+
+
+class _Column:
+    """Values by interval, read in order of time."""
+
+    def __init__(self, intervals: Sequence[PriceInterval]) -> None:
+        self.intervals = intervals
+        self._position = 0
+
+    def at(self, start: float) -> PriceInterval | None:
+        """The interval that contains a moment; moments rise."""
+        while self._position < len(self.intervals) and self.intervals[self._position].end_seconds <= start:
+            self._position += 1
+        found = self.intervals[self._position] if self._position < len(self.intervals) else None
+        return found if found is not None and found.start_seconds <= start else None
 
 
 class Layers:
-    """The sum of its layers. It has no price where one of them has none: part of a price would be wrong."""
+    """The sum of its layers. It has no price where one of them has none: part of a price would be wrong. Nor has it one
+    where no layer of ``energy`` applies."""
 
     def __init__(self, layers: Sequence[Layer], months: BillingMonths | None = None) -> None:
         if not layers:
@@ -38,49 +89,76 @@ class Layers:
     @property
     def error(self) -> SourceError | None:
         """Why one of the feeds cannot be read now. Its known prices remain in force. None: every feed can be read."""
-        errors = (getattr(layer.source, "error", None) for layer in self._layers)
+        sources = (source for layer in self._layers for source in (layer.source, layer.terms.share))
+        errors = (getattr(source, "error", None) for source in sources)
         return next((error for error in errors if error is not None), None)
 
     @property
     def contract(self) -> Contract:
-        """What the sources charge beside their prices, with value added tax."""
+        """What the sources charge beside their prices, with taxes."""
         result = Contract()
         for layer in self._layers:
             charges: Contract | None = getattr(layer.source, "contract", None)
             if charges is not None:
-                result += charges.scaled(layer.factor)
+                demand = layer.factor if layer.demand_factor is None else layer.demand_factor
+                fixed = layer.factor if layer.fixed_factor is None else layer.fixed_factor
+                result += charges.scaled(demand, fixed)
         return result
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See PriceSource."""
-        factors = [layer.factor for layer in self._layers]
-        columns = [layer.source.intervals(start_seconds, end_seconds) for layer in self._layers]
-        if len(columns) == 1 and factors == [1.0]:
-            return merged(part for piece in columns[0] for part in self._by_month(piece))
-        cuts = sorted(
-            {edge for column in columns for part in column for edge in (part.start_seconds, part.end_seconds)}
-        )
-        positions = [0] * len(columns)
         pieces: list[PriceInterval] = []
-        for start, end in pairwise(cuts):
-            parts: list[PriceInterval] = []
-            for index, column in enumerate(columns):
-                position = positions[index]
-                while position < len(column) and column[position].end_seconds <= start:
-                    position += 1
-                positions[index] = position
-                if position < len(column) and column[position].start_seconds <= start:
-                    parts.append(column[position])
-            if len(parts) == len(columns):
-                price = sum(part.price_per_kwh * factor for part, factor in zip(parts, factors, strict=True))
-                pieces.append(
-                    PriceInterval(
-                        start, end, price, least_reliable(part.state for part in parts), _steps(parts, factors)
-                    )
-                )
-        return merged(part for piece in pieces for part in self._by_month(piece))
+        for start, end, parts in self.parts(start_seconds, end_seconds):
+            if parts:
+                price = sum(part.price.price_per_kwh * part.share * part.layer.factor for part in parts)
+                state = least_reliable(part.price.state for part in parts)
+                pieces.append(PriceInterval(start, end, price, state, _steps(parts)))
+        return merged(part for piece in pieces for part in self.by_month(piece))
 
-    def _by_month(self, piece: PriceInterval) -> list[PriceInterval]:
+    def parts(self, start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, tuple[Part, ...]]]:
+        """(start, end, what each layer that applies adds); none where there is no price."""
+        prices = [_Column(layer.source.intervals(start_seconds, end_seconds)) for layer in self._layers]
+        times = [_column(layer.terms.times, start_seconds, end_seconds) for layer in self._layers]
+        shares = [_column(layer.terms.share, start_seconds, end_seconds) for layer in self._layers]
+        columns = [column for column in (*prices, *times, *shares) if column is not None]
+        edges = {
+            edge for column in columns for part in column.intervals for edge in (part.start_seconds, part.end_seconds)
+        }
+        for start, end in pairwise(sorted(edges)):
+            applies = [True if column is None else _value(column, start) for column in times]
+            given = [
+                _value(column, start) if column is not None else layer.terms.share
+                for layer, column in zip(self._layers, shares, strict=True)
+            ]
+            yield start, end, self._parts_at(start, prices, applies, given)
+
+    def _parts_at(
+        self, start: float, prices: Sequence[_Column], applies: Sequence[object], shares: Sequence[object]
+    ) -> tuple[Part, ...]:
+        """The parts of a moment; none where one that is needed is not known."""
+        energy = [
+            share
+            for layer, is_in_force, share in zip(self._layers, applies, shares, strict=True)
+            if layer.slot == ENERGY and is_in_force
+        ]
+        if not energy or None in applies:
+            return ()
+        rest = max(0.0, 1.0 - sum(share for share in energy if isinstance(share, float)))
+        result: list[Part] = []
+        for layer, column, is_in_force, share in zip(self._layers, prices, applies, shares, strict=True):
+            if not is_in_force:
+                continue
+            if share is None and layer.terms.share is not None:
+                return ()  # a share that is not known
+            part = share if isinstance(share, float) else rest
+            if part > 0.0:
+                price = column.at(start)
+                if price is None:
+                    return ()
+                result.append(Part(layer, part, _termed(price, layer.terms, part)))
+        return tuple(result)
+
+    def by_month(self, piece: PriceInterval) -> list[PriceInterval]:
         """A price with steps, cut where the count of kWh restarts."""
         if not piece.steps:
             return [piece]
@@ -90,10 +168,30 @@ class Layers:
         ]
 
 
-def _steps(parts: Sequence[PriceInterval], factors: Sequence[float]) -> tuple[tuple[float, float], ...]:
+def _column(source: float | PriceSource | None, start: float, end: float) -> _Column | None:
+    return None if source is None or isinstance(source, float) else _Column(source.intervals(start, end))
+
+
+def _value(column: _Column, start: float) -> float | None:
+    found = column.at(start)
+    return None if found is None else found.price_per_kwh
+
+
+def _termed(price: PriceInterval, terms: Terms, share: float) -> PriceInterval:
+    """The price by the terms. Steps are by the kWh of the whole consumption, of which the layer has its share."""
+    if terms.factor == 1.0 and share == 1.0 and terms.floor <= price.price_per_kwh <= terms.cap:
+        return price
+    return replace(
+        price,
+        price_per_kwh=min(max(price.price_per_kwh * terms.factor, terms.floor), terms.cap),
+        steps=tuple((beyond / share, difference * terms.factor) for beyond, difference in price.steps),
+    )
+
+
+def _steps(parts: Sequence[Part]) -> tuple[tuple[float, float], ...]:
     """The steps of a sum: those of all its parts, added where they are at the same quantity."""
     added: dict[float, float] = {}
-    for part, factor in zip(parts, factors, strict=True):
-        for beyond, difference in part.steps:
-            added[beyond] = added.get(beyond, 0.0) + difference * factor
+    for part in parts:
+        for beyond, difference in part.price.steps:
+            added[beyond] = added.get(beyond, 0.0) + difference * part.share * part.layer.factor
     return tuple(sorted(added.items()))

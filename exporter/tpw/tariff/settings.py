@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from tpw.model import SourceError, StandingCharge
-from tpw.settings.scalars import number, whole_number
-from tpw.settings.shapes import ByKind, Report, Section, setting
-from tpw.settings.values import currency, duration, time_zone
-from tpw.tariff import LAYERS, Layer
+from tpw.settings.scalars import choice, number, text, whole_number
+from tpw.settings.shapes import BAD, ByKind, ListOf, Report, Section, setting
+from tpw.settings.values import currency, time_zone
+from tpw.tariff import LAYERS, REST, Layer, PriceSource
 from tpw.tariff.demand import DemandRules
+from tpw.tariff.demand_charges import DemandCharge
+from tpw.tariff.holidays import is_holiday
 from tpw.tariff.months import BillingMonths
+from tpw.tariff.times import Times
 
 if TYPE_CHECKING:
     from tpw.tariff.context import FeedContext
+    from tpw.tariff.layers import Layer as PricedLayer
     from tpw.tariff.layers import Layers
 
 LAYER = ByKind(LAYERS, "a mapping of settings with a kind", default="flat", definition="price_layer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemandCharge:
-    """The price of the highest demand of a billing month. It accrues over the month; the exporter sees its own share."""
-
-    price_per_kw_month: float = setting(
-        number("an amount of money", minimum=0.0), "Price of one kW of the month's peak."
-    )
-    window: float = setting(
-        duration(60.0, 3600.0), "Averaging time of the meter: 15m, or 30m in some countries.", default=900.0
-    )
-    ratchet: float = setting(
-        number("a fraction such as 0.80", minimum=0.0, maximum=1.0, advice="write 80 % as 0.80"),
-        "Fraction of the highest peak of earlier months that is billed at least.",
-        default=0.0,
-    )
-    ratchet_months: int = setting(
-        whole_number("a number of months", minimum=1, maximum=24), "Number of earlier months for `ratchet`.", default=11
-    )
+_LAYERS = ListOf(LAYER, "a layer, or a list of layers, which are added", or_one=True)
+SLOTS = ("energy", "grid", "levies")
+CHARGES = ("demand", "capacity", "fixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +46,24 @@ class CapacityCharge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tax:
+    """A tax in per cent of some charges. Several taxes do not tax each other; VAT is on all of them."""
+
+    rate: float = setting(
+        number("a fraction such as 0.05", minimum=0.0, maximum=1.0, advice="write 5 % as 0.05"), "As a fraction."
+    )
+    name: str = setting(text("a name"), "Name on a bill.", default="tax")
+    charges: frozenset[str] = setting(
+        ListOf(choice(*SLOTS, *CHARGES), "a list of charges", or_one=True, gather=frozenset),
+        f"What is taxed: any of {', '.join((*SLOTS, *CHARGES))}.",
+        default=frozenset((*SLOTS, *CHARGES)),
+        default_words="all of them",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """What electricity costs. The all-in price is the sum of the layers `energy`, `grid` and `levies`, and VAT."""
+    """What electricity costs. The all-in price is the sum of the layers `energy`, `grid` and `levies`, and taxes."""
 
     currency: str | None = setting(
         currency(),
@@ -77,11 +81,18 @@ class Tariff:
         "Value added tax on the layers, as a fraction. Leave it out where it is recovered.",
         default=0.0,
     )
-    energy: Layer | None = setting(LAYER, "Price of the energy.", default=None, default_words="none: no price, no cost")
-    grid: Layer | None = setting(LAYER, "Network charges per kWh, added to it.", default=None)
-    levies: Layer | None = setting(LAYER, "Taxes and levies per kWh, added to it.", default=None)
-    demand: DemandCharge | None = setting(
-        Section(DemandCharge), "Charge on the highest demand of a month.", default=None
+    taxes: tuple[Tax, ...] = setting(
+        ListOf(Section(Tax), "a tax, or a list of taxes", or_one=True), "Taxes in per cent, before VAT.", default=()
+    )
+    energy: tuple[Layer, ...] = setting(
+        _LAYERS, "Price of the energy.", default=(), default_words="none: no price, no cost"
+    )
+    grid: tuple[Layer, ...] = setting(_LAYERS, "Network charges per kWh, added to it.", default=())
+    levies: tuple[Layer, ...] = setting(_LAYERS, "Taxes and levies per kWh, added to it.", default=())
+    demand: tuple[DemandCharge, ...] = setting(
+        ListOf(Section(DemandCharge), "a charge, or a list of charges", or_one=True),
+        "Charges on the highest demand of a month, a season or a year.",
+        default=(),
     )
     capacity: CapacityCharge | None = setting(Section(CapacityCharge), "Charge for contracted power.", default=None)
     fixed: FixedCharge | None = setting(Section(FixedCharge), "Standing charges.", default=None)
@@ -93,17 +104,33 @@ class Tariff:
 
     def check(self, report: Report) -> None:
         """Report settings that contradict or need each other. A setting that could not be read is BAD."""
-        for name, layer in self._layers():
-            if layer:
-                layer.check(f"tariff.{name}", self, report)
-        if self.energy is None:
-            for charge in ("demand", "capacity", "fixed"):
-                if getattr(self, charge) is not None:
+        for path, layer in self.layers():
+            layer.check(path, self, report)
+            layer.check_terms(path, self, report)
+        for path, charge in _whole("tariff.demand", self.demand):
+            charge.check(path, self, report)
+        names = [charge.label(number) for number, charge in enumerate(self.demand or (), 1) if charge is not BAD]
+        if len({*names}) < len(names):
+            report("tariff.demand", "two charges have the same `name`")
+        self._check_shares(report)
+        if not self.energy and self.energy is not BAD:
+            for charge in CHARGES:
+                if getattr(self, charge):
                     report(
                         "tariff", f"has {charge} but no `energy`: the bill would lack its largest part; add `energy`"
                     )
-            if self.grid is not None or self.levies is not None:
+            if self.grid or self.levies:
                 report("tariff", "has grid or levies but no `energy`: the price would be wrong; add `energy`")
+
+    def _check_shares(self, report: Report) -> None:
+        layers = [layer for _, layer in _whole("tariff.energy", self.energy)]
+        shares = [layer.share for layer in layers if layer.share != 1.0]
+        if layers and all(layer.share == REST for layer in layers):
+            report("tariff.energy", "`rest` is what other layers leave: add one with a `share`")
+        fixed = [share for share in shares if isinstance(share, float)]
+        is_whole = len(fixed) == len(shares) and not any(layer.is_restricted for layer in layers)
+        if shares and is_whole and abs(sum(fixed) - 1.0) > 1e-6:
+            report("tariff.energy", f"the shares add up to {sum(fixed):g}: give the other layer `share: rest`")
 
     def check_timezone(self, report: Report) -> None:
         """Report a missing time zone, for prices by the hour."""
@@ -116,10 +143,15 @@ class Tariff:
             known = " or ".join(currencies)
             report(path, f"{prices} in {known}, but tariff.currency is {self.currency}: an exporter has one currency")
 
-    def _layers(self) -> Iterator[tuple[str, Layer]]:
-        for name in ("energy", "grid", "levies"):
-            if (layer := getattr(self, name)) is not None:
-                yield name, layer
+    def layers(self) -> Iterator[tuple[str, Layer]]:
+        """Every layer, with its path in the configuration."""
+        for slot in SLOTS:
+            yield from _whole(f"tariff.{slot}", getattr(self, slot))
+
+    def factor(self, charge: str, *, contains_vat: bool = False) -> float:
+        """1 + taxes on a charge."""
+        taxes = 1.0 + sum(tax.rate for tax in self.taxes if charge in tax.charges)
+        return taxes if contains_vat else taxes * (1.0 + self.vat)
 
     # ------------------------------------------------------------------------------------------------------- factories
 
@@ -128,14 +160,40 @@ class Tariff:
         of ``intervals`` does, and may take as long as the service takes to answer."""
         from tpw.tariff import layers
 
-        if self.energy is None:
+        if not self.energy:
             return None
-        return layers.Layers(
-            [
-                layers.Layer(layer.source(self, context), 1.0 if layer.contains_vat else 1.0 + self.vat)
-                for _, layer in self._layers()
-            ],
-            self.months(),
+        return layers.Layers([self._layer(path, layer, context) for path, layer in self.layers()], self.months())
+
+    def _layer(self, path: str, layer: Layer, context: FeedContext) -> PricedLayer:
+        from tpw.tariff import layers
+        from tpw.tariff.time_of_use import TimeOfUse, Zone
+
+        share: float | PriceSource | None = None
+        if isinstance(layer.share, float):
+            share = layer.share
+        elif not isinstance(layer.share, str):
+            share = layer.share.source(self.timezone, context)
+        times = None
+        if layer.is_restricted:
+            zone = Zone(1.0, **{item.name: getattr(layer, item.name) for item in fields(Times)})
+            holidays = is_holiday(layer.holidays, layer.holidays_region)
+            times = TimeOfUse(0.0, (zone,), self.timezone or "UTC", holidays)
+        with_vat = layer.contains_vat
+        slot = path.removeprefix("tariff.").partition("[")[0]
+        return layers.Layer(
+            layer.source(self, context),
+            self.factor(slot, contains_vat=with_vat),
+            slot,
+            path,
+            layers.Terms(
+                layer.factor,
+                -inf if layer.floor is None else layer.floor,
+                inf if layer.cap is None else layer.cap,
+                share,
+                times,
+            ),
+            self.factor("demand", contains_vat=with_vat),
+            self.factor("fixed", contains_vat=with_vat),
         )
 
     def months(self) -> BillingMonths:
@@ -143,27 +201,19 @@ class Tariff:
         return BillingMonths(self.timezone or "UTC", self.billing_day)
 
     def demand_rules(self) -> tuple[DemandRules, ...]:
-        """The demand charge of the file; a rate may have charges of its own."""
-        charge = self.demand
-        if charge is None:
-            return ()
-        rules = DemandRules(
-            price_per_kw_month=charge.price_per_kw_month * (1.0 + self.vat),
-            window_seconds=charge.window,
-            ratchet=charge.ratchet,
-            ratchet_months=charge.ratchet_months,
-            months=self.months(),
-        )
-        return (rules,)
+        """The demand charges of the file; a rate may have charges of its own."""
+        factor = self.factor("demand")
+        charges = enumerate(self.demand, 1)
+        return tuple(rules for number, charge in charges for rules in charge.rules(self, number, factor))
 
     def standing_charges(self) -> tuple[StandingCharge, ...]:
         """Charges that do not depend on consumption."""
-        factor = 1.0 + self.vat
         result: list[StandingCharge] = []
         if self.capacity is not None:
-            per_month = self.capacity.kw * self.capacity.price_per_kw_month * factor
+            per_month = self.capacity.kw * self.capacity.price_per_kw_month * self.factor("capacity")
             result.append(StandingCharge("capacity", per_month))
         if self.fixed is not None:
+            factor = self.factor("fixed")
             result.append(StandingCharge("fixed", self.fixed.per_month * factor, self.fixed.per_day * factor))
         return tuple(result)
 
@@ -171,22 +221,29 @@ class Tariff:
         """Layers that have no price now, with the reason: of those that are in the configuration and in files. Nothing is
         fetched."""
         now = context.clock()
-        for name, layer in self._layers():
+        for path, layer in self.layers():
             if not layer.needs_network:
                 try:
                     layer.source(self, context).intervals(now, now + 60.0)
                 except SourceError as error:
-                    yield f"tariff.{name}: {error.detail}" + (f" ({error.hint})" if error.hint else "")
+                    yield f"{path}: {error.detail}" + (f" ({error.hint})" if error.hint else "")
 
     def notes(self) -> tuple[str, ...]:
         """What an operator should know of a valid tariff: assumptions, and charges of a rate that no figure includes. Reads
         the rates that are in files, and nothing else."""
         notes: list[str] = []
         by_month = (
-            self.demand or self.capacity or self.fixed or any(getattr(item, "blocks", ()) for _, item in self._layers())
+            self.demand or self.capacity or self.fixed or any(getattr(item, "blocks", ()) for _, item in self.layers())
         )
         if by_month and self.timezone is None:
             notes.append("tariff: billing months begin at midnight UTC, because `timezone` is not set")
-        for name, layer in self._layers():
-            notes += [f"tariff.{name}: {note}" for note in layer.notes(self)]
+        for path, layer in self.layers():
+            notes += [f"{path}: {note}" for note in layer.notes(self)]
         return tuple(notes)
+
+
+def _whole(path: str, items: Any) -> Iterator[tuple[str, Any]]:
+    """The entries of a list that could be read, each with its path; a list of one may stand without brackets."""
+    for index, item in enumerate(items or ()):
+        if item is not BAD:
+            yield (path if len(items) == 1 else f"{path}[{index}]"), item

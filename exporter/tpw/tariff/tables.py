@@ -41,8 +41,8 @@ def _encoding() -> Scalar:
     return Scalar("an encoding such as utf-8", parse, {"type": "string"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+@dataclass(frozen=True, kw_only=True)
+class Table:  # without slots, because it is a second base
     """Any JSON or CSV from a `url` or `file`, or a series in a Prometheus."""
 
     url: str | None = setting(

@@ -31,7 +31,7 @@ from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.feed import Feed, price_feed
 from tpw.tariff.fields import includes_vat_setting
-from tpw.tariff.holidays import IsHoliday, check_region, holidays_region_setting, holidays_setting, is_holiday
+from tpw.tariff.holidays import IsHoliday, is_holiday
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
 from tpw.tariff.schedule import Schedule
 from tpw.tariff.settings import Tariff
@@ -71,17 +71,14 @@ class UrdbLayer(Layer):
         default=frozenset(),
         default_words="the price per kWh alone",
     )
-    holidays: frozenset[date] = holidays_setting("weekends")
-    holidays_region: str | None = holidays_region_setting("weekends")
     includes_vat: bool = includes_vat_setting()
 
     def check(self, path: str, tariff: Tariff, report: Report) -> None:
         """See Layer."""
         tariff.check_timezone(report)
-        check_region(path, self.holidays_region, report)
         tariff.check_currency(path, "rates of this database are", ("USD",), report)
         for charge in ("demand", "fixed"):
-            if charge in (self.charges or ()) and getattr(tariff, charge) is not None:
+            if charge in (self.charges or ()) and getattr(tariff, charge):
                 report(f"tariff.{charge}", f"is charged twice, here and by `{path}.charges`: remove one of them")
         if self.file is None and self.label is None:
             report(path, "has no rate: give `file`, or `label` and `api_key_file`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert config.web.listen_address == ":10101"
     assert config.web.telemetry_path == "/metrics"
     assert config.discovery.processes is True
-    assert config.tariff.energy is None
+    assert config.tariff.energy == ()
 
 
 def test_the_example_of_the_contract_is_read() -> None:
@@ -88,7 +89,7 @@ def test_the_example_of_the_contract_is_read() -> None:
     }
     assert (big.url, big.gpus.listed, big.model) == (None, ("4", "5"), "big-model")
     assert config.facility.pue == 1.3
-    night, evening = config.tariff.energy.zones  # type: ignore[union-attr]
+    night, evening = config.tariff.energy[0].zones  # type: ignore[attr-defined]
     assert (night.price_per_kwh, night.hours, night.days) == (0.10, ((1320, 360),), frozenset())
     assert (evening.days, evening.months) == (frozenset(range(5)), frozenset({11, 12, 1, 2, 3}))
     assert config.costs.hardware.residual == 0.2  # type: ignore[union-attr]
@@ -119,15 +120,15 @@ def test_every_form_of_a_value_is_read() -> None:
         },
     )
     assert config.discovery.processes is False
-    energy = config.tariff.energy
-    assert energy.price_per_kwh == -0.02  # type: ignore[union-attr]
-    night, winter, dated = energy.zones  # type: ignore[union-attr]
+    energy: Any = config.tariff.energy[0]
+    assert energy.price_per_kwh == -0.02
+    night, winter, dated = energy.zones
     assert (night.price_per_kwh, night.hours) == (1.0005, ((1320, 1440), (0, 360)))
     assert (winter.price_per_kwh, winter.hours) == (0.75, night.hours)
     assert (winter.days, winter.months) == (frozenset({5, 6, 0}), frozenset({7, 11, 12, 1, 2}))
     assert (dated.valid_from, dated.valid_to, dated.days) == (date(2026, 1, 1), date(2026, 12, 31), frozenset({2, 4}))
-    assert energy.holidays == {date(2026, 5, 17), date(2026, 12, 25)}  # type: ignore[union-attr]
-    assert config.tariff.levies.includes_vat is True  # type: ignore[union-attr]
+    assert energy.holidays == {date(2026, 5, 17), date(2026, 12, 25)}
+    assert config.tariff.levies[0].contains_vat is True
     assert config.references[0].price_per_million.cached_input is None  # type: ignore[union-attr]
     assert (config.state.dir, config.web.config_file) == (f"{here}/books", f"{here}/web.yml")
     assert config.log.level == "warning"

@@ -60,7 +60,7 @@ def read(tmp_path: Path) -> Callable[..., Sequence[PriceInterval]]:
         answer = Answer(200, content)
         if file := settings["energy"].get("file"):
             (tmp_path / file).write_bytes(content)
-        source: Any = tariff.energy.source(tariff, FeedContext(fetch=lambda request: answer))  # type: ignore[union-attr]
+        source: Any = tariff.energy[0].source(tariff, FeedContext(fetch=lambda request: answer))
         reader: Reader = source._reader
         return reader.read(START, END)
 

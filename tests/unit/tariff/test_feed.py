@@ -606,8 +606,7 @@ def test_times_of_each_price_source(layer: str, times: Times) -> None:
     """Files and a local Prometheus are read every minute. Services get few requests; a rate changes a few times a year."""
     currency = next((code for word, code in CURRENCIES.items() if word in layer), "EUR")
     config = load(f"tariff: {{currency: {currency}, timezone: Europe/Berlin, energy: {layer}}}")
-    assert config.tariff.energy is not None
-    source: Any = config.tariff.energy.source(config.tariff, FeedContext(jitter=0.5))
+    source: Any = config.tariff.energy[0].source(config.tariff, FeedContext(jitter=0.5))
     schedule: Schedule = source._schedule
     assert (schedule.refresh_seconds, schedule.pending_seconds) == (times.refresh, times.pending)
     assert (schedule.min_backoff_seconds, schedule.max_backoff_seconds) == (60, times.max_backoff)
