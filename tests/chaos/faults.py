@@ -6,7 +6,6 @@ import contextlib
 import resource
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from random import Random
@@ -45,14 +44,12 @@ def kill_burst(world: World, random: Random) -> None:
 
 def terminate(world: World, random: Random) -> None:
     world.signal(signal.SIGTERM)
-    try:
-        status = world.process.wait(3.5)
-    except subprocess.TimeoutExpired:
+    status = world.ended_within(3.5)
+    if status is None:
         world.exits.append("SIGTERM: the daemon did not end within 3.5 s")
         world.kill()
-    else:
-        if status != 0:
-            world.exits.append(f"SIGTERM: status {status}")
+    elif status != 0:
+        world.exits.append(f"SIGTERM: status {status}")
     world.start()
 
 
@@ -142,9 +139,7 @@ def books_locked(world: World, random: Random) -> None:
 
 def _torn(world: World, tear: Callable[[bytearray], bytes]) -> None:
     world.signal(signal.SIGTERM)
-    try:
-        world.process.wait(4)
-    except subprocess.TimeoutExpired:
+    if world.ended_within(4.0) is None:
         world.kill()
     path = world.state / BOOKS
     if path.exists():

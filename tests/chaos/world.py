@@ -229,6 +229,15 @@ class World:
         self.process.kill()
         self.process.wait()
 
+    def ended_within(self, seconds: float) -> int | None:
+        """The status with which the daemon ends within this time; None if it does not. Time in which processes waited for a
+        CPU is not counted."""
+        began, stalled = time.monotonic(), self.stalled_seconds()
+        while time.monotonic() - began < seconds + self.stalled_seconds() - stalled:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(0.2)
+        return None
+
     def weight(self) -> str:
         """Memory, threads and descriptors of the daemon now."""
         process = psutil.Process(self.process.pid)

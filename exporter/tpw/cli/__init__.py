@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from tpw import __version__
+from tpw.cli.postponed import postpone
 from tpw.config.flags import Override, environment_name, flags, overrides
 from tpw.settings.words import did_you_mean
 
@@ -138,6 +139,8 @@ def setting_of(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status."""
     words = _command_first(sys.argv[1:] if argv is None else argv)
+    if words[0] == "run":
+        postpone()
     parser = _parser(words)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:

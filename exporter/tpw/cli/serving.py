@@ -26,11 +26,9 @@ import structlog
 from tpw import __version__
 from tpw.cli.supervision import Supervisor
 from tpw.config.schema import Web as WebSettings
-from tpw.exposition.access import Access
 from tpw.exposition.actions import BusyError, Hosts, Shared
 from tpw.exposition.http1 import Request, Response
 from tpw.exposition.serving import ListenError, Server
-from tpw.exposition.web_config import WebConfigError
 
 if TYPE_CHECKING:
     from tpw.daemon.daemon import Daemon
@@ -113,8 +111,12 @@ class _Process:
         self._events: SimpleQueue[Event] = SimpleQueue()
 
     def listen(self) -> Server:
-        """Listen. Raises ListenError, WebConfigError, ValueError."""
-        gate = None if self._web.config_file is None else Access(Path(self._web.config_file))
+        """Listen. Raises ListenError, ValueError."""
+        gate = None
+        if self._web.config_file is not None:
+            from tpw.exposition.access import Access  # and with it OpenSSL
+
+            gate = Access(Path(self._web.config_file))
         server = Server([self._web.listen_address], self._front, gate=gate)
         server.start()
         return server
@@ -277,7 +279,7 @@ def serve(
     process.handle_signals()
     try:
         server = process.listen()
-    except (WebConfigError, ValueError) as error:
+    except ValueError as error:
         _log.error("web_config_invalid", detail=str(error))
         return 2
     except ListenError as error:

@@ -8,7 +8,6 @@ updates the nodes that differ. The Content-Security-Policy allows only the page'
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +53,8 @@ _SHARED_BY = {
 
 
 def _digest(text: str) -> str:
+    import hashlib  # maps OpenSSL
+
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import selectors
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
 from tpw.exposition.admission import PROBES, Limits, Phase, admit, may_use_reserve, peer_of
 from tpw.exposition.http1 import MalformedError, Request, Response, parse_head, response_head
 from tpw.exposition.listening import ListenError, listen, parse_address
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Gate", "Handler", "ListenError", "Server", "parse_address"]
 

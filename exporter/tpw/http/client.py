@@ -12,13 +12,12 @@ import http.client
 import io
 import re
 import socket
-import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tpw import __version__
@@ -26,6 +25,9 @@ from tpw.http.messages import MAX_BYTES, Answer, address_of, status_error
 from tpw.http.response import Response
 from tpw.http.secrets import basic, read_headers
 from tpw.model import Reason, SourceError
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -52,6 +54,8 @@ class Tls:
 
     def context(self) -> ssl.SSLContext:
         """Raises SourceError (PERMISSION) when a file cannot be used."""
+        import ssl  # maps OpenSSL, which plain http does without
+
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
             if self.cert_file:
@@ -370,16 +374,22 @@ def _failure(where: str, error: Exception, timeout_seconds: float) -> SourceErro
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return SourceError(Reason.MALFORMED, f"{where}: not an HTTP answer ({type(error).__name__})")
     text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-    if isinstance(error, ssl.SSLCertVerificationError):
-        text = f"its certificate is not trusted: {error.verify_message}"
-        hint = "Trust the authority that signed it: ca_file, or the certificates of the system."
-    elif isinstance(error, ssl.SSLError):
-        text, hint = f"TLS failed: {error.reason}", "Is it http, not https?"
+    if type(error).__module__ == "ssl":
+        text, hint = _tls_failure(error)
     elif isinstance(error, socket.gaierror | UnicodeError):  # the latter for a name that no host can have
         text, hint = "the host name is not known", "Check the address."
     elif isinstance(error, ConnectionRefusedError):
         text = "connection refused"
     return SourceError(Reason.UNREACHABLE, f"{where}: {text}", hint)
+
+
+def _tls_failure(error: Exception) -> tuple[str, str]:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "Trust the authority that signed it: ca_file, or the certificates of the system."
+        return f"its certificate is not trusted: {error.verify_message}", hint
+    return f"TLS failed: {getattr(error, 'reason', error)}", "Is it http, not https?"
 
 
 def _sent(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -29,4 +28,6 @@ class FeedContext:
         """One file for each identity, so that two layers, or the tariff of yesterday's configuration, do not share one."""
         if self.cache is None:
             return None
+        import hashlib  # maps OpenSSL
+
         return self.cache / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"

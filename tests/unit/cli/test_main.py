@@ -46,6 +46,36 @@ def test_the_daemon_does_not_load_what_only_other_commands_need() -> None:
     assert loaded.split() == []
 
 
+def test_the_daemon_does_not_load_what_its_libraries_need_for_others() -> None:
+    """asyncio and OpenSSL are a sixth of its memory."""
+    script = (
+        "import sys, tpw.cli; tpw.cli.main(['run', '--config.file=/none'])\n"
+        "import tpw.daemon.daemon, tpw.exposition.web, tpw.power.nvml, tpw.store.sqlite, tpw.tokens.scrape\n"
+        "print(*{'asyncio.events', '_ssl', '_hashlib', 'bcrypt'} & sys.modules.keys())"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert loaded.split() == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import asyncio; print(asyncio.run(asyncio.sleep(0, 7)))",
+        "from asyncio import Queue; print(7)",
+        "import asyncio; asyncio.Queue; import asyncio.subprocess; print(7 if asyncio.subprocess.PIPE else 0)",
+        "import ssl; print(7 if ssl.create_default_context().check_hostname else 0)",
+        "from ssl import SSLContext; import ssl; print(7 if ssl.SSLContext is SSLContext else 0)",
+        "import ssl, http.client; http.client.HTTPSConnection('localhost'); print(7)",
+        "import urllib.request; print(7)",
+        "import asyncio\ntry: asyncio.no_such_name\nexcept AttributeError: print(7)",
+    ],
+)
+def test_a_postponed_module_is_the_real_one_when_it_is_used(use: str) -> None:
+    script = f"from tpw.cli.postponed import postpone; postpone(); import structlog, tpw.daemon.jobs\n{use}"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "7\n"
+
+
 @pytest.mark.parametrize(
     ("words", "path", "enabled"),
     [
