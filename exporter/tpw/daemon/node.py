@@ -137,7 +137,7 @@ class Node:
                 detail="The clock of this machine was set. Energy and time are booked by the monotonic clock.",
             )
 
-        self.owners.update_holders(self.meters.accelerators)
+        self.owners.update_holders(self.meters.accelerators, at_once=self.owners.is_taken(reading.samples, self.books))
         owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
         policy = self.pricing.policy
         tick = Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.occupants, self.owners.parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -17,7 +17,7 @@ from tpw.discovery.placement import justified
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.scan import HostScan, scan_host
 from tpw.ledger.books import Books
-from tpw.model import Gpu, Occupants, Ownership, Part, ServerFault, ServerReading, Sharing
+from tpw.model import Gpu, GpuSample, Occupants, Ownership, Part, ServerFault, ServerReading, Sharing
 from tpw.polling import AcceleratorPoller
 from tpw.tokens.dialects import Dialect
 
@@ -26,6 +26,9 @@ _log = structlog.get_logger("tpw")
 SCAN_SECONDS = 15.0
 """Between two scans of processes and sockets, and between two reads of the GPUs' process lists. A scan costs some 10 ms;
 a server that starts or stops triggers one at once."""
+
+_CONTEXT_BYTES = 64 * 2**20
+"""Less than any process allocates on a GPU first: the context of CUDA or ROCm takes hundreds of MiB."""
 
 Holders = Mapping[str, frozenset[int] | None]
 """Process ids by GPU; None where the driver does not report them."""
@@ -83,6 +86,18 @@ class Owners:
             self._requested_at_seconds = now
             for poller in pollers:
                 poller.request_holders()
+
+    def is_taken(self, samples: Iterable[GpuSample], books: Books) -> bool:
+        """Whether memory was allocated on a GPU that no process held: a server or a job may have started on it. Its time is
+        booked to nobody until the process list shows who that is."""
+        for sample in samples:
+            account, memory = books.gpus.get(sample.uuid), sample.memory_used_bytes
+            before = None if account is None or account.sample is None else account.sample.memory_used_bytes
+            if memory is None or before is None or self.holders.get(sample.uuid) != frozenset():
+                continue
+            if memory - before > _CONTEXT_BYTES:
+                return True
+        return False
 
     def servers_changed(self, books: Books) -> bool:
         """Whether a server went up or down since the last call: one that stopped may have left its GPUs, one that started

@@ -213,16 +213,14 @@ class HostProcesses:
         holders: Holders,
         configured: Mapping[str, str],
         served: Collection[int],
-        younger_than_seconds: float,
-        wall: Callable[[], float] = time.time,
+        since_wall_seconds: float,
     ) -> list[StartingServer]:
-        """Servers that load their model, see :meth:`tpw.discovery.finder.ServerFinder.starting`. Only processes that are
-        younger than this: an older one is something else."""
-        since = wall() - younger_than_seconds
+        """Servers that load their model, see :meth:`tpw.discovery.finder.ServerFinder.starting`. Only processes that
+        started after this moment: an older one is something else."""
         return [
             server
             for server in self._finder.starting(self._table, holders, configured, served)
-            if (self.started_wall_seconds(server.pids) or 0.0) >= since
+            if (self.started_wall_seconds(server.pids) or 0.0) >= since_wall_seconds
         ]
 
     def started_wall_seconds(self, pids: Collection[int]) -> float | None:

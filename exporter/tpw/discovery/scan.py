@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -77,6 +78,7 @@ def scan_host(
     kubelet: Checkpoint | None = None,
     problems: tuple[str, ...] = (),
     known: Known | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> HostScan:
     """Scan the host.
 
@@ -89,6 +91,7 @@ def scan_host(
         kubelet: its device checkpoint.
         problems: of other sources of what is known about the host.
         known: processes of servers in the books.
+        wall: Unix time.
     """
     host.refresh()
     found = tuple(host.find_servers(holders, configured, known)) if find else ()
@@ -102,7 +105,8 @@ def scan_host(
         )
         pids[name] = host.server_pids(url, engines.get(name), others=others)
     served = frozenset().union(*(own for own in pids.values() if own))
-    starting = host.starting_servers(holders, configured, served, STARTING_SECONDS) if find or configured else []
+    since = wall() - STARTING_SECONDS
+    starting = host.starting_servers(holders, configured, served, since) if find or configured else []
     for server in starting:
         if find or server.name in configured:
             pids[server.name] = server.pids
