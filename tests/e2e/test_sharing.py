@@ -79,6 +79,49 @@ def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
     assert risen(after, before, "tpw_workload_energy_joules_total") == pytest.approx(9 / 89 * gpu_joules)
 
 
+def test_a_server_at_5_percent_beside_a_job_at_90_has_what_it_used(
+    exporter: Callable[..., Exporter], llama: Llama, nvml: FakeNvml
+) -> None:
+    """80 W without load, 520 W more at full use: the server uses 40 + 26 W, the job 40 + 468 W."""
+    gpu, watts = nvml.gpu(0), 80.0 + 520.0 * 0.95
+    gpu.set_constant(80.0)
+    nvml.utilization(0, 0)
+    with subprocess.Popen(["sleep", "600"]) as job:
+        try:
+            nvml.processes(0, [llama.child.pid, job.pid])
+            daemon = exporter(config({"a": "auto"}, {"a": llama}), environment=nvml.env())
+
+            def owned(joules: float) -> Page | None:
+                page = parse(daemon.metrics())
+                return page if page.sum("tpw_server_energy_joules_total", server="a") > joules else None
+
+            wait_until(lambda: owned(40.0), "a second of no-load power", timeout=30)
+            gpu.set_constant(watts)
+            nvml.utilization(0, 95)
+            nvml.usage(0, {llama.child.pid: 5, job.pid: 90}, lasting=True)
+            before = wait_until(
+                lambda: page if shares(page := parse(daemon.metrics()), "sm") else None, "the share by use", timeout=30
+            )
+            after = wait_until(
+                lambda: (
+                    page
+                    if risen(page := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 4.0 * watts
+                    else None
+                ),
+                "four seconds of energy",
+                timeout=30,
+            )
+        finally:
+            job.terminate()
+    conserved(after)
+    used = risen(after, before, "tpw_gpu_energy_joules_total")
+    bound = after.sum("tpw_server_gpu_share_error_ratio", server="a")
+    assert 0.0 < bound < 0.02
+    true = {"a": 66.0 / watts, "job": 508.0 / watts}
+    assert abs(risen(after, before, "tpw_server_energy_joules_total", server="a") / used - true["a"]) <= bound
+    assert abs(risen(after, before, "tpw_workload_energy_joules_total") / used - true["job"]) <= bound
+
+
 def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
     exporter: Callable[..., Exporter], llama: Llama, start_llama: Callable[..., Llama], nvml: FakeNvml, tmp_path: Path
 ) -> None:
