@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from conformance.shapes import Shape, Tokens, send, shapes_of_llamacpp, shapes_of_vllm
-from support import realparts
+from conformance.servers import SERVERS, Server
+from conformance.shapes import Tokens
 from support.readings import totals_by_role
-from support.servers import Child, free_port, http_get
-from tpw import hook
-from tpw.model import Role
+from support.servers import http_get
+from tpw.model import KvTransfer, Role
 from tpw.tokens.dialects import Dialect
-from tpw.tokens.engines import LLAMACPP, TPW_HOOK, VLLM
+from tpw.tokens.engines import TPW_HOOK
 from tpw.tokens.page import Page
 from tpw.tokens.reading import DialectReader
 
@@ -31,59 +26,9 @@ BEGIN, END = "<!-- Written by `make conformance`. -->", "<!-- End of what `make 
 SETTLED_READS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running server: where requests go, its page, and the page of the counter around it."""
-
-    title: str
-    row: Dialect
-    port: int
-    page: str
-    hook_page: str
-    shapes: list[Shape]
-
-
-@contextmanager
-def vllm() -> Iterator[Server]:
-    """vLLM with the middleware in it."""
-    port, part = free_port(), realparts.vllm()
-    with tempfile.TemporaryDirectory() as packages, ExitStack() as stack:
-        package = Path(packages) / "tpw"
-        package.mkdir()
-        (package / "__init__.py").touch()
-        (package / "hook").symlink_to(Path(hook.__file__).parent)
-        flags = ("--enable-prompt-tokens-details", "--middleware", "tpw.hook.TokenCounter")
-        child = Child("conformance-vllm", part.command(port, *flags), {**part.environment(), "PYTHONPATH": packages})
-        stack.callback(lambda: child.stop(timeout=30))
-        child.wait_ready(f"http://127.0.0.1:{port}/health", timeout=300)
-        version = re.search(r'"version":\s*"([^"]+)', http_get(f"http://127.0.0.1:{port}/version").decode())
-        title = f"vLLM {version[1] if version else ''}, middleware in it"
-        yield Server(title, VLLM, port, f":{port}/metrics", f":{port}/tpw/metrics", shapes_of_vllm())
-
-
-@contextmanager
-def llamacpp() -> Iterator[Server]:
-    """llama-server behind the proxy."""
-    port, behind, part = free_port(), free_port(), realparts.llama_server()
-    with ExitStack() as stack:
-        child = Child("conformance-llama", part.command(behind), part.environment())
-        stack.callback(lambda: child.stop(timeout=10))
-        child.wait_ready(f"http://127.0.0.1:{behind}/health", timeout=120)
-        flags = (f"--upstream=http://127.0.0.1:{behind}", f"--web.listen-address=127.0.0.1:{port}")
-        proxy = Child("conformance-proxy", [sys.executable, "-m", "tpw", "proxy", *flags])
-        stack.callback(lambda: proxy.stop(timeout=10))
-        proxy.wait_ready(f"http://127.0.0.1:{port}/tpw/metrics", timeout=30)
-        build = re.search(r'"build_info":\s*"([^"]+)', http_get(f"http://127.0.0.1:{behind}/props").decode())
-        title = f"llama-server {build[1] if build else ''}, behind the proxy"
-        yield Server(title, LLAMACPP, port, f":{behind}/metrics", f":{port}/tpw/metrics", shapes_of_llamacpp())
-
-
-SERVERS = {"llamacpp": llamacpp, "vllm": vllm}
-
-
-def counted(row: Dialect, page: str) -> Tokens:
+def counted(row: Dialect, page: str, transfer: KvTransfer) -> Tokens:
     """What the exporter reads from a page."""
-    found = totals_by_role(DialectReader(row, lambda: "m").read(Page(http_get(f"http://127.0.0.1{page}"))).series)
+    found = totals_by_role(DialectReader(row, lambda: "m").read(Page(http_get(page)), transfer).series)
     cached = found.get(Role.CACHED_INPUT, 0.0)
     entire = found.get(Role.PROMPT)
     return Tokens(
@@ -91,53 +36,62 @@ def counted(row: Dialect, page: str) -> Tokens:
     )
 
 
-def settled(server: Server) -> tuple[Tokens, Tokens]:
-    """Both pages, when they no longer move."""
+def settled(server: Server) -> list[Tokens]:
+    """What each page counts, that of the hook last, when they no longer move."""
     same, last = 0, None
     while same < SETTLED_READS:
-        now = counted(server.row, server.page), counted(TPW_HOOK, server.hook_page)
+        now = [counted(server.row, page, transfer) for page, transfer in server.pages.items()]
+        now += [counted(TPW_HOOK, server.hook_page, KvTransfer())] if server.hook_page else []
         same, last = (same + 1 if now == last else 0), now
-        time.sleep(0.1)
+        time.sleep(0.2)
     assert last is not None
     return last
 
 
-def rows(server: Server) -> Iterator[str]:
+def rows(server: Server) -> Iterator[list[str]]:
     """A row of each shape."""
-    send(server.port, server.shapes[0])
+    server.send(server.shapes[0])
     for shape in server.shapes:
         before = settled(server)
-        answer = send(server.port, shape)
+        answer = server.send(shape)
+        head = [shape.name, f"`{shape.path}`"]
         if answer.status >= 400:
-            yield f"| {shape.name} | `{shape.path}` | not supported ({answer.status}) | | | |"
+            yield [*head, f"not supported ({answer.status})"]
             continue
-        own, ours = (now - then for now, then in zip(settled(server), before, strict=True))
         usage = answer.usage()
-        agree = "yes" if usage == own == ours else "usage and ours" if usage == ours else ""
+        risen = [now - then for now, then in zip(settled(server), before, strict=True)]
+        ours = risen.pop() if server.hook_page else None
+        total = sum(risen, Tokens())
+        agree = "yes" if usage == total and ours in (None, total) else "usage and ours" if usage == ours else ""
         agree = agree or ("no usage" if usage is None else "**no**")
-        yield f"| {shape.name} | `{shape.path}` | {usage or ''} | {own} | {ours} | {agree} |"
+        parts = [str(one) for one in risen] if server.names else []
+        yield [*head, str(usage or ""), *parts, str(total), *([str(ours)] if ours else []), agree]
 
 
 def names(server: Server) -> str:
     """Names on the page that may count tokens and are not read."""
-    text = http_get(f"http://127.0.0.1{server.page}").decode()
+    text = http_get(next(iter(server.pages))).decode()
     families = set(re.findall(r"^# TYPE (\S+) (?:counter|histogram)", text, re.MULTILINE))
     about = {name for name in families if "token" in name or "cache" in name}
-    read = {prefix + one.name for prefix in server.row.prefixes for role in Role for one in server.row.candidates(role)}
+    row = server.row
+    lists = (row.output, row.input, row.cached_input, row.stored, row.external, row.live_output, row.prompt)
+    read = {prefix + one.name for prefix in row.prefixes for candidates in lists for one in candidates}
     unread = sorted(about - read - {name.removesuffix("_total") for name in read})
     return ", ".join(f"`{name}`" for name in unread) or "none"
 
 
 def table(server: Server) -> str:
     """The table of one server."""
-    lines = [
-        f"### {server.title}",
-        "",
-        "| request | path | usage | server's counters | ours from answers | agree |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *rows(server),
-    ]
+    parts = [f"counted of the {name} instance" for name in server.names]
+    heads = ["request", "path", "usage", *parts, "counted in all" if parts else "server's counters"]
+    heads += ["ours from answers", "agree"] if server.hook_page else ["agree"]
+    lines = [f"### {server.title}", "", _line(heads), _line(["---"] * len(heads))]
+    lines += [_line([*cells, *[""] * (len(heads) - len(cells))]) for cells in rows(server)]
     return "\n".join([*lines, "", f"About tokens or caches on its page, and not read: {names(server)}.", ""])
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> int:
@@ -145,12 +99,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
     parser.add_argument("servers", nargs="*", help=f"of {', '.join(SERVERS)}; all of them by default")
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this file")
+    parser.add_argument("--pages", type=Path, metavar="DIRECTORY", help="keep the metrics pages there")
     options = parser.parse_args()
     tables = []
     for name in options.servers or SERVERS:
         with SERVERS[name]() as server:
             tables.append(table(server))
             print(tables[-1], flush=True)
+            if options.pages:
+                for number, page in enumerate(server.pages):
+                    (options.pages / f"{name}-{number}.txt").write_bytes(http_get(page))
     if options.write:
         text = options.write.read_text()
         day = datetime.now(UTC).date()

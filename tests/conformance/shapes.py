@@ -32,6 +32,9 @@ class Tokens:
     def __str__(self) -> str:
         return f"{self.input:.0f} / {self.cached:.0f} / {self.output:.0f}"
 
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.input + other.input, self.cached + other.cached, self.output + other.output)
+
     def __sub__(self, other: Tokens) -> Tokens:
         return Tokens(self.input - other.input, self.cached - other.cached, self.output - other.output)
 
@@ -89,6 +92,33 @@ def send(port: int, shape: Shape) -> Answer:
     return Answer(response.status, [json.loads(event) for event in events if event != b"[DONE]"])
 
 
+LONG = [
+    Shape(name, "/v1/completions", {"model": "tiny", "max_tokens": 12, "ignore_eos": True, "prompt": prompt})
+    for name, prompt in (
+        ("completion", "One two three four"),
+        ("312 prompt tokens", "x y z " * 52),
+        ("the same 312 again", "x y z " * 52),
+        ("long prompt", STORY),
+        ("the same prompt again", STORY),
+    )
+]
+"""A prompt twice each."""
+
+
+def embeddings(model: str) -> list[Shape]:
+    """Requests for embeddings."""
+    one, two = "One two three four", ["aa bb", "A longer text of some words"]
+    return [
+        Shape("embedding", "/v1/embeddings", {"model": model, "input": one}),
+        Shape("embeddings of 2 texts", "/v1/embeddings", {"model": model, "input": two}),
+        Shape("pooling", "/pooling", {"model": model, "input": one}),
+        Shape("rerank", "/v1/rerank", {"model": model, "query": one, "documents": two}),
+        Shape(
+            "Cohere embed", "/v2/embed", {"model": model, "texts": two, "input_type": "x", "embedding_types": ["float"]}
+        ),
+    ]
+
+
 def shapes(model: str, **extra: Any) -> list[Shape]:
     """Requests of the OpenAI, Responses and Anthropic APIs."""
     base = {"model": model, "max_tokens": 12, "ignore_eos": True, **extra}
@@ -127,6 +157,7 @@ def shapes_of_vllm() -> list[Shape]:
         Shape("beam search, 3 beams", "/v1/completions", beam),
         Shape("batch of 2 chats", "/v1/chat/completions/batch", {**base, "messages": two}),
         Shape("SageMaker", "/invocations", {**base, "messages": CHAT}),
+        Shape("LoRA adapter", "/v1/completions", {**base, "model": "adapter", "prompt": "One two three four"}),
     ]
 
 

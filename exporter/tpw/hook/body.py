@@ -12,8 +12,14 @@ from enum import Enum
 from tpw.hook.structure import Documents
 from tpw.hook.usage import POSITIONS, Tally, may_have_usage
 
-HELD_BYTES = 56 << 10
-"""With a key or value of the structural reader, below 64 KiB."""
+HELD_BYTES = 52 << 10
+"""With a key or value of the structural reader, and what is held of events that repeat the usage, below 64 KiB."""
+
+_REPEATED_BYTES, _REPEATED_FORMS = 1 << 10, 4
+"""Longest event, and most forms of events, that wait for a later one."""
+_USAGE = b'"usage":{'
+_INDEX = b'"index":'
+_DIGITS = b"0123456789"
 
 _FIRST_EVENTS = 3
 """Events at the start of a stream that are parsed for the model; llama.cpp begins with ``null``."""
@@ -89,14 +95,47 @@ class StreamBody:
         self._after_return = False
         self._first = _FIRST_EVENTS
         self._is_within = True  # within a line or an event, or before the first one, which names the model
+        self._repeated: dict[tuple[bytes, bytes], bytes] = {}  # the last event of each form, unparsed
 
     def feed(self, piece: bytes) -> None:
         """The next bytes."""
-        if self._is_within or not piece.endswith(self._end) or may_have_usage(piece):
+        if self._is_within or not piece.endswith(self._end):
             self._read(piece)
-            self._is_within = bool(
-                self._first or self._line or self._data or self._long or self._in_long_line or self._after_return
-            )
+        else:
+            at = piece.find(_USAGE)
+            if (at > 0 and self._waits(piece, at)) or not may_have_usage(piece):
+                return
+            self._read(piece)
+        self._is_within = bool(
+            self._first or self._line or self._data or self._long or self._in_long_line or self._after_return
+        )
+
+    def _waits(self, piece: bytes, at: int) -> bool:
+        """Whether a piece is one event with the usage so far, which a later event of the same form replaces (vLLM with
+        continuous_usage_stats): only the last one needs to be parsed.
+
+        The form is the end of the event from its usage on, without numbers, and the index of the choice. That usage is a
+        field of the document itself: its end and that of the document are all that is closed. Then nothing else of the
+        document counts, but ``timings`` decide which choice it belongs to.
+        """
+        if (
+            len(piece) > _REPEATED_BYTES
+            or not piece.startswith(b"data: {")
+            or piece[at - 1] not in b",{"
+            or piece.find(b"\n", 0, at) >= 0
+            or piece.find(b'"timings"', 0, at) >= 0
+        ):
+            return False
+        index = piece.find(_INDEX, 0, at)
+        if index >= 0 and piece.find(_INDEX, index + 8, at) >= 0:
+            return False
+        form = piece[at:].translate(None, _DIGITS), piece[index : index + 12] if index >= 0 else b""
+        if self._repeated.pop(form, None) is None and not (
+            self._is_events and len(self._repeated) < _REPEATED_FORMS and _is_end_with_usage(piece[at:])
+        ):
+            return False
+        self._repeated[form] = piece
+        return True
 
     def end(self) -> None:
         """The body has ended, perhaps without the end of its last line."""
@@ -105,9 +144,13 @@ class StreamBody:
     @property
     def held_bytes(self) -> int:
         """What is held of the body."""
-        return len(self._line) + len(self._data) + (self._long.held_bytes if self._long else 0)
+        repeated = sum(map(len, self._repeated.values()))
+        return len(self._line) + len(self._data) + repeated + (self._long.held_bytes if self._long else 0)
 
     def _read(self, piece: bytes) -> None:
+        for event in self._repeated.values():
+            read(event[5:], self._tally)
+        self._repeated.clear()
         if self._after_return and piece:
             self._after_return = False
             if piece[:1] == b"\n":
@@ -173,6 +216,19 @@ class StreamBody:
         if data and (self._first or may_have_usage(data)):
             self._first = 0 if self._tally.model else max(0, self._first - 1)
             read(data, self._tally)
+
+
+def _is_end_with_usage(end: bytes) -> bool:
+    """Whether the end of an event closes an object, begun before it, of which the first field here is a known usage."""
+    if end.count(b"\n") != 2:
+        return False
+    try:
+        fields = json.loads(b"{" + end)
+    except (ValueError, RecursionError):
+        return False
+    alone = Tally()
+    alone.add({"usage": fields["usage"]})
+    return bool(alone.total()) and "timings" not in fields
 
 
 def body_of(form: Form, tally: Tally) -> TextBody | StreamBody:

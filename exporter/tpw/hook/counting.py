@@ -146,7 +146,7 @@ class AnswerWatch:
             if self._body is not None:
                 self._body.end()
             usage = self._tally.total()
-            if usage:
+            if any(usage.values()):  # a proxy that knows no usage may send zeros
                 self._counters.add(self._tally.model, usage)
             else:
                 self._counters.add_without_usage(self._path)

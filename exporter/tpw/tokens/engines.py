@@ -318,17 +318,23 @@ NIM = Dialect(
     caveats="Names from the vendor's documentation. Without a prefix: recognised by two of them together.",
 )
 
-# ai-dynamo/dynamo: lib/runtime/src/metrics/prometheus_names.rs, lib/llm/src/http/service/metrics.rs. The frontend counts a
-# user's request once, the workers every phase of it: the two are never added. DYN_METRICS_PREFIX changes the prefix.
+# ai-dynamo/dynamo: lib/runtime/src/metrics/prometheus_names.rs, lib/llm/src/http/service/metrics.rs; measured against
+# 1.6.1. The frontend counts a user's request once, the workers every phase of it: the two are never added.
+# DYN_METRICS_PREFIX changes the prefix. output_tokens_total, input_sequence_tokens and cached_tokens leave out streams of
+# /v1/completions; output_sequence_tokens, which has one answer of several prompts, and the histogram of the router in the
+# frontend have them. The router counts a prompt in each phase.
 DYNAMO_FRONTEND = Dialect(
     name="dynamo_frontend",
     mark=Mark(any_prefix=("dynamo_frontend_",)),
-    prefixes=("dynamo_frontend_",),
+    prefixes=("dynamo_frontend_", "dynamo_component_"),
     port=8000,
     level=Level.FRONTEND,
     cadence=FINISH,
-    output=(_counter("output_tokens_total", cadence=CHUNK), _sum("output_sequence_tokens")),
-    input=(_prompt_sum("input_sequence_tokens"),),
+    output=(_sum("output_sequence_tokens"), _counter("output_tokens_total", cadence=CHUNK)),
+    input=(
+        Candidate("router_input_sequence_tokens", Kind.HISTOGRAM_SUM, role=Role.PROMPT, unless=(("phase", "decode"),)),
+        _prompt_sum("input_sequence_tokens"),
+    ),
     cached_input=(_sum("cached_tokens"),),
     requests=(_counter("requests_total"),),
     running=(_gauge("active_requests"), _gauge("inflight_requests")),
@@ -338,7 +344,8 @@ DYNAMO_FRONTEND = Dialect(
     processes=Processes(listener=("dynamo.frontend", "dynamo-run")),
     enable="a prefix changed with DYN_METRICS_PREFIX needs a dialect of its own",
     caveats="Counts a user's request once; its workers count every phase of it. Read one or the other. Discovery"
-    " ignores it, because its tokens are its workers' tokens.",
+    " ignores it, because its tokens are its workers' tokens. 1.6.1 leaves out the cached prompt tokens of streams"
+    " of `/v1/completions` (they are in `input`), and the output of all but one of several prompts in a request.",
 )
 
 _PASSED_ON = (VLLM, SGLANG, TRTLLM_SERVE)
@@ -354,7 +361,8 @@ def _passed_on(field: str) -> tuple[Candidate, ...]:
     )
 
 
-# ai-dynamo/dynamo: docs/observability/metrics.md. A worker publishes its engine's names with labels of its own.
+# ai-dynamo/dynamo: docs/observability/metrics.md. A worker publishes its engine's names with labels of its own; of its own
+# counters (dynamo_component_*, captured from 1.6.1) none counts tokens.
 DYNAMO_WORKER = Dialect(
     name="dynamo_worker",
     mark=Mark(any_prefix=("dynamo_component_",)),
@@ -366,7 +374,10 @@ DYNAMO_WORKER = Dialect(
     cached_input=_passed_on("cached_input"),
     stored=_passed_on("stored"),
     external=_passed_on("external"),
-    requests=_passed_on("requests"),
+    requests=(
+        *_passed_on("requests"),
+        _counter("dynamo_component_requests_total", ("dynamo_endpoint", "generate")),
+    ),
     running=_passed_on("running"),
     waiting=_passed_on("waiting"),
     model_labels=("model_name", "model"),

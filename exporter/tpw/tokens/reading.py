@@ -300,8 +300,11 @@ def _short(key: str) -> str:
 
 
 def _role_in(transfer: KvTransfer, role: Role) -> Role:
-    """The role of a series in an instance of a pair: prompts are the prefill instance's, the output is the other's."""
-    if role is Role.ELSEWHERE and transfer.from_store:
+    """The role of a series in an instance of a pair: prompts are the prefill instance's, the output is the other's.
+
+    No other instance counts the prompts that a prefill instance takes from outside.
+    """
+    if role is Role.ELSEWHERE and (transfer.from_store or transfer.phase is Phase.PREFILL):
         role = Role.CACHED_INPUT
     if transfer.phase is Phase.PREFILL and role is Role.OUTPUT:
         return Role.ELSEWHERE

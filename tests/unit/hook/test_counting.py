@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.readings import totals_by_role
+from tpw.hook import body
+from tpw.hook.body import read
 from tpw.hook.counting import AnswerWatch, Counters
 from tpw.hook.paths import is_generating, is_read, name_of
 from tpw.model import Role
@@ -247,6 +249,63 @@ def test_usage_has_priority_over_ollama_s_own_numbers():
 def test_an_answer_without_usage_is_counted_as_such():
     counters = watch(sse({"choices": [{"delta": {"content": "a"}}]}, "[DONE]"), content_type="text/event-stream")
     assert (totals(counters), counters.without_usage) == ({}, 1)
+
+
+def test_usage_of_zeros_is_none():
+    """LiteLLM sends it for a stream of a server that sent no usage."""
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    counters = watch(json.dumps({"model": "m", "usage": zeros}).encode())
+    assert (totals(counters), counters.without_usage) == ({}, 1)
+
+
+_SO_FAR = {"prompt_tokens": 5, "completion_tokens": 1}
+_EVENTS = (
+    {"model": "m", "choices": [{"index": 0, "text": "a"}], "usage": _SO_FAR},
+    {"model": "m", "choices": [{"index": 0, "text": "b"}], "usage": {"prompt_tokens": 5, "completion_tokens": 7}},
+    {"model": "m", "choices": [{"index": 1, "text": "c"}], "usage": {"prompt_tokens": 5, "completion_tokens": 4}},
+    {"model": "m", "choices": [{"index": 1, "text": "c"}], "timings": {"x": 1}, "usage": _SO_FAR},
+    {"model": "m", "choices": [{"index": 1}], "usage": {"prompt_tokens": 6, "completion_tokens": 2}, "timings": {}},
+    {"index": 1, "usage": {"prompt_tokens": 3, "completion_tokens": 3}},
+    {"choices": [{"index": 0, "delta": {"tool_calls": [{"usage": {"prompt_tokens": 99, "completion_tokens": 99}}]}}]},
+    {"tool": {"usage": {"prompt_tokens": 99, "completion_tokens": 99}}},
+    {"message": {"usage": {"input_tokens": 4, "output_tokens": 1}}},
+    {"type": "message_delta", "usage": {"output_tokens": 9}},
+    {"text": '"usage":{"prompt_tokens":99,"completion_tokens":99}}', "usage": None},
+    {'a"usage': {"prompt_tokens": 99, "completion_tokens": 99}},
+    {"usage": {"other": 1}, "prompt_eval_count": 7, "eval_count": 8},
+    {"usage": {}},
+)
+
+
+@given(st.lists(st.sampled_from(_EVENTS), min_size=1, max_size=12), st.booleans())
+def test_events_that_repeat_the_usage_are_counted_as_if_each_were_read(events: list[Any], compact: bool) -> None:
+    separators = (",", ":") if compact else None
+    pieces = [b"data: " + json.dumps(one, separators=separators).encode() + b"\n\n" for one in events]
+    found = []
+    for parts in (pieces, [bytes([byte]) for byte in b"".join(pieces)]):
+        counters = Counters()
+        one = AnswerWatch(counters)
+        one.begin(200, "text/event-stream", "")
+        for part in parts:
+            one.feed(part)
+        one.end()
+        found.append((totals(counters), counters.without_usage))
+    assert found[0] == found[1]
+
+
+def test_of_events_that_repeat_the_usage_only_the_last_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(body, "read", lambda text, tally: parsed.append(text) or read(text, tally))
+    counters = Counters()
+    one = AnswerWatch(counters)
+    one.begin(200, "text/event-stream", "")
+    for n in range(1000):
+        usage = {"prompt_tokens": 5, "completion_tokens": n}
+        event = {"model": "m", "choices": [{"index": 0, "text": "a"}], "usage": usage}
+        one.feed(b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n")
+    one.end()
+    assert totals(counters) == {"prompt": 5.0, "output": 999.0, "requests": 1.0}
+    assert len(parsed) <= 4
 
 
 @pytest.mark.parametrize("status", [400, 401, 500, 302])

@@ -87,6 +87,8 @@ def test_a_pair_counts_a_request_of_256_and_12_tokens_once(configured: bool) -> 
         return tokens(risen(page_of(0, 0), body, KvTransfer(phase)))
 
     assert counted(Phase.PREFILL, page_of(192, 1, local=64)) == {"input": 192.0, "cached_input": 64.0}
+    stored = page_of(64, 1, local=64, external_unspecified=128)
+    assert counted(Phase.PREFILL, stored) == {"input": 64.0, "cached_input": 192.0}
     assert counted(Phase.DECODE, page_of(1, 12, external_unspecified=255)) == {"output": 12.0}
 
 
