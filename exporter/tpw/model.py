@@ -388,10 +388,12 @@ class Tier(StrEnum):
 
 
 class Phase(StrEnum):
-    """What an instance of a prefill and decode pair does."""
+    """The two phases of generation. An instance of a prefill and decode pair does one of them."""
 
     PREFILL = "prefill"
+    """Computing the prompt."""
     DECODE = "decode"
+    """Generating the tokens."""
 
 
 @dataclass(frozen=True, slots=True)

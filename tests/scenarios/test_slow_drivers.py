@@ -6,7 +6,6 @@ was reported to. Two servers, one on the first GPU and one on the others, use th
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from fakenvml import FakeNvml
 from scenarios.conftest import shut_down
-from support.losses import aligned
+from support.losses import aligned, documented
 from support.virtualtime import SlowDriver, VirtualTime
 from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
@@ -35,9 +34,7 @@ from tpw.model import (
 from tpw.polling import AcceleratorPoller
 from tpw.power.nvml import NvmlMeter
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "accuracy.md"
-BEGIN = "<!-- begin: written by UPDATE_GOLDEN=1 pytest tests/scenarios/test_slow_drivers.py -m heavy -->"
-END = "<!-- end -->"
+COMMAND = "pytest tests/scenarios/test_slow_drivers.py -m heavy"
 HEADINGS = ("ms per call", "GPUs", "meter", "gauge present %", "gauge error %", "GPUs down", "joules error %", "gap s")
 
 CALL_MS = (5, 15, 40, 160, 400)
@@ -205,13 +202,10 @@ def test_the_documented_table_of_slow_drivers_matches(tmp_path: Path, monkeypatc
         cells = row.cells(ms, gpus, "counter" if counter else "mean power")
         rows[cells[:3]] = cells
     table = aligned([HEADINGS, *rows.values()])
-    if os.environ.get("UPDATE_GOLDEN") == "1":
-        head, begin, rest = DOCUMENT.read_text().partition(BEGIN)
-        DOCUMENT.write_text(head + begin + "\n".join(["", *table, ""]) + END + rest.partition(END)[2])
-    text = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0]
-    documented = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.strip().splitlines()[2:]]
-    assert [cells[:3] for cells in documented] == list(rows)
-    for cells in documented:
+    lines = documented(COMMAND, table)[2:]
+    written = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+    assert [cells[:3] for cells in written] == list(rows)
+    for cells in written:
         present, gauge, downs, joules, gap = (float(cell) for cell in rows[cells[:3]][3:])
         assert (present, downs) == (float(cells[3]), float(cells[5]))
         assert float(cells[4]) == pytest.approx(gauge, abs=0.5 + 0.1 * gauge)

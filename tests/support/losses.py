@@ -1,12 +1,16 @@
-"""The loss table: scenario by scenario, what the GPU used, what was booked of it, and what is known to be missing."""
+"""Tables of docs/accuracy.md; the loss table: scenario by scenario, what the GPU used, what was booked of it, and what is
+known to be missing."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "accuracy.md"
 HEADINGS = ("scenario", "method", "true J", "booked J", "error %", "unmetered s", "anomalies")
 
 
@@ -63,6 +67,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
     rule = "| " + " | ".join("-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)) + " |"
     return [lines[0], rule, *lines[1:]]
+
+
+def documented(command: str, lines: Sequence[str]) -> list[str]:
+    """The lines of the table that a command writes into the document; with ``UPDATE_GOLDEN=1`` they are first replaced."""
+    begin, end = f"<!-- begin: written by UPDATE_GOLDEN=1 {command} -->", "<!-- end -->"
+    head, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
+    assert begin, f"docs/accuracy.md has no table of {command}"
+    before, end, tail = rest.partition(end)
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        before = "\n".join(["", *lines, ""])
+        DOCUMENT.write_text(head + begin + before + end + tail, encoding="utf-8")
+    return before.strip().splitlines()
 
 
 def _is_number(cell: str) -> bool:

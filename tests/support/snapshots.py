@@ -17,6 +17,7 @@ from tpw.ledger.books import (
     ServerAccount,
     WindowSample,
 )
+from tpw.ledger.phases import Phases, PhaseWeights
 from tpw.model import (
     Attribution,
     Cadence,
@@ -28,6 +29,7 @@ from tpw.model import (
     Instant,
     Load,
     Part,
+    Phase,
     PriceInterval,
     PriceState,
     Reference,
@@ -295,6 +297,11 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
             reference_cost={(chat, "api-70b"): 3.5, (chat, "rented-h100"): 10.76},
             window=window(chat, 1210.5, now),
             window_seconds=60.0,
+            phases=Phases(
+                chat,
+                {(chat, Phase.PREFILL): 2.4e5, (chat, Phase.DECODE): 6.1e5},
+                weights=PhaseWeights(0.21, 2.4, 0.08),
+            ),
         ),
         "embed": ServerAccount(
             "embed",

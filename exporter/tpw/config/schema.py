@@ -280,6 +280,12 @@ class Discovery:
         default="/var/log/pods",
     )
     kubernetes: Kubernetes = setting(Section(Kubernetes), "The API of the Kubernetes cluster.", default=Kubernetes())
+    workloads: int = setting(
+        whole_number("a number of workloads", minimum=1, maximum=10_000),
+        "How many workloads that use GPUs without being servers are kept apart in metrics. Of more, those that are gone and"
+        " used least are summed as `other`.",
+        default=100,
+    )
 
 
 _PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy")

@@ -30,7 +30,7 @@ _HINT = (
 def limits(config: Config) -> Limits:
     """What the configuration accepts."""
     differ = {one.name: _limits(one.plausibility) for one in config.servers if one.plausibility is not None}
-    return replace(_limits(config.polling.plausibility), by_server=differ)
+    return replace(_limits(config.polling.plausibility), by_server=differ, workloads=config.discovery.workloads)
 
 
 def _limits(accepted: Plausibility) -> Limits:

@@ -44,6 +44,11 @@ _NO_TARIFF = "No tariff is configured, or the GPU reports no energy."
 _NO_SERVER_ENERGY = "The GPUs of the server are unknown, or they report no energy."
 _NO_DEMAND = "No demand charge is configured."
 _NO_NEXT_PRICE = "No later price change is known."
+_NO_PHASES = (
+    "The phases cannot be separated: too little active time (16 minutes), always the same mix of tokens, a stated error "
+    "above 0.15, an engine that counts tokens at the end of a request or serves several models, or a GPU that is shared "
+    "by other evidence than sole and sm."
+)
 _NO_WINDOW = "The server has been read fewer than two times."
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -346,6 +351,21 @@ CATALOGUE: tuple[Metric, ...] = (
         _NO_SERVER_ENERGY,
     ),
     Metric(
+        "tpw_server_phase_energy_joules_total",
+        (*_MODEL, "phase", "method"),
+        "Estimated part of the server's active energy in joules that was prefill and decode, from the books. Method "
+        "regression: by input tokens, output tokens and steps of the engine, minute by minute. Their sum is at most the "
+        "active energy: the rest could not be split.",
+        _NO_PHASES,
+    ),
+    Metric(
+        "tpw_server_phase_energy_error_ratio",
+        _MODEL,
+        "Stated 95 % bound of the error of tpw_server_phase_energy_joules_total, as a part of the energy of both phases; "
+        "from the estimate, and simulated servers with known phases (docs/accuracy.md).",
+        _NO_PHASES,
+    ),
+    Metric(
         "tpw_server_facility_energy_joules_total",
         (*_MODEL, "state"),
         "Energy of the server's GPU and host shares, times PUE (facility), in joules, by state, from the books.",
@@ -432,6 +452,20 @@ CATALOGUE: tuple[Metric, ...] = (
         "Cost per token in the currency of the label over tpw_window_seconds, scope energy or full, from the books.",
         "No token was generated, no tariff is configured, part of the window had no price or no meter, or the server "
         "has GPUs on other nodes (spans_nodes).",
+    ),
+    Metric(
+        "tpw_phase_energy_joules_per_token",
+        (*_MODEL, "kind"),
+        "Estimated GPU joules of one more token over the last hours, kind input (of prefill, per computed prompt token) or "
+        "output (of decode), as tpw_server_phase_energy_joules_total is split.",
+        _NO_PHASES,
+    ),
+    Metric(
+        "tpw_phase_cost_per_token",
+        (*_MODEL, "kind", "currency"),
+        "Energy cost of an input and of an output token in the currency of the label: tpw_phase_energy_joules_per_token "
+        "at the cost of the server's joules over tpw_window_seconds, from the books. Energy alone (scope energy).",
+        _NO_PHASES + " Or as tpw_cost_per_token.",
     ),
     Metric(
         "tpw_window_seconds",

@@ -23,9 +23,10 @@ from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
+from tpw.ledger.phases import METHOD
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
-from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State
+from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State, TokenKind
 from tpw.snapshot import Prices, Snapshot
 
 Sample = tuple[tuple[str, ...], float]
@@ -325,6 +326,8 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWork
         sheet.add("tpw_server_requests_without_usage_total", (name, path), requests)
     for model, finished in sorted(server.requests.items()):
         sheet.add("tpw_server_requests_total", (name, model), finished)
+    for (model, phase), joules in () if server.phases is None else sorted(server.phases.joules.items()):
+        sheet.add("tpw_server_phase_energy_joules_total", (name, model, str(phase), METHOD), joules)
     for (model, unit), units in sorted(server.work.items()):
         sheet.add("tpw_server_work_units_total", (name, model, unit), units)
     for load in server.loads if server.up else ():
@@ -393,6 +396,14 @@ def _ratios(sheet: Sheet, server: ServerAccount, currency: str, prices: Prices) 
             sheet.add("tpw_tokens_per_watt", (name, model, kind, str(boundary)), ratio)
         for (kind, scope), cost in values.cost_per_token.items():
             sheet.add("tpw_cost_per_token", (name, model, kind, str(scope), currency), cost)
+        weights = server.phases.weights if server.phases is not None and server.phases.model == model else None
+        if weights is not None:
+            sheet.add("tpw_server_phase_energy_error_ratio", (name, model), weights.error_ratio)
+            for token, joules in ((TokenKind.INPUT, weights.input_joules), (TokenKind.OUTPUT, weights.output_joules)):
+                sheet.add("tpw_phase_energy_joules_per_token", (name, model, str(token)), joules)
+                if values.energy_cost_per_joule is not None:
+                    cost = joules * values.energy_cost_per_joule
+                    sheet.add("tpw_phase_cost_per_token", (name, model, str(token), currency), cost)
 
 
 # ------------------------------------------------------------------------------------------ money, sources, the exporter

@@ -116,12 +116,15 @@ def plain(text: str) -> str:
 
 
 def is_shared(gpu: GpuStatus) -> bool:
-    """Whether several servers own the GPU, or one server owns only a part of it."""
-    return len(gpu["owners"]) > 1 or any(share < 0.9995 for share in gpu["shares"].values())
+    """Whether several servers or workloads are on the GPU, or one server owns only a part of it."""
+    users = len(gpu["owners"]) + len(gpu["workloads"])
+    return users > 1 or any(share < 0.9995 for share in gpu["shares"].values())
 
 
 def owners(gpu: GpuStatus) -> str:
-    """The owners, with their shares if the GPU is shared: `chat`, `chat 75 %, code 25 %`."""
+    """The owners, and the workloads that are no servers, with their shares if the GPU is shared: `chat`, `train.service`,
+    `chat 75 %, code 25 %`."""
+    names = [*gpu["owners"], *gpu["workloads"]]
     if not is_shared(gpu):
-        return ", ".join(gpu["owners"]) or UNKNOWN
-    return ", ".join(f"{name} {percent(gpu['shares'].get(name))}" for name in gpu["owners"])
+        return ", ".join(names) or UNKNOWN
+    return ", ".join(f"{name} {percent({**gpu['workloads'], **gpu['shares']}.get(name))}" for name in names)

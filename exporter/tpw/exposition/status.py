@@ -77,6 +77,8 @@ class GpuStatus(TypedDict):
     """How it is shared among its owners: sole, sm, even, gpm, slices; null without an owner."""
     shares: dict[str, float]
     """By owning server."""
+    workloads: dict[str, float]
+    """Shares of what uses it without being a server, by workload."""
     instances: list[InstanceStatus]
     """Empty if the GPU is not partitioned."""
     unmetered_seconds: float
@@ -361,6 +363,7 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> Gp
         else CalibrationStatus(gain=account.calibration.gain, offset_watts=account.calibration.offset_watts),
         split_method=None if division is None or division.method is None else str(division.method),
         shares={} if division is None else {server.name: division.ratio(server.name) for server in owners},
+        workloads={} if division is None else division.workloads(),
         instances=[
             InstanceStatus(
                 uuid=part.instance, profile=part.profile, estimated_share=part.weight, method=str(part.method)

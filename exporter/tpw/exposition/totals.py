@@ -100,4 +100,10 @@ def _without(account: ServerAccount, retired: Retired) -> ServerAccount:
         work={key: value for key, value in account.work.items() if (name, key[0]) not in retired},
         tiers={key: value for key, value in account.tiers.items() if (name, key[0]) not in retired},
         reference_cost={key: value for key, value in account.reference_cost.items() if (name, key[0]) not in retired},
+        phases=None
+        if account.phases is None
+        else replace(
+            account.phases,
+            joules={key: value for key, value in account.phases.joules.items() if (name, key[0]) not in retired},
+        ),
     )

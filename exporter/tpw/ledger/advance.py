@@ -45,6 +45,7 @@ from tpw.ledger.outage import (
     settle,
     without_expired,
 )
+from tpw.ledger.phases import Observed, observe
 from tpw.ledger.replacing import replace
 from tpw.ledger.rows import Course, open_from, serve
 from tpw.ledger.tick import Policy, Tick
@@ -57,12 +58,14 @@ from tpw.model import (
     Gpu,
     GpuSample,
     Instant,
+    Ownership,
     PowerScope,
     Reason,
     Reference,
     ServerFault,
     ServerReading,
     SplitMethod,
+    State,
     TokenKind,
 )
 
@@ -139,7 +142,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         )
         for gpu in tick.accelerators.gpus
     }
-    divisions, before = bounded(divisions, books.postings)
+    divisions, before = bounded(divisions, books.postings, policy.limits.workloads)
     for gpu in tick.accelerators.gpus:
         account = accounts.get(gpu.uuid)
         seconds = 0.0 if account is None else _unbooked_seconds(account, elapsed, now)
@@ -182,7 +185,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     posted = journal.post(before, books.rows, read.outages.waiting)
 
     _add_api_cost(read.accounts, read.risen, policy.references)
-    servers = _windows(read.accounts, posted.postings, books.gpus, accounts, tick, policy)
+    servers = _windows(read.accounts, posted.postings, books.gpus, accounts, tick, policy, elapsed)
     return replace(
         books,
         at=tick.at,
@@ -600,20 +603,25 @@ def _windows(
     gpus: Mapping[str, GpuAccount],
     tick: Tick,
     policy: Policy,
+    elapsed: float,
 ) -> dict[str, ServerAccount]:
-    """Add this tick to every server's window."""
+    """Add this tick to every server's window and phases."""
     booked: dict[str, dict[str, list[Amounts]]] = {}
+    active: dict[str, float] = {}
     for key, amounts in postings.items():
         if key.server:
             booked.setdefault(key.server, {}).setdefault(key.model, []).append(amounts)
+            if key.state is State.ACTIVE:
+                active[key.server] = active.get(key.server, 0.0) + amounts.joules
     result: dict[str, ServerAccount] = {}
     for name, account in accounts.items():
         owner = tick.owners.get(name)
-        if owner is None:
-            result[name] = replace(account, window=()) if account.window else account
-            continue
-        if account.engine and not account.up:
-            result[name] = account  # the next reading adds what it missed
+        if owner is None or (account.engine and not account.up):
+            # The next reading of a server that is down adds what its window missed.
+            window = account.window if owner is not None else ()
+            phases = observe(account.phases, None)
+            same = window is account.window and phases is account.phases
+            result[name] = account if same else replace(account, window=window, phases=phases)
             continue
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
         known = _known(name, account.gpus, before, gpus, policy.interval_seconds, seconds)
@@ -626,10 +634,42 @@ def _windows(
             lost_joules=known.lost_joules + (account.window[-1].lost_joules if account.window else 0.0),
             awaited_joules=known.awaited_joules,
         )
+        phases = account.phases
+        if phases is not None or account.cadence in _LIVE:
+            phases = observe(phases, _observed(account, active.get(name, 0.0), owner, gpus, elapsed))
         result[name] = replace(
-            account, window=slide(account.window, sample, seconds, _WINDOW_STEPS), window_seconds=seconds
+            account,
+            window=slide(account.window, sample, seconds, _WINDOW_STEPS),
+            window_seconds=seconds,
+            phases=phases,
         )
     return result
+
+
+_LIVE = (Cadence.STEP, Cadence.CHUNK)
+"""Tokens are counted as they are made."""
+_INDEPENDENT = (SplitMethod.SOLE, SplitMethod.SM)
+"""The joules of a server do not depend on its tokens."""
+
+
+def _observed(
+    account: ServerAccount, joules: float, owner: Ownership, gpus: Mapping[str, GpuAccount], elapsed: float
+) -> Observed | None:
+    """What shows the phases of a server; None where its energy or its tokens are not known at this tick."""
+    if len(account.models) != 1 or account.cadence not in _LIVE or owner.spans_nodes:
+        return None
+    if account.unread_since_seconds is not None or not account.gpus:
+        return None
+    divisions = [gpus[uuid].division for uuid in account.gpus if uuid in gpus]
+    if len(divisions) < len(account.gpus) or any(one is None or one.method not in _INDEPENDENT for one in divisions):
+        return None
+    [model] = account.models
+    read, made = account.tokens.get((model, TokenKind.INPUT)), account.tokens.get((model, TokenKind.OUTPUT))
+    if read is None or made is None:
+        return None
+    loads = [load.running for load in account.loads]
+    running = sum(load or 0.0 for load in loads) if loads and None not in loads else None
+    return Observed(model, joules, read, made, running, elapsed if account.active else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tpw.ledger.amounts import Amounts, Served
+from tpw.ledger.phases import Phases
 from tpw.model import (
     Attribution,
     Cadence,
@@ -85,6 +86,10 @@ class Division:
     def ratio(self, server: str) -> float:
         """Share of the GPU that a server takes now."""
         return sum(weight for key, weight in self.shares if key.server == server)
+
+    def workloads(self) -> dict[str, float]:
+        """Shares of what uses the GPU now without being a server, by name."""
+        return {key.workload.name: weight for key, weight in self.shares if key.workload is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +298,8 @@ class ServerAccount:
     window: tuple[WindowSample, ...] = ()
     window_seconds: float = 0.0
     """The window wanted for this server's cadence."""
+    phases: Phases | None = None
+    """Its energy of prefill and decode; None before it was observed."""
 
 
 @dataclass(frozen=True, slots=True)

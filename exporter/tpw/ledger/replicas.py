@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, Division, GpuAccount, PostingKey, ServerAccount, WindowSample
+from tpw.ledger.phases import pooled
 from tpw.ledger.replacing import replace
 from tpw.model import Load, ServerWorkload, server_of_replica
 
@@ -107,6 +108,7 @@ def _server(name: str, parts: Sequence[ServerAccount]) -> ServerAccount:
         loads=_loads([load for one in parts for load in one.loads]),
         models=tuple(sorted({model for one in there or (latest,) for model in one.models})),
         seen=seen,
+        phases=pooled([one.phases for one in parts if one.phases is not None]),
         window=_window([one.window for one in parts if len(one.window) > 1], latest.window_seconds),
     )
 

@@ -49,7 +49,7 @@ class Anomaly(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one counter series of a server can rise by in a second, and how many models a server can have."""
+    """What one counter series of a server can rise by in a second, and how many models and workloads are kept apart."""
 
     tokens_per_second: float = 5e6
     """Tuning: prefill of an 8B model reaches 0.1 million tokens per second and GPU, small embedding models and caches
@@ -60,6 +60,8 @@ class Limits:
     models: int = 200
     by_server: Mapping[str, Limits] = field(default_factory=dict)
     """Limits of servers that differ."""
+    workloads: int = 100
+    """Workloads of a node that are no servers. Chosen: with one GPU each, as many series as a node has for its servers."""
 
     def rise(self, role: Role | None, seconds: float) -> float:
         """The highest plausible rise of a counter over this time. No role: a counter of work."""

@@ -51,6 +51,8 @@ class ModelRatios:
     """By (kind, scope), in the currency of the books. Negative where negative prices paid more than the rest cost."""
     watts: Mapping[Boundary, float] = field(default_factory=dict)
     """Mean power of the model's share of its GPUs here."""
+    energy_cost_per_joule: float | None = None
+    """Of a joule of its GPUs, the rest of the facility included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool
     per_joule: dict[tuple[str, Boundary], float] = {}
     watts: dict[Boundary, float] = {}
     per_token: dict[tuple[str, Scope], float] = {}
+    cost_per_joule: float | None = None
     before, after = energy_first.amounts.get(model, NOTHING), last.amounts.get(model, NOTHING)
     if metered:
         for boundary, joules in (
@@ -192,6 +195,8 @@ def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool
     if priced and model in last.amounts:
         preliminary = (after.unpriced_joules - before.unpriced_joules) * ends.preliminary_price
         energy_cost = after.net_energy_cost - before.net_energy_cost + preliminary
+        if Boundary.GPU in watts:
+            cost_per_joule = energy_cost / (after.joules - before.joules)
         since = first.amounts.get(model, NOTHING)
         # Energy is priced as it is read, the rest as time passes.
         rest = after.net_cost - after.net_energy_cost - (since.net_cost - since.net_energy_cost)
@@ -206,7 +211,8 @@ def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool
                     per_token[kind, scope] = (after.net_cost - before.net_cost + preliminary) / risen
                 else:
                     per_token[kind, scope] = energy_cost / of_joules + rest / risen
-    return ModelRatios({kind: risen / ends.span_seconds for kind, risen in tokens.items()}, per_joule, per_token, watts)
+    per_second = {kind: risen / ends.span_seconds for kind, risen in tokens.items()}
+    return ModelRatios(per_second, per_joule, per_token, watts, cost_per_joule)
 
 
 def _energy_tokens(sample: WindowSample) -> Mapping[tuple[str, TokenKind], float]:

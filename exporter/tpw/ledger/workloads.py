@@ -14,13 +14,8 @@ from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import Division, PostingKey, Postings
 from tpw.model import OTHER_WORKLOAD, Workload
 
-MAX_WORKLOADS = 100
-"""Chosen: with one GPU each, as many series as a node has for its servers."""
 
-
-def bounded(
-    divisions: dict[str, Division], postings: Postings, limit: int = MAX_WORKLOADS
-) -> tuple[dict[str, Division], Postings]:
+def bounded(divisions: dict[str, Division], postings: Postings, limit: int) -> tuple[dict[str, Division], Postings]:
     """Shares and postings with at most ``limit`` workloads, ``OTHER_WORKLOAD`` beside them.
 
     Args:

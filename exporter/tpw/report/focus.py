@@ -20,14 +20,13 @@ from decimal import Decimal
 from enum import StrEnum
 
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
-from tpw.ledger.books import PostingKey
-from tpw.model import Gpu, State
+from tpw.model import Gpu
 from tpw.report.periods import Period
 from tpw.report.tabulate import Dimension, Line, Report, Totals
 
 VERSION = "1.2"
 
-LINES_BY = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.GPU)
+LINES_BY = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.GPU, Dimension.WORKLOAD)
 """The grouping of the report behind a data set, beside time."""
 
 COLUMNS = (
@@ -135,8 +134,9 @@ def focus_text(
 
 def _common(line: Line, period: Period, billing: Period, parties: Parties, currency: str) -> dict[str, str]:
     """What all charges of a line have in common."""
-    who = PostingKey(line.gpu, line.server, line.model, State(line.state))
-    tags = {f"tpw/{name}": value for name, value in zip(who._fields[1:], who[1:], strict=True) if value}
+    tags = {"tpw/server": line.server, "tpw/model": line.model, "tpw/state": line.state}
+    if line.workload is not None:
+        tags |= {"tpw/workload": line.workload.name, "tpw/workload_kind": line.workload.kind}
     return {
         "BillingAccountId": parties.billing_account,
         "BillingAccountName": parties.billing_account,
@@ -151,13 +151,14 @@ def _common(line: Line, period: Period, billing: Period, parties: Parties, curre
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "LLM Inference",
         "ServiceSubcategory": "Generative AI",
-        "Tags": json.dumps(tags, ensure_ascii=False),
+        "Tags": json.dumps({name: value for name, value in tags.items() if value}, ensure_ascii=False),
     }
 
 
 def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
     amounts = line.totals.amounts
-    workload = ", ".join(name for name in (line.server, line.model) if name)
+    names = (line.server, line.model) if line.workload is None else (line.workload.name,)
+    workload = ", ".join(name for name in names if name)
     label = "a GPU" if gpu is None else f"GPU {gpu.index}"
     use = f"{label}, {line.state}" + (f" ({workload})" if workload else "")
     on = {

@@ -43,9 +43,13 @@ def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+_COLUMNS = {Dimension.GPU: ("gpu", "gpu_uuid"), Dimension.WORKLOAD: ("workload", "workload_kind")}
+"""Columns of a dimension, where it is not one of its own name."""
+
+
 def _key_names(by: Sequence[Dimension]) -> Iterator[str]:
     for dimension in by:
-        yield from ("gpu", "gpu_uuid") if dimension is Dimension.GPU else (dimension.value,)
+        yield from _COLUMNS.get(dimension, (dimension.value,))
 
 
 def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[str, Gpu]) -> dict[str, Value]:
@@ -60,6 +64,9 @@ def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[
                 key["state"] = line.state
             case Dimension.COMPONENT:
                 key["component"] = line.component
+            case Dimension.WORKLOAD:
+                key["workload"] = "" if line.workload is None else line.workload.name
+                key["workload_kind"] = "" if line.workload is None else line.workload.kind
             case Dimension.GPU:
                 gpu = gpus.get(line.gpu)
                 key["gpu"] = None if gpu is None else gpu.index

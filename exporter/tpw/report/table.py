@@ -9,14 +9,14 @@ from textwrap import wrap
 
 from tpw.exposition.figures import UNKNOWN, figure, plain
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
-from tpw.model import Gpu, TokenKind
+from tpw.model import Gpu, State, TokenKind
 from tpw.report.periods import Calendar, Unit
 from tpw.report.tabulate import Dimension, Line, Report, Totals, per_joule
 
-IDLE = "(idle)"
-"""Shown as the server of GPUs without an owner."""
+_NOBODY = {State.IDLE: "(idle)", State.OTHER: "(other)", "": "(no server)"}
+"""Shown as the server of GPUs without an owner, by state; "" where a line is of all states."""
 
-_NARROWEST = {Dimension.SERVER: 8, Dimension.MODEL: 10}
+_NARROWEST = {Dimension.SERVER: 8, Dimension.MODEL: 10, Dimension.WORKLOAD: 10}
 """The least width of a text column. Others are never cut."""
 _TOTAL = "total"
 
@@ -141,7 +141,13 @@ class _Labels:
         units = [dimension.unit for dimension in report.by if dimension.unit is not None]
         self.has_headings = bool(units) and len(report.by) > 1
         self._unit = units[0] if units else None
-        self._dimensions = [one for one in report.by if not (self.has_headings and one.unit is not None)]
+        has_workloads = any(line.workload is not None for line in report.lines)
+        self._dimensions = [
+            one
+            for one in report.by
+            if not (self.has_headings and one.unit is not None)
+            and (has_workloads or one is not Dimension.WORKLOAD or len(report.by) == 1)
+        ]
         self._texts = {id(line): [self._word(one, line) for one in self._dimensions] for line in report.lines}
         columns = zip(*self._texts.values(), strict=True)
         self._widths = [
@@ -186,11 +192,13 @@ class _Labels:
     def _word(self, dimension: Dimension, line: Line) -> str:
         match dimension:
             case Dimension.SERVER:
-                return plain(line.server) or IDLE
+                return plain(line.server) or _NOBODY.get(line.state, UNKNOWN)
             case Dimension.MODEL:
                 return plain(line.model) or UNKNOWN
             case Dimension.STATE:
                 return line.state
+            case Dimension.WORKLOAD:
+                return UNKNOWN if line.workload is None else f"{plain(line.workload.name)} ({line.workload.kind})"
             case Dimension.COMPONENT:
                 return line.component or UNKNOWN
             case Dimension.GPU:

@@ -15,7 +15,7 @@ from math import fsum
 
 from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served, Tally
 from tpw.ledger.books import PostingKey
-from tpw.model import State, TokenKind, server_of_replica
+from tpw.model import State, TokenKind, Workload, server_of_replica
 from tpw.report.periods import Calendar, Period, Unit
 
 MILLION = 1e6
@@ -32,6 +32,8 @@ class Dimension(StrEnum):
     STATE = "state"
     GPU = "gpu"
     COMPONENT = "component"
+    WORKLOAD = "workload"
+    """Who used a GPU without being a server."""
 
     @property
     def unit(self) -> Unit | None:
@@ -39,7 +41,7 @@ class Dimension(StrEnum):
         return Unit(self.value) if self in (Dimension.HOUR, Dimension.DAY, Dimension.MONTH) else None
 
 
-DEFAULT = (Dimension.DAY, Dimension.SERVER, Dimension.MODEL, Dimension.STATE)
+DEFAULT = (Dimension.DAY, Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.WORKLOAD)
 
 
 def dimensions(text: str) -> tuple[Dimension, ...]:
@@ -117,6 +119,8 @@ class Line:
     gpu: str
     """UUID."""
     component: str
+    workload: Workload | None
+    """None for a server, and for a GPU that nobody used."""
     totals: Totals
 
 
@@ -142,7 +146,8 @@ class Report:
         return self.totals.net_cost is not None or self.totals.amounts.unpriced_joules > 0.0
 
 
-_Key = tuple[Period | None, str, str, str, str, str]
+_Place = tuple[Period | None, str, str, str, str]
+_Key = tuple[Period | None, str, str, str, str, str, Workload | None]
 
 
 class Tabulation:
@@ -172,6 +177,7 @@ class Tabulation:
         self._state = Dimension.STATE in by
         self._gpu = Dimension.GPU in by
         self._component = Dimension.COMPONENT in by
+        self._workload = Dimension.WORKLOAD in by
         self._sums: dict[_Key, _Sum] = {}
 
     def add_rows(self, rows: Iterable[tuple[float, PostingKey, Amounts]]) -> None:
@@ -180,19 +186,20 @@ class Tabulation:
             place = self._place(start, key.server, key.model, key.state, key.gpu)
             # A tariff books a cost of energy, even while the price is unknown (then it is 0).
             is_tariffed = ENERGY in amounts.cost
+            workload = key.workload if self._workload else None
             if not self._component:
-                self._at((*place, "")).add(amounts, is_tariffed=is_tariffed)
+                self._at((*place, "", workload)).add(amounts, is_tariffed=is_tariffed)
                 continue
-            self._at((*place, "")).amounts.add(Amounts(seconds=amounts.seconds))
-            self._at((*place, ENERGY)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
+            self._at((*place, "", workload)).amounts.add(Amounts(seconds=amounts.seconds))
+            self._at((*place, ENERGY, workload)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
             for component, amount in amounts.cost.items():
-                self._at((*place, component)).amounts.add(Amounts(cost={component: amount}))
+                self._at((*place, component, workload)).amounts.add(Amounts(cost={component: amount}))
 
     def add_served(self, served: Iterable[tuple[float, str, str, Served]]) -> None:
         """What servers did in quarter-hours."""
         for start, server, model, work in served:
             place = self._place(start, server, model, State.ACTIVE, "")
-            self._at((*place, "")).served.add(work)
+            self._at((*place, "", None)).served.add(work)
 
     def report(self, currency: str) -> Report:
         """The report of everything that was added."""
@@ -205,9 +212,7 @@ class Tabulation:
         )
         return Report(self._by, self._covered, tuple(lines), totals, self._calendar.timezone, currency)
 
-    def _place(
-        self, start: float, server: str, model: str, state: State, gpu: str
-    ) -> tuple[Period | None, str, str, str, str]:
+    def _place(self, start: float, server: str, model: str, state: State, gpu: str) -> _Place:
         return (
             None if self._unit is None else self._period(self._unit, start),
             server_of_replica(server) if self._server else "",
@@ -233,6 +238,8 @@ class Tabulation:
                     parts.append((_STATES[line.state], ""))
                 case Dimension.GPU:
                     parts.append((not line.gpu, line.gpu))
+                case Dimension.WORKLOAD:
+                    parts.append((line.workload is not None, "" if line.workload is None else line.workload.name))
                 case Dimension.COMPONENT:
                     parts.append((2.0 if not line.component else line.component != ENERGY, line.component))
                 case _:

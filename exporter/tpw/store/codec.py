@@ -22,11 +22,13 @@ from tpw.ledger.books import (
     ServerAccount,
     SourceAccount,
 )
+from tpw.ledger.phases import Phases, estimated
 from tpw.model import (
     Attribution,
     Cadence,
     EnergyMethod,
     Gpu,
+    Phase,
     PowerScope,
     ProcessIdentity,
     Role,
@@ -244,6 +246,7 @@ def dump_server(account: ServerAccount) -> str:
             "reference_cost": _lists(account.reference_cost),
             "anomalies": account.anomalies,
             "seen": account.seen,
+            **_dump_phases(account.phases),
         }
     )
 
@@ -263,7 +266,22 @@ def load_server(name: str, text: str) -> ServerAccount:
         work={(model, unit): value for model, unit, value in data.get("work", [])},
         tiers={(model, Tier(tier)): value for model, tier, value in data.get("tiers", [])},
         reference_cost={(model, reference): value for model, reference, value in data.get("reference_cost", [])},
+        phases=_load_phases(data.get("phases")),
     )
+
+
+def _dump_phases(phases: Phases | None) -> dict[str, object]:
+    if phases is None:
+        return {}
+    return {"phases": {"model": phases.model, "moments": phases.moments, "joules": _lists(phases.joules)}}
+
+
+def _load_phases(data: Mapping[str, Any] | None) -> Phases | None:
+    if data is None:
+        return None
+    joules = {(model, Phase(phase)): value for model, phase, value in data["joules"]}
+    moments = tuple(data["moments"])
+    return Phases(data["model"], joules, moments, weights=estimated(moments))
 
 
 def _dump_identity(identity: ProcessIdentity | None) -> str:

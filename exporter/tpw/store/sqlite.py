@@ -330,6 +330,7 @@ class BooksFile:
                 or account.series != before.series
                 or account.tokens != before.tokens  # tokens in flight rise before any series
                 or account.reference_cost is not before.reference_cost
+                or _phases(account) != _phases(before)
                 or _description(account) != _description(before)
             ):
                 rows.append((name, codec.dump_server(account)))
@@ -410,6 +411,12 @@ def _encodable(books: Books, old: Books) -> tuple[Books, tuple[str, ...]]:
         names.append("held")
         held = replace(held, held=old.held)
     return held, tuple(dict.fromkeys(names))
+
+
+def _phases(account: ServerAccount) -> tuple[object, ...] | None:
+    """What is stored of the phases: the same objects while no block ended."""
+    phases = account.phases
+    return None if phases is None else (phases.model, phases.moments, phases.joules)
 
 
 def _description(account: ServerAccount) -> tuple[object, ...]:

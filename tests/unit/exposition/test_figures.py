@@ -86,8 +86,8 @@ def test_moments_are_in_utc():
     assert figures.minute(1_767_225_605.0) == "00:00 UTC"
 
 
-def owned(*owners: str, **shares: float) -> GpuStatus:
-    return cast("GpuStatus", {"owners": list(owners), "shares": shares})
+def owned(*owners: str, workloads: dict[str, float] | None = None, **shares: float) -> GpuStatus:
+    return cast("GpuStatus", {"owners": list(owners), "shares": shares, "workloads": workloads or {}})
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,8 @@ def owned(*owners: str, **shares: float) -> GpuStatus:
         (owned("chat", "code", chat=0.75, code=0.25), "chat 75 %, code 25 %"),
         (owned("chat", "code", chat=1.0, code=0.0), "chat 100 %, code 0 %"),
         (owned("chat", "code"), "chat \u2013, code \u2013"),
+        (owned(workloads={"train.service": 1.0}), "train.service"),
+        (owned("chat", workloads={"train.service": 0.9}, chat=0.1), "chat 10 %, train.service 90 %"),
     ],
 )
 def test_owners_have_their_shares_if_a_gpu_is_shared(gpu: GpuStatus, expected: str):

@@ -196,3 +196,12 @@ def test_the_page_shows_these_ratios():
     assert shown["tpw_tokens_per_watt"]["embed", "acme/embed", "total", "gpu"] == 0.0
     assert (*chat, "output", "full", "EUR") in shown["tpw_cost_per_token"]
     assert not any(labels[0] == "embed" for labels in shown["tpw_cost_per_token"])
+
+
+def test_a_token_of_a_phase_costs_its_joules_at_the_cost_of_the_window() -> None:
+    shown = {one.metric.name: dict(one.samples) for one in families(rich_snapshot())}
+    joules, cost = shown["tpw_phase_energy_joules_per_token"], shown["tpw_phase_cost_per_token"]
+    assert joules
+    assert {labels[:3]: value for labels, value in cost.items()} == {
+        labels: pytest.approx(value * PUE * PRICE / 3.6e6) for labels, value in joules.items()
+    }

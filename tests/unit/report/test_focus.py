@@ -18,7 +18,7 @@ from support.quarters import END, GPUS, POLICY, START, UNPRICED_FROM, write_book
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import PostingKey
 from tpw.ledger.tick import Policy
-from tpw.model import State
+from tpw.model import State, Workload, WorkloadKind
 from tpw.report.focus import COLUMNS, LINES_BY, NoCurrencyError, Parties, focus_text
 from tpw.report.periods import Calendar, Period
 from tpw.report.tabulate import Dimension, Report, Tabulation
@@ -253,3 +253,13 @@ def test_books_without_money_make_no_data_set(tmp_path: Path) -> None:
     write_books(tmp_path, Policy(interval_seconds=300.0))
     with pytest.raises(NoCurrencyError, match="configure `tariff` or `costs`"):
         data_set(tmp_path)
+
+
+def test_other_use_is_charged_to_its_workload() -> None:
+    tabulation = Tabulation((Dimension.DAY, *LINES_BY), Period(START, END), BERLIN)
+    key = PostingKey("GPU-1", "", "", State.OTHER, Workload(WorkloadKind.SLURM, "4711"))
+    tabulation.add_rows([(START, key, Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 1.0}))])
+    text = focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES)
+    [row] = csv.DictReader(io.StringIO(text))
+    assert json.loads(row["Tags"]) == {"tpw/state": "other", "tpw/workload": "4711", "tpw/workload_kind": "slurm"}
+    assert row["ChargeDescription"] == "Facility Energy: a GPU, other (4711)"

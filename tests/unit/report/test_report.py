@@ -19,7 +19,7 @@ from tpw.exposition.figures import UNKNOWN, figure
 from tpw.ledger.amounts import JOULES_PER_KWH, Amounts, Served
 from tpw.ledger.books import PostingKey
 from tpw.ledger.tick import Policy
-from tpw.model import State
+from tpw.model import State, Workload, WorkloadKind
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit
 from tpw.report.records import csv_text, json_text
@@ -99,6 +99,44 @@ def test_long_names_are_cut_and_many_components_share_a_column(directory: Path) 
     assert f"{sum(cost.values()):.1f}" in money
 
 
+def with_workloads(by: str | None = None) -> Report:
+    """A server, an idle GPU, and two workloads: 4 kWh and 4 EUR in four quarter-hours."""
+    tabulation = Tabulation(DEFAULT if by is None else dimensions(by), ALL, BERLIN)
+    job, notebook = Workload(WorkloadKind.SLURM, "4711"), Workload(WorkloadKind.COMMAND, "ann/python")
+    keys = (
+        PostingKey("GPU-1", "chat", "m", State.ACTIVE),
+        PostingKey("GPU-1", "", "", State.OTHER, job),
+        PostingKey("GPU-2", "", "", State.OTHER, notebook),
+        PostingKey("GPU-2", "", "", State.IDLE),
+    )
+    tabulation.add_rows((START, key, Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 1.0})) for key in keys)
+    return tabulation.report("EUR")
+
+
+def test_other_use_has_a_line_for_each_workload() -> None:
+    lines = as_table(with_workloads()).split("EUR;")[0].splitlines()
+    assert [line.split()[:5] for line in lines[4:8]] == [
+        ["chat", "m", "active", UNKNOWN, "0.250"],
+        ["(other)", UNKNOWN, "other", "4711", "(slurm)"],
+        ["(other)", UNKNOWN, "other", "ann/python", "(command)"],
+        ["(idle)", UNKNOWN, "idle", UNKNOWN, "0.250"],
+    ]
+
+
+def test_records_have_the_workload_and_its_kind() -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(with_workloads("workload"), BERLIN, BY_GPU))))
+    assert [(row["workload"], row["workload_kind"], float(row["energy_gpu_kwh"])) for row in rows] == [
+        ("", "", 2.0),
+        ("4711", "slurm", 1.0),
+        ("ann/python", "command", 1.0),
+    ]
+
+
+def test_without_workloads_the_table_has_no_column_for_them(directory: Path) -> None:
+    assert "WORKLOAD" not in as_table(reported(directory))
+    assert "WORKLOAD" in as_table(with_workloads())
+
+
 def test_names_cannot_move_the_cursor() -> None:
     tabulation = Tabulation(DEFAULT, ALL, BERLIN)
     tabulation.add_rows([(START, PostingKey("g", "bad\x1b[2J", "m", State.PARKED), Amounts(900.0))])
@@ -155,7 +193,8 @@ def test_idle_gpus_have_lines_of_their_own_at_the_end(directory: Path) -> None:
     lines = reported(directory, "server").lines
     assert [line.server for line in lines] == ["chat", "code", ""]
     assert lines[-1].totals.amounts.seconds == END - START
-    assert "(idle)" in as_table(reported(directory, "server"))
+    assert "(idle)" in as_table(reported(directory, "server,state"))
+    assert "(no server)" in as_table(reported(directory, "server"))  # other use is in it too
 
 
 def test_lines_stand_in_the_order_of_what_they_are_grouped_by(directory: Path) -> None:

@@ -115,6 +115,7 @@ def kept(books: Books) -> Books:
                 read_wall_seconds=None,
                 read_at_seconds=None,
                 doubted={},
+                phases=account.phases and replace(account.phases, block=None),
             )
             for name, account in books.servers.items()
         },
