@@ -724,6 +724,17 @@ class Reference:
     price_per_token: Mapping[TokenKind, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """An amount of money for each day, week or month: of one server, of a namespace, or of everything."""
+
+    name: str
+    amount: float
+    period: str
+    server: str = ""
+    namespace: str = ""
+
+
 # ------------------------------------------------------------------------------------------------------------- sources
 
 

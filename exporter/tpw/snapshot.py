@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tpw.ledger.books import Books
+from tpw.ledger.periods import Periods
 from tpw.ledger.retirement import Retired
 from tpw.model import (
+    Budget,
     Instant,
     PriceInterval,
     PriceState,
@@ -99,6 +101,9 @@ class Snapshot:
     """None where no intensity is known for now."""
     demand: DemandNow | None = None
     """None where demand is not charged."""
+    periods: Periods | None = None
+    """None while the rows of the books cannot be read."""
+    budgets: tuple[Budget, ...] = ()
     pue: float = 1.0
     references: tuple[Reference, ...] = ()
     owners: Mapping[str, ServerWorkload] = field(default_factory=dict)

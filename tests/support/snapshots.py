@@ -6,7 +6,10 @@ a real second would make them differ.
 
 from __future__ import annotations
 
-from tpw.ledger.amounts import Amounts
+from dataclasses import replace
+from math import inf
+
+from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import (
     Books,
     Division,
@@ -17,9 +20,11 @@ from tpw.ledger.books import (
     ServerAccount,
     WindowSample,
 )
+from tpw.ledger.periods import Periods, Sums
 from tpw.ledger.phases import Phases, PhaseWeights
 from tpw.model import (
     Attribution,
+    Budget,
     Cadence,
     Calibration,
     EnergyMethod,
@@ -206,6 +211,26 @@ def _prices(wall: float) -> Prices:
     )
 
 
+def periods_to_date() -> Periods:
+    """A day and a month of two hours, after three days that the forecast follows."""
+
+    def sums(start: float, end: float, hours: float) -> Sums:
+        seconds = hours * 3600.0
+        used = {
+            ("chat", "active"): replace(posting(seconds, 1210.5), credit=0.01 * hours),
+            ("(idle)", "idle"): posting(seconds, 140.5),
+            ("(other)", "other"): posting(120.0, 290.0),
+        }
+        return Sums(start, end, used, {"chat": Served({kind: seconds * rate for kind, rate in _KINDS})})
+
+    periods = {
+        "day": sums(EPOCH, EPOCH + 86400.0, 2.0),
+        "week": sums(EPOCH - 3 * 86400.0, EPOCH + 4 * 86400.0, 74.0),
+        "month": sums(EPOCH, EPOCH + 31 * 86400.0, 2.0),
+    }
+    return Periods(periods, sums(EPOCH - 7 * 86400.0, inf, 74.0), EPOCH - 3 * 86400.0)
+
+
 def rich_snapshot(tick: int = 0) -> Snapshot:
     """One of everything: busy, parked, shared, idle and lost GPUs; servers up, down, without counters, and taken out."""
     now, wall = BOOT + 7200.0 + tick, EPOCH + 7200.0 + tick
@@ -372,6 +397,8 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         ),
         carbon=Carbon("location", 388.0),
         demand=DemandNow(4120.0, 4650.5, 14.2),
+        periods=periods_to_date(),
+        budgets=(Budget("all", 9000.0, "month"), Budget("chat", 25.0, "day", server="chat")),
         pue=PUE,
         prices=_prices(wall),
         references=(

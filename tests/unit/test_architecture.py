@@ -60,6 +60,7 @@ MAX_FIELDS = 15
 MANY_FIELDS = {
     # Rows of data, one field per thing that is stored, shown or configured.
     "tariff/tables.py: Table",
+    "config/schema.py: Config",
     "exposition/status.py: GpuStatus",
     "exposition/status.py: Status",
     "ledger/books.py: Books",

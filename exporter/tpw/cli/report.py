@@ -145,7 +145,7 @@ def _grouped_by(text: str | None, format_: str) -> tuple[Dimension, ...]:
     by = dimensions(text or Dimension.DAY)
     if len(by) != 1 or by[0].unit is None:
         raise ValueError(
-            f"--by={text}: the format focus has rows by GPU, server, model, state and component; give hour, day or month"
+            f"--by={text}: the format focus has rows by GPU, server, model, state and component; give a unit of time"
         )
     return (by[0], *LINES_BY)
 

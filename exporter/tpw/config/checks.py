@@ -49,6 +49,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     if config.carbon:
         config.carbon.check("carbon", config.tariff.timezone if config.tariff else None, report)
     _references(config, report)
+    _budgets(config, report)
     _money_needs_currency(config, report)
 
 
@@ -182,6 +183,13 @@ def _references(config: Config, report: Report) -> None:
             report(f"references[{index}]", f"{fault}: give price_per_gpu_hour (rented) or price_per_million (an API)")
 
 
+def _budgets(config: Config, report: Report) -> None:
+    _unique_names("budgets", config.budgets, report)
+    for index, budget in _whole(config.budgets):
+        if budget.server is not None and budget.namespace is not None:
+            report(f"budgets[{index}]", "has a server and a namespace: give one of them, or none for everything")
+
+
 _CHARGES = ("energy", "grid", "levies", "demand", "capacity", "fixed")
 
 
@@ -193,6 +201,7 @@ def _money_needs_currency(config: Config, report: Report) -> None:
         ("tariff", any(_is_given(getattr(tariff, part)) for part in _CHARGES)),
         ("costs", bool(config.costs) and any(_is_given(getattr(config.costs, key)) for key in config.costs.__slots__)),
         ("references", bool(config.references)),
+        ("budgets", bool(config.budgets)),
     ]
     for path, names_money in places:
         if names_money:

@@ -15,7 +15,7 @@ from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, Metr
 from tpw.settings.scalars import choice, number, switch, text, whole_number
 from tpw.settings.shapes import FilePath, FreeMapping, ListOf, OrMapping, Section, setting
 from tpw.settings.values import duration, http_url, listen_address
-from tpw.tariff.costs import Costs, ReferencePrice
+from tpw.tariff.costs import Costs, PeriodBudget, ReferencePrice
 from tpw.tariff.settings import Tariff
 
 
@@ -415,6 +415,11 @@ class Config:
     references: tuple[ReferencePrice, ...] = setting(
         ListOf(Section(ReferencePrice), "a list of references"),
         "Prices of the same work elsewhere.",
+        default=(),
+    )
+    budgets: tuple[PeriodBudget, ...] = setting(
+        ListOf(Section(PeriodBudget), "a list of budgets"),
+        "Budgets: what is spent of them and what they come to is exposed, and an alert warns before one is exceeded.",
         default=(),
     )
     web: Web = setting(Section(Web), "The HTTP server.", default=Web())

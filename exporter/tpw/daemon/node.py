@@ -19,7 +19,7 @@ from tpw.daemon.retirement import Retirement
 from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books, SourceAccount
+from tpw.ledger.books import SourceAccount
 from tpw.ledger.clock import STEP_SECONDS, stepped_since
 from tpw.ledger.replicas import merged, merged_owners
 from tpw.ledger.rows import price_late
@@ -145,11 +145,11 @@ class Node:
         self._anomalies.observe(self.books.servers, books.servers)
         if not policy.standing_charges and "tariff" in self.pricing.feeds.awaited:
             # The contract is not known yet. Its charges are shared late, as energy is priced late.
-            books = replace(books, standing_charges_since_seconds=_charged_until(self.books))
+            books = replace(books, standing_charges_since_seconds=self.books.charged_until_seconds)
         statuses = self.statuses()
         books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
-        self.books = books = self._store.save(books)
-        shown = merged(books)
+        before, books = books, self._store.save(books)
+        self.books, shown = books, merged(books)
         self.snapshot = Snapshot(
             at=at,
             books=shown,
@@ -157,6 +157,8 @@ class Node:
             prices=self.pricing.prices(books, at.wall_seconds),
             carbon=self.pricing.carbon(at.wall_seconds),
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
+            periods=self._store.periods.update(before, books, self.config.tariff.timezone or "UTC"),
+            budgets=tuple(item.budget() for item in self.config.budgets),
             pue=policy.pue,
             references=policy.references,
             owners=merged_owners(self.owners.scan.owners),
@@ -230,13 +232,6 @@ class Node:
                 for uuid in self.pricing.policy.calibration.keys() - uuids
             ]
         return (*notes, *self._store.notes())
-
-
-def _charged_until(books: Books) -> float | None:
-    """Unix time up to which charges of the contract are booked."""
-    if books.standing_charges_since_seconds is not None:
-        return books.standing_charges_since_seconds
-    return None if books.at is None else books.at.wall_seconds
 
 
 def _counts(before: Mapping[str, SourceAccount], statuses: Sequence[SourceStatus]) -> Mapping[str, SourceAccount]:

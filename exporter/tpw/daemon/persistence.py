@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
 
 import structlog
 
 from tpw.config.schema import Config
+from tpw.daemon.periods import PeriodSums
 from tpw.ledger.books import Books
 from tpw.ledger.rows import without_closed
 from tpw.snapshot import StoreStatus
 from tpw.store.recovery import Recovery
-from tpw.store.sqlite import BooksFile
+from tpw.store.sqlite import BooksFile, History
 from tpw.store.upkeep import Upkeep
 
 _log = structlog.get_logger("tpw")
@@ -75,6 +77,9 @@ class Persistence:
         self._is_aside = False
         self._is_written = threading.Event()
         self._recovery: Recovery | None = None
+        self._began = -inf
+        self.periods = PeriodSums(self.history, keep_seconds)
+        """The day, week and month to date."""
         self.written_wall_seconds: float | None = None
         """When the books were last written. None: not yet by this process."""
         self._report_recovery()
@@ -108,6 +113,14 @@ class Persistence:
     def load(self) -> Books:
         """The books as they were last written; empty where there are none."""
         return Books() if self._file is None else self._file.load()
+
+    def history(self, start_seconds: float, end_seconds: float) -> History | None:
+        """Rows that are not in memory; None while they cannot be read. Books that are kept in memory have none: what has
+        left it is gone."""
+        if self._file is not None:
+            return self._file.history(start_seconds, end_seconds)
+        began, self._began = self._began, self._wall()
+        return History(pruned_before_seconds=began)
 
     def save(self, books: Books) -> Books:
         """Write what has changed. Returns the books to carry on with; never raises for a disk that cannot be written."""

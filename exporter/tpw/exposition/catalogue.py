@@ -51,6 +51,23 @@ _NO_PHASES = (
 )
 _NO_WINDOW = "The server has been read fewer than two times."
 
+_PERIOD = ("period", "server")
+_BUDGET = ("budget", "period", "currency")
+_PERIODS = (
+    "period is the day, week (from Monday on) or month of tariff.timezone. server is (idle) for GPUs that nobody used, "
+    "(other) for those used by workloads that are no servers, and (retired) for servers without series of their own: the "
+    "series of a period sum to the node."
+)
+_NO_PERIOD = (
+    "Nothing was booked for it in the period, the first rows of the period are not kept any more (setting state.keep), or "
+    "the books cannot be read."
+)
+_FORECAST = (
+    "what is booked, and for the rest the pace of the last seven days and today, or since the books began; from the books. "
+    "All servers of a node sum to the node."
+)
+_NO_FORECAST = "The books have less than 24 hours, or the period is unknown (see tpw_period_cost)."
+
 CATALOGUE: tuple[Metric, ...] = (
     # ---------------------------------------------------------------------------------------------------------- GPUs
     Metric(
@@ -532,6 +549,80 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_facility_pue_ratio",
         (),
         "Power usage effectiveness by which energy is multiplied now (setting facility.pue, or its query).",
+    ),
+    # ------------------------------------------------------------------------------------------------ period to date
+    Metric(
+        "tpw_period_cost",
+        (*_PERIOD, "state", "component", "currency"),
+        f"Cost of the current period so far, from the books, in the currency of the label; component energy is net of what "
+        f"negative prices paid back. {_PERIODS}",
+        _NO_PERIOD,
+    ),
+    Metric(
+        "tpw_period_energy_joules",
+        (*_PERIOD, "state"),
+        f"Energy that GPUs used in the current period so far, in joules, from the books. {_PERIODS}",
+        _NO_PERIOD,
+    ),
+    Metric(
+        "tpw_period_facility_energy_joules",
+        (*_PERIOD, "state"),
+        "Energy of the GPUs in the current period so far with the host's share and PUE, in joules, from the books. "
+        f"{_PERIODS}",
+        _NO_PERIOD,
+    ),
+    Metric(
+        "tpw_period_unpriced_energy_joules",
+        ("period",),
+        "Facility energy of the current period that has no price yet, in joules, from the books: tpw_period_cost lacks "
+        "what it will cost.",
+        "No tariff is configured, or the period is unknown (see tpw_period_cost).",
+    ),
+    Metric(
+        "tpw_period_tokens",
+        (*_PERIOD, "kind"),
+        "Tokens of the current period so far, from the books, with corrections of `tpw-exporter books correct`. "
+        f"{_PERIODS}",
+        _NO_PERIOD,
+    ),
+    Metric(
+        "tpw_period_cost_forecast",
+        (*_PERIOD, "currency"),
+        f"Cost of the whole month in the currency of the label: {_FORECAST}",
+        f"{_NO_FORECAST} More than 5 % of the energy of these days has no price.",
+    ),
+    Metric(
+        "tpw_period_facility_energy_forecast_joules",
+        _PERIOD,
+        f"Facility energy of the whole month in joules: {_FORECAST}",
+        _NO_FORECAST,
+    ),
+    Metric(
+        "tpw_period_tokens_forecast",
+        (*_PERIOD, "kind"),
+        f"Tokens of the whole month: {_FORECAST}",
+        _NO_FORECAST,
+    ),
+    Metric(
+        "tpw_budget_amount",
+        _BUDGET,
+        "Amount of the budget for one period, in the currency of the label (setting budgets). Every exporter with this "
+        "budget exposes the whole amount.",
+        "No budget is configured.",
+    ),
+    Metric(
+        "tpw_budget_spent",
+        _BUDGET,
+        "What this node has spent of the budget in the current period, in the currency of the label, from the books; the "
+        "sum over all nodes is what is spent.",
+        "No budget is configured, or the period is unknown (see tpw_period_cost).",
+    ),
+    Metric(
+        "tpw_budget_projected",
+        _BUDGET,
+        "What this node will have spent of the budget at the end of the period, in the currency of the label: spent so "
+        "far, and the pace of the last seven days for the rest.",
+        f"No budget is configured. {_NO_FORECAST} More than 5 % of the energy of these days has no price.",
     ),
     # ------------------------------------------------------------------------------------------------------- sources
     Metric(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
+from tpw.exposition.periods import add_periods
 from tpw.exposition.totals import Totals, listed, totals, unlisted
 from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
@@ -156,6 +157,8 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         _reference_costs(sheet, server, books.currency, snapshot.references)
         _ratios(sheet, server, books.currency if energy_priced else "", snapshot.prices)
     _money(sheet, snapshot)
+    if snapshot.periods is not None:
+        add_periods(sheet, snapshot, snapshot.periods.to_date(books))
     _sources(sheet, snapshot)
     _exporter(sheet, snapshot)
     if drops is not None:

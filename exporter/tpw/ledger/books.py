@@ -359,3 +359,10 @@ class Books:
     """How often a damaged file was recovered."""
     polls: int = 0
     polls_skipped: int = 0
+
+    @property
+    def charged_until_seconds(self) -> float | None:
+        """Unix time up to which charges of the contract are booked. None while nothing is."""
+        if self.standing_charges_since_seconds is not None:
+            return self.standing_charges_since_seconds
+        return None if self.at is None else self.at.wall_seconds

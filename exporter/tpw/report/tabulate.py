@@ -26,6 +26,7 @@ class Dimension(StrEnum):
 
     HOUR = "hour"
     DAY = "day"
+    WEEK = "week"
     MONTH = "month"
     SERVER = "server"
     MODEL = "model"
@@ -38,7 +39,7 @@ class Dimension(StrEnum):
     @property
     def unit(self) -> Unit | None:
         """Which unit of time it is; None where it is none."""
-        return Unit(self.value) if self in (Dimension.HOUR, Dimension.DAY, Dimension.MONTH) else None
+        return Unit(self.value) if self in (Dimension.HOUR, Dimension.DAY, Dimension.WEEK, Dimension.MONTH) else None
 
 
 DEFAULT = (Dimension.DAY, Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.WORKLOAD)
@@ -55,7 +56,7 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
     if not found:
         raise ValueError(f"--by names nothing: give one or more of {known}")
     if sum(dimension.unit is not None for dimension in found) > 1:
-        raise ValueError(f"--by={text}: give one of hour, day and month")
+        raise ValueError(f"--by={text}: give one of hour, day, week and month")
     return found
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,12 +40,22 @@ from tpw.store.files import (
     connect_read_only,
     sync,
 )
-from tpw.store.queries import boot_row, load, rows_where, served_where
+from tpw.store.queries import boot_row, load, postings_where, rows_where, served_where, work_where
 from tpw.store.recovery import Recovery, recover, salvage
 from tpw.store.reserve import Changes, Reserve, write
 
 _FLUSH_SECONDS: Final = 60.0
 _UNENCODABLE: Final = (ValueError, TypeError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Rows of the books that are not in memory, to be read once."""
+
+    rows: Iterable[tuple[float, PostingKey, Amounts]] = ()
+    served: Iterable[tuple[float, str, str, Served]] = ()
+    pruned_before_seconds: float = -math.inf
+    """Earlier rows are not kept any more."""
 
 
 class BooksFile:
@@ -197,6 +209,36 @@ class BooksFile:
                 self._flush(connection)
                 self._reserve.prepare()
         return books
+
+    def history(self, start_seconds: float, end_seconds: float) -> History | None:
+        """What is in no row in memory, of the rows that began in [start, end). None while the file cannot be written."""
+        connection = self._connection
+        if connection is None:
+            return None
+        pruned = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
+        condition, bounds = "start >= ? AND start < ?", (start_seconds, end_seconds)
+        in_memory, beneath = self._written, self._beneath
+        return History(
+            chain(
+                (one for one in postings_where(connection, condition, bounds) if one[0] not in in_memory.rows),
+                (
+                    (start, *one)
+                    for start, row in beneath.items()
+                    if start_seconds <= start < end_seconds
+                    for one in row.items()
+                ),
+            ),
+            chain(
+                (one for one in work_where(connection, condition, bounds) if one[0] not in in_memory.served),
+                (
+                    (start, *who, work)
+                    for start, row in self._beneath_served.items()
+                    if start_seconds <= start < end_seconds
+                    for who, work in row.items()
+                ),
+            ),
+            -math.inf if pruned is None else float(pruned[0]),
+        )
 
     def set_aside(self, books: Books) -> None:
         """Keep beside the books what could not be written, for the next start (:mod:`tpw.store.reserve`).

@@ -1,4 +1,4 @@
-"""Costs that accrue with time (the section ``costs``), and prices of the same work elsewhere (``references``).
+"""Costs that accrue with time (section ``costs``), prices of the same work elsewhere (``references``), and ``budgets``.
 
 A year has 8760 hours and every month is a twelfth of it, so that the rates do not change with the length of a month.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import expm1, log1p
 
-from tpw.model import Rate, Reference, TokenKind
-from tpw.settings.scalars import number, text
+from tpw.model import Budget, Rate, Reference, TokenKind
+from tpw.settings.scalars import choice, number, text
 from tpw.settings.shapes import Section, setting
 
 HOUR_SECONDS = 3600.0
@@ -152,3 +152,30 @@ class ReferencePrice:
             return Reference(self.name, price_per_gpu_second=self.price_per_gpu_hour / HOUR_SECONDS)
         assert self.price_per_million is not None  # noqa: S101 - one of the two is given
         return Reference(self.name, price_per_token=self.price_per_million.per_token())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodBudget:
+    """An amount of money for each day, week or month. Without `server` and `namespace` it is for everything."""
+
+    name: str = setting(text("a name"), "The `budget` label. Each name once.")
+    amount: float = setting(
+        number("an amount of money", above=0.0),
+        "Amount for one period, of all exporters that have this budget together.",
+    )
+    period: str = setting(
+        choice("day", "week", "month"),
+        "Calendar day, week (from Monday on) or month in `tariff.timezone`.",
+        default="month",
+    )
+    server: str | None = setting(text("the name of a server"), "Only what this server costs.", default=None)
+    namespace: str | None = setting(
+        text("a Kubernetes namespace"),
+        "Only what the servers of this Kubernetes namespace cost. A server without a process is counted by its name"
+        " `namespace/workload`.",
+        default=None,
+    )
+
+    def budget(self) -> Budget:
+        """For the exposition."""
+        return Budget(self.name, self.amount, self.period, self.server or "", self.namespace or "")

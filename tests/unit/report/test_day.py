@@ -308,6 +308,25 @@ def test_the_totals_of_json_agree_with_the_page(day: Lived, capsys: pytest.Captu
     )
 
 
+def test_the_month_to_date_on_the_page_is_that_of_the_report(day: Lived, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over a restart, a change of the clock and the end of a week."""
+    found = rows(report(day, capsys, "--format=csv", "--by=week,server,state"))
+
+    week = max(row["week"] for row in found)
+    for period, lines in (("month", found), ("week", [row for row in found if row["week"] == week])):
+        for row in lines:
+            name = row["server"] or f"({row['state']})"
+            mine = [one for one in lines if (one["server"] or f"({one['state']})") == name]
+            net = sum(float(one["cost_net"]) for one in mine)
+            assert day.page.sum("tpw_period_cost", period=period, server=name) == close(net)
+            kwh = sum(float(one["energy_facility_kwh"]) for one in mine)
+            assert day.page.sum("tpw_period_facility_energy_joules", period=period, server=name) == close(3.6e6 * kwh)
+            tokens = sum(float(one["tokens_total"]) for one in mine)
+            assert day.page.sum("tpw_period_tokens", period=period, server=name) == close(tokens)
+        total = sum(float(row["cost_net"]) for row in lines)
+        assert day.page.sum("tpw_period_cost", period=period) == close(total)
+
+
 def test_the_charges_of_focus_sum_to_the_seconds(
     day: Lived, truth: dict[Key, dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
