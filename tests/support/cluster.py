@@ -58,7 +58,10 @@ class ControlPlane:
         content: str = "application/json",
         timeout: float = 10.0,
     ) -> Any:
-        """The answer of the API to a request, as the administrator or with another token. Raises HttpStatusError."""
+        """The answer of the API to a request, as the administrator or with another token; of a watch, its events.
+
+        Raises HttpStatusError.
+        """
         headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": content}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}{path}", data, headers, method=method)
@@ -69,6 +72,8 @@ class ControlPlane:
         except urllib.error.HTTPError as error:
             with error:
                 raise HttpStatusError(error.code, error.read().decode(errors="replace")) from None
+        if "watch=" in path:
+            return [json.loads(line) for line in text.splitlines()]
         return json.loads(text) if text.startswith(("{", "[")) else text
 
     def patch(self, path: str, body: object) -> Any:
@@ -193,7 +198,7 @@ class ControlPlane:
     def stop_apiserver(self, *, hard: bool = False) -> None:
         """Stop it: connections are closed. ``hard``: with SIGKILL."""
         child = self.children.pop("kube-apiserver")
-        child.kill() if hard else child.stop(timeout=30)
+        child.kill() if hard else child.stop()
 
     def start_controllers(self) -> None:
         """Start the controllers, and wait until pods are admitted. A Node needs no heartbeat for a day."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 SCRIPTS = Path(__file__).with_suffix("")
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "realparts"
@@ -240,6 +241,16 @@ def kubernetes_dir() -> Path:
     return _or_skip("kubernetes") / "bin"
 
 
+def operator_definitions() -> list[dict[str, Any]]:
+    """The custom resource definitions of the Prometheus operator: PodMonitor, ServiceMonitor, PrometheusRule."""
+    return list(json.loads((_or_skip("operator") / "definitions.json").read_text()))
+
+
+def victoria_metrics_dir() -> Path:
+    """The directory with ``victoria-metrics`` and ``vmalert``; for tests marked ``heavy``."""
+    return _or_skip("victoriametrics") / "usr/bin"
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Something that can be fetched: Debian packages of the first suite that has them all, and what ``finish`` adds."""
@@ -351,6 +362,16 @@ def _build_kubernetes(target: Path, deadline: float) -> None:
     _run([str(SCRIPTS / "build-kubernetes.sh"), str(target)], deadline)
 
 
+def _define_operator(target: Path, deadline: float) -> None:
+    """Write the definitions, in an environment of their own that is then removed."""
+    venv.create(target / "venv", with_pip=True)
+    python = str(target / "venv/bin/python")
+    what = ["--require-hashes", "-r", str(SCRIPTS / "operator-models.txt")]
+    _run([python, *PIP[1:], "install", "--no-cache-dir", *what], deadline)
+    _run([python, str(SCRIPTS / "make-crds.py"), str(target / "definitions.json")], deadline)
+    shutil.rmtree(target / "venv")
+
+
 def _trim_chromium(target: Path, _deadline: float) -> None:
     """Chromium starts copies of itself by its own path, so the system's loader and libc have to serve: ours go."""
     for name in ("ld-linux*", "libc.so*", "libm.so*", "libmvec.so*", "libpthread.so*", "libdl.so*", "librt.so*"):
@@ -393,6 +414,8 @@ PARTS = {
         dependencies=True,
     ),
     "kubernetes": Part(finish=_build_kubernetes, files=("build-kubernetes.sh",), seconds=2400),
+    "operator": Part(finish=_define_operator, files=("operator-models.txt", "make-crds.py")),
+    "victoriametrics": Part(("sid", "testing"), ("victoria-metrics",)),
     "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
     "dynamo": Part(finish=_install_dynamo, files=("dynamo.txt",), seconds=1200),
     "litellm": Part(finish=_install_litellm, files=("litellm.txt",), seconds=1200),

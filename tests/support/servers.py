@@ -207,6 +207,11 @@ class Prometheus:
             for series in self._ask("query", {"query": expr})["result"]
         ]
 
+    def at(self, expr: str, instant: float) -> list[Sample]:
+        """Instant query of another moment than now."""
+        answer = self._ask("query", {"query": expr, "time": instant})["result"]
+        return [Sample(series["metric"], float(series["value"][1])) for series in answer]
+
     def value(self, expr: str) -> float:
         """The one value of an expression; AssertionError when there is none or more than one."""
         samples = self.query(expr)

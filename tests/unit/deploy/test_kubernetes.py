@@ -415,7 +415,7 @@ def test_series_keep_their_name_when_a_pod_is_replaced(monitor):
     """One pod runs on a node, and its books outlive it: ``instance`` is the node, and the pod is no label.
 
     The labels are dropped from the target and not from its samples: ``up`` would keep them, and ``tpw_server_info``, where
-    ``pod`` and ``container`` are those of a server, would lose them.
+    ``pod`` and ``container`` are those of a server, would lose them. ``tests/e2e/test_replaced_pod.py`` runs it.
     """
     document = of_kind(render({monitor: {"enabled": True}}), f"{monitor[0].upper()}{monitor[1:]}")
     (endpoint,) = document["spec"].get("podMetricsEndpoints") or document["spec"]["endpoints"]

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "requirements").glob("*.txt"))
-MODEL = ROOT / "tests" / "support" / "realparts" / "llama-model.txt"
+PARTS = [ROOT / "tests" / "support" / "realparts" / f"{name}.txt" for name in ("llama-model", "operator-models")]
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -27,13 +27,13 @@ def pins(path: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("path", [*FILES, MODEL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, *PARTS], ids=lambda path: path.name)
 def test_no_file_names_an_index(path):
     for line in path.read_text().splitlines():
         assert not re.search(r"https?:|(^|\s)(-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host)\b", line)
 
 
-@pytest.mark.parametrize("path", [*FILES, MODEL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, *PARTS], ids=lambda path: path.name)
 def test_everything_is_pinned_and_hashed(path):
     assert pins(path)
 
