@@ -19,13 +19,15 @@ from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 from tpw.exposition.figures import figure
 from tpw.ledger.amounts import JOULES_PER_KWH, Served
+from tpw.ledger.books import Books
+from tpw.ledger.replicas import merged
 from tpw.report.focus import LINES_BY, NoCurrencyError, Parties, focus_text
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit, range_of
 from tpw.report.reconcile import check_text, compared
 from tpw.report.records import csv_text, json_text
 from tpw.report.table import table_text
-from tpw.report.tabulate import DEFAULT, Dimension, Tabulation, dimensions
+from tpw.report.tabulate import DEFAULT, Dimension, Label, Tabulation, dimensions
 from tpw.store.files import StoreError
 from tpw.store.reading import BooksReader
 
@@ -50,8 +52,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--by",
         metavar="NAMES",
-        help=f"Group by any of {', '.join(Dimension)}, separated by commas. Default: {','.join(DEFAULT)}. Tokens are"
-        " counted by server and model: grouped by state, they are in the rows of `active`; grouped by GPU or component,"
+        help=f"Group by any of {', '.join(Dimension)}, label_NAME, separated by commas. Default: {','.join(DEFAULT)}."
+        " Tokens are counted by server and model: grouped by state, they are in the rows of `active`; by GPU or component,"
         " they are in rows of their own.",
     )
     what.add_argument(
@@ -110,7 +112,7 @@ class _Request:
 
     calendar: Calendar
     covered: Period
-    by: tuple[Dimension, ...]
+    by: tuple[Dimension | Label, ...]
     format: str
     parties: Parties
 
@@ -139,7 +141,7 @@ def _request(arguments: argparse.Namespace, config: Config) -> _Request:
     )
 
 
-def _grouped_by(text: str | None, format_: str) -> tuple[Dimension, ...]:
+def _grouped_by(text: str | None, format_: str) -> tuple[Dimension | Label, ...]:
     if format_ != "focus":
         return DEFAULT if text is None else dimensions(text)
     by = dimensions(text or Dimension.DAY)
@@ -162,7 +164,10 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> str:
     def billing_period(at_seconds: float) -> Period:
         return Period(*months.bounds(at_seconds))
 
-    tabulation = Tabulation(request.by, covered, calendar, billing_period if request.format == "focus" else None)
+    cut = billing_period if request.format == "focus" else None
+    accounts = merged(Books(servers={account.name: account for account in books.servers()})).servers
+    owners = {name: account.belongs for name, account in accounts.items()}
+    tabulation = Tabulation(request.by, covered, calendar, cut, owners)
     tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
     tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
     corrections = books.corrections(covered.start_seconds, covered.end_seconds)

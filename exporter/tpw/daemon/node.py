@@ -140,7 +140,8 @@ class Node:
         self.owners.update_holders(self.meters.accelerators, at_once=self.owners.is_taken(reading.samples, self.books))
         owners = self.owners.owners(self.servers.claims, outcomes, self.meters.gpus, self.books)
         policy = self.pricing.policy
-        tick = Tick(at, reading, hosts, tuple(outcomes), owners, self.owners.occupants, self.owners.parts)
+        who = self.owners
+        tick = Tick(at, reading, hosts, tuple(outcomes), owners, who.occupants, who.scan.belongs, who.parts)
         books = advance(self.books, tick, policy)
         self._anomalies.observe(self.books.servers, books.servers)
         if not policy.standing_charges and "tariff" in self.pricing.feeds.awaited:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from tpw.discovery.engines import Engine
@@ -47,6 +47,8 @@ class HostScan:
     """The URL that each server was scanned at."""
     owners: Mapping[str, ServerWorkload] = field(default_factory=dict)
     """To whom each server belongs."""
+    belongs: Mapping[str, ServerWorkload] = field(default_factory=dict)
+    """The same without pods and containers, which change."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where the addresses of the configured servers are."""
 
@@ -117,6 +119,9 @@ def scan_host(
     unknown = {name: own for name, own in pids.items() if own and not held_by(own, holders)} if blind else {}
     visible = {name: host.visible(own) for name, own in unknown.items()}
     devices, problem = _devices(host, unknown, kubelet)
+    owners = {
+        name: host.server_workload(own & (listening.get(name) or own) or own) for name, own in pids.items() if own
+    }
     return HostScan(
         found,
         pids,
@@ -129,7 +134,8 @@ def scan_host(
         {name: at for name, at in started.items() if at is not None},
         host.workloads(holding),
         addresses,
-        {name: host.server_workload(own & (listening.get(name) or own) or own) for name, own in pids.items() if own},
+        owners,
+        {name: replace(one, pod="", container="") for name, one in owners.items()},
         {name: host.place(url) for name, url in configured.items()},
     )
 

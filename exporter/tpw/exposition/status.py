@@ -116,6 +116,12 @@ class ServerStatus(TypedDict):
     cadence: str
     attribution: str
     gpus: list[int]
+    namespace: str
+    workload: str
+    workload_kind: str
+    deployment: str
+    labels: dict[str, str]
+    """Allowed labels of its pod, as they are named in metrics."""
     window_seconds: float | None
     models: list[ModelStatus]
 
@@ -389,6 +395,7 @@ def _server(
 ) -> ServerStatus:
     books = snapshot.books
     ratios = live_ratios(server, priced=priced, preliminary_price=snapshot.prices.preliminary)
+    owner = snapshot.owners.get(server.name, server.belongs)
     counted = {model for model, _ in server.tokens}
     models = sorted(counted.union(server.models, booked.models.get(server.name, ()))) or [UNKNOWN_MODEL]
     if server.up:
@@ -406,6 +413,11 @@ def _server(
         cadence=str(server.cadence),
         attribution=str(server.attribution),
         gpus=sorted(books.gpus[uuid].gpu.index for uuid in server.gpus if uuid in books.gpus),
+        namespace=owner.namespace,
+        workload=owner.workload,
+        workload_kind=owner.kind,
+        deployment=owner.deployment,
+        labels=dict(owner.labels),
         window_seconds=ratios.span_seconds if ratios else None,
         models=[
             _model(server, model, booked, ratios.models.get(model, _NO_RATIOS) if ratios else _NO_RATIOS)

@@ -277,6 +277,9 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
     for name, owner in tick.owners.items():
         account = accounts.get(name) or ServerAccount(name, since_wall_seconds=_observed_since(books, tick))
         account = account if account.attribution is owner.method else replace(account, attribution=owner.method)
+        belongs = tick.belongs.get(name, account.belongs)
+        if belongs != account.belongs:
+            account = replace(account, belongs=belongs)
         if not owner.has_counters and account.models != (owner.model or UNKNOWN_MODEL,):
             # Without a page the configuration is the only source.
             account = replace(account, models=(owner.model or UNKNOWN_MODEL,))

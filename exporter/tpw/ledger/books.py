@@ -32,6 +32,7 @@ from tpw.model import (
     Phase,
     ProcessIdentity,
     Role,
+    ServerWorkload,
     SplitMethod,
     State,
     Tier,
@@ -279,6 +280,8 @@ class ServerAccount:
     tiers: Mapping[tuple[str, Tier], float] = field(default_factory=dict)
     """Cached input by (model, tier), as far as the engine reports tiers."""
     phase: Phase | None = None
+    belongs: ServerWorkload = field(default_factory=ServerWorkload)
+    """To whom it belonged when that was last known, without pod and container: they change."""
     loads: tuple[Load, ...] = ()
     models: tuple[str, ...] = ()
     """Models it serves, as last known: they share parked energy."""

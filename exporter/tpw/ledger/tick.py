@@ -20,6 +20,7 @@ from tpw.model import (
     Reference,
     ServerFault,
     ServerReading,
+    ServerWorkload,
     StandingCharge,
 )
 from tpw.tariff.demand import DemandRules
@@ -63,6 +64,8 @@ class Tick:
     owners: Mapping[str, Ownership] = field(default_factory=dict)
     occupants: Mapping[str, Occupants] = field(default_factory=dict)
     """Processes that belong to no server, by UUID of the GPU. Without an entry nothing is known about a GPU's processes."""
+    belongs: Mapping[str, ServerWorkload] = field(default_factory=dict)
+    """To whom servers belong, by name, as far as their processes are known; without pod and container."""
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     """Instances of the GPUs that are partitioned, by UUID of the GPU."""
 

@@ -61,6 +61,8 @@ COLUMNS = (
     "ServiceSubcategory",
     "SkuId",
     "SkuMeter",
+    "SubAccountId",
+    "SubAccountName",
     "Tags",
     "x_UnpricedKilowattHours",
 )
@@ -137,6 +139,8 @@ def _common(line: Line, period: Period, billing: Period, parties: Parties, curre
     tags = {"tpw/server": line.server, "tpw/model": line.model, "tpw/state": line.state}
     if line.workload is not None:
         tags |= {"tpw/workload": line.workload.name, "tpw/workload_kind": line.workload.kind}
+    belongs = line.belongs
+    tags |= {"tpw/namespace": belongs.namespace, "tpw/deployment": belongs.deployment, **dict(belongs.labels)}
     return {
         "BillingAccountId": parties.billing_account,
         "BillingAccountName": parties.billing_account,
@@ -151,13 +155,15 @@ def _common(line: Line, period: Period, billing: Period, parties: Parties, curre
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "LLM Inference",
         "ServiceSubcategory": "Generative AI",
+        "SubAccountId": belongs.namespace,
+        "SubAccountName": belongs.namespace,
         "Tags": json.dumps({name: value for name, value in tags.items() if value}, ensure_ascii=False),
     }
 
 
 def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
     amounts = line.totals.amounts
-    names = (line.server, line.model) if line.workload is None else (line.workload.name,)
+    names = (line.server, line.model) if line.server or line.workload is None else (line.workload.name,)
     workload = ", ".join(name for name in names if name)
     label = "a GPU" if gpu is None else f"GPU {gpu.index}"
     use = f"{label}, {line.state}" + (f" ({workload})" if workload else "")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tpw.ledger.amounts import JOULES_PER_KWH
 from tpw.model import Gpu, TokenKind
 from tpw.report.periods import Calendar
-from tpw.report.tabulate import Dimension, Line, Report, Totals, per_joule
+from tpw.report.tabulate import Dimension, Label, Line, Report, Totals, per_joule
 
 _KINDS = (TokenKind.INPUT, TokenKind.CACHED_INPUT, TokenKind.OUTPUT)
 
@@ -43,16 +43,19 @@ def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-_COLUMNS = {Dimension.GPU: ("gpu", "gpu_uuid"), Dimension.WORKLOAD: ("workload", "workload_kind")}
+_COLUMNS: dict[Dimension | Label, tuple[str, ...]] = {
+    Dimension.GPU: ("gpu", "gpu_uuid"),
+    Dimension.WORKLOAD: ("workload", "workload_kind"),
+}
 """Columns of a dimension, where it is not one of its own name."""
 
 
-def _key_names(by: Sequence[Dimension]) -> Iterator[str]:
+def _key_names(by: Sequence[Dimension | Label]) -> Iterator[str]:
     for dimension in by:
         yield from _COLUMNS.get(dimension, (dimension.value,))
 
 
-def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[str, Gpu]) -> dict[str, Value]:
+def _key(by: Sequence[Dimension | Label], line: Line, calendar: Calendar, gpus: Mapping[str, Gpu]) -> dict[str, Value]:
     key: dict[str, Value] = {}
     for dimension in by:
         match dimension:
@@ -64,6 +67,8 @@ def _key(by: Sequence[Dimension], line: Line, calendar: Calendar, gpus: Mapping[
                 key["state"] = line.state
             case Dimension.COMPONENT:
                 key["component"] = line.component
+            case Dimension.NAMESPACE | Label():
+                key[dimension.value] = line.owner(dimension)
             case Dimension.WORKLOAD:
                 key["workload"] = "" if line.workload is None else line.workload.name
                 key["workload_kind"] = "" if line.workload is None else line.workload.kind

@@ -11,12 +11,12 @@ from tpw.exposition.figures import UNKNOWN, figure, plain
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
 from tpw.model import Gpu, State, TokenKind
 from tpw.report.periods import Calendar, Unit
-from tpw.report.tabulate import Dimension, Line, Report, Totals, per_joule
+from tpw.report.tabulate import Dimension, Label, Line, Report, Totals, per_joule
 
 _NOBODY = {State.IDLE: "(idle)", State.OTHER: "(other)", "": "(no server)"}
 """Shown as the server of GPUs without an owner, by state; "" where a line is of all states."""
 
-_NARROWEST = {Dimension.SERVER: 8, Dimension.MODEL: 10, Dimension.WORKLOAD: 10}
+_NARROWEST: dict[Dimension | Label, int] = {Dimension.SERVER: 8, Dimension.MODEL: 10, Dimension.WORKLOAD: 10}
 """The least width of a text column. Others are never cut."""
 _TOTAL = "total"
 
@@ -141,7 +141,8 @@ class _Labels:
         units = [dimension.unit for dimension in report.by if dimension.unit is not None]
         self.has_headings = bool(units) and len(report.by) > 1
         self._unit = units[0] if units else None
-        has_workloads = any(line.workload is not None for line in report.lines)
+        # That of a server is mostly in its name.
+        has_workloads = any(line.workload is not None and not line.server for line in report.lines)
         self._dimensions = [
             one
             for one in report.by
@@ -189,7 +190,7 @@ class _Labels:
         text = self._calendar.name(unit, self._calendar.period(unit, period.start_seconds))
         return f"{text} {self._calendar.local(period.start_seconds):%a}" if unit is Unit.DAY else text
 
-    def _word(self, dimension: Dimension, line: Line) -> str:
+    def _word(self, dimension: Dimension | Label, line: Line) -> str:
         match dimension:
             case Dimension.SERVER:
                 return plain(line.server) or _NOBODY.get(line.state, UNKNOWN)
@@ -197,6 +198,8 @@ class _Labels:
                 return plain(line.model) or UNKNOWN
             case Dimension.STATE:
                 return line.state
+            case Dimension.NAMESPACE | Label():
+                return plain(line.owner(dimension)) or UNKNOWN
             case Dimension.WORKLOAD:
                 return UNKNOWN if line.workload is None else f"{plain(line.workload.name)} ({line.workload.kind})"
             case Dimension.COMPONENT:

@@ -8,14 +8,14 @@ Every joule, token and cost of the range is in exactly one line, so the lines su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import fsum
 
 from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served, Tally
 from tpw.ledger.books import PostingKey
-from tpw.model import State, TokenKind, Workload, server_of_replica
+from tpw.model import ServerWorkload, State, TokenKind, Workload, WorkloadKind, server_of_replica
 from tpw.report.periods import Calendar, Period, Unit
 
 MILLION = 1e6
@@ -34,7 +34,9 @@ class Dimension(StrEnum):
     GPU = "gpu"
     COMPONENT = "component"
     WORKLOAD = "workload"
-    """Who used a GPU without being a server."""
+    """Of a server, or of who used a GPU without being one."""
+    NAMESPACE = "namespace"
+    """Of the server's pod."""
 
     @property
     def unit(self) -> Unit | None:
@@ -42,17 +44,31 @@ class Dimension(StrEnum):
         return Unit(self.value) if self in (Dimension.HOUR, Dimension.DAY, Dimension.WEEK, Dimension.MONTH) else None
 
 
+class Label(str):
+    """Grouping by a label of pods, by its name in metrics: ``label_team``."""
+
+    __slots__ = ()
+    unit = None
+
+    @property
+    def value(self) -> str:
+        """Its name, as that of a :class:`Dimension`."""
+        return str(self)
+
+
+_LABEL = "label_"
+
 DEFAULT = (Dimension.DAY, Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.WORKLOAD)
 
 
-def dimensions(text: str) -> tuple[Dimension, ...]:
-    """The dimensions of ``day,server``. Raises ValueError with a whole sentence."""
+def dimensions(text: str) -> tuple[Dimension | Label, ...]:
+    """The dimensions of ``day,server,label_team``. Raises ValueError with a whole sentence."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     known = ", ".join(Dimension)
     for word in words:
-        if word not in set(Dimension):
-            raise ValueError(f"--by={text}: `{word}` is none of {known}")
-    found = tuple(dict.fromkeys(Dimension(word) for word in words))
+        if word not in set(Dimension) and not word.startswith(_LABEL):
+            raise ValueError(f"--by={text}: `{word}` is none of {known}, label_NAME")
+    found = tuple(dict.fromkeys(Label(word) if word.startswith(_LABEL) else Dimension(word) for word in words))
     if not found:
         raise ValueError(f"--by names nothing: give one or more of {known}")
     if sum(dimension.unit is not None for dimension in found) > 1:
@@ -107,6 +123,7 @@ def per_joule(tokens: float, joules: float) -> float | None:
 
 
 NO_TOTALS = Totals()
+NO_OWNER = ServerWorkload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +140,19 @@ class Line:
     workload: Workload | None
     """None for a server, and for a GPU that nobody used."""
     totals: Totals
+    belongs: ServerWorkload = NO_OWNER
+    """To whom the server belongs, as last known; of a group of servers, what they have in common by the grouping."""
+
+    def owner(self, dimension: Dimension | Label) -> str:
+        """Its namespace, or its value of a label."""
+        return dict(self.belongs.labels).get(dimension, "") if isinstance(dimension, Label) else self.belongs.namespace
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """Lines in the order of the grouping: servers by name, then lines without one."""
 
-    by: tuple[Dimension, ...]
+    by: tuple[Dimension | Label, ...]
     covered: Period
     lines: tuple[Line, ...]
     totals: Totals
@@ -159,14 +182,16 @@ class Tabulation:
         covered: the range; all rows must begin in it.
         calendar: the calendar of the report's zone.
         cut: the period of a moment that no line may exceed, such as its billing month; None for none.
+        owners: to whom each server belongs.
     """
 
     def __init__(
         self,
-        by: Sequence[Dimension],
+        by: Sequence[Dimension | Label],
         covered: Period,
         calendar: Calendar,
         cut: Callable[[float], Period] | None = None,
+        owners: Mapping[str, ServerWorkload] | None = None,
     ) -> None:
         self._by = tuple(by)
         self._covered = covered
@@ -179,6 +204,9 @@ class Tabulation:
         self._gpu = Dimension.GPU in by
         self._component = Dimension.COMPONENT in by
         self._workload = Dimension.WORKLOAD in by
+        self._owners = owners or {}
+        self._belongs: dict[str, ServerWorkload] = {}
+        """Of each group of servers."""
         self._sums: dict[_Key, _Sum] = {}
 
     def add_rows(self, rows: Iterable[tuple[float, PostingKey, Amounts]]) -> None:
@@ -187,7 +215,7 @@ class Tabulation:
             place = self._place(start, key.server, key.model, key.state, key.gpu)
             # A tariff books a cost of energy, even while the price is unknown (then it is 0).
             is_tariffed = ENERGY in amounts.cost
-            workload = key.workload if self._workload else None
+            workload = (key.workload or self._workload_of(key.server)) if self._workload else None
             if not self._component:
                 self._at((*place, "", workload)).add(amounts, is_tariffed=is_tariffed)
                 continue
@@ -200,11 +228,16 @@ class Tabulation:
         """What servers did in quarter-hours."""
         for start, server, model, work in served:
             place = self._place(start, server, model, State.ACTIVE, "")
-            self._at((*place, "", None)).served.add(work)
+            workload = self._workload_of(server) if self._workload else None
+            self._at((*place, "", workload)).served.add(work)
 
     def report(self, currency: str) -> Report:
         """The report of everything that was added."""
-        lines = [Line(*key, totals) for key, line in self._sums.items() if (totals := line.totals()) != NO_TOTALS]
+        lines = [
+            Line(*key, totals, self._belongs.get(key[1], NO_OWNER))
+            for key, line in self._sums.items()
+            if (totals := line.totals()) != NO_TOTALS
+        ]
         lines.sort(key=self._order)
         totals = Totals(
             sum((line.totals.amounts for line in lines), NOTHING),
@@ -216,11 +249,31 @@ class Tabulation:
     def _place(self, start: float, server: str, model: str, state: State, gpu: str) -> _Place:
         return (
             None if self._unit is None else self._period(self._unit, start),
-            server_of_replica(server) if self._server else "",
+            self._group(server_of_replica(server)) if server else "",
             model if self._model else "",
             state.value if self._state else "",
             gpu if self._gpu else "",
         )
+
+    def _group(self, server: str) -> str:
+        """What a server is summed with: itself, or all with the same namespace and labels that are grouped by."""
+        owner = self._owners.get(server, NO_OWNER)
+        if not self._server:
+            labels = dict(owner.labels)
+            named = tuple((label, labels.get(label, "")) for label in self._by if isinstance(label, Label))
+            by_namespace = Dimension.NAMESPACE in self._by
+            if not named and not by_namespace:
+                return ""
+            owner = ServerWorkload(namespace=owner.namespace if by_namespace else "", labels=named)
+            server = "/".join((owner.namespace, *(value for _, value in named)))
+        self._belongs.setdefault(server, owner)
+        return server
+
+    def _workload_of(self, server: str) -> Workload | None:
+        owner = self._owners.get(server_of_replica(server), NO_OWNER)
+        if owner.namespace:
+            return Workload(WorkloadKind.KUBERNETES, f"{owner.namespace}/{owner.workload}")
+        return Workload(WorkloadKind(owner.kind), owner.workload) if owner.workload else None
 
     def _period(self, unit: Unit, start: float) -> Period:
         period = self._calendar.period(unit, start).within(self._covered)
@@ -239,6 +292,9 @@ class Tabulation:
                     parts.append((_STATES[line.state], ""))
                 case Dimension.GPU:
                     parts.append((not line.gpu, line.gpu))
+                case Dimension.NAMESPACE | Label():
+                    value = line.owner(dimension)
+                    parts.append((not value, value))
                 case Dimension.WORKLOAD:
                     parts.append((line.workload is not None, "" if line.workload is None else line.workload.name))
                 case Dimension.COMPONENT:

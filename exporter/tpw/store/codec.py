@@ -32,6 +32,7 @@ from tpw.model import (
     PowerScope,
     ProcessIdentity,
     Role,
+    ServerWorkload,
     SplitMethod,
     State,
     Tier,
@@ -247,6 +248,7 @@ def dump_server(account: ServerAccount) -> str:
             "anomalies": account.anomalies,
             "seen": account.seen,
             **_dump_phases(account.phases),
+            "belongs": _dump_workload(account.belongs),
         }
     )
 
@@ -267,6 +269,7 @@ def load_server(name: str, text: str) -> ServerAccount:
         tiers={(model, Tier(tier)): value for model, tier, value in data.get("tiers", [])},
         reference_cost={(model, reference): value for model, reference, value in data.get("reference_cost", [])},
         phases=_load_phases(data.get("phases")),
+        belongs=_load_workload(data.get("belongs", {})),
     )
 
 
@@ -282,6 +285,19 @@ def _load_phases(data: Mapping[str, Any] | None) -> Phases | None:
     joules = {(model, Phase(phase)): value for model, phase, value in data["joules"]}
     moments = tuple(data["moments"])
     return Phases(data["model"], joules, moments, weights=estimated(moments))
+
+
+_WORKLOAD = ("workload", "kind", "namespace", "deployment")
+
+
+def _dump_workload(workload: ServerWorkload) -> dict[str, object]:
+    named = {name: value for name in _WORKLOAD if (value := getattr(workload, name))}
+    return {**named, "labels": workload.labels} if workload.labels else named
+
+
+def _load_workload(data: Mapping[str, Any]) -> ServerWorkload:
+    labels = tuple((str(name), str(value)) for name, value in data.get("labels", []))
+    return ServerWorkload(**_known(data, _WORKLOAD), labels=labels)
 
 
 def _dump_identity(identity: ProcessIdentity | None) -> str:

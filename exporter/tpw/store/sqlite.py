@@ -466,6 +466,7 @@ def _description(account: ServerAccount) -> tuple[object, ...]:
         *(account.engine, account.version, account.address, account.identity),
         *(account.attribution, account.models, account.anomalies, account.seen, account.uncounted),
         account.unread_since_seconds,
+        account.belongs,
     )
 
 

@@ -107,6 +107,8 @@ SPECIFICATION = {
     "ServiceSubcategory": Column(RECOMMENDED, False, one_of("Generative AI")),
     "SkuId": Column(CONDITIONAL, True, is_text),
     "SkuMeter": Column(CONDITIONAL, True, is_text),
+    "SubAccountId": Column(CONDITIONAL, True, is_text),
+    "SubAccountName": Column(CONDITIONAL, True, is_text),
     "Tags": Column(CONDITIONAL, True, is_key_values),
     "x_UnpricedKilowattHours": Column(CUSTOM, True, is_decimal),
 }
