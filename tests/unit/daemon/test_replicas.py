@@ -145,7 +145,9 @@ class Node:
         return self.page().sum("tpw_server_tokens_total", kind="output")
 
     def servers(self) -> set[str]:
-        return {dict(labels)["server"] for _, labels in self.page() if "server" in dict(labels)}
+        """Without those of no server: ``(idle)``, ``(other)``."""
+        found = {dict(labels)["server"] for _, labels in self.page() if "server" in dict(labels)}
+        return {name for name in found if not name.startswith("(")}
 
 
 @pytest.fixture
