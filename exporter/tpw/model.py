@@ -10,7 +10,7 @@ unknown, never zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -689,6 +689,17 @@ class PriceInterval:
     """(kWh, difference), ascending: beyond that many kWh of the billing month, the difference is added to the price."""
     month_start_seconds: float | None = None
     """Start of the billing month of the steps, which contains the interval. Set where there are steps."""
+
+    def stepped(self, kwh: float, month_kwh: float) -> Iterator[tuple[float, float]]:
+        """(kWh, price) of each step that further kWh fall in, after ``month_kwh`` of the billing month."""
+        used, left = month_kwh, kwh
+        for beyond, _ in self.steps:
+            if used < beyond and left > 0.0:
+                part = min(left, beyond - used)
+                yield part, self.price_after(used)
+                used, left = (beyond, left - part) if part < left else (used + part, 0.0)
+        if left > 0.0 or kwh == 0.0:
+            yield left, self.price_after(used)
 
     def price_after(self, month_kwh: float) -> float:
         """Price of the next kWh after ``month_kwh`` were used in the billing month."""

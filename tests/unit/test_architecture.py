@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"model", "ledger", "snapshot", "tariff.demand"},
     "exposition": {"model", "ledger", "snapshot", "logs"},
     "report": {"model", "ledger", "exposition.figures"},
+    "billing": {"model", "tariff"},
     "config": {"settings", "tariff", "carbon"},
     "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
 }

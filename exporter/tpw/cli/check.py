@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from tpw.cli import Setting
@@ -12,6 +13,8 @@ from tpw.config.load import load_file
 from tpw.config.problems import ConfigError
 from tpw.daemon.sources import known_names
 from tpw.tariff.context import FeedContext
+from tpw.tariff.settings import Tariff
+from tpw.tariff.urdb_fields import SAMPLE_KW
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +46,33 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
                 print(f"{path or 'no file: the defaults'}: valid")
             for problem in unpriced:
                 print(f"{path}: no price: {problem}", file=sys.stderr)
-            for note in config.tariff.notes():
+            notes = list(config.tariff.notes())
+            if config.tariff.energy and config.tariff.is_local and not unpriced:
+                notes.append(_sample(config.tariff))
+            for note in notes:
                 print(f"{path}: note: {note}")
     if len(paths) > 1:
         sys.stdout.flush()
         tally = "all valid" if not wrong else f"{len(wrong)} not valid, with {sum(wrong)} problems"
         print(f"{len(paths)} files: {tally}", file=sys.stderr)
     return 2 if wrong else 0
+
+
+def _sample(tariff: Tariff) -> str:
+    """The bill of a constant load for this billing month: a price in the wrong unit shows."""
+    from tpw.billing.bill import bill
+    from tpw.billing.curve import Load
+
+    start, end = tariff.months().bounds(time.time())
+    load = Load(start, end, SAMPLE_KW * 1000.0 * (end - start))
+    found = bill(tariff, (load,), start, end, FeedContext(clock=lambda: start))
+    parts = ", ".join(
+        f"{section} {found.of(section):,.2f}" for section in dict.fromkeys(line.section for line in found.lines)
+    )
+    lacking = f"; {found.unpriced_kwh:,.0f} kWh without a price" if found.unpriced_kwh else ""
+    return (
+        f"tariff: {SAMPLE_KW:g} kW for this billing month cost {found.total:,.2f} {found.currency} ({parts}){lacking}"
+    )
 
 
 def _files(path: Path) -> list[Path]:

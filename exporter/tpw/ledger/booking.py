@@ -207,14 +207,7 @@ def _stepped(interval: PriceInterval, kwh: float, month_kwh: dict[float, float])
         return
     used = month_kwh.get(interval.month_start_seconds, 0.0)
     month_kwh[interval.month_start_seconds] = used + kwh
-    left = kwh
-    for beyond, _ in interval.steps:
-        if used < beyond and left > 0.0:
-            part = min(left, beyond - used)
-            yield part, interval.price_after(used)
-            used, left = (beyond, left - part) if part < left else (used + part, 0.0)
-    if left > 0.0 or kwh == 0.0:
-        yield left, interval.price_after(used)
+    yield from interval.stepped(kwh, used)
 
 
 def rate(start_seconds: float, end_seconds: float, facility_joules: float, policy: Policy) -> tuple[float, float]:

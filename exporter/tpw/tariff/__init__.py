@@ -101,6 +101,10 @@ class Layer(Calendar):
         if self.share and not isinstance(self.share, float | str):
             self.share.check(f"{path}.share", tariff, report)
 
+    def fields_of_rate(self) -> dict[str, list[str]]:
+        """For a rate in a file: its fields by what becomes of them."""
+        return {}
+
     def notes(self, tariff: Tariff) -> Sequence[str]:
         """What an operator should know of these valid settings. May read files that the settings name."""
         return ()

@@ -16,6 +16,8 @@ class Contract:
     standing_charges: tuple[StandingCharge, ...] = ()
     excluded: tuple[str, ...] = ()
     """Charges that no figure includes, in sentences."""
+    minimum_per_month: float = 0.0
+    """A minimum bill: of the whole meter, so that no hour or server has a share of it."""
 
     def scaled(self, factor: float, fixed: float) -> Contract:
         """The demand charges times a factor, and the standing charges times another: taxes."""
@@ -26,9 +28,13 @@ class Contract:
                 for charge in self.standing_charges
             ),
             self.excluded,
+            self.minimum_per_month,
         )
 
     def __add__(self, other: Contract) -> Contract:
         return Contract(
-            self.demand + other.demand, self.standing_charges + other.standing_charges, self.excluded + other.excluded
+            self.demand + other.demand,
+            self.standing_charges + other.standing_charges,
+            self.excluded + other.excluded,
+            max(self.minimum_per_month, other.minimum_per_month),
         )

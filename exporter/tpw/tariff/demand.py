@@ -246,6 +246,11 @@ def peak_watts(state: Demand, rules: DemandRules, now_seconds: float) -> float:
     return _highest(state, rules, now_seconds)[0]
 
 
+def peak_at_seconds(state: Demand, rules: DemandRules, now_seconds: float) -> float | None:
+    """Start of the window of the month's peak. None while there is none."""
+    return _highest(state, rules, now_seconds)[1]
+
+
 def forming_watts(state: Demand, rules: DemandRules, now_seconds: float) -> float | None:
     """Mean power of the current window so far. None while nothing is recorded in it."""
     start, _ = rules.window(now_seconds)

@@ -97,13 +97,22 @@ class Layers:
     def contract(self) -> Contract:
         """What the sources charge beside their prices, with taxes."""
         result = Contract()
+        for layer, charges in self._contracts():
+            demand = layer.factor if layer.demand_factor is None else layer.demand_factor
+            fixed = layer.factor if layer.fixed_factor is None else layer.fixed_factor
+            result += charges.scaled(demand, fixed)
+        return result
+
+    @property
+    def untaxed_contract(self) -> Contract:
+        """The same without taxes."""
+        return sum((charges for _, charges in self._contracts()), Contract())
+
+    def _contracts(self) -> Iterator[tuple[Layer, Contract]]:
         for layer in self._layers:
             charges: Contract | None = getattr(layer.source, "contract", None)
             if charges is not None:
-                demand = layer.factor if layer.demand_factor is None else layer.demand_factor
-                fixed = layer.factor if layer.fixed_factor is None else layer.fixed_factor
-                result += charges.scaled(demand, fixed)
-        return result
+                yield layer, charges
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See PriceSource."""

@@ -86,17 +86,21 @@ class _Row:
     period: float | None = None
 
 
-def read_table(text: str | bytes, layout: Layout, *, until_seconds: float | None = None) -> tuple[PriceInterval, ...]:
+def read_table(
+    text: str | bytes, layout: Layout, *, until_seconds: float | None = None, joined: bool = True
+) -> tuple[PriceInterval, ...]:
     """The prices in a text, ordered and disjoint, per kWh in whole units of the currency.
 
     A row without a price is time without a price. An interval without an end lasts to the next row, the last one to
-    ``until_seconds``. Raises SourceError: MALFORMED for what cannot be read, NOT_YET where there is no row.
+    ``until_seconds``. Where ``joined``, adjacent equal intervals are one. Raises SourceError: MALFORMED for what cannot be
+    read, NOT_YET where there is no row.
     """
     try:
         found = list(_rows_of(_unzipped(text), layout))
         if not found:
             raise SourceError(Reason.NOT_YET, "the table of prices has no rows yet")
-        return _intervals(found, layout, until_seconds)
+        intervals = _intervals(found, layout, until_seconds)
+        return merged(intervals) if joined else tuple(intervals)
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, csv.Error, EOFError) as error:
         raise SourceError(Reason.MALFORMED, f"the table of prices cannot be read: {brief(error)}") from error
 
@@ -342,7 +346,7 @@ def number_of(value: Any) -> float:
 # ------------------------------------------------------------------------------------------------------------ intervals
 
 
-def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None) -> tuple[PriceInterval, ...]:
+def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None) -> list[PriceInterval]:
     stamps, ends = _Clock(layout, is_end=layout.stamps_end), _Clock(layout, is_end=True)
     if stamps.is_falling(rows[0].time, rows[-1].time):
         rows = rows[::-1]
@@ -366,7 +370,7 @@ def _intervals(rows: Sequence[_Row], layout: Layout, until_seconds: float | None
         if price is None or price == "" or until <= start:
             continue
         result.append(PriceInterval(start, until, number_of(price) * layout.factor))
-    return merged(result)
+    return result
 
 
 def _day_of(clock: _Clock, stamp: float, following: float | None, *, is_end: bool) -> float:

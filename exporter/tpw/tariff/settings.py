@@ -218,15 +218,37 @@ class Tariff:
         return tuple(result)
 
     def without_price(self, context: FeedContext) -> Iterator[str]:
-        """Layers that have no price now, with the reason: of those that are in the configuration and in files. Nothing is
-        fetched."""
-        now = context.clock()
+        """Why there is no price now, as far as it follows from the configuration and files. Nothing is fetched."""
+        now, failed = context.clock(), False
         for path, layer in self.layers():
             if not layer.needs_network:
                 try:
-                    layer.source(self, context).intervals(now, now + 60.0)
+                    self._layer(path, layer, context).source.intervals(now, now + 60.0)
                 except SourceError as error:
+                    failed = True
                     yield f"{path}: {error.detail}" + (f" ({error.hint})" if error.hint else "")
+        if self.is_local and self.energy and not failed:
+            source = self.prices(context)
+            try:
+                if source is not None and not source.intervals(now, now + 60.0):
+                    yield "tariff.energy: no layer applies now, or one of the layers has no price now"
+            except SourceError as error:
+                yield f"tariff: {error.detail}" + (f" ({error.hint})" if error.hint else "")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every price is in the configuration and in files."""
+        tables = (layer.share for _, layer in self.layers() if not isinstance(layer.share, float | str))
+        needed = (layer.needs_network for _, layer in self.layers())
+        return not any(needed) and all(table.file is not None for table in tables)
+
+    def fields_of_rates(self) -> dict[str, list[str]]:
+        """Of the rates in files: the fields that are read, and those that are not."""
+        found: dict[str, list[str]] = {}
+        for path, layer in self.layers():
+            for title, names in layer.fields_of_rate().items():
+                found[f"{path}, {title}"] = names
+        return found
 
     def notes(self) -> tuple[str, ...]:
         """What an operator should know of a valid tariff: assumptions, and charges of a rate that no figure includes. Reads

@@ -37,7 +37,7 @@ from tpw.tariff.schedule import Schedule
 from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, steps_of, tier_at
-from tpw.tariff.urdb_fields import is_nonzero, minimum_bill_per_month, not_included, unsupported_terms
+from tpw.tariff.urdb_fields import fates, is_nonzero, minimum_bill_per_month, not_included, unsupported_terms
 
 API = "https://api.openei.org/utility_rates"
 HOUR_SECONDS = 3600
@@ -86,6 +86,16 @@ class UrdbLayer(Layer):
             report(f"{path}.label", "needs `api_key_file` to fetch the rate; or save the rate and give `file`")
         elif self.file is not None and self.api_key_file is not None:
             report(f"{path}.api_key_file", "has no effect with `file`, which is not fetched: remove it")
+
+    def fields_of_rate(self) -> dict[str, list[str]]:
+        """See Layer."""
+        if self.file is None:
+            return {}
+        try:
+            item = item_of(from_file(self.file)(), self.label or "")
+        except SourceError:
+            return {}
+        return fates(item, self.charges)
 
     def notes(self, tariff: Tariff) -> Sequence[str]:
         """Charges of the rate in a file that no figure includes."""
@@ -291,7 +301,8 @@ class UrdbReader:
 
     def _contract(self, rate: Rate) -> Contract:
         charged = Contract() if self._charges is None else self._charges(rate)
-        return replace(charged, excluded=(*charged.excluded, *rate.excluded))
+        excluded = (*charged.excluded, *rate.excluded)
+        return replace(charged, excluded=excluded, minimum_per_month=rate.minimum_bill)
 
     def _keep(self, body: bytes) -> None:
         if self._rate_cache is None:
@@ -330,10 +341,14 @@ def from_api(label: str, key_file: str, fetch: Fetch) -> Callable[[], bytes]:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
+def item_of(text: str | bytes, label: str) -> dict[str, Any]:
+    """The fields of the rate in a JSON text, by their names in lower case. Raises SourceError."""
+    return {str(key).lower(): value for key, value in _item(json_of(text, "the rate"), label).items()}
+
+
 def parse(text: str | bytes, label: str = "") -> Rate:
     """The rate in a JSON text: an item, ``items`` with one, or (with ``label``) with several. Raises SourceError."""
-    document = json_of(text, "the rate")
-    item = {str(key).lower(): value for key, value in _item(document, label).items()}
+    item = item_of(text, label)
     try:
         return _rate(item)
     except _NoRateError as error:

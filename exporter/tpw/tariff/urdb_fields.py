@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from math import acos, tan
 from typing import Any
 
@@ -24,7 +25,7 @@ READ = frozenset(
     {"label", "startdate", "enddate", "energyratestructure", "energyweekdayschedule", "energyweekendschedule"}
     | {"fueladjustmentsmonthly", "flatdemandstructure", "flatdemandmonths", "flatdemandunit", "flatdemandunits"}
     | {"demandratestructure", "demandweekdayschedule", "demandweekendschedule", "demandrateunit", "demandrateunits"}
-    | {"demandwindow", "fixedchargefirstmeter", "fixedmonthlycharge", "fixedchargeunits"}
+    | {"demandwindow", "fixedchargefirstmeter", "fixedmonthlycharge", "fixedchargeunits", "servicetype"}
 )
 
 _DESCRIBES = frozenset(
@@ -53,6 +54,19 @@ _REACTIVE = ("demandreactivepowercharge", "demandreactpwrcharge")
 _NAMED = frozenset(
     {*_MINIMUM_BILLS, *_DEMAND_TERMS, *_ATTRIBUTES, *_REACTIVE, "coincidentratestructure", "fixedchargeeaaddl"}
 )
+
+
+def fates(item: Mapping[str, Any], charges: AbstractSet[str]) -> dict[str, list[str]]:
+    """The fields of a rate by what becomes of them. ``charges`` are those that are included beside the energy."""
+    optional = {key for key in READ if key.startswith("fixed") and "fixed" not in charges}
+    optional |= {key for key in READ if key.startswith(("demand", "flatdemand")) and "demand" not in charges}
+    given = [key for key, value in item.items() if value not in (None, "", [], {})]
+    return {
+        "fields that are read": [key for key in given if key in READ - optional],
+        "left out by `charges`": [key for key in given if key in optional],
+        "not read, they describe the rate": [key for key in given if key in _DESCRIBES],
+        "not read": [key for key in given if key not in READ | _DESCRIBES],
+    }
 
 
 def is_nonzero(value: Any) -> bool:
@@ -102,7 +116,7 @@ def not_included(item: Mapping[str, Any]) -> Iterator[str]:
             f"the rate is for {service.lower()} alone (servicetype): {other} is another contract, which no cost here"
             " includes"
         )
-    for key in sorted(item.keys() - READ - _DESCRIBES - _NAMED - {"servicetype"}):
+    for key in sorted(item.keys() - READ - _DESCRIBES - _NAMED):
         if item[key] not in (None, "", [], {}):
             yield f"the rate has a field `{key}` ({shortened(str(item[key]))}) that is not known: no cost here includes it"
 
@@ -120,12 +134,13 @@ def _minimum_bills(item: Mapping[str, Any]) -> Iterator[str]:
 
 
 def minimum_bill_per_month(item: Mapping[str, Any]) -> float:
-    """The highest of the rate's minimum bills, as an amount for a month. One per day counts for 30.4 days."""
+    """The highest of the rate's minimum bills, as an amount for a month; one per day counts for 30.4 days. 0 where its unit
+    is not known."""
     factors = {"$/month": 1.0, "$/year": 1.0 / 12.0, "$/day": 365.0 / 12.0}
     found = [0.0]
     for key, unit in _MINIMUM_BILLS.items():
         if is_nonzero(item.get(key)):
-            per = str(item.get(unit) or "$/month") if unit.endswith("units") else unit
+            per = str(item.get(unit) or "") if unit.endswith("units") else unit
             found.append(float(item[key]) * factors.get(per.strip().lower(), 0.0))
     return max(found)
 

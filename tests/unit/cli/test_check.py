@@ -66,11 +66,31 @@ def test_charges_of_a_rate_that_are_not_counted_are_noted(tmp_path: Path, capsys
 
     assert main(["check", str(tmp_path / "rate.yaml"), str(tmp_path / "kva.yaml")]) == 0
 
-    notes = [line.partition(": note: tariff.energy: ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert notes[0::2] == ["", ""]
-    assert notes[1].startswith("the rate has a minimum bill (mincharge: 250 $/month), which no cost here includes")
-    assert "(flatdemandstructure)" in notes[3]
-    assert "5,539.00 a month for 1000 kW" in notes[3]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if ": note: " not in line] == [
+        f"{tmp_path}/{n}.yaml: valid" for n in ("rate", "kva")
+    ]
+    first, second = (line.partition(": note: tariff.energy: ")[2] for line in lines if "tariff.energy: " in line)
+    assert first.startswith("the rate has a minimum bill (mincharge: 250 $/month), which no cost here includes")
+    assert "(flatdemandstructure)" in second
+    assert "5,539.00 a month for 1000 kW" in second
+
+
+def test_a_tariff_without_a_feed_is_tried_with_a_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tpw.yaml"
+    file.write_text("tariff: {currency: EUR, energy: {price_per_kwh: 0.2}, fixed: {per_month: 50}, vat: 0.1}")
+    assert main(["check", str(file)]) == 0
+    words = capsys.readouterr().out
+    days = [f"{1.1 * (24_000 * count * 0.2 + 50):,.2f} EUR" for count in (28, 29, 30, 31)]
+    assert any(f"1000 kW for this billing month cost {text}" in words for text in days)
+
+
+def test_a_contract_that_has_ended_is_no_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tpw.yaml"
+    energy = "[{price_per_kwh: 0.2, valid_to: 2020-12-31}]"
+    file.write_text(f"tariff: {{currency: EUR, timezone: UTC, energy: {energy}, grid: {{price_per_kwh: 0.1}}}}")
+    assert main(["check", str(file)]) == 2
+    assert "no layer applies now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

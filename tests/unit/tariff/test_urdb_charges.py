@@ -76,24 +76,27 @@ def test_rate_of_smud_charges_the_peak_and_the_peak_of_summer_afternoons() -> No
 
 
 @pytest.mark.parametrize(
-    ("keys", "text"),
+    ("keys", "text", "per_month"),
     [
-        ({"mincharge": 250.0, "minchargeunits": "$/month"}, "mincharge: 250 $/month"),
-        ({"mincharge": 8.5, "minchargeunits": "$/day"}, "mincharge: 8.5 $/day"),
-        ({"mincharge": 250}, "mincharge: 250 without a unit"),
-        ({"minMonthlyCharge": "118.25"}, "minmonthlycharge: 118.25 $/month"),
-        ({"annualmincharge": 3000}, "annualmincharge: 3000 $/year"),
+        ({"mincharge": 250.0, "minchargeunits": "$/month"}, "mincharge: 250 $/month", 250.0),
+        ({"mincharge": 8.5, "minchargeunits": "$/day"}, "mincharge: 8.5 $/day", 8.5 * 365 / 12),
+        ({"mincharge": 250}, "mincharge: 250 without a unit", 0.0),
+        ({"minMonthlyCharge": "118.25"}, "minmonthlycharge: 118.25 $/month", 118.25),
+        ({"annualmincharge": 3000}, "annualmincharge: 3000 $/year", 250.0),
     ],
 )
 @pytest.mark.parametrize("wanted", [frozenset(), BOTH])
-def test_a_minimum_bill_is_excluded_and_named(keys: dict[str, object], text: str, wanted: frozenset[str]) -> None:
+def test_a_minimum_bill_is_excluded_and_named(
+    keys: dict[str, object], text: str, per_month: float, wanted: frozenset[str]
+) -> None:
     reader = UrdbReader(
         lambda: item(**keys).encode(), "a rate", ZONE, charges=lambda rate: contract_of(rate, wanted, MONTHS, ZONE)
     )
     reader.read(at("2026-07-01"), at("2026-07-02"))
     (words,) = reader.contract.excluded
     assert f"a minimum bill ({text})" in words
-    assert replace(reader.contract, excluded=()) == charges(wanted=wanted)
+    assert reader.contract.minimum_per_month == pytest.approx(per_month)
+    assert replace(reader.contract, excluded=(), minimum_per_month=0.0) == charges(wanted=wanted)
 
 
 @pytest.mark.parametrize("keys", [{}, {"mincharge": 0, "minchargeunits": "$/month"}, {"mincharge": None}])
