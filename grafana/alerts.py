@@ -20,7 +20,7 @@ class Severity(StrEnum):
     """How soon a person must act."""
 
     CRITICAL = "critical"
-    """At once: numbers are wrong, or hardware is lost."""
+    """At once: hardware is lost."""
     WARNING = "warning"
     """In working hours: a ticket."""
     INFO = "info"
@@ -279,7 +279,7 @@ class Alerts:
         share = number(v.unbalanced_share)
         yield Alert(
             "TpwBooksUnbalanced",
-            Severity.CRITICAL,
+            Severity.WARNING,
             promql(f"""
                 label_replace(gpu:tpw_books_imbalance:ratio_increase1h, "law", "states of a GPU", "", "") > {share}
                 or

@@ -315,6 +315,13 @@ ANNOTATIONS: Mapping[str, tuple[str, str, str, str]] = {
 """Events drawn into the curves: (title, colour, query, text)."""
 
 
+_TRUST = (
+    ("now", f"({TRUST} or 0 * count(tpw_build_info) - 1)"),
+    ("lowest", "min(min_over_time(cluster:tpw_trust:ratio[$__range]))"),
+    ("with data", "clamp_max(count_over_time(max(cluster:tpw_trust:ratio)[$__range:5m]) * 300 / $__range_s, 1)"),
+)
+
+
 def trust() -> Draft:
     """The tile at the end of the first line of every dashboard."""
     link = (
@@ -325,14 +332,21 @@ def trust() -> Draft:
     return tile(
         "Measured",
         "The lowest of four shares: exporters that respond, sources that are up, time with a valid energy reading, and "
-        "prices that are not a fallback. Below 99 %, a number on this dashboard may be wrong. The Measuring dashboard "
-        "shows the cause.",
-        Query(TRUST),
+        "prices that are not a fallback; now, and at its lowest in the time range. Below 99 %, a number on this dashboard "
+        "may be wrong. with data: the part of the time range of which there is any; sums over the range miss the rest. The "
+        "Measuring dashboard shows the cause.",
+        Query(
+            " or ".join(f'label_replace({expr}, "part", "{part}", "", "")' for part, expr in _TRUST),
+            "{{part}}",
+            instant=True,
+        ),
         unit="percentunit",
         decimals=1,
         thresholds=judged_down(0.99, 0.95),
         no_value="no exporter is scraped",
         links=(link,),
+        words={-1: ("recording rules are not loaded", "red")},
+        names=True,
     )
 
 

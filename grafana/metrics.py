@@ -68,7 +68,7 @@ _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<string>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
       | (?P<variable>\$\{[^}]*\} | \$\w+)
-      | (?P<number>\d[\w.]*(?:[eE][+-]?\d+)? | \.\d+)
+      | (?P<number>:?\d[\w.]*(?:[eE][+-]?\d+)? | \.\d+)
       | (?P<name>[A-Za-z_:][\w:]*)
       | (?P<sign>=~|!~|!=|==|<=|>=|.)""",
     re.VERBOSE | re.DOTALL,

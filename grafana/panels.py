@@ -32,7 +32,7 @@ from grafana_foundation_sdk.models import xychart as xy_models
 from grafana import palette
 
 NO_TOKENS = "no tokens in this range"
-NO_PRICE = "no price configured"
+NO_PRICE = "no price, or no recording rules"
 EMPTY_CELL = "\u2013"
 """What a table shows for an unknown cell. A longer text would also fill an empty table."""
 NO_DATA = "no data: see the Measuring dashboard"
@@ -163,8 +163,10 @@ def tile(
     time_from: str | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
     beside: bool = False,
+    words: Mapping[int, tuple[str, str]] | None = None,
 ) -> Draft:
-    """One or a few numbers, below one another or ``beside``. Without thresholds they are not judged and have no colour."""
+    """One or a few numbers, below one another or ``beside``. Without thresholds they are not judged and have no colour.
+    ``words`` are shown in place of some numbers, each in its colour."""
     named = len(queries) > 1 if names is None else names
     builder = (
         stat.Panel()
@@ -186,6 +188,8 @@ def tile(
         builder = builder.time_from(time_from).hide_time_override(True)
     if links:
         builder = builder.links(list(links))
+    if words:
+        builder = builder.mappings(_mapped(words))
     return Draft(title, description, queries, _styled(builder, styles or {}))
 
 

@@ -126,13 +126,15 @@ def _now(page: Dashboard) -> None:
         (
             bars(
                 "Tokens per joule by load",
-                "By number of running requests in the time range: all tokens at that load over all joules at that load.",
+                "By model and number of running requests in the time range: all its tokens at that load over all its "
+                "joules at that load. Models are not added up: their mix differs from load to load.",
                 *(
                     Query(
-                        f'sum(sum_over_time(model:tpw_server_tokens_by_load:rate5m{{load="{load}", {KIND}}}[$__range]))'
-                        f' / (sum(sum_over_time(model:tpw_server_energy_joules_by_load:rate5m{{load="{load}",'
-                        f" {BOUNDARY}}}[$__range])) > 0)",
-                        load,
+                        f"sum by ({BY}) (sum_over_time("
+                        f'model:tpw_server_tokens_by_load:rate5m{{load="{load}", {KIND}}}[$__range]))'
+                        f" / (sum by ({BY}) (sum_over_time("
+                        f'model:tpw_server_energy_joules_by_load:rate5m{{load="{load}", {BOUNDARY}}}[$__range])) > 0)',
+                        f"{{{{model}}}} {load} ({{{{server}}}})",
                         instant=True,
                     )
                     for load in LOADS

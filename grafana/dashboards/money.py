@@ -119,7 +119,12 @@ def _answers(page: Dashboard) -> None:
                 "Money per million ${kind:text} tokens in the time range, ${scope:text} cost. servers: what they "
                 "cost. fleet: idle GPUs as well.",
                 Query(f"1e6 * {queries.server_cost_in('$__range')} / ({tokens} > 0)", "servers", instant=True),
-                Query(f"1e6 * {spent} / ({tokens} > 0)", "fleet", instant=True, unfiltered=("server", "model")),
+                Query(
+                    f"1e6 * {spent} / ({tokens} > 0)",
+                    "fleet",
+                    instant=True,
+                    unfiltered=("namespace", "server", "model"),
+                ),
                 unit="none",
                 no_value=NO_TOKENS,
             ),
@@ -146,14 +151,18 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Saved",
-                "Cost of the work of the time range at $reference, less its cost here. Red: the reference would have "
-                "been cheaper.",
-                Query(f"{by_reference} - {full}", "$currency", instant=True),
-                Query(f"1 - {full} / ({by_reference} > 0)", "of its price", instant=True),
+                "Cost of the work of the time range at $reference, less its cost here in $currency. servers: what they "
+                "cost. fleet: idle GPUs as well, as in the cost spent. Red: the reference would have been cheaper.",
+                Query(f"{by_reference} - {full}", "servers", instant=True),
+                Query(
+                    f"{by_reference} - {queries.gpu_cost_in('$__range', component='')}",
+                    "fleet",
+                    instant=True,
+                    unfiltered=("namespace", "server", "model"),
+                ),
                 unit="none",
                 no_value=NO_REFERENCE,
                 thresholds=((None, palette.BAD), (0, palette.GOOD)),
-                styles={"of its price": Style(unit="percentunit", decimals=0)},
             ),
             3,
         ),

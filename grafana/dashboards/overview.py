@@ -278,7 +278,7 @@ def _over_time(page: Dashboard) -> None:
                     ' (ALERTS{alertname=~"Tpw.+", alertstate="firing"})',
                     table=True,
                     instant=True,
-                    unfiltered=("job", "server", "model"),
+                    unfiltered=("job", "namespace", "server", "model"),
                 ),
                 columns=(
                     Column(

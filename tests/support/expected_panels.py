@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +11,7 @@ from support import expected_alerts
 from support import fleetday as day
 from support.fleetday import GPUS, FleetGpu
 from support.hand import WASTE, Hand, Rows, above, by, count, less, mean, over, plus, row, single, times
+from support.samples import Labels
 from tpw import __version__
 
 Expected = Callable[[Hand], Rows]
@@ -39,14 +41,20 @@ def expected() -> dict[Key, Expected]:
         for panel, functions in panels.items()
         for ref, function in zip("ABCDEFGHIJ", functions, strict=False)
     }
-    return found | {(dashboard, "Measured", "A"): _trusted for dashboard in dashboards}
+    return found | {(dashboard, "Measured", "A"): _trust for dashboard in dashboards}
 
 
 # ---------------------------------------------------------------------------------------------------------- used by many
 
 
-def _trusted(h: Hand) -> Rows:
-    return single(min(_exporters(h), _sources(h), _energy(h)))
+def _trusted(h: Hand) -> float:
+    return min(_exporters(h), _sources(h), _energy(h))
+
+
+@cache
+def _trust(h: Hand) -> Rows:
+    lowest = min(_trusted(then) for then in h.minutes(h.range))
+    return plus(row(_trusted(h), part="now"), row(lowest, part="lowest"), row(1.0, part="with data"))
 
 
 def _exporters(h: Hand) -> float:
@@ -209,15 +217,16 @@ def tagged_choice(h: Hand, rows: Rows, *names: str) -> Rows:
 
 
 @cache
-def _by_load(h: Hand, least: float, below: float) -> tuple[float, float]:
-    """(tokens, joules) of the minutes of the range in which so many requests were running, each a mean of five."""
-    tokens = joules = 0.0
+def _by_load(h: Hand, least: float, below: float) -> Rows:
+    """Tokens over joules by model, of the minutes in which so many requests were running, each a mean of five."""
+    tokens, joules = defaultdict[Labels, float](float), defaultdict[Labels, float](float)
     for then in h.minutes(h.range):
         load, made, used = _of_minute(then)
-        chosen = [who for who, running in load.items() if least <= running < below]
-        tokens += sum(made.get(who, 0.0) for who in chosen)
-        joules += sum(used.get(who, 0.0) for who in chosen)
-    return tokens, joules
+        for who, running in load.items():
+            if least <= running < below:
+                tokens[who] += made.get(who, 0.0)
+                joules[who] += used.get(who, 0.0)
+    return over(tokens, joules)
 
 
 @cache
@@ -226,11 +235,7 @@ def _of_minute(then: Hand) -> tuple[Rows, Rows, Rows]:
 
 
 def _at_load(least: float, below: float) -> Expected:
-    def ratio(h: Hand) -> Rows:
-        tokens, joules = _by_load(h, least, below)
-        return single(tokens / joules) if joules > 0 else {}
-
-    return ratio
+    return lambda h: _by_load(h, least, below)
 
 
 @cache
@@ -487,7 +492,7 @@ def _money() -> dict[str, list[Expected]]:
         "Forecast for the month": [_month_end, lambda h: h.all_cost(h.range, (), "full")],
         "Saved": [
             lambda h: less(h.elsewhere(h.range), h.cost(h.range, (), "full")),
-            lambda h: single(1 - over(h.cost(h.range, (), "full"), h.elsewhere(h.range))[()]),
+            lambda h: less(h.elsewhere(h.range), h.all_cost(h.range, (), "full")),
         ],
         "$currency paid / kWh": [
             lambda h: over(h.cost(h.range, (), energy), times(h.joules(h.range, (), "facility"), 1 / 3.6e6)),

@@ -27,6 +27,7 @@ from support.hand import Choice, Hand, Rows
 from support.recorded import Prometheus
 from support.ruletests import written_groups
 from support.samples import LOOKBACK, Labels, Samples
+from tpw.model import State
 
 RANGE = 3 * 3600
 WORDS: Vocabulary = vocabulary(Values())
@@ -252,6 +253,41 @@ def test_when_nothing_is_collected_nothing_is_shown(server: Prometheus):
         if "7d]" not in target["expr"] and "1d]" not in target["expr"] and server.instant(filled(target["expr"]), later)
     ]
     assert made_up == []
+
+
+@pytest.mark.e2e
+def test_the_part_of_the_range_without_data_is_shown(server: Prometheus):
+    """An hour after the first sample a range of three hours has data for one, and its sums are sums of that one."""
+    answer = server.instant(filled(QUERIES["tpw-overview", "Measured", "A"]["expr"]), clock(1, 0))
+    assert {labels["part"]: value for labels, value in answer}["with data"] == pytest.approx(1 / 3, abs=0.03)
+
+
+@pytest.mark.e2e
+def test_missing_recording_rules_are_not_a_missing_exporter(tools3: Path):
+    with recorded.serving(tools3) as bare:
+        expr = filled(QUERIES["tpw-overview", "Measured", "A"]["expr"])
+        assert bare.instant(expr, clock(12, 0)) == []
+        samples = Samples()
+        samples.series("tpw_build_info", (("instance", "a:10101"), ("job", "tpw-exporter"))).put(clock(12, 0), 1.0)
+        recorded.fill(bare, samples)
+        assert bare.instant(expr, clock(12, 0)) == [({"part": "now"}, -1.0)]
+
+
+@pytest.mark.e2e
+def test_a_busy_gpu_is_not_drawn_idle_after_a_start(tools3: Path):
+    """A minute after a start a fifth of the window is known: the state is absent. In 0.1.0 it was idle."""
+    expr = filled(QUERIES["tpw-gpus", "GPUs", "B"]["expr"])
+    who = {"instance": "a:10101", "job": "tpw-exporter", "gpu": "0", "uuid": "GPU-a0"}
+    samples = Samples()
+    shares_of = dict.fromkeys(map(str, State), (0.0, 0.0)) | {"active": (0.2, 0.98), "idle": (0.0, 0.02)}
+    for state, shares in shares_of.items():
+        series = samples.series("gpu:tpw_gpu_state_seconds:rate5m", tuple(sorted({**who, "state": state}.items())))
+        for minute, share in enumerate(shares):
+            series.put(clock(12, 5 * minute), share)
+    with recorded.serving(tools3) as bare:
+        recorded.fill(bare, samples)
+        assert bare.instant(expr, clock(12, 1)) == []
+        assert bare.value(expr, clock(12, 6)) == 2.0
 
 
 # ---------------------------------------------------------------------------------------------------------- two clusters
