@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from support.mutations import mutated
 from tpw.config import load
 from tpw.config.problems import ConfigError
-from tpw.discovery.kubelet import Checkpoint, pod_of
+from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.workload import parse
 from tpw.exposition.families import families
 from tpw.exposition.http1 import MalformedError, parse_head
 from tpw.exposition.render import Format, Renderer
@@ -183,7 +184,7 @@ def test_any_checkpoint_of_the_kubelet_is_devices_or_a_sentence(body: bytes, tmp
     devices, problem = Checkpoint(str(path)).devices()
     assert problem == "" or not devices
     assert all(isinstance(pod, str) for pod in devices)
-    pod_of(body)
+    parse(body)
 
 
 # ---------------------------------------------------------------------------------------------------- answers of a driver

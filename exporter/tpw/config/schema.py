@@ -273,6 +273,12 @@ class Discovery:
         " a GPU; it is optional.",
         default="/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
     )
+    kubelet_socket: str = setting(
+        FilePath(),
+        "Socket of the kubelet's pod resources service, by which the devices of each container are known. Read before the"
+        " checkpoint, and likewise only where the driver does not report the processes of a GPU; it is optional.",
+        default="/var/lib/kubelet/pod-resources/kubelet.sock",
+    )
     pod_logs: str = setting(
         FilePath(),
         "The kubelet's directory of pod logs, with that of container logs beside it. Only the names of its entries are"

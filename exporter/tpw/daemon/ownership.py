@@ -10,7 +10,7 @@ from tpw.config.schema import Config
 from tpw.daemon import sources
 from tpw.daemon.podwatch import PodWatch
 from tpw.daemon.problems import ProblemLog
-from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.kubelet import Kubelet
 from tpw.discovery.ownership import AUTO, Claim, occupants, ownership, resolve
 from tpw.discovery.partition import parts
 from tpw.discovery.placement import justified
@@ -229,7 +229,7 @@ class Scanner:
             dialects,
             holders,
             find=config.discovery.processes,
-            kubelet=Checkpoint(config.discovery.kubelet_checkpoint),
+            kubelet=Kubelet(config.discovery.kubelet_checkpoint, config.discovery.kubelet_socket),
             problems=self._pods.problems(),
             known={name: one.identity for name, one in books.servers.items() if one.identity is not None},
         )

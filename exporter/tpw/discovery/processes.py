@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from tpw.discovery.engines import ANCESTOR, Engine
 from tpw.discovery.environment import Visible
 from tpw.discovery.finder import RAY_WORKER, FoundServer, Known, Probe, ServerFinder, StartingServer
-from tpw.discovery.kubelet import pod_of
+from tpw.discovery.kubelet import Assignee
 from tpw.discovery.naming import heads, listens_as
 from tpw.discovery.ownership import Holders
 from tpw.discovery.placement import Place
@@ -151,9 +151,15 @@ class HostProcesses:
         }
         return tuple(one for one in environments if one is not None)
 
-    def pods(self, pids: Collection[int]) -> frozenset[str]:
-        """Uids of the pods that these processes are in."""
-        return frozenset(pod for pod in (pod_of(self._fs.cgroup(pid)) for pid in pids) if pod is not None)
+    def assignees(self, pids: Collection[int]) -> tuple[Assignee, ...]:
+        """The containers of pods that these processes are in."""
+        found: dict[Assignee, None] = {}
+        for pid in pids:
+            cgroup = self.cgroup(pid)
+            if cgroup.pod:
+                owner = self._identity(pid)
+                found[Assignee(cgroup.pod, owner.namespace, owner.pod, owner.container)] = None
+        return tuple(found)
 
     def cgroup(self, pid: int) -> Cgroup:
         """What the cgroup of a process names, read once per scan."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tpw.discovery.engines import Engine
 from tpw.discovery.environment import Visible, allowed
 from tpw.discovery.finder import FoundServer, Known, StartingServer
-from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
+from tpw.discovery.kubelet import Kubelet, devices_to_gpus
 from tpw.discovery.ownership import Assigned, Holders, held_by
 from tpw.discovery.placement import Place
 from tpw.discovery.processes import HostProcesses
@@ -77,7 +77,7 @@ def scan_host(
     holders: Holders,
     *,
     find: bool,
-    kubelet: Checkpoint | None = None,
+    kubelet: Kubelet | None = None,
     problems: tuple[str, ...] = (),
     known: Known | None = None,
     wall: Callable[[], float] = time.time,
@@ -90,7 +90,7 @@ def scan_host(
         dialects: engine by name of the servers; None if it is not known yet.
         holders: process ids by GPU, from the driver.
         find: whether to find servers that are not configured.
-        kubelet: its device checkpoint.
+        kubelet: what it assigned.
         problems: of other sources of what is known about the host.
         known: processes of servers in the books.
         wall: Unix time.
@@ -162,15 +162,11 @@ def _duplicates(configured: Mapping[str, str], listening: Mapping[str, frozenset
 
 
 def _devices(
-    host: HostProcesses, servers: Mapping[str, frozenset[int]], kubelet: Checkpoint | None
+    host: HostProcesses, servers: Mapping[str, frozenset[int]], kubelet: Kubelet | None
 ) -> tuple[Mapping[str, frozenset[str]], str]:
-    """Devices that the kubelet assigned to the pods of these servers, and a problem with its file, or ""."""
-    pods = {name: host.pods(pids) for name, pids in servers.items()}
-    if kubelet is None or not any(pods.values()):
-        return {}, ""
-    devices, problem = kubelet.devices()
-    by_server = {name: frozenset().union(*(devices.get(pod, ()) for pod in own)) for name, own in pods.items()}
-    return {name: identifiers for name, identifiers in by_server.items() if identifiers}, problem
+    """Devices that the kubelet assigned to the pods of these servers, and a problem with it, or ""."""
+    pods = {name: own for name, pids in servers.items() if (own := host.assignees(pids))}
+    return ({}, "") if kubelet is None or not pods else kubelet.devices(pods)
 
 
 def _known(dialects: Mapping[str, Engine | None]) -> dict[str, Engine]:

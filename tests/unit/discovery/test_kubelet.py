@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tpw.discovery.kubelet import Checkpoint, devices_to_gpus, pod_of
+from tpw.discovery.kubelet import Checkpoint, devices_to_gpus
+from tpw.discovery.workload import parse
 from tpw.model import Gpu
 
 POD = "6f8d2c1e-0b0a-4a57-9d1b-2f3c4d5e6f70"
@@ -37,12 +38,12 @@ def checkpoint(folder: Path, *entries: dict[str, Any]) -> Checkpoint:
     ],
 )
 def test_a_cgroup_names_its_pod(cgroup: str):
-    assert pod_of(cgroup.encode()) == POD
+    assert parse(cgroup.encode()).pod == POD
 
 
 @pytest.mark.parametrize("cgroup", [b"", b"0::/user.slice", b"0::/system.slice/podman-6f8d2c1e.scope"])
 def test_a_process_in_no_pod(cgroup: bytes):
-    assert pod_of(cgroup) is None
+    assert parse(cgroup).pod == ""
 
 
 @pytest.mark.parametrize("devices", [{"0": ["GPU-aaaa"], "1": ["GPU-bbbb"]}, ["GPU-aaaa", "GPU-bbbb"]])

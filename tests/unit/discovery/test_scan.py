@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.procfs import FakeProcFs, Tcp
-from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.kubelet import Kubelet
 from tpw.discovery.ownership import AUTO, Claim, ownership
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.scan import HostScan, scan_host
@@ -40,7 +40,7 @@ def kernel(fake: FakeProcFs) -> None:
     fake.process(2, [], parent=0, comm="kthreadd")
 
 
-def scanned(fake: FakeProcFs, lists: Lists, kubelet: Checkpoint | None = None) -> HostScan:
+def scanned(fake: FakeProcFs, lists: Lists, kubelet: Kubelet | None = None) -> HostScan:
     host = HostProcesses(str(fake.root))
     return scan_host(host, {"chat": "http://127.0.0.1:8000"}, {}, lists, find=False, kubelet=kubelet)
 
@@ -104,15 +104,15 @@ def test_the_kubelet_has_priority_over_the_environment(fake: FakeProcFs, tmp_pat
     file = tmp_path / "checkpoint"
     entries = [{"PodUID": POD, "ResourceName": "nvidia.com/gpu", "DeviceIDs": {"-1": ["GPU-bbbb"]}}]
     file.write_text(json.dumps({"Data": {"PodDeviceEntries": entries}}))
-    owner = owned(scanned(fake, SILENT, Checkpoint(str(file))), SILENT)
+    owner = owned(scanned(fake, SILENT, Kubelet(str(file))), SILENT)
     assert (owner.gpus, owner.method) == ({"GPU-bbbb"}, Attribution.KUBERNETES)
-    without = owned(scanned(fake, SILENT, Checkpoint(str(tmp_path / "none"))), SILENT)
+    without = owned(scanned(fake, SILENT, Kubelet(str(tmp_path / "none"))), SILENT)
     assert (without.gpus, without.method) == ({"GPU-aaaa"}, Attribution.ENVIRONMENT)
 
 
 def test_the_kubelet_s_file_is_read_only_if_it_is_needed(fake: FakeProcFs, tmp_path: Path):
     """A directory in its place would be reported as a problem."""
-    wrong = Checkpoint(str(tmp_path))
+    wrong = Kubelet(str(tmp_path))
     server(fake, cgroup=f"0::/kubepods/pod{POD}/0123")
     held: Lists = {"GPU-aaaa": frozenset({51}), "GPU-bbbb": None}
     assert not any(str(tmp_path) in problem for problem in scanned(fake, held, wrong).problems)
