@@ -96,8 +96,8 @@ def bill(tariff: Tariff, loads: Sequence[Load], start_seconds: float, end_second
     lines = [*energy.lines(tariff), *_peaks(tariff, contract, loads, start_seconds, end_seconds)]
     charges = (*_capacity_and_fixed(tariff), *contract.standing_charges)
     lines += _by_time(tariff, charges, start_seconds, end_seconds)
-    lines += _minimum(contract, lines, tariff.months().between(start_seconds, end_seconds))
-    lines += _taxes(tariff, lines)
+    lines += _minimum(contract, tuple(lines), tariff.months().between(start_seconds, end_seconds))
+    lines += _taxes(tariff, tuple(lines))
     used = sum(load.joules for load in clipped(loads, start_seconds, end_seconds))
     return Bill(
         tariff.currency or "",

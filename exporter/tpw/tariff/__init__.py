@@ -96,6 +96,8 @@ class Layer(Calendar):
         by_quantity = bool(getattr(self, "blocks", ()))
         if by_quantity and (self.floor is not None or self.cap is not None):
             report(f"{path}.blocks", "cannot have a floor or cap: write them into the prices")
+        if by_quantity and (self.hours or self.days or self.dates or self.dates_file):
+            report(f"{path}.blocks", "count the kWh of all hours, so the layer cannot be limited to some")
         if by_quantity and not isinstance(self.share, float):
             report(f"{path}.share", "should be a number for a price by blocks")
         if self.share and not isinstance(self.share, float | str):

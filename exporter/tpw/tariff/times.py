@@ -5,7 +5,6 @@ All times are local to the contract. A zone of a price, a layer and a demand cha
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import date
@@ -131,13 +130,15 @@ def dates_of(path: str) -> Mapping[date, str]:
     except OSError as error:
         reason = Reason.PERMISSION if isinstance(error, PermissionError) else Reason.ABSENT
         raise SourceError(reason, f"the dates cannot be read from {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(Reason.MALFORMED, f"{path} is no text in UTF-8") from error
 
 
 @lru_cache(maxsize=16)
 def _read(path: str, changed_ns: int, size: int) -> Mapping[date, str]:
     del changed_ns, size  # of the version that is read
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    rows = [line.replace(";", ",").split(",") for line in lines if line.strip() and not line.startswith("#")]
     found: dict[date, str] = {}
     for number, row in enumerate(rows):
         try:

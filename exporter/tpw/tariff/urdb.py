@@ -211,6 +211,9 @@ class Urdb:
         self._timezone = ZoneInfo(timezone)
         self._monthly_kwh = monthly_kwh
         self._is_holiday = is_holiday
+        bounds = [bound for tiers in rate.energy.periods for bound, _ in steps_of(tiers)]
+        self._counting = ((min(bounds), 0.0),) if bounds else ()
+        """A step of 0, for hours without tiers in a rate that has some: their kWh count for the tiers of the others."""
 
     def intervals(self, start_seconds: float, end_seconds: float) -> tuple[PriceInterval, ...]:
         """See PriceSource. Exact for any range."""
@@ -236,7 +239,7 @@ class Urdb:
     def _dated(self, start: float, end: float, day: date, hour: int) -> list[PriceInterval]:
         """The piece, cut at the first and the last day of the rate."""
         price = self.price_at(day, hour)
-        steps = steps_of(self._tiers(day, hour)) if self._monthly_kwh is None else ()
+        steps = (steps_of(self._tiers(day, hour)) or self._counting) if self._monthly_kwh is None else ()
         cuts = [
             start,
             *(cut for cut in (self.rate.start_seconds, self.rate.end_seconds) if cut and start < cut < end),

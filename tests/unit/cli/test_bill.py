@@ -14,8 +14,10 @@ from tpw.billing.bill import bill
 from tpw.billing.curve import Load, from_csv
 from tpw.cli import main
 from tpw.config import load
+from tpw.ledger.booking import price
 from tpw.model import SourceError
 from tpw.tariff.context import FeedContext
+from tpw.tariff.curve import PriceCurve
 
 CAPTURE = Path(__file__).parents[2] / "captures" / "tariff" / "urdb-smud-ci-tod4-2025.json"
 
@@ -173,6 +175,50 @@ def test_blocks_restart_with_the_month() -> None:
     loads = [Load(at("2026-07-31T00:00"), at("2026-08-02T00:00"), 48 * 3.6e6)]
     text = "energy: {price_per_kwh: 1, blocks: [{above_kwh: 20, price_per_kwh: 0.5}]}"
     assert billed(text, loads, "2026-07-31T00:00", "2026-08-02T00:00") == {"energy": pytest.approx(2 * (20 + 2))}
+
+
+def test_a_tier_counts_the_kwh_of_every_hour_of_the_month(tmp_path: Path) -> None:
+    """120 kWh by night, at a price without tiers, then 120 by day: all of these are beyond the first 100 of the month."""
+    rate = {
+        "label": "r",
+        "energyratestructure": [[{"rate": 0.1, "max": 100}, {"rate": 0.2}], [{"rate": 0.05}]],
+        "energyweekdayschedule": [[1] * 12 + [0] * 12] * 12,
+    }
+    (tmp_path / "rate.json").write_text(json.dumps(rate))
+    config = load(
+        "{facility: {host_share: false}, tariff: {currency: USD, timezone: UTC, energy: {kind: urdb, file: rate.json}}}",
+        str(tmp_path / "tpw.yaml"),
+    )
+    start, end = at("2026-07-01T00:00"), at("2026-07-02T00:00")
+    found = bill(config.tariff, [Load(start, end, 240 * 3.6e6)], start, end, FeedContext())
+    assert found.total == pytest.approx(120 * 0.05 + 120 * 0.2)
+
+    source = config.tariff.prices(FeedContext(clock=lambda: start))
+    assert source is not None
+    curve = PriceCurve.from_intervals(source.intervals(start, end))
+    months: dict[float, float] = {}
+    by_night = price(start, start + 43_200, 120 * 3.6e6, curve, months)
+    by_day = price(start + 43_200, end, 120 * 3.6e6, curve, months)
+    assert (by_night[0], by_day[0]) == (pytest.approx(120 * 0.05), pytest.approx(120 * 0.2))
+
+
+def test_blocks_of_a_share_count_the_kwh_of_the_share() -> None:
+    """Of 100 kWh, 40 are of the layer with blocks: 30 at its first price, 10 at its second."""
+    loads = [Load(at("2026-07-01T00:00"), at("2026-07-02T00:00"), 100 * 3.6e6)]
+    blocks = "blocks: [{above_kwh: 30, price_per_kwh: 0.5}]"
+    text = f"energy: [{{price_per_kwh: 1, share: 0.4, {blocks}}}, {{price_per_kwh: 0.1, share: rest}}]"
+    assert billed(text, loads, "2026-07-01T00:00", "2026-07-02T00:00") == {"energy": pytest.approx(30 + 5 + 6)}
+
+
+def test_vat_is_on_what_does_not_contain_it() -> None:
+    loads = [Load(at("2026-07-01T00:00"), at("2026-07-02T00:00"), 100 * 3.6e6)]
+    text = (
+        "vat: 0.2, taxes: {rate: 0.1, charges: [grid]}, energy: {price_per_kwh: 1, includes_vat: true},"
+        " grid: {price_per_kwh: 0.5}"
+    )
+    assert billed(text, loads, "2026-07-01T00:00", "2026-07-02T00:00") == pytest.approx(
+        {"energy": 100, "grid": 50, "taxes": 5, "vat": 11}
+    )
 
 
 def test_a_minimum_bill_of_a_rate_is_a_line(tmp_path: Path) -> None:

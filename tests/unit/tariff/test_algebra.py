@@ -127,10 +127,15 @@ def test_days_of_a_calendar_file_with_a_day_that_starts_at_six(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("2026-01-14\nsoon\n", "not a date"), ("2026-01-14,RED\n2026-01-14,BLUE\n", "two values")]
+    ("text", "words"),
+    [
+        ("2026-01-14\nsoon\n", "not a date"),
+        ("2026-01-14;f\xe9ri\xe9", "no text in UTF-8"),
+        ("2026-01-14,RED\n2026-01-14,BLUE\n", "two values"),
+    ],
 )
 def test_a_calendar_that_cannot_be_read_is_no_price(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "tempo.csv").write_text(text)
+    (tmp_path / "tempo.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(SourceError, match=words):
         prices(TEMPO, "2026-01-14T12:00", path=str(tmp_path / "tpw.yaml"))
 
@@ -150,6 +155,7 @@ def test_listed_days_alone() -> None:
         ("energy: {price_per_kwh: 0.1, floor: 0.2, cap: 0.1}", "above cap"),
         ("energy: {price_per_kwh: 0.1, dates_value: RED}", "needs `dates_file`"),
         ("energy: {price_per_kwh: 0.1, cap: 1, blocks: [{above_kwh: 1, price_per_kwh: 1}]}", "floor or cap"),
+        ("energy: {price_per_kwh: 1, hours: '08:00-20:00', blocks: [{above_kwh: 1, price_per_kwh: 1}]}", "all hours"),
         ("energy: {price_per_kwh: 1}, demand: {name: a}", "give one of"),
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, price_per_kw_year: 1}", "give one of"),
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, basis: season}", "season needs `months`"),
