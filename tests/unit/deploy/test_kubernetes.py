@@ -449,7 +449,7 @@ def test_probes_of_a_port_that_wants_a_certificate_connect_to_the_port_only():
     probe = {"httpGet": None, "tcpSocket": {"port": "metrics"}}
     documents = render({"livenessProbe": probe, "readinessProbe": probe})
     (container,) = pod_of(documents)["containers"]
-    for name in ("livenessProbe", "readinessProbe"):
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[name]["tcpSocket"] == {"port": "metrics"}
         assert "httpGet" not in container[name]
     kubernetes_validate.validate(of_kind(documents, "DaemonSet"), RELEASES[-1], strict=True)
@@ -461,7 +461,8 @@ def test_the_web_configuration_is_a_secret_and_the_probes_can_pass_it():
     assert "--web.config.file=/etc/tpw-exporter-web/web.yaml" in container["args"]
     assert {"name": "web", "secret": {"secretName": "tpw-exporter-web"}} in pod["volumes"]
     assert {"name": "web", "mountPath": "/etc/tpw-exporter-web", "readOnly": True} in container["volumeMounts"]
-    assert container["livenessProbe"]["httpGet"] == {"path": "/-/healthy", "port": "metrics", "scheme": "HTTPS"}
+    for name in ("startupProbe", "livenessProbe"):
+        assert container[name]["httpGet"] == {"path": "/-/healthy", "port": "metrics", "scheme": "HTTPS"}
 
 
 def test_the_policy_admits_named_peers_and_restricts_egress_only_where_configured():
