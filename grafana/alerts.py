@@ -654,10 +654,10 @@ class Alerts:
             "TpwBudgetBurn",
             Severity.WARNING,
             promql(f"""
-                {month} * sum by (currency) (cluster:tpw_cost:rate6h{{scope="full"}})
+                {month} * sum by (currency) (cluster:tpw_cost:rate6h{{scope="booked"}})
                 / ({budget} > 0) > {number(v.budget_burn_ratio)}
                 and on (currency)
-                {month} * sum by (currency) (cluster:tpw_cost:rate30m{{scope="full"}})
+                {month} * sum by (currency) (cluster:tpw_cost:rate30m{{scope="booked"}})
                 / ({budget} > 0) > {number(v.budget_burn_ratio)}
                 unless on () {self._late("30m")}
             """),
@@ -666,7 +666,7 @@ class Alerts:
             "At the pace of the last 6 hours and of the last 30 minutes the month costs {{ $value | "
             "humanizePercentage }} of its budget: "
             + _money(
-                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="full", currency=$currency})'),
+                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="booked", currency=$currency})'),
                 "MONEY",
             )
             + " a day.",
@@ -675,42 +675,41 @@ class Alerts:
             {},
             ("budget_burn_ratio",),
         )
-        weekly = 'cluster:tpw_cost:rate1h{scope="full", currency=$currency}[7d]'
+        budgets = self._keys("budget", "period", "currency")
         yield Alert(
             "TpwBudgetForecast",
             Severity.WARNING,
             promql(f"""
-                {month} * sum by (currency) (avg_over_time(cluster:tpw_cost:rate1h{{scope="full"}}[7d]))
-                / ({budget} > 0) > {number(v.budget_forecast_ratio)}
-                and on (currency) sum by (currency) (cluster:tpw_cost:rate1h{{scope="full"}} offset 3d)
+                (
+                  sum by ({budgets}) (tpw_budget_projected) / (max by ({budgets}) (tpw_budget_amount) > 0)
+                  or
+                  sum by (currency) (tpw_period_cost_forecast{{period="month"}}) / ({budget} > 0)
+                ) > {number(v.budget_forecast_ratio)}
             """),
             v.budget_forecast_for,
-            "At this pace the month exceeds its budget.",
-            "At the pace of the last 7 days a month costs {{ $value | humanizePercentage }} of the budget: "
-            + _money(
-                self._asked(f"86400 * sum by (currency) (avg_over_time({weekly}))"),
-                "MONEY",
-            )
-            + " a day.",
+            "At this pace a budget will be exceeded.",
+            "At the pace of the last 7 days {{ with $labels.budget }}the budget {{ . }} for a {{ $labels.period }}"
+            "{{ else }}the budget of the month{{ end }} comes to {{ $value | humanizePercentage }} of its amount.",
             "tpw-money",
-            "A week evens out nights and weekends. Needs three days of data.",
+            "What the books hold of the period, and the mean of a week for the rest. Needs a day of data. A budget is of "
+            "all exporters that have it.",
             {},
             ("budget_forecast_ratio", "budget_forecast_for"),
         )
-        spend = 'cluster:tpw_cost:rate1d{scope="full"}'
-        week = 'avg_over_time(cluster:tpw_cost:rate1h{scope="full"}[7d] offset 1d)'
+        spend = 'cluster:tpw_cost:rate1d{scope="booked"}'
+        week = 'avg_over_time(cluster:tpw_cost:rate1h{scope="booked"}[7d] offset 1d)'
         yield Alert(
             "TpwSpendChanged",
             Severity.INFO,
             promql(f"""
                 {spend} / ({week} > 0) > {number(v.spend_changed_ratio)}
-                and on ({self._keys("currency")}) cluster:tpw_cost:rate1h{{scope="full"}} offset 8d
+                and on ({self._keys("currency")}) cluster:tpw_cost:rate1h{{scope="booked"}} offset 8d
                 unless on ({self._keys()}) {self._late("1d", *v.labels)}
             """),
             v.spend_changed_for,
             "Daily cost is above that of the previous week.",
             "The last 24 hours cost {{ $value | humanizePercentage }} of the daily mean of the previous week: "
-            + _money(self._asked('86400 * cluster:tpw_cost:rate1d{$here, scope="full", currency=$currency}'), "MONEY")
+            + _money(self._asked('86400 * cluster:tpw_cost:rate1d{$here, scope="booked", currency=$currency}'), "MONEY")
             + " a day.",
             "tpw-money",
             "A fifth is common in cost monitoring. Needs eight days of data.",

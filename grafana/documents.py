@@ -53,7 +53,8 @@ file and reload Prometheus.
 
 | series | effect |
 | --- | --- |
-| `tpw:budget_per_month:money{currency}` | monthly budget; without it TpwBudgetBurn and TpwBudgetForecast do not fire |
+| `tpw:budget_per_month:money{currency}` | monthly budget; without it TpwBudgetBurn does not fire, and TpwBudgetForecast \
+only for `budgets` of the exporters |
 | `tpw:budget_per_million_tokens:money{currency}` | maximum cost of a million output tokens, with `server` for one \
 server; without it TpwCostPerTokenOverBudget does not fire |
 | `tpw:spare_gpu:info{uuid}` | a GPU that is kept free by intention or used by another program: no TpwGpuIdle |

@@ -49,7 +49,8 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "state": frozenset(map(str, (*State, *PriceState))),
     "kind": frozenset(map(str, (*TokenKind, "total"))),
     "boundary": frozenset(map(str, Boundary)),
-    "scope": frozenset(map(str, Scope)),
+    "scope": frozenset({*map(str, Scope), "booked"}),
+    "period": frozenset({"day", "week", "month"}),
 }
 """Labels with a closed set of values: a matcher on another value matches nothing."""
 

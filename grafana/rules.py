@@ -21,12 +21,13 @@ for less than 95 % of the window, and no cost per token where less than 95 % of 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grafana.metrics import Vocabulary
 from grafana.values import Values, number
 from tpw.ledger.window import METERED_COVERAGE
+from tpw.model import ALL_IN, CAPITAL
 
 WINDOWS = ("5m", "1h", "1d")
 """Windows of tokens, joules, money and the ratios between them."""
@@ -323,7 +324,11 @@ class Rules:
         labels = (*LEVELS["server"], "currency")
         by, active = self.keys(*labels), f"server:tpw_server_active_cost:rate{window}"
         for scope, component in (("energy", ', component="energy"'), ("full", "")):
-            known = f'\nand on ({by}) {active}{{scope="energy"}}' if scope == "full" else ""
+            known = (
+                self._where_full(by, window, f'{active}{{scope="energy"}}', 'state="active", ')
+                if scope == "full"
+                else ""
+            )
             yield Recording(
                 active,
                 f'sum by ({by}) (rate(tpw_server_cost_total{{state="active"{component}}}[{window}])'
@@ -389,13 +394,23 @@ class Rules:
         by = self.keys(*labels, "currency")
         cost = f"model:tpw_server_cost:rate{window}"
         for scope, component in (("energy", '{component="energy"}'), ("full", "")):
-            # Cost less credit, as of the GPUs. ``full`` needs the energy to be priced.
+            # Cost less credit, as of the GPUs.
             expr = (
                 f"sum by ({by}) (rate(tpw_server_cost_total{component}[{window}])"
                 f" or -rate(tpw_server_credit_total[{window}]))"
             )
-            known = f'\nand on ({by}) {cost}{{scope="energy"}}' if scope == "full" else ""
+            known = self._where_full(by, window, f'{cost}{{scope="energy"}}') if scope == "full" else ""
             yield Recording(cost, f"{expr}{known}", (*labels, "currency"), {"scope": scope})
+
+    @staticmethod
+    def _where_full(by: str, window: str, energy: str, state: str = "") -> str:
+        """Only where the GPUs and their electricity are part of the costs of servers."""
+
+        def booked(components: Sequence[str]) -> str:
+            matcher = f'{state}component=~"{"|".join(components)}"'
+            return f"sum by ({by}) (rate(tpw_server_cost_total{{{matcher}}}[{window}]))"
+
+        return f"\nand on ({by}) {booked(CAPITAL)}\nand on ({by}) ({energy} or on ({by}) {booked(ALL_IN)})"
 
     def _tokens_per_joule(self, level: str, window: str, boundary: str, energy: str) -> Recording:
         labels = LEVELS[level]
@@ -575,7 +590,7 @@ class Rules:
         )
         yield from self._whole_tokens_per_joule("cluster", window)
         yield from self._whole_cost("cluster", window)
-        yield from self._cost_per_million("cluster", window, f"cluster:tpw_cost:rate{window}")
+        yield from self._cost_per_million("cluster", window, f'cluster:tpw_cost:rate{window}{{scope!="booked"}}')
 
     def _whole_tokens_per_joule(self, level: str, window: str) -> Iterable[Recording]:
         """Tokens over the joules of all GPUs, owned or not."""
@@ -585,15 +600,28 @@ class Rules:
         yield self._priced(level, window, f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="facility"}}')
 
     def _whole_cost(self, level: str, window: str) -> Iterable[Recording]:
-        """Cost rate of all GPUs, owned or not, less credit for negative prices, where energy is priced."""
+        """Cost rate of all GPUs, owned or not, less credit for negative prices. ``booked`` is what is spent, however much
+        of the costs is known; ``full`` only where the GPUs and their electricity are part of it."""
         record, by = f"{level}:tpw_cost:rate{window}", self.keys(*LEVELS[level], "currency")
         net, charged = f"{level}:tpw_gpu_state_net_cost:rate{window}", f"{level}:tpw_gpu_state_cost:rate{window}"
+        capital, all_in = (
+            f'sum by ({by}) ({charged}{{component=~"{"|".join(components)}"}})' for components in (CAPITAL, ALL_IN)
+        )
         priced = f'sum by ({by}) ({charged}{{component="energy"}})'
-        for scope, expr in (
-            ("energy", f'sum by ({by}) ({net} or -{charged}{{component!="energy"}})'),
-            ("full", f"sum by ({by}) ({net})"),
-        ):
-            yield Recording(record, f"{expr}\nand\n{priced}", (*LEVELS[level], "currency"), {"scope": scope})
+        yield Recording(
+            record,
+            f'sum by ({by}) ({net} or -{charged}{{component!="energy"}})\nand\n{priced}',
+            (*LEVELS[level], "currency"),
+            {"scope": "energy"},
+        )
+        if level == "cluster":
+            yield Recording(record, f"sum by ({by}) ({net})", (*LEVELS[level], "currency"), {"scope": "booked"})
+        yield Recording(
+            record,
+            f"sum by ({by}) ({net})\nand\n{capital}\nand\n({priced} or {all_in})",
+            (*LEVELS[level], "currency"),
+            {"scope": "full"},
+        )
 
     def spend(self) -> Iterable[Recording]:
         """Spend over the windows of the budget alert, and by hour of the day."""
@@ -602,17 +630,10 @@ class Rules:
             record, counter = f"cluster:tpw_cost:rate{window}", "tpw_gpu_state_cost_total"
             energy = f'rate({counter}{{component="energy"}}[{window}]) or -rate(tpw_gpu_state_credit_total[{window}])'
             yield Recording(record, f"sum by ({by}) ({energy})", ("currency",), {"scope": "energy"})
-            # With the rest, each counter read once; where energy is priced.
-            priced = f'{record}{{scope="energy"}}'
-            yield Recording(
-                record,
-                promql(f"""
-                    sum by ({by}) ({priced} or rate({counter}{{component!="energy"}}[{window}]))
-                    and on ({by}) {priced}
-                """),
-                ("currency",),
-                {"scope": "full"},
-            )
+            # With the rest, each counter read once.
+            energy = f'{record}{{scope="energy"}}'
+            rest = f'rate({counter}{{component!="energy"}}[{window}])'
+            yield Recording(record, f"sum by ({by}) ({energy} or {rest})", ("currency",), {"scope": "booked"})
         yield Recording(
             "cluster:tpw_cost_by_hour:rate5m",
             promql("""

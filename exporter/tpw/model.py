@@ -125,11 +125,20 @@ class Boundary(StrEnum):
     """The GPU and its share of the host, times PUE."""
 
 
+CAPITAL = ("hardware", "gpu_hour")
+"""Components of cost that pay for the GPUs: bought or rented."""
+ALL_IN = ("gpu_hour", "hosting")
+"""Components that contain the electricity where it has no price of its own."""
+
+
 class Scope(StrEnum):
     """Which costs a cost per token includes."""
 
     ENERGY = "energy"
+    OPERATING = "operating"
+    """Everything that is booked but capital: electricity, hosting, standing charges, running costs."""
     FULL = "full"
+    """Everything that is booked. Only where the GPUs and their electricity are part of it."""
 
 
 class PowerScope(StrEnum):

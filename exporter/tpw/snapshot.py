@@ -12,11 +12,14 @@ from tpw.ledger.books import Books
 from tpw.ledger.periods import Periods
 from tpw.ledger.retirement import Retired
 from tpw.model import (
+    ALL_IN,
+    CAPITAL,
     Budget,
     Instant,
     PriceInterval,
     PriceState,
     Reference,
+    Scope,
     ServerWorkload,
     SourceStatus,
     server_of_replica,
@@ -131,3 +134,16 @@ class Snapshot:
         if not self.books.currency:
             return False
         return bool(self.prices.currency) or any("energy" in posting.cost for posting in self.books.postings.values())
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The scopes of a live cost: each only where all that its name promises is booked. Rent and colocation contain the
+        electricity where it has no price of its own."""
+        components, has_price = set(self.components), bool(self.prices.currency)
+        is_powered = has_price or not components.isdisjoint(ALL_IN)
+        known = {
+            Scope.ENERGY: has_price,
+            Scope.OPERATING: is_powered and bool(components.difference(CAPITAL)),
+            Scope.FULL: is_powered and not components.isdisjoint(CAPITAL),
+        }
+        return tuple(scope for scope in Scope if known[scope]) if self.books.currency else ()

@@ -136,7 +136,7 @@ def _answers(page: Dashboard) -> None:
                 "Cost since the 1st (UTC), and the daily mean of the last seven days for the days that are left.",
                 Query(
                     f"{queries.gpu_cost_in('$__range', component='')}"
-                    f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="full", {MONEY}}}[7d]))',
+                    f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="booked", {MONEY}}}[7d]))',
                     "forecast, $currency",
                     instant=True,
                 ),

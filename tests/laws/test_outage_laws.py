@@ -29,6 +29,7 @@ from tpw.model import (
     Reason,
     Reference,
     Role,
+    Scope,
     ServerFault,
     ServerReading,
     State,
@@ -257,7 +258,7 @@ def test_a_process_that_is_known_to_have_ended_owns_nothing_since() -> None:
 
 def test_no_live_ratio_while_it_cannot_be_read() -> None:
     course = Course(60, busy=lambda tick: True, read=lambda tick: not 20 <= tick < 40)
-    found = [live_ratios(books.servers["s"], priced=True) for books in play(course.all_ticks(), POLICY)]
+    found = [live_ratios(books.servers["s"], (Scope.ENERGY, Scope.FULL)) for books in play(course.all_ticks(), POLICY)]
     assert all(ratios is None for ratios in found[20:40])
     for ratios in (*found[3:20], *found[40:]):
         assert ratios is not None

@@ -159,7 +159,7 @@ class Run:
         return ServerReading(name, now, "vllm", Cadence.STEP, "", ProcessIdentity(1.0), series)
 
     def ratio(self, name: str) -> float | None:
-        ratios = live_ratios(self.books.servers[name], priced=False)
+        ratios = live_ratios(self.books.servers[name])
         return None if ratios is None else ratios.models["m"].tokens_per_joule.get(("output", Boundary.GPU))
 
 

@@ -258,7 +258,9 @@ def _whole(level: str, window: str, seconds: int, tokens: Callable[[Hand, int, s
     return {
         f"{level}:tpw_server_tokens:rate{window}": made,
         f"{level}:tpw_tokens_per_joule:ratio_rate{window}": per_joule,
-        f"{level}:tpw_cost:rate{window}": lambda h: _spend(h, labels, seconds),
+        f"{level}:tpw_cost:rate{window}": lambda h: _spend(
+            h, labels, seconds, (*SCOPES, "booked") if level == "cluster" else SCOPES
+        ),
         f"{level}:tpw_priced:ratio_rate{window}": lambda h: _priced(h, level, seconds),
         f"{level}:tpw_cost_per_million_tokens:ratio_rate{window}": lambda h: _per_million(
             h, labels, lambda kind: tokens(h, seconds, kind), lambda scope: h.all_cost(seconds, _money(labels), scope)
@@ -266,9 +268,9 @@ def _whole(level: str, window: str, seconds: int, tokens: Callable[[Hand, int, s
     }
 
 
-def _spend(h: Hand, labels: tuple[str, ...], seconds: int) -> Rows:
+def _spend(h: Hand, labels: tuple[str, ...], seconds: int, scopes: tuple[str, ...] = SCOPES) -> Rows:
     return plus(
-        *(tagged(times(h.all_cost(seconds, _money(labels), scope), 1 / seconds), scope=scope) for scope in SCOPES)
+        *(tagged(times(h.all_cost(seconds, _money(labels), scope), 1 / seconds), scope=scope) for scope in scopes)
     )
 
 
@@ -282,9 +284,11 @@ def _single() -> dict[str, Expected]:
             f"gpu:tpw_gpu_state_seconds:rate{window}": _state_seconds(seconds)
             for window, seconds in (("30m", 1800), ("2h", 7200))
         },
-        "cluster:tpw_cost:rate30m": lambda h: _spend(h, job, 1800),
-        "cluster:tpw_cost:rate6h": lambda h: _spend(h, job, 21600),
-        "cluster:tpw_cost_by_hour:rate5m": lambda h: tagged(_spend(h, job, 300), hour=f"{int(day.hour_of(h.at)):02d}"),
+        "cluster:tpw_cost:rate30m": lambda h: _spend(h, job, 1800, ("energy", "booked")),
+        "cluster:tpw_cost:rate6h": lambda h: _spend(h, job, 21600, ("energy", "booked")),
+        "cluster:tpw_cost_by_hour:rate5m": lambda h: tagged(
+            _spend(h, job, 300, (*SCOPES, "booked")), hour=f"{int(day.hour_of(h.at)):02d}"
+        ),
         "model:tpw_server_requests_running:avg5m": lambda h: h.running(MODEL),
         "model:tpw_server_requests_waiting:avg5m": lambda h: h.averaged("tpw_server_requests_waiting", 300, MODEL),
         "model:tpw_server_tokens_by_load:rate5m": lambda h: plus(

@@ -183,6 +183,7 @@ def fleet_snapshot(gpus: int = 8, servers: int = 0, tick: int = 100, *, priced: 
             servers=owners,
             polls=tick,
         ),
+        components=("hardware",),
         sources=(
             SourceStatus("nvml", up=True, read_duration_seconds=0.0012, last_success_wall_seconds=wall, reads=tick),
             *(
@@ -397,6 +398,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         ),
         carbon=Carbon("location", 388.0),
         demand=DemandNow(4120.0, 4650.5, 14.2),
+        components=("hardware",),
         periods=periods_to_date(),
         budgets=(Budget("all", 9000.0, "month"), Budget("chat", 25.0, "day", server="chat")),
         pue=PUE,

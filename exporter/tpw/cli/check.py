@@ -49,6 +49,9 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             notes = list(config.tariff.notes())
             if config.tariff.energy and config.tariff.is_local and not unpriced:
                 notes.append(_sample(config.tariff))
+            notes += config.costs.notes(
+                has_energy_price=bool(config.tariff.energy), has_references=bool(config.references)
+            )
             for note in notes:
                 print(f"{path}: note: {note}")
     if len(paths) > 1:

@@ -59,7 +59,9 @@ _COLOURS = {
 
 
 def _cost(model: ModelStatus) -> float | None:
-    return model["cost_per_token"].get("full", {}).get("output")
+    """The full cost of a token, or without one that of its electricity."""
+    costs = model["cost_per_token"]
+    return costs.get("full", costs.get("energy", {})).get("output")
 
 
 _SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -387,7 +389,9 @@ def _head(status: Status, url: str, width: int, rates: Sequence[float]) -> list[
     health = f"{failing} of {len(status['sources'])} sources failing" if failing else ""
     title = f"tpw-exporter  {plain(url)}  {figures.clock(status['at'])}"
     rate, total = head["tokens_per_second"], head["all_tokens_per_second"]
-    cost = head["cost_per_token"]
+    cost, scope = head["cost_per_token"], ""
+    if cost is None:
+        cost, scope = head["energy_cost_per_token"], " (e: electricity alone)"
     with_input = f" ({figures.figure(total)} with input)" if total is not None else ""
     return [
         *_folded([[_Part(title, "strong")], [_Part(health, "parked")]], width, "  "),
@@ -398,7 +402,8 @@ def _head(status: Status, url: str, width: int, rates: Sequence[float]) -> list[
                 [_Part(f"{figures.figure(head['tokens_per_watt'])} tok/s per W", "strong")],
                 [
                     _Part(
-                        f"{figures.money(cost, currency, scale=_MILLION)} per 1M" if cost is not None else "", "strong"
+                        f"{figures.money(cost, currency, scale=_MILLION)} per 1M{scope}" if cost is not None else "",
+                        "strong",
                     )
                 ],
             ],
@@ -495,7 +500,7 @@ def _server(server: ServerStatus, model: ModelStatus, *, first: bool, width: int
     numbers = (
         (figures.figure(model["tokens_per_second"].get("output")), 7),
         (figures.figure(model["tokens_per_watt"].get("gpu", {}).get("output")), 7),
-        (figures.figure(None if cost is None else cost * _MILLION), 7),
+        (figures.figure(None if cost is None else cost * _MILLION) + _energy_mark(model, cost), 7),
         *(((figures.whole(model["running"]), 5), (figures.whole(model["waiting"]), 5)) if model_width else ()),
     )
     gpus = ",".join(map(str, server["gpus"])) or UNKNOWN
@@ -506,6 +511,10 @@ def _server(server: ServerStatus, model: ModelStatus, *, first: bool, width: int
         _Part(" ".join(_fit(text, columns, right=True) for text, columns in numbers)),
         _Part(f" {gpus}" if first else ""),
     ]
+
+
+def _energy_mark(model: ModelStatus, cost: float | None) -> str:
+    return "e" if cost is not None and "full" not in model["cost_per_token"] else ""
 
 
 def _gpu_heads(width: int) -> list[_Part]:

@@ -466,9 +466,11 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_cost_per_token",
         (*_MODEL, "kind", "scope", "currency"),
-        "Cost per token in the currency of the label over tpw_window_seconds, scope energy or full, from the books.",
-        "No token was generated, no tariff is configured, part of the window had no price or no meter, or the server "
-        "has GPUs on other nodes (spans_nodes).",
+        "Cost per token in the currency of the label over tpw_window_seconds, from the books. scope is energy (electricity "
+        "alone), operating (everything but capital) or full (everything in tpw_cost_components_info, GPUs included).",
+        "No token was generated, what the scope contains is not configured (full: hardware or gpu_hour, and energy, "
+        "gpu_hour or hosting), part of the window had no price or no meter, or the server has GPUs on other nodes "
+        "(spans_nodes).",
     ),
     Metric(
         "tpw_phase_energy_joules_per_token",
@@ -520,6 +522,12 @@ CATALOGUE: tuple[Metric, ...] = (
         ("reference", "kind", "currency"),
         "Price of one token elsewhere, in the currency of the label (setting references).",
         "No reference with a price per token is configured.",
+    ),
+    Metric(
+        "tpw_cost_components_info",
+        ("component",),
+        "1 for each component of cost that is booked now, from the settings tariff and costs: what a full cost contains.",
+        "No cost is configured.",
     ),
     Metric(
         "tpw_grid_carbon_grams_per_kwh",

@@ -28,7 +28,7 @@ from tpw.ledger.phases import METHOD
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State, TokenKind
-from tpw.snapshot import Prices, Snapshot
+from tpw.snapshot import Snapshot
 
 Sample = tuple[tuple[str, ...], float]
 """Label values, in the order of the catalogue, and the value."""
@@ -155,7 +155,7 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         _server(sheet, server, books, snapshot.owners.get(name, _NO_OWNER), configured=name in configured)
         _server_books(sheet, server, booked, books, ordered, bases)
         _reference_costs(sheet, server, books.currency, snapshot.references)
-        _ratios(sheet, server, books.currency if energy_priced else "", snapshot.prices)
+        _ratios(sheet, server, snapshot)
     _money(sheet, snapshot)
     if snapshot.periods is not None:
         add_periods(sheet, snapshot, snapshot.periods.to_date(books))
@@ -386,8 +386,9 @@ def _reference_costs(sheet: Sheet, server: ServerAccount, currency: str, referen
         sheet.add("tpw_server_reference_cost_total", (server.name, model, name, currency), cost)
 
 
-def _ratios(sheet: Sheet, server: ServerAccount, currency: str, prices: Prices) -> None:
-    ratios = live_ratios(server, priced=bool(currency), preliminary_price=prices.preliminary)
+def _ratios(sheet: Sheet, server: ServerAccount, snapshot: Snapshot) -> None:
+    currency = snapshot.books.currency
+    ratios = live_ratios(server, snapshot.scopes, preliminary_price=snapshot.prices.preliminary)
     if ratios is None:
         return
     name = server.name
@@ -428,6 +429,8 @@ def _money(sheet: Sheet, snapshot: Snapshot) -> None:
     for reference in snapshot.references if currency else ():
         for kind, price in reference.price_per_token.items():
             sheet.add("tpw_reference_price_per_token", (reference.name, str(kind), currency), price)
+    for component in sorted({*snapshot.components, *((ENERGY,) if prices.currency else ())}) if currency else ():
+        sheet.add("tpw_cost_components_info", (component,), 1.0)
     sheet.add("tpw_facility_pue_ratio", (), snapshot.pue)
     if snapshot.carbon is not None:
         sheet.add("tpw_grid_carbon_grams_per_kwh", (snapshot.carbon.basis,), snapshot.carbon.grams_per_kwh)

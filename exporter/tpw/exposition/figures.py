@@ -66,6 +66,13 @@ def money(value: float | None, currency: str, *, scale: float = 1.0) -> str:
     return f"{figure(value * scale)} {currency}"
 
 
+def cost_per_million(full: float | None, energy: float | None) -> str:
+    """The full cost of a million tokens; without one that of their electricity, marked as such."""
+    if full is None and energy is not None:
+        return f"{figure(1e6 * energy)} (energy)"
+    return figure(None if full is None else 1e6 * full)
+
+
 def percent(ratio: float | None) -> str:
     """97 %."""
     return UNKNOWN if ratio is None else f"{ratio * 100.0:.0f} %"

@@ -162,6 +162,7 @@ def _headline(status: Status) -> str:
     rate, total = head["tokens_per_second"], head["all_tokens_per_second"]
     up = sum(gpu["up"] for gpu in status["gpus"])
     cost, energy_cost = head["cost_per_token"], head["energy_cost_per_token"]
+    shown = energy_cost if cost is None else cost
     value, unit = _split(figures.watts(head["power_watts"]))
     tiles = (
         _tile(
@@ -179,8 +180,8 @@ def _headline(status: Status) -> str:
         ),
         _tile(
             "Cost per 1M output tokens",
-            figures.figure(None if cost is None else cost * _MILLION),
-            currency if cost is not None else "",
+            figures.figure(None if shown is None else shown * _MILLION),
+            currency if shown is not None else "",
             _cost_note(status, cost, energy_cost),
         ),
         _price_tile(status),
@@ -198,9 +199,11 @@ def _cost_note(status: Status, cost: float | None, energy_cost: float | None) ->
     if status["currency"] is None:
         return "no tariff configured: add tariff: to the configuration"
     if cost is None:
-        return "no priced tokens in the window"
-    if energy_cost is None or energy_cost == cost:
-        return "electricity only; add costs: for hardware"
+        if energy_cost is None:
+            return "no priced tokens in the window"
+        return "electricity only; add costs: with hardware or gpu_hour"
+    if energy_cost is None:
+        return "electricity has no price of its own"
     return f"of which electricity {figures.money(energy_cost, status['currency'], scale=_MILLION)}"
 
 
@@ -355,8 +358,10 @@ def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tup
         _number(figures.figure(model["tokens_per_second"].get(OUTPUT)), over),
         _number(figures.figure(per_watt.get(Boundary.GPU, {}).get(OUTPUT)), boundaries),
         _number(
-            figures.figure(None if full is None else full * _MILLION),
-            f"of which electricity {figures.figure(energy * _MILLION)}, {over}" if energy is not None else "",
+            figures.cost_per_million(full, energy),
+            f"of which electricity {figures.figure(energy * _MILLION)}, {over}"
+            if full and energy is not None
+            else over,
         ),
         _number(figures.whole(model["running"])),
         _number(figures.whole(model["waiting"])),

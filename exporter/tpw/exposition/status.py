@@ -262,7 +262,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
     configured = snapshot.servers_read
     listed_totals, listed_servers = listed(books, booked, snapshot.retired)
     servers = [
-        _server(server, snapshot, listed_totals, configured=name in configured, priced=snapshot.energy_priced)
+        _server(server, snapshot, listed_totals, configured=name in configured)
         for name, server in sorted(listed_servers.items())
         if name in configured or server.up or server.gpus
     ]
@@ -390,11 +390,9 @@ def _state(amounts: Amounts) -> StateStatus:
     )
 
 
-def _server(
-    server: ServerAccount, snapshot: Snapshot, booked: Totals, *, configured: bool, priced: bool
-) -> ServerStatus:
+def _server(server: ServerAccount, snapshot: Snapshot, booked: Totals, *, configured: bool) -> ServerStatus:
     books = snapshot.books
-    ratios = live_ratios(server, priced=priced, preliminary_price=snapshot.prices.preliminary)
+    ratios = live_ratios(server, snapshot.scopes, preliminary_price=snapshot.prices.preliminary)
     owner = snapshot.owners.get(server.name, server.belongs)
     counted = {model for model, _ in server.tokens}
     models = sorted(counted.union(server.models, booked.models.get(server.name, ()))) or [UNKNOWN_MODEL]

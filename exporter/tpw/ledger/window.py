@@ -17,12 +17,13 @@ the history is shorter than the window it is the oldest.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import fsum
 
-from tpw.ledger.amounts import JOULES_PER_KWH, NOTHING
+from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, NOTHING, Amounts
 from tpw.ledger.books import ServerAccount, WindowSample
-from tpw.model import Boundary, Scope, TokenKind
+from tpw.model import CAPITAL, Boundary, Scope, TokenKind
 
 METERED_COVERAGE = 0.95
 """Share of the joules of the window that must be known for a ratio over joules. The rest is estimated from the last known
@@ -63,12 +64,14 @@ class LiveRatios:
     models: Mapping[str, ModelRatios]
 
 
-def live_ratios(account: ServerAccount, *, priced: bool, preliminary_price: float | None = None) -> LiveRatios | None:
+def live_ratios(
+    account: ServerAccount, scopes: Collection[Scope] = (), *, preliminary_price: float | None = None
+) -> LiveRatios | None:
     """The ratios of a server over its window; None with fewer than two samples, and while its page cannot be read.
 
     Args:
         account: the server.
-        priced: whether the books have a currency; without one no cost per token is known.
+        scopes: costs per token that are known where the window has prices. Without ENERGY, energy has no price of its own.
         preliminary_price: per kWh, of energy that is booked when its own price is published; None where there is none.
     """
     window = account.window
@@ -87,12 +90,14 @@ def live_ratios(account: ServerAccount, *, priced: bool, preliminary_price: floa
     metered = 0.0 < energy_span <= 2.0 * max(account.window_seconds, span) and _is_covered(energy_first, newest)
     whole = first.single_node and newest.single_node
     has_price = preliminary_price is not None or _unpriced_joules(newest) <= _unpriced_joules(energy_first)
-    priced = priced and metered and whole and has_price
+    has_energy = Scope.ENERGY in scopes
+    if not whole or (has_energy and not (metered and has_price)):
+        scopes = ()
     names = dict.fromkeys(model for model, _ in newest.tokens)
     names.update(dict.fromkeys(newest.amounts))
     ends = _Ends(first, energy_first, newest, span, energy_span, (preliminary_price or 0.0) / JOULES_PER_KWH)
     return LiveRatios(
-        span, {model: _ratios(model, ends, metered=metered, whole=whole, priced=priced) for model in names}
+        span, {model: _ratios(model, ends, metered=metered, whole=whole, scopes=scopes) for model in names}
     )
 
 
@@ -173,7 +178,7 @@ def _tokens_at(window: Sequence[WindowSample], at_seconds: float) -> Mapping[tup
     }
 
 
-def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool) -> ModelRatios:
+def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, scopes: Collection[Scope]) -> ModelRatios:
     first, energy_first, last = ends.first, ends.energy_first, ends.last
     tokens = _risen_tokens(model, first.tokens, last.tokens)
     in_step = energy_first is first and not first.behind_seconds and not last.behind_seconds
@@ -192,27 +197,31 @@ def _ratios(model: str, ends: _Ends, *, metered: bool, whole: bool, priced: bool
                 watts[boundary] = joules / ends.energy_span_seconds
                 for kind, risen in of_energy.items() if whole else ():
                     per_joule[kind, boundary] = risen / joules
-    if priced and model in last.amounts:
+    if scopes and model in last.amounts:
+        has_energy = Scope.ENERGY in scopes
         preliminary = (after.unpriced_joules - before.unpriced_joules) * ends.preliminary_price
         energy_cost = after.net_energy_cost - before.net_energy_cost + preliminary
-        if Boundary.GPU in watts:
+        if has_energy and Boundary.GPU in watts:
             cost_per_joule = energy_cost / (after.joules - before.joules)
         since = first.amounts.get(model, NOTHING)
-        # Energy is priced as it is read, the rest as time passes.
-        rest = after.net_cost - after.net_energy_cost - (since.net_cost - since.net_energy_cost)
-        for scope in Scope:
-            for kind, risen in tokens.items():
-                of_joules = of_energy.get(kind, 0.0)
-                if risen <= 0.0 or of_joules <= 0.0:
-                    continue
-                if scope is Scope.ENERGY:
-                    per_token[kind, scope] = energy_cost / of_joules
-                elif in_step:
-                    per_token[kind, scope] = (after.net_cost - before.net_cost + preliminary) / risen
-                else:
-                    per_token[kind, scope] = energy_cost / of_joules + rest / risen
+        for kind, risen in tokens.items():
+            of_joules = of_energy.get(kind, 0.0)
+            if risen <= 0.0 or (has_energy and of_joules <= 0.0):
+                continue
+            # Energy is priced as it is read, the rest as time passes.
+            energy = energy_cost / of_joules if has_energy else 0.0
+            for scope in scopes:
+                per_token[kind, scope] = energy + (_timed_cost(after, scope) - _timed_cost(since, scope)) / risen
     per_second = {kind: risen / ends.span_seconds for kind, risen in tokens.items()}
     return ModelRatios(per_second, per_joule, per_token, watts, cost_per_joule)
+
+
+def _timed_cost(amounts: Amounts, scope: Scope) -> float:
+    """The costs of a scope that accrue with time."""
+    if scope is Scope.ENERGY:
+        return 0.0
+    without = CAPITAL if scope is Scope.OPERATING else ()
+    return fsum(cost for component, cost in amounts.cost.items() if component != ENERGY and component not in without)
 
 
 def _energy_tokens(sample: WindowSample) -> Mapping[tuple[str, TokenKind], float]:

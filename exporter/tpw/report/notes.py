@@ -85,6 +85,11 @@ def _money(report: Report) -> Iterator[str]:
 def _elsewhere(report: Report) -> Iterator[str]:
     for reference, amount in sorted(report.totals.served.reference_cost.items()):
         yield f"The same at {reference}: {figure(amount)} {report.currency}."
+    if report.totals.served.reference_cost and report.totals.full_cost is None:
+        yield (
+            "That is a full price. What is booked here lacks the GPUs (`costs.hardware`, `costs.gpu_hour`) or their"
+            " electricity: the two do not compare."
+        )
 
 
 def _moment(calendar: Calendar, at_seconds: float) -> str:

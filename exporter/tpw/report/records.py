@@ -113,9 +113,9 @@ def _totals(report: Report, line: Totals) -> dict[str, Value]:
         "credit": amounts.credit if amounts.cost else None,
         "cost_net": net,
         "cost_energy_per_million_output_tokens": line.per_million(energy, output),
-        "cost_full_per_million_output_tokens": line.per_million(net, output),
+        "cost_full_per_million_output_tokens": line.per_million(line.full_cost, output),
         "cost_energy_per_million_tokens": line.per_million(energy, total),
-        "cost_full_per_million_tokens": line.per_million(net, total),
+        "cost_full_per_million_tokens": line.per_million(line.full_cost, total),
     }
     for reference in sorted(of_report.served.reference_cost):
         record[f"reference_cost_{reference}"] = served.reference_cost.get(reference, 0.0)

@@ -106,7 +106,8 @@ def _beside(report: Report) -> list[_Column]:
     if report.totals.amounts.unpriced_joules > 0.0:
         columns.append(_count("kWh (*)", lambda line: line.amounts.unpriced_joules / JOULES_PER_KWH))
     columns.append(_number("ENERGY/M", lambda line: line.per_million(line.energy_cost, line.output_tokens)))
-    columns.append(_number("NET/M", lambda line: line.per_million(line.net_cost, line.output_tokens)))
+    if report.totals.full_cost is not None:
+        columns.append(_number("NET/M", lambda line: line.per_million(line.full_cost, line.output_tokens)))
     return columns
 
 

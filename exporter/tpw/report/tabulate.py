@@ -15,7 +15,7 @@ from math import fsum
 
 from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served, Tally
 from tpw.ledger.books import PostingKey
-from tpw.model import ServerWorkload, State, TokenKind, Workload, WorkloadKind, server_of_replica
+from tpw.model import ALL_IN, CAPITAL, ServerWorkload, State, TokenKind, Workload, WorkloadKind, server_of_replica
 from tpw.report.periods import Calendar, Period, Unit
 
 MILLION = 1e6
@@ -99,6 +99,13 @@ class Totals:
     def net_cost(self) -> float | None:
         """All components, credit subtracted. None where no component was booked."""
         return self.amounts.net_cost if self.amounts.cost or self.amounts.credit else None
+
+    @property
+    def full_cost(self) -> float | None:
+        """The net cost, where the GPUs and their electricity are part of it. Only that compares with a price elsewhere."""
+        components = self.amounts.cost.keys()
+        is_full = not components.isdisjoint(CAPITAL) and not components.isdisjoint((ENERGY, *ALL_IN))
+        return self.net_cost if is_full else None
 
     @property
     def energy_cost(self) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import expm1, log1p
 
-from tpw.model import Budget, Rate, Reference, TokenKind
+from tpw.model import ALL_IN, CAPITAL, Budget, Rate, Reference, TokenKind
 from tpw.settings.scalars import choice, number, text
 from tpw.settings.shapes import Section, setting
 
@@ -109,6 +109,18 @@ class Costs:
         """One rate for each component that is configured."""
         parts = (self.hardware, self.gpu_hour, self.hosting, self.operations)
         return tuple(part.rate() for part in parts if part is not None)
+
+    def notes(self, *, has_energy_price: bool, has_references: bool) -> tuple[str, ...]:
+        """What an operator should know: why no cost is full."""
+        components = {rate.component for rate in self.rates()}
+        compares = " and none is compared with the references" if has_references else ""
+        if (components or has_references) and components.isdisjoint(CAPITAL):
+            return (f"costs: without `hardware` or `gpu_hour` no cost per token is full{compares}",)
+        if components and not has_energy_price and components.isdisjoint(ALL_IN):
+            return (
+                f"costs: electricity is in none of them, so no cost per token is full{compares}: set tariff.energy",
+            )
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,3 +166,28 @@ def test_without_a_time_zone_a_note_states_that_months_begin_at_midnight_utc(
     (tmp_path / "a.yaml").write_text(f"tariff: {{currency: EUR, {tariff}}}")
     assert main(["check", str(tmp_path / "a.yaml")]) == 0
     assert capsys.readouterr().out.count("billing months begin at midnight UTC") == expected
+
+
+ELECTRICITY = "tariff: {currency: EUR, energy: {kind: flat, price_per_kwh: 0.2}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (ELECTRICITY, ""),
+        (ELECTRICITY + "costs: {operations: {price_per_gpu_month: 9}}", "without `hardware` or `gpu_hour` no cost per"),
+        (
+            ELECTRICITY + "references: [{name: r, price_per_gpu_hour: 2}]",
+            "no cost per token is full and none is compared with the references",
+        ),
+        ("tariff: {currency: EUR}\ncosts: {hardware: {price_per_gpu: 9, years: 3}}", "set tariff.energy"),
+        ("tariff: {currency: EUR}\ncosts: {gpu_hour: {price: 2}}", ""),
+        (ELECTRICITY + "costs: {hardware: {price_per_gpu: 9, years: 3}}", ""),
+    ],
+)
+def test_why_no_cost_is_full_is_noted(text: str, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert main(["check", str(tmp_path / "c.yaml")]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "note: costs" in line]
+    assert len(notes) == (1 if note else 0)
+    assert note in "".join(notes)

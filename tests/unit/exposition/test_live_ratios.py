@@ -11,6 +11,7 @@ from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import ServerAccount, WindowSample
 from tpw.ledger.window import LiveRatios, live_ratios
 from tpw.model import Boundary, Scope, TokenKind
+from tpw.snapshot import Prices
 
 NOW = BOOT + 1000.0
 
@@ -20,7 +21,7 @@ def account(samples: tuple[WindowSample, ...], seconds: float = 60.0) -> ServerA
 
 
 def ratios(samples: tuple[WindowSample, ...], seconds: float = 60.0, *, priced: bool = True) -> LiveRatios:
-    found = live_ratios(account(samples, seconds), priced=priced)
+    found = live_ratios(account(samples, seconds), (Scope.ENERGY, Scope.FULL) if priced else ())
     assert found is not None
     return found
 
@@ -65,12 +66,12 @@ def test_a_history_shorter_than_the_window_is_used_from_its_beginning():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_sample_is_not_enough_for_a_ratio(count: int):
-    assert live_ratios(account(window("m", 1000.0, NOW)[:count]), priced=True) is None
+    assert live_ratios(account(window("m", 1000.0, NOW)[:count]), (Scope.ENERGY, Scope.FULL)) is None
 
 
 def test_two_samples_of_one_instant_have_no_ratio():
     sample = window("m", 1000.0, NOW)[-1]
-    assert live_ratios(account((sample, sample)), priced=True) is None
+    assert live_ratios(account((sample, sample)), (Scope.ENERGY, Scope.FULL)) is None
 
 
 def test_without_tokens_the_ratio_is_zero_and_the_cost_unknown():
@@ -171,7 +172,7 @@ def test_energy_that_is_priced_later_has_the_preliminary_cost_meanwhile():
         for amounts in (sample.amounts["m"],)
     )
     assert ratios(samples).models["m"].cost_per_token == {}
-    found = live_ratios(account(samples), priced=True, preliminary_price=PRICE)
+    found = live_ratios(account(samples), (Scope.ENERGY, Scope.FULL), preliminary_price=PRICE)
     assert found is not None
     assert found.models["m"].cost_per_token == pytest.approx(ratios(known).models["m"].cost_per_token)
 
@@ -205,3 +206,55 @@ def test_a_token_of_a_phase_costs_its_joules_at_the_cost_of_the_window() -> None
     assert {labels[:3]: value for labels, value in cost.items()} == {
         labels: pytest.approx(value * PUE * PRICE / 3.6e6) for labels, value in joules.items()
     }
+
+
+def costs_of(components: tuple[str, ...], price: Prices, booked: dict[str, float]) -> dict[tuple[str, str], float]:
+    """Cost of the tokens of a minute, by (kind, scope), where so much was booked per second."""
+    samples = tuple(
+        replace(
+            sample,
+            amounts={
+                "m": replace(
+                    sample.amounts["m"],
+                    cost={name: (sample.at_seconds - NOW) * cost for name, cost in booked.items()},
+                )
+            },
+        )
+        for sample in window("m", 1000.0, NOW)
+    )
+    snapshot = rich_snapshot()
+    books = replace(snapshot.books, servers={"s": account(samples)})
+    found = families(replace(snapshot, books=books, prices=price, components=components))
+    shown = {family.metric.name: family.samples for family in found}
+    assert {labels[0] for labels, _ in shown["tpw_cost_components_info"]} == {
+        *components,
+        *(("energy",) if price.currency else ()),
+    }
+    return {(labels[2], labels[3]): value for labels, value in shown.get("tpw_cost_per_token", [])}
+
+
+ELECTRICITY = Prices("EUR")
+NO_ELECTRICITY = Prices()
+
+
+@pytest.mark.parametrize(
+    ("components", "price", "booked", "scopes"),
+    [
+        ((), ELECTRICITY, {"energy": 4.0}, {"energy": 4.0}),
+        (("hosting",), ELECTRICITY, {"energy": 4.0, "hosting": 2.0}, {"energy": 4.0, "operating": 6.0}),
+        (("hardware",), ELECTRICITY, {"energy": 4.0, "hardware": 8.0}, {"energy": 4.0, "full": 12.0}),
+        (("gpu_hour",), NO_ELECTRICITY, {"gpu_hour": 8.0}, {"full": 8.0}),
+        (("hosting",), NO_ELECTRICITY, {"hosting": 2.0}, {"operating": 2.0}),
+        (("hardware", "hosting"), NO_ELECTRICITY, {"hardware": 8.0, "hosting": 2.0}, {"operating": 2.0, "full": 10.0}),
+        (("hardware",), NO_ELECTRICITY, {"hardware": 8.0}, {}),
+        (("hardware", "operations"), NO_ELECTRICITY, {"hardware": 8.0, "operations": 1.0}, {}),
+        # A tariff that was taken out: its energy of before is in the books, and rises no more.
+        (("gpu_hour",), NO_ELECTRICITY, {"energy": 0.0, "gpu_hour": 8.0}, {"full": 8.0}),
+    ],
+)
+def test_a_scope_is_shown_where_all_that_it_promises_is_booked(
+    components: tuple[str, ...], price: Prices, booked: dict[str, float], scopes: dict[str, float]
+) -> None:
+    found = costs_of(components, price, booked)
+    expected = {("output", scope): pytest.approx(cost / 400.0) for scope, cost in scopes.items()}
+    assert {key: cost for key, cost in found.items() if key[0] == "output"} == expected

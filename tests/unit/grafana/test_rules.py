@@ -18,7 +18,7 @@ RULES = tuple(rule for group in GROUPS for rule in group.rules)
 
 
 @pytest.mark.rules
-@pytest.mark.parametrize("case", ["recording", "recording-day"])
+@pytest.mark.parametrize("case", ["recording", "recording-day", "recording-scopes"])
 def test_recorded_values_match_the_hand_calculation(case: str, tools: Path, root: Path):
     path = root / "tests" / "rules" / f"{case}.yaml"
     done = ruletests.promtool(tools, "test", "rules", path)

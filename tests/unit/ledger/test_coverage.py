@@ -55,7 +55,7 @@ class Watched:
         )
         tick = Tick(Instant(self.at, 1e9 + self.at), AcceleratorReading(GPUS, tuple(samples)), (), (reading,), OWNER)
         self.books = advance(self.books, tick, Policy())
-        found = live_ratios(self.books.servers["s"], priced=False)
+        found = live_ratios(self.books.servers["s"])
         if found is None:
             return None
         model = found.models["m"]

@@ -61,7 +61,7 @@ class Ratio:
             )
             reading = AcceleratorReading((gpu,), (sample,))
             books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (page,), OWNERS), policy)
-            ratios = live_ratios(books.servers["chat"], priced=False)
+            ratios = live_ratios(books.servers["chat"])
             self.shown.append(None if ratios is None else ratios.models["m"].tokens_per_joule.get(OUTPUT))
             self.spans.append(0.0 if ratios is None else ratios.span_seconds)
             self.kept = max(self.kept, len(books.servers["chat"].window))
@@ -127,7 +127,7 @@ def test_unmetered_time_between_two_reports_counts_against_the_window() -> None:
     cut = tuple(replace(sample, lost_joules=max(0.0, min(4.3, sample.at_seconds - 40.0))) for sample in window)
     shown = []
     for samples in (window, cut):
-        ratios = live_ratios(ServerAccount("chat", window=samples, window_seconds=60.0), priced=False)
+        ratios = live_ratios(ServerAccount("chat", window=samples, window_seconds=60.0))
         assert ratios is not None
         shown.append(ratios.models["m"].tokens_per_joule.get(OUTPUT))
 

@@ -22,6 +22,7 @@ from tpw.model import (
     Ownership,
     ProcessIdentity,
     Role,
+    Scope,
     ServerReading,
     State,
     TokenKind,
@@ -115,7 +116,7 @@ def test_t18_joules_of_work_that_makes_no_token_are_booked_all_the_same() -> Non
 def test_t23_an_idle_server_has_a_ratio_of_zero_and_no_cost_per_token() -> None:
     books = play(*(tick(n, 90.0 * n, (read(n, {"m": 50.0}),)) for n in range(5)))
     assert joules(books, server="chat", state=State.PARKED) == 360.0
-    ratios = live_ratios(books.servers["chat"], priced=True)
+    ratios = live_ratios(books.servers["chat"], (Scope.ENERGY, Scope.FULL))
     assert ratios is not None
     assert ratios.models["m"].tokens_per_joule["output", Boundary.GPU] == 0.0
     assert ratios.models["m"].cost_per_token == {}
@@ -136,7 +137,7 @@ def test_t26_tokens_and_joules_of_a_ratio_are_of_the_same_stretch() -> None:
     for n in range(1, 11):
         watt_seconds += (100.0, 700.0)[n % 2]
         ticks.append(tick(n, watt_seconds, (read(n, {"m": 5.0 * n}, running=1.0),)))
-    ratios = live_ratios(play(*ticks, policy=Policy(window_seconds=6.0)).servers["chat"], priced=False)
+    ratios = live_ratios(play(*ticks, policy=Policy(window_seconds=6.0)).servers["chat"])
     assert ratios is not None
     assert ratios.span_seconds == 6.0
     ratio = ratios.models["m"].tokens_per_joule["output", Boundary.GPU]
