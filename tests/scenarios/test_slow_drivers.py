@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pynvml
 import pytest
@@ -40,7 +41,8 @@ HEADINGS = ("ms per call", "GPUs", "meter", "gauge present %", "gauge error %", 
 CALL_MS = (5, 15, 40, 160, 400)
 GPUS = (1, 8, 16, 72)
 JOULES_PER_TOKEN = 3.0
-WARM_UP_SECONDS = 300
+WARM_UP_SECONDS = {True: 300, False: 900}
+"""With and without a counter: as long as the longest window of a live ratio, and half a window."""
 SECONDS = 240
 EPOCH = 1_790_000_000.0
 
@@ -89,9 +91,9 @@ def run(
         for index in range(gpus):
             nvml.gpu(index).set_square(200.0, 600.0, 7.0 + 0.37 * (index % 11), 0.4)
             nvml.no_energy(index, on=not counter)
-        poller = AcceleratorPoller(NvmlMeter(clock.now), clock.now, random=lambda: 0.5)
+        poller = AcceleratorPoller(NvmlMeter(clock.now), clock.now, random=Random(1).random)
         try:
-            return Run(nvml, poller, clock, gpus).row()
+            return Run(nvml, poller, clock, gpus).row(WARM_UP_SECONDS[counter])
         finally:
             poller.close(clock.now())
             clock.sleep_until(clock.now() + 60.0)
@@ -111,7 +113,7 @@ class Run:
         self.policy = Policy()
         self.indices = range(gpus)
 
-    def row(self) -> Row:
+    def row(self, warm_up_seconds: int) -> Row:
         clock = self.clock
         self.poller.begin()
         self.poller.finish(clock.now() + 3600.0)  # open it, however long that takes
@@ -119,14 +121,14 @@ class Run:
         ticks = present = downs = 0
         gauge_error = gap = 0.0
         before: list[tuple[float, float]] = []
-        for second in range(1, WARM_UP_SECONDS + SECONDS + 1):
+        for second in range(1, warm_up_seconds + SECONDS + 1):
             clock.sleep_until(began + second)
             self.poller.begin()
             reading = self.poller.finish(clock.now() + 0.5)
             at = Instant(clock.now(), EPOCH + clock.now())
             pages = tuple(self.page(name, at) for name in self.owners)
             self.books = advance(self.books, Tick(at, reading, (), pages, self.owners), self.policy)
-            if second <= WARM_UP_SECONDS:
+            if second <= warm_up_seconds:
                 before = [self.booked(index) for index in self.indices]
                 continue
             ticks += 1
@@ -179,6 +181,15 @@ def test_with_a_counter_nothing_is_lost(
     check(run(tmp_path, monkeypatch, ms, gpus, counter=counter), counter=counter)
 
 
+def test_a_gpu_without_a_counter_is_read_as_often_as_a_slow_driver_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call for each GPU takes 2.6 s; no other calls take the driver's time but every eighth."""
+    row = run(tmp_path, monkeypatch, 160, 16, counter=False)
+    check(row, counter=False)
+    assert row.longest_gap < 5.0
+
+
 @pytest.mark.parametrize("ms", [40, 400])
 def test_a_driver_with_a_lock_per_gpu_is_read_in_a_fraction_of_the_time(
     ms: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,6 +201,7 @@ def test_a_driver_with_a_lock_per_gpu_is_read_in_a_fraction_of_the_time(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1200)
 def test_the_documented_table_of_slow_drivers_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call time, number of GPUs and kind of meter."""
     rows: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -218,6 +230,6 @@ def check(row: Row, *, counter: bool) -> None:
     two reads of a slow driver is a guess."""
     assert row.present >= 0.99
     assert row.downs <= (0 if counter else 1)
-    assert abs(row.joules_error) <= (0.01 if counter else 0.1)
-    if counter:
-        assert row.gauge_error <= (0.05 if row.longest_gap < 20.0 else 0.1)
+    is_sparse = not counter and row.longest_gap > 5.0
+    assert abs(row.joules_error) <= (0.06 if is_sparse else 0.01)
+    assert row.gauge_error <= (0.25 if is_sparse else 0.05 if row.longest_gap < 20.0 else 0.1)

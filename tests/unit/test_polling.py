@@ -431,6 +431,14 @@ def test_a_trial_is_judged_by_how_long_each_thread_is_busy() -> None:
     assert spread.threads == 2
 
 
+def test_after_a_long_round_the_next_one_begins_at_a_random_time() -> None:
+    spread = Spread()
+    spread.rest(Effort(4.0, 4.0, 0.4), 100.0, 1.0)
+    assert spread.rests_until == float("-inf")
+    spread.rest(Effort(12.0, 12.0, 0.4), 100.0, 0.5)
+    assert spread.rests_until == 103.0
+
+
 def test_the_effort_of_a_round() -> None:
     whole = Round(["GPU-0", "GPU-1", "GPU-2"], threads=2, now=10.0)
     for seconds in (0.1, 0.4, 0.3):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.attribution import Activity, Evidence, activity, divide
@@ -55,6 +55,7 @@ from tpw.ledger.workloads import bounded
 from tpw.model import (
     UNKNOWN_MODEL,
     Cadence,
+    EnergyMethod,
     Gpu,
     GpuSample,
     Instant,
@@ -627,6 +628,7 @@ def _windows(
             result[name] = account if same else replace(account, window=window, phases=phases)
             continue
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
+        seconds = max(seconds, _sparse_seconds([gpus[uuid] for uuid in account.gpus if uuid in gpus]))
         known = _known(name, account.gpus, before, gpus, policy.interval_seconds, seconds)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
@@ -648,6 +650,23 @@ def _windows(
         )
     return result
 
+
+def _sparse_seconds(gpus: Iterable[GpuAccount]) -> float:
+    """The window that GPUs need which report power and no energy, and are read rarely: what they use between two reads is a
+    guess, and only many reads average it out. In whole minutes, so that it seldom changes; 0 for other GPUs."""
+    gaps = [one.usual_gap_seconds for one in gpus if one.method in _POWER]
+    gap = max(gaps, default=0.0)
+    if gap <= _SPARSE_SECONDS:
+        return 0.0
+    return min(_LONGEST_WINDOW_SECONDS, 60.0 * ceil(_SPARSE_READS * gap / 60.0))
+
+
+_POWER = (EnergyMethod.AVERAGE_POWER, EnergyMethod.INSTANT_POWER)
+_SPARSE_SECONDS = 2.5
+"""Two means of a second with a longer time between them miss most of it."""
+_SPARSE_READS = 30
+_LONGEST_WINDOW_SECONDS = 600.0
+"""Both chosen on the slow drivers of docs/accuracy.md: a live ratio of ten minutes is the most that is still live."""
 
 _LIVE = (Cadence.STEP, Cadence.CHUNK)
 """Tokens are counted as they are made."""

@@ -17,7 +17,7 @@ from queue import Empty
 
 import structlog
 
-from tpw.model import AcceleratorReading, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
+from tpw.model import AcceleratorReading, EnergyMethod, Gpu, GpuFault, GpuSample, Reason, Sharing, SourceError
 from tpw.polling.health import JITTER, BackOff, Jitter, SourceHealth
 from tpw.polling.reader import CallReturned, GpuFailed, LibraryLost, Message, MeterReader, ReadDone, SharingRead
 from tpw.polling.round import Effort, Spread
@@ -115,7 +115,7 @@ class AcceleratorPoller:
             return
         now = self._clock()
         closed = self._state is State.CLOSED
-        if self._read is not None or (closed and not self._back_off.is_due(now)):
+        if self._read is not None or (closed and not self._back_off.is_due(now)) or now < self._spread.rests_until:
             return
         self._read = _Read(now)
         self._queue(partial(self._reader.read_all, open_first=closed))
@@ -271,9 +271,11 @@ class AcceleratorPoller:
                 return successor
 
     def _spread_reads(self, effort: Effort) -> None:
-        """Use more or fewer threads for the next round."""
+        """Choose when the next round begins, and how many threads it has."""
         if not self._reader.parallel:
             return
+        if any(gpu.energy_method in (EnergyMethod.AVERAGE_POWER, EnergyMethod.INSTANT_POWER) for gpu in self._gpus):
+            self._spread.rest(effort, self._clock(), self._reader.random())
         self._spread.after(effort, len(self._gpus), self._clock())
         helpers = self._reader.helpers
         wanted = self._spread.threads - 1

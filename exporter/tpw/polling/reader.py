@@ -106,7 +106,7 @@ class MeterReader:
         self.meter = meter
         self.noting = meter if isinstance(meter, NotingMeter) else None
         self._clock = clock
-        self._random = random
+        self.random = random
         self._sampling_seconds = sampling_seconds
         self._sampling = meter if isinstance(meter, SamplingMeter) and sampling_seconds > 0.0 else None
         self._sharing = meter if isinstance(meter, SharingMeter) else None
@@ -220,7 +220,7 @@ class MeterReader:
         if not sampled:
             return None
         if None in sampled.values():
-            return self._sampling_seconds * (0.5 + self._random())
+            return self._sampling_seconds * (0.5 + self.random())
         now = self._clock()
         return max(0.0, min(self._times.due_at(uuid, every or 0.0) for uuid, every in sampled.items()) - now)
 

@@ -81,6 +81,12 @@ SLOW_ROUND_SECONDS = 0.3
 GAIN = 0.75
 """More threads are kept if each is busy for at most this part of the time. Chosen: a driver that serialises its calls
 gains nothing, one with a lock per GPU halves the time."""
+SPARSE_SECONDS = 8.0
+"""A round that takes this long hits a load of several seconds at a few phases only. Chosen on the slow drivers of
+docs/accuracy.md: shorter rounds see more of a load without pauses."""
+REST = 0.5
+"""The longest pause between such rounds, as a part of one. Chosen: after a few rounds all phases are equally likely, for a
+quarter more time between two reads."""
 SETTLED_SECONDS = 600.0
 """After a trial without gain the next one is this much later."""
 
@@ -93,13 +99,21 @@ class Spread:
     takes longest, such as one with slow values that are due.
     """
 
-    __slots__ = ("_before", "_try_at", "threads")
+    __slots__ = ("_before", "_try_at", "rests_until", "threads")
 
     def __init__(self) -> None:
         self.threads = 1
+        self.rests_until = float("-inf")
+        """The next round begins at this instant at the earliest."""
         self._before: tuple[int, float] | None = None
         """(threads, busy seconds of each) before the trial that is running."""
         self._try_at = 0.0
+
+    def rest(self, effort: Effort, now: float, part: float) -> None:
+        """Wait for a part of the longest pause before the next round, if this one took long. GPUs without an energy counter
+        that are read at even intervals show a periodic load at the same phase again and again."""
+        if effort.round_seconds >= SPARSE_SECONDS:
+            self.rests_until = now + part * REST * effort.round_seconds
 
     def after(self, effort: Effort, gpus: int, now: float) -> None:
         """Learn from a round."""

@@ -34,7 +34,7 @@ from tpw.power.nvml_codes import (
     gpu_error,
     library_error,
 )
-from tpw.power.nvml_gpu import Beside, NvmlGpu, due_beside
+from tpw.power.nvml_gpu import SAMPLES_SECONDS, Beside, NvmlGpu, due_beside
 from tpw.power.nvml_probe import Plan, ask, bounds, floor_of, gauge, offered_method, probe, text, value_of
 from tpw.power.nvml_sharing import handles, instances, process_lists, read_process_use
 
@@ -86,6 +86,8 @@ class NvmlMeter:
         self._unknown_rounds = 0
         self._has_read = False
         self._discover_at = 0.0
+        self._round_seconds = 0.0
+        """How long one call for each GPU takes in all, by the last read."""
         self._search: Iterator[None] | None = None
         """The search for GPUs that is under way."""
         self.notes: tuple[str, ...] = ()
@@ -231,7 +233,7 @@ class NvmlMeter:
     def sampling(self) -> Mapping[str, float | None]:
         """GPUs without a counter (see :class:`tpw.power.SamplingMeter`): instants are sampled at random times, a mean once
         per second that it covers."""
-        if not self._inits:
+        if not self._inits or self._round_seconds >= SAMPLES_SECONDS:
             return {}
         return {
             uuid: gpu.mean_seconds or None
@@ -346,7 +348,9 @@ class NvmlMeter:
     def _read_beside(self, gpu: NvmlGpu, call_seconds: float) -> None:
         """Read what is due beside energy and power, by how long the calls take for all GPUs."""
         index = gpu.info.index
-        for value in due_beside(gpu.reads, index, call_seconds * len(self._devices)):
+        self._round_seconds = call_seconds * len(self._devices)
+        has_counter = gpu.plan is None or gpu.plan.method not in _INTEGRATED
+        for value in due_beside(gpu.reads, index, self._round_seconds, has_counter=has_counter):
             self._read_slow(gpu, value)
 
     def _read_slow(self, gpu: NvmlGpu, value: Beside) -> None:

@@ -50,26 +50,33 @@ SLOW_DRIVER_SECONDS = 0.1
 second leaves time for the others"""
 VERY_SLOW_DRIVER_SECONDS = 5.0
 """If it takes this long, that is every other read."""
+WITHOUT_COUNTER_SECONDS = 0.5
+"""If it takes this long, that is every eighth read of a GPU without a counter: what it uses between two reads is a guess.
+Chosen: with two calls for each GPU a read takes longer than the second that its power is a mean of."""
+SAMPLES_SECONDS = 0.75
+"""If it takes this long, a sample between two reads is too far from both to be joined to them."""
 
 _ALL = tuple(Beside)
 _TURNS = tuple(value for slow in _ALL[1:] for value in (Beside.UTILIZATION, slow))
 
 
-def due_beside(reads: int, index: int, round_seconds: float) -> tuple[Beside, ...]:
+def due_beside(reads: int, index: int, round_seconds: float, *, has_counter: bool = True) -> tuple[Beside, ...]:
     """What to read beside energy and power.
 
     Args:
         reads: how often this GPU was read since its probe.
         index: of the GPU: each takes its slow reads at another tick.
         round_seconds: how long one call for each GPU takes in all.
+        has_counter: whether its energy is counted, so that no energy is lost between two reads.
     """
     if round_seconds < SLOW_DRIVER_SECONDS:
         return _ALL if reads == 0 or (reads + index) % SLOW_EVERY == 0 else (Beside.UTILIZATION,)
-    turn = reads + index
-    if round_seconds >= VERY_SLOW_DRIVER_SECONDS:
-        if turn % 2:
-            return ()
-        turn //= 2
+    every = 2 if round_seconds >= VERY_SLOW_DRIVER_SECONDS else 1
+    if not has_counter and round_seconds >= WITHOUT_COUNTER_SECONDS:
+        every = 8
+    turn, rest = divmod(reads + index, every)
+    if rest:
+        return ()
     return (_TURNS[turn % len(_TURNS)],)
 
 

@@ -18,7 +18,7 @@ from tpw.power import MeterLost
 from tpw.power.nvml import NvmlMeter
 from tpw.power.nvml_binding import nvml
 from tpw.power.nvml_codes import field_ids
-from tpw.power.nvml_gpu import ScopeCheck
+from tpw.power.nvml_gpu import SAMPLES_SECONDS, ScopeCheck
 
 
 def opened(clock: Any = time.monotonic) -> NvmlMeter:
@@ -163,6 +163,24 @@ def test_only_gpus_without_a_counter_are_sampled_instants_more_often_than_means(
     meter.close()
 
     assert meter.sampling() == {}
+
+
+def test_samples_that_a_slow_driver_has_no_time_for_are_not_taken(stand_in: Any) -> None:
+    """They would be too far from the next read to be joined to it, and delay it."""
+    with stand_in(start_seconds=1000.0) as driver:
+        driver.no_energy(0)
+        now, slow = [1000.0], [0.0]
+
+        def clock() -> float:
+            now[0] += slow[0]  # by each call of the clock: before and after those of the driver
+            return now[0]
+
+        meter = opened(clock)
+        meter.read(driver.uuid(0))
+        assert meter.sampling() != {}
+        slow[0] = SAMPLES_SECONDS
+        meter.read(driver.uuid(0))
+        assert meter.sampling() == {}
 
 
 @pytest.mark.parametrize(

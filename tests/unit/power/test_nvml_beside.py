@@ -30,3 +30,10 @@ def test_gpus_take_their_slow_reads_at_different_ticks() -> None:
     slow = [sum(len(due_beside(reads, index, 0.01)) == len(Beside) for index in range(10)) for reads in range(1, 11)]
 
     assert slow == [2] * 10
+
+
+@pytest.mark.parametrize(("round_seconds", "most"), [(0.2, 1.0), (1.0, 0.125), (20.0, 0.125)])
+def test_without_a_counter_a_slow_driver_is_left_to_power(round_seconds: float, most: float) -> None:
+    calls = [due_beside(reads, 3, round_seconds, has_counter=False) for reads in range(200)]
+    assert sum(map(len, calls)) / 200 <= most
+    assert {value for call in calls for value in call} == set(Beside)
