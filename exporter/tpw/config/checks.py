@@ -119,11 +119,23 @@ def _server(path: str, server: Server, engines: frozenset[str], report: Report) 
     if server.engine and engines and server.engine not in engines:
         hint = did_you_mean(server.engine, engines) or f"; available: {', '.join(sorted(engines))}"
         report(f"{path}.engine", f"unknown engine `{server.engine}`{hint}")
-    if server.url is None:
+    if server.selector is not None:
+        _server_of_pods(path, server, report)
+    elif server.url is None:
         _server_without_address(path, server, report)
     _server_tokens(path, server, report)
     if server.tls:
         _server_tls(path, server, report)
+
+
+def _server_of_pods(path: str, server: Server, report: Report) -> None:
+    if server.url is not None:
+        report(path, "has a url and a selector: give the url of one server, or select pods by their labels")
+    if server.remote is True:
+        report(f"{path}.remote", "has no effect with a selector: each node reads its own pods")
+    selector = server.selector
+    if selector and selector is not BAD and not _is_given(selector.labels) and selector.namespace is None:
+        report(f"{path}.selector", "selects every pod: give labels, a namespace, or both")
 
 
 def _server_without_address(path: str, server: Server, report: Report) -> None:
@@ -144,9 +156,10 @@ def _server_without_address(path: str, server: Server, report: Report) -> None:
 
 def _server_tokens(path: str, server: Server, report: Report) -> None:
     tokens = server.tokens
-    if server.engine == "custom" and not _is_given(tokens) and server.url is not None:
+    has_page = server.url is not None or server.selector is not None
+    if server.engine == "custom" and not _is_given(tokens) and has_page:
         report(f"{path}.engine", "engine custom needs `tokens`: the metrics to count")
-    if _is_given(tokens) and server.engine != "custom" and server.engine is not BAD and server.url is not None:
+    if _is_given(tokens) and server.engine != "custom" and server.engine is not BAD and has_page:
         report(f"{path}.tokens", "needs `engine: custom`: the metrics of other engines are known")
     if tokens and "input" in tokens and "prompt" in tokens:
         report(

@@ -13,7 +13,7 @@ from typing import Any
 from tpw.carbon import CARBON, CarbonSettings
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
 from tpw.settings.scalars import choice, number, switch, text, whole_number
-from tpw.settings.shapes import FilePath, FreeMapping, ListOf, OrMapping, Section, setting
+from tpw.settings.shapes import FilePath, FreeMapping, ListOf, MapOf, OrMapping, Section, setting
 from tpw.settings.values import duration, http_url, listen_address
 from tpw.tariff.costs import Costs, PeriodBudget, ReferencePrice
 from tpw.tariff.settings import Tariff
@@ -142,6 +142,33 @@ class Tls:
     insecure_skip_verify: bool = setting(switch(), "Do not check the server's certificate.", default=False)
 
 
+_NAMES = text("a name", pattern=r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_LABEL_PATTERN = r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
+_LABEL = text("the name of a label", pattern=_LABEL_PATTERN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodSelector:
+    """Pods of this node, instead of an address. It needs the API of the cluster (`discovery.kubernetes`)."""
+
+    namespace: str | None = setting(_NAMES, "Namespace of the pods.", default=None, default_words="all namespaces")
+    labels: Mapping[str, str] = setting(
+        MapOf(text("the value of a label"), "a mapping of labels to values", _LABEL_PATTERN, "a label"),
+        "Labels that the pods have, with these values.",
+        default=dict,
+        default_words="all pods",
+    )
+    node: str | None = setting(
+        _NAMES, "Only on the node of this name.", default=None, default_words="each node reads its own pods"
+    )
+    port: str | None = setting(
+        text("the name or the number of a port", pattern=r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"),
+        "Port of the metrics page: a name that the pods declare, or a number.",
+        default=None,
+        default_words="`prometheus.io/port` of the pod, else the port named `metrics`, else the engine's usual one",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """One inference server. Without a url: ranks of a server with its counters on another node; they own GPUs only."""
@@ -153,6 +180,12 @@ class Server:
         " metrics page.",
         default=None,
         default_words="none: ranks of a server on another node",
+    )
+    selector: PodSelector | None = setting(
+        Section(PodSelector),
+        "The server's pods on this node, each read at its own address; several are replicas. All nodes can have the same"
+        " configuration.",
+        default=None,
     )
     engine: str | None = setting(
         text("the name of an engine", pattern="[a-z][a-z0-9_.-]*"),
@@ -217,9 +250,6 @@ class Server:
         default=None,
         default_words="`polling.plausibility`",
     )
-
-
-_LABEL = text("the name of a label", pattern=r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

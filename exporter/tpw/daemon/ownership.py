@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -223,13 +224,16 @@ class Scanner:
             self._processes = HostProcesses(
                 dialects=rows, probe=sources.probe, pod_logs=logs, pods=self._pods.pods, pod_labels=labels
             )
-        return scan_host(
+        chosen = self._pods.selected(config.servers, rows, books)
+        listed = {server.name: server.url for server in config.servers if server.url is not None}
+        scan = scan_host(
             self._processes,
-            {server.name: server.url for server in config.servers if server.url is not None},
+            {**listed, **chosen.addresses},
             dialects,
             holders,
             find=config.discovery.processes,
             kubelet=Kubelet(config.discovery.kubelet_checkpoint, config.discovery.kubelet_socket),
-            problems=self._pods.problems(),
+            problems=(*self._pods.problems(), *chosen.problems),
             known={name: one.identity for name, one in books.servers.items() if one.identity is not None},
         )
+        return replace(scan, selected=chosen.servers) if chosen.servers else scan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -89,10 +90,17 @@ class Servers:
     def update(self, config: Config) -> None:
         """Poll the configured servers and those of the latest scan from now on. A server with the same settings keeps its
         source, with its connection and what it has recognised."""
+        scan = self._latest_scan()
         configured = {server.name: server for server in config.servers}
+        selected = {
+            name: replace(configured[server], name=name, url=scan.addresses[name], selector=None, remote=True)
+            for name, server in scan.selected.items()
+            if server in configured and configured[server].selector is not None
+        }
+        configured = {**{name: one for name, one in configured.items() if one.selector is None}, **selected}
         self._elsewhere &= configured.keys()
         wanted = {name: server for name, server in configured.items() if self._is_read_here(server)}
-        for found in self._latest_scan().found:
+        for found in scan.found:
             if found.name not in configured:
                 # Its process is known from the operating system: its certificate, often self-signed, proves no more.
                 tls = Tls(insecure_skip_verify=True) if found.url.startswith("https:") else None

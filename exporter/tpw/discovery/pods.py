@@ -34,12 +34,17 @@ _DEPLOYMENT_LABELS = (
     "serving.kserve.io/inferenceservice",
     "ray.io/originated-from-cr-name",
     "ray.io/cluster",
+    "llm-d.ai/model",
 )
-"""Labels that name what several pools make together, best first."""
+"""Labels that name what several pools make together, best first. KServe's LLMInferenceService has its name as the
+``app.kubernetes.io/name`` of its pods, which are ``app.kubernetes.io/part-of`` ``llminferenceservice``."""
 _TEMPLATE_HASHES = (("pod-template-hash", "deployment"), ("rollouts-pod-template-hash", "rollout"))
 _CRON_JOB = re.compile(r"(.+)-\d{8,10}\Z")
 _CONFIG_HASH = "kubernetes.io/config.hash"
-_SCRAPE = "prometheus.io/"
+_SCRAPE = ("prometheus.io/", "prometheus.kserve.io/")
+_METRICS_PORTS = ("metrics", "http-metrics", "system")
+"""Names of ports with a metrics page: by convention, and that of Dynamo's workers."""
+_LLM_SERVICE = "llminferenceservice"
 _INVALID_IN_LABELS = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -50,6 +55,8 @@ class Port:
     name: str
     number: int
     container: str
+    is_sidecar: bool = False
+    """Of an init container that goes on, such as a proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Pod:
     """``namespace/name`` of what it makes together with other pools; its workload where it does so alone."""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """Those of ``prometheus.io/``."""
+    """Those by which Prometheus finds its targets."""
     containers: Mapping[str, str] = field(default_factory=dict)
     """Name by id."""
     ports: tuple[Port, ...] = ()
@@ -83,7 +90,11 @@ def pod_of_object(document: Mapping[str, Any], deployment_labels: Sequence[str] 
     annotations: Mapping[str, str] = metadata.get("annotations") or {}
     namespace = metadata["namespace"]
     workload, kind = _workload(metadata["name"], labels, metadata.get("ownerReferences") or ())
-    names = (labels[label] for label in (*deployment_labels, *_DEPLOYMENT_LABELS) if labels.get(label))
+    if labels.get("app.kubernetes.io/part-of") == _LLM_SERVICE:
+        labels_of_service: tuple[str, ...] = ("app.kubernetes.io/name", *_DEPLOYMENT_LABELS)
+    else:
+        labels_of_service = _DEPLOYMENT_LABELS
+    names = (labels[label] for label in (*deployment_labels, *labels_of_service) if labels.get(label))
     return Pod(
         annotations.get(_CONFIG_HASH) or metadata["uid"],
         namespace,
@@ -127,10 +138,50 @@ def _containers(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _ports(spec: Mapping[str, Any]) -> Iterator[Port]:
     # A sidecar is an init container that goes on.
-    for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
-        for port in container.get("ports") or ():
-            if port.get("protocol", "TCP") == "TCP":
-                yield Port(port.get("name") or "", int(port["containerPort"]), container["name"])
+    for key in ("containers", "initContainers"):
+        for container in spec.get(key) or ():
+            for port in container.get("ports") or ():
+                if port.get("protocol", "TCP") == "TCP":
+                    number, is_sidecar = int(port["containerPort"]), key == "initContainers"
+                    yield Port(port.get("name") or "", number, container["name"], is_sidecar)
+
+
+def is_selected(pod: Pod, namespace: str | None, labels: Mapping[str, str]) -> bool:
+    """Whether a pod is in a namespace (None: any) and has all these labels."""
+    return namespace in (None, pod.namespace) and labels.items() <= pod.labels.items()
+
+
+def page_of(pod: Pod, port: str | None, usual: Sequence[int], scheme: str) -> str:
+    """The address of a pod's metrics page: without a path where the engine's own is right. "" while the pod has no address,
+    and where nothing names a port, as for ranks that serve nothing.
+
+    Args:
+        pod: the pod.
+        port: the name or number of the port; None: that of the annotation, else of a usual name, else a usual port.
+        usual: usual ports of the engine.
+        scheme: ``http`` or ``https``, unless an annotation has another one.
+    """
+    noted = {name.rpartition("/")[2]: value for name, value in pod.annotations.items()}
+    number = _page_port(pod, port, noted.get("port", ""), usual)
+    if not pod.address or not number:
+        return ""
+    host = f"[{pod.address}]" if ":" in pod.address else pod.address
+    path = noted.get("path", "") if port is None else ""
+    return f"{noted.get('scheme', scheme)}://{host}:{number}{path if path.startswith('/') else ''}"
+
+
+def _page_port(pod: Pod, port: str | None, noted: str, usual: Sequence[int]) -> int:
+    named = {one.name: one.number for one in reversed(pod.ports) if one.name}
+    if port is not None:
+        return int(port) if port.isdecimal() else named.get(port, 0)
+    if noted.isdecimal():
+        return int(noted)
+    for name in _METRICS_PORTS:
+        if name in named:
+            return named[name]
+    # A proxy beside the engine may have its usual port.
+    declared = [one.number for one in pod.ports if not one.is_sidecar] or [one.number for one in pod.ports]
+    return next((number for number in declared if number in usual), next(iter(declared), 0))
 
 
 def allowed_labels(labels: Mapping[str, str], allowed: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -49,6 +49,8 @@ class HostScan:
     """To whom each server belongs."""
     belongs: Mapping[str, ServerWorkload] = field(default_factory=dict)
     """The same without pods and containers, which change."""
+    selected: Mapping[str, str] = field(default_factory=dict)
+    """The configured server of each of its pods, by the name of that replica."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where the addresses of the configured servers are."""
 

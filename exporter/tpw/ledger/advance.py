@@ -68,6 +68,7 @@ from tpw.model import (
     SplitMethod,
     State,
     TokenKind,
+    server_of_replica,
 )
 
 _SCAN_SECONDS = 60.0
@@ -300,7 +301,8 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             last_read = before.unread_since_seconds
         if last_read is None and books.resumed and books.at is not None:
             last_read = books.at.wall_seconds
-        counted = count(before, reading, last_read, tick.at.wall_seconds, limits.by_server.get(name, limits))
+        accepted = limits.by_server.get(server_of_replica(name), limits)
+        counted = count(before, reading, last_read, tick.at.wall_seconds, accepted)
         accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
         if last_read is not None:
             spans[name] = tick.at.wall_seconds - last_read

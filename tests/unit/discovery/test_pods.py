@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tpw.discovery.pods import Port, allowed_labels, pod_of_object
+from tpw.discovery.pods import Pod, Port, allowed_labels, is_selected, page_of, pod_of_object
+from tpw.discovery.servernames import server_name
+from tpw.model import ServerWorkload
+from tpw.tokens.engines import DIALECTS
 
 
 def described(
@@ -93,7 +99,11 @@ def test_containers_and_ports_of_sidecars_count():
     pod = pod_of_object(document)
 
     assert pod.containers == {"a" * 64: "vllm", "b" * 64: "routing-proxy"}
-    assert pod.ports == (Port("metrics", 8200, "vllm"), Port("", 9000, "vllm"), Port("", 8000, "routing-proxy"))
+    assert pod.ports == (
+        Port("metrics", 8200, "vllm"),
+        Port("", 9000, "vllm"),
+        Port("", 8000, "routing-proxy", is_sidecar=True),
+    )
     assert pod.address == "10.1.0.7"
 
 
@@ -107,3 +117,74 @@ def test_allowed_labels_are_named_as_kube_state_metrics_names_them():
         ("label_cost_center_conflict1", "8"),
         ("label_absent", ""),
     )
+
+
+FIXTURES = Path(__file__).parents[2] / "captures" / "pods"
+EXPECTED = {
+    # Pod: (name of the server and its kind, deployment, page).
+    "production-stack": (
+        "serving/stack-llama3-deployment-vllm",
+        "deployment",
+        "serving/stack-llama3-deployment-vllm",
+        "http://10.1.0.1:8000",
+    ),
+    "kserve": ("serving/llama", "inferenceservice", "serving/llama", "http://10.1.0.1:8080/metrics"),
+    "kserve-llm-prefill": ("serving/qwen-kserve-prefill", "deployment", "serving/qwen", "http://10.1.0.1:8000"),
+    "llm-d-decode": (
+        "serving/pd-llm-d-modelservice-decode",
+        "deployment",
+        "serving/facebook-opt-125m",
+        "http://10.1.0.1:8200",
+    ),
+    "llm-d-prefill": (
+        "serving/pd-llm-d-modelservice-prefill",
+        "deployment",
+        "serving/facebook-opt-125m",
+        "http://10.1.0.1:8000",
+    ),
+    "ray-serve": ("serving/llm", "rayservice", "serving/llm", "http://10.1.0.1:8080"),
+    "nim": ("serving/meta-llama3-8b", "deployment", "serving/meta-llama3-8b", "http://10.1.0.1:8000"),
+    "dynamo-decode": ("serving/graph-vllmdecodeworker", "deployment", "serving/graph", "http://10.1.0.1:9090"),
+    "lws-leader": ("serving/vllm", "leaderworkerset", "serving/vllm", "http://10.1.0.1:8080"),
+    "lws-worker": ("serving/vllm", "leaderworkerset", "serving/vllm", ""),
+}
+
+
+def captured(name: str) -> Pod:
+    return pod_of_object(yaml.safe_load((FIXTURES / f"{name}.yaml").read_text()))
+
+
+def test_every_captured_pod_is_expected():
+    assert {path.stem for path in FIXTURES.iterdir()} == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_pods_of_serving_platforms_have_their_name_deployment_and_page(name: str):
+    pod = captured(name)
+    owner = ServerWorkload(pod.workload, pod.kind, pod.namespace, pod.pod, deployment=pod.deployment)
+    usual = [port for row in DIALECTS for port in (row.port, *row.other_ports) if port is not None]
+    expected = EXPECTED[name]
+
+    assert server_name(owner, "vllm", 8000, ()) == expected[0]
+    assert (pod.kind, pod.deployment) == expected[1:3]
+    assert page_of(pod, None, usual, "http") == expected[3]
+
+
+def test_the_port_of_a_page_is_named_numbered_or_annotated():
+    pod = captured("kserve")
+
+    assert page_of(pod, "http-autometric", (), "https") == "https://10.1.0.1:9090"
+    assert page_of(pod, "8080", (), "http") == "http://10.1.0.1:8080"
+    assert page_of(pod, "none", (), "http") == ""
+    noted = replace(pod, annotations={"prometheus.io/port": "9400", "prometheus.io/scheme": "https"}, address="fd00::7")
+    assert page_of(noted, None, (), "http") == "https://[fd00::7]:9400"
+    assert page_of(replace(pod, address=""), None, (), "http") == ""
+
+
+def test_a_selector_needs_the_namespace_and_every_label():
+    pod = captured("nim")
+
+    assert is_selected(pod, "serving", {"app": "meta-llama3-8b"})
+    assert is_selected(pod, None, {})
+    assert not is_selected(pod, "other", {})
+    assert not is_selected(pod, None, {"app": "meta-llama3-8b", "team": "x"})
