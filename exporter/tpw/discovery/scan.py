@@ -49,10 +49,10 @@ class HostScan:
     """To whom each server belongs."""
     belongs: Mapping[str, ServerWorkload] = field(default_factory=dict)
     """The same without pods and containers, which change."""
-    selected: Mapping[str, str] = field(default_factory=dict)
-    """The configured server of each of its pods, by the name of that replica."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where the addresses of the configured servers are."""
+    selected: Mapping[str, str] = field(default_factory=dict)
+    """The configured server of each of its pods, by the name of that replica."""
 
     def assigned(self, server: str, gpus: Sequence[Gpu]) -> tuple[Assigned | None, tuple[str, ...]]:
         """GPUs of a server that holds none according to the driver, and problems as sentences. From the kubelet, else
