@@ -331,6 +331,7 @@ DYNAMO_FRONTEND = Dialect(
     level=Level.FRONTEND,
     cadence=FINISH,
     output=(_sum("output_sequence_tokens"), _counter("output_tokens_total", cadence=CHUNK)),
+    live_output=(_counter("output_tokens_total", cadence=CHUNK),),
     input=(
         Candidate("router_input_sequence_tokens", Kind.HISTOGRAM_SUM, role=Role.PROMPT, unless=(("phase", "decode"),)),
         _prompt_sum("input_sequence_tokens"),

@@ -126,7 +126,8 @@ def test_a_row_is_valid(dialect: Dialect):
     assert all(one.role is Role.PROMPT for one in dialect.prompt)
     assert not (dialect.prompt and dialect.cached_input)
     assert not {one.name for one in dialect.prompt} & {one.name for one in dialect.input}
-    assert all(one.cadence is Cadence.STEP and one.kind is Kind.COUNTER for one in dialect.live_output)
+    live = (Cadence.STEP, Cadence.CHUNK)
+    assert all(one.cadence in live and one.kind is Kind.COUNTER for one in dialect.live_output)
     assert all(one.role is None for one in (*dialect.output, *dialect.cached_input, *dialect.requests))
     assert dialect.enable, "`enable` is the hint of an error: which setting of the engine publishes the counters"
     assert all(path.startswith("/") for path in dialect.paths)
