@@ -71,6 +71,12 @@ class UrdbLayer(Layer):
         default=frozenset(),
         default_words="the price per kWh alone",
     )
+    power_factor: float | None = setting(
+        number("a power factor such as 0.95", above=0.0, maximum=1.0),
+        "Power factor, for a rate with a demand charge per kVA.",
+        default=None,
+        default_words="such a charge is not included",
+    )
     includes_vat: bool = includes_vat_setting()
 
     def check(self, path: str, tariff: Tariff, report: Report) -> None:
@@ -137,7 +143,14 @@ class UrdbLayer(Layer):
         from tpw.tariff.urdb_charges import contract_of
 
         timezone = tariff.timezone or "UTC"
-        return partial(contract_of, wanted=self.charges, months=tariff.months(), timezone=timezone, is_holiday=holidays)
+        return partial(
+            contract_of,
+            wanted=self.charges,
+            months=tariff.months(),
+            timezone=timezone,
+            is_holiday=holidays,
+            power_factor=self.power_factor,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from tpw.tariff.tiers import Tier
 from tpw.tariff.urdb import Charges, Rate
 from tpw.tariff.urdb_fields import SAMPLE_KW
 
+KW_OF_HORSEPOWER = 0.745699872
+"""Mechanical horsepower, 550 foot-pounds per second."""
+
 DEMAND, FIXED = "demand", "fixed"
 """The charges of a rate that can be included."""
 
@@ -72,18 +75,35 @@ def contract_of(
     months: BillingMonths,
     timezone: str,
     is_holiday: Callable[[date], bool] | None = None,
+    power_factor: float | None = None,
 ) -> Contract:
-    """The included charges of a rate. Those that are wanted and have unsupported terms are in ``excluded``."""
-    demand, no_demand = _demand(rate, months, ZoneInfo(timezone), is_holiday) if DEMAND in wanted else ((), ())
+    """The included charges of a rate. Those that are wanted and have unsupported terms are in ``excluded``, without
+    ``power_factor`` also demand per kVA."""
+    terms = _Terms(months, ZoneInfo(timezone), is_holiday, power_factor, rate.demand_window_minutes * 60.0)
+    demand, no_demand = _demand(rate, terms) if DEMAND in wanted else ((), ())
     fixed, no_fixed = _fixed(rate) if FIXED in wanted else ((), ())
     return Contract(demand, fixed, (*no_demand, *no_fixed))
 
 
-def _demand(
-    rate: Rate, months: BillingMonths, zone: ZoneInfo, is_holiday: Callable[[date], bool] | None
-) -> tuple[tuple[DemandRules, ...], tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a rate leaves open."""
+
+    months: BillingMonths
+    zone: ZoneInfo
+    is_holiday: Callable[[date], bool] | None
+    power_factor: float | None
+    window_seconds: float
+
+    def kw_of(self, unit: str) -> float | None:
+        """Kilowatt of a unit of demand; None where it is not supported."""
+        known = {"kw": 1.0, "hp": KW_OF_HORSEPOWER, "kva": self.power_factor}
+        return known.get(unit.strip().lower())
+
+
+def _demand(rate: Rate, terms: _Terms) -> tuple[tuple[DemandRules, ...], tuple[str, ...]]:
     """The demand charges, and those that cannot be included, in sentences."""
-    window = rate.demand_window_minutes * 60.0
+    zone = terms.zone
     rules: list[DemandRules] = []
     excluded: list[str] = []
     if rate.flat_demand is not None:
@@ -93,29 +113,31 @@ def _demand(
             (f"peak {period}", flat.periods[period], SeasonMonths(flat.months, period, zone) if len(used) > 1 else None)
             for period in used
         ]
-        if problem := _problem(rate, rate.flat_demand_unit, flat.periods):
+        if problem := _problem(rate, rate.flat_demand_unit, flat.periods, terms):
             excluded.append(_excluded("on the month's peak (flatdemandstructure)", problem, flat.periods))
         else:
             for name, tiers, hours in found:
-                rules += _blocks(f"{rate.label} {name}", tiers, hours, window, months)
+                rules += _blocks(f"{rate.label} {name}", tiers, hours, terms, rate.flat_demand_unit)
     if rate.demand is not None:
-        if problem := _problem(rate, rate.demand_unit, rate.demand.periods):
+        if problem := _problem(rate, rate.demand_unit, rate.demand.periods, terms):
             excluded.append(_excluded("on the peaks of hours (demandratestructure)", problem, rate.demand.periods))
         else:
             for period, tiers in enumerate(rate.demand.periods):
-                hours = PeriodHours(rate.demand, period, zone, is_holiday)
-                rules += _blocks(f"{rate.label} period {period}", tiers, hours, window, months)
+                hours = PeriodHours(rate.demand, period, zone, terms.is_holiday)
+                rules += _blocks(f"{rate.label} period {period}", tiers, hours, terms, rate.demand_unit)
     if rate.flat_demand is None and rate.demand is None and rate.unsupported_demand:
         excluded.append(f"the rate has {rate.unsupported_demand}, which no cost here includes")
     return tuple(rules), tuple(excluded)
 
 
-def _problem(rate: Rate, unit: str, periods: Sequence[Sequence[Tier]]) -> str:
+def _problem(rate: Rate, unit: str, periods: Sequence[Sequence[Tier]], terms: _Terms) -> str:
     """Why a demand charge cannot be included; "" if it can."""
     if rate.unsupported_demand:
         return f"it has {rate.unsupported_demand}"
-    if unit.strip().lower() != "kw":
-        return f"it is per {unit}, not per kW of the month"
+    if terms.kw_of(unit) is None:
+        return f"it is per {unit}" + (", and `power_factor` is not given" if unit.strip().lower() == "kva" else "")
+    if not 60.0 <= terms.window_seconds <= 3600.0:
+        return f"its window of {rate.demand_window_minutes:g} minutes (demandwindow) is not from 1 to 60"
     credit = min(tier.price for tiers in periods for tier in tiers)
     return f"it credits {-credit:g} for a kW" if credit < 0.0 else ""
 
@@ -137,25 +159,23 @@ def priced(tiers: Sequence[Tier], quantity: float) -> Iterator[float]:
         lower = upper
 
 
-def _blocks(
-    name: str, tiers: Sequence[Tier], hours: Hours | None, window: float, months: BillingMonths
-) -> list[DemandRules]:
+def _blocks(name: str, tiers: Sequence[Tier], hours: Hours | None, terms: _Terms, unit: str) -> list[DemandRules]:
     """One charge for each block of kW with a price."""
     result: list[DemandRules] = []
-    lower = 0.0
+    lower, kw = 0.0, terms.kw_of(unit) or 1.0
     for index, tier in enumerate(tiers):
-        upper = inf if tier.upper_bound is None else tier.upper_bound
+        upper = inf if tier.upper_bound is None else tier.upper_bound * kw
         if tier.price > 0.0:
             block = f"{name} block {index}" if len(tiers) > 1 else name
             result.append(
                 DemandRules(
-                    price_per_kw_month=tier.price,
+                    price_per_kw_month=tier.price / kw,
                     name=block,
                     above_kw=lower,
                     up_to_kw=upper,
                     hours=hours,
-                    window_seconds=window,
-                    months=months,
+                    window_seconds=terms.window_seconds,
+                    months=terms.months,
                 )
             )
         lower = upper

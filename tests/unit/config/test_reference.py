@@ -14,7 +14,9 @@ from tpw.config.schema import Config
 from tpw.settings.shapes import ByKind, ListOf, Section, settings_of
 
 ROOT = Path(__file__).parents[3]
-GOOD = sorted((ROOT / "tests" / "captures" / "config" / "good").glob("*.yaml"))
+GOOD = sorted(
+    [*(ROOT / "tests" / "captures" / "config" / "good").glob("*.yaml"), *(ROOT / "docs" / "tariffs").glob("*.yaml")]
+)
 BAD = ROOT / "tests" / "captures" / "config" / "bad"
 
 

@@ -185,7 +185,8 @@ def test_fixed_charge_in_each_unit(unit: str, charge: float, expected: StandingC
     ("changes", "words", "included"),
     [
         ({"flatDemandUnits": "kVA"}, "per kVA", (0, 1, 1)),
-        ({"demandrateunit": "hp"}, "11,609.00 a month for 1000 kW", (1, 0, 1)),
+        ({"demandrateunit": "kVA"}, "11,609.00 a month for 1000 kW", (1, 0, 1)),
+        ({"demandwindow": 0.15}, "0.15 minutes", (0, 0, 1)),
         ({"demandrateunit": "kW daily"}, "per kW daily", (1, 0, 1)),
         ({"demandratchetpercentage": [0.0] * 11 + [0.5]}, "a ratchet", (0, 0, 1)),
         ({"lookbackpercent": 0.8}, "earlier peaks", (0, 0, 1)),
@@ -220,6 +221,18 @@ def test_charges_beside_the_kw_of_the_month_are_named_and_change_no_other(
     (sentence,) = parse(item(**changes)).excluded
     assert words in sentence
     assert charges(**changes) == charges()
+
+
+def test_demand_in_kva_at_a_power_factor_and_in_horsepower() -> None:
+    """90 kW are 100 kVA or 120.69 hp."""
+    tiers = [{"rate": 10.0, "max": 50}, {"rate": 4.0}]
+    kva = parse(item(flatdemandstructure=[tiers], flatDemandUnits="kVA", demandratestructure=None))
+    rules = contract_of(kva, BOTH, MONTHS, ZONE, power_factor=0.9).demand
+    bills = month_of(rules, "2026-03-01", "2026-04-01", ("2026-03-09T09:00", 90.0))
+    assert bills == pytest.approx({"peak 0 block 0": 50 * 10.0, "peak 0 block 1": 50 * 4.0})
+    rules = charges(flatdemandstructure=[tiers], flatDemandUnits="hp", demandratestructure=None).demand
+    bills = month_of(rules, "2026-03-01", "2026-04-01", ("2026-03-09T09:00", 90.0))
+    assert sum(bills.values()) == pytest.approx(50 * 10.0 + (90 / 0.745699872 - 50) * 4.0)
 
 
 @pytest.mark.parametrize("nothing", [{"demandratchetpercentage": [0.0] * 12}, {"coincidentratestructure": [[{}]]}])

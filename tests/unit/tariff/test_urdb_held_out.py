@@ -66,8 +66,10 @@ def blocks(tiers: list[dict[str, Any]], kw: float) -> float:
 def month_of_demand(item: dict[str, Any], year: int, month: int, kw: dict[tuple[int, int], float]) -> dict[str, float]:
     """Both demand charges of a month with so many kW in these (day, hour)."""
     bill = {"peak": 0.0, "period": 0.0}
+    units = {"hp": 0.745699872}
     if item.get("flatdemandstructure"):
-        bill["peak"] = blocks(item["flatdemandstructure"][item["flatdemandmonths"][month - 1]], max(kw.values()))
+        size = units.get(str(item.get("flatdemandunit") or item.get("flatdemandunits")), 1.0)
+        bill["peak"] = blocks(item["flatdemandstructure"][item["flatdemandmonths"][month - 1]], max(kw.values()) / size)
     if item.get("demandratestructure"):
         peaks: dict[int, float] = {}
         for (day, hour), load in kw.items():
@@ -75,7 +77,8 @@ def month_of_demand(item: dict[str, Any], year: int, month: int, kw: dict[tuple[
             matrix = item["demandweekendschedule"] if is_weekend else item["demandweekdayschedule"]
             period = matrix[month - 1][hour]
             peaks[period] = max(peaks.get(period, 0.0), load)
-        bill["period"] = sum(blocks(item["demandratestructure"][period], peak) for period, peak in peaks.items())
+        size = units.get(str(item.get("demandrateunit") or item.get("demandrateunits")), 1.0)
+        bill["period"] = sum(blocks(item["demandratestructure"][period], peak / size) for period, peak in peaks.items())
     return bill
 
 
@@ -133,7 +136,7 @@ def test_demand_of_a_real_rate_is_charged_like_its_json_or_excluded_by_name(path
             state = record(Demand(), rules, start, start + 1, 0.0)
             for (day, hour), load in kw.items():
                 at = datetime(2026, month, day, hour, tzinfo=ZoneInfo(ZONE)).timestamp()
-                state = record(state, rules, at, at + 900, load * 1000 * 900)
+                state = record(state, rules, at, at + rules.window_seconds, load * 1000 * rules.window_seconds)
             kind = "peak" if " peak " in f" {rules.name} " else "period"
             found[kind] += kw_months(close_windows(state, rules, end), rules, end) * rules.price_per_kw_month
         expected = month_of_demand(item, 2026, month, kw) if "cannot be read" not in words else found
