@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pytest
 
-from support.duty import drawn, run
+from support.duty import World, drawn, drawn_otherwise, run
 from tpw.ledger.books import Division, PostingKey
 from tpw.ledger.share_error import BOUNDS, share_error_ratio
 from tpw.model import Part, SplitMethod, State
 
 WORLDS = 1000
 """Seeds from 0 on. The bounds were chosen by other seeds, from 100,000 on."""
+OTHER_WORLDS = 400
+
+
+def within(method: SplitMethod, worlds: Iterable[World]) -> float:
+    """The part of all servers with an error within the bound."""
+    inside = [
+        abs(result.share_error(party.name)) <= BOUNDS[method]
+        for world, result in ((world, run(world)) for world in worlds)
+        for party in world.parties
+        if party.is_server
+    ]
+    part = sum(inside) / len(inside)
+    print(f"{method}: {100.0 * part:.1f} % of {len(inside)} servers within {BOUNDS[method]}")
+    return part
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("method", BOUNDS)
 def test_the_truth_is_within_the_bound_for_95_of_100_servers(method: SplitMethod) -> None:
-    inside = total = 0
-    for seed in range(WORLDS):
-        world = drawn(seed, method)
-        result = run(world)
-        for party in world.parties:
-            if party.is_server:
-                total += 1
-                inside += abs(result.share_error(party.name)) <= BOUNDS[method]
-    print(f"{method}: {100.0 * inside / total:.1f} % of {total} servers in {WORLDS} worlds within {BOUNDS[method]}")
-    assert 0.93 <= inside / total <= 0.97
+    assert 0.93 <= within(method, (drawn(seed, method) for seed in range(WORLDS))) <= 0.97
 
 
-def test_a_few_worlds_are_within_the_bound() -> None:
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("method", BOUNDS)
+def test_the_bound_holds_in_worlds_of_another_model(method: SplitMethod) -> None:
+    """They did not choose it: for evidence that says little it is wider than they need."""
+    assert within(method, (drawn_otherwise(seed, method) for seed in range(OTHER_WORLDS))) >= 0.93
+
+
+@pytest.mark.parametrize("draw", [drawn, drawn_otherwise])
+def test_a_few_worlds_are_within_the_bound(draw: Callable[[int, SplitMethod], World]) -> None:
     for method in BOUNDS:
-        worlds = [drawn(seed, method) for seed in range(8)]
-        errors = [
-            abs(result.share_error(party.name))
-            for world, result in ((world, run(world)) for world in worlds)
-            for party in world.parties
-            if party.is_server
-        ]
-        assert sum(error <= BOUNDS[method] for error in errors) >= 0.8 * len(errors)
+        assert within(method, (draw(seed, method) for seed in range(8))) >= 0.8
 
 
 def shared(method: SplitMethod, *servers: str, parts: tuple[Part, ...] = ()) -> Division:

@@ -8,6 +8,7 @@ percentages; pages count whole tokens.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -130,6 +131,37 @@ def drawn(seed: int, method: SplitMethod) -> World:
     cadence = Cadence.FINISH if method is SplitMethod.REQUESTS else Cadence.STEP
     memory = method is not SplitMethod.EVEN
     return World(parties, method is SplitMethod.SM, memory, cadence, seconds=40, seed=seed)
+
+
+def drawn_otherwise(seed: int, method: SplitMethod) -> World:
+    """A world by another model than the one that the stated bounds were chosen on: loads come and go at random times, their
+    heights are beta distributed, memory comes in the sizes of models, and the cost of a token is spread evenly."""
+    random = Random(f"otherwise {method} {seed}")
+    jobs = method not in (SplitMethod.TOKENS, SplitMethod.REQUESTS)
+    parties = [
+        Party(
+            f"p{number}",
+            _telegraph(random, random.betavariate(1.5, 2.5), random.choice([1.0, 4.0, 15.0])),
+            is_server=number == 0 or not jobs or random.random() < 0.5,
+            gigabytes=random.choice([2.0, 8.0, 16.0, 40.0, 70.0]),
+            tokens_per_second=1000.0 * random.uniform(0.4, 2.0),
+        )
+        for number in range(random.randint(2, 4))
+    ]
+    cadence = Cadence.FINISH if method is SplitMethod.REQUESTS else Cadence.STEP
+    return World(parties, method is SplitMethod.SM, method is not SplitMethod.EVEN, cadence, seconds=40, seed=seed)
+
+
+def _telegraph(random: Random, ratio: float, mean_seconds: float) -> Duty:
+    """On and off for exponentially distributed times; one in four is never off."""
+    if random.random() < 0.25:
+        return steady(ratio)
+    ends, at = [], 0.0
+    while at < 60.0:
+        at += random.expovariate(1.0 / mean_seconds)
+        ends.append(at)
+    begins_on = random.randint(0, 1)
+    return lambda at: ratio if (bisect_right(ends, at) + begins_on) % 2 else 0.0
 
 
 def run(world: World) -> Result:
