@@ -6,14 +6,15 @@ what each process used (:mod:`support.duty`). The driver rounds and samples, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 import pytest
 
 from support.duty import Party, Result, World, bursts, run, steady
 from support.losses import aligned, documented
-from tpw.model import SplitMethod
+from tpw.model import Cadence, SplitMethod
 
 COMMAND = "pytest tests/scenarios/test_shares.py"
 HEADINGS = ("known duty", "evidence", "who", "true J", "0.1.0 J", "booked J", "error %")
@@ -24,62 +25,61 @@ LIMITS = {SplitMethod.SM: 0.05, SplitMethod.TOKENS: 0.15}
 
 @dataclass(frozen=True)
 class Case:
-    """One world. ``before``: what version 0.1.0 booked, by party."""
+    """One world. ``before``: what version 0.1.0 booked, by party, where that was measured."""
 
     name: str
     evidence: str
     world: World
-    before: dict[str, float]
+    before: Mapping[str, float] = field(default_factory=dict)
     limit: float | None = LIMITS[SplitMethod.SM]
     """None: the method is a guess, and its error is stated in the table only."""
 
 
-JOB = Party("job", steady(0.95), is_server=False, gigabytes=40.0)
-HALF_JOB = Party("job", steady(0.5), is_server=False, gigabytes=40.0)
+def server(name: str, ratio: float, on: float = 0.0, period: float = 0.0, phase: float = 0.0) -> Party:
+    """One that is busy all the time, or for ``on`` seconds of every ``period``."""
+    return Party(name, bursts(ratio, on, period, phase) if period else steady(ratio))
+
+
+def job(ratio: float, gigabytes: float = 40.0) -> Party:
+    return Party("job", steady(ratio), is_server=False, gigabytes=gigabytes)
+
+
 NOTEBOOK = Party("notebook", steady(0.0), is_server=False, gigabytes=5.0)
-CODE = Party("code", steady(0.5))
-
-
-def server(name: str, ratio: float) -> Party:
-    return Party(name, steady(ratio))
-
-
-def bursty(name: str, ratio: float, on: float, period: float, phase: float = 0.0) -> Party:
-    return Party(name, bursts(ratio, on, period, phase))
+CODE = server("code", 0.5)
 
 
 CASES = (
     Case(
         "job at 95 % beside a silent server",
         "sm",
-        World([server("chat", 0.0), JOB]),
+        World([server("chat", 0.0), job(0.95)]),
         {"chat": 68277, "job": 0, "idle": 0},
     ),
     Case(
         "server at 5 % beside a job at 90 %",
         "sm",
-        World([server("chat", 0.05), Party("job", steady(0.9), False, 40.0)]),
+        World([server("chat", 0.05), job(0.9)]),
         {"chat": 68277, "job": 0, "idle": 0},
     ),
-    Case("job alone", "sm", World([JOB]), {"job": 0, "idle": 68277}),
-    Case("job alone", "utilization", World([JOB], use=False), {"job": 0, "idle": 68277}),
+    Case("job alone", "sm", World([job(0.95)]), {"job": 0, "idle": 68277}),
+    Case("job alone", "utilization", World([job(0.95)], use=False), {"job": 0, "idle": 68277}),
     Case("notebook that computes nothing", "sm", World([NOTEBOOK]), {"notebook": 0, "idle": 9516}),
     Case(
         "server 10 s of 20 s beside a job",
         "sm",
-        World([bursty("chat", 0.45, 10.0, 20.0), HALF_JOB]),
+        World([server("chat", 0.45, 10.0, 20.0), job(0.5)]),
         {"chat": 54261, "job": 0, "idle": 0},
     ),
     Case(
         "server 10 s of 20 s beside a steady one",
         "sm",
-        World([bursty("chat", 0.45, 10.0, 20.0), CODE]),
+        World([server("chat", 0.45, 10.0, 20.0), CODE]),
         {"chat": 7411, "code": 46850, "idle": 0},
     ),
     Case(
         "server 2 s of 5 s beside a steady one",
         "sm",
-        World([bursty("chat", 0.45, 2.0, 5.0), CODE]),
+        World([server("chat", 0.45, 2.0, 5.0), CODE]),
         {"chat": 14385, "code": 37067, "idle": 0},
     ),
     Case(
@@ -99,7 +99,7 @@ CASES = (
         "sm",
         World(
             [
-                bursty("a", 0.3, 7.0, 13.0),
+                server("a", 0.3, 7.0, 13.0),
                 server("b", 0.2),
                 Party("job", bursts(0.4, 11.0, 17.0), False, 30.0),
                 NOTEBOOK,
@@ -110,8 +110,13 @@ CASES = (
     Case(
         "four servers",
         "sm",
-        World([bursty("a", 0.3, 7.0, 13.0), bursty("b", 0.3, 3.0, 11.0, 5.0), server("c", 0.02), server("d", 0.25)]),
+        World([server("a", 0.3, 7.0, 13.0), server("b", 0.3, 3.0, 11.0, 5.0), server("c", 0.02), server("d", 0.25)]),
         {"a": 9915, "b": 2669, "c": 2142, "d": 26771, "idle": 0},
+    ),
+    Case(
+        "bursty server, steady job, notebook",
+        "sm",
+        World([server("a", 0.4, 3.0, 8.0), job(0.3), NOTEBOOK]),
     ),
     Case(
         "servers of 600 and 1 token/s",
@@ -123,16 +128,22 @@ CASES = (
     Case(
         "server 10 s of 20 s beside a steady one",
         "tokens",
-        World([bursty("a", 0.5, 10.0, 20.0), server("b", 0.3)], use=False),
+        World([server("a", 0.5, 10.0, 20.0), server("b", 0.3)], use=False),
         {"a": 14993, "b": 28433, "idle": 0},
         LIMITS[SplitMethod.TOKENS],
     ),
     Case(
         "server 2 s of 5 s, steady, parked",
         "tokens",
-        World([bursty("a", 0.5, 2.0, 5.0), server("b", 0.3), server("c", 0.0)], use=False),
+        World([server("a", 0.5, 2.0, 5.0), server("b", 0.3), server("c", 0.0)], use=False),
         {"a": 13551, "b": 26755, "c": 0, "idle": 0},
         LIMITS[SplitMethod.TOKENS],
+    ),
+    Case(
+        "bursty, steady, tiny and parked server",
+        "tokens",
+        World([server("a", 0.5, 4.0, 9.0), server("b", 0.3), server("c", 0.003), server("d", 0.0)], use=False),
+        limit=LIMITS[SplitMethod.TOKENS],
     ),
     Case(
         "server with 4 times the tokens per second of use",
@@ -142,16 +153,28 @@ CASES = (
         None,
     ),
     Case(
+        "busy and bursty server, counted at the end",
+        "requests",
+        World([server("a", 0.5), server("b", 0.3, 4.0, 9.0)], use=False, cadence=Cadence.FINISH),
+        limit=None,
+    ),
+    Case(
+        "server, job and notebook",
+        "memory",
+        World([server("a", 0.4, 3.0, 8.0), job(0.3), NOTEBOOK], use=False),
+        limit=None,
+    ),
+    Case(
         "server and job",
         "memory",
-        World([server("a", 0.6), Party("job", steady(0.3), False, 10.0)], use=False),
+        World([server("a", 0.6), job(0.3, 10.0)], use=False),
         {"a": 65185, "job": 0, "idle": 0},
         None,
     ),
     Case(
         "server and job",
         "nothing",
-        World([server("a", 0.6), Party("job", steady(0.3), False, 10.0)], use=False, memory=False),
+        World([server("a", 0.6), job(0.3, 10.0)], use=False, memory=False),
         {"a": 65185, "job": 0, "idle": 0},
         None,
     ),

@@ -103,12 +103,9 @@ class Result:
 
 def drawn(seed: int, method: SplitMethod) -> World:
     """A world of two to four processes with random duties, for one kind of evidence."""
-    random = Random(f"{method} {seed}")
-    jobs = method not in (SplitMethod.TOKENS, SplitMethod.REQUESTS)
-    parties = []
-    for number in range(random.randint(2, 4)):
-        ratio = random.uniform(0.05, 0.9)
-        period = random.uniform(4.0, 20.0)
+
+    def party(random: Random, name: str) -> Party:
+        ratio, period = random.uniform(0.05, 0.9), random.uniform(4.0, 20.0)
         duty = random.choice(
             [
                 steady(ratio),
@@ -119,35 +116,32 @@ def drawn(seed: int, method: SplitMethod) -> World:
                 steady(0.0),
             ]
         )
-        parties.append(
-            Party(
-                f"p{number}",
-                duty,
-                is_server=number == 0 or not jobs or random.random() < 0.5,
-                gigabytes=random.uniform(5.0, 40.0),
-                tokens_per_second=1000.0 * random.lognormvariate(0.0, 0.5),
-            )
-        )
-    cadence = Cadence.FINISH if method is SplitMethod.REQUESTS else Cadence.STEP
-    memory = method is not SplitMethod.EVEN
-    return World(parties, method is SplitMethod.SM, memory, cadence, seconds=40, seed=seed)
+        is_server = _is_server(random, name, method)
+        return Party(name, duty, is_server, random.uniform(5.0, 40.0), 1000.0 * random.lognormvariate(0.0, 0.5))
+
+    return _world(seed, method, party, f"{method} {seed}")
 
 
 def drawn_otherwise(seed: int, method: SplitMethod) -> World:
     """A world by another model than the one that the stated bounds were chosen on: loads come and go at random times, their
     heights are beta distributed, memory comes in the sizes of models, and the cost of a token is spread evenly."""
-    random = Random(f"otherwise {method} {seed}")
-    jobs = method not in (SplitMethod.TOKENS, SplitMethod.REQUESTS)
-    parties = [
-        Party(
-            f"p{number}",
-            _telegraph(random, random.betavariate(1.5, 2.5), random.choice([1.0, 4.0, 15.0])),
-            is_server=number == 0 or not jobs or random.random() < 0.5,
-            gigabytes=random.choice([2.0, 8.0, 16.0, 40.0, 70.0]),
-            tokens_per_second=1000.0 * random.uniform(0.4, 2.0),
-        )
-        for number in range(random.randint(2, 4))
-    ]
+
+    def party(random: Random, name: str) -> Party:
+        duty = _telegraph(random, random.betavariate(1.5, 2.5), random.choice([1.0, 4.0, 15.0]))
+        gigabytes = random.choice([2.0, 8.0, 16.0, 40.0, 70.0])
+        return Party(name, duty, _is_server(random, name, method), gigabytes, 1000.0 * random.uniform(0.4, 2.0))
+
+    return _world(seed, method, party, f"otherwise {method} {seed}")
+
+
+def _is_server(random: Random, name: str, method: SplitMethod) -> bool:
+    """The first is one, and all are where only servers have the evidence."""
+    return name == "p0" or method in (SplitMethod.TOKENS, SplitMethod.REQUESTS) or random.random() < 0.5
+
+
+def _world(seed: int, method: SplitMethod, party: Callable[[Random, str], Party], name: str) -> World:
+    random = Random(name)
+    parties = [party(random, f"p{number}") for number in range(random.randint(2, 4))]
     cadence = Cadence.FINISH if method is SplitMethod.REQUESTS else Cadence.STEP
     return World(parties, method is SplitMethod.SM, method is not SplitMethod.EVEN, cadence, seconds=40, seed=seed)
 
