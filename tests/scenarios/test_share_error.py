@@ -40,7 +40,7 @@ def test_the_truth_is_within_the_bound_for_95_of_100_servers(method: SplitMethod
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("method", BOUNDS)
 def test_the_bound_holds_in_worlds_of_another_model(method: SplitMethod) -> None:
-    """They did not choose it: for evidence that says little it is wider than they need."""
+    """They did not choose it: where the evidence is weak it is wider than they need."""
     assert within(method, (drawn_otherwise(seed, method) for seed in range(OTHER_WORLDS))) >= 0.93
 
 
