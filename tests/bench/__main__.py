@@ -8,7 +8,8 @@ second, scrape latency of 200 requests over one connection (median, p99), poll l
 
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
 time of reading one of vLLM's pages (:mod:`bench.counting`); and the scan for servers (:mod:`bench.scanning`). On demand
-(``--scene books``): what the books weigh on disk (:mod:`bench.keeping`).
+(``--scene books``): what the books weigh on disk (:mod:`bench.keeping`), and (``--scene report``) what reports of a year of
+books cost (:mod:`bench.reporting`).
 
 The figures are of this machine and this moment; nothing fails here when a goal is missed.
 """
@@ -29,7 +30,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import counting, keeping, scanning, weighing
+from bench import counting, keeping, reporting, scanning, weighing
 from bench.weighing import get
 from fakenvml import FakeNvml
 
@@ -181,7 +182,9 @@ def main() -> None:
     """All scenes."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
-    parser.add_argument("--scene", choices=[*GOALS, "counting", "scan", "books", "fleet", "all"], default="all")
+    parser.add_argument(
+        "--scene", choices=[*GOALS, "counting", "scan", "books", "report", "fleet", "all"], default="all"
+    )
     parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
     parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
     parser.add_argument("--hours", type=float, default=1.0, help="of the scene fleet: of history")
@@ -195,6 +198,9 @@ def main() -> None:
         return
     if arguments.scene == "books":
         keeping.table()
+        return
+    if arguments.scene == "report":
+        reporting.table()
         return
     if arguments.scene == "fleet":
         from bench import fleet

@@ -52,11 +52,11 @@ class Published:
 def reported(directory: Path, calendar: Calendar, covered: Period) -> Report:
     tabulation = Tabulation((Dimension.SERVER, Dimension.STATE), covered, calendar)
     with BooksReader(directory) as books:
-        tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
-        tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
         corrections = books.corrections(covered.start_seconds, covered.end_seconds)
-        tabulation.add_served(
-            (one.at_seconds, one.server, one.model, Served(tokens={one.kind: one.tokens})) for one in corrections
+        tabulation.add(
+            books.rows(covered.start_seconds, covered.end_seconds),
+            books.served(covered.start_seconds, covered.end_seconds),
+            ((one.at_seconds, one.server, one.model, Served(tokens={one.kind: one.tokens})) for one in corrections),
         )
         return tabulation.report("EUR")
 

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfoNotFoundError
@@ -70,6 +71,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     focus = parser.add_argument_group("format focus")
     focus.add_argument("--provider", metavar="NAME", default="self-hosted", help="Provider name. Default: self-hosted.")
+    focus.add_argument("--invoice-id", metavar="ID", default="", help="Number of the invoice with these charges.")
     focus.add_argument("--billing-account", metavar="ID", help="Billing account. Default: the name of this host.")
 
 
@@ -137,7 +139,7 @@ def _request(arguments: argparse.Namespace, config: Config) -> _Request:
         covered,
         _grouped_by(arguments.by, arguments.format),
         arguments.format,
-        Parties(arguments.provider, arguments.billing_account or platform.node() or "this-host"),
+        Parties(arguments.provider, arguments.billing_account or platform.node() or "this-host", arguments.invoice_id),
     )
 
 
@@ -152,7 +154,7 @@ def _grouped_by(text: str | None, format_: str) -> tuple[Dimension | Label, ...]
     return (by[0], *LINES_BY)
 
 
-def _reported(books: BooksReader, request: _Request, config: Config) -> str:
+def _reported(books: BooksReader, request: _Request, config: Config) -> Iterable[str]:
     """The text of a report."""
     head, calendar = books.head(), request.calendar
     covered = request.covered
@@ -167,12 +169,13 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> str:
     cut = billing_period if request.format == "focus" else None
     accounts = merged(Books(servers={account.name: account for account in books.servers()})).servers
     owners = {name: account.belongs for name, account in accounts.items()}
-    tabulation = Tabulation(request.by, covered, calendar, cut, owners)
-    tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
-    tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
+    tabulation = Tabulation(request.by, covered, calendar, cut, owners, books.path.parent)
     corrections = books.corrections(covered.start_seconds, covered.end_seconds)
-    tabulation.add_served(
-        (one.at_seconds, one.server, one.model, Served(tokens={one.kind: one.tokens})) for one in corrections
+    corrected = sorted((one.at_seconds, one.server, one.model, one.kind, one.tokens) for one in corrections)
+    tabulation.add(
+        books.rows(covered.start_seconds, covered.end_seconds),
+        books.served(covered.start_seconds, covered.end_seconds),
+        ((at, server, model, Served(tokens={kind: tokens})) for at, server, model, kind, tokens in corrected),
     )
     report = tabulation.report(head.currency)
     remarks = notes(report, calendar, head.first_row_seconds, head.until_seconds, corrections)
@@ -194,24 +197,26 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> str:
             return table_text(report, calendar, head.gpus, remarks, _width())
 
 
-def _checked(books: BooksReader, calendar: Calendar) -> tuple[str, bool]:
+def _checked(books: BooksReader, calendar: Calendar) -> tuple[Iterable[str], bool]:
     """The text of the comparison, and whether the books are consistent."""
     pruned = books.head().pruned_before_seconds
     before = None if pruned is None else calendar.local(pruned).isoformat(sep=" ", timespec="minutes")
-    return check_text(compared(books.rows(), books.served(), books.postings(), books.servers()), before)
+    text, is_consistent = check_text(compared(books.rows(), books.served(), books.postings(), books.servers()), before)
+    return [text], is_consistent
 
 
 def _width() -> int:
     return max(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns) if sys.stdout.isatty() else _WIDTH
 
 
-def _write(text: str, path: str | None) -> None:
+def _write(text: Iterable[str], path: str | None) -> None:
     """Raises OSError."""
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8", newline="")
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            file.writelines(text)
         return
     try:
-        sys.stdout.write(text)
+        sys.stdout.writelines(text)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has closed the pipe (`| head`). Discard what is buffered, also at exit.

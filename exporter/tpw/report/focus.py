@@ -10,8 +10,6 @@ prices, commitments and reservations are omitted.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from enum import StrEnum
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH
 from tpw.model import Gpu
 from tpw.report.periods import Period
+from tpw.report.records import csv_rows
 from tpw.report.tabulate import Dimension, Line, Report, Totals
 
 VERSION = "1.2"
@@ -99,6 +98,8 @@ class Parties:
     """The operator of the GPUs: provider, publisher and issuer of the invoice."""
     billing_account: str
     """Identifies what is charged."""
+    invoice: str = ""
+    """Number of the invoice that the charges are part of; "" for none."""
 
 
 class NoCurrencyError(ValueError):
@@ -107,7 +108,7 @@ class NoCurrencyError(ValueError):
 
 def focus_text(
     report: Report, gpus: Mapping[str, Gpu], billing_period: Callable[[float], Period], parties: Parties
-) -> str:
+) -> Iterator[str]:
     """The data set as CSV; an empty field is null.
 
     Args:
@@ -123,15 +124,17 @@ def focus_text(
         raise NoCurrencyError(
             "these books hold no money, and a FOCUS data set has a currency: configure `tariff` or `costs`"
         )
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    return csv_rows(COLUMNS, _rows(report, gpus, billing_period, parties))
+
+
+def _rows(
+    report: Report, gpus: Mapping[str, Gpu], billing_period: Callable[[float], Period], parties: Parties
+) -> Iterator[dict[str, str]]:
     for line in report.lines:
         assert line.period is not None  # noqa: S101 - it is grouped by time
         common = _common(line, line.period, billing_period(line.period.start_seconds), parties, report.currency)
         for charge in _charges(line, gpus.get(line.gpu)):
-            writer.writerow({**common, **charge})
-    return out.getvalue()
+            yield {**common, **charge}
 
 
 def _common(line: Line, period: Period, billing: Period, parties: Parties, currency: str) -> dict[str, str]:
@@ -149,6 +152,7 @@ def _common(line: Line, period: Period, billing: Period, parties: Parties, curre
         "BillingPeriodEnd": _utc(billing.end_seconds),
         "ChargePeriodStart": _utc(period.start_seconds),
         "ChargePeriodEnd": _utc(period.end_seconds),
+        "InvoiceId": parties.invoice,
         "InvoiceIssuerName": parties.provider,
         "ProviderName": parties.provider,
         "PublisherName": parties.provider,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import indent
+from typing import Any
 
 from tpw.ledger.amounts import JOULES_PER_KWH
 from tpw.model import Gpu, TokenKind
@@ -17,30 +19,59 @@ _KINDS = (TokenKind.INPUT, TokenKind.CACHED_INPUT, TokenKind.OUTPUT)
 Value = str | float | int | None
 
 
-def csv_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu]) -> str:
+class _Row:
+    """A file that returns what is written to it: the csv module then makes one row at a time."""
+
+    @staticmethod
+    def write(text: str) -> str:
+        return text
+
+
+_FORMULA = re.compile(r"[=@\t\r\n]|[+-](?!\d+(\.\d+)?\Z)")
+
+
+def cell(value: Value) -> Value:
+    """A value for a CSV that a spreadsheet may open: text that would be a formula there begins with an apostrophe, and is
+    on one line (the csv module does not quote a carriage return)."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ").replace("\n", " ")
+    return f"'{text}" if _FORMULA.match(value) else text
+
+
+def csv_rows(header: Sequence[str], rows: Iterable[Mapping[str, Value]]) -> Iterator[str]:
+    """The lines of a CSV."""
+    writer = csv.DictWriter(_Row(), header, lineterminator="\n")
+    yield str(writer.writer.writerow(header))
+    for row in rows:
+        yield str(writer.writerow({name: cell(value) for name, value in row.items()}))
+
+
+def csv_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu]) -> Iterator[str]:
     """One row per line, names with units in the first; an empty field is unknown. No row of totals: rows sum to them."""
-    rows = [{**_key(report.by, line, calendar, gpus), **_totals(report, line.totals)} for line in report.lines]
-    header = [*_key_names(report.by), *_totals(report, report.totals)]
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    rows = ({**_key(report.by, line, calendar, gpus), **_totals(report, line.totals)} for line in report.lines)
+    return csv_rows([*_key_names(report.by), *_totals(report, report.totals)], rows)
 
 
-def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str]) -> str:
+def json_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str]) -> Iterator[str]:
     """Everything in one document; null is unknown."""
-    document = {
+    head = {
         "from": calendar.local(report.covered.start_seconds).isoformat(timespec="minutes"),
         "to": calendar.local(report.covered.end_seconds).isoformat(timespec="minutes"),
         "timezone": report.timezone,
         "currency": report.currency or None,
         "by": list(report.by),
-        "rows": [{**_key(report.by, line, calendar, gpus), **_totals(report, line.totals)} for line in report.lines],
-        "totals": _totals(report, report.totals),
-        "notes": list(notes),
     }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    yield _json(head).removesuffix("\n}") + ',\n  "rows": ['
+    for number, line in enumerate(report.lines):
+        row = {**_key(report.by, line, calendar, gpus), **_totals(report, line.totals)}
+        yield ("," if number else "") + indent("\n" + _json(row), "    ")
+    yield ("\n  " if report.lines else "") + "],\n"
+    yield _json({"totals": _totals(report, report.totals), "notes": list(notes)}).removeprefix("{\n") + "\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 _COLUMNS: dict[Dimension | Label, tuple[str, ...]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 from textwrap import wrap
 
 from tpw.exposition.figures import UNKNOWN, figure, plain
@@ -29,20 +29,24 @@ class _Column:
     text: Callable[[Totals], str]
 
 
-def table_text(report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str], width: int) -> str:
-    """Both tables, each with its totals, and the notes."""
+def table_text(
+    report: Report, calendar: Calendar, gpus: Mapping[str, Gpu], notes: Sequence[str], width: int
+) -> Iterator[str]:
+    """Both tables, each with its totals, and the notes: the lines of the text."""
     start, end = map(calendar.local, (report.covered.start_seconds, report.covered.end_seconds))
     span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, {report.timezone}"
     if not report.lines:
-        return "\n".join([f"Nothing is booked from {span}.", *_wrapped(notes, width)]) + "\n"
-    labels = _Labels(report, calendar, gpus)
-    out = [f"From {span}", "", *_laid_out(report, labels, _work_columns(report), width)]
-    if report.has_money:
-        out += ["", f"{report.currency}; ENERGY/M and NET/M: for a million output tokens", ""]
-        out += _laid_out(report, labels, _money_columns(report, width - labels.least_width), width)
-    if notes:
-        out += ["", *_wrapped(notes, width)]
-    return "\n".join(line.rstrip() for line in out) + "\n"
+        lines = chain([f"Nothing is booked from {span}."], _wrapped(notes, width))
+    else:
+        labels = _Labels(report, calendar, gpus)
+        lines = chain([f"From {span}", ""], _laid_out(report, labels, _work_columns(report), width))
+        if report.has_money:
+            lines = chain(lines, ["", f"{report.currency}; ENERGY/M and NET/M: for a million output tokens", ""])
+            money = _money_columns(report, width - labels.least_width)
+            lines = chain(lines, _laid_out(report, labels, money, width))
+        if notes:
+            lines = chain(lines, [""], _wrapped(notes, width))
+    return (f"{line.rstrip()}\n" for line in lines)
 
 
 def _wrapped(notes: Sequence[str], width: int) -> list[str]:
@@ -81,20 +85,25 @@ def _work_columns(report: Report) -> list[_Column]:
 
 def _money_columns(report: Report, width: int) -> list[_Column]:
     """A column per component; the smallest share one if the width does not suffice."""
+    beside = _beside(report)
     if Dimension.COMPONENT in report.by:
-        return [_number("COST", lambda line: _sum_of(line, tuple(line.amounts.cost))), *_beside(report)]
+        return [_number("COST", lambda line: _sum_of(line, tuple(line.amounts.cost))), *beside]
     by_size = sorted(report.components, key=lambda name: (name != ENERGY, -report.totals.amounts.cost[name]))
+    if not by_size:
+        return beside
+    others = [_other(by_size[shown:]) for shown in range(1, len(by_size))]
+    single = {name: _component(name) for name in report.components}
+    known = [*single.values(), *others, *beside]
+    sizes = {id(column): size for column, size in zip(known, _sizes(report, known), strict=True)}
     columns: list[_Column] = []
     for shown in range(len(by_size), 0, -1):
-        rest = by_size[shown:]
-        columns = [_component(name) for name in report.components if name not in rest]
-        if rest:
-            columns.append(_other(rest))
-        columns += _beside(report)
-        sizes = _sizes(_texts(report, columns), columns)
-        if sum(sizes) + len(sizes) <= width:
+        columns = [single[name] for name in report.components if name in by_size[:shown]]
+        if shown < len(by_size):
+            columns.append(others[shown - 1])
+        columns += beside
+        if sum(sizes[id(column)] for column in columns) + len(columns) <= width:
             break
-    return columns or _beside(report)
+    return columns
 
 
 def _beside(report: Report) -> list[_Column]:
@@ -143,18 +152,18 @@ class _Labels:
         self.has_headings = bool(units) and len(report.by) > 1
         self._unit = units[0] if units else None
         # That of a server is mostly in its name.
-        has_workloads = any(line.workload is not None and not line.server for line in report.lines)
+        has_workloads = Dimension.WORKLOAD in report.by and any(
+            line.workload is not None and not line.server for line in report.lines
+        )
         self._dimensions = [
             one
             for one in report.by
             if not (self.has_headings and one.unit is not None)
             and (has_workloads or one is not Dimension.WORKLOAD or len(report.by) == 1)
         ]
-        self._texts = {id(line): [self._word(one, line) for one in self._dimensions] for line in report.lines}
-        columns = zip(*self._texts.values(), strict=True)
-        self._widths = [
-            max(len(one.value), *map(len, texts)) for one, texts in zip(self._dimensions, columns, strict=True)
-        ]
+        self._widths = [len(one.value) for one in self._dimensions]
+        for line in report.lines:
+            self._widths = [max(pair) for pair in zip(self._widths, map(len, self._words(line)), strict=True)]
         self._widths[0] = max(self._widths[0], len(_TOTAL))
 
     @property
@@ -181,7 +190,7 @@ class _Labels:
 
     def row(self, line: Line, widths: Sequence[int]) -> str:
         """The text columns of a line."""
-        return _joined(self._texts[id(line)], widths)
+        return _joined(self._words(line), widths)
 
     def heading(self, line: Line) -> str:
         """The time of a line."""
@@ -190,6 +199,9 @@ class _Labels:
             return ""
         text = self._calendar.name(unit, self._calendar.period(unit, period.start_seconds))
         return f"{text} {self._calendar.local(period.start_seconds):%a}" if unit is Unit.DAY else text
+
+    def _words(self, line: Line) -> list[str]:
+        return [self._word(one, line) for one in self._dimensions]
 
     def _word(self, dimension: Dimension | Label, line: Line) -> str:
         match dimension:
@@ -226,28 +238,28 @@ def _cut(word: str, width: int) -> str:
 
 
 def _laid_out(report: Report, labels: _Labels, columns: Sequence[_Column], width: int) -> Iterator[str]:
-    rows = _texts(report, columns)
-    sizes = _sizes(rows, columns)
+    sizes = _sizes(report, columns)
     widths = labels.fitted(width - sum(sizes) - len(sizes) + 1)
     yield labels.head(widths) + _numbers([column.head for column in columns], sizes)
-    # A line without numbers here has some in the other table.
-    shown = [(line, row) for line, row in zip(report.lines, rows, strict=False) if set(row) != {UNKNOWN}]
-    for heading, lines in groupby(shown, key=lambda pair: labels.heading(pair[0])):
-        if heading:
+    heading = ""
+    for line in report.lines:
+        row = [column.text(line.totals) for column in columns]
+        if set(row) == {UNKNOWN}:
+            continue  # it has numbers in the other table
+        if (following := labels.heading(line)) != heading:
+            heading = following
             yield heading
-        for line, row in lines:
-            yield labels.row(line, widths) + _numbers(row, sizes)
-    yield f"{_TOTAL:<{sum(widths) + len(widths)}}" + _numbers(rows[-1], sizes)
+        yield labels.row(line, widths) + _numbers(row, sizes)
+    totals = [column.text(report.totals) for column in columns]
+    yield f"{_TOTAL:<{sum(widths) + len(widths)}}" + _numbers(totals, sizes)
 
 
-def _texts(report: Report, columns: Sequence[_Column]) -> list[list[str]]:
-    """The numbers of each line, and of the totals."""
-    lines = [*(line.totals for line in report.lines), report.totals]
-    return [[column.text(line) for column in columns] for line in lines]
-
-
-def _sizes(rows: Sequence[Sequence[str]], columns: Sequence[_Column]) -> list[int]:
-    return [max(len(column.head), *(len(row[place]) for row in rows)) for place, column in enumerate(columns)]
+def _sizes(report: Report, columns: Sequence[_Column]) -> list[int]:
+    """The width of each column."""
+    sizes = [max(len(column.head), len(column.text(report.totals))) for column in columns]
+    for line in report.lines:
+        sizes = [max(size, len(column.text(line.totals))) for size, column in zip(sizes, columns, strict=True)]
+    return sizes
 
 
 def _numbers(texts: Sequence[str], sizes: Sequence[int]) -> str:

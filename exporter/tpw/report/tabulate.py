@@ -8,15 +8,20 @@ Every joule, token and cost of the range is in exactly one line, so the lines su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from heapq import merge
 from math import fsum
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
 
 from tpw.ledger.amounts import ENERGY, NOTHING, NOTHING_SERVED, Amounts, Served, Tally
 from tpw.ledger.books import PostingKey
 from tpw.model import ALL_IN, CAPITAL, ServerWorkload, State, TokenKind, Workload, WorkloadKind, server_of_replica
 from tpw.report.periods import Calendar, Period, Unit
+from tpw.report.spool import Spool
 
 MILLION = 1e6
 
@@ -161,7 +166,7 @@ class Report:
 
     by: tuple[Dimension | Label, ...]
     covered: Period
-    lines: tuple[Line, ...]
+    lines: Spool[Line]
     totals: Totals
     timezone: str
     currency: str
@@ -190,6 +195,7 @@ class Tabulation:
         calendar: the calendar of the report's zone.
         cut: the period of a moment that no line may exceed, such as its billing month; None for none.
         owners: to whom each server belongs.
+        folder: where many lines are kept, if there is no directory for temporary files.
     """
 
     def __init__(
@@ -199,6 +205,7 @@ class Tabulation:
         calendar: Calendar,
         cut: Callable[[float], Period] | None = None,
         owners: Mapping[str, ServerWorkload] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._by = tuple(by)
         self._covered = covered
@@ -215,43 +222,57 @@ class Tabulation:
         self._belongs: dict[str, ServerWorkload] = {}
         """Of each group of servers."""
         self._sums: dict[_Key, _Sum] = {}
+        self._done = _Done(Spool(self._order, folder))
 
-    def add_rows(self, rows: Iterable[tuple[float, PostingKey, Amounts]]) -> None:
-        """Energy, time and money of quarter-hours."""
-        for start, key, amounts in rows:
-            place = self._place(start, key.server, key.model, key.state, key.gpu)
-            # A tariff books a cost of energy, even while the price is unknown (then it is 0).
-            is_tariffed = ENERGY in amounts.cost
-            workload = (key.workload or self._workload_of(key.server)) if self._workload else None
-            if not self._component:
-                self._at((*place, "", workload)).add(amounts, is_tariffed=is_tariffed)
-                continue
-            self._at((*place, "", workload)).amounts.add(Amounts(seconds=amounts.seconds))
-            self._at((*place, ENERGY, workload)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
-            for component, amount in amounts.cost.items():
-                self._at((*place, component, workload)).amounts.add(Amounts(cost={component: amount}))
+    def add(
+        self,
+        rows: Iterable[tuple[float, PostingKey, Amounts]],
+        *served: Iterable[tuple[float, str, str, Served]],
+    ) -> None:
+        """Energy, time and money of quarter-hours, and what servers did in them. Each in order of time: the lines of a
+        period are complete when the next begins."""
+        entries: Iterator[Any] = merge(rows, *served, key=itemgetter(0))
+        for start, *entry in entries:
+            if self._unit is not None and start >= self._done.until_seconds:
+                self._complete()
+                self._done.until_seconds = self._period(self._unit, start).end_seconds
+            if len(entry) == 2:
+                self._add_row(start, *entry)
+            else:
+                server, model, work = entry
+                place = self._place(start, server, model, State.ACTIVE, "")
+                workload = self._workload_of(server) if self._workload else None
+                self._at((*place, "", workload)).served.add(work)
 
-    def add_served(self, served: Iterable[tuple[float, str, str, Served]]) -> None:
-        """What servers did in quarter-hours."""
-        for start, server, model, work in served:
-            place = self._place(start, server, model, State.ACTIVE, "")
-            workload = self._workload_of(server) if self._workload else None
-            self._at((*place, "", workload)).served.add(work)
+    def _add_row(self, start: float, key: PostingKey, amounts: Amounts) -> None:
+        place = self._place(start, key.server, key.model, key.state, key.gpu)
+        # A tariff books a cost of energy, even while the price is unknown (then it is 0).
+        is_tariffed = ENERGY in amounts.cost
+        workload = (key.workload or self._workload_of(key.server)) if self._workload else None
+        if not self._component:
+            self._at((*place, "", workload)).add(amounts, is_tariffed=is_tariffed)
+            return
+        self._at((*place, "", workload)).amounts.add(Amounts(seconds=amounts.seconds))
+        self._at((*place, ENERGY, workload)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
+        for component, amount in amounts.cost.items():
+            self._at((*place, component, workload)).amounts.add(Amounts(cost={component: amount}))
 
-    def report(self, currency: str) -> Report:
-        """The report of everything that was added."""
+    def _complete(self) -> None:
+        """Make lines of the sums so far."""
         lines = [
             Line(*key, totals, self._belongs.get(key[1], NO_OWNER))
             for key, line in self._sums.items()
             if (totals := line.totals()) != NO_TOTALS
         ]
-        lines.sort(key=self._order)
-        totals = Totals(
-            sum((line.totals.amounts for line in lines), NOTHING),
-            sum((line.totals.served for line in lines), NOTHING_SERVED),
-            sum(line.totals.untariffed_joules for line in lines),
-        )
-        return Report(self._by, self._covered, tuple(lines), totals, self._calendar.timezone, currency)
+        self._sums.clear()
+        for line in sorted(lines, key=self._order):
+            self._done.add(line)
+
+    def report(self, currency: str) -> Report:
+        """The report of everything that was added. Nothing may be added afterwards."""
+        self._complete()
+        done = self._done
+        return Report(self._by, self._covered, done.lines, done.total.totals(), self._calendar.timezone, currency)
 
     def _place(self, start: float, server: str, model: str, state: State, gpu: str) -> _Place:
         return (
@@ -337,3 +358,21 @@ class _Sum:
 
     def totals(self) -> Totals:
         return Totals(self.amounts.sum(), self.served.sum(), self.untariffed_joules)
+
+
+class _Done:
+    """Lines of periods that are over, and their sum."""
+
+    __slots__ = ("lines", "total", "until_seconds")
+
+    def __init__(self, lines: Spool[Line]) -> None:
+        self.lines = lines
+        self.total = _Sum()
+        self.until_seconds = 0.0
+        """End of the period after them."""
+
+    def add(self, line: Line) -> None:
+        self.lines.add(line)
+        self.total.amounts.add(line.totals.amounts)
+        self.total.served.add(line.totals.served)
+        self.total.untariffed_joules += line.totals.untariffed_joules

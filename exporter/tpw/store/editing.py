@@ -20,7 +20,7 @@ from tpw.ledger.retirement import FORGOTTEN
 from tpw.ledger.trust import OTHER_MODEL
 from tpw.model import server_of_replica
 from tpw.store import codec
-from tpw.store.files import FILE_NAME, StoreError, connect
+from tpw.store.files import FILE_NAME, StoreError, connect, mark_closed
 
 
 @contextlib.contextmanager
@@ -49,6 +49,7 @@ def editing(directory: Path) -> Iterator[sqlite3.Connection]:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
+                    mark_closed(connection)
                     connection.execute("COMMIT")
                 except BaseException:
                     connection.execute("ROLLBACK")

@@ -104,6 +104,18 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def mark_open(connection: sqlite3.Connection) -> None:
+    """Write into the file itself that it is being written, and that its newest part is in the log beside it. A copy without
+    the log is recognised by it. Raises sqlite3.Error."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('writer', 'open')")
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def mark_closed(connection: sqlite3.Connection) -> None:
+    """The file is complete once the connection is closed. Raises sqlite3.Error."""
+    connection.execute("DELETE FROM meta WHERE key = 'writer'")
+
+
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """The books as they are, with what the write-ahead log holds, where nothing may be written at all.
 

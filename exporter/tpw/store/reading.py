@@ -6,6 +6,7 @@ directory need not be writable. If it is, and no daemon runs, SQLite may leave a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import Correction, PostingKey, ServerAccount
 from tpw.model import Gpu
 from tpw.store import codec
-from tpw.store.files import FILE_NAME, LAYOUT, StoreError
+from tpw.store.files import FILE_NAME, LAYOUT, StoreError, beside
 from tpw.store.queries import postings_where, work_where
 
 _OTHER_DIRECTORY = "Name the daemon's state directory with --state.dir, or its configuration with --config.file."
@@ -60,10 +61,24 @@ class BooksReader:
             raise StoreError(_unreadable(self.path, error.strerror or str(error))) from error
         if not os.access(self.path, os.R_OK):
             raise StoreError(_unreadable(self.path, "permission denied"))
+        had_log = self._has_log()
         try:
             self._connection = self._connect()
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path} cannot be read as the books of tpw-exporter: {error}") from error
+        writer = self._connection.execute("SELECT 1 FROM meta WHERE key = 'writer'").fetchone()
+        if writer is not None and not had_log and not self._has_log():
+            self._connection.close()
+            raise StoreError(
+                f"{self.path} was copied without {FILE_NAME}-wal while the daemon had it: its newest part is missing. Copy"
+                " both files, or use a backup of the daemon"
+            )
+
+    def _has_log(self) -> bool:
+        """Whether a write-ahead log with something in it is beside the file."""
+        with contextlib.suppress(OSError):
+            return beside(self.path)[0].stat().st_size > 0
+        return False
 
     def _connect(self) -> sqlite3.Connection:
         address = f"file:{quote(str(self.path.absolute()))}"

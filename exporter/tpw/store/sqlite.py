@@ -38,6 +38,8 @@ from tpw.store.files import (
     check_whole,
     connect,
     connect_read_only,
+    mark_closed,
+    mark_open,
     sync,
 )
 from tpw.store.queries import boot_row, load, postings_where, rows_where, served_where, work_where
@@ -150,6 +152,8 @@ class BooksFile:
             books = load(connection, self._boot)
             if books.at is None and any(path.exists() for path in backups_of(self.path)):
                 raise DamagedError("it is empty, and there is a backup")
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk: the first save reports it
+                mark_open(connection)
         except BaseException:
             connection.close()
             raise
@@ -381,6 +385,8 @@ class BooksFile:
     def close(self) -> None:
         """Flush, and release the lock. May be called twice."""
         if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                mark_closed(self._connection)
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from tpw.store.files import DamagedError, backups_of, check_whole, sync
+from tpw.store.files import DamagedError, backups_of, check_whole, mark_closed, sync
 from tpw.store.sqlite import doubtful
 
 _log = structlog.get_logger("tpw")
@@ -121,6 +121,7 @@ def back_up(path: Path, target: Path, *, rotate: bool = False) -> None:
         ):
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be copied as it is
+            mark_closed(copy)
             check_whole(copy)
         sync(new)
         if rotate:

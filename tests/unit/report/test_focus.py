@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -124,8 +124,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grouped(directory: Path, unit: Dimension, months: BillingMonths, covered: Period) -> Report:
     tabulation = Tabulation((unit, *LINES_BY), covered, BERLIN, lambda at: Period(*months.bounds(at)))
     with BooksReader(directory) as books:
-        tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
-        tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
+        tabulation.add(
+            books.rows(covered.start_seconds, covered.end_seconds),
+            books.served(covered.start_seconds, covered.end_seconds),
+        )
         return tabulation.report(books.head().currency)
 
 
@@ -137,7 +139,7 @@ def data_set(
 ) -> str:
     months = months or BillingMonths("Europe/Berlin")
     report = grouped(directory, unit, months, covered or Period(START, END))
-    return focus_text(report, {gpu.uuid: gpu for gpu in GPUS}, lambda at: Period(*months.bounds(at)), PARTIES)
+    return "".join(focus_text(report, {gpu.uuid: gpu for gpu in GPUS}, lambda at: Period(*months.bounds(at)), PARTIES))
 
 
 def charges(text: str) -> list[dict[str, str]]:
@@ -199,11 +201,19 @@ def test_costs_and_credits_sum_to_the_net_cost(directory: Path) -> None:
     assert max(paid_back) < 0.0
 
 
+def test_charges_have_the_number_of_the_invoice_that_is_given(directory: Path) -> None:
+    report = grouped(directory, Dimension.DAY, BillingMonths("Europe/Berlin"), Period(START, END))
+    for number in ("", "2026-1042"):
+        parties = replace(PARTIES, invoice=number)
+        text = "".join(focus_text(report, {}, lambda at: Period(START, END), parties))
+        assert {charge["InvoiceId"] for charge in charges(text)} == {number}
+
+
 def test_the_smallest_cost_has_no_exponent() -> None:
     tabulation = Tabulation((Dimension.DAY, *LINES_BY), Period(START, END), BERLIN)
     posting = Amounts(1e-5, 1e-6, 1e-6, cost={"energy": 3.25e-12})
-    tabulation.add_rows([(START, PostingKey(GPUS[0].uuid, "", "", State.IDLE), posting)])
-    text = focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES)
+    tabulation.add([(START, PostingKey(GPUS[0].uuid, "", "", State.IDLE), posting)])
+    text = "".join(focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES))
     assert charges(text)[0]["BilledCost"] == "0.00000000000325"
     assert all(is_decimal(charges(text)[0][name]) for name in ("ListCost", "PricingQuantity", "ConsumedQuantity"))
 
@@ -260,8 +270,8 @@ def test_books_without_money_make_no_data_set(tmp_path: Path) -> None:
 def test_other_use_is_charged_to_its_workload() -> None:
     tabulation = Tabulation((Dimension.DAY, *LINES_BY), Period(START, END), BERLIN)
     key = PostingKey("GPU-1", "", "", State.OTHER, Workload(WorkloadKind.SLURM, "4711"))
-    tabulation.add_rows([(START, key, Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 1.0}))])
-    text = focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES)
+    tabulation.add([(START, key, Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 1.0}))])
+    text = "".join(focus_text(tabulation.report("EUR"), {}, lambda at: Period(START, END), PARTIES))
     [row] = csv.DictReader(io.StringIO(text))
     assert json.loads(row["Tags"]) == {"tpw/state": "other", "tpw/workload": "4711", "tpw/workload_kind": "slurm"}
     assert row["ChargeDescription"] == "Facility Energy: a GPU, other (4711)"

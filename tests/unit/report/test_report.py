@@ -42,13 +42,15 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reported(directory: Path, by: str | None = None, covered: Period = ALL, calendar: Calendar = BERLIN) -> Report:
     tabulation = Tabulation(DEFAULT if by is None else dimensions(by), covered, calendar)
     with BooksReader(directory) as books:
-        tabulation.add_rows(books.rows(covered.start_seconds, covered.end_seconds))
-        tabulation.add_served(books.served(covered.start_seconds, covered.end_seconds))
+        tabulation.add(
+            books.rows(covered.start_seconds, covered.end_seconds),
+            books.served(covered.start_seconds, covered.end_seconds),
+        )
         return tabulation.report(books.head().currency)
 
 
 def as_table(report: Report, width: int = 100, gpus: Mapping[str, object] = BY_GPU) -> str:
-    return table_text(report, BERLIN, BY_GPU if gpus else {}, notes(report, BERLIN, START, END), width)
+    return "".join(table_text(report, BERLIN, BY_GPU if gpus else {}, notes(report, BERLIN, START, END), width))
 
 
 # --------------------------------------------------------------------------------------------------------------- goldens
@@ -63,12 +65,34 @@ def test_the_table_by_gpu_and_component_is_the_golden_one(directory: Path) -> No
 
 
 def test_the_csv_is_the_golden_one(directory: Path) -> None:
-    golden("report/report.csv", csv_text(reported(directory), BERLIN, BY_GPU))
+    golden("report/report.csv", "".join(csv_text(reported(directory), BERLIN, BY_GPU)))
 
 
 def test_the_json_is_the_golden_one(directory: Path) -> None:
     report = reported(directory, "day,gpu,state")
-    golden("report/report.json", json_text(report, BERLIN, BY_GPU, notes(report, BERLIN, START, END)))
+    golden("report/report.json", "".join(json_text(report, BERLIN, BY_GPU, notes(report, BERLIN, START, END))))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ('=HYPERLINK("http://evil.example")', '\'=HYPERLINK("http://evil.example")'),
+        ("+1+2", "'+1+2"),
+        ("-1+cmd|' /C calc'!A0", "'-1+cmd|' /C calc'!A0"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "' =1"),
+        ("chat-=1", "chat-=1"),
+        ("-17.5", "-17.5"),
+    ],
+)
+def test_a_name_that_a_spreadsheet_would_run_is_text_and_numbers_stay_numbers(name: str, shown: str) -> None:
+    """The names of models and servers come from outside."""
+    tabulation = Tabulation(dimensions("server,model"), ALL, BERLIN)
+    amounts = Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 0.0}, credit=2.0)
+    tabulation.add([(START, PostingKey("g", name, name, State.ACTIVE), amounts)])
+    [row] = csv.DictReader(io.StringIO("".join(csv_text(tabulation.report("EUR"), BERLIN, {})), newline=""))
+    assert (row["server"], row["model"], row["cost_net"]) == (shown, shown, "-2.0")
 
 
 # ---------------------------------------------------------------------------------------------------------------- tables
@@ -87,7 +111,7 @@ def test_long_names_are_cut_and_many_components_share_a_column(directory: Path) 
         "GPU-1", "a-very-long-name-of-a-server", "an-even/longer-name-of-a-model-that-goes-on-and-on", State.ACTIVE
     )
     cost = {"energy": 9.0, **{rate.component: 1.0 + place for place, rate in enumerate(rates)}}
-    tabulation.add_rows([(START, key, Amounts(900.0, 3.6e6, 3.6e6, cost=cost))])
+    tabulation.add([(START, key, Amounts(900.0, 3.6e6, 3.6e6, cost=cost))])
     report = tabulation.report("EUR")
 
     text = as_table(report)
@@ -109,7 +133,7 @@ def with_workloads(by: str | None = None) -> Report:
         PostingKey("GPU-2", "", "", State.OTHER, notebook),
         PostingKey("GPU-2", "", "", State.IDLE),
     )
-    tabulation.add_rows((START, key, Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 1.0})) for key in keys)
+    tabulation.add((START, key, Amounts(900.0, 3.6e6, 3.6e6, cost={"energy": 1.0})) for key in keys)
     return tabulation.report("EUR")
 
 
@@ -124,7 +148,7 @@ def test_other_use_has_a_line_for_each_workload() -> None:
 
 
 def test_records_have_the_workload_and_its_kind() -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_text(with_workloads("workload"), BERLIN, BY_GPU))))
+    rows = list(csv.DictReader(io.StringIO("".join(csv_text(with_workloads("workload"), BERLIN, BY_GPU)))))
     assert [(row["workload"], row["workload_kind"], float(row["energy_gpu_kwh"])) for row in rows] == [
         ("", "", 2.0),
         ("4711", "slurm", 1.0),
@@ -139,7 +163,7 @@ def test_without_workloads_the_table_has_no_column_for_them(directory: Path) -> 
 
 def test_names_cannot_move_the_cursor() -> None:
     tabulation = Tabulation(DEFAULT, ALL, BERLIN)
-    tabulation.add_rows([(START, PostingKey("g", "bad\x1b[2J", "m", State.PARKED), Amounts(900.0))])
+    tabulation.add([(START, PostingKey("g", "bad\x1b[2J", "m", State.PARKED), Amounts(900.0))])
     assert "\x1b" not in as_table(tabulation.report("EUR"))
 
 
@@ -190,7 +214,7 @@ def test_by_component_energy_and_credit_stand_with_energy(directory: Path) -> No
 
 
 def test_idle_gpus_have_lines_of_their_own_at_the_end(directory: Path) -> None:
-    lines = reported(directory, "server").lines
+    lines = list(reported(directory, "server").lines)
     assert [line.server for line in lines] == ["chat", "code", ""]
     assert lines[-1].totals.amounts.seconds == END - START
     assert "(idle)" in as_table(reported(directory, "server,state"))
@@ -198,7 +222,7 @@ def test_idle_gpus_have_lines_of_their_own_at_the_end(directory: Path) -> None:
 
 
 def test_lines_stand_in_the_order_of_what_they_are_grouped_by(directory: Path) -> None:
-    lines = reported(directory, "server,hour").lines
+    lines = list(reported(directory, "server,hour").lines)
     assert [line.server for line in lines] == sorted((line.server for line in lines), key=lambda name: (not name, name))
     starts = [line.period.start_seconds for line in lines if line.server == "chat" and line.period]
     assert starts == sorted(starts)
@@ -220,7 +244,7 @@ def test_energy_without_a_price_is_reported_apart_and_not_as_free(directory: Pat
     after = Period(UNPRICED_FROM, END)
     amounts = reported(directory, "server", after).totals.amounts
     assert amounts.unpriced_joules == pytest.approx(amounts.facility_joules)
-    record = next(csv.DictReader(io.StringIO(csv_text(reported(directory, "server", after), BERLIN, BY_GPU))))
+    record = next(csv.DictReader(io.StringIO("".join(csv_text(reported(directory, "server", after), BERLIN, BY_GPU)))))
     assert float(record["energy_unpriced_kwh"]) == pytest.approx(float(record["energy_facility_kwh"]))
     assert record["cost_full_per_million_output_tokens"] == ""
     text = as_table(reported(directory, "server", after))
@@ -257,7 +281,7 @@ def test_books_without_a_tariff_have_no_cost_and_a_note(tmp_path: Path) -> None:
     text = as_table(report)
     assert "EUR" not in text
     assert "Nothing has a cost: neither `tariff` nor `costs` was configured" in text
-    document = json.loads(json_text(report, BERLIN, BY_GPU, []))
+    document = json.loads("".join(json_text(report, BERLIN, BY_GPU, [])))
     assert (document["currency"], document["totals"]["cost_net"]) == (None, None)
 
 
@@ -282,16 +306,16 @@ def test_energy_from_before_a_tariff_is_reported_apart_and_yields_no_cost_per_to
     kwh = before.totals.amounts.facility_joules / JOULES_PER_KWH
     assert whole.totals.untariffed_joules == pytest.approx(before.totals.amounts.facility_joules)
     assert (after.totals.untariffed_joules, whole.totals.amounts.unpriced_joules) == (0.0, 0.0)
-    chat = whole.lines[0].totals
+    chat = next(iter(whole.lines)).totals
     assert chat.per_million(chat.energy_cost, chat.tokens) is None
     assert chat.per_million(chat.net_cost, chat.tokens) is None
-    chat = after.lines[0].totals
+    chat = next(iter(after.lines)).totals
     assert chat.per_million(chat.net_cost, chat.tokens) is not None
 
     assert f"{figure(kwh)} kWh were used before a `tariff` was configured" in as_table(whole)
     assert "before a `tariff`" not in as_table(after)
     assert "before a `tariff`" not in as_table(before)
-    record = json.loads(json_text(whole, BERLIN, BY_GPU, []))["totals"]
+    record = json.loads("".join(json_text(whole, BERLIN, BY_GPU, [])))["totals"]
     assert record["energy_untariffed_kwh"] == pytest.approx(kwh)
     assert record["cost_full_per_million_tokens"] is None
 
@@ -299,7 +323,7 @@ def test_energy_from_before_a_tariff_is_reported_apart_and_yields_no_cost_per_to
 def test_ratios_are_those_of_the_sums(directory: Path) -> None:
     report = reported(directory, "server", Period(START, UNPRICED_FROM))
     chat = next(line.totals for line in report.lines if line.server == "chat")
-    record = next(csv.DictReader(io.StringIO(csv_text(report, BERLIN, BY_GPU))))
+    record = next(csv.DictReader(io.StringIO("".join(csv_text(report, BERLIN, BY_GPU)))))
     output, total = chat.output_tokens, chat.tokens
     assert math.isclose(float(record["output_tokens_per_joule_gpu"]), output / chat.amounts.joules)
     assert math.isclose(float(record["tokens_per_joule_facility"]), total / chat.amounts.facility_joules)
@@ -312,10 +336,10 @@ def test_ratios_are_those_of_the_sums(directory: Path) -> None:
 def test_other_work_and_several_bases_of_carbon_are_reported(directory: Path) -> None:
     tabulation = Tabulation(dimensions("server"), ALL, BERLIN)
     grams = {"average_lifecycle": 40.0, "marginal_direct": 90.0}
-    tabulation.add_rows([(START, PostingKey("g", "s", "m", State.ACTIVE), Amounts(900.0, emissions_grams=grams))])
-    tabulation.add_served([(START, "s", "m", Served(work={"audio_seconds": 12.5}))])
+    rows = [(START, PostingKey("g", "s", "m", State.ACTIVE), Amounts(900.0, emissions_grams=grams))]
+    tabulation.add(rows, [(START, "s", "m", Served(work={"audio_seconds": 12.5}))])
     report = tabulation.report("")
-    record = next(csv.DictReader(io.StringIO(csv_text(report, BERLIN, BY_GPU))))
+    record = next(csv.DictReader(io.StringIO("".join(csv_text(report, BERLIN, BY_GPU)))))
     assert (record["work_audio_seconds"], record["emissions_marginal_direct_grams"]) == ("12.5", "90.0")
     assert "The column of grams is average_lifecycle. By another basis: 90.0 g marginal_direct." in as_table(report)
 

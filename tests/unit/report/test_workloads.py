@@ -44,11 +44,10 @@ def report(by: Sequence[Dimension | Label]) -> Report:
     tabulation = Tabulation(by, DAY, UTC, owners=WORKLOADS)
     amounts = Amounts(seconds=900.0, joules=3.6e6, facility_joules=3.6e6, cost={"energy": 0.25})
     start = DAY.start_seconds
-    tabulation.add_rows((start, PostingKey("GPU-0", name, "m", State.ACTIVE), amounts) for name in TOKENS)
-    tabulation.add_rows([(start, PostingKey("GPU-1", "", "", State.IDLE), amounts)])
-    tabulation.add_served(
-        (start, name, "m", Served(tokens={TokenKind.OUTPUT: tokens})) for name, tokens in TOKENS.items()
-    )
+    rows = [(start, PostingKey("GPU-0", name, "m", State.ACTIVE), amounts) for name in TOKENS]
+    rows.append((start, PostingKey("GPU-1", "", "", State.IDLE), amounts))
+    served = [(start, name, "m", Served(tokens={TokenKind.OUTPUT: tokens})) for name, tokens in TOKENS.items()]
+    tabulation.add(rows, served)
     return tabulation.report("EUR")
 
 
@@ -68,7 +67,7 @@ def report(by: Sequence[Dimension | Label]) -> Report:
 )
 def test_tokens_are_summed_by_what_servers_belong_to(by: str, expected: dict[tuple[str, ...], float]):
     found = report(dimensions(by))
-    rows = list(csv.DictReader(io.StringIO(csv_text(found, UTC, {}))))
+    rows = list(csv.DictReader(io.StringIO("".join(csv_text(found, UTC, {})))))
     names = by.split(",")
     tokens: dict[tuple[str, ...], float] = {}
     for row in rows:
@@ -78,7 +77,7 @@ def test_tokens_are_summed_by_what_servers_belong_to(by: str, expected: dict[tup
     assert expected.items() <= tokens.items()
     assert sum(tokens.values()) == 31.0
     assert sum(float(row["energy_gpu_kwh"]) for row in rows) == 6.0
-    assert by.split(",", maxsplit=1)[0].upper() in table_text(found, UTC, {}, [], 100)
+    assert by.split(",", maxsplit=1)[0].upper() in "".join(table_text(found, UTC, {}, [], 100))
 
 
 def test_an_unknown_grouping_names_what_there_is():
@@ -87,7 +86,7 @@ def test_an_unknown_grouping_names_what_there_is():
 
 
 def test_a_charge_names_the_namespace_as_its_sub_account_and_the_labels_as_tags():
-    text = focus_text(report((Dimension.DAY, *LINES_BY)), {}, lambda _: DAY, Parties("us", "gpu-1"))
+    text = "".join(focus_text(report((Dimension.DAY, *LINES_BY)), {}, lambda _: DAY, Parties("us", "gpu-1")))
     charges = [row for row in csv.DictReader(io.StringIO(text)) if row["SkuId"] == "energy"]
     by_server = {json.loads(row["Tags"]).get("tpw/server", ""): row for row in charges}
 

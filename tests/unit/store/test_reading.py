@@ -20,6 +20,7 @@ from tpw.ledger.books import Books
 from tpw.store.files import FILE_NAME, StoreError
 from tpw.store.reading import BooksReader
 from tpw.store.sqlite import BooksFile
+from tpw.store.upkeep import back_up
 
 QUARTER = START + 7200.0
 
@@ -59,6 +60,40 @@ def test_a_daemon_goes_on_writing_and_what_is_read_is_of_one_tick(tmp_path: Path
     with BooksReader(tmp_path) as reader:
         assert reader.head().until_seconds == START + 79 * 300.0
     file.close()
+
+
+def test_a_copy_without_its_log_is_refused_and_one_with_it_is_read(tmp_path: Path) -> None:
+    """The log has the newest part: such a copy would show nothing, or less than was booked."""
+    live, copy = tmp_path / "live", tmp_path / "copy"
+    copy.mkdir()
+    file, books = BooksFile(live, lambda: START), Books()
+    with closing(file):
+        for at_once in range(2):
+            for tick in list(ticks())[at_once * 20 : (at_once + 1) * 20]:
+                books = file.save(advance(books, tick, POLICY))
+            (copy / FILE_NAME).write_bytes((live / FILE_NAME).read_bytes())
+            with pytest.raises(StoreError, match=r"without books\.sqlite-wal"):
+                BooksReader(copy)
+        wal = f"{FILE_NAME}-wal"
+        (copy / wal).write_bytes((live / wal).read_bytes())
+        with BooksReader(copy) as both, BooksReader(live) as original:
+            assert list(both.rows()) == list(original.rows())
+    with BooksReader(live) as books_at_rest:
+        rows = list(books_at_rest.rows())
+    (copy / wal).unlink()
+    (copy / FILE_NAME).write_bytes((live / FILE_NAME).read_bytes())
+    with BooksReader(copy) as complete:
+        assert list(complete.rows()) == rows
+
+
+def test_a_backup_of_books_in_use_is_complete(tmp_path: Path) -> None:
+    file = BooksFile(tmp_path, lambda: START)
+    with closing(file):
+        file.save(advance(Books(), next(ticks()), POLICY))
+        (tmp_path / "copy").mkdir()
+        back_up(tmp_path / FILE_NAME, tmp_path / "copy" / FILE_NAME)
+    with BooksReader(tmp_path / "copy") as books:
+        assert books.head().until_seconds == START
 
 
 def test_a_reader_takes_no_lock(tmp_path: Path) -> None:
