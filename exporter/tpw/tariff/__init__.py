@@ -63,8 +63,8 @@ class Layer(Calendar):
             ByKind({"table": "tpw.tariff.shares:ShareTable"}, "a table of shares", default="table", definition="share"),
             "a fraction such as 0.70, `rest`, or a mapping with a table of shares",
         ),
-        "Fraction of the consumption that the layer prices: a number, a table by interval, or `rest`, what the other layers"
-        " of `energy` leave.",
+        "Fraction of the consumption that the layer prices: a number, a table by interval, or `rest`, what the other shares"
+        " in `energy` leave. Those below 1 must add up to 1.",
         default=1.0,
     )
     factor: float = setting(

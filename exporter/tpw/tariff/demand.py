@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from math import floor, inf
 from typing import Protocol
 
-from tpw.tariff.months import BillingMonths
+from tpw.tariff.months import BillingMonths, whole_months
 
 
 class Hours(Protocol):
@@ -128,7 +128,7 @@ def close_windows(state: Demand, rules: DemandRules, until_seconds: float) -> De
     """The state when everything before ``until`` is known: past windows and months are closed."""
     if state.began_seconds is None:
         return state
-    state = _adopted(state, rules)
+    state = _shortened(_adopted(state, rules), rules, until_seconds)
     while True:
         state = _windows_closed(state, rules, min(until_seconds, state.month_end_seconds))
         if until_seconds < state.month_end_seconds:
@@ -147,6 +147,26 @@ def close_windows(state: Demand, rules: DemandRules, until_seconds: float) -> De
             peak_watts=0.0,
             peak_at_seconds=None,
         )
+
+
+def _shortened(state: Demand, rules: DemandRules, until_seconds: float) -> Demand:
+    """The state where a year or season gave way to a shorter time: what has accrued is closed, and the new time is charged
+    from here."""
+    if not state.month_start_seconds <= until_seconds < state.month_end_seconds:
+        return state
+    month, month_end = rules.months.bounds(until_seconds)
+    if whole_months(state.month_start_seconds, state.month_end_seconds) <= whole_months(month, month_end):
+        return state
+    state = _windows_closed(state, rules, until_seconds)
+    return replace(
+        state,
+        began_seconds=until_seconds,
+        closed_kw_months=kw_months(state, rules, until_seconds),
+        month_start_seconds=month,
+        month_end_seconds=month_end,
+        peak_watts=0.0,
+        peak_at_seconds=None,
+    )
 
 
 def after_clock_step(state: Demand, rules: DemandRules, now_seconds: float) -> Demand:
@@ -288,5 +308,5 @@ def kw_months(state: Demand, rules: DemandRules, now_seconds: float) -> float:
     length = state.month_end_seconds - state.month_start_seconds
     begun = max(state.month_start_seconds, state.began_seconds)
     elapsed = (min(now_seconds, state.month_end_seconds) - begun) / length
-    months = rules.months.length(state.month_start_seconds) * max(elapsed, 0.0)
+    months = whole_months(state.month_start_seconds, state.month_end_seconds) * max(elapsed, 0.0)
     return state.closed_kw_months + billed_kw(state, rules, now_seconds) * months

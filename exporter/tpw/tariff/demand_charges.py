@@ -113,6 +113,8 @@ class DemandCharge(Calendar):
             report(f"{path}.ratchet", f"has no effect with basis {self.basis}: remove it")
         if self.excess_price_per_kw_month is not None and self.committed_kw is None:
             report(f"{path}.excess_price_per_kw_month", "needs `committed_kw`")
+        if self.minimum_kw and self.committed_kw and self.minimum_kw > self.committed_kw:
+            report(f"{path}.minimum_kw", "is above committed_kw, which is billed at least anyway")
         if self.unit == "kVA" and self.power_factor is None:
             report(path, "unit kVA needs `power_factor`")
         if self.unit == "kW" and self.power_factor is not None:

@@ -17,6 +17,9 @@ from tpw.tariff.contract import Contract
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.spans import least_reliable, merged
 
+_TOLERANCE = 1e-6
+"""Of the sum of shares."""
+
 ENERGY = "energy"
 """The slot in which at least one layer applies at any time that has a price."""
 
@@ -146,20 +149,24 @@ class Layers:
     ) -> tuple[Part, ...]:
         """The parts of a moment; none where one that is needed is not known."""
         energy = [
-            share
+            (layer.terms.share, share)
             for layer, is_in_force, share in zip(self._layers, applies, shares, strict=True)
             if layer.slot == ENERGY and is_in_force
         ]
         if not energy or None in applies:
             return ()
-        rest = max(0.0, 1.0 - sum(share for share in energy if isinstance(share, float)))
+        # A layer with a share of 1 is on every kWh, such as a margin: it leaves what it finds to the others.
+        parts = [share for configured, share in energy if configured != 1.0]
+        rest = 1.0 - sum(share for share in parts if isinstance(share, float))
+        if rest < -_TOLERANCE or (parts and rest > _TOLERANCE and (None, None) not in energy):
+            return ()  # the shares of this moment do not add up
         result: list[Part] = []
         for layer, column, is_in_force, share in zip(self._layers, prices, applies, shares, strict=True):
             if not is_in_force:
                 continue
             if share is None and layer.terms.share is not None:
                 return ()  # a share that is not known
-            part = share if isinstance(share, float) else rest
+            part = share if isinstance(share, float) else max(0.0, rest)
             if part > 0.0:
                 price = column.at(start)
                 if price is None:

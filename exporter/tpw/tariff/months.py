@@ -14,6 +14,12 @@ from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
 ALL_MONTHS = frozenset(range(1, 13))
+_MEAN_MONTH_SECONDS = 86400.0 * 365.25 / 12.0
+
+
+def whole_months(start_seconds: float, end_seconds: float) -> int:
+    """The number of months in a period of whole months, 1 at least."""
+    return max(1, round((end_seconds - start_seconds) / _MEAN_MONTH_SECONDS))
 
 
 class BillingMonths:
@@ -48,10 +54,6 @@ class BillingMonths:
             start, end = self._midnight(first), self._midnight(first + self._length(first))
             self._last = (start, end)
         return start, end
-
-    def length(self, start_seconds: float) -> int:
-        """Number of months in the period that begins at ``start``."""
-        return 1 if self._starts == ALL_MONTHS else self._length(self._month(start_seconds))
 
     def calendar_month(self, start_seconds: float) -> int:
         """The calendar month, 1 to 12, in which a period begins."""

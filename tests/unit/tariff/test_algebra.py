@@ -82,6 +82,25 @@ def test_shares_by_interval_and_the_rest(tmp_path: Path) -> None:
     assert found == [pytest.approx(0.25 * 0.08 + 0.75 * 0.40), pytest.approx(0.08), pytest.approx(0.40), None]
 
 
+def test_a_margin_on_every_kwh_leaves_the_rest_as_it_is() -> None:
+    text = "energy: [{price_per_kwh: 0.062, share: 0.7}, {price_per_kwh: 0.1, share: rest}, {price_per_kwh: 0.002}]"
+    assert prices(text, "2026-07-01T12:00") == [pytest.approx(0.7 * 0.062 + 0.3 * 0.1 + 0.002)]
+
+
+@pytest.mark.parametrize("second", ["share: {file: b.csv, format: csv, time: time, value: s}", "share: 0.5"])
+def test_shares_that_do_not_add_up_are_no_price(tmp_path: Path, second: str) -> None:
+    for name, share in (("a", (0.5, 0.6, 0.4)), ("b", (0.5, 0.5, 0.5))):
+        rows = "".join(f"2026-07-01T{10 + number}:00+02:00,{value}\n" for number, value in enumerate(share))
+        (tmp_path / f"{name}.csv").write_text("time,s\n" + rows)
+    table = "share: {file: a.csv, format: csv, time: time, value: s}"
+    moments = ("2026-07-01T10:30", "2026-07-01T11:30", "2026-07-01T12:30")
+    text = f"energy: [{{price_per_kwh: 1, {table}}}, {{price_per_kwh: 2, {second}}}, {{price_per_kwh: 0.1}}]"
+    assert prices(text, *moments, path=str(tmp_path / "tpw.yaml")) == [pytest.approx(1.6), None, None]
+    with_rest = text.replace("{price_per_kwh: 0.1}", "{price_per_kwh: 3, share: rest}")
+    found = prices(with_rest, *moments, path=str(tmp_path / "tpw.yaml"))
+    assert found == [pytest.approx(1.5), None, pytest.approx(0.4 + 1.0 + 0.3)]
+
+
 def test_a_share_above_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("time,s\n2026-07-01T10:00+02:00,25\n2026-07-01T11:00+02:00,30\n")
     share = "{file: s.csv, format: csv, time: time, value: s}"
@@ -160,6 +179,7 @@ def test_listed_days_alone() -> None:
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, price_per_kw_year: 1}", "give one of"),
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, basis: season}", "season needs `months`"),
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, basis: year, ratchet: 0.8}", "has no effect"),
+        ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, committed_kw: 1, minimum_kw: 2}", "is above"),
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, unit: kVA}", "needs `power_factor`"),
         ("energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 1, excess_price_per_kw_month: 1}", "committed_kw"),
         (
@@ -202,6 +222,36 @@ def test_an_annual_peak_costs_its_price_whenever_it_was() -> None:
     again = bill(text, "2026-01-01", "2028-01-01", *loads, ("2027-03-01T09:00", 100.0))
     assert again == pytest.approx(150 * 180 + 100 * 180)
     assert bill("{price_per_kw_month: 15, basis: year}", "2026-01-01", "2027-01-01", *loads) == pytest.approx(27_000)
+
+
+def test_a_basis_that_changes_within_a_month_applies_from_the_next() -> None:
+    """November is billed by the month, though the year is the basis from the 15th; December by the rest of the year."""
+    by_month, by_year = (
+        tariff(f"energy: {{price_per_kwh: 0}}, demand: {{price_per_kw_month: 10, basis: {basis}}}").demand_rules()[0]
+        for basis in ("month", "year")
+    )
+    state = record(Demand(), by_month, at("2026-11-01"), at("2026-11-01T00:15"), 100_000.0 * 900)
+    state = close_windows(state, by_year, at("2026-11-15"))
+    assert kw_months(state, by_year, at("2026-12-01")) == pytest.approx(100)
+    state = close_windows(state, by_year, at("2026-12-02"))
+    state = record(state, by_year, at("2026-12-02"), at("2026-12-02T00:15"), 60_000.0 * 900)
+    end = kw_months(close_windows(state, by_year, at("2027-01-01")), by_year, at("2027-01-01"))
+    assert end == pytest.approx(100 + 60 * 12 * 31 / 365)
+
+
+def test_a_year_that_becomes_months_ends_with_the_change() -> None:
+    by_month, by_year = (
+        tariff(f"energy: {{price_per_kwh: 0}}, demand: {{price_per_kw_month: 10, basis: {basis}}}").demand_rules()[0]
+        for basis in ("month", "year")
+    )
+    state = record(Demand(), by_year, at("2026-01-01"), at("2026-01-01T00:15"), 100_000.0 * 900)
+    state = close_windows(state, by_year, at("2026-07-01"))
+    until_july = 12 * 100 * 181 / 365
+    assert kw_months(state, by_year, at("2026-07-01")) == pytest.approx(until_july, rel=1e-3)
+    state = close_windows(state, by_month, at("2026-07-01"))
+    state = record(state, by_month, at("2026-07-01"), at("2026-07-01T00:15"), 60_000.0 * 900)
+    state = close_windows(state, by_month, at("2026-08-02"))
+    assert kw_months(state, by_month, at("2026-08-01")) == pytest.approx(until_july + 60, rel=1e-3)
 
 
 def test_a_year_from_april() -> None:
