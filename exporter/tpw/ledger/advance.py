@@ -684,15 +684,16 @@ def _observed(
         return None
     if account.unread_since_seconds is not None or not account.gpus:
         return None
-    divisions = [gpus[uuid].division for uuid in account.gpus if uuid in gpus]
-    if len(divisions) < len(account.gpus) or any(one is None or one.method not in _INDEPENDENT for one in divisions):
-        return None
+    for uuid in account.gpus:
+        gpu = gpus.get(uuid)
+        if gpu is None or gpu.division is None or gpu.division.method not in _INDEPENDENT:
+            return None
     [model] = account.models
     read, made = account.tokens.get((model, TokenKind.INPUT)), account.tokens.get((model, TokenKind.OUTPUT))
     if read is None or made is None:
         return None
-    loads = [load.running for load in account.loads]
-    running = sum(load or 0.0 for load in loads) if loads and None not in loads else None
+    # Of one model, so of one load; unknown requests count as one.
+    running = account.loads[0].running if account.loads else None
     return Observed(model, joules, read, made, running, elapsed if account.active else 0.0)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import hypot, sqrt
+from typing import NamedTuple
 
 from tpw.ledger.replacing import replace
 from tpw.model import Phase
@@ -41,8 +42,7 @@ _PLACE = {pair: place for place, pair in enumerate(_PAIRS)}
 _NO_MOMENTS = (0.0,) * len(_PAIRS)
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """What a server has done up to a tick. All but ``running`` and ``seconds`` are counters."""
 
     model: str
@@ -56,8 +56,7 @@ class Observed:
     """Active time since the tick before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """The observation in progress: where its counters began, and what is added up."""
 
     start: Observed
