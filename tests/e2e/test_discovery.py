@@ -51,6 +51,28 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 '''
 
 
+LOADER = '''
+"""Named vllm: loads its model until a file is there, then serves a page."""
+import pathlib, sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+*_, port, page, ready = sys.argv
+while not pathlib.Path(ready).exists():
+    time.sleep(0.05)
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(pathlib.Path(page).read_bytes() if self.path == "/metrics" else b"{}")
+
+    def log_message(self, *what):
+        pass
+
+HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+'''
+
+
 @pytest.fixture
 def nvml(tmp_path: Path) -> Iterator[FakeNvml]:
     """Four GPUs at 100 W without processes."""
@@ -94,6 +116,37 @@ def busy_joules(metrics: Page, gpu: str) -> float:
     """What was not booked as idle."""
     states = ("active", "parked")
     return sum(metrics.sum("tpw_gpu_state_energy_joules_total", gpu=gpu, state=state) for state in states)
+
+
+def test_a_server_that_loads_its_model_is_starting_under_the_name_it_will_have(
+    exporter: Callable[..., Exporter], start: Callable[..., Child], nvml: FakeNvml, tmp_path: Path
+) -> None:
+    program, ready, port = tmp_path / "vllm", tmp_path / "ready", free_port()
+    program.write_text(LOADER)
+    capture = Path(__file__).parents[1] / "captures" / "servers" / "vllm-0.32.0-start.txt"
+    daemon = exporter(environment=nvml.env())
+    wait_until(lambda: page(daemon).sum("tpw_gpu_energy_joules_total", gpu="3") > 0.0, "a reading", timeout=30)
+
+    loading = start("vllm", str(program), "serve", "m", "--port", str(port), str(capture), str(ready))
+    nvml.processes(3, [loading.pid])
+    nvml.memory(3, 40 * 2**30)
+
+    def starting() -> float:
+        return page(daemon).sum("tpw_server_energy_joules_total", server=f"vllm-{port}", state="starting")
+
+    wait_until(lambda: starting() > 200.0, "two seconds of loading", timeout=30)
+    assert page(daemon).sum("tpw_gpu_state_energy_joules_total", gpu="3", state="starting") > 0.0
+    ready.touch()
+    name = f"vllm-{port}"
+    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], "it is read", timeout=40)
+    loaded = starting()
+    wait_until(
+        lambda: page(daemon).sum("tpw_server_energy_joules_total", server=name, state="parked") > 100.0,
+        "it is parked",
+        timeout=30,
+    )
+    assert starting() <= loaded + 200.0
+    assert owned(page(daemon), name) == {"3"}
 
 
 def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goes_without_a_trace(

@@ -150,5 +150,6 @@ def test_the_energy_of_a_start_is_its_server_s_from_the_scan_to_the_first_page(f
         reading = AcceleratorReading((GPU,), (sample,))
         books = advance(books, Tick(Instant(at, wall), reading, (), outcomes, found, owners.occupants), Policy())
     joules = {(key.server, key.state): amounts.joules for key, amounts in books.postings.items()}
+    assert joules[("", State.OTHER)] == pytest.approx(9 * 300.0)
     assert joules[("vllm-8000", State.STARTING)] == pytest.approx(31 * 300.0)
     assert joules[("vllm-8000", State.PARKED)] == pytest.approx(20 * 300.0)
