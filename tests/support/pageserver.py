@@ -52,13 +52,21 @@ class PageServer:
     tls: ssl.SSLContext | None = None
     drips_from: bytes | None = None
     """After these bytes of an answer, one byte is sent every 20 ms: b"" drips the whole answer."""
+    unix: str = ""
+    """Path of a Unix socket to listen on instead."""
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        if self.unix:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self.unix)
+            self._listener.listen()
+            self.url = f"unix:{self.unix}"
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.port = self._listener.getsockname()[1]
+            self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]

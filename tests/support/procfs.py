@@ -30,6 +30,7 @@ class FakeProcFs:
         self._tables: dict[str, list[Tcp]] = {"host": []}
         self._addresses: dict[str, tuple[str, ...]] = {"host": ("10.0.0.1",)}
         self._networks: dict[str, str] = {"self": "host"}
+        self._unix: dict[str, dict[str, int]] = {}
         (root / "self").mkdir()
         self._write("self")
 
@@ -76,6 +77,11 @@ class FakeProcFs:
             if network == name:
                 self._write(pid)
 
+    def unix_sockets(self, name: str, sockets: dict[str, int]) -> None:
+        """Set the listening Unix sockets of a namespace: inode by path."""
+        self._unix[name] = sockets
+        self.network(name, self._addresses.get(name, ()), self._tables.get(name, []))
+
     def end(self, pid: int) -> None:
         """A process that is gone."""
         folder = self.root / str(pid)
@@ -111,6 +117,12 @@ class FakeProcFs:
                 four += line
             else:
                 six += line
+        unix = [f"0000000000000000: 00000003 00000000 00000000 0001 03 {900 + n}\n" for n in range(2)]
+        unix += [
+            f"0000000000000000: 00000002 00000000 00010000 0001 01 {inode} {path}\n"
+            for path, inode in self._unix.get(network, {}).items()
+        ]
+        (net / "unix").write_text("Num       RefCount Protocol Flags    Type St Inode Path\n" + "".join(unix))
         (net / "tcp").write_text(four)
         (net / "tcp6").write_text(six)
         trie = "".join(

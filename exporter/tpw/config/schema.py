@@ -14,7 +14,7 @@ from tpw.carbon import CARBON, CarbonSettings
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
 from tpw.settings.scalars import choice, number, switch, text, whole_number
 from tpw.settings.shapes import FilePath, FreeMapping, ListOf, MapOf, OrMapping, Section, setting
-from tpw.settings.values import duration, http_url, listen_address
+from tpw.settings.values import duration, http_url, listen_address, server_url
 from tpw.tariff.costs import Costs, PeriodBudget, ReferencePrice
 from tpw.tariff.settings import Tariff
 
@@ -175,9 +175,9 @@ class Server:
 
     name: str = setting(text("a name"), "Name of the server, the label `server`. Unique.")
     url: str | None = setting(
-        http_url(),
+        server_url(),
         "Base address, such as http://127.0.0.1:8000, to which the engine's metrics path is added; or the address of the"
-        " metrics page.",
+        " metrics page. unix:/run/server.sock is a Unix socket, unix:/run/server.sock:/metrics a page there.",
         default=None,
         default_words="none: ranks of a server on another node",
     )

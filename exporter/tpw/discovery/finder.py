@@ -269,6 +269,7 @@ class ServerFinder:
         if not likely and engines and len({one.port for one in held}) == 1:
             likely = held
         others = [one for one in held if one not in likely][:_GUESSES] if engines else []
+        likely = [*likely, *(self._sockets.unix_named(process) if engines else ())]
         return [_Candidate(process, one, engines) for one in likely] + [
             _Candidate(process, one, engines, is_guess=True) for one in others
         ]
@@ -289,8 +290,8 @@ class ServerFinder:
             if refusal.problem:
                 self._report(refusal.problem)
             return None
-        hosts = self._sockets.hosts_for(candidate.listener, process.pid)
-        if not hosts:
+        urls = self._sockets.urls_for(candidate.listener, process.pid)
+        if not urls:
             if candidate.engines:
                 self._report(
                     f"{process.comm} (pid {process.pid}) listens on {candidate.listener.address}:{port} of another network"
@@ -298,20 +299,19 @@ class ServerFinder:
                     " the exporter in that network namespace"
                 )
             return None
-        host = hosts[0]
-        url = f"http://{host}:{port}"
+        url = urls[0]
         dialect: Engine | None
         if self._probe is None:
             dialect = candidate.engines[0] if len(candidate.engines) == 1 else None
         else:
             dialect = None
-            for host in hosts:
-                url = f"http://{host}:{port}"
+            for address in urls:
                 try:
-                    dialect, url = self._probe_at(url, candidate, tls=host == hosts[-1])
+                    dialect, url = self._probe_at(address, candidate, tls=address == urls[-1])
                     break
                 except SourceError as failure:
-                    if failure.reason is Reason.UNREACHABLE and host != hosts[-1]:
+                    url = address
+                    if failure.reason is Reason.UNREACHABLE and address != urls[-1]:
                         continue
                     self._refuse(candidate, url, failure)
                     return None
@@ -332,7 +332,7 @@ class ServerFinder:
         try:
             return self._probe(url, self._dialects, candidate.engines), url
         except SourceError as plain:
-            if not tls or plain.reason not in _PERHAPS_TLS:
+            if not tls or plain.reason not in _PERHAPS_TLS or candidate.listener.path:
                 raise
             secure = url.replace("http:", "https:", 1)
             try:
@@ -350,10 +350,18 @@ class ServerFinder:
             engine = _OLLAMA if parent.comm == _OLLAMA else engine
         else:
             model = ""
-        return self._named(table, process.pid, engine, candidate.listener.port, names, model)
+        listener = candidate.listener
+        place = listener.path.rpartition("/")[2].removesuffix(".sock") or listener.port
+        return self._named(table, process.pid, engine, place, names, model)
 
     def _named(
-        self, table: ProcessTable, pid: int, engine: str, port: int | None, names: Collection[str], model: str = ""
+        self,
+        table: ProcessTable,
+        pid: int,
+        engine: str,
+        port: int | str | None,
+        names: Collection[str],
+        model: str = "",
     ) -> str:
         owner = self._identify(pid)
         is_alone = len(self._engine_containers(table, owner)) < 2

@@ -27,6 +27,8 @@ class Place(StrEnum):
 
 def is_loopback(url: str) -> bool:
     """Whether an address is of this host in any case."""
+    if url.startswith("unix:"):
+        return True
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -23,6 +23,9 @@ from pathlib import Path
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LISTEN = b"0A"
+_ACCEPTS = 0x10000
+"""Flag of a listening Unix socket: __SO_ACCEPTCON of the kernel."""
+_NOWHERE = ipaddress.IPv4Address(0)
 _INTERPRETERS = ("python", "pypy")
 
 
@@ -43,12 +46,13 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One listening TCP socket."""
+    """One listening TCP socket, or a Unix socket with its path, no address and no port."""
 
     address: Address
     port: int
     inode: int
     uid: int
+    path: str = ""
 
 
 class ProcFs:
@@ -112,6 +116,16 @@ class ProcFs:
     def listeners(self, pid: int | str = "self") -> list[Listener]:
         """All listening TCP sockets of a process's network namespace, of any process."""
         return [*self._table(pid, "tcp"), *self._table(pid, "tcp6")]
+
+    def unix_listeners(self, pid: int | str = "self") -> list[Listener]:
+        """All listening Unix sockets with a path, of a process's network namespace. Their user is unknown."""
+        found = []
+        for line in self._read(str(pid), "net", "unix").splitlines()[1:]:
+            # "address: count protocol flags type state inode path" where the path may have blanks.
+            fields = line.split(None, 7)
+            if len(fields) == 8 and int(fields[3], 16) & _ACCEPTS and fields[7].startswith(b"/"):
+                found.append(Listener(_NOWHERE, 0, int(fields[6]), 0, fields[7].decode("utf-8", "replace")))
+        return found
 
     def addresses(self, pid: int | str = "self") -> frozenset[Address]:
         """Interface addresses of a process's network namespace, without loopback and link-local."""

@@ -10,7 +10,7 @@ from tpw.model import ServerWorkload, WorkloadKind, label_text, replica_name
 def server_name(
     owner: ServerWorkload,
     engine: str,
-    port: int | None,
+    port: int | str | None,
     taken: Collection[str],
     *,
     model: str = "",
@@ -27,7 +27,7 @@ def server_name(
     Args:
         owner: to whom its process belongs.
         engine: name of the engine.
-        port: where it listens.
+        port: where it listens: its port, or the name of its Unix socket.
         taken: names of the other servers of this node.
         model: the model, for a server that another one starts for it.
         is_alone: whether only one container of its pod serves.

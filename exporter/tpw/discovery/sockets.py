@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from tpw.discovery.placement import Place
 from tpw.discovery.procfs import Address, Listener, Process, ProcFs
 from tpw.discovery.table import ProcessTable
 from tpw.discovery.workload import parse
+from tpw.http.messages import UNIX, socket_of
 
 _RESOLVED_FOR_SECONDS = 300.0
+_IN_CONTAINER = re.compile(r".*/(\d+)/root(/.+)")
 _LOOPBACK = frozenset((ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")))
 
 Resolve = Callable[[str], Iterable[str]]
@@ -85,6 +88,8 @@ class SocketFinder:
     def place(self, url: str, table: ProcessTable) -> Place:
         """Whether an address is of this node, or of a container on it. A host name with several addresses is of this node
         if all of them are: else it names servers of several nodes."""
+        if url.startswith(UNIX):
+            return Place.HERE
         addresses = {one for one in self._addresses_of(urlsplit(url).hostname or "") if not one.is_link_local}
         if not addresses:
             return Place.UNKNOWN
@@ -95,7 +100,16 @@ class SocketFinder:
             return Place.HERE
         return Place.ELSEWHERE if table.shows_host() else Place.UNKNOWN
 
+    def unix_named(self, process: Process) -> list[Listener]:
+        """Listening Unix sockets that a process names on its command line. Engines have others, for their own use."""
+        words = [word.partition("=")[2] or word for word in process.argv]
+        if not any(word.startswith("/") for word in words) or not any(map(_names_socket, process.argv)):
+            return []
+        return [one for one in self._fs.unix_listeners(process.pid) if one.path in words]
+
     def _found_at(self, url: str, table: ProcessTable) -> list[HeldSocket] | None:
+        if url.startswith(UNIX):
+            return self._unix_at(url, table)
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         addresses = self._addresses_of(parts.hostname or "")
@@ -107,6 +121,15 @@ class SocketFinder:
             elsewhere = self._elsewhere(None, port, table)
             return elsewhere if len({one.through for one in elsewhere}) == 1 else []
         return self._elsewhere(addresses, port, table) or None
+
+    def _unix_at(self, url: str, table: ProcessTable) -> list[HeldSocket]:
+        """The sockets with the path of an address; one in a container is named through a process of it."""
+        path = socket_of(url)[0]
+        inside = _IN_CONTAINER.fullmatch(path) if path.startswith(self._fs.root) else None
+        through: int | str = int(inside[1]) if inside else "self"
+        matching = [one for one in self._fs.unix_listeners(through) if one.path == (inside[2] if inside else path)]
+        found = self._searched({one.inode for one in matching}, table)
+        return [HeldSocket(one, through, found.get(one.inode) or _first_naming(one, table)) for one in matching]
 
     def listeners(self, through: int | str = "self") -> list[Listener]:
         """All listening sockets of a process's network namespace, read once per scan: the kernel walks all its hash
@@ -137,9 +160,15 @@ class SocketFinder:
             self._own_inodes = frozenset(one.inode for one in self.listeners())
         return listener.inode in self._own_inodes
 
-    def hosts_for(self, listener: Listener, pid: int) -> tuple[str, ...]:
-        """Host parts of URLs that reach a socket from here, the likeliest first; none if it listens on the loopback of
-        another namespace. Two for a socket on ``::``, which may accept IPv4 or not."""
+    def urls_for(self, listener: Listener, pid: int) -> tuple[str, ...]:
+        """Addresses that reach a socket from here, the likeliest first; none if it listens on the loopback of another
+        namespace. Two for a socket on ``::``, which may accept IPv4 or not."""
+        if listener.path:
+            is_ours = self._fs.network(pid) == self._fs.network()
+            return (f"{UNIX}{listener.path}" if is_ours else f"{UNIX}{self._fs.root}/{pid}/root{listener.path}",)
+        return tuple(f"http://{host}:{listener.port}" for host in self._hosts_for(listener, pid))
+
+    def _hosts_for(self, listener: Listener, pid: int) -> tuple[str, ...]:
         address = listener.address
         if not address.is_unspecified:
             return () if address.is_loopback and not self.is_ours(listener) else (_text(address),)
@@ -264,6 +293,17 @@ def proxy_target(argv: Sequence[str]) -> tuple[Address, int] | None:
         return address, int(argv[argv.index("-container-port") + 1])
     except (ValueError, IndexError):
         return None
+
+
+def _first_naming(listener: Listener, table: ProcessTable) -> tuple[int, ...]:
+    """The oldest process that names the path of a socket: that holds it, if open files cannot be read."""
+    pids = [pid for pid in table if any(word.endswith(listener.path) for word in table[pid].argv)]
+    return tuple(sorted(pids, key=lambda pid: table[pid].started_ticks)[:1])
+
+
+def _names_socket(word: str) -> bool:
+    """Whether a word of a command line is about a Unix socket: uvicorn's ``--uds``, a path of llama-server's ``--host``."""
+    return word.startswith("--uds") or word.endswith(".sock")
 
 
 def _text(address: Address) -> str:

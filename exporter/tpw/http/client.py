@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tpw import __version__
-from tpw.http.messages import MAX_BYTES, Answer, address_of, status_error
+from tpw.http.messages import MAX_BYTES, UNIX, Answer, address_of, socket_of, status_error
 from tpw.http.response import Response
 from tpw.http.secrets import basic, read_headers
 from tpw.model import Reason, SourceError
@@ -71,10 +71,10 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address of http or https, taken apart."""
+    """An address of http, https or a Unix socket, taken apart."""
 
     server: tuple[str, str, int]
-    """Scheme, host and port, as they are compared."""
+    """Scheme, host and port, as they are compared; ``unix``, the path of the socket and 0."""
     netloc: str
     """Host and port as they are written, without a user."""
     target: str
@@ -83,6 +83,9 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """Raises ValueError for another scheme, no host, or a port that is not a number."""
+        if url.startswith(UNIX):
+            path, target = socket_of(url)
+            return cls(("unix", path, 0), "localhost", quote(target, safe=_SAFE))
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ValueError(f"{address_of(url)!r} is not an http or https address")
@@ -92,8 +95,8 @@ class Address:
 
     @property
     def origin(self) -> str:
-        """``scheme://host:port``."""
-        return f"{self.server[0]}://{self.netloc}"
+        """``scheme://host:port``, or ``unix:/path:``."""
+        return f"{UNIX}{self.server[1]}:" if self.server[0] == "unix" else f"{self.server[0]}://{self.netloc}"
 
 
 class RedirectError(SourceError):
@@ -130,11 +133,23 @@ def open_tcp(host: str, port: int, left: Left) -> socket.socket:
     raise failure
 
 
+def open_unix(path: str, left: Left) -> socket.socket:
+    """A connection to a Unix socket. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(left())
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Client:
     """One server, connected to as needed and kept open between requests. For one thread at a time.
 
     Args:
-        url: ``http://host:port/path?query``; what is requested where a request names no target.
+        url: ``http://host:port/path?query``, or ``unix:/path``; what is requested where a request names no target.
         timeout_seconds: for a whole exchange: connecting, TLS, redirects, head and body.
         max_bytes: largest body, before and after decompression.
         headers_file: see :func:`tpw.http.secrets.read_headers`; read at every connect and after every 401 or 403.
@@ -161,7 +176,7 @@ class Client:
     ) -> None:
         self.address = Address.parse(url)
         self.origin = self.address.origin
-        self.prefix = urlsplit(url).path.rstrip("/")
+        self.prefix = self.address.target.partition("?")[0].rstrip("/")
         self.connects = 0
         """Connections opened so far. Behind a new one there may be a new process."""
         self._timeout_seconds = timeout_seconds
@@ -305,7 +320,10 @@ class Client:
         if proxy is not None and proxy.username:
             [(name, value)] = basic(unquote(proxy.username), unquote(proxy.password or "")).items()
             login = {f"Proxy-{name}": value}
-        sock = self._sock = self._open_socket(*self._via, left)
+        if self.address.server[0] == "unix":
+            sock = self._sock = open_unix(self.address.server[1], left)
+        else:
+            sock = self._sock = self._open_socket(*self._via, left)
         sock.settimeout(left())
         if proxy is not None and context is not None:
             server = self.address.netloc if urlsplit(self.origin).port else f"{self.address.netloc}:443"
@@ -355,9 +373,10 @@ class Client:
         # http.client decodes headers as Latin-1; servers that send more than ASCII send UTF-8.
         url = location.encode("latin-1", "replace").decode("utf-8", "replace")
         try:
-            url = urljoin(self.origin + target, url)
+            origin = "http://localhost" if self.address.server[0] == "unix" else self.origin
+            url = urljoin(origin + target, url)
             address = Address.parse(url)
-            if address.server == self.address.server:
+            if address.server == self.address.server or address.origin == origin != self.origin:
                 return address.target
         except ValueError:  # not an address of http, or a port that is not a number
             pass

@@ -72,8 +72,23 @@ Fetch = Callable[[Request], Answer]
 """Sends a request to any address and returns the answer, whatever its status. Raises SourceError where there is none."""
 
 
+UNIX = "unix:"
+"""Beginning of the address of a Unix socket: ``unix:/run/server.sock``, or ``unix:/run/server.sock:/metrics`` with what is
+requested there, as nginx writes them."""
+
+
+def socket_of(url: str) -> tuple[str, str]:
+    """Path of the Unix socket of an address, and what is requested there. Raises ValueError."""
+    path, separator, target = url.removeprefix(UNIX).partition(":/")
+    if not url.startswith(UNIX) or not path.startswith("/") or "\0" in path:
+        raise ValueError(f"{url!r} is not the address of a Unix socket")
+    return path, "/" + target if separator else "/"
+
+
 def address_of(url: str) -> str:
     """A URL without user, query and fragment."""
+    if url.startswith(UNIX):
+        return url.partition("?")[0]
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -85,6 +85,21 @@ def http_url() -> Scalar:
     return Scalar("an http or https address", parse, {"type": "string", "pattern": "^https?://[^\\s@]+$"})
 
 
+def server_url() -> Scalar:
+    """An http or https address without secrets, or a Unix socket."""
+    http = http_url()
+
+    def parse(value: str) -> str:
+        if not value.startswith("unix:"):
+            return str(http.parse(value))
+        if not re.fullmatch(r"unix:/[^\s:]+(:/\S*)?", value):
+            raise ValueError(f"`{shortened(value)}` should be a path such as unix:/run/server.sock")
+        return value
+
+    pattern = r"^(https?://[^\s@]+|unix:/[^\s:]+(:/\S*)?)$"
+    return Scalar("an http or https address, or unix:/PATH", parse, {"type": "string", "pattern": pattern})
+
+
 def listen_address() -> Scalar:
     """host:port to listen on; the host is optional."""
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tpw.http.client import Client, Tls
 from tpw.http.messages import Answer, json_of
@@ -71,11 +70,11 @@ class ScrapeSource:
         dialects: Sequence[Dialect] = DIALECTS,
         paths: Sequence[str] = KNOWN_PATHS,
     ) -> None:
-        parts = urlsplit(url)
         self.name = name
         self.url = url
         self._client = Client(url, clock=clock, max_bytes=max_bytes, headers_file=headers_file, tls=tls)
-        self._path = self._client.address.target if parts.path not in ("", "/") or parts.query else ""
+        target = self._client.address.target
+        self._path = "" if target == "/" else target
         self._target = ""
         """The path that answered last, after redirects; "" if none did."""
         self._dialect = dialect

@@ -17,6 +17,7 @@ from support.pageserver import PageServer, answer, pages
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
 from tpw.discovery.finder import FoundServer
 from tpw.discovery.ownership import held_by
+from tpw.discovery.placement import Place
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.scan import scan_host
@@ -151,6 +152,40 @@ def test_the_process_of_a_server_is_its_oldest_listener(fake: FakeProcFs):
     fake.process(300, "vllm serve m", sockets=(501,), started=20 * TICKS)
     fake.process(299, "worker", sockets=(501,), parent=300, started=30 * TICKS)
     assert host_of(fake).process_at(url_of(8000)) == OsProcess(300, BOOT_SECONDS + 20.0)
+
+
+def test_a_server_that_listens_on_a_unix_socket_only_is_found(fake: FakeProcFs):
+    """vLLM's ``--uds``; its sockets between processes are not probed."""
+    fake.unix_sockets("host", {"/run/chat.sock": 501, "/tmp/engine-7": 502, "@abstract": 503})
+    fake.process(100, "vllm serve m --uds /run/chat.sock", sockets=(501, 502))
+    probe = Probe(**{"unix:/run/chat.sock": VLLM})
+    host = host_of(fake, probe=probe)
+    assert [(one.name, one.url, one.pid) for one in host.find_servers({})] == [
+        ("vllm-chat", "unix:/run/chat.sock", 100)
+    ]
+    assert host.listener_pids("unix:/run/chat.sock") == {100}
+    assert host.listener_pids("unix:/run/other.sock") == frozenset()
+    assert host.place("unix:/run/chat.sock") is Place.HERE
+    assert probe.probed == ["unix:/run/chat.sock"]
+
+
+def test_a_unix_socket_in_a_container_is_read_through_its_root(fake: FakeProcFs):
+    fake.unix_sockets("pod", {"/run/x.sock": 501})
+    fake.process(100, "llama-server --host /run/x.sock", sockets=(501,), network="pod")
+    fake.unix_sockets("pod", {"/run/x.sock": 501})
+    url = f"unix:{fake.root}/100/root/run/x.sock"
+    probe = Probe()
+    probe.results[url] = LLAMACPP
+    host = host_of(fake, probe=probe)
+    assert [one.url for one in host.find_servers({})] == [url]
+    assert host.listener_pids(url) == {100}
+
+
+def test_the_holder_of_a_unix_socket_is_the_process_that_names_it_where_open_files_cannot_be_read(fake: FakeProcFs):
+    fake.unix_sockets("host", {"/run/chat.sock": 501})
+    fake.process(100, "vllm serve m --uds=/run/chat.sock", started=10)
+    fake.process(101, "python worker --uds=/run/chat.sock", started=20)
+    assert host_of(fake).listener_pids("unix:/run/chat.sock") == {100}
 
 
 # ------------------------------------------------------------------------------------------------------------------ trees

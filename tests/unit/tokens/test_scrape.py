@@ -676,3 +676,27 @@ def test_of_several_failures_the_most_informative_one_is_reported():
     with PageServer(pages({"/v1/metrics": off})) as server:
         failure = failure_of(ScrapeSource("chat", server.url))
     assert (failure.reason, failure.detail) == (Reason.DISABLED, f"{server.url}/v1/metrics: HTTP 501")
+
+
+@pytest.mark.parametrize("page", ["", ":/metrics"])
+def test_a_server_on_a_unix_socket_is_read(tmp_path: Path, page: str):
+    with PageServer(pages({"/metrics": answer(VLLM_PAGE), "/version": VERSION}), unix=f"{tmp_path}/x.sock") as server:
+        source = ScrapeSource("chat", server.url + page)
+        reading = source.read()
+        source.close()
+    assert (reading.engine, reading.version) == ("vllm", "0.32.0")
+    assert reading.address == f"unix:{tmp_path}/x.sock{page or ':'}"
+
+
+def test_a_redirect_on_a_unix_socket_is_followed_within_it(tmp_path: Path):
+    moved = answer("", status=307, headers={"Location": "/metrics/"})
+    with PageServer(pages({"/metrics": moved, "/metrics/": answer(VLLM_PAGE)}), unix=f"{tmp_path}/x.sock") as server:
+        source = ScrapeSource("chat", server.url)
+        assert source.read().engine == "vllm"
+        source.close()
+
+
+def test_a_unix_socket_that_nobody_listens_on_is_unreachable(tmp_path: Path):
+    failure = failure_of(ScrapeSource("chat", f"unix:{tmp_path}/x.sock"))
+    assert failure.reason is Reason.UNREACHABLE
+    assert f"unix:{tmp_path}/x.sock:/" in failure.detail
