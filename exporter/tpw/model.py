@@ -726,6 +726,14 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedEmissions:
+    """Grams of CO2 equivalent that do not depend on the moment, each as (basis, grams)."""
+
+    per_kwh: tuple[tuple[str, float], ...] = ()
+    per_gpu_hour: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StandingCharge:
     """A cost of the contract independent of use: fixed charges, contracted power. For the whole exporter."""
 

@@ -316,7 +316,8 @@ def _carbon(page: Dashboard) -> None:
             tile(
                 "CO2 equivalent",
                 "Emissions of the facility energy of all GPUs in the time range, idle ones included, and the current "
-                "intensity of the grid. By basis: average or marginal, direct or life-cycle.",
+                "intensity of the grid. By basis: average or marginal, direct or life-cycle; by the supplier's contract "
+                "(market_based); of making the GPUs (embodied).",
                 Query(
                     "sum by (basis) (increase(tpw_gpu_state_emissions_grams_total[$__range]))",
                     "{{basis}}",
@@ -332,9 +333,10 @@ def _carbon(page: Dashboard) -> None:
         (
             curve(
                 "CO2 equivalent per hour, by state",
-                "Emission rate of all GPUs by state over the last five minutes. Parked and idle GPUs generate no tokens.",
+                "Emission rate of all GPUs by state over the last five minutes, without the market-based one, which is "
+                "another measure of the same energy. Parked and idle GPUs generate no tokens.",
                 Query(
-                    "3600 * sum by (state, basis) (node:tpw_gpu_state_emissions_grams:rate5m)",
+                    '3600 * sum by (state, basis) (node:tpw_gpu_state_emissions_grams:rate5m{basis!="market_based"})',
                     "{{state}}, {{basis}}",
                 ),
                 unit="massg",
@@ -353,7 +355,7 @@ def _carbon(page: Dashboard) -> None:
                 Query(
                     f"1e6 * sum by ({by}) (increase(tpw_server_emissions_grams_total[$__range]))"
                     f" / on (server, model) group_left () ({queries.tokens_in('$__range', 'server, model')} > 0)",
-                    "{{server}} {{model}}",
+                    "{{server}} {{model}} {{basis}}",
                     instant=True,
                     unfiltered=("instance",),
                 ),

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, Stretch, flat, play, stretches, ticks
 from support.examples import examples
+from tpw.config import load
+from tpw.daemon.pricing import Feeds, policy
 from tpw.ledger.advance import advance
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import ROW_SECONDS, Books
@@ -33,6 +35,7 @@ from tpw.model import (
     StandingCharge,
     TokenKind,
 )
+from tpw.polling import SourceHealth
 from tpw.tariff.curve import PriceCurve
 from tpw.tariff.demand import DemandRules, kw_months, peak_watts
 from tpw.tariff.flat import Flat
@@ -374,6 +377,29 @@ def test_energy_without_a_price_is_priced_when_the_price_arrives() -> None:
     assert posting.unpriced_joules == pytest.approx(500.0 * 3600), "what was unpriced is a counter: it stays"
     assert unpriced_since(priced) == start + 1800
     assert summed_rows(priced)[next(iter(priced.postings))].cost == pytest.approx(posting.cost)
+
+
+def test_the_software_carbon_intensity_can_be_recomputed_by_hand() -> None:
+    """(E x I + M) per R: an hour of one GPU at 500 W, PUE 1.2, 380 g/kWh, 42 g/kWh by contract, 30 g per GPU hour."""
+    config = load(
+        "carbon: {kind: static, grams_per_kwh: 380, basis: average_lifecycle}\n"
+        "emissions: {market_grams_per_kwh: 42, embodied_grams_per_gpu_hour: 30}\n"
+        "facility: {pue: 1.2, host_share: false}\n"
+    )
+    start = START_WALL // ROW_SECONDS * ROW_SECONDS
+    feeds = Feeds(config, lambda name: SourceHealth(name, clock=float, wall=float), lambda: start)
+    books = play(quarter_hours(4), policy(config, feeds.read_all(start)))[-1]
+    [posting] = books.postings.values()
+    kwh = 0.5 * 1.2
+    assert posting.emissions_grams == pytest.approx(
+        {"average_lifecycle": kwh * 380.0, "market_based": kwh * 42.0, "embodied": 30.0}
+    )
+    assert summed_rows(books)[next(iter(books.postings))].emissions_grams == pytest.approx(posting.emissions_grams)
+
+
+def test_emissions_that_are_not_configured_are_not_counted() -> None:
+    [posting] = play(quarter_hours(1), LATE_TARIFF)[-1].postings.values()
+    assert posting.emissions_grams == {}
 
 
 def test_energy_of_a_preliminary_price_is_booked_at_its_own_price_when_that_is_published() -> None:

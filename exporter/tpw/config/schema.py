@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpw.carbon import CARBON, CarbonSettings
+from tpw.carbon.emissions import Emissions
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
 from tpw.settings.scalars import choice, number, switch, text, whole_number
 from tpw.settings.shapes import FilePath, FreeMapping, ListOf, MapOf, OrMapping, Section, setting
@@ -447,6 +448,7 @@ class Config:
     carbon: CarbonSettings | None = setting(
         CARBON, "Carbon intensity of the grid.", default=None, default_words="none: no emissions"
     )
+    emissions: Emissions = setting(Section(Emissions), "Emissions beside those of the grid's mix.", default=Emissions())
     costs: Costs = setting(Section(Costs), "Costs beside energy.", default=Costs())
     references: tuple[ReferencePrice, ...] = setting(
         ListOf(Section(ReferencePrice), "a list of references"),

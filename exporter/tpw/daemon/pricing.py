@@ -69,6 +69,7 @@ def policy(config: Config, facts: Facts) -> Policy:
         months=config.tariff.months(),
         intensities=facts.intensities,
         carbon_basis=facts.carbon_basis,
+        emissions=config.emissions.fixed(),
         rates=config.costs.rates(),
         references=tuple(item.reference() for item in config.references),
         limits=limits(config),
@@ -226,13 +227,8 @@ class Pricing:
             return Prices()
         used = books.month_kwh
         now, following = (
-            interval
-            and replace(
-                interval,
-                price_per_kwh=interval.price_after(used.get(interval.month_start_seconds or 0.0, 0.0)),
-                steps=(),
-            )
-            for interval in (curve.at(wall_seconds), curve.next_change(wall_seconds))
+            one and replace(one, price_per_kwh=one.price_after(used.get(one.month_start_seconds or 0.0, 0.0)), steps=())
+            for one in (curve.at(wall_seconds), curve.next_change(wall_seconds))
         )
         return Prices(self.policy.currency, now, following)
 

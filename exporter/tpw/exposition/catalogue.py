@@ -240,8 +240,9 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_state_emissions_grams_total",
         (*_GPU, "state", "basis"),
-        "Emissions of the GPU's facility energy in grams of CO2 equivalent, by state and basis, from the books.",
-        "No carbon intensity is configured, or the GPU reports no energy.",
+        "Emissions of the GPU's facility energy in grams of CO2 equivalent, by state and basis, from the books; basis "
+        "embodied: of making the GPU, by time. Of the other bases only one is to be used at a time.",
+        "Neither a carbon intensity nor emissions are configured, or the GPU reports no energy.",
     ),
     Metric(
         "tpw_emissions_unknown_joules_total",
@@ -418,8 +419,9 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_server_emissions_grams_total",
         (*_MODEL, "state", "basis"),
-        "Emissions of the server's facility energy in grams of CO2 equivalent, by state and basis, from the books.",
-        "No carbon intensity is known.",
+        "Emissions of the server's facility energy in grams of CO2 equivalent, by state and basis, from the books; basis "
+        "embodied: of making its GPUs, by time. Of the other bases only one is to be used at a time.",
+        "Neither a carbon intensity is known nor emissions are configured.",
     ),
     Metric(
         "tpw_books_unlisted_energy_joules",

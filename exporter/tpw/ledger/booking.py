@@ -96,7 +96,8 @@ def book_time(journal: Journal, shares: Shares, start_seconds: float, end_second
     for start, end, row in cut(start_seconds, end_seconds):
         seconds = end - start
         cost = _by_component((rate.component, seconds * rate.per_gpu_second) for rate in policy.rates)
-        journal.add(row, shares, Amounts(seconds=seconds, cost=cost))
+        grams = {basis: seconds / 3600.0 * per_hour for basis, per_hour in policy.emissions.per_gpu_hour}
+        journal.add(row, shares, Amounts(seconds=seconds, cost=cost, emissions_grams=grams))
 
 
 def _by_component(charges: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -160,13 +161,16 @@ def book_joules(
             if policy.demand:
                 meter.spans[start, end] = meter.spans.get((start, end), 0.0) + facility
             meter.facility_joules[piece.shares] = meter.facility_joules.get(piece.shares, 0.0) + facility
+            by_basis = {} if policy.intensities is None else {policy.carbon_basis: grams}
+            for basis, per_kwh in policy.emissions.per_kwh:
+                by_basis[basis] = facility / JOULES_PER_KWH * per_kwh
             used = Amounts(
                 joules=part,
                 facility_joules=facility,
                 unpriced_joules=unpriced,
                 cost={} if policy.curve is None else {ENERGY: charge},
                 credit=credit,
-                emissions_grams={} if policy.intensities is None else {policy.carbon_basis: grams},
+                emissions_grams=by_basis,
                 unrated_joules=unrated,
             )
             journal.add(row, piece.shares, used)

@@ -10,6 +10,7 @@ from tpw.ledger.trust import Limits
 from tpw.model import (
     AcceleratorReading,
     Calibration,
+    FixedEmissions,
     HostSample,
     Instant,
     Occupants,
@@ -93,6 +94,8 @@ class Policy:
     """None: no carbon intensity is configured, so no grams are counted."""
     carbon_basis: str = ""
     """What the intensities count."""
+    emissions: FixedEmissions = field(default_factory=FixedEmissions)
+    """Beside those of the intensities."""
     rates: tuple[Rate, ...] = ()
     references: tuple[Reference, ...] = ()
     limits: Limits = field(default_factory=Limits)
