@@ -13,7 +13,7 @@ from math import fsum
 from zoneinfo import ZoneInfo
 
 from tpw.billing.curve import JOULES_PER_KWH, Load, clipped, covered_seconds
-from tpw.model import SourceError, StandingCharge
+from tpw.model import PriceInterval, SourceError, StandingCharge
 from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.demand import Demand, DemandRules, billed_kw, close_windows, kw_months, peak_at_seconds, record
@@ -78,6 +78,7 @@ def bill(tariff: Tariff, loads: Sequence[Load], start_seconds: float, end_second
     problems: list[str] = []
     energy = _Energy()
     contract = Contract()
+    power_factors: list[list[PriceInterval]] = [[] for _ in source.metered] if source is not None else []
     if source is not None:
         at = start_seconds
         while at < end_seconds:  # a feed reads at most so much of the past
@@ -89,8 +90,12 @@ def bill(tariff: Tariff, loads: Sequence[Load], start_seconds: float, end_second
                 energy.unpriced_joules += sum(load.joules for load in clipped(loads, at, until))
                 if error.detail not in problems:
                     problems.append(error.detail)
+            for index, read in enumerate(source.power_factors):
+                power_factors[index] += read
             at = until
         contract = source.untaxed_contract
+        for charge, found in zip(source.metered, power_factors, strict=True):
+            contract += Contract(charge.charged(found, 1.0))
     else:
         energy.unpriced_joules = sum(load.joules for load in clipped(loads, start_seconds, end_seconds))
     lines = [*energy.lines(tariff), *_peaks(tariff, contract, loads, start_seconds, end_seconds)]
@@ -181,12 +186,15 @@ def _peaks(
     tariff: Tariff, contract: Contract, loads: Sequence[Load], start_seconds: float, end_seconds: float
 ) -> Iterator[Line]:
     zone = ZoneInfo(tariff.timezone or "UTC")
+    has_kva = any(load.kva is not None for load in loads)
     for number, charge in enumerate(tariff.demand, 1):
-        metered = charge.power_factor if charge.unit == "kVA" else None
-        for rules in charge.rules(tariff, number, 1.0):
-            yield from _peak(rules, loads, start_seconds, end_seconds, zone, metered)
+        if has_kva or charge.power_factor is None or isinstance(charge.power_factor, float):
+            for rules in charge.rules(tariff, number, 1.0):
+                per_kva = charge.kw_per_unit if charge.unit == "kVA" else None
+                yield from _peak(rules, loads, start_seconds, end_seconds, zone, per_kva)
     for rules in contract.demand:
-        yield from _peak(rules, loads, start_seconds, end_seconds, zone, None)
+        if not has_kva or rules.apparent is None:
+            yield from _peak(rules, loads, start_seconds, end_seconds, zone, None)
 
 
 def _peak(

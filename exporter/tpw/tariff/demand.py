@@ -31,6 +31,13 @@ class Hours(Protocol):
         """Whether a window that starts at ``at_seconds`` counts, in the billing month with this start."""
 
 
+class Apparent(Protocol):
+    """Metered power factors, for demand in kVA."""
+
+    def factor(self, at_seconds: float) -> float:
+        """Apparent power per power at a moment, times the power factor by which the charge was converted to kW."""
+
+
 @dataclass(frozen=True, slots=True)
 class DemandRules:
     """The terms of one demand charge."""
@@ -43,6 +50,8 @@ class DemandRules:
     """Only the kW between these two are charged: one block of a block tariff."""
     hours: Hours | None = None
     """Only windows that start in these hours count. None: all windows."""
+    apparent: Apparent | None = None
+    """None: the power is charged as it is."""
     window_seconds: float = 900.0
     ratchet: float = 0.0
     """The least billed demand, as a fraction of the highest earlier peak."""
@@ -119,7 +128,8 @@ def record(state: Demand, rules: DemandRules, start_seconds: float, end_seconds:
         start, end = rules.window(at)
         until = min(end_seconds, end)
         if rules.hours is None or rules.hours.contains(rules.months.bounds(at)[0], start):
-            windows[start] = windows.get(start, 0.0) + watts * (until - at)
+            part = watts * (until - at) * (1.0 if rules.apparent is None else rules.apparent.factor(at))
+            windows[start] = windows.get(start, 0.0) + part
         at = until
     return replace(state, windows=windows)
 

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from tpw.settings.scalars import choice, number, text, whole_number
-from tpw.settings.shapes import BAD, ListOf, Report, Section, setting
+from tpw.settings.shapes import BAD, ByKind, ListOf, OrMapping, Report, Section, setting
 from tpw.settings.values import MONTHS, duration, local_time
-from tpw.tariff.demand import DemandRules
+from tpw.tariff.demand import Apparent, DemandRules
 from tpw.tariff.holidays import IsHoliday, is_holiday
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.times import SUNDAY, Calendar, Times
 
 if TYPE_CHECKING:
     from tpw.tariff.settings import Tariff
+    from tpw.tariff.shares import PowerFactorTable
 
 _MONEY = number("an amount of money", minimum=0.0)
 _KW = number("a power in kW", minimum=0.0, advice="kW, not W")
@@ -90,8 +91,16 @@ class DemandCharge(Calendar):
         "Unit of the demand: prices and quantities of the charge are per kW or per kVA.",
         default="kW",
     )
-    power_factor: float | None = setting(
-        number("a power factor such as 0.95", above=0.0, maximum=1.0), "Power factor, for `unit: kVA`.", default=None
+    power_factor: float | PowerFactorTable | None = setting(
+        OrMapping(
+            number("a power factor such as 0.95", above=0.0, maximum=1.0),
+            ByKind(
+                {"table": "tpw.tariff.shares:PowerFactorTable"}, "a table", default="table", definition="power_factor"
+            ),
+            "a power factor such as 0.95, or a mapping with a table of metered ones",
+        ),
+        "Power factor, for `unit: kVA`: a number, or metered values from a file, an address or a Prometheus.",
+        default=None,
     )
     coincident: Coincident | None = setting(
         Section(Coincident), "Peak of the grid (4CP, triads): the demand at its events is billed.", default=None
@@ -117,6 +126,8 @@ class DemandCharge(Calendar):
             report(f"{path}.minimum_kw", "is above committed_kw, which is billed at least anyway")
         if self.unit == "kVA" and self.power_factor is None:
             report(path, "unit kVA needs `power_factor`")
+        if self.power_factor and not isinstance(self.power_factor, float):
+            self.power_factor.check(f"{path}.power_factor", tariff, report)
         if self.unit == "kW" and self.power_factor is not None:
             report(f"{path}.power_factor", "has no effect without `unit: kVA`")
         for event in (self.coincident.events or ()) if self.coincident else ():
@@ -134,10 +145,18 @@ class DemandCharge(Calendar):
         """Of a kW and month."""
         return (self.price_per_kw_year or 0.0) / 12.0 if self.price_per_kw_month is None else self.price_per_kw_month
 
-    def rules(self, tariff: Tariff, number: int, factor: float) -> tuple[DemandRules, ...]:
+    @property
+    def kw_per_unit(self) -> float:
+        """Kilowatt of a kW, or of a kVA at the given power factor, or at that while none is metered."""
+        factor = self.power_factor if self.unit == "kVA" else None
+        return 1.0 if factor is None else factor if isinstance(factor, float) else factor.fallback
+
+    def rules(
+        self, tariff: Tariff, number: int, factor: float, apparent: Apparent | None = None
+    ) -> tuple[DemandRules, ...]:
         """One rule, or two with a price of excess, in kW. ``number`` counts the charges from 1; ``factor`` is that of
         taxes."""
-        per_unit = 1.0 if self.unit == "kW" else self.power_factor or 1.0
+        per_unit = self.kw_per_unit
         committed = None if self.committed_kw is None else self.committed_kw * per_unit
         minimum = committed if self.minimum_kw is None else self.minimum_kw * per_unit
         name = self.label(number)
@@ -149,6 +168,7 @@ class DemandCharge(Calendar):
             up_to_kw=inf if committed is None or excess is None else committed,
             minimum_kw=minimum or 0.0,
             hours=self._hours(zone, is_holiday(self.holidays, self.holidays_region)),
+            apparent=apparent,
             window_seconds=self.window,
             ratchet=1.0 if self.basis == "rolling" else self.ratchet,
             ratchet_months=self.ratchet_months,

@@ -7,13 +7,16 @@ of all its parts, and its intervals are cut where a billing month begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from tpw.model import PriceInterval, SourceError
 from tpw.tariff import PriceSource
 from tpw.tariff.contract import Contract
+from tpw.tariff.curve import PriceCurve
+from tpw.tariff.demand import Apparent, DemandRules
 from tpw.tariff.months import BillingMonths
 from tpw.tariff.spans import least_reliable, merged
 
@@ -63,6 +66,34 @@ class Part:
     """Per kWh of the share."""
 
 
+@dataclass(frozen=True, slots=True)
+class MeteredCharge:
+    """A demand charge in kVA with power factors from a source."""
+
+    source: PriceSource
+    nominal: float
+    """The power factor of its prices per kW, and of time without a metered one."""
+    rules: Callable[[Apparent, float | None], tuple[DemandRules, ...]]
+    """Its rules, with taxes or times another factor."""
+
+    def charged(self, power_factors: Sequence[PriceInterval], factor: float | None = None) -> tuple[DemandRules, ...]:
+        """Its rules with known power factors."""
+        return self.rules(Metered(PriceCurve.from_intervals(power_factors), self.nominal), factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """Power factors by time."""
+
+    curve: PriceCurve
+    nominal: float
+
+    def factor(self, at_seconds: float) -> float:
+        """See Apparent."""
+        found = self.curve.at(at_seconds)
+        return 1.0 if found is None or found.price_per_kwh <= 0.0 else self.nominal / found.price_per_kwh
+
+
 class _Column:
     """Values by interval, read in order of time."""
 
@@ -82,18 +113,23 @@ class Layers:
     """The sum of its layers. It has no price where one of them has none: part of a price would be wrong. Nor has it one
     where no layer of ``energy`` applies."""
 
-    def __init__(self, layers: Sequence[Layer], months: BillingMonths | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], months: BillingMonths | None = None, metered: Sequence[MeteredCharge] = ()
+    ) -> None:
         if not layers:
             raise ValueError("a price has at least one layer")
         self._layers = tuple(layers)
         self._months = months or BillingMonths()
+        self.metered = tuple(metered)
+        self.power_factors: list[tuple[PriceInterval, ...]] = [() for _ in metered]
+        """Of each metered charge, those of the time that was read last."""
         self.name = layers[0].source.name
 
     @property
     def error(self) -> SourceError | None:
         """Why one of the feeds cannot be read now. Its known prices remain in force. None: every feed can be read."""
-        sources = (source for layer in self._layers for source in (layer.source, layer.terms.share))
-        errors = (getattr(source, "error", None) for source in sources)
+        sources = [source for layer in self._layers for source in (layer.source, layer.terms.share)]
+        errors = (getattr(source, "error", None) for source in (*sources, *(charge.source for charge in self.metered)))
         return next((error for error in errors if error is not None), None)
 
     @property
@@ -104,6 +140,8 @@ class Layers:
             demand = layer.factor if layer.demand_factor is None else layer.demand_factor
             fixed = layer.factor if layer.fixed_factor is None else layer.fixed_factor
             result += charges.scaled(demand, fixed)
+        for charge, known in zip(self.metered, self.power_factors, strict=True):
+            result += Contract(charge.charged(known))
         return result
 
     @property
@@ -129,6 +167,10 @@ class Layers:
 
     def parts(self, start_seconds: float, end_seconds: float) -> Iterator[tuple[float, float, tuple[Part, ...]]]:
         """(start, end, what each layer that applies adds); none where there is no price."""
+        for index, charge in enumerate(self.metered):
+            self.power_factors[index] = ()
+            with suppress(SourceError):  # reported as the source's error; the charge has its nominal power factor
+                self.power_factors[index] = tuple(charge.source.intervals(start_seconds, end_seconds))
         prices = [_Column(layer.source.intervals(start_seconds, end_seconds)) for layer in self._layers]
         times = [_column(layer.terms.times, start_seconds, end_seconds) for layer in self._layers]
         shares = [_column(layer.terms.share, start_seconds, end_seconds) for layer in self._layers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from tpw.settings.scalars import choice, number, text, whole_number
 from tpw.settings.shapes import BAD, ByKind, ListOf, Report, Section, setting
 from tpw.settings.values import currency, time_zone
 from tpw.tariff import LAYERS, REST, Layer, PriceSource
-from tpw.tariff.demand import DemandRules
+from tpw.tariff.demand import Apparent, DemandRules
 from tpw.tariff.demand_charges import DemandCharge
 from tpw.tariff.holidays import is_holiday
 from tpw.tariff.months import BillingMonths
@@ -162,7 +162,23 @@ class Tariff:
 
         if not self.energy:
             return None
-        return layers.Layers([self._layer(path, layer, context) for path, layer in self.layers()], self.months())
+        metered = [
+            layers.MeteredCharge(
+                charge.power_factor.source(self.timezone, context), charge.kw_per_unit, self._metered(charge, number)
+            )
+            for number, charge in enumerate(self.demand, 1)
+            if charge.power_factor is not None and not isinstance(charge.power_factor, float)
+        ]
+        priced = [self._layer(path, layer, context) for path, layer in self.layers()]
+        return layers.Layers(priced, self.months(), metered)
+
+    def _metered(
+        self, charge: DemandCharge, number: int
+    ) -> Callable[[Apparent, float | None], tuple[DemandRules, ...]]:
+        def rules(apparent: Apparent, factor: float | None) -> tuple[DemandRules, ...]:
+            return charge.rules(self, number, self.factor("demand") if factor is None else factor, apparent)
+
+        return rules
 
     def _layer(self, path: str, layer: Layer, context: FeedContext) -> PricedLayer:
         from tpw.tariff import layers
@@ -201,9 +217,14 @@ class Tariff:
         return BillingMonths(self.timezone or "UTC", self.billing_day)
 
     def demand_rules(self) -> tuple[DemandRules, ...]:
-        """The demand charges of the file; a rate may have charges of its own."""
+        """The demand charges of the file. A rate may have charges of its own, and those with a metered power factor come
+        with the prices."""
         factor = self.factor("demand")
-        charges = enumerate(self.demand, 1)
+        charges = [
+            (number, charge)
+            for number, charge in enumerate(self.demand, 1)
+            if charge.power_factor is None or isinstance(charge.power_factor, float)
+        ]
         return tuple(rules for number, charge in charges for rules in charge.rules(self, number, factor))
 
     def standing_charges(self) -> tuple[StandingCharge, ...]:
@@ -238,8 +259,9 @@ class Tariff:
     @property
     def is_local(self) -> bool:
         """Whether every price is in the configuration and in files."""
-        tables = (layer.share for _, layer in self.layers() if not isinstance(layer.share, float | str))
         needed = (layer.needs_network for _, layer in self.layers())
+        numbers = (*(layer.share for _, layer in self.layers()), *(charge.power_factor for charge in self.demand))
+        tables = (number for number in numbers if number is not None and not isinstance(number, float | str))
         return not any(needed) and all(table.file is not None for table in tables)
 
     def fields_of_rates(self) -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ from tpw.ledger.booking import price
 from tpw.model import SourceError
 from tpw.tariff.context import FeedContext
 from tpw.tariff.curve import PriceCurve
+from tpw.tariff.demand import Demand, close_windows, kw_months, record
 
 CAPTURE = Path(__file__).parents[2] / "captures" / "tariff" / "urdb-smud-ci-tod4-2025.json"
 
@@ -169,6 +170,38 @@ def test_metered_kva_are_billed_in_place_of_the_power_factor() -> None:
     assert billed(text, loads, "2026-07-01T00:00", "2026-08-01T00:00")["demand"] == pytest.approx(1250)
     without = [Load(one.start_seconds, one.end_seconds, one.joules) for one in loads]
     assert billed(text, without, "2026-07-01T00:00", "2026-08-01T00:00")["demand"] == pytest.approx(800 / 0.9)
+
+
+@pytest.mark.parametrize("committed", ["", "committed_kw: 100, excess_price_per_kw_month: 25,"])
+def test_a_power_factor_that_is_metered_elsewhere(tmp_path: Path, committed: str) -> None:
+    """80 kW at 0.64 are 125 kVA, more than 100 kW at 0.9, which are 111. While none is known, 0.8 applies."""
+    table = "{file: pf.csv, format: csv, time: time, end: end, value: pf, fallback: 0.8}"
+    (tmp_path / "pf.csv").write_text(
+        "time,end,pf\n2026-07-01T00:00Z,2026-07-10T09:00Z,0.9\n2026-07-10T09:00Z,2026-07-10T09:15Z,0.64\n"
+        "2026-07-10T09:15Z,2026-07-20T00:00Z,0.9\n"
+    )
+    tariff = load(
+        "tariff: {currency: EUR, timezone: UTC, energy: {price_per_kwh: 0}, demand: {price_per_kw_month: 10,"
+        f" {committed} unit: kVA, power_factor: {table}}}}}",
+        str(tmp_path / "tpw.yaml"),
+    ).tariff
+    start, end = at("2026-07-01T00:00"), at("2026-08-01T00:00")
+    loads = [quarter("2026-07-01T00:00", 100.0), quarter("2026-07-10T09:00", 80.0), quarter("2026-07-25T00:00", 60.0)]
+    expected = 1000 + 25 * 25 if committed else 1250
+    assert bill(tariff, loads, start, end, FeedContext()).total == pytest.approx(expected)
+    late = bill(tariff, [loads[0], quarter("2026-07-25T00:00", 100.0)], start, end, FeedContext())
+    assert late.total == pytest.approx(expected)
+
+    source = tariff.prices(FeedContext(clock=lambda: at("2026-07-10T12:00")))
+    assert source is not None
+    assert tariff.demand_rules() == ()
+    source.intervals(at("2026-07-09T00:00"), at("2026-07-11T00:00"))
+    total = 0.0
+    for rules in source.contract.demand:
+        state = record(Demand(), rules, start, start + 1, 0.0)
+        state = record(state, rules, at("2026-07-10T09:00"), at("2026-07-10T09:15"), 80_000.0 * 900)
+        total += kw_months(close_windows(state, rules, end), rules, end) * rules.price_per_kw_month
+    assert total == pytest.approx(expected)
 
 
 def test_blocks_restart_with_the_month() -> None:

@@ -105,7 +105,7 @@ def test_a_share_above_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("time,s\n2026-07-01T10:00+02:00,25\n2026-07-01T11:00+02:00,30\n")
     share = "{file: s.csv, format: csv, time: time, value: s}"
     text = f"energy: [{{price_per_kwh: 1, share: {share}}}, {{price_per_kwh: 1, share: rest}}]"
-    with pytest.raises(SourceError, match="not a share"):
+    with pytest.raises(SourceError, match="is not from 0 to 1"):
         prices(text, "2026-07-01T10:30", path=str(tmp_path / "tpw.yaml"))
 
 
@@ -305,6 +305,13 @@ def test_demand_in_kva_at_a_power_factor() -> None:
     )
     assert bill(text, "2026-01-01", "2026-02-01", ("2026-01-10T09:00", 40.0)) == pytest.approx(75 * 400)
     assert bill(text, "2026-01-01", "2026-02-01", ("2026-01-10T09:00", 96.0)) == pytest.approx(100 * 400 + 20 * 800)
+
+
+def test_a_power_factor_at_an_address_is_not_local() -> None:
+    table = "{url: 'http://127.0.0.1:1', format: prometheus, query: pf, fallback: 0.9}"
+    charge = "demand: {price_per_kw_month: 1, unit: kVA, power_factor: %s}"
+    assert not tariff(f"energy: {{price_per_kwh: 1}}, {charge % table}").is_local
+    assert tariff(f"energy: {{price_per_kwh: 1}}, {charge % '0.9'}").is_local
 
 
 def test_hours_of_a_demand_charge_and_several_charges() -> None:
