@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tpw.ledger.books import Books
 from tpw.ledger.periods import Periods
 from tpw.ledger.retirement import Retired
+from tpw.ledger.site import SiteNow
 from tpw.model import (
     ALL_IN,
     CAPITAL,
@@ -107,6 +108,8 @@ class Snapshot:
     periods: Periods | None = None
     """None while the rows of the books cannot be read."""
     budgets: tuple[Budget, ...] = ()
+    site: SiteNow | None = None
+    """None where the node is the whole site."""
     pue: float = 1.0
     references: tuple[Reference, ...] = ()
     owners: Mapping[str, ServerWorkload] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from tpw.ledger.books import (
 )
 from tpw.ledger.periods import Periods, Sums
 from tpw.ledger.phases import Phases, PhaseWeights
+from tpw.ledger.site import SiteNow
 from tpw.model import (
     Attribution,
     Budget,
@@ -400,6 +401,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         demand=DemandNow(4120.0, 4650.5, 14.2),
         components=("hardware",),
         periods=periods_to_date(),
+        site=SiteNow("berlin", "gpu", 6.0, 640.0, 6.0 / 640.0),
         budgets=(Budget("all", 9000.0, "month"), Budget("chat", 25.0, "day", server="chat")),
         pue=PUE,
         prices=_prices(wall),

@@ -11,9 +11,10 @@ from tpw.cli import Setting
 from tpw.cli.configuration import print_problems
 from tpw.config.load import load_file
 from tpw.config.problems import ConfigError
+from tpw.config.schema import Config
 from tpw.daemon.sources import known_names
 from tpw.tariff.context import FeedContext
-from tpw.tariff.settings import Tariff
+from tpw.tariff.settings import CHARGES, Tariff
 from tpw.tariff.urdb_fields import SAMPLE_KW
 
 
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             notes += config.costs.notes(
                 has_energy_price=bool(config.tariff.energy), has_references=bool(config.references)
             )
+            notes += _site_notes(config)
             for note in notes:
                 print(f"{path}: note: {note}")
     if len(paths) > 1:
@@ -76,6 +78,18 @@ def _sample(tariff: Tariff) -> str:
     return (
         f"tariff: {SAMPLE_KW:g} kW for this billing month cost {found.total:,.2f} {found.currency} ({parts}){lacking}"
     )
+
+
+def _site_notes(config: Config) -> list[str]:
+    """Which part of the contract's charges a node books."""
+    if config.site is not None:
+        return [config.site.sentence()]
+    charges = [name for name in CHARGES if getattr(config.tariff, name)]
+    if not charges:
+        return []
+    names = ", ".join(charges)
+    note = f"tariff: {names}: every exporter with this file books all of it. If several nodes have it, add `site`;"
+    return [f"{note} in Kubernetes these charges are not booked without it"]
 
 
 def _files(path: Path) -> list[Path]:

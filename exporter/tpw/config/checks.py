@@ -46,6 +46,8 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     _dialects(config, known, report)
     if config.tariff:
         config.tariff.check(report)
+    if config.site:
+        config.site.check(config.tariff, report)
     if config.carbon:
         config.carbon.check("carbon", config.tariff.timezone if config.tariff else None, report)
     _references(config, report)

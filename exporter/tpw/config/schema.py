@@ -18,6 +18,7 @@ from tpw.settings.shapes import FilePath, FreeMapping, ListOf, MapOf, OrMapping,
 from tpw.settings.values import duration, http_url, listen_address, server_url
 from tpw.tariff.costs import Costs, PeriodBudget, ReferencePrice
 from tpw.tariff.settings import Tariff
+from tpw.tariff.site import SiteSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -445,6 +446,12 @@ class Config:
         Section(Facility), "From the energy of the GPUs to the energy of the facility.", default=Facility()
     )
     tariff: Tariff = setting(Section(Tariff), "What electricity costs.", default=Tariff())
+    site: SiteSettings | None = setting(
+        Section(SiteSettings),
+        "The site that the contract of `tariff` belongs to, where it has several nodes.",
+        default=None,
+        default_words="none: this node is the whole site",
+    )
     carbon: CarbonSettings | None = setting(
         CARBON, "Carbon intensity of the grid.", default=None, default_words="none: no emissions"
     )

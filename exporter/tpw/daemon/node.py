@@ -160,6 +160,7 @@ class Node:
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
             periods=self._store.periods.update(before, books, self.config.tariff.timezone or "UTC"),
             budgets=tuple(item.budget() for item in self.config.budgets),
+            site=None if policy.site is None else policy.site.now(len(self.meters.gpus), books.quarters),
             pue=policy.pue,
             references=policy.references,
             owners=merged_owners(self.owners.scan.owners),

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from tpw.config.schema import Config
-from tpw.daemon.anomalies import limits
+from tpw.daemon.policy import NO_SITE, Facts, policy
 from tpw.ledger.books import LONGEST_SECONDS, Books
 from tpw.ledger.rows import unpriced_since
-from tpw.ledger.tick import Policy
-from tpw.model import Calibration, SourceError, SourceStatus
+from tpw.model import SourceError, SourceStatus
 from tpw.polling import SourceHealth
 from tpw.snapshot import Carbon, Prices
 from tpw.tariff.context import FeedContext
-from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
+from tpw.tariff.site import SiteReading, SiteSource
 
 if TYPE_CHECKING:
     from tpw.carbon import IntensitySource
-    from tpw.carbon.curve import IntensityCurve
     from tpw.power.pue import PueQuery
     from tpw.tariff.layers import Layers
 
@@ -36,45 +34,8 @@ AHEAD_SECONDS = 48 * 3600.0
 """How far ahead prices are read: the next change is shown, and feeds publish the day before."""
 BACK_SECONDS = 2 * 3600.0
 """How far back they are read at least: energy of the last minutes may be reported late."""
-FINISH_WINDOWS = 5.0
-"""The window of engines that count at the end of a request, in windows of the others: longer than most requests run."""
 
 _log = structlog.get_logger("tpw")
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the feeds have reported. None where nothing is configured."""
-
-    curve: PriceCurve | None = None
-    intensities: IntensityCurve | None = None
-    carbon_basis: str = ""
-    pue: float = 1.0
-    contract: Contract = field(default_factory=Contract)
-    """What the source of the prices charges besides them."""
-
-
-def policy(config: Config, facts: Facts) -> Policy:
-    """The rules by which ticks are booked."""
-    return Policy(
-        interval_seconds=config.polling.interval,
-        window_seconds=config.polling.window,
-        finish_window_seconds=FINISH_WINDOWS * config.polling.window,
-        pue=facts.pue,
-        host_share=config.facility.host_share,
-        currency=config.tariff.currency or "",
-        curve=facts.curve,
-        demand=(*config.tariff.demand_rules(), *facts.contract.demand),
-        standing_charges=(*config.tariff.standing_charges(), *facts.contract.standing_charges),
-        months=config.tariff.months(),
-        intensities=facts.intensities,
-        carbon_basis=facts.carbon_basis,
-        emissions=config.emissions.fixed(),
-        rates=config.costs.rates(),
-        references=tuple(item.reference() for item in config.references),
-        limits=limits(config),
-        calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
-    )
 
 
 def wanted_since(books: Books, now_seconds: float) -> float:
@@ -113,17 +74,23 @@ class Feeds:
             from tpw.power.pue import PueQuery
 
             self._pue = PueQuery(pue.url, pue.query, headers_file=pue.headers_file or "")
-        feeds = {"tariff": self._prices, "carbon": self._carbon, "pue": self._pue}
+        self._site: SiteSource | None = None
+        if config.site is not None:
+            windows = (rules.window_seconds for rules in config.tariff.demand_rules())
+            site = SiteSource(config.site, config.tariff.months(), windows, FeedContext(wall))
+            self._site = site if site.is_needed else None
+        feeds = {"tariff": self._prices, "carbon": self._carbon, "pue": self._pue, "site": self._site}
         self.health = {name: new_health(name) for name, feed in feeds.items() if feed is not None}
         self._lock = threading.Lock()
         self.awaited = set(self.health)
         """Names of the feeds that were never read to an end."""
-        self.facts = Facts(PriceCurve() if self._prices else None, pue=self._fallback_pue)
+        reading = SiteReading() if config.site is None else config.site.reading()
+        self.facts = Facts(PriceCurve() if self._prices else None, pue=self._fallback_pue, site=reading)
         """What was reported last. A feed that is down leaves what it had reported."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of tariff, carbon and pue, those that are configured."""
+        """Of tariff, carbon, pue and site, those that are queried."""
         return tuple(self.health)
 
     @property
@@ -145,7 +112,12 @@ class Feeds:
             return
         now = self._wall()
         start, end = min(since_seconds, now - BACK_SECONDS), now + AHEAD_SECONDS
-        readers = {"tariff": self._read_prices, "carbon": self._read_carbon, "pue": self._read_pue}
+        readers = {
+            "tariff": self._read_prices,
+            "carbon": self._read_carbon,
+            "pue": self._read_pue,
+            "site": self._read_site,
+        }
         try:
             health.read(lambda: readers[name](start, end))
         except SourceError:
@@ -181,6 +153,10 @@ class Feeds:
     def _read_pue(self, start: float, end: float) -> None:
         assert self._pue is not None  # noqa: S101 - has a health record
         self._update(pue=self._pue.read())
+
+    def _read_site(self, start: float, end: float) -> None:
+        assert self._site is not None  # noqa: S101 - has a health record
+        self._update(site=self._site.read())
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Of every configured feed."""
@@ -241,6 +217,8 @@ class Pricing:
     def notes(self) -> list[str]:
         """What the operator should know, in sentences."""
         notes = [f"tariff: {text}." for text in self._uncharged]
+        if self.policy.site is not None and not self.policy.site.by:
+            notes.append(NO_SITE)
         if not self.feeds.has_tariff:
             notes.append("No tariff is configured, so nothing has a price: add `tariff:` to the configuration.")
         return notes

@@ -541,12 +541,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_demand_interval_watts",
         (),
         "Mean facility power of the current demand interval so far, in watts, from the books.",
-        _NO_DEMAND,
+        f"{_NO_DEMAND} Or the demand is that of the whole site (setting site), which is known at the end of an interval.",
     ),
     Metric(
         "tpw_demand_peak_watts",
         (),
-        "Highest mean power of a demand interval in the billing month, in watts, from the books.",
+        "Highest mean power of a demand interval in the billing month, in watts, from the books; of the whole site with "
+        "the setting site.",
         _NO_DEMAND,
     ),
     Metric(
@@ -554,6 +555,13 @@ CATALOGUE: tuple[Metric, ...] = (
         ("currency",),
         "Price of one kW of the monthly demand peak, in the currency of the label, from the tariff.",
         _NO_DEMAND,
+    ),
+    Metric(
+        "tpw_site_share_ratio",
+        ("site", "by"),
+        "Part of the site's charges that this node books, from 0 to 1: its GPUs, kW or energy (label by) over those of the "
+        "site, from the setting site and its queries. The shares of all nodes of a site should sum to 1.",
+        "No site is configured, or a query has not returned the site's total or power yet: charges are deferred then.",
     ),
     Metric(
         "tpw_facility_pue_ratio",

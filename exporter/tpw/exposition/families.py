@@ -431,6 +431,8 @@ def _money(sheet: Sheet, snapshot: Snapshot) -> None:
             sheet.add("tpw_reference_price_per_token", (reference.name, str(kind), currency), price)
     for component in sorted({*snapshot.components, *((ENERGY,) if prices.currency else ())}) if currency else ():
         sheet.add("tpw_cost_components_info", (component,), 1.0)
+    if snapshot.site is not None and snapshot.site.by:
+        sheet.add("tpw_site_share_ratio", (snapshot.site.name, snapshot.site.by), snapshot.site.share)
     sheet.add("tpw_facility_pue_ratio", (), snapshot.pue)
     if snapshot.carbon is not None:
         sheet.add("tpw_grid_carbon_grams_per_kwh", (snapshot.carbon.basis,), snapshot.carbon.grams_per_kwh)

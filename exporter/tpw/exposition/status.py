@@ -152,6 +152,18 @@ class CarbonStatus(TypedDict):
     basis: str
 
 
+class SiteStatus(TypedDict):
+    """The node's part of the site's charges."""
+
+    name: str
+    by: str
+    """gpu, kw or energy."""
+    node: float | None
+    total: float | None
+    share: float | None
+    """null while it is not known."""
+
+
 class DemandStatus(TypedDict):
     """The demand of the billing month."""
 
@@ -232,6 +244,8 @@ class Status(TypedDict):
     """null if the intensity is unknown."""
     demand: DemandStatus | None
     """null without a demand charge."""
+    site: SiteStatus | None
+    """null where this node is the whole site of the contract."""
     gpus: list[GpuStatus]
     hosts: list[HostStatus]
     host_share_method: str
@@ -266,7 +280,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
         for name, server in sorted(listed_servers.items())
         if name in configured or server.up or server.gpus
     ]
-    carbon, demand = snapshot.carbon, snapshot.demand
+    carbon, demand, site = snapshot.carbon, snapshot.demand, snapshot.site
     return Status(
         version=__version__,
         at=snapshot.at.wall_seconds,
@@ -283,6 +297,9 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
             peak_watts=demand.peak_watts,
             price_per_kw_month=demand.price_per_kw_month,
         ),
+        site=None
+        if site is None or not site.by
+        else SiteStatus(name=site.name, by=site.by, node=site.node, total=site.total, share=site.share),
         gpus=gpus,
         hosts=[
             HostStatus(component=component, power_watts=account.power_watts, joules=account.joules)
@@ -328,7 +345,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
             )
             for one in books.corrections
         ],
-        notes=list(snapshot.notes),
+        notes=[*snapshot.notes, *((site.sentence,) if site is not None and site.sentence else ())],
     )
 
 

@@ -48,6 +48,7 @@ from tpw.ledger.outage import (
 from tpw.ledger.phases import Observed, observe
 from tpw.ledger.replacing import replace
 from tpw.ledger.rows import Course, open_from, serve
+from tpw.ledger.site import quarters
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.trust import Limits
 from tpw.ledger.window import slide
@@ -174,12 +175,17 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     hosts, host_share, carry = _hosts(books, tick, policy, accounts, node_gpu_joules)
     released = released_joules(host_share, carry, elapsed) if gpu_joules > _LEAST_JOULES else 0.0
     host_factor = released / gpu_joules if released > 0.0 else 0.0
-    charges_since = _standing_charges(books.standing_charges_since_seconds, journal, timed, since, now, policy)
-    meter = Meter(dict(books.month_kwh))
+    site = policy.site
+    share = 1.0 if site is None else site.share(len(reported), books.quarters)
+    charged = timed if share is not None else []
+    charges_since = _standing_charges(
+        books.standing_charges_since_seconds, journal, charged, since, now, policy, share or 0.0
+    )
+    meter = Meter(dict(site.month_kwh if site is not None and site.spans else books.month_kwh))
     for uuid, energy in metered.items():
         pending = energy.pending or extend((), now, now, _shares(accounts[uuid]))
         book_joules(journal, meter, pending, energy.joules, (1.0 + host_factor) * policy.pue, policy)
-    demand = book_demand(journal, meter, books.demand, policy, open_from(accounts, now), now)
+    demand = book_demand(journal, meter, books.demand, policy, open_from(accounts, now), now, share)
     settled = settle(books.held, read.outages.ended)
     for row, key, amounts in settled.entries:
         journal.add(row, ((key, 1.0),), amounts)
@@ -211,23 +217,30 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         ),
         month_kwh=_recent(meter.month_kwh),
         standing_charges_since_seconds=charges_since,
+        quarters=quarters(books.quarters, posted.rows) if site is not None and site.by == "energy" else {},
         demand=demand,
         polls=books.polls + 1,
     )
 
 
 def _standing_charges(
-    waiting_since: float | None, journal: Journal, gpus: list[Shares], since: float, now: float, policy: Policy
+    waiting_since: float | None,
+    journal: Journal,
+    gpus: list[Shares],
+    since: float,
+    now: float,
+    policy: Policy,
+    share: float,
 ) -> float | None:
-    """Book the contract's standing charges, deferred ones included. Returns since when they are deferred: without a GPU
-    there is nothing to share them by."""
+    """Book the node's share of the contract's standing charges, deferred ones included. Returns since when they are
+    deferred: without a GPU there is nothing to share them by."""
     if not policy.standing_charges or since >= now:
         return waiting_since if policy.standing_charges else None
     if waiting_since is not None:
         since = min(since, max(waiting_since, now - LONGEST_SECONDS))
     if not gpus:
         return since
-    book_standing_charges(journal, gpus, since, now, policy)
+    book_standing_charges(journal, gpus, since, now, policy, share)
     return None
 
 

@@ -14,6 +14,7 @@ from operator import add
 
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, Amounts
 from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, PostingKey, Postings, Rows, Shares
+from tpw.ledger.site import Site
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval, PriceState
 from tpw.tariff.demand import Demand, DemandRules, after_clock_step, close_windows, kw_months, record
@@ -113,12 +114,13 @@ def book_standing_charges(
     start_seconds: float,
     end_seconds: float,
     policy: Policy,
+    share: float = 1.0,
 ) -> None:
-    """Charges of the contract by month or day, shared evenly by the GPUs."""
+    """The node's share of the contract's charges by month or day, divided evenly by its GPUs."""
     for start, end, row in cut(start_seconds, end_seconds):
         months, days = policy.months.between(start, end), (end - start) / 86400.0
         cost = _by_component(
-            (charge.component, (charge.per_month * months + charge.per_day * days) / len(gpus))
+            (charge.component, (charge.per_month * months + charge.per_day * days) * share / len(gpus))
             for charge in policy.standing_charges
         )
         for shares in gpus:
@@ -234,27 +236,36 @@ def rate(start_seconds: float, end_seconds: float, facility_joules: float, polic
 
 
 def book_demand(
-    journal: Journal, meter: Meter, before: Mapping[str, Demand], policy: Policy, open_from: float, now: float
+    journal: Journal,
+    meter: Meter,
+    before: Mapping[str, Demand],
+    policy: Policy,
+    open_from: float,
+    now: float,
+    share: float | None = 1.0,
 ) -> dict[str, Demand]:
     """Book the accrued demand charges, shared by the facility joules of the tick; without joules they are deferred.
 
     What a past month still owes (its last window, or its end while the exporter was down) enters its last row. Returns the
     state of each charge. A charge that is no longer in force is kept until its month ends: perhaps its rate is only
-    unreadable now.
+    unreadable now. The peak is that of the site, and the node has a share of its charge; without one it is deferred.
     """
     total = sum(meter.facility_joules.values())
     result = {name: state for name, state in before.items() if now < state.month_end_seconds}
     amounts: dict[float, float] = {}
     for rules in policy.demand:
         state = after_clock_step(before.get(rules.name, _NO_DEMAND), rules, now)
-        for (start, end), joules in meter.spans.items():
-            state = record(state, rules, start, end, joules)
-        state = close_windows(state, rules, open_from)
-        if total > 0.0:
+        if policy.site is None:
+            for (start, end), joules in meter.spans.items():
+                state = record(state, rules, start, end, joules)
+            state = close_windows(state, rules, open_from)
+        else:
+            state = _of_site(state, rules, policy.site, now)
+        if total > 0.0 and share is not None:
             for at, accrued in _accrued(state, rules, now):
                 if accrued > state.booked_kw_months:
                     row = at // ROW_SECONDS * ROW_SECONDS
-                    amount = (accrued - state.booked_kw_months) * rules.price_per_kw_month
+                    amount = (accrued - state.booked_kw_months) * rules.price_per_kw_month * share
                     amounts[row] = amounts.get(row, 0.0) + amount
                     state = replace(state, booked_kw_months=accrued)
         result[rules.name] = state
@@ -262,6 +273,27 @@ def book_demand(
         for shares, joules in meter.facility_joules.items():
             journal.add(row, shares, Amounts(cost={"demand": amount * joules / total}))
     return result
+
+
+def _of_site(state: Demand, rules: DemandRules, site: Site, now: float) -> Demand:
+    """The state with the windows of the whole site that are complete. The charge begins with the node, but its peak is that
+    of the month."""
+    until, _ = rules.window(site.known_until_seconds)
+    if state.began_seconds is None:
+        month, month_end = rules.months.bounds(now)
+        state = replace(
+            state,
+            began_seconds=now,
+            month_start_seconds=month,
+            month_end_seconds=month_end,
+            closed_until_seconds=month,
+            window_seconds=rules.window_seconds,
+        )
+    if until <= state.closed_until_seconds:
+        return state
+    for start, end, joules in site.between(state.closed_until_seconds, until):
+        state = record(state, rules, start, end, joules)
+    return close_windows(state, rules, until)
 
 
 def _accrued(state: Demand, rules: DemandRules, now: float) -> Iterator[tuple[float, float]]:

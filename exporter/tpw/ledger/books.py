@@ -353,6 +353,8 @@ class Books:
     """State of the month's peaks, by name of the charge."""
     standing_charges_since_seconds: float | None = None
     """Unix time since which standing charges are deferred because no GPU shares them. None: none are."""
+    quarters: Mapping[float, float] = field(default_factory=dict)
+    """Facility joules of the last rows, for a node that shares the charges of its site by energy. Not stored."""
     host_share: HostShare = field(default_factory=HostShare)
     servers: Mapping[str, ServerAccount] = field(default_factory=dict)
     sources: Mapping[str, SourceAccount] = field(default_factory=dict)

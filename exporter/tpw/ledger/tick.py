@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tpw.ledger.site import Site
 from tpw.ledger.trust import Limits
 from tpw.model import (
     AcceleratorReading,
@@ -90,6 +91,8 @@ class Policy:
     standing_charges: tuple[StandingCharge, ...] = ()
     months: BillingMonths = field(default_factory=BillingMonths)
     """The contract's billing months."""
+    site: Site | None = None
+    """None: the node is the whole site of the contract."""
     intensities: Intensities | None = None
     """None: no carbon intensity is configured, so no grams are counted."""
     carbon_basis: str = ""

@@ -191,3 +191,15 @@ def test_why_no_cost_is_full_is_noted(text: str, note: str, tmp_path: Path, caps
     notes = [line for line in capsys.readouterr().out.splitlines() if "note: costs" in line]
     assert len(notes) == (1 if note else 0)
     assert note in "".join(notes)
+
+
+def test_charges_of_a_site_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(ELECTRICITY.replace("}}", "}, fixed: {per_month: 3897.40}}"))
+    assert main(["check", str(path)]) == 0
+    assert "tariff: fixed: every exporter with this file books all of it" in capsys.readouterr().out
+    path.write_text(path.read_text() + "site: {name: berlin, total: 640}")
+    assert main(["check", str(path)]) == 0
+    assert "site berlin: each node books its part of the site's charges: the GPUs of the node / 640" in (
+        capsys.readouterr().out
+    )
