@@ -3,15 +3,16 @@
 Names follow Prometheus: ``level:metric:operation``. The level determines the labels besides those of
 :attr:`grafana.values.Values.labels`:
 
-========  ==========================  =====================================================================
-level     labels                      what it is
-========  ==========================  =====================================================================
-gpu       instance, gpu, uuid         one GPU
-node      instance                    one exporter
-server    server                      one inference server, over all nodes it spans
-model     server, model               one model of one server, over all nodes it spans
-cluster   (none)                      one installation, GPUs without an owner included
-========  ==========================  =====================================================================
+==========  ==========================  =====================================================================
+level       labels                      what it is
+==========  ==========================  =====================================================================
+gpu         instance, gpu, uuid         one GPU
+node        instance                    one exporter
+server      server                      one inference server, over all nodes it spans
+model       server, model               one model of one server, over all nodes it spans
+deployment  deployment                  servers that make one service: pools for prefill and decode
+cluster     (none)                      one installation, GPUs without an owner included
+==========  ==========================  =====================================================================
 
 Numerators and denominators are summed separately and divided last, so that a server with tokens counted on one node and
 joules metered on three has a correct ratio. There is no ratio without joules, none where a GPU of the server was metered
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grafana.metrics import Vocabulary
 from grafana.values import Values, number
@@ -49,6 +50,7 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     "node": ("instance",),
     "server": ("server",),
     "model": ("server", "model"),
+    "deployment": ("deployment",),
     "cluster": (),
 }
 
@@ -133,6 +135,7 @@ class Rules:
         """All rules over one window, inputs first."""
         yield from self.gpus(window)
         yield from self.servers(window)
+        yield from self.deployments(window)
         if window in NODE_WINDOWS:
             yield from self.nodes(window)
         yield from self.clusters(window)
@@ -374,6 +377,39 @@ class Rules:
                 labels,
                 {"kind": kind},
             )
+
+    def deployments(self, window: str) -> Iterable[Recording]:
+        """Tokens and joules of all servers of a deployment, and their ratio. A prefill instance counts the prompts that it
+        computes and a decode instance what it generates, so that each token is counted once."""
+        server, deployment = self.keys(*LEVELS["server"]), self.keys(*LEVELS["deployment"])
+        if window == "5m":
+            yield Recording(
+                "server:tpw_server_deployment:max",
+                promql(f"""
+                    topk by ({server}) (1, max by ({server}, deployment) (tpw_server_info{{deployment!=""}}))
+                """),
+                (*LEVELS["server"], "deployment"),
+            )
+
+        def joined(series: str) -> str:
+            return f"{series} * on ({server}) group_left (deployment) server:tpw_server_deployment:max"
+
+        for record, extra in (("tokens", ("kind",)), ("energy_joules", ("state", "boundary"))):
+            by = self.keys(*LEVELS["deployment"], *extra)
+            yield Recording(
+                f"deployment:tpw_server_{record}:rate{window}",
+                f"sum by ({by}) ({joined(f'server:tpw_server_{record}:rate{window}')})",
+                (*LEVELS["deployment"], *extra),
+            )
+        unmetered = joined(f"(server:tpw_metered:ratio_rate{window} < {number(METERED_COVERAGE)})")
+        for boundary in ("gpu", "facility"):
+            ratio = self._tokens_per_joule(
+                "deployment",
+                window,
+                boundary,
+                f'deployment:tpw_server_energy_joules:rate{window}{{boundary="{boundary}"}}',
+            )
+            yield replace(ratio, expr=f"{ratio.expr}\nunless on ({deployment}) ({unmetered})")
 
     def _of_models(self, window: str) -> Iterable[Recording]:
         """Tokens by kind and in total, joules at both boundaries, money in both scopes, from the counters."""

@@ -34,7 +34,7 @@ def expected() -> dict[str, Expected]:
                 found |= _gpus(level, window, seconds)
         for level in ("model", "server"):
             found |= _servers(level, window, seconds)
-        found |= _models(window, seconds)
+        found |= _models(window, seconds) | _deployments(window)
         if window != "5m":
             found |= _active(window, seconds)
         if window != "1d":
@@ -134,6 +134,13 @@ def _per_million(h: Hand, labels: tuple[str, ...], tokens: Callable[[str], Rows]
             for scope in SCOPES
         )
     )
+
+
+def _deployments(window: str) -> dict[str, Expected]:
+    """No server of the day belongs to one: no process is seen."""
+    names = ["server_tokens:rate", "server_energy_joules:rate", "tokens_per_joule:ratio_rate"]
+    found: dict[str, Expected] = {f"deployment:tpw_{name}{window}": lambda _: plus() for name in names}
+    return {**found, "server:tpw_server_deployment:max": lambda _: plus()}
 
 
 def _models(window: str, seconds: int) -> dict[str, Expected]:

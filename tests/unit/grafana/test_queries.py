@@ -54,6 +54,10 @@ EMPTY = {
     ("tpw-measuring", "GPUs against the node's own meter", "A"): "no node here has a meter of its own",
     ("tpw-gpus", "GPUs that servers share", "A"): "every GPU is one server's here; test_shared_gpus.py has others",
     ("tpw-gpus", "Estimated power of instances (MIG)", "A"): "no GPU is partitioned here; test_shared_gpus.py has one",
+    **dict.fromkeys(
+        (name for name in RULES if "deployment" in name),
+        "no server's process is seen; tests/rules/recording.yaml has two",
+    ),
 }
 """Queries that find nothing in this day, and why."""
 
