@@ -22,7 +22,7 @@ from tpw.exposition.figures import figure
 from tpw.ledger.amounts import JOULES_PER_KWH, Served
 from tpw.ledger.books import Books
 from tpw.ledger.replicas import merged
-from tpw.report.focus import LINES_BY, NoCurrencyError, Parties, focus_text
+from tpw.report.focus import LINES_BY, VERSIONS, NoCurrencyError, Parties, focus_text
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit, range_of
 from tpw.report.reconcile import check_text, compared
@@ -61,7 +61,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=_FORMATS,
         default="table",
-        help="Output format. focus is CSV by the FinOps specification 1.2.",
+        help="Output format. focus is CSV by the FinOps specification.",
     )
     what.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
     what.add_argument(
@@ -70,6 +70,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="Compare the sums of all quarter-hours with the counters instead. Exit status 1 if they differ.",
     )
     focus = parser.add_argument_group("format focus")
+    focus.add_argument(
+        "--focus-version", choices=VERSIONS, default=VERSIONS[0], help=f"Version of FOCUS. Default: {VERSIONS[0]}."
+    )
     focus.add_argument("--provider", metavar="NAME", default="self-hosted", help="Provider name. Default: self-hosted.")
     focus.add_argument("--invoice-id", metavar="ID", default="", help="Number of the invoice with these charges.")
     focus.add_argument("--billing-account", metavar="ID", help="Billing account. Default: the name of this host.")
@@ -117,6 +120,7 @@ class _Request:
     by: tuple[Dimension | Label, ...]
     format: str
     parties: Parties
+    focus_version: str
 
 
 def _request(arguments: argparse.Namespace, config: Config) -> _Request:
@@ -140,6 +144,7 @@ def _request(arguments: argparse.Namespace, config: Config) -> _Request:
         _grouped_by(arguments.by, arguments.format),
         arguments.format,
         Parties(arguments.provider, arguments.billing_account or platform.node() or "this-host", arguments.invoice_id),
+        arguments.focus_version,
     )
 
 
@@ -192,7 +197,7 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> Iterable
                     f"tpw-exporter report: {kwh} kWh have no price yet and are not charged in this data set",
                     file=sys.stderr,
                 )
-            return focus_text(report, head.gpus, billing_period, request.parties)
+            return focus_text(report, head.gpus, billing_period, request.parties, request.focus_version)
         case _:
             return table_text(report, calendar, head.gpus, remarks, _width())
 

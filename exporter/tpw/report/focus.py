@@ -1,8 +1,11 @@
-"""A report as a FOCUS 1.2 data set: FinOps Open Cost and Usage Specification, https://focus.finops.org/.
+"""A report as a FOCUS data set: FinOps Open Cost and Usage Specification, https://focus.finops.org/.
 
 One row per charge: the cost of one GPU in one period, for one server, model and state, by component. The credit of negative
 prices is a charge of its own. Tokens are rows without cost: their cost is in the rows of the GPUs, and any FOCUS tool finds
 quantity and cost in one data set.
+
+Version 1.3 names the provider of the service and its host in columns of their own, which replace ``ProviderName`` and
+``PublisherName``; 1.3 has both pairs, 1.4 the new one.
 
 There is no price list and no discount: billed, effective, contracted and list cost are equal, and the columns of unit
 prices, commitments and reservations are omitted.
@@ -23,7 +26,8 @@ from tpw.report.periods import Period
 from tpw.report.records import csv_rows
 from tpw.report.tabulate import Dimension, Line, Report, Totals
 
-VERSION = "1.2"
+VERSIONS = ("1.2", "1.3", "1.4")
+"""The first is the default, for which the FinOps Foundation's validator has rules."""
 
 LINES_BY = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.GPU, Dimension.WORKLOAD)
 """The grouping of the report behind a data set, beside time."""
@@ -85,6 +89,16 @@ _METERS = {
 }
 
 
+def columns(version: str = VERSIONS[0]) -> tuple[str, ...]:
+    """Of a version, in the order of the specification."""
+    names = set(COLUMNS)
+    if version != "1.2":
+        names |= {"HostProviderName", "ServiceProviderName"}
+    if version == "1.4":
+        names -= {"ProviderName", "PublisherName"}
+    return tuple(sorted(names, key=lambda name: (name.startswith("x_"), name)))
+
+
 class _Category(StrEnum):
     USAGE = "Usage"
     CREDIT = "Credit"
@@ -107,7 +121,11 @@ class NoCurrencyError(ValueError):
 
 
 def focus_text(
-    report: Report, gpus: Mapping[str, Gpu], billing_period: Callable[[float], Period], parties: Parties
+    report: Report,
+    gpus: Mapping[str, Gpu],
+    billing_period: Callable[[float], Period],
+    parties: Parties,
+    version: str = VERSIONS[0],
 ) -> Iterator[str]:
     """The data set as CSV; an empty field is null.
 
@@ -116,6 +134,7 @@ def focus_text(
         gpus: by UUID.
         billing_period: the billing period of a moment.
         parties: who charges whom.
+        version: of the specification.
 
     Raises:
         NoCurrencyError: the books hold no money.
@@ -124,7 +143,9 @@ def focus_text(
         raise NoCurrencyError(
             "these books hold no money, and a FOCUS data set has a currency: configure `tariff` or `costs`"
         )
-    return csv_rows(COLUMNS, _rows(report, gpus, billing_period, parties))
+    names = columns(version)
+    rows = _rows(report, gpus, billing_period, parties)
+    return csv_rows(names, ({name: row.get(name, "") for name in names} for row in rows))
 
 
 def _rows(
@@ -154,10 +175,12 @@ def _common(line: Line, period: Period, billing: Period, parties: Parties, curre
         "ChargePeriodEnd": _utc(period.end_seconds),
         "InvoiceId": parties.invoice,
         "InvoiceIssuerName": parties.provider,
+        "HostProviderName": parties.provider,
         "ProviderName": parties.provider,
         "PublisherName": parties.provider,
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "LLM Inference",
+        "ServiceProviderName": parties.provider,
         "ServiceSubcategory": "Generative AI",
         "SubAccountId": belongs.namespace,
         "SubAccountName": belongs.namespace,

@@ -19,7 +19,7 @@ from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import PostingKey
 from tpw.ledger.tick import Policy
 from tpw.model import State, Workload, WorkloadKind
-from tpw.report.focus import COLUMNS, LINES_BY, NoCurrencyError, Parties, focus_text
+from tpw.report.focus import COLUMNS, LINES_BY, VERSIONS, NoCurrencyError, Parties, focus_text
 from tpw.report.periods import Calendar, Period
 from tpw.report.tabulate import Dimension, Report, Tabulation
 from tpw.store.reading import BooksReader
@@ -207,6 +207,21 @@ def test_charges_have_the_number_of_the_invoice_that_is_given(directory: Path) -
         parties = replace(PARTIES, invoice=number)
         text = "".join(focus_text(report, {}, lambda at: Period(START, END), parties))
         assert {charge["InvoiceId"] for charge in charges(text)} == {number}
+
+
+def test_newer_versions_name_the_provider_of_the_service_and_its_host(directory: Path) -> None:
+    """1.3 deprecates two columns and has both pairs, 1.4 has removed them. Nothing else differs."""
+    report = grouped(directory, Dimension.DAY, BillingMonths("Europe/Berlin"), Period(START, END))
+    old, new = {"ProviderName", "PublisherName"}, {"HostProviderName", "ServiceProviderName"}
+    sets = {
+        version: charges("".join(focus_text(report, {}, lambda at: Period(START, END), PARTIES, version)))
+        for version in VERSIONS
+    }
+    names = {version: set(found[0]) for version, found in sets.items()}
+    assert names == {"1.2": set(COLUMNS), "1.3": set(COLUMNS) | new, "1.4": set(COLUMNS) - old | new}
+    for one, other in zip(sets["1.2"], sets["1.4"], strict=True):
+        assert {other[name] for name in new} == {one["ProviderName"]} == {PARTIES.provider}
+        assert {name: one[name] for name in names["1.2"] - old} == {name: other[name] for name in names["1.4"] - new}
 
 
 def test_the_smallest_cost_has_no_exponent() -> None:
