@@ -255,6 +255,7 @@ def test_the_notes_state_what_becomes_of_the_books(notes):
 # ---------------------------------------------------------------------------------------------------------------- refusals
 
 
+CHARGED = {"currency": "EUR", "energy": {"kind": "flat", "price_per_kwh": 0.2}, "fixed": {"per_month": 3897.4}}
 SURGE = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
@@ -280,6 +281,7 @@ SURGE = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
         ({"serviceAccount": {"create": False}}, "rbac.create"),
         ({"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}, "twice"),
         ({"serviceMonitor": {"enabled": True}, "service": {"enabled": False}}, "serviceMonitor"),
+        ({"config": {"tariff": CHARGED}}, "every node would book all of them"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -293,6 +295,7 @@ def test_what_the_refusals_ask_for_is_accepted():
     render({"updateStrategy": {"type": "OnDelete", **SURGE}})
     render({"updateStrategy": SURGE, "state": {"type": "emptyDir"}})
     render({"serviceAccount": {"create": False, "name": "monitoring"}})
+    render({"config": {"tariff": CHARGED, "site": {"name": "berlin", "total": 640}}})
 
 
 # ------------------------------------------------------------------------------------------------------- rights and objects

@@ -66,4 +66,8 @@
 {{- if and .Values.serviceMonitor.enabled (not .Values.service.enabled) -}}
 {{- fail "serviceMonitor: it selects the Service; set service.enabled, or use podMonitor." -}}
 {{- end -}}
+{{- $tariff := dig "tariff" dict .Values.config | default dict -}}
+{{- if and (or $tariff.fixed $tariff.capacity $tariff.demand) (not .Values.config.site) -}}
+{{- fail "config.tariff: fixed, capacity and demand are charges of a whole site, and every node would book all of them; add config.site (docs/tariffs.md, section Several nodes of one site)." -}}
+{{- end -}}
 {{- end -}}
