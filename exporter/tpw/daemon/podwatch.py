@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import uniform
+from random import Random
 from typing import TYPE_CHECKING
 
 from tpw.config.schema import Kubernetes, Server
@@ -98,7 +98,7 @@ class PodWatch:
             headers_file=settings.token_file,
             tls=Tls(settings.ca_file) if address.startswith("https:") else None,
         )
-        self._watched = NodePods(api, node, uniform, settings.deployment_labels)
+        self._watched = NodePods(api, node, Random().uniform, settings.deployment_labels)
         threading.Thread(target=self._watched.run, name="pods", daemon=True).start()
         self._watched.tried.wait(FIRST_LIST_SECONDS)
 
