@@ -114,7 +114,7 @@ def test_a_message_of_the_troubleshooting_page_is_one_of_the_program(message: st
 
 def values_blocks() -> list[dict[str, Any]]:
     found = [yaml.safe_load(block) for block in blocks(DOCS / "kubernetes.md", "yaml") if "# values.yaml" in block]
-    assert len(found) == 2
+    assert len(found) == 3
     return found
 
 

@@ -632,3 +632,38 @@ def test_kustomize_applies_the_manifests():
     assert kinds == {"ConfigMap", "DaemonSet", "Service", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
     (subject,) = of_kind(committed(), "ClusterRoleBinding")["subjects"]
     assert subject["namespace"] == yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["namespace"]
+
+
+def test_each_node_pool_has_a_daemonset_and_a_configuration_of_its_own_on_its_own_nodes():
+    documents = rendered("node-pools")
+    sets = {one["metadata"]["name"]: one["spec"] for one in documents if one["kind"] == "DaemonSet"}
+    configs = {
+        one["metadata"]["name"]: yaml.safe_load(one["data"]["config.yaml"])
+        for one in documents
+        if one["kind"] == "ConfigMap" and "config.yaml" in one["data"]
+    }
+    pods = {name: spec["template"]["spec"] for name, spec in sets.items()}
+
+    assert sets.keys() == configs.keys() == {"tpw-exporter-h100", "tpw-exporter-l4"}
+    for name, pool in (("tpw-exporter-h100", "h100"), ("tpw-exporter-l4", "l4")):
+        labels = sets[name]["template"]["metadata"]["labels"]
+        assert sets[name]["selector"]["matchLabels"]["tpw-exporter/pool"] == pool
+        assert sets[name]["selector"]["matchLabels"].items() <= labels.items()
+        assert pods[name]["nodeSelector"] == {"gpu": pool}
+        [volume] = [one for one in pods[name]["volumes"] if one["name"] == "config"]
+        assert volume["configMap"]["name"] == name
+        assert configs[name]["tariff"]["currency"] == "EUR"
+    assert [configs[name]["facility"]["pue"] for name in sorted(configs)] == [1.3, 1.5]
+    assert [configs[name]["costs"]["hardware"]["price_per_gpu"] for name in sorted(configs)] == [30000, 2500]
+    assert "runtimeClassName" not in pods["tpw-exporter-h100"]
+    assert pods["tpw-exporter-l4"]["runtimeClassName"] == "nvidia"
+    assert {pod["serviceAccountName"] for pod in pods.values()} == {"tpw-exporter"}
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [{"config": {}}, {"nodeSelector": {"gpu": "l4"}, "config": {"tarif": {}}}, {"nodeSelector": {}, "rbac": {}}],
+)
+def test_a_node_pool_needs_its_nodes_and_has_values_of_the_chart(pool):
+    with pytest.raises(Exception, match="nodePools"):
+        render({"nodePools": {"l4": pool}})

@@ -25,6 +25,36 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}
 
+{{/* Name of the DaemonSet and the ConfigMap, of a node pool if it is of one. */}}
+{{- define "tpw-exporter.poolName" -}}
+{{- if .Values.pool -}}
+{{- printf "%s-%s" (include "tpw-exporter.fullname" . | trunc 40 | trimSuffix "-") .Values.pool -}}
+{{- else -}}
+{{- include "tpw-exporter.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tpw-exporter.poolLabels" -}}
+{{ include "tpw-exporter.selectorLabels" . }}
+{{- with .Values.pool }}
+tpw-exporter/pool: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* A template for each node pool, with its values over those of the chart; once, with these, where there are none. */}}
+{{- define "tpw-exporter.forEachPool" -}}
+{{- $root := .root -}}
+{{- $template := .template -}}
+{{- range $name, $values := default (dict "" dict) $root.Values.nodePools -}}
+{{- $merged := mergeOverwrite (deepCopy $root.Values) (deepCopy $values) (dict "pool" $name) -}}
+{{- $context := dict "Values" $merged "Chart" $root.Chart "Release" $root.Release "Capabilities" $root.Capabilities "Files" $root.Files "Template" $root.Template -}}
+{{- if $name }}
+---
+{{ end -}}
+{{ include $template $context }}
+{{- end -}}
+{{- end -}}
+
 {{- define "tpw-exporter.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "tpw-exporter.fullname" .) .Values.serviceAccount.name -}}
