@@ -98,7 +98,7 @@ class PodWatch:
             headers_file=settings.token_file,
             tls=Tls(settings.ca_file) if address.startswith("https:") else None,
         )
-        self._watched = NodePods(api, node, Random().uniform, settings.deployment_labels)
+        self._watched = NodePods(api, node, Random().uniform, settings.deployment_labels)  # noqa: S311 - pauses
         threading.Thread(target=self._watched.run, name="pods", daemon=True).start()
         self._watched.tried.wait(FIRST_LIST_SECONDS)
 
