@@ -21,6 +21,9 @@ MONDAY_NOON = 1_772_449_200.0
 
 NOT_SHOWN = {
     "tpw_books_writable",
+    "tpw_budget_amount",
+    "tpw_budget_projected",
+    "tpw_budget_spent",
     "tpw_gpu_calibration_gain_ratio",
     "tpw_gpu_calibration_offset_watts",
     "tpw_gpu_energy_anomalies_total",
@@ -28,14 +31,23 @@ NOT_SHOWN = {
     "tpw_gpu_power_smoothing_floor_watts",
     "tpw_host_energy_joules_total",
     "tpw_host_power_watts",
+    "tpw_period_cost_forecast",
+    "tpw_period_facility_energy_forecast_joules",
+    "tpw_period_tokens_forecast",
+    "tpw_phase_cost_per_token",
+    "tpw_phase_energy_joules_per_token",
+    "tpw_server_phase_energy_error_ratio",
+    "tpw_server_phase_energy_joules_total",
     "tpw_server_requests_without_usage_total",
     "tpw_server_token_anomalies_total",
     "tpw_server_work_units_total",
+    "tpw_site_share_ratio",
     "tpw_source_read_failures_total",
     "tpw_store_last_write_timestamp_seconds",
     "tpw_workload_energy_joules_total",
 }
-"""Metrics that healthy, unpartitioned GPUs at positive prices do not have, without books on disk."""
+"""Metrics that healthy, unpartitioned GPUs at positive prices do not have in their first minute, without books on disk,
+budgets, a site and servers with separate phases."""
 
 
 @pytest.fixture(scope="module")
