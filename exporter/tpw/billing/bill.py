@@ -59,6 +59,8 @@ class Bill:
     """Charges that no line includes, in sentences."""
     problems: tuple[str, ...]
     """Why prices are not known."""
+    notes: tuple[str, ...] = ()
+    """What the load does not show, in sentences."""
 
     @property
     def total(self) -> float:
@@ -114,7 +116,19 @@ def bill(tariff: Tariff, loads: Sequence[Load], start_seconds: float, end_second
         covered_seconds(loads, start_seconds, end_seconds) / (end_seconds - start_seconds),
         contract.excluded,
         tuple(problems),
+        tuple(_coarse(tariff, contract, loads)),
     )
+
+
+def _coarse(tariff: Tariff, contract: Contract, loads: Sequence[Load]) -> Iterator[str]:
+    """That the load has no peaks of the length that is billed."""
+    windows = [charge.window for charge in tariff.demand] + [rules.window_seconds for rules in contract.demand]
+    longest = max((load.end_seconds - load.start_seconds for load in loads), default=0.0)
+    if windows and longest > min(windows) + 1.0:
+        yield (
+            f"the load has means of {longest / 60.0:g} minutes, and peaks of {min(windows) / 60.0:g} minutes are billed:"
+            " the real ones are higher"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- energy

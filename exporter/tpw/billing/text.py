@@ -53,6 +53,7 @@ def remarks(bill: Bill) -> list[str]:
     found += [f"no price: {problem}" for problem in bill.problems]
     if bill.covered < 1.0 - 1e-9:
         found.append(f"there is a load for {bill.covered:.1%} of the time")
+    found += bill.notes
     found += [f"not in the bill: {sentence}" for sentence in bill.excluded]
     return found
 

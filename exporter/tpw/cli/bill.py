@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     except (StoreError, SourceError) as error:
         print(f"tpw-exporter bill: {error}", file=sys.stderr)
         return 1
+    if config.site is not None and not arguments.load:
+        print(
+            "tpw-exporter bill: the load is that of this node, the charges are those of the whole site", file=sys.stderr
+        )
     if asked is None and loads:
         asked = Period(loads[0].start_seconds, loads[-1].end_seconds)
     if asked is None or not any(asked.start_seconds < load.end_seconds for load in loads):

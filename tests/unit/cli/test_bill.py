@@ -204,6 +204,18 @@ def test_a_power_factor_that_is_metered_elsewhere(tmp_path: Path, committed: str
     assert total == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("minutes", "noted"), [(60, True), (15, False)])
+def test_a_load_that_is_too_coarse_for_the_peaks_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], minutes: int, noted: bool
+) -> None:
+    load_file = curve(tmp_path / "load.csv", "2026-07-01", "2026-07-03", lambda at: 10.0, minutes)
+    (tmp_path / "a.yaml").write_text(
+        "tariff: {currency: EUR, timezone: UTC, energy: {price_per_kwh: 1}, demand: {price_per_kw_month: 10}}"
+    )
+    assert main(["bill", f"--config.file={tmp_path / 'a.yaml'}", f"--load={load_file}"]) == 0
+    assert ("means of 60 minutes" in capsys.readouterr().out) is noted
+
+
 def test_blocks_restart_with_the_month() -> None:
     loads = [Load(at("2026-07-31T00:00"), at("2026-08-02T00:00"), 48 * 3.6e6)]
     text = "energy: {price_per_kwh: 1, blocks: [{above_kwh: 20, price_per_kwh: 0.5}]}"
@@ -290,7 +302,20 @@ def test_the_books_are_a_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     write_books(tmp_path)
     (tmp_path / "a.yaml").write_text("tariff: {currency: EUR, timezone: UTC, energy: {price_per_kwh: 1}}")
     assert main(["bill", f"--config.file={tmp_path / 'a.yaml'}", f"--state.dir={tmp_path}", "--month=2026-10"]) == 0
-    total = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("total"))
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    total = next(line for line in captured.out.splitlines() if line.startswith("total"))
     assert float(total.split()[1].replace(",", "")) == pytest.approx(
         float(total.split()[-1].replace(",", "")), abs=0.006
     )
+
+
+def test_the_books_of_a_node_of_a_site_are_not_the_load_of_the_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_books(tmp_path)
+    (tmp_path / "a.yaml").write_text(
+        "site: {name: hall, total: 80}\ntariff: {currency: EUR, timezone: UTC, energy: {price_per_kwh: 1}, fixed: {per_month: 9}}"
+    )
+    assert main(["bill", f"--config.file={tmp_path / 'a.yaml'}", f"--state.dir={tmp_path}", "--month=2026-10"]) == 0
+    assert "charges are those of the whole site" in capsys.readouterr().err
