@@ -315,7 +315,8 @@ def test_the_books_of_a_node_of_a_site_are_not_the_load_of_the_site(
 ) -> None:
     write_books(tmp_path)
     (tmp_path / "a.yaml").write_text(
-        "site: {name: hall, total: 80}\ntariff: {currency: EUR, timezone: UTC, energy: {price_per_kwh: 1}, fixed: {per_month: 9}}"
+        "site: {name: hall, total: 80}\n"
+        "tariff: {currency: EUR, timezone: UTC, energy: {price_per_kwh: 1}, fixed: {per_month: 9}}"
     )
     assert main(["bill", f"--config.file={tmp_path / 'a.yaml'}", f"--state.dir={tmp_path}", "--month=2026-10"]) == 0
     assert "charges are those of the whole site" in capsys.readouterr().err
