@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.days import START_MONOTONIC, START_WALL, Steps, play
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books
-from tpw.ledger.outage import HELD_SECONDS
 from tpw.ledger.tick import Policy, Tick
 from tpw.ledger.window import live_ratios
 from tpw.model import (
@@ -238,7 +238,7 @@ def test_a_server_that_was_restarted_is_active_until_it_ended_and_since_it_began
 
 
 def test_a_server_that_does_not_come_back_is_other_with_its_name() -> None:
-    bound = int(HELD_SECONDS / STEP)
+    bound = int(POLICY.held_seconds / STEP)
     course = Course(bound + 100, busy=lambda tick: True, read=lambda tick: tick < 20)
     books = play(course.all_ticks(), POLICY)
     assert books[bound].held
@@ -247,6 +247,18 @@ def test_a_server_that_does_not_come_back_is_other_with_its_name() -> None:
     used = {key.workload: amounts.joules for key, amounts in end.postings.items() if key.state is State.OTHER}
     assert used.keys() == {Workload(WorkloadKind.SERVER, "s")}
     assert math.isclose(sum(used.values()), (bound + 100 - 19) * STEP * 600.0)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_outage_of_three_hours_changes_no_total(listed: bool) -> None:
+    """A process list names the owner for any time; without one the energy waits for as long as the setting has it."""
+    course = Course(760, busy=lambda tick: tick % 4 != 0, listed=listed)
+    away = replace(course, read=lambda tick: not 20 <= tick < 740)
+    policy = POLICY if listed else replace(POLICY, held_seconds=4 * 3600.0)
+    truth, books = (play(one.all_ticks(), policy)[-1] for one in (course, away))
+    assert not books.held
+    assert math.isclose(tokens(books), tokens(truth), rel_tol=1e-12)
+    assert math.isclose(server(books, "joules"), server(truth, "joules"), rel_tol=1e-9)
 
 
 def test_a_process_that_is_known_to_have_ended_owns_nothing_since() -> None:

@@ -61,6 +61,13 @@ class Polling:
         " that count tokens at the end of a request.",
         default=60.0,
     )
+    hold: float = setting(
+        duration(60.0, 30 * 86400.0),
+        "How long the energy of a server that cannot be read waits for its page, where the processes on its GPUs are"
+        " unknown or it has several models; after that it is booked as `other`. Meanwhile the counters of these GPUs"
+        " stand still.",
+        default=3600.0,
+    )
     plausibility: Plausibility = setting(
         Section(Plausibility), "What is accepted from the pages of servers.", default=Plausibility()
     )

@@ -68,6 +68,7 @@ def policy(config: Config, facts: Facts) -> Policy:
         rates=config.costs.rates(),
         references=tuple(item.reference() for item in config.references),
         limits=limits(config),
+        held_seconds=config.polling.hold,
         calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
     )
 

@@ -111,7 +111,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_gpu_pending_energy_joules",
         _GPU,
         "Energy of the GPU in joules that is metered and not in the counters yet: a server that may have used it cannot be "
-        "read. It is booked when the server's page shows the owner, or after an hour as state other.",
+        "read. It is booked when the server's page shows the owner, or after polling.hold as state other.",
         _NO_ENERGY,
     ),
     Metric(

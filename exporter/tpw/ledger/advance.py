@@ -40,8 +40,7 @@ from tpw.ledger.outage import (
     Settled,
     course,
     hold,
-    is_expired,
-    is_waiting,
+    is_unclear,
     settle,
     without_expired,
 )
@@ -50,7 +49,6 @@ from tpw.ledger.replacing import replace
 from tpw.ledger.rows import Course, open_from, serve
 from tpw.ledger.site import quarters
 from tpw.ledger.tick import Policy, Tick
-from tpw.ledger.trust import Limits
 from tpw.ledger.window import slide
 from tpw.ledger.workloads import bounded
 from tpw.model import (
@@ -129,7 +127,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     elapsed = _elapsed(books, tick.at)
     now = tick.at.wall_seconds
     since = now - elapsed
-    read = _servers(books, tick, policy.limits)
+    read = _servers(books, tick, policy)
     journal = Journal()
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
@@ -283,7 +281,7 @@ def _observed_since(books: Books, tick: Tick) -> float:
     return tick.at.wall_seconds - _SCAN_SECONDS
 
 
-def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
+def _servers(books: Books, tick: Tick, policy: Policy) -> _Servers:
     accounts = dict(books.servers)
     risen: dict[str, Mapping[tuple[str, TokenKind], float]] = {}
     moved: dict[str, bool] = {}
@@ -314,7 +312,7 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             last_read = before.unread_since_seconds
         if last_read is None and books.resumed and books.at is not None:
             last_read = books.at.wall_seconds
-        accepted = limits.by_server.get(server_of_replica(name), limits)
+        accepted = policy.limits.by_server.get(server_of_replica(name), policy.limits)
         counted = count(before, reading, last_read, tick.at.wall_seconds, accepted)
         accounts[name], risen[name], moved[name] = counted.account, counted.risen, counted.moved
         if last_read is not None:
@@ -347,7 +345,7 @@ def _servers(books: Books, tick: Tick, limits: Limits) -> _Servers:
             accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
         if "" not in account.seen:  # books of 0.1
             accounts[name] = replace(accounts[name], seen=mark_seen(account.seen, ("",), tick.at.wall_seconds))
-    outages = _outages(books, tick, accounts, activities, moved)
+    outages = _outages(books, tick, accounts, activities, moved, policy.held_seconds)
     for name in outages.ended:
         if name in risen or name not in tick.owners:
             accounts[name] = replace(accounts[name], unread_since_seconds=None)
@@ -370,6 +368,7 @@ def _outages(
     accounts: Mapping[str, ServerAccount],
     activities: Mapping[str, Activity],
     moved: Mapping[str, bool],
+    held_seconds: float,
 ) -> Outages:
     """Which servers cannot be read, and how the outages end that end at this tick."""
     now = tick.at.wall_seconds
@@ -397,13 +396,13 @@ def _outages(
                 worked=moved[name] or any(load.running for load in account.loads),
                 models=activities[name].models,
             )
-        elif is_waiting(account, owner, now):
+        elif not is_unclear(account, owner):
+            ends[name] = End(Outcome.ENDED)
+        elif since is not None and now - since <= held_seconds:
             waiting.add(name)
-        elif is_expired(account, owner, now):
+        else:
             expired.add(name)
             ends[name] = End(Outcome.UNKNOWN)
-        else:
-            ends[name] = End(Outcome.ENDED)
     return Outages(frozenset(waiting), frozenset(expired), ends)
 
 

@@ -9,9 +9,9 @@ servers on the same GPU are booked as always. Held entries are booked when one o
   tokens of the outage;
 - it was restarted: used time is active; unused time is idle before the new process began, and starting since then;
 - its process has ended: used time was active, the rest parked;
-- it did not come back for ``HELD_SECONDS``: all of it is ``other``, with the server's name as the workload.
+- it did not come back for ``Policy.held_seconds``: all of it is ``other``, with the server's name as the workload.
 
-A server with one model and a process that is seen on the GPU is not held: the owner is known.
+A server with one model and a process that is seen on the GPU is not held: the owner is known, however long it is away.
 """
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import ROW_SECONDS, Division, PostingKey, Postings, Rows, ServerAccount
 from tpw.ledger.replacing import replace
 from tpw.model import Ownership, State, Workload, WorkloadKind
-
-HELD_SECONDS = 3600.0
-"""How long a server may be away before its energy is booked without it. Tuning: longer than a rollout or a restart that
-loads the largest weights; the counters of its GPUs stand still for so long."""
 
 
 class Outcome(StrEnum):
@@ -66,20 +62,11 @@ class Outages:
     ended: Mapping[str, End] = field(default_factory=dict)
 
 
-def is_waiting(account: ServerAccount, owner: Ownership, now_seconds: float) -> bool:
-    """Whether what a server used is held: it was read before and is not now, and perhaps it still runs."""
-    since = account.unread_since_seconds
-    if since is None or now_seconds - since > HELD_SECONDS or not owner.has_counters:
+def is_unclear(account: ServerAccount, owner: Ownership) -> bool:
+    """Whether a server was read before and is not now, and it is not known what of its GPUs is its own, or its models'."""
+    if account.unread_since_seconds is None or not owner.has_counters:
         return False
     return not owner.holders_known or (owner.held and len(account.models) > 1)
-
-
-def is_expired(account: ServerAccount, owner: Ownership, now_seconds: float) -> bool:
-    """Whether a server that may still run was not read for too long."""
-    since = account.unread_since_seconds
-    if since is None or now_seconds - since <= HELD_SECONDS or not owner.has_counters:
-        return False
-    return not owner.holders_known or owner.held
 
 
 def _other(key: PostingKey) -> PostingKey:

@@ -103,6 +103,9 @@ class Policy:
     references: tuple[Reference, ...] = ()
     limits: Limits = field(default_factory=Limits)
     """What is accepted from a server's page."""
+    held_seconds: float = 3600.0
+    """How long a server may be away before its energy is booked without it. Tuning: longer than a rollout or a restart that
+    loads the largest weights; the counters of its GPUs stand still for so long."""
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     """By UUID of a GPU. Applied to what is booked from now on."""
 
