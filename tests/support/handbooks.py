@@ -18,11 +18,24 @@ from support.samples import Labels, Samples, Series, labels
 from tpw import __version__
 
 STATES = ("active", "parked", "starting", "other", "idle")
+COMPONENTS = {"energy", "hardware", "hosting", "fixed", "demand"}
+OF_PERIODS = {
+    "tpw_server_tokens_total": "tokens",
+    "tpw_server_energy_joules_total": "joules",
+    "tpw_server_facility_energy_joules_total": "facility",
+    "tpw_server_cost_total": "cost",
+    "tpw_server_credit_total": "credit",
+    "tpw_gpu_state_energy_joules_total": "joules",
+    "tpw_gpu_state_facility_energy_joules_total": "facility",
+    "tpw_gpu_state_cost_total": "cost",
+    "tpw_gpu_state_credit_total": "credit",
+}
+"""Counters that the periods have too, of servers and of idle GPUs."""
 SERVER_STATES = STATES[:3]
 BELONGS = ("namespace", "workload", "workload_kind", "pod", "container", "deployment", "role")
 """To whom a server's process belongs, and its role: no process is seen on this day."""
 JOULES_PER_KWH = 3.6e6
-SENSOR_ERROR = 0.108
+SENSOR_ERROR = 0.12
 """Stated for the sensors of GPUs, relative (docs/accuracy.md). That of the method is independent of it."""
 COUNTER_ERROR, INSTANT_ERROR = 0.002, 0.05
 
@@ -66,6 +79,7 @@ class Total:
     facility: float
     energy: float
     full: float
+    capital: float
     unmetered: bool
     """Whether of one of its GPUs nothing is known since the poll before."""
 
@@ -97,6 +111,10 @@ class Book:
         self._held: dict[str, list[Held]] = {gpu.uuid: [] for gpu in self._gpus}
         self._held_joules = {gpu.uuid: 0.0 for gpu in self._gpus}
         self._quarters: dict[float, float] = {}
+        self._month: dict[tuple[str, str, str], float] = {}
+        """Of this month, which begins with the day: (server, state, component or quantity)."""
+        self._poll_sums: dict[tuple[str, str, str], float] = {}
+        """The same of the last poll."""
         self._demand_paid = 0.0
         self._now = self._before = self._began = float(day.START)
         self._page: dict[tuple[str, Labels], float] = {}
@@ -124,6 +142,11 @@ class Book:
     def _add(self, metric: str, more: float, /, **who: str) -> None:
         key = self._key(metric, who)
         self._counters[key] = self._counters.get(key, 0.0) + more
+        what = OF_PERIODS.get(metric)
+        if what and more and ("server" in who or who.get("state") == "idle"):
+            place = who.get("server", "(idle)"), who.get("state", who.get("kind", "")), who.get("component", what)
+            for sums in (self._month, self._poll_sums):
+                sums[place] = sums.get(place, 0.0) + more
 
     def _show(self, metric: str, value: float, /, **who: str) -> None:
         self._page[self._key(metric, who)] = value
@@ -171,6 +194,7 @@ class Book:
             self._began = self._now
             self._windows = {}
             self._add("starts", 1.0)
+        self._poll_sums = {}
         owners = {gpu.uuid: self._owner(gpu) for gpu in self._gpus}
         self._unmetered = set()
         self._tokens()
@@ -186,6 +210,7 @@ class Book:
         for name in self._configured():
             self._server(name, owners)
         self._prices()
+        self._periods()
         self._sources()
         self._exporter()
 
@@ -483,6 +508,7 @@ class Book:
                 self._sum("tpw_server_facility_energy_joules_total", server=name),
                 energy - credit,
                 self._sum("tpw_server_cost_total", server=name) - credit,
+                self._sum("tpw_server_cost_total", server=name, component="hardware"),
                 name in self._unmetered,
             )
         )
@@ -502,7 +528,9 @@ class Book:
                 if joules > 0 and metered and whole:
                     self._show("tpw_tokens_per_watt", tokens / joules, **who, kind=kind, boundary=boundary)
             if tokens and metered and whole:
-                for scope, money in (("energy", last.energy - first.energy), ("full", last.full - first.full)):
+                full, capital = last.full - first.full, last.capital - first.capital
+                energy = last.energy - first.energy
+                for scope, money in (("energy", energy), ("operating", full - capital), ("full", full)):
                     cost = money / tokens
                     self._show("tpw_cost_per_token", cost, **who, kind=kind, scope=scope, currency=day.CURRENCY)
 
@@ -518,6 +546,47 @@ class Book:
         self._show("tpw_host_share_info", 1.0, method="components" if self._node.cpu_watts else "none")
         for kind, price in day.API.items():
             self._show("tpw_reference_price_per_token", price, reference="api-70b", kind=kind, **currency)
+
+    def _periods(self) -> None:
+        """The month and the week have what the counters have. So has the day until midnight: what the poll of that moment
+        charges for demand belongs to the next day."""
+        of_next = {place: money for place, money in self._poll_sums.items() if place[2] == "demand"}
+        today = of_next if self._now == day.END else self._month
+        for period, sums in (("day", today), ("week", self._month), ("month", self._month)):
+            self._show("tpw_period_unpriced_energy_joules", 0.0, period=period)
+            for (server, state, what), value in sums.items():
+                if what == "tokens":
+                    self._show("tpw_period_tokens", value, period=period, server=server, kind=state)
+            for server, state in {(server, state) for server, state, what in sums if what != "tokens"}:
+                who = {"period": period, "server": server, "state": state}
+                mine = {what: value for (one, now, what), value in sums.items() if (one, now) == (server, state)}
+                self._show("tpw_period_energy_joules", mine.get("joules", 0.0), **who)
+                self._show("tpw_period_facility_energy_joules", mine.get("facility", 0.0), **who)
+                if "joules" in mine or "energy" in mine:
+                    mine["energy"] = mine.get("energy", 0.0) - mine.get("credit", 0.0)
+                for component in COMPONENTS & mine.keys():
+                    money = {"component": component, "currency": day.CURRENCY}
+                    self._show("tpw_period_cost", mine[component], **who, **money)
+        if self._now >= day.START + day.DAY:
+            self._forecasts(1.0 + (day.START + day.MONTH - 86400.0 - self._now) / (self._now - day.START))
+
+    def _forecasts(self, factor: float) -> None:
+        """The month at the pace of the day. It began a day before."""
+        sums: dict[tuple[str, ...], float] = {}
+        for (server, state, what), value in self._month.items():
+            keys = {
+                "tokens": ("tpw_period_tokens_forecast", server, state),
+                "facility": ("tpw_period_facility_energy_forecast_joules", server),
+                "credit": ("tpw_period_cost_forecast", server),
+            }
+            key = ("tpw_period_cost_forecast", server) if what in COMPONENTS else keys.get(what)
+            if key is not None:
+                sums[key] = sums.get(key, 0.0) + (-value if what == "credit" else value)
+        for (metric, server, *kind), value in sums.items():
+            labels_of = {"kind": kind[0]} if kind else {}
+            if metric == "tpw_period_cost_forecast":
+                labels_of = {"currency": day.CURRENCY}
+            self._show(metric, value * factor, period="month", server=server, **labels_of)
 
     def _sources(self) -> None:
         polls = self._counters.get(("polls", ()), 0.0) + 1
@@ -572,6 +641,7 @@ class Book:
         components += ["demand"] if self._node.demand_per_kw_month else []
         components += ["fixed"] if self._node.fixed_per_month else []
         for component in components:
+            self._show("tpw_cost_components_info", 1.0, component=component)
             self._show("tpw_books_unlisted_cost", 0.0, component=component, currency=day.CURRENCY)
         self._show("tpw_books_unlisted_credit", 0.0, currency=day.CURRENCY)
 
