@@ -230,6 +230,24 @@ def test_a_deployment_is_one_server_through_rollouts(node: PodNode, nvml: FakeNv
         wait_until(
             lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") != 1.0, "gone", timeout=30, every=0.5
         )
+    # Two replicas at the same time are the same server, with the GPUs of both and the tokens of both.
+    has_made(0)
+    for number, gpu in ((5, 0), (6, 1)):
+        (logs / f"chat_llama-7d9f8c6b{3 + number}-x2x7z_{uid(number)}").mkdir(parents=True)
+        environment = {"PAGE": str(page), "WORKER": f"worker-replica-{number}"}
+        node.start(f"p{number}", ["vllm", "serve", "m"], cgroup=cgroup(number), environment=environment)
+        nvml.processes(gpu, [pid_with(f"worker-replica-{number}")])
+    wait_until(
+        lambda: daemon.attributed().get("chat/llama") == Attributed(frozenset("01"), "processes"),
+        "both replicas",
+        timeout=60,
+        every=0.5,
+    )
+    has_made(500)
+    made += 2 * 500
+    wait_until(
+        lambda: daemon.page().sum("tpw_server_tokens_total", server="chat/llama") == made, f"{made} tokens", timeout=30
+    )
     assert {name for name in server(daemon.page(), "tpw_server_tokens_total") if name.startswith("chat")} == {
         "chat/llama"
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from support.mutations import mutated
 from tpw.config import load
 from tpw.config.problems import ConfigError
 from tpw.discovery.kubelet import Checkpoint
+from tpw.discovery.kubernetes import NodePods
+from tpw.discovery.podresources import RefusedError, assigned
 from tpw.discovery.workload import parse
 from tpw.exposition.families import families
 from tpw.exposition.http1 import MalformedError, parse_head
@@ -30,6 +32,7 @@ from tpw.ledger.advance import advance
 from tpw.ledger.books import Books
 from tpw.ledger.tick import Policy, Tick
 from tpw.model import (
+    LABEL_LENGTH,
     AcceleratorReading,
     Attribution,
     EnergyMethod,
@@ -185,6 +188,51 @@ def test_any_checkpoint_of_the_kubelet_is_devices_or_a_sentence(body: bytes, tmp
     assert problem == "" or not devices
     assert all(isinstance(pod, str) for pod in devices)
     parse(body)
+
+
+PODS = (
+    b'{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":"llama-7d9f8c6b5-x2x7z","namespace":"chat","uid":"u1",'
+    b'"labels":{"pod-template-hash":"7d9f8c6b5","team":"x"},"annotations":{"prometheus.io/port":"8000"},"ownerReferences":['
+    b'{"kind":"ReplicaSet","name":"llama-7d9f8c6b5","controller":true}]},"spec":{"containers":[{"name":"vllm","ports":['
+    b'{"name":"metrics","containerPort":8200}]}]},"status":{"podIP":"10.1.0.7","containerStatuses":[{"name":"vllm",'
+    b'"containerID":"containerd://aa"}]}}]}'
+)
+EVENT = b'{"type":"ADDED","object":' + PODS[PODS.index(b'{"metadata":{"name"') : -2] + b"}"
+
+
+class _Api:
+    """Answers with these bytes."""
+
+    def __init__(self, body: bytes, event: bytes) -> None:
+        self._body, self._event = body, event
+
+    def request(self, _target: str, **_: Any) -> Answer:
+        return Answer(200, self._body)
+
+    def lines(self, _target: str, **_: Any) -> Iterator[bytes]:
+        yield self._event
+
+
+@many
+@example(body=b"[" * 100_000, event=b"[" * 100_000)
+@example(body=PODS.replace(b"8200", b"1e999"), event=EVENT.replace(b'"u1"', b"{}"))
+@example(body=PODS.replace(b'"x"', b"7"), event=EVENT.replace(b'"ReplicaSet"', b"7"))
+@given(body=mutated([PODS]), event=mutated([EVENT]))
+def test_any_answer_of_the_api_is_pods_or_a_failure(body: bytes, event: bytes) -> None:
+    pods = NodePods(_Api(body, event), "gpu-1", spread=lambda _low, high: high)
+    assert pods.step() >= 0.0
+    for pod in pods.pods.values():
+        assert all(len(name) <= LABEL_LENGTH for name in (pod.namespace, pod.pod, pod.workload, *pod.labels.values()))
+        assert all(isinstance(value, str) for value in (*pod.labels.values(), *pod.containers.values(), pod.address))
+
+
+@many
+@given(
+    body=mutated([(Path(__file__).parents[1] / "captures/kubelet/pod-resources-grpcio-1.85.3.bin").read_bytes()[60:]])
+)
+def test_any_answer_of_the_pod_resources_service_is_devices_or_a_refusal(body: bytes) -> None:
+    with contextlib.suppress(RefusedError):
+        assert all(isinstance(name, str) for key in assigned(body) for name in key)
 
 
 # ---------------------------------------------------------------------------------------------------- answers of a driver

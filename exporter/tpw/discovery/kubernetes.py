@@ -10,7 +10,6 @@ The token of a service account is replaced in its file long before it expires; a
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -96,7 +95,7 @@ class NodePods:
             return self._spread(0.0, _FIRST_WAIT_SECONDS)
         except SourceError as failure:
             return self._failed(failure)
-        except (KeyError, TypeError, AttributeError, ValueError):
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             return self._failed(SourceError(Reason.MALFORMED, "the answer is not a list of pods"))
         finally:
             self.tried.set()
@@ -147,7 +146,7 @@ class NodePods:
         )
         try:
             for line in self._api.lines(target, timeout_seconds=WATCH_SECONDS + LIST_SECONDS, headers=_JSON):
-                self._receive(json.loads(line))
+                self._receive(json_of(line, "an event of the watch"))
                 if self._stopped.is_set():
                     break
         except StatusError as failure:

@@ -51,15 +51,20 @@ def devices(path: str, clock: Callable[[], float] = time.monotonic) -> Devices:
         PermissionError: this user may not use it.
         OSError, RefusedError: no answer.
     """
+    return assigned(_call(path, clock))
+
+
+def assigned(answer: bytes) -> Devices:
+    """The devices in an answer. Raises RefusedError for other bytes."""
     found: dict[tuple[str, str, str], frozenset[str]] = {}
     try:
-        for pod in _messages(_call(path, clock), 1):
+        for pod in _messages(answer, 1):
             namespace, name = _text(pod, 2), _text(pod, 1)
             for container in _messages(pod, 3):
-                assigned = frozenset((*_of_plugins(container), *_of_claims(container)))
-                if assigned:
-                    found[namespace, name, _text(container, 1)] = assigned
-    except (ValueError, IndexError, struct.error):
+                held = frozenset((*_of_plugins(container), *_of_claims(container)))
+                if held:
+                    found[namespace, name, _text(container, 1)] = held
+    except (ValueError, IndexError):  # the first includes bytes that are not text
         raise RefusedError("not an answer of this service") from None
     return found
 

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpw.model import label_text
+
 _WORKLOAD_LABELS = (
     ("leaderworkerset.sigs.k8s.io/name", "leaderworkerset"),
     ("serving.kserve.io/inferenceservice", "inferenceservice"),
@@ -86,19 +88,18 @@ def pod_of_object(document: Mapping[str, Any], deployment_labels: Sequence[str] 
     """The pod in an answer of the API. ``deployment_labels`` are read before the well-known ones. Raises KeyError,
     TypeError or AttributeError for another document."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
-    labels: Mapping[str, str] = metadata.get("labels") or {}
-    annotations: Mapping[str, str] = metadata.get("annotations") or {}
-    namespace = metadata["namespace"]
-    workload, kind = _workload(metadata["name"], labels, metadata.get("ownerReferences") or ())
+    labels, annotations = _texts(metadata.get("labels")), _texts(metadata.get("annotations"))
+    namespace, pod = label_text(str(metadata["namespace"])), label_text(str(metadata["name"]))
+    workload, kind = _workload(pod, labels, metadata.get("ownerReferences") or ())
     if labels.get("app.kubernetes.io/part-of") == _LLM_SERVICE:
         labels_of_service: tuple[str, ...] = ("app.kubernetes.io/name", *_DEPLOYMENT_LABELS)
     else:
         labels_of_service = _DEPLOYMENT_LABELS
     names = (labels[label] for label in (*deployment_labels, *labels_of_service) if labels.get(label))
     return Pod(
-        annotations.get(_CONFIG_HASH) or metadata["uid"],
+        annotations.get(_CONFIG_HASH) or str(metadata["uid"]),
         namespace,
-        metadata["name"],
+        pod,
         workload,
         kind,
         f"{namespace}/{next(names, workload)}",
@@ -106,8 +107,12 @@ def pod_of_object(document: Mapping[str, Any], deployment_labels: Sequence[str] 
         {name: value for name, value in annotations.items() if name.startswith(_SCRAPE)},
         dict(_containers(status)),
         tuple(_ports(spec)),
-        status.get("podIP") or "",
+        str(status.get("podIP") or ""),
     )
+
+
+def _texts(mapping: Mapping[str, Any] | None) -> Mapping[str, str]:
+    return {name: label_text(str(value)) for name, value in (mapping or {}).items()}
 
 
 def _workload(pod: str, labels: Mapping[str, str], owners: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
@@ -118,7 +123,7 @@ def _workload(pod: str, labels: Mapping[str, str], owners: Iterable[Mapping[str,
     owner = next((one for one in owners if one.get("controller")), None)
     if owner is None or owner["kind"] == "Node":
         return pod, "pod"
-    kind, name = owner["kind"].lower(), owner["name"]
+    kind, name = label_text(owner["kind"].lower()), label_text(str(owner["name"]))
     if kind == "replicaset":
         for label, above in _TEMPLATE_HASHES:
             if labels.get(label) and name.endswith(f"-{labels[label]}"):
@@ -133,7 +138,7 @@ def _containers(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for container in status.get(key) or ():
             identifier = (container.get("containerID") or "").rpartition("//")[2]
             if identifier:
-                yield identifier, container["name"]
+                yield identifier, label_text(str(container["name"]))
 
 
 def _ports(spec: Mapping[str, Any]) -> Iterator[Port]:
@@ -143,7 +148,7 @@ def _ports(spec: Mapping[str, Any]) -> Iterator[Port]:
             for port in container.get("ports") or ():
                 if port.get("protocol", "TCP") == "TCP":
                     number, is_sidecar = int(port["containerPort"]), key == "initContainers"
-                    yield Port(port.get("name") or "", number, container["name"], is_sidecar)
+                    yield Port(str(port.get("name") or ""), number, str(container["name"]), is_sidecar)
 
 
 def is_selected(pod: Pod, namespace: str | None, labels: Mapping[str, str]) -> bool:
