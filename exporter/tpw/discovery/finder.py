@@ -380,11 +380,13 @@ class ServerFinder:
     def _known_as(self, process: Process) -> str | None:
         """The server with this process in the books."""
         started = self._fs.started_wall_seconds(process)
-        for name, identity in self._known.items():
-            is_same = abs(identity.started_wall_seconds - started) < _SAME_START_SECONDS
-            if is_same and identity.pid in (None, process.pid):
-                return name
-        return None
+        apart = {
+            name: abs(identity.started_wall_seconds - started)
+            for name, identity in self._known.items()
+            if identity.pid in (None, process.pid)
+        }
+        nearest = min(apart, key=lambda name: apart[name], default=None)
+        return nearest if nearest is not None and apart[nearest] < _SAME_START_SECONDS else None
 
     def _engine_containers(self, table: ProcessTable, owner: ServerWorkload) -> set[str]:
         """Containers of a pod with processes that are named like an engine."""

@@ -102,9 +102,9 @@ def page(daemon: Daemon) -> Scraped:
 def test_the_selected_pods_of_this_node_are_replicas_of_the_configured_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pods: list[Pod], api: PageServer
 ) -> None:
-    daemon = started(
-        tmp_path, monkeypatch, pods, api.url, "[{name: chat, selector: {namespace: chat, labels: {app: llama}}}]"
-    )
+    (tmp_path / "secret").write_text("s3cret\n")
+    chosen = f"selector: {{namespace: chat, labels: {{app: llama}}}}, headers_file: '{tmp_path / 'secret'}'"
+    daemon = started(tmp_path, monkeypatch, pods, api.url, f"[{{name: chat, {chosen}}}]")
     for pod in pods:
         pod.tokens = 10**pod.number
     daemon.tick()
@@ -116,6 +116,8 @@ def test_the_selected_pods_of_this_node_are_replicas_of_the_configured_server(
     assert owned == {("chat", "0"), ("chat", "1")}
     [info] = [dict(labels) for name, labels in found if name == "tpw_server_info"]
     assert (info["namespace"], info["label_team"], info["pod"]) == ("chat", "search", "")
+    assert [pod.server.asked[-1].headers.get("authorization") for pod in pods[:2]] == ["Bearer s3cret"] * 2
+    assert [pod.server.asked for pod in pods[2:]] == [[], []]  # of another namespace, and another app
     daemon.stop()
 
 

@@ -21,7 +21,7 @@ from tpw.discovery.placement import Place
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.procfs import ProcFs
 from tpw.discovery.scan import scan_host
-from tpw.model import KvTransfer, OsProcess, Phase, Reason, SourceError
+from tpw.model import KvTransfer, OsProcess, Phase, ProcessIdentity, Reason, SourceError
 from tpw.tokens.dialects import Climb, Dialect
 from tpw.tokens.engines import DIALECTS, ENGINES, LITELLM, LLAMACPP, SGLANG, TGI, VLLM
 from tpw.tokens.scrape import recognise_at
@@ -914,3 +914,26 @@ def test_an_unused_port_has_no_listener():
     host = HostProcesses(dialects=DIALECTS)
     host.refresh()
     assert host.listener_pids(f"http://127.0.0.1:{port}") == frozenset()
+
+
+def test_a_replica_has_the_name_that_the_books_have_for_its_process(fake: FakeProcFs, tmp_path: Path):
+    """Replicas that started in the same second, with identities from the operating system and from their pages."""
+    logs = tmp_path / "pods"
+    for pid, port in ((10, 8001), (11, 8002)):
+        uid = f"0b5a2f4e-6b1c-4a5e-9c1d-{pid:012d}"
+        (logs / f"chat_llama-7d9f8c6b5-{'bcdfghjklm'[pid - 10 :][:5]}_{uid}").mkdir(parents=True)
+        cgroup = f"0::/kubepods/pod{uid}/{'a' * 64}"
+        fake.process(pid, f"vllm serve m --port {port}", started=100 + pid, sockets=(900 + pid,), cgroup=cgroup)
+    fake.network("host", ("10.0.0.1",), [Tcp(8001, 910), Tcp(8002, 911)])
+    first, second = (BOOT_SECONDS + (100 + pid) / 100 for pid in (10, 11))
+    one, two = "chat/llama", "chat/llama:replica-2"
+
+    def found(known: dict[str, ProcessIdentity]) -> dict[int, str]:
+        host = HostProcesses(str(fake.root), dialects=(VLLM,), pod_logs=str(logs))
+        host.refresh()
+        return {server.pid: server.name for server in host.find_servers({}, known=known)}
+
+    assert found({}) == {10: one, 11: two}
+    assert found({two: ProcessIdentity(first, 10), one: ProcessIdentity(second, 11)}) == {10: two, 11: one}
+    assert found({two: ProcessIdentity(first), one: ProcessIdentity(second)}) == {10: two, 11: one}
+    assert found({two: ProcessIdentity(first + 60.0, 10)}) == {10: one, 11: two}
