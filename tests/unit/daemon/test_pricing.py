@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from support.pageserver import Asked, PageServer, answer
+from support.snapshots import rich_snapshot
 from tpw.cli import probe
 from tpw.config import load
 from tpw.config.schema import Config
@@ -17,6 +18,7 @@ from tpw.daemon import pricing
 from tpw.daemon.daemon import Daemon
 from tpw.daemon.pricing import Feeds
 from tpw.exposition.families import families
+from tpw.ledger.books import Books
 from tpw.polling import SourceHealth
 from tpw.power.simulated import SimulatedMeter
 
@@ -117,6 +119,25 @@ def probed(settings: Config, capsys: pytest.CaptureFixture[str]) -> tuple[dict[s
     daemon.stop()
     probe._print(seen)
     return json.loads(json.dumps(seen)), capsys.readouterr().out
+
+
+def test_a_market_that_publishes_after_the_fact_has_a_live_price_until_its_hold_ends(tmp_path: Path) -> None:
+    """The last price an hour ago, then the real one, then nothing for longer than the hold."""
+    facility, now = Facility(prices=[{"t": NOW - 7 * 3600, "v": 0.2}]), [NOW]
+    with PageServer(facility) as server:
+        settings = config(server.url, tmp_path, ", hold: 2h")
+        feeds = Feeds(settings, lambda name: SourceHealth(name, wall=lambda: now[0]), lambda: now[0])
+        seen = []
+        for hours, prices in ((0.0, facility.prices), (1.0, [{"t": NOW - 3600, "v": 0.3}]), (7.5, None)):
+            now[0], facility.prices = NOW + hours * 3600, prices
+            feeds.read("tariff", now[0])
+            at = pricing.Pricing(settings, feeds).prices(Books(), now[0])
+            snapshot = replace(rich_snapshot(), prices=at)
+            page = {family.metric.name: dict(family.samples) for family in families(snapshot)}
+            [[state]] = page["tpw_electricity_price_state"]
+            seen.append((state, page.get("tpw_electricity_price_per_kwh", {}).get(("EUR",)), at.preliminary))
+        feeds.close()
+    assert seen == [("preliminary", 0.2, 0.2), ("final", 0.3, None), ("missing", None, None)]
 
 
 def test_probe_prints_price_carbon_and_pue_with_their_sources(
