@@ -381,7 +381,9 @@ class Rules:
     def deployments(self, window: str) -> Iterable[Recording]:
         """Tokens and joules of all servers of a deployment, and their ratio. A prefill instance counts the prompts that it
         computes and a decode instance what it generates, so that each token is counted once."""
-        server, deployment = self.keys(*LEVELS["server"]), self.keys(*LEVELS["deployment"])
+        deployment = self.keys(*LEVELS["deployment"])
+        # With `honor_labels` the info metric has the namespace of the server, and counters that of the exporter.
+        server = ", ".join((*(one for one in self._values.labels if one != "namespace"), *LEVELS["server"]))
         if window == "5m":
             yield Recording(
                 "server:tpw_server_deployment:max",
