@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 from tpw.model import Reason
 
 HOUR_SECONDS = 3600.0
+DAILY_LIMIT = 40
+"""Requests to a service in 24 hours: enough to find a late publication, for a fleet that shares its servers with others."""
 JITTER_SHARE = 0.25
 """The most that jitter adds to an interval, as a share of it. Chosen to spread a fleet's requests over minutes where one
 service has failed for all of it, while a retry stays close to its interval."""
@@ -47,7 +49,7 @@ class Schedule:
     """Interval after the first failure; it doubles with each further one."""
     max_backoff_seconds: float = HOUR_SECONDS
     jitter: float = 0.0
-    daily_limit: int | None = 40
+    daily_limit: int | None = DAILY_LIMIT
     """The most requests in 24 hours, whatever happens. None: the source is the operator's own."""
 
     def wanted_until(self, now_seconds: float) -> float:
@@ -62,6 +64,8 @@ class Schedule:
 
     def pending_wait(self, unmet_seconds: float) -> float:
         """Interval while a publication is awaited that was first found missing so many seconds ago."""
+        if self.daily_limit is None:
+            return self.pending_seconds
         return min(max(self.pending_seconds, unmet_seconds * PENDING_SHARE), max(self.pending_seconds, HOUR_SECONDS))
 
 

@@ -15,10 +15,10 @@ from tpw.tariff.context import FeedContext
 from tpw.tariff.feed import Reader
 from tpw.tariff.layout import Layout
 from tpw.tariff.lists import PLACEHOLDER
-from tpw.tariff.schedule import Publication, Schedule
+from tpw.tariff.schedule import DAILY_LIMIT, Publication, Schedule
 
 _MINUTE_SECONDS, _SIX_HOURS_SECONDS = 60.0, 6 * 3600.0
-_DAY_SECONDS, _DAILY_LIMIT = 86400.0, 40
+_DAY_SECONDS = 86400.0
 _ROW_KEYS = ("rows", "time", "hour", "period", "end", "where")
 _ROW_DEFAULTS = {
     "header": True,
@@ -230,7 +230,7 @@ class Table:  # without slots, because it is a second base
     def schedule(self, publication: Publication | None, context: FeedContext) -> Schedule:
         """When the list is read: a file and a Prometheus once a minute, an address by `every` and `published_at`."""
         if self._is_fetched:
-            limit = max(_DAILY_LIMIT, round(2 * _DAY_SECONDS / self.every)) if self.every else _DAILY_LIMIT
+            limit = max(DAILY_LIMIT, round(2 * _DAY_SECONDS / self.every)) if self.every else DAILY_LIMIT
             return Schedule(
                 publication,
                 refresh_seconds=self.every or _SIX_HOURS_SECONDS,

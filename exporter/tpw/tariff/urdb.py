@@ -33,7 +33,7 @@ from tpw.tariff.feed import Feed, price_feed
 from tpw.tariff.fields import includes_vat_setting
 from tpw.tariff.holidays import IsHoliday, is_holiday
 from tpw.tariff.local_time import DAY_SECONDS, calendar_day, stretches
-from tpw.tariff.schedule import Schedule
+from tpw.tariff.schedule import DAILY_LIMIT, Schedule
 from tpw.tariff.settings import Tariff
 from tpw.tariff.spans import merged
 from tpw.tariff.tiers import Tier, steps_of, tier_at
@@ -133,6 +133,7 @@ class UrdbLayer(Layer):
             refresh_seconds=60.0 if is_file else 86400.0,
             pending_seconds=60.0 if is_file else 600.0,
             jitter=context.jitter,
+            daily_limit=None if is_file else DAILY_LIMIT,
         )
         cache = None if is_file else context.cache_file(reader.name, identity)
         return price_feed(reader, tariff.currency, context, schedule, cache)

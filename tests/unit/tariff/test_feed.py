@@ -204,6 +204,12 @@ def test_a_restart_is_no_reason_to_ask_again_and_the_limit_outlives_it(tmp_path:
     assert len(crashing.requests) == 40
 
 
+def test_a_source_of_the_operator_is_read_every_minute_however_far_it_is_behind() -> None:
+    service, clock = Service(hourly(MIDNIGHT - DAY, 24)), Clock()
+    own = Schedule(refresh_seconds=60.0, pending_seconds=60.0, max_backoff_seconds=60.0, daily_limit=None)
+    assert len(asked_at(feed(service, clock, own), service, clock, 3)) == 180
+
+
 def test_every_request_of_a_reader_counts() -> None:
     class Paged(Service):
         requests_made = 0
@@ -611,3 +617,5 @@ def test_times_of_each_price_source(layer: str, times: Times) -> None:
     assert (schedule.refresh_seconds, schedule.pending_seconds) == (times.refresh, times.pending)
     assert (schedule.min_backoff_seconds, schedule.max_backoff_seconds) == (60, times.max_backoff)
     assert schedule.publication == times.publication
+    is_own = ", file:" in layer or "prometheus" in layer
+    assert (schedule.daily_limit is None) == is_own, "only services get a limited number of requests"
