@@ -43,6 +43,11 @@ GOALS = {"median": 150.0, "p99": 2000.0, "reading": 1000.0}
 
 _CAPTURES = Path(__file__).parent.parent / "captures" / "servers"
 _PIECE = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":" %d"}}],"at":%d}\n\n'
+_USAGE_PIECE = (
+    b'data: {"id":"cmpl-1","model":"m","choices":[{"index":0,"text":" %d","finish_reason":null}],'
+    b'"usage":{"prompt_tokens":16,"total_tokens":%d,"completion_tokens":1}}\n\n'
+)
+"""vLLM with continuous_usage_stats."""
 _STAMP = re.compile(rb'"at":(\d+)')
 _ASK = b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
@@ -135,7 +140,7 @@ def proxy_row() -> tuple[float, float, float, float]:
         return median, p99, (cpu_us(proxy) - before) / (ROUNDS * PIECES), proxy.memory_info().rss / 2**20
 
 
-async def _sent(app: Any) -> list[float]:
+async def _sent(app: Any, form: bytes) -> list[float]:
     """Microseconds that sending each piece of one stream took."""
     took = []
 
@@ -145,7 +150,7 @@ async def _sent(app: Any) -> list[float]:
     async def streaming(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         for n in range(SENT):
-            piece = {"type": "http.response.body", "body": _PIECE % (n, n), "more_body": True}
+            piece = {"type": "http.response.body", "body": form % (n, n), "more_body": True}
             begun = time.perf_counter_ns()
             await send(piece)
             took.append((time.perf_counter_ns() - begun) / 1e3)
@@ -154,9 +159,9 @@ async def _sent(app: Any) -> list[float]:
     return took
 
 
-def middleware_row() -> tuple[float, float, float]:
+def middleware_row(form: bytes = _PIECE) -> tuple[float, float, float]:
     """Added median, p99 and mean, in microseconds."""
-    plain, with_it = asyncio.run(_sent(lambda app: app)), asyncio.run(_sent(TokenCounter))
+    plain, with_it = asyncio.run(_sent(lambda app: app, form)), asyncio.run(_sent(TokenCounter, form))
     added = [figure(with_it) - figure(plain) for figure in (statistics.median, _p99, statistics.fmean)]
     return added[0], added[1], added[2]
 
@@ -209,6 +214,8 @@ def table() -> None:
     row("proxy", goal(median, GOALS["median"]), goal(p99, GOALS["p99"]), f"{cpu:.0f}", f"{rss:.1f}", pieces, "")
     median, p99, cpu = middleware_row()
     row("middleware", f"{median:.1f} (<=2)", f"{p99:.1f} (<=50)", f"{cpu:.1f}", "", str(SENT), "")
+    median, p99, cpu = middleware_row(_USAGE_PIECE)
+    row("..with usage", f"{median:.1f} (<=2)", f"{p99:.1f} (<=50)", f"{cpu:.1f}", "", str(SENT), "")
     median, p99, size = reading_row()
     row("reading", "", "", f"{goal(median, GOALS['reading'])}", "", "", str(size))
     alone, with_requests = slots_row()

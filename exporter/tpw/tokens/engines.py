@@ -389,7 +389,7 @@ DYNAMO_WORKER = Dialect(
     caveats="Publishes its engine's own names. A request that moves to another worker is prefilled twice.",
 )
 
-# InternLM/lmdeploy: lmdeploy/metrics/loggers.py
+# InternLM/lmdeploy: lmdeploy/metrics/loggers.py (read 2026-11-24)
 LMDEPLOY = Dialect(
     name="lmdeploy",
     mark=Mark(any_prefix=("lmdeploy:",)),
@@ -560,15 +560,18 @@ LITELLM = Dialect(
     caveats="A gateway: retries and its own cache are counted without any GPU. Read the engines behind it.",
 )
 
-# sgl-project/sglang, model gateway. Only gRPC routes count tokens.
+# sgl-project/sglang, model gateway (sglang-router). Only gRPC routes count tokens: the page of 0.3.2 after requests over HTTP
+# has none.
 SGLANG_GATEWAY = Dialect(
     name="sglang_gateway",
     mark=Mark(any_prefix=("smg_",)),
     prefixes=("smg_",),
+    port=29000,
     level=Level.GATEWAY,
     cadence=CHUNK,
     output=(_counter("router_tokens_total", ("token_type", "output")),),
     input=(_prompt("router_tokens_total", ("token_type", "input")),),
+    requests=(_counter("router_requests_total"),),
     model_labels=("model",),
     late=True,
     enable="the gateway counts tokens on gRPC routes only: read the engines behind it",
