@@ -560,8 +560,8 @@ LITELLM = Dialect(
     caveats="A gateway: retries and its own cache are counted without any GPU. Read the engines behind it.",
 )
 
-# sgl-project/sglang, model gateway (sglang-router). Only gRPC routes count tokens: the page of 0.3.2 after requests over HTTP
-# has none.
+# sgl-project/sglang, model gateway (sglang-router). Only gRPC routes count tokens: the page of 0.3.2 after requests over
+# HTTP has none.
 SGLANG_GATEWAY = Dialect(
     name="sglang_gateway",
     mark=Mark(any_prefix=("smg_",)),
