@@ -81,8 +81,8 @@ def prepared(cluster: ControlPlane) -> ControlPlane:
     }
     apply(cluster, [*definitions, runtime])
     cluster.kubectl("wait", "--for=condition=established", "--timeout=60s", "crd", "--all")
-    for node in ("node-a", "node-b"):
-        cluster.make_node(node, LABELS)
+    for node, gpu in (("node-a", "h100"), ("node-b", "l4")):
+        cluster.make_node(node, {**LABELS, "gpu": gpu})
     cluster.make_namespace("grafana")
     return cluster
 
@@ -143,10 +143,16 @@ def two(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found if len(found) == 2 else []
 
 
+def daemonsets(cluster: ControlPlane, namespace: str) -> list[dict[str, Any]]:
+    """One, or one for each node pool."""
+    return list(cluster.request("GET", f"/apis/apps/v1/namespaces/{namespace}/daemonsets")["items"])
+
+
 def ready(cluster: ControlPlane, namespace: str) -> tuple[int, int]:
-    """Pods that a DaemonSet wants and that are ready."""
-    status = cluster.request("GET", f"/apis/apps/v1/namespaces/{namespace}/daemonsets/tpw-exporter")["status"]
-    return status["desiredNumberScheduled"], status.get("numberReady", 0)
+    """Pods that the DaemonSets want and that are ready."""
+    found = [one["status"] for one in daemonsets(cluster, namespace)]
+    wanted = sum(status.get("desiredNumberScheduled", 0) for status in found)
+    return wanted, sum(status.get("numberReady", 0) for status in found)
 
 
 @pytest.fixture
@@ -178,9 +184,9 @@ def test_the_api_server_accepts_the_chart_and_its_controller_makes_a_pod_on_each
     start_pods(prepared, namespace)
     wait_until(lambda: ready(prepared, namespace) == (2, 2), "two pods that are ready", timeout=60)
 
-    def generation() -> int:
-        path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/tpw-exporter"
-        return int(prepared.request("GET", path)["metadata"]["generation"])
+    def generation() -> dict[str, int]:
+        found = daemonsets(prepared, namespace)
+        return {one["metadata"]["name"]: one["metadata"]["generation"] for one in found}
 
     before = generation()
     apply(prepared, documents)
