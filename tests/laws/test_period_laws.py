@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from support.examples import examples
 from support.quarters import MODELS, POLICY, ticks
 from tpw.daemon.periods import PeriodSums
+from tpw.daemon.persistence import Persistence
 from tpw.ledger.advance import advance
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import Books, Correction
 from tpw.ledger.periods import ToDate, by_server
 from tpw.ledger.rows import price_late
+from tpw.ledger.tick import Tick
 from tpw.model import PriceInterval, TokenKind
 from tpw.report.periods import Calendar, Period, Unit
 from tpw.report.tabulate import Dimension, Report, Tabulation
@@ -206,3 +208,24 @@ def test_a_damaged_row_leaves_the_periods_unknown_and_the_ticks_go_on(tmp_path: 
     books = advance(Books(), TICKS[0], POLICY)
     assert periods.update(books, books, "UTC") is None
     assert periods.update(books, books, "UTC") is None
+
+
+def test_books_that_are_kept_in_memory_have_no_history_to_begin_again_with() -> None:
+    """At first there is nothing before. Later, what has left the memory is gone: periods that have begun are unknown."""
+    now = BEGIN
+    store = Persistence(None, lambda: 0.0, lambda: now)
+    books: Books = Books()
+
+    def update(tick: Tick, zone: str) -> list[str]:
+        nonlocal books, now
+        now = tick.at.wall_seconds
+        before = advance(books, tick, POLICY)
+        books = store.save(before)
+        found = store.periods.update(before, books, zone)
+        assert found is not None
+        return list(found.to_date(books).periods)
+
+    assert update(TICKS[0], "UTC") == update(TICKS[200], "UTC") == ["day", "week", "month"]
+    assert update(TICKS[201], "Asia/Tokyo") == []
+    # The week has begun meanwhile, the month has not.
+    assert update(TICKS[1000], "Asia/Tokyo") == ["day", "week"]

@@ -77,7 +77,7 @@ class Persistence:
         self._is_aside = False
         self._is_written = threading.Event()
         self._recovery: Recovery | None = None
-        self._began = -inf
+        self._has_begun = False
         self.periods = PeriodSums(self.history, keep_seconds)
         """The day, week and month to date."""
         self.written_wall_seconds: float | None = None
@@ -119,8 +119,8 @@ class Persistence:
         left it is gone."""
         if self._file is not None:
             return self._file.history(start_seconds, end_seconds)
-        began, self._began = self._began, self._wall()
-        return History(pruned_before_seconds=began)
+        has_begun, self._has_begun = self._has_begun, True
+        return History(pruned_before_seconds=self._wall() if has_begun else -inf)
 
     def save(self, books: Books) -> Books:
         """Write what has changed. Returns the books to carry on with; never raises for a disk that cannot be written."""

@@ -407,7 +407,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "tpw_server_reference_cost_total",
         (*_MODEL, "reference", "currency"),
         "Cost of the same work elsewhere, in the currency of the label: the tokens at an API price, or the GPU time at "
-        "a rental price (setting references).",
+        "a rental price (setting references). A full price: compare it with tpw_server_cost_total only where "
+        "tpw_cost_components_info has hardware or gpu_hour.",
         "No reference is configured.",
     ),
     Metric(
