@@ -403,6 +403,8 @@ class Phase(StrEnum):
     """Computing the prompt."""
     DECODE = "decode"
     """Generating the tokens."""
+    BOTH = "both"
+    """Configured for a decode instance that computes prompts itself too, whatever its command line has. Of no energy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,9 +245,9 @@ class Server:
         default_words="the engine's",
     )
     role: str | None = setting(
-        choice("prefill", "decode"),
+        choice("prefill", "decode", "both"),
         "Role of the server in a pair of prefill and decode instances: `prefill` counts prompts only, `decode` output only,"
-        " so that the pair counts every token once.",
+        " so that the pair counts every token once. `both` is for a decode instance that also computes prompts itself.",
         default=None,
         default_words="from the command line of its process, where that has one; else both",
     )

@@ -92,6 +92,11 @@ def test_a_pair_counts_a_request_of_256_and_12_tokens_once(configured: bool) -> 
     assert counted(Phase.DECODE, page_of(1, 12, external_unspecified=255)) == {"output": 12.0}
 
 
+def test_a_decode_instance_that_computes_prompts_itself_is_configured_as_both() -> None:
+    account = risen(page_of(0, 0), page_of(40, 12, local=8), KvTransfer(Phase.DECODE), phase=Phase.BOTH)
+    assert tokens(account) == {"input": 40.0, "cached_input": 8.0, "output": 12.0}
+
+
 def test_a_role_that_is_known_later_books_nothing_of_the_past() -> None:
     account = count(ServerAccount("s"), reading(page_of(0, 0))).account
     account = count(account, reading(page_of(10, 5, external_unspecified=100))).account
