@@ -46,7 +46,8 @@ def _absolute(dialect: Dialect, candidates: tuple[Candidate, ...]) -> tuple[Cand
 # prompt_tokens_total includes cached tokens and moves when prefill ends. by_source splits it into local_compute,
 # local_cache_hit and external_kv_transfer; the last is cached input only of a server that has a store behind its connector
 # (kv_role kv_both): else the instance that sent the blocks has counted the prompt as its own local_compute.
-# gpu_prefix_cache_hits is not used: releases that have it alone count blocks, not tokens.
+# gpu_prefix_cache_hits is not used: releases that have it alone count blocks, not tokens. Of the names in the wheels (read
+# 2026-11-24), 0.15.1 no longer has gpu_*, and 0.32.0 is the first of those read with by_source and prompt_tokens_cached.
 # prompt_tokens_cached_by_source (vllm/v1/metrics/cache_hit_source.py) splits external_kv_transfer: host and disk are the
 # instance's own offloaded blocks. p2p comes from another instance; external_unspecified is the default of every connector,
 # those between prefill and decode instances included.
