@@ -286,8 +286,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "Engine and version of the server, when its output counter moves (cadence), how its GPUs were found "
         "(attribution), from its metrics page and process; to whom its process belongs, from its cgroup, the Kubernetes "
         "API and the names of pod logs (servers of one deployment make one service together); and its role (prefill, "
-        "decode or both), from its command line or configuration. Empty where unknown. Pod labels in discovery.kubernetes.labels "
-        "are added as label_*. Always 1.",
+        "decode or both), from its command line or configuration. Empty where unknown. Pod labels in "
+        "discovery.kubernetes.labels are added as label_*. Always 1.",
         "The server is no longer configured or found; its counters stay.",
     ),
     Metric(
