@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -188,6 +189,21 @@ def test_a_service_is_asked_at_most_40_times_in_any_24_hours(name: str, jitter: 
     assert max(sum(at <= other < at + 24 for other in found) for at in found) <= 40
     if name in {"published in time", "Agile: its days end at 23:00"}:
         assert len(found) <= 12
+
+
+def test_a_fleet_does_not_ask_for_a_publication_at_once() -> None:
+    """100 exporters that were started together, an hour around the time of publication, which is late by half an hour."""
+    numbers = random.Random(16)
+    by_minute = [0] * 120
+    for _ in range(100):
+        clock = Clock(NOON - 2 * HOUR)
+        service = Service(hourly(MIDNIGHT, 24))
+        source = feed(service, clock, replace(DAY_AHEAD, jitter=numbers.random()))
+        for hours in asked_at(source, service, clock, 2.0):
+            by_minute[round(hours * 60)] += 1
+    assert by_minute[0] == 100, "each needs a price when it starts"
+    assert sum(by_minute[60:90]) >= 200
+    assert max(by_minute[1:]) <= 25
 
 
 def test_a_restart_is_no_reason_to_ask_again_and_the_limit_outlives_it(tmp_path: Path) -> None:
