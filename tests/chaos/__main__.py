@@ -33,6 +33,7 @@ from support.losses import aligned
 SLOP_JOULES = 500.0
 """The undisturbed GPU uses at most 500 W; a page is at most one second old."""
 SLOP_TOKENS = TOKENS_PER_SECOND
+OLDEST_PAGE_SECONDS = 10.0
 UNTOUCHED = GPUS - 1
 HONEST = ("chat", "embed")
 
@@ -68,28 +69,37 @@ def deck(random: Random, names: Sequence[str]) -> Iterator[str]:
 
 
 class Balance:
-    """What is missing in the books of the GPU and the servers that no fault touches."""
+    """What is missing in the books of the GPU and the servers that no fault touches, as of their last readings."""
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._began = time.monotonic()
         self.reset()
 
     def reset(self) -> None:
         """From now on."""
         world = self._world
-        self._began = time.monotonic()
+        self._began = self._read_at("nvml")
         self._joules = world.booked_joules(UNTOUCHED)
-        self._tokens = {name: (world.servers[name].tokens(), self._booked(name)) for name in HONEST}
+        self._tokens = {name: (self._true(name), self._booked(name)) for name in HONEST}
 
     def missing(self) -> tuple[float, float]:
         """Joules and tokens; negative where too many are booked."""
         world = self._world
-        joules = world.true_joules(UNTOUCHED, self._began) - (world.booked_joules(UNTOUCHED) - self._joules)
+        true_joules = world.true_joules(UNTOUCHED, self._began, self._read_at("nvml"))
+        joules = true_joules - (world.booked_joules(UNTOUCHED) - self._joules)
         tokens = [
-            world.servers[name].tokens() - true - (self._booked(name) - booked)
-            for name, (true, booked) in self._tokens.items()
+            self._true(name) - true - (self._booked(name) - booked) for name, (true, booked) in self._tokens.items()
         ]
         return joules, max(tokens, key=abs)
+
+    def _read_at(self, source: str) -> float:
+        """Monotonic instant of a source's last reading on the last page: on a slow machine that can be seconds ago."""
+        values = self._world.page.values_of("tpw_source_last_success_timestamp_seconds", source=source)
+        return time.monotonic() - min(OLDEST_PAGE_SECONDS, max(0.0, time.time() - values[0])) if values else self._began
+
+    def _true(self, name: str) -> float:
+        return self._world.servers[name].tokens(self._read_at(f"server:{name}"))
 
     def _booked(self, name: str) -> float:
         return self._world.page.sum("tpw_server_tokens_total", server=name)

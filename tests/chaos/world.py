@@ -42,9 +42,9 @@ class Server:
     extra: str = ""
     base: float = 0.0
 
-    def tokens(self) -> float:
-        """Counted since its start."""
-        return self.base + TOKENS_PER_SECOND * (time.monotonic() - self.began)
+    def tokens(self, at_seconds: float | None = None) -> float:
+        """Counted since its start until a monotonic instant; until now without one."""
+        return self.base + TOKENS_PER_SECOND * ((time.monotonic() if at_seconds is None else at_seconds) - self.began)
 
     def restart(self) -> None:
         """All counters are 0 again."""
@@ -318,6 +318,6 @@ class World:
         """Energy of a GPU on the last page."""
         return self.page.sum("tpw_gpu_energy_joules_total", uuid=self.nvml.uuid(index))
 
-    def true_joules(self, index: int, start: float) -> float:
-        """What it used since a monotonic instant."""
-        return self.nvml.true_joules(index, start, time.monotonic())
+    def true_joules(self, index: int, start: float, end: float) -> float:
+        """What it used between two monotonic instants."""
+        return self.nvml.true_joules(index, start, end)

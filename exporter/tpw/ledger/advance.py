@@ -6,11 +6,9 @@ windows. A step depends on its arguments only, so every law of the books is a pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, inf
 
-from tpw.ledger.amounts import Amounts
 from tpw.ledger.attribution import Activity, Evidence, activity, divide
 from tpw.ledger.booking import Journal, Meter, book_demand, book_joules, book_standing_charges, book_time, extend
 from tpw.ledger.books import (
@@ -22,50 +20,32 @@ from tpw.ledger.books import (
     HostAccount,
     HostShare,
     Pending,
-    Postings,
-    Rows,
     ServerAccount,
     Shares,
-    WindowSample,
+    pending_seconds,
 )
 from tpw.ledger.clock import after_clock_step, has_one_clock
 from tpw.ledger.counting import count, mark_seen
 from tpw.ledger.host import Rise, released_joules, share_host
-from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, late_seconds, measure, measure_host
+from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, measure, measure_host
 from tpw.ledger.no_load import learned
-from tpw.ledger.outage import (
-    End,
-    Outages,
-    Outcome,
-    Settled,
-    course,
-    hold,
-    is_unclear,
-    settle,
-    without_expired,
-)
-from tpw.ledger.phases import Observed, observe
+from tpw.ledger.outage import Outages, courses, hold, outages_at, settle, unread_since, without_expired
 from tpw.ledger.replacing import replace
-from tpw.ledger.rows import Course, open_from, serve
+from tpw.ledger.rows import open_from, serve
+from tpw.ledger.samples import sampled
 from tpw.ledger.site import quarters
 from tpw.ledger.tick import Policy, Tick
-from tpw.ledger.window import slide
 from tpw.ledger.workloads import bounded
 from tpw.model import (
     UNKNOWN_MODEL,
-    Cadence,
-    EnergyMethod,
     Gpu,
     GpuSample,
     Instant,
-    Ownership,
     PowerScope,
     Reason,
     Reference,
     ServerFault,
-    ServerReading,
     SplitMethod,
-    State,
     TokenKind,
     server_of_replica,
 )
@@ -78,12 +58,6 @@ _MONTHS_KEPT = 3
 _LEAST_JOULES = 1e-6
 """GPUs that used less in a tick share no host energy: it avoids a division by zero. A meter's step is a thousand times
 larger."""
-
-_GUESSED_WATTS = 500.0
-"""Power of a GPU that was never read and reports no limit: only the weight of what is unknown."""
-
-_WINDOW_STEPS = 60
-"""Samples in a live window. Tuning: enough for a smooth ratio, few enough to keep for many servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +83,7 @@ class _Metered:
         if start_seconds is None or not pending or pending[0].start_seconds >= start_seconds:
             return self.joules
         after = sum(max(0.0, piece.end_seconds - max(piece.start_seconds, start_seconds)) for piece in pending)
-        return self.joules * after / _length(pending)
+        return self.joules * after / pending_seconds(pending)
 
 
 def advance(books: Books, tick: Tick, policy: Policy) -> Books:
@@ -191,7 +165,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     posted = journal.post(before, books.rows, read.outages.waiting)
 
     _add_api_cost(read.accounts, read.risen, policy.references)
-    servers = _windows(read.accounts, posted.postings, books.gpus, accounts, tick, policy, elapsed)
+    servers = sampled(read.accounts, posted.postings, books.gpus, accounts, tick, policy, elapsed)
     return replace(
         books,
         at=tick.at,
@@ -211,7 +185,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
             servers,
             since,
             now,
-            _courses(read.outages.ended, settled, books.rows, posted.rows),
+            courses(read.outages.ended, settled, books.rows, posted.rows),
         ),
         month_kwh=_recent(meter.month_kwh),
         standing_charges_since_seconds=charges_since,
@@ -318,7 +292,7 @@ def _servers(books: Books, tick: Tick, policy: Policy) -> _Servers:
         if last_read is not None:
             spans[name] = tick.at.wall_seconds - last_read
     for name in tick.owners:
-        accounts[name] = _unread_since(accounts[name], books, tick)
+        accounts[name] = unread_since(accounts[name], books, tick)
     activities: dict[str, Activity] = {}
     for name, owner in tick.owners.items():
         done = activity(
@@ -345,72 +319,11 @@ def _servers(books: Books, tick: Tick, policy: Policy) -> _Servers:
             accounts[name] = replace(account, up=False, active=False, loads=(), gpus=frozenset())
         if "" not in account.seen:  # books of 0.1
             accounts[name] = replace(accounts[name], seen=mark_seen(account.seen, ("",), tick.at.wall_seconds))
-    outages = _outages(books, tick, accounts, activities, moved, policy.held_seconds)
+    outages = outages_at(books, tick, accounts, activities, moved, policy.held_seconds)
     for name in outages.ended:
         if name in risen or name not in tick.owners:
             accounts[name] = replace(accounts[name], unread_since_seconds=None)
     return _Servers(accounts, activities, risen, outages)
-
-
-def _unread_since(account: ServerAccount, books: Books, tick: Tick) -> ServerAccount:
-    """The account with the moment since which its page cannot be read. A reading ends it when the outage is settled."""
-    if account.up or account.unread_since_seconds is not None or not (account.engine or account.series):
-        return account
-    last_read = account.read_wall_seconds
-    if last_read is None:
-        last_read = tick.at.wall_seconds if books.at is None else books.at.wall_seconds
-    return replace(account, unread_since_seconds=last_read)
-
-
-def _outages(
-    books: Books,
-    tick: Tick,
-    accounts: Mapping[str, ServerAccount],
-    activities: Mapping[str, Activity],
-    moved: Mapping[str, bool],
-    held_seconds: float,
-) -> Outages:
-    """Which servers cannot be read, and how the outages end that end at this tick."""
-    now = tick.at.wall_seconds
-    readings = {one.server: one for one in tick.servers if isinstance(one, ServerReading)}
-    unread = {name for name, account in accounts.items() if account.unread_since_seconds is not None}
-    if not unread and not books.held:
-        return Outages()
-    waiting, expired = set(), set()
-    ends: dict[str, End] = {}
-    for name in unread | {key.server for row in books.held.values() for key in row}:
-        owner, reading = tick.owners.get(name), readings.get(name)
-        if owner is None:
-            ends[name] = End(Outcome.ENDED)
-            continue
-        account = accounts[name]
-        since = account.unread_since_seconds
-        if reading is not None and since is not None:
-            began = reading.started_wall_seconds
-            restarted = began is not None and since < began <= now
-            ends[name] = End(
-                Outcome.RESTARTED if restarted else Outcome.CONTINUED,
-                since,
-                now,
-                began if began is not None and restarted else since,
-                worked=moved[name] or any(load.running for load in account.loads),
-                models=activities[name].models,
-            )
-        elif not is_unclear(account, owner):
-            ends[name] = End(Outcome.ENDED)
-        elif since is not None and now - since <= held_seconds:
-            waiting.add(name)
-        else:
-            expired.add(name)
-            ends[name] = End(Outcome.UNKNOWN)
-    return Outages(frozenset(waiting), frozenset(expired), ends)
-
-
-def _courses(ends: Mapping[str, End], settled: Settled, before: Rows, after: Rows) -> dict[str, Course]:
-    """How the tokens of outages that have ended are spread over their time."""
-    answering = (Outcome.CONTINUED, Outcome.RESTARTED)
-    found = {name: course(name, end, settled, before, after) for name, end in ends.items() if end.outcome in answering}
-    return {name: weights for name, weights in found.items() if weights}
 
 
 def _divide(account: GpuAccount, sample: GpuSample | None, tick: Tick, activities: Mapping[str, Activity]) -> Division:
@@ -471,13 +384,15 @@ def _read_gpu(
             account, sample=account.sample if account.up else None, division=division, unreported_since_seconds=None
         )
         if is_too_late(account, now, policy.interval_seconds):
-            return replace(account, pending=(), unmetered_seconds=account.unmetered_seconds + _length(pending)), None
+            return replace(
+                account, pending=(), unmetered_seconds=account.unmetered_seconds + pending_seconds(pending)
+            ), None
         return replace(account, pending=pending), None
     step, measured = measure(account, sample, now, policy.interval_seconds)
     joules = step.joules
     unmetered = account.unmetered_seconds + step.also_unmetered_seconds
     if step.unmetered:
-        unmetered += _length(pending)
+        unmetered += pending_seconds(pending)
     anomalies = account.anomalies
     if step.anomaly:
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
@@ -490,7 +405,7 @@ def _read_gpu(
     if calibration is not None:
         # After the plausibility checks, which judge raw readings.
         if joules is not None:
-            joules = calibration.joules(joules, _length(pending))
+            joules = calibration.joules(joules, pending_seconds(pending))
         if sample.power_watts is not None:
             sample = replace(sample, power_watts=calibration.watts(sample.power_watts))
     return (
@@ -511,10 +426,6 @@ def _read_gpu(
         ),
         None if joules is None else _Metered(joules, pending),
     )
-
-
-def _length(pending: Iterable[Pending]) -> float:
-    return sum(piece.end_seconds - piece.start_seconds for piece in pending)
 
 
 def _throttle(account: GpuAccount, sample: GpuSample) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -609,146 +520,3 @@ def _add_api_cost(
                 slot = (model, reference.name)
                 cost[slot] = cost.get(slot, 0.0) + rise * reference.price_per_token.get(kind, 0.0)
             accounts[name] = replace(account, reference_cost=cost)
-
-
-# -------------------------------------------------------------------------------------------------------------- windows
-
-
-def _windows(
-    accounts: dict[str, ServerAccount],
-    postings: Postings,
-    before: Mapping[str, GpuAccount],
-    gpus: Mapping[str, GpuAccount],
-    tick: Tick,
-    policy: Policy,
-    elapsed: float,
-) -> dict[str, ServerAccount]:
-    """Add this tick to every server's window and phases."""
-    booked: dict[str, dict[str, list[Amounts]]] = {}
-    active: dict[str, float] = {}
-    for key, amounts in postings.items():
-        if key.server:
-            booked.setdefault(key.server, {}).setdefault(key.model, []).append(amounts)
-            if key.state is State.ACTIVE:
-                active[key.server] = active.get(key.server, 0.0) + amounts.joules
-    result: dict[str, ServerAccount] = {}
-    for name, account in accounts.items():
-        owner = tick.owners.get(name)
-        if owner is None or (account.engine and not account.up):
-            # The next reading of a server that is down adds what its window missed.
-            window = account.window if owner is not None else ()
-            phases = observe(account.phases, None)
-            same = window is account.window and phases is account.phases
-            result[name] = account if same else replace(account, window=window, phases=phases)
-            continue
-        seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
-        seconds = max(seconds, _sparse_seconds([gpus[uuid] for uuid in account.gpus if uuid in gpus]))
-        known = _known(name, account.gpus, before, gpus, policy.interval_seconds, seconds)
-        sample = WindowSample(
-            at_seconds=tick.at.monotonic_seconds,
-            tokens=account.tokens,
-            amounts={model: Amounts.total(parts) for model, parts in booked.get(name, {}).items()},
-            single_node=not owner.spans_nodes,
-            behind_seconds=known.behind_seconds,
-            lost_joules=known.lost_joules + (account.window[-1].lost_joules if account.window else 0.0),
-            awaited_joules=known.awaited_joules,
-        )
-        phases = account.phases
-        if phases is not None or account.cadence in _LIVE:
-            phases = observe(phases, _observed(account, active.get(name, 0.0), owner, gpus, elapsed))
-        result[name] = replace(
-            account,
-            window=slide(account.window, sample, seconds, _WINDOW_STEPS),
-            window_seconds=seconds,
-            phases=phases,
-        )
-    return result
-
-
-def _sparse_seconds(gpus: Iterable[GpuAccount]) -> float:
-    """The window that GPUs need which report power and no energy, and are read rarely: what they use between two reads is a
-    guess, and only many reads average it out. In whole minutes, so that it seldom changes; 0 for other GPUs."""
-    gaps = [one.usual_gap_seconds for one in gpus if one.method in _POWER]
-    gap = max(gaps, default=0.0)
-    if gap <= _SPARSE_SECONDS:
-        return 0.0
-    return min(_LONGEST_WINDOW_SECONDS, 60.0 * ceil(_SPARSE_READS * gap / 60.0))
-
-
-_POWER = (EnergyMethod.AVERAGE_POWER, EnergyMethod.INSTANT_POWER)
-_SPARSE_SECONDS = 2.5
-"""Two means of a second with a longer time between them miss most of it."""
-_SPARSE_READS = 30
-_LONGEST_WINDOW_SECONDS = 600.0
-"""Both chosen on the slow drivers of docs/accuracy.md: a live ratio of ten minutes is the most that is still live."""
-
-_LIVE = (Cadence.STEP, Cadence.CHUNK)
-"""Tokens are counted as they are made."""
-_INDEPENDENT = (SplitMethod.SOLE, SplitMethod.SM)
-"""The joules of a server do not depend on its tokens."""
-
-
-def _observed(
-    account: ServerAccount, joules: float, owner: Ownership, gpus: Mapping[str, GpuAccount], elapsed: float
-) -> Observed | None:
-    """What shows the phases of a server; None where its energy or its tokens are not known at this tick."""
-    if len(account.models) != 1 or account.cadence not in _LIVE or owner.spans_nodes:
-        return None
-    if account.unread_since_seconds is not None or not account.gpus:
-        return None
-    for uuid in account.gpus:
-        gpu = gpus.get(uuid)
-        if gpu is None or gpu.division is None or gpu.division.method not in _INDEPENDENT:
-            return None
-    [model] = account.models
-    read, made = account.tokens.get((model, TokenKind.INPUT)), account.tokens.get((model, TokenKind.OUTPUT))
-    if read is None or made is None:
-        return None
-    # Of one model, so of one load; unknown requests count as one.
-    running = account.loads[0].running if account.loads else None
-    return Observed(model, joules, read, made, running, elapsed if account.active else 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """How much of the energy of a server's GPUs is known at a tick; see :class:`tpw.ledger.books.WindowSample`."""
-
-    behind_seconds: float
-    lost_joules: float
-    """Of this tick."""
-    awaited_joules: float
-
-
-def _known(
-    server: str,
-    uuids: Iterable[str],
-    before: Mapping[str, GpuAccount],
-    after: Mapping[str, GpuAccount],
-    interval_seconds: float,
-    window_seconds: float,
-) -> _Known:
-    watts = behind = lost = awaited = 0.0
-    for uuid in uuids:
-        account = after.get(uuid)
-        if account is None:
-            return _Known(0.0, 0.0, inf)  # never reported: nothing is known about it
-        power = _last_watts(account)
-        watts += power
-        earlier = before.get(uuid)
-        unmetered = account.unmetered_seconds - (0.0 if earlier is None else earlier.unmetered_seconds)
-        if not account.pending and unmetered <= 0.0:
-            continue
-        power_here = power * (1.0 if account.division is None else account.division.ratio(server))
-        lost += power_here * unmetered
-        pending = _length(account.pending)
-        behind += power * pending
-        if pending > (late_seconds(account, interval_seconds) if account.up else 0.0):
-            awaited += power_here * min(pending, window_seconds)
-    return _Known(behind / watts if behind else 0.0, lost, awaited)
-
-
-def _last_watts(account: GpuAccount) -> float:
-    """The last known power of a GPU; its limit, or a guess, where there is none."""
-    if account.sample is not None and account.sample.power_watts:
-        return account.sample.power_watts
-    return account.baseline_watts or account.gpu.max_power_watts or _GUESSED_WATTS

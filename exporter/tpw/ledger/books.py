@@ -12,7 +12,7 @@ All values are frozen; ``advance`` (see :mod:`tpw.ledger.advance`) makes new one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -104,6 +104,11 @@ class Pending:
     start_seconds: float
     end_seconds: float
     shares: Shares
+
+
+def pending_seconds(pending: Iterable[Pending]) -> float:
+    """How long they are together."""
+    return sum(piece.end_seconds - piece.start_seconds for piece in pending)
 
 
 @dataclass(frozen=True, slots=True)

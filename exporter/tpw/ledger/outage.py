@@ -21,9 +21,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tpw.ledger.amounts import NOTHING, Amounts
-from tpw.ledger.books import ROW_SECONDS, Division, PostingKey, Postings, Rows, ServerAccount
+from tpw.ledger.attribution import Activity
+from tpw.ledger.books import ROW_SECONDS, Books, Division, PostingKey, Postings, Rows, ServerAccount
 from tpw.ledger.replacing import replace
-from tpw.model import Ownership, State, Workload, WorkloadKind
+from tpw.ledger.rows import Course
+from tpw.ledger.tick import Tick
+from tpw.model import Ownership, ServerReading, State, Workload, WorkloadKind
 
 
 class Outcome(StrEnum):
@@ -62,11 +65,65 @@ class Outages:
     ended: Mapping[str, End] = field(default_factory=dict)
 
 
-def is_unclear(account: ServerAccount, owner: Ownership) -> bool:
+def _is_unclear(account: ServerAccount, owner: Ownership) -> bool:
     """Whether a server was read before and is not now, and it is not known what of its GPUs is its own, or its models'."""
     if account.unread_since_seconds is None or not owner.has_counters:
         return False
     return not owner.holders_known or (owner.held and len(account.models) > 1)
+
+
+def unread_since(account: ServerAccount, books: Books, tick: Tick) -> ServerAccount:
+    """The account with the moment since which its page cannot be read. A reading ends it when the outage is settled."""
+    if account.up or account.unread_since_seconds is not None or not (account.engine or account.series):
+        return account
+    last_read = account.read_wall_seconds
+    if last_read is None:
+        last_read = tick.at.wall_seconds if books.at is None else books.at.wall_seconds
+    return replace(account, unread_since_seconds=last_read)
+
+
+def outages_at(
+    books: Books,
+    tick: Tick,
+    accounts: Mapping[str, ServerAccount],
+    activities: Mapping[str, Activity],
+    moved: Mapping[str, bool],
+    held_seconds: float,
+) -> Outages:
+    """Which servers cannot be read, and how the outages end that end at this tick."""
+    now = tick.at.wall_seconds
+    readings = {one.server: one for one in tick.servers if isinstance(one, ServerReading)}
+    unread = {name for name, account in accounts.items() if account.unread_since_seconds is not None}
+    if not unread and not books.held:
+        return Outages()
+    waiting, expired = set(), set()
+    ends: dict[str, End] = {}
+    for name in unread | {key.server for row in books.held.values() for key in row}:
+        owner, reading = tick.owners.get(name), readings.get(name)
+        if owner is None:
+            ends[name] = End(Outcome.ENDED)
+            continue
+        account = accounts[name]
+        since = account.unread_since_seconds
+        if reading is not None and since is not None:
+            began = reading.started_wall_seconds
+            restarted = began is not None and since < began <= now
+            ends[name] = End(
+                Outcome.RESTARTED if restarted else Outcome.CONTINUED,
+                since,
+                now,
+                began if began is not None and restarted else since,
+                worked=moved[name] or any(load.running for load in account.loads),
+                models=activities[name].models,
+            )
+        elif not _is_unclear(account, owner):
+            ends[name] = End(Outcome.ENDED)
+        elif since is not None and now - since <= held_seconds:
+            waiting.add(name)
+        else:
+            expired.add(name)
+            ends[name] = End(Outcome.UNKNOWN)
+    return Outages(frozenset(waiting), frozenset(expired), ends)
 
 
 def _other(key: PostingKey) -> PostingKey:
@@ -160,7 +217,7 @@ def _part_before(end: End, row: float) -> float:
     return min(1.0, max(0.0, (end.restarted_at_seconds - start) / (until - start)))
 
 
-def course(server: str, end: End, settled: Settled, before: Rows, after: Rows) -> tuple[tuple[float, float], ...]:
+def _course(server: str, end: End, settled: Settled, before: Rows, after: Rows) -> tuple[tuple[float, float], ...]:
     """(row, weight) by which the tokens of an outage are spread over its time: as the server's active energy. The weights
     sum to 1; empty if it was never active.
 
@@ -191,6 +248,13 @@ def course(server: str, end: End, settled: Settled, before: Rows, after: Rows) -
 def _active_joules(rows: Rows, start: float, server: str) -> float:
     row = rows.get(start, {})
     return sum(one.joules for key, one in row.items() if key.server == server and key.state is State.ACTIVE)
+
+
+def courses(ends: Mapping[str, End], settled: Settled, before: Rows, after: Rows) -> dict[str, Course]:
+    """How the tokens of outages that have ended are spread over their time."""
+    answering = (Outcome.CONTINUED, Outcome.RESTARTED)
+    found = {name: _course(name, end, settled, before, after) for name, end in ends.items() if end.outcome in answering}
+    return {name: weights for name, weights in found.items() if weights}
 
 
 def held_joules(held: Rows) -> dict[str, float]:
