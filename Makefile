@@ -87,6 +87,12 @@ soak: $(VENV)/.dev ## A simulated year of 8 GPUs and 8 servers in the real daemo
 fuzz: $(VENV)/.dev ## The fuzz tests with 20,000 examples each instead of 100 (EXAMPLES=50 runs 5,000)
 	TPW_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -n 2 tests/fuzz $(PYTEST_ARGS)
 
+.PHONY: fuzz-guided
+fuzz-guided: $(VENV)/.dev ## Readers under atheris, guided by coverage (TARGET=page, head or configuration; SECONDS=60)
+	@[[ -d $(CACHE)/atheris ]] || $(PIP) install --no-deps --target $(CACHE)/atheris atheris==3.0.0
+	PYTHONPATH=exporter:tests:$(CACHE)/atheris $(BIN)/python -m fuzz.guided $(or $(TARGET),page) \
+	  -max_total_time=$(or $(SECONDS),60) -max_len=65536 $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check
