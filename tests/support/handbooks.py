@@ -512,11 +512,8 @@ class Book:
                 name in self._unmetered,
             )
         )
-        # The live window is two steps, or ten minutes with a GPU that reports power alone: thirty reads of it would be half
-        # an hour. After an outage it begins at the last poll that read the server.
-        owned = [gpu for gpu in self._gpus if day.owner(gpu, self._now) == name]
-        steps = 10 if any(gpu.integrated for gpu in owned) else 2
-        while len(window) > 2 and window[0].at < self._now - steps * TICK:
+        # The live window is two steps. After an outage it begins at the last poll that read the server.
+        while len(window) > 2 and window[0].at < self._now - 2 * TICK:
             del window[0]
         if len(window) < 2:
             return

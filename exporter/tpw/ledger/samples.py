@@ -50,7 +50,8 @@ def sampled(
             result[name] = account if same else replace(account, window=window, phases=phases)
             continue
         seconds = policy.finish_window_seconds if account.cadence is Cadence.FINISH else policy.window_seconds
-        seconds = max(seconds, _sparse_seconds([gpus[uuid] for uuid in account.gpus if uuid in gpus]))
+        owned = [gpus[uuid] for uuid in account.gpus if uuid in gpus]
+        seconds = max(seconds, _sparse_seconds(owned, policy.interval_seconds))
         known = _known(name, account.gpus, before, gpus, policy.interval_seconds, seconds)
         sample = WindowSample(
             at_seconds=tick.at.monotonic_seconds,
@@ -73,14 +74,23 @@ def sampled(
     return result
 
 
-def _sparse_seconds(gpus: Iterable[GpuAccount]) -> float:
-    """The window that GPUs need which report power and no energy, and are read rarely: what they use between two reads is a
-    guess, and only many reads average it out. In whole minutes, so that it seldom changes; 0 for other GPUs."""
-    gaps = [one.usual_gap_seconds for one in gpus if one.method in _POWER]
-    gap = max(gaps, default=0.0)
+def _sparse_seconds(gpus: Iterable[GpuAccount], interval_seconds: float) -> float:
+    """The window that GPUs need which report power and no energy, and are read less often than wanted: what they use
+    between two reads is a guess, and only many reads average it out. In whole minutes, so that it seldom changes; 0 for
+    others."""
+    gap = max((_unseen_seconds(one, interval_seconds) for one in gpus), default=0.0)
     if gap <= _SPARSE_SECONDS:
         return 0.0
     return min(_LONGEST_WINDOW_SECONDS, 60.0 * ceil(_SPARSE_READS * gap / 60.0))
+
+
+def _unseen_seconds(account: GpuAccount, interval_seconds: float) -> float:
+    """Time between two readings of power. 0 where they are as frequent as wanted, and where each is a mean since the last
+    one."""
+    gap = account.usual_gap_seconds
+    if account.method not in _POWER or gap < 2.0 * interval_seconds or account.sample is None:
+        return 0.0
+    return gap if account.sample.power_mean_seconds < 0.5 * gap else 0.0
 
 
 _POWER = (EnergyMethod.AVERAGE_POWER, EnergyMethod.INSTANT_POWER)

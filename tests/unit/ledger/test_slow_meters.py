@@ -136,14 +136,20 @@ def test_unmetered_time_between_two_reports_counts_against_the_window() -> None:
 
 @pytest.mark.parametrize(("gap", "window"), [(1.0, 60.0), (2.0, 60.0), (4.0, 120.0), (14.0, 420.0), (40.0, 600.0)])
 def test_the_window_is_long_where_power_is_read_rarely(gap: float, window: float) -> None:
-    """With a counter it never is: the joules between two reads are known."""
-    for method, expected in ((EnergyMethod.AVERAGE_POWER, window), (EnergyMethod.COUNTER, 60.0)):
+    """With a counter it never is: the joules between two reads are known. Nor with means of all the time between two reads,
+    or where no more reads were wanted."""
+    for method, mean, interval, expected in (
+        (EnergyMethod.AVERAGE_POWER, 1.0, 1.0, window),
+        (EnergyMethod.COUNTER, 1.0, 1.0, 60.0),
+        (EnergyMethod.AVERAGE_POWER, gap, 1.0, 60.0),
+        (EnergyMethod.INSTANT_POWER, 0.0, gap, 60.0),
+    ):
         gpu = Gpu("GPU-0", 0, energy_method=method, max_power_watts=700.0)
-        books = Books()
+        books, policy = Books(), Policy(interval_seconds=interval)
         for read in range(4):
             at = gap * read
-            sample = GpuSample("GPU-0", at, 300.0 * at, 300.0, power_mean_seconds=1.0)
+            sample = GpuSample("GPU-0", at, 300.0 * at, 300.0, power_mean_seconds=mean)
             page = ServerReading("chat", at, "vllm", Cadence.STEP, "", ProcessIdentity(1.0), ())
             reading = AcceleratorReading((gpu,), (sample,))
-            books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (page,), OWNERS), Policy())
+            books = advance(books, Tick(Instant(at, 1e9 + at), reading, (), (page,), OWNERS), policy)
         assert books.servers["chat"].window_seconds == expected
