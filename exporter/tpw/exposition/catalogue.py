@@ -492,7 +492,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_window_seconds",
         _SERVER,
-        "Window of the live ratios in seconds (setting polling.window); longer if the engine counts at request end.",
+        "Window of the live ratios in seconds (setting polling.window); longer if the engine counts at request end, or if "
+        "a GPU without an energy counter is read rarely, because its driver is slow.",
         _NO_WINDOW,
     ),
     # --------------------------------------------------------------------------------------------------------- money
