@@ -93,8 +93,9 @@ def test_a_step_of_the_wall_clock_makes_no_backlog(jobs: SlowJobs, wall: type[Wa
     wall.step = step
     jobs.soon("job")
 
-    job.reaches(2)
-    assert quiet(lambda: job.runs == 2)
+    wait_until(lambda: job.runs >= 2, "the run that was requested", timeout=5)
+    # A step forward makes the next run due: whether the request or the scheduler's thread comes first is open.
+    assert quiet(lambda: job.runs <= (3 if step > timedelta() else 2))
 
 
 def test_a_job_that_the_wall_clock_holds_back_is_started_by_the_monotonic_clock(
