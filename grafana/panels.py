@@ -160,7 +160,6 @@ def tile(
     spark: bool = False,
     decimals: int | None = None,
     names: bool | None = None,
-    time_from: str | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
     beside: bool = False,
     words: Mapping[int, tuple[str, str]] | None = None,
@@ -184,8 +183,6 @@ def tile(
     )
     if decimals is not None:
         builder = builder.decimals(decimals)
-    if time_from is not None:
-        builder = builder.time_from(time_from).hide_time_override(True)
     if links:
         builder = builder.links(list(links))
     if words:
@@ -267,7 +264,6 @@ def bars(
     rows: tuple[str, str] | None = None,
     vertical: bool = False,
     above: bool = False,
-    time_from: str | None = None,
 ) -> Draft:
     """Numbers side by side as bars. ``rows`` are (name, value) columns of a table, sorted by name, instead of series.
     Names stand at the left, where long ones are cut off, or ``above``."""
@@ -306,8 +302,6 @@ def bars(
             id_val="sortBy", options={"fields": {}, "sort": [{"field": rows[0], "desc": False}]}
         )
         builder = builder.transformations([keep, sort])
-    if time_from is not None:
-        builder = builder.time_from(time_from).hide_time_override(True)
     return Draft(title, description, queries, _styled(builder, styles or {}))
 
 

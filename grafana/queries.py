@@ -51,6 +51,12 @@ def gpu_cost_in(
     return _net("tpw_gpu_state", window, by, component, f'state=~"{state}"' if state else "", offset)
 
 
+def period_cost(period: str, component: str = 'component=~"$scope"') -> str:
+    """Cost of the period so far, whatever the time range."""
+    matchers = ", ".join(part for part in (f'period="{period}"', component, MONEY) if part)
+    return f"sum(tpw_period_cost{{{matchers}}})"
+
+
 def _net(metric: str, window: str, by: str, component: str, state: str, offset: str = "") -> str:
     """Cost less credit. A cost has a component and a credit has none, so ``or`` puts both into one sum."""
     cost = ", ".join(part for part in (component, MONEY, state) if part)

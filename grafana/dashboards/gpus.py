@@ -224,11 +224,12 @@ def _power(page: Dashboard) -> None:
         ),
         (
             bars(
-                "Energy since midnight, by state",
-                "GPU energy since midnight (UTC), in kWh.",
+                "Energy today, by state",
+                "GPU energy of the day so far, in the time zone of the tariff, in kWh, from the exporters' books: not of "
+                "the time range.",
                 *(
                     Query(
-                        f'sum(increase(tpw_gpu_state_energy_joules_total{{state="{state}"}}[$__range])) / 3.6e6',
+                        f'sum(tpw_period_energy_joules{{period="day", state="{state}"}}) / 3.6e6',
                         state,
                         instant=True,
                     )
@@ -236,7 +237,6 @@ def _power(page: Dashboard) -> None:
                 ),
                 unit="kwatth",
                 decimals=1,
-                time_from="now/d",
                 styles={state: Style(thresholds=((None, color),)) for state, color in palette.STATES.items()},
             ),
             8,

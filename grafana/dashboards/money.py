@@ -36,8 +36,6 @@ SETTINGS = Settings(
 BY = "server, model"
 ENERGY = 'component="energy"'
 NO_REFERENCE = "no reference configured"
-DAYS_LEFT = "(scalar(days_in_month()) - scalar(day_of_month()) + 1 - scalar(hour()) / 24 - scalar(minute()) / 1440)"
-"""Days from now to the end of the month (UTC)."""
 
 SMALL_PRINT = """\
 **Included.** Energy is the joules of the GPUs and their share of the host, times PUE, at the price at the time of use, \
@@ -133,18 +131,13 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Forecast for the month",
-                "Cost since the 1st (UTC), and the daily mean of the last seven days for the days that are left.",
-                Query(
-                    f"{queries.gpu_cost_in('$__range', component='')}"
-                    f' + 86400 * {DAYS_LEFT} * sum(avg_over_time(cluster:tpw_cost:rate1h{{scope="booked", {MONEY}}}[7d]))',
-                    "forecast, $currency",
-                    instant=True,
-                ),
-                Query(queries.gpu_cost_in("$__range", component=""), "since the 1st", instant=True),
+                "All costs of the month so far, in the time zone of the tariff, from the exporters' books, and what it "
+                "will be at the pace of the last seven days: of the month, not of the time range.",
+                Query(f'sum(tpw_period_cost_forecast{{period="month", {MONEY}}})', "forecast, $currency", instant=True),
+                Query(queries.period_cost("month", component=""), "so far", instant=True),
                 unit="none",
                 decimals=0,
                 no_value=NO_PRICE,
-                time_from="now/M",
             ),
             3,
         ),

@@ -64,13 +64,12 @@ def _now(page: Dashboard) -> None:
     )
     spend = tile(
         "$currency / hour",
-        "${scope:text} cost of all GPUs, owned or not: the rate over the last five minutes, and the sum since midnight "
-        "(UTC).",
+        "${scope:text} cost of all GPUs, owned or not: the rate over the last five minutes, and the sum of the day so "
+        "far, in the time zone of the tariff, from the exporters' books.",
         Query(f"3600 * sum(cluster:tpw_cost:rate5m{{{SCOPE}, {MONEY}}})", "now"),
-        Query(queries.gpu_cost_in("$__range"), "since midnight", instant=True),
+        Query(queries.period_cost("day"), "today", instant=True),
         unit="none",
         no_value=NO_PRICE,
-        time_from="now/d",
     )
     wasted = tile(
         "$currency wasted / hour",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import cache
 
 from support import expected_alerts
@@ -152,7 +151,7 @@ def _overview() -> dict[str, list[Expected]]:
             lambda h: h.per_million(h.cost(3600), h.tokens(3600)),
             lambda h: h.per_million(h.all_cost(3600), h.tokens(3600)),
         ],
-        "$currency / hour": [lambda h: times(h.all_cost(300), 12), _spent],
+        "$currency / hour": [lambda h: times(h.all_cost(300), 12), lambda h: _period(h, "day", h.choice.scope)],
         "$currency wasted / hour": [
             lambda h: h.all_cost(3600, (), "full", state=WASTE),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
@@ -375,7 +374,7 @@ def _gpus() -> dict[str, list[Expected]]:
         "State of the node, share of time": [
             _shares,
         ],
-        "Energy since midnight, by state": [*(_kwh(state) for state in STATES)],
+        "Energy today, by state": [*(_kwh(state) for state in STATES)],
         "Power against utilisation": [
             lambda h: h.averaged("tpw_gpu_utilization_ratio", 300, ("instance", "gpu")),
             lambda h: h.averaged(now, 300, ("instance", "gpu")),
@@ -401,23 +400,14 @@ def _shares(h: Hand) -> Rows:
 
 
 def _kwh(state: str) -> Expected:
-    return lambda h: times(h.all_joules(h.range, (), "gpu", state=state), 1 / 3.6e6)
+    return lambda h: times(h.now("tpw_period_energy_joules", (), period="day", state=state), 1 / 3.6e6)
 
 
 # ----------------------------------------------------------------------------------------------------------------- money
 
 
-def _month_end(h: Hand) -> Rows:
-    """Spent, and the mean pace of the week for the days that are left."""
-    spent = sum(h.all_cost(h.range, (), "full").values())
-    left = datetime(2026, 2, 1, tzinfo=UTC).timestamp() - h.at
-    return single(spent + _pace(h.earlier(h.at)) * left)
-
-
-@cache
-def _pace(h: Hand) -> float:
-    """Mean of the hourly means of the week so far."""
-    return mean([sum(rows.values()) / 3600 for then in h.minutes(7 * 86400) if (rows := _cost_of_the_hour(then))])
+def _period(h: Hand, period: str, scope: str = "full") -> Rows:
+    return h.now("tpw_period_cost", (), period=period, **({"component": "energy"} if scope == "energy" else {}))
 
 
 @cache
@@ -489,7 +479,10 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: h.per_million(h.cost(h.range), h.tokens(h.range)),
             lambda h: h.per_million(h.all_cost(h.range), h.tokens(h.range)),
         ],
-        "Forecast for the month": [_month_end, lambda h: h.all_cost(h.range, (), "full")],
+        "Forecast for the month": [
+            lambda h: h.now("tpw_period_cost_forecast", (), period="month"),
+            lambda h: _period(h, "month"),
+        ],
         "Saved": [
             lambda h: less(h.elsewhere(h.range), h.cost(h.range, (), "full")),
             lambda h: less(h.elsewhere(h.range), h.all_cost(h.range, (), "full")),

@@ -49,6 +49,9 @@ MOMENTS = {
 }
 CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
 EMPTY = {
+    ("tpw-money", "Forecast for the month", "A"): "the books are not a day old",
+    ("tpw-gpus", "Energy today, by state", "B"): "no other program used a GPU on this day",
+    ("tpw-gpus", "Energy today, by state", "C"): "no server was seen to start on this day",
     ("tpw-models", "Joules per request", "B"): "no engine here counts work other than tokens",
     ("tpw-models", "Requests without usage", "A"): "every request here is counted by its engine, none by a gateway",
     ("tpw-measuring", "GPUs against the node's own meter", "A"): "no node here has a meter of its own",
