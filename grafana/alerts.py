@@ -689,7 +689,11 @@ class Alerts:
             v.budget_forecast_for,
             "At this pace a budget will be exceeded.",
             "At the pace of the last 7 days {{ with $labels.budget }}the budget {{ . }} for a {{ $labels.period }}"
-            "{{ else }}the budget of the month{{ end }} comes to {{ $value | humanizePercentage }} of its amount.",
+            "{{ else }}the budget of the month{{ end }} comes to {{ $value | humanizePercentage }} of its amount."
+            + _money(
+                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate1d{scope="booked", currency=$currency})'),
+                " All GPUs cost MONEY a day.",
+            ),
             "tpw-money",
             "What the books hold of the period, and the mean of a week for the rest. Needs a day of data. A budget is of "
             "all exporters that have it.",
