@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import tpw
 from support import realparts
 from support.servers import Child, free_port, http_get, wait_until
 
@@ -66,7 +67,14 @@ def image(tmp_path_factory):
         mounts += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
     try:
         built.buildah("bud", *options, "--tag", "docker.io/library/python:3.11-slim", str(base))
-        arguments = ["--build-arg", "PYTHON_VERSION=3.11", *mounts, "--tag", "tpw-exporter"]
+        values = {
+            "PYTHON_VERSION": "3.11",
+            "VERSION": tpw.__version__,
+            "REVISION": "abc",
+            "SOURCE": "https://example.com",
+        }
+        build = [part for name, value in values.items() for part in ("--build-arg", f"{name}={value}")]
+        arguments = [*build, *mounts, "--tag", "tpw-exporter"]
         built.buildah("bud", *options, *arguments, str(ROOT))
         built.container = built.buildah("from", "--pull-never", "tpw-exporter").strip()
         yield built
@@ -82,6 +90,16 @@ def test_image_runs_the_exporter_as_a_user_without_rights(image):
     assert config["ExposedPorts"] == {"10101/tcp": {}}
     assert image.run("id", "--user") == "10101"
     assert image.run("tpw-exporter", "--version").startswith("tpw-exporter ")
+
+
+def test_labels_name_the_version_the_sources_and_the_base(image):
+    labels = image.config()["Labels"]
+    prefix = "org.opencontainers.image."
+    assert labels[f"{prefix}version"] == tpw.__version__
+    assert labels[f"{prefix}revision"] == "abc"
+    assert labels[f"{prefix}source"] == "https://example.com"
+    assert labels[f"{prefix}base.name"] == "docker.io/library/python:3.11-slim"
+    assert labels[f"{prefix}licenses"] == "Apache-2.0"
 
 
 def test_image_keeps_neither_pip_nor_sources(image):
