@@ -173,7 +173,7 @@ def test_a_unix_socket_in_a_container_is_read_through_its_root(fake: FakeProcFs)
     fake.unix_sockets("pod", {"/run/x.sock": 501})
     fake.process(100, "llama-server --host /run/x.sock", sockets=(501,), network="pod")
     fake.unix_sockets("pod", {"/run/x.sock": 501})
-    url = f"unix:{fake.root}/100/root/run/x.sock"
+    url = f"unix:{Path(fake.root, '100', 'root', 'run', 'x.sock')}"
     probe = Probe()
     probe.results[url] = LLAMACPP
     host = host_of(fake, probe=probe)
