@@ -95,7 +95,9 @@ def scene(
         return 0.0 if server is None else server.load(at_seconds)
 
     note = "This is the demo: GPUs and servers are simulated, everything between them and this page is real."
-    daemon = Daemon(config, clock=clock, wall=wall, accelerators=[SimulatedMeter(clock, load_of)], notes=[note])
+    daemon = Daemon(
+        config, clock=clock, wall=wall, accelerators=[SimulatedMeter(clock, load_of, loaded=by_gpu)], notes=[note]
+    )
     return Scene(daemon, config, (chat, code))
 
 

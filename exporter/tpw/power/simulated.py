@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from tpw.model import EnergyMethod, Gpu, GpuSample, PowerScope, Reason, Sharing, SourceError
 from tpw.power import Clock
@@ -35,6 +35,7 @@ class SimulatedMeter:
         clock: monotonic seconds.
         load: (index, monotonic instant) -> load from 0 to 1, evaluated for each tenth of a second.
         holders: process ids by index; None: no GPU has processes.
+        loaded: indices of the GPUs that hold a model without a process.
         gpus: number of GPUs.
     """
 
@@ -45,12 +46,14 @@ class SimulatedMeter:
         clock: Clock = time.monotonic,
         load: Callable[[int, float], float] = wave,
         holders: Callable[[], Mapping[int, frozenset[int]]] | None = None,
+        loaded: Collection[int] = (),
         *,
         gpus: int = 4,
     ) -> None:
         self._clock = clock
         self._load = load
         self._holders = holders
+        self._loaded = loaded
         self._gpus = tuple(
             Gpu(
                 uuid=f"GPU-51301a7e-0000-4000-8000-{index:012x}",
@@ -97,7 +100,7 @@ class SimulatedMeter:
             power_watts=self._watts(index, math.floor(now / CELL_SECONDS)),
             power_limit_watts=LIMIT_WATTS,
             utilization_ratio=round(load, 2),
-            memory_used_bytes=MEMORY_BYTES * (0.85 if self._held(index) else 0.01),
+            memory_used_bytes=MEMORY_BYTES * (0.85 if index in self._loaded or self._held(index) else 0.01),
             memory_total_bytes=MEMORY_BYTES,
             temperature_celsius=round(32.0 + 40.0 * load),
             throttle_seconds=(("sw_power_cap", 0.0), ("hw_thermal", 0.0)),

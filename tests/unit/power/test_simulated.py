@@ -6,7 +6,7 @@ import pytest
 
 from tpw.model import Reason, SourceError
 from tpw.power import accelerator_meter, host_meter
-from tpw.power.simulated import IDLE_WATTS, JITTER, LOADED_WATTS, SimulatedMeter
+from tpw.power.simulated import IDLE_WATTS, JITTER, LOADED_WATTS, MEMORY_BYTES, SimulatedMeter
 
 
 def test_power_follows_the_load(clock: Any) -> None:
@@ -57,3 +57,9 @@ def test_an_unknown_uuid_is_lost(clock: Any) -> None:
 )
 def test_a_meter_has_the_name_that_it_has_in_the_table(name: str, create: Any, clock: Any) -> None:
     assert create(name, clock).name == name
+
+
+def test_a_gpu_that_holds_a_model_has_little_memory_left():
+    meter = SimulatedMeter(lambda: 0.0, loaded={1})
+    used = [meter.read(gpu.uuid).memory_used_bytes for gpu in meter.gpus()]
+    assert [(bytes_used or 0.0) > 0.5 * MEMORY_BYTES for bytes_used in used] == [False, True, False, False]
