@@ -134,8 +134,7 @@ def test_a_server_that_loads_its_model_is_starting_under_the_name_it_will_have(
     def starting() -> float:
         return page(daemon).sum("tpw_server_energy_joules_total", server=f"vllm-{port}", state="starting")
 
-    # A scan also asks the servers of tests beside this one, which may hang.
-    wait_until(lambda: starting() > 200.0, "two seconds of loading", timeout=90)
+    wait_until(lambda: starting() > 200.0, "two seconds of loading", timeout=30)
     assert page(daemon).sum("tpw_gpu_state_energy_joules_total", gpu="3", state="starting") > 0.0
     ready.touch()
     name = f"vllm-{port}"

@@ -179,7 +179,8 @@ class ServerFinder:
         found: list[StartingServer] = []
         for pid in sorted(table.tree(holding) - {os.getpid()}):
             engines = tuple(one for one in listens_as(table[pid], self._dialects) if one.level == _ENGINE)
-            tree = table.tree([pid]) if engines else frozenset[int]()
+            # Up to what also started a server that is ready, as a launcher of several does: that one is not this server.
+            tree = table.tree([pid], engines[0].processes.climb, others=served) if engines else frozenset[int]()
             if holding.isdisjoint(tree) or not tree.isdisjoint(refused) or not tree.isdisjoint(served):
                 continue
             if any(not tree.isdisjoint(other.pids) for other in found):

@@ -28,7 +28,7 @@ from tpw.model import (
     SourceError,
     State,
 )
-from tpw.tokens.engines import DIALECTS, VLLM
+from tpw.tokens.engines import DIALECTS, LLAMACPP, VLLM
 
 GPU = Gpu("GPU-0", 0)
 HOLDERS = {"GPU-0": frozenset({51})}
@@ -56,13 +56,14 @@ class Scans:
 
     def __init__(self, fake: FakeProcFs, configured: dict[str, str] | None = None) -> None:
         self.answer: SourceError | None = None
+        self.engine = VLLM
         self._configured = configured or {}
         self._host = HostProcesses(str(fake.root), dialects=DIALECTS, probe=self._probe)
 
     def _probe(self, *_: object) -> object:
         if self.answer is not None:
             raise self.answer
-        return VLLM
+        return self.engine
 
     def scan(self, age: float = 60.0, *, find: bool = True) -> HostScan:
         """At a time after the start of the server."""
@@ -75,6 +76,20 @@ def test_an_engine_that_holds_a_gpu_and_does_not_listen_is_starting(fake: FakePr
     assert [(one.name, one.pids) for one in scan.starting] == [("vllm-8000", {50, 51})]
     assert scan.started == {"vllm-8000": STARTED}
     assert scan.pids == {"vllm-8000": {50, 51}}
+
+
+def test_a_launcher_that_also_started_a_ready_server_does_not_hide_it(fake: FakeProcFs) -> None:
+    """Both have the launcher as their ancestor, in one session: the one that loads was taken for a part of the other."""
+    fake.process(40, ["python", "launch.py"], session=40)
+    fake.process(60, "llama-server --port 8001", parent=40, session=40, sockets=(600,))
+    fake.process(50, "vllm serve m --port 8000", parent=40, session=40)
+    fake.process(51, ["VLLM::EngineCore"], parent=50, session=40)
+    fake.network("host", ("10.0.0.1",), [Tcp(8001, 600)])
+    scans = Scans(fake)
+    scans.engine = LLAMACPP
+    scan = scans.scan()
+    assert [one.name for one in scan.found] == ["llamacpp-8001"]
+    assert [(one.name, one.pids) for one in scan.starting] == [("vllm-8000", {50, 51})]
 
 
 def test_it_is_found_under_the_same_name_when_it_is_ready(fake: FakeProcFs) -> None:
