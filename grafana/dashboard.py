@@ -24,14 +24,15 @@ TAG = "tpw"
 WIDTH = 24
 
 _CLUSTER = 'cluster=~"$cluster"'
-_NAMESPACE = f'{_CLUSTER}, {MATCHERS["namespace"][0]}=~"{MATCHERS["namespace"][1]}"'
+_JOB = f'{_CLUSTER}, job=~"$job"'
+_NAMESPACE = f'{_JOB}, {MATCHERS["namespace"][0]}=~"{MATCHERS["namespace"][1]}"'
 FILTERS: Mapping[str, tuple[str, str, str]] = {
     # variable: (label, query, regular expression for all)
     "cluster": ("Cluster", "label_values(tpw_build_info, cluster)", ".*"),
     "job": ("Job", f"label_values(tpw_build_info{{{_CLUSTER}}}, job)", ".+"),
-    "instance": ("Node", f"label_values(tpw_build_info{{{_CLUSTER}}}, instance)", ".+"),
-    "gpu": ("GPU", f'label_values(tpw_gpu_info{{{_CLUSTER}, instance=~"$instance"}}, gpu)', ".+"),
-    "namespace": ("Namespace", f"label_values(tpw_server_tokens_total{{{_CLUSTER}}}, server)", ".*"),
+    "instance": ("Node", f"label_values(tpw_build_info{{{_JOB}}}, instance)", ".+"),
+    "gpu": ("GPU", f'label_values(tpw_gpu_info{{{_JOB}, instance=~"$instance"}}, gpu)', ".+"),
+    "namespace": ("Namespace", f"label_values(tpw_server_tokens_total{{{_JOB}}}, server)", ".*"),
     "server": ("Server", f"label_values(tpw_server_tokens_total{{{_NAMESPACE}}}, server)", ".+"),
     "model": ("Model", f'label_values(tpw_server_tokens_total{{{_NAMESPACE}, server=~"$server"}}, model)', ".+"),
 }

@@ -135,6 +135,14 @@ def test_variables_come_in_one_order(uid: str):
 
 
 @each_dashboard
+def test_a_variable_offers_what_the_ones_before_it_select(uid: str):
+    queries = {v["name"]: v["query"] for v in DASHBOARDS[uid]["templating"]["list"] if v["name"] in FILTERS}
+    for name, query in queries.items():
+        wanted = {"cluster": (), "job": ("cluster",)}.get(name, ("cluster", "job"))
+        assert all(f"${before}" in query for before in wanted), name
+
+
+@each_dashboard
 def test_every_variable_is_used(uid: str):
     dashboard = DASHBOARDS[uid]
     text = json.dumps([dashboard["panels"], dashboard["annotations"]])
