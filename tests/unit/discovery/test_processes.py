@@ -865,23 +865,28 @@ def test_a_real_child_that_listens_is_found_in_the_real_procfs():
     assert abs(process.started_wall_seconds - time.time()) < 60.0
 
 
-def test_a_real_engine_page_is_recognised_by_the_real_probe():
+def _found_by_the_real_probe(server: PageServer) -> list[FoundServer]:
     """The listener is this test's own process, which discovery never probes: so a child holds the socket."""
+    hold = "import sys; sys.stdin.read()"
+    with subprocess.Popen(
+        ["llama-server", "-c", hold, "--port", str(server.port)],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        pass_fds=(server.fileno(),),
+    ) as child:
+        host = HostProcesses(dialects=DIALECTS, probe=recognise_at)
+        host.refresh()
+        found = [one for one in host.find_servers({}) if one.pid == child.pid]
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait(10)
+    return found
+
+
+def test_a_real_engine_page_is_recognised_by_the_real_probe():
     page = (Path(__file__).parents[2] / "captures" / "servers" / "llamacpp-b11669-start.txt").read_bytes()
     with PageServer(pages({"/metrics": answer(page)})) as server:
-        hold = "import sys; sys.stdin.read()"
-        with subprocess.Popen(
-            ["llama-server", "-c", hold, "--port", str(server.port)],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            pass_fds=(server.fileno(),),
-        ) as child:
-            host = HostProcesses(dialects=DIALECTS, probe=recognise_at)
-            host.refresh()
-            found = [one for one in host.find_servers({}) if one.pid == child.pid]
-            assert child.stdin is not None
-            child.stdin.close()
-            child.wait(10)
+        found = _found_by_the_real_probe(server)
     assert [(one.name, one.url, one.engine) for one in found] == [
         (f"llamacpp-{server.port}", f"http://127.0.0.1:{server.port}", "llamacpp")
     ]
@@ -892,19 +897,7 @@ def test_a_real_tls_server_is_recognised_by_the_real_probe(tmp_path: Path) -> No
     page = (Path(__file__).parents[2] / "captures" / "servers" / "llamacpp-b11669-start.txt").read_bytes()
     script = pages({"/metrics": answer(page)})
     with PageServer(script, tls=server_context(tmp_path, "server")) as server:
-        hold = "import sys; sys.stdin.read()"
-        with subprocess.Popen(
-            ["llama-server", "-c", hold, "--port", str(server.port)],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            pass_fds=(server.fileno(),),
-        ) as child:
-            host = HostProcesses(dialects=DIALECTS, probe=recognise_at)
-            host.refresh()
-            found = [one for one in host.find_servers({}) if one.pid == child.pid]
-            assert child.stdin is not None
-            child.stdin.close()
-            child.wait(10)
+        found = _found_by_the_real_probe(server)
     assert [(one.url, one.engine) for one in found] == [(f"https://127.0.0.1:{server.port}", "llamacpp")]
 
 
