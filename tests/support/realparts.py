@@ -246,11 +246,6 @@ def operator_definitions() -> list[dict[str, Any]]:
     return list(json.loads((_or_skip("operator") / "definitions.json").read_text()))
 
 
-def victoria_metrics_dir() -> Path:
-    """The directory with ``victoria-metrics`` and ``vmalert``; for tests marked ``heavy``."""
-    return _or_skip("victoriametrics") / "usr/bin"
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """Something that can be fetched: Debian packages of the first suite that has them all, and what ``finish`` adds."""
@@ -415,7 +410,6 @@ PARTS = {
     ),
     "kubernetes": Part(finish=_build_kubernetes, files=("build-kubernetes.sh",), seconds=2400),
     "operator": Part(finish=_define_operator, files=("operator-models.txt", "make-crds.py")),
-    "victoriametrics": Part(("sid", "testing"), ("victoria-metrics",)),
     "vllm": Part(finish=_install_vllm, files=("vllm.txt", "make-tiny-llama.py"), seconds=1200),
     "dynamo": Part(finish=_install_dynamo, files=("dynamo.txt",), seconds=1200),
     "litellm": Part(finish=_install_litellm, files=("litellm.txt",), seconds=1200),
