@@ -9,7 +9,7 @@ second, scrape latency of 200 requests over one connection (median, p99), poll l
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
 time of reading one of vLLM's pages (:mod:`bench.counting`); and the scan for servers (:mod:`bench.scanning`). On demand
 (``--scene books``): what the books weigh on disk (:mod:`bench.keeping`), and (``--scene report``) what reports of a year of
-books cost (:mod:`bench.reporting`).
+books cost (:mod:`bench.reporting`), and (``--scene start``) a start with and without them (:mod:`bench.starting`).
 
 The figures are of this machine and this moment; nothing fails here when a goal is missed.
 """
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import counting, keeping, reporting, scanning, weighing
+from bench import counting, keeping, reporting, scanning, starting, weighing
 from bench.weighing import get
 from fakenvml import FakeNvml
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
     parser.add_argument(
-        "--scene", choices=[*GOALS, "counting", "scan", "books", "report", "fleet", "all"], default="all"
+        "--scene", choices=[*GOALS, "counting", "scan", "books", "report", "start", "fleet", "all"], default="all"
     )
     parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
     parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
@@ -201,6 +201,9 @@ def main() -> None:
         return
     if arguments.scene == "report":
         reporting.table()
+        return
+    if arguments.scene == "start":
+        starting.table()
         return
     if arguments.scene == "fleet":
         from bench import fleet

@@ -36,14 +36,14 @@ CASES = (
 )
 
 
-def write_year(directory: Path, days: int = DAYS) -> None:
-    """Books with so many days of rows."""
+def write_year(directory: Path, days: int = DAYS, start: int = START) -> None:
+    """Books with so many days of rows, from ``start`` on."""
     write_books(directory)
     numbers = random.Random(1)
     connection = sqlite3.connect(directory / FILE_NAME, isolation_level=None)
     connection.executescript("BEGIN; DELETE FROM interval; DELETE FROM served")
     for quarter in range(days * 96):
-        at = START + quarter * int(ROW_SECONDS)
+        at = start + quarter * int(ROW_SECONDS)
         for gpu in range(GPUS):
             server = SERVERS[gpu * len(SERVERS) // GPUS]
             for state in (State.ACTIVE, State.PARKED) if server else (State.IDLE,):
@@ -64,7 +64,7 @@ def write_year(directory: Path, days: int = DAYS) -> None:
                 work = Served(dict.fromkeys(TokenKind, 1e4 * numbers.random()), 10.0, {}, {"rented": 1.5})
                 row = (at, server, model, codec.dump_quantity(work))
                 connection.execute("INSERT INTO served VALUES (?, ?, ?, ?)", row)
-    until = str(float(START + days * 86400))
+    until = str(float(start + days * 86400))
     connection.execute("UPDATE meta SET value = ? WHERE key = 'at_wall_seconds'", (until,))
     connection.execute("COMMIT")
     connection.close()

@@ -75,11 +75,8 @@ class Figures:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of all threads so far, in nanoseconds of the scheduler where it reports them."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
+    """Of all threads so far, also those that have ended: the CPU-time clock of the process (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 @contextmanager

@@ -274,6 +274,7 @@ def serve(
         reload: see :data:`Reload`; None where nothing can be reloaded.
         announce: called with the port once there is a first snapshot.
     """
+    gc.disable()  # until _freeze_memory: what the start makes is used until the end
     supervisor = Supervisor(os.environ, os.getpid())
     process = _Process(new_daemon, web, reload, supervisor)
     process.handle_signals()
@@ -310,6 +311,7 @@ def _fatal(error: SourceError) -> int:
 def _freeze_memory() -> None:
     """Exempt what the start has allocated from garbage collection, as it is used until the end, and return what the start
     has freed to the system: about 1 MiB."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     if "ctypes" in sys.modules:  # as it is with a driver's binding; to load it would cost more than that

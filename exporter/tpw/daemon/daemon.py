@@ -123,6 +123,7 @@ class Daemon:
 
     def run(self) -> None:
         """Tick and run slow jobs until :meth:`stop`."""
+        self._store.periods.run = lambda read: threading.Thread(target=read, name="periods", daemon=True).start()
         self._read_feeds_regularly()
         self._jobs.every("books", KEEP_UP_SECONDS, self._store.keep_up)
         self._jobs.start()
@@ -236,9 +237,8 @@ class Daemon:
     # ------------------------------------------------------------------------------------------ on the threads of jobs
 
     def _scan(self) -> None:
-        node, scan = self._node, self._node.owners.scan
+        node, servers, scan = self._node, self._node.servers, self._node.owners.scan
         try:
-            servers = node.servers
             scan = self._scanner.scan(node.config, servers.rows, servers.dialects(), node.owners.holders, node.books)
         except Exception:  # noqa: BLE001 - the next scan may succeed
             _log.exception("scan_failed")

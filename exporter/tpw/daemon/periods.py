@@ -1,13 +1,13 @@
 """Keeps the sums of the day, the week and the month while the books advance.
 
-The rows on disk are read once: at the start, and again where the time zone changes or the clock is set to another day.
-From then on the sums follow the rows that leave the memory of the books.
+The rows on disk are read once, beside the ticks: at the start, and again where the time zone changes or the clock is set to
+another day. From that moment on the sums follow the rows that leave the memory of the books.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from math import inf
@@ -44,11 +44,21 @@ class _Known:
     published: Periods
 
 
+@dataclass(slots=True)
+class _Reading:
+    """Rows on disk that are read beside the ticks."""
+
+    left: list[tuple[Rows, ServedRows]] = field(default_factory=list)
+    """Rows that have left the memory since it began."""
+    known: _Known | None = None
+    is_done: bool = False
+
+
 class PeriodSums:
     """Belongs to the tick's thread.
 
     Args:
-        history: reads the rows that are only on disk and began in [start, end); None while they cannot be read.
+        history: the rows that are only on disk and began in [start, end); None while they cannot be read.
         keep_seconds: retention of the rows.
     """
 
@@ -57,10 +67,13 @@ class PeriodSums:
         self._keep_seconds = keep_seconds
         self._calendar = Calendar("UTC")
         self._known: _Known | None = None
+        self._reading: _Reading | None = None
         self._retry_at_seconds = -inf
+        self.run: Callable[[Callable[[], None]], None] = _at_once
+        """Runs what reads the rows: at once, or on another thread."""
 
     def update(self, before: Books, books: Books, timezone: str) -> Periods | None:
-        """The periods of now; None while the books cannot be read.
+        """The periods of now; None until the rows are read, and while they cannot be.
 
         Args:
             before: the books after a tick, before they were written.
@@ -71,19 +84,55 @@ class PeriodSums:
             return None
         now = books.at.wall_seconds
         if timezone != self._calendar.timezone:
-            self._calendar, self._known = Calendar(timezone), None
-        if self._known is None or not self._follow(self._known, now):
-            # What leaves the memory at this tick is on disk by now.
-            self._known = self._read(now) if now >= self._retry_at_seconds else None
-            if self._known is None:
-                self._retry_at_seconds = max(self._retry_at_seconds, now + RETRY_SECONDS)
-                return None
-            self._retry_at_seconds = -inf
-        elif books is not before:
+            self._calendar, self._known, self._reading = Calendar(timezone), None, None
+        rows, served = {}, {}
+        if books is not before:
             rows = {start: row for start, row in before.rows.items() if start not in books.rows}
             served = {start: row for start, row in before.served.items() if start not in books.served}
-            self._add(self._known, rows, served, now)
-        return self._known.published
+        if self._reading is not None and (rows or served):
+            self._reading.left.append((rows, served))
+        if self._known is not None:
+            if self._follow(self._known, now):
+                self._add(self._known, rows, served, now)
+            else:
+                self._known = None
+        if self._known is None:
+            self._known = self._finished(now)
+        if self._known is None and self._reading is None and now >= self._retry_at_seconds:
+            self._begin(now)  # what leaves the memory at this tick is on disk by now
+            self._known = self._finished(now)
+        return None if self._known is None else self._known.published
+
+    def _begin(self, now: float) -> None:
+        periods, recent = self._wanted(now)
+        start = min([recent[0].start_seconds, *(period.start_seconds for period in periods.values())])
+        history = self._history(start, inf)  # rows may be later than a clock that was set back
+        if history is None:
+            self._retry_at_seconds = now + RETRY_SECONDS
+            return
+        reading = self._reading = _Reading()
+        calendar = self._calendar
+
+        def read() -> None:
+            try:
+                reading.known = self._read(now, history, calendar, periods, recent)
+            finally:
+                reading.is_done = True
+
+        self.run(read)
+
+    def _finished(self, now: float) -> _Known | None:
+        """What was read, and what has left the memory since."""
+        reading = self._reading
+        if reading is None or not reading.is_done:
+            return None
+        self._reading, known = None, reading.known
+        self._retry_at_seconds = now + RETRY_SECONDS if known is None else -inf
+        if known is None or not self._follow(known, now):
+            return None
+        for rows, served in reading.left:
+            self._add(known, rows, served, now)
+        return known
 
     def _wanted(self, now: float) -> tuple[dict[Unit, Period], list[Period]]:
         calendar = self._calendar
@@ -134,13 +183,10 @@ class PeriodSums:
         periods = {str(unit): sums for unit, sums in known.periods.items() if sums.start_seconds >= oldest}
         known.published = Periods(periods, recent, known.first_seconds)
 
-    def _read(self, now: float) -> _Known | None:
-        """Sums of the rows on disk, read once."""
-        periods, recent = self._wanted(now)
-        start = min([recent[0].start_seconds, *(period.start_seconds for period in periods.values())])
-        history = self._history(start, inf)  # rows may be later than a clock that was set back
-        if history is None:
-            return None
+    def _read(
+        self, now: float, history: History, calendar: Calendar, periods: dict[Unit, Period], recent: list[Period]
+    ) -> _Known | None:
+        """Sums of the rows on disk. On any thread."""
         adding: dict[Period, Adding] = {}
         first, latest = inf, now
 
@@ -149,8 +195,7 @@ class PeriodSums:
             latest = max(latest, at)
             if at >= recent[0].start_seconds:
                 first = min(first, at)
-            day = self._calendar.period(Unit.DAY, at)
-            return adding.setdefault(day, Adding())
+            return adding.setdefault(calendar.period(Unit.DAY, at), Adding())
 
         try:
             for at, key, amounts in history.rows:
@@ -182,3 +227,7 @@ class PeriodSums:
         )
         self._publish(known, now)
         return known
+
+
+def _at_once(read: Callable[[], None]) -> None:
+    read()

@@ -146,6 +146,23 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     raise AssertionError  # the loop returns or raises
 
 
+def connect_snapshot(path: Path) -> sqlite3.Connection:
+    """The books as they are now, whatever is written afterwards; for reading, on any thread.
+
+    Raises sqlite3.Error.
+    """
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, timeout=1.0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA cache_size = -512")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the snapshot begins with the first read
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def check_small_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Raise DamagedError for a defect in what a start reads. The history is checked with each backup: it may be large."""
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

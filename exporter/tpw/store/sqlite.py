@@ -38,6 +38,7 @@ from tpw.store.files import (
     check_whole,
     connect,
     connect_read_only,
+    connect_snapshot,
     mark_closed,
     mark_open,
     sync,
@@ -52,7 +53,7 @@ _UNENCODABLE: Final = (ValueError, TypeError, OverflowError)
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Rows of the books that are not in memory, to be read once."""
+    """Rows of the books that are not in memory, to be read once, ``rows`` first."""
 
     rows: Iterable[tuple[float, PostingKey, Amounts]] = ()
     served: Iterable[tuple[float, str, str, Served]] = ()
@@ -215,16 +216,27 @@ class BooksFile:
         return books
 
     def history(self, start_seconds: float, end_seconds: float) -> History | None:
-        """What is in no row in memory, of the rows that began in [start, end). None while the file cannot be written."""
-        connection = self._connection
-        if connection is None:
+        """What is in no row in memory now, of the rows that began in [start, end). None while the file cannot be written.
+
+        Its rows may be read on any thread: what is saved meanwhile changes none of them.
+        """
+        if self._connection is None:
             return None
-        pruned = connection.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
+        try:
+            disk = connect_snapshot(self.path)
+            pruned = disk.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
+        except sqlite3.Error:
+            return None
         condition, bounds = "start >= ? AND start < ?", (start_seconds, end_seconds)
-        in_memory, beneath = self._written, self._beneath
+        in_memory, beneath, beneath_served = self._written, dict(self._beneath), dict(self._beneath_served)
+
+        def served() -> Iterator[tuple[float, str, str, Served]]:
+            with contextlib.closing(disk):
+                yield from (one for one in work_where(disk, condition, bounds) if one[0] not in in_memory.served)
+
         return History(
             chain(
-                (one for one in postings_where(connection, condition, bounds) if one[0] not in in_memory.rows),
+                (one for one in postings_where(disk, condition, bounds) if one[0] not in in_memory.rows),
                 (
                     (start, *one)
                     for start, row in beneath.items()
@@ -233,10 +245,10 @@ class BooksFile:
                 ),
             ),
             chain(
-                (one for one in work_where(connection, condition, bounds) if one[0] not in in_memory.served),
+                served(),
                 (
                     (start, *who, work)
-                    for start, row in self._beneath_served.items()
+                    for start, row in beneath_served.items()
                     if start_seconds <= start < end_seconds
                     for who, work in row.items()
                 ),

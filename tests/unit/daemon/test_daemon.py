@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from math import fsum
 from pathlib import Path
+from queue import SimpleQueue
 from textwrap import dedent
 
 import pytest
@@ -17,15 +18,17 @@ from structlog.testing import capture_logs
 
 from support.pageserver import PageServer, answer, pages
 from tpw.config.load import load
-from tpw.config.schema import Config
+from tpw.config.schema import Config, Polling
 from tpw.daemon.daemon import Daemon
 from tpw.daemon.persistence import CurrencyError
 from tpw.daemon.pricing import wanted_since
 from tpw.daemon.reload import apply, prepare
-from tpw.ledger.books import Books
+from tpw.ledger.amounts import Amounts
+from tpw.ledger.books import Books, PostingKey
 from tpw.model import Gpu, GpuSample, Instant, PriceInterval, Reason, Sharing, SourceError, TokenKind
 from tpw.power.simulated import SimulatedMeter
-from tpw.store.sqlite import BooksFile
+from tpw.snapshot import Snapshot
+from tpw.store.sqlite import BooksFile, History
 from tpw.tariff.context import FeedContext
 from tpw.tariff.contract import Contract
 from tpw.tariff.curve import PriceCurve
@@ -768,3 +771,34 @@ def test_a_tick_that_hangs_is_reported_as_stuck_until_it_ends() -> None:
 
     assert (before, after) == ("", "")
     assert "no tick has begun or ended for 10 s" in during
+
+
+def test_the_first_tick_waits_for_no_row_of_the_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A month of a large node takes seconds to read. Until then its sums are unknown."""
+    readable, history = threading.Event(), BooksFile.history
+
+    def slow(file: BooksFile, start: float, end: float) -> History:
+        found = history(file, start, end)
+        assert found is not None
+
+        def rows() -> Iterator[tuple[float, PostingKey, Amounts]]:
+            assert readable.wait(60.0)
+            yield from found.rows
+
+        return replace(found, rows=rows())
+
+    monkeypatch.setattr(BooksFile, "history", slow)
+    snapshots: SimpleQueue[Snapshot] = SimpleQueue()
+    daemon = Daemon(
+        replace(config("[0]"), polling=Polling(interval=0.05)), BooksFile(tmp_path), accelerators=[SimulatedMeter()]
+    )
+    daemon.on_snapshot = snapshots.put
+    daemon.start()
+    try:
+        assert snapshots.get(timeout=60.0).periods is None
+        readable.set()
+        while snapshots.get(timeout=60.0).periods is None:
+            pass
+    finally:
+        readable.set()
+        daemon.stop()
