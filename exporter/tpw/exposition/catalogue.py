@@ -60,8 +60,8 @@ _PERIODS = (
 )
 _NO_PERIOD = (
     "Nothing was booked for it in the period, the first rows of the period are not kept any more (setting state.keep), or "
-    "the books cannot be read."X
-    "the rows of the period are not read yet (the first seconds after a start) or cannot be read."
+    "the books are not read yet (the first seconds after a start) or cannot be read."
+)
 _FORECAST = (
     "what is booked, and for the rest the pace of the last seven days and today, or since the books began; from the books. "
     "All servers of a node sum to the node."
