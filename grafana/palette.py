@@ -5,13 +5,9 @@ A state is never shown by colour alone: the legend names it, and the order is al
 
 from __future__ import annotations
 
-STATES = {
-    "active": "#3274d9",
-    "other": "#8f5bbd",
-    "starting": "#8ab8ff",
-    "parked": "#ff9830",
-    "idle": "#8a919e",
-}
+from tpw.exposition import colours
+
+STATES = {state: css for state, (css, _) in colours.STATES.items()}
 """States of a GPU, in the order of stacking."""
 STATE_CODES = {
     4: ("other", STATES["other"]),

@@ -1,7 +1,7 @@
 """``tpw-exporter top``: a live table of a running daemon, from its ``/api/v1/status``.
 
 ANSI only, within the width and height of the terminal, with the same numbers as the landing page. ``q`` or Ctrl-C ends it,
-``s`` sorts the servers, ``/`` filters them; ``--once`` prints one table, for scripts.
+``s`` sorts the servers, ``/`` filters them, ``n`` shows those of one namespace; ``--once`` prints one table, for scripts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from tpw.config.problems import ConfigError
 from tpw.exposition import figures
+from tpw.exposition.colours import BAD, GOOD, STATES, WARN
 from tpw.exposition.figures import UNKNOWN, plain
 from tpw.model import Reason, SourceError
 
@@ -42,18 +43,11 @@ _HINTS = {
 }
 
 _COLOURS = {
-    "active": "32",
-    "ok": "32",
-    "parked": "33",
-    "starting": "36",
-    "other": "34",
-    "idle": "90",
-    "waiting": "90",
-    "unread": "90",
-    "lost": "31",
-    "down": "31",
-    "failing": "31",
-    "soft": "90",
+    **{state: ansi for state, (_, ansi) in STATES.items()},
+    **dict.fromkeys(("ok", "good"), GOOD[1]),
+    **dict.fromkeys(("warn",), WARN[1]),
+    **dict.fromkeys(("lost", "down", "failing"), BAD[1]),
+    **dict.fromkeys(("waiting", "unread", "soft"), STATES["idle"][1]),
     "strong": "1",
 }
 
@@ -83,7 +77,11 @@ class View:
     order: int = 0
     """Index in ``_ORDERS``, plus one; 0 is by name."""
     filter: str = ""
-    """Only servers with this in their name, or in that of one of their models, are shown."""
+    """Only servers with this in their name, state or namespace, or in the name of one of their models, are shown."""
+    namespace: str = ""
+    """Only servers of this namespace are shown; "" shows all."""
+    namespaces: list[str] = field(default_factory=list)
+    """Those of the last refresh, sorted."""
     typing: bool = False
     """Whether keys go to the filter."""
     rates: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
@@ -104,16 +102,29 @@ class View:
             return True
         if key in ("s", "S"):
             self.order = (self.order + 1) % (len(_ORDERS) + 1)
+        if key in ("n", "N"):
+            later = [name for name in self.namespaces if name > self.namespace]
+            self.namespace = later[0] if later else ""
         self.typing = key == "/"
         return key not in ("q", "Q")
 
     def chosen(self, servers: Sequence[ServerStatus]) -> list[ServerStatus]:
         """The servers to show, in their order."""
         word = self.filter.lower()
+        self.namespaces = sorted({server["namespace"] for server in servers} - {""})
         found = [
             server
             for server in servers
-            if word in server["name"].lower() or any(word in model["model"].lower() for model in server["models"])
+            if self.namespace in ("", server["namespace"])
+            and any(
+                word in text.lower()
+                for text in (
+                    server["name"],
+                    server["state"],
+                    server["namespace"],
+                    *(model["model"] for model in server["models"]),
+                )
+            )
         ]
         if self.order:
             number = _ORDERS[self.order - 1][1]
@@ -126,7 +137,8 @@ class View:
         """The line at the bottom."""
         order = _ORDERS[self.order - 1][0] if self.order else "name"
         shown = f"{self.filter}_" if self.typing else self.filter or "all"
-        return f"q quit   s sort: {order}   / filter: {shown}"
+        spaces = f"   n namespace: {self.namespace or 'all'}" if self.namespaces else ""
+        return f"q quit   s sort: {order}   / filter: {shown}{spaces}"
 
 
 class NoAnswerError(Exception):
@@ -394,7 +406,7 @@ def _head(status: Status, url: str, width: int, rates: Sequence[float]) -> list[
         cost, scope = head["energy_cost_per_token"], " (e: electricity alone)"
     with_input = f" ({figures.figure(total)} with input)" if total is not None else ""
     return [
-        *_folded([[_Part(title, "strong")], [_Part(health, "parked")]], width, "  "),
+        *_folded([[_Part(title, "strong")], [_Part(health, "warn")]], width, "  "),
         *_folded(
             [
                 [_Part(f"{figures.figure(rate)} tok/s", "strong"), _Part(with_input), _Part(_sparks(rates), "active")],

@@ -36,6 +36,8 @@ _STATE_TITLES = {
     "unread": "the server has no metrics page here; only its GPUs are known",
 }
 
+_PERIODS = {"day": "today", "week": "this week", "month": "this month"}
+
 _HOST_RULES = {
     "node_minus_gpus": "node meter minus GPUs",
     "components": "CPU and memory meters",
@@ -122,8 +124,10 @@ def main(status: Status, host: str = "") -> str:
             _header(status, host),
             _headline(status),
             _facility(status),
+            _tools(status),
             _servers(status),
             _gpus(status),
+            _periods(status),
             _sources(status),
             _notes(status),
         )
@@ -132,8 +136,10 @@ def main(status: Status, host: str = "") -> str:
 
 def _header(status: Status, host: str) -> str:
     down = [source["name"] for source in status["sources"] if source["tried"] and not source["up"]]
+    runbook = ""
     if not status["config_reload_successful"]:
         health, summary = "warn", "configuration reload failed: an older configuration is in force"
+        runbook = "TpwConfigReloadFailed"
     elif down:
         health, summary = "warn", f"{len(down)} of {len(status['sources'])} sources cannot be read"
     else:
@@ -141,7 +147,7 @@ def _header(status: Status, host: str) -> str:
     on = f" <small>on {escape(host)}</small>" if host else ""
     return (
         f"<header><h1>Tokens per watt{on}</h1>"
-        f'<p class="health {health}" id="health"><i></i><span>{escape(summary)}</span>'
+        f'<p class="health {health}" id="health"><i></i><span>{escape(summary)}{_runbook(runbook)}</span>'
         f"<time>{figures.clock(status['at'])}</time></p></header>"
     )
 
@@ -149,12 +155,19 @@ def _header(status: Status, host: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- headline
 
 
-def _tile(label: str, value: str, unit: str, note: str) -> str:
+def _tile(label: str, value: str, unit: str, note: str, *, curve: bool = False, runbook: str = "") -> str:
+    """A figure. The script draws its last minutes (``curve``)."""
     kind, unit = ("tile none", "") if value == UNKNOWN else ("tile", unit)
     return (
-        f"<div class='{kind}'><dt>{escape(label)}</dt><dd><b>{escape(value)}</b> <small>{escape(unit)}</small></dd>"
-        f"<dd class=note>{escape(note)}</dd></div>"
+        f"<div class='{kind}'{' data-curve' if curve else ''}><dt>{escape(label)}</dt>"
+        f"<dd><b>{escape(value)}</b> <small>{escape(unit)}</small></dd>"
+        f"<dd class=note>{escape(note)}{_runbook(runbook)}</dd></div>"
     )
+
+
+def _runbook(name: str) -> str:
+    """A link to a runbook, after a dot; "" without one."""
+    return f' \u00b7 <a href="runbooks/{name}">what to do</a>' if name else ""
 
 
 def _headline(status: Status) -> str:
@@ -170,13 +183,21 @@ def _headline(status: Status) -> str:
             figures.figure(rate),
             "tok/s",
             f"{figures.figure(total)} tok/s including input" if total is not None else "no server reports tokens",
+            curve=True,
         ),
-        _tile("Power", value, unit, f"{up} of {len(status['gpus'])} GPUs, now" if status["gpus"] else "no GPU found"),
+        _tile(
+            "Power",
+            value,
+            unit,
+            f"{up} of {len(status['gpus'])} GPUs, now" if status["gpus"] else "no GPU found",
+            curve=True,
+        ),
         _tile(
             "Tokens per watt",
             figures.figure(head["tokens_per_watt"]),
             "tok/s per W",
             "output tokens per joule, parked time included" if head["tokens_per_watt"] is not None else "no data yet",
+            curve=True,
         ),
         _tile(
             "Cost per 1M output tokens",
@@ -217,7 +238,8 @@ def _price_tile(status: Status) -> str:
         note = f"then {figures.money(price['next_per_kwh'], currency)} in {change} ({figures.minute(price['next_at'])})"
     if price["state"] != "final":
         note = f"{price['state']} price; {note}"
-    return _tile("Electricity", figures.figure(price["per_kwh"]), f"{currency} per kWh", note)
+    runbook = "TpwPriceNotLive" if price["state"] in ("fallback", "missing") else ""
+    return _tile("Electricity", figures.figure(price["per_kwh"]), f"{currency} per kWh", note, runbook=runbook)
 
 
 def _waste_tile(status: Status) -> str:
@@ -231,7 +253,13 @@ def _waste_tile(status: Status) -> str:
         return _tile("Wasted", value, unit, wasted)
     cost = head["wasted_cost_per_hour"]
     note = f"{wasted}, {figures.watts(head['wasted_watts'])}" if gpus else "all GPUs are working"
-    return _tile("Wasted per hour", figures.figure(cost), currency, note if cost is not None else f"measuring; {note}")
+    return _tile(
+        "Wasted per hour",
+        figures.figure(cost),
+        currency,
+        note if cost is not None else f"measuring; {note}",
+        runbook="TpwWasteHigh" if gpus else "",
+    )
 
 
 def _facility(status: Status) -> str:
@@ -267,32 +295,55 @@ class _Cell:
     html: str
     kind: str = ""
     title: str = ""
+    curve: bool = False
+    """Whether the script draws its last minutes."""
 
     def under(self, head: str) -> str:
         """The HTML of the cell in the column ``head``."""
         kind = f' class="{self.kind}"' if self.kind else ""
         title = f' title="{escape(self.title)}"' if self.title else ""
-        return f'<td{kind}{title} data-head="{escape(head)}">{self.html}</td>'
+        return f'<td{kind}{title} data-head="{escape(head)}"{" data-curve" if self.curve else ""}>{self.html}</td>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows that are sorted, filtered and shown together."""
+
+    rows: Sequence[tuple[_Cell, ...]]
+    namespaces: Iterable[str] = ()
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[_Cell]]) -> str:
     """A table with at least one row. A column is aligned like its first cell."""
-    cells = [tuple(row) for row in rows]
-    kinds = [cell.kind for cell in cells[0]]
+    return _arranged(title, heads, (_Group([tuple(row) for row in rows]),))
+
+
+def _arranged(title: str, heads: Sequence[str], groups: Sequence[_Group], name: str = "") -> str:
+    """A table in groups; ``name`` is what the script knows it by, and without one it is not sorted."""
+    kinds = [cell.kind for cell in groups[0].rows[0]]
     columns = "".join(
-        f"<th{' class=n' if kind == 'n' else ''}>{escape(head)}</th>" for head, kind in zip(heads, kinds, strict=True)
+        f"<th{f' class={kind}' if kind in ('n', 'power') else ''}>{escape(head)}</th>"
+        for head, kind in zip(heads, kinds, strict=True)
     )
-    body = "".join(
-        f"<tr>{''.join(cell.under(head) for head, cell in zip(heads, row, strict=True))}</tr>" for row in cells
-    )
+    known = f' id="{name}"' if name else ""
     return (
-        f"<section><h2>{title}</h2><div class=scroll><table><thead><tr>{columns}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div></section>"
+        f"<section><h2>{title}</h2><div class=scroll><table{known}><thead><tr>{columns}</tr></thead>"
+        f"{''.join(_body(heads, group) for group in groups)}</table></div></section>"
     )
 
 
-def _state(state: str) -> _Cell:
-    return _Cell(f"<i></i>{state}", f"state {state.replace(' ', '-')}", _STATE_TITLES.get(state, ""))
+def _body(heads: Sequence[str], group: _Group) -> str:
+    spaces = " ".join(sorted(group.namespaces))
+    rows = "".join(
+        f"<tr>{''.join(cell.under(head) for head, cell in zip(heads, row, strict=True))}</tr>" for row in group.rows
+    )
+    known = f' data-namespaces="{escape(spaces)}"' if spaces else ""
+    return f"<tbody{known}>{rows}</tbody>"
+
+
+def _state(state: str, runbook: str = "") -> _Cell:
+    shown = f'<a href="runbooks/{runbook}">{state}</a>' if runbook else state
+    return _Cell(f"<i></i>{shown}", f"state {state.replace(' ', '-')}", _STATE_TITLES.get(state, ""))
 
 
 def _number(text: str, title: str = "") -> _Cell:
@@ -320,7 +371,19 @@ def _servers(status: Status) -> str:
             "automatically; add others under <code>servers:</code> in the configuration.</p></section>"
         )
     currency = status["currency"] or ""
-    heads = (
+    heads = _server_heads(currency)
+    groups = [
+        _Group(
+            [_server_row(server, model, first=position == 0) for position, model in enumerate(server["models"])],
+            filter(None, (server["namespace"],)),
+        )
+        for server in status["servers"]
+    ]
+    return _arranged("Servers", heads, groups, "servers")
+
+
+def _server_heads(currency: str) -> tuple[str, ...]:
+    return (
         "server",
         "state",
         "model",
@@ -331,12 +394,31 @@ def _servers(status: Status) -> str:
         "waiting",
         "GPUs",
     )
-    rows = (
-        _server_row(server, model, first=position == 0)
-        for server in status["servers"]
-        for position, model in enumerate(server["models"])
+
+
+def _tools(status: Status) -> str:
+    """The filter and the orders, which the script shows: without it they would do nothing. Narrow screens have no heads to
+    sort by, and have a list instead."""
+    if not status["servers"] and not status["gpus"]:
+        return ""
+    spaces = sorted({server["namespace"] for server in status["servers"]} - {""})
+    listed = "".join(f"<option>{escape(space)}</option>" for space in spaces)
+    heads = _server_heads(status["currency"] or "")
+    orders = "".join(
+        f'<option value="{column}{way}">{escape(heads[column])}</option>'
+        for column, way in ((0, "+"), (3, "-"), (4, "-"), (5, "-"), (6, "-"))
     )
-    return _table("Servers", heads, rows)
+    chosen = (
+        '<label>namespace <select id="namespace"><option value="">all</option>' + listed + "</select></label>"
+        if spaces
+        else ""
+    )
+    return (
+        '<div class=tools id="tools" role="search" hidden>'
+        '<label>filter <input id="filter" type="search" placeholder="server, model, GPU, state"></label>'
+        f'{chosen}<label class=narrow>servers by <select id="sort"><option value=""></option>{orders}</select></label>'
+        "<output></output></div>"
+    )
 
 
 def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tuple[_Cell, ...]:
@@ -349,13 +431,15 @@ def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tup
         facility = figures.figure(per_watt.get(Boundary.FACILITY, {}).get(OUTPUT))
         boundaries = f"GPUs alone, {over}; with host and PUE: {facility}"
     engine = " ".join(part for part in (server["engine"], server["version"]) if part)
+    if server["namespace"] and not server["name"].startswith(f"{server['namespace']}/"):
+        engine += f" in {server['namespace']}"
     name = f"<b>{escape(server['name'])}</b><small>{escape(engine)}</small>"
     gpus = ", ".join(map(str, server["gpus"])) or UNKNOWN
     return (
         _Cell(name, "lead") if first else _SAME,
         _state(server["state"]) if first else _SAME,
         _Cell(escape(model["model"]), "model", model["model"]),
-        _number(figures.figure(model["tokens_per_second"].get(OUTPUT)), over),
+        _Cell(figures.figure(model["tokens_per_second"].get(OUTPUT)), "n", over, curve=True),
         _number(figures.figure(per_watt.get(Boundary.GPU, {}).get(OUTPUT)), boundaries),
         _number(
             figures.cost_per_million(full, energy),
@@ -376,7 +460,11 @@ def _gpus(status: Status) -> str:
             "what was tried and what is missing.</p></section>"
         )
     heads = ("GPU", "state", "power", "utilization", "memory GiB", "temp", "owner", "energy method")
-    return _table("GPUs", heads, map(_gpu_row, status["gpus"]))
+    spaces = {server["name"]: server["namespace"] for server in status["servers"]}
+    groups = [
+        _Group([_gpu_row(gpu)], {spaces.get(owner, "") for owner in gpu["owners"]} - {""}) for gpu in status["gpus"]
+    ]
+    return _arranged("GPUs", heads, groups, "gpus")
 
 
 def _gpu_row(gpu: GpuStatus) -> tuple[_Cell, ...]:
@@ -386,7 +474,7 @@ def _gpu_row(gpu: GpuStatus) -> tuple[_Cell, ...]:
     used, total = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
     return (
         _Cell(f"<b>{gpu['index']}</b> {escape(gpu['name'])}", "lead", gpu["uuid"]),
-        _state(gpu["state"] or "lost"),
+        _state(gpu["state"] or "lost", "" if gpu["up"] else "TpwGpuLost"),
         _Cell(f"<span>{drawn}</span>{_bar(ratio)}", "power"),
         _number(figures.percent(gpu["utilization_ratio"])),
         _number(UNKNOWN if used is None else f"{figures.gibibytes(used)} / {figures.gibibytes(total)}"),
@@ -406,6 +494,30 @@ def _owners(gpu: GpuStatus) -> _Cell:
     return _text(figures.owners(gpu), "; ".join(text for text in (title, parts and f"instances: {parts}") if text))
 
 
+def _periods(status: Status) -> str:
+    """What the books have of the current periods."""
+    if not status["periods"]:
+        return ""
+    currency = status["currency"] or ""
+    heads = ("period", "output tokens", "energy kWh", f"cost {currency}".strip(), "by its end")
+    rows = (
+        (
+            _Cell(f"<b>{_PERIODS[period['period']]}</b><small>since {figures.moment(period['start'])}</small>", "lead"),
+            _number(figures.figure(period["tokens"].get(OUTPUT, 0.0))),
+            _number(figures.figure(period["facility_joules"] / 3.6e6), "facility energy of all GPUs, idle ones too"),
+            _number(figures.figure(period["cost"]), _unpriced(period["unpriced_joules"])),
+            _number(figures.money(period["cost_forecast"], currency), "at the pace of the recent days"),
+        )
+        for period in status["periods"]
+    )
+    hint = "<p class=note>Other days, servers and models: <code>tpw-exporter report</code></p>"
+    return _table("To date", heads, rows).replace("</section>", f"{hint}</section>")
+
+
+def _unpriced(joules: float) -> str:
+    return f"{figures.figure(joules / 3.6e6)} kWh have no price yet" if joules else "all components, credit subtracted"
+
+
 def _sources(status: Status) -> str:
     if not status["sources"]:
         return ""
@@ -418,6 +530,8 @@ def _source_row(source: SourceEntry, now: float) -> tuple[_Cell, ...]:
     problem = escape(source["detail"])
     if source["hint"]:
         problem += f"<br><span class=hint>{escape(source['hint'])}</span>"
+    if source["tried"] and not source["up"]:
+        problem += _runbook("TpwSourceDown")
     return (
         _Cell(escape(source["name"]), "lead"),
         _state("ok" if source["up"] else ("failing" if source["tried"] else "not yet")),

@@ -195,6 +195,25 @@ class ReferenceStatus(TypedDict):
     price_per_token: dict[str, float]
 
 
+class PeriodStatus(TypedDict):
+    """What was booked since a period began, all servers and idle GPUs together."""
+
+    period: str
+    """day, week or month, in the time zone of the tariff."""
+    start: float
+    """Unix time."""
+    end: float
+    tokens: dict[str, float]
+    joules: float
+    facility_joules: float
+    unpriced_joules: float
+    """Facility energy without a price yet: it is not in the cost."""
+    cost: float | None
+    """All components, credit subtracted; null without a currency."""
+    cost_forecast: float | None
+    """By the end of the month, at the pace of the recent days; null while unknown."""
+
+
 class CorrectionStatus(TypedDict):
     """An entry of an operator, which reports add; counters are as they were booked."""
 
@@ -256,6 +275,8 @@ class Status(TypedDict):
     config_reload_successful: bool
     corrections: list[CorrectionStatus]
     notes: list[str]
+    periods: list[PeriodStatus]
+    """Empty while the rows of the books cannot be read."""
 
 
 def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
@@ -346,7 +367,36 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
             for one in books.corrections
         ],
         notes=[*snapshot.notes, *((site.sentence,) if site is not None and site.sentence else ())],
+        periods=_periods(snapshot),
     )
+
+
+def _periods(snapshot: Snapshot) -> list[PeriodStatus]:
+    if snapshot.periods is None:
+        return []
+    to_date, currency = snapshot.periods.to_date(snapshot.books), snapshot.books.currency
+    found = []
+    for period, sums in to_date.periods.items():
+        booked = Amounts.total(sums.used.values())
+        costs = [one.cost for _, one in to_date.forecasts(period) if one.cost is not None] if period == "month" else []
+        tokens: dict[str, float] = {}
+        for work in sums.served.values():
+            for kind, count in work.tokens.items():
+                tokens[str(kind)] = tokens.get(str(kind), 0.0) + count
+        found.append(
+            PeriodStatus(
+                period=period,
+                start=sums.start_seconds,
+                end=sums.end_seconds,
+                tokens=tokens,
+                joules=booked.joules,
+                facility_joules=booked.facility_joules,
+                unpriced_joules=booked.unpriced_joules if snapshot.energy_priced else 0.0,
+                cost=booked.net_cost if currency else None,
+                cost_forecast=fsum(costs) if costs and currency else None,
+            )
+        )
+    return found
 
 
 _PRECEDENCE = (State.ACTIVE, State.STARTING, State.OTHER, State.PARKED, State.IDLE)

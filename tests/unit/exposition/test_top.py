@@ -25,7 +25,7 @@ from tpw.exposition.serving import Server
 from tpw.exposition.status import Status, status
 from tpw.exposition.waste import Waste
 from tpw.exposition.web import Web
-from tpw.model import SourceError
+from tpw.model import ServerWorkload, SourceError
 from tpw.snapshot import Snapshot
 
 URL = "http://127.0.0.1:10101"
@@ -99,6 +99,21 @@ def test_keys_sort_and_filter_the_servers():
     assert all(map(view.press, "/\x1b"))
     assert len(names()) == 3
     assert not view.press("q")
+
+
+def test_a_key_shows_the_servers_of_one_namespace_after_another():
+    owners = {"chat": ServerWorkload(namespace="team-b"), "embed": ServerWorkload(namespace="team-a")}
+    found, view = as_fetched(replace(rich_snapshot(), owners=owners)), View()
+    shown = []
+    for _ in range(4):
+        keys = screen(found, URL, width=100, view=view)[-1]
+        shown.append((keys.partition("n namespace: ")[2], [server["name"] for server in view.chosen(found["servers"])]))
+        assert view.press("n")
+    assert shown == [("all", ["chat", "code", "embed"]), ("team-a", ["embed"]), ("team-b", ["chat"]), shown[0]]
+    assert all(map(view.press, "/down\r"))
+    assert [server["name"] for server in view.chosen(found["servers"])] == []
+    view.namespace = ""
+    assert [server["name"] for server in view.chosen(found["servers"])] == ["code"]
 
 
 def test_the_rate_of_the_last_refreshes_is_a_curve(monkeypatch: pytest.MonkeyPatch):

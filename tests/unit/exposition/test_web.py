@@ -283,7 +283,7 @@ def test_the_status_is_strict_json():
 class Outline(HTMLParser):
     """Collects open tags and text; fails if tags are not closed in order."""
 
-    _VOID = frozenset({"meta", "link", "br", "rect"})
+    _VOID = frozenset({"meta", "link", "br", "rect", "input"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,6 +376,32 @@ def test_the_page_shows_pue_host_carbon_and_demand():
     assert "PUE 1.00 Host \u2013 not counted in facility energy" in text
     assert "Demand" not in text
     assert "Grid" not in text
+
+
+def test_the_page_shows_the_periods_to_date():
+    text = " ".join(" ".join(outline(get(web(rich_snapshot()), "/").body).text).split())
+    for part in (
+        "today since 2026-01-01 00:00:00 UTC 2.88M 3.53 4.49 \u2013",
+        "this month since 2026-01-01 00:00:00 UTC 2.88M 3.53 4.49 1,659 EUR",
+        "tpw-exporter report",
+    ):
+        assert part in text
+    assert "today" not in " ".join(outline(get(web(empty_snapshot()), "/").body).text)
+    handler = web(rich_snapshot())
+    day = json.loads(get(handler, "/api/v1/status").body)["periods"][0]
+    lines = get(handler, "/metrics").body.decode().splitlines()
+    costs = [line for line in lines if line.startswith("tpw_period_cost{") and 'period="day"' in line]
+    assert day["cost"] == pytest.approx(sum(float(line.split(" ")[1]) for line in costs))
+
+
+def test_what_is_wrong_is_linked_to_its_runbook():
+    failed = replace(rich_snapshot(), config_reload_successful=False)
+    page = outline(get(web(failed), "/").body)
+    links = {attributes["href"] for tag, attributes in page.seen if tag == "a"} - {None}
+    runbooks = {link for link in links if link.startswith("runbooks/Tpw")}  # type: ignore[union-attr]
+    names = ("TpwSourceDown", "TpwGpuLost", "TpwConfigReloadFailed", "TpwWasteHigh")
+    assert runbooks == {f"runbooks/{name}" for name in names}
+    assert [link for link in runbooks if get(web(failed), f"/{link}").status != 200] == []
 
 
 def test_a_shared_gpu_shows_how_it_is_shared():
