@@ -461,6 +461,65 @@ class WorkSeries:
     value: float
 
 
+class Slo(StrEnum):
+    """A latency of requests that can have a target."""
+
+    TTFT = "ttft"
+    """From the arrival of a request to its first output token."""
+    TPOT = "tpot"
+    """Mean time of a request's further output tokens."""
+    E2E = "e2e"
+    """From the arrival of a request to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One histogram of latencies around a target. All values are cumulative."""
+
+    within: float = 0.0
+    """Requests up to the highest bound that is not above the target."""
+    at_most: float = 0.0
+    """Requests up to the lowest bound that is not below the target: none of the others met it."""
+    requests: float = 0.0
+    seconds: float = 0.0
+    """Of all requests together."""
+
+    def since(self, before: Latency) -> Latency:
+        """What came between an earlier value and this one."""
+        return Latency(
+            self.within - before.within,
+            self.at_most - before.at_most,
+            self.requests - before.requests,
+            self.seconds - before.seconds,
+        )
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether requests can have risen by this."""
+        return 0.0 <= self.within <= self.at_most <= self.requests and self.seconds >= 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySeries:
+    """One histogram series of a server's page, as far as a target needs it."""
+
+    slo: Slo
+    model: str
+    key: str
+    value: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReading:
+    """The latencies of a server for which targets are set."""
+
+    targets: tuple[tuple[Slo, float], ...]
+    """Seconds of each."""
+    series: tuple[LatencySeries, ...] = ()
+    is_paired: bool = False
+    """Whether every request that ends is in each of the engine's histograms, so that targets can be judged together."""
+
+
 @dataclass(frozen=True, slots=True)
 class UncountedSeries:
     """A counter of requests with unknown tokens, by the path of the request."""
@@ -522,6 +581,8 @@ class ServerReading(ServerOutcome):
     phase: Phase | None = None
     refused: int = 0
     """Samples of counters with a value that no counter has."""
+    service: ServiceReading | None = None
+    """None where no targets of latency are set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from tpw.ledger.books import (
 )
 from tpw.ledger.periods import Periods, Sums
 from tpw.ledger.phases import Phases, PhaseWeights
+from tpw.ledger.service import Joint, Outcomes, Service
 from tpw.ledger.site import SiteNow
 from tpw.model import (
     Attribution,
@@ -39,6 +40,7 @@ from tpw.model import (
     PriceInterval,
     PriceState,
     Reference,
+    Slo,
     SourceStatus,
     SplitMethod,
     State,
@@ -328,6 +330,15 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
                 chat,
                 {(chat, Phase.PREFILL): 2.4e5, (chat, Phase.DECODE): 6.1e5},
                 weights=PhaseWeights(0.21, 2.4, 0.08),
+            ),
+            service=Service(
+                targets=((Slo.E2E, 30.0), (Slo.TTFT, 2.0)),
+                outcomes={
+                    (chat, Slo.E2E): Outcomes(5100.0, 60.0, 12.0),
+                    (chat, Slo.TTFT): Outcomes(5000.0, 172.0, 0.0),
+                },
+                seconds={(chat, Slo.E2E): 61200.0, (chat, Slo.TTFT): 2100.0},
+                joint={chat: Joint(Outcomes(4930.0, 172.0, 68.0))},
             ),
         ),
         "embed": ServerAccount(

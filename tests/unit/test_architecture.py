@@ -62,6 +62,7 @@ MANY_FIELDS = {
     # Rows of data, one field per thing that is stored, shown or configured.
     "tariff/tables.py: Table",
     "config/schema.py: Config",
+    "config/schema.py: Server",
     "exposition/status.py: GpuStatus",
     "exposition/status.py: Status",
     "ledger/books.py: Books",

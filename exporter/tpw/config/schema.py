@@ -151,6 +151,30 @@ class Tls:
     insecure_skip_verify: bool = setting(switch(), "Do not check the server's certificate.", default=False)
 
 
+_TARGET = duration(0.001, 86400.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLevels:
+    """Targets of the latency of requests, by which requests within and outside are counted from the histograms of the
+    engine. At a bound of its buckets a count is exact; between two bounds the requests of that bucket are unknown."""
+
+    ttft: float | None = setting(
+        _TARGET, "Time from the arrival of a request to its first token.", default=None, default_words="no target"
+    )
+    tpot: float | None = setting(
+        _TARGET, "Mean time of a request's tokens after the first.", default=None, default_words="no target"
+    )
+    e2e: float | None = setting(
+        _TARGET, "Time from the arrival of a request to its end.", default=None, default_words="no target"
+    )
+
+    def targets(self) -> dict[str, float]:
+        """Seconds of each target that is set."""
+        by_slo = {"ttft": self.ttft, "tpot": self.tpot, "e2e": self.e2e}
+        return {slo: seconds for slo, seconds in by_slo.items() if seconds is not None}
+
+
 _NAMES = text("a name", pattern=r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _LABEL_PATTERN = r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
 _LABEL = text("the name of a label", pattern=_LABEL_PATTERN)
@@ -250,6 +274,19 @@ class Server:
         " so that the pair counts every token once. `both` is for a decode instance that also computes prompts itself.",
         default=None,
         default_words="from the command line of its process, where that has one; else both",
+    )
+    deployment: str | None = setting(
+        text("a name"),
+        "What several servers make together, such as pools for prefill and decode, or replicas: the label `deployment` of"
+        " `tpw_server_info`. The same name on every node and for every server of it.",
+        default=None,
+        default_words="from the labels of its pod, where it has one",
+    )
+    slo: ServiceLevels | None = setting(
+        Section(ServiceLevels),
+        "Targets of the latency of its requests. An empty mapping sets none.",
+        default=None,
+        default_words="`slo` of the file",
     )
     timeout: float = setting(duration(0.1, 60.0), "Time limit of one read.", default=2.0)
     tls: Tls | None = setting(Section(Tls), "TLS of the connection.", default=None)
@@ -442,6 +479,9 @@ class Config:
     host: Host = setting(Section(Host), "Meters of the host.", default=Host)
     servers: tuple[Server, ...] = setting(
         ListOf(Section(Server), "a list of servers"), "Inference servers to read.", default=()
+    )
+    slo: ServiceLevels = setting(
+        Section(ServiceLevels), "Targets of latency for servers without their own.", default=ServiceLevels()
     )
     dialects: tuple[Mapping[str, Any], ...] = setting(
         ListOf(FreeMapping("a mapping that describes an engine"), "a list of dialects"),

@@ -236,4 +236,7 @@ class Scanner:
             problems=(*self._pods.problems(), *chosen.problems),
             known={name: one.identity for name, one in books.servers.items() if one.identity is not None},
         )
+        deployments = {server.name: server.deployment for server in config.servers if server.deployment is not None}
+        if deployments:
+            scan = scan.with_deployments(deployments, chosen.servers)
         return replace(scan, selected=chosen.servers) if chosen.servers else scan

@@ -105,6 +105,10 @@ class Servers:
                 # Its process is known from the operating system: its certificate, often self-signed, proves no more.
                 tls = Tls(insecure_skip_verify=True) if found.url.startswith("https:") else None
                 wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine, tls=tls)
+        if config.slo.targets():
+            wanted = {
+                name: one if one.slo is not None else replace(one, slo=config.slo) for name, one in wanted.items()
+            }
         if wanted == self._settings:
             return
         by_name: dict[str, ScrapeSource] = {}

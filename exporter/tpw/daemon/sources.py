@@ -15,7 +15,7 @@ from tpw.config.schema import Config, Server
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.http.client import Tls
-from tpw.model import Cadence, OsProcess, Phase
+from tpw.model import Cadence, OsProcess, Phase, Slo
 from tpw.power import (
     ACCELERATOR_METERS,
     HOST_METERS,
@@ -148,6 +148,7 @@ def token_source(
         cadence=None if server.cadence is None else Cadence(server.cadence),
         process=process,
         phase=None if server.role is None else Phase(server.role),
+        targets=None if server.slo is None else {Slo(slo): target for slo, target in server.slo.targets().items()},
         dialects=rows,
     )
 

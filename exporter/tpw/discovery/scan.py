@@ -71,6 +71,18 @@ class HostScan:
         """Processes of all other servers."""
         return frozenset().union(*(pids for name, pids in self.pids.items() if name != server and pids))
 
+    def with_deployments(self, configured: Mapping[str, str], selected: Mapping[str, str]) -> HostScan:
+        """The scan with the deployments that are configured, by name of the server, and of its pods by ``selected``."""
+        names = {name: configured[server] for name, server in selected.items() if server in configured}
+        names |= {name: deployment for name, deployment in configured.items() if name not in selected.values()}
+
+        def placed(known: Mapping[str, ServerWorkload]) -> dict[str, ServerWorkload]:
+            nobody = ServerWorkload()
+            mine = {name: replace(known.get(name, nobody), deployment=one) for name, one in names.items()}
+            return {**known, **mine}
+
+        return replace(self, owners=placed(self.owners), belongs=placed(self.belongs))
+
 
 def scan_host(
     host: HostProcesses,

@@ -351,6 +351,28 @@ CATALOGUE: tuple[Metric, ...] = (
         "The engine does not count finished requests.",
     ),
     Metric(
+        "tpw_server_slo_target_seconds",
+        ("server", "slo"),
+        "Target of the latency of requests of the server, in seconds, from the setting slo: ttft (time to first token), "
+        "tpot (mean time of the tokens after the first), e2e (whole request).",
+        "No target is set for the server.",
+    ),
+    Metric(
+        "tpw_server_slo_requests_total",
+        (*_MODEL, "slo", "met"),
+        "Requests of the server by whether they met the target slo, from the histograms of the engine: yes, no, or unknown "
+        "(the target lies between two bounds of the buckets). yes is a lower bound, yes + unknown an upper one. slo all: "
+        "all targets together, as bounds of what the histograms leave open; a request is in it when it has ended.",
+        "No target is set for the server, or its engine has no histogram of that latency by request.",
+    ),
+    Metric(
+        "tpw_server_slo_latency_seconds_total",
+        (*_MODEL, "slo"),
+        "Latency of all these requests together, in seconds, from the sum of the engine's histogram: over the requests of "
+        "tpw_server_slo_requests_total it is their mean latency.",
+        "No target is set for the server, or its engine has no histogram of that latency by request.",
+    ),
+    Metric(
         "tpw_server_requests_running",
         _MODEL,
         "Requests the server is processing, from the gauge of the engine.",

@@ -25,6 +25,7 @@ from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
 from tpw.ledger.phases import METHOD
+from tpw.ledger.service import Service
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State, TokenKind
@@ -34,6 +35,9 @@ Sample = tuple[tuple[str, ...], float]
 """Label values, in the order of the catalogue, and the value."""
 
 DROPPED = "tpw_exposition_dropped_samples_total"
+
+ALL_TARGETS = "all"
+"""Label ``slo`` of requests by all targets together."""
 
 _SERVER_INFO = "tpw_server_info"
 _NO_OWNER = ServerWorkload()
@@ -333,10 +337,29 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWork
         sheet.add("tpw_server_phase_energy_joules_total", (name, model, str(phase), METHOD), joules)
     for (model, unit), units in sorted(server.work.items()):
         sheet.add("tpw_server_work_units_total", (name, model, unit), units)
+    if server.service is not None and server.service.targets:
+        _service(sheet, name, server.service)
     for load in server.loads if server.up else ():
         who = (name, load.model or UNKNOWN_MODEL)
         sheet.add("tpw_server_requests_running", who, load.running)
         sheet.add("tpw_server_requests_waiting", who, load.waiting)
+
+
+def _service(sheet: Sheet, name: str, service: Service) -> None:
+    """Requests within and outside the targets of latency, of each target and of all together."""
+    for slo, seconds in service.targets:
+        sheet.add("tpw_server_slo_target_seconds", (name, str(slo)), seconds)
+    targets = {slo for slo, _ in service.targets}
+    found = {(model, str(slo)): one for (model, slo), one in sorted(service.outcomes.items()) if slo in targets}
+    for model, joint in sorted(service.joint.items()):
+        if all((model, str(slo)) in found for slo in targets):
+            found[model, ALL_TARGETS] = joint.booked
+    for (model, label), outcomes in found.items():
+        for met, requests in outcomes._asdict().items():
+            sheet.add("tpw_server_slo_requests_total", (name, model, label, met), requests)
+    for (model, slo), latency in sorted(service.seconds.items()):
+        if slo in targets:
+            sheet.add("tpw_server_slo_latency_seconds_total", (name, model, str(slo)), latency)
 
 
 def _server_books(

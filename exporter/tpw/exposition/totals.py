@@ -92,7 +92,14 @@ def unlisted(booked: Totals, retired: Retired) -> Amounts:
 def _without(account: ServerAccount, retired: Retired) -> ServerAccount:
     if not any(server == account.name for server, _ in retired.models):
         return account
-    name = account.name
+    name, service = account.name, account.service
+    if service is not None:
+        service = replace(
+            service,
+            outcomes={key: value for key, value in service.outcomes.items() if (name, key[0]) not in retired},
+            seconds={key: value for key, value in service.seconds.items() if (name, key[0]) not in retired},
+            joint={model: value for model, value in service.joint.items() if (name, model) not in retired},
+        )
     return replace(
         account,
         tokens={key: value for key, value in account.tokens.items() if (name, key[0]) not in retired},
@@ -100,6 +107,7 @@ def _without(account: ServerAccount, retired: Retired) -> ServerAccount:
         work={key: value for key, value in account.work.items() if (name, key[0]) not in retired},
         tiers={key: value for key, value in account.tiers.items() if (name, key[0]) not in retired},
         reference_cost={key: value for key, value in account.reference_cost.items() if (name, key[0]) not in retired},
+        service=service,
         phases=None
         if account.phases is None
         else replace(

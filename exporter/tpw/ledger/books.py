@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.phases import Phases
+from tpw.ledger.service import Service
 from tpw.model import (
     Attribution,
     Cadence,
@@ -308,6 +309,8 @@ class ServerAccount:
     """The window wanted for this server's cadence."""
     phases: Phases | None = None
     """Its energy of prefill and decode; None before it was observed."""
+    service: Service | None = None
+    """Requests within its targets of latency; None where none were ever set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from tpw.ledger.books import LONGEST_SECONDS, ServerAccount
 from tpw.ledger.replacing import replace
+from tpw.ledger.service import Passage, observe, without_targets
 from tpw.ledger.trust import OTHER_PATH, PATHS, SERIES, Anomaly, Limits, models_of, within_models
 from tpw.model import UNKNOWN_MODEL, InFlight, Role, ServerReading, TokenKind
 
@@ -190,6 +191,12 @@ def count(
         name = path.path if path.path in uncounted or len(uncounted) < PATHS else OTHER_PATH
         uncounted = {**uncounted, name: uncounted.get(name, 0.0) + rise_of(path.key, path.value, Role.REQUESTS)}
 
+    service = account.service
+    if reading.service is not None:
+        passage = Passage(first, from_zero, limits.rise(Role.REQUESTS, seconds))
+        service = observe(service, reading.service, reading.loads, passage)
+    elif service is not None:
+        service = without_targets(service)
     # Nothing rose and no series is new: the kinds are unchanged.
     same = not moved and not reading.in_flight and counted.keys() == account.counted.keys()
     in_flight = _plausible(reading.in_flight, limits, seconds, anomalies)
@@ -228,6 +235,7 @@ def count(
         doubted=doubted,
         read_at_seconds=reading.at_seconds,
         seen=seen,
+        service=service,
     )
     return Count(updated, risen, moved)
 

@@ -14,6 +14,7 @@ from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, Division, GpuAccount, PostingKey, ServerAccount, WindowSample
 from tpw.ledger.phases import pooled
 from tpw.ledger.replacing import replace
+from tpw.ledger.service import summed
 from tpw.model import Load, ServerWorkload, server_of_replica
 
 _Key = TypeVar("_Key")
@@ -109,6 +110,7 @@ def _server(name: str, parts: Sequence[ServerAccount]) -> ServerAccount:
         models=tuple(sorted({model for one in there or (latest,) for model in one.models})),
         seen=seen,
         phases=pooled([one.phases for one in parts if one.phases is not None]),
+        service=summed([one.service for one in parts if one.service is not None]),
         window=_window([one.window for one in parts if len(one.window) > 1], latest.window_seconds),
     )
 

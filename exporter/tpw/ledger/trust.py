@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from tpw.model import UNKNOWN_MODEL, Role, ServerReading
+from tpw.model import UNKNOWN_MODEL, Role, ServerReading, ServiceReading
 
 OTHER_MODEL = "other"
 """Model label of what a server counts for models above the limit."""
@@ -97,7 +97,15 @@ def within_models(reading: ServerReading, known: Mapping[str, float], limit: int
         work=tuple(replace(one, model=OTHER_MODEL) if one.model in above else one for one in reading.work),
         loads=tuple(one for one in reading.loads if one.model not in above),
         in_flight=tuple(replace(one, model=OTHER_MODEL) if one.model in above else one for one in reading.in_flight),
+        service=_within_models(reading.service, above),
     )
+
+
+def _within_models(service: ServiceReading | None, above: frozenset[str]) -> ServiceReading | None:
+    if service is None:
+        return None
+    series = (replace(one, model=OTHER_MODEL) if one.model in above else one for one in service.series)
+    return replace(service, series=tuple(series))
 
 
 def models_of(reading: ServerReading) -> set[str]:
@@ -105,5 +113,7 @@ def models_of(reading: ServerReading) -> set[str]:
     names = {one.model for one in reading.series}
     names.update(one.model for one in reading.work)
     names.update(load.model for load in reading.loads)
+    if reading.service is not None:
+        names.update(one.model for one in reading.service.series)
     names.discard("")
     return names

@@ -23,16 +23,19 @@ from tpw.ledger.books import (
     SourceAccount,
 )
 from tpw.ledger.phases import Phases, estimated
+from tpw.ledger.service import Joint, Outcomes, Service
 from tpw.model import (
     Attribution,
     Cadence,
     EnergyMethod,
     Gpu,
+    Latency,
     Phase,
     PowerScope,
     ProcessIdentity,
     Role,
     ServerWorkload,
+    Slo,
     SplitMethod,
     State,
     Tier,
@@ -248,6 +251,7 @@ def dump_server(account: ServerAccount) -> str:
             "anomalies": account.anomalies,
             "seen": account.seen,
             **_dump_phases(account.phases),
+            **({} if account.service is None else {"service": _dump_service(account.service)}),
             "belongs": _dump_workload(account.belongs),
         }
     )
@@ -269,6 +273,7 @@ def load_server(name: str, text: str) -> ServerAccount:
         tiers={(model, Tier(tier)): value for model, tier, value in data.get("tiers", [])},
         reference_cost={(model, reference): value for model, reference, value in data.get("reference_cost", [])},
         phases=_load_phases(data.get("phases")),
+        service=_load_service(data["service"]) if "service" in data else None,
         belongs=_load_workload(data.get("belongs", {})),
     )
 
@@ -285,6 +290,39 @@ def _load_phases(data: Mapping[str, Any] | None) -> Phases | None:
     joules = {(model, Phase(phase)): value for model, phase, value in data["joules"]}
     moments = tuple(data["moments"])
     return Phases(data["model"], joules, moments, weights=estimated(moments))
+
+
+def _dump_service(service: Service) -> dict[str, object]:
+    return {
+        "targets": service.targets,
+        "raw": [
+            [key, value.within, value.at_most, value.requests, value.seconds] for key, value in service.raw.items()
+        ],
+        "outcomes": _lists(service.outcomes),
+        "seconds": _lists(service.seconds),
+        "joint": [
+            [model, joint.booked, joint.begun, list(joint.start.items()), joint.unpaired]
+            for model, joint in service.joint.items()
+        ],
+    }
+
+
+def _load_service(data: Mapping[str, Any]) -> Service:
+    return Service(
+        targets=tuple((Slo(slo), seconds) for slo, seconds in data["targets"]),
+        raw={key: Latency(*values) for key, *values in data["raw"]},
+        outcomes={(model, Slo(slo)): Outcomes(*values) for model, slo, values in data["outcomes"]},
+        seconds={(model, Slo(slo)): value for model, slo, value in data["seconds"]},
+        joint={
+            model: Joint(
+                Outcomes(*booked),
+                Outcomes(*begun),
+                {Slo(slo): Outcomes(*values) for slo, values in start},
+                unpaired,
+            )
+            for model, booked, begun, start, unpaired in data["joint"]
+        },
+    )
 
 
 _WORKLOAD = ("workload", "kind", "namespace", "deployment")

@@ -172,6 +172,15 @@ class Dialect:
     """A counter of about the same tokens as ``output`` that moves at every step: the difference is in flight."""
     progress: Progress | None = None
     """Output tokens of running requests. When a request ends, by itself or not, the counter rises by all of them."""
+    ttft: tuple[str, ...] = ()
+    """Histograms, in seconds, of the time from the arrival of a request to its first output token."""
+    tpot: tuple[str, ...] = ()
+    """Histograms of the mean time of a request's output tokens after the first: one observation per request. Those with one
+    observation per token are none of them."""
+    e2e: tuple[str, ...] = ()
+    """Histograms of the time from the arrival of a request to its end."""
+    paired: bool = False
+    """Whether a request that ends is in each of these histograms exactly once."""
     processes: Processes = Processes()
     enable: str = ""
     """Which setting switches the counters on: the hint of an error."""

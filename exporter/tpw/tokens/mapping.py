@@ -8,10 +8,11 @@ Keys that count tokens, each the name of a metric, a mapping, or a list of those
 the cached ones), ``cached_input``, ``stored`` (cached ones that it does not include), ``external`` (from outside the
 instance: cached ones if it has a store there),
 ``requests``, ``uncounted`` (requests with unknown tokens, by the label ``path``),
-``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``, a mapping of unit to the same. A mapping has
-``metric``, and may have ``match`` and ``unless`` (label to value or list of values), ``cadence``, ``kind`` (``counter``, or
-``histogram_sum`` for the name of a histogram), ``includes_cached``, and ``tier`` (of cached tokens: a tier, or a mapping of
-label to value to tier).
+``live_output``; gauges likewise: ``running``, ``waiting``; and ``work``, a mapping of unit to the same. ``ttft``, ``tpot``
+and ``e2e`` are names of histograms of latencies in seconds; ``paired`` is true where every request is in all of them. A
+mapping has ``metric``, and may have ``match`` and ``unless`` (label to value or list of values), ``cadence``, ``kind``
+(``counter``, or ``histogram_sum`` for the name of a histogram), ``includes_cached``, and ``tier`` (of cached tokens: a
+tier, or a mapping of label to value to tier).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ OTHERS = (
         "level",
         "late",
     ),
+    *("ttft", "tpot", "e2e", "paired"),
     *("model_source", "version_source", "progress", "processes", "enable"),
 )
 _CANDIDATE = ("metric", "match", "unless", "cadence", "kind", "includes_cached", "tier")
@@ -103,6 +105,10 @@ class _Parser:
             work=self._work(),
             model_labels=self._strings("model_label", default=("model_name", "model")),
             pin=self._strings("pin"),
+            ttft=self._strings("ttft"),
+            tpot=self._strings("tpot"),
+            e2e=self._strings("e2e"),
+            paired=self._boolean("paired", self._mapping.get("paired")),
             late=self._boolean("late", self._mapping.get("late")),
             model_source=self._list("model_source", self._mapping.get("model_source"), self._lookup),
             version_source=self._list("version_source", self._mapping.get("version_source"), self._lookup),

@@ -19,6 +19,8 @@ from tpw.model import (
     Load,
     Phase,
     Role,
+    ServiceReading,
+    Slo,
     Tier,
     TokenSeries,
     UncountedSeries,
@@ -59,6 +61,10 @@ class PageReading:
     uncounted: tuple[UncountedSeries, ...] = ()
     refused: int = 0
     """Samples of counters with a value that no counter has: negative, not finite or above 2^63."""
+    service: ServiceReading | None = None
+    """None without targets of latency."""
+    note: str = ""
+    """Which targets the page does not show; "" where it shows all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +120,12 @@ class DialectReader:
     Args:
         dialect: the engine's row.
         model: the model's name if the series carry none; called at every read.
+        targets: seconds of each latency that has a target.
     """
 
-    def __init__(self, dialect: Dialect, model: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self, dialect: Dialect, model: Callable[[], str] = lambda: "", targets: Mapping[Slo, float] | None = None
+    ) -> None:
         self.dialect = dialect
         self._model = model
         self._roles = {
@@ -135,6 +144,11 @@ class DialectReader:
         self._waiting = _Slot(dialect.waiting)
         self._refused = 0
         """On the page that is read."""
+        self._latencies: LatencyReader | None = None
+        if targets:
+            from tpw.tokens.latency import LatencyReader  # only servers with targets pay for it
+
+            self._latencies = LatencyReader(dialect, targets, model)
 
     def read(self, page: Page, transfer: KvTransfer = _ALONE) -> PageReading:
         """The values of the page. Never raises: missing quantities are missing in the reading."""
@@ -142,6 +156,10 @@ class DialectReader:
         series = self._series(page, transfer)
         counts_output = self.dialect.live_output and transfer.phase is not Phase.PREFILL
         in_flight = self._in_flight(page, series) if counts_output else ()
+        service, note = None, ""
+        if self._latencies is not None:
+            has_served = any(one.value for one in series)
+            service, note = self._latencies.read(page, transfer.phase, has_served=has_served)
         return PageReading(
             series=series,
             loads=self._loads(page, {one.model for one in series}),
@@ -157,6 +175,8 @@ class DialectReader:
                 UncountedSeries(head.path, head.key, value) for head, value in self._rows(page, self._uncounted)
             ),
             refused=self._refused,
+            service=service,
+            note=note,
         )
 
     def counts(self, page: Page) -> bool:

@@ -7,13 +7,23 @@ connection, the recognised engine and the path are kept between reads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tpw.http.client import Client, Tls
 from tpw.http.messages import Answer, json_of
-from tpw.model import Cadence, KvTransfer, OsProcess, Phase, ProcessIdentity, Reason, ServerReading, SourceError
+from tpw.model import (
+    Cadence,
+    KvTransfer,
+    OsProcess,
+    Phase,
+    ProcessIdentity,
+    Reason,
+    ServerReading,
+    Slo,
+    SourceError,
+)
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
 from tpw.tokens.lookups import EngineFacts, printable
@@ -45,6 +55,7 @@ class ScrapeSource:
         cadence: overrides the dialect's, for a server that only publishes the engine's names.
         process: the process that listens, or None; identifies the server if the page does not.
         phase: of a prefill and decode pair; None is known from the process, or both.
+        targets: seconds of each latency that has a target.
         dialects: rows to recognise from.
         paths: paths to try while the engine is unknown.
 
@@ -67,6 +78,7 @@ class ScrapeSource:
         cadence: Cadence | None = None,
         process: Callable[[], OsProcess | None] = lambda: None,
         phase: Phase | None = None,
+        targets: Mapping[Slo, float] | None = None,
         dialects: Sequence[Dialect] = DIALECTS,
         paths: Sequence[str] = KNOWN_PATHS,
     ) -> None:
@@ -83,7 +95,7 @@ class ScrapeSource:
         self._reader: DialectReader | None = None
         self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._configured = cadence, phase
+        self._configured = cadence, phase, targets or {}
         self._process = process
         self._facts = EngineFacts(self._client, clock, model)
         self._requests = RunningRequests(self._client, clock)
@@ -101,7 +113,7 @@ class ScrapeSource:
         assert reader is not None  # noqa: S101 - a page is only returned with its reader
         process = self._process()
         transfer = KvTransfer() if process is None else process.transfer
-        cadence, phase = self._configured
+        cadence, phase, _ = self._configured
         transfer = replace(transfer, phase=phase) if phase else transfer
         found = reader.read(page, transfer)
         if not found.series and not found.work:
@@ -126,10 +138,14 @@ class ScrapeSource:
             refused=found.refused,
             started_wall_seconds=started,
             in_flight=in_flight,
-            note=self._requests.note,
+            note="; ".join(filter(None, (self._requests.note, found.note))),
+            service=found.service,
             address=self._client.origin + self._path,
             phase=transfer.phase,
         )
+
+    def _reader_of(self, dialect: Dialect) -> DialectReader:
+        return DialectReader(dialect, self._facts.model, self._configured[2])
 
     def close(self) -> None:
         """Close the connection. Never raises."""
@@ -170,7 +186,7 @@ class ScrapeSource:
         self._check_status(answer, path)
         page = self._checked(answer, path)
         if self._reader is None:
-            self._reader = DialectReader(self._dialect or self._recognised(page, path), self._facts.model)
+            self._reader = self._reader_of(self._dialect or self._recognised(page, path))
         self._target = answer.target
         return answer, page
 
@@ -243,7 +259,7 @@ class ScrapeSource:
         dialect = reader.dialect
         is_marked = has_mark(page, dialect.mark)
         if self._dialect is None and not is_marked and not page.is_empty():
-            reader = self._reader = DialectReader(self._recognised(page, self._target), self._facts.model)
+            reader = self._reader = self._reader_of(self._recognised(page, self._target))
             return reader, reader.read(page)
         has_no_prefix = not dialect.mark.any_prefix
         if reader.counts(page) or (dialect.late and (is_marked or has_no_prefix or page.is_empty())):

@@ -23,6 +23,7 @@ from tpw.daemon.daemon import Daemon
 from tpw.daemon.persistence import CurrencyError
 from tpw.daemon.pricing import wanted_since
 from tpw.daemon.reload import apply, prepare
+from tpw.exposition.families import families
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, PostingKey
 from tpw.model import Gpu, GpuSample, Instant, PriceInterval, Reason, Sharing, SourceError, TokenKind
@@ -262,6 +263,69 @@ def test_a_server_at_another_address_after_a_reload_does_not_count_what_was_gene
         daemon.tick()
         daemon.stop()
     assert daemon.snapshot.books.servers["chat"].tokens == {("m", TokenKind.OUTPUT): 7.0}
+
+
+def _latency(name: str, within: int, requests: int) -> str:
+    bucket = f'vllm:{name}_bucket{{model_name="m",le='
+    return (
+        f'{bucket}"1.0"}} {within}\n{bucket}"+Inf"}} {requests}\nvllm:{name}_sum{{model_name="m"}} {requests * 0.5}\n'
+    )
+
+
+def test_requests_within_the_targets_of_the_file_are_counted_and_survive_the_exporter(tmp_path: Path) -> None:
+    def served(within: int, requests: int) -> bytes:
+        latencies = _latency("time_to_first_token_seconds", within, requests) + _latency(
+            "e2e_request_latency_seconds", requests, requests
+        )
+        return answer(f'vllm:generation_tokens_total{{model_name="m"}} 5\nvllm:num_requests_running 0\n{latencies}')
+
+    def requests(daemon: Daemon) -> dict[tuple[str, str], float]:
+        shown = {family.metric.name: family.samples for family in families(daemon.snapshot)}
+        return {labels[2:]: value for labels, value in shown["tpw_server_slo_requests_total"]}
+
+    page = {"/metrics": served(3, 5)}
+    with PageServer(pages(page)) as server:
+        text = (
+            f"{{host: {{meters: []}}, discovery: {{processes: false}},"
+            f" slo: {{ttft: 1s, e2e: 2s}}, servers: [{{name: chat, url: '{server.url}', engine: vllm, gpus: none}}]}}"
+        )
+        daemon = Daemon(load(text), BooksFile(tmp_path), accelerators=[SimulatedMeter(gpus=1)])
+        daemon.poll_all()
+        daemon.tick()
+        page["/metrics"] = served(5, 8)
+        daemon.tick()
+        assert requests(daemon)["ttft", "yes"] == 2.0
+        daemon.stop()
+        page["/metrics"] = served(6, 10)
+        daemon = Daemon(load(text), BooksFile(tmp_path), accelerators=[SimulatedMeter(gpus=1)])
+        daemon.poll_all()
+        daemon.tick()
+        daemon.stop()
+    assert requests(daemon) == {
+        ("ttft", "yes"): 3.0,
+        ("ttft", "no"): 2.0,
+        ("ttft", "unknown"): 0.0,
+        ("e2e", "yes"): 5.0,
+        ("e2e", "no"): 0.0,
+        ("e2e", "unknown"): 0.0,
+        ("all", "yes"): 3.0,
+        ("all", "no"): 2.0,
+        ("all", "unknown"): 0.0,
+    }
+
+
+@pytest.mark.parametrize("slo", ["slo: {ttft: 1s}", "slo: {}"])
+def test_a_server_without_histograms_has_no_requests_within_targets_and_that_is_a_note(slo: str) -> None:
+    with PageServer(pages({"/metrics": answer("llamacpp:tokens_predicted_total 5000\n")})) as server:
+        text = f"servers: [{{name: chat, url: '{server.url}', engine: llamacpp, model: m, gpus: none, {slo}}}]"
+        text = f"{{host: {{meters: []}}, discovery: {{processes: false}}, slo: {{e2e: 2s}}, {text}}}"
+        daemon = Daemon(load(text), accelerators=[SimulatedMeter(gpus=1)])
+        daemon.poll_all()
+        daemon.tick()
+        daemon.stop()
+    notes = [note for note in daemon.snapshot.notes if "slo" in note]
+    assert bool(notes) == ("ttft" in slo)
+    assert not any(family.metric.name == "tpw_server_slo_requests_total" for family in families(daemon.snapshot))
 
 
 def test_a_reload_with_another_dialect_reads_the_pages_of_its_servers_by_the_new_one() -> None:
@@ -802,3 +866,19 @@ def test_the_first_tick_waits_for_no_row_of_the_books(tmp_path: Path, monkeypatc
     finally:
         readable.set()
         daemon.stop()
+
+
+def test_the_deployment_of_a_server_is_that_of_its_configuration_with_and_without_a_page() -> None:
+    with PageServer(pages({"/metrics": answer("llamacpp:tokens_predicted_total 5000\n")})) as server:
+        ranks = "{name: ranks, gpus: [0], model: m, deployment: pair}"
+        text = f"[{{name: chat, url: '{server.url}', model: m, gpus: none, deployment: pair}}, {ranks}]"
+        daemon = Daemon(
+            load(f"{{host: {{meters: []}}, discovery: {{processes: false}}, servers: {text}}}"),
+            accelerators=[SimulatedMeter(gpus=1)],
+        )
+        daemon.poll_all()
+        daemon.tick()
+        daemon.stop()
+    snapshot = daemon.snapshot
+    assert {name: owner.deployment for name, owner in snapshot.owners.items()} == {"chat": "pair", "ranks": "pair"}
+    assert snapshot.books.servers["ranks"].belongs.deployment == "pair"

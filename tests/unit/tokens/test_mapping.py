@@ -73,6 +73,10 @@ def entry_for(row: Dialect) -> dict[str, Any]:
         "model_label": list(row.model_labels),
         "pin": list(row.pin),
         "late": row.late,
+        "ttft": list(row.ttft),
+        "tpot": list(row.tpot),
+        "e2e": list(row.e2e),
+        "paired": row.paired,
         "model_source": [{"path": one.path, "pointer": list(one.pointer)} for one in row.model_source],
         "version_source": [{"path": one.path, "pointer": list(one.pointer)} for one in row.version_source],
         "processes": {
