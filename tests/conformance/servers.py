@@ -219,7 +219,7 @@ def _wait_for_model(port: int) -> None:
     from support.servers import wait_until
 
     address = f"http://127.0.0.1:{port}/v1/models"
-    wait_until(lambda: bool(json.loads(http_get(address))["data"]), "the model at the frontend", timeout=60)
+    wait_until(lambda: bool(json.loads(http_get(address))["data"]), "the model at the frontend")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def _start_llama(stack: ExitStack, *arguments: str, port: int | None = None, nam
     port = port or free_port()
     child = Child(f"{name}-{port}", parts.command(port, *arguments), parts.environment())
     stack.callback(child.stop)
-    child.wait_ready(f"http://127.0.0.1:{port}/health", timeout=60)
+    child.wait_ready(f"http://127.0.0.1:{port}/health")
     return Llama(child, f"http://127.0.0.1:{port}")
 
 
@@ -104,7 +104,7 @@ def prometheus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start
                 ],
             )
             stack.callback(child.stop)
-            child.wait_ready(f"http://127.0.0.1:{port}/-/ready", timeout=30)
+            child.wait_ready(f"http://127.0.0.1:{port}/-/ready")
             return Prometheus(child, f"http://127.0.0.1:{port}", directory)
 
         yield start
@@ -133,7 +133,7 @@ def alertmanager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
                 directory=realparts.alertmanager_root(version),
             )
             stack.callback(child.stop)
-            child.wait_ready(f"http://127.0.0.1:{port}/-/ready", timeout=30)
+            child.wait_ready(f"http://127.0.0.1:{port}/-/ready")
             return f"127.0.0.1:{port}"
 
         yield start
@@ -169,7 +169,7 @@ def exporter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartEx
                 clean_environment(**(environment or {})),
             )
             stack.callback(child.stop)
-            child.wait_ready(f"http://127.0.0.1:{port}/-/ready", timeout=30)
+            child.wait_ready(f"http://127.0.0.1:{port}/-/ready")
             return Exporter(child, f"http://127.0.0.1:{port}", state)
 
         yield start

@@ -133,7 +133,7 @@ def node_of(pod: dict[str, Any]) -> str:
 
 def start_pods(cluster: ControlPlane, namespace: str) -> None:
     """What scheduler and kubelets do with the pods of a DaemonSet on two nodes."""
-    for pod in wait_until(lambda: two(pods(cluster, namespace)), "a pod for each node", timeout=60):
+    for pod in wait_until(lambda: two(pods(cluster, namespace)), "a pod for each node"):
         name = pod["metadata"]["name"]
         cluster.bind(namespace, name, node_of(pod))
         cluster.run_pod(namespace, name)
@@ -182,7 +182,7 @@ def release(prepared: ControlPlane, request: pytest.FixtureRequest) -> Iterator[
 def test_the_api_server_accepts_the_chart_and_its_controller_makes_a_pod_on_each_node(prepared, release):
     namespace, documents = release
     start_pods(prepared, namespace)
-    wait_until(lambda: ready(prepared, namespace) == (2, 2), "two pods that are ready", timeout=60)
+    wait_until(lambda: ready(prepared, namespace) == (2, 2), "two pods that are ready")
 
     def generation() -> dict[str, int]:
         found = daemonsets(prepared, namespace)
@@ -269,7 +269,7 @@ def test_a_rollout_stops_at_a_node_where_the_new_pod_is_not_ready(prepared, rele
     """As where its books cannot be written: the other node keeps its pod."""
     namespace, _documents = release
     start_pods(prepared, namespace)
-    wait_until(lambda: ready(prepared, namespace) == (2, 2), "two pods that are ready", timeout=60)
+    wait_until(lambda: ready(prepared, namespace) == (2, 2), "two pods that are ready")
     old = {pod["metadata"]["uid"]: node_of(pod) for pod in pods(prepared, namespace)}
     apply(prepared, documents_of({"config": {"facility": {"pue": 1.2}}}, namespace))
 
@@ -280,7 +280,7 @@ def test_a_rollout_stops_at_a_node_where_the_new_pod_is_not_ready(prepared, rele
                 prepared.delete_pod(namespace, pod["metadata"]["name"])
         return next((pod for pod in pods(prepared, namespace) if pod["metadata"]["uid"] not in old), None)
 
-    new = wait_until(replaced, "a new pod", timeout=60)
+    new = wait_until(replaced, "a new pod")
     prepared.bind(namespace, new["metadata"]["name"], node_of(new))
     kept = next(node for node in old.values() if node != node_of(new))
 
@@ -288,7 +288,7 @@ def test_a_rollout_stops_at_a_node_where_the_new_pod_is_not_ready(prepared, rele
         status = prepared.request("GET", f"/apis/apps/v1/namespaces/{namespace}/daemonsets/tpw-exporter")["status"]
         return bool(status["updatedNumberScheduled"] == 1 and status["numberUnavailable"] == 1)
 
-    wait_until(observed, "one pod that is not available", timeout=60)
+    wait_until(observed, "one pod that is not available")
     prepared.request(
         "PATCH",
         f"/apis/apps/v1/namespaces/{namespace}/daemonsets/tpw-exporter",
@@ -301,7 +301,6 @@ def test_a_rollout_stops_at_a_node_where_the_new_pod_is_not_ready(prepared, rele
     wait_until(
         lambda: not {pod["metadata"]["uid"] for pod in pods(prepared, namespace)} & set(old),
         "the other pod goes",
-        timeout=60,
     )
 
 

@@ -50,7 +50,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Counted]]:
             path_of_python = {"PYTHONPATH": ":".join([*sys.path, str(TESTS)])}
             child = Child(f"{request.node.name}-{name}", command, clean_environment(**path_of_python))
             stack.callback(child.stop)
-            child.wait_ready(f"http://127.0.0.1:{port}{path}", timeout=30)
+            child.wait_ready(f"http://127.0.0.1:{port}{path}")
             return Counted(child, f"http://127.0.0.1:{port}")
 
         yield started
@@ -187,7 +187,7 @@ def test_a_client_that_gives_up_stops_llama_through_the_proxy(llama, proxy, stre
     else:
         with pytest.raises(TimeoutError):
             ask(counted.url, COMPLETIONS, body, timeout=0.5)
-    wait_until(lambda: counted.counter("requests_without_usage_total") == 1, "the aborted request", timeout=10)
+    wait_until(lambda: counted.counter("requests_without_usage_total") == 1, "the aborted request")
     assert counted.counter("requests_running") == 0
     after = ask(counted.url, COMPLETIONS, {"prompt": "Once", "max_tokens": 3, "ignore_eos": True})
     assert counted.counter("output_tokens_total") == usage_of(after)[1] == 3
@@ -219,7 +219,7 @@ def test_the_exporter_reads_the_proxy(llama, proxy, exporter):
             "servers": [{"name": "edge", "url": counted.url, "engine": "tpw_hook", "gpus": "none"}],
         }
     )
-    wait_until(lambda: 'tpw_server_up{server="edge"} 1' in daemon.metrics(), "the proxy to be read", timeout=10)
+    wait_until(lambda: 'tpw_server_up{server="edge"} 1' in daemon.metrics(), "the proxy to be read")
     usage = usage_of(ask(counted.url, COMPLETIONS, {"prompt": "Once", "max_tokens": 6, "ignore_eos": True}))
     wait_until(
         lambda: (
@@ -227,7 +227,6 @@ def test_the_exporter_reads_the_proxy(llama, proxy, exporter):
             in daemon.metrics()
         ),
         "the tokens of one request",
-        timeout=10,
     )
     [info] = re.findall(r"^tpw_server_info\{(.*)\} 1", daemon.metrics(), re.MULTILINE)
     assert {'engine="tpw_hook"', 'server="edge"'} <= set(info.split(","))
@@ -242,7 +241,7 @@ def test_sigterm_lets_a_stream_end(llama, proxy):
     answer = connection.getresponse()
     first = answer.readline()
     counted.child.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: refuses(host, int(port)), "the proxy to take no more", timeout=5)
+    wait_until(lambda: refuses(host, int(port)), "the proxy to take no more")
     rest = answer.read()
     connection.close()
     assert (first + rest).count(b"data: ") == 60 + 2  # the end of the text, and [DONE]
@@ -304,7 +303,7 @@ def test_dropped_streams_are_reported_and_leave_nothing_behind(asgi):
     endless = {"prompt": 1, "tokens": 300, "stream": True, "pause": 0.005, "stream_options": {"include_usage": True}}
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: drop_after(counted.url, CHAT, endless, pieces=5), range(8)))
-    wait_until(lambda: counted.counter("requests_running") == 0, "all to be over", timeout=60)
+    wait_until(lambda: counted.counter("requests_running") == 0, "all to be over")
     assert counted.counter("requests_total") + counted.counter("requests_without_usage_total") == 8
     ask(counted.url, *ASKED[0])
     assert counted.counter("errors_total") == 0

@@ -125,7 +125,7 @@ def test_a_server_that_loads_its_model_is_starting_under_the_name_it_will_have(
     program.write_text(LOADER)
     capture = Path(__file__).parents[1] / "captures" / "servers" / "vllm-0.32.0-start.txt"
     daemon = exporter(environment=nvml.env())
-    wait_until(lambda: page(daemon).sum("tpw_gpu_energy_joules_total", gpu="3") > 0.0, "a reading", timeout=30)
+    wait_until(lambda: page(daemon).sum("tpw_gpu_energy_joules_total", gpu="3") > 0.0, "a reading")
 
     loading = start("vllm", str(program), "serve", "m", "--port", str(port), str(capture), str(ready))
     nvml.processes(3, [loading.pid])
@@ -134,16 +134,15 @@ def test_a_server_that_loads_its_model_is_starting_under_the_name_it_will_have(
     def starting() -> float:
         return page(daemon).sum("tpw_server_energy_joules_total", server=f"vllm-{port}", state="starting")
 
-    wait_until(lambda: starting() > 200.0, "two seconds of loading", timeout=30)
+    wait_until(lambda: starting() > 200.0, "two seconds of loading")
     assert page(daemon).sum("tpw_gpu_state_energy_joules_total", gpu="3", state="starting") > 0.0
     ready.touch()
     name = f"vllm-{port}"
-    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], "it is read", timeout=40)
+    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], "it is read")
     loaded = starting()
     wait_until(
         lambda: page(daemon).sum("tpw_server_energy_joules_total", server=name, state="parked") > 100.0,
         "it is parked",
-        timeout=30,
     )
     assert starting() <= loaded + 200.0
     assert owned(page(daemon), name) == {"3"}
@@ -163,7 +162,7 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
     port = int(own.url.rpartition(":")[2])
     name = f"llamacpp-{port}"
     daemon = exporter(environment=nvml.env())  # no configuration at all
-    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], "found and read", timeout=30)
+    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], "found and read")
 
     first = page(daemon)
     assert owned(first, name) == {"0", "2"}
@@ -175,7 +174,6 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
     wait_until(
         lambda: page(daemon).sum("tpw_server_tokens_total", server=name) - before >= made + asked,
         "all tokens",
-        timeout=10,
     )
     served = page(daemon)
     output = {"server": name, "model": "smollm", "kind": "output"}
@@ -193,8 +191,8 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
     own.child.stop()
     nvml.processes(0, [])
     nvml.processes(2, [])
-    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [], "gone", timeout=10)
-    wait_until(lambda: owned(page(daemon), name) == set(), "its GPUs let go", timeout=10)
+    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [], "gone")
+    wait_until(lambda: owned(page(daemon), name) == set(), "its GPUs let go")
     gone = page(daemon)
     time.sleep(2.5)
     later = page(daemon)
@@ -215,7 +213,6 @@ def test_a_server_nobody_configured_is_found_owns_what_its_process_holds_and_goe
             page(daemon).value("tpw_server_tokens_total", **output) > later.value("tpw_server_tokens_total", **output)
         ),
         "its tokens",
-        timeout=10,
     )
     # It began after its name was first watched: everything it counted is a rise.
     last = page(daemon)
@@ -239,7 +236,7 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
     script.write_text(LISTENER)
     port = free_port()
     edge = start("edge", str(script), str(port), str(captured))
-    edge.wait_ready(f"http://127.0.0.1:{port}/metrics", timeout=10)
+    edge.wait_ready(f"http://127.0.0.1:{port}/metrics")
     child = int(edge.log.read_text().split()[1])
     other = start("somebody-else-too", "-c", "import time; time.sleep(600)")
     for gpu, pid in enumerate((own.child.pid, other.pid, child)):
@@ -251,8 +248,8 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
         },
         environment=nvml.env(),
     )
-    wait_until(lambda: owned(page(daemon), "chat") == {"0"}, "chat's GPU", timeout=30)
-    wait_until(lambda: owned(page(daemon), "edge") == {"2"}, "edge's GPU", timeout=30)
+    wait_until(lambda: owned(page(daemon), "chat") == {"0"}, "chat's GPU")
+    wait_until(lambda: owned(page(daemon), "edge") == {"2"}, "edge's GPU")
 
     first = page(daemon)
     assert [attribution(first, name) for name in ("chat", "edge")] == ["processes", "processes"]
@@ -263,7 +260,6 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
             page(daemon).value("tpw_server_tokens_total", **output) > first.value("tpw_server_tokens_total", **output)
         ),
         "its tokens",
-        timeout=10,
     )
     last = page(daemon)
     assert last.value("tpw_server_tokens_total", **output) - first.value("tpw_server_tokens_total", **output) == made
@@ -275,11 +271,11 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
     # Started anew it is another process, and owns what that one holds as soon as it answers.
     own.child.stop()
     nvml.processes(0, [])
-    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 0.0, "chat down", timeout=10)
-    wait_until(lambda: owned(page(daemon), "chat") == set(), "chat's GPU let go", timeout=10)
+    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 0.0, "chat down")
+    wait_until(lambda: owned(page(daemon), "chat") == set(), "chat's GPU let go")
     again = start_llama(port=int(own.url.rpartition(":")[2]))
     nvml.processes(3, [again.child.pid])
-    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 1.0, "chat back", timeout=15)
+    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 1.0, "chat back")
     wait_until(lambda: owned(page(daemon), "chat") == {"3"}, "chat's new GPU at once", timeout=SCAN_SECONDS / 3)
 
 

@@ -40,13 +40,13 @@ def test_the_driver_is_let_go_of_over_http_so_that_a_gpu_can_be_reset(
     released = http_request(f"{daemon.url}/-/release", method="POST")
     without = clients(nvml)
     calls = sum(nvml.calls().values())
-    wait_until(lambda: page(daemon).sum("tpw_gpu_up") == 0.0, "both down", timeout=10)
+    wait_until(lambda: page(daemon).sum("tpw_gpu_up") == 0.0, "both down")
     meanwhile = page(daemon)
     healthy = http_request(f"{daemon.url}/-/healthy")
     quiet = sum(nvml.calls().values()) - calls
     nvml.reset_counter(0)  # somebody resets the first one
     resumed = http_request(f"{daemon.url}/-/resume", method="POST")
-    wait_until(lambda: page(daemon).sum("tpw_gpu_up") == 2.0, "both up", timeout=10)
+    wait_until(lambda: page(daemon).sum("tpw_gpu_up") == 2.0, "both up")
     after = page(daemon)
 
     assert (released, healthy, resumed) == (b"released\n", b"healthy\n", b"resumed\n")
@@ -67,9 +67,9 @@ def test_the_driver_is_let_go_of_by_signal(exporter: Callable[..., Exporter], nv
     daemon = exporter(CONFIG, environment=nvml.env())
 
     daemon.child.process.send_signal(signal.SIGUSR1)
-    wait_until(lambda: clients(nvml) == 0, "let go of", timeout=10)
+    wait_until(lambda: clients(nvml) == 0, "let go of")
     daemon.child.process.send_signal(signal.SIGUSR2)
-    wait_until(lambda: page(daemon).sum("tpw_gpu_up") == 2.0, "both up", timeout=10)
+    wait_until(lambda: page(daemon).sum("tpw_gpu_up") == 2.0, "both up")
 
     assert clients(nvml) == 1
 

@@ -120,19 +120,18 @@ def test_servers_that_answer_garbage_hang_or_are_something_else_affect_no_other(
     )
     good, bad = (1.0, 1.0), (0.0, 0.0)
     fine = {"chat": good, "turning": good, "hanging": good, "website": bad}
-    wait_until(lambda: up(page(daemon)) == fine, "all but the website up", timeout=15)
+    wait_until(lambda: up(page(daemon)) == fine, "all but the website up")
     energy = "tpw_server_energy_joules_total"
     wait_until(
         lambda: all(page(daemon).sum(energy, server=name) > 0.0 for name in ("turning", "hanging")),
         "joules",
-        timeout=10,
     )
     first = page(daemon)
 
     turning[0].answers = GARBAGE
     hanging[0].goes_on.clear()
     down = {"chat": good, "turning": bad, "hanging": bad, "website": bad}
-    wait_until(lambda: up(page(daemon)) == down, "two more down", timeout=15)
+    wait_until(lambda: up(page(daemon)) == down, "two more down")
     one = page(daemon)
     assert {name: reasons(one, name) for name in up(one)} == {
         "chat": set(),
@@ -165,7 +164,7 @@ def test_servers_that_answer_garbage_hang_or_are_something_else_affect_no_other(
 
     turning[0].answers = None
     hanging[0].goes_on.set()
-    wait_until(lambda: up(page(daemon)) == fine, "both back", timeout=30)
+    wait_until(lambda: up(page(daemon)) == fine, "both back")
     last = page(daemon)
     assert tokens(last, "turning") - tokens(two, "turning") == 500
     assert tokens(last, "hanging") - tokens(two, "hanging") == 70

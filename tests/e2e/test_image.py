@@ -127,10 +127,8 @@ def test_exporter_in_the_image_is_healthy_and_ends_well(image):
     command = ["timeout", "--preserve-status", "15", "tpw-exporter", "demo", f"--web.listen-address=127.0.0.1:{port}"]
     child = Child("image", image.inside(*command))
     try:
-        child.wait_ready(f"http://127.0.0.1:{port}/-/ready", timeout=10)
-        wait_until(
-            lambda: b"tpw_tokens_per_watt{" in http_get(f"http://127.0.0.1:{port}/metrics"), "a ratio", timeout=8
-        )
+        child.wait_ready(f"http://127.0.0.1:{port}/-/ready")
+        wait_until(lambda: b"tpw_tokens_per_watt{" in http_get(f"http://127.0.0.1:{port}/metrics"), "a ratio")
         (kind, *check) = image.config()["Healthcheck"]["Test"]
         assert kind == "CMD"
         image.run(*(word.replace(":10101/", f":{port}/") for word in check))

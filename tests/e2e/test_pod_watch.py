@@ -29,7 +29,7 @@ def test_the_pods_of_a_node_are_followed_through_rollouts_lost_connections_and_l
         deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "llama"}, "spec": spec}
         cluster.kubectl("-n", "chat", "apply", "-f", "-", stdin=json.dumps(deployment))
         path = f"/api/v1/namespaces/chat/pods?labelSelector=version%3D{version}"
-        [made] = wait_until(lambda: cluster.request("GET", path)["items"], "a pod of the ReplicaSet", timeout=30)
+        [made] = wait_until(lambda: cluster.request("GET", path)["items"], "a pod of the ReplicaSet")
         name = made["metadata"]["name"]
         cluster.bind("chat", name, "node-k")
         cluster.run_pod("chat", name, ip="10.1.0.1")
@@ -64,21 +64,21 @@ def test_the_pods_of_a_node_are_followed_through_rollouts_lost_connections_and_l
         return {one.pod for one in node.pods.values()}
 
     first = rolled_out("v1")
-    wait_until(lambda: names() == {first}, "the first pod", timeout=30)
+    wait_until(lambda: names() == {first}, "the first pod")
     [pod] = node.pods.values()
     assert (pod.namespace, pod.workload, pod.kind) == ("chat", "llama", "deployment")
     assert (node.problem, pod.labels["team"]) == ("", "search")
     second = rolled_out("v2")
-    wait_until(lambda: second in names(), "the pod of a rollout", timeout=30)
+    wait_until(lambda: second in names(), "the pod of a rollout")
     cluster.delete_pod("chat", first)
-    wait_until(lambda: names() == {second}, "without the old one", timeout=30)
+    wait_until(lambda: names() == {second}, "without the old one")
     assert {one.workload for one in node.pods.values()} == {"llama"}
 
     token.write_text("an-old-token")
     cluster.stop_apiserver()
     assert names() == {second}
     cluster.start_apiserver()
-    wait_until(lambda: "unauthorized" in node.problem, "a token that is not valid", timeout=60)
+    wait_until(lambda: "unauthorized" in node.problem, "a token that is not valid")
     token.write_text(cluster.service_account_token("default", "default"))
     third = rolled_out("v3")
     wait_until(lambda: third in names(), "the pods after it was replaced", timeout=90)
@@ -110,14 +110,13 @@ def test_a_thousand_pods_are_listed_and_followed_while_others_come_and_go(cluste
     api = Client(cluster.api, headers_file=token, tls=Tls(str(cluster.ca)), max_bytes=MOST_BYTES)
     node = NodePods(api, "node-m", spread=lambda _low, high: min(high, 0.2))
     threading.Thread(target=node.run, daemon=True).start()
-    wait_until(lambda: len(node.pods) == 1000, "the list", timeout=30)
+    wait_until(lambda: len(node.pods) == 1000, "the list")
     for number in range(50):
         cluster.delete_pod("many", f"p{number}")
         create(1000 + number)
     wait_until(
         lambda: {one.pod for one in node.pods.values()} == {f"p{number}" for number in range(50, 1050)},
         "the pods that are there",
-        timeout=30,
     )
     assert node.problem == ""
     node.stop()

@@ -179,7 +179,7 @@ def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: Fake
         }
         return found if found == wanted else None
 
-    wait_until(by_name, f"{wanted}", timeout=60, every=1.0)
+    wait_until(by_name, f"{wanted}", every=1.0)
     status = Path(f"/proc/{pid_with('--web.listen-address=0.0.0.0:10101')}/status").read_text()
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^Uid:\s+10101\s+10101", status, re.MULTILINE)
@@ -210,15 +210,12 @@ def test_a_deployment_is_one_server_through_rollouts(node: PodNode, nvml: FakeNv
         environment = {"PAGE": str(page), "WORKER": worker}
         child = node.start(f"p{number}", ["vllm", "serve", "m"], cgroup=cgroup(number), environment=environment)
         nvml.processes(0, [pid_with(worker)])
-        wait_until(
-            lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") == 1.0, "found", timeout=60, every=0.5
-        )
+        wait_until(lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") == 1.0, "found", every=0.5)
         has_made(1000 * number)
         made += 1000 * number
         wait_until(
             lambda: daemon.page().sum("tpw_server_tokens_total", server="chat/llama") == made,  # noqa: B023
             f"{made} tokens",
-            timeout=30,
             every=0.5,
         )
         info = [dict(labels) for metric, labels in daemon.page() if metric == "tpw_server_info"]
@@ -227,9 +224,7 @@ def test_a_deployment_is_one_server_through_rollouts(node: PodNode, nvml: FakeNv
         ]
         nvml.processes(0, [])
         child.kill()
-        wait_until(
-            lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") != 1.0, "gone", timeout=30, every=0.5
-        )
+        wait_until(lambda: server(daemon.page(), "tpw_server_up").get("chat/llama") != 1.0, "gone", every=0.5)
     # Two replicas at the same time are the same server, with the GPUs of both and the tokens of both.
     has_made(0)
     for number, gpu in ((5, 0), (6, 1)):
@@ -240,14 +235,11 @@ def test_a_deployment_is_one_server_through_rollouts(node: PodNode, nvml: FakeNv
     wait_until(
         lambda: daemon.attributed().get("chat/llama") == Attributed(frozenset("01"), "processes"),
         "both replicas",
-        timeout=60,
         every=0.5,
     )
     has_made(500)
     made += 2 * 500
-    wait_until(
-        lambda: daemon.page().sum("tpw_server_tokens_total", server="chat/llama") == made, f"{made} tokens", timeout=30
-    )
+    wait_until(lambda: daemon.page().sum("tpw_server_tokens_total", server="chat/llama") == made, f"{made} tokens")
     assert {name for name in server(daemon.page(), "tpw_server_tokens_total") if name.startswith("chat")} == {
         "chat/llama"
     }

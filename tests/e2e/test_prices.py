@@ -33,7 +33,7 @@ def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
         server.wait_for("spot_price_eur_per_mwh == -12.5")
         time.sleep(1.2)  # Prometheus' own clock: one more step with that price
         price[0] = None
-        wait_until(lambda: not server.query("spot_price_eur_per_mwh"), "the series has ended", timeout=30)
+        wait_until(lambda: not server.query("spot_price_eur_per_mwh"), "the series has ended")
 
     reader = FromPrometheus(
         server.url, 'avg(spot_price_eur_per_mwh{zone="DE-LU"})', fetch, step_seconds=1.0, factor=0.001

@@ -122,7 +122,7 @@ def test_the_recording_rules_in_a_real_prometheus_agree_with_the_live_gauges(
     daemon = exporter(config(llama), environment=nvml.env())
     with SteadyLoad(llama):
         # So far on that rate() need not suppose a counter that began at 0 within its range.
-        wait_until(lambda: tokens(parse(daemon.metrics()), "output") >= 40.0, "under way", timeout=30)
+        wait_until(lambda: tokens(parse(daemon.metrics()), "output") >= 40.0, "under way")
         target = daemon.url.removeprefix("http://")
         servers = [prometheus({"tpw-exporter": [target]}, rules=[RULES], version=version) for version in ("2", "3")]
         time.sleep(WINDOW_SECONDS + 5.0)

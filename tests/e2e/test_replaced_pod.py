@@ -102,7 +102,7 @@ class Pods:
 
     def start(self, ip: str) -> None:
         """Run the pod that the controller has made."""
-        pod = wait_until(self._new, "a pod of the DaemonSet", timeout=60)
+        pod = wait_until(self._new, "a pod of the DaemonSet")
         name = pod["metadata"]["name"]
         self.seen.add(name)
         self.cluster.bind("monitoring", name, "node-a")
@@ -112,7 +112,7 @@ class Pods:
             exporter_command("run", *flags, f"--web.listen-address={ip}:{self.port}"),
             clean_environment(**self.nvml.env()),
         )
-        self.child.wait_ready(f"http://{ip}:{self.port}/-/ready", timeout=30)
+        self.child.wait_ready(f"http://{ip}:{self.port}/-/ready")
         self.cluster.run_pod("monitoring", name, ip=ip)
 
     def stop(self) -> None:

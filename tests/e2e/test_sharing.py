@@ -62,13 +62,12 @@ def test_two_servers_on_one_gpu_share_it_by_what_their_processes_use(
         metrics = parse(daemon.metrics())
         return metrics if len(shares(metrics, "sm")) == 2 else None
 
-    before = wait_until(shared, "both servers to share the GPU by use", timeout=30)
+    before = wait_until(shared, "both servers to share the GPU by use")
     # The third process belongs to no server: its use is its own.
     assert shares(before, "sm") == {"a": pytest.approx(60 / 89), "b": pytest.approx(20 / 89)}
     after = wait_until(
         lambda: page if risen(page := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
         "two seconds of energy",
-        timeout=30,
     )
     conserved(after)
     gpu_joules = risen(after, before, "tpw_gpu_energy_joules_total")
@@ -95,12 +94,12 @@ def test_a_server_at_5_percent_beside_a_job_at_90_has_what_it_used(
                 page = parse(daemon.metrics())
                 return page if page.sum("tpw_server_energy_joules_total", server="a") > joules else None
 
-            wait_until(lambda: owned(40.0), "a second of no-load power", timeout=30)
+            wait_until(lambda: owned(40.0), "a second of no-load power")
             gpu.set_constant(watts)
             nvml.utilization(0, 95)
             nvml.usage(0, {llama.child.pid: 5, job.pid: 90}, lasting=True)
             before = wait_until(
-                lambda: page if shares(page := parse(daemon.metrics()), "sm") else None, "the share by use", timeout=30
+                lambda: page if shares(page := parse(daemon.metrics()), "sm") else None, "the share by use"
             )
             after = wait_until(
                 lambda: (
@@ -109,7 +108,6 @@ def test_a_server_at_5_percent_beside_a_job_at_90_has_what_it_used(
                     else None
                 ),
                 "four seconds of energy",
-                timeout=30,
             )
         finally:
             job.terminate()
@@ -136,12 +134,11 @@ def test_servers_on_instances_of_one_gpu_have_their_parts_and_the_rest_is_idle(
         metrics = parse(daemon.metrics())
         return metrics if len(shares(metrics, "slices")) == 2 else None
 
-    before = wait_until(shared, "both servers to be on their instances", timeout=30)
+    before = wait_until(shared, "both servers to be on their instances")
     assert shares(before, "slices") == {"a": pytest.approx(1 / 7), "b": pytest.approx(3 / 7)}
     after = wait_until(
         lambda: page if risen(page := parse(daemon.metrics()), before, "tpw_gpu_energy_joules_total") > 500.0 else None,
         "two seconds of energy",
-        timeout=30,
     )
     conserved(after)
     gpu_joules = risen(after, before, "tpw_gpu_energy_joules_total")

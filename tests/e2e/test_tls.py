@@ -74,7 +74,7 @@ def test_prometheus_scrapes_with_its_certificate_while_that_of_the_exporter_is_r
     )
     try:
         known = context_of(tmp_path, "prometheus")
-        wait_until(lambda: b" 200 OK" in get(port, "/-/ready", known), "ready", timeout=30)
+        wait_until(lambda: b" 200 OK" in get(port, "/-/ready", known), "ready")
         for client in ("", "stranger", "forged"):
             with pytest.raises(OSError):  # noqa: PT011 - TLS alerts and resets
                 get(port, "/-/healthy", context_of(tmp_path, client))
@@ -91,7 +91,7 @@ def test_prometheus_scrapes_with_its_certificate_while_that_of_the_exporter_is_r
         server.wait_for('up{job="tpw"} == 1')
 
         serve_certificate(tmp_path, "renewed")
-        wait_until(lambda: "renewed.example" in names_served(port, tmp_path), "the renewed certificate", timeout=10)
+        wait_until(lambda: "renewed.example" in names_served(port, tmp_path), "the renewed certificate")
         server.wait_for('sum_over_time(up{job="tpw"}[60s]) >= 5')
         (lowest,) = server.query('min_over_time(up{job="tpw"}[60s])')
         assert lowest.value == 1.0

@@ -62,7 +62,6 @@ def settle(daemon: Exporter, kinds: dict[str, float], first: Page) -> dict[str, 
     wait_until(
         lambda: all(tokens(page(daemon), kind) - tokens(first, kind) >= rise for kind, rise in kinds.items()),
         f"tokens {kinds}",
-        timeout=15,
     )
     time.sleep(2.2)
     last = page(daemon)
@@ -163,7 +162,7 @@ def test_t17_what_was_made_for_a_client_that_went_away_is_counted(
         for _ in range(wanted):
             next(lines)
         lines.close()
-    wait_until(lambda: b'"is_processing":true' not in http_get(f"{own.url}/slots"), "both given up", timeout=10)
+    wait_until(lambda: b'"is_processing":true' not in http_get(f"{own.url}/slots"), "both given up")
     rise = risen(own_counters(own), before)
 
     assert 65 <= rise["output"] < 900
@@ -181,7 +180,7 @@ def test_t08_a_server_killed_in_the_middle_loses_and_invents_nothing(
     lines = own.stream("Once upon a time", 900)
     for _ in range(40):
         next(lines)
-    wait_until(lambda: tokens(page(daemon), "output") - tokens(first, "output") > done, "some in flight", timeout=10)
+    wait_until(lambda: tokens(page(daemon), "output") - tokens(first, "output") > done, "some in flight")
     own.child.kill()
     lines.close()
     held = tokens(page(daemon), "output") - tokens(first, "output")
@@ -258,7 +257,7 @@ def test_t28_a_server_is_found_with_no_configuration_and_owns_what_its_process_h
     nvml.processes(1, [own.child.pid])
     name = f"llamacpp-{own.url.rpartition(':')[2]}"
     daemon = exporter(None, environment=nvml.env())
-    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], f"{name} up", timeout=30)
+    wait_until(lambda: page(daemon).values_of("tpw_server_up", server=name) == [1.0], f"{name} up")
     found = page(daemon)
 
     owned = [
@@ -270,7 +269,6 @@ def test_t28_a_server_is_found_with_no_configuration_and_owns_what_its_process_h
     wait_until(
         lambda: page(daemon).sum("tpw_server_tokens_total", server=name, kind="output") == made,
         "its tokens",
-        timeout=10,
     )
     assert page(daemon).value("tpw_server_tokens_total", server=name, model="smollm", kind="output") == made
 
@@ -288,10 +286,10 @@ def test_a_server_s_gpus_are_known_by_its_environment_where_the_driver_lists_no_
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     watched = {"host": {"meters": []}, "discovery": {"processes": False}, "servers": [{"name": "chat", "url": own.url}]}
     daemon = exporter(watched, environment=nvml.env())
-    wait_until(lambda: page(daemon).values_of("tpw_server_gpu", server="chat", gpu="1") == [1.0], "its GPU", timeout=10)
+    wait_until(lambda: page(daemon).values_of("tpw_server_gpu", server="chat", gpu="1") == [1.0], "its GPU")
     found = page(daemon)
 
     assert found.values_of("tpw_server_gpu", server="chat", gpu="0") == []
     assert found.value("tpw_server_info", server="chat", attribution="environment") == 1.0
     own.child.stop()
-    wait_until(lambda: page(daemon).values_of("tpw_server_gpu", server="chat") == [], "nobody's again", timeout=30)
+    wait_until(lambda: page(daemon).values_of("tpw_server_gpu", server="chat") == [], "nobody's again")

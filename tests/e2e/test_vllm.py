@@ -121,7 +121,6 @@ def settle(daemon: Exporter, kinds: dict[str, float], first: Page) -> dict[str, 
     wait_until(
         lambda: all(tokens(page(daemon), kind) - tokens(first, kind) >= rise for kind, rise in kinds.items()),
         f"tokens {kinds}",
-        timeout=15,
     )
     time.sleep(2.2)
     last = page(daemon)
@@ -211,7 +210,6 @@ def test_t17_what_was_made_for_a_client_that_went_away_is_counted(vllm: Vllm, da
     wait_until(
         lambda: total(http_get(f"{vllm.url}/metrics").decode(), "vllm:num_requests_running{") == 0.0,
         "given up",
-        timeout=10,
     )
     rise = risen(vllm.counters(), before)
 
@@ -250,7 +248,7 @@ def test_t28_it_is_found_with_no_configuration_and_owns_what_its_engine_holds(
     nvml.processes(1, engines)
     found = exporter(None, environment=nvml.env())
     name = f"vllm-{vllm.port}"
-    wait_until(lambda: page(found).values_of("tpw_server_up", server=name) == [1.0], f"{name} up", timeout=30)
+    wait_until(lambda: page(found).values_of("tpw_server_up", server=name) == [1.0], f"{name} up")
     last = page(found)
 
     assert len(engines) == 1
@@ -267,12 +265,12 @@ def test_t08_a_restart_in_the_middle_loses_and_invents_nothing(vllm: Vllm, daemo
     lines = vllm.stream("Once upon a time", 900)
     for _ in range(40):
         next(lines)
-    wait_until(lambda: tokens(page(daemon), "output") - tokens(first, "output") > 30, "some of it seen", timeout=10)
+    wait_until(lambda: tokens(page(daemon), "output") - tokens(first, "output") > 30, "some of it seen")
     counted = risen(vllm.counters(), before)
     time.sleep(1.5)  # what was counted by then has been read
     vllm.child.stop(timeout=30)
     lines.close()  # type: ignore[attr-defined]
-    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 0.0, "down", timeout=15)
+    wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 0.0, "down")
     down = page(daemon)
     vllm.child = start(vllm.port, vllm.packages)
     done.append(vllm.complete("After", 50))

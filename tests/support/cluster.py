@@ -101,7 +101,7 @@ class ControlPlane:
                 return base64.b64decode(secret["data"]["token"]).decode()
             return ""
 
-        return wait_until(read, f"a token of {namespace}/{name}", timeout=30)
+        return wait_until(read, f"a token of {namespace}/{name}")
 
     # -------------------------------------------------------------------------------- what kubelet and scheduler would do
 

@@ -71,7 +71,11 @@ def http_post_json(url: str, body: object, *, timeout: float = 120.0, headers: M
     return json.loads(http_request(url, json.dumps(body).encode(), headers=headers, timeout=timeout))
 
 
-def wait_until(read: Callable[[], T], what: str, *, timeout: float, every: float = 0.1) -> T:
+PATIENCE = 60.0
+"""Seconds until what a test waits for counts as missing: patience for a busy machine, no promise of the product."""
+
+
+def wait_until(read: Callable[[], T], what: str, *, timeout: float = PATIENCE, every: float = 0.1) -> T:
     """The first true value of ``read``; AssertionError with ``what`` and the last value when there is none in time.
 
     OSError (refused, 503, ...) counts as "not yet".
@@ -123,7 +127,7 @@ class Child:
         """The end of what it printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def wait_ready(self, url: str, *, timeout: float) -> None:
+    def wait_ready(self, url: str, *, timeout: float = PATIENCE) -> None:
         """Until ``url`` answers 2xx. AssertionError with the log when it ends before or takes too long."""
 
         def answers() -> bool:

@@ -65,7 +65,7 @@ class Count:
         self.may_end.wait(10.0)
 
     def reaches(self, runs: int) -> None:
-        wait_until(lambda: self.runs == runs, f"{runs} runs, not {self.runs}", timeout=5)
+        wait_until(lambda: self.runs == runs, f"{runs} runs, not {self.runs}")
 
 
 def quiet(check: Callable[[], bool]) -> bool:
@@ -80,7 +80,7 @@ def test_a_job_runs_at_once_and_again_an_interval_after_its_end(jobs: SlowJobs) 
     jobs.every("rarely", 3600.0, rarely)
     jobs.start()
 
-    wait_until(lambda: often.runs >= 3, "it repeats", timeout=5)
+    wait_until(lambda: often.runs >= 3, "it repeats")
     assert rarely.runs == 1
 
 
@@ -93,7 +93,7 @@ def test_a_step_of_the_wall_clock_makes_no_backlog(jobs: SlowJobs, wall: type[Wa
     wall.step = step
     jobs.soon("job")
 
-    wait_until(lambda: job.runs >= 2, "the run that was requested", timeout=5)
+    wait_until(lambda: job.runs >= 2, "the run that was requested")
     # A step forward makes the next run due: whether the request or the scheduler's thread comes first is open.
     assert quiet(lambda: job.runs <= (3 if step > timedelta() else 2))
 
@@ -131,7 +131,7 @@ def test_a_job_never_runs_twice_at_a_time_and_none_delays_another(jobs: SlowJobs
     jobs.soon("other")
     clock.seconds += 7200.0
     jobs.check()
-    wait_until(lambda: other.runs >= 2, "the other one", timeout=5)
+    wait_until(lambda: other.runs >= 2, "the other one")
     assert quiet(lambda: hanging.runs == 1)
     hanging.may_end.set()
     hanging.reaches(2)
@@ -146,7 +146,7 @@ def test_a_job_that_fails_runs_again(jobs: SlowJobs) -> None:
 
     jobs.every("job", 0.01, fail)
     jobs.start()
-    wait_until(lambda: len(runs) >= 3, "it goes on", timeout=5)
+    wait_until(lambda: len(runs) >= 3, "it goes on")
 
 
 def test_no_job_keeps_the_process_from_ending(jobs: SlowJobs) -> None:
