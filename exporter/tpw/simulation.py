@@ -48,7 +48,8 @@ _OUTPUT_PER_REQUEST = 250.0
 class SimulatedServer:
     """One simulated engine on an ephemeral loopback port.
 
-    Load comes in waves: busy for most of ``period_seconds``, then idle long enough to count as parked. A batch of n
+    Load comes in waves: busy for most of ``period_seconds``, then idle long enough to count as parked; lower and shorter at
+    hours with a lower ``share``. A batch of n
     requests generates ``peak * n / (n + half)`` output tokens per second: larger batches, more tokens for the same watts.
 
     Args:
@@ -58,15 +59,25 @@ class SimulatedServer:
         period_seconds: length of a wave.
         clock: monotonic seconds.
         wall: Unix time of the simulated start.
+        share: Unix time -> requests then, as a share of the most; 0: none at all.
     """
 
     def __init__(
-        self, model: str, *, peak: float, most: int, period_seconds: float, clock: Callable[[], float], wall: float
+        self,
+        model: str,
+        *,
+        peak: float,
+        most: int,
+        period_seconds: float,
+        clock: Callable[[], float],
+        wall: float,
+        share: Callable[[float], float] = lambda at: 1.0,
     ) -> None:
         self.model = model
         self._peak, self._most, self._period = peak, most, period_seconds
         self._clock = clock
         self._wall = wall
+        self._share = share
         self._started_at = clock()
         self._generated = 0.0
         self._generated_at = self._started_at
@@ -75,6 +86,8 @@ class SimulatedServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1
+            """Head and body go out together: one after the other, the second waits for the client's acknowledgement."""
 
             def do_GET(self) -> None:
                 known = self.path == "/metrics"
@@ -103,8 +116,14 @@ class SimulatedServer:
 
     def running(self, at_seconds: float) -> int:
         """Requests in flight at a monotonic instant."""
-        phase = ((at_seconds - self._started_at) % self._period) / self._period
-        return 0 if phase > 0.75 else max(1, round(self._most * math.sin(math.pi * phase / 0.75) ** 2))
+        elapsed = at_seconds - self._started_at
+        phase, share = elapsed % self._period / self._period, self._share(self._wall + elapsed)
+        busy = 0.75 * (0.3 + 0.7 * share)
+        return (
+            0
+            if phase > busy or not share
+            else max(1, round(self._most * share * math.sin(math.pi * phase / busy) ** 2))
+        )
 
     def load(self, at_seconds: float) -> float:
         """Load of its GPUs, 0 to 1. The first requests of a batch draw most of the power."""
@@ -115,11 +134,13 @@ class SimulatedServer:
         """The metrics page now."""
         with self._lock:
             now = self._clock()
-            # In steps of a tenth of a second, so that the result does not depend on how often the page is fetched.
-            while self._generated_at + 0.1 <= now:
+            # In steps of a tenth of a second, so that the result does not depend on how often the page is fetched; in a
+            # hundred after a long pause.
+            step = max(0.1, (now - self._generated_at) / 100.0)
+            while self._generated_at + step <= now:
                 running = self.running(self._generated_at)
-                self._generated += 0.1 * self._peak * running / (running + 12.0)
-                self._generated_at += 0.1
+                self._generated += step * self._peak * running / (running + 12.0)
+                self._generated_at += step
             generated = math.floor(self._generated)
             running = self.running(now)
         requests = math.floor(generated / _OUTPUT_PER_REQUEST)

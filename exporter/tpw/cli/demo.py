@@ -1,4 +1,8 @@
-"""``tpw-exporter demo``: the real pipeline over simulated GPUs and simulated servers."""
+"""``tpw-exporter demo``: the real pipeline over simulated GPUs and simulated servers.
+
+A chat server is busy by day and little at night, a code server has office hours and holds its GPU without work for the
+rest, one GPU is used by nobody. The books begin a day before the start, so that a night, prices and sums are there at once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from tpw import logs
 from tpw.cli import Setting
@@ -59,6 +67,58 @@ references:
 """
 
 
+_BEFORE_SECONDS = 26 * 3600.0
+"""A forecast needs a day of books."""
+_STEP_SECONDS = 240.0
+"""Between readings of the time before the start: 390 of them take 1.2 s of processor time."""
+_LAST_SECONDS, _SHORT_STEP_SECONDS = 120.0, 5.0
+"""The live window begins in shorter steps."""
+_ZONE = ZoneInfo("Europe/Berlin")
+_CHAT = ((0, 0.15), (5, 0.06), (8, 0.5), (11, 1.0), (13, 0.8), (15, 1.0), (19, 0.9), (22, 0.5), (24, 0.15))
+_CODE = ((0, 0.0), (8, 0.0), (9, 0.9), (12, 0.9), (13, 0.4), (14, 1.0), (17, 0.8), (18, 0.0), (24, 0.0))
+
+
+def _share_by(hours: Sequence[tuple[float, float]], *, at_weekends: bool = True) -> Callable[[float], float]:
+    """Unix time -> share of the most requests, from shares at hours of the day, in steps of ten minutes."""
+
+    @lru_cache(maxsize=4)
+    def share(step: int) -> float:
+        at = datetime.fromtimestamp(step * 600.0, _ZONE)
+        if not at_weekends and at.weekday() >= 5:
+            return 0.0
+        hour = at.hour + at.minute / 60.0
+        return next(
+            was + (will - was) * (hour - begin) / (end - begin)
+            for (begin, was), (end, will) in pairwise(hours)
+            if begin <= hour < end
+        )
+
+    return lambda wall: share(int(wall // 600.0))
+
+
+class Behind:
+    """Clocks that are behind by some time, until it has been played."""
+
+    def __init__(self) -> None:
+        self._seconds = _BEFORE_SECONDS
+
+    def monotonic(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic() - self._seconds
+
+    def wall(self) -> float:
+        """Unix time."""
+        return time.time() - self._seconds
+
+    def play(self, daemon: Daemon) -> None:
+        """Read sources in long steps until the clocks are right."""
+        daemon.poll_all()
+        while self._seconds > 0.0:
+            step = _STEP_SECONDS if self._seconds > _LAST_SECONDS else _SHORT_STEP_SECONDS
+            self._seconds = max(0.0, self._seconds - step)
+            daemon.tick()
+
+
 def _program() -> str:
     """What to type for this program: its path where a shell would not find its name."""
     name = "tpw-exporter"
@@ -85,8 +145,24 @@ def scene(
         ConfigError: a setting of ``overrides`` is not valid.
     """
     now = wall()
-    chat = SimulatedServer("llama-3.3-70b", peak=2900.0, most=40, period_seconds=180.0, clock=clock, wall=now)
-    code = SimulatedServer("qwen3-coder-30b", peak=4200.0, most=12, period_seconds=70.0, clock=clock, wall=now)
+    chat = SimulatedServer(
+        "llama-3.3-70b",
+        peak=2900.0,
+        most=40,
+        period_seconds=180.0,
+        clock=clock,
+        wall=now,
+        share=_share_by(_CHAT),
+    )
+    code = SimulatedServer(
+        "qwen3-coder-30b",
+        peak=4200.0,
+        most=12,
+        period_seconds=70.0,
+        clock=clock,
+        wall=now,
+        share=_share_by(_CODE, at_weekends=False),
+    )
     config = load(_CONFIG.format(chat=chat.url, code=code.url), "<demo>", overrides=overrides)
     by_gpu = {0: chat, 1: chat, 2: code}
 
@@ -96,7 +172,11 @@ def scene(
 
     note = "This is the demo: GPUs and servers are simulated, everything between them and this page is real."
     daemon = Daemon(
-        config, clock=clock, wall=wall, accelerators=[SimulatedMeter(clock, load_of, loaded=by_gpu)], notes=[note]
+        config,
+        clock=clock,
+        wall=wall,
+        accelerators=[SimulatedMeter(clock, load_of, loaded=by_gpu, max_cells=60)],
+        notes=[note],
     )
     return Scene(daemon, config, (chat, code))
 
@@ -104,7 +184,8 @@ def scene(
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
     """Run until SIGTERM or SIGINT."""
     try:
-        demo = scene(setting.overrides)
+        clocks = Behind()
+        demo = scene(setting.overrides, clocks.monotonic, clocks.wall)
     except ConfigError as error:
         print_problems(error)
         return 2
@@ -125,7 +206,10 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
     for server in demo.servers:
         server.start()
     try:
+        clocks.play(demo.daemon)
         return serve(lambda: demo.daemon, config.web, announce=announce)
+    except KeyboardInterrupt:  # while the day is played
+        return 0
     finally:
         for server in demo.servers:
             server.stop()

@@ -19,7 +19,7 @@ MEMORY_BYTES = 80.0 * 2**30
 JITTER = 0.03
 CELL_SECONDS = 0.1
 """Power is constant over cells of this length."""
-_MAX_CELLS = 10_000
+MAX_CELLS = 10_000
 """After a longer pause the cells are longer instead, so that a read stays cheap."""
 
 
@@ -37,6 +37,7 @@ class SimulatedMeter:
         holders: process ids by index; None: no GPU has processes.
         loaded: indices of the GPUs that hold a model without a process.
         gpus: number of GPUs.
+        max_cells: of one read.
     """
 
     name = "simulated"
@@ -49,11 +50,13 @@ class SimulatedMeter:
         loaded: Collection[int] = (),
         *,
         gpus: int = 4,
+        max_cells: int = MAX_CELLS,
     ) -> None:
         self._clock = clock
         self._load = load
         self._holders = holders
         self._loaded = loaded
+        self._max_cells = max_cells
         self._gpus = tuple(
             Gpu(
                 uuid=f"GPU-51301a7e-0000-4000-8000-{index:012x}",
@@ -125,7 +128,7 @@ class SimulatedMeter:
 
     def _integrate(self, index: int, now: float) -> None:
         at, cell = self._upto[index], self._cell[index]
-        stride = max(1, math.ceil((now - at) / CELL_SECONDS / _MAX_CELLS))
+        stride = max(1, math.ceil((now - at) / CELL_SECONDS / self._max_cells))
         while at < now:
             end = (cell + stride) * CELL_SECONDS
             self._joules[index] += self._watts(index, cell) * (min(now, end) - at)

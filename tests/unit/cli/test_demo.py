@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from support.clockwork import Clock
 from support.realparts import prometheus_dir
-from tpw.cli.demo import scene
+from tpw.cli.demo import Behind, scene
 from tpw.exposition.catalogue import CATALOGUE
 from tpw.exposition.families import Drops, families
 from tpw.exposition.process import ProcessTail
 from tpw.exposition.render import Format, Page
+from tpw.exposition.status import status
 from tpw.snapshot import Snapshot
 
 MONDAY_NOON = 1_772_449_200.0
@@ -72,6 +75,37 @@ def test_every_metric_of_the_catalogue_is_exported_or_its_absence_documented(sho
     absent = {metric.name: metric.absent for metric in CATALOGUE if metric.name not in there}
     assert set(absent) == NOT_SHOWN
     assert [name for name, why in absent.items() if not why] == []
+
+
+def test_the_day_before_the_start_has_a_night_prices_and_a_forecast(monkeypatch: pytest.MonkeyPatch):
+    clock, clocks = Clock(MONDAY_NOON + 86400.0), Behind()
+    monkeypatch.setattr("tpw.cli.demo.time", SimpleNamespace(monotonic=clock.monotonic, time=clock.wall))
+    made = scene((), clocks.monotonic, clocks.wall)
+    for server in made.servers:
+        server.start()
+    try:
+        with capture_logs() as logs:
+            clocks.play(made.daemon)
+        assert (clocks.monotonic(), clocks.wall()) == (clock.monotonic(), clock.wall())
+        found = status(made.daemon.snapshot)
+    finally:
+        made.daemon.stop()
+        for server in made.servers:
+            server.stop()
+    assert [entry for entry in logs if entry["log_level"] != "info"] == []
+    # From Monday 10:00 to Tuesday 12:00: office hours until 18:00, and from 8:00.
+    chat, _, code, unused = found["gpus"]
+    assert chat["states"]["active"]["seconds"] > 25 * 3600
+    assert code["states"]["parked"]["seconds"] == pytest.approx(14 * 3600, rel=0.03)
+    assert code["states"]["active"]["seconds"] == pytest.approx(12 * 3600, rel=0.03)
+    assert unused["states"]["idle"]["seconds"] == pytest.approx(26 * 3600, rel=0.01)
+    assert {gpu["unmetered_seconds"] for gpu in found["gpus"]} == {0.0}
+    day, _, month = found["periods"]
+    assert 0.0 < day["cost"] < month["cost"] < month["cost_forecast"]  # type: ignore[operator]
+    # By day at 0.24 and 0.34, by night at 0.16.
+    states = [state for gpu in found["gpus"] for state in gpu["states"].values()]
+    kwh = sum(state["facility_joules"] for state in states) / 3.6e6
+    assert 0.20 < sum(state["cost"].get("energy", 0.0) for state in states) / kwh < 0.25
 
 
 def test_it_has_no_warnings(shown: Snapshot):
