@@ -36,8 +36,8 @@ class SimulatedMeter:
         load: (index, monotonic instant) -> load from 0 to 1, evaluated for each tenth of a second.
         holders: process ids by index; None: no GPU has processes.
         loaded: indices of the GPUs that hold a model without a process.
-        gpus: number of GPUs.
         max_cells: of one read.
+        gpus: number of GPUs.
     """
 
     name = "simulated"
@@ -48,9 +48,9 @@ class SimulatedMeter:
         load: Callable[[int, float], float] = wave,
         holders: Callable[[], Mapping[int, frozenset[int]]] | None = None,
         loaded: Collection[int] = (),
+        max_cells: int = MAX_CELLS,
         *,
         gpus: int = 4,
-        max_cells: int = MAX_CELLS,
     ) -> None:
         self._clock = clock
         self._load = load

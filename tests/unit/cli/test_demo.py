@@ -42,6 +42,9 @@ NOT_SHOWN = {
     "tpw_server_phase_energy_error_ratio",
     "tpw_server_phase_energy_joules_total",
     "tpw_server_requests_without_usage_total",
+    "tpw_server_slo_latency_seconds_total",
+    "tpw_server_slo_requests_total",
+    "tpw_server_slo_target_seconds",
     "tpw_server_token_anomalies_total",
     "tpw_server_work_units_total",
     "tpw_site_share_ratio",
@@ -50,7 +53,7 @@ NOT_SHOWN = {
     "tpw_workload_energy_joules_total",
 }
 """Metrics that healthy, unpartitioned GPUs at positive prices do not have in their first minute, without books on disk,
-budgets, a site and servers with separate phases."""
+budgets, targets of latency, a site and servers with separate phases."""
 
 
 @pytest.fixture(scope="module")
