@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exposition": {"model", "ledger", "snapshot", "logs"},
     "report": {"model", "ledger", "exposition.figures"},
     "billing": {"model", "tariff"},
+    "measuring": {"model", "http", "exposition.status", "exposition.figures"},
     "config": {"settings", "tariff", "carbon"},
     "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
 }
@@ -64,6 +65,7 @@ MANY_FIELDS = {
     "config/schema.py: Config",
     "config/schema.py: Server",
     "exposition/status.py: GpuStatus",
+    "exposition/status.py: ServerStatus",
     "exposition/status.py: Status",
     "ledger/books.py: Books",
     "ledger/books.py: GpuAccount",

@@ -13,8 +13,10 @@ from typing import TypedDict
 from tpw import __version__
 from tpw.exposition.totals import Totals, listed, totals
 from tpw.exposition.waste import Waste
+from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import GpuAccount, ServerAccount
+from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
 from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, PriceState, Scope, State
 from tpw.snapshot import Prices, Snapshot
@@ -32,6 +34,10 @@ class StateStatus(TypedDict):
     facility_joules: float
     cost: dict[str, float]
     """By component; empty without a price."""
+    credit: float
+    """What negative prices paid back."""
+    unpriced_joules: float
+    """Facility joules without a known price so far."""
 
 
 class CalibrationStatus(TypedDict):
@@ -70,6 +76,8 @@ class GpuStatus(TypedDict):
     memory_total_bytes: float | None
     temperature_celsius: float | None
     energy_method: str
+    energy_error_ratio: float | None
+    """Stated 95 % bound of its energy; null where the error of the meter is not known."""
     method_note: str
     calibration: CalibrationStatus | None
     """null if none is configured."""
@@ -77,6 +85,8 @@ class GpuStatus(TypedDict):
     """How it is shared among its owners: sole, sm, even, gpm, slices; null without an owner."""
     shares: dict[str, float]
     """By owning server."""
+    share_error_ratios: dict[str, float]
+    """Stated 95 % bound of that share, by owning server; absent where it is not known."""
     workloads: dict[str, float]
     """Shares of what uses it without being a server, by workload."""
     instances: list[InstanceStatus]
@@ -120,6 +130,8 @@ class ServerStatus(TypedDict):
     workload: str
     workload_kind: str
     deployment: str
+    spans_nodes: bool
+    """Whether it also uses GPUs of other nodes: their energy is not here."""
     labels: dict[str, str]
     """Allowed labels of its pod, as they are named in metrics."""
     window_seconds: float | None
@@ -430,12 +442,14 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> Gp
         memory_total_bytes=sample.memory_total_bytes if sample else None,
         temperature_celsius=sample.temperature_celsius if sample else None,
         energy_method=str(account.method),
+        energy_error_ratio=energy_error_ratio(account) if account.up else None,
         method_note=gpu.method_note,
         calibration=None
         if account.calibration is None
         else CalibrationStatus(gain=account.calibration.gain, offset_watts=account.calibration.offset_watts),
         split_method=None if division is None or division.method is None else str(division.method),
         shares={} if division is None else {server.name: division.ratio(server.name) for server in owners},
+        share_error_ratios=_share_errors(account, owners),
         workloads={} if division is None else division.workloads(),
         instances=[
             InstanceStatus(
@@ -448,12 +462,22 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> Gp
     )
 
 
+def _share_errors(account: GpuAccount, owners: list[ServerAccount]) -> dict[str, float]:
+    if account.division is None:
+        return {}
+    is_known = account.sample is not None and account.sample.process_use is not None
+    ratios = {server.name: share_error_ratio(account.division, server.name, use_is_known=is_known) for server in owners}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+
+
 def _state(amounts: Amounts) -> StateStatus:
     return StateStatus(
         seconds=amounts.seconds,
         joules=amounts.joules,
         facility_joules=amounts.facility_joules,
         cost=dict(sorted(amounts.cost.items())),
+        credit=amounts.credit,
+        unpriced_joules=max(0.0, amounts.unpriced_joules - amounts.late_priced_joules),
     )
 
 
@@ -482,6 +506,7 @@ def _server(server: ServerAccount, snapshot: Snapshot, booked: Totals, *, config
         workload=owner.workload,
         workload_kind=owner.kind,
         deployment=owner.deployment,
+        spans_nodes=bool(server.window) and not server.window[-1].single_node,
         labels=dict(owner.labels),
         window_seconds=ratios.span_seconds if ratios else None,
         models=[

@@ -239,7 +239,12 @@ class Client:
         raise SourceError(Reason.BROKEN, f"{self.where(target)}: redirects in a circle")
 
     def lines(
-        self, target: str, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+        self,
+        target: str,
+        *,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> Iterator[bytes]:
         """The lines of an answer that goes on, each when it comes, until the server ends it. On a new connection, which is
         closed afterwards.
@@ -248,6 +253,7 @@ class Client:
             target: path and query on the server.
             timeout_seconds: for the whole answer.
             headers: replace the usual ones.
+            body: sent with a POST; None for a GET.
 
         Raises:
             StatusError: another status than 200.
@@ -258,10 +264,10 @@ class Client:
         target = quote(target, safe=_SAFE)
         try:
             sock = self._connect(left)
-            sent = {
-                k.lower(): f"{k}: {v}" for part in (_HEADERS, headers or {}, self._secrets) for k, v in part.items()
-            }
-            with _sent(sock, "GET", target, self.address.netloc, [*sent.values()], b"", left) as response:
+            method, length = ("GET", {}) if body is None else ("POST", {"Content-Length": str(len(body))})
+            parts = (_HEADERS, headers or {}, self._secrets, length)
+            sent = {k.lower(): f"{k}: {v}" for part in parts for k, v in part.items()}
+            with _sent(sock, method, target, self.address.netloc, [*sent.values()], body or b"", left) as response:
                 if response.status != 200:
                     raise status_error(
                         self.where(target), Answer(response.status, response.read(4096), response.fields)
