@@ -214,19 +214,22 @@ def outage(directory: Path, place: Place, seconds: int, process_list: bool) -> R
 
 
 def check(row: Row) -> None:
-    # A process list is read every 15 s: that is how late a new process is seen.
-    error = 0.02 if row.place is Place.SERVER and row.process_list else 0.01
     assert row.balances
     assert not any(row.live), "a ratio is absent while it is not known"
     assert row.tokens == pytest.approx(row.true_tokens, rel=0.01)
-    assert row.joules == pytest.approx(row.true_joules, rel=error)
-    assert abs(row.ratio_error) <= error
+    assert row.joules == pytest.approx(row.true_joules, rel=0.01)
+    assert abs(row.ratio_error) <= 0.01
 
 
 @pytest.mark.parametrize("process_list", [False, True], ids=["no list", "list"])
 @pytest.mark.parametrize("place", [Place.PAGE, Place.RELAY])
 def test_85_s_without_a_page_change_no_ratio(tmp_path: Path, place: Place, process_list: bool) -> None:
     check(outage(tmp_path, place, 85, process_list))
+
+
+@pytest.mark.parametrize("seconds", [5, 7, 9, 11])
+def test_a_restart_between_two_reads_of_the_process_list_changes_no_ratio(tmp_path: Path, seconds: int) -> None:
+    check(outage(tmp_path, Place.SERVER, seconds, process_list=True))
 
 
 @pytest.mark.heavy

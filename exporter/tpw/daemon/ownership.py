@@ -89,14 +89,17 @@ class Owners:
                 poller.request_holders()
 
     def is_taken(self, samples: Iterable[GpuSample], books: Books) -> bool:
-        """Whether memory was allocated on a GPU that no process held: a server or a job may have started on it. Its time is
-        booked to nobody until the process list shows who that is."""
+        """Whether memory was allocated, or work began, on a GPU that no process held: a server or a job may have started on
+        it. Its time is booked to nobody until the process list shows who that is."""
         for sample in samples:
-            account, memory = books.gpus.get(sample.uuid), sample.memory_used_bytes
-            before = None if account is None or account.sample is None else account.sample.memory_used_bytes
-            if memory is None or before is None or self.holders.get(sample.uuid) != frozenset():
+            account = books.gpus.get(sample.uuid)
+            before = None if account is None else account.sample
+            if before is None or self.holders.get(sample.uuid) != frozenset():
                 continue
-            if memory - before > _CONTEXT_BYTES:
+            memory, was = sample.memory_used_bytes, before.memory_used_bytes
+            if memory is not None and was is not None and memory - was > _CONTEXT_BYTES:
+                return True
+            if sample.utilization_ratio and before.utilization_ratio == 0.0:
                 return True
         return False
 

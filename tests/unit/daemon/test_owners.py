@@ -49,3 +49,25 @@ def test_memory_that_is_allocated_on_a_free_gpu_shows_that_a_process_holds_it(
     books = Books(gpus={"GPU-0": GpuAccount(Gpu("GPU-0", 0), sample=memory(before))})
     assert owners.is_taken((memory(now),), books) == expected
     assert not owners.is_taken((memory(now),), Books())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "holders", "expected"),
+    [
+        (0.0, 0.1, frozenset(), True),
+        (0.1, 0.9, frozenset(), False),  # it went on: the list was read when it began
+        (0.0, 0.0, frozenset(), False),
+        (None, 0.9, frozenset(), False),
+        (0.0, None, frozenset(), False),
+        (0.0, 0.9, {7}, False),
+        (0.0, 0.9, None, False),
+    ],
+)
+def test_work_that_begins_on_a_free_gpu_shows_that_a_process_holds_it(
+    before: float | None, now: float | None, holders: frozenset[int] | None, expected: bool
+) -> None:
+    owners = Owners(lambda: 0.0)
+    owners.holders = {"GPU-0": holders}
+    was = GpuSample("GPU-0", 0.0, utilization_ratio=before)
+    books = Books(gpus={"GPU-0": GpuAccount(Gpu("GPU-0", 0), sample=was)})
+    assert owners.is_taken((GpuSample("GPU-0", 1.0, utilization_ratio=now),), books) == expected
