@@ -176,11 +176,13 @@ class ServerFinder:
         holding = {pid for pids in holders.values() for pid in pids or () if pid in table}
         refused = {pid for inode, pid in self._candidate_pids.items() if self._is_refused(inode)}
         names = {found.name for found in self._found.values()}
+        loading = self.loading(table, holders, served)
         found: list[StartingServer] = []
         for pid in sorted(table.tree(holding) - {os.getpid()}):
-            engines = tuple(one for one in listens_as(table[pid], self._dialects) if one.level == _ENGINE)
-            # Up to what also started a server that is ready, as a launcher of several does: that one is not this server.
-            tree = table.tree([pid], engines[0].processes.climb, others=served) if engines else frozenset[int]()
+            engines = self._named_like(table[pid])
+            # Up to what also started another server, as a launcher of several does: that one is not this server.
+            others = (loading - table.descendants(pid) - set(table.lineage(pid))).union(served)
+            tree = table.tree([pid], engines[0].processes.climb, others=others) if engines else frozenset[int]()
             if holding.isdisjoint(tree) or not tree.isdisjoint(refused) or not tree.isdisjoint(served):
                 continue
             if any(not tree.isdisjoint(other.pids) for other in found):
@@ -192,6 +194,17 @@ class ServerFinder:
                 names.add(name)
                 found.append(StartingServer(name, tree))
         return sorted(found, key=lambda one: one.name)
+
+    def loading(self, table: ProcessTable, holders: Holders, listening: Collection[int]) -> frozenset[int]:
+        """Processes with an engine's name that started what holds a GPU, and none of those that listen: each is the top of
+        a server that is not ready yet."""
+        tops = {above for pids in holders.values() for pid in pids or () for above in table.lineage(pid)}
+        return frozenset(
+            pid for pid in tops if self._named_like(table[pid]) and table.descendants(pid).isdisjoint(listening)
+        )
+
+    def _named_like(self, process: Process) -> tuple[Engine, ...]:
+        return tuple(one for one in listens_as(process, self._dialects) if one.level == _ENGINE)
 
     def _report_unread(self, table: ProcessTable, holders: Holders, served: Collection[int]) -> None:
         """A sentence for each engine that holds a GPU and has no page at all."""
@@ -248,7 +261,7 @@ class ServerFinder:
         """Sockets that may be a server's: first of processes named like an engine, then of trees that hold a GPU."""
         named: dict[int, tuple[Engine, ...]] = {}
         for pid, process in table.items():
-            engines = tuple(one for one in listens_as(process, self._dialects) if one.level == _ENGINE)
+            engines = self._named_like(process)
             if engines:
                 named[pid] = engines
         holding = {pid for pids in holders.values() for pid in pids or () if pid in table}

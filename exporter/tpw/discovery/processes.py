@@ -214,6 +214,10 @@ class HostProcesses:
         """See :meth:`tpw.discovery.finder.ServerFinder.find`."""
         return self._finder.find(self._table, holders, configured or {}, known)
 
+    def loading(self, holders: Holders, listening: Collection[int]) -> frozenset[int]:
+        """See :meth:`tpw.discovery.finder.ServerFinder.loading`."""
+        return self._finder.loading(self._table, holders, listening)
+
     def starting_servers(
         self,
         holders: Holders,

@@ -114,11 +114,10 @@ def scan_host(
     addresses = {**{server.name: server.url for server in found}, **configured}
     engines = {**{server.name: host.engine(server.engine) for server in found}, **_known(dialects)}
     listening = {name: host.listener_pids(url) for name, url in addresses.items()}
+    loading = host.loading(holders, frozenset().union(*(listeners for listeners in listening.values() if listeners)))
     pids: dict[str, frozenset[int] | None] = {}
     for name, url in addresses.items():
-        others = frozenset().union(
-            *(listeners for other, listeners in listening.items() if other != name and listeners)
-        )
+        others = loading.union(*(listeners for other, listeners in listening.items() if other != name and listeners))
         pids[name] = host.server_pids(url, engines.get(name), others=others)
     served = frozenset().union(*(own for own in pids.values() if own))
     since = wall() - STARTING_SECONDS

@@ -69,6 +69,14 @@ class ProcessTable(Mapping[int, Process]):
                     waiting.append(child)
         return found
 
+    def lineage(self, pid: int) -> Iterator[int]:
+        """A process, its parent, and so on."""
+        seen: set[int] = set()
+        while pid in self._processes and pid not in seen:
+            seen.add(pid)
+            yield pid
+            pid = self._processes[pid].parent
+
     def _above(self, pid: int) -> int | None:
         """The parent, if it belongs to the same program."""
         process = self._processes.get(pid)

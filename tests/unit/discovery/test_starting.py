@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.procfs import BOOT_SECONDS, FakeProcFs, Tcp
-from tpw.daemon.ownership import Owners
+from tpw.daemon.ownership import Holders, Owners
 from tpw.discovery.ownership import Claim
 from tpw.discovery.processes import HostProcesses
 from tpw.discovery.scan import HostScan, scan_host
@@ -65,9 +65,9 @@ class Scans:
             raise self.answer
         return self.engine
 
-    def scan(self, age: float = 60.0, *, find: bool = True) -> HostScan:
+    def scan(self, age: float = 60.0, *, find: bool = True, holders: Holders = HOLDERS) -> HostScan:
         """At a time after the start of the server."""
-        return scan_host(self._host, self._configured, {}, HOLDERS, find=find, wall=lambda: STARTED + age)
+        return scan_host(self._host, self._configured, {}, holders, find=find, wall=lambda: STARTED + age)
 
 
 def test_an_engine_that_holds_a_gpu_and_does_not_listen_is_starting(fake: FakeProcFs) -> None:
@@ -90,6 +90,32 @@ def test_a_launcher_that_also_started_a_ready_server_does_not_hide_it(fake: Fake
     scan = scans.scan()
     assert [one.name for one in scan.found] == ["llamacpp-8001"]
     assert [(one.name, one.pids) for one in scan.starting] == [("vllm-8000", {50, 51})]
+
+
+def vllm(fake: FakeProcFs, pid: int, port: int, *, listens: bool) -> None:
+    """A vLLM that the launcher 40 started; its engine is its child."""
+    sockets = (10 * pid,) if listens else ()
+    fake.process(pid, f"vllm serve m --port {port}", parent=40, session=40, sockets=sockets)
+    fake.process(pid + 1, ["VLLM::EngineCore"], parent=pid, session=40)
+
+
+TWO_HOLDERS = {"GPU-0": frozenset({51}), "GPU-1": frozenset({61})}
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_two_servers_of_one_launcher_do_not_hide_each_other(fake: FakeProcFs, ready: bool) -> None:
+    """Either both load, or one is ready. Engines may be siblings of the listener, so trees go up to the launcher."""
+    fake.process(40, ["python", "launch.py"], session=40)
+    vllm(fake, 50, 8000, listens=ready)
+    vllm(fake, 60, 8001, listens=False)
+    fake.network("host", ("10.0.0.1",), [Tcp(8000, 500)] if ready else [])
+    scan = Scans(fake).scan(holders=TWO_HOLDERS)
+    assert [(one.name, one.pids) for one in scan.starting] == [
+        *([] if ready else [("vllm-8000", {50, 51})]),
+        ("vllm-8001", {60, 61}),
+    ]
+    assert [one.name for one in scan.found] == (["vllm-8000"] if ready else [])
+    assert scan.pids == {"vllm-8000": {50, 51}, "vllm-8001": {60, 61}}
 
 
 def test_it_is_found_under_the_same_name_when_it_is_ready(fake: FakeProcFs) -> None:
