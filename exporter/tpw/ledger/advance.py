@@ -20,6 +20,7 @@ from tpw.ledger.books import (
     HostAccount,
     HostShare,
     Pending,
+    PowerLimit,
     ServerAccount,
     Shares,
     pending_seconds,
@@ -398,6 +399,10 @@ def _read_gpu(
         anomalies = {**anomalies, step.anomaly: anomalies.get(step.anomaly, 0) + 1}
     throttle, throttle_raw = _throttle(account, sample)
     states = frozenset(key.state for key, _ in division.shares)
+    limit = account.power_limit
+    watts = sample.power_limit_watts
+    if watts is not None and (limit is None or limit.watts != watts):
+        limit = PowerLimit(now.wall_seconds, watts)
     no_load = learned(account.no_load_watts, sample, seconds, states, account.gpu.max_power_watts)
     if doubt(account.gpu, sample.power_watts) or measured.check.power_stuck:
         sample = replace(sample, power_watts=None)  # nor exposed
@@ -422,6 +427,7 @@ def _read_gpu(
             unreported_since_seconds=None,
             calibration=calibration,
             no_load_watts=no_load,
+            power_limit=limit,
             instance_joules=_estimates(account, division, joules or 0.0),
         ),
         None if joules is None else _Metered(joules, pending),

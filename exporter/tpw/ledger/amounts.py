@@ -143,6 +143,11 @@ class Served(Additive):
     """By unit."""
     reference_cost: Mapping[str, float] = field(default_factory=dict)
     """By reference."""
+    running_seconds: float = 0.0
+    """Seconds of all running requests together: divided by time their mean number, by requests their mean duration. Only
+    in rows. 0 where the engine does not report them."""
+    waiting_seconds: float = 0.0
+    """The same of waiting requests."""
 
 
 NOTHING = Amounts()

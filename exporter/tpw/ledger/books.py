@@ -138,6 +138,14 @@ class Check:
     """For so long every reading of power has been that."""
 
 
+class PowerLimit(NamedTuple):
+    """A power limit that a GPU enforces from a moment on."""
+
+    since_seconds: float
+    """Unix time of the first reading that had it."""
+    watts: float
+
+
 @dataclass(frozen=True, slots=True)
 class GpuAccount:
     """One GPU in the books."""
@@ -180,6 +188,8 @@ class GpuAccount:
     """Its shares at the last tick. None before the first."""
     no_load_watts: float | None = None
     """What it draws while nothing on it computes. None until it is learned."""
+    power_limit: PowerLimit | None = None
+    """The last that was read. None while none was."""
     instance_joules: Mapping[tuple[str, str, SplitMethod], float] = field(default_factory=dict)
     """Estimates of its instances' energy, by (UUID of the instance, profile, method): parts of what is booked for it."""
 

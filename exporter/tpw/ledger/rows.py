@@ -65,13 +65,15 @@ def serve(
         courses: (row, weight) by server, for servers of which this reading covers another time.
     """
     added: dict[tuple[str, str], Served] = {}
+    span = end_seconds - start_seconds
     for name, account in after.items():
         old = before.get(name) or ServerAccount(name)
         if account is not old:
             _rises(name, old, account, added)
+        if account.loads and old.up and 0.0 < span <= ROW_SECONDS:
+            _requests(name, account, span, added)
     if not added:
         return rows
-    span = end_seconds - start_seconds
     usual = tuple(
         (row, (end - start) / span if span > 0.0 else 1.0) for start, end, row in cut(start_seconds, end_seconds)
     )
@@ -101,6 +103,17 @@ def _rises(name: str, old: ServerAccount, new: ServerAccount, added: dict[tuple[
             {unit: value for (name_of_model, unit), value in work.items() if name_of_model == model},
             {reference: value for (name_of_model, reference), value in references.items() if name_of_model == model},
         )
+
+
+def _requests(name: str, account: ServerAccount, seconds: float, added: dict[tuple[str, str], Served]) -> None:
+    """Running and waiting requests since the tick before, as they are now."""
+    for load in account.loads:
+        if load.running or load.waiting:
+            held = Served(
+                running_seconds=(load.running or 0.0) * seconds, waiting_seconds=(load.waiting or 0.0) * seconds
+            )
+            key = name, load.model
+            added[key] = added[key] + held if key in added else held
 
 
 _Key = TypeVar("_Key")

@@ -33,9 +33,10 @@ CREATE INDEX IF NOT EXISTS interval_unpriced ON interval (start) WHERE unpriced 
 CREATE TABLE IF NOT EXISTS served (start INTEGER, server TEXT, model TEXT, data TEXT NOT NULL,
   PRIMARY KEY (start, server, model)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS correction (made REAL PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS power_limit (gpu TEXT, since REAL, watts REAL NOT NULL, PRIMARY KEY (gpu, since)) WITHOUT ROWID;
 """
 
-SMALL_TABLES: Final = ("meta", "posting", "gpu", "server", "host", "source", "correction")
+SMALL_TABLES: Final = ("meta", "posting", "gpu", "server", "host", "source", "correction", "power_limit")
 """All but the history: what a start reads as a whole."""
 
 

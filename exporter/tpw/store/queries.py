@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tpw.ledger.amounts import NOTHING, Amounts, Served
-from tpw.ledger.books import ROW_SECONDS, Books, PostingKey
+from tpw.ledger.books import ROW_SECONDS, Books, PostingKey, PowerLimit
 from tpw.ledger.rows import LATE_SECONDS, rows_open_from
 from tpw.model import Instant
 from tpw.store import codec
@@ -27,7 +27,14 @@ def load(connection: sqlite3.Connection, boot: str = "") -> Books:
     if "at_wall_seconds" not in meta:
         return Books(recovered=int(meta.get("recovered", "0")))
     at = float(meta["at_wall_seconds"])
-    gpus = {uuid: codec.load_gpu(uuid, data) for uuid, data in read("SELECT uuid, data FROM gpu")}
+    # Of each GPU the last: SQLite takes the other columns from the row of the maximum.
+    limits = {
+        uuid: PowerLimit(*limit) for uuid, *limit in read("SELECT gpu, max(since), watts FROM power_limit GROUP BY gpu")
+    }
+    gpus = {
+        uuid: replace(codec.load_gpu(uuid, data), power_limit=limits.get(uuid))
+        for uuid, data in read("SELECT uuid, data FROM gpu")
+    }
     servers = {name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")}
     open_since = rows_open_from(gpus, servers, at) - ROW_SECONDS
     return replace(

@@ -17,7 +17,7 @@ from typing import Self
 from urllib.parse import quote
 
 from tpw.ledger.amounts import Amounts, Served
-from tpw.ledger.books import Correction, PostingKey, ServerAccount
+from tpw.ledger.books import Correction, PostingKey, PowerLimit, ServerAccount
 from tpw.model import Gpu
 from tpw.store import codec
 from tpw.store.files import FILE_NAME, LAYOUT, StoreError, beside
@@ -145,6 +145,14 @@ class BooksReader:
             return ()
         found = (codec.load_correction(made, data) for made, data in rows)
         return tuple(one for one in found if start_seconds <= one.at_seconds < end_seconds)
+
+    def power_limits(self) -> dict[str, tuple[PowerLimit, ...]]:
+        """The limits of each GPU, oldest first."""
+        limits: dict[str, list[PowerLimit]] = {}
+        with contextlib.suppress(sqlite3.OperationalError):  # books of 0.1, which no newer version has opened yet
+            for uuid, *limit in self._connection.execute("SELECT gpu, since, watts FROM power_limit ORDER BY since"):
+                limits.setdefault(uuid, []).append(PowerLimit(*limit))
+        return {uuid: tuple(changes) for uuid, changes in limits.items()}
 
     def servers(self) -> Iterator[ServerAccount]:
         """The accounts of the servers."""

@@ -34,7 +34,7 @@ from tpw.store.files import (
 )
 
 _DAY_SECONDS = 86400
-_COLUMNS = {"interval": 7, "served": 4, "posting": 5}
+_COLUMNS = {"interval": 7, "served": 4, "posting": 5, "power_limit": 3}
 _DEFECTS = (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 """What reading a row that no version has written can raise."""
 
@@ -422,6 +422,12 @@ def _check_text(values: _Row) -> None:
         raise TypeError(values)
 
 
+def _check_limit(row: _Row) -> None:
+    _check_text(row[:1])
+    if not all(isinstance(value, float) for value in row[1:]):
+        raise TypeError(row)
+
+
 def _check_start(value: object) -> None:
     if not isinstance(value, int) or value < 0:
         raise TypeError(value)
@@ -435,6 +441,7 @@ _CHECKS: Mapping[str, Callable[[_Row], object]] = {
     "host": lambda row: codec.load_host(row[1]),
     "source": lambda row: codec.load_source(row[1]),
     "correction": lambda row: codec.load_correction(row[0], row[1]),
+    "power_limit": _check_limit,
     "interval": _check_interval,
     "served": _check_served,
 }

@@ -31,6 +31,7 @@ STATEMENTS: Final = {
     "gpu": "INSERT OR REPLACE INTO gpu VALUES (?, ?)",
     "server": "INSERT OR REPLACE INTO server VALUES (?, ?)",
     "host": "INSERT OR REPLACE INTO host VALUES (?, ?)",
+    "power_limit": "INSERT OR REPLACE INTO power_limit VALUES (?, ?, ?)",
     "source": "INSERT OR REPLACE INTO source VALUES (?, ?)",
     "meta": "INSERT OR REPLACE INTO meta VALUES (?, ?)",
 }

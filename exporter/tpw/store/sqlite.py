@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tpw.ledger.amounts import Amounts, Served
-from tpw.ledger.books import Books, PostingKey, ServerAccount
+from tpw.ledger.books import Books, GpuAccount, PostingKey, ServerAccount
 from tpw.ledger.rows import without_closed
 from tpw.store import codec
 from tpw.store.files import (
@@ -291,6 +291,7 @@ class BooksFile:
         yield "interval", self._intervals(books, old)
         yield "served", self._served(books, old)
         yield "gpu", _rows(books.gpus, old.gpus, codec.dump_gpu)
+        yield "power_limit", _limits(books.gpus, old.gpus)
         yield "server", self._servers(books, old)
         yield "host", _rows(books.hosts, old.hosts, codec.dump_host)
         yield "source", _rows(books.sources, old.sources, codec.dump_source)
@@ -486,6 +487,15 @@ def _description(account: ServerAccount) -> tuple[object, ...]:
         account.unread_since_seconds,
         account.belongs,
     )
+
+
+def _limits(new: Mapping[str, GpuAccount], old: Mapping[str, GpuAccount]) -> list[tuple[Any, ...]]:
+    """Power limits that have changed. A new tuple is another limit."""
+    return [
+        (uuid, *account.power_limit)
+        for uuid, account in new.items()
+        if account.power_limit is not None and (uuid not in old or old[uuid].power_limit is not account.power_limit)
+    ]
 
 
 def _changed(new: Mapping[Any, Any], old: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:

@@ -160,6 +160,11 @@ def prune(path: Path, before: float, pause: Callable[[], None]) -> int:
                 run("ROLLBACK")
                 raise
             pause()
+        run(
+            "DELETE FROM power_limit WHERE since < ? AND since < (SELECT max(since) FROM power_limit AS later"
+            " WHERE later.gpu = power_limit.gpu AND later.since <= ?)",
+            (before, before),
+        )
         while deleted and run("PRAGMA freelist_count").fetchone()[0] > _VACUUM_PAGES:
             free = run("PRAGMA freelist_count").fetchone()[0]
             run(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
