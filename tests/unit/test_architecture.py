@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"model", "ledger", "exposition.figures"},
     "billing": {"model", "tariff"},
     "measuring": {"model", "http", "exposition.status", "exposition.figures"},
+    "advice": {"model", "ledger", "billing", "exposition.figures"},
     "config": {"settings", "tariff", "carbon"},
     "polling": {"model", "power", "tokens", "tariff", "discovery", "logs"},
 }

@@ -45,6 +45,7 @@ COMMANDS = (
     Command("top", "tpw.cli.top", "show a live table of a running daemon"),
     Command("report", "tpw.cli.report", "report tokens, energy and cost from the books: table, CSV, JSON, FOCUS"),
     Command("bill", "tpw.cli.bill", "price a load curve or the books under a tariff, line by line, and under others"),
+    Command("advise", "tpw.cli.advise", "what would save money, how much, and how, from the books of at least a week"),
     Command("books", "tpw.cli.books", "show, verify, back up and correct the books; forget a server that is gone"),
     Command("measure", "tpw.cli.measure", "account for one run, or for a server at rising concurrency"),
     Command("proxy", "tpw.cli.proxy", "run a reverse proxy that counts the tokens of a server without metrics"),

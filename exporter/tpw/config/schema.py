@@ -405,6 +405,24 @@ class Facility:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdviceSettings:
+    """What `tpw-exporter advise` needs beside the books. Nothing here changes what is measured or booked."""
+
+    can_wait: Mapping[str, float] = setting(
+        MapOf(duration(900.0, 7 * 86400.0), "a mapping of names to durations", ".+", "a server or workload"),
+        "Servers and workloads that can wait, and how long: `batch: 8h`. Advice is given for them alone, because no"
+        " measurement shows what can wait.",
+        default=dict,
+        default_words="none",
+    )
+    contracts: tuple[str, ...] = setting(
+        ListOf(FilePath(), "a list of files"),
+        "Configurations with other tariffs, which are compared for the load of this node.",
+        default=(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
     """The HTTP server."""
 
@@ -513,6 +531,9 @@ class Config:
         ListOf(Section(PeriodBudget), "a list of budgets"),
         "Budgets: what is spent of them and what they come to is exposed, and an alert warns before one is exceeded.",
         default=(),
+    )
+    advice: AdviceSettings = setting(
+        Section(AdviceSettings), "What advice needs beside the books.", default=AdviceSettings
     )
     web: Web = setting(Section(Web), "The HTTP server.", default=Web())
     log: Log = setting(Section(Log), "The log.", default=Log())

@@ -1,0 +1,1 @@
+"""What would save money, and how much, from the books of some weeks. Pure functions; nothing here sets anything."""

@@ -1,0 +1,265 @@
+"""The books of some weeks, by quarter-hour, as advice is reckoned from them.
+
+A column has one number for each quarter-hour. Columns are arrays: a month of 200 servers takes some tens of MB.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import fsum
+from typing import NamedTuple
+
+from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, Amounts, Served
+from tpw.ledger.attribution import PREFILL_WEIGHT
+from tpw.ledger.books import ROW_SECONDS, PostingKey, PowerLimit
+from tpw.model import Gpu, ServerWorkload, State, TokenKind
+
+DAY = 96
+"""Quarter-hours."""
+WEEK = 7 * DAY
+
+RENT = "gpu_hour"
+OWNED = ("hardware", "hosting", "operations")
+"""Components of GPU time that is paid whether it is used or not. Charges of the contract by month and by peak are in
+neither: less use of one GPU does not change them by its part."""
+
+Column = array  # of floats
+
+
+def column(quarters: int) -> Column[float]:
+    """Zeros."""
+    return array("d", bytes(8 * quarters))
+
+
+class Slot(NamedTuple):
+    """Who used a GPU in which state. ``server`` and ``workload`` are "" where there is none."""
+
+    gpu: str
+    server: str
+    state: State
+    workload: str = ""
+
+
+class Use:
+    """What was used and paid for one slot, by quarter-hour."""
+
+    __slots__ = ("energy_cost", "facility_joules", "grams", "joules", "owned_cost", "rent", "seconds")
+
+    def __init__(self, quarters: int) -> None:
+        self.seconds, self.facility_joules = column(quarters), column(quarters)
+        self.energy_cost, self.rent, self.owned_cost = column(quarters), column(quarters), column(quarters)
+        self.joules, self.grams = column(quarters), column(quarters)
+
+
+class Work:
+    """What one server did, by quarter-hour."""
+
+    __slots__ = (
+        "computed",
+        "model",
+        "output",
+        "reference_cost",
+        "requests",
+        "running_seconds",
+        "tokens",
+        "waiting_seconds",
+    )
+
+    def __init__(self, quarters: int) -> None:
+        self.model = ""
+        self.computed = column(quarters)
+        """Decoded tokens, prompt tokens weighted: the measure of load."""
+        self.output, self.requests = column(quarters), column(quarters)
+        self.running_seconds, self.waiting_seconds = column(quarters), column(quarters)
+        self.tokens = 0.0
+        self.reference_cost: dict[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Money a month: the mean of the days seen, and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One node over whole weeks. ``start_seconds`` is the first quarter-hour."""
+
+    currency: str
+    start_seconds: float
+    quarters: int
+    uses: dict[Slot, Use] = field(default_factory=dict)
+    work: dict[str, Work] = field(default_factory=dict)
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
+    limits: Mapping[str, tuple[PowerLimit, ...]] = field(default_factory=dict)
+    owners: Mapping[str, ServerWorkload] = field(default_factory=dict)
+    other_cost: dict[str, float] = field(default_factory=dict)
+    """Components of servers that are in no column, by server."""
+    components: dict[str, set[str]] = field(default_factory=dict)
+    """Components that were booked, by server; all under ""."""
+    unpriced_joules: list[float] = field(default_factory=lambda: [0.0])
+
+    def add(
+        self,
+        rows: Iterable[tuple[float, PostingKey, Amounts]],
+        served: Iterable[tuple[float, str, str, Served]],
+    ) -> None:
+        """Add rows of the books."""
+        for start, key, amounts in rows:
+            index = int((start - self.start_seconds) // ROW_SECONDS)
+            if 0 <= index < self.quarters:
+                self._used(index, key, amounts)
+        models: dict[str, dict[str, float]] = {}
+        for start, server, model, done in served:
+            index = int((start - self.start_seconds) // ROW_SECONDS)
+            if 0 <= index < self.quarters:
+                work = self.work.get(server)
+                if work is None:
+                    work = self.work[server] = Work(self.quarters)
+                _served(work, index, done)
+                by_model = models.setdefault(server, {})
+                by_model[model] = by_model.get(model, 0.0) + fsum(done.tokens.values())
+        for server, by_model in models.items():
+            self.work[server].model = max(by_model, key=lambda model: by_model[model])
+
+    def _used(self, index: int, key: PostingKey, amounts: Amounts) -> None:
+        slot = Slot(key.gpu, key.server, key.state, "" if key.workload is None else key.workload.name)
+        use = self.uses.get(slot)
+        if use is None:
+            use = self.uses[slot] = Use(self.quarters)
+        use.seconds[index] += amounts.seconds
+        use.joules[index] += amounts.joules
+        use.facility_joules[index] += amounts.facility_joules
+        use.energy_cost[index] += amounts.net_energy_cost
+        use.rent[index] += amounts.cost.get(RENT, 0.0)
+        use.owned_cost[index] += fsum(amounts.cost.get(name, 0.0) for name in OWNED)
+        if amounts.emissions_grams:
+            use.grams[index] += min(amounts.emissions_grams.items())[1]
+        rest = fsum(cost for name, cost in amounts.cost.items() if name not in (ENERGY, RENT, *OWNED))
+        self.other_cost[key.server] = self.other_cost.get(key.server, 0.0) + rest
+        for server in (key.server, ""):
+            self.components.setdefault(server, set()).update(amounts.cost)
+        self.unpriced_joules[0] += amounts.unpriced_joules
+
+    # ------------------------------------------------------------------------------------------------------------ reading
+
+    @property
+    def days(self) -> int:
+        """How many are covered."""
+        return self.quarters // DAY
+
+    def at(self, index: int) -> float:
+        """Start of a quarter-hour, Unix seconds."""
+        return self.start_seconds + index * ROW_SECONDS
+
+    def total(self, quantity: str, chosen: Callable[[Slot], bool]) -> Column[float]:
+        """The sum of one column over some slots."""
+        result = column(self.quarters)
+        for slot, use in self.uses.items():
+            if chosen(slot):
+                for index, value in enumerate(getattr(use, quantity)):
+                    if value:
+                        result[index] += value
+        return result
+
+    def gpus_of(self, server: str) -> list[str]:
+        """UUIDs, by index."""
+        found = {slot.gpu for slot in self.uses if slot.server == server}
+        return sorted(found, key=lambda uuid: (self.gpus[uuid].index if uuid in self.gpus else 0, uuid))
+
+    def servers(self) -> list[str]:
+        """All that used a GPU."""
+        return sorted({slot.server for slot in self.uses if slot.server})
+
+    def prices(self) -> list[float | None]:
+        """What a facility kWh cost in each quarter-hour; None where nothing was priced."""
+        joules, cost = self.total("facility_joules", _any), self.total("energy_cost", _any)
+        return [
+            money / kwh * JOULES_PER_KWH if kwh > 0.0 and money else None
+            for kwh, money in zip(joules, cost, strict=True)
+        ]
+
+    def mean_watts(self, chosen: Callable[[Slot], bool], first: int = 0) -> float | None:
+        """Facility watts of a GPU in some slots; None where they have less than an hour."""
+        seconds = fsum(self.total("seconds", chosen)[first:])
+        return fsum(self.total("facility_joules", chosen)[first:]) / seconds if seconds >= 3600.0 else None
+
+    def freed_watts(self, server: str) -> tuple[float, bool]:
+        """What the GPUs of a server would draw without it, and whether that is known. Otherwise it is what they draw
+        parked, so that no electricity counts as saved."""
+        gpus = self.gpus_of(server)
+        known = [watts for gpu in gpus if (watts := self.idle_watts(gpu)) is not None]
+        if len(known) == len(gpus):
+            return fsum(known), True
+        held = self.mean_watts(lambda slot: slot.server == server and slot.state is State.PARKED)
+        return (held or 0.0) * len(gpus), False
+
+    def idle_watts(self, gpu: str) -> float | None:
+        """Facility watts of a GPU that nobody uses, else of those of its name; None where none was idle for an hour."""
+        own = self.mean_watts(lambda slot: slot.gpu == gpu and slot.state is State.IDLE)
+        if own is not None or gpu not in self.gpus:
+            return own
+        alike = {uuid for uuid, other in self.gpus.items() if other.name == self.gpus[gpu].name}
+        return self.mean_watts(lambda slot: slot.gpu in alike and slot.state is State.IDLE)
+
+    def monthly(self, gains: Iterable[float]) -> Estimate:
+        """Money by quarter-hour as money a month, with the 95 % interval of the mean of the days."""
+        values = list(gains)
+        days = [fsum(values[start : start + DAY]) for start in range(0, len(values) - len(values) % DAY, DAY)]
+        return monthly_of_days(days)
+
+
+MONTH_DAYS = 365.0 / 12.0
+
+
+def monthly_of_days(days: list[float]) -> Estimate:
+    """Money a month from money of days."""
+    count = len(days)
+    mean = fsum(days) / count
+    # From two weeks on each day is compared with the same day of other weeks: a free weekend is no chance.
+    strata = [days[start::7] for start in range(7)] if count >= 2 * 7 else [days]
+    freedom = count - len(strata)
+    if freedom < 1:
+        return Estimate(mean * MONTH_DAYS, mean * MONTH_DAYS, mean * MONTH_DAYS)
+    squares = fsum((day - fsum(alike) / len(alike)) ** 2 for alike in strata for day in alike)
+    # Student's t for 95 %, within 2 % from 6 degrees of freedom on.
+    half = (1.96 + 2.9 / freedom) * (squares / freedom / count) ** 0.5
+    return Estimate(mean * MONTH_DAYS, (mean - half) * MONTH_DAYS, (mean + half) * MONTH_DAYS)
+
+
+def _served(work: Work, index: int, done: Served) -> None:
+    output = done.tokens.get(TokenKind.OUTPUT, 0.0)
+    work.computed[index] += output + PREFILL_WEIGHT * done.tokens.get(TokenKind.INPUT, 0.0)
+    work.output[index] += output
+    work.requests[index] += done.requests
+    work.running_seconds[index] += done.running_seconds
+    work.waiting_seconds[index] += done.waiting_seconds
+    work.tokens += fsum(done.tokens.values())
+    for name, cost in done.reference_cost.items():
+        work.reference_cost[name] = work.reference_cost.get(name, 0.0) + cost
+
+
+def _any(_: Slot) -> bool:
+    return True
+
+
+def runs(flags: Iterable[bool]) -> Iterator[tuple[int, int]]:
+    """[start, end) of each stretch of True."""
+    start = None
+    index = -1
+    for index, flag in enumerate(flags):
+        if flag and start is None:
+            start = index
+        if not flag and start is not None:
+            yield start, index
+            start = None
+    if start is not None:
+        yield start, index + 1
