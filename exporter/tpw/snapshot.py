@@ -6,7 +6,9 @@ The daemon replaces one reference per tick; a scrape takes that reference once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import fsum
+from typing import TYPE_CHECKING
 
 from tpw.ledger.books import Books
 from tpw.ledger.periods import Periods
@@ -26,7 +28,17 @@ from tpw.model import (
     server_of_replica,
     server_source,
 )
+from tpw.tariff.curve import PriceCurve
 from tpw.tariff.demand import Demand, DemandRules, billed_watts, forming_watts, peak_watts
+from tpw.tariff.spans import merged
+
+if TYPE_CHECKING:
+    from tpw.carbon.curve import IntensityCurve
+
+DAY_SECONDS = 86400.0
+RANKED_SECONDS = 8 * 3600.0
+"""A rank needs so much of the next day. Chosen below the 11 hours that are known just before the prices of the next day are
+published at noon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,10 @@ class Prices:
     now: PriceInterval | None = None
     next: PriceInterval | None = None
     """The first later interval with another price. None while it is not known."""
+    curve: PriceCurve | None = None
+    """All that are known, with their steps."""
+    timezone: str = "UTC"
+    """That of the tariff."""
 
     @property
     def preliminary(self) -> float | None:
@@ -50,6 +66,8 @@ class Carbon:
 
     basis: str
     grams_per_kwh: float
+    curve: IntensityCurve | None = None
+    """All that are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +142,37 @@ class Snapshot:
     """Servers and models that have no series any more."""
     notes: tuple[str, ...] = ()
     """Sentences for the operator: no tariff configured, RAPL not readable ..."""
+
+    def prices_ahead(self, seconds: float) -> tuple[PriceInterval, ...]:
+        """The prices from now on, for the next kWh of their billing month. Time without a price, even a fallback, is left
+        out."""
+        if self.prices.curve is None:
+            return ()
+        now, used = self.at.wall_seconds, self.books.month_kwh
+        return merged(
+            replace(
+                one,
+                start_seconds=start,
+                end_seconds=end,
+                price_per_kwh=one.price_after(used.get(one.month_start_seconds or 0.0, 0.0)),
+                steps=(),
+                month_start_seconds=None,
+            )
+            for start, end, one in self.prices.curve.pieces(now, now + seconds)
+            if one is not None and one.state is not PriceState.MISSING
+        )
+
+    @property
+    def price_rank_ratio(self) -> float | None:
+        """Share of the next 24 hours with a lower price than now, of the time with a price that is published or forecast.
+        None where that is less than RANKED_SECONDS, and where the price now is not such a price."""
+        known = [one for one in self.prices_ahead(DAY_SECONDS) if one.state is not PriceState.FALLBACK]
+        lengths = [one.end_seconds - one.start_seconds for one in known]
+        if not known or known[0].start_seconds > self.at.wall_seconds or fsum(lengths) < RANKED_SECONDS:
+            return None
+        now = known[0].price_per_kwh
+        lower = (length for one, length in zip(known, lengths, strict=True) if one.price_per_kwh < now)
+        return fsum(lower) / fsum(lengths)
 
     @property
     def servers_read(self) -> frozenset[str]:

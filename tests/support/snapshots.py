@@ -50,6 +50,7 @@ from tpw.model import (
     WorkloadKind,
 )
 from tpw.snapshot import Carbon, DemandNow, Prices, Snapshot, StoreStatus
+from tpw.tariff.curve import PriceCurve
 
 EPOCH = 1_767_225_600.0
 """Wall clock of tick 0: 2026-01-01T00:00:00Z."""
@@ -208,11 +209,10 @@ def fleet_snapshot(gpus: int = 8, servers: int = 0, tick: int = 100, *, priced: 
 
 def _prices(wall: float) -> Prices:
     hour = wall - wall % 3600.0
-    return Prices(
-        "EUR",
-        PriceInterval(hour, hour + 3600.0, PRICE),
-        PriceInterval(hour + 3600.0, hour + 7200.0, 0.10, PriceState.FORECAST),
-    )
+    now = PriceInterval(hour, hour + 3600.0, PRICE)
+    following = PriceInterval(hour + 3600.0, hour + 7200.0, 0.10, PriceState.FORECAST)
+    later = PriceInterval(hour + 7200.0, hour + 30 * 3600.0, 0.30)
+    return Prices("EUR", now, following, PriceCurve.from_intervals((now, following, later)))
 
 
 def periods_to_date() -> Periods:

@@ -43,6 +43,9 @@ COMMANDS = (
     ),
     Command("demo", "tpw.cli.demo", "run on simulated GPUs and servers, without configuration or hardware"),
     Command("top", "tpw.cli.top", "show a live table of a running daemon"),
+    Command(
+        "prices", "tpw.cli.prices", "show known prices ahead, and the cheapest and cleanest hours before a deadline"
+    ),
     Command("report", "tpw.cli.report", "report tokens, energy and cost from the books: table, CSV, JSON, FOCUS"),
     Command("bill", "tpw.cli.bill", "price a load curve or the books under a tariff, line by line, and under others"),
     Command("advise", "tpw.cli.advise", "what would save money, how much, and how, from the books of at least a week"),

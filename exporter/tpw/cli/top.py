@@ -156,24 +156,34 @@ class _Part:
 def options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     group = parser.add_argument_group("top")
+    group.add_argument("--once", action="store_true", help="Print one table and exit.")
+    group.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="Refresh interval. Default: 1.")
+    address_options(group)
+
+
+def address_options(group: argparse._ArgumentGroup) -> None:
+    """How to reach the daemon."""
     group.add_argument(
         "--url",
         default="",
         help="Address of the daemon, such as http://127.0.0.1:10101. Default: http on the listen address of this"
         " configuration.",
     )
-    group.add_argument("--once", action="store_true", help="Print one table and exit.")
-    group.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="Refresh interval. Default: 1.")
     group.add_argument(
         "--headers-file", metavar="FILE", help="Headers to send, one `Name: value` per line, such as Authorization."
     )
     group.add_argument("--ca-file", metavar="FILE", help="CA certificates (PEM) for https, instead of the system's.")
 
 
+def url_of(arguments: argparse.Namespace, setting: Setting) -> str:
+    """The address of the daemon. Raises ConfigError."""
+    return str(arguments.url or _local(_listen_address(setting)))
+
+
 def run(arguments: argparse.Namespace, setting: Setting) -> int:
     """Show the table until it is ended. Exit status 1 when ``--once`` gets no answer."""
     try:
-        url = str(arguments.url or _local(_listen_address(setting)))
+        url = url_of(arguments, setting)
         fetch = fetcher(url, headers_file=arguments.headers_file, ca_file=arguments.ca_file)
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
@@ -207,7 +217,20 @@ def _local(listen_address: str) -> str:
 
 
 def fetcher(url: str, *, headers_file: str | None = None, ca_file: str | None = None) -> Callable[[], Status]:
-    """A function that reads the status and raises :class:`NoAnswerError`.
+    """A function that reads the status; see :func:`reader`."""
+    read = reader(url, "/api/v1/status", "headline", headers_file=headers_file, ca_file=ca_file)
+    return lambda: cast("Status", read())
+
+
+def reader(
+    url: str,
+    path: str,
+    key: str,
+    *,
+    headers_file: str | None = None,
+    ca_file: str | None = None,
+) -> Callable[[], object]:
+    """A function that reads a document of the daemon, which has ``key``, and raises :class:`NoAnswerError`.
 
     Raises ValueError for an address and SourceError for a file that cannot be used.
     """
@@ -222,12 +245,14 @@ def fetcher(url: str, *, headers_file: str | None = None, ca_file: str | None = 
     client = Client(
         url, timeout_seconds=_TIMEOUT_SECONDS, max_bytes=_LONGEST_ANSWER_BYTES, headers_file=headers_file, tls=tls
     )
-    target = client.prefix + "/api/v1/status"
+    target = client.prefix + path
     address = client.where(target)
 
-    def fetch() -> Status:
+    def fetch() -> object:
         try:
             answer = client.request(target)
+            if answer.status == 400:  # what was asked for, in a sentence
+                raise NoAnswerError(answer.body.decode("utf-8", "replace").strip())
             if answer.status != 200:
                 raise status_error(address, answer)
             found = json_of(answer.body, address)
@@ -235,9 +260,9 @@ def fetcher(url: str, *, headers_file: str | None = None, ca_file: str | None = 
             raise NoAnswerError(f"{error.detail}. {_HINTS.get(error.reason, error.hint)}".strip()) from error
         finally:
             client.close()
-        if not isinstance(found, dict) or "headline" not in found:
-            raise NoAnswerError(f"{address} is not a status. {_HINTS[Reason.MALFORMED]}")
-        return cast("Status", found)
+        if not isinstance(found, dict) or key not in found:
+            raise NoAnswerError(f"{address} is not what was expected. {_HINTS[Reason.MALFORMED]}")
+        return found
 
     return fetch
 

@@ -179,12 +179,14 @@ class Pricing:
     def __init__(self, config: Config, feeds: Feeds) -> None:
         self.feeds = feeds
         self.policy = policy(config, feeds.facts)
+        self._timezone = config.tariff.timezone or "UTC"
         self._uncharged: tuple[str, ...] = ()
 
     def update(self, config: Config) -> None:
         """Book by what the feeds have reported from now on. Logs once what of the contract is not charged."""
         facts = self.feeds.facts
         self.policy = policy(config, facts)
+        self._timezone = config.tariff.timezone or "UTC"
         for text in facts.contract.excluded:
             if text not in self._uncharged:
                 _log.warning("contract_incomplete", detail=text)
@@ -206,13 +208,13 @@ class Pricing:
             one and replace(one, price_per_kwh=one.price_after(used.get(one.month_start_seconds or 0.0, 0.0)), steps=())
             for one in (curve.at(wall_seconds), curve.next_change(wall_seconds))
         )
-        return Prices(self.policy.currency, now, following)
+        return Prices(self.policy.currency, now, following, curve, self._timezone)
 
     def carbon(self, wall_seconds: float) -> Carbon | None:
         """The carbon intensity at a moment. None where it is not known."""
         facts = self.feeds.facts
         found = None if facts.intensities is None else facts.intensities.at(wall_seconds)
-        return None if found is None else Carbon(facts.carbon_basis, found.grams_per_kwh)
+        return None if found is None else Carbon(facts.carbon_basis, found.grams_per_kwh, facts.intensities)
 
     def notes(self) -> list[str]:
         """What the operator should know, in sentences."""

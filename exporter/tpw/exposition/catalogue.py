@@ -544,6 +544,13 @@ CATALOGUE: tuple[Metric, ...] = (
         _NO_NEXT_PRICE,
     ),
     Metric(
+        "tpw_electricity_price_rank_ratio",
+        (),
+        "Rank of the electricity price now among those of the next 24 hours: the share of that time with a lower price, 0 "
+        "while none is lower. Counted is time with a published or forecast price. From the tariff.",
+        "No tariff is configured, the price now is unknown or a fallback, or less than 8 of the next 24 hours are priced.",
+    ),
+    Metric(
         "tpw_reference_price_per_token",
         ("reference", "kind", "currency"),
         "Price of one token elsewhere, in the currency of the label (setting references).",

@@ -448,6 +448,9 @@ def _money(sheet: Sheet, snapshot: Snapshot) -> None:
         if prices.next is not None:
             sheet.add("tpw_electricity_price_next_change_timestamp_seconds", (), prices.next.start_seconds)
             sheet.add("tpw_electricity_price_next_per_kwh", (currency,), prices.next.price_per_kwh)
+        rank = snapshot.price_rank_ratio
+        if rank is not None:
+            sheet.add("tpw_electricity_price_rank_ratio", (), rank)
     currency = snapshot.books.currency or currency
     for reference in snapshot.references if currency else ():
         for kind, price in reference.price_per_token.items():

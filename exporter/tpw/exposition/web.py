@@ -100,6 +100,7 @@ class Web:
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/": self._landing,
             "/api/v1/status": self._status,
+            "/api/v1/prices": self._prices,
             "/docs/metrics": self._reference,
             "/runbooks/": self._runbook,
             # After the landing page, which it replaces if both have the same path. Before the probes: they need no
@@ -188,6 +189,16 @@ class Web:
 
             return Response(landing.main(current, self._host).encode("utf-8", "replace"), 200, _HTML, (_NO_STORE,))
         return Response(json.dumps(current, allow_nan=False).encode(), 200, _JSON, (_NO_STORE,))
+
+    def _prices(self, request: Request) -> Response:
+        from tpw.exposition.ahead import ahead
+
+        asked = [(request.query.get(name) or [""])[-1] for name in ("hours", "before")]
+        try:
+            answer = ahead(self._get_snapshot(), *asked)
+        except (ValueError, OverflowError, OSError) as error:
+            return Response(f"{error}\n".encode("utf-8", "replace"), 400, headers=(_NO_STORE,))
+        return Response(json.dumps(answer, allow_nan=False).encode(), 200, _JSON, (_NO_STORE,))
 
     def _healthy(self, request: Request) -> Response:
         if self._stuck():

@@ -261,7 +261,8 @@ def test_an_unknown_path_is_answered_with_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/docs/metrics", "/runbooks/"]
+    "path",
+    ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/status", "/api/v1/prices", "/docs/metrics", "/runbooks/"],
 )
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
 def test_other_methods_are_answered_with_the_allowed_ones(path: str, method: str):
