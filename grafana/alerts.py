@@ -101,6 +101,8 @@ _RUNBOOK = (
 _AMOUNT = '{{ . | value | printf "%.2f" }} {{ . | label "currency" }}'
 _LABEL = re.compile(r"\$(\w+)")
 _OF_MODEL = "$here, server=$server, model=$model"
+_KNOWN = "max(cluster:tpw_known:ratio_rate1d{$here})"
+"""What an amount of a day is divided by, which is less than a day old at first."""
 _WHERE = "{{ $labels.instance }}"
 _GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
 _MODEL = "{{ $labels.model }} on {{ $labels.server }}"
@@ -513,13 +515,14 @@ class Alerts:
                 {"instance": "instance", "gpu": "gpu"},
                 ("parked_share", knob),
             )
-        gross = f"sum by ({self._keys('currency')}) (cluster:tpw_gpu_state_net_cost:rate1d)"
+        by = self._keys("currency")
+        net = "cluster:tpw_gpu_state_net_cost:rate1d"
         yield Alert(
             "TpwWasteHigh",
             Severity.WARNING,
             promql(f"""
-                cluster:tpw_waste_cost_per_hour:rate1d / (3600 * {gross} > 0) > {number(v.waste_share)}
-                and on ({self._keys("currency")})
+                sum by ({by}) ({net}{{state=~"parked|idle"}}) / (sum by ({by}) ({net}) > 0) > {number(v.waste_share)}
+                and on ({by})
                   24 * cluster:tpw_waste_cost_per_hour:rate1d > {number(v.waste_floor_per_day)}
             """),
             v.waste_for,
@@ -640,6 +643,7 @@ class Alerts:
                 self._asked(
                     f'86400 * (sum by (currency) (model:tpw_server_cost:rate1d{{{_OF_MODEL}, scope="full"}})'
                     f" - sum by (currency) (model:tpw_server_reference_cost:rate1d{{{_OF_MODEL}, reference=$reference}}))"
+                    f" / on () group_left () {_KNOWN}"
                 ),
                 "The difference is MONEY a day.",
             ),
@@ -654,22 +658,21 @@ class Alerts:
             "TpwBudgetBurn",
             Severity.WARNING,
             promql(f"""
-                {month} * sum by (currency) (cluster:tpw_cost:rate6h{{scope="booked"}})
+                {month} * sum by (currency) (cluster:tpw_cost:rate30m{{scope="booked"}})
                 / ({budget} > 0) > {number(v.budget_burn_ratio)}
                 and on (currency)
-                {month} * sum by (currency) (cluster:tpw_cost:rate30m{{scope="booked"}})
+                {month} * sum by (currency) (cluster:tpw_cost:rate6h{{scope="booked"}})
                 / ({budget} > 0) > {number(v.budget_burn_ratio)}
                 unless on () {self._late("30m")}
             """),
             None,
             "Spending is far above the pace of the monthly budget.",
-            "At the pace of the last 6 hours and of the last 30 minutes the month costs {{ $value | "
-            "humanizePercentage }} of its budget: "
+            "At the pace of the last 30 minutes the month costs {{ $value | humanizePercentage }} of its budget: "
             + _money(
-                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate6h{scope="booked", currency=$currency})'),
+                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate30m{scope="booked", currency=$currency})'),
                 "MONEY",
             )
-            + " a day.",
+            + " a day. The last 6 hours were above the limit as well.",
             "tpw-money",
             "Two windows, as in burn-rate alerts. Twice the even pace: fixed hardware cost does not reach higher factors.",
             {},
@@ -691,7 +694,10 @@ class Alerts:
             "At the pace of the last 7 days {{ with $labels.budget }}the budget {{ . }} for a {{ $labels.period }}"
             "{{ else }}the budget of the month{{ end }} comes to {{ $value | humanizePercentage }} of its amount."
             + _money(
-                self._asked('86400 * sum by (currency) (cluster:tpw_cost:rate1d{scope="booked", currency=$currency})'),
+                self._asked(
+                    '86400 * sum by (currency) (cluster:tpw_cost:rate1d{scope="booked", currency=$currency})'
+                    " / on () group_left () max(cluster:tpw_known:ratio_rate1d)"
+                ),
                 " All GPUs cost MONEY a day.",
             ),
             "tpw-money",
@@ -747,7 +753,10 @@ class Alerts:
             )
             + " over the last 24 hours, {{ $value | humanizePercentage }} of the budget. "
             + _money(
-                self._asked(f'86400 * model:tpw_server_cost:rate1d{{{_OF_MODEL}, scope="full", currency=$currency}}'),
+                self._asked(
+                    f'86400 * model:tpw_server_cost:rate1d{{{_OF_MODEL}, scope="full", currency=$currency}}'
+                    f" / on () group_left () {_KNOWN}"
+                ),
                 "In total: MONEY a day.",
             ),
             "tpw-money",

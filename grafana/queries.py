@@ -67,6 +67,11 @@ def _net(metric: str, window: str, by: str, component: str, state: str, offset: 
     )
 
 
+def mean_of_known(expr: str, window: str) -> str:
+    """An amount from a recorded rate, of the part of its window that has data instead of the whole."""
+    return f"{expr} / on (cluster) group_left () max by (cluster) (cluster:tpw_known:ratio_rate{window})"
+
+
 def state_code(by: str = GPU) -> str:
     """A GPU's state as a number: 4 other, 3 starting, 2 active, 1 parked, 0 idle, -1 lost. Absent where most of the last
     five minutes is unknown, as after a start of the exporter.
@@ -118,7 +123,7 @@ def unpriced_in(window: str) -> str:
 
 
 def sensor_error(by: str = GPU) -> str:
-    """Mean of the power sensor over mean power by the energy counter, less one, over an hour without a gap.
+    """Mean of the power sensor over mean power by the energy counter, less one, over an hour that has data without a gap.
 
     Hours in which the GPU was lost are left out: they have few sensor samples and late joules.
     """
@@ -127,4 +132,5 @@ def sensor_error(by: str = GPU) -> str:
         f" / (sum by ({by}) (rate(tpw_gpu_energy_joules_total[1h])) > 0) - 1)"
         f" unless on ({by}) increase(tpw_gpu_unmetered_seconds_total[1h]) > 0"
         f" unless on ({by}) min_over_time(tpw_gpu_up[1h]) == 0"
+        " and on (cluster, job, instance) node:tpw_known:ratio_rate1h > 0.99"
     )

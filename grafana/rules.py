@@ -45,6 +45,9 @@ LOADS = (("under 1", None, "1"), ("1 to 4", "1", "5"), ("5 to 16", "5", "17"), (
 """Load buckets by mean requests running: (name, minimum, limit). Above the last limit is ``OVERLOAD``."""
 OVERLOAD = ("over 64", "65", None)
 
+KNOWN_AT_LEAST = 0.25
+"""Share of a window from which on the mean of what is known stands for the whole."""
+
 LEVELS: Mapping[str, tuple[str, ...]] = {
     "gpu": ("instance", "gpu", "uuid"),
     "node": ("instance",),
@@ -133,6 +136,10 @@ class Rules:
 
     def window(self, window: str) -> Iterable[Recording]:
         """All rules over one window, inputs first."""
+        if window != "5m":
+            yield from (
+                self.known(level, window) for level in ("node", "cluster") if level == "cluster" or window == "1h"
+            )
         yield from self.gpus(window)
         yield from self.servers(window)
         yield from self.deployments(window)
@@ -141,6 +148,25 @@ class Rules:
         yield from self.clusters(window)
         if window == "5m":
             yield from self.load()
+
+    def known(self, level: str, window: str) -> Recording:
+        """Share of a window that has data, where that is enough for a mean. A rate spreads what it finds over the whole
+        window: in the first hours, and after exporters were down, it is too low by this share. ``rate`` adds half an
+        interval at both ends, and so does this."""
+        by, page = self.keys(*LEVELS[level]), f"tpw_snapshot_timestamp_seconds[{window}]"
+        seconds = int(window[:-1]) * {"m": 60, "h": 3600, "d": 86400}[window[-1]]
+        return Recording(
+            f"{level}:tpw_known:ratio_rate{window}",
+            promql(f"""
+                clamp_max(
+                  (max by ({by}) (max_over_time({page})) - min by ({by}) (min_over_time({page})))
+                  * min by ({by}) (count_over_time({page}) / (count_over_time({page}) - 1 > 0))
+                  / {seconds},
+                  1
+                ) > {number(KNOWN_AT_LEAST)}
+            """),
+            LEVELS[level],
+        )
 
     # ------------------------------------------------------------------------------------------------------ GPU side
 
@@ -187,7 +213,8 @@ class Rules:
                 3600 * sum by ({self.keys(*labels, "currency")}) (
                   {level}:tpw_gpu_state_net_cost:rate{window}{{state=~"parked|idle"}}
                 )
-            """),
+            """)
+            + self._of_known(level, window),
             (*labels, "currency"),
         )
         if level != "gpu":
@@ -238,6 +265,12 @@ class Rules:
             return Recording(record, f"sum by ({by}) (rate({charged}[{window}]) or -rate({credit}[{window}]))", labels)
         credit = self._summed(level, window, "tpw_gpu_state_credit", parts)
         return Recording(record, f"sum by ({by}) ({level}:tpw_gpu_state_cost:rate{window} or -{credit})", labels)
+
+    def _of_known(self, level: str, window: str) -> str:
+        """Makes a rate the mean of the part of its window that has data, where a person reads it as an amount per hour."""
+        if window == "5m":
+            return ""
+        return f"\n/ on ({self.keys(*LEVELS[level])}) group_left ()\n({level}:tpw_known:ratio_rate{window} > 0)"
 
     def waste(self) -> Iterable[Recording]:
         """Shares of time over the windows of the waste alerts."""
@@ -665,6 +698,7 @@ class Rules:
         """Spend over the windows of the budget alert, and by hour of the day."""
         by = self.keys("currency")
         for window in SPEND_WINDOWS:
+            yield self.known("cluster", window)
             record, counter = f"cluster:tpw_cost:rate{window}", "tpw_gpu_state_cost_total"
             energy = f'rate({counter}{{component="energy"}}[{window}]) or -rate(tpw_gpu_state_credit_total[{window}])'
             yield Recording(record, f"sum by ({by}) ({energy})", ("currency",), {"scope": "energy"})
@@ -674,10 +708,11 @@ class Rules:
             yield Recording(record, f"sum by ({by}) ({energy} or {rest})", ("currency",), {"scope": "booked"})
         yield Recording(
             "cluster:tpw_cost_by_hour:rate5m",
-            promql("""
+            promql(f"""
                 cluster:tpw_cost:rate5m
                 * on () group_left (hour)
                 label_replace(count_values("hour", hour()), "hour", "0$1", "hour", "(.)")
+                and on ({self.keys()}) group by ({self.keys()}) (tpw_build_info offset 5m)
             """),
             ("hour", "scope", "currency"),
         )

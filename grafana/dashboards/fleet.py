@@ -108,8 +108,8 @@ def _answers(page: Dashboard) -> None:
                 "from 20 %, red from 40 %.",
                 Query(f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "last hour"),
                 Query(
-                    f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
-                    f" / (3600 * sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
+                    f'sum(node:tpw_gpu_state_net_cost:rate1h{{state=~"parked|idle", {MONEY}}})'
+                    f" / (sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
                     "of all cost",
                 ),
                 unit="none",

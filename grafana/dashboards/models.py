@@ -311,8 +311,12 @@ def _cost(page: Dashboard) -> None:
                 "$currency per hour saved against $reference",
                 "Cost of the same work at the reference, less its cost here. Below zero, the reference is cheaper.",
                 Query(
-                    f'3600 * (sum by (server) (model:tpw_server_reference_cost:rate1h{{reference="$reference", {MONEY}}})'
-                    f' - sum by (server) (model:tpw_server_cost:rate1h{{scope="full", {MONEY}}}))',
+                    queries.mean_of_known(
+                        "3600 * (sum by (server) (model:tpw_server_reference_cost:rate1h"
+                        f'{{reference="$reference", {MONEY}}})'
+                        f' - sum by (server) (model:tpw_server_cost:rate1h{{scope="full", {MONEY}}}))',
+                        "1h",
+                    ),
                     "{{server}}",
                 ),
                 unit="none",

@@ -362,13 +362,18 @@ def _who(page: Dashboard) -> None:
                 "token. makes: actual output tokens. Below *needs*, the reference is cheaper. No *needs*: the reference "
                 "has a price per time, or its price per token is not above that energy cost.",
                 Query(
-                    'sum by (server) (server:tpw_server_tokens:rate1d{kind="output"}) * 86400',
+                    queries.mean_of_known(
+                        '86400 * sum by (server) (server:tpw_server_tokens:rate1d{kind="output"})', "1d"
+                    ),
                     "{{server}} makes",
                     instant=True,
                 ),
                 Query(
-                    'sum by (server) (server:tpw_break_even_tokens:rate1d{kind="output",'
-                    f' reference="$reference", {MONEY}}}) * 86400',
+                    queries.mean_of_known(
+                        '86400 * sum by (server) (server:tpw_break_even_tokens:rate1d{kind="output",'
+                        f' reference="$reference", {MONEY}}})',
+                        "1d",
+                    ),
                     "{{server}} needs",
                     instant=True,
                 ),

@@ -77,8 +77,8 @@ def _now(page: Dashboard) -> None:
         "Orange from 20 %, red from 40 %.",
         Query(f"sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "now"),
         Query(
-            f"sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})"
-            f" / (3600 * sum(cluster:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
+            f'sum(cluster:tpw_gpu_state_net_cost:rate1h{{state=~"parked|idle", {MONEY}}})'
+            f" / (sum(cluster:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
             "of all cost",
         ),
         unit="none",

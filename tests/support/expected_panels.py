@@ -153,7 +153,7 @@ def _overview() -> dict[str, list[Expected]]:
         ],
         "$currency / hour": [lambda h: times(h.all_cost(300), 12), lambda h: _period(h, "day", h.choice.scope)],
         "$currency wasted / hour": [
-            lambda h: h.all_cost(3600, (), "full", state=WASTE),
+            lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.known(3600), ()),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
         ],
         "Tokens / second": [_made("output"), _made("input")],
@@ -315,7 +315,7 @@ def _models() -> dict[str, list[Expected]]:
             lambda h: times(h.per_million(h.gained("tpw_server_credit_total", 3600), h.tokens(3600)), -1),
         ],
         "$currency per hour saved against $reference": [
-            lambda h: less(h.elsewhere(3600, ("server",)), h.cost(3600, ("server",), "full"))
+            lambda h: over(less(h.elsewhere(3600, ("server",)), h.cost(3600, ("server",), "full")), h.known(3600), ())
         ],
         "Power of the GPUs, share of their limits": [_of_limits],
         "Servers": [
@@ -346,7 +346,10 @@ def _sensor_error(h: Hand) -> Rows:
     return {
         who: sensor / counters[who] - 1
         for who, sensor in sensors.items()
-        if counters[who] > 0 and not holes[who] > 0 and dict(who)["uuid"] not in lost
+        if counters[who] > 0
+        and h.known(3600, ("instance",))[("instance", dict(who)["instance"]),] > 0.99
+        and not holes[who] > 0
+        and dict(who)["uuid"] not in lost
     }
 
 
@@ -517,8 +520,8 @@ def _money() -> dict[str, list[Expected]]:
         ],
         "Idle GPUs by node, $currency": [lambda h: h.all_cost(h.range, ("instance",), state="idle")],
         "Break-even, output tokens per day": [
-            lambda h: h.tokens(86400, server, "output"),
-            lambda h: _needed(h, server),
+            lambda h: over(h.tokens(86400, server, "output"), h.known(86400), ()),
+            lambda h: over(_needed(h, server), h.known(86400), ()),
         ],
         "Allocated over active": [lambda h: over(h.cost(86400, server), h.cost(86400, server, state="active"), server)],
         "Charge and credit of electricity, $currency per day": [
@@ -578,7 +581,7 @@ def _fleet() -> dict[str, list[Expected]]:
         ],
         "GPUs": [*(_seconds(state) for state in STATES), _lost],
         "$currency wasted / hour": [
-            lambda h: h.all_cost(3600, (), "full", state=WASTE),
+            lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.known(3600), ()),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
         ],
         "Exporters": [lambda h: single(2.0), lambda h: single(2.0)],
@@ -590,7 +593,7 @@ def _fleet() -> dict[str, list[Expected]]:
             _node_share("idle"),
             lambda h: over(_node_tokens(h, 300), h.all_joules(300, node)),
             lambda h: h.per_million(h.all_cost(3600, node), _node_tokens(h, 3600)),
-            lambda h: h.all_cost(3600, node, "full", state=WASTE),
+            lambda h: over(h.all_cost(3600, node, "full", state=WASTE), h.known(3600, node), node),
             lambda h: plus(*(row(h.at - h.polled, instance=node.instance) for node in day.NODES)),
             lambda h: plus(*(row(1.0, instance=node.instance, version=__version__) for node in day.NODES)),
         ],

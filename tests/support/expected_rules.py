@@ -63,6 +63,10 @@ def _gpus(level: str, window: str, seconds: int) -> dict[str, Expected]:
         spent = h.gained("tpw_gpu_state_seconds_total", seconds, (*labels, "state"))
         return over(spent, by(spent, labels), labels)
 
+    def waste(h: Hand) -> Rows:
+        rows = times(h.all_cost(seconds, (*labels, "currency"), "full", state=WASTE), 3600 / seconds)
+        return rows if seconds == 300 else over(rows, h.known(seconds, labels), labels)
+
     found: dict[str, Expected] = {
         f"{level}:tpw_gpu_state_energy_joules:rate{window}": energy,
         f"{level}:tpw_gpu_state_seconds:rate{window}": lambda h: h.rate(
@@ -71,10 +75,10 @@ def _gpus(level: str, window: str, seconds: int) -> dict[str, Expected]:
         f"{level}:tpw_gpu_state_net_cost:rate{window}": lambda h: rate(
             h.all_cost(seconds, (*labels, "state", "currency"), "full")
         ),
-        f"{level}:tpw_waste_cost_per_hour:rate{window}": lambda h: times(
-            h.all_cost(seconds, (*labels, "currency"), "full", state=WASTE), 3600 / seconds
-        ),
+        f"{level}:tpw_waste_cost_per_hour:rate{window}": waste,
     }
+    if seconds > 300:
+        found[f"{level}:tpw_known:ratio_rate{window}"] = lambda h: h.known(seconds, labels)
     if level != "gpu":
         found[f"{level}:tpw_gpu_state_emissions_grams:rate{window}"] = lambda h: h.rate(
             "tpw_gpu_state_emissions_grams_total", seconds, (*labels, "state", "basis")
@@ -291,6 +295,8 @@ def _single() -> dict[str, Expected]:
             f"gpu:tpw_gpu_state_seconds:rate{window}": _state_seconds(seconds)
             for window, seconds in (("30m", 1800), ("2h", 7200))
         },
+        "cluster:tpw_known:ratio_rate30m": lambda h: h.known(1800, job),
+        "cluster:tpw_known:ratio_rate6h": lambda h: h.known(21600, job),
         "cluster:tpw_cost:rate30m": lambda h: _spend(h, job, 1800, ("energy", "booked")),
         "cluster:tpw_cost:rate6h": lambda h: _spend(h, job, 21600, ("energy", "booked")),
         "cluster:tpw_cost_by_hour:rate5m": lambda h: tagged(

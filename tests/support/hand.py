@@ -211,6 +211,19 @@ class Hand:
         """Money per million tokens."""
         return times(over(cost, tokens, on), 1e6)
 
+    def known(self, seconds: int, names: Iterable[str] = ()) -> Rows:
+        """Share of a window that has data: from the first page to the last, and half an interval before and after. Nothing
+        where it is less than a quarter."""
+        pages = {
+            who: series.within(self.at, seconds)[1]
+            for who, series in self.samples.select("tpw_snapshot_timestamp_seconds", {})
+        }
+        first = by({who: values[0] for who, values in pages.items()}, names, min)
+        last = by({who: values[-1] for who, values in pages.items()}, names, max)
+        count = by({who: float(len(values)) for who, values in pages.items()}, names, max)
+        share = {who: (last[who] - first[who]) * n / (n - 1) / seconds for who, n in count.items()}
+        return {who: min(value, 1.0) for who, value in share.items() if value > 0.25}
+
     def running(self, names: Iterable[str] = ("server", "model")) -> Rows:
         """Mean requests running over five minutes."""
         return self.averaged("tpw_server_requests_running", 300, names)

@@ -28,7 +28,7 @@ def closure(groups: list[dict[str, Any]], wanted: set[str]) -> list[dict[str, An
     names = set(wanted)
     grown = True
     while grown:
-        texts = [str(rule) for rule in rules if rule.get("alert", rule.get("record")) in names]
+        texts = [str(rule).replace("\\n", " ") for rule in rules if rule.get("alert", rule.get("record")) in names]
         more = {name for text in texts for name in _NAME.findall(text)}
         grown = not more <= names
         names |= more

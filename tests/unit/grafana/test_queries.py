@@ -7,31 +7,26 @@ and the results of all dashboard queries are compared with calculations over the
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from grafana.dashboard import CHOICES, FILTERS
 from grafana.metrics import Vocabulary
-from grafana.render import dashboards
 from grafana.rules import recorded as records_of
 from grafana.rules import recording_groups, vocabulary
 from grafana.values import Values
 
 from support import expected_panels, expected_rules, fleetday, fleetrun, recorded
+from support.asked import DASHBOARDS, QUERIES, RANGE, differences, filled, rows_of, words_of
 from support.hand import Choice, Hand, Rows
 from support.recorded import Prometheus
 from support.ruletests import written_groups
-from support.samples import LOOKBACK, Labels, Samples
+from support.samples import LOOKBACK, Samples
 from tpw.model import State
 
-RANGE = 3 * 3600
 WORDS: Vocabulary = vocabulary(Values())
-DASHBOARDS: dict[str, dict[str, Any]] = {uid: json.loads(text) for uid, text in dashboards(Values()).items()}
 RULES = expected_rules.expected()
 PANELS = expected_panels.expected()
 
@@ -65,53 +60,6 @@ EMPTY = {
 """Queries that find nothing in this day, and why."""
 
 
-def _queries() -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
-    for uid, dashboard in DASHBOARDS.items():
-        for panel in dashboard["panels"]:
-            for inner in panel["panels"] if panel["type"] == "row" else (panel,):
-                for target in inner.get("targets", ()):
-                    yield (uid, inner["title"], target["refId"]), target
-
-
-QUERIES = dict(_queries())
-assert len(QUERIES) == sum(1 for _ in _queries()), "two panels of a dashboard have the same title"
-
-
-def filled(expr: str, choice: Choice = CHOSEN[0], values: Mapping[str, str] | None = None) -> str:
-    """The expression with every variable filled in, as Grafana would do it."""
-    chosen: dict[str, str] = {name: everything for name, (_, _, everything) in FILTERS.items()}
-    texts: dict[str, str] = {}
-    for name, (_, options) in CHOICES.items():
-        texts[name] = getattr(choice, name)
-        chosen[name] = dict(options)[texts[name]]
-    chosen |= {"reference": "api-70b", "currency": "EUR", "__range": f"{RANGE}s", "__range_s": str(RANGE)}
-    chosen |= {"__interval": "1h", "__rate_interval": f"{expected_panels.RATE_INTERVAL}s", **(values or {})}
-    expr = re.sub(r"\$\{(\w+):text\}", lambda match: texts[match.group(1)], expr)
-    return re.sub(r"\$\{?([a-z_]\w*)\}?", lambda match: chosen[match.group(1)], expr)
-
-
-def rows_of(answer: list[tuple[dict[str, str], float]]) -> Rows:
-    """A result as rows, without the name of the metric."""
-    return {
-        tuple(sorted((name, value) for name, value in labels.items() if name != "__name__")): number
-        for labels, number in answer
-    }
-
-
-def differences(got: Rows, wanted: Rows) -> list[str]:
-    """What differs, in words."""
-    words = [f"{_words(who)} is not there" for who in wanted.keys() - got.keys()]
-    words += [f"{_words(who)} is there, {got[who]}" for who in got.keys() - wanted.keys()]
-    for who in got.keys() & wanted.keys():
-        if got[who] != pytest.approx(wanted[who], rel=1e-6, abs=1e-9):
-            words.append(f"{_words(who)} is {got[who]}, by hand {wanted[who]}")
-    return sorted(words)
-
-
-def _words(who: Labels) -> str:
-    return "{" + ", ".join(f"{name}={value}" for name, value in who) + "}"
-
-
 # ---------------------------------------------------------------------------------------------------------- the two days
 
 
@@ -131,11 +79,11 @@ def test_every_page_of_the_day_matches_the_hand_books(pages: Samples, books: Sam
     wrong: list[str] = []
     for metric in sorted(pages.metrics.keys() & _read() | books.metrics.keys()):
         found, wanted = pages.metrics.get(metric, {}), books.metrics.get(metric, {})
-        wrong += [f"{metric}{_words(who)} is in one of them only" for who in found.keys() ^ wanted.keys()]
+        wrong += [f"{metric}{words_of(who)} is in one of them only" for who in found.keys() ^ wanted.keys()]
         for who in found.keys() & wanted.keys():
             mine, theirs = found[who], wanted[who]
             if mine.times != theirs.times or mine.gone != theirs.gone:
-                wrong.append(f"{metric}{_words(who)} is there at other times")
+                wrong.append(f"{metric}{words_of(who)} is there at other times")
                 continue
             apart = [
                 at
@@ -145,7 +93,7 @@ def test_every_page_of_the_day_matches_the_hand_books(pages: Samples, books: Sam
             if apart:
                 at = apart[0]
                 hour = (at - fleetday.START) / 3600
-                wrong.append(f"{metric}{_words(who)} is {mine.at(at)} at {hour:.3f} h, by hand {theirs.at(at)}")
+                wrong.append(f"{metric}{words_of(who)} is {mine.at(at)} at {hour:.3f} h, by hand {theirs.at(at)}")
     assert wrong == []
 
 
@@ -332,7 +280,7 @@ def test_clusters_with_equal_names_are_never_put_together(clusters: Prometheus, 
         local = {who: value for who, value in every.items() if {"instance", "server", "gpu"} & dict(who).keys()}
         mixed = [who for who in local if "cluster" not in dict(who)]
         of_eu = differences(_without_cluster({who: v for who, v in local.items() if ("cluster", "eu") in who}), wanted)
-        words = differences(_without_cluster(chosen), wanted) + [f"{_words(who)} is of both" for who in mixed]
+        words = differences(_without_cluster(chosen), wanted) + [f"{words_of(who)} is of both" for who in mixed]
         words += of_eu if local and not mixed and not re.search(r"topk|on \(\)", target["expr"]) else []
         if words:
             wrong[key] = words
