@@ -22,10 +22,10 @@ DAY, WEEK = 96, 672
 PUE = 1.25
 IDLE_WATTS, PARKED_WATTS = 60.0, 120.0
 NOISE = 0.02
-OFF, STARTING = "off", "starting"
+OFF, STARTING, UNKNOWN = "off", "starting", "unknown"
 
 Load = Callable[[int], "float | str"]
-"""Quarter-hour -> part of the server's capacity, or that it is off or starting."""
+"""Quarter-hour -> part of the server's capacity, or that it is off, starting, or in no row."""
 
 
 def hour_of(index: int) -> float:
@@ -63,6 +63,8 @@ class Server:
     """Whether it works as fast as it can whenever it works."""
     reference: float = 0.0
     """Price of a token at the reference."""
+    late_above: float = 2.0
+    """Load above which a fifth of its requests miss a target of latency."""
     workload: bool = False
     """It is no server, but a job."""
 
@@ -189,6 +191,8 @@ class World:
             seconds, watts = self.starts[server.name]
             yield State.IDLE, ROW_SECONDS - seconds, IDLE_WATTS
             yield State.STARTING, seconds, watts
+        elif load == UNKNOWN:
+            return
         elif isinstance(load, str) or (server.workload and load == 0.0):
             yield State.IDLE, ROW_SECONDS, IDLE_WATTS
         elif load == 0.0:
@@ -212,4 +216,5 @@ def _served(server: Server, done: float) -> Served:
     kinds = {TokenKind.OUTPUT: tokens, TokenKind.INPUT: 2.0 * tokens}
     reference = {"api": 3.0 * tokens * server.reference} if server.reference else {}
     running = 32.0 * (done if not server.saturated else 1.0)
-    return Served(kinds, tokens / 200.0, {}, reference, running_seconds=running * ROW_SECONDS)
+    late = {"ttft": tokens / 1000.0} if done > server.late_above else {}
+    return Served(kinds, tokens / 200.0, {}, reference, running_seconds=running * ROW_SECONDS, missed=late)

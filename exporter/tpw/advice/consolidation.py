@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import fsum
 
-from tpw.advice.curves import Curve, curve, points, queue, sum_of
+from tpw.advice.curves import Curve, curve, points, strain, sum_of
 from tpw.advice.fleet import Fleet, Slot
 from tpw.advice.lines import LEAST_RATIO, Advice, Kind, Missing
 from tpw.advice.waste import how_to_stop, without_requests
@@ -38,8 +38,15 @@ class _Member:
 def consolidation(fleet: Fleet) -> Iterator[Advice | Missing]:
     """For each model with several servers that work."""
     models: dict[str, list[str]] = {}
-    for server, work in sorted(fleet.work.items()):
-        if work.model and any(work.computed) and fleet.gpus_of(server) and without_requests(fleet, server) is None:
+    for server in fleet.servers():
+        work = fleet.work.get(server)
+        held = fleet.total("seconds", lambda slot, server=server: slot.server == server)  # type: ignore[misc]
+        if (
+            work is not None
+            and any(work.computed)
+            and without_requests(fleet, server) is None
+            and fleet.covers(held, 0, len(fleet.gpus_of(server)))
+        ):
             models.setdefault(work.model, []).append(server)
     prices = fleet.prices()
     for model, servers in models.items():
@@ -64,7 +71,7 @@ def consolidation(fleet: Fleet) -> Iterator[Advice | Missing]:
 
 
 def _member(fleet: Fleet, name: str) -> _Member | None:
-    found = curve(points(fleet, name), queue(fleet, name))
+    found = curve(points(fleet, name), strain(fleet, name))
     if found is None:
         return None
     gpus = fleet.gpus_of(name)
@@ -168,8 +175,8 @@ def _advice(
         paid.value,
         f"Serve {model} with {_list(kept_names)} alone and stop {_list([names[one.name] for one in dropped])}.",
         f"Their loads together reach {max(load):,.0f} weighted tokens per second in a quarter-hour, and"
-        f" {_list(kept_names)} carried {capacity:,.0f} without a queue. What is drawn at each load is as measured.{text}"
-        " Peaks shorter than a quarter-hour are not in the books.",
+        f" {_list(kept_names)} carried {capacity:,.0f} within their service level. What is drawn at each load is as"
+        f" measured.{text} Peaks shorter than a quarter-hour are not in the books.",
         "Send its requests to the others, then: "
         + " ".join(how_to_stop(names[one.name], fleet.owners.get(one.name)) for one in dropped),
         details={"peak_load": max(load), "measured_capacity": capacity},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from tpw.advice.fleet import WEEK, Estimate, Fleet
+from tpw.advice.fleet import DAY, WEEK, Estimate, Fleet
 from tpw.advice.lines import LEAST_RATIO, Advice, Kind, Missing
 from tpw.billing.bill import Bill
 from tpw.billing.curve import Load
@@ -26,7 +26,9 @@ def contracts(fleet: Fleet, present: str, others: Mapping[str, str], bill_of: Pr
     """
     joules = fleet.total("facility_joules", lambda _: True)
     loads = tuple(Load(fleet.at(index), fleet.at(index + 1), used) for index, used in enumerate(joules))
-    weeks = [(start, start + WEEK) for start in range(0, fleet.quarters, WEEK)]
+    covered = fleet.covered_days()
+    whole = [(start, start + WEEK) for start in range(0, fleet.quarters, WEEK)]
+    weeks = [(start, end) for start, end in whole if all(covered[start // DAY : end // DAY])] or whole
     bills: dict[str, list[Bill]] = {}
     for name in (present, *others):
         found = [bill_of(name, loads[start:end], fleet.at(start), fleet.at(end)) for start, end in weeks]

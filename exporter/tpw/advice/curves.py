@@ -14,8 +14,9 @@ _STEPS = 24
 """Of load in a curve: a few quarter-hours of each in a week."""
 _SUSTAINED = 3
 """A load that was carried in so many quarter-hours can be carried."""
-_QUEUE_RATIO = 0.05
-"""More waiting than this part of the running requests: the server is over its service level."""
+_STRAINED_RATIO = 0.05
+"""More waiting than this part of the running requests, or more requests outside a target of latency (`slo`) than this part:
+the server is over its service level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Curve:
     loads: tuple[float, ...]
     watts: tuple[float, ...]
     capacity: float
-    """The highest load that was carried in several quarter-hours without a queue."""
+    """The highest load that was carried in several quarter-hours within the service level."""
 
     def at(self, load: float) -> float:
         """Watts at a load; beyond what was measured those of the nearest."""
@@ -64,15 +65,15 @@ def points(fleet: Fleet, server: str, keep: Callable[[int], bool] = lambda _: Tr
     ]
 
 
-def curve(measured: Sequence[Point], is_queued: Callable[[int], bool] = lambda _: False) -> Curve | None:
+def curve(measured: Sequence[Point], is_strained: Callable[[int], bool] = lambda _: False) -> Curve | None:
     """The means by load. None where there are too few quarter-hours."""
-    carried = sorted(point.load for point in measured if point.load > 0.0 and not is_queued(point.index))
+    carried = sorted(point.load for point in measured if point.load > 0.0 and not is_strained(point.index))
     if len(carried) < _SUSTAINED:
         return None
     highest = carried[-1]
     groups: dict[int, list[Point]] = {}
     for point in measured:
-        if not is_queued(point.index):
+        if not is_strained(point.index):
             step = -1 if point.load == 0.0 else min(_STEPS - 1, int(point.load / highest * _STEPS))
             groups.setdefault(step, []).append(point)
     means = [
@@ -82,15 +83,15 @@ def curve(measured: Sequence[Point], is_queued: Callable[[int], bool] = lambda _
     return Curve(tuple(load for load, _ in means), tuple(watts for _, watts in means), carried[-_SUSTAINED])
 
 
-def queue(fleet: Fleet, server: str) -> Callable[[int], bool]:
-    """Whether requests waited in a quarter-hour."""
+def strain(fleet: Fleet, server: str) -> Callable[[int], bool]:
+    """Whether a server was over its service level in a quarter-hour."""
     work = fleet.work[server]
-    running, waiting = work.running_seconds, work.waiting_seconds
+    running, waiting, missed, requests = work.running_seconds, work.waiting_seconds, work.missed, work.requests
 
-    def is_queued(index: int) -> bool:
-        return waiting[index] > _QUEUE_RATIO * running[index]
+    def is_strained(index: int) -> bool:
+        return waiting[index] > _STRAINED_RATIO * running[index] or missed[index] > _STRAINED_RATIO * requests[index]
 
-    return is_queued
+    return is_strained
 
 
 def sum_of(columns: Iterable[Column[float]], quarters: int) -> list[float]:

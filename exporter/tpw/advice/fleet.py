@@ -6,7 +6,7 @@ A column has one number for each quarter-hour. Columns are arrays: a month of 20
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 from typing import NamedTuple
@@ -19,6 +19,9 @@ from tpw.model import Gpu, ServerWorkload, State, TokenKind
 DAY = 96
 """Quarter-hours."""
 WEEK = 7 * DAY
+
+_COVERED = 0.95
+"""Part of a time that must be in the books: the exporter may have been down for a while."""
 
 RENT = "gpu_hour"
 OWNED = ("hardware", "hosting", "operations")
@@ -58,6 +61,7 @@ class Work:
 
     __slots__ = (
         "computed",
+        "missed",
         "model",
         "output",
         "reference_cost",
@@ -73,6 +77,8 @@ class Work:
         """Decoded tokens, prompt tokens weighted: the measure of load."""
         self.output, self.requests = column(quarters), column(quarters)
         self.running_seconds, self.waiting_seconds = column(quarters), column(quarters)
+        self.missed = column(quarters)
+        """Requests that missed the target that most of them missed."""
         self.tokens = 0.0
         self.reference_cost: dict[str, float] = {}
 
@@ -106,6 +112,8 @@ class Fleet:
     components: dict[str, set[str]] = field(default_factory=dict)
     """Components that were booked, by server; all under ""."""
     unpriced_joules: list[float] = field(default_factory=lambda: [0.0])
+    _prices: list[float | None] = field(default_factory=list)
+    _days: list[bool] = field(default_factory=list)
 
     def add(
         self,
@@ -154,7 +162,7 @@ class Fleet:
     @property
     def days(self) -> int:
         """How many are covered."""
-        return self.quarters // DAY
+        return sum(self.covered_days())
 
     def at(self, index: int) -> float:
         """Start of a quarter-hour, Unix seconds."""
@@ -172,20 +180,32 @@ class Fleet:
 
     def gpus_of(self, server: str) -> list[str]:
         """UUIDs, by index."""
-        found = {slot.gpu for slot in self.uses if slot.server == server}
-        return sorted(found, key=lambda uuid: (self.gpus[uuid].index if uuid in self.gpus else 0, uuid))
+        return sorted({slot.gpu for slot in self.uses if slot.server == server}, key=self.index_of)
+
+    def index_of(self, gpu: str) -> int:
+        """The number of a GPU on its node."""
+        return self.gpus[gpu].index if gpu in self.gpus else -1
 
     def servers(self) -> list[str]:
-        """All that used a GPU."""
-        return sorted({slot.server for slot in self.uses if slot.server})
+        """All that hold GPUs now: in the last hour of the books."""
+        held: dict[str, float] = {}
+        for slot, use in self.uses.items():
+            held[slot.server] = held.get(slot.server, 0.0) + fsum(use.seconds[-4:])
+        return sorted(server for server, seconds in held.items() if server and seconds > 0.0)
+
+    def covers(self, seconds: Column[float], first: int, gpus: int) -> bool:
+        """Whether so many GPUs were in these slots for nearly all the time from a quarter-hour on."""
+        return fsum(seconds[first:]) >= _COVERED * (self.quarters - first) * ROW_SECONDS * gpus
 
     def prices(self) -> list[float | None]:
         """What a facility kWh cost in each quarter-hour; None where nothing was priced."""
-        joules, cost = self.total("facility_joules", _any), self.total("energy_cost", _any)
-        return [
-            money / kwh * JOULES_PER_KWH if kwh > 0.0 and money else None
-            for kwh, money in zip(joules, cost, strict=True)
-        ]
+        if not self._prices:
+            joules, cost = self.total("facility_joules", _any), self.total("energy_cost", _any)
+            self._prices.extend(
+                money / used * JOULES_PER_KWH if used > 0.0 and money else None
+                for used, money in zip(joules, cost, strict=True)
+            )
+        return self._prices
 
     def mean_watts(self, chosen: Callable[[Slot], bool], first: int = 0) -> float | None:
         """Facility watts of a GPU in some slots; None where they have less than an hour."""
@@ -210,29 +230,41 @@ class Fleet:
         alike = {uuid for uuid, other in self.gpus.items() if other.name == self.gpus[gpu].name}
         return self.mean_watts(lambda slot: slot.gpu in alike and slot.state is State.IDLE)
 
-    def monthly(self, gains: Iterable[float]) -> Estimate:
-        """Money by quarter-hour as money a month, with the 95 % interval of the mean of the days."""
-        values = list(gains)
-        days = [fsum(values[start : start + DAY]) for start in range(0, len(values) - len(values) % DAY, DAY)]
-        return monthly_of_days(days)
+    def covered_days(self) -> list[bool]:
+        """Whether a day of the books has most of its time: the exporter may have been down."""
+        if not self._days:
+            seconds = self.total("seconds", _any)
+            days = [fsum(seconds[start : start + DAY]) for start in range(0, self.quarters, DAY)]
+            self._days.extend(day > 0.5 * max(days) for day in days)
+        return self._days
+
+    def monthly(self, gains: Sequence[float]) -> Estimate:
+        """Money by quarter-hour, up to the end of the books, as money a month: the mean of whole days, and its interval.
+
+        From two weeks on each day is compared with the same day of other weeks: a free weekend is no chance.
+        """
+        first = self.quarters - len(gains) // DAY * DAY
+        offset = first - (self.quarters - len(gains))
+        strata: dict[int, list[float]] = {}
+        for number, start in enumerate(range(offset, len(gains), DAY), first // DAY):
+            if self.covered_days()[number]:
+                strata.setdefault(number % 7 if len(gains) >= 2 * WEEK else 0, []).append(
+                    fsum(gains[start : start + DAY])
+                )
+        count = sum(map(len, strata.values()))
+        if not count:
+            return Estimate(0.0, 0.0, 0.0)
+        mean = fsum(map(fsum, strata.values())) / count
+        freedom = count - len(strata)
+        half = 0.0
+        if freedom:
+            squares = fsum((day - fsum(alike) / len(alike)) ** 2 for alike in strata.values() for day in alike)
+            # Student's t for 95 %, within 2 % from 6 degrees of freedom on.
+            half = (1.96 + 2.9 / freedom) * (squares / freedom / count) ** 0.5
+        return Estimate(mean * MONTH_DAYS, (mean - half) * MONTH_DAYS, (mean + half) * MONTH_DAYS)
 
 
 MONTH_DAYS = 365.0 / 12.0
-
-
-def monthly_of_days(days: list[float]) -> Estimate:
-    """Money a month from money of days."""
-    count = len(days)
-    mean = fsum(days) / count
-    # From two weeks on each day is compared with the same day of other weeks: a free weekend is no chance.
-    strata = [days[start::7] for start in range(7)] if count >= 2 * 7 else [days]
-    freedom = count - len(strata)
-    if freedom < 1:
-        return Estimate(mean * MONTH_DAYS, mean * MONTH_DAYS, mean * MONTH_DAYS)
-    squares = fsum((day - fsum(alike) / len(alike)) ** 2 for alike in strata for day in alike)
-    # Student's t for 95 %, within 2 % from 6 degrees of freedom on.
-    half = (1.96 + 2.9 / freedom) * (squares / freedom / count) ** 0.5
-    return Estimate(mean * MONTH_DAYS, (mean - half) * MONTH_DAYS, (mean + half) * MONTH_DAYS)
 
 
 def _served(work: Work, index: int, done: Served) -> None:
@@ -242,6 +274,7 @@ def _served(work: Work, index: int, done: Served) -> None:
     work.requests[index] += done.requests
     work.running_seconds[index] += done.running_seconds
     work.waiting_seconds[index] += done.waiting_seconds
+    work.missed[index] += max(done.missed.values(), default=0.0)
     work.tokens += fsum(done.tokens.values())
     for name, cost in done.reference_cost.items():
         work.reference_cost[name] = work.reference_cost.get(name, 0.0) + cost

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from tpw.advice.curves import Curve, Point, curve, points, queue
+from tpw.advice.curves import Curve, Point, curve, points, strain
 from tpw.advice.fleet import Fleet, Slot
 from tpw.advice.lines import LEAST_RATIO, Advice, Kind, Missing
 from tpw.advice.waste import gpus_text
@@ -231,7 +231,7 @@ def _observed(fleet: Fleet, server: str) -> dict[float, _Observed]:
     active = fleet.total("seconds", lambda slot: slot.server == server and slot.state is State.ACTIVE)
     joules = fleet.total("joules", lambda slot: slot.server == server)
     whole = len(gpus) * ROW_SECONDS
-    queued = queue(fleet, server)
+    strained = strain(fleet, server)
     by_limit: dict[float, list[Point]] = {}
     for point in points(
         fleet, server, lambda index: active[index] > _LEAST_ACTIVE * whole and work.computed[index] > 0.0
@@ -243,8 +243,8 @@ def _observed(fleet: Fleet, server: str) -> dict[float, _Observed]:
     found = {}
     for limit, measured in by_limit.items():
         # A server that works as fast as it can has a queue: only where some of its time has none that is left out.
-        busy = [point for point in measured if queued(point.index)]
-        shape = curve(measured, queued if len(busy) < 0.5 * len(measured) else lambda _: False)
+        busy = [point for point in measured if strained(point.index)]
+        shape = curve(measured, strained if len(busy) < 0.5 * len(measured) else lambda _: False)
         if shape is None or len(measured) < _LEAST_QUARTERS:
             continue
         highest = sorted(joules[point.index] / whole for point in measured)[-max(1, len(measured) // 20) :]
@@ -276,4 +276,4 @@ def _rates(fleet: Fleet, server: str) -> tuple[float, float]:
 
 
 def _indices(fleet: Fleet, gpus: Sequence[str]) -> str:
-    return ",".join(str(fleet.gpus[gpu].index) for gpu in gpus)
+    return ",".join(str(fleet.index_of(gpu)) for gpu in gpus)

@@ -162,7 +162,9 @@ def is_possible(asked: Sequence[float], capacity: Sequence[float], delay: int) -
             if waiting[first][1] > _TOLERANCE:
                 break
             first += 1
-        if first < len(waiting) and waiting[first][0] <= index - delay and waiting[first][1] > _TOLERANCE:
+        while first < len(waiting) and waiting[first][1] <= _TOLERANCE:
+            first += 1
+        if first < len(waiting) and waiting[first][0] <= index - delay:
             return False
     return first >= len(waiting) or all(rest <= _TOLERANCE for _, rest in waiting[first:])
 

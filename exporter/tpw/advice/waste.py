@@ -22,7 +22,7 @@ _LEAST_HOURS = 2
 
 def idle(fleet: Fleet) -> Iterator[Advice]:
     """GPUs that nobody has used for a week or longer, up to now."""
-    for gpu in sorted({slot.gpu for slot in fleet.uses}, key=lambda uuid: fleet.gpus[uuid].index):
+    for gpu in sorted({slot.gpu for slot in fleet.uses}, key=fleet.index_of):
 
         def is_idle(slot: Slot, gpu: str = gpu) -> bool:
             return slot.gpu == gpu and slot.state is State.IDLE
@@ -31,18 +31,18 @@ def idle(fleet: Fleet) -> Iterator[Advice]:
             return slot.gpu == gpu and slot.state is not State.IDLE
 
         first = _quiet_since(fleet.total("seconds", is_used))
-        if fleet.quarters - first < WEEK:
+        if fleet.quarters - first < WEEK or not fleet.covers(fleet.total("seconds", is_idle), first, 1):
             continue
         saving, paid = _whole(fleet, is_idle, first)
         if saving.value <= 0.0:
             continue
-        index = fleet.gpus[gpu].index
+        index, name = fleet.index_of(gpu), fleet.gpus[gpu].name if gpu in fleet.gpus else gpu
         yield Advice(
             Kind.IDLE,
             f"GPU {index}",
             saving,
             paid,
-            f"Give GPU {index} ({fleet.gpus[gpu].name}) work, or release it: nobody uses it.",
+            f"Give GPU {index} ({name}) work, or release it: nobody uses it.",
             f"No process computed on it for {(fleet.quarters - first) // 96} days. The saving is everything that was booked"
             " for its idle time.",
             f"Put a server or a job on it, return it if it is rented, or take it out of the node: {gpu}.",
@@ -88,12 +88,11 @@ def parked(fleet: Fleet) -> Iterator[Advice]:
 def without_requests(fleet: Fleet, server: str) -> int | None:
     """Since which quarter-hour a server that still holds GPUs has had no request. None if it had one in the last week."""
     held = fleet.total("seconds", lambda slot: slot.server == server)
-    if not any(held[-4:]):
-        return None
     first = _quiet_since(fleet.total("seconds", lambda slot: slot.server == server and slot.state is State.ACTIVE))
     holding = next(index for index, seconds in enumerate(held) if seconds > 0.0)
     first = max(first, holding)
-    return first if fleet.quarters - first >= WEEK else None
+    is_long = fleet.quarters - first >= WEEK and fleet.covers(held, first, len(fleet.gpus_of(server)))
+    return first if is_long else None
 
 
 def schedule(fleet: Fleet, calendar: Calendar) -> Iterator[Advice | Missing]:
@@ -292,7 +291,7 @@ def how_to_stop(name: str, owner: ServerWorkload | None) -> str:
 
 def gpus_text(fleet: Fleet, gpus: Sequence[str]) -> str:
     """GPUs 0, 1."""
-    numbers = ", ".join(str(fleet.gpus[gpu].index) for gpu in gpus)
+    numbers = ", ".join(str(fleet.index_of(gpu)) for gpu in gpus)
     return f"GPU {numbers}" if len(gpus) == 1 else f"GPUs {numbers}"
 
 

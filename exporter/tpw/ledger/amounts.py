@@ -148,6 +148,8 @@ class Served(Additive):
     in rows. 0 where the engine does not report them."""
     waiting_seconds: float = 0.0
     """The same of waiting requests."""
+    missed: Mapping[str, float] = field(default_factory=dict)
+    """Requests that are known to have missed a target of latency, by target. Only in rows, and where targets are set."""
 
 
 NOTHING = Amounts()

@@ -18,7 +18,7 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.tick import Curve, Policy
-from tpw.model import PriceState
+from tpw.model import PriceState, Slo
 
 LATE_SECONDS = 8 * 86400.0
 """A price may arrive this late: feeds publish their history this far back."""
@@ -95,14 +95,24 @@ def _rises(name: str, old: ServerAccount, new: ServerAccount, added: dict[tuple[
     requests = _rise(old.requests, new.requests)
     work = _rise(old.work, new.work)
     references = _rise(old.reference_cost, new.reference_cost)
-    models = {model for model, _ in (*tokens, *work, *references)} | set(requests)
+    missed = _missed(old, new)
+    models = {model for model, _ in (*tokens, *work, *references, *missed)} | set(requests)
     for model in models:
         added[name, model] = Served(
             {kind: value for (name_of_model, kind), value in tokens.items() if name_of_model == model},
             requests.get(model, 0.0),
             {unit: value for (name_of_model, unit), value in work.items() if name_of_model == model},
             {reference: value for (name_of_model, reference), value in references.items() if name_of_model == model},
+            missed={slo: value for (name_of_model, slo), value in missed.items() if name_of_model == model},
         )
+
+
+def _missed(old: ServerAccount, new: ServerAccount) -> Mapping[tuple[str, Slo], float]:
+    """Requests outside the targets of latency, by (model, target)."""
+    if new.service is None or old.service is None or new.service is old.service:
+        return {}
+    before = {key: outcomes.no for key, outcomes in old.service.outcomes.items()}
+    return _rise(before, {key: outcomes.no for key, outcomes in new.service.outcomes.items() if outcomes.no})
 
 
 def _requests(name: str, account: ServerAccount, seconds: float, added: dict[tuple[str, str], Served]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from support.fleets import (
     PARKED_WATTS,
     PUE,
     STARTING,
+    UNKNOWN,
     Load,
     Server,
     World,
@@ -226,6 +227,11 @@ def all_day_batch(index: int) -> float:
     return 1.0 if 17.0 <= hour_of(index) < 20.0 else 0.0
 
 
+def halved(load: Load) -> Load:
+    """With a pause in every second quarter-hour, but for the load of both."""
+    return lambda index: value if isinstance(value := load(index), str) or value > 0.9 or index % 2 else 0.0
+
+
 HALF = tuple(
     Server(name, load)
     for name, load in zip(
@@ -241,6 +247,28 @@ CASES = (
     Case("interactive load at changing prices", World((BUSY,), price=evening_peak)),
     Case("an idle GPU of its own", World((BUSY,), spare_gpus=1), {Kind.IDLE: idle_gpu}),
     Case("an idle GPU that is rented", World((BUSY,), spare_gpus=1, owned=0.0, rent=2.5), {Kind.IDLE: idle_gpu}),
+    Case(
+        "a GPU that is not read any more",
+        World((BUSY, Server("old", within(steady(0.2, 0.5), lambda index: index < 14 * DAY, UNKNOWN), 2, "qwen"))),
+    ),
+    Case(
+        "a week without the exporter, with idle nights before",
+        World(
+            (Server("chat", with_start(within(NIGHT_PAUSE, lambda i: i // DAY not in range(14, 21), UNKNOWN))),),
+            starts=START,
+        ),
+        {Kind.SCHEDULE: lambda world: pauses(lambda index: not is_day(index))(world) * 28.0 / 21.0},
+    ),
+    Case(
+        "a server that took the place of another of its model",
+        World(
+            (
+                Server("chat-old", within(steady(0.3, 0.5), lambda i: i < 14 * DAY, OFF)),
+                Server("chat-new", within(steady(0.6, 0.9), lambda i: i >= 14 * DAY, OFF)),
+            )
+        ),
+        {Kind.IDLE: idle_gpu},
+    ),
     Case(
         "a server that nobody uses any more",
         World((BUSY, Server("old", within(steady(0.2, 0.5), lambda index: index < 14 * DAY), 2, "qwen")), spare_gpus=0),
@@ -277,6 +305,11 @@ CASES = (
         missing=Kind.SCHEDULE,
     ),
     Case("two half-empty servers", World(HALF), {Kind.CONSOLIDATE: served_by(0)}),
+    Case(
+        "two half-empty servers, one of which was late with the load of both",
+        World(tuple(replace(server, late_above=0.9, load=halved(server.load)) for server in HALF)),
+        missing=Kind.CONSOLIDATE,
+    ),
     Case(
         "an older GPU beside a newer one",
         World(

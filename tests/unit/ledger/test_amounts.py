@@ -10,7 +10,7 @@ from tpw.ledger.amounts import Additive, Amounts, Served, Tally
 from tpw.store import codec
 
 FULL = Amounts(**{one.name: {"a": 2.0, "b": 3.0} if one.default_factory is dict else 2.0 for one in fields(Amounts)})
-SERVED = Served({"output": 2.0}, 2.0, {"images": 2.0}, {"api": 2.0}, running_seconds=2.0, waiting_seconds=2.0)
+SERVED = Served({"output": 2.0}, 2.0, {"images": 2.0}, {"api": 2.0}, 2.0, 2.0, {"ttft": 2.0})
 
 
 @pytest.mark.parametrize("quantity", [FULL, SERVED], ids=["amounts", "served"])

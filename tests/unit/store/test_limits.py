@@ -12,8 +12,11 @@ import pytest
 
 from support.quarters import GPUS, POLICY, START, STEP_SECONDS, ticks
 from tpw.ledger.advance import advance
-from tpw.ledger.books import Books, PowerLimit
+from tpw.ledger.books import ROW_SECONDS, Books, PowerLimit, ServerAccount
+from tpw.ledger.rows import serve
+from tpw.ledger.service import Outcomes, Service
 from tpw.ledger.tick import Tick
+from tpw.model import Slo
 from tpw.store.files import FILE_NAME
 from tpw.store.reading import BooksReader
 from tpw.store.sqlite import BooksFile
@@ -87,3 +90,13 @@ def test_a_row_has_the_seconds_of_running_and_waiting_requests(tmp_path: Path) -
     chat = [work for row in books.served.values() for (name, _), work in row.items() if name == "chat"]
     assert sum(work.running_seconds for work in chat) == pytest.approx(2400.0)
     assert sum(work.waiting_seconds for work in chat) == pytest.approx(4800.0)
+
+
+def test_a_row_has_the_requests_that_are_known_to_have_missed_a_target() -> None:
+    before, after = (
+        {"s": ServerAccount("s", service=Service(outcomes={("m", Slo.TTFT): Outcomes(5.0, missed, 1.0)}))}
+        for missed in (2.0, 6.0)
+    )
+    rows = serve({}, before, after, 0.0, 2 * ROW_SECONDS)
+    assert [row["s", "m"].missed for row in rows.values()] == [{"ttft": 2.0}, {"ttft": 2.0}]
+    assert serve({}, {"s": ServerAccount("s")}, after, 0.0, ROW_SECONDS) == {}, "a baseline"
