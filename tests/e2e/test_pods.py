@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -127,7 +128,8 @@ class Daemon:
         return {server: Attributed(frozenset(gpus.get(server, ())), method) for server, method in how.items()}
 
 
-def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: FakeNvml) -> None:
+def start_matrix(node: PodNode, nvml: FakeNvml, config: dict[str, object]) -> tuple[Daemon, dict[str, set[str]]]:
+    """Servers of every kind, and the exporter. Returns it, and the GPUs of each server when all are attributed."""
     page = node.directory / "page"
     page.write_bytes(CAPTURE.read_bytes())
 
@@ -166,7 +168,7 @@ def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: Fake
     nvml.mig(11, [[pid_with("worker-mig-a")], [pid_with("worker-mig-b")]])
     engine("other-job", 12, cgroup(13), "--port", "8000", user=2000)
 
-    daemon = Daemon(node, nvml, {"discovery": {"pod_logs": str(logs)}})
+    daemon = Daemon(node, nvml, {"discovery": {"pod_logs": str(logs)}, **config})
     expected = {"root": "0", "user": "1", "readonly": "2", "pids": "3", "hostnet": "4", "noport": "5", "sidecar": "6"}
     expected |= {"two/serve-a": "7", "two/serve-b": "8", "ray": "9", "mig-a": "11", "mig-b": "11", "other-job": "12"}
     wanted = {f"chat/{name}": {gpu} for name, gpu in expected.items()}
@@ -180,11 +182,60 @@ def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: Fake
         return found if found == wanted else None
 
     wait_until(by_name, f"{wanted}", every=1.0)
+    return daemon, wanted
+
+
+def test_every_server_has_its_gpus_without_a_privilege(node: PodNode, nvml: FakeNvml) -> None:
+    daemon, _ = start_matrix(node, nvml, {})
     status = Path(f"/proc/{pid_with('--web.listen-address=0.0.0.0:10101')}/status").read_text()
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^Uid:\s+10101\s+10101", status, re.MULTILINE)
     warnings = [line for line in daemon.child.log.read_text().splitlines() if "level=warning" in line and is_ours(line)]
     assert warnings == []
+
+
+@pytest.mark.heavy
+def test_every_server_has_its_tokens_joules_and_money_within_1_percent(node: PodNode, nvml: FakeNvml) -> None:
+    """GPUs with constant power of their own, servers that make tokens for half a minute: rises and the truth."""
+    watts = {str(gpu): 100.0 + 25.0 * gpu for gpu in range(16)}
+    for gpu, power in watts.items():
+        nvml.gpu(int(gpu)).set_constant(power)
+    tariff = {"currency": "EUR", "energy": {"kind": "flat", "price_per_kwh": 0.3}}
+    daemon, wanted = start_matrix(node, nvml, {"tariff": tariff, "host": {"meters": []}})
+    page, made, first = node.directory / "page", 0, daemon.page()
+
+    def tokens(now: Page, server: str) -> float:
+        return now.sum("tpw_server_tokens_total", server=server, kind="output")
+
+    capture = CAPTURE.read_text()
+    (before,) = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", capture, re.MULTILINE)
+    for _ in range(30):
+        time.sleep(1.0)
+        made += 1000
+        text = re.sub(
+            r"^(vllm:generation_tokens_total\{.*\}) \S+$", rf"\g<1> {float(before) + made}", capture, flags=re.MULTILINE
+        )
+        page.with_suffix(".next").write_text(text)
+        page.with_suffix(".next").replace(page)
+
+    def complete() -> Page | None:
+        now = daemon.page()
+        return now if all(tokens(now, name) - tokens(first, name) == made for name in wanted) else None
+
+    last = wait_until(complete, f"{made} tokens of each server", every=0.5)
+    seconds = last.value("tpw_snapshot_timestamp_seconds") - first.value("tpw_snapshot_timestamp_seconds")
+    rise = {
+        metric: {name: last.sum(metric, server=name) - first.sum(metric, server=name) for name in wanted}
+        for metric in ("tpw_server_energy_joules_total", "tpw_server_cost_total")
+    }
+    sharing = {gpu: [name for name, gpus in wanted.items() if gpu in gpus] for gpus in wanted.values() for gpu in gpus}
+    watts["11"] *= 2 / 7  # two of seven slices are instances of these servers, the others are of nobody
+    for gpu, servers in sharing.items():
+        joules = sum(rise["tpw_server_energy_joules_total"][name] for name in servers)
+        money = sum(rise["tpw_server_cost_total"][name] for name in servers)
+        assert joules == pytest.approx(watts[gpu] * seconds, rel=0.01), (gpu, servers)
+        assert money == pytest.approx(watts[gpu] * seconds * 0.3 / 3.6e6, rel=0.01), (gpu, servers)
+        assert made * len(servers) / joules == pytest.approx(made * len(servers) / (watts[gpu] * seconds), rel=0.01)
 
 
 def test_a_deployment_is_one_server_through_rollouts(node: PodNode, nvml: FakeNvml) -> None:

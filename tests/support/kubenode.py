@@ -48,6 +48,8 @@ class Node:
     """Further settings of `discovery`."""
     config: str = ""
     """Further sections."""
+    host: str = "meters: []"
+    """Settings of `host`."""
     sees_host: bool = True
     """Whether the exporter is in the host's pid namespace."""
     now: float = 1000.0
@@ -74,7 +76,7 @@ class Node:
         """The exporter, with the books that are there."""
         settings = f"pod_logs: '{self.logs}'" if "pod_logs" not in self.discovery else ""
         discovery = ", ".join(part for part in (settings, self.discovery) if part)
-        config = load(f"host: {{meters: []}}\ndiscovery: {{{discovery}}}\n{self.config}")
+        config = load(f"host: {{{self.host}}}\ndiscovery: {{{discovery}}}\n{self.config}")
         self.daemon = Daemon(
             config,
             BooksFile(self.directory / "state"),

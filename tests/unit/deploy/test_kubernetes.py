@@ -443,7 +443,7 @@ def test_probes_use_paths_without_a_password():
         probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
     }
     assert set(asked.values()) == PROBES
-    assert asked["readinessProbe"] == "/-/ready"  # 503 where the books cannot be written: test_faults.py
+    assert asked["readinessProbe"] == "/-/ready"  # 503 where the books cannot be written: test_permissions.py
     assert asked["startupProbe"] == asked["livenessProbe"] == "/-/healthy"
     assert "httpHeaders" not in container["livenessProbe"]["httpGet"]
 
