@@ -50,6 +50,10 @@ _NOT_RELEASED = (
 )
 _NOT_RESUMED = "No tick came, polling has stopped: see the log of the exporter."
 
+WAKE_SECONDS = 1.0
+"""Between two moments in which the main thread runs signal handlers, whatever wakes it: nothing does for a signal that the
+kernel gave to another thread, or that came just before the main thread began to wait. Costs 20 µs."""
+
 Reload = Callable[["Daemon"], Sequence[str]]
 """Reads the configuration again and puts it in force. Returns what is wrong with it."""
 Event = Callable[[], "int | None"]
@@ -145,9 +149,10 @@ class _Process:
         import tpw.exposition.web  # noqa: F401
 
         threading.Thread(target=self._start, args=(started,), name="tick", daemon=True).start()
+        patience_seconds = min(WAKE_SECONDS, self._supervisor.ping_seconds or WAKE_SECONDS)
         while True:
             try:
-                status = self._events.get(timeout=self._supervisor.ping_seconds)()
+                status = self._events.get(timeout=patience_seconds)()
             except Empty:
                 status = None
             if status is not None:
