@@ -22,7 +22,7 @@ for less than 95 % of the window, and no cost per token where less than 95 % of 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grafana.metrics import Vocabulary
@@ -412,22 +412,17 @@ class Rules:
             )
 
     def deployments(self, window: str) -> Iterable[Recording]:
-        """Tokens and joules of all servers of a deployment, and their ratio. A prefill instance counts the prompts that it
-        computes and a decode instance what it generates, so that each token is counted once."""
+        """Tokens, joules and money of all servers of a deployment, and their ratios. A prefill instance counts the prompts
+        that it computes and a decode instance what it generates, so that each token is counted once. A router counts the
+        same tokens again: it is compared and not added."""
         deployment = self.keys(*LEVELS["deployment"])
         # With `honor_labels` the info metric has the namespace of the server, and counters that of the exporter.
         server = ", ".join((*(one for one in self._values.labels if one != "namespace"), *LEVELS["server"]))
         if window == "5m":
-            yield Recording(
-                "server:tpw_server_deployment:max",
-                promql(f"""
-                    topk by ({server}) (1, max by ({server}, deployment) (tpw_server_info{{deployment!=""}}))
-                """),
-                (*LEVELS["server"], "deployment"),
-            )
+            yield from self._deployments_of_servers(server)
 
-        def joined(series: str) -> str:
-            return f"{series} * on ({server}) group_left (deployment) server:tpw_server_deployment:max"
+        def joined(series: str, more: str = "", by: str = "deployment") -> str:
+            return f"{series} * on ({server}) group_left ({by}) server:tpw_server_deployment:max{more}"
 
         for record, extra in (("tokens", ("kind",)), ("energy_joules", ("state", "boundary"))):
             by = self.keys(*LEVELS["deployment"], *extra)
@@ -437,6 +432,7 @@ class Rules:
                 (*LEVELS["deployment"], *extra),
             )
         unmetered = joined(f"(server:tpw_metered:ratio_rate{window} < {number(METERED_COVERAGE)})")
+        is_whole = f"\nunless on ({deployment}) ({unmetered})"
         for boundary in ("gpu", "facility"):
             ratio = self._tokens_per_joule(
                 "deployment",
@@ -444,7 +440,93 @@ class Rules:
                 boundary,
                 f'deployment:tpw_server_energy_joules:rate{window}{{boundary="{boundary}"}}',
             )
-            yield replace(ratio, expr=f"{ratio.expr}\nunless on ({deployment}) ({unmetered})")
+            yield replace(ratio, expr=f"{ratio.expr}{is_whole}")
+        own = f'server:tpw_server_energy_joules:rate{window}{{boundary="gpu"}}'
+        yield Recording(
+            f"deployment:tpw_energy_share:ratio_rate{window}",
+            promql(f"""
+                sum by ({self.keys(*LEVELS["deployment"], "role")}) ({joined(own, by="deployment, role")})
+                / on ({deployment}) group_left ()
+                (sum by ({deployment}) (deployment:tpw_server_energy_joules:rate{window}{{boundary="gpu"}}) > 0)
+            """)
+            + is_whole,
+            (*LEVELS["deployment"], "role"),
+        )
+        yield Recording(
+            f"deployment:tpw_tokens_per_second_per_gpu:rate{window}",
+            promql(f"""
+                deployment:tpw_server_tokens:rate{window}{{kind=~"output|total"}}
+                / on ({deployment}) group_left ()
+                (deployment:tpw_server_gpu:sum > 0)
+            """),
+            (*LEVELS["deployment"], "kind"),
+        )
+        yield from self._cost_of_deployments(window, server, joined, is_whole)
+        if window == "1h":
+            rate, routed = f"deployment:tpw_server_tokens:rate{window}", f"server:tpw_server_tokens:rate{window}"
+            router = f"{routed} * on ({server}) group_left (deployment) server:tpw_router_deployment:max"
+            yield Recording(
+                f"deployment:tpw_router_tokens:ratio_rate{window}",
+                f'sum by ({self.keys(*LEVELS["deployment"], "kind")}) ({router})\n/ ({rate}{{kind=~"output|total"}} > 0)',
+                (*LEVELS["deployment"], "kind"),
+            )
+
+    def _deployments_of_servers(self, server: str) -> Iterable[Recording]:
+        """Which servers make one service, which routers are in front of them, and how many GPUs they have."""
+        named = promql(f"""
+            label_replace(
+              topk by ({server}) (
+                1, max by ({server}, deployment, role) (tpw_server_info{{deployment!="", role!="router"}})
+              ),
+              "role", "both", "role", ""
+            )
+        """)
+        yield Recording("server:tpw_server_deployment:max", named, (*LEVELS["server"], "deployment", "role"))
+        named = f'max by ({server}, deployment) (tpw_server_info{{deployment!="", role="router"}})'
+        yield Recording(
+            "server:tpw_router_deployment:max", f"topk by ({server}) (1, {named})", (*LEVELS["server"], "deployment")
+        )
+        gpu = self.keys(*LEVELS["gpu"], *LEVELS["deployment"])
+        yield Recording(
+            "deployment:tpw_server_gpu:sum",
+            promql(f"""
+                sum by ({self.keys(*LEVELS["deployment"])}) (
+                  max by ({gpu}) (
+                    tpw_server_gpu * on ({server}) group_left (deployment) server:tpw_server_deployment:max
+                  )
+                )
+            """),
+            LEVELS["deployment"],
+        )
+
+    def _cost_of_deployments(
+        self, window: str, server: str, joined: Callable[[str], str], is_whole: str
+    ) -> Iterable[Recording]:
+        """Only where the costs of all its servers are known."""
+        labels, cost = LEVELS["deployment"], f"deployment:tpw_server_cost:rate{window}"
+        energy = f'server:tpw_server_energy_joules:rate{window}{{boundary="gpu"}}'
+        for scope in ("energy", "full"):
+            own = f'server:tpw_server_cost:rate{window}{{scope="{scope}"}}'
+            unknown = joined(f"({energy} unless on ({server}) {own})")
+            yield Recording(
+                cost,
+                f"sum by ({self.keys(*labels, 'currency')}) ({joined(own)})\nunless on ({self.keys(*labels)}) ({unknown})",
+                (*labels, "currency"),
+                {"scope": scope},
+            )
+        unpriced = joined(f"(server:tpw_priced:ratio_rate{window} < {number(METERED_COVERAGE)})")
+        for kind in ("output", "total"):
+            yield Recording(
+                f"deployment:tpw_cost_per_million_tokens:ratio_rate{window}",
+                promql(f"""
+                    1e6 * {cost}
+                    / on ({self.keys(*labels)}) group_left ()
+                    (deployment:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
+                """)
+                + f"{is_whole}\nunless on ({self.keys(*labels)}) ({unpriced})",
+                (*labels, "scope", "currency"),
+                {"kind": kind},
+            )
 
     def _of_models(self, window: str) -> Iterable[Recording]:
         """Tokens by kind and in total, joules at both boundaries, money in both scopes, from the counters."""

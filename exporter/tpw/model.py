@@ -405,6 +405,8 @@ class Phase(StrEnum):
     """Generating the tokens."""
     BOTH = "both"
     """Configured for a decode instance that computes prompts itself too, whatever its command line has. Of no energy."""
+    ROUTER = "router"
+    """In front of other servers: it counts the tokens that they count. Of no energy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,13 @@ def _per_million(h: Hand, labels: tuple[str, ...], tokens: Callable[[str], Rows]
 
 def _deployments(window: str) -> dict[str, Expected]:
     """No server of the day belongs to one: no process is seen."""
-    names = ["server_tokens:rate", "server_energy_joules:rate", "tokens_per_joule:ratio_rate"]
-    found: dict[str, Expected] = {f"deployment:tpw_{name}{window}": lambda _: plus() for name in names}
-    return {**found, "server:tpw_server_deployment:max": lambda _: plus()}
+    names = [
+        *("server_tokens:rate", "server_energy_joules:rate", "tokens_per_joule:ratio_rate", "energy_share:ratio_rate"),
+        *("tokens_per_second_per_gpu:rate", "server_cost:rate", "cost_per_million_tokens:ratio_rate"),
+    ]
+    found = [f"deployment:tpw_{name}{window}" for name in names]
+    found += ["server:tpw_server_deployment:max", "server:tpw_router_deployment:max", "deployment:tpw_server_gpu:sum"]
+    return dict.fromkeys([*found, "deployment:tpw_router_tokens:ratio_rate1h"], lambda _: plus())
 
 
 def _models(window: str, seconds: int) -> dict[str, Expected]:

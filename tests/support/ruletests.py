@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus"
 CASES = ROOT / "tests" / "rules"
-_NAME = re.compile(r"\b(?:gpu|node|server|model|cluster):tpw_\w+:\w+")
+_NAME = re.compile(r"\b(?:gpu|node|server|model|deployment|cluster):tpw_\w+:\w+")
 
 
 def closure(groups: list[dict[str, Any]], wanted: set[str]) -> list[dict[str, Any]]:

@@ -269,11 +269,13 @@ class Server:
         default_words="the engine's",
     )
     role: str | None = setting(
-        choice("prefill", "decode", "both"),
+        choice("prefill", "decode", "both", "router"),
         "Role of the server in a pair of prefill and decode instances: `prefill` counts prompts only, `decode` output only,"
-        " so that the pair counts every token once. `both` is for a decode instance that also computes prompts itself.",
+        " so that the pair counts every token once. `both` is for a decode instance that also computes prompts itself."
+        " `router` is for one in front of other servers: its tokens are theirs, and it is no part of its `deployment`.",
         default=None,
-        default_words="from the command line of its process, where that has one; else both",
+        default_words="from the command line of its process, where that has one; `router` for the engines of gateways and"
+        " frontends; else both",
     )
     deployment: str | None = setting(
         text("a name"),

@@ -19,12 +19,12 @@ from tpw.daemon.retirement import Retirement
 from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
 from tpw.ledger.advance import advance
-from tpw.ledger.books import SourceAccount
+from tpw.ledger.books import Books, SourceAccount
 from tpw.ledger.clock import STEP_SECONDS, stepped_since
 from tpw.ledger.replicas import merged, merged_owners
 from tpw.ledger.rows import price_late
 from tpw.ledger.tick import Tick
-from tpw.model import Instant, SourceStatus
+from tpw.model import Instant, ServerWorkload, SourceStatus
 from tpw.polling import SourceHealth
 from tpw.power import AcceleratorMeter
 from tpw.snapshot import Snapshot, demand_now
@@ -150,7 +150,7 @@ class Node:
         statuses = self.statuses()
         books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
         before, books = books, self._store.save(books)
-        self.books, shown = books, merged(books)
+        self.books, shown, placed = books, merged(books), merged_owners(self.owners.scan.owners)
         self.snapshot = Snapshot(
             at=at,
             books=shown,
@@ -163,14 +163,14 @@ class Node:
             site=None if policy.site is None else policy.site.now(len(self.meters.gpus), books.quarters),
             pue=policy.pue,
             references=policy.references,
-            owners=merged_owners(self.owners.scan.owners),
+            owners=placed,
             components=policy.components,
             config_reload_successful=not self.reload_failed,
             poll_lag_seconds=late_seconds,
             interval_seconds=self.config.polling.interval,
             store=self._store.status,
             retired=self._retirement.update(shown, at),
-            notes=self._notes(),
+            notes=self._notes(shown, placed),
         )
         return self.snapshot
 
@@ -223,9 +223,10 @@ class Node:
             return Instant(self._clock(), self._wall())  # suspended between the two, which is no step of the clock
         return at
 
-    def _notes(self) -> tuple[str, ...]:
+    def _notes(self, shown: Books, owners: Mapping[str, ServerWorkload]) -> tuple[str, ...]:
         """What the operator should know, in sentences."""
-        notes = [*self._given_notes, *self.owners.notes, *self.owners.scan.problems, *self.servers.notes()]
+        notes = [*self._given_notes, *self.owners.notes, *self.owners.scan.problems]
+        notes += self.servers.notes(shown, owners)
         notes += [*self.meters.notes(), *self.pricing.notes()]
         if self.meters.gpus:
             uuids = {gpu.uuid for gpu in self.meters.gpus}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,10 +10,12 @@ import structlog
 
 from tpw.config.schema import Config, Server, Tls
 from tpw.daemon import sources
+from tpw.daemon.routers import Routers
 from tpw.discovery.ownership import Claim
 from tpw.discovery.placement import Place, is_loopback
 from tpw.discovery.scan import HostScan
-from tpw.model import OsProcess, ServerFault, ServerReading, SourceStatus
+from tpw.ledger.books import Books
+from tpw.model import OsProcess, ServerFault, ServerReading, ServerWorkload, SourceStatus
 from tpw.polling import SourceHealth, TokenPoller
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.scrape import ScrapeSource
@@ -53,6 +55,9 @@ class Servers:
         """Dialects: the user's own first."""
         self.claims: dict[str, Claim] = {}
         """What the configuration states about the GPUs of each server."""
+        self._deployments: frozenset[str] = frozenset()
+        """Those of the configuration with all their servers on this node."""
+        self._routers = Routers(clock)
         self._poller = TokenPoller((), clock, health_of=new_health)
         self._sources: dict[str, ScrapeSource] = {}
         self._settings: dict[str, Server] = {}
@@ -78,10 +83,16 @@ class Servers:
         """Of every server that is polled."""
         return self._poller.statuses()
 
-    def notes(self) -> list[str]:
-        """What servers do not expose, in sentences."""
+    def notes(self, books: Books, owners: Mapping[str, ServerWorkload]) -> list[str]:
+        """What servers do not expose, and routers that count otherwise than their servers, in sentences.
+
+        Args:
+            books: with one account for each server.
+            owners: to whom the servers belong.
+        """
         notes = [f"server {name}: {_ELSEWHERE}" for name in sorted(self._elsewhere)]
-        return notes + [f"server {name}: {note}" for name, note in self._notes.items() if note and name in self.claims]
+        notes += [f"server {name}: {note}" for name, note in self._notes.items() if note and name in self.claims]
+        return notes + self._routers.notes(books, owners, self._deployments)
 
     def dialects(self) -> dict[str, Dialect | None]:
         """The dialect of each server, None where it is not recognised yet. From any thread."""
@@ -105,6 +116,8 @@ class Servers:
                 # Its process is known from the operating system: its certificate, often self-signed, proves no more.
                 tls = Tls(insecure_skip_verify=True) if found.url.startswith("https:") else None
                 wanted[found.name] = Server(name=found.name, url=found.url, engine=found.engine, tls=tls)
+        absent = {server.deployment for server in config.servers if server.name not in wanted}
+        self._deployments = frozenset(one.deployment for one in config.servers if one.deployment) - absent
         if config.slo.targets():
             wanted = {
                 name: one if one.slo is not None else replace(one, slo=config.slo) for name, one in wanted.items()

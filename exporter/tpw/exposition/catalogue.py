@@ -49,6 +49,10 @@ _NO_PHASES = (
     "above 0.15, an engine that counts tokens at the end of a request or serves several models, or a GPU that is shared "
     "by other evidence than sole and sm."
 )
+_NO_DEPLOYMENT = (
+    "The node has fewer than two servers of the deployment, or only the prefill or only the decode instances of a pair; or "
+    "one of them cannot be read."
+)
 _NO_WINDOW = "The server has been read fewer than two times."
 
 _PERIOD = ("period", "server")
@@ -517,6 +521,43 @@ CATALOGUE: tuple[Metric, ...] = (
         "Window of the live ratios in seconds (setting polling.window); longer if the engine counts at request end, or if "
         "a GPU without an energy counter is read rarely, because its driver is slow.",
         _NO_WINDOW,
+    ),
+    # --------------------------------------------------------------------------------------------------- deployments
+    Metric(
+        "tpw_deployment_tokens_per_second",
+        ("deployment", "kind"),
+        "Tokens per second of the servers of a deployment on this node over tpw_deployment_window_seconds, from the token "
+        "counters of their engines, each token once: prompts of prefill instances, output of decode instances, routers not "
+        "at all. kind output or total.",
+        _NO_DEPLOYMENT,
+    ),
+    Metric(
+        "tpw_deployment_tokens_per_watt",
+        ("deployment", "kind", "boundary"),
+        "Tokens per joule of the servers of a deployment on this node over tpw_deployment_window_seconds: the tokens of "
+        "all of them over the joules of all of them, from the books. Boundary gpu or facility.",
+        _NO_DEPLOYMENT + " Or as tpw_tokens_per_watt.",
+    ),
+    Metric(
+        "tpw_deployment_cost_per_token",
+        ("deployment", "kind", "scope", "currency"),
+        "Cost per token of the servers of a deployment on this node in the currency of the label over "
+        "tpw_deployment_window_seconds, from the books: the costs of all of them over the tokens of all of them.",
+        _NO_DEPLOYMENT + " Or as tpw_cost_per_token.",
+    ),
+    Metric(
+        "tpw_deployment_energy_share_ratio",
+        ("deployment", "role"),
+        "Share of the GPU joules of the servers of a deployment on this node, 0 to 1, that those with this role used "
+        "(prefill, decode; both: without one of these), over their tpw_window_seconds, from the books.",
+        _NO_DEPLOYMENT + " Or the power of one of them is unknown.",
+    ),
+    Metric(
+        "tpw_deployment_window_seconds",
+        ("deployment",),
+        "Window of the live ratios of a deployment in seconds: the part that the windows of its servers (setting "
+        "polling.window) have in common.",
+        _NO_DEPLOYMENT,
     ),
     # --------------------------------------------------------------------------------------------------------- money
     Metric(

@@ -160,6 +160,8 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         _server_books(sheet, server, booked, books, ordered, bases)
         _reference_costs(sheet, server, books.currency, snapshot.references)
         _ratios(sheet, server, snapshot)
+    if any(owner.deployment for owner in snapshot.owners.values()):
+        _deployments(sheet, snapshot)
     _money(sheet, snapshot)
     if snapshot.periods is not None:
         add_periods(sheet, snapshot, snapshot.periods.to_date(books))
@@ -431,6 +433,25 @@ def _ratios(sheet: Sheet, server: ServerAccount, snapshot: Snapshot) -> None:
                 if values.energy_cost_per_joule is not None:
                     cost = joules * values.energy_cost_per_joule
                     sheet.add("tpw_phase_cost_per_token", (name, model, str(token), currency), cost)
+
+
+def _deployments(sheet: Sheet, snapshot: Snapshot) -> None:
+    """Live ratios of several servers that make one service."""
+    from tpw.ledger.deployments import live_deployments  # only nodes with deployments pay for it
+
+    books, price = snapshot.books, snapshot.prices.preliminary
+    found = live_deployments(books, snapshot.owners, snapshot.scopes, preliminary_price=price)
+    for name, deployment in sorted(found.items()):
+        sheet.add("tpw_deployment_window_seconds", (name,), deployment.span_seconds)
+        ratios = deployment.ratios
+        for kind, rate in ratios.tokens_per_second.items():
+            sheet.add("tpw_deployment_tokens_per_second", (name, kind), rate)
+        for (kind, boundary), ratio in ratios.tokens_per_joule.items():
+            sheet.add("tpw_deployment_tokens_per_watt", (name, kind, str(boundary)), ratio)
+        for (kind, scope), cost in ratios.cost_per_token.items():
+            sheet.add("tpw_deployment_cost_per_token", (name, kind, str(scope), books.currency), cost)
+        for phase, share in deployment.energy_shares.items():
+            sheet.add("tpw_deployment_energy_share_ratio", (name, str(phase)), share)
 
 
 # ------------------------------------------------------------------------------------------ money, sources, the exporter

@@ -111,7 +111,7 @@ def _server(name: str, parts: Sequence[ServerAccount]) -> ServerAccount:
         seen=seen,
         phases=pooled([one.phases for one in parts if one.phases is not None]),
         service=summed([one.service for one in parts if one.service is not None]),
-        window=_window([one.window for one in parts if len(one.window) > 1], latest.window_seconds),
+        window=summed_window([one.window for one in parts if len(one.window) > 1], latest.window_seconds),
     )
 
 
@@ -130,9 +130,10 @@ def _loads(loads: Sequence[Load]) -> tuple[Load, ...]:
     )
 
 
-def _window(windows: Sequence[tuple[WindowSample, ...]], seconds: float) -> tuple[WindowSample, ...]:
-    """Sums at the moments that all replicas that are read have in common, as far as ratios need them: the newest, and those
-    around the beginning of the window. A replica that cannot be read now counts with its last totals: nothing rises."""
+def summed_window(windows: Sequence[tuple[WindowSample, ...]], seconds: float) -> tuple[WindowSample, ...]:
+    """Sums of windows at the moments that all replicas that are read have in common, as far as ratios need them: the
+    newest, and those around the beginning of the window. A replica that cannot be read now counts with its last totals:
+    nothing rises."""
     if len(windows) < 2:
         return windows[0] if windows else ()
     newest = max(window[-1].at_seconds for window in windows)

@@ -24,7 +24,7 @@ from tpw.model import (
     Slo,
     SourceError,
 )
-from tpw.tokens.dialects import Dialect
+from tpw.tokens.dialects import Dialect, Level
 from tpw.tokens.engines import DIALECTS, KNOWN_PATHS, TPW_HOOK
 from tpw.tokens.lookups import EngineFacts, printable
 from tpw.tokens.page import Page
@@ -141,7 +141,7 @@ class ScrapeSource:
             note="; ".join(filter(None, (self._requests.note, found.note))),
             service=found.service,
             address=self._client.origin + self._path,
-            phase=transfer.phase,
+            phase=transfer.phase or (None if reader.dialect.level is Level.ENGINE else Phase.ROUTER),
         )
 
     def _reader_of(self, dialect: Dialect) -> DialectReader:

@@ -35,7 +35,7 @@ def test_name_consists_of_level_metric_and_operation(rule):
     level, metric, operation = rule.record.split(":")
     assert level in LEVELS
     assert re.fullmatch(r"tpw_[a-z_]+", metric)
-    assert re.fullmatch(r"(ratio_)?(rate|increase|avg|baseline|best|max)?\d*[mhd]?|ratio", operation)
+    assert re.fullmatch(r"(ratio_)?(rate|increase|avg|baseline|best|max|sum)?\d*[mhd]?|ratio", operation)
     expected = set(LEVELS[level]) | set(VALUES.labels)
     assert expected <= set(rule.carries) | set(VALUES.labels), "the level promises labels that the rule drops"
 
