@@ -7,6 +7,7 @@ stand-in NVML.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -37,9 +38,13 @@ PODS = (
 """Their uids count from 1."""
 
 
+RUN = f"{os.getpid():08x}"
+"""Begins the uids of this run's pods: another run on the same machine has others."""
+
+
 def uid(number: int) -> str:
     """A pod's uid."""
-    return f"0b5a2f4e-6b1c-4a5e-9c1d-{number:012d}"
+    return f"{RUN}-6b1c-4a5e-9c1d-{number:012d}"
 
 
 def cgroup(pod: int, container: str = "a") -> str:
@@ -57,7 +62,7 @@ def is_ours(line: str) -> bool:
     """Whether a log line is about this test: other servers may run on the machine at the same time."""
     pid = re.search(r"\(pid (\d+)\)", line)
     try:
-        return pid is None or "0b5a2f4e" in Path(f"/proc/{pid[1]}/cgroup").read_text()
+        return pid is None or RUN in Path(f"/proc/{pid[1]}/cgroup").read_text()
     except OSError:
         return False
 
