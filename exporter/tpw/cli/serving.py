@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -50,10 +51,6 @@ _NOT_RELEASED = (
 )
 _NOT_RESUMED = "No tick came, polling has stopped: see the log of the exporter."
 
-WAKE_SECONDS = 1.0
-"""Between two moments in which the main thread runs signal handlers, whatever wakes it: nothing does for a signal that the
-kernel gave to another thread, or that came just before the main thread began to wait. Costs 20 µs."""
-
 Reload = Callable[["Daemon"], Sequence[str]]
 """Reads the configuration again and puts it in force. Returns what is wrong with it."""
 Event = Callable[[], "int | None"]
@@ -89,10 +86,42 @@ class _Starting:
         return "" if time.monotonic() - self._since_seconds < START_SECONDS else "the start does not end"
 
 
+class _Events:
+    """What the main thread is to do, in order. Any thread and signal handler may add to it at any moment.
+
+    The main thread waits for a pipe: the kernel may deliver a signal to another thread, and a main thread that waits for a
+    lock does not run the handler then (SIGUSR2 was lost once in ten times on a busy machine). The interpreter writes to
+    the pipe on whichever thread the signal arrives.
+    """
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Event] = SimpleQueue()
+        self._wakes, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def wake_by_signals(self) -> None:
+        """Have every signal end a wait from now on."""
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+
+    def put(self, event: Event) -> None:
+        """Add one."""
+        self._queue.put(event)
+        with suppress(BlockingIOError):  # full: the main thread wakes anyway
+            os.write(self._wake, b"\0")
+
+    def get(self, timeout_seconds: float | None) -> Event | None:
+        """The next one; None when none has come in time."""
+        if self._queue.empty():
+            select.select([self._wakes], [], [], timeout_seconds)
+            with suppress(BlockingIOError):
+                os.read(self._wakes, 4096)
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            return None
+
+
 class _Process:
     """One daemon from its start to its end.
-
-    Events reach the main thread through one queue, which a signal handler may use at any moment.
 
     Args:
         new_daemon: makes the daemon; may take long. Raises StartError.
@@ -112,7 +141,7 @@ class _Process:
         self._front = _Starting()
         self._supervisor = supervisor
         self._is_stopping = False
-        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._events = _Events()
 
     def listen(self) -> Server:
         """Listen. Raises ListenError, ValueError."""
@@ -136,6 +165,7 @@ class _Process:
         }
         for number, event in signals.items():
             signal.signal(number, partial(self._on_signal, event))
+        self._events.wake_by_signals()
 
     def run(self, started: Callable[[], None]) -> int:
         """Start the daemon and wait for the end. Returns the exit status.
@@ -149,12 +179,9 @@ class _Process:
         import tpw.exposition.web  # noqa: F401
 
         threading.Thread(target=self._start, args=(started,), name="tick", daemon=True).start()
-        patience_seconds = min(WAKE_SECONDS, self._supervisor.ping_seconds or WAKE_SECONDS)
         while True:
-            try:
-                status = self._events.get(timeout=patience_seconds)()
-            except Empty:
-                status = None
+            event = self._events.get(self._supervisor.ping_seconds)
+            status = None if event is None else event()
             if status is not None:
                 return status
             if self._supervisor.ping_seconds is not None and not self._stuck():
