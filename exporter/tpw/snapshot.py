@@ -140,6 +140,8 @@ class Snapshot:
     store: StoreStatus = field(default_factory=StoreStatus)
     retired: Retired = field(default_factory=Retired)
     """Servers and models that have no series any more."""
+    advice: Mapping[str, float] = field(default_factory=dict)
+    """What advice of a kind would save a month, where that is exposed."""
     notes: tuple[str, ...] = ()
     """Sentences for the operator: no tariff configured, RAPL not readable ..."""
 

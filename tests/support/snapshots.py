@@ -415,6 +415,7 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
         components=("hardware",),
         periods=periods_to_date(),
         site=SiteNow("berlin", "gpu", 6.0, 640.0, 6.0 / 640.0),
+        advice={"idle": 667.95, "parked": 0.0},
         budgets=(Budget("all", 9000.0, "month"), Budget("chat", 25.0, "day", server="chat")),
         pue=PUE,
         prices=_prices(wall),

@@ -39,21 +39,19 @@ class Findings:
 
     advice: tuple[Advice, ...]
     missing: tuple[Missing, ...]
+    answered: tuple[Kind, ...] = ()
+    """Kinds for which the books show that there is nothing to save, or what there is."""
 
 
 def advise(fleet: Fleet, question: Question) -> Findings:
     """What would save money."""
     if not fleet.components.get(""):
-        return Findings(
-            (),
-            (
-                Missing(
-                    Kind.IDLE,
-                    "",
-                    "Nothing has a cost: configure `tariff` and `costs`, and what is booked from then on has.",
-                ),
-            ),
+        text = (
+            "Nothing has a cost: configure `tariff` and `costs`, and what is booked from then on has."
+            if fleet.uses
+            else "Nothing was booked in this time."
         )
+        return Findings((), (Missing(Kind.IDLE, "", text),))
     found: Iterator[Advice | Missing] = chain(
         idle(fleet),
         parked(fleet),
@@ -69,7 +67,15 @@ def advise(fleet: Fleet, question: Question) -> Findings:
     lines = list(found)
     advice = [line for line in lines if isinstance(line, Advice) and line.saving.value > 0.0]
     missing = [line for line in lines if isinstance(line, Missing)]
+    given = {
+        Kind.POWER_LIMIT: bool(fleet.limits),
+        Kind.SHIFT: bool(question.can_wait_hours),
+        Kind.CONTRACT: bool(question.contracts) and question.bill_of is not None,
+        Kind.ELSEWHERE: any(work.reference_cost for work in fleet.work.values()),
+    }
+    lacking = {one.kind for one in missing} - {one.kind for one in advice}
     if fleet.unpriced_joules[0] > 0.0:
         kwh = fleet.unpriced_joules[0] / JOULES_PER_KWH
         missing.append(Missing(Kind.IDLE, "", f"{kwh:,.1f} kWh of this time have no price yet, and count as nothing."))
-    return Findings(tuple(sorted(advice, key=lambda one: -one.saving.value)), tuple(missing))
+    answered = tuple(kind for kind in Kind if given.get(kind, True) and kind not in lacking)
+    return Findings(tuple(sorted(advice, key=lambda one: -one.saving.value)), tuple(missing), answered)

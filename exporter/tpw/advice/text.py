@@ -83,6 +83,8 @@ def findings_json(findings: Findings, fleet: Fleet, calendar: Calendar) -> str:
             }
             for one in findings.advice
         ],
+        "answered": list(findings.answered),
+        "note": _NOTE,
         "missing": [{"kind": lack.kind, "subject": lack.subject, "text": lack.text} for lack in findings.missing],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -12,7 +12,7 @@ import structlog
 from tpw import logs
 from tpw.cli import Setting
 from tpw.cli.configuration import configuration, print_problems, problem_lines
-from tpw.cli.serving import StartError, serve
+from tpw.cli.serving import AdviceRoute, StartError, serve
 from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 
@@ -43,7 +43,9 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
             return [str(error)]
         return []
 
-    return serve(lambda: new_daemon(config, setting.config_file), config.web, reload)
+    file = [] if setting.config_file is None else [f"--config.file={setting.config_file}"]
+    advice = AdviceRoute((*file, f"--state.dir={config.state.dir}"), has_metric=config.advice.metrics)
+    return serve(lambda: new_daemon(config, setting.config_file), config.web, reload, advice=advice)
 
 
 def _boot() -> str:

@@ -33,6 +33,7 @@ from tpw.exposition.serving import ListenError, Server
 
 if TYPE_CHECKING:
     from tpw.daemon.daemon import Daemon
+    from tpw.exposition.advice import Advice
     from tpw.exposition.web import Web
     from tpw.model import SourceError
     from tpw.snapshot import Snapshot
@@ -63,6 +64,35 @@ class StartError(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class AdviceRoute:
+    """Advice over HTTP (:mod:`tpw.exposition.advice`), loaded with the first request for it.
+
+    Args:
+        arguments: of ``tpw-exporter advise``.
+        has_metric: whether its savings are in the metrics: then it is loaded at the start.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, has_metric: bool) -> None:
+        self._arguments, self.has_metric = arguments, has_metric
+        self._advice: Advice | None = None
+
+    def __call__(self, request: Request) -> Response:
+        """Answer."""
+        return self._loaded()(request)
+
+    def with_savings(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot as it is exposed."""
+        return self._loaded().with_savings(snapshot) if self.has_metric else snapshot
+
+    def _loaded(self) -> Advice:
+        if self._advice is None:
+            from tpw.cli.advising import calculation
+            from tpw.exposition.advice import Advice
+
+            self._advice = Advice(calculation(self._arguments))
+        return self._advice
 
 
 class _Starting:
@@ -128,10 +158,16 @@ class _Process:
         web: where to listen.
         reload: see :data:`Reload`; None where nothing can be reloaded.
         supervisor: is informed about the start, the end, and that ticks go on.
+        advice: None where there are no books to read.
     """
 
     def __init__(
-        self, new_daemon: Callable[[], Daemon], web: WebSettings, reload: Reload | None, supervisor: Supervisor
+        self,
+        new_daemon: Callable[[], Daemon],
+        web: WebSettings,
+        reload: Reload | None,
+        supervisor: Supervisor,
+        advice: AdviceRoute | None = None,
     ) -> None:
         self._new_daemon = new_daemon
         self._web = web
@@ -140,6 +176,7 @@ class _Process:
         self._daemon: Daemon | None = None
         self._front = _Starting()
         self._supervisor = supervisor
+        self._advice = advice
         self._is_stopping = False
         self._events = _Events()
 
@@ -215,7 +252,7 @@ class _Process:
             return
 
         def publish(snapshot: Snapshot) -> None:
-            handler.prepare(snapshot)
+            handler.prepare(self._exposed(snapshot))
             if self._front.handler is None:
                 self._front.handler = handler
                 self._events.put(started)
@@ -236,7 +273,7 @@ class _Process:
 
         web = self._web
         return Web(
-            lambda: daemon.snapshot,
+            lambda: self._exposed(daemon.snapshot),
             Page(ProcessTail()),
             telemetry_path=web.telemetry_path,
             reload=self._reload,
@@ -247,7 +284,11 @@ class _Process:
             awaited=self._awaited,
             stuck=daemon.stuck,
             host=socket.gethostname(),
+            advice=self._advice,
         )
+
+    def _exposed(self, snapshot: Snapshot) -> Snapshot:
+        return snapshot if self._advice is None else self._advice.with_savings(snapshot)
 
     def _awaited(self) -> Sequence[str]:
         """What must be tried before the exporter is ready. Without names where a password protects them: probes need
@@ -297,6 +338,7 @@ def serve(
     web: WebSettings,
     reload: Reload | None = None,
     announce: Callable[[int], None] | None = None,
+    advice: AdviceRoute | None = None,
 ) -> int:
     """Run a daemon until SIGTERM or SIGINT. Returns the exit status.
 
@@ -305,10 +347,11 @@ def serve(
         web: where to listen.
         reload: see :data:`Reload`; None where nothing can be reloaded.
         announce: called with the port once there is a first snapshot.
+        advice: None where there are no books to read.
     """
     gc.disable()  # until _freeze_memory: what the start makes is used until the end
     supervisor = Supervisor(os.environ, os.getpid())
-    process = _Process(new_daemon, web, reload, supervisor)
+    process = _Process(new_daemon, web, reload, supervisor, advice)
     process.handle_signals()
     try:
         server = process.listen()

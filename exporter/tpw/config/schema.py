@@ -422,6 +422,12 @@ class AdviceSettings:
         "Configurations with other tariffs, which are compared for the load of this node.",
         default=(),
     )
+    metrics: bool = setting(
+        switch(),
+        "Expose what advice would save as `tpw_advice_saving_per_month`. Once an hour a process of its own reads the books"
+        " for it. A change takes effect when the exporter starts.",
+        default=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

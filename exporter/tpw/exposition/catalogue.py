@@ -714,6 +714,14 @@ CATALOGUE: tuple[Metric, ...] = (
         "far, and the pace of the last seven days for the rest.",
         f"No budget is configured. {_NO_FORECAST} More than 5 % of the energy of these days has no price.",
     ),
+    Metric(
+        "tpw_advice_saving_per_month",
+        ("kind", "currency"),
+        "What the advice of a kind (idle, parked, schedule, consolidate, power_limit, shift, contract, elsewhere) would "
+        "save a month, in the currency of the label: the sum of its lines in tpw-exporter advise, from the last four weeks "
+        "of the books, calculated once an hour. Lines of different kinds can overlap.",
+        "advice.metrics is not set, the books have no week yet, or they do not show whether there is something to save.",
+    ),
     # ------------------------------------------------------------------------------------------------------- sources
     Metric(
         "tpw_source_up",

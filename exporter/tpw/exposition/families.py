@@ -165,6 +165,8 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     _money(sheet, snapshot)
     if snapshot.periods is not None:
         add_periods(sheet, snapshot, snapshot.periods.to_date(books))
+    for kind, saving in snapshot.advice.items() if books.currency else ():
+        sheet.add("tpw_advice_saving_per_month", (kind, books.currency), saving)
     _sources(sheet, snapshot)
     _exporter(sheet, snapshot)
     if drops is not None:

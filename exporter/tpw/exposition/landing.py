@@ -77,6 +77,7 @@ def page(status: Status, telemetry_path: str, host: str = "") -> bytes:
         f'<a href="{escape(telemetry_path.lstrip("/"))}">metrics</a> '
         '<a href="api/v1/status">status as JSON</a> '
         '<a href="api/v1/prices?hours=1">prices as JSON</a> '
+        '<a href="api/v1/advice?view=html">advice</a> '
         '<a href="docs/metrics">metric reference</a> '
         '<a href="runbooks/">runbooks</a> '
         f"<span>tpw-exporter {escape(status['version'])}</span>",

@@ -60,6 +60,7 @@ class Web:
         awaited: what must be tried before the exporter is ready, one phrase each; empty once it is.
         stuck: why the exporter cannot go on; "" while it can.
         host: name of this host, for the title of the landing page.
+        advice: answers ``/api/v1/advice``; None where there are no books to read.
         wait: sleeps for so many seconds.
     """
 
@@ -77,6 +78,7 @@ class Web:
         awaited: Callable[[], Sequence[str]] = tuple,
         stuck: Callable[[], str] = str,
         host: str = "",
+        advice: Callable[[Request], Response] | None = None,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._get_snapshot = get_snapshot
@@ -101,6 +103,7 @@ class Web:
             "/": self._landing,
             "/api/v1/status": self._status,
             "/api/v1/prices": self._prices,
+            **({} if advice is None else {"/api/v1/advice": advice}),
             "/docs/metrics": self._reference,
             "/runbooks/": self._runbook,
             # After the landing page, which it replaces if both have the same path. Before the probes: they need no

@@ -10,6 +10,7 @@ import pytest
 from support.fleets import Server, World, hour_of
 from support.quarters import write_books
 from tpw.cli import main
+from tpw.cli.advising import calculation
 
 DAY_ONLY = Server("chat", lambda index: 0.5 + index % 5 / 10 if 6.0 <= hour_of(index) < 22.0 else 0.0)
 BATCH = Server("embed", lambda index: 1.0 if 17.0 <= hour_of(index) < 20.0 else 0.0, model="bge", workload=True)
@@ -90,3 +91,12 @@ def test_books_of_less_than_a_week_have_none(tmp_path: Path, capsys: pytest.Capt
 def test_an_option_that_is_wrong(books: Path, capsys: pytest.CaptureFixture[str], option: str, message: str) -> None:
     assert main(["advise", f"--state.dir={books}", option]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_daemon_has_it_calculated_by_another_process(books: Path, tmp_path: Path) -> None:
+    file = configuration(tmp_path, "now.yaml", 0.20)
+    found = calculation((f"--config.file={file}", f"--state.dir={books}"))()
+    assert found.document is not None
+    assert [one["kind"] for one in found.document["advice"]] == ["idle"]
+    assert found.document["answered"] == ["idle", "parked", "consolidate"]
+    assert calculation((f"--state.dir={tmp_path}",))().problem.startswith("there are no books in")
