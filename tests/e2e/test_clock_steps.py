@@ -120,5 +120,5 @@ def test_a_step_costs_at_most_one_tick_and_no_memory(
     assert "traceback" not in log.lower()
     began = time.monotonic()
     daemon.child.process.terminate()
-    assert daemon.child.process.wait(10) == 0
+    assert daemon.child.process.wait(60) == 0
     assert time.monotonic() - began < 3.0

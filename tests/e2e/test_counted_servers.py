@@ -246,7 +246,7 @@ def test_sigterm_lets_a_stream_end(llama, proxy):
     connection.close()
     assert (first + rest).count(b"data: ") == 60 + 2  # the end of the text, and [DONE]
     assert rest.endswith(b"data: [DONE]\n\n")
-    assert counted.child.process.wait(10) == 0
+    assert counted.child.process.wait(60) == 0
     assert "proxy_stopped" in counted.child.tail()
 
 

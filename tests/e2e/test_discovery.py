@@ -276,7 +276,7 @@ def test_servers_given_by_address_alone_own_what_their_processes_or_a_child_of_t
     again = start_llama(port=int(own.url.rpartition(":")[2]))
     nvml.processes(3, [again.child.pid])
     wait_until(lambda: page(daemon).value("tpw_server_up", server="chat") == 1.0, "chat back")
-    wait_until(lambda: owned(page(daemon), "chat") == {"3"}, "chat's new GPU at once", timeout=SCAN_SECONDS / 3)
+    wait_until(lambda: owned(page(daemon), "chat") == {"3"}, "chat's new GPU at once", timeout=0.8 * SCAN_SECONDS)
 
 
 def test_probe_lists_the_processes_on_a_gpu_that_belongs_to_no_server(

@@ -159,7 +159,7 @@ def read_once(poller: AcceleratorPoller, seconds: float = 10.0) -> AcceleratorRe
 
 def read_until(poller: AcceleratorPoller, expected: dict[str, Reason]) -> AcceleratorReading:
     """Read until these GPUs are faults, and no others."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while faulted(reading := read_once(poller)) != expected:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -274,7 +274,7 @@ def test_a_gpu_is_read_again_when_its_call_returns_and_the_abandoned_thread_ends
     assert len(abandoned) == 2
     del meter.hangs["GPU-0"]
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "GPU-0" not in sampled(reading := read_once(poller)):
         assert time.monotonic() < deadline
 
@@ -294,7 +294,7 @@ def test_a_result_that_comes_late_is_used(closing: list[AcceleratorPoller]) -> N
     assert sampled(read_once(poller)) == {"GPU-0"}
     late = poller._reader.hung["GPU-1"]
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     reading = poller.finish(time.monotonic())
     while "GPU-1" not in sampled(reading):
         assert time.monotonic() < deadline
@@ -509,7 +509,7 @@ def test_results_after_the_deadline_are_in_the_next_reading(closing: list[Accele
     poller = AcceleratorPoller(meter, hang_seconds=60.0)
     closing.append(poller)
     poller.begin()
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
 
     early = poller.finish(time.monotonic())
     gate.open()
@@ -529,7 +529,7 @@ def test_a_hung_sweep_is_a_fault_of_every_gpu_and_no_second_sweep_starts(
     read_once(poller)
     meter.sweep_gate = Gate()
     poller.begin()
-    assert meter.sweep_gate.entered.wait(10)
+    assert meter.sweep_gate.entered.wait(60)
 
     readings = [poller.finish(time.monotonic() + 0.05), read_once(poller, 0.05)]
 
@@ -638,14 +638,14 @@ def test_a_hung_process_list_does_not_affect_reads(closing: list[AcceleratorPoll
     read_once(poller)
     gate = meter.hangs["holders GPU-0"] = Gate()
     poller.request_holders()
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
 
     first = read_once(poller)
     reading = read_until(poller, {"GPU-0": Reason.TIMEOUT})
 
     assert sampled(first) == sampled(reading) == {"GPU-1"}
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while sampled(read_once(poller)) != {"GPU-0", "GPU-1"}:
         assert time.monotonic() < deadline
     assert meter.most_in_call == 1
@@ -679,7 +679,7 @@ def test_a_release_during_a_hung_call_completes_when_the_call_returns(closing: l
     assert not poller.release(time.monotonic() + 5)
     del meter.hangs["GPU-0"]
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not poller.release(time.monotonic() + 0.01):
         assert time.monotonic() < deadline
         poller.begin()
@@ -735,7 +735,7 @@ class Sampled(Meter):
 
     def await_samples(self, count: int) -> None:
         """Wait for this many samples in all."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(self.sample_times) < count:
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -792,7 +792,7 @@ def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPo
     closing.append(poller)
     read_once(poller)
     gate = meter.hangs["sample GPU-1"] = Gate()
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
 
     readings = [read_until(poller, {"GPU-1": Reason.TIMEOUT}), *(read_once(poller) for _ in range(2))]
 
@@ -801,7 +801,7 @@ def test_a_sample_that_hangs_sets_only_its_gpu_aside(closing: list[AcceleratorPo
     assert meter.in_call["GPU-1"] == 1
     del meter.hangs["sample GPU-1"]
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while sampled(read_once(poller)) != {"GPU-0", "GPU-1"}:
         assert time.monotonic() < deadline
     assert meter.most_in_call == 1
@@ -851,7 +851,7 @@ def test_every_server_is_read_in_every_tick(token_pollers: list[TokenPoller]) ->
 
     for _ in range(3):
         poller.begin()
-        assert names(poller.finish(time.monotonic() + 10)) == ["a", "b", "c"]
+        assert names(poller.finish(time.monotonic() + 60)) == ["a", "b", "c"]
 
     assert [source.reads for source in sources] == [3, 3, 3]
 
@@ -866,14 +866,14 @@ def test_a_slow_server_does_not_delay_others(token_pollers: list[TokenPoller]) -
     while "quick" not in first:
         first += names(poller.finish(time.monotonic() + 0.05))
     poller.begin()
-    second = names(poller.finish(time.monotonic() + 10))
+    second = names(poller.finish(time.monotonic() + 60))
     assert slow.reads == 1, "not read twice at once"
     slow.gate = None
     gate.open()
     late: list[str] = []
     while "slow" not in late:
         poller.begin()
-        late = names(poller.finish(time.monotonic() + 10))
+        late = names(poller.finish(time.monotonic() + 60))
 
     assert (first, second) == (["quick"], ["quick"])
 
@@ -891,7 +891,7 @@ def test_many_hung_servers_do_not_delay_others(token_pollers: list[TokenPoller])
 
     for _ in range(3):
         poller.begin()
-        assert names(poller.finish(time.monotonic() + 10)) == ["quick"]
+        assert names(poller.finish(time.monotonic() + 60)) == ["quick"]
     assert len(poller._threads) == 7
     gate.open()
 
@@ -902,7 +902,7 @@ def test_one_thread_is_enough_for_servers_that_answer(token_pollers: list[TokenP
     token_pollers.append(poller)
     for _ in range(5):
         poller.begin()
-        assert len(poller.finish(time.monotonic() + 10)) == 8
+        assert len(poller.finish(time.monotonic() + 60)) == 8
 
     assert len(poller._threads) == 1
 
@@ -910,11 +910,11 @@ def test_one_thread_is_enough_for_servers_that_answer(token_pollers: list[TokenP
 def test_one_thread_is_enough_for_many_servers_that_it_reads_in_time(
     token_pollers: list[TokenPoller], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("tpw.polling.servers.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("tpw.polling.servers.PATIENCE_SECONDS", 0.5)
 
     class Brief(Source):
         def read(self) -> ServerReading:
-            threading.Event().wait(0.001)  # longer than the patience for all of them
+            threading.Event().wait(0.006)  # longer than the patience for all of them
             return super().read()
 
     poller = TokenPoller([Brief(str(i)) for i in range(100)])
@@ -933,7 +933,7 @@ def test_a_thread_that_is_not_needed_any_more_ends(token_pollers: list[TokenPoll
     poller = TokenPoller(sources)
     token_pollers.append(poller)
     poller.begin()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     poller.finish(time.monotonic() + 0.2)
     while len(poller._threads) == 1:  # on a busy machine 0.2 s may be too short to see that one is not enough
         assert time.monotonic() < deadline
@@ -941,12 +941,12 @@ def test_a_thread_that_is_not_needed_any_more_ends(token_pollers: list[TokenPoll
     threads = list(poller._threads)
     sources[0].gate = sources[1].gate = None
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(poller._threads) > 1:  # a thread that had to wait for a processor was busy, and counts as needed
         poller.begin()
-        poller.finish(time.monotonic() + 10)
+        poller.finish(time.monotonic() + 60)
         assert time.monotonic() < deadline
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while sum(thread.is_alive() for thread in threads) > 1:
         assert time.monotonic() < deadline
 
@@ -968,10 +968,10 @@ def test_a_server_that_is_removed_while_it_is_read_is_not_waited_for(token_polle
     assert names(poller.finish(began + 30)) == ["quick"]
     assert time.monotonic() - began < 20
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not hanging.closed:
         poller.begin()
-        poller.finish(time.monotonic() + 10)
+        poller.finish(time.monotonic() + 60)
         assert time.monotonic() < deadline
 
 
@@ -1032,7 +1032,7 @@ def test_sources_can_be_exchanged_while_one_is_being_read(token_pollers: list[To
     poller = TokenPoller([old, kept])
     token_pollers.append(poller)
     poller.begin()
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
     poller.finish(time.monotonic())
 
     poller.set_sources([kept, new])
@@ -1041,7 +1041,7 @@ def test_sources_can_be_exchanged_while_one_is_being_read(token_pollers: list[To
     ended: list[str] = []
     while not old.closed:
         poller.begin()
-        ended += names(poller.finish(time.monotonic() + 10))
+        ended += names(poller.finish(time.monotonic() + 60))
 
     assert not closed_while_reading
     assert set(ended) <= {"kept", "new"}
@@ -1125,11 +1125,11 @@ def test_a_slow_host_meter_has_a_thread_and_an_interval_of_its_own(clock: Clock)
     host.every_seconds = 30.0
     poller = HostPoller(host, clock)
     poller.begin()
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
     while_it_runs = poller.finish()
     host.gate = None
     gate.open()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (reading := poller.finish()) is None:
         assert time.monotonic() < deadline
     poller.begin()

@@ -212,7 +212,7 @@ def test_energy_of_a_long_downtime_has_its_price_though_the_driver_comes_later_s
     later.poll_all()
     reload(later, config("[0]"))
     meter.there = True
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60
     while not any(account.up for account in later.snapshot.books.gpus.values()) and time.monotonic() < deadline:
         later.tick()
     postings = later.snapshot.books.postings.values()
@@ -819,12 +819,12 @@ def test_a_tick_that_hangs_is_reported_as_stuck_until_it_ends() -> None:
 
     def hang(_snapshot: object) -> None:
         hangs.set()
-        goes_on.wait(10)
+        goes_on.wait(60)
 
     daemon.on_snapshot = hang
     thread = threading.Thread(target=daemon.tick, args=[0.5])
     thread.start()
-    assert hangs.wait(10)
+    assert hangs.wait(60)
     before = daemon.stuck()
     seconds[0] += 10.0
     during = daemon.stuck()

@@ -858,7 +858,7 @@ def test_a_real_child_that_listens_is_found_in_the_real_procfs():
         pids = host.tree(owners or (), Climb.SELF)
         process = host.process_at(f"http://localhost:{port}")
         child.stdin.close()
-        child.wait(10)
+        child.wait(60)
     assert (owners, pids) == ({child.pid}, {child.pid})
     assert process is not None
     assert process.pid == child.pid
@@ -879,7 +879,7 @@ def _found_by_the_real_probe(server: PageServer) -> list[FoundServer]:
         found = [one for one in host.find_servers({}) if one.pid == child.pid]
         assert child.stdin is not None
         child.stdin.close()
-        child.wait(10)
+        child.wait(60)
     return found
 
 
