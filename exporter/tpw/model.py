@@ -819,13 +819,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """An amount of money for each day, week or month: of one server, of a namespace, or of everything."""
+    """An amount of money for each day, week or month: of one server, of a namespace, of a tenant, or of everything."""
 
     name: str
     amount: float
     period: str
     server: str = ""
     namespace: str = ""
+    tenant: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------------- sources

@@ -24,6 +24,7 @@ from tpw.ledger.periods import Periods, Sums
 from tpw.ledger.phases import Phases, PhaseWeights
 from tpw.ledger.service import Joint, Outcomes, Service
 from tpw.ledger.site import SiteNow
+from tpw.ledger.tenants import Method, TenantBooks, TenantKey
 from tpw.model import (
     Attribution,
     Budget,
@@ -382,6 +383,21 @@ def rich_snapshot(tick: int = 0) -> Snapshot:
             servers=servers,
             polls=7200 + tick,
             polls_skipped=2,
+            tenants=TenantBooks(
+                postings={
+                    TenantKey("chat", chat, State.ACTIVE, "red", Method.MEASURED): Amounts(
+                        seconds, 4.1e6, 5.3e6, 0.0, {"energy": 0.4, "hardware": 1.1}, 0.02, {"location": 510.0}
+                    ),
+                    TenantKey("chat", chat, State.ACTIVE, "blue", Method.MEASURED): posting(seconds - 900.0, 300.5),
+                    TenantKey("chat", chat, State.ACTIVE, "unattributed", Method.REST): posting(600.0, 90.0),
+                    TenantKey("chat", chat, State.PARKED, "unattributed", Method.REST): posting(1200.0, 118.1),
+                },
+                tokens={
+                    ("chat", chat, team, kind): seconds * rate * part
+                    for kind, rate in _KINDS
+                    for team, part in (("red", 0.5), ("blue", 0.25))
+                },
+            ),
         ),
         sources=(
             SourceStatus("nvml", True, 0.0011, wall, 7200 + tick, (("lost", 812),)),

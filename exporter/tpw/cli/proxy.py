@@ -22,6 +22,7 @@ from tpw.hook.proxy import METRICS_PATH, Upstream, serve_proxy
 
 if TYPE_CHECKING:
     from tpw.cli import Setting
+    from tpw.hook.tenants import TenantHeaders
 
 FLAGS = {"web.listen-address": "127.0.0.1:11435", "web.telemetry-path": METRICS_PATH, "log.level": "", "log.format": ""}
 """Settings that this command accepts -> its default; "" is the daemon's."""
@@ -36,6 +37,7 @@ class _Settings:
 
     upstream: Upstream
     ask_for_usage: bool
+    tenants: TenantHeaders | None
     grace_seconds: float
 
 
@@ -59,6 +61,25 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="Add stream_options.include_usage to OpenAI-compatible streaming requests that lack it, and remove the extra"
         " event from the response. Without this flag, requests are not changed, and such streams are counted only if the"
         " server reports their usage anyway.",
+    )
+    group.add_argument(
+        "--tenant-headers",
+        dest="tenant-headers",
+        metavar="NAMES",
+        help="Headers that name the tenant of a request, separated by commas; the first that a request has counts. Headers"
+        " with keys, such as Authorization, need one of the two files below.",
+    )
+    group.add_argument(
+        "--tenant-names-file",
+        dest="tenant-names-file",
+        metavar="FILE",
+        help="Names of tenants: lines `name: value`, where the value is that of the header. Others are counted as `other`.",
+    )
+    group.add_argument(
+        "--tenant-secret-file",
+        dest="tenant-secret-file",
+        metavar="FILE",
+        help="A secret on one line. Tenants are exposed as the keyed hash (HMAC-SHA-256) of the header's value.",
     )
     group.add_argument(
         "--shutdown-grace",
@@ -121,7 +142,19 @@ def _settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> _Sett
         grace_seconds = -1.0
     if not 0.0 <= grace_seconds <= 86400.0:
         raise ValueError(f"--shutdown-grace must be a number of seconds, at most 86400, not {grace!r}")
-    return _Settings(upstream, _SWITCH[switch], grace_seconds)
+    headers = value("tenant-headers")
+    names_file, secret_file = value("tenant-names-file"), value("tenant-secret-file")
+    if not headers and (names_file or secret_file):
+        raise ValueError("--tenant-headers is missing: without it no header names a tenant")
+    tenants = None
+    if headers:
+        from tpw.hook.tenants import tenant_headers
+
+        try:
+            tenants = tenant_headers(headers.split(","), names_file or None, secret_file or None)
+        except ValueError as error:
+            raise ValueError(f"--tenant-headers: {error}") from None
+    return _Settings(upstream, _SWITCH[switch], tenants, grace_seconds)
 
 
 async def _serve(settings: _Settings, listen_address: str, metrics_path: str) -> None:
@@ -156,6 +189,7 @@ async def _serve(settings: _Settings, listen_address: str, metrics_path: str) ->
             listen_address,
             metrics_path=metrics_path,
             ask_for_usage=settings.ask_for_usage,
+            tenants=settings.tenants,
             ready=ready,
             reached=reached,
             stop=stop,

@@ -12,6 +12,8 @@ from typing import Any
 from tpw.config.nodes import Walk
 from tpw.config.parts import GpuChoice, Gpus, Meter
 from tpw.config.schema import Config, Server
+from tpw.config.tenants import TenantSource
+from tpw.config.tenants import check as check_tenants
 from tpw.settings.addresses import secret_in
 from tpw.settings.shapes import BAD, Report
 from tpw.settings.words import did_you_mean
@@ -28,6 +30,8 @@ class Known:
     """Problems of a dialect, each after its key path and a colon."""
     meter: Callable[[str, Meter], Iterable[str]] | None = None
     """Problems of a meter's options, by the list that contains it; each after its key ("" for the meter) and a colon."""
+    tenants: Callable[[TenantSource], Iterable[str]] | None = None
+    """Problems of a source of tenants, each after its key and a colon."""
 
 
 def check(config: Config, walk: Walk, known: Known) -> None:
@@ -52,6 +56,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
         config.carbon.check("carbon", config.tariff.timezone if config.tariff else None, report)
     _references(config, report)
     _budgets(config, report)
+    check_tenants(config.tenants, known.tenants, report)
     _money_needs_currency(config, report)
 
 
@@ -201,8 +206,8 @@ def _references(config: Config, report: Report) -> None:
 def _budgets(config: Config, report: Report) -> None:
     _unique_names("budgets", config.budgets, report)
     for index, budget in _whole(config.budgets):
-        if budget.server is not None and budget.namespace is not None:
-            report(f"budgets[{index}]", "has a server and a namespace: give one of them, or none for everything")
+        if sum(given is not None for given in (budget.server, budget.namespace, budget.tenant)) > 1:
+            report(f"budgets[{index}]", "has several of server, namespace and tenant: give one, or none for everything")
 
 
 _CHARGES = ("energy", "grid", "levies", "demand", "capacity", "fixed")

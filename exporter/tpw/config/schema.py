@@ -13,6 +13,7 @@ from typing import Any
 from tpw.carbon import CARBON, CarbonSettings
 from tpw.carbon.emissions import Emissions
 from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, MetricSelector, TokensShape
+from tpw.config.tenants import ServerTenants
 from tpw.settings.scalars import choice, number, switch, text, whole_number
 from tpw.settings.shapes import FilePath, FreeMapping, ListOf, MapOf, OrMapping, Section, setting
 from tpw.settings.values import duration, http_url, listen_address, server_url
@@ -508,6 +509,11 @@ class Config:
     )
     slo: ServiceLevels = setting(
         Section(ServiceLevels), "Targets of latency for servers without their own.", default=ServiceLevels()
+    )
+    tenants: tuple[ServerTenants, ...] = setting(
+        ListOf(Section(ServerTenants), "a list of servers with their tenants"),
+        "Who uses the servers: energy, cost and emissions of a server are divided among its tenants by their tokens.",
+        default=(),
     )
     dialects: tuple[Mapping[str, Any], ...] = setting(
         ListOf(FreeMapping("a mapping that describes an engine"), "a list of dialects"),

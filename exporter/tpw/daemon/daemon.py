@@ -29,11 +29,9 @@ _log = structlog.get_logger("tpw")
 FEED_SECONDS = 60.0
 """Between two reads of a feed. Each feed has a schedule of its own, by which most of these reads answer from memory."""
 FIRST_TICK_SECONDS = 1.5
-"""How long the first tick waits for GPUs and servers: what was used while the daemon was down belongs to the servers that
-ran then."""
+"""How long the first tick waits for GPUs and servers: what was used meanwhile belongs to the servers that ran then."""
 FIRST_RESULTS_SECONDS = 0.5
-"""How long the first tick is held back for the first scan and the feeds. Most answer by then; what comes later counts from
-the next tick on, and energy is priced late."""
+"""How long the first tick is held back for the first scan and the feeds. What comes later counts from the next tick on."""
 
 
 class Daemon:
@@ -202,6 +200,8 @@ class Daemon:
         for name in self._node.pricing.feeds.names:
             if name not in self._jobs:
                 self._jobs.every(name, FEED_SECONDS, partial(self._read_feed, name))
+        if self._node.servers.tenants is not None and "tenants" not in self._jobs:
+            self._jobs.every("tenants", reload.TENANTS_SECONDS, partial(reload.read_tenants, self._node))
 
     def _scheduled_tick(self, late_seconds: float, skipped: int) -> None:
         self.tick(0.5 * self._node.config.polling.interval, late_seconds, skipped)

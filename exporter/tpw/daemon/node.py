@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,8 +13,9 @@ from tpw.config.schema import Config
 from tpw.daemon.anomalies import Anomalies
 from tpw.daemon.meters import Meters
 from tpw.daemon.ownership import Owners
-from tpw.daemon.persistence import Persistence, check_currency
+from tpw.daemon.persistence import Persistence, check_currency, source_counts
 from tpw.daemon.pricing import Feeds, Pricing
+from tpw.daemon.reload import use_tenants
 from tpw.daemon.retirement import Retirement
 from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
@@ -61,8 +62,8 @@ class Node:
         notes: Sequence[str] = (),
     ) -> None:
         self.config = config
-        self._store = store
-        self._clock, self._wall = clock, wall
+        self.store = store
+        self.clock, self.wall = clock, wall
         self.books = store.load()
         check_currency(self.books, config)
         self.meters = Meters(config, clock, self.new_health, accelerators)
@@ -70,6 +71,7 @@ class Node:
         self.servers = Servers(config, clock, self.new_health, lambda: self.owners.scan)
         self.pricing = Pricing(config, self.new_feeds(config))
         self.continue_counts(self.pricing.feeds)
+        use_tenants(self, config)
         self.is_scanned = False
         """Whether a scan was received."""
         self.reload_failed = False
@@ -84,8 +86,8 @@ class Node:
         counts = self.books.sources.get(name, SourceAccount())
         return SourceHealth(
             name,
-            clock=self._clock,
-            wall=self._wall,
+            clock=self.clock,
+            wall=self.wall,
             reads=counts.reads,
             failures=counts.failures,
             optional=optional,
@@ -93,7 +95,7 @@ class Node:
 
     def new_feeds(self, config: Config) -> Feeds:
         """The feeds of a configuration, with counts that begin at 0. From any thread."""
-        return Feeds(config, partial(SourceHealth, clock=self._clock, wall=self._wall), self._wall)
+        return Feeds(config, partial(SourceHealth, clock=self.clock, wall=self.wall), self.wall)
 
     def continue_counts(self, feeds: Feeds) -> None:
         """Add what the books have counted of these feeds, before they are shown."""
@@ -104,10 +106,10 @@ class Node:
     def open_meters(self, patience_seconds: float) -> None:
         """Open the meters, waiting so long for slow drivers, and read who holds the GPUs, so that the first scan knows."""
         self.meters.begin()
-        self.meters.finish(self._clock() + patience_seconds)
+        self.meters.finish(self.clock() + patience_seconds)
         self.owners.update_holders(self.meters.accelerators)
-        deadline = self._clock() + FIRST_HOLDERS_SECONDS
-        while self.meters.gpus and self._clock() < deadline:
+        deadline = self.clock() + FIRST_HOLDERS_SECONDS
+        while self.meters.gpus and self.clock() < deadline:
             if all(poller.holders() is not None for poller in self.meters.accelerators):
                 break
             time.sleep(0.005)
@@ -121,7 +123,7 @@ class Node:
             late_seconds: by how much this tick began late.
             skipped: ticks that were skipped before this one.
         """
-        deadline = self._clock() + patience_seconds
+        deadline = self.clock() + patience_seconds
         self.meters.begin()
         self.servers.begin()
         self.meters.begin_hosts()
@@ -143,14 +145,24 @@ class Node:
         who = self.owners
         tick = Tick(at, reading, hosts, tuple(outcomes), owners, who.occupants, who.scan.belongs, who.parts)
         books = advance(self.books, tick, policy)
+        if self.servers.tenants is not None:
+            books = self.servers.tenants.book(self.books, books, at)
         self._anomalies.observe(self.books.servers, books.servers)
         if not policy.standing_charges and "tariff" in self.pricing.feeds.awaited:
             # The contract is not known yet. Its charges are shared late, as energy is priced late.
             books = replace(books, standing_charges_since_seconds=self.books.charged_until_seconds)
         statuses = self.statuses()
+<<<<<<< HEAD
         books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
         before, books = books, self._store.save(books)
         self.books, shown, placed = books, merged(books), merged_owners(self.owners.scan.owners)
+=======
+        books = replace(
+            books, sources=source_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped
+        )
+        before, books = books, self.store.save(books)
+        self.books, shown = books, merged(books)
+>>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
         self.snapshot = Snapshot(
             at=at,
             books=shown,
@@ -158,7 +170,7 @@ class Node:
             prices=self.pricing.prices(books, at.wall_seconds),
             carbon=self.pricing.carbon(at.wall_seconds),
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
-            periods=self._store.periods.update(before, books, self.config.tariff.timezone or "UTC"),
+            periods=self.store.periods.update(before, books, self.config.tariff.timezone or "UTC"),
             budgets=tuple(item.budget() for item in self.config.budgets),
             site=None if policy.site is None else policy.site.now(len(self.meters.gpus), books.quarters),
             pue=policy.pue,
@@ -168,7 +180,7 @@ class Node:
             config_reload_successful=not self.reload_failed,
             poll_lag_seconds=late_seconds,
             interval_seconds=self.config.polling.interval,
-            store=self._store.status,
+            store=self.store.status,
             retired=self._retirement.update(shown, at),
             notes=self._notes(shown, placed),
         )
@@ -196,6 +208,7 @@ class Node:
             *(health.status() for health in self.meters.health() if not health.is_omitted),
             *self.servers.statuses(),
             *self.pricing.feeds.statuses(),
+            *(() if self.servers.tenants is None else self.servers.tenants.statuses()),
         )
 
     def awaited(self) -> list[str]:
@@ -209,7 +222,7 @@ class Node:
             for status in self.servers.statuses()
             if status.read_duration_seconds is None
         ]
-        return [*awaited, *self._store.awaited()]
+        return [*awaited, *self.store.awaited()]
 
     def close(self, within_seconds: float) -> None:
         """Close all sources, waiting for hanging drivers no longer than this."""
@@ -218,9 +231,9 @@ class Node:
         self.pricing.feeds.close()
 
     def _now(self) -> Instant:
-        at = Instant(self._clock(), self._wall())
-        if self._clock() - at.monotonic_seconds > STEP_SECONDS / 2.0:
-            return Instant(self._clock(), self._wall())  # suspended between the two, which is no step of the clock
+        at = Instant(self.clock(), self.wall())
+        if self.clock() - at.monotonic_seconds > STEP_SECONDS / 2.0:
+            return Instant(self.clock(), self.wall())  # suspended between the two, which is no step of the clock
         return at
 
     def _notes(self, shown: Books, owners: Mapping[str, ServerWorkload]) -> tuple[str, ...]:
@@ -228,20 +241,11 @@ class Node:
         notes = [*self._given_notes, *self.owners.notes, *self.owners.scan.problems]
         notes += self.servers.notes(shown, owners)
         notes += [*self.meters.notes(), *self.pricing.notes()]
+        notes += [] if self.servers.tenants is None else self.servers.tenants.notes(self.books)
         if self.meters.gpus:
             uuids = {gpu.uuid for gpu in self.meters.gpus}
             notes += [
                 f"calibration: this node has no GPU with the UUID {uuid}: `tpw-exporter probe` lists those it has."
                 for uuid in self.pricing.policy.calibration.keys() - uuids
             ]
-        return (*notes, *self._store.notes())
-
-
-def _counts(before: Mapping[str, SourceAccount], statuses: Sequence[SourceStatus]) -> Mapping[str, SourceAccount]:
-    """Counts of the sources for the books; an account that did not change stays the same object."""
-    after = dict(before)
-    for status in statuses:
-        known = before.get(status.name)
-        if known is None or known.reads != status.reads:
-            after[status.name] = SourceAccount(status.reads, dict(status.failures))
-    return after
+        return (*notes, *self.store.notes())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
 import structlog
 
 from tpw.config.schema import Config
 from tpw.daemon.periods import PeriodSums
-from tpw.ledger.books import Books
+from tpw.ledger.books import Books, SourceAccount
 from tpw.ledger.rows import without_closed
+from tpw.model import SourceStatus
 from tpw.snapshot import StoreStatus
 from tpw.store.recovery import Recovery
 from tpw.store.sqlite import BooksFile, History
@@ -47,6 +49,16 @@ def check_currency(books: Books, config: Config) -> None:
             f"tariff.currency is {wanted}, but the books in the state directory hold {books.currency}: money in them would"
             " be relabelled. Keep the currency, or give a new --state.dir."
         )
+
+
+def source_counts(before: Mapping[str, SourceAccount], statuses: Sequence[SourceStatus]) -> Mapping[str, SourceAccount]:
+    """Counts of the sources for the books; an account that did not change stays the same object."""
+    after = dict(before)
+    for status in statuses:
+        known = before.get(status.name)
+        if known is None or known.reads != status.reads:
+            after[status.name] = SourceAccount(status.reads, dict(status.failures))
+    return after
 
 
 class Persistence:
@@ -113,6 +125,14 @@ class Persistence:
     def load(self) -> Books:
         """The books as they were last written; empty where there are none."""
         return Books() if self._file is None else self._file.load()
+
+    def with_tenants(self, books: Books) -> Books:
+        """Books that were loaded, with those of tenants."""
+        if self._file is not None:
+            return self._file.with_tenants(books)
+        from tpw.ledger.tenants import TenantBooks
+
+        return replace(books, tenants=TenantBooks())
 
     def history(self, start_seconds: float, end_seconds: float) -> History | None:
         """Rows that are not in memory; None while they cannot be read. Books that are kept in memory have none: what has

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import structlog
 
 from tpw.config.schema import Config
 from tpw.daemon import sources
-from tpw.daemon.node import Node
 from tpw.daemon.persistence import check_currency
 from tpw.daemon.pricing import Feeds, wanted_since
 
+if TYPE_CHECKING:
+    from tpw.daemon.node import Node
+
 _log = structlog.get_logger("tpw")
+
+TENANTS_SECONDS = 15.0
+"""Between two reads of who uses the servers. Tuning: servers are divided once a minute; a page with thousands of tenants
+takes a tenth of a second."""
 
 _AT_START_ONLY = ("state", "web", "log")
 """Sections that take effect at the next start."""
@@ -36,6 +45,8 @@ def apply(node: Node, config: Config, feeds: Feeds) -> None:
     if config.dialects != old.dialects:
         node.servers.replace_rows(sources.dialects(config))
     node.servers.update(config)
+    if config.tenants != old.tenants:
+        use_tenants(node, config)
     node.continue_counts(feeds)
     node.pricing.replace(config, feeds)
     node.price_late()
@@ -44,3 +55,23 @@ def apply(node: Node, config: Config, feeds: Feeds) -> None:
             _log.warning("restart_required", section=section, detail="This section takes effect at the next start.")
     node.reload_failed = False
     _log.info("configuration_reloaded")
+
+
+def use_tenants(node: Node, config: Config) -> None:
+    """Divide servers among tenants as configured, from the next tick on."""
+    if node.servers.tenants is not None:
+        node.servers.tenants.close()
+    if not config.tenants:
+        node.servers.tenants, node.books = None, replace(node.books, tenants=None)
+        return
+    from tpw.daemon.tenants import Tenants
+
+    if node.books.tenants is None:
+        node.books = node.store.with_tenants(node.books)
+    node.servers.tenants = Tenants(config, node.clock, node.wall, node.new_health, node.servers.address_of)
+
+
+def read_tenants(node: Node) -> None:
+    """Read who uses the servers, where that is configured. On the thread of a job."""
+    if node.servers.tenants is not None:
+        node.servers.tenants.read()

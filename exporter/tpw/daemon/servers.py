@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -19,6 +19,9 @@ from tpw.model import OsProcess, ServerFault, ServerReading, ServerWorkload, Sou
 from tpw.polling import SourceHealth, TokenPoller
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.scrape import ScrapeSource
+
+if TYPE_CHECKING:
+    from tpw.daemon.tenants import Tenants
 
 _log = structlog.get_logger("tpw")
 
@@ -55,9 +58,14 @@ class Servers:
         """Dialects: the user's own first."""
         self.claims: dict[str, Claim] = {}
         """What the configuration states about the GPUs of each server."""
+<<<<<<< HEAD
         self._deployments: frozenset[str] = frozenset()
         """Those of the configuration with all their servers on this node."""
         self._routers = Routers(clock)
+=======
+        self.tenants: Tenants | None = None
+        """Who uses them; None where that is not configured."""
+>>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
         self._poller = TokenPoller((), clock, health_of=new_health)
         self._sources: dict[str, ScrapeSource] = {}
         self._settings: dict[str, Server] = {}
@@ -97,6 +105,11 @@ class Servers:
     def dialects(self) -> dict[str, Dialect | None]:
         """The dialect of each server, None where it is not recognised yet. From any thread."""
         return {name: source.dialect for name, source in list(self._sources.items())}
+
+    def address_of(self, name: str) -> str:
+        """Where a server is read; "" where it is not. From any thread."""
+        source = self._sources.get(name)
+        return "" if source is None else source.url
 
     def update(self, config: Config) -> None:
         """Poll the configured servers and those of the latest scan from now on. A server with the same settings keeps its
@@ -165,6 +178,8 @@ class Servers:
     def close(self) -> None:
         """Drop connections. Does not wait for a read that runs."""
         self._poller.close()
+        if self.tenants is not None:
+            self.tenants.close()
 
     def _process_of(self, name: str, url: str) -> Callable[[], OsProcess | None]:
         """Finds the process that listens at a server's address; None until a scan has seen this very address."""

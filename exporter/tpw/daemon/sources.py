@@ -12,6 +12,7 @@ from typing import Any, cast
 from tpw.config.checks import Known
 from tpw.config.parts import GpuChoice, Meter
 from tpw.config.schema import Config, Server
+from tpw.config.tenants import TenantSource
 from tpw.discovery.engines import Engine
 from tpw.discovery.ownership import AUTO, NONE, Claim
 from tpw.http.client import Tls
@@ -40,6 +41,7 @@ def known_names() -> Known:
         engines=tuple(ENGINES),
         dialect=_problems_of_dialect,
         meter=_problems_of_meter,
+        tenants=_problems_of_tenants,
     )
 
 
@@ -71,6 +73,22 @@ def _problems_of_dialect(mapping: Mapping[str, Any]) -> tuple[str, ...]:
     except ValueError as error:
         return tuple(str(error).splitlines())
     return ()
+
+
+def _problems_of_tenants(source: TenantSource) -> Iterator[str]:
+    from tpw.tokens.tenants import SECRET_LABELS, usual_labels  # only users with tenants pay for it
+
+    if source.source not in ENGINES:
+        hint = did_you_mean(source.source, ENGINES) or f"; available: {', '.join(sorted(ENGINES))}"
+        yield f"source: unknown source `{source.source}`{hint}"
+    elif not source.labels and not usual_labels(source.source):
+        yield "labels: is missing: name the labels of this source's page that name a tenant"
+    if source.names_file is None and source.secret_file is None:
+        for label in source.labels:
+            if label.lower() in SECRET_LABELS:
+                yield (
+                    f"labels: `{label}` holds keys or persons: give names_file, or secret_file to expose a keyed hash"
+                )
 
 
 def _dialect(mapping: Mapping[str, Any]) -> Dialect:

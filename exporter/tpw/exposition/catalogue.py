@@ -37,6 +37,7 @@ class Metric:
 _GPU = ("gpu", "uuid")
 _SERVER = ("server",)
 _MODEL = ("server", "model")
+_TENANT = (*_MODEL, "tenant")
 
 _NO_READING = "The GPU does not report it, or the GPU does not answer."
 _NO_ENERGY = "The GPU reports neither energy nor power."
@@ -49,10 +50,19 @@ _NO_PHASES = (
     "above 0.15, an engine that counts tokens at the end of a request or serves several models, or a GPU that is shared "
     "by other evidence than sole and sm."
 )
+<<<<<<< HEAD
 _NO_DEPLOYMENT = (
     "The node has fewer than two servers of the deployment, or only the prefill or only the decode instances of a pair; or "
     "one of them cannot be read."
 )
+=======
+_NO_TENANTS = "No tenants are configured for the server, or it was not read yet."
+_METHODS = (
+    "method: by tokens weighted as measured, configured or by default; owner or use for time without tokens; rest for what "
+    "nobody claimed (tenant unattributed)."
+)
+_WHOLE = "Tenants, unattributed and what is not divided yet sum to the server."
+>>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
 _NO_WINDOW = "The server has been read fewer than two times."
 
 _PERIOD = ("period", "server")
@@ -449,6 +459,62 @@ CATALOGUE: tuple[Metric, ...] = (
         "Emissions of the server's facility energy in grams of CO2 equivalent, by state and basis, from the books; basis "
         "embodied: of making its GPUs, by time. Of the other bases only one is to be used at a time.",
         "Neither a carbon intensity is known nor emissions are configured.",
+    ),
+    Metric(
+        "tpw_tenant_tokens_total",
+        (*_TENANT, "kind"),
+        "Tokens of a tenant on the server, by kind, as the source of the setting tenants counts them: a gateway, the "
+        "proxy, or a label of the engine's page. Updated once a minute. Tenants above the limit are summed as other.",
+        _NO_TENANTS,
+    ),
+    Metric(
+        "tpw_tenant_energy_joules_total",
+        (*_TENANT, "state", "method"),
+        "Energy of the server's GPUs (boundary gpu) in joules, from the books, divided among tenants by their tokens. "
+        f"{_METHODS} {_WHOLE}",
+        _NO_TENANTS,
+    ),
+    Metric(
+        "tpw_tenant_facility_energy_joules_total",
+        (*_TENANT, "state", "method"),
+        "Facility energy of the server in joules, from the books, divided among tenants like "
+        "tpw_tenant_energy_joules_total.",
+        _NO_TENANTS,
+    ),
+    Metric(
+        "tpw_tenant_cost_total",
+        (*_TENANT, "state", "component", "currency", "method"),
+        "Cost of the server in the currency of the label, by component, from the books, divided among tenants by their "
+        f"tokens. {_METHODS} {_WHOLE}",
+        f"{_NO_TENANTS} No currency is configured.",
+    ),
+    Metric(
+        "tpw_tenant_credit_total",
+        (*_TENANT, "state", "currency", "method"),
+        "Money that negative electricity prices paid back, in the currency of the label, from the books, divided among "
+        "tenants like tpw_tenant_cost_total. Net cost is cost minus credit.",
+        f"{_NO_TENANTS} No tariff is configured.",
+    ),
+    Metric(
+        "tpw_tenant_emissions_grams_total",
+        (*_TENANT, "state", "basis", "method"),
+        "Emissions of the server in grams of CO2 equivalent, by basis, from the books, divided among tenants by their "
+        f"tokens. {_METHODS} {_WHOLE}",
+        f"{_NO_TENANTS} Neither a carbon intensity is known nor emissions are configured.",
+    ),
+    Metric(
+        "tpw_tenant_unsettled_energy_joules",
+        (*_MODEL, "state"),
+        "Energy of the server's GPUs (boundary gpu) in joules that is booked and not divided among tenants yet, from the "
+        "books. Tenants, unattributed and this sum to tpw_server_energy_joules_total.",
+        _NO_TENANTS,
+    ),
+    Metric(
+        "tpw_tenant_unsettled_cost",
+        (*_MODEL, "state", "component", "currency"),
+        "Cost of the server in the currency of the label that is booked and not divided among tenants yet, by component, "
+        "from the books. Tenants, unattributed and this sum to tpw_server_cost_total.",
+        f"{_NO_TENANTS} No currency is configured.",
     ),
     Metric(
         "tpw_books_unlisted_energy_joules",

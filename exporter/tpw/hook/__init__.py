@@ -16,10 +16,13 @@ Standard library only. It imports nothing of the exporter.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpw.hook.counting import CONTENT_TYPE, AnswerWatch, Counters
 from tpw.hook.paths import is_read
+
+if TYPE_CHECKING:
+    from tpw.hook.tenants import TenantHeaders
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,13 +40,22 @@ class TokenCounter:
         app: the application.
         path: path of the counters' page; "" publishes none (``page()`` returns it).
         counted_paths: suffixes of the paths to count; None counts every POST that can use tokens.
+        tenants: who sends a request, by its headers (:class:`tpw.hook.tenants.TenantHeaders`); None counts no tenants.
     """
 
-    def __init__(self, app: App, *, path: str = "/tpw/metrics", counted_paths: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        path: str = "/tpw/metrics",
+        counted_paths: tuple[str, ...] | None = None,
+        tenants: TenantHeaders | None = None,
+    ) -> None:
         self._app = app
         self._path = path
         self._counted_paths = None if counted_paths is None else tuple(counted_paths)
         self._counters = Counters()
+        self._tenants = tenants
 
     def page(self) -> bytes:
         """The counters in the Prometheus text format."""
@@ -70,8 +82,18 @@ class TokenCounter:
             return False
         return is_read(method, path)
 
+    def _tenant(self, scope: Scope) -> str:
+        if self._tenants is None:
+            return ""
+        try:
+            values = _values(scope)
+            return self._tenants.tenant(lambda name: values.get(name, ""))
+        except Exception:  # noqa: BLE001 - an error here must not reach the server
+            self._counters.errors += 1
+            return ""
+
     async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = AnswerWatch(self._counters, _without_root(scope))
+        watch = AnswerWatch(self._counters, _without_root(scope), self._tenant(scope))
 
         async def passing(message: Message) -> None:
             await send(message)
@@ -86,6 +108,13 @@ class TokenCounter:
         finally:
             self._counters.running -= 1
             watch.end()
+
+
+def _values(scope: Scope) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in scope.get("headers", ()):
+        found.setdefault(bytes(name).lower().decode("latin-1"), bytes(value).decode("latin-1"))
+    return found
 
 
 def _without_root(scope: Scope) -> str:

@@ -35,6 +35,14 @@ class _Totals:
     audio_seconds: float = 0.0
     requests: int = 0
 
+    def add(self, usage: Mapping[str, float]) -> None:
+        """Count one answer."""
+        self.requests += 1
+        self.output += usage.get("output", 0.0)
+        self.prompt += usage.get("prompt", 0.0)
+        self.cached += usage.get("cached", 0.0)
+        self.audio_seconds += usage.get("audio_seconds", 0.0)
+
 
 @dataclass
 class Counters:
@@ -48,20 +56,19 @@ class Counters:
     errors: int = 0
     without_usage_by_path: dict[str, int] = field(default_factory=dict)
     _models: dict[str, _Totals] = field(default_factory=dict)
+    _tenants: dict[tuple[str, str], _Totals] = field(default_factory=dict)
+    """By (tenant, model), of requests that name a tenant."""
 
     def __post_init__(self) -> None:
         self.began_wall_seconds = self.wall_clock()
 
-    def add(self, model: str, usage: Mapping[str, float]) -> None:
+    def add(self, model: str, usage: Mapping[str, float], tenant: str = "") -> None:
         """Count one answer. ``usage`` has output, prompt, cached and audio_seconds, if the answer has them."""
         if model not in self._models and len(self._models) >= _MODELS_KEPT:
             model = _OTHER
-        totals = self._models.setdefault(model, _Totals())
-        totals.requests += 1
-        totals.output += usage.get("output", 0.0)
-        totals.prompt += usage.get("prompt", 0.0)
-        totals.cached += usage.get("cached", 0.0)
-        totals.audio_seconds += usage.get("audio_seconds", 0.0)
+        self._models.setdefault(model, _Totals()).add(usage)
+        if tenant:
+            self._tenants.setdefault((tenant, model), _Totals()).add(usage)
 
     def add_without_usage(self, path: str) -> None:
         """Count one answer without known tokens."""
@@ -90,6 +97,12 @@ class Counters:
                 value = getattr(totals, field_name)
                 if value or field_name != "audio_seconds":  # only models that transcribe audio have this series
                     lines.append(f'tpw_hook_{name}{{model="{_escaped(model)}"}} {value:.15g}')
+        for field_name in ("output", "prompt", "cached") if self._tenants else ():
+            name = f"tpw_hook_tenant_{field_name}_tokens_total"
+            lines += [f"# HELP {name} The same by tenant, from headers of requests.", f"# TYPE {name} counter"]
+            for (tenant, model), totals in self._tenants.items():
+                labels = f'tenant="{_escaped(tenant)}",model="{_escaped(model)}"'
+                lines.append(f"{name}{{{labels}}} {getattr(totals, field_name):.15g}")
         without = "tpw_hook_requests_without_usage_total"
         text = "Answers without known tokens: streams without usage, unknown forms, aborted requests."
         lines += [f"# HELP {without} {text}", f"# TYPE {without} counter"]
@@ -111,9 +124,10 @@ class AnswerWatch:
     can be read.
     """
 
-    def __init__(self, counters: Counters, path: str = "/v1/completions") -> None:
+    def __init__(self, counters: Counters, path: str = "/v1/completions", tenant: str = "") -> None:
         self._counters = counters
         self._path = path
+        self._tenant = tenant
         self._is_watched = is_generating(path)  # an answer that never started has no usage
         self._tally = Tally()
         self._body: TextBody | StreamBody | None = None
@@ -147,7 +161,7 @@ class AnswerWatch:
                 self._body.end()
             usage = self._tally.total()
             if any(usage.values()):  # a proxy that knows no usage may send zeros
-                self._counters.add(self._tally.model, usage)
+                self._counters.add(self._tally.model, usage, self._tenant)
             else:
                 self._counters.add_without_usage(self._path)
         except Exception:  # noqa: BLE001 - as above

@@ -22,6 +22,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tpw.hook.counting import CONTENT_TYPE, AnswerWatch, Counters
@@ -39,6 +40,9 @@ from tpw.hook.wire import (
     request_line,
     status_of,
 )
+
+if TYPE_CHECKING:
+    from tpw.hook.tenants import TenantHeaders
 
 METRICS_PATH = "/tpw/metrics"
 
@@ -119,6 +123,7 @@ async def serve_proxy(
     *,
     metrics_path: str = METRICS_PATH,
     ask_for_usage: bool = False,
+    tenants: TenantHeaders | None = None,
     ready: Callable[[str, int], None] | None = None,
     reached: Callable[[str], None] | None = None,
     stop: asyncio.Event | None = None,
@@ -132,6 +137,7 @@ async def serve_proxy(
         listen: ``host:port``; port 0 selects a free port. ``:port`` listens on all interfaces.
         metrics_path: path of the counters' page.
         ask_for_usage: request the usage of OpenAI-compatible streams (see :mod:`tpw.hook.inject`). Changes requests.
+        tenants: who sends a request, by its headers; None counts no tenants.
         ready: called with host and port once it listens.
         reached: called once with the reason if the server cannot be reached, and with "" when it is reached again.
         stop: stops the proxy.
@@ -143,7 +149,9 @@ async def serve_proxy(
         OSError: listening failed.
     """
     server_behind = Upstream.at(upstream) if isinstance(upstream, str) else upstream
-    proxy = _Proxy(server_behind, metrics_path, counters or Counters(), reached, ask_for_usage=ask_for_usage)
+    proxy = _Proxy(
+        server_behind, metrics_path, counters or Counters(), reached, ask_for_usage=ask_for_usage, tenants=tenants
+    )
     host, _, port = listen.rpartition(":")
     if not port.isdecimal():
         raise ValueError(f"not an address to listen on: {listen!r}")
@@ -175,8 +183,10 @@ class _Proxy:
         reached: Callable[[str], None] | None,
         *,
         ask_for_usage: bool,
+        tenants: TenantHeaders | None,
     ) -> None:
         self._upstream = upstream
+        self._tenants = tenants
         self._metrics_path = metrics_path
         self._counters = counters
         self._reached = reached
@@ -288,7 +298,8 @@ class _Proxy:
             return False
         method, target = request_line(head)
         path = target.partition("?")[0]
-        watch = AnswerWatch(self._counters, path) if is_read(method, path) else None
+        tenant = "" if self._tenants is None else self._tenants.tenant(head.value)
+        watch = AnswerWatch(self._counters, path, tenant) if is_read(method, path) else None
         self._counters.running += watch is not None
         client.reader.on_close = task.cancel
         upload: asyncio.Task[None] | None = None

@@ -57,6 +57,20 @@ def bearer(file: str | os.PathLike[str]) -> dict[str, str]:
     return {"Authorization": f"Bearer {read_token(file, 'a token')}"}
 
 
+def read_names(file: str | os.PathLike[str]) -> dict[str, str]:
+    """Value -> name of a file with lines ``name: value``. Several values may have one name. Raises SourceError
+    (PERMISSION)."""
+    names: dict[str, str] = {}
+    for number, line in _lines(file):
+        name, colon, value = (part.strip() for part in line.partition(": "))
+        if not (name and colon and value):
+            raise SourceError(
+                Reason.PERMISSION, f"{file}: line {number} is not `name: value`", "Write one name on each line."
+            )
+        names[value] = name
+    return names
+
+
 def read_credentials(file: str | os.PathLike[str]) -> tuple[str, str]:
     """User and password of a file with the line ``user:password``. Raises SourceError (PERMISSION)."""
     user, colon, password = read_token(file, "user:password").partition(":")

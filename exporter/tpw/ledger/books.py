@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.phases import Phases
@@ -41,6 +41,9 @@ from tpw.model import (
     Workload,
 )
 from tpw.tariff.demand import Demand
+
+if TYPE_CHECKING:
+    from tpw.ledger.tenants import TenantBooks
 
 
 class PostingKey(NamedTuple):
@@ -382,6 +385,8 @@ class Books:
     """How often a damaged file was recovered."""
     polls: int = 0
     polls_skipped: int = 0
+    tenants: TenantBooks | None = None
+    """None where none are configured."""
 
     @property
     def charged_until_seconds(self) -> float | None:

@@ -18,7 +18,11 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.tick import Curve, Policy
+<<<<<<< HEAD
 from tpw.model import PriceState, Slo
+=======
+from tpw.model import PriceState, State, server_of_replica
+>>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
 
 LATE_SECONDS = 8 * 86400.0
 """A price may arrive this late: feeds publish their history this far back."""
@@ -141,6 +145,9 @@ def without_closed(books: Books) -> Books:
         return books
     now = books.at.wall_seconds
     still_open = rows_open_from(books.gpus, books.servers, now) - ROW_SECONDS
+    tenants = books.tenants
+    if tenants is not None:
+        still_open = min(still_open, tenants.open_since_seconds)
     rows = {
         start: row
         for start, row in books.rows.items()
@@ -149,7 +156,9 @@ def without_closed(books: Books) -> Books:
     served = {start: row for start, row in books.served.items() if start >= still_open}
     if len(rows) == len(books.rows) and len(served) == len(books.served):
         return books
-    return replace(books, rows=rows, served=served)
+    return replace(
+        books, rows=rows, served=served, tenants=None if tenants is None else tenants.within(rows, still_open)
+    )
 
 
 def _awaits_price(row: Postings) -> bool:
@@ -174,7 +183,9 @@ def price_late(books: Books, policy: Policy) -> Books:
     if not ripe:
         return books
     postings, rows, month_kwh = dict(books.postings), dict(books.rows), dict(books.month_kwh)
+    tenants = books.tenants
     late: dict[str, dict[str, Amounts]] = {}
+    by_state: dict[tuple[float, str, str, State], tuple[Amounts, float]] = {}
     for start in sorted(ripe):
         row = books.rows[start]
         priced_row = dict(row)
@@ -188,6 +199,10 @@ def price_late(books: Books, policy: Policy) -> Books:
             postings[key] = postings.get(key, NOTHING) + priced
             by_model = late.setdefault(key.server, {})
             by_model[key.model] = by_model.get(key.model, NOTHING) + priced
+            if tenants is not None:
+                place = (start, server_of_replica(key.server), key.model, key.state)
+                money, priced_joules = by_state.get(place, (NOTHING, 0.0))
+                by_state[place] = money + priced, priced_joules + joules
         rows[start] = priced_row
     servers = {
         name: replace(account, window=tuple(_with_late(sample, late[name]) for sample in account.window))
@@ -195,7 +210,9 @@ def price_late(books: Books, policy: Policy) -> Books:
         else account
         for name, account in books.servers.items()
     }
-    return replace(books, postings=postings, rows=rows, month_kwh=month_kwh, servers=servers)
+    if tenants is not None:
+        tenants = tenants.priced_late(by_state)
+    return replace(books, postings=postings, rows=rows, month_kwh=month_kwh, servers=servers, tenants=tenants)
 
 
 def _with_late(sample: WindowSample, late: Mapping[str, Amounts]) -> WindowSample:

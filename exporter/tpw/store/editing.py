@@ -109,6 +109,9 @@ def forget(connection: sqlite3.Connection, server: str) -> None:
             (start, FORGOTTEN, OTHER_MODEL, codec.dump_quantity(sums)),
         )
         run("DELETE FROM served WHERE (start, server, model) = (?, ?, ?)", (start, server, model))
+    from tpw.store.tenants import forget as forget_tenants
+
+    forget_tenants(connection, server)
     merged = _merged(
         codec.load_server(FORGOTTEN, accounts.get(FORGOTTEN, "{}")), codec.load_server(server, accounts[server])
     )

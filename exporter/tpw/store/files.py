@@ -32,10 +32,14 @@ CREATE TABLE IF NOT EXISTS interval (start INTEGER, gpu TEXT, server TEXT, model
 CREATE INDEX IF NOT EXISTS interval_unpriced ON interval (start) WHERE unpriced = 1;
 CREATE TABLE IF NOT EXISTS served (start INTEGER, server TEXT, model TEXT, data TEXT NOT NULL,
   PRIMARY KEY (start, server, model)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tenant_interval (start INTEGER, server TEXT, model TEXT, state TEXT, tenant TEXT, method TEXT,
+  unpriced INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (start, server, model, state, tenant, method)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS correction (made REAL PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS power_limit (gpu TEXT, since REAL, watts REAL NOT NULL, PRIMARY KEY (gpu, since)) WITHOUT ROWID;
 """
 
+HISTORY: Final = ("interval", "served", "tenant_interval")
+"""Tables of quarter-hours."""
 SMALL_TABLES: Final = ("meta", "posting", "gpu", "server", "host", "source", "correction", "power_limit")
 """All but the history: what a start reads as a whole."""
 
@@ -95,7 +99,7 @@ def connect(path: Path) -> sqlite3.Connection:
                 f"{path} was written by a newer tpw-exporter (layout {layout[0]}, this one knows {LAYOUT}): run that"
                 " version, or give this one another --state.dir"
             )
-        if not known.issuperset((*SMALL_TABLES, "interval", "served")) or layout is None:
+        if not known.issuperset((*SMALL_TABLES, *HISTORY)) or layout is None:
             connection.executescript(SCHEMA)
             run("INSERT OR REPLACE INTO meta VALUES ('layout', ?)", (str(LAYOUT),))
         Reserve(path).carry_over(connection)

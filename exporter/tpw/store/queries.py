@@ -12,6 +12,9 @@ from tpw.ledger.rows import LATE_SECONDS, rows_open_from
 from tpw.model import Instant
 from tpw.store import codec
 
+_DIVIDED_SECONDS = 2.0 * ROW_SECONDS
+"""Older rows are divided among tenants to the end (:mod:`tpw.ledger.tenants`)."""
+
 
 def load(connection: sqlite3.Connection, boot: str = "") -> Books:
     """The books as last written, ready to be advanced; empty books if there are none.
@@ -37,6 +40,8 @@ def load(connection: sqlite3.Connection, boot: str = "") -> Books:
     }
     servers = {name: codec.load_server(name, data) for name, data in read("SELECT name, data FROM server")}
     open_since = rows_open_from(gpus, servers, at) - ROW_SECONDS
+    if "tenants" in meta:
+        open_since = min(open_since, at - _DIVIDED_SECONDS)
     return replace(
         codec.load_contract(meta.get("contract", "{}")),
         at=Instant(_monotonic(meta, boot), at),

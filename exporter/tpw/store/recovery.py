@@ -18,10 +18,11 @@ from typing import Any
 from tpw.ledger.amounts import NOTHING, NOTHING_SERVED, Amounts, Served
 from tpw.ledger.books import ROW_SECONDS, ServerAccount
 from tpw.ledger.rows import LATE_SECONDS
-from tpw.model import Role, TokenKind
+from tpw.model import Role, State, TokenKind
 from tpw.store import codec
 from tpw.store.files import (
     FILE_NAME,
+    HISTORY,
     SCHEMA,
     SMALL_TABLES,
     DamagedError,
@@ -34,7 +35,7 @@ from tpw.store.files import (
 )
 
 _DAY_SECONDS = 86400
-_COLUMNS = {"interval": 7, "served": 4, "posting": 5, "power_limit": 3}
+_COLUMNS = {"interval": 7, "served": 4, "tenant_interval": 8, "posting": 5, "power_limit": 3}
 _DEFECTS = (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 """What reading a row that no version has written can raise."""
 
@@ -230,7 +231,7 @@ def _copy_history(
     if connection is None:
         return
     limit = "1" if before is None else f"start < {int(before)}"
-    for table in ("interval", "served"):
+    for table in HISTORY:
         add = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * _COLUMNS[table])})"  # noqa: S608
         for row in _readable(connection, table, limit):
             _add_row(target, add, table, row, recovery)
@@ -394,6 +395,10 @@ def _check_meta(row: _Row) -> None:
         codec.load_contract(value)
     elif key == "held":
         codec.load_held(value)
+    elif key == "tenants":
+        from tpw.store.tenants import load_state
+
+        load_state(value)
     elif not isinstance(key, str) or not isinstance(value, str):
         raise TypeError(key)
 
@@ -409,6 +414,17 @@ def _check_served(row: _Row) -> None:
     _check_start(row[0])
     _check_text(row[1:3])
     Served.total((codec.load_served(row[3]), NOTHING_SERVED))
+
+
+def _check_tenant_interval(row: _Row) -> None:
+    _check_start(row[0])
+    _check_text(row[1:6])
+    int(row[6])
+    if row[3]:
+        State(row[3])
+        Amounts.total((codec.load_amounts(row[7]), NOTHING))
+    else:
+        Served.total((codec.load_served(row[7]), NOTHING_SERVED))
 
 
 def _check_posting(row: _Row) -> None:
@@ -444,4 +460,5 @@ _CHECKS: Mapping[str, Callable[[_Row], object]] = {
     "power_limit": _check_limit,
     "interval": _check_interval,
     "served": _check_served,
+    "tenant_interval": _check_tenant_interval,
 }

@@ -28,6 +28,7 @@ STATEMENTS: Final = {
     "posting": "INSERT OR REPLACE INTO posting VALUES (?, ?, ?, ?, ?)",
     "interval": "INSERT OR REPLACE INTO interval VALUES (?, ?, ?, ?, ?, ?, ?)",
     "served": "INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?)",
+    "tenant_interval": "INSERT OR REPLACE INTO tenant_interval VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     "gpu": "INSERT OR REPLACE INTO gpu VALUES (?, ?)",
     "server": "INSERT OR REPLACE INTO server VALUES (?, ?)",
     "host": "INSERT OR REPLACE INTO host VALUES (?, ?)",
@@ -117,7 +118,7 @@ class Reserve:
 
         kept = [*self._carried, *((name, list(rows)) for name, rows in changes)]
         if without_rows:
-            kept = [(name, rows) for name, rows in kept if name not in ("interval", "served")]
+            kept = [(name, rows) for name, rows in kept if name not in ("interval", "served", "tenant_interval")]
             kept.append(("meta", [("pruned_before", moment)]))
         data = zlib.compress(json.dumps([self._base, kept], allow_nan=False, separators=(",", ":")).encode(), 1)
         if _HEAD.size + len(data) > _SLOT_BYTES:

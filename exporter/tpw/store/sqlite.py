@@ -17,10 +17,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.books import Books, GpuAccount, PostingKey, ServerAccount
@@ -47,6 +47,9 @@ from tpw.store.queries import boot_row, load, postings_where, rows_where, served
 from tpw.store.recovery import Recovery, recover, salvage
 from tpw.store.reserve import Changes, Reserve, write
 
+if TYPE_CHECKING:
+    from tpw.store.tenants import TenantRows
+
 _FLUSH_SECONDS: Final = 60.0
 _UNENCODABLE: Final = (ValueError, TypeError, OverflowError)
 
@@ -59,6 +62,15 @@ class History:
     served: Iterable[tuple[float, str, str, Served]] = ()
     pruned_before_seconds: float = -math.inf
     """Earlier rows are not kept any more."""
+
+
+@dataclass(slots=True)
+class _Beneath:
+    """What the disk has of rows that are new in memory: late energy, a clock that was set back."""
+
+    rows: dict[float, dict[PostingKey, Amounts]] = field(default_factory=dict)
+    served: dict[float, dict[tuple[str, str], Served]] = field(default_factory=dict)
+    tenants: TenantRows | None = None
 
 
 class BooksFile:
@@ -89,8 +101,7 @@ class BooksFile:
         """Accounts that could not be encoded at the last save: they are kept in memory only."""
         self._written = Books()
         self._flushed_at = 0.0
-        self._beneath: dict[float, dict[PostingKey, Amounts]] = {}
-        self._beneath_served: dict[float, dict[tuple[str, str], Served]] = {}
+        self._beneath = _Beneath()
         self._reserve = Reserve(self.path)
         self._lock = -1
         self._connection: sqlite3.Connection | None = None
@@ -179,6 +190,20 @@ class BooksFile:
         self._written = self._loaded
         return self._loaded
 
+    def with_tenants(self, books: Books) -> Books:
+        """Books that were loaded, with those of tenants. Empty ones where they cannot be read."""
+        from tpw.ledger.tenants import TenantBooks
+        from tpw.store.tenants import load as load_tenants
+
+        tenants = TenantBooks()
+        try:
+            with self._disk() as disk:
+                tenants = load_tenants(disk, books.rows.keys())
+        except Exception as error:  # noqa: BLE001 - a row can be damaged in any way, and a start never fails for it
+            self.problem = self.problem or _reason(error)
+        self._written = replace(self._written, tenants=tenants)
+        return replace(books, tenants=tenants)
+
     def save(self, books: Books) -> Books:
         """Write what changed since the last save, as one transaction.
 
@@ -205,8 +230,8 @@ class BooksFile:
         self._written = without_closed(written)
         books = self._written if written is books else without_closed(books)
         # A row that left the memory is complete on disk. If it reappears, it is read again.
-        self._beneath = {start: row for start, row in self._beneath.items() if start in books.rows}
-        self._beneath_served = {start: row for start, row in self._beneath_served.items() if start in books.served}
+        self._beneath.rows = {start: row for start, row in self._beneath.rows.items() if start in books.rows}
+        self._beneath.served = {start: row for start, row in self._beneath.served.items() if start in books.served}
         now = self._wall()
         if not 0.0 <= now - self._flushed_at < _FLUSH_SECONDS:
             self._flushed_at = now
@@ -228,7 +253,7 @@ class BooksFile:
         except sqlite3.Error:
             return None
         condition, bounds = "start >= ? AND start < ?", (start_seconds, end_seconds)
-        in_memory, beneath, beneath_served = self._written, dict(self._beneath), dict(self._beneath_served)
+        in_memory, beneath, beneath_served = self._written, dict(self._beneath.rows), dict(self._beneath.served)
 
         def served() -> Iterator[tuple[float, str, str, Served]]:
             with contextlib.closing(disk):
@@ -290,6 +315,15 @@ class BooksFile:
         )
         yield "interval", self._intervals(books, old)
         yield "served", self._served(books, old)
+        tenants = books.tenants
+        if tenants is not None:
+            from tpw.store.tenants import STATE, TenantRows, dump_state, is_changed
+
+            rows = self._beneath.tenants = self._beneath.tenants or TenantRows()
+            with self._disk() as disk:
+                yield "tenant_interval", list(rows.changes(tenants, old.tenants, disk))
+            if is_changed(tenants, old.tenants):
+                yield "meta", [(STATE, dump_state(tenants))]
         yield "gpu", _rows(books.gpus, old.gpus, codec.dump_gpu)
         yield "power_limit", _limits(books.gpus, old.gpus)
         yield "server", self._servers(books, old)
@@ -351,10 +385,10 @@ class BooksFile:
         (the clock was set back): both are added."""
         for start, row in _changed(books.rows, old.rows):
             known = old.rows.get(start)
-            if known is None and start not in self._beneath:
+            if known is None and start not in self._beneath.rows:
                 with self._disk() as disk:
-                    self._beneath[start] = rows_where(disk, "start = ?", (start,)).get(start, {})
-            beneath = self._beneath.get(start, {})
+                    self._beneath.rows[start] = rows_where(disk, "start = ?", (start,)).get(start, {})
+            beneath = self._beneath.rows.get(start, {})
             for key, value in _changed(row, known or {}):
                 amounts = beneath[key] + value if key in beneath else value
                 yield int(start), *codec.dump_key(key), int(amounts.unpriced_joules > 0.0), codec.dump_quantity(amounts)
@@ -363,10 +397,10 @@ class BooksFile:
         written: list[tuple[Any, ...]] = []
         for start, row in _changed(books.served, old.served):
             known = old.served.get(start)
-            if known is None and start not in self._beneath_served:
+            if known is None and start not in self._beneath.served:
                 with self._disk() as disk:
-                    self._beneath_served[start] = served_where(disk, "start = ?", (start,)).get(start, {})
-            beneath = self._beneath_served.get(start, {})
+                    self._beneath.served[start] = served_where(disk, "start = ?", (start,)).get(start, {})
+            beneath = self._beneath.served.get(start, {})
             for key, value in _changed(row, known or {}):
                 served = beneath[key] + value if key in beneath else value
                 written.append((int(start), *key, codec.dump_quantity(served)))
@@ -471,6 +505,14 @@ def _encodable(books: Books, old: Books) -> tuple[Books, tuple[str, ...]]:
     except _UNENCODABLE:
         names.append("held")
         held = replace(held, held=old.held)
+    if books.tenants is not None and books.tenants is not old.tenants:
+        from tpw.store.tenants import dump_state
+
+        try:
+            dump_state(books.tenants).encode()
+        except _UNENCODABLE:
+            names.append("tenants")
+            held = replace(held, tenants=old.tenants)
     return held, tuple(dict.fromkeys(names))
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from tpw.store.files import DamagedError, backups_of, check_whole, mark_closed, sync
+from tpw.store.files import HISTORY, DamagedError, backups_of, check_whole, mark_closed, sync
 from tpw.store.sqlite import doubtful
 
 _log = structlog.get_logger("tpw")
@@ -152,7 +152,7 @@ def prune(path: Path, before: float, pause: Callable[[], None]) -> int:
                 break
             run("BEGIN IMMEDIATE")
             try:
-                for table in ("interval", "served"):
+                for table in HISTORY:
                     deleted += run(f"DELETE FROM {table} WHERE start = ?", (start,)).rowcount  # noqa: S608
                 run("INSERT OR REPLACE INTO meta VALUES ('pruned_before', ?)", (repr(before),))
                 run("COMMIT")

@@ -168,7 +168,7 @@ class ReferencePrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodBudget:
-    """An amount of money for each day, week or month. Without `server` and `namespace` it is for everything."""
+    """An amount of money for each day, week or month. Without `server`, `namespace` and `tenant` it is for everything."""
 
     name: str = setting(text("a name"), "The `budget` label. Each name once.")
     amount: float = setting(
@@ -188,6 +188,10 @@ class PeriodBudget:
         default=None,
     )
 
+    tenant: str | None = setting(
+        text("the name of a tenant"), "Only what this tenant costs, on all servers with `tenants`.", default=None
+    )
+
     def budget(self) -> Budget:
         """For the exposition."""
-        return Budget(self.name, self.amount, self.period, self.server or "", self.namespace or "")
+        return Budget(self.name, self.amount, self.period, self.server or "", self.namespace or "", self.tenant or "")

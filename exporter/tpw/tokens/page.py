@@ -215,13 +215,14 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
             raise ValueError(f"not a label: {text[at:]!r}")
         plain, quoted, value = match.groups()
         if value is not None:
-            yield (plain if plain is not None else _unescaped(quoted)), _unescaped(value)
+            yield (plain if plain is not None else unescaped(quoted)), unescaped(value)
         elif quoted is None:
             raise ValueError(f"a label without a value: {text[at:]!r}")
         at = match.end()
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """The value of a label as it was before it was written."""
     if "\\" not in text:
         return text
     return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], text)

@@ -38,7 +38,7 @@ _KEY_LENGTH = 2048
 
 _IDLE_READS = 5
 
-_ALONE = KvTransfer()
+ALONE = KvTransfer()
 _BESIDE = (Role.ELSEWHERE, Role.REQUESTS)
 """Roles without which a page has no counters."""
 _COUNTED_BY_PREFILL = (Role.INPUT, Role.PROMPT, Role.CACHED_INPUT)
@@ -68,7 +68,7 @@ class PageReading:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class Head:
     """One parsed label set."""
 
     key: str
@@ -80,13 +80,13 @@ class _Head:
 
 
 @dataclass(slots=True)
-class _Slot:
+class Slot:
     """One quantity: its candidates and the chosen one."""
 
     candidates: tuple[Candidate, ...]
     sample: str = ""
     chosen: Candidate | None = None
-    heads: dict[bytes, _Head | None] = field(default_factory=dict)
+    heads: dict[bytes, Head | None] = field(default_factory=dict)
 
 
 class _Lead:
@@ -129,19 +129,19 @@ class DialectReader:
         self.dialect = dialect
         self._model = model
         self._roles = {
-            role: _Slot(dialect.candidates(role))
+            role: Slot(dialect.candidates(role))
             for role in (Role.OUTPUT, Role.INPUT, Role.CACHED_INPUT, Role.ELSEWHERE, Role.REQUESTS)
             if dialect.candidates(role)
         }
         if dialect.prompt:
-            self._roles[Role.PROMPT] = _Slot(dialect.prompt)
-        self._stored = _Slot(dialect.stored)
-        self._live = _Slot(dialect.live_output)
+            self._roles[Role.PROMPT] = Slot(dialect.prompt)
+        self._stored = Slot(dialect.stored)
+        self._live = Slot(dialect.live_output)
         self._leads: dict[str, _Lead] = {}
-        self._work = {work.unit: _Slot(work.candidates) for work in dialect.work}
-        self._uncounted = _Slot(dialect.uncounted)
-        self._running = _Slot(dialect.running)
-        self._waiting = _Slot(dialect.waiting)
+        self._work = {work.unit: Slot(work.candidates) for work in dialect.work}
+        self._uncounted = Slot(dialect.uncounted)
+        self._running = Slot(dialect.running)
+        self._waiting = Slot(dialect.waiting)
         self._refused = 0
         """On the page that is read."""
         self._latencies: LatencyReader | None = None
@@ -150,7 +150,7 @@ class DialectReader:
 
             self._latencies = LatencyReader(dialect, targets, model)
 
-    def read(self, page: Page, transfer: KvTransfer = _ALONE) -> PageReading:
+    def read(self, page: Page, transfer: KvTransfer = ALONE) -> PageReading:
         """The values of the page. Never raises: missing quantities are missing in the reading."""
         self._refused = 0
         series = self._series(page, transfer)
@@ -188,7 +188,7 @@ class DialectReader:
         prefix = self.dialect.prefixes[0]
         return tuple(dict.fromkeys(prefix + sample_name(c) for slot in self._counters() for c in slot.candidates))
 
-    def _counters(self) -> list[_Slot]:
+    def _counters(self) -> list[Slot]:
         return [slot for role, slot in self._roles.items() if role not in _BESIDE] + list(self._work.values())
 
     def _in_flight(self, page: Page, series: tuple[TokenSeries, ...]) -> tuple[InFlight, ...]:
@@ -221,7 +221,7 @@ class DialectReader:
         waiting = self._gauge(page, self._waiting, only)
         return tuple(Load(model, running.get(model), waiting.get(model)) for model in {**running, **waiting})
 
-    def _gauge(self, page: Page, slot: _Slot, only: str | None) -> dict[str, float]:
+    def _gauge(self, page: Page, slot: Slot, only: str | None) -> dict[str, float]:
         """By model: the sum over shards, the highest value of replicas (an old client library has one per process)."""
         shards: dict[tuple[str, str], float] = {}
         for head, value in self._values(page, slot):
@@ -232,21 +232,21 @@ class DialectReader:
             models[model] = models.get(model, 0.0) + value
         return models
 
-    def _rows(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
+    def _rows(self, page: Page, slot: Slot) -> list[tuple[Head, float]]:
         """The counter's series; of replicas the highest, so that one that appears or lags does not lower the value."""
         rows = self._values(page, slot)
         for raw in page.refused(slot.sample):
             self._refused += self._head_of(slot, raw) is not None
         if len(rows) < 2:
             return rows
-        highest: dict[str, tuple[_Head, float]] = {}
+        highest: dict[str, tuple[Head, float]] = {}
         for row in rows:
             other = highest.get(row[0].key)
             if other is None or row[1] > other[1]:
                 highest[row[0].key] = row
         return list(highest.values())
 
-    def _values(self, page: Page, slot: _Slot) -> list[tuple[_Head, float]]:
+    def _values(self, page: Page, slot: Slot) -> list[tuple[Head, float]]:
         lines = page.lines(slot.sample) if slot.sample else []
         if not lines and slot.candidates:
             self._choose(page, slot)
@@ -258,7 +258,7 @@ class DialectReader:
                 rows.append((head, value))
         return rows
 
-    def _choose(self, page: Page, slot: _Slot) -> None:
+    def _choose(self, page: Page, slot: Slot) -> None:
         """Choose the first candidate that is present; keep the chosen one while it or no other is present."""
         if slot.chosen is not None and _is_present(page, slot.sample, slot.chosen):
             return
@@ -270,14 +270,14 @@ class DialectReader:
                         slot.heads.clear()
                         return
 
-    def _head_of(self, slot: _Slot, raw: bytes) -> _Head | None:
+    def _head_of(self, slot: Slot, raw: bytes) -> Head | None:
         """None for a sample that is not counted."""
         return slot.heads[raw] if raw in slot.heads else self._parse(slot, raw)
 
-    def _parse(self, slot: _Slot, raw: bytes) -> _Head | None:
+    def _parse(self, slot: Slot, raw: bytes) -> Head | None:
         if len(slot.heads) >= _HEADS_KEPT:
             slot.heads.clear()
-        head: _Head | None
+        head: Head | None
         try:
             head = self._head(slot, raw)
         except ValueError:
@@ -285,19 +285,23 @@ class DialectReader:
         slot.heads[raw] = head
         return head
 
-    def _head(self, slot: _Slot, raw: bytes) -> _Head | None:
-        labels = labels_of(raw)
+    def _head(self, slot: Slot, raw: bytes) -> Head | None:
+        return self._head_by(slot, labels_of(raw))
+
+    def _head_by(self, slot: Slot, labels: Mapping[str, str]) -> Head | None:
         if slot.chosen is not None and not _matches(slot.chosen, labels):
             return None
+        return self._parsed(slot, labels)
+
+    def _parsed(self, slot: Slot, labels: Mapping[str, str]) -> Head:
+        """What is read of the labels of a series that is counted."""
         key = head_of(slot.sample, {name: value for name, value in labels.items() if name not in self.dialect.pin})
         model = next((labels[label] for label in self.dialect.model_labels if labels.get(label)), None)
         tiers = slot.chosen.tiers if slot.chosen is not None else ()
         tier = next((tier for label, value, tier in tiers if labels.get(label, "") == value), None)
-        return _Head(
-            _short(key), None if model is None else label_text(model), label_text(labels.get("path", "")), tier
-        )
+        return Head(_short(key), None if model is None else label_text(model), label_text(labels.get("path", "")), tier)
 
-    def _model_of(self, head: _Head) -> str:
+    def _model_of(self, head: Head) -> str:
         return head.model if head.model is not None else (self._model() or UNKNOWN_MODEL)
 
     def _cadence(self) -> Cadence:

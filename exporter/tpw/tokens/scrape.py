@@ -58,6 +58,7 @@ class ScrapeSource:
         targets: seconds of each latency that has a target.
         dialects: rows to recognise from.
         paths: paths to try while the engine is unknown.
+        reader: reads the pages, with the dialect; None makes one.
 
     Raises:
         ValueError: from the constructor, for an invalid URL.
@@ -81,6 +82,7 @@ class ScrapeSource:
         targets: Mapping[Slo, float] | None = None,
         dialects: Sequence[Dialect] = DIALECTS,
         paths: Sequence[str] = KNOWN_PATHS,
+        reader: DialectReader | None = None,
     ) -> None:
         self.name = name
         self.url = url
@@ -92,7 +94,7 @@ class ScrapeSource:
         self._dialect = dialect
         self._dialects = tuple(dialects)
         self._paths_to_try = tuple(paths)
-        self._reader: DialectReader | None = None
+        self._reader = reader
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._configured = cadence, phase, targets or {}

@@ -51,9 +51,10 @@ NOT_SHOWN = {
     "tpw_source_read_failures_total",
     "tpw_store_last_write_timestamp_seconds",
     "tpw_workload_energy_joules_total",
+    *(metric.name for metric in CATALOGUE if metric.name.startswith("tpw_tenant_")),
 }
 """Metrics that healthy, unpartitioned GPUs at positive prices do not have in their first minute, without books on disk,
-budgets, targets of latency, a site and servers with separate phases."""
+budgets, targets of latency, tenants, a site and servers with separate phases."""
 
 
 @pytest.fixture(scope="module")

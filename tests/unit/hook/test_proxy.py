@@ -18,6 +18,7 @@ from support.servers import free_port
 from tpw.hook.body import TextBody
 from tpw.hook.counting import AnswerWatch, Counters
 from tpw.hook.proxy import Upstream, serve_proxy
+from tpw.hook.tenants import TenantHeaders
 from tpw.hook.usage import Tally
 from tpw.model import Role
 from tpw.tokens.engines import TPW_HOOK
@@ -135,6 +136,20 @@ def test_an_answer_passes_unchanged_and_is_counted_and_connections_stay_open():
 
     setup = run(answering(plain(USED)), talk)
     assert (output_of(setup.counters), setup.connections) == (9.0, 1)
+
+
+def test_answers_are_counted_by_the_tenant_that_a_header_names_and_no_header_is_removed():
+    async def talk(setup: Setup) -> None:
+        for more in ("X-Team: red\r\n", "x-team: red\r\n", "X-Other: blue\r\n"):
+            await setup.ask(more=more)
+            await setup.exactly(plain(USED))
+
+    setup = run(answering(plain(USED)), talk, tenants=TenantHeaders(["x-team"]))
+    assert b"X-Team: red\r\n" in setup.heads[0]
+    page = setup.counters.page()
+    assert b'tpw_hook_tenant_output_tokens_total{tenant="red",model="m"} 6\n' in page
+    assert b"blue" not in page
+    assert output_of(setup.counters) == 9.0
 
 
 def test_the_server_receives_its_own_host_and_no_accepted_compression():
