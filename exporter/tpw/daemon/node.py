@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -152,17 +152,11 @@ class Node:
             # The contract is not known yet. Its charges are shared late, as energy is priced late.
             books = replace(books, standing_charges_since_seconds=self.books.charged_until_seconds)
         statuses = self.statuses()
-<<<<<<< HEAD
-        books = replace(books, sources=_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped)
-        before, books = books, self._store.save(books)
-        self.books, shown, placed = books, merged(books), merged_owners(self.owners.scan.owners)
-=======
         books = replace(
             books, sources=source_counts(books.sources, statuses), polls_skipped=books.polls_skipped + skipped
         )
         before, books = books, self.store.save(books)
-        self.books, shown = books, merged(books)
->>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
+        self.books, shown, placed = books, merged(books), merged_owners(self.owners.scan.owners)
         self.snapshot = Snapshot(
             at=at,
             books=shown,

@@ -58,14 +58,11 @@ class Servers:
         """Dialects: the user's own first."""
         self.claims: dict[str, Claim] = {}
         """What the configuration states about the GPUs of each server."""
-<<<<<<< HEAD
         self._deployments: frozenset[str] = frozenset()
         """Those of the configuration with all their servers on this node."""
         self._routers = Routers(clock)
-=======
         self.tenants: Tenants | None = None
         """Who uses them; None where that is not configured."""
->>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
         self._poller = TokenPoller((), clock, health_of=new_health)
         self._sources: dict[str, ScrapeSource] = {}
         self._settings: dict[str, Server] = {}

@@ -50,19 +50,16 @@ _NO_PHASES = (
     "above 0.15, an engine that counts tokens at the end of a request or serves several models, or a GPU that is shared "
     "by other evidence than sole and sm."
 )
-<<<<<<< HEAD
 _NO_DEPLOYMENT = (
     "The node has fewer than two servers of the deployment, or only the prefill or only the decode instances of a pair; or "
     "one of them cannot be read."
 )
-=======
 _NO_TENANTS = "No tenants are configured for the server, or it was not read yet."
 _METHODS = (
     "method: by tokens weighted as measured, configured or by default; owner or use for time without tokens; rest for what "
     "nobody claimed (tenant unattributed)."
 )
 _WHOLE = "Tenants, unattributed and what is not divided yet sum to the server."
->>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
 _NO_WINDOW = "The server has been read fewer than two times."
 
 _PERIOD = ("period", "server")

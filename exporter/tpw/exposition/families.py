@@ -160,15 +160,12 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
         _server_books(sheet, server, booked, books, ordered, bases)
         _reference_costs(sheet, server, books.currency, snapshot.references)
         _ratios(sheet, server, snapshot)
-<<<<<<< HEAD
     if any(owner.deployment for owner in snapshot.owners.values()):
         _deployments(sheet, snapshot)
-=======
     if books.tenants is not None:
         from tpw.exposition.tenants import add_tenants
 
         add_tenants(sheet, books, books.tenants, servers, ordered)
->>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
     _money(sheet, snapshot)
     if snapshot.periods is not None:
         add_periods(sheet, snapshot, snapshot.periods.to_date(books))

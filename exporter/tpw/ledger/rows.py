@@ -18,11 +18,7 @@ from tpw.ledger.books import (
     WindowSample,
 )
 from tpw.ledger.tick import Curve, Policy
-<<<<<<< HEAD
-from tpw.model import PriceState, Slo
-=======
-from tpw.model import PriceState, State, server_of_replica
->>>>>>> ad88a04 (Tenants: energy, cost and emissions of a server divided among who used it)
+from tpw.model import PriceState, Slo, State, server_of_replica
 
 LATE_SECONDS = 8 * 86400.0
 """A price may arrive this late: feeds publish their history this far back."""
