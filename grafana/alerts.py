@@ -318,6 +318,24 @@ class Alerts:
             {"server": "server", "model": "model"},
             ("tokens_without_energy_for",),
         )
+        yield Alert(
+            "TpwEfficiencyImpossible",
+            Severity.WARNING,
+            promql(f"""
+                model:tpw_tokens_per_joule:ratio_rate5m{{kind="output", boundary="gpu"}}
+                / on ({self._model}) group_left ()
+                max by ({self._model}) (tpw_server_highest_plausible_tokens_per_watt)
+                > {number(v.impossible_ratio)}
+            """),
+            v.impossible_for,
+            "A server generates more tokens per joule than its GPUs can.",
+            f'{_MODEL} generates {{{{ $value | printf "%.1f" }}}} times the output tokens per joule that are plausible for '
+            "this model on these GPUs: it probably uses GPUs that are not counted as its own.",
+            "tpw-measuring",
+            "Four times the best published figure of models at least as large, or the arithmetic rate of the GPU.",
+            {"server": "server", "model": "model"},
+            ("impossible_ratio", "impossible_for"),
+        )
         without = f"sum by ({self._keys('server')}) (increase(tpw_server_requests_without_usage_total[1h]))"
         yield Alert(
             "TpwRequestsWithoutUsage",

@@ -45,6 +45,9 @@ class Values:
     unbalanced_share: float = 0.001
     unbalanced_for: str = "15m"
     tokens_without_energy_for: str = "10m"
+    impossible_ratio: float = 1.0
+    """Tokens per joule over those that are plausible."""
+    impossible_for: str = "15m"
     without_usage_share: float = 0.05
     without_usage_for: str = "30m"
     energy_without_tokens_active_share: float = 0.5

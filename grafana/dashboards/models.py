@@ -347,11 +347,22 @@ def _cost(page: Dashboard) -> None:
             grid(
                 "Servers",
                 "Engine, when its output counter increases (finish: only at the end of a request, so short windows are "
-                "inaccurate), the source of ownership, and the window of live ratios. A click on a node opens its GPUs.",
+                "inaccurate), the source of ownership, and the window of live ratios. Output tokens per joule now, and as "
+                "others have published them for this model on this GPU (conditions: the exporter's page).",
                 Query("count by (server, instance) (tpw_server_gpu)", table=True, instant=True),
                 Query("max by (server, instance) (tpw_window_seconds)", table=True, instant=True),
                 Query(
                     "max by (server, instance, engine, version, cadence, attribution) (tpw_server_info)",
+                    table=True,
+                    instant=True,
+                ),
+                Query(
+                    'max by (server, instance) (tpw_tokens_per_watt{kind="output", boundary="gpu"})',
+                    table=True,
+                    instant=True,
+                ),
+                Query(
+                    "max by (server, instance) (tpw_server_published_tokens_per_watt)",
                     table=True,
                     instant=True,
                 ),
@@ -364,6 +375,8 @@ def _cost(page: Dashboard) -> None:
                     Column("cadence", "Counter increases", Style(width=130)),
                     Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=70)),
                     Column("Value #B", "Window", Style(unit="s", decimals=0, width=90)),
+                    Column("Value #D", "Now", Style(unit="suffix: tok/J", width=100)),
+                    Column("Value #E", "Published", Style(unit="suffix: tok/J", width=100)),
                 ),
                 drop=("Value #C",),
                 links={

@@ -322,6 +322,8 @@ def _models() -> dict[str, list[Expected]]:
             lambda h: h.now("tpw_server_gpu", ("server", "instance")),
             lambda h: h.now("tpw_window_seconds", ("server", "instance")),
             lambda h: h.now("tpw_server_info", ("server", "instance", "engine", "version", "cadence", "attribution")),
+            lambda h: h.now("tpw_tokens_per_watt", ("server", "instance"), kind="output", boundary="gpu"),
+            lambda h: h.now("tpw_server_published_tokens_per_watt", ("server", "instance")),
         ],
         "GPUs owned": [lambda h: single(float(len(h.now("tpw_server_gpu", ("instance", "uuid")))))],
         "Requests finished": [lambda h: h.gained("tpw_server_requests_total", h.range)],

@@ -490,6 +490,12 @@ class Book:
             if up:
                 self._show("tpw_server_requests_running", day.running(name, self._now), **who)
                 self._show("tpw_server_requests_waiting", day.waiting(name, self._now), **who)
+                if name not in day.SPANS_NODES:
+                    # ML.ENERGY v3, Llama 3.3 70B on 4 H100: 3.847 J at 8 requests in flight, 0.8223 J at 64; half-way on
+                    # the logarithmic axis is 2^4.5. The best of 70B and more: Llama 3.1 70B, 0.3731 J.
+                    joules = 3.847 if day.running(name, self._now) < 2**4.5 else 0.8223
+                    self._show("tpw_server_published_tokens_per_watt", 1.0 / joules, source="mlenergy-v3", **who)
+                    self._show("tpw_server_highest_plausible_tokens_per_watt", 4.0 / 0.3731, **who)
         self._ratios(name)
 
     def _ratios(self, name: str) -> None:

@@ -19,6 +19,8 @@ from tpw.config.problems import ConfigError
 from tpw.config.schema import Config
 from tpw.daemon.daemon import Daemon
 from tpw.daemon.persistence import CurrencyError
+from tpw.exposition.comparing import published_words
+from tpw.exposition.status import status
 from tpw.model import Attribution, HostMethod
 from tpw.snapshot import Snapshot
 
@@ -70,6 +72,7 @@ def findings(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], con
         for uuid in server.gpus:
             owners.setdefault(uuid, []).append(name)
     read = snapshot.servers_read
+    shown = {server["name"]: server["models"] for server in status(snapshot)["servers"]}
     return {
         "gpus": [
             {
@@ -118,6 +121,14 @@ def findings(snapshot: Snapshot, held: Mapping[str, Collection[int] | None], con
                 "cadence": str(server.cadence),
                 "gpus": sorted(books.gpus[uuid].gpu.index for uuid in server.gpus if uuid in books.gpus),
                 "attribution": str(server.attribution),
+                "published": {
+                    model["model"]: {
+                        "nearest": model["published"],
+                        "summary": published_words(model),
+                        "highest_plausible_tokens_per_watt": model["highest_plausible_tokens_per_watt"],
+                    }
+                    for model in shown.get(server.name, ())
+                },
             }
             for server in books.servers.values()
         ],
@@ -173,6 +184,9 @@ def _print(found: dict[str, Any]) -> None:
         models = ", ".join(server["models"]) or "unknown model"
         found_by = "" if server["attribution"] == Attribution.NONE else f" ({server['attribution']})"
         print(f"  {server['name']}  {server['engine'] or '?'}  {models}  {state}  GPUs: {gpus}{found_by}")
+        for compared in server["published"].values():
+            if compared["summary"]:
+                print(f"     output tokens per joule, {compared['summary']}")
     print_surroundings(found)
     for missing in found["missing"]:
         if missing["source"] in {"tariff", "carbon", "pue"} and not missing["hint"]:

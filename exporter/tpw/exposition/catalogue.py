@@ -384,6 +384,22 @@ CATALOGUE: tuple[Metric, ...] = (
         "No target is set for the server, or its engine has no histogram of that latency by request.",
     ),
     Metric(
+        "tpw_server_published_tokens_per_watt",
+        (*_MODEL, "source"),
+        "Output tokens per second per watt of the GPUs that others have published for this model on this GPU, of the "
+        "conditions nearest to those of the server now, at steady load. source: mlenergy-v3 or inferencex-828; conditions, "
+        "differences and licence are in /api/v1/status and docs/measure.md.",
+        "No figure of this model on this GPU is published, or the server is down or uses GPUs of several kinds or nodes.",
+    ),
+    Metric(
+        "tpw_server_highest_plausible_tokens_per_watt",
+        _MODEL,
+        "Output tokens per second per watt of its GPUs that no server of this model on these GPUs can exceed: four times "
+        "the best published figure of models at least as large, at most what the arithmetic rate of the GPU allows "
+        "(docs/measure.md). More than that means that the server uses GPUs that are not counted as its own.",
+        "Neither a figure of this model nor its size and the rate of the GPU are known, or the server is down.",
+    ),
+    Metric(
         "tpw_server_requests_running",
         _MODEL,
         "Requests the server is processing, from the gauge of the engine.",

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
+from tpw.exposition.comparing import comparisons
 from tpw.exposition.periods import add_periods
 from tpw.exposition.totals import Totals, listed, totals, unlisted
 from tpw.ledger.accuracy import energy_error_ratio
@@ -347,6 +348,11 @@ def _server(sheet: Sheet, server: ServerAccount, books: Books, owner: ServerWork
         sheet.add("tpw_server_work_units_total", (name, model, unit), units)
     if server.service is not None and server.service.targets:
         _service(sheet, name, server.service)
+    for model, comparison in comparisons(server, books):
+        nearest, highest = comparison.nearest, comparison.highest_tokens_per_joule
+        if nearest is not None:
+            sheet.add("tpw_server_published_tokens_per_watt", (name, model, nearest.source), nearest.tokens_per_joule)
+        sheet.add("tpw_server_highest_plausible_tokens_per_watt", (name, model), highest)
     for load in server.loads if server.up else ():
         who = (name, load.model or UNKNOWN_MODEL)
         sheet.add("tpw_server_requests_running", who, load.running)

@@ -15,6 +15,7 @@ from html import escape
 
 from tpw.exposition import figures
 from tpw.exposition.catalogue import Metric
+from tpw.exposition.comparing import published_words
 from tpw.exposition.figures import UNKNOWN
 from tpw.exposition.landing_assets import ICON, SCRIPT, STYLE
 from tpw.exposition.reference import sections
@@ -432,6 +433,7 @@ def _server_row(server: ServerStatus, model: ModelStatus, *, first: bool) -> tup
     if per_watt:
         facility = figures.figure(per_watt.get(Boundary.FACILITY, {}).get(OUTPUT))
         boundaries = f"GPUs alone, {over}; with host and PUE: {facility}"
+    boundaries = "; ".join(part for part in (boundaries, published_words(model)) if part)
     engine = " ".join(part for part in (server["engine"], server["version"]) if part)
     if server["namespace"] and not server["name"].startswith(f"{server['namespace']}/"):
         engine += f" in {server['namespace']}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import fsum
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from tpw import __version__
+from tpw.exposition.comparing import comparisons
 from tpw.exposition.totals import Totals, listed, totals
 from tpw.exposition.waste import Waste
 from tpw.ledger.accuracy import energy_error_ratio
@@ -20,6 +21,9 @@ from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
 from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, PriceState, Scope, State
 from tpw.snapshot import Prices, Snapshot
+
+if TYPE_CHECKING:
+    from tpw.published.figures import Comparison
 
 _Nested = dict[str, dict[str, float]]
 
@@ -95,6 +99,25 @@ class GpuStatus(TypedDict):
     states: dict[str, StateStatus]
 
 
+class PublishedStatus(TypedDict):
+    """The published figure nearest to a model of a server; null where a condition was not published."""
+
+    tokens_per_watt: float
+    """Of output tokens, boundary gpu."""
+    gpu: str
+    gpus: int | None
+    precision: str
+    task: str
+    input_tokens: int | None
+    output_tokens: int | None
+    concurrency: float | None
+    source: str
+    address: str
+    date: str
+    differences: list[str]
+    """Of its conditions from those of the server, in words."""
+
+
 class ModelStatus(TypedDict):
     """One model of a server. Ratios are by kind (output, total), over the server's window."""
 
@@ -111,6 +134,12 @@ class ModelStatus(TypedDict):
     watts: dict[str, float]
     """Mean over the window, by boundary."""
     states: dict[str, StateStatus]
+    published: PublishedStatus | None
+    """null if none is near."""
+    published_note: str
+    """Why none is near."""
+    highest_plausible_tokens_per_watt: float | None
+    """null if unknown."""
 
 
 class ServerStatus(TypedDict):
@@ -486,6 +515,7 @@ def _server(server: ServerAccount, snapshot: Snapshot, booked: Totals, *, config
     ratios = live_ratios(server, snapshot.scopes, preliminary_price=snapshot.prices.preliminary)
     owner = snapshot.owners.get(server.name, server.belongs)
     counted = {model for model, _ in server.tokens}
+    compared = dict(comparisons(server, books))
     models = sorted(counted.union(server.models, booked.models.get(server.name, ()))) or [UNKNOWN_MODEL]
     if server.up:
         state = "active" if server.active else "parked"
@@ -510,13 +540,43 @@ def _server(server: ServerAccount, snapshot: Snapshot, booked: Totals, *, config
         labels=dict(owner.labels),
         window_seconds=ratios.span_seconds if ratios else None,
         models=[
-            _model(server, model, booked, ratios.models.get(model, _NO_RATIOS) if ratios else _NO_RATIOS)
+            _model(
+                server,
+                model,
+                booked,
+                ratios.models.get(model, _NO_RATIOS) if ratios else _NO_RATIOS,
+                compared.get(model),
+            )
             for model in models
         ],
     )
 
 
-def _model(server: ServerAccount, model: str, booked: Totals, ratios: ModelRatios) -> ModelStatus:
+def _published(comparison: Comparison | None) -> PublishedStatus | None:
+    if comparison is None or comparison.nearest is None:
+        return None
+    from tpw.published.figures import SOURCES
+
+    row, source = comparison.nearest, SOURCES[comparison.nearest.source]
+    return PublishedStatus(
+        tokens_per_watt=row.tokens_per_joule,
+        gpu=row.gpu,
+        gpus=row.gpus,
+        precision=row.precision,
+        task=row.task,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        concurrency=row.concurrency,
+        source=source.title,
+        address=source.address,
+        date=source.date,
+        differences=list(comparison.differences),
+    )
+
+
+def _model(
+    server: ServerAccount, model: str, booked: Totals, ratios: ModelRatios, comparison: Comparison | None
+) -> ModelStatus:
     load = next((load for load in server.loads if (load.model or UNKNOWN_MODEL) == model), None) if server.up else None
     return ModelStatus(
         model=model,
@@ -532,6 +592,9 @@ def _model(server: ServerAccount, model: str, booked: Totals, ratios: ModelRatio
             str(state): _state(booked.servers.get((server.name, model, str(state)), NOTHING))
             for state in (State.ACTIVE, State.PARKED, State.STARTING)
         },
+        published=_published(comparison),
+        published_note="" if comparison is None else comparison.reason,
+        highest_plausible_tokens_per_watt=None if comparison is None else comparison.highest_tokens_per_joule,
     )
 
 

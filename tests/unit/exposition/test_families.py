@@ -108,8 +108,28 @@ def test_units_are_base_units():
 
 
 def test_every_metric_of_the_catalogue_is_emitted():
-    shown = {family.metric.name for family in families(rich_snapshot(), Drops())}
+    shown = {
+        family.metric.name
+        for snapshot in (rich_snapshot(), of_published_model(rich_snapshot()))
+        for family in families(snapshot, Drops())
+    }
     assert {metric.name for metric in CATALOGUE} - shown == set()
+
+
+def of_published_model(snapshot: Snapshot) -> Snapshot:
+    """The server chat with a model of which figures are published."""
+    chat = snapshot.books.servers["chat"]
+    tokens = {("Llama-3.3-70B-Instruct", kind): value for (_, kind), value in chat.tokens.items()}
+    servers = {**snapshot.books.servers, "chat": replace(chat, tokens=tokens)}
+    return replace(snapshot, books=replace(snapshot.books, servers=servers))
+
+
+def test_a_server_is_compared_with_the_published_figure_of_its_model():
+    shown = series(of_published_model(rich_snapshot()))
+    # 70 billion parameters, two H100, 12 requests in flight: 3.847 J at 8; the best of that size has 0.3731 J.
+    who = ("chat", "Llama-3.3-70B-Instruct")
+    assert shown["tpw_server_published_tokens_per_watt"] == {(*who, "mlenergy-v3"): pytest.approx(1.0 / 3.847)}
+    assert shown["tpw_server_highest_plausible_tokens_per_watt"][who] == pytest.approx(4.0 / 0.3731)
 
 
 def test_families_come_in_the_order_of_the_catalogue():
