@@ -587,6 +587,17 @@ class Alerts:
               / (model:tpw_server_tokens:baseline7d{kind="output"} > 0)
             )
         """)
+        running = "model:tpw_server_requests_running"
+        faster = promql(f"""
+            (
+              min by ({self._model}) (
+                model:tpw_slo_latency_seconds:ratio_rate1h{{slo=~"tpot|e2e"}}
+                / (model:tpw_slo_latency_seconds:baseline7d{{slo=~"tpot|e2e"}} > 0)
+              )
+              or on ({self._model})
+              avg_over_time({running}:avg5m[1h]) / ({running}:baseline7d > 0)
+            )
+        """)
         yield Alert(
             "TpwEfficiencyRegressed",
             Severity.WARNING,
@@ -596,13 +607,18 @@ class Alerts:
                 and on ({self._model}) {_indent(load, 16)} < {number(1 + v.regressed_load_band)}
                 and on ({self._model}) {floor}
                 and on ({self._model}) model:tpw_server_tokens:rate1h{{kind="output"}} offset 1d
+                unless on ({self._model}) {_indent(faster, 16)} < {number(1 - v.regressed_load_band)}
             """),
             v.regressed_for,
             "Fewer tokens per joule than last week at the same load.",
             f"{_MODEL} generates {{{{ $value | humanizePercentage }}}} of the output tokens per joule of its last 7 days, "
-            "at about the same token rate. Check for a new engine version, a changed model, throttling or longer prompts.",
+            "at about the same token rate, and requests are not answered faster for it. Check for a new engine version, a "
+            "changed model, throttling or longer prompts.",
             "tpw-models",
-            "A fifth is a common threshold. Ratio of sums, baseline without the last hour, only at the same load.",
+            "A fifth is a common threshold. Ratio of sums, baseline without the last hour, only at the same load. Fewer "
+            "joules for later answers are a choice: nobody is alerted where latency fell by as much as load may differ. "
+            "Latency is that of the engine where `slo` is set; else the requests running, which at the same rate are fewer "
+            "where each is faster (Little's law).",
             {"server": "server", "model": "model"},
             ("regressed_ratio", "regressed_load_band", "regressed_for", "tokens_floor_per_hour"),
         )

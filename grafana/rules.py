@@ -142,6 +142,7 @@ class Rules:
             )
         yield from self.gpus(window)
         yield from self.servers(window)
+        yield from self.service_levels(window)
         yield from self.deployments(window)
         if window in NODE_WINDOWS:
             yield from self.nodes(window)
@@ -411,6 +412,51 @@ class Rules:
                 {"kind": kind},
             )
 
+    def service_levels(self, window: str) -> Iterable[Recording]:
+        """Requests within targets, their mean latency, and what a good token costs.
+
+        Histograms do not show which tokens were of which requests: the tokens of good requests are taken as all tokens
+        times the share of good requests, of which there are two bounds.
+        """
+        labels, on = (*LEVELS["model"], "slo"), self.keys(*LEVELS["model"])
+        requests, latency = f"model:tpw_slo_requests:rate{window}", f"model:tpw_slo_latency_seconds:rate{window}"
+        by = self.keys(*labels)
+        yield Recording(
+            requests,
+            f"sum by ({by}, met) (rate(tpw_server_slo_requests_total[{window}]))",
+            (*labels, "met"),
+        )
+        yield Recording(requests, f'sum by ({by}) ({requests}{{met!="total"}})', labels, {"met": "total"})
+        yield Recording(latency, f"sum by ({by}) (rate(tpw_server_slo_latency_seconds_total[{window}]))", labels)
+        yield Recording(
+            f"model:tpw_slo_latency_seconds:ratio_rate{window}",
+            f'{latency} / on ({by}) ({requests}{{met="total"}} > 0)',
+            labels,
+        )
+        met = f"model:tpw_slo_met:ratio_rate{window}"
+        for bound, known in (("lower", "yes"), ("upper", "yes|unknown")):
+            yield Recording(
+                met,
+                f'sum by ({by}) ({requests}{{met=~"{known}"}}) / on ({by}) ({requests}{{met="total"}} > 0)',
+                labels,
+                {"bound": bound},
+            )
+        for bound, other in (("lower", "upper"), ("upper", "lower")):
+            yield Recording(
+                f"model:tpw_good_tokens_per_joule:ratio_rate{window}",
+                f"model:tpw_tokens_per_joule:ratio_rate{window}"
+                f' * on ({on}) group_left () {met}{{slo="all", bound="{bound}"}}',
+                (*LEVELS["model"], "kind", "boundary"),
+                {"bound": bound},
+            )
+            yield Recording(
+                f"model:tpw_cost_per_million_good_tokens:ratio_rate{window}",
+                f"model:tpw_cost_per_million_tokens:ratio_rate{window}"
+                f' / on ({on}) group_left () ({met}{{slo="all", bound="{other}"}} > 0)',
+                (*LEVELS["model"], "kind", "scope", "currency"),
+                {"bound": bound},
+            )
+
     def deployments(self, window: str) -> Iterable[Recording]:
         """Tokens, joules and money of all servers of a deployment, and their ratios. A prefill instance counts the prompts
         that it computes and a decode instance what it generates, so that each token is counted once. A router counts the
@@ -657,6 +703,16 @@ class Rules:
                 (*labels, "boundary"),
                 {"load": load},
             )
+            for record, extra in (("requests", ("met",)), ("latency_seconds", ())):
+                yield Recording(
+                    f"model:tpw_slo_{record}_by_load:rate5m",
+                    promql(f"""
+                        model:tpw_slo_{record}:rate5m
+                        and on ({keys}) (model:tpw_server_requests_running:avg5m{bounds})
+                    """),
+                    (*labels, "slo", *extra),
+                    {"load": load},
+                )
 
     def baselines(self) -> Iterable[Recording]:
         """The week of each model without the last hour: the baseline for the last hour."""
@@ -679,6 +735,19 @@ class Rules:
             """),
             (*labels, "kind"),
             {"boundary": "gpu"},
+        )
+        yield Recording(
+            "model:tpw_slo_latency_seconds:baseline7d",
+            promql(f"""
+                avg_over_time(model:tpw_slo_latency_seconds:rate1h{week})
+                / on ({self.keys(*labels, "slo")}) (avg_over_time(model:tpw_slo_requests:rate1h{{met="total"}}{week}) > 0)
+            """),
+            (*labels, "slo"),
+        )
+        yield Recording(
+            "model:tpw_server_requests_running:baseline7d",
+            f"avg_over_time(model:tpw_server_requests_running:avg5m{week})",
+            labels,
         )
         for kind in ("output", "total"):
             yield Recording(

@@ -32,6 +32,8 @@ SETTINGS = Settings(
 )
 WHO = ("server", "model")
 BY = "server, model"
+WITHIN = 0.95
+"""Share of requests within a target that is required. Chosen: targets are mostly for the 95th percentile."""
 LOADS = ("under 1", "1 to 4", "5 to 16", "17 to 64", "over 64")
 
 HOW_TO_READ = """\
@@ -120,6 +122,22 @@ def _against_load(page: Dashboard) -> None:
     )
 
 
+def _latency(load: str) -> str:
+    """Mean latency at a load, marked by whether at least ``WITHIN`` of the requests are known to have met the target."""
+    by = f"{BY}, slo"
+
+    def summed(record: str, more: str = "") -> str:
+        return f'sum by ({by}) (sum_over_time(model:tpw_slo_{record}_by_load:rate5m{{load="{load}"{more}}}[$__range]))'
+
+    total = summed("requests", ', met="total"')
+    known = summed("requests", ', met="yes"')
+    return " or ".join(
+        f"label_replace({summed('latency_seconds')} / ({total} > 0)"
+        f' and {known} / ({total} > 0) {compared} {WITHIN}, "mark", "{mark}", "", "")'
+        for mark, compared in (("within", ">="), ("beyond", "<"))
+    )
+
+
 def _now(page: Dashboard) -> None:
     page.line(
         7,
@@ -142,7 +160,28 @@ def _now(page: Dashboard) -> None:
                 unit="suffix: tok/J",
                 no_value=NO_TOKENS,
             ),
-            8,
+            16,
+        ),
+        (note("How to read this", "Why to read efficiency together with load.", HOW_TO_READ), 8),
+    )
+    page.line(
+        7,
+        (
+            bars(
+                "Latency by load",
+                "Mean latency of requests by model and number of requests running, in the time range, for the targets of "
+                "`slo`. At the loads marked *within*, at least 95 of 100 requests are known to have met the target: "
+                "the highest of them is what the server can take.",
+                *(
+                    Query(
+                        _latency(load), f"{{{{slo}}}} {{{{mark}}}}: {{{{model}}}} {load} ({{{{server}}}})", instant=True
+                    )
+                    for load in LOADS
+                ),
+                unit="s",
+                no_value="no slo is set, or the engine has no histograms",
+            ),
+            16,
         ),
         (
             bars(
@@ -162,7 +201,6 @@ def _now(page: Dashboard) -> None:
             ),
             8,
         ),
-        (note("How to read this", "Why to read efficiency together with load.", HOW_TO_READ), 8),
     )
 
 
@@ -386,16 +424,7 @@ def _cost(page: Dashboard) -> None:
                 sort="Server",
                 descending=False,
             ),
-            18,
-        ),
-        (
-            tile(
-                "GPUs owned",
-                "GPUs that the chosen servers own now.",
-                Query("count(count by (cluster, job, instance, uuid) (tpw_server_gpu))"),
-                unit="none",
-            ),
-            3,
+            21,
         ),
         (
             tile(

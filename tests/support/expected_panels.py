@@ -289,6 +289,7 @@ def _models() -> dict[str, list[Expected]]:
             _at_load(17, 65),
             _at_load(65, 10**9),
         ],
+        "Latency by load": [NOTHING] * 5,
         "Share of the best hour of the week": [_of_the_best],
         "Active only, and parked time included": [
             lambda h: over(h.tokens(300), h.joules(300, (), "gpu", state="active")),
@@ -325,7 +326,6 @@ def _models() -> dict[str, list[Expected]]:
             lambda h: h.now("tpw_tokens_per_watt", ("server", "instance"), kind="output", boundary="gpu"),
             lambda h: h.now("tpw_server_published_tokens_per_watt", ("server", "instance")),
         ],
-        "GPUs owned": [lambda h: single(float(len(h.now("tpw_server_gpu", ("instance", "uuid")))))],
         "Requests finished": [lambda h: h.gained("tpw_server_requests_total", h.range)],
         "Requests without usage": [NOTHING],
     }

@@ -34,7 +34,7 @@ def expected() -> dict[str, Expected]:
                 found |= _gpus(level, window, seconds)
         for level in ("model", "server"):
             found |= _servers(level, window, seconds)
-        found |= _models(window, seconds) | _deployments(window)
+        found |= _models(window, seconds) | _deployments(window) | _service_levels(window)
         if window != "5m":
             found |= _active(window, seconds)
         if window != "1d":
@@ -138,6 +138,15 @@ def _per_million(h: Hand, labels: tuple[str, ...], tokens: Callable[[str], Rows]
             for scope in SCOPES
         )
     )
+
+
+def _service_levels(window: str) -> dict[str, Expected]:
+    """No server of the day has targets."""
+    names = ["slo_requests:rate", "slo_latency_seconds:rate", "slo_latency_seconds:ratio_rate", "slo_met:ratio_rate"]
+    names += ["good_tokens_per_joule:ratio_rate", "cost_per_million_good_tokens:ratio_rate"]
+    found = [f"model:tpw_{name}{window}" for name in names]
+    found += [f"model:tpw_slo_{name}_by_load:rate5m" for name in ("requests", "latency_seconds")]
+    return dict.fromkeys([*found, "model:tpw_slo_latency_seconds:baseline7d"], lambda _: plus())
 
 
 def _deployments(window: str) -> dict[str, Expected]:
@@ -314,6 +323,7 @@ def _single() -> dict[str, Expected]:
         "model:tpw_server_energy_joules_by_load:rate5m": lambda h: plus(
             *(tagged(times(_at_load(h, h.joules(300, MODEL, edge)), 1 / 300), boundary=edge) for edge in BOUNDARIES)
         ),
+        "model:tpw_server_requests_running:baseline7d": lambda h: _over_time([_running(then) for then in _week(h)]),
         "model:tpw_server_tokens:baseline7d": lambda h: plus(*(_baseline_tokens(h, kind) for kind in KINDS)),
         "model:tpw_tokens_per_active_joule:baseline7d": lambda h: plus(
             *(tagged(over(_baseline_tokens(h, kind), _baseline_watts(h), MODEL), boundary="gpu") for kind in KINDS)
@@ -392,6 +402,11 @@ def _cost_of_the_hour(h: Hand, scope: str) -> Rows:
 @cache
 def _baseline_tokens(h: Hand, kind: str) -> Rows:
     return tagged(_over_time([tokens_of_the_hour(then, kind) for then in _week(h)]), kind=kind)
+
+
+@cache
+def _running(h: Hand) -> Rows:
+    return h.running(MODEL)
 
 
 @cache

@@ -53,6 +53,11 @@ EMPTY = {
     ("tpw-gpus", "GPUs that servers share", "A"): "every GPU is one server's here; test_shared_gpus.py has others",
     ("tpw-gpus", "Estimated power of instances (MIG)", "A"): "no GPU is partitioned here; test_shared_gpus.py has one",
     **dict.fromkeys(
+        [name for name in RULES if "_slo_" in name or "_good_" in name]
+        + [("tpw-models", "Latency by load", letter) for letter in "ABCDE"],
+        "no server here has targets; tests/rules/recording.yaml and test_service_levels.py have one",
+    ),
+    **dict.fromkeys(
         (name for name in RULES if "deployment" in name),
         "no server's process is seen; tests/rules/recording.yaml has two",
     ),
