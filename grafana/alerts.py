@@ -194,6 +194,7 @@ class Alerts:
                   max_over_time(tpw_source_up{{source=~"{v.slow_sources}"}}[{v.slow_source_down_for}]) == 0,
                   "server", "$1", "source", "server:(.+)"
                 )
+                unless on ({self._keys("instance", "server")}) tpw_server_planned_off == 1
             """),
             v.source_down_for,
             "The exporter cannot read a source.",

@@ -64,6 +64,23 @@ server; without it TpwCostPerTokenOverBudget does not fire |
 
 For GPUs, the label `instance` instead of `uuid` selects all GPUs of that exporter. Both labels together select one GPU of
 one exporter, which is needed for UUIDs of slots (`PCI-...`) that other nodes have as well.
+
+## Planned pauses
+
+Nights without load are planned in the exporter's configuration, by time, by GPU, by server, or by a label of its pods:
+
+```yaml
+tariff: {timezone: Europe/Berlin}
+planned_off:
+  - {hours: "20:00-06:00", days: [mon-fri]}   # scaled to zero at night
+  - {days: [sat, sun], servers: [chat]}
+  - {labels: {tier: batch}}                   # needs discovery.kubernetes.labels: [tier]
+```
+
+What would be parked or idle in a pause is booked as state `planned_off`: it costs what it costs, and is no waste on the
+page, in `top`, in reports, on dashboards and in alerts. Work in a pause stays `active`. While `tpw_server_planned_off` is
+1, a server that does not answer causes no TpwSourceDown. A node that is switched off, with its exporter, is a matter of
+Alertmanager: give the route of TpwExporterDown `mute_time_intervals`.
 """
 
 VALUES = """\

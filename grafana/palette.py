@@ -10,6 +10,7 @@ from tpw.exposition import colours
 STATES = {state: css for state, (css, _) in colours.STATES.items()}
 """States of a GPU, in the order of stacking."""
 STATE_CODES = {
+    5: ("planned off", STATES["planned_off"]),
     4: ("other", STATES["other"]),
     3: ("starting", STATES["starting"]),
     2: ("active", STATES["active"]),

@@ -73,8 +73,8 @@ def mean_of_known(expr: str, window: str) -> str:
 
 
 def state_code(by: str = GPU) -> str:
-    """A GPU's state as a number: 4 other, 3 starting, 2 active, 1 parked, 0 idle, -1 lost. Absent where most of the last
-    five minutes is unknown, as after a start of the exporter.
+    """A GPU's state as a number: 5 planned_off, 4 other, 3 starting, 2 active, 1 parked, 0 idle, -1 lost. Absent where
+    most of the last five minutes is unknown, as after a start of the exporter.
 
     See :data:`grafana.palette.STATE_CODES`.
     """
@@ -82,10 +82,11 @@ def state_code(by: str = GPU) -> str:
     parked = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="parked"}} > bool 0.5)'
     starting = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="starting"}} > bool 0.5)'
     other = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="other"}} > bool 0.5)'
+    off = f'sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m{{state="planned_off"}} > bool 0.5)'
     lost = f"(max by ({by}) (tpw_gpu_up) == 0)"
-    rare = f"3 * ({starting} or 0 * {active}) + 4 * ({other} or 0 * {active})"
+    rare = f"3 * ({starting} or 0 * {active}) + 4 * ({other} or 0 * {active}) + 5 * ({off} or 0 * {active})"
     known = f"(sum by ({by}) (gpu:tpw_gpu_state_seconds:rate5m) > 0.9)"
-    return f"(({lost} - 1) or clamp_max(2 * {active} + {parked} + {rare}, 4) and on ({by}) {known})"
+    return f"(({lost} - 1) or clamp_max(2 * {active} + {parked} + {rare}, 5) and on ({by}) {known})"
 
 
 def owner(by: str = GPU) -> str:

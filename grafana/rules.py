@@ -893,9 +893,9 @@ class Rules:
         def servers(at: str) -> str:
             total = f"sum by ({node}) (tpw_gpu_energy_joules_total{at})"
             return promql(f"""
-                (sum by ({node}) (tpw_server_energy_joules_total{at}) or 0 * {total})
+                (sum by ({node}) (tpw_server_energy_joules_total{{state!="planned_off"}}{at}) or 0 * {total})
                 + (sum by ({node}) (tpw_books_unlisted_energy_joules{at}) or 0 * {total})
-                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state=~"idle|other"}}{at})
+                + sum by ({node}) (tpw_gpu_state_energy_joules_total{{state=~"idle|other|planned_off"}}{at})
                 - {total}
             """)
 

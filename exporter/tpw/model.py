@@ -48,6 +48,8 @@ class State(StrEnum):
     """Used by a process that is no server that is read here: training, a notebook. Never waste."""
     IDLE = "idle"
     """Nobody uses it: no process holds it, or the holders neither compute nor draw more than its no-load power."""
+    PLANNED_OFF = "planned_off"
+    """Parked or idle in a planned pause (setting ``planned_off``). Never waste."""
 
 
 WASTED = frozenset({State.PARKED, State.IDLE})

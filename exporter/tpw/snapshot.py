@@ -126,6 +126,8 @@ class Snapshot:
     periods: Periods | None = None
     """None while the rows of the books cannot be read."""
     budgets: tuple[Budget, ...] = ()
+    planned_servers: frozenset[str] | None = None
+    """Servers that are planned to be off now. None where no planned pauses are configured."""
     site: SiteNow | None = None
     """None where the node is the whole site."""
     pue: float = 1.0

@@ -180,10 +180,7 @@ def _power(page: Dashboard) -> None:
             curve(
                 "Parked and idle power",
                 "Power that generates no tokens, by state.",
-                *(
-                    Query(f'sum(gpu:tpw_gpu_state_energy_joules:rate5m{{state="{state}"}})', state)
-                    for state in ("parked", "idle")
-                ),
+                Query('sum by (state) (gpu:tpw_gpu_state_energy_joules:rate5m{state=~"parked|idle"})', "{{state}}"),
                 unit="watt",
                 stacked=True,
                 styles={state: Style(color=palette.STATES[state]) for state in ("parked", "idle")},

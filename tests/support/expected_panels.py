@@ -19,7 +19,7 @@ Key = tuple[str, str, str]
 MODEL = ("server", "model")
 GPU = ("job", "instance", "gpu", "uuid")
 WHO = ("instance", "gpu", "uuid")
-STATES = ("active", "other", "starting", "parked", "idle")
+STATES = ("active", "other", "starting", "parked", "idle", "planned_off")
 NOTHING: Expected = lambda h: {}  # noqa: E731
 RATE_INTERVAL = 240
 
@@ -374,7 +374,7 @@ def _gpus() -> dict[str, list[Expected]]:
         "State of each GPU": [lambda h: _codes(h, *GPU)],
         "$currency wasted per hour, worst ten": [_waste_of_gpus],
         "Power of each GPU": [lambda h: h.now(now, GPU), lambda h: single(700.0)],
-        "Parked and idle power": [_watts("parked"), _watts("idle")],
+        "Parked and idle power": [lambda h: times(h.all_joules(300, ("state",), "gpu", state=WASTE), 1 / 300)],
         "Sampled power against the energy counter": [_sensor_error],
         "State of the node, share of time": [
             _shares,

@@ -38,6 +38,7 @@ LONG = 25 * HOUR + 720
 """Longer than the longest window of a rule that is not a week's."""
 
 WATTS = {State.ACTIVE: 620.0, State.PARKED: 120.0, State.IDLE: 70.0, State.OTHER: 680.0, State.STARTING: 100.0}
+WATTS[State.PLANNED_OFF] = WATTS[State.IDLE]
 TOKENS = {TokenKind.OUTPUT: 400.0, TokenKind.INPUT: 150.0, TokenKind.CACHED_INPUT: 50.0}
 """Per second of a server that works."""
 PRICE, HARDWARE_PER_HOUR = 0.25, 1.8
@@ -97,6 +98,18 @@ WORLDS: Mapping[str, tuple[Node, ...]] = {
             (
                 Scene(NOW - LONG, NOW - 12 * HOUR, (CHAT, CHAT, Use(State.ACTIVE, "code"), Use(State.ACTIVE, "code"))),
                 Scene(NOW - 12 * HOUR, NOW, (IDLE,) * 4),
+            )
+        ),
+    ),
+    "planned": (
+        Node(
+            (
+                Scene(NOW - LONG, NOW - 12 * HOUR, SERVING[:2] + (Use(State.ACTIVE, "code"),) * 2),
+                Scene(
+                    NOW - 12 * HOUR,
+                    NOW,
+                    (Use(State.PLANNED_OFF), Use(State.PLANNED_OFF), *(Use(State.PLANNED_OFF, "code"),) * 2),
+                ),
             )
         ),
     ),

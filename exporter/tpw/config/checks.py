@@ -57,6 +57,7 @@ def check(config: Config, walk: Walk, known: Known) -> None:
     _references(config, report)
     _budgets(config, report)
     check_tenants(config.tenants, known.tenants, report)
+    _planned_off(config, report)
     _money_needs_currency(config, report)
 
 
@@ -208,6 +209,26 @@ def _budgets(config: Config, report: Report) -> None:
     for index, budget in _whole(config.budgets):
         if sum(given is not None for given in (budget.server, budget.namespace, budget.tenant)) > 1:
             report(f"budgets[{index}]", "has several of server, namespace and tenant: give one, or none for everything")
+
+
+def _planned_off(config: Config, report: Report) -> None:
+    for index, pause in _whole(config.planned_off):
+        for _, (start, end) in _whole(pause.hours):
+            if start % 15 or end % 15:
+                report(
+                    f"planned_off[{index}].hours",
+                    "must begin and end at a quarter of an hour, as the rows of the books do",
+                )
+        for name in pause.labels if pause.labels and config.discovery and config.discovery.kubernetes else ():
+            if name not in (config.discovery.kubernetes.labels or ()):
+                report(
+                    f"planned_off[{index}].labels",
+                    f"`{name}` is not in `discovery.kubernetes.labels`, so it is not read",
+                )
+        if pause.hours and config.tariff and config.tariff.timezone is None:
+            report(
+                f"planned_off[{index}].hours", "need `tariff.timezone`: the zone of these hours, such as Europe/Berlin"
+            )
 
 
 _CHARGES = ("energy", "grid", "levies", "demand", "capacity", "fixed")

@@ -16,7 +16,7 @@ from tpw.config.parts import GpuChoice, Gpus, GpusShape, Meter, MeterShape, Metr
 from tpw.config.tenants import ServerTenants
 from tpw.settings.scalars import choice, number, switch, text, whole_number
 from tpw.settings.shapes import FilePath, FreeMapping, ListOf, MapOf, OrMapping, Section, setting
-from tpw.settings.values import duration, http_url, listen_address, server_url
+from tpw.settings.values import DAYS, HOURS, duration, http_url, listen_address, server_url
 from tpw.tariff.costs import Costs, PeriodBudget, ReferencePrice
 from tpw.tariff.settings import Tariff
 from tpw.tariff.site import SiteSettings
@@ -373,6 +373,44 @@ class Discovery:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedOff:
+    """A planned pause. Idle and parked GPUs are then `planned_off`, which is no waste. What is left out does not
+    restrict."""
+
+    hours: tuple[tuple[int, int], ...] = setting(
+        HOURS,
+        "Hours of the day in `tariff.timezone`, whole quarters, end excluded. `20:00-06:00` extends past midnight, into the"
+        " day after one of `days`. One range or a list.",
+        default=(),
+        default_words="all hours",
+    )
+    days: frozenset[int] = setting(
+        DAYS,
+        "Days of the week, such as [mon-fri] or [sat, sun].",
+        default=frozenset(),
+        default_words="all days",
+    )
+    gpus: tuple[str, ...] = setting(
+        ListOf(text("the index or the UUID of a GPU"), "a list of GPUs", or_one=True, unique=True),
+        "Only these GPUs, by index or UUID.",
+        default=(),
+        default_words="all GPUs",
+    )
+    servers: tuple[str, ...] = setting(
+        ListOf(text("the name of a server"), "a list of servers", or_one=True, unique=True),
+        "Only what these servers own.",
+        default=(),
+        default_words="all servers, and GPUs that nobody uses",
+    )
+    labels: Mapping[str, str] = setting(
+        MapOf(text("the value of a label"), "a mapping of labels to values", _LABEL_PATTERN, "a label"),
+        "Only servers with these labels of their pods (`discovery.kubernetes.labels`).",
+        default=dict,
+        default_words="all servers, and GPUs that nobody uses",
+    )
+
+
 _PUE = number("a power usage effectiveness, 1 or more", minimum=1.0, maximum=10.0, advice="facility energy / IT energy")
 
 
@@ -521,6 +559,11 @@ class Config:
         default=(),
     )
     discovery: Discovery = setting(Section(Discovery), "Servers that are not configured.", default=Discovery())
+    planned_off: tuple[PlannedOff, ...] = setting(
+        ListOf(Section(PlannedOff), "a list of pauses"),
+        "Times in which GPUs are free or hold a model by intention, such as nights without load: no waste.",
+        default=(),
+    )
     facility: Facility = setting(
         Section(Facility), "From the energy of the GPUs to the energy of the facility.", default=Facility()
     )

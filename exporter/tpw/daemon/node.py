@@ -19,7 +19,7 @@ from tpw.daemon.reload import use_tenants
 from tpw.daemon.retirement import Retirement
 from tpw.daemon.servers import Servers
 from tpw.discovery.scan import HostScan
-from tpw.ledger.advance import advance
+from tpw.ledger.advance import advance, planned
 from tpw.ledger.books import Books, SourceAccount
 from tpw.ledger.clock import STEP_SECONDS, stepped_since
 from tpw.ledger.replicas import merged, merged_owners
@@ -157,6 +157,8 @@ class Node:
         )
         before, books = books, self.store.save(books)
         self.books, shown, placed = books, merged(books), merged_owners(self.owners.scan.owners)
+        plan = planned(policy, tick, books.gpus)
+        shown = shown if plan is None else plan.shown(shown, at.wall_seconds)
         self.snapshot = Snapshot(
             at=at,
             books=shown,
@@ -166,6 +168,7 @@ class Node:
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
             periods=self.store.periods.update(before, books, self.config.tariff.timezone or "UTC"),
             budgets=tuple(item.budget() for item in self.config.budgets),
+            planned_servers=None if plan is None else plan.servers(shown.servers, at.wall_seconds),
             site=None if policy.site is None else policy.site.now(len(self.meters.gpus), books.quarters),
             pue=policy.pue,
             references=policy.references,

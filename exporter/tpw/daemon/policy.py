@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tpw.config.schema import Config
 from tpw.daemon.anomalies import limits
 from tpw.ledger.amounts import JOULES_PER_KWH
+from tpw.ledger.planned import Pause, Plan
 from tpw.ledger.site import Site
 from tpw.ledger.tick import Policy
 from tpw.model import Calibration
@@ -69,8 +71,35 @@ def policy(config: Config, facts: Facts) -> Policy:
         references=tuple(item.reference() for item in config.references),
         limits=limits(config),
         held_seconds=config.polling.hold,
+        plan=plan(config),
         calibration={item.gpu: Calibration(item.gain, item.offset_watts) for item in config.calibration},
     )
+
+
+def plan(config: Config) -> Plan | None:
+    """The planned pauses; None where none are configured."""
+    if not config.planned_off:
+        return None
+    pauses = (
+        Pause(
+            item.hours,
+            item.days,
+            frozenset(item.gpus),
+            frozenset(item.servers),
+            _exposed(item.labels),
+        )
+        for item in config.planned_off
+    )
+    return Plan(tuple(pauses), config.tariff.timezone or "UTC")
+
+
+def _exposed(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Labels of pods by their names in metrics."""
+    if not labels:
+        return ()
+    from tpw.discovery.pods import exposed_label  # only where the API of the cluster is read
+
+    return tuple(sorted((exposed_label(name), value) for name, value in labels.items()))
 
 
 def site(config: Config, reading: SiteReading, months: BillingMonths, *, has_charges: bool) -> Site | None:

@@ -189,13 +189,18 @@ def _page_port(pod: Pod, port: str | None, noted: str, usual: Sequence[int]) -> 
     return next((number for number in declared if number in usual), next(iter(declared), 0))
 
 
+def exposed_label(label: str) -> str:
+    """The name of a pod's label in metrics."""
+    return "label_" + _INVALID_IN_LABELS.sub("_", label)
+
+
 def allowed_labels(labels: Mapping[str, str], allowed: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The labels of a pod that are exposed, named as kube-state-metrics names them: ``label_`` and the label's name, with
     ``_`` for each character that a metric's label cannot have. Of labels with the same name then, the first allowed one has
     it and the others end in ``_conflict1``, ``_conflict2``; an allowed label that the pod does not have is empty."""
     found: dict[str, str] = {}
     for label in allowed:
-        name = "label_" + _INVALID_IN_LABELS.sub("_", label)
+        name = exposed_label(label)
         number = sum(taken == name or taken.startswith(f"{name}_conflict") for taken in found)
         found[f"{name}_conflict{number}" if number else name] = labels.get(label, "")
     return tuple(found.items())

@@ -130,7 +130,8 @@ CATALOGUE: tuple[Metric, ...] = (
         (*_GPU, "state"),
         "Energy of the GPU in joules, from the books, by state: active (an owning server was working), parked (owned, "
         "no work), starting (held by a server that is not ready), other (used by a process that is no known server), idle "
-        "(not used). The states sum to tpw_gpu_energy_joules_total.",
+        "(not used), planned_off (parked or idle in a pause of the setting planned_off). The states sum to "
+        "tpw_gpu_energy_joules_total.",
         _NO_ENERGY,
     ),
     Metric(
@@ -142,7 +143,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "tpw_gpu_state_seconds_total",
         (*_GPU, "state"),
-        "Time of the GPU in seconds, from the books, by state: active, parked, starting, other, idle.",
+        "Time of the GPU in seconds, from the books, by state: active, parked, starting, other, idle, planned_off.",
     ),
     Metric(
         "tpw_gpu_state_cost_total",
@@ -287,6 +288,12 @@ CATALOGUE: tuple[Metric, ...] = (
         _SERVER,
         "1 if the metrics page of the server was read on the last attempt, 0 if not.",
         "The server has no metrics page here, or it is no longer configured or found.",
+    ),
+    Metric(
+        "tpw_server_planned_off",
+        _SERVER,
+        "1 while the server is planned to be off (setting planned_off), 0 while it is not.",
+        "No planned pauses are configured, or the server is no longer configured or found.",
     ),
     Metric(
         "tpw_server_info",

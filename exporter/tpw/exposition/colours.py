@@ -10,6 +10,7 @@ STATES: Final = {
     "starting": ("#8ab8ff", "96"),
     "parked": ("#ff9830", "33"),
     "idle": ("#8a919e", "90"),
+    "planned_off": ("#c7ccd4", "37"),
 }
 """States of a GPU, in the order of stacking."""
 GOOD: Final = ("#56a64b", "32")

@@ -42,7 +42,9 @@ ALL_TARGETS = "all"
 
 _SERVER_INFO = "tpw_server_info"
 _NO_OWNER = ServerWorkload()
-_STATES = tuple(str(state) for state in State)
+_PLANNED_OFF = (str(State.PLANNED_OFF),)
+"""Shown where pauses are planned, or were."""
+_STATES = tuple(str(state) for state in State if state is not State.PLANNED_OFF)
 _SERVER_STATES = (str(State.ACTIVE), str(State.PARKED), str(State.STARTING))
 
 
@@ -143,9 +145,11 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     ordered = tuple(sorted(components)) if books.currency else ()
     basis = "" if snapshot.carbon is None else snapshot.carbon.basis
     bases = tuple(sorted((booked.bases | {basis}) - {""}))
+    has_plan = snapshot.planned_servers is not None or any(state in _PLANNED_OFF for _, state in booked.gpus)
+    planned = _PLANNED_OFF if has_plan else ()
     for account in sorted(books.gpus.values(), key=_by_index):
         _gpu(sheet, account)
-        _gpu_books(sheet, account, booked, books.currency, ordered, basis)
+        _gpu_books(sheet, account, booked, books.currency, ordered, basis, _STATES + planned)
         if account.gpu.energy_method is not EnergyMethod.NONE:
             who = (str(account.gpu.index), account.gpu.uuid)
             sheet.add("tpw_gpu_pending_energy_joules", who, pending.get(account.gpu.uuid, 0.0))
@@ -158,7 +162,9 @@ def families(snapshot: Snapshot, drops: Drops | None = None) -> list[Family]:
     booked, servers = listed(books, booked, snapshot.retired)
     for name, server in sorted(servers.items()):
         _server(sheet, server, books, snapshot.owners.get(name, _NO_OWNER), configured=name in configured)
-        _server_books(sheet, server, booked, books, ordered, bases)
+        _server_books(sheet, server, booked, books, ordered, bases, _SERVER_STATES + planned)
+        if snapshot.planned_servers is not None:
+            sheet.add("tpw_server_planned_off", (name,), 1.0 if name in snapshot.planned_servers else 0.0)
         _reference_costs(sheet, server, books.currency, snapshot.references)
         _ratios(sheet, server, snapshot)
     if any(owner.deployment for owner in snapshot.owners.values()):
@@ -236,12 +242,18 @@ def _gpu(sheet: Sheet, account: GpuAccount) -> None:
 
 
 def _gpu_books(
-    sheet: Sheet, account: GpuAccount, booked: Totals, currency: str, components: tuple[str, ...], basis: str
+    sheet: Sheet,
+    account: GpuAccount,
+    booked: Totals,
+    currency: str,
+    components: tuple[str, ...],
+    basis: str,
+    states: tuple[str, ...],
 ) -> None:
     """Counters of the GPU, for all states."""
     gpu = account.gpu
     index, uuid = who = (str(gpu.index), gpu.uuid)
-    by_state = [(state, booked.gpus.get((uuid, state), NOTHING)) for state in _STATES]
+    by_state = [(state, booked.gpus.get((uuid, state), NOTHING)) for state in states]
     joules = [amounts.joules for _, amounts in by_state]
     measured = gpu.energy_method is not EnergyMethod.NONE or any(joules)
     if measured:
@@ -383,6 +395,7 @@ def _server_books(
     books: Books,
     components: tuple[str, ...],
     bases: tuple[str, ...],
+    states: tuple[str, ...],
 ) -> None:
     """Counters of the server over all its GPUs, for all states of each of its models."""
     name, currency = server.name, books.currency
@@ -392,7 +405,7 @@ def _server_books(
     # Without a GPU the energy of a model is unknown, not zero: only what was booked is emitted.
     for model in sorted(models.union(server.models) if server.gpus else models):
         measured = (name, model) not in booked.unmeasured if model in models else metered
-        for state in _SERVER_STATES:
+        for state in states:
             who = (name, model, state)
             amounts = booked.servers.get(who, NOTHING)
             if measured:

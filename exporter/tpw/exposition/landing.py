@@ -31,6 +31,7 @@ _STATE_TITLES = {
     "starting": "the server loads its model",
     "other": "used by a process that is no known server",
     "idle": "nobody uses this GPU",
+    "planned_off": "free or without requests in a planned pause",
     "lost": "the GPU does not answer",
     "down": "the server answered before and does not answer now",
     "waiting": "the server has not answered yet",

@@ -70,7 +70,7 @@ td b+small,td code+small{display:block}
 .state i{margin-right:.5rem;vertical-align:.05rem}
 .state i{background:var(--idle)}.state.ok i{background:var(--good)}.state.active i{background:var(--active)}
 .state.parked i{background:var(--parked)}.state.starting i{background:var(--starting)}
-.state.other i{background:var(--other)}
+.state.other i{background:var(--other)}.state.planned_off i{background:var(--planned_off)}
 .state.lost i,.state.down i,.state.failing i{background:var(--lost)}
 .state.lost,.state.down,.state.failing{font-weight:600}
 .state.idle,.state.waiting,.state.unread,.state.not-yet{color:var(--soft)}

@@ -32,7 +32,8 @@ Metrics and labels are added, never renamed.
 - A counter never decreases, and continues across restarts as long as the state directory is preserved.
 - `gpu` is the index of the GPU, `uuid` its identity. `model` is `unknown` if the engine names none.
 - `state`: `active` (a server that owns the GPU was working), `parked` (owned, a model is loaded, no work), `starting`
-  (held by a server that is not ready), `other` (used by a process that is no known server), `idle` (not used).
+  (held by a server that is not ready), `other` (used by a process that is no known server), `idle` (not used),
+  `planned_off` (parked or idle in a pause of the setting `planned_off`; shown where one is configured or was booked).
 - `kind` of tokens: `input` (prompt tokens computed), `cached_input` (prompt tokens from the prefix cache), `output`
   (generated). They are disjoint. The live ratios have `output` and `total`, the sum of the three.
 - `boundary`: `gpu` (the GPU alone), `facility` (the GPU and its share of the host, times PUE).

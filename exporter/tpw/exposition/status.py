@@ -440,7 +440,7 @@ def _periods(snapshot: Snapshot) -> list[PeriodStatus]:
     return found
 
 
-_PRECEDENCE = (State.ACTIVE, State.STARTING, State.OTHER, State.PARKED, State.IDLE)
+_PRECEDENCE = (State.ACTIVE, State.STARTING, State.OTHER, State.PARKED, State.PLANNED_OFF, State.IDLE)
 
 
 def state_now(account: GpuAccount) -> State | None:
@@ -590,7 +590,7 @@ def _model(
         watts={str(boundary): value for boundary, value in ratios.watts.items()},
         states={
             str(state): _state(booked.servers.get((server.name, model, str(state)), NOTHING))
-            for state in (State.ACTIVE, State.PARKED, State.STARTING)
+            for state in (State.ACTIVE, State.PARKED, State.STARTING, State.PLANNED_OFF)
         },
         published=_published(comparison),
         published_note="" if comparison is None else comparison.reason,

@@ -9,7 +9,7 @@ from math import fsum
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, ServerAccount
 from tpw.ledger.retirement import Retired
-from tpw.model import EnergyMethod, Workload
+from tpw.model import EnergyMethod, State, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,14 @@ def listed(books: Books, booked: Totals, retired: Retired) -> tuple[Totals, Mapp
 
 
 def unlisted(booked: Totals, retired: Retired) -> Amounts:
-    """What is booked for what is retired: servers on the page, this and the rest sum to the GPUs."""
+    """What is booked for what is retired, planned pauses left out: servers on the page, this and the rest sum to the GPUs,
+    where the rest is states idle and other, and planned pauses instead of those of the servers."""
     if not retired:
         return Amounts()
     return Amounts.total(
-        amounts for (server, model, _), amounts in booked.servers.items() if (server, model) in retired
+        amounts
+        for (server, model, state), amounts in booked.servers.items()
+        if (server, model) in retired and state != State.PLANNED_OFF
     )
 
 

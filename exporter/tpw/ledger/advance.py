@@ -31,6 +31,7 @@ from tpw.ledger.host import Rise, released_joules, share_host
 from tpw.ledger.metering import doubt, is_host_late, is_overdue, is_too_late, measure, measure_host
 from tpw.ledger.no_load import learned
 from tpw.ledger.outage import Outages, courses, hold, outages_at, settle, unread_since, without_expired
+from tpw.ledger.planned import Planned
 from tpw.ledger.replacing import replace
 from tpw.ledger.rows import open_from, serve
 from tpw.ledger.samples import sampled
@@ -103,7 +104,7 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
     now = tick.at.wall_seconds
     since = now - elapsed
     read = _servers(books, tick, policy)
-    journal = Journal()
+    journal = Journal(planned(policy, tick, books.gpus))
 
     samples = {sample.uuid: sample for sample in tick.accelerators.samples}
     faulted = {fault.uuid for fault in tick.accelerators.faults}
@@ -194,6 +195,14 @@ def advance(books: Books, tick: Tick, policy: Policy) -> Books:
         demand=demand,
         polls=books.polls + 1,
     )
+
+
+def planned(policy: Policy, tick: Tick, accounts: Mapping[str, GpuAccount]) -> Planned | None:
+    """The planned pauses of the GPUs and servers of a tick. None where none are configured."""
+    if policy.plan is None:
+        return None
+    indices = {uuid: account.gpu.index for uuid, account in accounts.items()}
+    return Planned(policy.plan, indices | {gpu.uuid: gpu.index for gpu in tick.accelerators.gpus}, tick.belongs)
 
 
 def _standing_charges(

@@ -14,6 +14,7 @@ from operator import add
 
 from tpw.ledger.amounts import ENERGY, JOULES_PER_KWH, Amounts
 from tpw.ledger.books import LONGEST_SECONDS, ROW_SECONDS, Pending, PostingKey, Postings, Rows, Shares
+from tpw.ledger.planned import Planned
 from tpw.ledger.site import Site
 from tpw.ledger.tick import Curve, Policy
 from tpw.model import PriceInterval, PriceState
@@ -42,10 +43,11 @@ class Posted:
 class Journal:
     """The entries of one tick. Those of one row with the same shares are one entry until they are posted."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_planned")
 
-    def __init__(self) -> None:
+    def __init__(self, planned: Planned | None = None) -> None:
         self._entries: dict[tuple[float, Shares], list[Amounts]] = {}
+        self._planned = planned
 
     def add(self, row: float, shares: Shares, amounts: Amounts) -> None:
         """Enter ``amounts`` in one row, to be divided by ``shares``."""
@@ -63,7 +65,10 @@ class Journal:
                 row = changed[start] = dict(rows.get(start, {}))
             for key, weight in shares:
                 entry = amounts * weight
-                for accounts in (held.setdefault(start, {}),) if key.server in waiting else (posted, row):
+                is_held = key.server in waiting
+                if self._planned is not None and not is_held:
+                    key = self._planned.state(key, start)  # noqa: PLW2901
+                for accounts in (held.setdefault(start, {}),) if is_held else (posted, row):
                     before = accounts.get(key)
                     accounts[key] = entry if before is None else before + entry
         return Posted(posted, {**rows, **changed}, held)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tpw.ledger.planned import Plan
 from tpw.ledger.site import Site
 from tpw.ledger.trust import Limits
 from tpw.model import (
@@ -108,6 +109,8 @@ class Policy:
     loads the largest weights; the counters of its GPUs stand still for so long."""
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     """By UUID of a GPU. Applied to what is booked from now on."""
+    plan: Plan | None = None
+    """Planned pauses. None: none are configured."""
 
     @property
     def components(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from tpw.model import Gpu, State, TokenKind
 from tpw.report.periods import Calendar, Unit
 from tpw.report.tabulate import Dimension, Label, Line, Report, Totals, per_joule
 
-_NOBODY = {State.IDLE: "(idle)", State.OTHER: "(other)", "": "(no server)"}
+_NOBODY = {State.IDLE: "(idle)", State.OTHER: "(other)", State.PLANNED_OFF: "(idle)", "": "(no server)"}
 """Shown as the server of GPUs without an owner, by state; "" where a line is of all states."""
 
 _NARROWEST: dict[Dimension | Label, int] = {Dimension.SERVER: 8, Dimension.MODEL: 10, Dimension.WORKLOAD: 10}

@@ -12,6 +12,7 @@ from tpw.exposition.catalogue import CATALOGUE, Kind
 from tpw.exposition.families import DROPPED, Drops, ExpositionError, Sheet, families
 from tpw.exposition.reference import sections
 from tpw.exposition.render import Format, Page
+from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Check, PostingKey, ServerAccount
 from tpw.model import (
     Attribution,
@@ -25,6 +26,9 @@ from tpw.model import (
     TokenKind,
 )
 from tpw.snapshot import Prices, Snapshot
+
+STATES = [state for state in State if state is not State.PLANNED_OFF]
+"""Of a node without planned pauses."""
 
 
 def series(snapshot: Snapshot) -> dict[str, dict[tuple[str, ...], float]]:
@@ -110,7 +114,7 @@ def test_units_are_base_units():
 def test_every_metric_of_the_catalogue_is_emitted():
     shown = {
         family.metric.name
-        for snapshot in (rich_snapshot(), of_published_model(rich_snapshot()))
+        for snapshot in (replace(rich_snapshot(), planned_servers=frozenset()), of_published_model(rich_snapshot()))
         for family in families(snapshot, Drops())
     }
     assert {metric.name for metric in CATALOGUE} - shown == set()
@@ -180,7 +184,7 @@ def test_energy_of_the_states_sums_to_the_total_to_the_last_bit():
     shown = series(rich_snapshot())
     by_state = shown["tpw_gpu_state_energy_joules_total"]
     for (index, gpu), total in shown["tpw_gpu_energy_joules_total"].items():
-        assert total == reduce(add, [by_state[index, gpu, state] for state in State])
+        assert total == reduce(add, [by_state[index, gpu, state] for state in STATES])
 
 
 def test_all_states_of_a_gpu_are_emitted_from_the_start():
@@ -189,9 +193,21 @@ def test_all_states_of_a_gpu_are_emitted_from_the_start():
     states = {
         labels[2]: value for labels, value in shown["tpw_gpu_state_energy_joules_total"].items() if labels[0] == "0"
     }
-    assert states == dict.fromkeys(State, 0.0)
+    assert states == dict.fromkeys(STATES, 0.0)
     assert shown["tpw_gpu_energy_joules_total"]["0", uuid(0)] == 0.0
     assert shown["tpw_gpu_state_cost_total"]["0", uuid(0), "idle", "energy", "EUR"] == 0.0
+
+
+def test_a_planned_pause_is_shown_where_one_is_configured_and_where_one_was_booked():
+    name = "tpw_gpu_state_seconds_total"
+    assert not any("planned_off" in labels for labels in series(rich_snapshot())[name])
+    shown = series(replace(rich_snapshot(), planned_servers=frozenset({"embed"})))
+    assert shown[name]["3", uuid(3), "planned_off"] == 0.0
+    assert shown["tpw_server_energy_joules_total"]["embed", "acme/embed", "planned_off"] == 0.0
+    assert {labels: value for labels, value in shown["tpw_server_planned_off"].items() if value} == {("embed",): 1.0}
+    key = PostingKey(uuid(3), "", "", State.PLANNED_OFF)
+    booked = with_books(rich_snapshot(), postings={key: Amounts(60.0, 4200.0)})
+    assert series(booked)[name]["3", uuid(3), "planned_off"] == 60.0
 
 
 def test_every_counter_that_will_be_booked_starts_at_zero():

@@ -120,6 +120,7 @@ FIRING = {
     "scrape-30": WASTED,
     "job": WASTED,
     "training": {("TpwCostAboveReference", "info", "")},
+    "planned": {("TpwCostAboveReference", "info", "")},
     "night": {
         *(("TpwGpuIdle", "warning", gpu) for gpu in "0123"),
         ("TpwWasteHigh", "warning", ""),
