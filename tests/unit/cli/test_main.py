@@ -58,6 +58,18 @@ def test_the_daemon_does_not_load_what_its_libraries_need_for_others() -> None:
     assert loaded.split() == []
 
 
+THREADS = """
+import ssl, threading
+from concurrent.futures import ThreadPoolExecutor
+first = threading.Barrier(8)
+def use(_):
+    first.wait()
+    return ssl.create_default_context().check_hostname
+with ThreadPoolExecutor(8) as threads:
+    print(sum(threads.map(use, range(8))) - 1)
+"""
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -69,6 +81,16 @@ def test_the_daemon_does_not_load_what_its_libraries_need_for_others() -> None:
         "import ssl, http.client; http.client.HTTPSConnection('localhost'); print(7)",
         "import urllib.request; print(7)",
         "import asyncio\ntry: asyncio.no_such_name\nexcept AttributeError: print(7)",
+        # A submodule first of all, as a library may: it is loaded once, and is the package's own.
+        "import asyncio.events as it, asyncio; print(7 if it is asyncio.events is asyncio.base_events.events else 0)",
+        "from asyncio.events import get_event_loop as it; import asyncio; print(7 if asyncio.get_event_loop is it else 0)",
+        "import asyncio.events, importlib; print(7 if importlib.reload(asyncio.events) is asyncio.events else 0)",
+        "from importlib.util import find_spec; print(7 if find_spec('ssl').origin and find_spec('asyncio.events') else 0)",
+        "from ssl import *; print(7 if SSLContext else 0)",
+        # What one sets in it, all see.
+        "import http.client, ssl; ssl.SSLContext; import ssl as it; print(7 if it is ssl is http.client.ssl else 0)",
+        "import inspect, unittest.mock; inspect.getmodule(inspect); print(7)",
+        THREADS,
     ],
 )
 def test_a_postponed_module_is_the_real_one_when_it_is_used(use: str) -> None:
