@@ -10,7 +10,6 @@ import structlog
 
 from tpw.config.schema import Config, Server, Tls
 from tpw.daemon import sources
-from tpw.daemon.routers import Routers
 from tpw.discovery.ownership import Claim
 from tpw.discovery.placement import Place, is_loopback
 from tpw.discovery.scan import HostScan
@@ -21,6 +20,7 @@ from tpw.tokens.dialects import Dialect
 from tpw.tokens.scrape import ScrapeSource
 
 if TYPE_CHECKING:
+    from tpw.daemon.routers import Routers
     from tpw.daemon.tenants import Tenants
 
 _log = structlog.get_logger("tpw")
@@ -60,7 +60,7 @@ class Servers:
         """What the configuration states about the GPUs of each server."""
         self._deployments: frozenset[str] = frozenset()
         """Those of the configuration with all their servers on this node."""
-        self._routers = Routers(clock)
+        self._routers: Routers | None = None
         self.tenants: Tenants | None = None
         """Who uses them; None where that is not configured."""
         self._poller = TokenPoller((), clock, health_of=new_health)
@@ -97,7 +97,11 @@ class Servers:
         """
         notes = [f"server {name}: {_ELSEWHERE}" for name in sorted(self._elsewhere)]
         notes += [f"server {name}: {note}" for name, note in self._notes.items() if note and name in self.claims]
-        return notes + self._routers.notes(books, owners, self._deployments)
+        if self._routers is None and self._deployments:
+            from tpw.daemon.routers import Routers  # only configured deployments pay for it
+
+            self._routers = Routers(self._clock)
+        return notes if self._routers is None else notes + self._routers.notes(books, owners, self._deployments)
 
     def dialects(self) -> dict[str, Dialect | None]:
         """The dialect of each server, None where it is not recognised yet. From any thread."""

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum, isfinite
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
@@ -26,11 +26,13 @@ from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
 from tpw.ledger.outage import held_joules
 from tpw.ledger.phases import METHOD
-from tpw.ledger.service import Service
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import live_ratios
 from tpw.model import UNKNOWN_MODEL, EnergyMethod, PriceState, Reference, ServerWorkload, State, TokenKind
 from tpw.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from tpw.ledger.service import Service
 
 Sample = tuple[tuple[str, ...], float]
 """Label values, in the order of the catalogue, and the value."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tpw.ledger.amounts import Amounts, Served
 from tpw.ledger.phases import Phases
-from tpw.ledger.service import Service
 from tpw.model import (
     Attribution,
     Cadence,
@@ -43,6 +42,7 @@ from tpw.model import (
 from tpw.tariff.demand import Demand
 
 if TYPE_CHECKING:
+    from tpw.ledger.service import Service
     from tpw.ledger.tenants import TenantBooks
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from tpw.ledger.books import LONGEST_SECONDS, ServerAccount
 from tpw.ledger.replacing import replace
-from tpw.ledger.service import Passage, observe, without_targets
 from tpw.ledger.trust import OTHER_PATH, PATHS, SERIES, Anomaly, Limits, models_of, within_models
 from tpw.model import UNKNOWN_MODEL, InFlight, Role, ServerReading, TokenKind
 
@@ -193,10 +192,12 @@ def count(
 
     service = account.service
     if reading.service is not None:
+        from tpw.ledger.service import Passage, observe  # only servers with targets pay for it
+
         passage = Passage(first, from_zero, limits.rise(Role.REQUESTS, seconds))
         service = observe(service, reading.service, reading.loads, passage)
     elif service is not None:
-        service = without_targets(service)
+        service = replace(service, targets=(), raw={}) if service.targets else service
     # Nothing rose and no series is new: the kinds are unchanged.
     same = not moved and not reading.in_flight and counted.keys() == account.counted.keys()
     in_flight = _plausible(reading.in_flight, limits, seconds, anomalies)

@@ -8,14 +8,16 @@ What is exposed is their sum: it does not fall when one of them ends, because ac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, Division, GpuAccount, PostingKey, ServerAccount, WindowSample
 from tpw.ledger.phases import pooled
 from tpw.ledger.replacing import replace
-from tpw.ledger.service import summed
 from tpw.model import Load, ServerWorkload, server_of_replica
+
+if TYPE_CHECKING:
+    from tpw.ledger.service import Service
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -110,9 +112,17 @@ def _server(name: str, parts: Sequence[ServerAccount]) -> ServerAccount:
         models=tuple(sorted({model for one in there or (latest,) for model in one.models})),
         seen=seen,
         phases=pooled([one.phases for one in parts if one.phases is not None]),
-        service=summed([one.service for one in parts if one.service is not None]),
+        service=_service([one.service for one in parts if one.service is not None]),
         window=summed_window([one.window for one in parts if len(one.window) > 1], latest.window_seconds),
     )
+
+
+def _service(parts: Sequence[Service]) -> Service | None:
+    if not parts:
+        return None
+    from tpw.ledger.service import summed  # only servers with targets pay for it
+
+    return summed(parts)
 
 
 def _loads(loads: Sequence[Load]) -> tuple[Load, ...]:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tpw.ledger.replacing import replace
 from tpw.model import Latency, Load, ServiceReading, Slo
 
 KEYS = 2048
@@ -129,15 +128,8 @@ def observe(before: Service | None, reading: ServiceReading, loads: Sequence[Loa
     return Service(reading.targets, raw, outcomes, seconds, joint)
 
 
-def without_targets(service: Service) -> Service:
-    """The service levels of a server for which no targets are set any more."""
-    return replace(service, targets=(), raw={}) if service.targets else service
-
-
-def summed(parts: Sequence[Service]) -> Service | None:
-    """The service levels of replicas together; None where there are none."""
-    if not parts:
-        return None
+def summed(parts: Sequence[Service]) -> Service:
+    """The service levels of replicas together."""
     outcomes: dict[tuple[str, Slo], Outcomes] = {}
     seconds: dict[tuple[str, Slo], float] = {}
     joint: dict[str, Joint] = {}

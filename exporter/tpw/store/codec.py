@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
 from tpw.ledger.books import (
@@ -23,7 +23,6 @@ from tpw.ledger.books import (
     SourceAccount,
 )
 from tpw.ledger.phases import Phases, estimated
-from tpw.ledger.service import Joint, Outcomes, Service
 from tpw.model import (
     Attribution,
     Cadence,
@@ -44,6 +43,9 @@ from tpw.model import (
     WorkloadKind,
 )
 from tpw.tariff.demand import Demand
+
+if TYPE_CHECKING:
+    from tpw.ledger.service import Service
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
@@ -308,6 +310,8 @@ def _dump_service(service: Service) -> dict[str, object]:
 
 
 def _load_service(data: Mapping[str, Any]) -> Service:
+    from tpw.ledger.service import Joint, Outcomes, Service  # only books with targets pay for it
+
     return Service(
         targets=tuple((Slo(slo), seconds) for slo, seconds in data["targets"]),
         raw={key: Latency(*values) for key, *values in data["raw"]},

@@ -241,7 +241,7 @@ def test_thousands_of_teams_are_bounded_and_their_sum_is_exact(tmp_path: Path, s
     assert size < 3 << 20
 
 
-def test_without_tenants_nothing_of_them_is_imported() -> None:
+def test_without_tenants_targets_and_deployments_nothing_of_them_is_imported() -> None:
     code = (
         "import sys\n"
         "from tpw.config.load import load\n"
@@ -252,8 +252,9 @@ def test_without_tenants_nothing_of_them_is_imported() -> None:
         " known=known_names()))\n"
         "daemon.poll_all()\n"
         "names = {family.metric.name for family in families(daemon.snapshot)}\n"
-        "assert not [name for name in names if 'tenant' in name], names\n"
-        "print(sorted(name for name in sys.modules if name.endswith('tenants')))\n"
+        "assert not [name for name in names if 'tenant' in name or '_slo_' in name or '_deployment_' in name], names\n"
+        "parts = ('tenants', 'service', 'latency', 'deployments', 'routers')\n"
+        "print([name for name in sys.modules if name.startswith('tpw.') and name.rpartition('.')[2] in parts])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['tpw.config.tenants']"
