@@ -24,6 +24,8 @@ _BINDS_RATIO = 0.9
 _LEAST_ACTIVE = 0.25
 """Part of a quarter-hour that a server works."""
 _MOST_PRICES = 4
+_MOST_TRIALS = 12
+"""More changes of a limit in the time of the books are a rule, and fewer are trials."""
 _LEAST_QUARTERS = 16
 """Of work under a limit: four hours."""
 _DETECTED_SECONDS = 120.0
@@ -98,11 +100,30 @@ def _untried(fleet: Fleet, server: str, current: _Observed) -> Missing:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A limit, and what it saves in each quarter-hour: electricity and rent, and GPU time that is paid for already."""
+
+    limit: _Observed
+    paid: list[float]
+    freed: list[float]
+
+    @property
+    def gain(self) -> float:
+        return fsum(self.paid) + fsum(self.freed)
+
+    def less(self, other: _Option) -> _Option:
+        """The difference of two."""
+        paid = [one - two for one, two in zip(self.paid, other.paid, strict=True)]
+        return _Option(self.limit, paid, [one - two for one, two in zip(self.freed, other.freed, strict=True)])
+
+
 def _compared(fleet: Fleet, server: str, current: _Observed, others: Sequence[_Observed]) -> Iterator[Advice | Missing]:
     name, currency = server_of_replica(server), fleet.currency
     prices, cost_rates = fleet.prices(), _rates(fleet, server)
     working = {point.index: point.load for one in (current, *others) for point in one.measured}
-    found: list[tuple[float, _Observed, list[float], list[float]]] = []
+    nothing = [0.0] * fleet.quarters
+    options = [_Option(current, nothing, nothing)]
     for other in others:
         if current.is_saturated and other.is_saturated:
             if not _is_alike(current, other):
@@ -114,43 +135,66 @@ def _compared(fleet: Fleet, server: str, current: _Observed, others: Sequence[_O
                     " same load.",
                 )
                 continue
-            paid, freed = _by_token(fleet.quarters, working, current, other, prices, cost_rates)
+            options.append(_Option(other, *_by_token(fleet.quarters, working, current, other, prices, cost_rates)))
         elif _carries(working, current, other):
-            paid, freed = _at_same_load(fleet.quarters, working, current, other, prices), [0.0] * fleet.quarters
-        else:
-            continue
-        found.append((fsum(paid) + fsum(freed), other, paid, freed))
-    if not found:
-        return
-    gain, best, paid, freed = max(found, key=lambda one: one[0])
+            saved = _at_same_load(fleet.quarters, working, current, other, prices)
+            options.append(_Option(other, saved, nothing))
     rent, owned = cost_rates
     cost = fsum(_kwh(current.curve.at(load)) * (prices[index] or 0.0) for index, load in working.items())
-    if gain <= LEAST_RATIO * (cost + (rent + owned) * ROW_SECONDS * len(working)):
+    least = LEAST_RATIO * (cost + (rent + owned) * ROW_SECONDS * len(working))
+    if _alternates(fleet, server):  # what there is now is no single limit
+        present = _mixed(options, {point.index: one for one in options for point in one.limit.measured})
+        options = [option.less(present) for option in options]
+    best = max(options, key=lambda option: option.gain)
+    cheapest = [
+        max(options, key=lambda option: option.paid[index] + option.freed[index]) for index in range(fleet.quarters)
+    ]
+    mixed = _mixed(options, dict(enumerate(cheapest)))
+    bands = _bands(prices, [option.limit for option in options], rent + owned)
+    follows = bool(bands) and mixed.gain > max(0.0, best.gain) + least
+    if best.gain <= least and not follows:
         return
-    if current.is_saturated and best.is_saturated:
+    other = next(option.limit for option in (best, *options) if option.limit is not current)
+    if current.is_saturated and other.is_saturated:
         reason = (
             f"It always works as fast as it can: {current.load:,.0f} weighted tokens per second at {current.draw:,.0f} W"
-            f" under {current.watts:.0f} W, {best.load:,.0f} at {best.draw:,.0f} W under {best.watts:.0f} W (facility). The"
-            " saving is that of the same tokens, each at its full cost."
+            f" under {current.watts:.0f} W, {other.load:,.0f} at {other.draw:,.0f} W under {other.watts:.0f} W (facility)."
+            " The saving is that of the same tokens, each at its full cost."
         )
     else:
         reason = (
-            f"Under {best.watts:.0f} W it carried such loads too, up to {best.curve.capacity:,.0f} weighted tokens per"
+            f"Under {other.watts:.0f} W it carried such loads too, up to {other.curve.capacity:,.0f} weighted tokens per"
             f" second, and drew less at the same load. Its load reaches {max(working.values()):,.0f}."
         )
-    bands = _bands(prices, [current, *(one for _, one, _, _ in found)], rent + owned)
+    chosen, gpus = (mixed if follows else best), gpus_text(fleet, fleet.gpus_of(server))
+    reason += "".join(f" At {price:.4g} {currency}/kWh {watts:.0f} W costs least per token." for price, watts in bands)
+    command = f"nvidia-smi -i {_indices(fleet, fleet.gpus_of(server))} -pl {best.limit.watts:.0f}"
     yield Advice(
         Kind.POWER_LIMIT,
         name,
-        fleet.monthly([one + other for one, other in zip(paid, freed, strict=True)]),
-        fleet.monthly(paid).value,
-        f"Set the power limit of {gpus_text(fleet, fleet.gpus_of(server))} from {current.watts:.0f} W to"
-        f" {best.watts:.0f} W.",
-        reason
-        + "".join(f" At {price:.4g} {currency}/kWh {watts:.0f} W costs least per token." for price, watts in bands),
-        f"nvidia-smi -i {_indices(fleet, fleet.gpus_of(server))} -pl {best.watts:.0f}",
-        details={"limit_watts": best.watts, "present_limit_watts": current.watts},
+        fleet.monthly([one + two for one, two in zip(chosen.paid, chosen.freed, strict=True)]),
+        fleet.monthly(chosen.paid).value,
+        f"Let the power limit of {gpus}, now {current.watts:.0f} W, follow the price."
+        if follows
+        else f"Set the power limit of {gpus} from {current.watts:.0f} W to {best.limit.watts:.0f} W.",
+        reason,
+        command + (" and the others, by tpw_electricity_price_per_kwh" if follows else ""),
+        details={"limit_watts": best.limit.watts, "present_limit_watts": current.watts},
     )
+
+
+def _mixed(options: Sequence[_Option], chosen: Mapping[int, _Option]) -> _Option:
+    """One option in some quarter-hours, others in others."""
+    paid, freed = ([0.0] * len(options[0].paid) for _ in range(2))
+    for index, option in chosen.items():
+        paid[index], freed[index] = option.paid[index], option.freed[index]
+    return _Option(options[0].limit, paid, freed)
+
+
+def _alternates(fleet: Fleet, server: str) -> bool:
+    """Whether the limit goes to and fro, as one that follows the price does."""
+    changes = [one for one in fleet.limits[fleet.gpus_of(server)[0]] if one.since_seconds > fleet.start_seconds]
+    return len(changes) > _MOST_TRIALS
 
 
 def _kwh(watts: float) -> float:

@@ -68,10 +68,10 @@ def serve(
     span = end_seconds - start_seconds
     for name, account in after.items():
         old = before.get(name) or ServerAccount(name)
-        if account is not old:
-            _rises(name, old, account, added)
-        if account.loads and old.up and 0.0 < span <= ROW_SECONDS:
-            _requests(name, account, span, added)
+        # Requests since the tick before, as they are now; over an outage or a restart they are not known.
+        seconds = span if account.loads and old.up and 0.0 < span <= ROW_SECONDS else 0.0
+        if seconds or account is not old:
+            _rises(name, old, account, seconds, added)
     if not added:
         return rows
     usual = tuple(
@@ -89,20 +89,26 @@ def serve(
     return result
 
 
-def _rises(name: str, old: ServerAccount, new: ServerAccount, added: dict[tuple[str, str], Served]) -> None:
-    """What one server did since its account was ``old``, by model."""
+def _rises(
+    name: str, old: ServerAccount, new: ServerAccount, seconds: float, added: dict[tuple[str, str], Served]
+) -> None:
+    """What one server did since its account was ``old``, by model; its requests count for so many seconds."""
     tokens = _rise(old.tokens, new.tokens)
     requests = _rise(old.requests, new.requests)
     work = _rise(old.work, new.work)
     references = _rise(old.reference_cost, new.reference_cost)
     missed = _missed(old, new)
-    models = {model for model, _ in (*tokens, *work, *references, *missed)} | set(requests)
+    loads = {load.model: load for load in new.loads if load.running or load.waiting} if seconds else {}
+    models = {model for model, _ in (*tokens, *work, *references, *missed)} | {*requests, *loads}
     for model in models:
+        load = loads.get(model)
         added[name, model] = Served(
             {kind: value for (name_of_model, kind), value in tokens.items() if name_of_model == model},
             requests.get(model, 0.0),
             {unit: value for (name_of_model, unit), value in work.items() if name_of_model == model},
             {reference: value for (name_of_model, reference), value in references.items() if name_of_model == model},
+            running_seconds=0.0 if load is None else (load.running or 0.0) * seconds,
+            waiting_seconds=0.0 if load is None else (load.waiting or 0.0) * seconds,
             missed={slo: value for (name_of_model, slo), value in missed.items() if name_of_model == model},
         )
 
@@ -113,17 +119,6 @@ def _missed(old: ServerAccount, new: ServerAccount) -> Mapping[tuple[str, Slo], 
         return {}
     before = {key: outcomes.no for key, outcomes in old.service.outcomes.items()}
     return _rise(before, {key: outcomes.no for key, outcomes in new.service.outcomes.items() if outcomes.no})
-
-
-def _requests(name: str, account: ServerAccount, seconds: float, added: dict[tuple[str, str], Served]) -> None:
-    """Running and waiting requests since the tick before, as they are now."""
-    for load in account.loads:
-        if load.running or load.waiting:
-            held = Served(
-                running_seconds=(load.running or 0.0) * seconds, waiting_seconds=(load.waiting or 0.0) * seconds
-            )
-            key = name, load.model
-            added[key] = added[key] + held if key in added else held
 
 
 _Key = TypeVar("_Key")

@@ -156,7 +156,9 @@ def limit_at_same_load(present: float, best: float) -> Callable[[World], float]:
     return saving
 
 
-def limit_for_same_tokens(present: float, best: float) -> Callable[[World], float]:
+def limit_for_same_tokens(present: float, best: float, above: float = 0.0) -> Callable[[World], float]:
+    """While the price is higher than ``above``."""
+
     def saving(world: World) -> float:
         server = world.servers[0]
         longer = server.speed(present) / server.speed(best)
@@ -166,6 +168,7 @@ def limit_for_same_tokens(present: float, best: float) -> Callable[[World], floa
             * sum(
                 world.per_quarter * (1.0 - longer) + world.energy(present - best * longer, index)
                 for index in range(world.quarters)
+                if world.price(index) > above
             )
         )
 
@@ -350,6 +353,30 @@ CASES = (
             price=flat(0.4),
         ),
         {Kind.POWER_LIMIT: limit_for_same_tokens(600.0, 300.0)},
+    ),
+    Case(
+        "a limit that should follow the price",
+        World(
+            (Server("batch", steady(1.0, 1.0), saturated=True, limit=limited_to(300.0, 600.0)),),
+            owned=0.15,
+            price=evening_peak,
+        ),
+        {Kind.POWER_LIMIT: limit_for_same_tokens(600.0, 300.0, above=0.3)},
+    ),
+    Case(
+        "a limit that follows the price already",
+        World(
+            (
+                Server(
+                    "batch",
+                    steady(1.0, 1.0),
+                    saturated=True,
+                    limit=lambda i: 300.0 if evening_peak(i) > 0.3 else 600.0,
+                ),
+            ),
+            owned=0.15,
+            price=evening_peak,
+        ),
     ),
     Case(
         "the best of two limits",

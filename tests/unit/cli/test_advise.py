@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.fleets import Server, World, hour_of
-from support.quarters import write_books
+from support.quarters import POLICY, START, write_books
 from tpw.cli import main
 from tpw.cli.advising import calculation
+from tpw.model import PriceInterval
 
 DAY_ONLY = Server("chat", lambda index: 0.5 + index % 5 / 10 if 6.0 <= hour_of(index) < 22.0 else 0.0)
 BATCH = Server("embed", lambda index: 1.0 if 17.0 <= hour_of(index) < 20.0 else 0.0, model="bge", workload=True)
@@ -100,3 +103,24 @@ def test_the_daemon_has_it_calculated_by_another_process(books: Path, tmp_path: 
     assert [one["kind"] for one in found.document["advice"]] == ["idle"]
     assert found.document["answered"] == ["idle", "parked", "consolidate"]
     assert calculation((f"--state.dir={tmp_path}",))().problem.startswith("there are no books in")
+
+
+class Flat:
+    """A price of 0.20."""
+
+    def pieces(self, start: float, end: float) -> Iterator[tuple[float, float, PriceInterval | None]]:
+        yield start, end, PriceInterval(start, end, 0.20)
+
+
+def test_books_that_the_ledger_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight days of :mod:`support.quarters`: chat always works, code did in the first hours, the third GPU never does."""
+    write_books(tmp_path, replace(POLICY, curve=Flat(), references=()), START, START + 8 * 86400.0)
+    assert main(["advise", f"--state.dir={tmp_path}", "--format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    saving = {(one["kind"], one["subject"]): one["saving_per_month"]["value"] for one in found["advice"]}
+    hours, per_hour = 365 / 12 * 24, 0.9 + 0.3
+    watts = {"idle": 70.0, "parked": 80.0 - 70.0}  # a GPU of the same name shows what one draws without a model
+    assert saving == {
+        (kind, subject): pytest.approx(hours * (per_hour + watts[kind] * 1.2 / 1e3 * 0.20), rel=1e-3)
+        for kind, subject in (("idle", "GPU 2"), ("parked", "code"))
+    }
