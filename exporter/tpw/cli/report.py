@@ -25,6 +25,7 @@ from tpw.ledger.replicas import merged
 from tpw.report.focus import LINES_BY, VERSIONS, NoCurrencyError, Parties, focus_text
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit, range_of
+from tpw.report.price_file import NoExchangeRateError
 from tpw.report.reconcile import check_text, compared
 from tpw.report.records import csv_text, json_text
 from tpw.report.table import table_text
@@ -32,7 +33,7 @@ from tpw.report.tabulate import DEFAULT, Dimension, Label, Tabulation, dimension
 from tpw.store.files import StoreError
 from tpw.store.reading import BooksReader
 
-_FORMATS = ("table", "csv", "json", "focus")
+_FORMATS = ("table", "csv", "json", "focus", "litellm")
 _WIDTH = 100
 """Width of a table that is written to a file; a terminal has its own width."""
 
@@ -61,13 +62,20 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=_FORMATS,
         default="table",
-        help="Output format. focus is CSV by the FinOps specification.",
+        help="Output format. focus is CSV by the FinOps specification, litellm a price file for LiteLLM.",
     )
     what.add_argument("--output", metavar="FILE", help="Write to this file instead of standard output.")
     what.add_argument(
         "--check",
         action="store_true",
         help="Compare the sums of all quarter-hours with the counters instead. Exit status 1 if they differ.",
+    )
+    litellm = parser.add_argument_group("format litellm")
+    litellm.add_argument(
+        "--exchange-rate",
+        type=float,
+        metavar="RATE",
+        help="US dollars for one unit of the currency of the books. Default: litellm.exchange_rate if it is set.",
     )
     focus = parser.add_argument_group("format focus")
     focus.add_argument(
@@ -95,7 +103,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
                 text, is_consistent = _checked(books, request.calendar)
             else:
                 text = _reported(books, request, config)
-    except (StoreError, NoCurrencyError) as error:
+    except (StoreError, NoCurrencyError, NoExchangeRateError) as error:
         return _failed(error, 1)
     except sqlite3.Error as error:
         return _failed(f"the books cannot be read completely: {error}", 1)
@@ -121,10 +129,13 @@ class _Request:
     format: str
     parties: Parties
     focus_version: str
+    exchange_rate: float | None
 
 
 def _request(arguments: argparse.Namespace, config: Config) -> _Request:
     """Raises ValueError."""
+    if arguments.exchange_rate is not None and not 0.0 < arguments.exchange_rate < float("inf"):
+        raise ValueError(f"--exchange-rate={arguments.exchange_rate:g}: write a number above 0")
     timezone = arguments.timezone or config.tariff.timezone or "UTC"
     try:
         calendar = Calendar(timezone)
@@ -145,10 +156,15 @@ def _request(arguments: argparse.Namespace, config: Config) -> _Request:
         arguments.format,
         Parties(arguments.provider, arguments.billing_account or platform.node() or "this-host", arguments.invoice_id),
         arguments.focus_version,
+        arguments.exchange_rate or (config.litellm.exchange_rate if config.litellm else None),
     )
 
 
 def _grouped_by(text: str | None, format_: str) -> tuple[Dimension | Label, ...]:
+    if format_ == "litellm":
+        if text is not None:
+            raise ValueError(f"--by={text}: the format litellm has a price of each model")
+        return Dimension.SERVER, Dimension.MODEL
     if format_ != "focus":
         return DEFAULT if text is None else dimensions(text)
     by = dimensions(text or Dimension.DAY)
@@ -189,6 +205,13 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> Iterable
             return csv_text(report, calendar, head.gpus)
         case "json":
             return json_text(report, calendar, head.gpus, remarks)
+        case "litellm":
+            from tpw.cli.price_file import of_report
+
+            found = of_report(books, report, calendar, request.exchange_rate)
+            for problem in found.left_out:
+                print(f"tpw-exporter report: no price of {problem}", file=sys.stderr)
+            return [found.text]
         case "focus":
             unpriced = report.totals.amounts.unpriced_joules
             if unpriced > 0.0:

@@ -35,12 +35,14 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
         from tpw.daemon.persistence import CurrencyError
 
         try:
-            daemon.reload(configuration(setting))
+            changed = configuration(setting)
+            daemon.reload(changed)
         except ConfigError as error:
             daemon.reload_failed()
             return problem_lines(error)
         except (CurrencyError, ValueError, TimeoutError) as error:
             return [str(error)]
+        keep_prices(daemon, changed)
         return []
 
     file = [] if setting.config_file is None else [f"--config.file={setting.config_file}"]
@@ -70,6 +72,16 @@ def new_daemon(config: Config, config_file: str | None) -> Daemon:
         _log.error("books_open_failed", detail=str(error))
         raise StartError("", 1) from error
     try:
-        return Daemon(config, books)
+        daemon = Daemon(config, books)
     except (CurrencyError, ValueError) as error:
         raise StartError(f"{config_file or '<no file>'}: {error}", 2) from error
+    keep_prices(daemon, config)
+    return daemon
+
+
+def keep_prices(daemon: Daemon, config: Config) -> None:
+    """Keep the price file of a configuration fresh, where it has one or the one before had one."""
+    if config.litellm is not None or "litellm" in daemon.jobs:
+        from tpw.cli.price_file import keep_fresh
+
+        keep_fresh(daemon, config)

@@ -470,6 +470,27 @@ class AdviceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiteLlm:
+    """A price file that the daemon keeps fresh."""
+
+    file: str = setting(
+        FilePath(), "The file, which is replaced as a whole every hour. Its directory must be there and writable."
+    )
+    last: float = setting(
+        duration(3600.0, 400 * 86400.0),
+        "How far back the cost and the tokens reach. Below a week, it is that of some days of the week.",
+        default=7 * 86400.0,
+    )
+    exchange_rate: float | None = setting(
+        number("a number of US dollars", above=0.0),
+        "US dollars for one unit of the currency of the books, because LiteLLM counts in dollars. Required where that is"
+        " not USD; 1 writes prices in the currency of the books.",
+        default=None,
+        default_words="none",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
     """The HTTP server."""
 
@@ -591,6 +612,12 @@ class Config:
     )
     advice: AdviceSettings = setting(
         Section(AdviceSettings), "What advice needs beside the books.", default=AdviceSettings
+    )
+    litellm: LiteLlm | None = setting(
+        Section(LiteLlm),
+        "A file with the measured prices of tokens, with which LiteLLM bills.",
+        default=None,
+        default_words="none: no file",
     )
     web: Web = setting(Section(Web), "The HTTP server.", default=Web())
     log: Log = setting(Section(Log), "The log.", default=Log())

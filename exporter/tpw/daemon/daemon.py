@@ -66,7 +66,7 @@ class Daemon:
         self._scanner = Scanner()
         self._loop = TickLoop(self._scheduled_tick, config.polling.interval, clock)
         self._progress = Progress(clock)
-        self._jobs = SlowJobs(clock)
+        self.jobs = SlowJobs(clock)
         self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what other threads want done between two ticks
         self._ticking, self._reloading = threading.Lock(), threading.Lock()
         self.on_snapshot: Callable[[Snapshot], None] | None = None
@@ -123,12 +123,12 @@ class Daemon:
         """Tick and run slow jobs until :meth:`stop`."""
         self._store.periods.run = lambda read: threading.Thread(target=read, name="periods", daemon=True).start()
         self._read_feeds_regularly()
-        self._jobs.every("books", KEEP_UP_SECONDS, self._store.keep_up)
-        self._jobs.start()
+        self.jobs.every("books", KEEP_UP_SECONDS, self._store.keep_up)
+        self.jobs.start()
         with self._ticking:
             try:
                 self._node.open_meters(FIRST_TICK_SECONDS)
-                self._jobs.every("scan", SCAN_SECONDS, self._scan)
+                self.jobs.every("scan", SCAN_SECONDS, self._scan)
                 self._await_first_results()
             except Exception:  # noqa: BLE001 - the ticks must go on
                 _log.exception("start_failed")
@@ -140,7 +140,7 @@ class Daemon:
         """End within about this time, whatever hangs. Everything that was booked is written already."""
         self._loop.stop()
         self._mail.put(lambda: None)  # wakes a start that waits
-        self._jobs.stop()
+        self.jobs.stop()
         has_ended = self._ticking.acquire(timeout=within_seconds / 2)
         self._node.close(within_seconds / 2)
         if has_ended:  # otherwise the tick that hangs may still write
@@ -166,7 +166,7 @@ class Daemon:
                 reload.apply(self._node, config, feeds)
                 self._loop.interval_seconds = config.polling.interval
                 self._read_feeds_regularly()
-                self._jobs.soon("scan")
+                self.jobs.soon("scan")
                 done.set()
 
             self._mail.put(apply)
@@ -198,10 +198,10 @@ class Daemon:
 
     def _read_feeds_regularly(self) -> None:
         for name in self._node.pricing.feeds.names:
-            if name not in self._jobs:
-                self._jobs.every(name, FEED_SECONDS, partial(self._read_feed, name))
-        if self._node.servers.tenants is not None and "tenants" not in self._jobs:
-            self._jobs.every("tenants", reload.TENANTS_SECONDS, partial(reload.read_tenants, self._node))
+            if name not in self.jobs:
+                self.jobs.every(name, FEED_SECONDS, partial(self._read_feed, name))
+        if self._node.servers.tenants is not None and "tenants" not in self.jobs:
+            self.jobs.every("tenants", reload.TENANTS_SECONDS, partial(reload.read_tenants, self._node))
 
     def _scheduled_tick(self, late_seconds: float, skipped: int) -> None:
         self.tick(0.5 * self._node.config.polling.interval, late_seconds, skipped)
@@ -222,8 +222,8 @@ class Daemon:
             self.on_fatal(node.meters.fatal)
         if node.owners.servers_changed(node.books) or node.owners.has_new_holders():
             node.owners.update_holders(node.meters.accelerators, at_once=True)
-            self._jobs.soon("scan")
-        self._jobs.check()
+            self.jobs.soon("scan")
+        self.jobs.check()
 
     def _await_first_results(self) -> None:
         node, deadline = self._node, self._clock() + FIRST_RESULTS_SECONDS

@@ -95,8 +95,8 @@ class SlowJobs:
 
     def every(self, name: str, interval_seconds: float, run: Callable[[], None]) -> None:
         """Run a job as soon as jobs are started, and again ``interval_seconds`` after the end of each run."""
-        job = self._jobs[name] = _Job(name, interval_seconds, run)
         with self._lock:
+            job = self._jobs[name] = _Job(name, interval_seconds, run)
             self._schedule(job, 0.0)
 
     def soon(self, name: str) -> None:
