@@ -23,6 +23,7 @@ MONDAY_NOON = 1_772_449_200.0
 """2 March 2026, 12:00 in Berlin."""
 
 NOT_SHOWN = {
+    "tpw_advice_saving_per_month",
     "tpw_books_writable",
     "tpw_budget_amount",
     "tpw_budget_projected",
@@ -41,6 +42,7 @@ NOT_SHOWN = {
     "tpw_phase_energy_joules_per_token",
     "tpw_server_phase_energy_error_ratio",
     "tpw_server_phase_energy_joules_total",
+    "tpw_server_planned_off",
     "tpw_server_requests_without_usage_total",
     "tpw_server_slo_latency_seconds_total",
     "tpw_server_slo_requests_total",
@@ -51,10 +53,10 @@ NOT_SHOWN = {
     "tpw_source_read_failures_total",
     "tpw_store_last_write_timestamp_seconds",
     "tpw_workload_energy_joules_total",
-    *(metric.name for metric in CATALOGUE if metric.name.startswith("tpw_tenant_")),
+    *(metric.name for metric in CATALOGUE if metric.name.startswith(("tpw_tenant_", "tpw_deployment_"))),
 }
 """Metrics that healthy, unpartitioned GPUs at positive prices do not have in their first minute, without books on disk,
-budgets, targets of latency, tenants, a site and servers with separate phases."""
+budgets, advice, targets of latency, deployments, planned pauses, tenants, a site and servers with separate phases."""
 
 
 @pytest.fixture(scope="module")
