@@ -163,6 +163,7 @@ chart: $(VENV)/.dev ## Pack the Helm chart with its rules and dashboards into di
 	@rm -rf build/chart && mkdir -p build/chart dist && cp -RL deploy/helm/tpw-exporter build/chart/
 	@[[ -z "$(IMAGE)" ]] || sed -i 's|^  repository: .*|  repository: $(IMAGE)|' build/chart/tpw-exporter/values.yaml
 	$(BIN)/python -c 'import helm_python; print(helm_python.package("build/chart/tpw-exporter", destination="dist"))'
+	@PYTHONPATH=exporter $(BIN)/python -m grafana.publish dist/grafana.com
 
 .PHONY: sbom
 sbom: ## The packages of the image as a CycloneDX document in dist/, from their lock

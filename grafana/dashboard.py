@@ -15,8 +15,8 @@ from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import prometheus as p
 
 from grafana import palette
-from grafana.metrics import MATCHERS, Vocabulary, apart
-from grafana.panels import DASHED, NO_PRICE, Draft, Query, Style, curve, judged_down, tile
+from grafana.metrics import MATCHERS, Vocabulary, apart, owned
+from grafana.panels import DASHED, HERE, NO_PRICE, Draft, Query, Style, curve, judged_down, tile
 from grafana.queries import MONEY, TRUST
 
 SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -65,9 +65,11 @@ class Settings:
     money: bool = True
     time: tuple[str, str] = ("now-6h", "now")
     refresh: str = "1m"
-    timezone: str = "utc"
+    timezone: str = "browser"
     single: tuple[str, ...] = ()
     """Filters without *All*, because every series is a line of its own."""
+    owned: bool = False
+    """Whether the namespace chooses GPUs, by their owners."""
     annotations: tuple[str, ...] = ("price", "alerts", "restarts", "versions")
 
 
@@ -143,6 +145,8 @@ class Dashboard:
         """The query with the filters of the dashboard. Raises UnknownNameError."""
         text = apart(" ".join(query.expr.split()))
         self.words.check(text)
+        if self.settings.owned and "namespace" not in query.unfiltered:
+            text = owned(text, self.words)
         filters = [name for name in self.settings.filters if name not in query.unfiltered]
         return self.words.filtered(text, filters)
 
@@ -281,7 +285,7 @@ ANNOTATIONS: Mapping[str, tuple[str, str, str, str]] = {
     "price": (
         "Price changed",
         palette.PRICE,
-        f"max by (cluster, currency) (changes(tpw_electricity_price_per_kwh[{_STEP}]) > 0)",
+        f"max by (cluster, currency) (changes(cluster:tpw_electricity_price_per_kwh:max[{_STEP}]) > 0)",
         "The price of electricity changed.",
     ),
     "alerts": (
@@ -356,16 +360,16 @@ def electricity_price() -> Draft:
     return curve(
         "Electricity price, $currency per kWh",
         "The current price. Dashed: the next price, as known at that time.",
-        Query(f"max(tpw_electricity_price_per_kwh{{{MONEY}}})", "current"),
-        Query(f"max(tpw_electricity_price_next_per_kwh{{{MONEY}}})", "next"),
+        Query(f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "current {{cluster}}"),
+        Query(f"max by (cluster) (cluster:tpw_electricity_price_next_per_kwh:max{{{MONEY}}})", "next {{cluster}}"),
         unit="none",
         steps=True,
         at_least=None,
         no_value=NO_PRICE,
         legend=("min", "mean", "max"),
         styles={
-            "current": Style(color=palette.PRICE, properties={"custom.lineWidth": 2}),
-            "next": Style(color=palette.NEXT, properties=DASHED),
+            "/^current/": Style(color=palette.PRICE, properties={"custom.lineWidth": 2}),
+            "/^next/": Style(color=palette.NEXT, properties=DASHED),
         },
     )
 
@@ -376,7 +380,9 @@ _LINK = re.compile(re.escape(CARRIED) + r'(?P<rest>[^"]*)')
 
 
 def link_to(uid: str, title: str, **variables: str) -> dict[str, Any]:
-    """A link from a table cell to another dashboard. ``variables`` maps its variables to columns of the row."""
+    """A link from a table cell to another dashboard. ``variables`` maps its variables to columns of the row. The cluster is
+    that of the row, too."""
+    variables = {**variables, "cluster": HERE}
     chosen = "".join(f"&var-{quote(name)}=${{__data.fields.{column}}}" for name, column in variables.items())
     return {"title": title, "url": f"/d/{uid}?{CARRIED}&${{__url_time_range}}{chosen}"}
 

@@ -171,6 +171,47 @@ class Vocabulary:
         )
 
 
+def owned(expr: str, words: Vocabulary) -> str:
+    """The expression with every series of GPUs reduced to the GPUs of the chosen namespaces: those of their servers.
+
+    Series of GPUs have no namespace. All namespaces are all GPUs, owned or not: as *All* the variable is ``.*``, which
+    every UUID matches.
+    """
+    pieces = tokens(expr)
+    before: dict[int, str] = {}
+    after: dict[int, str] = {}
+    for selector in _selectors(pieces):
+        labels = words.series.get(selector.name, frozenset())
+        if "uuid" not in labels or "server" in labels or selector.name in PARAMETERS:
+            continue
+        begin, end = _extent(pieces, selector)
+        every = [piece.text for piece in pieces[begin : end + 1]]
+        matcher = 'uuid=~"$namespace"' + (", " if selector.matchers else "")
+        every.insert(selector.place - begin, matcher if selector.braces else f"{{{matcher}}}")
+        before[begin] = "("
+        after[end] = f" and on (cluster, job, instance, uuid) tpw_server_gpu or {''.join(every)})"
+    return "".join(before.get(i, "") + piece.text + after.get(i, "") for i, piece in enumerate(pieces))
+
+
+def _extent(pieces: Sequence[Token], selector: Selector) -> tuple[int, int]:
+    """Indices of the first and last token of a selector, of a function around its range, or of its offset."""
+    begin = end = selector.place - 1
+    if selector.braces:
+        begin = max(i for i in range(begin) if pieces[i].kind == "name")
+        end, _ = _matchers(pieces, end)
+    following = _next(pieces, end + 1)
+    text = pieces[following].text if following < len(pieces) else ""
+    if text == "offset":
+        return begin, _next(pieces, following + 1)
+    if text != "[":
+        return begin, end
+    while pieces[begin].text != "(":
+        begin -= 1
+    while pieces[end].text != ")":
+        end += 1
+    return begin - 1, end
+
+
 def apart(expr: str) -> str:
     """The expression with ``cluster`` in every list of labels that names nodes, servers or GPUs.
 

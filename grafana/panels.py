@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grafana_foundation_sdk.builders import (
@@ -36,6 +36,8 @@ NO_PRICE = "no price, or no recording rules"
 EMPTY_CELL = "\u2013"
 """What a table shows for an unknown cell. A longer text would also fill an empty table."""
 NO_DATA = "no data: see the Measuring dashboard"
+HERE = "here"
+"""A hidden column of tables with links: the cluster of the row, or all clusters where it has none."""
 
 Thresholds = Sequence[tuple[float | None, str]]
 
@@ -157,7 +159,6 @@ def tile(
     thresholds: Thresholds | None = None,
     styles: Mapping[str, Style] | None = None,
     no_value: str = NO_DATA,
-    spark: bool = False,
     decimals: int | None = None,
     names: bool | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
@@ -167,18 +168,19 @@ def tile(
     """One or a few numbers, below one another or ``beside``. Without thresholds they are not judged and have no colour.
     ``words`` are shown in place of some numbers, each in its colour."""
     named = len(queries) > 1 if names is None else names
+    size = {1: 22 if named else 38, 2: 26, 3: 22}.get(len(queries), 15)
     builder = (
         stat.Panel()
         .unit(unit)
         .no_value(no_value)
         .reduce_options(_last())
-        .graph_mode(c.BigValueGraphMode.AREA if spark else c.BigValueGraphMode.NONE)
+        .graph_mode(c.BigValueGraphMode.NONE)
         .color_mode(c.BigValueColorMode.VALUE)
         .justify_mode(c.BigValueJustifyMode.AUTO)
         .orientation(c.VizOrientation.VERTICAL if beside else c.VizOrientation.HORIZONTAL)
         .text_mode(c.BigValueTextMode.VALUE_AND_NAME if named else c.BigValueTextMode.VALUE)
         .wide_layout(False)
-        .text(common.VizTextDisplayOptions().title_size(13).value_size(26 if len(queries) > 1 else 38))
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(size))
         .thresholds(_thresholds(thresholds or ((None, palette.NEUTRAL),)))
     )
     if decimals is not None:
@@ -187,6 +189,8 @@ def tile(
         builder = builder.links(list(links))
     if words:
         builder = builder.mappings(_mapped(words))
+    # A number is of the end of the range: the range itself need not be read for it.
+    queries = tuple(replace(query, instant=True) for query in queries)
     return Draft(title, description, queries, _styled(builder, styles or {}))
 
 
@@ -243,6 +247,11 @@ def curve(
         builder = builder.axis_soft_min(at_least)
     if at_most is not None:
         builder = builder.max(at_most)
+    elif unit == "percentunit":
+        # Of zeros alone, Grafana would draw an axis up to 100, which is 10000 %.
+        builder = builder.axis_soft_max(0.1)
+        if at_least is None:
+            builder = builder.axis_soft_min(-0.1)
     if label is not None:
         builder = builder.axis_label(label)
     if decimals is not None:
@@ -372,16 +381,23 @@ def grid(
     """
     if all(column.source != "cluster" for column in columns):
         columns = (*columns, Column("cluster", "Cluster"))
+    if links:
+        queries = (_located(queries[0]), *queries[1:])
+        columns = (*columns, Column(HERE, HERE, Style(properties={"custom.hidden": True})))
     shown = [column.source for column in columns]
     organize = d.DataTransformerConfig(
         id_val="organize",
         options={
             "excludeByName": dict.fromkeys(("Time", *drop), True),
             "indexByName": {source: index for index, source in enumerate(shown)},
-            "renameByName": {column.source: column.name for column in columns if not column.name.startswith("$")},
+            "renameByName": {column.source: column.name for column in columns if "$" not in column.name},
         },
     )
     transformations = [d.DataTransformerConfig(id_val="merge", options={}), organize]
+    sources = {column.name: column.source for column in columns}
+    if sort is not None and "$" in sort:
+        order = {"fields": {}, "sort": [{"field": sources[sort], "desc": descending}]}
+        transformations.append(d.DataTransformerConfig(id_val="sortBy", options=order))
     builder = (
         table.Panel()
         .unit(unit)
@@ -396,11 +412,20 @@ def grid(
         properties = column.style.values()
         if links and column.name in links:
             properties.append(d.DynamicConfigValue(id_val="links", value=[dict(links[column.name])]))
+        # Grafana fills in variables in a display name, and not in the name that a style or an order is for.
+        if "$" in column.name:
+            properties.append(d.DynamicConfigValue(id_val="displayName", value=column.name))
         if properties:
-            builder = builder.override_by_name(column.name, properties)
-    if sort is not None:
+            builder = builder.override_by_name(column.source if "$" in column.name else column.name, properties)
+    if sort is not None and "$" not in sort:
         builder = builder.sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
     return Draft(title, description, queries, builder)
+
+
+def _located(query: Query) -> Query:
+    """The query with the label that links of its rows set as their cluster."""
+    everywhere = f'label_replace({query.expr}, "{HERE}", "$$__all", "", "")'
+    return replace(query, expr=f'label_replace({everywhere}, "{HERE}", "$1", "cluster", "(.+)")')
 
 
 def scatter(

@@ -1,13 +1,12 @@
 """PromQL that more than one panel needs.
 
 Queries leave out the filters: :class:`grafana.dashboard.Dashboard` adds ``server=~"$server"`` and the like to every
-selector that has the label. Three variables hold what a counter needs and, as text, what a recorded series needs:
+selector that has the label. Variables hold what a counter needs and, as text, what a recorded series needs:
 
 ========  ==================  =============================================  ===========================
 variable  as text             as value, for counters                         used as
 ========  ==================  =============================================  ===========================
 kind      output, total       regular expression of the label ``kind``       ``kind=~"$kind"``
-scope     full, energy        regular expression of ``component``            ``component=~"$scope"``
 boundary  gpu, facility       the counter of joules                          ``$boundary``
 ========  ==================  =============================================  ===========================
 """
@@ -25,51 +24,73 @@ def _by(by: str) -> str:
     return f" by ({by})" if by else ""
 
 
-def tokens_in(window: str, by: str = "", kind: str = 'kind=~"$kind"') -> str:
-    """Tokens over a window."""
-    return f"sum{_by(by)} (increase(tpw_server_tokens_total{{{kind}}}[{window}]))"
+def hours(series: str, matchers: str = "", by: str = "", window: str = "$__range", offset: str = "") -> str:
+    """Sum of the whole hours that ended in a window, of a series that is recorded once an hour."""
+    return f"sum{_by(by)} (sum_over_time({series}:sum1h{{{matchers}}}[{window}]{offset}))"
 
 
-def joules_in(window: str, by: str = "", state: str = "") -> str:
-    """Joules of servers over a window, inside the chosen boundary."""
-    matcher = f'state="{state}"' if state else ""
-    return f"sum{_by(by)} (increase($boundary{{{matcher}}}[{window}]))"
+OWN = 'state!="other"'
+"""Time of GPUs for servers or for nobody: what other programs use is no cost of tokens."""
 
 
-def server_cost_in(window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "") -> str:
-    """Cost of servers over a window, less credit for negative prices."""
-    return _net("tpw_server", window, by, component, f'state="{state}"' if state else "")
+def fleet_cost(window: str = "", level: str = "cluster", by: str = "") -> str:
+    """Cost of the GPUs of servers and of nobody, in the chosen scope; with a window the rate over it, else the sum of the
+    time range. Absent where the scope is: full needs the costs of the GPUs."""
+
+    def summed(series: str, matchers: str) -> str:
+        if not window:
+            return hours(f"{level}:{series}", f"{matchers}, {MONEY}", by)
+        return f"sum{_by(by)} ({level}:{series}:rate{window}{{{matchers}, {MONEY}}})"
+
+    net = summed("tpw_gpu_state_net_cost", OWN)
+    beyond = summed("tpw_gpu_state_cost", f'{OWN}, component!~"$scope"')
+    known = f"sum{_by(by)} ({level}:tpw_cost:rate{window}{{{SCOPE}, {MONEY}}})"
+    known = known if window else hours(f"{level}:tpw_cost", f"{SCOPE}, {MONEY}", by)
+    return f"({net} - ({beyond} or 0 * {net}) and {known})"
 
 
-def gpu_cost_in(
-    window: str, by: str = "", component: str = 'component=~"$scope"', state: str = "", offset: str = ""
-) -> str:
-    """Cost of all GPUs over a window, owned or not, less credit for negative prices.
+def tokens(by: str = "", kind: str = KIND) -> str:
+    """Tokens of servers over the time range."""
+    return hours("model:tpw_server_tokens", kind, by)
 
-    ``state`` is a regular expression; without it all time counts.
+
+def server_cost(by: str = "", scope: str = SCOPE) -> str:
+    """Cost of servers over the time range, less credit for negative prices."""
+    return hours("model:tpw_server_cost", f"{scope}, {MONEY}", by)
+
+
+def reference_cost(by: str = "") -> str:
+    """What the same work would have cost at the chosen reference."""
+    return hours("model:tpw_server_reference_cost", f'reference="$reference", {MONEY}', by)
+
+
+def booked(state: str = "", level: str = "cluster", by: str = "", offset: str = "") -> str:
+    """All costs of all GPUs over the time range, owned or not, less credit for negative prices. ``state`` is a regular
+    expression; without it all time counts."""
+    matchers = f'state=~"{state}", {MONEY}' if state else MONEY
+    return hours(f"{level}:tpw_gpu_state_net_cost", matchers, by, offset=offset)
+
+
+def gpu_cost_in(window: str, by: str = "", state: str = "") -> str:
+    """All costs of GPUs over a window from their counters, less credit: for the GPUs of a few nodes.
+
+    A cost has a component and a credit has none, so ``or`` puts both into one sum.
     """
-    return _net("tpw_gpu_state", window, by, component, f'state=~"{state}"' if state else "", offset)
-
-
-def period_cost(period: str, component: str = 'component=~"$scope"') -> str:
-    """Cost of the period so far, whatever the time range."""
-    matchers = ", ".join(part for part in (f'period="{period}"', component, MONEY) if part)
-    return f"sum(tpw_period_cost{{{matchers}}})"
-
-
-def _net(metric: str, window: str, by: str, component: str, state: str, offset: str = "") -> str:
-    """Cost less credit. A cost has a component and a credit has none, so ``or`` puts both into one sum."""
-    cost = ", ".join(part for part in (component, MONEY, state) if part)
-    credit = ", ".join(part for part in (MONEY, state) if part)
+    matchers = f'{MONEY}, state=~"{state}"'
     return (
-        f"sum{_by(by)} (increase({metric}_cost_total{{{cost}}}[{window}]{offset})"
-        f" or -increase({metric}_credit_total{{{credit}}}[{window}]{offset}))"
+        f"sum{_by(by)} (increase(tpw_gpu_state_cost_total{{{matchers}}}[{window}])"
+        f" or -increase(tpw_gpu_state_credit_total{{{matchers}}}[{window}]))"
     )
 
 
 def mean_of_known(expr: str, window: str) -> str:
     """An amount from a recorded rate, of the part of its window that has data instead of the whole."""
     return f"{expr} / on (cluster) group_left () max by (cluster) (cluster:tpw_known:ratio_rate{window})"
+
+
+def period_cost(period: str) -> str:
+    """All costs of the period so far, whatever the time range."""
+    return f'sum(tpw_period_cost{{period="{period}", {MONEY}}})'
 
 
 def state_code(by: str = GPU) -> str:
@@ -117,10 +138,9 @@ def gained(counter: str, by: str) -> str:
     return f"sum by ({by}) ({counter} - ({before})) > 0"
 
 
-def unpriced_in(window: str) -> str:
+def unpriced(window: str = "$__range") -> str:
     """Facility joules of a window that have no price, less those priced late in it; at least 0."""
-    unpriced, late = "tpw_energy_unpriced_joules_total", "tpw_energy_late_priced_joules_total"
-    return f"clamp_min(sum(increase({unpriced}[{window}])) - sum(increase({late}[{window}])), 0)"
+    return f"clamp_min({hours('cluster:tpw_energy_unpriced_joules', window=window)}, 0)"
 
 
 def sensor_error(by: str = GPU) -> str:

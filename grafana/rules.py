@@ -41,6 +41,20 @@ BREAK_EVEN_WINDOWS = ("1d",)
 """Window of the mix of token kinds."""
 SPEND_WINDOWS = ("30m", "6h")
 """Further windows of spend, for the budget alert."""
+HOURS: Mapping[str, Sequence[str]] = {
+    "cluster": (
+        "tpw_cost",
+        "tpw_gpu_state_cost",
+        "tpw_gpu_state_net_cost",
+        "tpw_gpu_state_energy_joules",
+        "tpw_server_tokens",
+    ),
+    "node": ("tpw_gpu_state_net_cost", "tpw_gpu_state_seconds", "tpw_gpu_state_emissions_grams"),
+    "model": ("tpw_server_tokens", "tpw_server_cost", "tpw_server_energy_joules", "tpw_server_reference_cost"),
+    "server": ("tpw_server_active_cost",),
+}
+"""What is recorded once an hour for sums over weeks, by level."""
+HOUR_RECORDED = "cluster:tpw_hours_recorded:max"
 LOADS = (("under 1", None, "1"), ("1 to 4", "1", "5"), ("5 to 16", "5", "17"), ("17 to 64", "17", "65"))
 """Load buckets by mean requests running: (name, minimum, limit). Above the last limit is ``OVERLOAD``."""
 OVERLOAD = ("over 64", "65", None)
@@ -80,10 +94,12 @@ class Group:
 def recording_groups(values: Values) -> tuple[Group, ...]:
     """All recording rules, in an order in which every rule finds its inputs."""
     rules = Rules(values)
+    windows = tuple(Group(f"tpw-{window}", tuple(rules.window(window)), _interval(window)) for window in WINDOWS)
     return (
-        *(Group(f"tpw-{window}", tuple(rules.window(window)), _interval(window)) for window in WINDOWS),
+        *windows,
         Group("tpw-waste", tuple(rules.waste())),
         Group("tpw-spend", tuple(rules.spend()), "1m"),
+        Group("tpw-hours", tuple(rules.hours(recorded(windows, values))), "1m"),
         Group("tpw-baseline", tuple(rules.baselines()), "2m"),
         Group("tpw-prices", tuple(rules.prices())),
         Group("tpw-books", tuple(rules.books())),
@@ -350,6 +366,12 @@ class Rules:
             f"model:tpw_server_reference_cost:rate{window}",
             f"sum by ({self.keys(*labels, 'reference', 'currency')}) (rate(tpw_server_reference_cost_total[{window}]))",
             (*labels, "reference", "currency"),
+        )
+        parts = ("reference", "currency")
+        yield Recording(
+            f"cluster:tpw_server_reference_cost:rate{window}",
+            self._summed("cluster", window, "tpw_server_reference_cost", parts, "model"),
+            parts,
         )
         if window in ACTIVE_WINDOWS:
             yield from self._allocated_and_active(window)
@@ -815,9 +837,9 @@ class Rules:
         yield from self._cost_per_million("cluster", window, f'cluster:tpw_cost:rate{window}{{scope!="booked"}}')
 
     def _whole_tokens_per_joule(self, level: str, window: str) -> Iterable[Recording]:
-        """Tokens over the joules of all GPUs, owned or not."""
+        """Tokens over the joules of all GPUs, of servers and of nobody: what other programs use makes no tokens."""
         for boundary in ("gpu", "facility"):
-            energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}"}}'
+            energy = f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="{boundary}", state!="other"}}'
             yield self._tokens_per_joule(level, window, boundary, energy)
         yield self._priced(level, window, f'{level}:tpw_gpu_state_energy_joules:rate{window}{{boundary="facility"}}')
 
@@ -868,15 +890,39 @@ class Rules:
             ("hour", "scope", "currency"),
         )
 
+    def hours(self, known: Mapping[str, frozenset[str]]) -> Iterable[Recording]:
+        """The sums of the hour that has ended, once an hour: a month is 720 samples a series instead of 43,200.
+
+        Recorded with the first evaluation after the hour (within 30 minutes, as after a start of Prometheus). The last
+        rule marks that it is done.
+        """
+        due = promql(f"""
+            and on () (minute() < 30)
+            unless on () last_over_time({HOUR_RECORDED}[31m])
+        """)
+        for level, metrics in HOURS.items():
+            for metric in metrics:
+                hourly = f"{level}:{metric}:rate1h"
+                carries = tuple(sorted(known[hourly] - set(self._values.labels)))
+                yield Recording(f"{level}:{metric}:sum1h", f"3600 * {hourly}\n{due}", carries)
+        unpriced, late = (
+            f"sum by ({self.keys()}) (increase({counter}[1h]))"
+            for counter in ("tpw_energy_unpriced_joules_total", "tpw_energy_late_priced_joules_total")
+        )
+        yield Recording("cluster:tpw_energy_unpriced_joules:sum1h", f"({unpriced} - {late})\n{due}", ())
+        labels = (*LEVELS["model"], "basis")
+        grams = f"sum by ({self.keys(*labels)}) (increase(tpw_server_emissions_grams_total[1h]))"
+        yield Recording("model:tpw_server_emissions_grams:sum1h", f"{grams}\n{due}", labels)
+        yield Recording(HOUR_RECORDED, f"vector(1)\n{due}", ())
+
     # ------------------------------------------------------------------------------------------- prices, books, trust
 
     def prices(self) -> Iterable[Recording]:
-        """One price per installation and currency."""
-        yield Recording(
-            "cluster:tpw_electricity_price_per_kwh:max",
-            f"max by ({self.keys('currency')}) (tpw_electricity_price_per_kwh)",
-            ("currency",),
-        )
+        """One price per installation and currency, and the highest demand."""
+        for metric in ("tpw_electricity_price_per_kwh", "tpw_electricity_price_next_per_kwh"):
+            yield Recording(f"cluster:{metric}:max", f"max by ({self.keys('currency')}) ({metric})", ("currency",))
+        for metric in ("tpw_demand_interval_watts", "tpw_demand_peak_watts"):
+            yield Recording(f"cluster:{metric}:max", f"max by ({self.keys()}) ({metric})", ())
 
     def books(self) -> Iterable[Recording]:
         """Imbalance of the books over the last hour, which is zero unless the exporter has a bug.

@@ -6,7 +6,7 @@ from grafana import palette, queries
 from grafana.dashboard import Dashboard, Settings, link_to, trust
 from grafana.metrics import Vocabulary
 from grafana.panels import NO_PRICE, NO_TOKENS, Column, Query, Style, bars, curve, grid, history, judged, tile
-from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
+from grafana.queries import BOUNDARY, KIND, MONEY
 
 SETTINGS = Settings(
     uid="tpw-fleet",
@@ -17,6 +17,7 @@ SETTINGS = Settings(
     annotations=("alerts", "restarts"),
 )
 NODE = "cluster, instance"
+NO_HOURS = "no whole hour yet"
 NO_CARBON = "no carbon intensity configured"
 
 
@@ -36,41 +37,54 @@ def dashboard(words: Vocabulary) -> Dashboard:
 
 def _answers(page: Dashboard) -> None:
     page.line(
-        5,
+        6,
         (
             tile(
-                "Tokens / joule",
-                "${kind:text} tokens over all joules of all GPUs, idle ones included, over five minutes.",
+                "Tokens per watt",
+                "${kind:text} tokens per second for each watt of all GPUs, idle ones included, over five minutes: the "
+                "same number as tokens per joule.",
                 Query(
                     f"sum(node:tpw_server_tokens:rate5m{{{KIND}}})"
-                    f" / (sum(node:tpw_gpu_state_energy_joules:rate5m{{{BOUNDARY}}}) > 0)"
+                    f" / (sum(node:tpw_gpu_state_energy_joules:rate5m{{{BOUNDARY}, {queries.OWN}}}) > 0)"
                 ),
-                unit="none",
-                spark=True,
+                unit="suffix: tok/s/W",
                 no_value=NO_TOKENS,
             ),
-            3,
+            4,
         ),
         (
             tile(
-                "$currency / M tokens",
+                "$currency per M tokens",
                 "Money per million ${kind:text} tokens over the last hour, ${scope:text} cost of all GPUs, idle ones "
                 "included.",
-                Query(
-                    f"1e6 * sum(node:tpw_cost:rate1h{{{SCOPE}, {MONEY}}})"
-                    f" / (sum(node:tpw_server_tokens:rate1h{{{KIND}}}) > 0)"
-                ),
+                Query(f"1e6 * {queries.fleet_cost('1h', 'node')} / (sum(node:tpw_server_tokens:rate1h{{{KIND}}}) > 0)"),
                 unit="none",
-                spark=True,
                 no_value=NO_PRICE,
             ),
-            3,
+            4,
+        ),
+        (
+            tile(
+                "Waste, $currency/month",
+                "Cost of parked and idle GPUs at the pace of the last hour, less credit, and its share of all cost. "
+                "Orange from 20 %, red from 40 %. A month is 730 hours.",
+                Query(f"730 * sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "at this pace"),
+                Query(
+                    f'sum(node:tpw_gpu_state_net_cost:rate1h{{state=~"parked|idle", {MONEY}}})'
+                    f" / (sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
+                    "of all cost",
+                ),
+                unit="none",
+                no_value=NO_PRICE,
+                styles={"of all cost": Style(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
+            ),
+            4,
         ),
         (
             tile(
                 "Power",
-                "Energy counters of all GPUs over five minutes, the share of their enforced limits, and the facility: GPUs "
-                "and their share of the hosts, times PUE.",
+                "Energy counters of all GPUs over five minutes, the share of their enforced limits, and the facility: "
+                "GPUs and their share of the hosts, times PUE.",
                 Query('sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"})', "GPUs"),
                 Query(
                     'sum(node:tpw_gpu_state_energy_joules:rate5m{boundary="gpu"}) / (sum(tpw_gpu_power_limit_watts) > 0)',
@@ -97,26 +111,8 @@ def _answers(page: Dashboard) -> None:
                     **{state: Style(color=color) for state, color in palette.STATES.items()},
                     "lost": Style(thresholds=((None, palette.NEUTRAL), (1, palette.BAD))),
                 },
-                beside=True,
             ),
-            5,
-        ),
-        (
-            tile(
-                "$currency wasted / hour",
-                "Cost of parked and idle GPUs over the last hour, less credit, and its share of all cost. Orange "
-                "from 20 %, red from 40 %.",
-                Query(f"sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "last hour"),
-                Query(
-                    f'sum(node:tpw_gpu_state_net_cost:rate1h{{state=~"parked|idle", {MONEY}}})'
-                    f" / (sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
-                    "of all cost",
-                ),
-                unit="none",
-                no_value=NO_PRICE,
-                styles={"of all cost": Style(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
-            ),
-            4,
+            3,
         ),
         (
             tile(
@@ -148,25 +144,26 @@ def _nodes(page: Dashboard) -> None:
                     instant=True,
                 ),
                 Query(
-                    f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="active"}})',
+                    f'max by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="active"}})',
                     table=True,
                     instant=True,
                 ),
                 Query(
-                    f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="parked"}})',
+                    f'max by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="parked"}})',
                     table=True,
                     instant=True,
                 ),
                 Query(
-                    f'sum by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="idle"}})', table=True, instant=True
+                    f'max by ({NODE}) (node:tpw_gpu_state_share:ratio_rate5m{{state="idle"}})', table=True, instant=True
                 ),
                 Query(
-                    f"sum by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}, {BOUNDARY}}})",
+                    f"max by ({NODE}) (node:tpw_tokens_per_joule:ratio_rate5m{{{KIND}, {BOUNDARY}}})",
                     table=True,
                     instant=True,
                 ),
                 Query(
-                    f"sum by ({NODE}) (node:tpw_cost_per_million_tokens:ratio_rate1h{{{KIND}, {SCOPE}, {MONEY}}})",
+                    f"1e6 * {queries.fleet_cost('1h', 'node', NODE)}"
+                    f" / (sum by ({NODE}) (node:tpw_server_tokens:rate1h{{{KIND}}}) > 0)",
                     table=True,
                     instant=True,
                 ),
@@ -181,9 +178,9 @@ def _nodes(page: Dashboard) -> None:
                     Column("Value #C", "Active", Style(unit="percentunit", decimals=0)),
                     Column("Value #D", "Parked", Style(unit="percentunit", decimals=0)),
                     Column("Value #E", "Idle", Style(unit="percentunit", decimals=0)),
-                    Column("Value #F", "Tokens per joule", Style(unit="suffix: tok/J")),
-                    Column("Value #G", "Cost per million", Style(unit="none")),
-                    Column("Value #H", "Wasted per hour", Style(unit="none", decimals=2)),
+                    Column("Value #F", "Tokens per watt", Style(unit="suffix: tok/s/W")),
+                    Column("Value #G", "$currency/M tokens", Style(unit="none")),
+                    Column("Value #H", "Waste, $currency/h", Style(unit="none", decimals=2)),
                     Column("version", "Exporter", Style(width=100)),
                     Column(
                         "Value #I",
@@ -198,7 +195,7 @@ def _nodes(page: Dashboard) -> None:
                 ),
                 drop=("Value #J",),
                 links={"Node": link_to("tpw-gpus", "GPUs", instance="Node")},
-                sort="Wasted per hour",
+                sort="Waste, $currency/h",
             ),
             24,
         ),
@@ -206,28 +203,40 @@ def _nodes(page: Dashboard) -> None:
 
 
 def _where(page: Dashboard) -> None:
+    seconds = "node:tpw_gpu_state_seconds:sum1h"
+    waste = seconds + '{state=~"parked|idle"}'
+    share = (
+        f"sum by (instance) (last_over_time({waste}[1h])) / (sum by (instance) (last_over_time({seconds}[1h])) > 0)"
+        f" and on (instance) topk(20, sum by (instance) (sum_over_time({waste}[$__range] @ end())))"
+    )
     page.line(
         8,
         (
             history(
                 "Wasted GPU time by node",
-                "Share of GPU time that was parked or idle. Green below 20 %, orange below 40 %, red above.",
-                Query(
-                    'sum by (instance) (node:tpw_gpu_state_share:ratio_rate5m{state=~"parked|idle"})', "{{instance}}"
-                ),
+                "Share of GPU time of each whole hour that was parked or idle. Green below 20 %, orange below 40 %, "
+                "red above. The twenty nodes with most of it in the time range.",
+                Query(share, "{{instance}}"),
                 unit="percentunit",
                 thresholds=judged(0.2, 0.4),
+                no_value=NO_HOURS,
             ),
             12,
         ),
         (
             curve(
-                "$currency per hour by node",
-                "${scope:text} cost of the GPUs of each node, owned or not; the twenty most expensive nodes.",
-                Query(f"topk(20, 3600 * sum by (instance) (node:tpw_cost:rate5m{{{SCOPE}, {MONEY}}}))", "{{instance}}"),
+                "Cost by node, $currency per hour",
+                "All booked costs of the GPUs of each node, owned or not, as a mean over each hour; the twenty most "
+                "expensive nodes.",
+                Query(
+                    f"topk(20, sum by (instance) (last_over_time(node:tpw_gpu_state_net_cost:sum1h{{{MONEY}}}[1h])))",
+                    "{{instance}}",
+                    step="1h",
+                ),
                 unit="none",
                 stacked=True,
-                no_value=NO_PRICE,
+                bars=True,
+                no_value=NO_HOURS,
             ),
             12,
         ),
@@ -261,8 +270,8 @@ def _what(page: Dashboard) -> None:
         ),
         (
             bars(
-                "Most expensive idle GPUs",
-                "The ten GPUs without an owner that cost most, $currency per hour.",
+                "Worst idle GPUs, $currency/h",
+                "The ten GPUs without an owner that cost most.",
                 Query(
                     "topk(10, sum by (instance, gpu)"
                     f' (gpu:tpw_gpu_state_net_cost:rate5m{{state="idle", {MONEY}}}) * 3600 > 0)',
@@ -293,7 +302,7 @@ def _what(page: Dashboard) -> None:
         ),
         (
             curve(
-                "Electricity price by cluster, $currency per kWh",
+                "Price by cluster, $currency/kWh",
                 "One line per cluster.",
                 Query(
                     f"max by (cluster) (cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}})", "current {{cluster}}"
@@ -315,11 +324,11 @@ def _carbon(page: Dashboard) -> None:
         (
             tile(
                 "CO2 equivalent",
-                "Emissions of the facility energy of all GPUs in the time range, idle ones included, and the current "
-                "intensity of the grid. By basis: average or marginal, direct or life-cycle; by the supplier's contract "
-                "(market_based); of making the GPUs (embodied).",
+                "Emissions of the facility energy of all GPUs in the whole hours of the time range, idle ones "
+                "included, and the current intensity of the grid. By basis: average or marginal, direct or "
+                "life-cycle; by the supplier's contract (market_based); of making the GPUs (embodied).",
                 Query(
-                    "sum by (basis) (increase(tpw_gpu_state_emissions_grams_total[$__range]))",
+                    queries.hours("node:tpw_gpu_state_emissions_grams", by="basis"),
                     "{{basis}}",
                     instant=True,
                 ),
@@ -333,14 +342,17 @@ def _carbon(page: Dashboard) -> None:
         (
             curve(
                 "CO2 equivalent per hour, by state",
-                "Emission rate of all GPUs by state over the last five minutes, without the market-based one, which is "
+                "Emissions of all GPUs by state, as a mean over each hour, without the market-based one, which is "
                 "another measure of the same energy. Parked and idle GPUs generate no tokens.",
                 Query(
-                    '3600 * sum by (state, basis) (node:tpw_gpu_state_emissions_grams:rate5m{basis!="market_based"})',
+                    "sum by (state, basis)"
+                    ' (last_over_time(node:tpw_gpu_state_emissions_grams:sum1h{basis!="market_based"}[1h]))',
                     "{{state}}, {{basis}}",
+                    step="1h",
                 ),
                 unit="massg",
                 stacked=True,
+                bars=True,
                 no_value=NO_CARBON,
                 legend=("mean",),
                 styles={f"/^{state},/": Style(color=color) for state, color in palette.STATES.items()},
@@ -350,11 +362,11 @@ def _carbon(page: Dashboard) -> None:
         (
             bars(
                 "CO2 equivalent per million ${kind:text} tokens",
-                "Per model in the time range, parked time included: facility energy of its servers times the intensity "
-                "at the time of use, over its tokens.",
+                "Per model in the time range, parked time included, the fifteen highest: facility energy of its "
+                "servers times the intensity at the time of use, over its tokens.",
                 Query(
-                    f"1e6 * sum by ({by}) (increase(tpw_server_emissions_grams_total[$__range]))"
-                    f" / on (server, model) group_left () ({queries.tokens_in('$__range', 'server, model')} > 0)",
+                    f"topk(15, 1e6 * {queries.hours('model:tpw_server_emissions_grams', by=by)}"
+                    f" / on (server, model) group_left () ({queries.tokens('server, model')} > 0))",
                     "{{server}} {{model}} {{basis}}",
                     instant=True,
                     unfiltered=("instance",),

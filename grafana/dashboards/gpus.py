@@ -23,7 +23,8 @@ SETTINGS = Settings(
     uid="tpw-gpus",
     title="tpw / GPUs",
     description="Every GPU of a node: state, owner, power, energy, waste, heat.",
-    filters=("cluster", "job", "instance", "gpu"),
+    filters=("cluster", "job", "namespace", "instance", "gpu"),
+    owned=True,
     single=("instance",),
     annotations=("alerts", "restarts"),
 )
@@ -64,8 +65,8 @@ def _states(page: Dashboard) -> None:
         (
             timeline(
                 "State of each GPU",
-                "active: its server processes requests. parked: a model is loaded, no requests. other: used by a process "
-                "that is no known server. starting: its server loads a model. idle: not used. lost: no answer.",
+                "active: its server processes requests. parked: a model is loaded, no requests. other: used by a "
+                "process that is no known server. starting: its server loads a model. idle: not used. lost: no answer.",
                 Query(queries.state_code(), NAME),
                 states=palette.STATE_CODES,
             ),
@@ -86,15 +87,15 @@ def _states(page: Dashboard) -> None:
 
 
 def _table(page: Dashboard) -> None:
-    waste = queries.gpu_cost_in("$__range", WHO, component="", state="parked|idle")
+    waste = queries.gpu_cost_in("$__range", WHO, "parked|idle")
     page.line(
         10,
         (
             grid(
                 "GPUs",
-                "A row per GPU. Wasted: cost of its parked and idle time in the time range, less credit. A click on a "
-                "number selects that GPU.",
-                Query(f"max by ({WHO}, name, energy_method) (tpw_gpu_info)", table=True, instant=True),
+                "A row per GPU. Busy: utilisation. Heat: temperature. Wasted: cost of its parked and idle time in the "
+                "time range, less credit. A click on a number selects that GPU.",
+                Query(f"max by ({WHO}, name) (tpw_gpu_info)", table=True, instant=True),
                 Query(queries.state_code(WHO), table=True, instant=True),
                 Query(f"max by ({WHO}) (tpw_gpu_power_watts)", table=True, instant=True),
                 Query(
@@ -112,22 +113,15 @@ def _table(page: Dashboard) -> None:
                 Query(waste, table=True, instant=True),
                 Query(queries.owner(WHO), table=True, instant=True),
                 columns=(
-                    Column("instance", "Node", Style(width=130)),
-                    Column(
-                        "gpu",
-                        "GPU",
-                        Style(
-                            width=60,
-                            properties={"links": [link_to("tpw-gpus", "This GPU alone", instance="Node", gpu="GPU")]},
-                        ),
-                    ),
-                    Column("name", "Type", Style(width=200)),
+                    Column("instance", "Node", Style(width=125)),
+                    Column("gpu", "GPU", Style(width=55)),
+                    Column("name", "Type", Style(width=185)),
                     Column("server", "Owner", Style(width=90)),
                     Column(
                         "Value #B",
                         "State",
                         Style(
-                            width=90,
+                            width=75,
                             properties={
                                 "custom.cellOptions": {"type": "color-text"},
                                 "mappings": [
@@ -142,17 +136,16 @@ def _table(page: Dashboard) -> None:
                             },
                         ),
                     ),
-                    Column("Value #C", "Power", Style(unit="watt", decimals=0, width=80)),
-                    Column("Value #D", "Of limit", Style(unit="percentunit", decimals=0, width=90)),
-                    Column("Value #E", "Utilisation", Style(unit="percentunit", decimals=0, width=100)),
-                    Column("Value #F", "Memory", Style(unit="percentunit", decimals=0, width=90)),
-                    Column("Value #G", "Temperature", Style(unit="celsius", decimals=0, width=115)),
-                    Column("Value #H", "Wasted", Style(unit="none", decimals=2, width=90)),
-                    Column("energy_method", "Energy by", Style(width=130)),
-                    Column("uuid", "UUID"),
+                    Column("Value #C", "Power", Style(unit="watt", decimals=0, width=70)),
+                    Column("Value #D", "Of limit", Style(unit="percentunit", decimals=0, width=75)),
+                    Column("Value #E", "Busy", Style(unit="percentunit", decimals=0, width=65)),
+                    Column("Value #F", "Memory", Style(unit="percentunit", decimals=0, width=80)),
+                    Column("Value #G", "Heat", Style(unit="celsius", decimals=0, width=65)),
+                    Column("Value #H", "Wasted, $currency", Style(unit="none", decimals=2, width=110)),
                 ),
-                drop=("Value #A", "Value #I"),
-                sort="Wasted",
+                drop=("Value #A", "Value #I", "uuid"),
+                links={"GPU": link_to("tpw-gpus", "This GPU alone", instance="Node", gpu="GPU")},
+                sort="Wasted, $currency",
             ),
             21,
         ),
@@ -222,8 +215,8 @@ def _power(page: Dashboard) -> None:
         (
             bars(
                 "Energy today, by state",
-                "GPU energy of the day so far, in the time zone of the tariff, in kWh, from the exporters' books: not of "
-                "the time range.",
+                "GPU energy of the day so far, in the time zone of the tariff, in kWh, from the exporters' books: not "
+                "of the time range.",
                 *(
                     Query(
                         f'sum(tpw_period_energy_joules{{period="day", state="{state}"}}) / 3.6e6',
@@ -243,8 +236,8 @@ def _power(page: Dashboard) -> None:
                 "Power against utilisation",
                 "One point per five minutes. High utilisation at low power is a latched reading or memory-bound work. "
                 "Utilisation does not measure efficiency.",
-                Query("avg by (instance, gpu) (avg_over_time(tpw_gpu_utilization_ratio[5m]))"),
-                Query("avg by (instance, gpu) (avg_over_time(tpw_gpu_power_watts[5m]))"),
+                Query("max by (instance, gpu) (avg_over_time(tpw_gpu_utilization_ratio[5m]))"),
+                Query("max by (instance, gpu) (avg_over_time(tpw_gpu_power_watts[5m]))"),
                 x_label="utilisation",
                 y_label="power",
                 unit_x="percentunit",

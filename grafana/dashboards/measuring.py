@@ -76,9 +76,9 @@ def _answers(page: Dashboard) -> None:
             tile(
                 "Unpriced energy",
                 "Facility energy in the time range without a price (energy that was priced late is not included), and "
-                "without a carbon intensity. It is not in any cost or in any grams. Healthy: zero. Otherwise configure a "
-                "fallback or repair the feed.",
-                Query(f"{queries.unpriced_in('$__range')} / 3.6e6", "without a price", instant=True),
+                "without a carbon intensity. It is not in any cost or in any grams. Healthy: zero. Otherwise "
+                "configure a fallback or repair the feed.",
+                Query(f"{queries.unpriced()} / 3.6e6", "without a price", instant=True),
                 Query(
                     "sum(increase(tpw_emissions_unknown_joules_total[$__range])) / 3.6e6",
                     "without an intensity",
@@ -149,10 +149,10 @@ def _sources(page: Dashboard) -> None:
                     ),
                     Column("Value #B", "Last success", Style(unit="s", decimals=0, width=110)),
                     Column("Value #C", "Reads", Style(unit="reqps", width=125)),
-                    Column("Value #D", "Failures in range", Style(unit="none", decimals=0, width=150)),
+                    Column("Value #D", "Failures", Style(unit="none", decimals=0, width=90)),
                     Column("Value #E", "Last read", Style(unit="s", width=120)),
                 ),
-                sort="Failures in range",
+                sort="Failures",
             ),
             16,
         ),
@@ -307,15 +307,15 @@ def _tokens(page: Dashboard) -> None:
         (
             curve(
                 "Live ratio against the rules",
-                "Output tokens per joule: the gauge of the exporter (dashed) and the recording rule over its counters. "
-                "Healthy: the same, except while the load changes. A server that spans nodes has no gauge here, because "
-                "each of its exporters reads a part of it.",
+                "Output tokens per joule: the gauge of the exporter (dashed) and the recording rule over its "
+                "counters. Healthy: the same, except while the load changes. A server that spans nodes has no gauge "
+                "here, because each of its exporters reads a part of it.",
                 Query(
-                    'sum by (server, model) (model:tpw_tokens_per_joule:ratio_rate5m{kind="output", boundary="gpu"})',
+                    'max by (server, model) (model:tpw_tokens_per_joule:ratio_rate5m{kind="output", boundary="gpu"})',
                     "{{server}} {{model}}",
                 ),
                 Query(
-                    'avg by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m])'
+                    'max by (server, model) (avg_over_time(tpw_tokens_per_watt{kind="output", boundary="gpu"}[5m])'
                     " and on (server)"
                     " (count by (server) (count by (server, instance) (last_over_time(tpw_server_gpu[1h]))) == 1))",
                     "{{server}} {{model}}, live",
@@ -366,7 +366,7 @@ def _exporter(page: Dashboard) -> None:
         ),
         (
             curve(
-                "Lateness of polls, duration of scrapes",
+                "Late polls, duration of scrapes",
                 "Maximum of all exporters. Healthy: milliseconds. Growing lateness means a node without CPU to spare.",
                 Query("max(tpw_poll_lag_seconds)", "poll lateness"),
                 Query("max(scrape_duration_seconds and on (cluster, job, instance) tpw_build_info)", "scrape"),
@@ -387,7 +387,7 @@ def _exporter(page: Dashboard) -> None:
         ),
         (
             curve(
-                "Age of the books on disk, and restarts",
+                "Age of the books, and restarts",
                 "The oldest save of any exporter, and how often exporters started in an hour. Healthy: seconds, and "
                 "zero.",
                 Query("max(time() - tpw_store_last_write_timestamp_seconds)", "age of the books"),

@@ -29,6 +29,7 @@ SETTINGS = Settings(
     filters=("cluster", "job", "namespace", "server", "model"),
     choices=("kind", "scope", "boundary"),
     reference=True,
+    single=("server",),
 )
 WHO = ("server", "model")
 BY = "server, model"
@@ -72,8 +73,8 @@ def _against_load(page: Dashboard) -> None:
         (
             scatter(
                 "Tokens per joule against requests running",
-                "One point per five minutes. The curve shows the effect of batching. A lower point at the same load is a "
-                "regression.",
+                "One point per five minutes. The curve shows the effect of batching. A lower point at the same load "
+                "is a regression.",
                 running,
                 Query(f"{_ratio('5m')} > 0"),
                 x_label="requests running",
@@ -86,7 +87,7 @@ def _against_load(page: Dashboard) -> None:
         ),
         (
             scatter(
-                "$currency per million tokens against tokens per second",
+                "$currency/M against tokens/s",
                 "One point per five minutes, ${scope:text} cost. Hardware cost accrues with time: twice the tokens "
                 "halve the cost per token.",
                 speed,
@@ -185,7 +186,7 @@ def _now(page: Dashboard) -> None:
         ),
         (
             bars(
-                "Share of the best hour of the week",
+                "Share of its best hour this week",
                 "Tokens per joule of the last hour over the best hour of the last seven days. Low at night means low "
                 "load. Low at peak load needs a check.",
                 Query(
@@ -407,14 +408,14 @@ def _cost(page: Dashboard) -> None:
                 columns=(
                     Column("server", "Server"),
                     Column("instance", "Node"),
-                    Column("engine", "Engine", Style(width=90)),
-                    Column("version", "Version", Style(width=90)),
-                    Column("attribution", "Ownership from", Style(width=130)),
-                    Column("cadence", "Counter increases", Style(width=130)),
-                    Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=70)),
-                    Column("Value #B", "Window", Style(unit="s", decimals=0, width=90)),
-                    Column("Value #D", "Now", Style(unit="suffix: tok/J", width=100)),
-                    Column("Value #E", "Published", Style(unit="suffix: tok/J", width=100)),
+                    Column("engine", "Engine", Style(width=75)),
+                    Column("version", "Version", Style(width=80)),
+                    Column("attribution", "Owner from", Style(width=105)),
+                    Column("cadence", "Counts at", Style(width=85)),
+                    Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=60)),
+                    Column("Value #B", "Window", Style(unit="s", decimals=0, width=75)),
+                    Column("Value #D", "Now", Style(unit="suffix: tok/J", width=95)),
+                    Column("Value #E", "Published", Style(unit="suffix: tok/J", width=95)),
                 ),
                 drop=("Value #C",),
                 links={
@@ -428,7 +429,7 @@ def _cost(page: Dashboard) -> None:
         ),
         (
             tile(
-                "Requests finished",
+                "Requests",
                 "In the time range.",
                 Query("sum(increase(tpw_server_requests_total[$__range]))", instant=True),
                 unit="short",
@@ -442,8 +443,8 @@ def _cost(page: Dashboard) -> None:
         (
             bars(
                 "Requests without usage",
-                "Requests in the time range with unknown tokens, seen by the proxy or the middleware. Healthy: none, or a "
-                "few clients that disconnect. Otherwise start the proxy with --inject-usage, or see the alert "
+                "Requests in the time range with unknown tokens, seen by the proxy or the middleware. Healthy: none, "
+                "or a few clients that disconnect. Otherwise start the proxy with --inject-usage, or see the alert "
                 "TpwRequestsWithoutUsage.",
                 Query(
                     queries.gained("tpw_server_requests_without_usage_total", "server, path"),

@@ -8,7 +8,6 @@ from grafana.metrics import Vocabulary
 from grafana.panels import (
     DASHED,
     NO_PRICE,
-    NO_TOKENS,
     Column,
     Query,
     Style,
@@ -20,7 +19,7 @@ from grafana.panels import (
     note,
     tile,
 )
-from grafana.queries import MONEY
+from grafana.queries import KIND, MONEY, SCOPE
 
 SETTINGS = Settings(
     uid="tpw-money",
@@ -34,14 +33,26 @@ SETTINGS = Settings(
     annotations=("price", "alerts"),
 )
 BY = "server, model"
-ENERGY = 'component="energy"'
+FACILITY = 'boundary="facility"'
+NO_HOURS = "no price, or no whole hour yet"
+NO_FULL = "no price, or no full cost"
 NO_REFERENCE = "no reference configured"
 
+
+def _scope(scope: str) -> str:
+    return f'scope="{scope}"'
+
+
+FULL = _scope("full")
+ENERGY = queries.hours("cluster:tpw_cost", f"{_scope('energy')}, {MONEY}")
+
 SMALL_PRINT = """\
+**Whole hours.** Sums over the time range are of the whole hours that ended in it.
+
 **Included.** Energy is the joules of the GPUs and their share of the host, times PUE, at the price at the time of use, \
 also where that price became known later. A price is never changed afterwards. Hardware, hosting and other configured \
 costs accrue with time, for idle GPUs too. Prices are as configured, with or without VAT. *Costs* selects all components \
-(full) or electricity alone (energy).
+(full, where the costs of the GPUs are among them) or electricity alone (energy).
 
 **Not included.** Idle GPUs have no owner and are not in the cost of any server: see *idle GPUs*. Joules without a price \
 are not in any cost: *priced* above shows the share that has one.
@@ -57,175 +68,183 @@ def dashboard(words: Vocabulary) -> Dashboard:
     _when(page)
     page.row("Who")
     _who(page)
-    page.row("Charges, credit, demand")
+    page.row("Demand and scope")
     _charges(page)
     return page
 
 
 def _answers(page: Dashboard) -> None:
-    spent = queries.gpu_cost_in("$__range")
-    tokens = queries.tokens_in("$__range")
-    by_reference = f'sum(increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
-    full = queries.server_cost_in("$__range", component="")
-    waste = queries.gpu_cost_in("$__range", state="parked|idle")
     page.line(
         5,
         (
             tile(
-                "$currency spent",
-                "${scope:text} cost of all GPUs in the time range, and in the previous range of the same length.",
-                Query(spent, "in this range", instant=True),
-                Query(queries.gpu_cost_in("$__range", offset=" offset $__range"), "previous range", instant=True),
+                "Spent, $currency",
+                "All booked costs of all GPUs in the time range, and in the previous range of the same length.",
+                Query(queries.booked(), "in this range", instant=True),
+                Query(queries.booked(offset=" offset $__range"), "previous range", instant=True),
                 unit="none",
-                no_value=NO_PRICE,
+                no_value=NO_HOURS,
             ),
-            3,
+            4,
         ),
         (
             tile(
-                "Electricity",
-                "Cost of energy in the time range, less credit, and its share of the full cost.",
-                Query(queries.gpu_cost_in("$__range", component=ENERGY), "$currency", instant=True),
-                Query(
-                    f"{queries.gpu_cost_in('$__range', component=ENERGY)}"
-                    f" / ({queries.gpu_cost_in('$__range', component='')} > 0)",
-                    "of full cost",
-                    instant=True,
-                ),
+                "Electricity, $currency",
+                "Cost of energy in the time range, less credit for negative prices, and its share of what was spent.",
+                Query(ENERGY, "in this range", instant=True),
+                Query(f"{ENERGY} / ({queries.booked()} > 0)", "of all cost", instant=True),
                 unit="none",
-                no_value=NO_PRICE,
-                styles={"of full cost": Style(unit="percentunit", decimals=0)},
+                no_value=NO_HOURS,
+                styles={"of all cost": Style(unit="percentunit", decimals=0)},
             ),
-            3,
+            4,
         ),
         (
             tile(
-                "Wasted",
-                "${scope:text} cost of parked and idle time in the time range, less credit, and its share. Orange from 20 "
-                "%, red from 40 %.",
-                Query(waste, "$currency", instant=True),
-                Query(f"{waste} / ({spent} > 0)", "of all cost", instant=True),
+                "Wasted, $currency",
+                "Cost of parked and idle time in the time range, less credit, and its share of what was spent. Orange "
+                "from 20 %, red from 40 %.",
+                Query(queries.booked("parked|idle"), "in this range", instant=True),
+                Query(f"{queries.booked('parked|idle')} / ({queries.booked()} > 0)", "of all cost", instant=True),
                 unit="none",
-                no_value=NO_PRICE,
+                no_value=NO_HOURS,
                 styles={"of all cost": Style(unit="percentunit", decimals=0, thresholds=judged(0.2, 0.4))},
             ),
-            3,
+            4,
         ),
         (
             tile(
-                "$currency / M tokens",
-                "Money per million ${kind:text} tokens in the time range, ${scope:text} cost. servers: what they "
-                "cost. fleet: idle GPUs as well.",
-                Query(f"1e6 * {queries.server_cost_in('$__range')} / ({tokens} > 0)", "servers", instant=True),
+                "$currency per M tokens",
+                "Cost per million ${kind:text} tokens in the time range, ${scope:text} cost. servers: what they "
+                "cost. fleet: idle GPUs as well. No full cost: the costs of the GPUs are not configured; choose "
+                "energy.",
+                Query(f"1e6 * {queries.server_cost()} / ({queries.tokens()} > 0)", "servers", instant=True),
                 Query(
-                    f"1e6 * {spent} / ({tokens} > 0)",
+                    f"1e6 * {queries.fleet_cost()} / ({queries.hours('cluster:tpw_server_tokens', KIND)} > 0)",
                     "fleet",
                     instant=True,
-                    unfiltered=("namespace", "server", "model"),
                 ),
                 unit="none",
-                no_value=NO_TOKENS,
+                no_value=NO_FULL,
             ),
-            3,
+            5,
         ),
         (
             tile(
-                "Forecast for the month",
+                "This month, $currency",
                 "All costs of the month so far, in the time zone of the tariff, from the exporters' books, and what it "
                 "will be at the pace of the last seven days: of the month, not of the time range.",
-                Query(f'sum(tpw_period_cost_forecast{{period="month", {MONEY}}})', "forecast, $currency", instant=True),
-                Query(queries.period_cost("month", component=""), "so far", instant=True),
+                Query(f'sum(tpw_period_cost_forecast{{period="month", {MONEY}}})', "forecast", instant=True),
+                Query(queries.period_cost("month"), "so far", instant=True),
                 unit="none",
                 decimals=0,
                 no_value=NO_PRICE,
             ),
-            3,
+            4,
         ),
+        (trust(), 3),
+    )
+    page.line(
+        6,
         (
             tile(
-                "Saved",
-                "Cost of the work of the time range at $reference, less its cost here in $currency. servers: what they "
-                "cost. fleet: idle GPUs as well, as in the cost spent. Red: the reference would have been cheaper.",
-                Query(f"{by_reference} - {full}", "servers", instant=True),
+                "Saved, $currency",
+                "Cost of the work of the time range at $reference, less its full cost here. servers: what they "
+                "cost. fleet: idle GPUs as well. Red: the reference would have been cheaper. Absent where the costs of "
+                "the GPUs (hardware or gpu_hour) or of electricity are not configured: without them nothing is saved.",
+                Query(f"{queries.reference_cost()} - {queries.server_cost(scope=FULL)}", "servers", instant=True),
                 Query(
-                    f"{by_reference} - {queries.gpu_cost_in('$__range', component='')}",
+                    f"{queries.reference_cost()} - {queries.hours('cluster:tpw_cost', f'{FULL}, {MONEY}')}",
                     "fleet",
                     instant=True,
                     unfiltered=("namespace", "server", "model"),
                 ),
                 unit="none",
-                no_value=NO_REFERENCE,
+                no_value="no reference, or no full cost",
                 thresholds=((None, palette.BAD), (0, palette.GOOD)),
             ),
-            3,
+            4,
         ),
         (
             tile(
-                "$currency paid / kWh",
+                "Paid, $currency/kWh",
                 "Cost of energy over the facility kWh of the servers, next to the time mean of the price. Paid below "
                 "the mean is the gain from load at cheap hours. priced: the share of all facility energy that has a "
                 "price; the rest is in no cost of this dashboard.",
                 Query(
-                    f"{queries.server_cost_in('$__range', component=ENERGY)}"
-                    " / (sum(increase(tpw_server_facility_energy_joules_total[$__range])) / 3.6e6 > 0)",
+                    f"{queries.server_cost(scope=_scope('energy'))}"
+                    f" / ({queries.hours('model:tpw_server_energy_joules', FACILITY)} / 3.6e6 > 0)",
                     "paid",
                     instant=True,
                 ),
                 Query(
-                    f"avg(avg_over_time(tpw_electricity_price_per_kwh{{{MONEY}}}[$__range]))",
-                    "mean price",
+                    f"max by (cluster) (avg_over_time(cluster:tpw_electricity_price_per_kwh:max{{{MONEY}}}[$__range]))",
+                    "mean price {{cluster}}",
                     instant=True,
                 ),
                 Query(
-                    f"1 - {queries.unpriced_in('$__range')}"
-                    " / (sum(increase(tpw_gpu_state_facility_energy_joules_total[$__range])) > 0)",
+                    f"1 - {queries.unpriced()}"
+                    f" / ({queries.hours('cluster:tpw_gpu_state_energy_joules', FACILITY)} > 0)",
                     "priced",
                     instant=True,
                 ),
                 unit="none",
-                no_value=NO_PRICE,
+                no_value=NO_HOURS,
                 styles={"priced": Style(unit="percentunit", decimals=0, thresholds=judged_down(0.99, 0.95))},
             ),
-            3,
+            4,
         ),
-        (trust(), 3),
+        (
+            bars(
+                "Cost by hour of the day, $currency per hour",
+                "Mean ${scope:text} cost rate of all GPUs in each hour of the day (UTC), over the time range.",
+                Query(
+                    'sum by (hour) (avg_over_time(cluster:tpw_cost_by_hour:rate5m{scope="${scope:text}",'
+                    f" {MONEY}}}[$__range])) * 3600",
+                    table=True,
+                    instant=True,
+                ),
+                unit="none",
+                no_value=NO_FULL,
+                vertical=True,
+                rows=("hour", "Value"),
+            ),
+            16,
+        ),
     )
 
 
 def _efficiency(page: Dashboard) -> None:
-    tokens = queries.tokens_in("$__range", BY)
-    cost = queries.server_cost_in("$__range", BY)
-    by_reference = (
-        f'sum by ({BY}) (increase(tpw_server_reference_cost_total{{reference="$reference", {MONEY}}}[$__range]))'
-    )
+    cost, tokens = queries.server_cost(BY), queries.tokens(BY)
     page.line(
         7,
         (
             grid(
-                "Servers and models in this range",
-                "Sums over the time range. Share: of the cost of all servers. Parked: cost of parked time. Idle GPUs "
-                "have no owner and are in no row. A click on a model opens it on the Models dashboard.",
+                "Servers and models in this range, $currency",
+                "Sums over the whole hours of the time range. Share: of the cost of all servers. Saved: against "
+                "$reference. Idle GPUs have no owner and are in no row. No full cost: the costs of the GPUs are not "
+                "configured; choose energy. A click on a model opens it on the Models dashboard.",
                 Query(tokens, table=True, instant=True),
                 Query(cost, table=True, instant=True),
-                Query(queries.server_cost_in("$__range", BY, ENERGY), table=True, instant=True),
-                Query(queries.server_cost_in("$__range", BY, state="parked"), table=True, instant=True),
+                Query(queries.server_cost(BY, _scope("energy")), table=True, instant=True),
                 Query(f"1e6 * {cost} / ({tokens} > 0)", table=True, instant=True),
+                Query(f"{cost} / on () group_left () ({queries.server_cost()} > 0)", table=True, instant=True),
                 Query(
-                    f"{cost} / on () group_left () ({queries.server_cost_in('$__range')} > 0)", table=True, instant=True
+                    f"{queries.reference_cost(BY)} - {queries.server_cost(BY, FULL)}",
+                    table=True,
+                    instant=True,
                 ),
-                Query(f"{by_reference} - {queries.server_cost_in('$__range', BY, '')}", table=True, instant=True),
                 columns=(
                     Column("server", "Server"),
                     Column("model", "Model"),
                     Column("Value #A", "Tokens", Style(unit="short")),
-                    Column("Value #B", "Cost", Style(unit="none", decimals=2)),
-                    Column("Value #F", "Share", Style(unit="percentunit", decimals=0)),
-                    Column("Value #C", "Electricity", Style(unit="none", decimals=2)),
-                    Column("Value #D", "Parked", Style(unit="none", decimals=2)),
-                    Column("Value #E", "Per million tokens", Style(unit="none")),
+                    Column("Value #B", "Cost, $currency", Style(unit="none", decimals=2)),
+                    Column("Value #E", "Share", Style(unit="percentunit", decimals=0)),
+                    Column("Value #C", "Electricity, $currency", Style(unit="none", decimals=2)),
+                    Column("Value #D", "$currency per M tokens", Style(unit="none")),
                     Column(
-                        "Value #G",
-                        "Saved against reference",
+                        "Value #F",
+                        "Saved, $currency",
                         Style(
                             unit="none",
                             decimals=2,
@@ -235,23 +254,9 @@ def _efficiency(page: Dashboard) -> None:
                     ),
                 ),
                 links={"Model": link_to("tpw-models", "Models", server="Server", model="Model")},
-                sort="Cost",
+                sort="Cost, $currency",
             ),
             24,
-        ),
-    )
-
-
-def _component_bars(rate: str, step: str) -> tuple[Query, ...]:
-    """Cost by component and credit, as means over each bar."""
-    return (
-        Query(
-            f"{rate} * sum by (component) (rate(tpw_gpu_state_cost_total{{{MONEY}}}[{step}] offset -{step}))",
-            "{{component}}",
-            step=step,
-        ),
-        Query(
-            f"-{rate} * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[{step}] offset -{step}))", "credit", step=step
         ),
     )
 
@@ -263,38 +268,27 @@ COMPONENT_STYLES = {
 
 
 def _when(page: Dashboard) -> None:
+    day = "[1d] offset -1d"
+    charged = f"sum_over_time(cluster:tpw_gpu_state_cost:sum1h{{{MONEY}}}{day})"
+    net = f"sum_over_time(cluster:tpw_gpu_state_net_cost:sum1h{{{MONEY}}}{day})"
+    rate = f"cluster:tpw_gpu_state_cost:rate5m{{{MONEY}}}"
     page.line(
         8,
         (
             curve(
-                "$currency per day, by component",
-                "A bar is a day (UTC) of all GPUs; the last bar is incomplete. Credit for negative prices is below zero.",
-                *_component_bars("86400", "1d"),
+                "Spent per day by component, $currency",
+                "A bar is a day of the time zone of this dashboard, of all GPUs; the last bar is incomplete. Credit "
+                "for negative prices is below zero. *This month* above is by the time zone of the tariff.",
+                Query(f"sum by (component) ({charged})", "{{component}}", step="1d"),
+                Query(f"sum({net}) - sum({charged}) < -1e-6", "credit", step="1d"),
                 unit="none",
                 stacked=True,
                 bars=True,
-                no_value=NO_PRICE,
+                no_value=NO_HOURS,
                 legend=("mean",),
                 styles=COMPONENT_STYLES,
             ),
-            12,
-        ),
-        (
-            bars(
-                "$currency per hour, by hour of the day",
-                "Mean ${scope:text} cost rate of all GPUs in each hour of the day (UTC), over the time range.",
-                Query(
-                    'sum by (hour) (avg_over_time(cluster:tpw_cost_by_hour:rate5m{scope="${scope:text}",'
-                    f" {MONEY}}}[$__range])) * 3600",
-                    table=True,
-                    instant=True,
-                ),
-                unit="none",
-                no_value=NO_PRICE,
-                vertical=True,
-                rows=("hour", "Value"),
-            ),
-            12,
+            24,
         ),
     )
     page.line(
@@ -305,10 +299,14 @@ def _when(page: Dashboard) -> None:
         8,
         (
             curve(
-                "Cost rate, $currency per hour",
-                "Cost rate of all GPUs by component over the last five minutes. Compare with the price above and the load.",
-                Query(f"3600 * sum by (component) (cluster:tpw_gpu_state_cost:rate5m{{{MONEY}}})", "{{component}}"),
-                Query(f"-3600 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[5m]))", "credit"),
+                "Cost rate by component, $currency per hour",
+                "Cost rate of all GPUs by component over the last five minutes. Compare with the price above and "
+                "the load.",
+                Query(f"3600 * sum by (component) ({rate})", "{{component}}"),
+                Query(
+                    f"3600 * (sum(cluster:tpw_gpu_state_net_cost:rate5m{{{MONEY}}}) - sum({rate})) < -1e-6",
+                    "credit",
+                ),
                 unit="none",
                 stacked=True,
                 no_value=NO_PRICE,
@@ -321,19 +319,25 @@ def _when(page: Dashboard) -> None:
 
 
 def _who(page: Dashboard) -> None:
+    most = "topk(15, " + queries.server_cost("server") + ")"
+    active = queries.hours("server:tpw_server_active_cost", f"{SCOPE}, {MONEY}", "server")
+    makes = queries.mean_of_known('86400 * sum by (server) (server:tpw_server_tokens:rate1d{kind="output"})', "1d")
+    matchers = f'kind="output", reference="$reference", {MONEY}'
+    needs = queries.mean_of_known(f"86400 * sum by (server) (server:tpw_break_even_tokens:rate1d{{{matchers}}})", "1d")
     page.line(
         8,
         (
             bars(
                 "Allocated and active, $currency",
-                "Cost of each server in the time range, and the part while it was active. The difference is parked time.",
-                Query(queries.server_cost_in("$__range", "server"), "{{server}}", instant=True),
-                Query(queries.server_cost_in("$__range", "server", state="active"), "{{server}} active", instant=True),
+                "Cost of each server in the time range, and the part while it was active. The difference is parked "
+                "time. The fifteen most expensive servers.",
+                Query(most, "{{server}}", instant=True),
+                Query(f"{active} and on (server) {most}", "{{server}} active", instant=True),
                 unit="none",
                 decimals=2,
-                no_value=NO_PRICE,
+                no_value=NO_FULL,
                 above=True,
-                styles={"/ active$/": Style(thresholds=((None, palette.STATES["active"]),))},
+                styles={"/ active/": Style(thresholds=((None, palette.STATES["active"]),))},
                 color=palette.STATES["parked"],
             ),
             8,
@@ -341,15 +345,11 @@ def _who(page: Dashboard) -> None:
         (
             bars(
                 "Idle GPUs by node, $currency",
-                "Cost of GPUs without an owner in the time range, less credit.",
-                Query(
-                    f"sort_desc({queries.gpu_cost_in('$__range', 'instance', state='idle')})",
-                    "{{instance}}",
-                    instant=True,
-                ),
+                "Cost of GPUs without an owner in the time range, less credit; the fifteen most expensive nodes.",
+                Query(f"topk(15, {queries.booked('idle', 'node', 'instance')})", "{{instance}}", instant=True),
                 unit="none",
                 decimals=2,
-                no_value=NO_PRICE,
+                no_value=NO_HOURS,
                 color=palette.IDLE,
             ),
             8,
@@ -357,54 +357,20 @@ def _who(page: Dashboard) -> None:
         (
             bars(
                 "Break-even, output tokens per day",
-                "needs: output tokens per day at which a server costs as much as $reference, at the mix of token kinds of "
-                "the last 24 hours: fixed cost over the reference price per token less the active energy cost per "
-                "token. makes: actual output tokens. Below *needs*, the reference is cheaper. No *needs*: the reference "
-                "has a price per time, or its price per token is not above that energy cost.",
-                Query(
-                    queries.mean_of_known(
-                        '86400 * sum by (server) (server:tpw_server_tokens:rate1d{kind="output"})', "1d"
-                    ),
-                    "{{server}} makes",
-                    instant=True,
-                ),
-                Query(
-                    queries.mean_of_known(
-                        '86400 * sum by (server) (server:tpw_break_even_tokens:rate1d{kind="output",'
-                        f' reference="$reference", {MONEY}}})',
-                        "1d",
-                    ),
-                    "{{server}} needs",
-                    instant=True,
-                ),
+                "needs: output tokens per day at which a server costs as much as $reference, at the mix of token "
+                "kinds of the last 24 hours: fixed cost over the reference price per token less the active energy "
+                "cost per token. makes: actual output tokens. Below *needs*, the reference is cheaper. No *needs*: "
+                "the reference has a price per time, or its price per token is not above that energy cost. The "
+                "fifteen servers that make most.",
+                Query(f"topk(15, {makes})", "{{server}} makes", instant=True),
+                Query(f"{needs} and on (server) topk(15, {makes})", "{{server}} needs", instant=True),
                 unit="short",
                 no_value=NO_REFERENCE,
                 color=palette.TOKENS["output"],
                 above=True,
-                styles={"/ needs$/": Style(thresholds=((None, palette.REFERENCE),))},
+                styles={"/ needs/": Style(thresholds=((None, palette.REFERENCE),))},
             ),
             8,
-        ),
-    )
-    page.line(
-        6,
-        (
-            curve(
-                "Allocated over active",
-                "Total over active cost of a server in the last 24 hours, on a logarithmic axis: 1 is never parked, "
-                "2 is as much parked as active. ${scope:text} cost.",
-                Query(
-                    'max by (server) (server:tpw_cost_per_active_cost:ratio_rate1d{scope="${scope:text}",'
-                    f" {MONEY}}})",
-                    "{{server}}",
-                ),
-                unit="none",
-                decimals=1,
-                at_least=1,
-                logarithmic=True,
-                no_value=NO_PRICE,
-            ),
-            24,
         ),
     )
 
@@ -414,38 +380,16 @@ def _charges(page: Dashboard) -> None:
         8,
         (
             curve(
-                "Charge and credit of electricity, $currency per day",
-                "Energy cost of all GPUs by day (UTC). Credit for negative prices is below zero.",
-                Query(
-                    f'86400 * sum(rate(tpw_gpu_state_cost_total{{component="energy", {MONEY}}}[1d] offset -1d))',
-                    "charge",
-                    step="1d",
-                ),
-                Query(f"-86400 * sum(rate(tpw_gpu_state_credit_total{{{MONEY}}}[1d] offset -1d))", "credit", step="1d"),
-                unit="none",
-                stacked=True,
-                bars=True,
-                no_value=NO_PRICE,
-                legend=("mean",),
-                styles={
-                    "charge": Style(color=palette.COMPONENTS["energy"]),
-                    "credit": Style(color=palette.CREDIT),
-                },
-            ),
-            8,
-        ),
-        (
-            curve(
                 "Demand interval against the monthly peak",
-                "Mean power of the current demand interval. Dashed: the highest interval of the billing month. Above it, "
-                "the demand charge of the month rises.",
-                Query("max(tpw_demand_interval_watts)", "forming"),
-                Query("max(tpw_demand_peak_watts)", "monthly peak"),
+                "Mean power of the current demand interval. Dashed: the highest interval of the billing month. Above "
+                "it, the demand charge of the month rises.",
+                Query("max(cluster:tpw_demand_interval_watts:max)", "forming"),
+                Query("max(cluster:tpw_demand_peak_watts:max)", "monthly peak"),
                 unit="watt",
                 no_value="no demand charge configured",
                 styles={"monthly peak": Style(color=palette.REFERENCE, properties=DASHED)},
             ),
-            8,
+            12,
         ),
-        (note("Scope", "Boundary, scope and what is not included.", SMALL_PRINT), 8),
+        (note("Scope", "Boundary, scope and what is not included.", SMALL_PRINT), 12),
     )

@@ -4,7 +4,8 @@ Two scenes: 8 GPUs alone, and 8 GPUs with 8 servers that have vLLM's pages (50 K
 seconds per 100 s (of the process, all threads, no scrapes in that time), resident memory at the end, NVML calls per
 second, scrape latency of 200 requests over one connection (median, p99), poll lag, and the time from start to ready.
 
-``--scene fleet`` measures the cost of recording rules and dashboards in a real Prometheus (:mod:`bench.fleet`).
+``--scene fleet`` measures the cost of recording rules and dashboards in a real Prometheus (:mod:`bench.fleet`),
+and ``--scene weeks`` that of the dashboards over weeks of a fleet (:mod:`bench.weeks`).
 
 Before them, what counting costs: microseconds that the proxy and the middleware add to every piece of a stream, and the CPU
 time of reading one of vLLM's pages (:mod:`bench.counting`); and the scan for servers (:mod:`bench.scanning`). On demand
@@ -183,15 +184,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=100.0, help="how long CPU is measured")
     parser.add_argument(
-        "--scene", choices=[*GOALS, "counting", "scan", "books", "report", "start", "fleet", "all"], default="all"
+        "--scene",
+        choices=[*GOALS, "counting", "scan", "books", "report", "start", "fleet", "weeks", "all"],
+        default="all",
     )
-    parser.add_argument("--nodes", type=int, default=1000, help="of the scene fleet, which is not in all")
+    parser.add_argument("--nodes", type=int, default=1000, help="of the scenes fleet and weeks, which are not in all")
     parser.add_argument("--interval", type=int, default=30, help="of the scene fleet: seconds between scrapes")
     parser.add_argument("--hours", type=float, default=1.0, help="of the scene fleet: of history")
     parser.add_argument("--all", action="store_true", help="every size of node, as in docs/performance.md")
     parser.add_argument("--against", action="store_true", help="with --all: also other exporters (bench.weighing)")
     parser.add_argument("--json", type=Path, help="with --all: write the figures to this file")
     parser.add_argument("--write", action="store_true", help="with --all: write the table into docs/performance.md")
+    parser.add_argument("--days", type=float, default=30.0, help="of the scene weeks: of history")
     arguments = parser.parse_args()
     if arguments.all:
         _weigh(arguments)
@@ -204,6 +208,11 @@ def main() -> None:
         return
     if arguments.scene == "start":
         starting.table()
+        return
+    if arguments.scene == "weeks":
+        from bench import weeks
+
+        weeks.measure(arguments.nodes, arguments.days)
         return
     if arguments.scene == "fleet":
         from bench import fleet

@@ -107,7 +107,7 @@ def measure(nodes: int, interval: int, hours: float) -> None:
         }
         path = Path(folder) / "prometheus.yaml"
         path.write_text(json.dumps(config), encoding="utf-8")
-        port = _free_port()
+        port = free_port()
         process = subprocess.Popen(
             [
                 tools / "prometheus", f"--config.file={path}", f"--storage.tsdb.path={folder}/data",
@@ -118,7 +118,7 @@ def measure(nodes: int, interval: int, hours: float) -> None:
         )  # fmt: skip
         try:
             server = Prometheus(f"http://127.0.0.1:{port}")
-            _await(server)
+            await_ready(server)
             _past(fleet, server)
             # Only now: what a rule records is of now, and the past could not be written any more.
             config["rule_files"] = [str(ROOT / "deploy/prometheus/tpw-*.rules.yaml")]
@@ -188,7 +188,9 @@ def _own(server: Prometheus) -> dict[str, dict[str, float]]:
 
 def _queries(server: Prometheus, dashboard: str, now: int) -> Iterator[tuple[float, str]]:
     """Seconds and title of every query of a dashboard, as Grafana would ask it for the last hour."""
-    document = json.loads((ROOT / "grafana" / "dashboards" / f"{dashboard}.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (ROOT / "deploy" / "grafana" / "dashboards" / f"{dashboard}.json").read_text(encoding="utf-8")
+    )
     for panel in document["panels"]:
         for target in panel.get("targets", ()):
             expr = _filled(target["expr"])
@@ -210,7 +212,8 @@ def _filled(expr: str) -> str:
     return re.sub(r"\$\{?(\w+)\}?", lambda m: values.get(m[1], ".*"), expr)
 
 
-def _await(server: Prometheus) -> None:
+def await_ready(server: Prometheus) -> None:
+    """Wait for its start."""
     while True:
         try:
             with urllib.request.urlopen(f"{server.url}/-/ready", timeout=5):
@@ -219,7 +222,8 @@ def _await(server: Prometheus) -> None:
             time.sleep(0.2)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing listens on."""
     import socket
 
     with socket.socket() as probe:

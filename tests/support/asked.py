@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from grafana.dashboard import CHOICES, FILTERS
+from grafana.panels import HERE
 from grafana.render import dashboards
 from grafana.values import Values
 
@@ -43,15 +44,16 @@ def filled(expr: str, choice: Choice = CHOICE, values: Mapping[str, str] | None 
         texts[name] = getattr(choice, name)
         chosen[name] = dict(options)[texts[name]]
     chosen |= {"reference": "api-70b", "currency": "EUR", "__range": f"{RANGE}s", "__range_s": str(RANGE)}
-    chosen |= {"__interval": "1h", "__rate_interval": f"{expected_panels.RATE_INTERVAL}s", **(values or {})}
+    chosen |= {"__all": "$__all", "__interval": "1h", "__rate_interval": f"{expected_panels.RATE_INTERVAL}s"}
+    chosen |= values or {}
     expr = re.sub(r"\$\{(\w+):text\}", lambda match: texts[match.group(1)], expr)
     return re.sub(r"\$\{?([a-z_]\w*)\}?", lambda match: chosen[match.group(1)], expr)
 
 
 def rows_of(answer: list[tuple[dict[str, str], float]]) -> Rows:
-    """A result as rows, without the name of the metric."""
+    """A result as rows, without the name of the metric and what only links read."""
     return {
-        tuple(sorted((name, value) for name, value in labels.items() if name != "__name__")): number
+        tuple(sorted((name, value) for name, value in labels.items() if name not in ("__name__", HERE))): number
         for labels, number in answer
     }
 

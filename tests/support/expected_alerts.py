@@ -78,6 +78,8 @@ def at(instant: int) -> Rows:
     for firing in expected():
         if firing.begin <= instant <= firing.end:
             who = {name: value for name, value in firing.labels if name in shown}
-            key = tuple(sorted({**who, "alertname": firing.name, "severity": firing.severity}.items()))
+            about = " ".join(who.get(name, "") for name in shown)
+            named = {"about": about, "alertname": firing.name, "severity": firing.severity}
+            key = tuple(sorted({**who, **named}.items()))
             rows[key] = rows.get(key, 0.0) + 1
     return rows

@@ -74,7 +74,7 @@ def per_second(rows: Rows, seconds: int) -> Rows:
 
 
 def _spent(h: Hand) -> Rows:
-    return h.all_cost(h.range)
+    return _hours(h, lambda then: then.all_cost(3600, (), "full"))
 
 
 def _price(h: Hand) -> Rows:
@@ -133,6 +133,15 @@ def _made(kind: str) -> Expected:
     return lambda h: per_second(h.tokens(300, (), kind), 300)
 
 
+def _hours(h: Hand, rows: Callable[[Hand], Rows]) -> Rows:
+    """Sums of the whole hours that ended in the range, each of its own 3600 seconds."""
+    total: dict[Labels, float] = {}
+    for end in range(h.at - h.at % 3600, h.at - h.range, -3600):
+        for who, value in rows(h.earlier(end)).items():
+            total[who] = total.get(who, 0.0) + value
+    return total
+
+
 def _bar(h: Hand, seconds: int) -> Hand:
     """Bars stand before the time they are about."""
     return h.earlier(h.at + seconds)
@@ -143,67 +152,94 @@ def _bar(h: Hand, seconds: int) -> Hand:
 
 def _overview() -> dict[str, list[Expected]]:
     return {
-        "Tokens / joule": [
+        "Tokens per watt": [
             lambda h: over(h.tokens(300), h.joules(300)),
             lambda h: over(h.tokens(300), h.all_joules(300)),
         ],
-        "$currency / M tokens": [
+        "$currency per M tokens": [
             lambda h: h.per_million(h.cost(3600), h.tokens(3600)),
             lambda h: h.per_million(h.all_cost(3600), h.tokens(3600)),
+            _of_a_million,
         ],
-        "$currency / hour": [lambda h: times(h.all_cost(300), 12), lambda h: _period(h, "day", h.choice.scope)],
-        "$currency wasted / hour": [
-            lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.known(3600), ()),
+        "Waste, $currency/month": [
+            lambda h: over(times(h.all_cost(3600, (), "full", state=WASTE), 730), h.known(3600), ()),
+            lambda h: h.now("tpw_period_cost", (), period="month", state=WASTE),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
         ],
-        "Tokens / second": [_made("output"), _made("input")],
+        "Spent, $currency": [
+            lambda h: _period(h, "day"),
+            lambda h: _period(h, "month"),
+            lambda h: h.now("tpw_period_cost_forecast", (), period="month"),
+        ],
+        "Largest waste now": [_largest_waste],
+        "Tokens / s": [lambda h: per_second(h.tokens(300), 300)],
+        "Requests": [lambda h: by(h.running(), ()), lambda h: h.averaged("tpw_server_requests_waiting", 300)],
         "Power": [
             lambda h: per_second(h.joules(300, (), "facility"), 300),
             _watts("idle", "facility"),
-            lambda h: single(700.0 * sum(not day.lost(gpu, h.polled) for gpu in GPUS)),
         ],
-        "$currency / kWh": [
-            lambda h: row(day.price_at(h.polled), state="final"),
-            _next_price,
-            lambda h: single(_next_change(h.polled) - h.at),
+        "$currency/kWh": [lambda h: row(day.price_at(h.polled), state="final")],
+        "Firing alerts": [lambda h: expected_alerts.at(h.at)],
+        "Models: now, and in the last 24 hours": [
+            lambda h: over(h.tokens(3600, MODEL, "output"), h.known(3600), ()),
+            lambda h: over(h.tokens(300, MODEL), h.joules(300, MODEL)),
+            lambda h: over(h.tokens(86400, MODEL), h.joules(86400, MODEL)),
+            lambda h: times(h.now("tpw_cost_per_token", MODEL, kind=h.choice.kind, scope=h.choice.scope), 1e6),
+            lambda h: h.per_million(h.cost(86400, MODEL), h.tokens(86400, MODEL)),
+            lambda h: over(h.cost(3600, MODEL), h.known(3600), ()),
+            lambda h: over(h.joules(86400, MODEL, state="parked"), h.joules(86400, MODEL)),
+            lambda h: over(h.cost(86400, MODEL, "full"), h.elsewhere(86400, MODEL)),
         ],
-        "Models in this range": [
-            lambda h: h.tokens(h.range, MODEL, "output"),
-            lambda h: over(h.tokens(h.range, MODEL), h.joules(h.range, MODEL)),
-            lambda h: h.per_million(h.cost(h.range, MODEL), h.tokens(h.range, MODEL)),
-            lambda h: h.cost(h.range, MODEL),
-            lambda h: over(h.joules(h.range, MODEL, state="parked"), h.joules(h.range, MODEL)),
-            lambda h: h.averaged("tpw_server_requests_running", h.range, MODEL),
-            lambda h: over(h.cost(h.range, MODEL, "full"), h.elsewhere(h.range, MODEL)),
+        "Tokens per watt over time": [
+            lambda h: over(h.tokens(300), h.all_joules(300, (), state=OWNED)),
+            lambda h: over(h.tokens(300), h.all_joules(300)),
         ],
-        "${kind:text} tokens per joule by model": [
-            lambda h: tagged_choice(
-                h, over(h.tokens(300, ("job", *MODEL)), h.joules(300, ("job", *MODEL))), "kind", "boundary"
-            )
-        ],
-        "$currency per million ${kind:text} tokens by model": [
-            lambda h: tagged_choice(
-                h,
-                h.per_million(
-                    h.cost(3600, ("job", *MODEL, "currency")), h.tokens(3600, ("job", *MODEL)), ("job", *MODEL)
-                ),
-                "kind",
-                "scope",
-            ),
+        "A million tokens cost over time, $currency": [
+            lambda h: h.per_million(h.all_cost(3600), h.tokens(3600)),
             lambda h: h.per_million(h.elsewhere(3600), h.tokens(3600)),
         ],
-        "Power by state": [
-            *(_watts(state) for state in STATES),
-            lambda h: single(sum(day.sensed(gpu, h.polled) for gpu in GPUS if not day.lost(gpu, h.polled))),
+        "Power by state": [_watts(state) for state in STATES],
+        "Spent by component, $currency per hour": [
+            lambda h: _last_hour(_bar(h, 3600)).gained("tpw_gpu_state_cost_total", 3600, ("component",)),
+            lambda h: below_zero(times(_last_hour(_bar(h, 3600)).gained("tpw_gpu_state_credit_total", 3600), -1)),
         ],
-        "Cost by component, $currency per hour": [
-            lambda h: _bar(h, 3600).gained("tpw_server_cost_total", 3600, ("component",)),
-            lambda h: _bar(h, 3600).gained("tpw_gpu_state_cost_total", 3600, (), state="idle"),
-            lambda h: times(_bar(h, 3600).gained("tpw_gpu_state_credit_total", 3600), -1),
-        ],
-        "Electricity price, $currency per kWh": [_price, _next_price],
-        "Firing alerts": [lambda h: expected_alerts.at(h.at)],
     }
+
+
+OWNED = ("active", "other", "starting", "parked")
+
+
+def _of_a_million(h: Hand) -> Rows:
+    return h.per_million(_hours(h, lambda then: then.all_cost(3600)), _hours(h, lambda then: then.tokens(3600)))
+
+
+def _last_hour(h: Hand) -> Hand:
+    """As of the full hour before."""
+    return h.earlier(h.at - h.at % 3600)
+
+
+def below_zero(rows: Rows) -> Rows:
+    """Those that are smaller."""
+    return {who: value for who, value in rows.items() if value < 0}
+
+
+def _largest_waste(h: Hand) -> Rows:
+    acts = {"parked": "Parked: give it work or stop it", "idle": "Idle: use it or switch it off"}
+    owners = {dict(who)["uuid"]: dict(who)["server"] for who in h.now("tpw_server_gpu", ("uuid", "server"))}
+    found: dict[Labels, float] = {}
+    for who, cost in h.all_cost(300, ("instance", "uuid", "state"), "full", state=WASTE).items():
+        gpu = dict(who)
+        server = owners.get(gpu["uuid"], "no owner")
+        [(labels, _)] = row(
+            0.0,
+            server=server,
+            instance=gpu["instance"],
+            state=gpu["state"],
+            act=acts[gpu["state"]],
+            who=f"{server} on {gpu['instance']}",
+        ).items()
+        found[labels] = found.get(labels, 0.0) + cost * 12 * 730
+    return dict(sorted(above(found, 0).items(), key=lambda pair: -pair[1])[:5])
 
 
 def tagged_choice(h: Hand, rows: Rows, *names: str) -> Rows:
@@ -274,7 +310,7 @@ def _models() -> dict[str, list[Expected]]:
             lambda h: h.running(MODEL),
             lambda h: above(over(h.tokens(300, MODEL), h.joules(300, MODEL)), 0),
         ],
-        "$currency per million tokens against tokens per second": [
+        "$currency/M against tokens/s": [
             lambda h: per_second(h.tokens(300, MODEL), 300),
             lambda h: h.per_million(h.cost(300, MODEL), above(h.tokens(300, MODEL), 300)),
         ],
@@ -290,7 +326,7 @@ def _models() -> dict[str, list[Expected]]:
             _at_load(65, 10**9),
         ],
         "Latency by load": [NOTHING] * 5,
-        "Share of the best hour of the week": [_of_the_best],
+        "Share of its best hour this week": [_of_the_best],
         "Active only, and parked time included": [
             lambda h: over(h.tokens(300), h.joules(300, (), "gpu", state="active")),
             lambda h: over(h.tokens(300), h.joules(300, (), "gpu")),
@@ -326,7 +362,7 @@ def _models() -> dict[str, list[Expected]]:
             lambda h: h.now("tpw_tokens_per_watt", ("server", "instance"), kind="output", boundary="gpu"),
             lambda h: h.now("tpw_server_published_tokens_per_watt", ("server", "instance")),
         ],
-        "Requests finished": [lambda h: h.gained("tpw_server_requests_total", h.range)],
+        "Requests": [lambda h: h.gained("tpw_server_requests_total", h.range)],
         "Requests without usage": [NOTHING],
     }
 
@@ -360,7 +396,7 @@ def _gpus() -> dict[str, list[Expected]]:
     limits = lambda h: h.now("tpw_gpu_power_limit_watts", WHO)  # noqa: E731
     return {
         "GPUs": [
-            lambda h: h.now("tpw_gpu_info", (*WHO, "name", "energy_method")),
+            lambda h: h.now("tpw_gpu_info", (*WHO, "name")),
             lambda h: _codes(h, *WHO),
             lambda h: h.now(now, WHO),
             lambda h: over(h.now(now, WHO), limits(h)),
@@ -411,8 +447,8 @@ def _kwh(state: str) -> Expected:
 # ----------------------------------------------------------------------------------------------------------------- money
 
 
-def _period(h: Hand, period: str, scope: str = "full") -> Rows:
-    return h.now("tpw_period_cost", (), period=period, **({"component": "energy"} if scope == "energy" else {}))
+def _period(h: Hand, period: str) -> Rows:
+    return h.now("tpw_period_cost", (), period=period)
 
 
 @cache
@@ -467,68 +503,95 @@ def _needed(h: Hand, server: tuple[str, ...]) -> Rows:
     return found
 
 
+def _of_the_day(h: Hand, rows: Callable[[Hand], Rows]) -> Rows:
+    """The hours that ended in the 24 hours after, as far as the day of the books goes."""
+    after = h.earlier(h.at + 86400)
+    total: dict[Labels, float] = {}
+    for end in range(after.at - after.at % 3600, h.at, -3600):
+        if end <= day.END:
+            for who, value in rows(h.earlier(end)).items():
+                total[who] = total.get(who, 0.0) + value
+    return total
+
+
+def _wasted(h: Hand) -> Rows:
+    return _hours(h, lambda then: then.all_cost(3600, (), "full", state=WASTE))
+
+
+def _tokens(h: Hand, names: tuple[str, ...] = ()) -> Rows:
+    return _hours(h, lambda then: then.tokens(3600, names))
+
+
+def _cost_of_servers(h: Hand, names: tuple[str, ...] = (), scope: str | None = None) -> Rows:
+    return _hours(h, lambda then: then.cost(3600, names, scope))
+
+
+def _elsewhere(h: Hand, names: tuple[str, ...] = ()) -> Rows:
+    return _hours(h, lambda then: then.elsewhere(3600, names))
+
+
+def electricity(h: Hand) -> Rows:
+    """Cost of energy, less credit."""
+    return _hours(h, lambda then: then.all_cost(3600, (), "energy"))
+
+
 def _money() -> dict[str, list[Expected]]:
     server = ("server",)
     energy = "energy"
     return {
-        "$currency spent": [_spent, lambda h: h.earlier(h.at - h.range).all_cost(h.range)],
-        "Electricity": [
-            lambda h: h.all_cost(h.range, (), energy),
-            lambda h: over(h.all_cost(h.range, (), energy), h.all_cost(h.range, (), "full")),
+        "Spent, $currency": [_spent, lambda h: _spent(h.earlier(h.at - h.range))],
+        "Electricity, $currency": [electricity, lambda h: over(electricity(h), _spent(h))],
+        "Wasted, $currency": [_wasted, lambda h: over(_wasted(h), _spent(h))],
+        "$currency per M tokens": [
+            lambda h: h.per_million(_cost_of_servers(h), _tokens(h)),
+            _of_a_million,
         ],
-        "Wasted": [
-            lambda h: h.all_cost(h.range, (), state=WASTE),
-            lambda h: over(h.all_cost(h.range, (), state=WASTE), h.all_cost(h.range)),
-        ],
-        "$currency / M tokens": [
-            lambda h: h.per_million(h.cost(h.range), h.tokens(h.range)),
-            lambda h: h.per_million(h.all_cost(h.range), h.tokens(h.range)),
-        ],
-        "Forecast for the month": [
+        "This month, $currency": [
             lambda h: h.now("tpw_period_cost_forecast", (), period="month"),
             lambda h: _period(h, "month"),
         ],
-        "Saved": [
-            lambda h: less(h.elsewhere(h.range), h.cost(h.range, (), "full")),
-            lambda h: less(h.elsewhere(h.range), h.all_cost(h.range, (), "full")),
+        "Saved, $currency": [
+            lambda h: less(_elsewhere(h), _cost_of_servers(h, scope="full")),
+            lambda h: less(_elsewhere(h), _spent(h)),
         ],
-        "$currency paid / kWh": [
-            lambda h: over(h.cost(h.range, (), energy), times(h.joules(h.range, (), "facility"), 1 / 3.6e6)),
-            lambda h: h.averaged("tpw_electricity_price_per_kwh", h.range, (), mean),
+        "Paid, $currency/kWh": [
+            lambda h: over(
+                _cost_of_servers(h, scope=energy),
+                times(_hours(h, lambda then: then.joules(3600, (), "facility")), 1 / 3.6e6),
+            ),
+            lambda h: single(mean([day.price_at(then.polled) for then in h.minutes(h.range)])),
             lambda h: single(1.0),
         ],
-        "Servers and models in this range": [
-            lambda h: h.tokens(h.range, MODEL),
-            lambda h: h.cost(h.range, MODEL),
-            lambda h: h.cost(h.range, MODEL, energy),
-            lambda h: h.cost(h.range, MODEL, state="parked"),
-            lambda h: h.per_million(h.cost(h.range, MODEL), h.tokens(h.range, MODEL)),
-            lambda h: over(h.cost(h.range, MODEL), h.cost(h.range), ()),
-            lambda h: less(h.elsewhere(h.range, MODEL), h.cost(h.range, MODEL, "full")),
+        "Servers and models in this range, $currency": [
+            lambda h: _tokens(h, MODEL),
+            lambda h: _cost_of_servers(h, MODEL),
+            lambda h: _cost_of_servers(h, MODEL, energy),
+            lambda h: h.per_million(_cost_of_servers(h, MODEL), _tokens(h, MODEL)),
+            lambda h: over(_cost_of_servers(h, MODEL), _cost_of_servers(h), ()),
+            lambda h: less(_elsewhere(h, MODEL), _cost_of_servers(h, MODEL, "full")),
         ],
-        "$currency per day, by component": [
-            lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, ("component",)),
-            lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),
+        "Spent per day by component, $currency": [
+            lambda h: _of_the_day(h, lambda then: then.gained("tpw_gpu_state_cost_total", 3600, ("component",))),
+            lambda h: below_zero(
+                times(_of_the_day(h, lambda then: then.gained("tpw_gpu_state_credit_total", 3600)), -1)
+            ),
         ],
-        "$currency per hour, by hour of the day": [_by_hour],
+        "Cost by hour of the day, $currency per hour": [_by_hour],
         "Electricity price, $currency per kWh": [_price, _next_price],
-        "Cost rate, $currency per hour": [
+        "Cost rate by component, $currency per hour": [
             lambda h: times(h.gained("tpw_gpu_state_cost_total", 300, ("component",)), 12),
-            lambda h: times(h.gained("tpw_gpu_state_credit_total", 300), -12),
+            lambda h: below_zero(times(h.gained("tpw_gpu_state_credit_total", 300), -12)),
         ],
         "Allocated and active, $currency": [
-            lambda h: h.cost(h.range, server),
-            lambda h: h.cost(h.range, server, state="active"),
+            lambda h: _cost_of_servers(h, server),
+            lambda h: _hours(h, lambda then: then.cost(3600, server, state="active")),
         ],
-        "Idle GPUs by node, $currency": [lambda h: h.all_cost(h.range, ("instance",), state="idle")],
+        "Idle GPUs by node, $currency": [
+            lambda h: _hours(h, lambda then: then.all_cost(3600, ("instance",), "full", state="idle"))
+        ],
         "Break-even, output tokens per day": [
             lambda h: over(h.tokens(86400, server, "output"), h.known(86400), ()),
             lambda h: over(_needed(h, server), h.known(86400), ()),
-        ],
-        "Allocated over active": [lambda h: over(h.cost(86400, server), h.cost(86400, server, state="active"), server)],
-        "Charge and credit of electricity, $currency per day": [
-            lambda h: _bar(h, 86400).gained("tpw_gpu_state_cost_total", 86400, (), component=energy),
-            lambda h: times(_bar(h, 86400).gained("tpw_gpu_state_credit_total", 86400), -1),
         ],
         "Demand interval against the monthly peak": [_forming, _peak],
     }
@@ -555,7 +618,7 @@ def _grams(rows: Rows) -> Rows:
 
 
 def _grams_per_hour(h: Hand) -> Rows:
-    return times(_grams(h.all_joules(300, ("state",), "facility")), day.CARBON[1] / 3.6e6 * 12)
+    return times(_grams(_last_hour(h).all_joules(3600, ("state",), "facility")), day.CARBON[1] / 3.6e6)
 
 
 def _by_gpu_name(h: Hand, rows: Rows) -> Rows:
@@ -574,16 +637,16 @@ def _fleet() -> dict[str, list[Expected]]:
     node = ("instance",)
     all_watts = lambda h: per_second(h.all_joules(300, (), "gpu"), 300)  # noqa: E731
     return {
-        "Tokens / joule": [lambda h: over(h.tokens(300), h.all_joules(300))],
-        "$currency / M tokens": [lambda h: h.per_million(h.all_cost(3600), h.tokens(3600))],
+        "Tokens per watt": [lambda h: over(h.tokens(300), h.all_joules(300))],
+        "$currency per M tokens": [lambda h: h.per_million(h.all_cost(3600), h.tokens(3600))],
         "Power": [
             all_watts,
             lambda h: over(all_watts(h), h.now("tpw_gpu_power_limit_watts")),
             lambda h: per_second(h.all_joules(300, (), "facility"), 300),
         ],
         "GPUs": [*(_seconds(state) for state in STATES), _lost],
-        "$currency wasted / hour": [
-            lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.known(3600), ()),
+        "Waste, $currency/month": [
+            lambda h: over(times(h.all_cost(3600, (), "full", state=WASTE), 730), h.known(3600), ()),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
         ],
         "Exporters": [lambda h: single(2.0), lambda h: single(2.0)],
@@ -599,27 +662,35 @@ def _fleet() -> dict[str, list[Expected]]:
             lambda h: plus(*(row(h.at - h.polled, instance=node.instance) for node in day.NODES)),
             lambda h: plus(*(row(1.0, instance=node.instance, version=__version__) for node in day.NODES)),
         ],
-        "Wasted GPU time by node": [_node_share(*WASTE)],
-        "$currency per hour by node": [lambda h: times(h.all_cost(300, node), 12)],
+        "Wasted GPU time by node": [
+            lambda h: over(
+                _last_hour(h).gained("tpw_gpu_state_seconds_total", 3600, node, state=WASTE),
+                _last_hour(h).gained("tpw_gpu_state_seconds_total", 3600, node),
+            )
+        ],
+        "Cost by node, $currency per hour": [lambda h: _last_hour(h).all_cost(3600, node, "full")],
         "Tokens per joule by GPU model": [
             lambda h: over(_by_gpu_name(h, _node_tokens(h, 3600)), _by_gpu_name(h, h.all_joules(3600, node)))
         ],
-        "Most expensive idle GPUs": [
+        "Worst idle GPUs, $currency/h": [
             lambda h: above(times(h.all_cost(300, ("instance", "gpu"), "full", state="idle"), 12), 0)
         ],
         "Servers over nodes": [
             lambda h: by(h.now("tpw_server_gpu", ("server", "instance")), ("server",), count),
             lambda h: h.now("tpw_server_gpu", ("server",)),
         ],
-        "Electricity price by cluster, $currency per kWh": [_price],
+        "Price by cluster, $currency/kWh": [_price],
         "CO2 equivalent": [
-            lambda h: times(_grams(h.all_joules(h.range, (), "facility")), day.CARBON[1] / 3.6e6),
+            lambda h: times(
+                _grams(_hours(h, lambda then: then.all_joules(3600, (), "facility"))), day.CARBON[1] / 3.6e6
+            ),
             lambda h: row(day.CARBON[1], basis=day.CARBON[0]),
         ],
         "CO2 equivalent per hour, by state": [_grams_per_hour],
         "CO2 equivalent per million ${kind:text} tokens": [
             lambda h: times(
-                _grams(over(h.joules(h.range, MODEL, "facility"), h.tokens(h.range, MODEL))), day.CARBON[1] / 3.6
+                _grams(over(_hours(h, lambda then: then.joules(3600, MODEL, "facility")), _tokens(h, MODEL))),
+                day.CARBON[1] / 3.6,
             )
         ],
     }
@@ -705,9 +776,9 @@ def _measuring() -> dict[str, list[Expected]]:
             lambda h: single(0.005),
             lambda h: h.now("process_resident_memory_bytes", (), max),
         ],
-        "Lateness of polls, duration of scrapes": [lambda h: single(0.0), lambda h: single(0.006)],
+        "Late polls, duration of scrapes": [lambda h: single(0.0), lambda h: single(0.006)],
         "Skipped polls, dropped samples": [lambda h: single(0.0), lambda h: single(0.0)],
-        "Age of the books on disk, and restarts": [
+        "Age of the books, and restarts": [
             lambda h: single(h.at - h.polled),
             lambda h: single(
                 float(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
+from grafana.rules import HOUR_RECORDED, HOURS
+
 from support import fleetday as day
-from support.hand import WASTE, Hand, Rows, by, mean, over, plus, row, tagged, times
+from support.hand import WASTE, Hand, Rows, by, less, mean, over, plus, row, tagged, times
 
 LEVELS: Mapping[str, tuple[str, ...]] = {
     "gpu": ("job", "instance", "gpu", "uuid"),
@@ -40,7 +42,34 @@ def expected() -> dict[str, Expected]:
         if window != "1d":
             found |= _whole("node", window, seconds, _node_tokens) | _joules_of_nodes(window, seconds)
         found |= _whole("cluster", window, seconds, _cluster_tokens)
-    return found | _single()
+    found |= _single()
+    return found | _hours(found)
+
+
+def _hours(found: Mapping[str, Expected]) -> dict[str, Expected]:
+    """What is recorded once an hour: the hour that ended last."""
+
+    def ended(hourly: Expected) -> Expected:
+        return lambda h: times(hourly(h.earlier(h.at - h.at % 3600)), 3600)
+
+    labels = (*MODEL, "basis")
+    return {
+        **{
+            f"{level}:{metric}:sum1h": ended(found[f"{level}:{metric}:rate1h"])
+            for level, metrics in HOURS.items()
+            for metric in metrics
+        },
+        "cluster:tpw_energy_unpriced_joules:sum1h": ended(
+            lambda h: less(
+                h.rate("tpw_energy_unpriced_joules_total", 3600, LEVELS["cluster"]),
+                h.rate("tpw_energy_late_priced_joules_total", 3600, LEVELS["cluster"]),
+            )
+        ),
+        "model:tpw_server_emissions_grams:sum1h": ended(
+            lambda h: h.rate("tpw_server_emissions_grams_total", 3600, labels)
+        ),
+        HOUR_RECORDED: lambda h: {},
+    }
 
 
 # Closures over the loop's variables are made in functions of their own, one per level and window.
@@ -177,10 +206,15 @@ def _models(window: str, seconds: int) -> dict[str, Expected]:
         ),
         f"server:tpw_metered:ratio_rate{window}": lambda h: _metered_least(h, seconds),
         f"server:tpw_priced:ratio_rate{window}": lambda h: _priced(h, "server", seconds),
-        f"model:tpw_server_reference_cost:rate{window}": lambda h: h.rate(
-            "tpw_server_reference_cost_total", seconds, (*MODEL, "reference", "currency")
-        ),
+        **{
+            f"{level}:tpw_server_reference_cost:rate{window}": _elsewhere(LEVELS[level], seconds)
+            for level in ("model", "cluster")
+        },
     }
+
+
+def _elsewhere(labels: tuple[str, ...], seconds: int) -> Expected:
+    return lambda h: h.rate("tpw_server_reference_cost_total", seconds, (*labels, "reference", "currency"))
 
 
 def _active(window: str, seconds: int) -> dict[str, Expected]:
@@ -301,6 +335,10 @@ def _spend(h: Hand, labels: tuple[str, ...], seconds: int, scopes: tuple[str, ..
 # ------------------------------------------------------------------------------------------------------- one of a kind
 
 
+def _highest(metric: str) -> Expected:
+    return lambda h: h.now(metric, LEVELS["cluster"], max)
+
+
 def _single() -> dict[str, Expected]:
     gpu, node, job = LEVELS["gpu"], LEVELS["node"], LEVELS["cluster"]
     return {
@@ -343,6 +381,13 @@ def _single() -> dict[str, Expected]:
         "cluster:tpw_electricity_price_per_kwh:max": lambda h: row(
             day.price_at(h.polled), job=day.JOB, currency=day.CURRENCY
         ),
+        "cluster:tpw_electricity_price_next_per_kwh:max": lambda h: h.now(
+            "tpw_electricity_price_next_per_kwh", (*job, "currency"), max
+        ),
+        **{
+            f"cluster:{metric}:max": _highest(metric)
+            for metric in ("tpw_demand_interval_watts", "tpw_demand_peak_watts")
+        },
         # Nothing may be missing from the books, nor stand in them twice.
         "gpu:tpw_books_imbalance:ratio_increase1h": lambda h: dict.fromkeys(_metered(h, gpu), 0.0),
         "node:tpw_books_imbalance:ratio_increase1h": lambda h: dict.fromkeys(_metered(h, node), 0.0),

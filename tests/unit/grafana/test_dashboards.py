@@ -12,7 +12,7 @@ import pytest
 from grafana.dashboard import CHOICES, FILTERS
 from grafana.metrics import Vocabulary
 from grafana.render import dashboards
-from grafana.rules import vocabulary
+from grafana.rules import recording_groups, vocabulary
 from grafana.values import Values
 
 from tpw.exposition.catalogue import METRICS, Kind
@@ -90,7 +90,7 @@ def test_dashboard_has_the_common_settings(uid: str):
     dashboard = DASHBOARDS[uid]
     assert dashboard["schemaVersion"] == 41
     assert dashboard["tags"] == ["tpw"]
-    assert dashboard["timezone"] == "utc"
+    assert dashboard["timezone"] == "browser"
     assert dashboard["editable"] is False
     assert dashboard["graphTooltip"] == 1, "one crosshair for all curves"
     assert dashboard["description"]
@@ -187,6 +187,48 @@ def test_money_is_not_in_a_fixed_currency(uid: str, panel: dict[str, Any]):
 
 
 @each_panel
+def test_a_share_of_nothing_has_no_axis_of_10000_per_cent(uid: str, panel: dict[str, Any]):
+    defaults = panel.get("fieldConfig", {}).get("defaults", {})
+    if panel["type"] == "timeseries" and defaults["unit"] == "percentunit":
+        assert "max" in defaults or "axisSoftMax" in defaults["custom"]
+
+
+@each_panel
+def test_a_table_is_as_wide_as_its_panel_at_1180_pixels(uid: str, panel: dict[str, Any]):
+    """Columns have at least the width that is given, or that of Grafana."""
+    if panel["type"] != "table":
+        return
+    widths, hidden = {}, set()
+    for override in panel["fieldConfig"]["overrides"]:
+        for one in override["properties"]:
+            if one["id"] == "custom.width":
+                widths[override["matcher"]["options"]] = one["value"]
+            if one["id"] == "custom.hidden":
+                hidden.add(override["matcher"]["options"])
+    organize = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
+    shown = [organize["renameByName"].get(source, source) for source in organize["indexByName"]]
+    # The cluster is a column only where there are several.
+    total = sum(widths.get(name, 100) for name in shown if name not in hidden | {"Cluster"})
+    assert total <= 1180 * panel["gridPos"]["w"] / 24 - 30, total
+
+
+@each_panel
+def test_a_title_is_not_clipped_at_1180_pixels(uid: str, panel: dict[str, Any]):
+    """At 7.2 pixels a character, beside 61 of margins and of the sign of the description."""
+    title = re.sub(r"\$\{?\w+(?::text)?\}?", "EUR", panel["title"])
+    assert len(title) * 7.2 + 61 <= 1180 * panel["gridPos"]["w"] / 24, title
+
+
+@each_panel
+def test_a_column_in_the_currency_is_named_where_grafana_fills_it_in(uid: str, panel: dict[str, Any]):
+    for transformation in panel.get("transformations", ()):
+        assert "$" not in json.dumps(transformation)
+    for override in panel.get("fieldConfig", {}).get("overrides", ()):
+        assert not re.search(r"\$\w", str(override["matcher"]["options"]))
+    assert "$" not in json.dumps(panel.get("options", {}).get("sortBy", ""))
+
+
+@each_panel
 def test_only_what_is_judged_is_green_or_red(uid: str, panel: dict[str, Any]):
     """Grafana's own defaults paint 90 W red: no panel leaves them in."""
     defaults = panel.get("fieldConfig", {}).get("defaults", {})
@@ -206,7 +248,7 @@ def test_value_does_not_change_with_the_zoom(uid: str, panel: dict[str, Any]):
             assert target.get("interval") in ("1h", "1d")
             assert panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars"
             # Grafana draws the bar to the right of its time, so the query reads the interval after it.
-            assert re.search(r"rate\([^[]*\[\$__interval\] offset -\$__interval", expr)
+            assert re.search(r"(?:rate|avg_over_time)\([^[]*\[\$__interval\] offset -\$__interval", expr)
         for window in re.findall(r"\[\$__rate_interval\]", expr):
             assert window
             assert " / " not in expr, "$__rate_interval is for plain rates; ratios read recorded series or whole ranges"
@@ -229,14 +271,46 @@ def test_no_counter_is_drawn_raw(uid: str, panel: dict[str, Any], target: dict[s
             assert INSIDE.search(before) or difference, f"{name} is read without a rate"
 
 
+RATIO = re.compile(r"ratio|_per_(?!hour)")
+ADDED = re.compile(r"\b(sum|avg)\b\s*(?:(by|without)\s*\(([^)]*)\)\s*)?\(")
+WHOLE = {"tpw_gpu_state_share": {"instance"}}
+"""Parts that add up, and the labels of the whole that they are parts of."""
+
+
+def ratios_added(expr: str) -> Iterator[str]:
+    """Sums and means over ratios, which mean nothing: of quotients, and of series that are quotients."""
+    for found in ADDED.finditer(expr):
+        depth, end = 1, found.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(expr[end], 0)
+            end += 1
+        inside = expr[found.end() : end - 1]
+        by = set((found.group(3) or "").replace(" ", "").split(","))
+        for selector in WORDS.selectors(inside):
+            whole = next((labels for name, labels in WHOLE.items() if name in selector.name), None)
+            if RATIO.search(selector.name) and not (whole and whole <= by):
+                yield f"{found.group(1)} of {selector.name}"
+        # A share of something, "tokens * joules here / joules everywhere", is a part of it again.
+        if re.search(r"/ (?!\d)(?!.* \* )", re.sub(r"\"[^\"]*\"", "", inside), re.DOTALL):
+            yield f"{found.group(1)} of a quotient: {inside}"
+
+
 @each_target
 def test_no_ratio_is_summed_or_averaged(uid: str, panel: dict[str, Any], target: dict[str, Any]):
-    """Sums of ratios mean nothing; of one series by all its labels, a sum only drops names."""
-    for selector in re.finditer(r"(sum|avg)( by \(([^)]*)\))? ?\(([a-z]+):(tpw_\w*):ratio\w*", target["expr"]):
-        by = set((selector.group(3) or "").replace(" ", "").split(","))
-        kept = {"model": {"server", "model"}, "node": {"instance"}, "gpu": {"instance", "gpu"}}[selector.group(4)]
-        parts = "tpw_gpu_state_share" in selector.group(5)  # shares of one node add up
-        assert kept <= by or parts, f"{selector.group(0)} adds ratios"
+    assert list(ratios_added(target["expr"])) == []
+
+
+def test_no_rule_adds_ratios():
+    for group in recording_groups(Values()):
+        for rule in group.rules:
+            if "tpw_trust" not in rule.record:  # the share of sources that are up is a mean of zeros and ones
+                assert list(ratios_added(rule.expr)) == [], rule.record
+
+
+def test_added_ratios_are_found():
+    assert len(list(ratios_added("sum by (job) (model:tpw_tokens_per_joule:ratio_rate5m)"))) == 1
+    assert len(list(ratios_added("avg(tpw_cost_per_token) or sum(rate(tpw_a[5m]) / rate(tpw_b[5m]))"))) == 2
+    assert list(ratios_added("sum(rate(tpw_gpu_energy_joules_total[5m])) / 3.6e6")) == []
 
 
 @each_target
@@ -316,3 +390,11 @@ def test_links_lead_to_dashboards_and_variables_that_exist():
             assert target in DASHBOARDS, f"{uid} links to {target}"
             known = {variable["name"] for variable in DASHBOARDS[target]["templating"]["list"]}
             assert set(re.findall(r"var-(\w+)=", query)) <= known
+
+
+@each_panel
+def test_a_link_of_a_row_carries_the_cluster_of_the_row(uid: str, panel: dict[str, Any]):
+    for url in re.findall(r'"url": "(/d/[^"]*__data[^"]*)"', json.dumps(panel)):
+        assert "&var-cluster=${__data.fields.here}" in url
+        assert "${cluster:queryparam}" not in url
+        assert '"$$__all"' in panel["targets"][0]["expr"]

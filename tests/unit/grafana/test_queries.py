@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from grafana.metrics import Vocabulary
+from grafana.panels import HERE
+from grafana.rules import HOUR_RECORDED, recording_groups, vocabulary
 from grafana.rules import recorded as records_of
-from grafana.rules import recording_groups, vocabulary
 from grafana.values import Values
 
 from support import expected_panels, expected_rules, fleetday, fleetrun, recorded
@@ -44,7 +45,9 @@ MOMENTS = {
 }
 CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
 EMPTY = {
-    ("tpw-money", "Forecast for the month", "A"): "the books are not a day old",
+    ("tpw-money", "This month, $currency", "A"): "the books are not a day old",
+    ("tpw-overview", "Spent, $currency", "C"): "the books are not a day old",
+    HOUR_RECORDED: "the mark of what is recorded once an hour; tests/rules/recording-hours.yaml has it",
     ("tpw-gpus", "Energy today, by state", "B"): "no other program used a GPU on this day",
     ("tpw-gpus", "Energy today, by state", "C"): "no server was seen to start on this day",
     ("tpw-gpus", "Energy today, by state", "F"): "no planned pauses are configured; test_worlds.py has one",
@@ -135,6 +138,11 @@ def test_every_expectation_finds_something_at_some_moment(hands: dict[tuple[str,
 # ------------------------------------------------------------------------------------------------------------ the values
 
 
+def _lately(name: str) -> str:
+    """What is recorded once an hour is of the last one."""
+    return f"last_over_time({name}[1h])" if name.endswith(":sum1h") else name
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_rules_record_the_hand_calculation(server: Prometheus, hands: dict[tuple[str, Choice], Hand], moment: str):
@@ -142,7 +150,7 @@ def test_rules_record_the_hand_calculation(server: Prometheus, hands: dict[tuple
     wrong = {
         name: words
         for name, function in RULES.items()
-        if (words := differences(rows_of(server.instant(name, hand.at)), function(hand)))
+        if (words := differences(rows_of(server.instant(_lately(name), hand.at)), function(hand)))
     }
     assert wrong == {}
 
@@ -294,6 +302,27 @@ def test_clusters_with_equal_names_are_never_put_together(clusters: Prometheus, 
         if words:
             wrong[key] = words
     assert not wrong, "\n".join(f"{key}: {words[:3]}" for key, words in wrong.items())
+
+
+@pytest.mark.e2e
+def test_a_row_links_to_its_own_cluster(clusters: Prometheus, alone: Prometheus):
+    """In 0.1.0 a link kept the chosen clusters, all of them: a server of one name in both was shown as one."""
+    expr = filled(QUERIES["tpw-overview", "Models: now, and in the last 24 hours", "A"]["expr"])
+    found = {(row["cluster"], row[HERE]) for row, _ in clusters.instant(expr, clock(17, 45))}
+    assert found == {("eu", "eu"), ("us", "us")}
+    assert {row[HERE] for row, _ in alone.instant(expr, clock(17, 45))} == {"$__all"}
+
+
+@pytest.mark.e2e
+def test_a_namespace_chooses_the_gpus_of_its_servers(server: Prometheus):
+    """All namespaces are all GPUs; one is those of its servers. Names without a namespace are like one."""
+    at = clock(17, 45)
+    target = QUERIES["tpw-gpus", "GPUs", "C"]["expr"]
+    owners = rows_of(server.instant("max by (uuid, server) (tpw_server_gpu)", at))
+    chat = {dict(who)["uuid"] for who in owners if dict(who)["server"] == "chat"}
+    found = {who["uuid"] for who, _ in server.instant(filled(target, values={"namespace": "chat"}), at)}
+    assert found == chat
+    assert found < {who["uuid"] for who, _ in server.instant(filled(target), at)}
 
 
 def _without_cluster(rows: Rows) -> Rows:
