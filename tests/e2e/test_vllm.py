@@ -280,3 +280,44 @@ def test_t08_a_restart_in_the_middle_loses_and_invents_nothing(vllm: Vllm, daemo
     assert max(counted["output"], 30 + 40 - 1) <= gone <= 30 + 900
     assert settle(daemon, {"output": gone + 50.0}, first) == {"output": gone + 50.0}
     assert vllm.counters()["output"] == 50.0
+
+
+def test_requests_within_targets_are_those_of_vllm_s_own_histograms(
+    exporter: Callable[..., Exporter], vllm: Vllm, nvml: FakeNvml
+) -> None:
+    """At bounds of its buckets exact, between them unknown; all targets together at least as Fréchet's bounds have it."""
+    names = {"ttft": "time_to_first_token", "tpot": "request_time_per_output_token", "e2e": "e2e_request_latency"}
+    configuration = {
+        "host": {"meters": []},
+        "discovery": {"processes": False},
+        "slo": {"ttft": "100ms", "tpot": "30ms", "e2e": "1s"},
+        "servers": [{"name": "chat", "url": vllm.url, "gpus": [0]}],
+    }
+    daemon = exporter(configuration, environment=nvml.env())
+    first = page(daemon)
+
+    def within(slo: str, bound: str) -> float:
+        text = http_get(f"{vllm.url}/metrics").decode()
+        return total(text, f"vllm:{names[slo]}_seconds_bucket{{", f'le="{bound}"')
+
+    bounds = {"ttft": ("0.1", "0.1"), "tpot": ("0.025", "0.05"), "e2e": ("1.0", "1.0")}
+    before = {slo: [within(slo, bound) for bound in (*pair, "+Inf")] for slo, pair in bounds.items()}
+    jobs = [threading.Thread(target=vllm.complete, args=(f"Number {n} is", 4 + 30 * n)) for n in range(8)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    after = {slo: [within(slo, bound) for bound in (*pair, "+Inf")] for slo, pair in bounds.items()}
+
+    def requests(slo: str, met: str) -> float:
+        name = "tpw_server_slo_requests_total"
+        return page(daemon).value(name, slo=slo, met=met) - first.value(name, slo=slo, met=met)
+
+    wait_until(lambda: sum(requests("all", met) for met in ("yes", "no", "unknown")) == 8.0, "eight requests")
+    missed = []
+    for slo in bounds:
+        low, high, count = (now - then for now, then in zip(after[slo], before[slo], strict=True))
+        assert [requests(slo, met) for met in ("yes", "no", "unknown")] == [low, count - high, high - low]
+        missed.append((count - low, count - high))
+    assert requests("all", "yes") >= 8.0 - sum(at_most for at_most, _ in missed)
+    assert requests("all", "no") >= max(at_least for _, at_least in missed)

@@ -12,7 +12,7 @@ import pytest
 
 from support.pageserver import NOT_FOUND, Asked, PageServer, answer, pages
 from support.readings import totals_by_role
-from tpw.model import Cadence, InFlight, KvTransfer, Load, ProcessIdentity, Reason, Role, SourceError
+from tpw.model import Cadence, InFlight, KvTransfer, Load, Phase, ProcessIdentity, Reason, Role, SourceError
 from tpw.tokens.dialects import Dialect
 from tpw.tokens.engines import ENGINES, LLAMACPP, SGLANG, TRTLLM_SERVE, VLLM
 from tpw.tokens.mapping import dialect_from_mapping
@@ -700,3 +700,12 @@ def test_a_unix_socket_that_nobody_listens_on_is_unreachable(tmp_path: Path):
     failure = failure_of(ScrapeSource("chat", f"unix:{tmp_path}/x.sock"))
     assert failure.reason is Reason.UNREACHABLE
     assert f"unix:{tmp_path}/x.sock:/" in failure.detail
+
+
+def test_a_gateway_has_the_role_of_a_router_unless_another_is_configured():
+    page = (CAPTURES / "dynamo_frontend-1.6.1-after-17-requests.txt").read_bytes()
+    with PageServer(pages({"/metrics": answer(page)})) as server:
+        for configured, phase in ((None, Phase.ROUTER), (Phase.BOTH, Phase.BOTH)):
+            source = ScrapeSource("front", server.url, phase=configured)
+            assert source.read().phase is phase
+            source.close()
