@@ -213,7 +213,9 @@ class Buildah:
     def command(self, store: Path, subcommand: str, *arguments: str) -> list[str]:
         """A buildah command that keeps everything in ``store``."""
         policy = str(self.root / "etc/containers/policy.json")
+        libraries = [*self.root.glob("usr/lib/*-linux-gnu*"), *self.root.glob("lib/*-linux-gnu*")]
         return [
+            *("env", f"LD_LIBRARY_PATH={':'.join(map(str, libraries))}"),
             str(self.root / "usr/bin/buildah"),
             *("--root", str(store / "root"), "--runroot", str(store / "run"), "--storage-driver", "vfs"),
             *("--registries-conf", str(self.root / "etc/containers/registries.conf")),

@@ -221,7 +221,7 @@ class Tabulation:
         self._owners = owners or {}
         self._belongs: dict[str, ServerWorkload] = {}
         """Of each group of servers."""
-        self._sums: dict[_Key, _Sum] = {}
+        self._open = _Open()
         self._done = _Done(Spool(self._order, folder))
 
     def add(
@@ -237,34 +237,43 @@ class Tabulation:
                 self._complete()
                 self._done.until_seconds = self._period(self._unit, start).end_seconds
             if len(entry) == 2:
-                self._add_row(start, *entry)
+                key, amounts = entry
+                found = self._open.by_entry.get(key)
+                if found is None:
+                    self._add_row(start, key, amounts)
+                else:
+                    # A tariff books a cost of energy, even while the price is unknown (then it is 0).
+                    found.add(amounts, is_tariffed=ENERGY in amounts.cost)
             else:
                 server, model, work = entry
-                place = self._place(start, server, model, State.ACTIVE, "")
-                workload = self._workload_of(server) if self._workload else None
-                self._at((*place, "", workload)).served.add(work)
+                found = self._open.by_entry.get((server, model))
+                if found is None:
+                    place = self._place(start, server, model, State.ACTIVE, "")
+                    workload = self._workload_of(server) if self._workload else None
+                    found = self._open.by_entry[server, model] = self._open.at((*place, "", workload))
+                found.served.add(work)
 
     def _add_row(self, start: float, key: PostingKey, amounts: Amounts) -> None:
         place = self._place(start, key.server, key.model, key.state, key.gpu)
-        # A tariff books a cost of energy, even while the price is unknown (then it is 0).
         is_tariffed = ENERGY in amounts.cost
         workload = (key.workload or self._workload_of(key.server)) if self._workload else None
         if not self._component:
-            self._at((*place, "", workload)).add(amounts, is_tariffed=is_tariffed)
+            found = self._open.by_entry[key] = self._open.at((*place, "", workload))
+            found.add(amounts, is_tariffed=is_tariffed)
             return
-        self._at((*place, "", workload)).amounts.add(Amounts(seconds=amounts.seconds))
-        self._at((*place, ENERGY, workload)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
+        self._open.at((*place, "", workload)).amounts.add(Amounts(seconds=amounts.seconds))
+        self._open.at((*place, ENERGY, workload)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
         for component, amount in amounts.cost.items():
-            self._at((*place, component, workload)).amounts.add(Amounts(cost={component: amount}))
+            self._open.at((*place, component, workload)).amounts.add(Amounts(cost={component: amount}))
 
     def _complete(self) -> None:
         """Make lines of the sums so far."""
         lines = [
             Line(*key, totals, self._belongs.get(key[1], NO_OWNER))
-            for key, line in self._sums.items()
+            for key, line in self._open.sums.items()
             if (totals := line.totals()) != NO_TOTALS
         ]
-        self._sums.clear()
+        self._open = _Open()
         for line in sorted(lines, key=self._order):
             self._done.add(line)
 
@@ -331,12 +340,6 @@ class Tabulation:
                     parts.append((line.period.start_seconds if line.period else 0.0, ""))
         return tuple(parts)
 
-    def _at(self, key: _Key) -> _Sum:
-        found = self._sums.get(key)
-        if found is None:
-            found = self._sums[key] = _Sum()
-        return found
-
 
 _STATES = {state: place for place, state in enumerate(["", *map(str, State)])}
 
@@ -358,6 +361,23 @@ class _Sum:
 
     def totals(self) -> Totals:
         return Totals(self.amounts.sum(), self.served.sum(), self.untariffed_joules)
+
+
+class _Open:
+    """The sums of the period that is being added up."""
+
+    __slots__ = ("by_entry", "sums")
+
+    def __init__(self) -> None:
+        self.sums: dict[_Key, _Sum] = {}
+        self.by_entry: dict[PostingKey | tuple[str, str], _Sum] = {}
+        """The same by what an entry is booked for, or by server and model: most entries are like one before."""
+
+    def at(self, key: _Key) -> _Sum:
+        found = self.sums.get(key)
+        if found is None:
+            found = self.sums[key] = _Sum()
+        return found
 
 
 class _Done:

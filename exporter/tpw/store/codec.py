@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
@@ -47,6 +48,7 @@ from tpw.tariff.demand import Demand
 if TYPE_CHECKING:
     from tpw.ledger.service import Service
 
+_raw_decode = json.JSONDecoder().raw_decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 _GPU = ("index", "name", "vendor", "architecture", "driver_version", "pci_bus_id", "max_power_watts")
@@ -74,6 +76,14 @@ _DEMAND = (
 """Fields that are stored under their own name, as they are."""
 
 
+def _decoded(text: str) -> Any:
+    """As ``json.loads``, for what begins and ends without a space: in half the time where a row is short."""
+    value, end = _raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"extra data in a row: {text[end : end + 20]!r}")
+    return value
+
+
 def _known(data: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: data[name] for name in names if name in data}
 
@@ -90,6 +100,7 @@ def dump_key(key: PostingKey) -> tuple[str, str, str, str]:
     return key.gpu, key.server, what, key.state
 
 
+@lru_cache(maxsize=4096)
 def load_key(gpu: str, server: str, model: str, state: str) -> PostingKey:
     """The key in these columns."""
     if state == State.OTHER and model:
@@ -106,12 +117,12 @@ def dump_quantity(quantity: Additive) -> str:
 
 def load_amounts(text: str) -> Amounts:
     """The amounts in ``text``."""
-    return Amounts(**_known(json.loads(text), Amounts.operations.names))
+    return Amounts(**_known(_decoded(text), Amounts.operations.names))
 
 
 def load_served(text: str) -> Served:
     """What was served, from ``text``."""
-    known = _known(json.loads(text), Served.operations.names)
+    known = _known(_decoded(text), Served.operations.names)
     return Served(**{**known, "tokens": {TokenKind(kind): value for kind, value in known.get("tokens", {}).items()}})
 
 
