@@ -125,6 +125,8 @@ class Snapshot:
     """None where demand is not charged."""
     periods: Periods | None = None
     """None while the rows of the books cannot be read."""
+    tenant_periods: Periods | None = None
+    """The same with tenants in place of servers; None where no budget is of a tenant."""
     budgets: tuple[Budget, ...] = ()
     planned_servers: frozenset[str] | None = None
     """Servers that are planned to be off now. None where no planned pauses are configured."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
 from tpw.cli import Setting
@@ -22,7 +23,7 @@ from tpw.exposition.figures import figure
 from tpw.ledger.amounts import JOULES_PER_KWH, Served
 from tpw.ledger.books import Books
 from tpw.ledger.replicas import merged
-from tpw.report.focus import LINES_BY, VERSIONS, NoCurrencyError, Parties, focus_text
+from tpw.report.focus import LINES_BY, LINES_BY_TENANT, VERSIONS, NoCurrencyError, Parties, focus_text
 from tpw.report.notes import notes
 from tpw.report.periods import Calendar, Period, Unit, range_of
 from tpw.report.price_file import NoExchangeRateError
@@ -168,11 +169,13 @@ def _grouped_by(text: str | None, format_: str) -> tuple[Dimension | Label, ...]
     if format_ != "focus":
         return DEFAULT if text is None else dimensions(text)
     by = dimensions(text or Dimension.DAY)
-    if len(by) != 1 or by[0].unit is None:
+    units = [one for one in by if one is not Dimension.TENANT]
+    if len(units) != 1 or units[0].unit is None:
         raise ValueError(
-            f"--by={text}: the format focus has rows by GPU, server, model, state and component; give a unit of time"
+            f"--by={text}: the format focus has rows by GPU, server, model, state and component; give a unit of time, and"
+            " `tenant` for rows by tenant in place of GPU"
         )
-    return (by[0], *LINES_BY)
+    return (units[0], *(LINES_BY if len(by) == 1 else LINES_BY_TENANT))
 
 
 def _reported(books: BooksReader, request: _Request, config: Config) -> Iterable[str]:
@@ -193,9 +196,16 @@ def _reported(books: BooksReader, request: _Request, config: Config) -> Iterable
     tabulation = Tabulation(request.by, covered, calendar, cut, owners, books.path.parent)
     corrections = books.corrections(covered.start_seconds, covered.end_seconds)
     corrected = sorted((one.at_seconds, one.server, one.model, one.kind, one.tokens) for one in corrections)
+    rows: Iterable[Any] = books.rows(covered.start_seconds, covered.end_seconds)
+    served: Iterable[Any] = books.served(covered.start_seconds, covered.end_seconds)
+    if Dimension.TENANT in request.by:
+        from tpw.report.tenants import divided_rows, divided_served
+
+        rows = divided_rows(rows, books.tenant_rows(covered.start_seconds, covered.end_seconds))
+        served = divided_served(served, books.tenant_served(covered.start_seconds, covered.end_seconds))
     tabulation.add(
-        books.rows(covered.start_seconds, covered.end_seconds),
-        books.served(covered.start_seconds, covered.end_seconds),
+        rows,
+        served,
         ((at, server, model, Served(tokens={kind: tokens})) for at, server, model, kind, tokens in corrected),
     )
     report = tabulation.report(head.currency)

@@ -167,6 +167,7 @@ class Node:
             carbon=self.pricing.carbon(at.wall_seconds),
             demand=demand_now(policy.demand, books.demand, at.wall_seconds),
             periods=self.store.periods.update(before, books, self.config.tariff.timezone or "UTC"),
+            tenant_periods=None if self.servers.tenants is None else self.servers.tenants.periods(before, books),
             budgets=tuple(item.budget() for item in self.config.budgets),
             planned_servers=None if plan is None else plan.servers(shown.servers, at.wall_seconds),
             site=None if policy.site is None else policy.site.now(len(self.meters.gpus), books.quarters),

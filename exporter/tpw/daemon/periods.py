@@ -64,7 +64,7 @@ class PeriodSums:
 
     def __init__(self, history: Callable[[float, float], History | None], keep_seconds: float) -> None:
         self._history = history
-        self._keep_seconds = keep_seconds
+        self.keep_seconds = keep_seconds
         self._calendar = Calendar("UTC")
         self._known: _Known | None = None
         self._reading: _Reading | None = None
@@ -179,7 +179,7 @@ class PeriodSums:
 
     def _publish(self, known: _Known, now: float) -> None:
         recent = joined(known.days, known.days[0].start_seconds, inf)
-        oldest = max(known.pruned_seconds, now - self._keep_seconds)
+        oldest = max(known.pruned_seconds, now - self.keep_seconds)
         periods = {str(unit): sums for unit, sums in known.periods.items() if sums.start_seconds >= oldest}
         known.published = Periods(periods, recent, known.first_seconds)
 

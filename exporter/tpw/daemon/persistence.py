@@ -142,6 +142,16 @@ class Persistence:
         has_begun, self._has_begun = self._has_begun, True
         return History(pruned_before_seconds=self._wall() if has_begun else -inf)
 
+    def tenant_history(self, start_seconds: float, end_seconds: float) -> History | None:
+        """The same of tenants, with the tenant in place of the server."""
+        return History() if self._file is None else self._file.tenant_history(start_seconds, end_seconds)
+
+    def tenant_periods(self) -> PeriodSums:
+        """Sums of the day, week and month by tenant."""
+        sums = PeriodSums(self.tenant_history, self.periods.keep_seconds)
+        sums.run = self.periods.run
+        return sums
+
     def save(self, books: Books) -> Books:
         """Write what has changed. Returns the books to carry on with; never raises for a disk that cannot be written."""
         if self._file is None:

@@ -45,7 +45,7 @@ def apply(node: Node, config: Config, feeds: Feeds) -> None:
     if config.dialects != old.dialects:
         node.servers.replace_rows(sources.dialects(config))
     node.servers.update(config)
-    if config.tenants != old.tenants:
+    if (config.tenants, config.budgets) != (old.tenants, old.budgets):
         use_tenants(node, config)
     node.continue_counts(feeds)
     node.pricing.replace(config, feeds)
@@ -68,7 +68,9 @@ def use_tenants(node: Node, config: Config) -> None:
 
     if node.books.tenants is None:
         node.books = node.store.with_tenants(node.books)
-    node.servers.tenants = Tenants(config, node.clock, node.wall, node.new_health, node.servers.address_of)
+    node.servers.tenants = Tenants(
+        config, node.clock, node.wall, node.new_health, node.servers.address_of, node.store.tenant_periods
+    )
 
 
 def read_tenants(node: Node) -> None:

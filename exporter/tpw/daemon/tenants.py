@@ -13,9 +13,11 @@ import structlog
 
 from tpw.config.schema import Config
 from tpw.config.tenants import ServerTenants, TenantSource
+from tpw.daemon.periods import PeriodSums
 from tpw.ledger.books import Books, ServerAccount
 from tpw.ledger.counting import count
-from tpw.ledger.tenants import Idle, TenantRules, composed, is_due, observe, settle
+from tpw.ledger.periods import Periods
+from tpw.ledger.tenants import Idle, TenantRules, by_tenant, composed, is_due, observe, settle
 from tpw.model import Instant, ServerReading, SourceError, SourceStatus, TokenKind
 from tpw.polling import SourceHealth
 from tpw.tokens.dialects import Level
@@ -65,6 +67,7 @@ class Tenants:
         wall: Unix time.
         new_health: makes the health record of a source by its name.
         address_of: the address of a server's own page; "" while it is unknown.
+        new_periods: makes the sums of periods by tenant.
     """
 
     def __init__(
@@ -74,10 +77,13 @@ class Tenants:
         wall: Callable[[], float],
         new_health: _HealthOf,
         address_of: Callable[[str], str],
+        new_periods: Callable[[], PeriodSums],
     ) -> None:
         self._clock, self._wall = clock, wall
         self._address_of = address_of
         self._arrived: SimpleQueue[ServerReading] = SimpleQueue()
+        self._timezone = config.tariff.timezone or "UTC"
+        self._periods = new_periods() if any(budget.tenant is not None for budget in config.budgets) else None
         self.rules = {one.server: _rules(one) for one in config.tenants}
         self._pages = [
             _Page(one.server, source, number, new_health(_source_name(one.server, number)))
@@ -117,6 +123,18 @@ class Tenants:
                 break
             books = observe(books, reading, self.rules[reading.server], at.wall_seconds)
         return settle(books, self.rules, at.wall_seconds) if is_due(before, books, at.wall_seconds) else books
+
+    def periods(self, before: Books, books: Books) -> Periods | None:
+        """Sums of the day, week and month by tenant, for budgets; None without such a budget, and until they are read.
+
+        Args:
+            before: the books after a tick, before they were written.
+            books: the same, without the rows that only the disk has from now on.
+        """
+        if self._periods is None:
+            return None
+        shown = by_tenant(books)
+        return self._periods.update(shown if books is before else by_tenant(before), shown, self._timezone)
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Of every source."""

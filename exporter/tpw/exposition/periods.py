@@ -31,13 +31,23 @@ def add_periods(sheet: Sheet, snapshot: Snapshot, to_date: ToDate) -> None:
             unpriced = fsum(amounts.unpriced_joules for amounts in sums.used.values())
             sheet.add("tpw_period_unpriced_energy_joules", (period,), unpriced)
     _forecasts(sheet, to_date, snapshot.retired, currency)
+    tenants = _of_tenants(snapshot)
     for budget in snapshot.budgets if currency else ():
         labels = (budget.name, budget.period, currency)
         sheet.add("tpw_budget_amount", labels, budget.amount)
-        spent = to_date.spent(budget, snapshot.owners)
+        shown = tenants if budget.tenant else to_date
+        spent = None if shown is None else shown.spent(budget, snapshot.owners)
         if spent is not None:
             sheet.add("tpw_budget_spent", labels, spent[0])
             sheet.add("tpw_budget_projected", labels, spent[1])
+
+
+def _of_tenants(snapshot: Snapshot) -> ToDate | None:
+    if snapshot.tenant_periods is None:
+        return None
+    from tpw.ledger.tenants import by_tenant
+
+    return snapshot.tenant_periods.to_date(by_tenant(snapshot.books))
 
 
 def _period(sheet: Sheet, period: str, sums: Sums, retired: Retired, currency: str) -> None:

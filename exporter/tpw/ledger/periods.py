@@ -211,6 +211,8 @@ class ToDate:
 
 
 def _is_in(budget: Budget, server: str, owners: Mapping[str, ServerWorkload]) -> bool:
+    if budget.tenant:
+        return server == budget.tenant  # of sums by tenant
     if budget.server:
         return server == budget.server
     if budget.namespace:

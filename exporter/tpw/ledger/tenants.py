@@ -28,7 +28,7 @@ from math import inf
 from typing import NamedTuple, TypeVar
 
 from tpw.ledger.amounts import NOTHING, NOTHING_SERVED, Amounts, Served
-from tpw.ledger.books import ROW_SECONDS, Books, Postings, ServerAccount
+from tpw.ledger.books import ROW_SECONDS, Books, PostingKey, Postings, ServerAccount
 from tpw.ledger.counting import count
 from tpw.ledger.phases import phase_weights, pooled
 from tpw.ledger.replacing import replace
@@ -342,7 +342,7 @@ class _Division:
                 parts.setdefault((start, server, model, state), []).append(amounts * -1.0)
         left: dict[tuple[str, str], dict[float, dict[State, Amounts]]] = {}
         for (start, server, model, state), amounts_of in parts.items():
-            rest = _positive(Amounts.total(amounts_of))
+            rest = positive(Amounts.total(amounts_of))
             if rest != NOTHING:
                 left.setdefault((server, model), {}).setdefault(start, {})[state] = rest
         return left
@@ -490,8 +490,8 @@ class _Division:
                 for state, rest in states.items():
                     totals.setdefault((model, state), []).append(rest * -1.0)
         for (model, state), parts in totals.items():
-            missing = _positive(Amounts.total(parts))
-            if missing != NOTHING and not _is_rounding(missing, parts[0]):
+            missing = positive(Amounts.total(parts))
+            if missing != NOTHING and not is_rounding(missing, parts[0]):
                 nobody = TenantKey(server, model, state, UNATTRIBUTED, Method.REST)
                 self._postings[nobody] = self._postings.get(nobody, NOTHING) + missing
 
@@ -561,7 +561,7 @@ def _weight(tokens: Mapping[TokenKind, float], weights: Mapping[TokenKind, float
     return sum(count_of * weights.get(kind, 0.0) for kind, count_of in tokens.items())
 
 
-def _positive(amounts: Amounts) -> Amounts:
+def positive(amounts: Amounts) -> Amounts:
     """Without what is below 0 by rounding: sums of it must not fall."""
     values = amounts.operations.values(amounts)
     positive = (
@@ -573,10 +573,24 @@ def _positive(amounts: Amounts) -> Amounts:
     return Amounts(*positive)  # type: ignore[arg-type] # numbers and mappings, as the fields are
 
 
-def _is_rounding(part: Amounts, whole: Amounts) -> bool:
+def is_rounding(part: Amounts, whole: Amounts) -> bool:
     """Whether a part is nothing, in every quantity, beside the whole."""
     quantities = ((part.seconds, whole.seconds), (part.joules, whole.joules), (part.net_cost, whole.net_cost))
     return all(small <= _NOTICED * large for small, large in quantities)
+
+
+def as_posting(key: TenantKey) -> PostingKey:
+    """The key with the tenant in place of the server, for sums over periods. The rest of it keeps it apart from others."""
+    return PostingKey(f"{key.server}{SEPARATOR}{key.method}", key.tenant, key.model, key.state)
+
+
+def by_tenant(books: Books) -> Books:
+    """What tenants have in the rows in memory, as books with the tenant in place of the server."""
+    rows = {} if books.tenants is None else books.tenants.rows
+    return Books(
+        at=books.at,
+        rows={start: {as_posting(key): amounts for key, amounts in row.items()} for start, row in rows.items()},
+    )
 
 
 def unsettled(books: Books, servers: Iterable[str]) -> Iterator[tuple[str, str, State, Amounts]]:
@@ -592,4 +606,4 @@ def unsettled(books: Books, servers: Iterable[str]) -> Iterator[tuple[str, str, 
         if server in wanted:
             parts.setdefault((server, model, state), []).append(amounts * -1.0)
     for (server, model, state), amounts_of in sorted(parts.items()):
-        yield server, model, state, _positive(Amounts.total(amounts_of))
+        yield server, model, state, positive(Amounts.total(amounts_of))

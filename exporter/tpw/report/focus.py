@@ -32,6 +32,9 @@ VERSIONS = ("1.2", "1.3", "1.4")
 LINES_BY = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.GPU, Dimension.WORKLOAD)
 """The grouping of the report behind a data set, beside time."""
 
+LINES_BY_TENANT = (Dimension.SERVER, Dimension.MODEL, Dimension.STATE, Dimension.WORKLOAD, Dimension.TENANT)
+"""The same by tenant: what a tenant used is known by server."""
+
 COLUMNS = (
     "BilledCost",
     "BillingAccountId",
@@ -130,7 +133,7 @@ def focus_text(
     """The data set as CSV; an empty field is null.
 
     Args:
-        report: grouped by a unit of time and ``LINES_BY``.
+        report: grouped by a unit of time and ``LINES_BY`` or ``LINES_BY_TENANT``.
         gpus: by UUID.
         billing_period: the billing period of a moment.
         parties: who charges whom.
@@ -160,7 +163,7 @@ def _rows(
 
 def _common(line: Line, period: Period, billing: Period, parties: Parties, currency: str) -> dict[str, str]:
     """What all charges of a line have in common."""
-    tags = {"tpw/server": line.server, "tpw/model": line.model, "tpw/state": line.state}
+    tags = {"tpw/server": line.server, "tpw/model": line.model, "tpw/state": line.state, "tpw/tenant": line.tenant}
     if line.workload is not None:
         tags |= {"tpw/workload": line.workload.name, "tpw/workload_kind": line.workload.kind}
     belongs = line.belongs
@@ -182,8 +185,8 @@ def _common(line: Line, period: Period, billing: Period, parties: Parties, curre
         "ServiceName": "LLM Inference",
         "ServiceProviderName": parties.provider,
         "ServiceSubcategory": "Generative AI",
-        "SubAccountId": belongs.namespace,
-        "SubAccountName": belongs.namespace,
+        "SubAccountId": line.tenant or belongs.namespace,
+        "SubAccountName": line.tenant or belongs.namespace,
         "Tags": json.dumps({name: value for name, value in tags.items() if value}, ensure_ascii=False),
     }
 
@@ -192,13 +195,15 @@ def _charges(line: Line, gpu: Gpu | None) -> Iterator[dict[str, str]]:
     amounts = line.totals.amounts
     names = (line.server, line.model) if line.server or line.workload is None else (line.workload.name,)
     workload = ", ".join(name for name in names if name)
-    label = "a GPU" if gpu is None else f"GPU {gpu.index}"
+    label = "GPUs" if line.tenant else "a GPU" if gpu is None else f"GPU {gpu.index}"
     use = f"{label}, {line.state}" + (f" ({workload})" if workload else "")
     on = {
         "ResourceId": line.gpu,
         "ResourceName": "" if gpu is None else f"{label}, {gpu.name}".removesuffix(", "),
         "ResourceType": "GPU" if line.gpu else "",
     }
+    if line.tenant:
+        on = {"ResourceId": line.server, "ResourceName": line.server, "ResourceType": "Inference Server"}
     for component, cost in sorted(amounts.cost.items(), key=lambda item: (item[0] != ENERGY, item[0])):
         quantity, unit = _quantity(component, line.totals)
         if cost == 0.0 and quantity <= 0.0:

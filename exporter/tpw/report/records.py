@@ -98,6 +98,8 @@ def _key(by: Sequence[Dimension | Label], line: Line, calendar: Calendar, gpus: 
                 key["state"] = line.state
             case Dimension.COMPONENT:
                 key["component"] = line.component
+            case Dimension.TENANT:
+                key["tenant"] = line.tenant
             case Dimension.NAMESPACE | Label():
                 key[dimension.value] = line.owner(dimension)
             case Dimension.WORKLOAD:

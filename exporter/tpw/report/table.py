@@ -16,7 +16,12 @@ from tpw.report.tabulate import Dimension, Label, Line, Report, Totals, per_joul
 _NOBODY = {State.IDLE: "(idle)", State.OTHER: "(other)", State.PLANNED_OFF: "(idle)", "": "(no server)"}
 """Shown as the server of GPUs without an owner, by state; "" where a line is of all states."""
 
-_NARROWEST: dict[Dimension | Label, int] = {Dimension.SERVER: 8, Dimension.MODEL: 10, Dimension.WORKLOAD: 10}
+_NARROWEST: dict[Dimension | Label, int] = {
+    Dimension.SERVER: 8,
+    Dimension.MODEL: 10,
+    Dimension.WORKLOAD: 10,
+    Dimension.TENANT: 8,
+}
 """The least width of a text column. Others are never cut."""
 _TOTAL = "total"
 
@@ -211,6 +216,8 @@ class _Labels:
                 return plain(line.model) or UNKNOWN
             case Dimension.STATE:
                 return line.state
+            case Dimension.TENANT:
+                return plain(line.tenant) or UNKNOWN
             case Dimension.NAMESPACE | Label():
                 return plain(line.owner(dimension)) or UNKNOWN
             case Dimension.WORKLOAD:

@@ -42,6 +42,8 @@ class Dimension(StrEnum):
     """Of a server, or of who used a GPU without being one."""
     NAMESPACE = "namespace"
     """Of the server's pod."""
+    TENANT = "tenant"
+    """Who used the server."""
 
     @property
     def unit(self) -> Unit | None:
@@ -76,6 +78,8 @@ def dimensions(text: str) -> tuple[Dimension | Label, ...]:
     found = tuple(dict.fromkeys(Label(word) if word.startswith(_LABEL) else Dimension(word) for word in words))
     if not found:
         raise ValueError(f"--by names nothing: give one or more of {known}")
+    if Dimension.TENANT in found and Dimension.GPU in found:
+        raise ValueError(f"--by={text}: what a tenant used is known by server and not by GPU: give tenant or gpu")
     if sum(dimension.unit is not None for dimension in found) > 1:
         raise ValueError(f"--by={text}: give one of hour, day, week and month")
     return found
@@ -154,6 +158,8 @@ class Line:
     totals: Totals
     belongs: ServerWorkload = NO_OWNER
     """To whom the server belongs, as last known; of a group of servers, what they have in common by the grouping."""
+    tenant: str = ""
+    """"" for what is not divided among tenants."""
 
     def owner(self, dimension: Dimension | Label) -> str:
         """Its namespace, or its value of a label."""
@@ -183,7 +189,7 @@ class Report:
 
 
 _Place = tuple[Period | None, str, str, str, str]
-_Key = tuple[Period | None, str, str, str, str, str, Workload | None]
+_Key = tuple[Period | None, str, str, str, str, str, Workload | None, str]
 
 
 class Tabulation:
@@ -226,11 +232,11 @@ class Tabulation:
 
     def add(
         self,
-        rows: Iterable[tuple[float, PostingKey, Amounts]],
-        *served: Iterable[tuple[float, str, str, Served]],
+        rows: Iterable[tuple[float, PostingKey, Amounts] | tuple[float, PostingKey, Amounts, str]],
+        *served: Iterable[tuple[float, str, str, Served] | tuple[float, str, str, Served, str]],
     ) -> None:
-        """Energy, time and money of quarter-hours, and what servers did in them. Each in order of time: the lines of a
-        period are complete when the next begins."""
+        """Energy, time and money of quarter-hours, and what servers did in them, each with a tenant or without. Each in
+        order of time: the lines of a period are complete when the next begins."""
         entries: Iterator[Any] = merge(rows, *served, key=itemgetter(0))
         for start, *entry in entries:
             if self._unit is not None and start >= self._done.until_seconds:
@@ -244,32 +250,42 @@ class Tabulation:
                 else:
                     # A tariff books a cost of energy, even while the price is unknown (then it is 0).
                     found.add(amounts, is_tariffed=ENERGY in amounts.cost)
+            elif isinstance(entry[0], PostingKey):
+                self._add_row(start, *entry)
             else:
-                server, model, work = entry
-                found = self._open.by_entry.get((server, model))
-                if found is None:
-                    place = self._place(start, server, model, State.ACTIVE, "")
-                    workload = self._workload_of(server) if self._workload else None
-                    found = self._open.by_entry[server, model] = self._open.at((*place, "", workload))
-                found.served.add(work)
+                self._add_served(start, *entry)
 
-    def _add_row(self, start: float, key: PostingKey, amounts: Amounts) -> None:
+    def _add_served(self, start: float, server: str, model: str, work: Served, tenant: str = "") -> None:
+        found = None if tenant else self._open.by_entry.get((server, model))
+        if found is None:
+            place = self._place(start, server, model, State.ACTIVE, "")
+            workload = self._workload_of(server) if self._workload else None
+            found = self._open.at((*place, "", workload, tenant))
+            if not tenant:
+                self._open.by_entry[server, model] = found
+        found.served.add(work)
+
+    def _add_row(self, start: float, key: PostingKey, amounts: Amounts, tenant: str = "") -> None:
         place = self._place(start, key.server, key.model, key.state, key.gpu)
         is_tariffed = ENERGY in amounts.cost
         workload = (key.workload or self._workload_of(key.server)) if self._workload else None
         if not self._component:
-            found = self._open.by_entry[key] = self._open.at((*place, "", workload))
+            found = self._open.at((*place, "", workload, tenant))
+            if not tenant:
+                self._open.by_entry[key] = found
             found.add(amounts, is_tariffed=is_tariffed)
             return
-        self._open.at((*place, "", workload)).amounts.add(Amounts(seconds=amounts.seconds))
-        self._open.at((*place, ENERGY, workload)).add(replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed)
+        self._open.at((*place, "", workload, tenant)).amounts.add(Amounts(seconds=amounts.seconds))
+        self._open.at((*place, ENERGY, workload, tenant)).add(
+            replace(amounts, seconds=0.0, cost={}), is_tariffed=is_tariffed
+        )
         for component, amount in amounts.cost.items():
-            self._open.at((*place, component, workload)).amounts.add(Amounts(cost={component: amount}))
+            self._open.at((*place, component, workload, tenant)).amounts.add(Amounts(cost={component: amount}))
 
     def _complete(self) -> None:
         """Make lines of the sums so far."""
         lines = [
-            Line(*key, totals, self._belongs.get(key[1], NO_OWNER))
+            Line(*key[:-1], totals, self._belongs.get(key[1], NO_OWNER), key[-1])
             for key, line in self._open.sums.items()
             if (totals := line.totals()) != NO_TOTALS
         ]
@@ -334,6 +350,8 @@ class Tabulation:
                     parts.append((not value, value))
                 case Dimension.WORKLOAD:
                     parts.append((line.workload is not None, "" if line.workload is None else line.workload.name))
+                case Dimension.TENANT:
+                    parts.append((not line.tenant, line.tenant))
                 case Dimension.COMPONENT:
                     parts.append((2.0 if not line.component else line.component != ENERGY, line.component))
                 case _:

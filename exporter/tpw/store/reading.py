@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from tpw.ledger.amounts import Amounts, Served
@@ -22,6 +22,9 @@ from tpw.model import Gpu
 from tpw.store import codec
 from tpw.store.files import FILE_NAME, LAYOUT, StoreError, beside
 from tpw.store.queries import postings_where, work_where
+
+if TYPE_CHECKING:
+    from tpw.ledger.tenants import TenantKey, TenantModel
 
 _OTHER_DIRECTORY = "Name the daemon's state directory with --state.dir, or its configuration with --config.file."
 
@@ -130,6 +133,24 @@ class BooksReader:
     ) -> Iterator[tuple[float, str, str, Served]]:
         """What was served in them: (start, server, model, served), in order of time."""
         return work_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
+
+    def tenant_rows(
+        self, start_seconds: float = 0.0, end_seconds: float = float("inf")
+    ) -> Iterator[tuple[float, TenantKey, Amounts]]:
+        """What was divided among tenants of the quarter-hours that began in [start, end), in order of time."""
+        from tpw.store.tenants import amounts_where
+
+        with contextlib.suppress(sqlite3.OperationalError):  # books that no version with tenants has opened
+            yield from amounts_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
+
+    def tenant_served(
+        self, start_seconds: float = 0.0, end_seconds: float = float("inf")
+    ) -> Iterator[tuple[float, TenantModel, Served]]:
+        """What tenants did in them, in order of time."""
+        from tpw.store.tenants import served_where
+
+        with contextlib.suppress(sqlite3.OperationalError):
+            yield from served_where(self._connection, "start >= ? AND start < ?", (start_seconds, end_seconds))
 
     def postings(self) -> Iterator[tuple[PostingKey, Amounts]]:
         """Time, energy and money since the books began: the values of the counters."""

@@ -281,6 +281,21 @@ class BooksFile:
             -math.inf if pruned is None else float(pruned[0]),
         )
 
+    def tenant_history(self, start_seconds: float, end_seconds: float) -> History | None:
+        """The same of tenants, with the tenant in place of the server, and without what was served."""
+        from tpw.store.tenants import rows_on_disk
+
+        tenants = self._written.tenants
+        if self._connection is None or tenants is None:
+            return None
+        try:
+            disk = connect_snapshot(self.path)
+            pruned = disk.execute("SELECT value FROM meta WHERE key = 'pruned_before'").fetchone()
+        except sqlite3.Error:
+            return None
+        rows = rows_on_disk(disk, tenants, self._beneath.tenants, start_seconds, end_seconds)
+        return History(rows, (), -math.inf if pruned is None else float(pruned[0]))
+
     def set_aside(self, books: Books) -> None:
         """Keep beside the books what could not be written, for the next start (:mod:`tpw.store.reserve`).
 

@@ -7,6 +7,7 @@ A row of the table has the amounts of a (server, model, state, tenant, method), 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from tpw.ledger.amounts import Additive, Amounts, Served
-from tpw.ledger.tenants import Method, TenantBooks, TenantKey, TenantModel
+from tpw.ledger.books import PostingKey
+from tpw.ledger.tenants import Method, TenantBooks, TenantKey, TenantModel, as_posting
 from tpw.model import State, TokenKind
 from tpw.store import codec
 
@@ -135,6 +137,41 @@ class TenantRows:
                     whole = beneath[columns] + quantity if columns in beneath else quantity
                     unpriced = isinstance(whole, Amounts) and whole.unpriced_joules > 0.0
                     yield int(start), *columns, int(unpriced), codec.dump_quantity(whole)
+
+    def amounts_beneath(self) -> dict[float, dict[TenantKey, Amounts]]:
+        """What the disk had of the rows in memory."""
+        return {
+            start: {
+                TenantKey(server, model, State(state), tenant, Method(method)): amounts
+                for (server, model, state, tenant, method), amounts in row.items()
+                if isinstance(amounts, Amounts)
+            }
+            for start, row in self._beneath.items()
+        }
+
+
+def rows_on_disk(
+    disk: sqlite3.Connection,
+    in_memory: TenantBooks,
+    beneath: TenantRows | None,
+    start_seconds: float,
+    end_seconds: float,
+) -> Iterator[tuple[float, PostingKey, Amounts]]:
+    """What tenants have in no row in memory now, of the rows that began in [start, end), with the tenant in place of the
+    server. Closes the connection when all was read; it may be on any thread."""
+    kept = {} if beneath is None else beneath.amounts_beneath()
+
+    def read() -> Iterator[tuple[float, PostingKey, Amounts]]:
+        with contextlib.closing(disk):
+            for start, key, amounts in amounts_where(disk, "start >= ? AND start < ?", (start_seconds, end_seconds)):
+                if start not in in_memory.rows:
+                    yield start, as_posting(key), amounts
+        for start, row in kept.items():
+            if start_seconds <= start < end_seconds:
+                for key, amounts in row.items():
+                    yield start, as_posting(key), amounts
+
+    return read()
 
 
 def _of_key(key: TenantKey) -> _Row:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from structlog.testing import capture_logs
 
 from support.clockwork import Clock, ExactMeter, ExactServer, Truth, Work, serving
 from support.pageserver import PageServer, answer
+from tpw.cli import main
 from tpw.config.load import load
 from tpw.config.problems import ConfigError
 from tpw.daemon.daemon import Daemon
@@ -78,6 +82,7 @@ class World:
             servers: [{{name: chat, url: "{url}", gpus: [0]}}]
             tariff: {{currency: EUR, energy: {{kind: flat, price_per_kwh: 0.25}}}}
             costs: {{hardware: {{price_per_gpu: 30000, years: 4}}}}
+            budgets: [{{name: red, amount: 5, tenant: red, period: day}}]
             tenants: [{{server: chat, source: litellm, url: "{source.url}/metrics"{tenants}}}]
             """,
             known=known_names(),
@@ -258,3 +263,57 @@ def test_without_tenants_targets_and_deployments_nothing_of_them_is_imported() -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['tpw.config.tenants']"
+
+
+def report(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, str]]:
+    """The rows of a report as CSV."""
+    assert main(["report", f"--state.dir={folder}", "--from=2026-09-21", "--to=2026-09-22", *options]) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_a_report_by_tenant_sums_to_the_report_by_server(
+    tmp_path: Path, stack: ExitStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path, stack, WEIGHTS)
+    world.ticks(160)
+    spent = world.samples("tpw_budget_spent")[""]
+    paid = math.fsum(value for who, value in world.samples("tpw_tenant_cost_total").items() if who == "red")
+    assert spent == pytest.approx(paid, rel=1e-9)
+    world.kill()
+    capsys.readouterr()
+    by_tenant = report(tmp_path, capsys, "--by=hour,tenant", "--format=csv")
+    by_server = report(tmp_path, capsys, "--by=hour,server", "--format=csv")
+    assert {row["tenant"] for row in by_tenant} == {"red", "blue", "unattributed", ""}
+    for column in ("gpu_seconds", "energy_gpu_kwh", "cost_energy", "cost_hardware", "tokens_output", "tokens_input"):
+        whole = math.fsum(float(row[column]) for row in by_server)
+        assert math.isclose(math.fsum(float(row[column]) for row in by_tenant), whole, rel_tol=1e-9)
+    red = [row for row in by_tenant if row["tenant"] == "red"]
+    assert (
+        math.fsum(float(row["tokens_output"]) for row in red)
+        == world.samples("tpw_tenant_tokens_total", kind="output")["red"]
+    )
+
+
+def test_charges_by_tenant_have_it_as_sub_account_and_tag(
+    tmp_path: Path, stack: ExitStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path, stack, WEIGHTS)
+    world.ticks(60)
+    world.kill()
+    capsys.readouterr()
+    by_tenant = report(tmp_path, capsys, "--by=day,tenant", "--format=focus")
+    by_gpu = report(tmp_path, capsys, "--by=day", "--format=focus")
+    assert math.isclose(
+        math.fsum(float(row["BilledCost"]) for row in by_tenant),
+        math.fsum(float(row["BilledCost"]) for row in by_gpu),
+        rel_tol=1e-9,
+    )
+    red = [row for row in by_tenant if row["SubAccountId"] == "red"]
+    assert {row["SkuId"] for row in red} == {"energy", "hardware", "tokens-input", "tokens-output"}
+    assert {json.loads(row["Tags"])["tpw/tenant"] for row in red} == {"red"}
+    assert {row["ResourceType"] for row in red} == {"Inference Server"}
+
+
+def test_a_tenant_has_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", f"--state.dir={tmp_path}", "--by=tenant,gpu"]) == 2
+    assert "tenant or gpu" in capsys.readouterr().err
