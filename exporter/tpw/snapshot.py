@@ -5,8 +5,8 @@ The daemon replaces one reference per tick; a scrape takes that reference once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import fsum
 from typing import TYPE_CHECKING
 
@@ -152,33 +152,36 @@ class Snapshot:
     def prices_ahead(self, seconds: float) -> tuple[PriceInterval, ...]:
         """The prices from now on, for the next kWh of their billing month. Time without a price, even a fallback, is left
         out."""
-        if self.prices.curve is None:
-            return ()
-        now, used = self.at.wall_seconds, self.books.month_kwh
         return merged(
-            replace(
-                one,
-                start_seconds=start,
-                end_seconds=end,
-                price_per_kwh=one.price_after(used.get(one.month_start_seconds or 0.0, 0.0)),
-                steps=(),
-                month_start_seconds=None,
-            )
-            for start, end, one in self.prices.curve.pieces(now, now + seconds)
-            if one is not None and one.state is not PriceState.MISSING
+            PriceInterval(start, end, self._per_kwh(one), one.state)
+            for start, end, one in self._pieces(seconds)
+            if one.state is not PriceState.MISSING
         )
 
     @property
     def price_rank_ratio(self) -> float | None:
         """Share of the next 24 hours with a lower price than now, of the time with a price that is published or forecast.
         None where that is less than RANKED_SECONDS, and where the price now is not such a price."""
-        known = [one for one in self.prices_ahead(DAY_SECONDS) if one.state is not PriceState.FALLBACK]
-        lengths = [one.end_seconds - one.start_seconds for one in known]
-        if not known or known[0].start_seconds > self.at.wall_seconds or fsum(lengths) < RANKED_SECONDS:
+        known = [
+            (start, end - start, self._per_kwh(one))
+            for start, end, one in self._pieces(DAY_SECONDS)
+            if one.state not in (PriceState.MISSING, PriceState.FALLBACK)
+        ]
+        seconds = fsum(length for _, length, _ in known)
+        if not known or known[0][0] > self.at.wall_seconds or seconds < RANKED_SECONDS:
             return None
-        now = known[0].price_per_kwh
-        lower = (length for one, length in zip(known, lengths, strict=True) if one.price_per_kwh < now)
-        return fsum(lower) / fsum(lengths)
+        return fsum(length for _, length, price in known if price < known[0][2]) / seconds
+
+    def _pieces(self, seconds: float) -> Iterator[tuple[float, float, PriceInterval]]:
+        now = self.at.wall_seconds
+        pieces = () if self.prices.curve is None else self.prices.curve.pieces(now, now + seconds)
+        return ((start, end, one) for start, end, one in pieces if one is not None)
+
+    def _per_kwh(self, one: PriceInterval) -> float:
+        """The price of the next kWh."""
+        if not one.steps:
+            return one.price_per_kwh
+        return one.price_after(self.books.month_kwh.get(one.month_start_seconds or 0.0, 0.0))
 
     @property
     def servers_read(self) -> frozenset[str]:
