@@ -389,7 +389,20 @@ def _charges(page: Dashboard) -> None:
                 no_value="no demand charge configured",
                 styles={"monthly peak": Style(color=palette.REFERENCE, properties=DASHED)},
             ),
-            12,
+            10,
         ),
-        (note("Scope", "Boundary, scope and what is not included.", SMALL_PRINT), 12),
+        (
+            bars(
+                "What advice would save, $currency per month",
+                "By kind of advice, from the last four weeks of each node's books; kinds can overlap. "
+                "tpw-exporter advise, or api/v1/advice of the exporter, has the lines with how each was calculated.",
+                Query(f"sum by (kind) (tpw_advice_saving_per_month{{{MONEY}}})", "{{kind}}", instant=True),
+                unit="none",
+                decimals=2,
+                no_value="advice.metrics is not set, or the books have no week yet",
+                color=palette.REFERENCE,
+            ),
+            7,
+        ),
+        (note("Scope", "Boundary, scope and what is not included.", SMALL_PRINT), 7),
     )

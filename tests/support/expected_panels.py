@@ -594,6 +594,7 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: over(_needed(h, server), h.known(86400), ()),
         ],
         "Demand interval against the monthly peak": [_forming, _peak],
+        "What advice would save, $currency per month": [NOTHING],
     }
 
 

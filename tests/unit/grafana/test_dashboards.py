@@ -271,7 +271,8 @@ def test_no_counter_is_drawn_raw(uid: str, panel: dict[str, Any], target: dict[s
             assert INSIDE.search(before) or difference, f"{name} is read without a rate"
 
 
-RATIO = re.compile(r"ratio|_per_(?!hour)")
+RATIO = re.compile(r"ratio|_per_(?!hour|month)")
+"""Money per hour or month of several nodes adds up."""
 ADDED = re.compile(r"\b(sum|avg)\b\s*(?:(by|without)\s*\(([^)]*)\)\s*)?\(")
 WHOLE = {"tpw_gpu_state_share": {"instance"}}
 """Parts that add up, and the labels of the whole that they are parts of."""
