@@ -20,7 +20,7 @@ from tpw import __version__
 from tpw.exposition.catalogue import CATALOGUE, METRICS, Metric
 from tpw.exposition.comparing import comparisons
 from tpw.exposition.periods import add_periods
-from tpw.exposition.totals import Totals, listed, totals, unlisted
+from tpw.exposition.totals import Totals, listed, slo_outcomes, totals, unlisted
 from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import ENERGY, NOTHING, Amounts
 from tpw.ledger.books import Books, GpuAccount, ServerAccount
@@ -38,9 +38,6 @@ Sample = tuple[tuple[str, ...], float]
 """Label values, in the order of the catalogue, and the value."""
 
 DROPPED = "tpw_exposition_dropped_samples_total"
-
-ALL_TARGETS = "all"
-"""Label ``slo`` of requests by all targets together."""
 
 _SERVER_INFO = "tpw_server_info"
 _NO_OWNER = ServerWorkload()
@@ -378,11 +375,7 @@ def _service(sheet: Sheet, name: str, service: Service) -> None:
     for slo, seconds in service.targets:
         sheet.add("tpw_server_slo_target_seconds", (name, str(slo)), seconds)
     targets = {slo for slo, _ in service.targets}
-    found = {(model, str(slo)): one for (model, slo), one in sorted(service.outcomes.items()) if slo in targets}
-    for model, joint in sorted(service.joint.items()):
-        if all((model, str(slo)) in found for slo in targets):
-            found[model, ALL_TARGETS] = joint.booked
-    for (model, label), outcomes in found.items():
+    for (model, label), outcomes in slo_outcomes(service).items():
         for met, requests in outcomes._asdict().items():
             sheet.add("tpw_server_slo_requests_total", (name, model, label, met), requests)
     for (model, slo), latency in sorted(service.seconds.items()):

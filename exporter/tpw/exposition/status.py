@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from tpw import __version__
 from tpw.exposition.comparing import comparisons
-from tpw.exposition.totals import Totals, listed, totals
+from tpw.exposition.totals import Totals, listed, slo_outcomes, totals
 from tpw.exposition.waste import Waste
 from tpw.ledger.accuracy import energy_error_ratio
 from tpw.ledger.amounts import NOTHING, Amounts
@@ -118,6 +118,19 @@ class PublishedStatus(TypedDict):
     """Of its conditions from those of the server, in words."""
 
 
+class LatencyStatus(TypedDict):
+    """Requests of a model by whether they met a target of latency, from the engine's histograms."""
+
+    target_seconds: float | None
+    """null for all targets together."""
+    yes: float
+    no: float
+    unknown: float
+    """The target lies between two bounds of the histogram."""
+    total_seconds: float | None
+    """Latency of all these requests together; null for all targets together."""
+
+
 class ModelStatus(TypedDict):
     """One model of a server. Ratios are by kind (output, total), over the server's window."""
 
@@ -134,6 +147,8 @@ class ModelStatus(TypedDict):
     watts: dict[str, float]
     """Mean over the window, by boundary."""
     states: dict[str, StateStatus]
+    latency: dict[str, LatencyStatus]
+    """By target: ttft, tpot, e2e, all. Empty without targets."""
     published: PublishedStatus | None
     """null if none is near."""
     published_note: str
@@ -552,6 +567,25 @@ def _server(server: ServerAccount, snapshot: Snapshot, booked: Totals, *, config
     )
 
 
+def _latency(server: ServerAccount, model: str) -> dict[str, LatencyStatus]:
+    service = server.service
+    if service is None or not service.targets:
+        return {}
+    targets = {str(slo): seconds for slo, seconds in service.targets}
+    totals = {str(slo): seconds for (name, slo), seconds in service.seconds.items() if name == model}
+    return {
+        slo: LatencyStatus(
+            target_seconds=targets.get(slo),
+            yes=outcomes.yes,
+            no=outcomes.no,
+            unknown=outcomes.unknown,
+            total_seconds=totals.get(slo),
+        )
+        for (name, slo), outcomes in slo_outcomes(service).items()
+        if name == model
+    }
+
+
 def _published(comparison: Comparison | None) -> PublishedStatus | None:
     if comparison is None or comparison.nearest is None:
         return None
@@ -592,6 +626,7 @@ def _model(
             str(state): _state(booked.servers.get((server.name, model, str(state)), NOTHING))
             for state in (State.ACTIVE, State.PARKED, State.STARTING, State.PLANNED_OFF)
         },
+        latency=_latency(server, model),
         published=_published(comparison),
         published_note="" if comparison is None else comparison.reason,
         highest_plausible_tokens_per_watt=None if comparison is None else comparison.highest_tokens_per_joule,

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import fsum
+from typing import TYPE_CHECKING
 
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Books, ServerAccount
 from tpw.ledger.retirement import Retired
 from tpw.model import EnergyMethod, State, Workload
+
+if TYPE_CHECKING:
+    from tpw.ledger.service import Outcomes, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +122,17 @@ def _without(account: ServerAccount, retired: Retired) -> ServerAccount:
             joules={key: value for key, value in account.phases.joules.items() if (name, key[0]) not in retired},
         ),
     )
+
+
+ALL_TARGETS = "all"
+"""Label of requests by all targets of latency together."""
+
+
+def slo_outcomes(service: Service) -> dict[tuple[str, str], Outcomes]:
+    """Requests within and outside the targets in force, by model and target, and of all targets together."""
+    targets = {slo for slo, _ in service.targets}
+    found = {(model, str(slo)): one for (model, slo), one in sorted(service.outcomes.items()) if slo in targets}
+    for model, joint in sorted(service.joint.items()):
+        if all((model, str(slo)) in found for slo in targets):
+            found[model, ALL_TARGETS] = joint.booked
+    return found

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, sqrt
 from typing import TypedDict
 
-from tpw.exposition.status import GpuStatus, ModelStatus, ServerStatus, StateStatus, Status
+from tpw.exposition.status import GpuStatus, LatencyStatus, ModelStatus, ServerStatus, StateStatus, Status
 from tpw.model import ALL_IN, CAPITAL
 
 SPENT = ("active", "parked", "starting")
@@ -35,6 +35,19 @@ class GpuAccount(TypedDict):
     """Stated 95 % bound of its energy."""
 
 
+class LatencyAccount(TypedDict):
+    """Latency of the requests that ended, from the engine's histograms, against a target of the setting ``slo``."""
+
+    target_seconds: float | None
+    """null for all targets together."""
+    requests: float
+    within_at_least: float | None
+    """Share of them that met the target. Both bounds are equal where the target is a bound of the histogram; null without
+    requests."""
+    within_at_most: float | None
+    mean_seconds: float | None
+
+
 class ModelAccount(TypedDict):
     """One model of a server. Costs are net of what negative prices paid back, by scope: energy, full."""
 
@@ -52,6 +65,8 @@ class ModelAccount(TypedDict):
     """By kind, boundary gpu. Empty without energy, and where some of it is unknown."""
     cost_per_token: dict[str, dict[str, float]]
     """By scope and kind."""
+    latency: dict[str, LatencyAccount]
+    """By target: ttft, tpot, e2e, all. Empty where no target is set, or the engine has no histogram."""
 
 
 class ServerRun(TypedDict):
@@ -238,6 +253,27 @@ def _model(
             scope: {kind: money / count for kind, count in counts.items() if count > 0.0}
             for scope, money in (cost.items() if is_whole else ())
         },
+        latency={
+            slo: _latency({} if before is None else before["latency"], slo, found, name)
+            for slo, found in after["latency"].items()
+        },
+    )
+
+
+def _latency(before: Mapping[str, LatencyStatus], slo: str, after: LatencyStatus, name: str) -> LatencyAccount:
+    first = before.get(slo)
+    what = f"requests within {slo} of {name}"
+    yes = _rise(first["yes"] if first else 0.0, after["yes"], what)
+    no = _rise(first["no"] if first else 0.0, after["no"], what)
+    requests = yes + no + _rise(first["unknown"] if first else 0.0, after["unknown"], what)
+    total = after["total_seconds"]
+    seconds = None if total is None else _rise((first["total_seconds"] or 0.0) if first else 0.0, total, what)
+    return LatencyAccount(
+        target_seconds=after["target_seconds"],
+        requests=requests,
+        within_at_least=yes / requests if requests > 0.0 else None,
+        within_at_most=1.0 - no / requests if requests > 0.0 else None,
+        mean_seconds=seconds / requests if seconds is not None and requests > 0.0 else None,
     )
 
 

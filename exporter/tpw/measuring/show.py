@@ -34,6 +34,12 @@ def run_lines(run: Account) -> Iterator[str]:
             for scope, cost in model["cost"].items():
                 price = money(model["cost_per_token"].get(scope, {}).get("output"), currency, scale=1e6)
                 yield f"    cost ({scope}): {money(cost, currency)}, {price} per million output tokens"
+            for slo, found in model["latency"].items():
+                if found["requests"]:
+                    least, most = percent(found["within_at_least"]), percent(found["within_at_most"])
+                    mean = "" if found["mean_seconds"] is None else f", mean {figure(1e3 * found['mean_seconds'])} ms"
+                    within = least if least == most else f"{least} to {most}"
+                    yield f"    {slo}: {within} of {found['requests']:,.0f} requests within the target{mean}"
     for gpu in run["gpus"]:
         error = "" if gpu["error_ratio"] is None else f" within {percent(gpu['error_ratio'])}"
         yield f"GPU {gpu['index']}  {gpu['name']}  {_joules(gpu['joules'])}  ({gpu['energy_method']}{error})"

@@ -231,3 +231,21 @@ def test_the_records_are_bounded():
     for tick in range(5000):
         trend.observe(at(tick / 10.0, 0.0))
     assert len(trend._marks) <= 32
+
+
+def test_the_status_has_the_requests_within_targets_that_the_page_has():
+    snapshot = rich_snapshot()
+    shown = {
+        (labels[0], labels[1], labels[2], labels[3]): value
+        for family in families(snapshot)
+        if family.metric.name == "tpw_server_slo_requests_total"
+        for labels, value in family.samples
+    }
+    found = {
+        (entry["name"], model["model"], slo, met): latency[met]  # type: ignore[literal-required]
+        for entry in status(snapshot)["servers"]
+        for model in entry["models"]
+        for slo, latency in model["latency"].items()
+        for met in ("yes", "no", "unknown")
+    }
+    assert found == shown != {}

@@ -134,3 +134,16 @@ def test_reads_that_failed_during_the_run_are_reported():
     after["sources"][0]["failures"] = {**after["sources"][0]["failures"], "timeout": 7}
     name = after["sources"][0]["name"]
     assert any(name in problem and "7" in problem for problem in account(before, after)["problems"])
+
+
+def test_latency_is_the_share_of_requests_within_the_target_as_bounds():
+    before, after = pair()
+    first = {"target_seconds": 2.0, "yes": 10.0, "no": 5.0, "unknown": 1.0, "total_seconds": 40.0}
+    chat(before)["models"][0]["latency"] = {"ttft": first}
+    last = {"target_seconds": 2.0, "yes": 16.0, "no": 6.0, "unknown": 4.0, "total_seconds": 55.0}
+    chat(after)["models"][0]["latency"] = {"ttft": last, "all": {**last, "total_seconds": None, "yes": 0.0}}
+    found = account(before, after, "chat")["servers"][0]["models"][0]["latency"]
+    assert found["ttft"] == {
+        "target_seconds": 2.0, "requests": 10.0, "within_at_least": 0.6, "within_at_most": 0.9, "mean_seconds": 1.5,
+    }  # fmt: skip
+    assert found["all"]["mean_seconds"] is None

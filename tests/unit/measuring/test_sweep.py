@@ -138,10 +138,9 @@ def test_a_concurrency_has_the_ratios_of_its_repeats_and_the_tokens_of_the_usage
 
 
 def test_tokens_of_a_request_that_spans_two_repeats_are_in_both(engine: Engine):
-    """A request of 0.4 s, and repeats of 0.2 s: by the engine's counter every second repeat would have none."""
-    found = level(load(engine, output=200), 1, engine.read, "chat", PLAN, never, lambda _: None)
-    rates = [one["output_tokens"] / one["seconds"] for one in found["repeats"]]
-    assert min(rates) > 0.5 * max(rates) > 0.0
+    """A request of 0.8 s or longer, and repeats of 0.2 s: by the engine's counter most repeats would have none."""
+    found = level(load(engine, output=400), 1, engine.read, "chat", PLAN, never, lambda _: None)
+    assert min(one["output_tokens"] for one in found["repeats"]) > 0.0
     assert found["tokens"]["usage"] == found["tokens"]["counted"]
 
 
