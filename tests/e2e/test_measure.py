@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from fakenvml import FakeNvml
-from support.servers import Exporter, Llama, clean_environment, exporter_command, wait_until
+from support.measured import Measure, configuration, true_joules
+from support.servers import Exporter, Llama, wait_until
 
 REQUESTS = 3
 TOKENS = 12
@@ -42,50 +40,6 @@ def config(tmp_path: Path, llama: Llama) -> dict[str, Any]:
     return configuration(llama.url)
 
 
-def configuration(url: str) -> dict[str, Any]:
-    return {
-        "polling": {"interval": "500ms"},
-        "host": {"meters": []},
-        "discovery": {"processes": False},
-        "servers": [{"name": "chat", "url": url, "gpus": [0]}],
-        "facility": {"pue": 1.2},
-        "tariff": {"currency": "EUR", "energy": {"kind": "flat", "price_per_kwh": 0.31}},
-        "costs": {"hardware": {"price_per_gpu": 30000, "years": 4}},
-    }
-
-
-class Measure:
-    """The command in a process of its own."""
-
-    def __init__(
-        self, tmp_path: Path, environment: Mapping[str, str], config: Mapping[str, Any], *options: str
-    ) -> None:
-        file = tmp_path / "measure.yaml"
-        file.write_text(yaml.safe_dump(dict(config)))
-        self.output = tmp_path / "account.json"
-        flags = [f"--config.file={file}", f"--output={self.output}", *options]
-        self.process = subprocess.Popen(
-            exporter_command("measure", *flags),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=clean_environment(**environment),
-            text=True,
-        )
-
-    def finish(self, timeout: float = 120.0) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=timeout)
-        return self.process.returncode, out, err
-
-    def document(self) -> dict[str, Any]:
-        return dict(json.loads(self.output.read_text()))
-
-
-def true_joules(nvml: FakeNvml, gpu: int, begin: float, end: float) -> float:
-    """Between two moments of the wall clock."""
-    offset = time.time() - time.monotonic()
-    return nvml.true_joules(gpu, begin - offset, end - offset)
-
-
 def test_a_command_has_the_tokens_of_its_usage_and_the_joules_of_its_gpus(
     llama: Llama, nvml: FakeNvml, config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -105,7 +59,7 @@ def test_a_command_has_the_tokens_of_its_usage_and_the_joules_of_its_gpus(
     assert model["tokens"]["input"] + model["tokens"]["cached_input"] == prompts
     for gpu in run["gpus"]:
         # The counter is up to one refresh old at either end.
-        true = true_joules(nvml, gpu["index"], run["begin"], run["end"])
+        true = true_joules(nvml, gpu["index"], run["energy_begin"], run["energy_end"])
         assert gpu["total_joules"] == pytest.approx(true, abs=0.05 * 600.0)
     assert sum(model["joules"].values()) == pytest.approx(run["gpus"][0]["total_joules"])
     kwh = model["facility_joules"] / 3.6e6
@@ -125,7 +79,7 @@ def test_a_running_daemon_accounts_for_the_same(
     assert status == 0
     assert run["servers"][0]["models"][0]["tokens"]["output"] == REQUESTS * TOKENS
     assert [gpu["index"] for gpu in run["gpus"]] == [0]
-    true = true_joules(nvml, 0, run["begin"], run["end"])
+    true = true_joules(nvml, 0, run["energy_begin"], run["energy_end"])
     assert run["gpus"][0]["total_joules"] == pytest.approx(true, abs=0.05 * 600.0)
     assert f"{run['gpus'][0]['name']}" in out
 
@@ -161,7 +115,7 @@ def test_a_sweep_has_the_tokens_of_the_usage_at_every_concurrency(
         assert point["tokens"]["usage"]["output"] == 8 * point["requests"] > 0
         assert point["failed"] == 0
         run = point["account"]
-        true = true_joules(nvml, 0, run["begin"], run["end"])
+        true = true_joules(nvml, 0, run["energy_begin"], run["energy_end"])
         assert run["gpus"][0]["total_joules"] == pytest.approx(true, abs=0.05 * 600.0)
         for repeat in point["repeats"]:
             true = true_joules(nvml, 0, repeat["begin"], repeat["begin"] + repeat["seconds"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 import tpw
 from fakenvml import FakeNvml
 from support import realparts
+from support.measured import Measure, configuration, true_joules
 from support.scraped import Page, parse
 from support.servers import Child, Exporter, Llama, free_port, http_get, http_post_json, wait_until
 
@@ -321,3 +323,32 @@ def test_requests_within_targets_are_those_of_vllm_s_own_histograms(
         missed.append((count - low, count - high))
     assert requests("all", "yes") >= 8.0 - sum(at_most for at_most, _ in missed)
     assert requests("all", "no") >= max(at_least for _, at_least in missed)
+
+
+def test_a_measured_sweep_has_the_tokens_of_the_usage_and_repeats_that_agree(
+    vllm: Vllm, nvml: FakeNvml, tmp_path: Path
+) -> None:
+    """Figures stand if the 95 % bound of their mean is within 2 %: joules always do, tokens where nothing else takes the
+    CPU that this vLLM computes on."""
+    is_quiet = os.getloadavg()[0] < 1.5
+    options = ["--sweep", f"--target={vllm.url}", "--concurrency=1,4", "--input-tokens=32", "--output-tokens=64"]
+    measured = Measure(tmp_path, nvml.env(), configuration(vllm.url), *options, "--repeat=6s", "--repeats=4,12")
+    status, out, err = measured.finish(timeout=900)
+    found = measured.document()
+
+    assert (status, found["complete"]) == (0, True), err
+    print(out)
+    for point in found["points"]:
+        assert point["tokens"]["usage"] == point["tokens"]["counted"]
+        assert point["tokens"]["usage"]["output"] == 64 * point["requests"]
+        assert point["failed"] == 0
+        run = point["account"]
+        true = true_joules(nvml, 0, run["energy_begin"], run["energy_end"])
+        assert run["gpus"][0]["total_joules"] == pytest.approx(true, rel=0.005)
+        for repeat in point["repeats"]:
+            # The counter is up to 0.1 s old at either end.
+            assert repeat["joules"] == pytest.approx(100.0 * repeat["seconds"], abs=15.0)
+        assert point["watts"] == pytest.approx(100.0, rel=0.02)
+        assert point["stands"] == (point["error_ratio"] <= 0.02)
+        assert point["stands"] or not is_quiet, (point["concurrency"], point["error_ratio"], len(point["repeats"]))
+    assert found["best"]["cost"] == found["best"]["tokens_per_watt"] == 4

@@ -19,7 +19,7 @@ from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import GpuAccount, ServerAccount
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
-from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, PriceState, Scope, State
+from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, Instant, PriceState, Scope, State
 from tpw.snapshot import Prices, Snapshot
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class GpuStatus(TypedDict):
     memory_used_bytes: float | None
     memory_total_bytes: float | None
     temperature_celsius: float | None
+    energy_at: float | None
+    """Unix time of the reading up to which its energy is booked: up to a tick before ``at``."""
     energy_method: str
     energy_error_ratio: float | None
     """Stated 95 % bound of its energy; null where the error of the meter is not known."""
@@ -349,7 +351,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
         for uuid in server.gpus:
             owners.setdefault(uuid, []).append(server)
     accounts = sorted(books.gpus.values(), key=lambda account: (account.gpu.index, account.gpu.uuid))
-    gpus = [_gpu(account, owners.get(account.gpu.uuid, []), booked) for account in accounts]
+    gpus = [_gpu(account, owners.get(account.gpu.uuid, []), booked, snapshot.at) for account in accounts]
     configured = snapshot.servers_read
     listed_totals, listed_servers = listed(books, booked, snapshot.retired)
     servers = [
@@ -467,7 +469,7 @@ def state_now(account: GpuAccount) -> State | None:
     return next((state for state in _PRECEDENCE if state in found), State.IDLE)
 
 
-def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> GpuStatus:
+def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals, at: Instant) -> GpuStatus:
     gpu, sample = account.gpu, account.sample if account.up else None
     state = state_now(account)
     division = account.division
@@ -485,6 +487,9 @@ def _gpu(account: GpuAccount, owners: list[ServerAccount], booked: Totals) -> Gp
         memory_used_bytes=sample.memory_used_bytes if sample else None,
         memory_total_bytes=sample.memory_total_bytes if sample else None,
         temperature_celsius=sample.temperature_celsius if sample else None,
+        energy_at=None
+        if account.baseline_at_seconds is None
+        else at.wall_seconds - (at.monotonic_seconds - account.baseline_at_seconds),
         energy_method=str(account.method),
         energy_error_ratio=energy_error_ratio(account) if account.up else None,
         method_note=gpu.method_note,

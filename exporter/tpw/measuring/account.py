@@ -6,15 +6,13 @@ over all energy of the GPUs in that time, parked time included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import fsum, sqrt
 from typing import TypedDict
 
 from tpw.exposition.status import GpuStatus, LatencyStatus, ModelStatus, ServerStatus, StateStatus, Status
 from tpw.model import ALL_IN, CAPITAL
 
-SPENT = ("active", "parked", "starting")
-"""States of a GPU in which its energy belongs to a server."""
 WHOLE = 0.98
 """Metered share of the time of a server's GPUs below which it has no ratios."""
 
@@ -98,6 +96,10 @@ class Account(TypedDict):
     """Unix time of the first reading."""
     end: float
     seconds: float
+    energy_begin: float
+    """Unix time of the first reading of the meters, the mean of the GPUs: joules are from then"""
+    energy_end: float
+    """until then."""
     currency: str | None
     price_per_kwh: float | None
     """At the end."""
@@ -143,6 +145,8 @@ def account(before: Status, after: Status, only: str = "") -> Account:
         begin=before["at"],
         end=after["at"],
         seconds=seconds,
+        energy_begin=_energy_at(before, {gpu["uuid"] for gpu in gpus}),
+        energy_end=_energy_at(after, {gpu["uuid"] for gpu in gpus}),
         currency=after["currency"],
         price_per_kwh=None if price is None else price["per_kwh"],
         pue=after["pue"],
@@ -151,6 +155,11 @@ def account(before: Status, after: Status, only: str = "") -> Account:
         coverage=_coverage(gpus, runs, seconds),
         problems=_problems(before, after, servers, gpus, seconds),
     )
+
+
+def _energy_at(status: Status, uuids: Collection[str]) -> float:
+    found = [gpu["energy_at"] for gpu in status["gpus"] if gpu["uuid"] in uuids and gpu["energy_at"] is not None]
+    return fsum(found) / len(found) if found else status["at"]
 
 
 def _rise(before: float, after: float, what: str) -> float:
@@ -301,13 +310,7 @@ def _cost(before: Mapping[str, StateStatus], after: Mapping[str, StateStatus], n
 def _coverage(gpus: Sequence[GpuAccount], servers: Iterable[ServerRun], seconds: float) -> Coverage:
     missing = fsum(gpu["unmetered_seconds"] for gpu in gpus)
     total = fsum(gpu["total_joules"] for gpu in gpus)
-    spent = fsum(
-        joules
-        for server in servers
-        for model in server["models"]
-        for state, joules in model["joules"].items()
-        if state in SPENT
-    )
+    spent = fsum(joules for server in servers for model in server["models"] for joules in model["joules"].values())
     return Coverage(
         metered=min(1.0, max(0.0, 1.0 - missing / (seconds * len(gpus)))) if gpus else None,
         attributed=min(1.0, spent / total) if total > 0.0 else None,

@@ -244,11 +244,12 @@ def _repeat(load: Load, before: Status, after: Status, server: str) -> Repeat:
     models = [model for one in run["servers"] for model in one["models"]]
     is_metered = bool(models) and all(model["tokens_per_watt"] for model in models)
     scopes = set.intersection(*(set(model["cost"]) for model in models)) if is_metered else set[str]()
+    begin, end = run["energy_begin"], run["energy_end"]
     return Repeat(
-        begin=run["begin"],
-        seconds=run["seconds"],
-        output_tokens=load.output_between(run["begin"], run["end"]),
-        input_tokens=load.input_between(run["begin"], run["end"]),
+        begin=begin,
+        seconds=end - begin,
+        output_tokens=load.output_between(begin, end),
+        input_tokens=load.input_between(begin, end),
         joules=fsum(joules for model in models for joules in model["joules"].values()) if is_metered else None,
         cost={scope: fsum(model["cost"][scope] for model in models) for scope in sorted(scopes)},
     )

@@ -6,7 +6,7 @@ A figure is near if it is of the same model on the same GPU. What is plausible i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log, log2
@@ -162,23 +162,28 @@ def _differences(row: Figure, precision: str | None, gpus: int, concurrency: int
     return (*found, "at steady load, without parked time")
 
 
-def _highest(model: str, gpu: str, rows: list[Figure]) -> float | None:
+def _highest(model: str, gpu: str, rows: Sequence[Figure]) -> float | None:
     """The lower one of what published figures and the rate of the GPU allow."""
     billions = rows[0].active_billions if rows else _active_billions(model)
     if not billions:
         return None
-    allowed = []
-    if rows:
-        # No model does better than a smaller one could: the figure of this model may be of a task that is hard for it.
-        larger = [row for row in figures() if row.active_billions >= billions]
-        # Figures without a concurrency are single points, not the best of a sweep.
-        swept = [row for row in larger if row.gpu == gpu and row.concurrency is not None]
-        comparable = swept or (larger if gpu in _NO_BETTER else [])
-        allowed += [MARGIN * max(row.tokens_per_joule for row in comparable)] if comparable else []
+    best = _best(billions, gpu) if rows else None
+    allowed = [] if best is None else [MARGIN * best]
     if gpu in _GPUS:
         # A token takes two operations of each active parameter at least.
         allowed.append(_BELOW_PEAK * _GPUS[gpu][1] / (2e9 * billions))
     return min(allowed, default=None)
+
+
+@lru_cache(128)
+def _best(billions: float, gpu: str) -> float | None:
+    """The best figure of models with at least so many active parameters: that of one model may be of a task that is hard
+    for it, and no model does better than a smaller one could."""
+    larger = [row for row in figures() if row.active_billions >= billions]
+    # Figures without a concurrency are single points, not the best of a sweep.
+    swept = [row for row in larger if row.gpu == gpu and row.concurrency is not None]
+    comparable = swept or (larger if gpu in _NO_BETTER else [])
+    return max((row.tokens_per_joule for row in comparable), default=None)
 
 
 def _gpu(name: str) -> str:
@@ -207,19 +212,27 @@ def key_of(model: str) -> str:
     return "".join(character for character in "-".join(parts) if character.isalnum())
 
 
-def _rows(model: str) -> list[Figure]:
+def _rows(model: str) -> tuple[Figure, ...]:
     """The figures of a model, by the longest published name that its own name contains."""
     name = model.lower().rpartition("/")[2]
     if _OTHER_MODELS.search(name):
-        return []
+        return ()
     plain = "".join(character for character in name if character.isalnum())
-    rows = [row for row in figures() if key_of(row.model) in plain]
-    longest = max((len(key_of(row.model)) for row in rows), default=0)
-    return [row for row in rows if len(key_of(row.model)) == longest]
+    return _rows_of(max((key for key in _keys() if key in plain), key=len, default=""))
+
+
+@lru_cache(1)
+def _keys() -> frozenset[str]:
+    return frozenset(key_of(row.model) for row in figures())
+
+
+@lru_cache(32)
+def _rows_of(key: str) -> tuple[Figure, ...]:
+    return tuple(row for row in figures() if key and key_of(row.model) == key)
 
 
 def figures() -> list[Figure]:
-    """All of them. Read at each call: the file is needed once for each model."""
+    """All of them. Read at each call: what is kept is what was found in them."""
     text = Path(__file__).with_name("figures.csv").read_text(encoding="ascii")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return [_figure(line.split(",")) for line in lines[1:]]

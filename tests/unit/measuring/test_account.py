@@ -54,6 +54,15 @@ def test_totals_are_rises_and_ratios_are_made_of_them():
     assert run["coverage"] == {"metered": 1.0, "attributed": pytest.approx(1.0)}
 
 
+def test_the_joules_have_their_own_begin_and_end():
+    before, after = pair()
+    for status_, at in ((before, 100.0), (after, 119.5)):
+        for gpu in status_["gpus"]:
+            gpu["energy_at"] = at if gpu["index"] in chat(after)["gpus"] else None
+    run = account(before, after)
+    assert (run["energy_begin"], run["energy_end"]) == (100.0, 119.5)
+
+
 def test_nothing_that_a_negative_price_paid_back_is_charged():
     before, after = pair()
     rise(after, output=1.0, joules=1.0, cost={"energy": 0.25})

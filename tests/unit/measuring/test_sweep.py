@@ -85,6 +85,7 @@ class Engine:
         now = time.time()
         found = copy.deepcopy(self.base)
         found["at"] = now
+        found["gpus"][0]["energy_at"] = now
         chat = next(server for server in found["servers"] if server["name"] == "chat")
         chat["gpus"] = [0]
         model = chat["models"][0]

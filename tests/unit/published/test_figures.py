@@ -6,6 +6,7 @@ from datetime import date
 
 import pytest
 
+from tpw.published import figures as module
 from tpw.published.figures import SOURCES, compare, figures, key_of
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -111,6 +112,22 @@ def test_no_published_figure_is_implausible_and_eight_times_the_best_of_a_dense_
         highest = compare(model, H100, 1, None).highest_tokens_per_joule
         assert highest is not None
         assert 8.0 * best > highest
+
+
+def test_two_hundred_models_read_the_file_no_more_often_than_it_has_models(monkeypatch: pytest.MonkeyPatch):
+    reads = 0
+
+    def counted() -> list[module.Figure]:
+        nonlocal reads
+        reads += 1
+        return figures()
+
+    compare("warm-8b", H100, 1, None)  # the names are known
+    monkeypatch.setattr(module, "figures", counted)
+    for number in range(200):
+        for concurrency in (1.0, 20.0, 300.0):
+            compare(f"acme/model-{number}-7b", H100, 1, concurrency)
+    assert reads == 0
 
 
 def test_a_changing_load_reads_the_file_once_for_each_power_of_two():
