@@ -22,7 +22,8 @@ from tpw.exposition.web import Web
 from tpw.model import ServerWorkload
 from tpw.snapshot import Snapshot
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.heavy
+"""The browser is 215 MB of packages; the tests themselves take 3 s."""
 
 AROUND = """<body><iframe id=page width=WIDTH height=1200 src="/#FRAGMENT"></iframe><script>
 var frame = document.getElementById('page'), found = {};

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -205,6 +206,7 @@ def run(arguments: argparse.Namespace, setting: Setting) -> int:
 
     for server in demo.servers:
         server.start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the server has its own handlers
     try:
         clocks.play(demo.daemon)
         return serve(lambda: demo.daemon, config.web, announce=announce)

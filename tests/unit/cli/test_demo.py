@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 
 from support.clockwork import Clock
 from support.realparts import prometheus_dir
+from tpw.cli import main
 from tpw.cli.demo import Behind, scene
 from tpw.exposition.catalogue import CATALOGUE
 from tpw.exposition.families import Drops, families
@@ -112,6 +114,18 @@ def test_the_day_before_the_start_has_a_night_prices_and_a_forecast(monkeypatch:
     states = [state for gpu in found["gpus"] for state in gpu["states"].values()]
     kwh = sum(state["facility_joules"] for state in states) / 3.6e6
     assert 0.20 < sum(state["cost"].get("energy", 0.0) for state in states) / kwh < 0.25
+
+
+def test_a_demo_that_is_stopped_while_it_plays_the_day_ends_well(monkeypatch: pytest.MonkeyPatch):
+    def stopped(self: Behind, daemon: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Behind, "play", stopped)
+    try:
+        assert main(["demo", "--web.listen-address=127.0.0.1:0"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_it_has_no_warnings(shown: Snapshot):
