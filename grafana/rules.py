@@ -156,6 +156,8 @@ class Rules:
             yield from (
                 self.known(level, window) for level in ("node", "cluster") if level == "cluster" or window == "1h"
             )
+        if window == "5m":
+            yield from self._deployments_of_servers()
         yield from self.gpus(window)
         yield from self.servers(window)
         yield from self.service_levels(window)
@@ -484,10 +486,7 @@ class Rules:
         that it computes and a decode instance what it generates, so that each token is counted once. A router counts the
         same tokens again: it is compared and not added."""
         deployment = self.keys(*LEVELS["deployment"])
-        # With `honor_labels` the info metric has the namespace of the server, and counters that of the exporter.
-        server = ", ".join((*(one for one in self._values.labels if one != "namespace"), *LEVELS["server"]))
-        if window == "5m":
-            yield from self._deployments_of_servers(server)
+        server = self._named
 
         def joined(series: str, more: str = "", by: str = "deployment") -> str:
             return f"{series} * on ({server}) group_left ({by}) server:tpw_server_deployment:max{more}"
@@ -531,16 +530,30 @@ class Rules:
         )
         yield from self._cost_of_deployments(window, server, joined, is_whole)
         if window == "1h":
-            rate, routed = f"deployment:tpw_server_tokens:rate{window}", f"server:tpw_server_tokens:rate{window}"
-            router = f"{routed} * on ({server}) group_left (deployment) server:tpw_router_deployment:max"
-            yield Recording(
-                f"deployment:tpw_router_tokens:ratio_rate{window}",
-                f'sum by ({self.keys(*LEVELS["deployment"], "kind")}) ({router})\n/ ({rate}{{kind=~"output|total"}} > 0)',
-                (*LEVELS["deployment"], "kind"),
-            )
+            everywhere = self.keys(*LEVELS["server"])
+            for kind, matcher in (("output", '{kind="output"}'), ("total", "")):
+                routed = f"sum by ({everywhere}) (rate(tpw_server_tokens_total{matcher}[{window}]))"
+                yield Recording(
+                    f"deployment:tpw_router_tokens:ratio_rate{window}",
+                    promql(f"""
+                        sum by ({deployment}) (
+                          {routed} * on ({server}) group_left (deployment) server:tpw_router_deployment:max
+                        )
+                        / on ({deployment}) (deployment:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
+                    """),
+                    LEVELS["deployment"],
+                    {"kind": kind},
+                )
 
-    def _deployments_of_servers(self, server: str) -> Iterable[Recording]:
+    @property
+    def _named(self) -> str:
+        """Labels that name a server. With `honor_labels` the info metric has the namespace of the server, and counters that
+        of the exporter."""
+        return ", ".join((*(one for one in self._values.labels if one != "namespace"), *LEVELS["server"]))
+
+    def _deployments_of_servers(self) -> Iterable[Recording]:
         """Which servers make one service, which routers are in front of them, and how many GPUs they have."""
+        server = self._named
         named = promql(f"""
             label_replace(
               topk by ({server}) (
@@ -551,8 +564,11 @@ class Rules:
         """)
         yield Recording("server:tpw_server_deployment:max", named, (*LEVELS["server"], "deployment", "role"))
         named = f'max by ({server}, deployment) (tpw_server_info{{deployment!="", role="router"}})'
+        of_service = ", ".join((*(one for one in self._values.labels if one != "namespace"), "deployment"))
         yield Recording(
-            "server:tpw_router_deployment:max", f"topk by ({server}) (1, {named})", (*LEVELS["server"], "deployment")
+            "server:tpw_router_deployment:max",
+            f"topk by ({server}) (1, {named})\nand on ({of_service}) server:tpw_server_deployment:max",
+            (*LEVELS["server"], "deployment"),
         )
         gpu = self.keys(*LEVELS["gpu"], *LEVELS["deployment"])
         yield Recording(
@@ -600,7 +616,10 @@ class Rules:
         """Tokens by kind and in total, joules at both boundaries, money in both scopes, from the counters."""
         labels = LEVELS["model"]
         tokens = f"model:tpw_server_tokens:rate{window}"
-        yield Recording(tokens, self._summed("model", window, "tpw_server_tokens", ("kind",)), (*labels, "kind"))
+        # What a router counts are the tokens of the servers of its deployment, where those are read.
+        counted = self._summed("model", window, "tpw_server_tokens", ("kind",))
+        counted = f"{counted} unless on ({self._named}) server:tpw_router_deployment:max"
+        yield Recording(tokens, counted, (*labels, "kind"))
         yield Recording(tokens, f'sum by ({self.keys(*labels)}) ({tokens}{{kind!="total"}})', labels, {"kind": "total"})
         for boundary, metric in (
             ("gpu", "tpw_server_energy_joules"),

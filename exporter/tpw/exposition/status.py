@@ -19,7 +19,7 @@ from tpw.ledger.amounts import NOTHING, Amounts
 from tpw.ledger.books import GpuAccount, ServerAccount
 from tpw.ledger.share_error import share_error_ratio
 from tpw.ledger.window import OUTPUT, TOTAL, ModelRatios, live_ratios
-from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, Instant, PriceState, Scope, State
+from tpw.model import UNKNOWN_MODEL, WASTED, Boundary, Instant, Phase, PriceState, Scope, State
 from tpw.snapshot import Prices, Snapshot
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ def status(snapshot: Snapshot, waste: Waste | None = None) -> Status:
         at=snapshot.at.wall_seconds,
         interval_seconds=snapshot.interval_seconds,
         currency=books.currency or snapshot.prices.currency or None,
-        headline=_headline(gpus, servers, waste),
+        headline=_headline(gpus, _counted_once(servers, snapshot), waste),
         price=_price(snapshot.prices),
         pue=snapshot.pue,
         carbon=None if carbon is None else CarbonStatus(grams_per_kwh=carbon.grams_per_kwh, basis=carbon.basis),
@@ -657,6 +657,16 @@ def _price(prices: Prices) -> PriceStatus | None:
         next_at=prices.next.start_seconds if prices.next else None,
         next_per_kwh=prices.next.price_per_kwh if prices.next else None,
     )
+
+
+def _counted_once(servers: list[ServerStatus], snapshot: Snapshot) -> list[ServerStatus]:
+    """The servers without the routers in front of them."""
+    if not any(account.phase is Phase.ROUTER for account in snapshot.books.servers.values()):
+        return servers
+    from tpw.ledger.deployments import routers
+
+    routed = routers(snapshot.books, snapshot.owners)
+    return [server for server in servers if server["name"] not in routed]
 
 
 def _headline(gpus: list[GpuStatus], servers: list[ServerStatus], waste: Waste | None) -> Headline:

@@ -43,6 +43,17 @@ def _members(books: Books, owners: Mapping[str, ServerWorkload]) -> dict[str, li
     return found
 
 
+def routers(books: Books, owners: Mapping[str, ServerWorkload]) -> frozenset[str]:
+    """Routers in front of servers that are read here: they count the tokens of those."""
+    groups = _members(books, owners).values()
+    return frozenset(
+        part.name
+        for parts in groups
+        for part in parts
+        if part.phase is Phase.ROUTER and any(other.phase is not Phase.ROUTER for other in parts)
+    )
+
+
 def live_deployments(
     books: Books,
     owners: Mapping[str, ServerWorkload],

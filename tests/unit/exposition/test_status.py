@@ -11,7 +11,7 @@ from tpw.exposition.status import Status, state_now, status
 from tpw.exposition.waste import Waste, WasteTrend
 from tpw.ledger.amounts import Amounts
 from tpw.ledger.books import Division, PostingKey, ServerAccount
-from tpw.model import Attribution, Instant, PriceInterval, PriceState, State
+from tpw.model import Attribution, Instant, Phase, PriceInterval, PriceState, ServerWorkload, State
 from tpw.snapshot import Prices, Snapshot
 
 
@@ -36,6 +36,16 @@ def test_the_headline_sums_the_machine():
     energy = 1210.5 * PUE / 3.6e6 * PRICE
     assert head["energy_cost_per_token"] == pytest.approx(energy / 400.0)
     assert head["cost_per_token"] == pytest.approx((energy + HARDWARE_PER_SECOND) / 400.0)
+
+
+@pytest.mark.parametrize(("deployment", "expected"), [("assistant", 400.0), ("another", 800.0)])
+def test_what_a_router_counts_is_in_the_headline_only_where_its_servers_are_not_read(deployment: str, expected: float):
+    snapshot = rich_snapshot()
+    front = replace(snapshot.books.servers["chat"], name="front", phase=Phase.ROUTER, gpus=frozenset())
+    servers = {**snapshot.books.servers, "front": front}
+    owners = {**snapshot.owners, "front": ServerWorkload(deployment=deployment)}
+    found = status(replace(snapshot, books=replace(snapshot.books, servers=servers), owners=owners))
+    assert found["headline"]["tokens_per_second"] == pytest.approx(expected)
 
 
 def test_costs_of_several_models_are_weighted_by_their_tokens():
