@@ -12,7 +12,10 @@ from support.pageserver import NOT_FOUND, Asked, PageServer, answer
 from support.servers import wait_until
 from tpw.http.fetch import fetch
 from tpw.model import Reason, SourceError
+from tpw.tariff.context import FeedContext
+from tpw.tariff.months import BillingMonths
 from tpw.tariff.prometheus import FromPrometheus
+from tpw.tariff.site import LATE_SECONDS, SiteQuery, SiteSettings, SiteSource
 
 
 @pytest.mark.parametrize("version", ["2", "3"])
@@ -53,3 +56,30 @@ def test_a_price_of_a_real_prometheus_changes_and_ends_where_its_target_goes(
             FromPrometheus(server.url, query, fetch, step_seconds=1.0).read(begun, time.time())
         assert raised.value.reason is reason
         assert words in f"{raised.value.detail}. {raised.value.hint}"
+
+
+def test_the_power_of_a_site_is_read_from_a_real_prometheus(prometheus: Callable[..., Any]) -> None:
+    """Two meters of a site for two hours: the joules of a quarter-hour are those of both, and none are for other times."""
+    quarters = 8
+    end = int(time.time() - 600.0) // 900 * 900
+    begin = end - 900 * quarters
+    moments = range(begin + 30, end + 1, 30)
+
+    def watts(at: int) -> int:
+        return 1000 + 100 * ((at - begin - 1) // 900)
+
+    lines = [f'site_watts{{meter="a"}} {watts(at)} {at}000' for at in moments]
+    lines += [f'site_watts{{meter="b"}} 2500 {at}000' for at in moments]
+    with PageServer(lambda _: answer("\n".join([*lines, ""]))) as target:
+        server = prometheus({"site": [target.url.removeprefix("http://")]})
+        wait_until(lambda: server.at("count(site_watts) == 2", end), "both meters")
+    settings = SiteSettings(name="s", by="energy", power=SiteQuery(url=server.url, query="sum(site_watts)"))
+    context = FeedContext(lambda: end + LATE_SECONDS, fetch)
+    spans = SiteSource(settings, BillingMonths(), (900.0,), context).read().spans
+
+    assert [(start, until) for start, until, _ in spans] == [
+        (begin + 900.0 * number, begin + 900.0 * (number + 1)) for number in range(quarters)
+    ]
+    assert [joules for *_, joules in spans] == pytest.approx(
+        [(3500.0 + 100.0 * number) * 900.0 for number in range(quarters)]
+    )

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -214,8 +215,13 @@ class Buildah:
         """A buildah command that keeps everything in ``store``."""
         policy = str(self.root / "etc/containers/policy.json")
         libraries = [*self.root.glob("usr/lib/*-linux-gnu*"), *self.root.glob("lib/*-linux-gnu*")]
+        # Its libraries are beside it. It starts itself again without its environment, so they are in a cache of the loader
+        # that only its own mount namespace has.
+        cache = store / "ld.so.cache"
+        words = " ".join(shlex.quote(str(one)) for one in (cache, *libraries))
+        own = f'ldconfig -X -C {words} && mount --bind {shlex.quote(str(cache))} /etc/ld.so.cache && exec "$@"'
         return [
-            *("env", f"LD_LIBRARY_PATH={':'.join(map(str, libraries))}"),
+            *("unshare", "--mount", "sh", "-ec", own, "sh"),
             str(self.root / "usr/bin/buildah"),
             *("--root", str(store / "root"), "--runroot", str(store / "run"), "--storage-driver", "vfs"),
             *("--registries-conf", str(self.root / "etc/containers/registries.conf")),
