@@ -85,7 +85,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, default=0.02, help="95 %% bound at which the figures stand. Default: 0.02."
     )
     sweep.add_argument(
-        "--targets", default="", metavar="NAME=TIME,...", help="Service level: ttft=2s,tpot=50ms,e2e=30s (p99)."
+        "--targets",
+        default="",
+        metavar="NAME=TIME,...",
+        help="Service level: ttft=2s,tpot=50ms,e2e=30s (p99). Default: slo.",
     )
     sweep.add_argument("--seed", type=int, default=1, help="Of the prompts. Default: 1.")
     sweep.add_argument("--svg", metavar="FILE", help="Draw the curve.")
@@ -355,9 +358,11 @@ def _sweep(arguments: argparse.Namespace) -> Measurement:
             arguments.model or served_model(client()),
             _LONGEST_REQUEST_SECONDS,
         )
-        server = _server(read(), arguments)
+        now = read()
+        server = _server(now, arguments)
         load = Load(client, shape, arguments.seed)
-        return _swept(read, outcome, ending, server, load, plan, levels, targets, arguments)
+        wanted = targets or _configured_targets(now, server)
+        return _swept(read, outcome, ending, server, load, plan, levels, wanted, arguments)
 
     return measured
 
@@ -380,6 +385,17 @@ def _targets(text: str) -> dict[str, float]:
             raise _UsageError(f"--targets: {name!r} is none of {', '.join(_LATENCIES)}")
         targets[name] = _seconds(f"--targets: {name}", value)
     return targets
+
+
+def _configured_targets(now: Status, server: str) -> dict[str, float]:
+    """Those of the setting ``slo``, once the engine has shown a histogram for them."""
+    models = [model for one in now["servers"] if one["name"] == server for model in one["models"]]
+    return {
+        slo: target
+        for model in models
+        for slo, latency in model["latency"].items()
+        if (target := latency["target_seconds"]) is not None
+    }
 
 
 def _server(now: Status, arguments: argparse.Namespace) -> str:
