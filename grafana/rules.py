@@ -442,7 +442,7 @@ class Rules:
         Histograms do not show which tokens were of which requests: the tokens of good requests are taken as all tokens
         times the share of good requests, of which there are two bounds.
         """
-        labels, on = (*LEVELS["model"], "slo"), self.keys(*LEVELS["model"])
+        labels = (*LEVELS["model"], "slo")
         requests, latency = f"model:tpw_slo_requests:rate{window}", f"model:tpw_slo_latency_seconds:rate{window}"
         by = self.keys(*labels)
         yield Recording(
@@ -465,21 +465,7 @@ class Rules:
                 labels,
                 {"bound": bound},
             )
-        for bound, other in (("lower", "upper"), ("upper", "lower")):
-            yield Recording(
-                f"model:tpw_good_tokens_per_joule:ratio_rate{window}",
-                f"model:tpw_tokens_per_joule:ratio_rate{window}"
-                f' * on ({on}) group_left () {met}{{slo="all", bound="{bound}"}}',
-                (*LEVELS["model"], "kind", "boundary"),
-                {"bound": bound},
-            )
-            yield Recording(
-                f"model:tpw_cost_per_million_good_tokens:ratio_rate{window}",
-                f"model:tpw_cost_per_million_tokens:ratio_rate{window}"
-                f' / on ({on}) group_left () ({met}{{slo="all", bound="{other}"}} > 0)',
-                (*LEVELS["model"], "kind", "scope", "currency"),
-                {"bound": bound},
-            )
+        yield from self._good_tokens("model", window, met, 'slo="all", ')
 
     def deployments(self, window: str) -> Iterable[Recording]:
         """Tokens, joules and money of all servers of a deployment, and their ratios. A prefill instance counts the prompts
@@ -529,6 +515,7 @@ class Rules:
             (*LEVELS["deployment"], "kind"),
         )
         yield from self._cost_of_deployments(window, server, joined, is_whole)
+        yield from self._good_tokens_of_deployments(window, server)
         if window == "1h":
             everywhere = self.keys(*LEVELS["server"])
             for kind, matcher in (("output", '{kind="output"}'), ("total", "")):
@@ -567,7 +554,7 @@ class Rules:
         of_service = ", ".join((*(one for one in self._values.labels if one != "namespace"), "deployment"))
         yield Recording(
             "server:tpw_router_deployment:max",
-            f"topk by ({server}) (1, {named})\nand on ({of_service}) server:tpw_server_deployment:max",
+            f'topk by ({server}) (1, {named})\nand on ({of_service}) tpw_server_info{{deployment!="", role!="router"}}',
             (*LEVELS["server"], "deployment"),
         )
         gpu = self.keys(*LEVELS["gpu"], *LEVELS["deployment"])
@@ -582,6 +569,44 @@ class Rules:
             """),
             LEVELS["deployment"],
         )
+
+    def _good_tokens_of_deployments(self, window: str, server: str) -> Iterable[Recording]:
+        """By the requests of its routers: instances of a pair do not measure what clients wait for."""
+        labels, on = LEVELS["deployment"], self.keys(*LEVELS["deployment"])
+        requests, met = f"deployment:tpw_slo_requests:rate{window}", f"deployment:tpw_slo_met:ratio_rate{window}"
+        routed = f'sum by ({self.keys("server", "met")}) (model:tpw_slo_requests:rate{window}{{slo="all"}})'
+        yield Recording(
+            requests,
+            f"sum by ({self.keys(*labels, 'met')})"
+            f" ({routed} * on ({server}) group_left (deployment) server:tpw_router_deployment:max)",
+            (*labels, "met"),
+        )
+        for bound, known in (("lower", "yes"), ("upper", "yes|unknown")):
+            yield Recording(
+                met,
+                f'sum by ({on}) ({requests}{{met=~"{known}"}}) / on ({on}) ({requests}{{met="total"}} > 0)',
+                labels,
+                {"bound": bound},
+            )
+        yield from self._good_tokens("deployment", window, met)
+
+    def _good_tokens(self, level: str, window: str, met: str, matcher: str = "") -> Iterable[Recording]:
+        """What is divided among the tokens of good requests: the tokens times the share of these requests."""
+        labels, on = LEVELS[level], self.keys(*LEVELS[level])
+        for bound, other in (("lower", "upper"), ("upper", "lower")):
+            share, divisor = (f'{met}{{{matcher}bound="{one}"}}' for one in (bound, other))
+            yield Recording(
+                f"{level}:tpw_good_tokens_per_joule:ratio_rate{window}",
+                f"{level}:tpw_tokens_per_joule:ratio_rate{window} * on ({on}) group_left () {share}",
+                (*labels, "kind", "boundary"),
+                {"bound": bound},
+            )
+            yield Recording(
+                f"{level}:tpw_cost_per_million_good_tokens:ratio_rate{window}",
+                f"{level}:tpw_cost_per_million_tokens:ratio_rate{window} / on ({on}) group_left () ({divisor} > 0)",
+                (*labels, "kind", "scope", "currency"),
+                {"bound": bound},
+            )
 
     def _cost_of_deployments(
         self, window: str, server: str, joined: Callable[[str], str], is_whole: str

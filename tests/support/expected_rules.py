@@ -174,6 +174,7 @@ def _service_levels(window: str) -> dict[str, Expected]:
     names = ["slo_requests:rate", "slo_latency_seconds:rate", "slo_latency_seconds:ratio_rate", "slo_met:ratio_rate"]
     names += ["good_tokens_per_joule:ratio_rate", "cost_per_million_good_tokens:ratio_rate"]
     found = [f"model:tpw_{name}{window}" for name in names]
+    found += [f"deployment:tpw_{name}{window}" for name in names if "latency" not in name]
     found += [f"model:tpw_slo_{name}_by_load:rate5m" for name in ("requests", "latency_seconds")]
     return dict.fromkeys([*found, "model:tpw_slo_latency_seconds:baseline7d"], lambda _: plus())
 
