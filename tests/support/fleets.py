@@ -63,6 +63,8 @@ class Server:
     """Whether it works as fast as it can whenever it works."""
     reference: float = 0.0
     """Price of a token at the reference."""
+    kinds: tuple[TokenKind, ...] = (TokenKind.OUTPUT, TokenKind.INPUT)
+    """What it counts: one of a pair of prefill and decode counts one of them."""
     late_above: float = 2.0
     """Load above which a fifth of its requests miss a target of latency."""
     workload: bool = False
@@ -213,7 +215,8 @@ class World:
 
 def _served(server: Server, done: float) -> Served:
     tokens = done * server.tokens_per_second * ROW_SECONDS
-    kinds = {TokenKind.OUTPUT: tokens, TokenKind.INPUT: 2.0 * tokens}
+    all_kinds = {TokenKind.OUTPUT: tokens, TokenKind.INPUT: 2.0 * tokens}
+    kinds = {kind: all_kinds[kind] for kind in server.kinds}
     reference = {"api": 3.0 * tokens * server.reference} if server.reference else {}
     running = 32.0 * (done if not server.saturated else 1.0)
     late = {"ttft": tokens / 1000.0} if done > server.late_above else {}

@@ -37,7 +37,7 @@ class _Member:
 
 def consolidation(fleet: Fleet) -> Iterator[Advice | Missing]:
     """For each model with several servers that work."""
-    models: dict[str, list[str]] = {}
+    groups: dict[tuple[str, bool, bool], list[str]] = {}
     for server in fleet.servers():
         work = fleet.work.get(server)
         held = fleet.total("seconds", lambda slot, server=server: slot.server == server)  # type: ignore[misc]
@@ -47,9 +47,9 @@ def consolidation(fleet: Fleet) -> Iterator[Advice | Missing]:
             and without_requests(fleet, server) is None
             and fleet.covers(held, 0, len(fleet.gpus_of(server)))
         ):
-            models.setdefault(work.model, []).append(server)
+            groups.setdefault((work.model, *work.phases()), []).append(server)
     prices = fleet.prices()
-    for model, servers in models.items():
+    for (model, _, _), servers in groups.items():
         members = [member for name in servers if (member := _member(fleet, name)) is not None]
         if len(members) < 2 or len(members) < len(servers):
             continue

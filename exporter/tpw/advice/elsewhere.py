@@ -16,10 +16,12 @@ _LEAST_RATIO = 0.05
 
 
 def elsewhere(fleet: Fleet, rented: Collection[str]) -> Iterator[Advice | Missing]:
-    """For each server. ``rented`` names the references that are prices of GPU time."""
+    """For each deployment, or server without one. ``rented`` names the references that are prices of GPU time."""
     by_server: dict[str, list[str]] = {}
     for replica in fleet.servers():
-        by_server.setdefault(server_of_replica(replica), []).append(replica)
+        owner = fleet.owners.get(replica)
+        deployment = "" if owner is None else owner.deployment
+        by_server.setdefault(deployment or server_of_replica(replica), []).append(replica)
     for server, replicas in by_server.items():
         work = [fleet.work[name] for name in replicas if name in fleet.work]
         prices = {
@@ -28,6 +30,10 @@ def elsewhere(fleet: Fleet, rented: Collection[str]) -> Iterator[Advice | Missin
         tokens = fsum(one.tokens for one in work)
         if not prices or not tokens or all(without_requests(fleet, name) is not None for name in replicas):
             continue  # stopping it is better than moving it
+        has_input, has_output = map(any, zip(*(one.phases() for one in work), strict=True))
+        others = {other.model for name, other in fleet.work.items() if name not in replicas}
+        if not has_input or (not has_output and others & {one.model for one in work}):
+            continue  # decode or prefill alone has no price elsewhere; embeddings have one
         components = set().union(*(fleet.components.get(name, set()) for name in replicas))
         if components.isdisjoint(CAPITAL) or components.isdisjoint((ENERGY, *ALL_IN)):
             yield Missing(

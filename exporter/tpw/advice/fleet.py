@@ -23,6 +23,9 @@ WEEK = 7 * DAY
 _COVERED = 0.95
 """Part of a time that must be in the books: the exporter may have been down for a while."""
 
+_FEW = 1e-3
+"""A kind with this part of all tokens is none of a server's work: prefill answers a request with one token."""
+
 RENT = "gpu_hour"
 OWNED = ("hardware", "hosting", "operations")
 """Components of GPU time that is paid whether it is used or not. Charges of the contract by month and by peak are in
@@ -61,9 +64,9 @@ class Work:
 
     __slots__ = (
         "computed",
+        "kinds",
         "missed",
         "model",
-        "output",
         "reference_cost",
         "requests",
         "running_seconds",
@@ -75,12 +78,19 @@ class Work:
         self.model = ""
         self.computed = column(quarters)
         """Decoded tokens, prompt tokens weighted: the measure of load."""
-        self.output, self.requests = column(quarters), column(quarters)
+        self.requests = column(quarters)
         self.running_seconds, self.waiting_seconds = column(quarters), column(quarters)
         self.missed = column(quarters)
         """Requests that missed the target that most of them missed."""
         self.tokens = 0.0
+        self.kinds: dict[TokenKind, float] = {}
+        """Tokens of each kind."""
         self.reference_cost: dict[str, float] = {}
+
+    def phases(self) -> tuple[bool, bool]:
+        """Whether it counts prompt tokens, and whether output: one of a pair of prefill and decode counts one of them."""
+        least = _FEW * self.tokens
+        return self.kinds.get(TokenKind.INPUT, 0.0) > least, self.kinds.get(TokenKind.OUTPUT, 0.0) > least
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +280,8 @@ MONTH_DAYS = 365.0 / 12.0
 def _served(work: Work, index: int, done: Served) -> None:
     output = done.tokens.get(TokenKind.OUTPUT, 0.0)
     work.computed[index] += output + PREFILL_WEIGHT * done.tokens.get(TokenKind.INPUT, 0.0)
-    work.output[index] += output
+    for kind, tokens in done.tokens.items():
+        work.kinds[kind] = work.kinds.get(kind, 0.0) + tokens
     work.requests[index] += done.requests
     work.running_seconds[index] += done.running_seconds
     work.waiting_seconds[index] += done.waiting_seconds

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from tpw.billing.curve import Load as BilledLoad
 from tpw.config import load as load_config
 from tpw.ledger.books import ROW_SECONDS
 from tpw.ledger.calendar import Calendar
+from tpw.model import TokenKind
 from tpw.tariff.context import FeedContext
 
 HOUR = 4
@@ -41,6 +43,7 @@ TOLERANCE = 0.05
 DOCS = Path(__file__).parents[3] / "docs" / "advice.md"
 
 
+@cache
 def steady(low: float, high: float, seed: int = 7) -> Load:
     """A load between two values, another in each quarter-hour."""
     numbers = random.Random(seed)
@@ -312,6 +315,21 @@ CASES = (
         "two half-empty servers, one of which was late with the load of both",
         World(tuple(replace(server, late_above=0.9, load=halved(server.load)) for server in HALF)),
         missing=Kind.CONSOLIDATE,
+    ),
+    Case(
+        "pools of prefill and decode",
+        World(
+            tuple(
+                Server(
+                    f"{kind}-{n}",
+                    lambda i, n=n, most=most: most if i % 97 == 0 else steady(0.3, 0.5, seed=n)(i),  # type: ignore[misc]
+                    kinds=(kind,),
+                    reference=1e-9,
+                )
+                for kind, most in ((TokenKind.INPUT, 0.0), (TokenKind.OUTPUT, 0.95))
+                for n in (1, 2)
+            )
+        ),
     ),
     Case(
         "an older GPU beside a newer one",
