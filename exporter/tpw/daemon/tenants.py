@@ -4,7 +4,7 @@ configured."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -51,6 +51,7 @@ class _Page:
     """0: its tokens count. Others are compared."""
     health: SourceHealth
     source: ScrapeSource | None = None
+    reader: TenantReader | None = None
     url: str = ""
     account: ServerAccount | None = None
     """Of a source that is compared."""
@@ -99,7 +100,7 @@ class Tenants:
                 source = self._source_of(page)
                 if source is None:
                     continue
-                reading = source.read()
+                reading = _marked(source.read(), page)
             except SourceError as failure:
                 page.health.failed(failure, self._clock() - began)
                 continue
@@ -179,6 +180,9 @@ class Tenants:
         labels = settings.labels or usual_labels(settings.source)
         dialect = dialect_of(settings.source, settings.match)
         page.url = url
+        page.reader = TenantReader(
+            dialect, composed, partial(naming, labels, settings.names_file, settings.secret_file)
+        )
         page.source = ScrapeSource(
             page.server,
             url,
@@ -188,7 +192,7 @@ class Tenants:
             max_bytes=_PAGE_BYTES,
             headers_file=settings.headers_file,
             model=" ",  # the page is not asked for one
-            reader=TenantReader(dialect, composed, partial(naming, labels, settings.names_file, settings.secret_file)),
+            reader=page.reader,
         )
         return page.source
 
@@ -201,6 +205,16 @@ class Tenants:
         counted = count(before, reading, before.read_wall_seconds, now)
         page.account = counted.account
         page.tokens += sum(counted.risen.values())
+
+
+def _marked(reading: ServerReading, page: _Page) -> ServerReading:
+    """The reading with a mark of how tenants are named in its address: by other names it is another source, and what it has
+    counted so far is no use of now."""
+    settings = page.settings
+    limit = settings.limit if isinstance(settings, ServerTenants) else 0
+    assert page.reader is not None  # noqa: S101 - made with the source
+    mark = page.reader.naming.mark(repr((settings.source, sorted(settings.match.items()), limit)))
+    return replace(reading, address=f"{reading.address}#{mark}")
 
 
 def _source_name(server: str, number: int) -> str:

@@ -89,6 +89,11 @@ class Naming:
             return hmac.new(self.secret, value.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:_DIGITS]
         return OTHER if self.names is not None else label_text(value)
 
+    def mark(self, more: str) -> str:
+        """A short text that changes with the names and with ``more``: series then have other names, and begin anew."""
+        text = repr((self.labels, sorted((self.names or {}).items()), self.names is None, more))
+        return hmac.new(self.secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:_DIGITS]
+
 
 def naming(labels: tuple[str, ...], names_file: str | None, secret_file: str | None) -> Naming:
     """Reads the files. Raises SourceError (PERMISSION)."""
@@ -140,15 +145,16 @@ class TenantReader(DialectReader):
         super().__init__(dialect)
         self._named = named
         self._naming_of = naming
-        self._naming = Naming(())
+        self.naming = Naming(())
+        """By which the last page was read."""
         self._heads: dict[tuple[object, ...], Head | None] = {}
         self._wanted_labels = re.compile(b"")
 
     def read(self, page: Page, transfer: KvTransfer = ALONE) -> PageReading:
         """The values of the page. Raises SourceError for files of names that cannot be read."""
         fresh = self._naming_of()
-        if fresh != self._naming:
-            self._naming = fresh
+        if fresh != self.naming:
+            self.naming = fresh
             self._heads.clear()
             self._wanted_labels = self._pattern(fresh)
         return super().read(page, transfer)
@@ -176,7 +182,7 @@ class TenantReader(DialectReader):
 
     def _parsed(self, slot: Slot, labels: Mapping[str, str]) -> Head:
         model = next((labels[label] for label in self.dialect.model_labels if labels.get(label, "") not in _UNSET), "")
-        name = self._named(self._naming.tenant(labels), label_text(model))
+        name = self._named(self.naming.tenant(labels), label_text(model))
         return Head(f"{slot.sample}{{{name}}}", name)
 
     def _rows(self, page: Page, slot: Slot) -> list[tuple[Head, float]]:

@@ -216,6 +216,22 @@ def test_a_label_with_keys_or_persons_names_nobody_as_it_is(label: str) -> None:
         load(text, known=known_names())
 
 
+def test_by_other_names_nobody_is_charged_for_what_was_counted_before(tmp_path: Path, stack: ExitStack) -> None:
+    names = tmp_path / "names"
+    names.write_text(f"crimson: {KEY}-red\nnavy: {KEY}-blue\n")
+    world = World(tmp_path / "books", stack, f", labels: [hashed_api_key], names_file: {names}")
+    world.ticks(30)
+    before = world.samples("tpw_tenant_tokens_total", kind="output")
+    names.write_text(f"scarlet: {KEY}-red\nnavy: {KEY}-blue\n")
+    world.ticks(30)
+    after = world.samples("tpw_tenant_tokens_total", kind="output")
+    world.assert_whole()
+    assert after["crimson"] == pytest.approx(before["crimson"], abs=6 * 30)
+    assert 0.0 < after["scarlet"] <= 30 * 30
+    assert before["navy"] + 20 * 15 <= after["navy"] <= before["navy"] + 36 * 15
+    world.kill()
+
+
 def test_a_restart_of_each_part_loses_nothing(tmp_path: Path, stack: ExitStack) -> None:
     world = World(tmp_path, stack, WEIGHTS)
     world.ticks(33)
