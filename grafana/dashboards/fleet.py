@@ -18,7 +18,7 @@ SETTINGS = Settings(
 )
 NODE = "cluster, instance"
 NO_HOURS = "no whole hour yet"
-NO_CARBON = "no carbon intensity configured"
+NO_CARBON = "no carbon intensity, or no whole hour yet"
 
 
 def dashboard(words: Vocabulary) -> Dashboard:
@@ -37,7 +37,7 @@ def dashboard(words: Vocabulary) -> Dashboard:
 
 def _answers(page: Dashboard) -> None:
     page.line(
-        6,
+        7,
         (
             tile(
                 "Tokens per watt",
@@ -65,10 +65,10 @@ def _answers(page: Dashboard) -> None:
         ),
         (
             tile(
-                "Waste, $currency/month",
+                "Waste per month",
                 "Cost of parked and idle GPUs at the pace of the last hour, less credit, and its share of all cost. "
                 "Orange from 20 %, red from 40 %. A month is 730 hours.",
-                Query(f"730 * sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "at this pace"),
+                Query(f"730 * sum(node:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "at this pace, $currency"),
                 Query(
                     f'sum(node:tpw_gpu_state_net_cost:rate1h{{state=~"parked|idle", {MONEY}}})'
                     f" / (sum(node:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
@@ -174,20 +174,21 @@ def _nodes(page: Dashboard) -> None:
                     Column("cluster", "Cluster", Style(width=100)),
                     Column("instance", "Node"),
                     Column("Value #A", "GPUs", Style(unit="none", decimals=0, width=70)),
-                    Column("Value #B", "Power", Style(unit="watt")),
-                    Column("Value #C", "Active", Style(unit="percentunit", decimals=0)),
-                    Column("Value #D", "Parked", Style(unit="percentunit", decimals=0)),
-                    Column("Value #E", "Idle", Style(unit="percentunit", decimals=0)),
-                    Column("Value #F", "Tokens per watt", Style(unit="suffix: tok/s/W")),
-                    Column("Value #G", "$currency/M tokens", Style(unit="none")),
-                    Column("Value #H", "Waste, $currency/h", Style(unit="none", decimals=2)),
+                    Column("Value #B", "Power", Style(unit="watt", width=85)),
+                    Column("Value #C", "Active", Style(unit="percentunit", decimals=0, width=75)),
+                    Column("Value #D", "Parked", Style(unit="percentunit", decimals=0, width=75)),
+                    Column("Value #E", "Idle", Style(unit="percentunit", decimals=0, width=65)),
+                    Column("Value #F", "Tokens per watt", Style(unit="suffix: tok/s/W", width=125)),
+                    Column("Value #G", "$currency/M tokens", Style(unit="none", width=115)),
+                    Column("Value #H", "Waste, $currency/h", Style(unit="none", decimals=2, width=110)),
                     Column("version", "Exporter", Style(width=100)),
                     Column(
                         "Value #I",
-                        "Age of readings",
+                        "Age",
                         Style(
                             unit="s",
                             decimals=0,
+                            width=70,
                             thresholds=judged(180, 300),
                             properties={"custom.cellOptions": {"type": "color-text"}},
                         ),
@@ -292,8 +293,8 @@ def _what(page: Dashboard) -> None:
                 Query("count by (server) (tpw_server_gpu)", table=True, instant=True),
                 columns=(
                     Column("server", "Server"),
-                    Column("Value #A", "Nodes", Style(unit="none", decimals=0, width=80)),
-                    Column("Value #B", "GPUs", Style(unit="none", decimals=0, width=80)),
+                    Column("Value #A", "Nodes", Style(unit="none", decimals=0, width=65)),
+                    Column("Value #B", "GPUs", Style(unit="none", decimals=0, width=50)),
                 ),
                 sort="Nodes",
                 links={"Server": link_to("tpw-models", "Models", server="Server")},

@@ -35,8 +35,8 @@ SETTINGS = Settings(
 BY = "server, model"
 FACILITY = 'boundary="facility"'
 NO_HOURS = "no price, or no whole hour yet"
-NO_FULL = "no price, or no full cost"
-NO_REFERENCE = "no reference configured"
+NO_FULL = "no price, no full cost, or no whole hour yet"
+NO_REFERENCE = "no reference, or less than six hours of data"
 
 
 def _scope(scope: str) -> str:
@@ -160,7 +160,7 @@ def _answers(page: Dashboard) -> None:
                     unfiltered=("namespace", "server", "model"),
                 ),
                 unit="none",
-                no_value="no reference, or no full cost",
+                no_value="no reference, no full cost, or no whole hour yet",
                 thresholds=((None, palette.BAD), (0, palette.GOOD)),
             ),
             4,
@@ -237,9 +237,9 @@ def _efficiency(page: Dashboard) -> None:
                 columns=(
                     Column("server", "Server"),
                     Column("model", "Model"),
-                    Column("Value #A", "Tokens", Style(unit="short")),
+                    Column("Value #A", "Tokens", Style(unit="short", width=100)),
                     Column("Value #B", "Cost, $currency", Style(unit="none", decimals=2)),
-                    Column("Value #E", "Share", Style(unit="percentunit", decimals=0)),
+                    Column("Value #E", "Share", Style(unit="percentunit", decimals=0, width=75)),
                     Column("Value #C", "Electricity, $currency", Style(unit="none", decimals=2)),
                     Column("Value #D", "$currency per M tokens", Style(unit="none")),
                     Column(

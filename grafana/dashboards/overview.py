@@ -68,15 +68,15 @@ def _answers(page: Dashboard) -> None:
             "in this range",
         ),
         unit="none",
-        no_value="no price, or no full cost",
+        no_value="no price, no full cost, or no whole hour yet",
     )
     wasted = tile(
-        "Waste, $currency/month",
+        "Waste per month",
         "Cost of GPUs that are parked (a model is loaded, no requests) or idle (no owner), less credit. at this pace: "
         "of the last hour, for a month of 730 hours. so far: since the first of the month in the time zone of the "
         "tariff, from the exporters' books. of all cost: of the last hour; orange from 20 %, red from 40 %.",
-        Query(f"{MONTH} * sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "at this pace"),
-        Query(f'sum(tpw_period_cost{{period="month", state=~"parked|idle", {MONEY}}})', "so far"),
+        Query(f"{MONTH} * sum(cluster:tpw_waste_cost_per_hour:rate1h{{{MONEY}}})", "at this pace, $currency"),
+        Query(f'sum(tpw_period_cost{{period="month", state=~"parked|idle", {MONEY}}})', "so far, $currency"),
         Query(
             f'sum(cluster:tpw_gpu_state_net_cost:rate1h{{state=~"parked|idle", {MONEY}}})'
             f" / (sum(cluster:tpw_gpu_state_net_cost:rate1h{{{MONEY}}}) > 0)",
@@ -118,9 +118,9 @@ def _worst() -> Draft:
         "opens the GPUs of the node.",
         Query(f'label_join({expr}, "who", " on ", "server", "instance")', table=True, instant=True),
         columns=(
-            Column("who", "Who"),
+            Column("who", "Who", Style(width=135)),
             Column("Value", "$currency/month", Style(unit="none", decimals=0, width=90)),
-            Column("act", "What to do", Style(width=190)),
+            Column("act", "What to do", Style(width=185)),
             Column("instance", "Node", Style(properties={"custom.hidden": True})),
         ),
         drop=("server", "state"),
@@ -276,7 +276,7 @@ def _over_time(page: Dashboard) -> None:
                     "at $reference",
                 ),
                 unit="none",
-                no_value="no price, or no full cost",
+                no_value="no price, no full cost, or no whole hour yet",
                 logarithmic=True,
                 legend=("mean",),
                 styles={
@@ -361,8 +361,8 @@ def _firing() -> Draft:
                     },
                 ),
             ),
-            Column("alertname", "Alert", Style(width=185)),
-            Column("about", "About"),
+            Column("alertname", "Alert", Style(width=175)),
+            Column("about", "About", Style(width=110)),
         ),
         drop=("Value", "instance", "gpu", "server", "model"),
         sort="Alert",

@@ -161,7 +161,7 @@ def _overview() -> dict[str, list[Expected]]:
             lambda h: h.per_million(h.all_cost(3600), h.tokens(3600)),
             _of_a_million,
         ],
-        "Waste, $currency/month": [
+        "Waste per month": [
             lambda h: over(times(h.all_cost(3600, (), "full", state=WASTE), 730), h.known(3600), ()),
             lambda h: h.now("tpw_period_cost", (), period="month", state=WASTE),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
@@ -646,7 +646,7 @@ def _fleet() -> dict[str, list[Expected]]:
             lambda h: per_second(h.all_joules(300, (), "facility"), 300),
         ],
         "GPUs": [*(_seconds(state) for state in STATES), _lost],
-        "Waste, $currency/month": [
+        "Waste per month": [
             lambda h: over(times(h.all_cost(3600, (), "full", state=WASTE), 730), h.known(3600), ()),
             lambda h: over(h.all_cost(3600, (), "full", state=WASTE), h.all_cost(3600, (), "full")),
         ],
