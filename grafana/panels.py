@@ -100,6 +100,8 @@ class Style:
 DASHED = {"custom.lineStyle": {"fill": "dash", "dash": [6, 6]}, "custom.fillOpacity": 0}
 ALONE = {"custom.stacking": {"mode": "none", "group": "A"}}
 """Drawn over a stack, not in it."""
+HIDDEN = {"custom.hidden": True, "custom.hideFrom": {"viz": True, "legend": True, "tooltip": True}}
+"""A column for links alone, in the words of Grafana 11 and of 12."""
 BELOW = {"custom.transform": "negative-Y"}
 
 
@@ -383,7 +385,7 @@ def grid(
         columns = (*columns, Column("cluster", "Cluster"))
     if links:
         queries = (_located(queries[0]), *queries[1:])
-        columns = (*columns, Column(HERE, HERE, Style(properties={"custom.hidden": True})))
+        columns = (*columns, Column(HERE, HERE, Style(properties=HIDDEN)))
     shown = [column.source for column in columns]
     organize = d.DataTransformerConfig(
         id_val="organize",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana import palette, queries
 from grafana.dashboard import Dashboard, Settings, link_to, trust
 from grafana.metrics import Vocabulary
-from grafana.panels import DASHED, NO_PRICE, NO_TOKENS, Column, Draft, Query, Style, curve, grid, judged, tile
+from grafana.panels import DASHED, HIDDEN, NO_PRICE, NO_TOKENS, Column, Draft, Query, Style, curve, grid, judged, tile
 from grafana.queries import BOUNDARY, KIND, MONEY, SCOPE
 
 SETTINGS = Settings(
@@ -121,7 +121,7 @@ def _worst() -> Draft:
             Column("who", "Who", Style(width=135)),
             Column("Value", "$currency/month", Style(unit="none", decimals=0, width=90)),
             Column("act", "What to do", Style(width=185)),
-            Column("instance", "Node", Style(properties={"custom.hidden": True})),
+            Column("instance", "Node", Style(properties=HIDDEN)),
         ),
         drop=("server", "state"),
         links={"Who": link_to("tpw-gpus", "GPUs", instance="Node")},
