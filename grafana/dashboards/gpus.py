@@ -294,21 +294,7 @@ def _health(page: Dashboard) -> None:
                 fill=0,
                 no_value="the driver does not report throttling",
             ),
-            12,
-        ),
-        (
-            curve(
-                "Tokens per GPU second by owner",
-                "Output tokens per second of each server over the GPUs it owns, on all its nodes.",
-                Query(
-                    'sum by (server) (model:tpw_server_tokens:rate5m{kind="output"})'
-                    " / (count by (server) (tpw_server_gpu) > 0)",
-                    "{{server}}",
-                    unfiltered=("instance", "gpu"),
-                ),
-                unit="short",
-            ),
-            12,
+            24,
         ),
     )
 

@@ -4,7 +4,7 @@ Two nodes of 8 GPUs and 4 servers are run through the project's rules; every ser
 the rules, is then multiplied to so many nodes and written for so many days, as often as it is recorded. The series that no
 dashboard reads over its range are written for the last hour only; queries that read one of them over more are listed, and
 their seconds do not count as measured. Printed: seconds of all queries of each dashboard, one after the other, as Grafana
-asks them (all variables *All*; dashboards of one node or server at a time have one).
+asks them (all variables *All*; dashboards of one node or server at a time have one, and so has Measuring).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ BATCH = 4000
 """Series a request."""
 SLICE = 8 * 3600
 """Seconds that are written at a time: Prometheus takes samples that are older than its newest by less than half a block."""
+ONE_NODE = ("tpw-measuring",)
+"""Dashboards that read the counters: over weeks of a fleet, a node has to be chosen."""
 POINTS = 900
 """Points of a curve: the pixels of a panel."""
 LOCAL = ("instance", "server", "uuid")

@@ -425,9 +425,6 @@ def _gpus() -> dict[str, list[Expected]]:
         "Throttled, share of time": [
             lambda h: h.rate("tpw_gpu_throttle_seconds_total", RATE_INTERVAL, ("instance", "gpu", "reason"))
         ],
-        "Tokens per GPU second by owner": [
-            lambda h: over(per_second(h.tokens(300, ("server",), "output"), 300), h.now("tpw_server_gpu", ("server",)))
-        ],
         "Host power by component": [lambda h: row(day.A.cpu_watts, instance=day.A.instance, component="cpu")],
         "What the meters include": [lambda h: h.now("tpw_gpu_info", ("power_scope", "energy_method", "name"))],
         "GPUs that servers share": [NOTHING],
