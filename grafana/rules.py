@@ -48,6 +48,7 @@ HOURS: Mapping[str, Sequence[str]] = {
         "tpw_gpu_state_net_cost",
         "tpw_gpu_state_energy_joules",
         "tpw_server_tokens",
+        "tpw_server_reference_cost",
     ),
     "node": ("tpw_gpu_state_net_cost", "tpw_gpu_state_seconds", "tpw_gpu_state_emissions_grams"),
     "model": ("tpw_server_tokens", "tpw_server_cost", "tpw_server_energy_joules", "tpw_server_reference_cost"),

@@ -149,15 +149,13 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Saved, $currency",
-                "Cost of the work of the time range at $reference, less its full cost here. servers: what they "
-                "cost. fleet: idle GPUs as well. Red: the reference would have been cheaper. Absent where the costs of "
-                "the GPUs (hardware or gpu_hour) or of electricity are not configured: without them nothing is saved.",
-                Query(f"{queries.reference_cost()} - {queries.server_cost(scope=FULL)}", "servers", instant=True),
+                "Cost of the work of the time range at $reference, less the full cost here, idle GPUs included. Red: "
+                "the reference would have been cheaper. Absent where the costs of the GPUs (hardware or gpu_hour) or "
+                "of electricity are not configured: without them nothing is saved.",
                 Query(
-                    f"{queries.reference_cost()} - {queries.hours('cluster:tpw_cost', f'{FULL}, {MONEY}')}",
-                    "fleet",
+                    queries.hours("cluster:tpw_server_reference_cost", f'reference="$reference", {MONEY}')
+                    + f" - {queries.hours('cluster:tpw_cost', f'{FULL}, {MONEY}')}",
                     instant=True,
-                    unfiltered=("namespace", "server", "model"),
                 ),
                 unit="none",
                 no_value="no reference, no full cost, or no whole hour yet",
@@ -168,12 +166,11 @@ def _answers(page: Dashboard) -> None:
         (
             tile(
                 "Paid, $currency/kWh",
-                "Cost of energy over the facility kWh of the servers, next to the time mean of the price. Paid below "
-                "the mean is the gain from load at cheap hours. priced: the share of all facility energy that has a "
+                "Cost of energy over the facility kWh of all GPUs, next to the time mean of the price. Paid below the "
+                "mean is the gain from load at cheap hours. priced: the share of all facility energy that has a "
                 "price; the rest is in no cost of this dashboard.",
                 Query(
-                    f"{queries.server_cost(scope=_scope('energy'))}"
-                    f" / ({queries.hours('model:tpw_server_energy_joules', FACILITY)} / 3.6e6 > 0)",
+                    f"{ENERGY} / ({queries.hours('cluster:tpw_gpu_state_energy_joules', FACILITY)} / 3.6e6 > 0)",
                     "paid",
                     instant=True,
                 ),
@@ -221,14 +218,13 @@ def _efficiency(page: Dashboard) -> None:
         (
             grid(
                 "Servers and models in this range, $currency",
-                "Sums over the whole hours of the time range. Share: of the cost of all servers. Saved: against "
+                "Sums over the whole hours of the time range. Saved: against "
                 "$reference. Idle GPUs have no owner and are in no row. No full cost: the costs of the GPUs are not "
                 "configured; choose energy. A click on a model opens it on the Models dashboard.",
                 Query(tokens, table=True, instant=True),
                 Query(cost, table=True, instant=True),
                 Query(queries.server_cost(BY, _scope("energy")), table=True, instant=True),
                 Query(f"1e6 * {cost} / ({tokens} > 0)", table=True, instant=True),
-                Query(f"{cost} / on () group_left () ({queries.server_cost()} > 0)", table=True, instant=True),
                 Query(
                     f"{queries.reference_cost(BY)} - {queries.server_cost(BY, FULL)}",
                     table=True,
@@ -239,11 +235,10 @@ def _efficiency(page: Dashboard) -> None:
                     Column("model", "Model"),
                     Column("Value #A", "Tokens", Style(unit="short", width=100)),
                     Column("Value #B", "Cost, $currency", Style(unit="none", decimals=2)),
-                    Column("Value #E", "Share", Style(unit="percentunit", decimals=0, width=75)),
                     Column("Value #C", "Electricity, $currency", Style(unit="none", decimals=2)),
                     Column("Value #D", "$currency per M tokens", Style(unit="none")),
                     Column(
-                        "Value #F",
+                        "Value #E",
                         "Saved, $currency",
                         Style(
                             unit="none",
@@ -330,9 +325,9 @@ def _who(page: Dashboard) -> None:
             bars(
                 "Allocated and active, $currency",
                 "Cost of each server in the time range, and the part while it was active. The difference is parked "
-                "time. The fifteen most expensive servers.",
+                "time. The fifteen highest of each.",
                 Query(most, "{{server}}", instant=True),
-                Query(f"{active} and on (server) {most}", "{{server}} active", instant=True),
+                Query(f"topk(15, {active})", "{{server}} active", instant=True),
                 unit="none",
                 decimals=2,
                 no_value=NO_FULL,

@@ -548,13 +548,11 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: _period(h, "month"),
         ],
         "Saved, $currency": [
-            lambda h: less(_elsewhere(h), _cost_of_servers(h, scope="full")),
             lambda h: less(_elsewhere(h), _spent(h)),
         ],
         "Paid, $currency/kWh": [
             lambda h: over(
-                _cost_of_servers(h, scope=energy),
-                times(_hours(h, lambda then: then.joules(3600, (), "facility")), 1 / 3.6e6),
+                electricity(h), times(_hours(h, lambda then: then.all_joules(3600, (), "facility")), 1 / 3.6e6)
             ),
             lambda h: single(mean([day.price_at(then.polled) for then in h.minutes(h.range)])),
             lambda h: single(1.0),
@@ -564,7 +562,6 @@ def _money() -> dict[str, list[Expected]]:
             lambda h: _cost_of_servers(h, MODEL),
             lambda h: _cost_of_servers(h, MODEL, energy),
             lambda h: h.per_million(_cost_of_servers(h, MODEL), _tokens(h, MODEL)),
-            lambda h: over(_cost_of_servers(h, MODEL), _cost_of_servers(h), ()),
             lambda h: less(_elsewhere(h, MODEL), _cost_of_servers(h, MODEL, "full")),
         ],
         "Spent per day by component, $currency": [
