@@ -154,7 +154,8 @@ def _answers(page: Dashboard) -> None:
                 "of electricity are not configured: without them nothing is saved.",
                 Query(
                     queries.hours("cluster:tpw_server_reference_cost", f'reference="$reference", {MONEY}')
-                    + f" - {queries.hours('cluster:tpw_cost', f'{FULL}, {MONEY}')}",
+                    + f" - {queries.hours('cluster:tpw_gpu_state_net_cost', f'{queries.OWN}, {MONEY}')}"
+                    + f" and {queries.hours('cluster:tpw_cost', f'{FULL}, {MONEY}')}",
                     instant=True,
                 ),
                 unit="none",
