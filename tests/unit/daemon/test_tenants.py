@@ -232,6 +232,74 @@ def test_by_other_names_nobody_is_charged_for_what_was_counted_before(tmp_path: 
     world.kill()
 
 
+@pytest.mark.parametrize(("more", "is_noted"), [(1, True), (0, False)])
+def test_a_second_source_that_differs_is_a_note_and_changes_nothing(
+    tmp_path: Path, stack: ExitStack, more: int, is_noted: bool
+) -> None:
+    other = Gateway(Clock(START), {"red": (60, 30 + 9 * more), "blue": (40, 15 + more), "None": (0, 9)})
+    page = stack.enter_context(PageServer(lambda asked: other.page()))
+    world = World(tmp_path, stack, f', checks: [{{source: litellm, url: "{page.url}/metrics"}}]')
+    other._clock = world.clock
+    world.ticks(100)
+    notes = [note for note in world.daemon.snapshot.notes if "should differ by less than 2%" in note]
+    assert bool(notes) == is_noted
+    assert world.samples("tpw_tenant_tokens_total", kind="output")["red"] <= 100 * 30
+    assert {"tenants:chat", "tenants:chat:check-1"} <= {source.name for source in world.daemon.snapshot.sources}
+    world.kill()
+
+
+def test_tokens_of_a_model_that_the_server_does_not_have_are_nobodys_unless_the_series_are_chosen(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    class Elsewhere(Gateway):
+        def page(self) -> bytes:
+            return super().page().replace(b'model="openai/m"', b'model="openai/large"')
+
+    world = World(tmp_path / "all", stack, WEIGHTS, Elsewhere(Clock(START)))
+    world.ticks(20)
+    assert world.samples("tpw_tenant_tokens_total") == {}
+    assert any("counts large" in note or "counts openai/large" in note for note in world.daemon.snapshot.notes)
+    world.assert_whole()
+    world.kill()
+    chosen = World(tmp_path / "chosen", stack, f"{WEIGHTS}, match: {{model: openai/large}}", Elsewhere(Clock(START)))
+    chosen.ticks(20)
+    assert chosen.samples("tpw_tenant_tokens_total", kind="output", model="m")["red"] > 0.0
+    chosen.kill()
+
+
+def test_a_label_of_the_engines_own_page_is_a_source(tmp_path: Path, stack: ExitStack) -> None:
+    clock = Clock(START)
+
+    def page() -> bytes:
+        done = round(clock.elapsed_seconds)
+        lines = ["# TYPE sglang:generation_tokens_total counter", "# TYPE sglang:prompt_tokens_total counter"]
+        for team, rate in (("red", 3), ("blue", 1)):
+            labels = f'model_name="m",team="{team}"'
+            lines += [f"sglang:{kind}_tokens_total{{{labels}}} {rate * done}" for kind in ("generation", "prompt")]
+        return answer("\n".join([*lines, "sglang:num_running_reqs 1", ""]))
+
+    server = stack.enter_context(PageServer(lambda asked: page()))
+    config = load(
+        f"""
+        host: {{meters: []}}
+        discovery: {{processes: false}}
+        servers: [{{name: chat, url: "{server.url}", engine: sglang, gpus: [0]}}]
+        tenants: [{{server: chat, source: sglang, labels: team}}]
+        """,
+        known=known_names(),
+    )
+    daemon = Daemon(config, clock=clock.monotonic, wall=clock.wall, accelerators=[ExactMeter(CHAT, clock)])
+    daemon.poll_all()
+    for _ in range(20):
+        clock.elapsed_seconds += 10.0
+        read_tenants(daemon._node)
+        daemon.tick()
+    tenants = daemon.snapshot.books.tenants
+    assert tenants is not None
+    output = {tenant: tokens for (_, _, tenant, kind), tokens in tenants.tokens.items() if kind == "output"}
+    assert output["red"] == 3 * output["blue"] > 0.0
+
+
 def test_a_restart_of_each_part_loses_nothing(tmp_path: Path, stack: ExitStack) -> None:
     world = World(tmp_path, stack, WEIGHTS)
     world.ticks(33)
