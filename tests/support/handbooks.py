@@ -547,6 +547,12 @@ class Book:
         after = next(at for at in _changes(self._now, change) if day.price_at(at) != day.price_at(self._now))
         self._show("tpw_electricity_price_next_change_timestamp_seconds", after)
         self._show("tpw_electricity_price_next_per_kwh", day.price_at(after), **currency)
+        # Every day has the same prices: 24 hours from any moment have all of them.
+        ends = [*(hour for hour, _ in day.PRICES[1:]), 24]
+        lower = [
+            end - hour for (hour, price), end in zip(day.PRICES, ends, strict=True) if price < day.price_at(self._now)
+        ]
+        self._show("tpw_electricity_price_rank_ratio", sum(lower) / 24)
         self._show("tpw_grid_carbon_grams_per_kwh", day.CARBON[1], basis=day.CARBON[0])
         self._show("tpw_facility_pue_ratio", day.PUE)
         self._show("tpw_host_share_info", 1.0, method="components" if self._node.cpu_watts else "none")
