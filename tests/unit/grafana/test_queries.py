@@ -46,11 +46,6 @@ MOMENTS = {
 CHOSEN = (Choice(), Choice(kind="total", scope="energy", boundary="facility"))
 EMPTY = {
     ("tpw-money", "This month, $currency", "A"): "the books are not a day old",
-    (
-        "tpw-money",
-        "What advice would save, $currency per month",
-        "A",
-    ): "the books have no week; test_advice.py has some",
     ("tpw-overview", "Spent, $currency", "C"): "the books are not a day old",
     HOUR_RECORDED: "the mark of what is recorded once an hour; tests/rules/recording-hours.yaml has it",
     ("tpw-gpus", "Energy today, by state", "B"): "no other program used a GPU on this day",
