@@ -107,7 +107,7 @@ def _worst() -> Draft:
     owned = f"sum by ({by}) (({rate}) * on ({gpu}) group_left (server) ({owner}))"
     free = f"sum by ({by}) (({rate}) unless on ({gpu}) tpw_server_gpu)"
     every = f'{owned} or label_replace({free}, "server", "no owner", "", "")'
-    acts = {"parked": "Parked: give it work or stop it", "idle": "Idle: use it or switch it off"}
+    acts = {"parked": "Parked: use it or stop it", "idle": "Idle: use or switch off"}
     expr = f"topk(5, {MONTH} * 3600 * ({every}) > 0)"
     for state, act in acts.items():
         expr = f'label_replace({expr}, "act", "{act}", "state", "{state}")'
@@ -118,9 +118,9 @@ def _worst() -> Draft:
         "opens the GPUs of the node.",
         Query(f'label_join({expr}, "who", " on ", "server", "instance")', table=True, instant=True),
         columns=(
-            Column("who", "Who", Style(width=135)),
+            Column("who", "Who", Style(width=160)),
             Column("Value", "$currency/month", Style(unit="none", decimals=0, width=90)),
-            Column("act", "What to do", Style(width=185)),
+            Column("act", "What to do", Style(width=160)),
             Column("instance", "Node", Style(properties=HIDDEN)),
         ),
         drop=("server", "state"),

@@ -137,6 +137,7 @@ def _dashboard(server: Prometheus, document: dict[str, Any], end: int, seconds: 
             single = [
                 v["name"] for v in document["templating"]["list"] if v["type"] == "query" and not v.get("includeAll")
             ]
+            single += ["instance"] if document["uid"] in ONE_NODE else []
             expr = _filled(target["expr"], target.get("interval"), seconds, single)
             window = rf"(?:\[{seconds}s|\[7d|\[30d)" if target.get("instant") else ""
             names = re.findall(rf"(?<![\w:])(\w+:tpw_[\w:]+|tpw_\w+)(?:\{{[^}}]*\}})?{window}", expr)

@@ -224,7 +224,7 @@ def below_zero(rows: Rows) -> Rows:
 
 
 def _largest_waste(h: Hand) -> Rows:
-    acts = {"parked": "Parked: give it work or stop it", "idle": "Idle: use it or switch it off"}
+    acts = {"parked": "Parked: use it or stop it", "idle": "Idle: use or switch off"}
     owners = {dict(who)["uuid"]: dict(who)["server"] for who in h.now("tpw_server_gpu", ("uuid", "server"))}
     found: dict[Labels, float] = {}
     for who, cost in h.all_cost(300, ("instance", "uuid", "state"), "full", state=WASTE).items():
