@@ -106,7 +106,7 @@ _KNOWN = "max(cluster:tpw_known:ratio_rate1d{$here})"
 _WHERE = "{{ $labels.instance }}"
 _GPU = "GPU {{ $labels.gpu }} ({{ $labels.uuid }}) of {{ $labels.instance }}"
 _MODEL = "{{ $labels.model }} on {{ $labels.server }}"
-_UNPRICED = "Its cost is unknown: no price is configured."
+_UNPRICED = "Their cost is unknown: no price is configured."
 
 
 class Alerts:
@@ -480,62 +480,11 @@ class Alerts:
     def wasted(self) -> Iterable[Alert]:
         """GPUs that cost money and do no work."""
         v = self._values
-        rate = 'gpu:tpw_gpu_state_net_cost:rate5m{$here, instance=$instance, uuid=$uuid, state="STATE"}'
-        cost = _money(self._asked(f"sum by (currency) ({rate}) * 86400"), "It costs MONEY a day.", _UNPRICED)
-        power = "avg_over_time(tpw_gpu_power_watts{$here, instance=$instance, uuid=$uuid}[30m])"
-        yield Alert(
-            "TpwGpuIdle",
-            Severity.WARNING,
-            promql(f"""
-                gpu:tpw_gpu_state_seconds:rate30m{{state="idle"}} >= {number(v.idle_share)}
-                and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
-                {_indent(self._except_gpus("tpw:spare_gpu:info"), 16)}
-            """),
-            v.idle_for,
-            "A GPU is not used.",
-            f"{_GPU} was used by nobody for {{{{ $value | humanizePercentage }}}} of the last 30 minutes"
-            f"{{{{ range {self._asked(power)} }}}}"
-            ' and drew {{ . | value | printf "%.0f" }} W{{ end }}. ' + cost.replace("STATE", "idle"),
-            "tpw-gpus",
-            "Time by state, not utilisation, which some drivers latch or lack. A share of 30 minutes, held for 30 minutes, "
-            "ignores redeployments; 95 % tolerates a probe.",
-            {"instance": "instance", "gpu": "gpu"},
-            ("idle_share", "idle_for"),
-        )
-        parked = promql(f"""
-            gpu:tpw_gpu_state_seconds:rate2h{{state="parked"}} >= {number(v.parked_share)}
-            and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
-            unless on ({self._gpu}) (tpw_server_gpu and on (server) tpw:standby_server:info)
-        """)
-        owner = (
-            f"{{{{ range {self._asked('tpw_server_gpu{$here, instance=$instance, uuid=$uuid}')} }}}}"
-            '{{ . | label "server" }} owns it. {{ end }}'
-        )
-        for severity, hold, knob, why in (
-            (
-                Severity.INFO,
-                v.parked_for,
-                "parked_for",
-                "A loaded model is often intended, so this is for information. Batch clusters act after one or two hours.",
-            ),
-            (Severity.WARNING, v.parked_warning_for, "parked_warning_for", "A working day without a request."),
-        ):
-            yield Alert(
-                "TpwGpuParked",
-                severity,
-                parked,
-                hold,
-                "A GPU holds a model that gets no requests.",
-                f"{_GPU} was parked for {{{{ $value | humanizePercentage }}}} of the last 2 hours. "
-                + owner
-                + cost.replace("STATE", "parked"),
-                "tpw-gpus",
-                why,
-                {"instance": "instance", "gpu": "gpu"},
-                ("parked_share", knob),
-            )
+        yield from self._idle()
+        yield from self._parked()
         by = self._keys("currency")
         net = "cluster:tpw_gpu_state_net_cost:rate1d"
+        worst = "topk(1, node:tpw_waste_cost_per_hour:rate1h{$here, currency=$currency} > 0)"
         yield Alert(
             "TpwWasteHigh",
             Severity.WARNING,
@@ -550,12 +499,153 @@ class Alerts:
             "time: "
             + _money(
                 self._asked("24 * cluster:tpw_waste_cost_per_hour:rate1d{$here, currency=$currency}"), "MONEY a day."
-            ),
+            )
+            + f" {{{{ range {self._asked(worst)} }}}}"
+            'Most of it on {{ . | label "instance" }} in the last hour. {{ end }}'
+            "Release nodes that stay idle, use fewer replicas, or plan the pauses (planned_off).",
             "tpw-overview",
             "A day includes the low load of the night, so the alert is about capacity and not about a moment.",
             {},
             ("waste_share", "waste_floor_per_day", "waste_for"),
         )
+
+    def _escalated(self, state: str, base: str, share: str, money: float, hours: str) -> str:
+        """The condition where the node's GPUs cost so much in the state in 24 hours; or, where nothing has a price, where a
+        GPU was in the state so long ago already. ``base`` counts the GPUs for which ``share`` holds."""
+        cost = f'node:tpw_gpu_state_net_cost:rate1d{{state="{state}"}}'
+        limit = share.rpartition(" >= ")
+        return promql(f"""
+            {_indent(base, 12)}
+            and on ({self._node}) 86400 * sum by ({self._node}, currency) ({cost}) > {number(money)}
+            or
+            {_indent(base, 12)}
+            unless on ({self._node}) {cost}
+            and on ({self._node}) {limit[0]} offset {hours} >= {limit[2]}
+        """)
+
+    def _cost_of(self, state: str, gpus: str) -> str:
+        """What these GPUs of a node cost a day, and what all of the node cost in the state in 24 hours."""
+        here = f'$here, instance=$instance, state="{state}"'
+        rate = f"gpu:tpw_gpu_state_net_cost:rate5m{{{here}}} and on (gpu, uuid) {gpus}"
+        so_far = f"86400 * sum by (currency) (node:tpw_gpu_state_net_cost:rate1d{{{here}}})"
+        return _money(self._asked(f"86400 * sum by (currency) ({rate})"), "They cost MONEY a day.", _UNPRICED) + _money(
+            self._asked(so_far), f" In the last 24 hours {state} time of this node cost MONEY."
+        )
+
+    def _listed(self, gpus: str) -> str:
+        """The indices of GPUs."""
+        return f'{{{{ range {self._asked(gpus)} | sortByLabel "gpu" }}}} {{{{ . | label "gpu" }}}}{{{{ end }}}}'
+
+    def _idle(self) -> Iterable[Alert]:
+        """GPUs of a node that nobody uses, as one alert."""
+        v = self._values
+        share = f'gpu:tpw_gpu_state_seconds:rate30m{{state="idle"}} >= {number(v.idle_share)}'
+        base = promql(f"""
+            count by ({self._node}) (
+              {share}
+              and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
+              {_indent(self._except_gpus("tpw:spare_gpu:info"), 14)}
+            )
+        """)
+        now = f"({share.replace('{', '{$here, instance=$instance, ')})"
+        power = f"sum(avg_over_time(tpw_gpu_power_watts{{$here, instance=$instance}}[30m]) and on (gpu, uuid) {now})"
+        owned = "timestamp(tpw_server_gpu{$here, instance=$instance})[1d:15m]"
+        last = f"topk(1, max by (server) (max_over_time({owned}) and on (gpu, uuid) {now}))"
+        text = (
+            f"GPUs of {_WHERE} that nobody uses: {{{{ $value }}}} (index{self._listed(now)})"
+            f"{{{{ range {self._asked(power)} }}}}, drawing"
+            ' {{ . | value | printf "%.0f" }} W{{ end }}. '
+            + self._cost_of("idle", now)
+            + f" {{{{ range {self._asked(last)} }}}}"
+            'Last owner: {{ . | label "server" }}, until {{ . | value | humanizeTimestamp }}.'
+            "{{ else }}No server owned them in the last 24 hours.{{ end }} "
+            "Use them, release them, or plan the pause (planned_off)."
+        )
+        costly = self._escalated("idle", base, share, v.idle_warning_money, v.idle_warning_for)
+        for severity, expr, hold, knobs, why in (
+            (
+                Severity.INFO,
+                base,
+                v.idle_for,
+                ("idle_share", "idle_for"),
+                "By state, not utilisation, which some drivers latch or lack. 95 % of 30 minutes, for 30, is no rollout.",
+            ),
+            (
+                Severity.WARNING,
+                costly,
+                v.idle_for,
+                ("idle_share", "idle_for", "idle_warning_money", "idle_warning_for"),
+                "By the money of 24 hours; without a price, a working day.",
+            ),
+        ):
+            yield Alert(
+                "TpwGpuIdle",
+                severity,
+                expr,
+                hold,
+                "GPUs of a node are not used.",
+                text,
+                "tpw-gpus",
+                why,
+                {"instance": "instance"},
+                knobs,
+            )
+
+    def _parked(self) -> Iterable[Alert]:
+        """GPUs of a node that one server holds without requests, as one alert."""
+        v = self._values
+        share = f'gpu:tpw_gpu_state_seconds:rate2h{{state="parked"}} >= {number(v.parked_share)}'
+        base = promql(f"""
+            count by ({self._keys("instance", "server")}) (
+              last_over_time(tpw_server_gpu[5m])
+              and on ({self._gpu}) {share}
+              and on ({self._gpu}) last_over_time(tpw_gpu_up[5m]) == 1
+              unless on (server) tpw:standby_server:info
+            )
+        """)
+        now = (
+            "(tpw_server_gpu{$here, instance=$instance, server=$server}"
+            f" and on (gpu, uuid) {share.replace('{', '{$here, instance=$instance, ')})"
+        )
+        worked = '(model:tpw_server_tokens:rate5m{$here, server=$server, kind="total"} > 0)'
+        last = f"topk(1, max_over_time(timestamp{worked}[1d:15m]))"
+        text = (
+            f"{{{{ $labels.server }}}} holds GPUs of {_WHERE} and gets no requests: {{{{ $value }}}}"
+            f" (index{self._listed(now)}). "
+            + self._cost_of("parked", now)
+            + f" {{{{ range {self._asked(last)} }}}}Last tokens: {{{{ . | value | humanizeTimestamp }}}}."
+            "{{ else }}It made no tokens in the last 24 hours.{{ end }} "
+            "Use fewer replicas, scale to zero or let the engine sleep, or plan the pause (planned_off)."
+        )
+        costly = self._escalated("parked", base, share, v.parked_warning_money, v.parked_warning_for)
+        for severity, expr, hold, knobs, why in (
+            (
+                Severity.INFO,
+                base,
+                v.parked_for,
+                ("parked_share", "parked_for"),
+                "A loaded model is often intended, so this is for information. Batch clusters act after one or two hours.",
+            ),
+            (
+                Severity.WARNING,
+                costly,
+                v.parked_for,
+                ("parked_share", "parked_for", "parked_warning_money", "parked_warning_for"),
+                "By the money of 24 hours; without a price, a working day without a request.",
+            ),
+        ):
+            yield Alert(
+                "TpwGpuParked",
+                severity,
+                expr,
+                hold,
+                "A server holds GPUs and gets no requests.",
+                text,
+                "tpw-gpus",
+                why,
+                {"instance": "instance"},
+                knobs,
+            )
 
     # ---------------------------------------------------------------------------------------------------- efficiency
 

@@ -219,14 +219,14 @@ class Rules:
             self._summed(level, window, "tpw_gpu_state_seconds", ("state",), gpu or node),
             (*labels, "state"),
         )
+        money = node
+        if level == "cluster" and window == "1d":
+            # By node for the alerts on waste. Each counter is read once.
+            yield from (self._cost("node", window, ""), self._net_cost("node", window, ""))
+            money = "node"
         if level != "gpu":
-            parts = ("state", "component", "currency")
-            yield Recording(
-                f"{level}:tpw_gpu_state_cost:rate{window}",
-                self._summed(level, window, "tpw_gpu_state_cost", parts, node),
-                (*labels, *parts),
-            )
-        yield self._net_cost(level, window, gpu or node)
+            yield self._cost(level, window, money)
+        yield self._net_cost(level, window, gpu or money)
         yield Recording(
             f"{level}:tpw_waste_cost_per_hour:rate{window}",
             promql(f"""
@@ -271,6 +271,15 @@ class Rules:
                 yield Recording(record, expr, labels, {"boundary": boundary})
             elif boundary == "gpu":
                 yield Recording(record, expr, labels)
+
+    def _cost(self, level: str, window: str, finer: str) -> Recording:
+        """Cost by state and component."""
+        parts = ("state", "component", "currency")
+        return Recording(
+            f"{level}:tpw_gpu_state_cost:rate{window}",
+            self._summed(level, window, "tpw_gpu_state_cost", parts, finer),
+            (*LEVELS[level], *parts),
+        )
 
     def _net_cost(self, level: str, window: str, finer: str) -> Recording:
         """Cost less credit. A cost has a component and a credit has none, so ``or`` puts both into one sum."""

@@ -59,9 +59,16 @@ class Values:
     # ------------------------------------------------------------------------------------------------------- waste
     idle_share: float = 0.95
     idle_for: str = "30m"
+    idle_warning_money: float = 10
+    """Cost of a node's idle time in 24 hours from which on it is a ticket, in the currency of the exporter."""
+    idle_warning_for: str = "8h"
+    """The same where nothing has a price."""
     parked_share: float = 0.95
     parked_for: str = "1h"
+    parked_warning_money: float = 10
+    """Cost of a node's parked time in 24 hours from which on it is a ticket, in the currency of the exporter."""
     parked_warning_for: str = "8h"
+    """The same where nothing has a price."""
     waste_share: float = 0.4
     waste_floor_per_day: float = 10
     """Minimum waste per day for an alert, in the currency of the exporter."""

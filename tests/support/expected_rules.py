@@ -347,6 +347,12 @@ def _single() -> dict[str, Expected]:
             f"gpu:tpw_gpu_state_seconds:rate{window}": _state_seconds(seconds)
             for window, seconds in (("30m", 1800), ("2h", 7200))
         },
+        "node:tpw_gpu_state_cost:rate1d": lambda h: h.rate(
+            "tpw_gpu_state_cost_total", 86400, (*node, "state", "component", "currency")
+        ),
+        "node:tpw_gpu_state_net_cost:rate1d": lambda h: times(
+            h.all_cost(86400, (*node, "state", "currency"), "full"), 1 / 86400
+        ),
         "cluster:tpw_known:ratio_rate30m": lambda h: h.known(1800, job),
         "cluster:tpw_known:ratio_rate6h": lambda h: h.known(21600, job),
         "cluster:tpw_cost:rate30m": lambda h: _spend(h, job, 1800, ("energy", "booked")),
