@@ -747,10 +747,16 @@ class Rules:
                     / on ({self.keys(*labels)}) group_left ()
                     ({level}:tpw_server_tokens:rate{window}{{kind="{kind}"}} > 0)
                 """)
-                + self._where_priced(level, window),
+                + self._where_priced(level, window)
+                + (self._in_one_currency(labels, cost) if level in ("model", "cluster") else ""),
                 (*labels, "scope", "currency"),
                 {"kind": kind},
             )
+
+    def _in_one_currency(self, labels: Sequence[str], cost: str) -> str:
+        """Omits a ratio where nodes book in several currencies: no token count belongs to one of them."""
+        keys = self.keys(*labels)
+        return f"\nunless on ({keys}) (\n  count by ({keys}) (sum by ({keys}, currency) ({cost})) > 1\n)"
 
     def load(self) -> Iterable[Recording]:
         """Requests running, and tokens and joules by how many were running."""

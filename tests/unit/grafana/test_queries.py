@@ -54,6 +54,7 @@ EMPTY = {
     ("tpw-gpus", "GPUs by state", "F"): "the same",
     ("tpw-fleet", "GPUs", "F"): "the same",
     ("tpw-overview", "Power by state", "F"): "the same",
+    ("tpw-money", "What advice would save, $currency per month", "A"): "`advice.metrics` is not set here",
     ("tpw-models", "Joules per request", "B"): "no engine here counts work other than tokens",
     ("tpw-models", "Requests without usage", "A"): "every request here is counted by its engine, none by a gateway",
     ("tpw-measuring", "GPUs against the node's own meter", "A"): "no node here has a meter of its own",
