@@ -126,7 +126,9 @@ class _Events:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Event] = SimpleQueue()
-        self._wakes, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakes, self._wake = os.pipe()
+        for end in (self._wakes, self._wake):
+            os.set_blocking(end, False)
 
     def wake_by_signals(self) -> None:
         """Have every signal end a wait from now on."""
